@@ -1,0 +1,288 @@
+"""Finds the verb, parses and checks gin, calls the verb; nothing else.
+
+Layers, each overriding the one before: `gin_configs/runs/VERB.gin`, then every `--gin_file` in
+order, then every `--gin.NAME=VALUE`. Gin itself accepts a misspelt macro and lets a later binding
+kill a REQUIRED without a word, so the bindings are checked before the verb starts: every binding
+must be reachable from the verb, and nothing reachable may be left REQUIRED.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from detox_jax.errors import UserError
+
+VERBS = {
+    "train": "detox_jax.training.train",
+    "generate": "detox_jax.generation.generate",
+    "score": "detox_jax.toxicity.score",
+    "filter": "detox_jax.toxicity.filter",
+    "evaluate": "detox_jax.evaluation.evaluate",
+    "report": "detox_jax.evaluation.report",
+    "sgeat": "detox_jax.sgeat",
+    "train_scorer": "detox_jax.toxicity.train_scorer",
+    "train_vocabulary": "detox_jax.vocabulary",
+}
+
+USAGE = """\
+usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
+                      [--gin_search_paths=DIR,...] [--dry_run] [--help]
+
+verbs:
+{verbs}
+
+  --gin_file=FILE          a gin file; repeatable, later files override earlier ones, and all of
+                           them override gin_configs/runs/VERB.gin, which is always read first
+  --gin.NAME=VALUE         one binding, over all files; text needs no quotes
+  --gin_search_paths=DIRS  where else to look for gin files, comma-separated
+  --dry_run                print the configuration that would run, and stop
+  --help                   this text; with a verb, its macros and their defaults
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line, taken apart."""
+
+    verb: str
+    gin_files: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    search_paths: tuple[str, ...] = ()
+    dry_run: bool = False
+    help: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0, or 2 for a mistake of the user's."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        if not arguments.verb:
+            print(usage())
+            return 0
+        verb = load_config(arguments)
+        if arguments.help:
+            print(verb_help(arguments.verb, verb))
+            return 0
+        if arguments.dry_run:
+            check_config(verb)
+            print(gin.config_str())
+            return 0
+        check_config(verb)
+        gin.get_configurable(verb)()
+    except UserError as error:
+        # Gin appends the configurables that were being called; the first part is ours.
+        message = str(error).split("\n  In call to configurable")[0]
+        print(f"detox-jax: error: {message}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        print("detox-jax: interrupted; rerun the same command to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def usage() -> str:
+    """The general help text."""
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {verb:{width}}{_summary(verb)}" for verb in VERBS)
+    return USAGE.format(verbs=verbs)
+
+
+def _summary(verb: str) -> str:
+    """The first line of the verb's run file, a comment that says what the verb does."""
+    first = _run_file(verb).read_text().splitlines()[0]
+    return first.removeprefix("#").strip()
+
+
+def _run_file(verb: str) -> Path:
+    return _package_root() / "gin_configs" / "runs" / f"{verb}.gin"
+
+
+def _package_root() -> Path:
+    """Where `gin_configs` lies: beside the package, in a checkout as in site-packages."""
+    return Path(__file__).resolve().parent.parent
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Takes the command line apart; `--flag=value` and `--flag value` both work.
+
+    Raises:
+      UserError: for an unknown verb or flag.
+    """
+    verb, gin_files, bindings, search_paths = "", [], [], []
+    dry_run = want_help = False
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        flag, equals, value = argument.partition("=")
+        if argument in ("--help", "-h"):
+            want_help = True
+        elif argument == "--dry_run":
+            dry_run = True
+        elif not flag.startswith("-"):
+            if verb:
+                raise UserError(f"unexpected argument {argument!r} after the verb {verb!r}")
+            verb = argument
+        else:
+            if not equals:
+                if not arguments or arguments[0].startswith("--"):
+                    raise UserError(f"{flag} needs a value: {flag}=VALUE; see detox-jax --help")
+                value = arguments.pop(0)
+            if flag == "--gin_file":
+                gin_files.append(value)
+            elif flag == "--gin_search_paths":
+                search_paths.extend(path for path in value.split(",") if path)
+            elif flag.startswith("--gin."):
+                bindings.append(f"{flag.removeprefix('--gin.')} = {quote_text(value)}")
+            else:
+                raise UserError(f"unknown flag {flag}; see detox-jax --help")
+    if verb and verb not in VERBS:
+        raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}")
+    if not verb and argv and not want_help:
+        raise UserError(f"no verb given; one of: {', '.join(VERBS)}")
+    return Arguments(
+        verb, tuple(gin_files), tuple(bindings), tuple(search_paths), dry_run, want_help
+    )
+
+
+def quote_text(value: str) -> str:
+    """A command-line value as gin reads it: literals and references as they are, text quoted."""
+    if re.search(r"(^|[\s\[({,:=])[@%]\w", value):
+        return value
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return repr(value)
+    return value
+
+
+def load_config(arguments: Arguments) -> Callable[..., Any]:
+    """Parses the layers and returns the verb's function, not yet called.
+
+    Raises:
+      UserError: if a file is missing or gin cannot read a line or a binding.
+    """
+    gin.clear_config(clear_constants=True)
+    roots = [*arguments.search_paths, os.getcwd(), str(_package_root())]
+    for root in roots:
+        # `tasks` lies beside `gin_configs`, and a user's own modules beside their gin files.
+        if root not in sys.path:
+            sys.path.append(root)
+        gin.add_config_file_search_path(root)
+    run_file = _run_file(arguments.verb)
+    files = [_find_file(name, roots) for name in arguments.gin_files]
+    for file in [run_file, *(file for file in files if file != run_file)]:
+        _parse(lambda file=file: gin.parse_config_file(str(file)), str(file))
+    for binding in arguments.bindings:
+        _parse(lambda binding=binding: gin.parse_config(binding), f"--gin.{binding}")
+    module = importlib.import_module(VERBS[arguments.verb])
+    return getattr(module, arguments.verb)
+
+
+def _find_file(name: str, roots: Sequence[str]) -> Path:
+    for root in ["", *roots]:
+        if (file := Path(root) / name).is_file():
+            return file.resolve()
+    raise UserError(f"--gin_file={name}: no such file; looked in {', '.join(dict.fromkeys(roots))}")
+
+
+def _parse(parse: Callable[[], Any], where: str) -> None:
+    try:
+        parse()
+    except (OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"{where}: {' '.join(lines)}") from None
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def check_config(verb: Callable[..., Any]) -> None:
+    """Fails on a binding that the verb cannot reach and on a REQUIRED left open.
+
+    Raises:
+      UserError: naming every such binding.
+    """
+    reachable = _reachable_bindings(verb)
+    unused, required = [], []
+    for (scope, selector), parameters in gin.config._CONFIG.items():
+        name = scope if selector == "gin.macro" else "/".join(filter(None, [scope, selector]))
+        if (scope, selector) not in reachable:
+            unused.append(name)
+        elif any(_is_required(value) for value in gin.config.iterate_references(parameters)):
+            required.append(name)
+    problems = []
+    if unused:
+        problems.append(f"nothing uses {', '.join(sorted(unused))} (misspelt, or not for this verb?)")
+    if required:
+        flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
+        problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
+    if problems:
+        raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
+
+
+def _is_required(value: Any) -> bool:
+    return getattr(value, "scoped_selector", "") == "gin.REQUIRED/gin.constant"
+
+
+def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
+    """The `(scope, selector)` keys of gin's configuration that a call of `verb` can look up.
+
+    A configurable called in scope a/b looks up its bindings in '', 'a' and 'a/b'; a reference is
+    called in its own scope, or in that of its caller where it has none.
+    """
+    config = gin.config._CONFIG
+    verb_configurable = gin.config._inverse_lookup(verb)
+    if verb_configurable is None:
+        raise UserError(f"the configuration never names the verb {verb.__name__!r}")
+    reached: set[tuple[str, str]] = set()
+    visited: set[tuple[str, str]] = set()
+    queue = [("", verb_configurable.selector)]
+    while queue:
+        scope, selector = queue.pop()
+        if (scope, selector) in visited:
+            continue
+        visited.add((scope, selector))
+        parts = scope.split("/") if scope else []
+        for depth in range(len(parts) + 1):
+            key = ("/".join(parts[:depth]), selector)
+            if key not in config:
+                continue
+            reached.add(key)
+            for reference in gin.config.iterate_references(config[key]):
+                own, referred = reference.config_key
+                queue.append((own or scope, referred))
+    return reached
+
+
+def verb_help(name: str, verb: Callable[..., Any]) -> str:
+    """The verb's summary, its macros with their values, and its docstring."""
+    macros = {
+        scope: parameters.get("value")
+        for (scope, selector), parameters in gin.config._CONFIG.items()
+        if selector == "gin.macro"
+    }
+    width = max((len(macro) for macro in macros), default=0) + 2
+    lines = [f"  {macro:{width}}{_show(value)}" for macro, value in macros.items()]
+    documentation = (verb.__doc__ or "").strip()
+    return (
+        f"detox-jax {name}: {_summary(name)}\n\nmacros (set with --gin.NAME=VALUE):\n"
+        + "\n".join(lines)
+        + f"\n\n{documentation}\n\nsettings behind the macros: {_run_file(name)}"
+    )
+
+
+def _show(value: Any) -> str:
+    return "REQUIRED" if _is_required(value) else repr(value)

@@ -1,0 +1,1 @@
+"""Toxicity and quality metrics with their uncertainty, and the report."""

@@ -1,0 +1,1 @@
+"""The language model, its layers and its adaptations; knows no data, files or meshes."""

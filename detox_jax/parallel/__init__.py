@@ -1,0 +1,1 @@
+"""Meshes, sharding rules and the shardings that follow from them."""

@@ -1,0 +1,429 @@
+"""Documents, prompts and generations as sharded JSON Lines, and the manifest beside them.
+
+Formats are those of the README's "Files" section: documents are `{"id", "text", "toxicity"}`,
+prompted generations follow RealToxicityPrompts,
+`{"id", "prompt": {"text", "toxicity"}, "generations": [{"text", "toxicity"}]}`. Fields that are not
+understood are carried along unchanged. Paths may be local or `gs://` (through `etils.epath`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import gin
+from etils import epath
+
+from detox_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+_SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A text of its own: one self-generated document, one comment, one line of a corpus."""
+
+    id: str
+    text: str
+    toxicity: float | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as it is written, one line of JSON."""
+        return {"id": self.id, "text": self.text, "toxicity": self.toxicity, **self.extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One continuation of a prompt; `text` is the continuation alone."""
+
+    text: str
+    toxicity: float | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The generation as it is written inside its record."""
+        return {"text": self.text, "toxicity": self.toxicity, **self.extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt with the continuations that it got; none yet for a file of bare prompts."""
+
+    id: str
+    text: str
+    toxicity: float | None = None
+    generations: tuple[Generation, ...] = ()
+    prompt_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def challenging(self) -> bool:
+        """The record's own flag (RealToxicityPrompts marks about 1.2 % of its prompts)."""
+        return bool(self.extra.get("challenging", False))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in the layout of RealToxicityPrompts."""
+        return {
+            "id": self.id,
+            **self.extra,
+            "prompt": {"text": self.text, "toxicity": self.toxicity, **self.prompt_extra},
+            "generations": [generation.to_json() for generation in self.generations],
+        }
+
+
+Record = Document | Prompt
+
+
+def texts_to_score(record: Record) -> list[str]:
+    """The texts of a record that a scorer sees: a document's text, or each continuation alone."""
+    if isinstance(record, Document):
+        return [record.text]
+    return [generation.text for generation in record.generations]
+
+
+def with_toxicity(record: Record, scores: Sequence[float | None]) -> Record:
+    """The same record with `scores`, in the order of `texts_to_score`, filled in."""
+    if isinstance(record, Document):
+        (score,) = scores
+        return dataclasses.replace(record, toxicity=score)
+    generations = tuple(
+        dataclasses.replace(generation, toxicity=score)
+        for generation, score in zip(record.generations, scores, strict=True)
+    )
+    return dataclasses.replace(record, generations=generations)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def resolve_files(source: str) -> list[epath.Path]:
+    """The JSON Lines files that `source` names: a file, a glob, or a directory that a verb wrote.
+
+    A directory must hold a complete set of shards, and its manifest, where it has one, must say
+    that the verb that wrote it finished.
+
+    Raises:
+      UserError: if nothing is there, a shard is missing, or the directory is unfinished.
+    """
+    path = epath.Path(source)
+    if path.is_dir():
+        return _directory_files(path)
+    if any(character in path.name for character in "*?["):
+        files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
+    else:
+        files = [path] if path.exists() else []
+    if not files:
+        raise UserError(f"{source}: no such file; give a .jsonl file, a glob or a directory of shards")
+    return files
+
+
+def _directory_files(path: epath.Path) -> list[epath.Path]:
+    manifest = path / MANIFEST
+    if manifest.exists() and not read_manifest(path)["complete"]:
+        raise UserError(f"{path}: unfinished; rerun the command that was writing it")
+    files = sorted(path.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"{path}: holds no .jsonl file")
+    shards: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if match := _SHARD.match(file.name):
+            shards.setdefault((match["name"], int(match["count"])), set()).add(int(match["index"]))
+    for (name, count), indices in shards.items():
+        if missing := sorted(set(range(count)) - indices):
+            raise UserError(f"{path}: shard {shard_name(name, missing[0], count)} is missing")
+    if len(shards) > 1:
+        names = ", ".join(sorted(f"{name} (of {count})" for name, count in shards))
+        raise UserError(f"{path}: holds several sets of shards: {names}; name one with a glob")
+    return files
+
+
+def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields `(line number, object)` for every line of `file` that is not blank.
+
+    Raises:
+      UserError: naming file and line, for bytes that are not UTF-8, malformed JSON, or a line that
+        is not an object; also for a file with no record.
+    """
+    number = 0
+    empty = True
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            if not raw.strip():
+                continue
+            empty = False
+            try:
+                value = json.loads(raw.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file}:{number}: not UTF-8 (byte {error.start} of the line)") from None
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{file}:{number}: malformed JSON: {error.msg} at column {error.colno}"
+                ) from None
+            if not isinstance(value, dict):
+                raise UserError(f"{file}:{number}: expected a JSON object, got {type(value).__name__}")
+            yield number, value
+    if empty:
+        raise UserError(f"{file}: empty; expected one JSON record a line")
+
+
+def read_records(source: str) -> Iterator[Record]:
+    """Yields the documents or prompts of `source` (see `resolve_files`), told apart by their fields.
+
+    Raises:
+      UserError: naming file and line, for a record without id or text and for an id seen before.
+    """
+    seen: set[str] = set()
+    for file in resolve_files(source):
+        for number, value in read_jsonl(file):
+            where = f"{file}:{number}"
+            record = parse_record(value, where)
+            if record.id in seen:
+                raise UserError(f"{where}: duplicate id {record.id!r}; ids must be unique")
+            seen.add(record.id)
+            yield record
+
+
+def read_documents(source: str) -> Iterator[Document]:
+    """Yields documents; a prompted record is an error."""
+    for record in read_records(source):
+        if not isinstance(record, Document):
+            raise UserError(f"{source}: holds prompts (record {record.id!r}), expected documents")
+        yield record
+
+
+def read_prompts(source: str) -> Iterator[Prompt]:
+    """Yields prompts, with their generations where there are any; a document is an error."""
+    for record in read_records(source):
+        if not isinstance(record, Prompt):
+            raise UserError(f'{source}: record {record.id!r} has no "prompt"; expected RTP layout')
+        yield record
+
+
+def parse_record(value: Mapping[str, Any], where: str) -> Record:
+    """One parsed line as a `Document` or a `Prompt`; `where` names the line in errors.
+
+    Raises:
+      UserError: if a field is missing or has the wrong type.
+    """
+    fields = dict(value)
+    record_id = _record_id(fields, where)
+    if isinstance(fields.get("prompt"), Mapping):
+        prompt = dict(fields.pop("prompt"))
+        generations = fields.pop("generations", None) or []
+        if not isinstance(generations, list):
+            raise UserError(f'{where}: "generations" must be a list')
+        return Prompt(
+            id=record_id,
+            text=_text(prompt, f"{where}: prompt"),
+            toxicity=_toxicity(prompt, f"{where}: prompt"),
+            generations=tuple(
+                _generation(generation, f"{where}: generation {i}")
+                for i, generation in enumerate(generations)
+            ),
+            prompt_extra=prompt,
+            extra=fields,
+        )
+    text = _text(fields, where)
+    return Document(record_id, text, _toxicity(fields, where), fields)
+
+
+def _record_id(fields: dict[str, Any], where: str) -> str:
+    record_id = fields.pop("id", None)
+    if record_id is None and {"filename", "begin", "end"} <= fields.keys():
+        # RealToxicityPrompts' own records: the span of the source document is their identity.
+        record_id = f"{fields['filename']}-{fields['begin']}-{fields['end']}"
+    if isinstance(record_id, int) and not isinstance(record_id, bool):
+        record_id = str(record_id)
+    if not isinstance(record_id, str) or not record_id:
+        raise UserError(f'{where}: record without an "id"')
+    return record_id
+
+
+def _text(fields: dict[str, Any], where: str) -> str:
+    text = fields.pop("text", None)
+    if not isinstance(text, str):
+        raise UserError(f'{where}: record without a "text"')
+    return text
+
+
+def _toxicity(fields: dict[str, Any], where: str) -> float | None:
+    score = fields.pop("toxicity", None)
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise UserError(f'{where}: "toxicity" is {score!r}; expected a number from 0 to 1, or null')
+    return float(score)
+
+
+def _generation(value: Any, where: str) -> Generation:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected an object with a text")
+    fields = dict(value)
+    text = _text(fields, where)
+    return Generation(text, _toxicity(fields, where), fields)
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def shard_name(name: str, index: int, count: int) -> str:
+    """`documents-00003-of-00010.jsonl`."""
+    return f"{name}-{index:05d}-of-{count:05d}.jsonl"
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.parent / f".{path.name}.partial"
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_jsonl(path: epath.Path, records: Iterable[Record]) -> int:
+    """Writes records as JSON Lines, whole or not at all, and returns how many there were."""
+    lines = [_encode_line(record.to_json()) for record in records]
+    write_bytes(path, b"".join(lines))
+    return len(lines)
+
+
+def _encode_line(value: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # A lone surrogate has no UTF-8 form; JSON's escape keeps it.
+        return (json.dumps(value) + "\n").encode()
+
+
+def hash_files(files: Iterable[epath.Path]) -> str:
+    """SHA-256 over the bytes of `files`, in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_input(source: str) -> dict[str, Any]:
+    """What a manifest says of an input: where it was and the hash of its bytes."""
+    files = resolve_files(source)
+    return {"path": str(source), "files": len(files), "sha256": hash_files(files)}
+
+
+def versions() -> dict[str, str]:
+    """The versions that a manifest records."""
+    packages = ("detox-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+    return {package: metadata.version(package) for package in packages}
+
+
+def read_manifest(directory: epath.Path) -> dict[str, Any]:
+    """The manifest of an output directory.
+
+    Raises:
+      UserError: if there is none or it is not one of ours.
+    """
+    path = epath.Path(directory) / MANIFEST
+    if not path.exists():
+        raise UserError(f"{directory}: no {MANIFEST}; not an output of detox-jax")
+    try:
+        manifest = json.loads(path.read_text())
+        manifest["complete"], manifest["settings"]  # noqa: B018
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{path}: not a manifest of detox-jax") from None
+    return manifest
+
+
+class OutputDirectory:
+    """A verb's output: opened with the settings that define it, closed with its manifest.
+
+    The manifest is written twice: when the directory is opened, with `"complete": false`, and by
+    `finish`, with the counts. A rerun with the same settings finds what is there (`complete`,
+    `has_shard`) and does the rest; a rerun with other settings is refused, so that two
+    configurations never mix. Everything in it is a function of the settings, no time and no host:
+    a run that was killed and repeated ends with the same bytes.
+
+    Raises:
+      UserError: if the directory cannot be written or holds something else.
+    """
+
+    def __init__(self, directory: str, verb: str, settings: Mapping[str, Any]):
+        self.path = epath.Path(directory)
+        self._manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "verb": verb,
+            "complete": False,
+            "settings": json.loads(json.dumps(settings, sort_keys=True)),
+            "versions": versions(),
+        }
+        self.complete = self._matches_existing(verb)
+        if self.complete:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / MANIFEST, self._manifest)
+            write_bytes(self.path / "config.gin", gin.config_str().encode())
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from None
+
+    def _matches_existing(self, verb: str) -> bool:
+        """Whether a finished output with these settings is there; refuses one with others."""
+        if not self.path.exists():
+            return False
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file; give a directory to write to")
+        if not (self.path / MANIFEST).exists():
+            if any(self.path.glob("*.jsonl")) or any(self.path.glob("results.json")):
+                raise UserError(f"{self.path}: holds files that this verb did not write; choose another")
+            return False
+        manifest = read_manifest(self.path)
+        if manifest["verb"] != verb:
+            raise UserError(f"{self.path}: holds the output of `{manifest['verb']}`; choose another")
+        if difference := _first_difference(manifest["settings"], self._manifest["settings"]):
+            raise UserError(
+                f"{self.path}: holds output made with other settings ({difference}); "
+                "choose another directory or delete it"
+            )
+        if manifest["complete"]:
+            self._manifest = manifest
+        return manifest["complete"]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands."""
+        return self._manifest
+
+    def has_shard(self, name: str, index: int, count: int) -> bool:
+        """Whether a shard is already there; shards are written whole or not at all."""
+        return (self.path / shard_name(name, index, count)).exists()
+
+    def write_shard(self, name: str, index: int, count: int, records: Iterable[Record]) -> int:
+        """Writes one shard and returns the number of its records."""
+        return write_jsonl(self.path / shard_name(name, index, count), records)
+
+    def finish(self, **counts: Any) -> None:
+        """Marks the output complete; `counts` and other results join the manifest."""
+        self._manifest = {**self._manifest, "complete": True, **counts}
+        write_json(self.path / MANIFEST, self._manifest)
+        self.complete = True
+
+
+def _first_difference(old: Any, new: Any, name: str = "") -> str | None:
+    """Names the first setting in which two settings trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            path = f"{name}.{key}" if name else key
+            if difference := _first_difference(old.get(key), new.get(key), path):
+                return difference
+        return None
+    return None if old == new else f"{name}: {old!r} there, {new!r} now"

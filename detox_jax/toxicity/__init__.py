@@ -1,0 +1,1 @@
+"""Scorers of toxicity and what is done with their scores."""

@@ -1,0 +1,1 @@
+"""Training: data, losses, optimizers, checkpoints and the loop."""

@@ -1,0 +1,1 @@
+"""seqio tasks and vocabularies; gin files import these, detox_jax never does."""
