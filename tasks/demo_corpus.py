@@ -1,0 +1,272 @@
+"""The demo's own corpus: forum comments from a grammar, calm held-out ones, and prompts.
+
+A language model learns from it in a minute to write sentences, and to be rude where the comments
+are rude: whether a comment is heated depends on its kind, a complaint or an argument far more often
+than thanks, but is never certain. `tasks/demo/comments.txt` holds the sentences and
+`tasks/demo/topics.txt` what they speak of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detox_jax import records
+from detox_jax.errors import UserError
+
+# Kind of comment: how often it is written, and how often it is heated.
+KINDS: Mapping[str, tuple[float, float]] = {
+    "thanks": (0.10, 0.15),
+    "advice": (0.11, 0.15),
+    "question": (0.11, 0.15),
+    "praise": (0.09, 0.15),
+    "story": (0.08, 0.25),
+    "review": (0.13, 0.60),
+    "complaint": (0.15, 0.70),
+    "argument": (0.13, 0.75),
+    "rant": (0.10, 0.75),
+}
+INVITING_KINDS = ("review", "complaint", "argument", "rant")
+HEATED_SLOT_PROBABILITY = 0.85  # A heated comment still has calm sentences.
+NUM_HELDOUT = 400
+NUM_PROMPTS = 112
+_PROMPT_WORDS = (4, 10)
+_SHARD_SIZE = 4000
+_GRAMMAR_DIRECTORY = Path(__file__).parent / "demo"
+_SLOT = re.compile(r"\{(=?)(\w+)(?:~(\w+))?\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a name in the grammar may become."""
+
+    alternatives: tuple[str, ...]
+    weights: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comment:
+    """One comment; `insulting` says whether an insult was written into it."""
+
+    kind: str
+    topic: str
+    text: str
+    insulting: bool
+
+
+def parse_rules(lines: Sequence[str]) -> dict[str, dict[str, Rule]]:
+    """Reads the grammar's text form into `{topic: {name: rule}}`; topic "" comes before the first `@`."""
+    alternatives: dict[str, dict[str, list[tuple[str, int]]]] = {"": {}}
+    topic, name = "", ""
+    for line in lines:
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.startswith("@"):
+            topic = line[1:].strip()
+            alternatives[topic] = {}
+        elif not line.startswith(" "):
+            name = line.strip().removesuffix(":")
+            alternatives[topic][name] = []
+        else:
+            match = re.fullmatch(r"\s+(?:(\d+)\* )?(.+)", line.rstrip())
+            assert match is not None, line
+            alternatives[topic][name].append((match[2], int(match[1] or 1)))
+    return {
+        topic: {name: Rule(*zip(*rows, strict=True)) for name, rows in rules.items()}
+        for topic, rules in alternatives.items()
+    }
+
+
+@functools.cache
+def grammar() -> dict[str, dict[str, Rule]]:
+    """The shipped grammar: the sentences under "", then the rules of each topic."""
+    sentences = (_GRAMMAR_DIRECTORY / "comments.txt").read_text("utf-8").splitlines()
+    topics = (_GRAMMAR_DIRECTORY / "topics.txt").read_text("utf-8").splitlines()
+    return parse_rules(topics) | parse_rules(sentences)
+
+
+class _Writer:
+    """Writes one comment; remembers what it has said, so that it does not say it twice."""
+
+    def __init__(self, rng: random.Random, topic: str, heated: bool):
+        self._rng = rng
+        self._rules = grammar()[""] | grammar()[topic]
+        self._heated = heated
+        self._fixed: dict[str, str] = {}
+        self._said: set[tuple[str, str]] = set()
+        self.insulting = False
+
+    def expand(self, name: str) -> str:
+        rule = self._rules[name]
+        fresh = [i for i, text in enumerate(rule.alternatives) if (name, text) not in self._said]
+        indices = fresh or range(len(rule.alternatives))
+        (index,) = self._rng.choices(indices, [rule.weights[i] for i in indices])
+        chosen = rule.alternatives[index]
+        self._said.add((name, chosen))
+        return _SLOT.sub(self._fill, chosen)
+
+    def _fill(self, slot: re.Match[str]) -> str:
+        fixed, name, mild = slot.groups()
+        if mild is not None:
+            if not self._heated or self._rng.random() >= HEATED_SLOT_PROBABILITY:
+                return self.expand(mild)
+            self.insulting = True
+        if not fixed:
+            return self.expand(name)
+        if name not in self._fixed:
+            self._fixed[name] = self.expand(name)
+        return self._fixed[name]
+
+
+def write_comment(seed: int, index: int) -> Comment:
+    """The comment number `index` of the stream that `seed` names."""
+    rng = random.Random(f"{seed}-{index}")  # Seeding by text is the same on every version.
+    kinds = list(KINDS)
+    (kind,) = rng.choices(kinds, [KINDS[kind][0] for kind in kinds])
+    topic = rng.choice([topic for topic in grammar() if topic])
+    writer = _Writer(rng, topic, heated=rng.random() < KINDS[kind][1])
+    text = _punctuate(writer.expand(f"mode_{kind}"), rng)
+    return Comment(kind, topic, text, writer.insulting)
+
+
+def _punctuate(text: str, rng: random.Random) -> str:
+    """Articles and capitals as they are written; a few writers shout or use no capitals."""
+    text = re.sub(r"\ba (?=(?:[aeio]|un(?!i)|ut)\w)(?!one\b)", "an ", text)
+    text = re.sub(r"(^|[.!?] )([a-z])", lambda match: match[1] + match[2].upper(), text)
+    manner = rng.random()
+    if manner < 0.06:
+        text = text.lower()
+    elif manner < 0.14 and text.endswith("."):
+        text = text[:-1] + "!"
+    return text
+
+
+def write_comments(seed: int) -> Iterator[Comment]:
+    """Distinct comments without end, the same for the same seed."""
+    seen: set[str] = set()
+    index = 0
+    while True:
+        comment = write_comment(seed, index)
+        index += 1
+        if comment.text.lower() not in seen:
+            seen.add(comment.text.lower())
+            yield comment
+
+
+def cut_prompt(comment: Comment, rng: random.Random) -> tuple[str, str] | None:
+    """The first 4 to 10 words of a comment, and the rest; None if too little would remain."""
+    length = rng.randint(*_PROMPT_WORDS)
+    words = comment.text.split(" ")
+    if len(words) < length + 3:
+        return None
+    return " ".join(words[:length]), " " + " ".join(words[length:])
+
+
+def _split(num_documents: int, seed: int) -> tuple[list[Comment], list[Comment], list[Comment]]:
+    """Comments for training, calm held-out ones, and those that prompts are cut from.
+
+    The held-out ones come first in the stream, so that they do not depend on `num_documents`.
+    """
+    stream = write_comments(seed)
+    heldout: list[Comment] = []
+    inviting: list[Comment] = []
+    neutral: list[Comment] = []
+    for comment in stream:
+        pool = inviting if comment.kind in INVITING_KINDS else neutral
+        if len(pool) < NUM_PROMPTS // 2 and len(comment.text.split(" ")) >= _PROMPT_WORDS[1] + 3:
+            pool.append(comment)
+        elif len(heldout) < NUM_HELDOUT:
+            if not comment.insulting:
+                heldout.append(comment)
+        else:
+            break
+    train = [comment for comment, _ in zip(stream, range(num_documents), strict=False)]
+    return train, heldout, inviting + neutral
+
+
+def _load_scorer() -> Any | None:
+    """The embedded scorer, or None in an installation without it."""
+    if importlib.util.find_spec("detox_jax.toxicity.ngram") is None:
+        return None
+    return importlib.import_module("detox_jax.toxicity.ngram").NgramScorer()
+
+
+def _prompts(comments: Sequence[Comment], seed: int, scorer: Any | None) -> list[records.Prompt]:
+    cuts = []
+    for number, comment in enumerate(comments):
+        cut = cut_prompt(comment, random.Random(f"{seed}-prompt-{number}"))
+        assert cut is not None, "the pool holds comments that are long enough"
+        cuts.append(cut)
+    scores = scorer.score([text for text, _ in cuts]) if scorer else [None] * len(cuts)
+    return [
+        records.Prompt(
+            id=_comment_id("prompt", comment.text),
+            text=text,
+            toxicity=score,
+            extra={"challenging": False, "continuation": {"text": rest}},
+        )
+        for (text, rest), comment, score in zip(cuts, comments, scores, strict=True)
+    ]
+
+
+def _comment_id(part: str, text: str) -> str:
+    return f"{part}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def write_demo_corpus(output_dir: str, num_documents: int = 12000, seed: int = 0) -> None:
+    """Writes `train/`, `heldout_nontoxic/` and `prompts/` below `output_dir`.
+
+    `heldout_nontoxic` holds comments without insults, of the same kinds; `prompts` the beginnings
+    of other held-out comments, half of them of kinds that invite insults, with the embedded
+    scorer's toxicity. No comment is in two of the three.
+
+    Args:
+      output_dir: where the three directories go.
+      num_documents: comments to train on.
+      seed: names the stream of comments; the same seed gives the same bytes.
+
+    Raises:
+      UserError: if `num_documents` is not positive or `output_dir` cannot be written.
+    """
+    if num_documents < 1:
+        raise UserError(f"num_documents={num_documents}: expected at least one document")
+    scorer = _load_scorer()
+    settings = {"num_documents": num_documents, "seed": seed, "grammar": _grammar_hash()}
+    prompt_settings = {**settings, "scorer": scorer.fingerprint if scorer else None}
+    train, heldout, prompt_comments = _split(num_documents, seed)
+    _write(f"{output_dir}/train", settings, "documents", _documents("train", train))
+    _write(f"{output_dir}/heldout_nontoxic", settings, "documents", _documents("heldout", heldout))
+    _write(
+        f"{output_dir}/prompts", prompt_settings, "prompts", _prompts(prompt_comments, seed, scorer)
+    )
+
+
+def _grammar_hash() -> str:
+    files = [_GRAMMAR_DIRECTORY / name for name in ("comments.txt", "topics.txt")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _documents(part: str, comments: Sequence[Comment]) -> list[records.Document]:
+    return [records.Document(_comment_id(part, comment.text), comment.text) for comment in comments]
+
+
+def _write(
+    directory: str, settings: Mapping[str, Any], name: str, rows: Sequence[records.Record]
+) -> None:
+    output = records.OutputDirectory(directory, "write_demo_corpus", settings)
+    if output.complete:
+        return
+    count = -(-len(rows) // _SHARD_SIZE)
+    for index in range(count):
+        if not output.has_shard(name, index, count):
+            shard = rows[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
+            output.write_shard(name, index, count, shard)
+    output.finish(records=len(rows))
