@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
-import importlib.util
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from typing import Any
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from tasks import corpus_output
 
 # Kind of comment: how often it is written, and how often it is heated.
 KINDS: Mapping[str, tuple[float, float]] = {
@@ -39,7 +38,6 @@ HEATED_SLOT_PROBABILITY = 0.85  # A heated comment still has calm sentences.
 NUM_HELDOUT = 400
 NUM_PROMPTS = 112
 _PROMPT_WORDS = (4, 10)
-_SHARD_SIZE = 4000
 _GRAMMAR_DIRECTORY = Path(__file__).parent / "demo"
 _SLOT = re.compile(r"\{(=?)(\w+)(?:~(\w+))?\}")
 
@@ -63,7 +61,7 @@ class Comment:
 
 
 def parse_rules(lines: Sequence[str]) -> dict[str, dict[str, Rule]]:
-    """Reads the grammar's text form into `{topic: {name: rule}}`; topic "" comes before the first `@`."""
+    """Reads the grammar's text form into `{topic: {name: rule}}`, topic "" before the first `@`."""
     alternatives: dict[str, dict[str, list[tuple[str, int]]]] = {"": {}}
     topic, name = "", ""
     for line in lines:
@@ -192,13 +190,6 @@ def _split(num_documents: int, seed: int) -> tuple[list[Comment], list[Comment],
     return train, heldout, inviting + neutral
 
 
-def _load_scorer() -> Any | None:
-    """The embedded scorer, or None in an installation without it."""
-    if importlib.util.find_spec("detox_jax.toxicity.ngram") is None:
-        return None
-    return importlib.import_module("detox_jax.toxicity.ngram").NgramScorer()
-
-
 def _prompts(comments: Sequence[Comment], seed: int, scorer: Any | None) -> list[records.Prompt]:
     cuts = []
     for number, comment in enumerate(comments):
@@ -238,15 +229,17 @@ def write_demo_corpus(output_dir: str, num_documents: int = 12000, seed: int = 0
     """
     if num_documents < 1:
         raise UserError(f"num_documents={num_documents}: expected at least one document")
-    scorer = _load_scorer()
+    scorer = corpus_output.embedded_scorer()
     settings = {"num_documents": num_documents, "seed": seed, "grammar": _grammar_hash()}
     prompt_settings = {**settings, "scorer": scorer.fingerprint if scorer else None}
     train, heldout, prompt_comments = _split(num_documents, seed)
-    _write(f"{output_dir}/train", settings, "documents", _documents("train", train))
-    _write(f"{output_dir}/heldout_nontoxic", settings, "documents", _documents("heldout", heldout))
-    _write(
-        f"{output_dir}/prompts", prompt_settings, "prompts", _prompts(prompt_comments, seed, scorer)
-    )
+    for part, own_settings, name, rows in (
+        ("train", settings, "documents", _documents("train", train)),
+        ("heldout_nontoxic", settings, "documents", _documents("heldout", heldout)),
+        ("prompts", prompt_settings, "prompts", _prompts(prompt_comments, seed, scorer)),
+    ):
+        directory = f"{output_dir}/{part}"
+        corpus_output.write_shards(directory, "write_demo_corpus", own_settings, name, rows)
 
 
 def _grammar_hash() -> str:
@@ -256,17 +249,3 @@ def _grammar_hash() -> str:
 
 def _documents(part: str, comments: Sequence[Comment]) -> list[records.Document]:
     return [records.Document(_comment_id(part, comment.text), comment.text) for comment in comments]
-
-
-def _write(
-    directory: str, settings: Mapping[str, Any], name: str, rows: Sequence[records.Record]
-) -> None:
-    output = records.OutputDirectory(directory, "write_demo_corpus", settings)
-    if output.complete:
-        return
-    count = -(-len(rows) // _SHARD_SIZE)
-    for index in range(count):
-        if not output.has_shard(name, index, count):
-            shard = rows[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
-            output.write_shard(name, index, count, shard)
-    output.finish(records=len(rows))

@@ -4,7 +4,7 @@ import pytest
 
 from detox_jax import records
 from detox_jax.errors import UserError
-from tasks import demo_corpus
+from tasks import corpus_output, demo_corpus
 
 INSULT = re.compile(
     r"\b(idiot|moron|stupid|dumb|loser|jerk|pathetic|clown|garbage|trash|fool|imbecile|shut up)",
@@ -117,7 +117,7 @@ def test_heldout_text_does_not_depend_on_the_size_of_train(corpus, tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_corpus, "_SHARD_SIZE", 20)
+    monkeypatch.setattr(corpus_output, "SHARD_SIZE", 20)
     demo_corpus.write_demo_corpus(str(tmp_path / "whole"), num_documents=50)
     write_jsonl, calls = records.write_jsonl, []
 
