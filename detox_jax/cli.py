@@ -14,7 +14,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ verbs:
 """
 
 
+Bindings = dict[tuple[str, str], str]
+# What gin raises for a line that it cannot read, or a name in it that does not exist.
+_GIN_ERRORS = (OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError)
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """The command line, taken apart."""
@@ -70,15 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.verb:
             print(usage())
             return 0
-        verb = load_config(arguments)
+        verb, defaults = load_config(arguments)
         if arguments.help:
             print(verb_help(arguments.verb, verb))
             return 0
+        check_config(verb, defaults)
         if arguments.dry_run:
-            check_config(verb)
             print(gin.config_str())
             return 0
-        check_config(verb)
         gin.get_configurable(verb)()
     except UserError as error:
         # Gin appends the configurables that were being called; the first part is ours.
@@ -168,8 +172,8 @@ def quote_text(value: str) -> str:
     return value
 
 
-def load_config(arguments: Arguments) -> Callable[..., Any]:
-    """Parses the layers and returns the verb's function, not yet called.
+def load_config(arguments: Arguments) -> tuple[Callable[..., Any], Bindings]:
+    """Parses the layers; returns the verb's function, not called, and the run file's own bindings.
 
     Raises:
       UserError: if a file is missing or gin cannot read a line or a binding.
@@ -183,12 +187,15 @@ def load_config(arguments: Arguments) -> Callable[..., Any]:
         gin.add_config_file_search_path(root)
     run_file = _run_file(arguments.verb)
     files = [_find_file(name, roots) for name in arguments.gin_files]
-    for file in [run_file, *(file for file in files if file != run_file)]:
-        _parse(lambda file=file: gin.parse_config_file(str(file)), str(file))
+    _parse(lambda: gin.parse_config_file(str(run_file)), str(run_file))
+    defaults = _bindings()
+    for file in files:
+        if file != run_file:
+            _parse(lambda file=file: gin.parse_config_file(str(file)), str(file))
     for binding in arguments.bindings:
         _parse(lambda binding=binding: gin.parse_config(binding), f"--gin.{binding}")
     module = importlib.import_module(VERBS[arguments.verb])
-    return getattr(module, arguments.verb)
+    return getattr(module, arguments.verb), defaults
 
 
 def _find_file(name: str, roots: Sequence[str]) -> Path:
@@ -201,7 +208,7 @@ def _find_file(name: str, roots: Sequence[str]) -> Path:
 def _parse(parse: Callable[[], Any], where: str) -> None:
     try:
         parse()
-    except (OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError) as error:
+    except _GIN_ERRORS as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"{where}: {' '.join(lines)}") from None
 
@@ -209,23 +216,34 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
 # --- checks -----------------------------------------------------------------------------------
 
 
-def check_config(verb: Callable[..., Any]) -> None:
+def _bindings() -> Bindings:
+    """Every `(scope, selector)` that is bound, with its parameters as text."""
+    return {key: repr(sorted(value.items())) for key, value in gin.config._CONFIG.items()}
+
+
+def check_config(verb: Callable[..., Any], defaults: Bindings) -> None:
     """Fails on a binding that the verb cannot reach and on a REQUIRED left open.
+
+    What the verb's run file binds may be out of reach: an override can cut off its defaults.
 
     Raises:
       UserError: naming every such binding.
     """
     reachable = _reachable_bindings(verb)
     unused, required = [], []
-    for (scope, selector), parameters in gin.config._CONFIG.items():
+    for key, value in _bindings().items():
+        scope, selector = key
         name = scope if selector == "gin.macro" else "/".join(filter(None, [scope, selector]))
-        if (scope, selector) not in reachable:
-            unused.append(name)
+        parameters = gin.config._CONFIG[key]
+        if key not in reachable:
+            if defaults.get(key) != value:
+                unused.append(name)
         elif any(_is_required(value) for value in gin.config.iterate_references(parameters)):
             required.append(name)
     problems = []
     if unused:
-        problems.append(f"nothing uses {', '.join(sorted(unused))} (misspelt, or not for this verb?)")
+        names = ", ".join(sorted(unused))
+        problems.append(f"nothing uses {names} (misspelt, or not for this verb?)")
     if required:
         flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
         problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")

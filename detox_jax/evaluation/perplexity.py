@@ -1,0 +1,109 @@
+"""Perplexity of held-out documents under a checkpoint, per token and per word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from detox_jax import progress, records
+from detox_jax.errors import UserError
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints, losses
+
+
+def checkpoint_perplexity(
+    checkpoint_path: str,
+    documents: str,
+    batch_size: int = 32,
+    mesh_shape: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """The perplexity of documents, each read from its own end-of-text to its own end-of-text.
+
+    A document longer than the context is read in windows that overlap by half, each token scored
+    once, with at least half a context before it.
+
+    Args:
+      checkpoint_path: the model.
+      documents: JSON Lines documents: file, glob or directory.
+      batch_size: windows at once.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+
+    Returns:
+      `value`, exp of the mean negative log-likelihood in nats of a token, end-of-text included;
+      `words`, the same sum spread over white-space words and document ends, which compares models
+      of different vocabularies; `tokens`, `num_words`, `documents`: the counts.
+    """
+    mesh = meshes.create_mesh(mesh_shape)
+    loaded = checkpoints.load_model(checkpoint_path, mesh)
+    texts = [document.text for document in records.read_documents(documents)]
+    eos = loaded.vocabulary.eos_id
+    encoded = [[eos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
+    windows = [w for ids in encoded for w in split_windows(ids, loaded.module.config.max_length)]
+
+    @jax.jit
+    def batch_nll(params: Any, inputs_BL: Any, targets_BL: Any, weights_BL: Any) -> jax.Array:
+        logits_BLV = loaded.module.apply({"params": params}, inputs_BL, enable_dropout=False)
+        return losses.cross_entropy(logits_BLV, targets_BL, weights_BL)[0]
+
+    shards = meshes.num_batch_shards(mesh)
+    rows = -(-batch_size // shards) * shards
+    total = 0.0
+    with meshes.sharding_scope(mesh), progress.bar("perplexity", len(windows)) as advance:
+        for batch, arrays in _batches(windows, rows):
+            arrays = jax.device_put(arrays, meshes.batch_sharding(mesh))
+            total += float(batch_nll(loaded.params, *arrays))
+            advance(batch)
+    tokens = sum(len(ids) - 1 for ids in encoded)
+    words = sum(len(text.split()) + 1 for text in texts)
+    if not math.isfinite(total):
+        raise UserError(
+            f"{checkpoint_path}: its loss on {documents} is {total}; a broken checkpoint"
+        )
+    return {
+        "value": math.exp(total / tokens),
+        "words": math.exp(total / words),
+        "tokens": tokens,
+        "num_words": words,
+        "documents": len(texts),
+    }
+
+
+Window = tuple[Sequence[int], int]
+
+
+def split_windows(ids: Sequence[int], context: int) -> list[Window]:
+    """Windows of at most `context` inputs that score every token of `ids` but the first once.
+
+    Returns:
+      `(window, first)` pairs: predictions from position `first` of the window on are scored.
+    """
+    windows: list[Window] = []
+    scored = 1  # ids[0] starts the document and is given, not predicted.
+    while scored < len(ids):
+        start = 0 if scored == 1 else max(0, scored - 1 - context // 2)
+        end = min(len(ids), start + context + 1)
+        windows.append((ids[start:end], scored - 1 - start))
+        scored = end
+    return windows
+
+
+def _batches(
+    windows: Sequence[Window], rows: int
+) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Windows of similar length together, padded to a power of two: few shapes to compile."""
+    ordered = sorted(windows, key=lambda window: len(window[0]))
+    for first in range(0, len(ordered), rows):
+        batch = ordered[first : first + rows]
+        longest = max(len(window) for window, _ in batch) - 1
+        context = max(len(window) for window, _ in ordered) - 1
+        length = min(context, max(16, 1 << (longest - 1).bit_length()))
+        inputs, targets, weights = np.zeros((3, rows, length), np.int32)
+        for row, (window, start) in enumerate(batch):
+            n = len(window) - 1
+            inputs[row, :n], targets[row, :n] = window[:-1], window[1:]
+            weights[row, start:n] = 1
+        yield len(batch), (inputs, targets, weights)

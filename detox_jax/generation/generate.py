@@ -1,0 +1,173 @@
+"""Verb `generate`: documents from scratch or from prompts, or k continuations of each prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from detox_jax import progress, records
+from detox_jax.errors import UserError
+from detox_jax.generation import decoding
+from detox_jax.generation.prompts import PromptMode, Request
+from detox_jax.generation.sampling import Sampling, TopPSampling
+from detox_jax.models.config import TransformerConfig
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints
+from detox_jax.vocabulary import BPEVocabulary
+
+SHARD_NAME = "generations"
+
+
+def generate(
+    checkpoint_path: str,
+    output_dir: str,
+    prompts: PromptMode,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 20,
+    num_samples: int = 1,
+    batch_size: int = 256,
+    random_seed: int = 0,
+    shard_size: int = 1000,
+    start_with_end_of_text: bool = True,
+    model: TransformerConfig | None = None,
+    dtype: str | None = None,
+    mesh_shape: Mapping[str, int] | None = None,
+) -> None:
+    """Generates text from a checkpoint into sharded JSON Lines.
+
+    Args:
+      checkpoint_path: the model.
+      output_dir: where the shards go; a rerun continues with the first shard that is missing.
+      prompts: what to continue, see `detox_jax.generation.prompts`.
+      sampling: how tokens are drawn; nucleus with p = 0.9 where None.
+      max_new_tokens: the limit for each sample, whatever its prompt and its batch.
+      num_samples: continuations a prompt; 1 for documents.
+      batch_size: samples decoded at once; changes speed and memory, not the text.
+      random_seed: of all draws.
+      shard_size: requests a shard, the unit of resumption.
+      start_with_end_of_text: put `<|endoftext|>`, which starts every training document, before
+        every prompt. Unconditional documents always start with it.
+      model: must agree with the checkpoint where given; None takes the checkpoint's.
+      dtype: of activations; None takes the checkpoint's.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+
+    Raises:
+      UserError: for a checkpoint or prompts that cannot be used, or a prompt beyond the context.
+    """
+    if min(max_new_tokens, num_samples, batch_size, shard_size) < 1:
+        raise UserError("max_new_tokens, num_samples, batch_size and shard_size must be at least 1")
+    sampling = sampling or TopPSampling(0.9)
+    mesh = meshes.create_mesh(mesh_shape)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
+    if model is not None:
+        checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
+    settings = {
+        "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint},
+        "prompts": prompts.describe(),
+        "sampling": {"method": type(sampling).__name__, **_fields(sampling)},
+        "max_new_tokens": max_new_tokens,
+        "num_samples": num_samples,
+        "random_seed": random_seed,
+        "shard_size": shard_size,
+        "start_with_end_of_text": start_with_end_of_text,
+    }
+    requests = prompts.requests()
+    limit = loaded.module.config.max_length - max_new_tokens
+    encoded = _encode(requests, loaded.vocabulary, start_with_end_of_text, limit)
+    output = records.OutputDirectory(output_dir, "generate", settings)
+    if output.complete:
+        return
+
+    decoder = decoding.Decoder(
+        loaded.module,
+        loaded.params,
+        mesh,
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        eos_id=loaded.vocabulary.eos_id,
+        seed=random_seed,
+    )
+    rows = _rows_per_batch(batch_size, num_samples, meshes.num_batch_shards(mesh))
+    starts = range(0, len(requests), shard_size)
+    with progress.bar("generate", len(requests)) as advance:
+        for index, start in enumerate(starts):
+            shard = slice(start, min(start + shard_size, len(requests)))
+            if output.has_shard(SHARD_NAME, index, len(starts)):
+                advance(shard.stop - shard.start)
+                continue
+            samples = _decode_shard(
+                decoder, requests[shard], encoded[shard], num_samples, rows, limit, advance
+            )
+            output.write_shard(
+                SHARD_NAME,
+                index,
+                len(starts),
+                (
+                    prompts.record(request, [_generation(s, loaded.vocabulary) for s in group])
+                    for request, group in zip(requests[shard], samples, strict=True)
+                ),
+            )
+    output.finish(requests=len(requests), samples=len(requests) * num_samples)
+    print(f"{output_dir}: {len(requests)} requests x {num_samples} samples")
+
+
+def _fields(sampling: Sampling) -> dict[str, object]:
+    return dataclasses.asdict(sampling) if dataclasses.is_dataclass(sampling) else {}  # type: ignore
+
+
+def _encode(
+    requests: Sequence[Request], vocabulary: BPEVocabulary, start: bool, limit: int
+) -> list[list[int]]:
+    """Token ids of every request, checked against the context."""
+    encoded = vocabulary.encode_batch([request.text for request in requests])
+    result = []
+    for request, ids in zip(requests, encoded, strict=True):
+        ids = [vocabulary.eos_id, *ids] if start or not ids else ids
+        if len(ids) > limit:
+            raise UserError(
+                f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
+                f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
+            )
+        result.append(ids)
+    return result
+
+
+def _rows_per_batch(batch_size: int, num_samples: int, shards: int) -> int:
+    """Prompts a batch: about `batch_size` samples, and a multiple of the mesh's batch shards."""
+    prompts = max(1, batch_size // num_samples)
+    return -(-prompts // shards) * shards
+
+
+def _decode_shard(
+    decoder: decoding.Decoder,
+    requests: Sequence[Request],
+    encoded: Sequence[list[int]],
+    num_samples: int,
+    rows: int,
+    limit: int,
+    advance: progress.Advance,
+) -> list[list[decoding.Sample]]:
+    """Samples of each request, in order; decoded bucket by bucket."""
+    buckets: dict[int, list[int]] = {}
+    for i, ids in enumerate(encoded):
+        buckets.setdefault(decoding.bucket_length(len(ids), limit), []).append(i)
+    samples: list[list[decoding.Sample]] = [[] for _ in requests]
+    for bucket, members in sorted(buckets.items()):
+        for first in range(0, len(members), rows):
+            batch = members[first : first + rows]
+            decoded = decoder(
+                [encoded[i] for i in batch],
+                [requests[i].id for i in batch],
+                num_samples=num_samples,
+                num_rows=rows,
+                bucket=bucket,
+            )
+            for i, group in zip(batch, decoded, strict=True):
+                samples[i] = group
+            advance(len(batch))
+    return samples
+
+
+def _generation(sample: decoding.Sample, vocabulary: BPEVocabulary) -> records.Generation:
+    extra = {"num_tokens": len(sample.tokens), "finish": "stop" if sample.stopped else "length"}
+    return records.Generation(vocabulary.decode(sample.tokens), extra=extra)

@@ -1,0 +1,209 @@
+"""What generation starts from: SGEAT's three prompt modes, and evaluation prompts.
+
+A mode lists its requests (an id and a prompt text, empty for none) and makes the record that is
+written of a request and its continuations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from etils import epath
+
+from detox_jax import records
+from detox_jax.errors import UserError
+
+_HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One prompt to continue; its id seeds the draws, `source` is the record that it came from."""
+
+    id: str
+    text: str
+    source: records.Prompt | None = None
+
+
+class PromptMode(Protocol):
+    """What `generate` asks of a prompt mode."""
+
+    def requests(self) -> list[Request]:
+        """Everything to continue, in the order of the output."""
+        ...
+
+    def record(self, request: Request, generations: Sequence[records.Generation]) -> records.Record:
+        """What is written of a request."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Mode, numbers and input hashes, for the manifest."""
+        ...
+
+
+def _document(
+    request: Request, generations: Sequence[records.Generation], text: str
+) -> records.Document:
+    (generation,) = generations
+    return records.Document(request.id, text, extra=generation.extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standard:
+    """SGEAT (standard): unconditional documents, each from one end-of-text token."""
+
+    num_documents: int
+
+    def requests(self) -> list[Request]:
+        """See `PromptMode`."""
+        _require_documents(self.num_documents)
+        return [Request(f"standard-{i:08d}", "") for i in range(self.num_documents)]
+
+    def record(
+        self, request: Request, generations: Sequence[records.Generation]
+    ) -> records.Document:
+        """See `PromptMode`."""
+        return _document(request, generations, generations[0].text)
+
+    def describe(self) -> dict[str, Any]:
+        """See `PromptMode`."""
+        return {"mode": "standard", "num_documents": self.num_documents}
+
+
+@dataclasses.dataclass(frozen=True)
+class Heuristic:
+    """SGEAT (heuristic): hand-written prompts that ask for polite text, used in turn.
+
+    The prompt is not part of the document: it would be the same in thousands of them.
+
+    Attributes:
+      num_documents: how many to generate.
+      prompts_file: one prompt a line; the package's own where None.
+    """
+
+    num_documents: int
+    prompts_file: str | None = None
+
+    def _prompts(self) -> list[str]:
+        path = epath.Path(self.prompts_file or _HEURISTIC_PROMPTS)
+        if not path.exists():
+            raise UserError(f"{path}: no such file of prompts")
+        prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        if not prompts:
+            raise UserError(f"{path}: holds no prompt; expected one a line")
+        return prompts
+
+    def requests(self) -> list[Request]:
+        """See `PromptMode`."""
+        _require_documents(self.num_documents)
+        prompts = self._prompts()
+        return [
+            Request(f"heuristic-{i:08d}", prompts[i % len(prompts)])
+            for i in range(self.num_documents)
+        ]
+
+    def record(
+        self, request: Request, generations: Sequence[records.Generation]
+    ) -> records.Document:
+        """See `PromptMode`."""
+        document = _document(request, generations, generations[0].text)
+        return dataclasses.replace(document, extra={**document.extra, "prompt_text": request.text})
+
+    def describe(self) -> dict[str, Any]:
+        """See `PromptMode`."""
+        prompts = self._prompts()
+        return {"mode": "heuristic", "num_documents": self.num_documents, "prompts": prompts}
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmented:
+    """SGEAT (augmented): the first half of each least toxic standard document is the prompt.
+
+    The document is the half and its continuation together.
+
+    Attributes:
+      num_documents: how many to generate; halves are used in turn, least toxic first.
+      documents: scored standard documents, `filter`'s output.
+    """
+
+    num_documents: int
+    documents: str
+
+    def requests(self) -> list[Request]:
+        """See `PromptMode`."""
+        _require_documents(self.num_documents)
+        documents = [d for d in records.read_documents(self.documents) if d.toxicity is not None]
+        halves = [
+            half
+            for document in sorted(documents, key=lambda d: (d.toxicity, d.id))
+            if (half := first_half(document.text))
+        ]
+        if not halves:
+            raise UserError(f"{self.documents}: no scored document of at least two words")
+        return [
+            Request(f"augmented-{i:08d}", halves[i % len(halves)])
+            for i in range(self.num_documents)
+        ]
+
+    def record(
+        self, request: Request, generations: Sequence[records.Generation]
+    ) -> records.Document:
+        """See `PromptMode`."""
+        return _document(request, generations, request.text + generations[0].text)
+
+    def describe(self) -> dict[str, Any]:
+        """See `PromptMode`."""
+        return {
+            "mode": "augmented",
+            "num_documents": self.num_documents,
+            "documents": records.describe_input(self.documents),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFile:
+    """Prompts of a file in the layout of RealToxicityPrompts, each record kept as it is.
+
+    Attributes:
+      path: file, glob or directory.
+      limit: use the first this many; all where None.
+    """
+
+    path: str
+    limit: int | None = None
+
+    def requests(self) -> list[Request]:
+        """See `PromptMode`."""
+        prompts = list(records.read_prompts(self.path))[: self.limit]
+        if not prompts:
+            raise UserError(f"{self.path}: zero prompts; there is nothing to continue")
+        return [Request(prompt.id, prompt.text, prompt) for prompt in prompts]
+
+    def record(self, request: Request, generations: Sequence[records.Generation]) -> records.Prompt:
+        """See `PromptMode`."""
+        assert request.source is not None
+        return dataclasses.replace(request.source, generations=tuple(generations))
+
+    def describe(self) -> dict[str, Any]:
+        """See `PromptMode`."""
+        return {"mode": "file", "limit": self.limit, **records.describe_input(self.path)}
+
+
+def first_half(text: str) -> str:
+    """The first half of a text's words, rounded down; empty for fewer than two words."""
+    words = text.split()
+    half = len(words) // 2
+    if not half:
+        return ""
+    end = 0
+    for word in words[:half]:
+        end = text.index(word, end) + len(word)
+    return text[:end]
+
+
+def _require_documents(num_documents: int) -> None:
+    if num_documents < 1:
+        raise UserError(f"NUM_DOCUMENTS is {num_documents}; must be at least 1")

@@ -1,0 +1,233 @@
+"""The decoder: Mlp, DecoderLayer, the scanned stack, and TransformerLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import partitioning
+
+from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
+from detox_jax.models.attention import Attention, lora_for, training_mask
+from detox_jax.models.config import TransformerConfig
+from detox_jax.models.layers import Dense, Embed, Norm
+
+ACTIVATION_AXES = ("batch", "length", "embed")
+_INVALID_LOGIT = -1e10
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Mlp(nn.Module):
+    """`wo(activation(wi(x)))`; with several activations their outputs are multiplied (gating)."""
+
+    config: TransformerConfig
+    adaptation: Adaptation | None = None
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """Applies the MLP; shape stays."""
+        cfg = self.config
+        names = cfg.mlp_activations
+        h_BLF = None
+        for i, activation in enumerate(names):
+            part_BLF = Dense(
+                cfg,
+                (cfg.emb_dim,),
+                (cfg.mlp_dim,),
+                ("embed",),
+                ("mlp",),
+                use_bias=cfg.use_bias,
+                lora=lora_for("wi", self.adaptation),
+                name="wi" if len(names) == 1 else f"wi_{i}",
+            )(x_BLD)
+            if activation != "linear":
+                part_BLF = getattr(jax.nn, activation)(part_BLF)
+            h_BLF = part_BLF if h_BLF is None else h_BLF * part_BLF
+        return Dense(
+            cfg,
+            (cfg.mlp_dim,),
+            (cfg.emb_dim,),
+            ("mlp",),
+            ("embed",),
+            residual=True,
+            use_bias=cfg.use_bias,
+            lora=lora_for("wo", self.adaptation),
+            name="wo",
+        )(h_BLF)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and MLP, each with its residual and, where configured, its adapter."""
+
+    config: TransformerConfig
+    adaptation: Adaptation | None = None
+    mode: str = "train"
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: jax.Array, mask_BLM: jax.Array, positions_BL: jax.Array
+    ) -> tuple[jax.Array, None]:
+        """One layer as a step of `nn.scan`: the carry is the residual stream."""
+        cfg = self.config
+        x_BLD = partitioning.with_sharding_constraint(x_BLD, ACTIVATION_AXES)
+        h_BLD = Norm(cfg, name="pre_attention_norm")(x_BLD)
+        attention = Attention(cfg, self.adaptation, self.mode, name="attention")
+        a_BLD = attention(h_BLD, mask_BLM, positions_BL)
+        a_BLD = self._adapt_and_drop("attention", a_BLD)
+        if cfg.parallel_residual:
+            h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD)
+        else:
+            h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD + a_BLD)
+        m_BLD = Mlp(cfg, self.adaptation, name="mlp")(h_BLD)
+        m_BLD = self._adapt_and_drop("mlp", m_BLD)
+        return x_BLD + a_BLD + m_BLD, None
+
+    def _adapt_and_drop(self, sublayer: str, x_BLD: jax.Array) -> jax.Array:
+        adaptation = self.adaptation
+        if isinstance(adaptation, AdapterConfig) and (
+            sublayer == "mlp" or adaptation.placement == "houlsby"
+        ):
+            x_BLD = Adapter(self.config, adaptation, name=f"{sublayer}_adapter")(x_BLD)
+        return nn.Dropout(self.config.dropout_rate, name=f"{sublayer}_dropout")(
+            x_BLD, deterministic=self.deterministic
+        )
+
+
+class TransformerLM(nn.Module):
+    """A decoder-only language model with T5X's decoder-only call.
+
+    Attributes:
+      config: sizes and architecture.
+      adaptation: what is added to the base model, or None.
+    """
+
+    config: TransformerConfig
+    adaptation: Adaptation | None = None
+
+    @property
+    def scan_layers(self) -> bool:
+        """T5X asks this to find the batch axis of the cache: axis 1, behind the layers."""
+        return True
+
+    @nn.compact
+    def __call__(
+        self,
+        decoder_input_tokens: jax.Array,
+        decoder_target_tokens: jax.Array | None = None,
+        decoder_segment_ids: jax.Array | None = None,
+        decoder_positions: jax.Array | None = None,
+        decoder_causal_attention: jax.Array | None = None,
+        *,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+        prefill: bool | None = None,
+        prefill_lengths: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of the next token at every position.
+
+        Three ways to call it. Training: tokens `[B, L]`, packed or not. Prefill: prompts `[B, L]`
+        padded on the right; fills the cache and leaves each row's cache index at
+        `prefill_lengths[b]`. Decode: one token a row, `[B, 1]`, read at the row's cache index, which
+        advances by one. The cache is created by a call with `decode=True` on tokens `[B, M]`, M its
+        length.
+
+        Args:
+          decoder_input_tokens: ids, int32 `[B, L]`.
+          decoder_target_tokens: not needed (T5X passes them to mask padding, which on the right of
+            a causal model changes nothing).
+          decoder_segment_ids: document of each position, 0 for padding, `[B, L]`.
+          decoder_positions: position within its document, `[B, L]`; counted from 0 where None.
+          decoder_causal_attention: 1 where attention is bidirectional, `[B, L]`.
+          enable_dropout: needs the rng `dropout` where the rate is above 0.
+          decode: use the cache, one token a row.
+          max_decode_length: ignored; the cache knows its length.
+          prefill: fill the cache from prompts.
+          prefill_lengths: tokens of each prompt that are in the cache afterwards, int32 `[B]`.
+
+        Returns:
+          Float32 `[B, L, V]`; ids that stand for no token (padding rows) get -1e10.
+        """
+        del decoder_target_tokens, max_decode_length
+        cfg = self.config
+        mode = "prefill" if prefill else "decode" if decode else "train"
+        length = decoder_input_tokens.shape[1]
+        positions_BL = self._positions(
+            decoder_input_tokens, decoder_positions, mode, prefill_lengths
+        )
+        mask_BLM = training_mask(length, decoder_segment_ids, decoder_causal_attention)
+
+        embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
+        x_BLD = embedder(decoder_input_tokens)
+        if cfg.position_embedding == "learned":
+            positions = Embed(cfg, cfg.max_length, "abspos_buckets", name="position_embedder")
+            x_BLD = x_BLD + positions(positions_BL)
+        x_BLD = nn.Dropout(cfg.dropout_rate, name="input_dropout")(
+            x_BLD, deterministic=not enable_dropout
+        )
+        layers = _scanned(cfg)(cfg, self.adaptation, mode, not enable_dropout, name="layers")
+        x_BLD, _ = layers(x_BLD, mask_BLM, positions_BL)
+        x_BLD = Norm(cfg, name="final_norm")(x_BLD)
+        return self._logits(embedder, x_BLD)
+
+    def _logits(self, embedder: Embed, x_BLD: jax.Array) -> jax.Array:
+        cfg = self.config
+        if cfg.logits_via_embedding:
+            logits_BLV = embedder.attend(x_BLD)
+        else:
+            logits_BLV = Embed(cfg, cfg.padded_vocab_size, "vocab", name="logits_dense").attend(
+                x_BLD
+            )
+        logits_BLV = partitioning.with_sharding_constraint(logits_BLV, ("batch", "length", "vocab"))
+        ids_V = jnp.arange(cfg.padded_vocab_size)
+        is_token_V = (ids_V > 0) & (ids_V < cfg.vocab_size)
+        return jnp.where(is_token_V, logits_BLV, _INVALID_LOGIT)
+
+    def _positions(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array | None,
+        mode: str,
+        prefill_lengths: jax.Array | None,
+    ) -> jax.Array:
+        """Positions of the inputs; while decoding, from the cache index, which moves on."""
+        B, L = tokens_BL.shape
+        counted_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32), (B, L))
+        if mode == "train":
+            return counted_BL if positions_BL is None else positions_BL
+        initialized = self.has_variable("cache", "cache_index")
+        # One axis in front stands for the layers, so that all of the cache has batch at axis 1.
+        index = partitioning.variable_with_axes(
+            "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
+        )
+        if not initialized:
+            return counted_BL
+        if mode == "prefill":
+            lengths_B = jnp.full((B,), L, jnp.int32) if prefill_lengths is None else prefill_lengths
+            index.value = lengths_B.astype(jnp.int32)[None]
+            return counted_BL
+        positions_BL = index.value[0][:, None]
+        index.value = index.value + 1
+        return positions_BL
+
+
+def _scanned(cfg: TransformerConfig) -> Any:
+    """DecoderLayer, rematerialised as configured and scanned over a leading `layers` axis."""
+    layer: Any = DecoderLayer
+    if cfg.remat != "none":
+        layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[cfg.remat])
+    return partitioning.scan_with_axes(
+        layer,
+        variable_axes={"params": 0, "cache": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast, nn.broadcast),
+        length=cfg.num_layers,
+        axis_name="layers",
+        axes_collections=("params", "cache"),
+    )

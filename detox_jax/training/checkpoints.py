@@ -1,0 +1,267 @@
+"""Checkpoints: Orbax for arrays, `model.json` and `vocabulary/` for what they mean.
+
+    MODEL_DIR/model.json             config, adaptation, base (of an adapter-only checkpoint)
+    MODEL_DIR/vocabulary/            tokenizer.json
+    MODEL_DIR/checkpoints/STEP/      params, opt_state, data (iterator state, JSON)
+
+A checkpoint is named by MODEL_DIR (its last step) or by MODEL_DIR/checkpoints/STEP. One that an
+adaptation trained holds the trained parameters alone, with path and fingerprint of its base, and
+refuses any other base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import params as params_lib
+from detox_jax.vocabulary import BPEVocabulary
+
+MODEL_FILE = "model.json"
+VOCABULARY_DIR = "vocabulary"
+CHECKPOINTS_DIR = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """What `model.json` says.
+
+    Attributes:
+      config: sizes and architecture.
+      adaptation: what was added to the base, None for a whole model.
+      base: `{"path", "fingerprint"}` of the base of an adaptation.
+      vocabulary: fingerprint of the vocabulary that the embedding belongs to.
+    """
+
+    config: TransformerConfig
+    adaptation: adaptations.Adaptation | None
+    base: dict[str, str] | None
+    vocabulary: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As written."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "adaptation": adaptations.to_json(self.adaptation),
+            "base": self.base,
+            "vocabulary": self.vocabulary,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run: module, parameters on the mesh, vocabulary.
+
+    Attributes:
+      module: the network, adaptation included.
+      params: base and adaptation combined.
+      vocabulary: text to ids and back.
+      fingerprint: of all parameters; equal fingerprints give equal text.
+      spec: what `model.json` says.
+    """
+
+    module: TransformerLM
+    params: params_lib.Params
+    vocabulary: BPEVocabulary
+    fingerprint: str
+    spec: ModelSpec
+
+
+def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: BPEVocabulary) -> None:
+    """Writes `model.json` and the vocabulary."""
+    vocabulary.save(str(model_dir / VOCABULARY_DIR))
+    records.write_json(model_dir / MODEL_FILE, spec.to_json())
+
+
+def read_spec(model_dir: epath.Path) -> ModelSpec:
+    """Reads `model.json`.
+
+    Raises:
+      UserError: if it is missing or is not ours.
+    """
+    file = model_dir / MODEL_FILE
+    if not file.exists():
+        raise UserError(
+            f"{model_dir}: no {MODEL_FILE}; not a model that detox-jax trained or imported"
+        )
+    try:
+        value = json.loads(file.read_text())
+        return ModelSpec(
+            config=TransformerConfig(**value["config"]),
+            adaptation=adaptations.from_json(value["adaptation"]),
+            base=value["base"],
+            vocabulary=value["vocabulary"],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a model description of this version: {error}") from None
+
+
+def manager(model_dir: epath.Path, **options: Any) -> ocp.CheckpointManager:
+    """The Orbax manager of a model directory's steps."""
+    return ocp.CheckpointManager(
+        os.path.abspath(model_dir / CHECKPOINTS_DIR)
+        if _is_local(model_dir)
+        else model_dir / CHECKPOINTS_DIR,
+        options=ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False, step_prefix=None, **options
+        ),
+        item_names=("params", "opt_state", "data"),
+    )
+
+
+def _is_local(path: epath.Path) -> bool:
+    return "://" not in str(path)
+
+
+def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
+    """The model directory and step that `checkpoint_path` names.
+
+    Raises:
+      UserError: if there is no such checkpoint, or no finished step in it.
+    """
+    path = epath.Path(checkpoint_path)
+    model_dir, step = path, None
+    if path.parent.name == CHECKPOINTS_DIR and path.name.isdigit():
+        model_dir, step = path.parent.parent, int(path.name)
+    if not model_dir.exists():
+        raise UserError(f"{checkpoint_path}: no such checkpoint")
+    read_spec(model_dir)
+    steps = saved_steps(model_dir)
+    if not steps or (step is not None and step not in steps):
+        found = f"it holds steps {steps}" if steps else "training has saved none yet"
+        raise UserError(f"{checkpoint_path}: no such step; {found}")
+    return model_dir, steps[-1] if step is None else step
+
+
+def saved_steps(model_dir: epath.Path) -> list[int]:
+    """The steps that are completely saved, in order."""
+    directory = model_dir / CHECKPOINTS_DIR
+    if not directory.exists():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def vocabulary_dir(checkpoint_path: str) -> str:
+    """Where a checkpoint's vocabulary lies."""
+    return str(resolve(checkpoint_path)[0] / VOCABULARY_DIR)
+
+
+def restore_item(model_dir: epath.Path, step: int, item: str, abstract: Any) -> Any:
+    """Restores one item into the shapes and shardings of `abstract`."""
+    with manager(model_dir, read_only=True) as checkpoints:
+        arguments = {item: ocp.args.StandardRestore(abstract)}
+        return checkpoints.restore(step, args=ocp.args.Composite(**arguments))[item]
+
+
+def load_params(checkpoint_path: str, mesh: Mesh) -> tuple[params_lib.Params, ModelSpec, str]:
+    """The parameters of a checkpoint on the mesh, its base's included.
+
+    Returns:
+      Parameters, spec, and the fingerprint of the whole.
+
+    Raises:
+      UserError: if the checkpoint, or the base of an adapter-only one, is missing or another.
+    """
+    model_dir, step = resolve(checkpoint_path)
+    spec = read_spec(model_dir)
+    model = TransformerLM(spec.config, spec.adaptation)
+    abstract = abstract_on_mesh(model, mesh)
+    if spec.base is None:
+        params = restore_item(model_dir, step, "params", abstract)
+        return params, spec, params_lib.fingerprint(params)
+    base, _ = load_base(spec, model_dir, mesh)
+    pattern = adaptations.trainable_pattern(spec.adaptation)
+    trained, _ = params_lib.partition(abstract, pattern)
+    params = params_lib.combine(base, restore_item(model_dir, step, "params", trained))
+    return params, spec, params_lib.fingerprint(params)
+
+
+def load_base(
+    spec: ModelSpec, model_dir: epath.Path, mesh: Mesh
+) -> tuple[params_lib.Params, ModelSpec]:
+    """The base model that an adapter-only checkpoint belongs to, checked by its fingerprint."""
+    assert spec.base is not None
+    path = _find_base(spec.base["path"], model_dir)
+    params, base_spec, fingerprint = load_params(path, mesh)
+    if fingerprint != spec.base["fingerprint"]:
+        raise UserError(
+            f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but {path} "
+            f"is {fingerprint}; give the base that it was trained on"
+        )
+    return params, base_spec
+
+
+def _find_base(recorded: str, model_dir: epath.Path) -> str:
+    """The base's path as recorded, or relative to the adaptation (a tree that was moved)."""
+    for candidate in (epath.Path(recorded), model_dir / recorded):
+        if candidate.exists():
+            return str(candidate)
+    raise UserError(f"{model_dir}: its base model {recorded} is gone; put it back")
+
+
+def base_reference(base_path: str, model_dir: epath.Path) -> str:
+    """How a base is recorded: relative to the adaptation where both are local, else as given."""
+    if "://" in base_path or not _is_local(model_dir):
+        return base_path
+    return os.path.relpath(base_path, model_dir)
+
+
+def abstract_on_mesh(model: TransformerLM, mesh: Mesh) -> params_lib.Params:
+    """Shapes, dtypes and shardings of a model's parameters on the mesh."""
+    shapes, _ = meshes.abstract_params(model)
+    shardings = meshes.param_shardings(model, mesh)
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def load_model(checkpoint_path: str, mesh: Mesh, dtype: str | None = None) -> LoadedModel:
+    """Loads a checkpoint to generate from or to evaluate.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      mesh: where the parameters go.
+      dtype: of activations; the checkpoint's own where None.
+
+    Raises:
+      UserError: if it is missing, damaged or inconsistent.
+    """
+    params, spec, fingerprint = load_params(checkpoint_path, mesh)
+    model_dir, _ = resolve(checkpoint_path)
+    vocabulary = BPEVocabulary.load(str(model_dir / VOCABULARY_DIR))
+    if vocabulary.fingerprint != spec.vocabulary:
+        raise UserError(
+            f"{model_dir}: its vocabulary/ is {vocabulary.fingerprint}, but the model was trained "
+            f"with {spec.vocabulary}; put back the vocabulary that it was trained with"
+        )
+    config = dataclasses.replace(spec.config, dropout_rate=0.0, remat="none")
+    if dtype is not None:
+        config = dataclasses.replace(config, dtype=dtype)
+    module = TransformerLM(config, spec.adaptation)
+    return LoadedModel(module, params, vocabulary, fingerprint, spec)
+
+
+def check_architecture(wanted: TransformerConfig, found: TransformerConfig, path: str) -> None:
+    """Refuses a checkpoint of another architecture, naming the first field that differs."""
+    ours, theirs = wanted.architecture(), found.architecture()
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise UserError(
+                f"{path}: a checkpoint of another architecture: {name} is {theirs[name]!r} there, "
+                f"{value!r} in MODEL; leave MODEL out to take the checkpoint's"
+            )

@@ -1,0 +1,52 @@
+"""Training metrics through clu: TensorBoard events, and `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from detox_jax import records
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricLog:
+    """Writes scalars to every place where they are read; on process 0 alone.
+
+    A run that resumes at step S forgets what was logged after S, so that its log is the one of a
+    run that was never interrupted.
+    """
+
+    def __init__(self, model_dir: epath.Path, resume_step: int):
+        self._file = model_dir / METRICS_FILE
+        self._lines: list[str] = []
+        self._writer: Any = None
+        self._is_first = jax.process_index() == 0
+        if not self._is_first:
+            return
+        if self._file.exists():
+            lines = self._file.read_text().splitlines()
+            self._lines = [line for line in lines if json.loads(line)["step"] <= resume_step]
+        # clu imports tensorflow, which scoring and generation do without.
+        from clu import metric_writers
+
+        self._writer = metric_writers.SummaryWriter(str(model_dir / "tensorboard"))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Logs scalars of one step."""
+        if not self._is_first:
+            return
+        values = {name: float(value) for name, value in scalars.items()}
+        self._writer.write_scalars(step, values)
+        self._lines.append(json.dumps({"step": step, **values}))
+
+    def flush(self) -> None:
+        """Makes what was logged durable."""
+        if not self._is_first:
+            return
+        self._writer.flush()
+        records.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())

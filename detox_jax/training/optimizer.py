@@ -1,0 +1,85 @@
+"""AdamW with the schedules that the SGEAT paper and its pretraining use."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import jax
+import optax
+
+from detox_jax.errors import UserError
+
+# Biases, norm scales and gates are not decayed, as in GPT-2's and Megatron's training.
+_NO_DECAY = r".*(bias|scale|gate)"
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW; the defaults are SGEAT's domain-adaptive training (SPEC: constant 2e-5, no warm-up).
+
+    Attributes:
+      learning_rate: the peak.
+      schedule: `constant`, or `cosine` from the peak to `min_learning_rate` at the last step.
+      warmup_steps: linear from 0.
+      min_learning_rate: where a cosine ends.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      weight_decay: of matrices and embeddings.
+      max_grad_norm: gradients are clipped to this global norm.
+    """
+
+    learning_rate: float = 2e-5
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    min_learning_rate: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-5
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        if self.schedule not in ("constant", "cosine"):
+            raise UserError(f"AdamW.schedule is {self.schedule!r}; one of constant, cosine")
+        if self.learning_rate <= 0:
+            raise UserError(f"AdamW.learning_rate is {self.learning_rate}; must be positive")
+
+    def learning_rate_at(self, total_steps: int) -> optax.Schedule:
+        """The learning rate as a function of the step."""
+        if self.schedule == "cosine":
+            return optax.schedules.warmup_cosine_decay_schedule(
+                init_value=0.0 if self.warmup_steps else self.learning_rate,
+                peak_value=self.learning_rate,
+                warmup_steps=self.warmup_steps,
+                decay_steps=max(total_steps, self.warmup_steps + 1),
+                end_value=self.min_learning_rate,
+            )
+        return optax.schedules.warmup_constant_schedule(
+            init_value=0.0 if self.warmup_steps else self.learning_rate,
+            peak_value=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+        )
+
+    def transformation(self, total_steps: int) -> optax.GradientTransformation:
+        """The optimizer for a run of `total_steps`."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_grad_norm),
+            optax.adamw(
+                self.learning_rate_at(total_steps),
+                b1=self.b1,
+                b2=self.b2,
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+                mask=_is_decayed,
+            ),
+        )
+
+
+def _is_decayed(params: optax.Params) -> optax.Params:
+    def decide(path: tuple, leaf: jax.Array) -> bool:
+        del leaf
+        return not re.fullmatch(_NO_DECAY, jax.tree_util.keystr(path, simple=True, separator="/"))
+
+    return jax.tree_util.tree_map_with_path(decide, params)

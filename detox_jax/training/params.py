@@ -1,0 +1,90 @@
+"""Parameter trees: split by path pattern, put together, counted, fingerprinted.
+
+A path is the keys of a nested dict joined by `/`, such as `layers/attention/query/kernel`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+Params = dict[str, Any]
+
+
+def partition(params: Params, pattern: str) -> tuple[Params, Params]:
+    """Splits a tree into the parameters whose whole path matches `pattern`, and the rest.
+
+        >>> partition({"a": {"kernel": 1, "lora_a": 2}}, r".*/lora_[ab]")
+        ({'a': {'lora_a': 2}}, {'a': {'kernel': 1}})
+
+    Raises:
+      ValueError: if no path matches.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    matching = {path: leaf for path, leaf in flat.items() if re.fullmatch(pattern, path)}
+    if not matching:
+        raise ValueError(
+            f"no parameter path matches {pattern!r}; paths look like {next(iter(flat))!r}"
+        )
+    rest = {path: leaf for path, leaf in flat.items() if path not in matching}
+    return (
+        traverse_util.unflatten_dict(matching, sep="/"),
+        traverse_util.unflatten_dict(rest, sep="/"),
+    )
+
+
+def combine(*trees: Params) -> Params:
+    """The inverse of `partition`: one tree out of trees with different paths.
+
+    Raises:
+      ValueError: if two trees share a path.
+    """
+    flat: dict[str, Any] = {}
+    for tree in trees:
+        for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
+            if path in flat:
+                raise ValueError(f"{path} is in two of the trees")
+            flat[path] = leaf
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def count(params: Params) -> int:
+    """Number of scalars in a tree of arrays or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def fingerprint(params: Params) -> str:
+    """A hash of every bit of a tree, the same for every sharding and device count.
+
+    Each array is reduced on its devices to two 32-bit sums of its bits times odd weights that
+    depend on the element's index: integer arithmetic, so the order does not matter. The sums,
+    paths, shapes and dtypes are hashed on the host.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    sums = {path: _bit_sums(leaf) for path, leaf in sorted(flat.items())}
+    digest = hashlib.sha256()
+    for path, value in jax.device_get(sums).items():
+        leaf = flat[path]
+        digest.update(f"{path} {leaf.shape} {leaf.dtype} {value.tolist()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@jax.jit
+def _bit_sums(x: jax.Array) -> jax.Array:
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+    index = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    sums = []
+    for factor in (0x9E3779B1, 0x85EBCA77):
+        weight = (index + jnp.uint32(1)) * jnp.uint32(factor)
+        weight = (weight ^ (weight >> 15)) | jnp.uint32(1)
+        sums.append(jnp.sum(bits * weight, dtype=jnp.uint32))
+    return jnp.stack(sums)
