@@ -90,7 +90,7 @@ def write_real_corpus(
 
     sample = _Sample(seed)
     train, heldout = _split(_sources(used, limits, sample))
-    heldout = sample.take(heldout, num_heldout)
+    heldout = sample.take(heldout, num_heldout, "heldout")
     if len(heldout) < num_heldout:
         raise UserError(f"num_heldout={num_heldout}: the data hold only {len(heldout)}")
     prompts = _prompts(used["prompts"], num_prompts, sample)
@@ -98,7 +98,7 @@ def write_real_corpus(
     nontoxic_settings = {**heldout_settings, "scorer": scorer.fingerprint if scorer else None}
 
     for part, settings, name, rows in (
-        ("train", text_settings, "documents", sample.take(train, len(train))),
+        ("train", text_settings, "documents", sample.take(train, len(train), "train")),
         ("heldout", heldout_settings, "documents", heldout),
         ("heldout_nontoxic", nontoxic_settings, "documents", _least_toxic_half(heldout, scorer)),
         ("prompts", prompt_settings, "prompts", prompts),
@@ -133,17 +133,19 @@ def _used_files(data: Path, limits: Mapping[str, int]) -> dict[str, Path]:
 
 
 class _Sample:
-    """Draws by the hash of ids, so that the same seed draws the same rows from any order."""
+    """Draws by the hash of ids, so that the same seed draws the same rows from any order.
+
+    Every draw has a purpose of its own in its hash: rows that one draw had put first would come
+    first in the next as well.
+    """
 
     def __init__(self, seed: int):
         self._seed = seed
 
-    def key(self, record_id: str) -> int:
-        return stable_hash(f"{self._seed}:{record_id}")
-
-    def take(self, rows: Iterable[RecordT], count: int) -> list[RecordT]:
+    def take(self, rows: Iterable[RecordT], count: int, purpose: str) -> list[RecordT]:
         """The `count` rows whose hashes are lowest, lowest first."""
-        return sorted(rows, key=lambda row: self.key(row.id))[:count]
+        prefix = f"{self._seed}:{purpose}:"
+        return sorted(rows, key=lambda row: stable_hash(prefix + row.id))[:count]
 
 
 # --- sources ----------------------------------------------------------------------------------
@@ -159,10 +161,10 @@ def _sources(used: Mapping[str, Path], limits: Mapping[str, int], sample: _Sampl
         yield from _novels(used["novels"], limits["paragraphs_per_novel"], sample)
     if "movie_reviews" in used:
         reviews = _movie_reviews(used["movie_reviews"])
-        yield from sample.take(reviews, limits["num_movie_reviews"])
+        yield from sample.take(reviews, limits["num_movie_reviews"], "reviews")
     if "pros_cons" in used:
         opinions = _product_opinions(used["pros_cons"])
-        yield from sample.take(opinions, limits["num_product_opinions"])
+        yield from sample.take(opinions, limits["num_product_opinions"], "opinions")
 
 
 def _document(source: str, number: str | int, text: str, label: float) -> records.Document:
@@ -197,10 +199,10 @@ def _novels(file: Path, paragraphs_per_novel: int, sample: _Sample) -> Source:
             novel = json.loads(line)
             source = f"novel-{novel['id']}"
             paragraphs = (
-                _document(source, number, text, 0.0)
+                _document(source, number, text, 0.1)
                 for number, text in enumerate(novel_paragraphs(novel["text"]))
             )
-            yield from sample.take(paragraphs, paragraphs_per_novel)
+            yield from sample.take(paragraphs, paragraphs_per_novel, "paragraphs")
 
 
 def novel_paragraphs(text: str) -> list[str]:
@@ -301,7 +303,7 @@ def _least_toxic_half(
             for document, score in zip(heldout, scores, strict=True)
             if score is not None
         ]
-    scored.sort(key=lambda pair: (pair[0], pair[1].id))
+    scored.sort(key=lambda pair: (pair[0], stable_hash(pair[1].id)))
     return [document for _, document in scored[: len(heldout) // 2]]
 
 
@@ -321,5 +323,6 @@ def _prompts(file: Path, count: int, sample: _Sample) -> list[records.Prompt]:
             f"num_prompts={count}: {file} has {len(toxic)} toxic and {len(nontoxic)} other "
             f"scored prompts, {num_toxic} and {count - num_toxic} are needed"
         )
-    chosen = sample.take(toxic, num_toxic) + sample.take(nontoxic, count - num_toxic)
-    return sample.take(chosen, count)
+    chosen = sample.take(toxic, num_toxic, "prompts")
+    chosen += sample.take(nontoxic, count - num_toxic, "prompts")
+    return sample.take(chosen, count, "order")
