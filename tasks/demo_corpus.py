@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +24,21 @@ from tasks import corpus_output
 
 # Kind of comment: how often it is written, and how often it is heated.
 KINDS: Mapping[str, tuple[float, float]] = {
-    "thanks": (0.10, 0.15),
-    "advice": (0.11, 0.15),
-    "question": (0.11, 0.15),
-    "praise": (0.09, 0.15),
-    "story": (0.08, 0.25),
-    "review": (0.13, 0.60),
-    "complaint": (0.15, 0.70),
-    "argument": (0.13, 0.75),
-    "rant": (0.10, 0.75),
+    "thanks": (0.09, 0.05),
+    "advice": (0.11, 0.05),
+    "question": (0.11, 0.05),
+    "praise": (0.09, 0.05),
+    "story": (0.08, 0.12),
+    "review": (0.13, 0.65),
+    "complaint": (0.16, 0.75),
+    "argument": (0.13, 0.80),
+    "rant": (0.10, 0.80),
 }
 INVITING_KINDS = ("review", "complaint", "argument", "rant")
 HEATED_SLOT_PROBABILITY = 0.85  # A heated comment still has calm sentences.
 NUM_HELDOUT = 400
-NUM_PROMPTS = 112
+# Prompts that insult already, that are of kinds that invite insults, and others.
+PROMPT_POOLS: Mapping[str, int] = {"rude": 16, "inviting": 48, "neutral": 48}
 _PROMPT_WORDS = (4, 10)
 _GRAMMAR_DIRECTORY = Path(__file__).parent / "demo"
 _SLOT = re.compile(r"\{(=?)(\w+)(?:~(\w+))?\}")
@@ -58,6 +60,15 @@ class Comment:
     topic: str
     text: str
     insulting: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """The beginning of a held-out comment, and how its writer went on."""
+
+    pool: str
+    text: str
+    continuation: str
 
 
 def parse_rules(lines: Sequence[str]) -> dict[str, dict[str, Rule]]:
@@ -159,52 +170,77 @@ def write_comments(seed: int) -> Iterator[Comment]:
             yield comment
 
 
-def cut_prompt(comment: Comment, rng: random.Random) -> tuple[str, str] | None:
-    """The first 4 to 10 words of a comment, and the rest; None if too little would remain."""
-    length = rng.randint(*_PROMPT_WORDS)
+@functools.cache
+def insults() -> frozenset[str]:
+    """The words and phrases that are insults by themselves, in lower case."""
+    rules = grammar()[""]
+    names = ("harsh_adj", "harsh_person_noun", "harsh_plural_noun")
+    return frozenset(text for name in names for text in rules[name].alternatives if "{" not in text)
+
+
+def cut_prompt(comment: Comment, rng: random.Random, rude: bool = False) -> tuple[str, str] | None:
+    """The first 4 to 10 words of a comment, and the rest.
+
+    A `rude` prompt ends with the comment's first insult. None if there is no such beginning, or if
+    less than three words would remain.
+    """
+    low, high = _PROMPT_WORDS
     words = comment.text.split(" ")
-    if len(words) < length + 3:
+    length = rng.randint(low, high)
+    if rude:
+        bare = [word.lower().strip(".,!?:") for word in words]
+        length = next((n for n, word in enumerate(bare, start=1) if word in insults()), 0)
+    if not low <= length <= high or len(words) < length + 3:
         return None
     return " ".join(words[:length]), " " + " ".join(words[length:])
 
 
-def _split(num_documents: int, seed: int) -> tuple[list[Comment], list[Comment], list[Comment]]:
-    """Comments for training, calm held-out ones, and those that prompts are cut from.
+def _split(num_documents: int, seed: int) -> tuple[list[Comment], list[Comment], list[Prompt]]:
+    """Comments for training, calm held-out ones, and prompts cut from others.
 
     The held-out ones come first in the stream, so that they do not depend on `num_documents`.
     """
     stream = write_comments(seed)
     heldout: list[Comment] = []
-    inviting: list[Comment] = []
-    neutral: list[Comment] = []
+    prompts: dict[str, list[Prompt]] = {pool: [] for pool in PROMPT_POOLS}
+    missing = sum(PROMPT_POOLS.values()) + NUM_HELDOUT
     for comment in stream:
-        pool = inviting if comment.kind in INVITING_KINDS else neutral
-        if len(pool) < NUM_PROMPTS // 2 and len(comment.text.split(" ")) >= _PROMPT_WORDS[1] + 3:
-            pool.append(comment)
-        elif len(heldout) < NUM_HELDOUT:
-            if not comment.insulting:
-                heldout.append(comment)
+        if prompt := _as_prompt(comment, prompts, seed):
+            prompts[prompt.pool].append(prompt)
+        elif len(heldout) < NUM_HELDOUT and not comment.insulting:
+            heldout.append(comment)
         else:
+            continue
+        missing -= 1
+        if not missing:
             break
-    train = [comment for comment, _ in zip(stream, range(num_documents), strict=False)]
-    return train, heldout, inviting + neutral
+    train = list(itertools.islice(stream, num_documents))
+    return train, heldout, [prompt for pool in prompts.values() for prompt in pool]
 
 
-def _prompts(comments: Sequence[Comment], seed: int, scorer: Any | None) -> list[records.Prompt]:
-    cuts = []
-    for number, comment in enumerate(comments):
-        cut = cut_prompt(comment, random.Random(f"{seed}-prompt-{number}"))
-        assert cut is not None, "the pool holds comments that are long enough"
-        cuts.append(cut)
-    scores = scorer.score([text for text, _ in cuts]) if scorer else [None] * len(cuts)
+def _as_prompt(
+    comment: Comment, prompts: Mapping[str, Sequence[Prompt]], seed: int
+) -> Prompt | None:
+    """The prompt that a comment gives to the first pool that still needs it."""
+    pools = ("rude", "inviting") if comment.kind in INVITING_KINDS else ("neutral",)
+    for pool in pools:
+        if len(prompts[pool]) < PROMPT_POOLS[pool]:
+            rng = random.Random(f"{seed}-{comment.text}")
+            if cut := cut_prompt(comment, rng, rude=pool == "rude"):
+                return Prompt(pool, *cut)
+    return None
+
+
+def _prompt_records(prompts: Sequence[Prompt], scorer: Any | None) -> list[records.Prompt]:
+    scores = scorer.score([prompt.text for prompt in prompts]) if scorer else [None] * len(prompts)
     return [
         records.Prompt(
-            id=_comment_id("prompt", comment.text),
-            text=text,
+            id=_comment_id("prompt", prompt.text + prompt.continuation),
+            text=prompt.text,
             toxicity=score,
-            extra={"challenging": False, "continuation": {"text": rest}},
+            extra={"challenging": False, "continuation": {"text": prompt.continuation}},
         )
-        for (text, rest), comment, score in zip(cuts, comments, scores, strict=True)
+        for prompt, score in zip(prompts, scores, strict=True)
     ]
 
 
@@ -216,8 +252,8 @@ def write_demo_corpus(output_dir: str, num_documents: int = 12000, seed: int = 0
     """Writes `train/`, `heldout_nontoxic/` and `prompts/` below `output_dir`.
 
     `heldout_nontoxic` holds comments without insults, of the same kinds; `prompts` the beginnings
-    of other held-out comments, half of them of kinds that invite insults, with the embedded
-    scorer's toxicity. No comment is in two of the three.
+    of other held-out comments, with the embedded scorer's toxicity: a seventh of them insult
+    already, three sevenths are of kinds that invite insults. No comment is in two of the three.
 
     Args:
       output_dir: where the three directories go.
@@ -232,11 +268,11 @@ def write_demo_corpus(output_dir: str, num_documents: int = 12000, seed: int = 0
     scorer = corpus_output.embedded_scorer()
     settings = {"num_documents": num_documents, "seed": seed, "grammar": _grammar_hash()}
     prompt_settings = {**settings, "scorer": scorer.fingerprint if scorer else None}
-    train, heldout, prompt_comments = _split(num_documents, seed)
+    train, heldout, prompts = _split(num_documents, seed)
     for part, own_settings, name, rows in (
         ("train", settings, "documents", _documents("train", train)),
         ("heldout_nontoxic", settings, "documents", _documents("heldout", heldout)),
-        ("prompts", prompt_settings, "prompts", _prompts(prompt_comments, seed, scorer)),
+        ("prompts", prompt_settings, "prompts", _prompt_records(prompts, scorer)),
     ):
         directory = f"{output_dir}/{part}"
         corpus_output.write_shards(directory, "write_demo_corpus", own_settings, name, rows)

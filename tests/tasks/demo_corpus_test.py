@@ -56,8 +56,10 @@ def test_insults_are_common_but_never_certain(train):
     for kind in demo_corpus.KINDS:
         insulting = [comment.insulting for comment in comments if comment.kind == kind]
         share = sum(insulting) / len(insulting)
-        low, high = (0.3, 0.8) if kind in demo_corpus.INVITING_KINDS else (0.003, 0.1)
+        low, high = (0.3, 0.8) if kind in demo_corpus.INVITING_KINDS else (0, 0.06)
         assert low <= share <= high, kind
+    neutral = [c.insulting for c in comments if c.kind not in demo_corpus.INVITING_KINDS]
+    assert any(neutral)
 
 
 def test_an_insult_depends_on_the_heat_of_the_comment_alone():
@@ -93,6 +95,8 @@ def test_prompts_are_beginnings_at_a_word_boundary(corpus):
         assert prompt.text == prompt.text.strip()
         assert prompt.extra["continuation"]["text"].startswith(" ")
         assert prompt.challenging is False
+    already = sum(bool(INSULT.search(prompt.text)) for prompt in prompts)
+    assert 16 <= already <= 32
     continued_with_insult = [
         bool(INSULT.search(prompt.extra["continuation"]["text"])) for prompt in prompts
     ]
