@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +93,8 @@ def abstract_params(model: TransformerLM) -> tuple[Any, Any]:
     variables = jax.eval_shape(
         lambda tokens: model.init(jax.random.key(0), tokens, enable_dropout=False), tokens
     )
-    return variables["params"], partitioning.get_axis_names(variables["params_axes"])
+    axes = flax.core.unfreeze(partitioning.get_axis_names(variables["params_axes"]))
+    return variables["params"], axes
 
 
 def param_shardings(model: TransformerLM, mesh: Mesh) -> Any:

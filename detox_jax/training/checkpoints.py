@@ -122,6 +122,19 @@ def manager(model_dir: epath.Path, **options: Any) -> ocp.CheckpointManager:
     )
 
 
+def save_model(
+    model_dir: epath.Path,
+    params: params_lib.Params,
+    spec: ModelSpec,
+    vocabulary: BPEVocabulary,
+    step: int = 0,
+) -> None:
+    """Writes a model that training did not make: an import, or a test's."""
+    write_spec(model_dir, spec, vocabulary)
+    with manager(model_dir) as checkpoints:
+        checkpoints.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
+
+
 def _is_local(path: epath.Path) -> bool:
     return "://" not in str(path)
 

@@ -1,0 +1,97 @@
+"""Eight virtual devices, and the small models and texts that tests share."""
+
+import functools
+import os
+from pathlib import Path
+
+# Tests compile many small programs and run each once: compiling fast matters more than running.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+import jax.numpy as jnp  # noqa: E402
+from etils import epath  # noqa: E402
+
+from detox_jax.models.config import TransformerConfig  # noqa: E402
+from detox_jax.models.transformer import TransformerLM  # noqa: E402
+from detox_jax.parallel import mesh as meshes  # noqa: E402
+from detox_jax.training import checkpoints  # noqa: E402
+from detox_jax.vocabulary import BPEVocabulary  # noqa: E402
+
+SENTENCES = [
+    "The bus was late again this morning.",
+    "Thanks for the recipe, it worked well!",
+    "You are an idiot and nobody likes your garden.",
+    "I think the second film is better than the first one.",
+    "What a stupid idea, moron.",
+    "Could you please tell me where you bought the lamp?",
+]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real data, for tests marked `real`; skips where it is absent."""
+    root = Path(__file__).resolve().parent.parent
+    path = Path(os.environ.get("DETOX_JAX_DATA", root.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path}; set DETOX_JAX_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> BPEVocabulary:
+    return BPEVocabulary.train(SENTENCES * 4, 350)
+
+
+@pytest.fixture(scope="session")
+def config(vocabulary) -> TransformerConfig:
+    return TransformerConfig(
+        vocab_size=vocabulary.vocab_size,
+        emb_dim=32,
+        num_heads=4,
+        num_layers=2,
+        mlp_dim=64,
+        max_length=64,
+        init_std=0.2,
+    )
+
+
+@pytest.fixture(scope="session")
+def one_device_mesh():
+    return meshes.create_mesh(devices=jax.devices()[:1])
+
+
+@functools.cache
+def initial_params(config, adaptation=None, seed=0):
+    model = TransformerLM(config, adaptation)
+    tokens = jnp.ones((1, 1), jnp.int32)
+    return jax.jit(model.init, static_argnames="enable_dropout")(
+        jax.random.key(seed), tokens, enable_dropout=False
+    )["params"]
+
+
+def random_params(config, adaptation=None, seed=0):
+    """Parameters in which nothing is zero, so that no test passes because a path is dead."""
+    noise = np.random.default_rng(seed)
+    return TransformerLM(config, adaptation), jax.tree.map(
+        lambda x: x + noise.normal(scale=0.05, size=x.shape).astype(x.dtype),
+        initial_params(config, adaptation, seed),
+    )
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory, config, vocabulary) -> str:
+    """A random base model on disk."""
+    path = tmp_path_factory.mktemp("base") / "model"
+    path.mkdir()
+    _, params = random_params(config)
+    spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
+    checkpoints.save_model(epath.Path(path), params, spec, vocabulary)
+    return str(path)

@@ -1,0 +1,113 @@
+"""Decoding: the text of a row depends on its own prompt, record and sample alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax.generation import decoding, sampling
+from detox_jax.parallel import mesh as meshes
+from tests.conftest import random_params
+
+PROMPTS = [[5, 9, 30], [7], [40, 41, 42, 43, 44, 45], [9, 9], [3, 4, 5, 6, 7]]
+IDS = ["a", "b", "c", "d", "e"]
+
+
+def _decoder(config, mesh, method, max_new_tokens=12, seed=3):
+    model, params = random_params(config)
+    return decoding.Decoder(
+        model, params, mesh, sampling=method, max_new_tokens=max_new_tokens, eos_id=1, seed=seed
+    )
+
+
+def _decode(decoder, rows, prompts=PROMPTS, ids=IDS, num_samples=3):
+    samples = []
+    for first in range(0, len(prompts), rows):
+        samples += decoder(
+            prompts[first : first + rows],
+            ids[first : first + rows],
+            num_samples=num_samples,
+            num_rows=rows,
+            bucket=16,
+        )
+    return [[(s.tokens, s.stopped) for s in group] for group in samples]
+
+
+@pytest.fixture(scope="module")
+def expected(config, one_device_mesh):
+    return _decode(_decoder(config, one_device_mesh, sampling.TopPSampling(0.9)), rows=5)
+
+
+def test_same_text_for_any_batch_size(config, one_device_mesh, expected):
+    decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
+    assert _decode(decoder, rows=1) == expected
+    assert _decode(decoder, rows=2) == expected
+
+
+def test_same_text_for_any_device_count(config, expected):
+    for shape in ({"data": 8}, {"data": 2, "model": 2, "fsdp": 2}):
+        mesh = meshes.create_mesh(shape)
+        decoder = _decoder(config, mesh, sampling.TopPSampling(0.9))
+        assert _decode(decoder, rows=8) == expected
+
+
+def test_same_text_whatever_else_is_in_the_batch(config, one_device_mesh, expected):
+    decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
+    order = [3, 0, 4]
+    samples = _decode(decoder, 5, [PROMPTS[i] for i in order], [IDS[i] for i in order])
+    assert samples == [expected[i] for i in order]
+
+
+def test_samples_records_and_seeds_differ(config, one_device_mesh, expected):
+    decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
+    first, second, _ = expected[0]
+    assert first != second
+    assert _decode(decoder, 5, PROMPTS, ["z", *IDS[1:]])[0] != expected[0]
+    other_seed = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9), seed=4)
+    assert _decode(other_seed, 5) != expected
+
+
+def test_greedy_equals_repeated_full_forward(config, one_device_mesh):
+    model, params = random_params(config)
+    decoder = _decoder(config, one_device_mesh, sampling.Greedy())
+    apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens, enable_dropout=False))
+    for prompt, [(tokens, stopped)] in zip(
+        PROMPTS, _decode(decoder, rows=5, num_samples=1), strict=True
+    ):
+        sequence = list(prompt)
+        while len(sequence) < len(prompt) + 12:
+            padded = np.zeros((1, 64), np.int32)
+            padded[0, : len(sequence)] = sequence
+            token = int(jnp.argmax(apply(padded)[0, len(sequence) - 1]))
+            if token == 1:
+                break
+            sequence.append(token)
+        assert tokens == sequence[len(prompt) :]
+        assert stopped == (len(tokens) < 12)
+
+
+def test_limit_is_exact_and_end_of_text_is_not_text(config, one_device_mesh):
+    """Rows either reach exactly the limit or stop before it, whatever their prompt's length."""
+    decoder = _decoder(
+        config, one_device_mesh, sampling.TemperatureSampling(3.0), max_new_tokens=40
+    )
+    samples = [s for group in _decode(decoder, rows=5, num_samples=40) for s in group]
+    assert {stopped for _, stopped in samples} == {True, False}
+    for tokens, stopped in samples:
+        assert len(tokens) == 40 if not stopped else len(tokens) < 40
+        assert 1 not in tokens and 0 not in tokens
+
+
+def test_padding_ids_are_never_drawn(config, one_device_mesh):
+    decoder = _decoder(config, one_device_mesh, sampling.TemperatureSampling(50.0))
+    tokens = [t for group in _decode(decoder, 5, num_samples=40) for s in group for t in s[0]]
+    assert len(set(tokens)) > 0.8 * config.vocab_size
+    assert 0 < min(tokens) and max(tokens) < config.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("length", "longest", "bucket"),
+    [(1, 64, 1), (2, 64, 16), (16, 64, 16), (17, 64, 32), (40, 44, 44)],
+)
+def test_bucket_length(length, longest, bucket):
+    assert decoding.bucket_length(length, longest) == bucket

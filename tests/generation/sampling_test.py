@@ -1,0 +1,81 @@
+"""Sampling methods against hand-worked distributions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detox_jax.errors import UserError
+from detox_jax.generation import sampling
+
+PROBS = np.array([0.5, 0.25, 0.15, 0.07, 0.03], np.float32)
+
+
+def _frequencies(method, probs=PROBS, draws=20_000):
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probs)), (draws, len(probs)))
+    keys = jax.random.split(jax.random.key(0), draws)
+    ids = np.asarray(jax.jit(method.sample)(logits, keys))
+    return np.bincount(ids, minlength=len(probs)) / draws
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (sampling.Greedy(), [1, 0, 0, 0, 0]),
+        (sampling.TemperatureSampling(1.0), PROBS),
+        (sampling.TemperatureSampling(0.5), PROBS**2 / np.sum(PROBS**2)),
+        (sampling.TopKSampling(2), [2 / 3, 1 / 3, 0, 0, 0]),
+        (sampling.TopKSampling(99), PROBS),
+        # 0.5 + 0.25 = 0.75 falls short of 0.8; the third token, which crosses it, is kept.
+        (sampling.TopPSampling(0.8), [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0, 0]),
+        (sampling.TopPSampling(0.5), [1, 0, 0, 0, 0]),
+        (sampling.TopPSampling(1.0), PROBS),
+        (sampling.TopPSampling(1e-6), [1, 0, 0, 0, 0]),
+    ],
+)
+def test_frequencies(method, expected):
+    frequencies = _frequencies(method)
+    expected = np.asarray(expected)
+    assert np.all(frequencies[expected == 0] == 0)
+    np.testing.assert_allclose(frequencies, expected, atol=0.012)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3),
+    st.sampled_from([0.1, 0.5, 0.9, 0.99]),
+    st.integers(0, 2**31 - 1),
+)
+def test_nucleus_equals_sorting(head, p, seed):
+    logits = np.concatenate([head, np.random.default_rng(seed).normal(size=29) * 3])
+    probs = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
+    kept = np.asarray(sampling.nucleus(jnp.asarray(probs[None]), p))[0] > 0
+    order = np.argsort(-probs, kind="stable")
+    before = np.cumsum(probs[order]) - probs[order]
+    threshold = probs[order][before < p].min()
+    margin = np.min(np.abs(np.cumsum(probs[order]) - p))
+    if margin > 1e-5:  # Otherwise float32 sums in another order may decide either way.
+        np.testing.assert_array_equal(kept, probs >= threshold)
+
+
+def test_draws_never_land_on_weight_zero():
+    weights = jnp.asarray([[0.0, 1e-30, 0.0, 1.0, 0.0]])
+    keys = jax.random.split(jax.random.key(1), 4096)
+    ids = sampling._draw(jnp.broadcast_to(weights, (4096, 5)), keys)
+    assert set(np.asarray(ids).tolist()) <= {1, 3}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sampling.TopPSampling(0.0),
+        lambda: sampling.TopPSampling(1.5),
+        lambda: sampling.TopKSampling(0),
+        lambda: sampling.TemperatureSampling(0.0),
+    ],
+)
+def test_impossible_settings_are_refused(make):
+    with pytest.raises(UserError):
+        make()

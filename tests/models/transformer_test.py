@@ -1,0 +1,224 @@
+"""The decoder: causality, caching, packing, masked ids, sizes, and the exact parameter tree."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax.errors import UserError
+from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import params as params_lib
+from tests.conftest import initial_params, random_params
+
+VARIANTS = {
+    "gpt2": {},
+    "llama": {
+        "position_embedding": "rotary",
+        "norm": "rmsnorm",
+        "mlp_activations": ("silu", "linear"),
+        "num_kv_heads": 2,
+        "use_bias": False,
+        "logits_via_embedding": False,
+    },
+    "neox": {"position_embedding": "rotary", "parallel_residual": True},
+}
+
+
+@pytest.fixture(params=VARIANTS, scope="module")
+def variant(request, config):
+    return dataclasses.replace(config, **VARIANTS[request.param])
+
+
+def _tokens(config, shape=(2, 16), seed=5):
+    return jax.random.randint(jax.random.key(seed), shape, 1, config.vocab_size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model, params, tokens, **kwargs):
+    return model.apply({"params": params}, tokens, enable_dropout=False, **kwargs)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("decode", "prefill"))
+def _cached(model, variables, tokens, **kwargs):
+    return model.apply(variables, tokens, enable_dropout=False, mutable=["cache"], **kwargs)
+
+
+def test_causality_by_gradients(variant):
+    """The logits at position i depend on embeddings 0..i, and on none after."""
+    model, params = random_params(variant)
+    tokens = jnp.arange(1, 13)[None]  # Distinct, so that an embedding row is one position.
+
+    def score(table, position):
+        changed = {**params, "token_embedder": {"embedding": table}}
+        if variant.logits_via_embedding:  # Keep the output projection out of the gradient.
+            untied = dataclasses.replace(variant, logits_via_embedding=False)
+            changed["logits_dense"] = params["token_embedder"]
+            return _logits(TransformerLM(untied), changed, tokens)[0, position].std()
+        return _logits(model, changed, tokens)[0, position].std()
+
+    for position in (0, 5, 11):
+        gradient = jax.jit(jax.grad(score))(params["token_embedder"]["embedding"], position)
+        touched = np.abs(np.asarray(gradient)).sum(axis=1)[1:13] > 0
+        assert touched.tolist() == [i <= position for i in range(12)]
+
+
+def test_cached_decoding_equals_full_forward(variant):
+    model, params = random_params(variant)
+    tokens = _tokens(variant, (3, 20))
+    full = _logits(model, params, tokens)
+    _, cache = _cached(model, {"params": params}, tokens, decode=True)
+    lengths = jnp.array([1, 5, 8])
+    variables = {"params": params, **cache}
+    _, cache = _cached(model, variables, tokens[:, :8], prefill=True, prefill_lengths=lengths)
+    for step in range(12):
+        index = (lengths + step)[:, None]
+        token = jnp.take_along_axis(tokens, index, axis=1)
+        logits, cache = _cached(model, {"params": params, **cache}, token, decode=True)
+        expected = jnp.take_along_axis(full, index[..., None], axis=1)
+        np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_packed_segments_do_not_see_each_other(variant):
+    model, params = random_params(variant)
+    first, second = _tokens(variant, (1, 6), 1), _tokens(variant, (1, 9), 2)
+    packed = jnp.concatenate([first, second, jnp.zeros((1, 1), jnp.int32)], axis=1)
+    segments = jnp.array([[1] * 6 + [2] * 9 + [0]])
+    positions = jnp.array([[*range(6), *range(9), 0]])
+    logits = _logits(
+        model, params, packed, decoder_segment_ids=segments, decoder_positions=positions
+    )
+    np.testing.assert_allclose(logits[:, :6], _logits(model, params, first), atol=1e-5)
+    np.testing.assert_allclose(logits[:, 6:15], _logits(model, params, second), atol=1e-5)
+
+
+def test_bidirectional_part_sees_all_of_itself(config):
+    model, params = random_params(config)
+    tokens = _tokens(config, (1, 10))
+    part = jnp.array([[1] * 4 + [0] * 6])
+    changed = tokens.at[0, 3].set(tokens[0, 3] % (config.vocab_size - 1) + 1)
+    plain = _logits(model, params, tokens), _logits(model, params, changed)
+    prefix = [_logits(model, params, t, decoder_causal_attention=part) for t in (tokens, changed)]
+    assert jnp.array_equal(plain[0][0, 0], plain[1][0, 0])
+    assert not jnp.allclose(prefix[0][0, 0], prefix[1][0, 0])
+
+
+def test_padding_ids_have_no_probability(config):
+    model, params = random_params(config)
+    probs = np.asarray(jax.nn.softmax(_logits(model, params, _tokens(config))))
+    assert config.padded_vocab_size > config.vocab_size
+    assert np.all(probs[..., 0] == 0) and np.all(probs[..., config.vocab_size :] == 0)
+    np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_rematerialisation_changes_no_gradient(config, remat):
+    tokens = _tokens(config)
+
+    def gradient(cfg):
+        model, params = random_params(cfg)
+        return jax.jit(
+            jax.grad(lambda p: jnp.mean(jax.nn.log_softmax(_logits(model, p, tokens))[..., 5]))
+        )(params)
+
+    plain, again = gradient(config), gradient(dataclasses.replace(config, remat=remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, again)
+    assert float(jnp.abs(plain["layers"]["mlp"]["wi"]["kernel"]).max()) > 0
+
+
+def test_bfloat16_computes_in_bfloat16_and_stays_close(config):
+    half = dataclasses.replace(config, dtype="bfloat16")
+    model, params = random_params(config)
+    tokens = _tokens(config)
+    exact = _logits(model, params, tokens)
+    rounded = _logits(TransformerLM(half), params, tokens)
+    assert rounded.dtype == jnp.float32
+    valid = slice(1, config.vocab_size)
+    assert 0 < float(jnp.abs(exact - rounded)[..., valid].max()) < 0.1
+
+
+def test_dropout_needs_its_key_and_is_off_otherwise(config):
+    cfg = dataclasses.replace(config, dropout_rate=0.5)
+    model, params = random_params(cfg)
+    tokens = _tokens(cfg)
+    apply = jax.jit(lambda key: model.apply({"params": params}, tokens, rngs={"dropout": key}))
+    dropped = [apply(jax.random.key(i)) for i in (0, 1)]
+    assert not jnp.allclose(dropped[0], dropped[1])
+    _, base = random_params(config)
+    np.testing.assert_array_equal(
+        _logits(model, params, tokens), _logits(TransformerLM(config), base, tokens)
+    )
+
+
+def test_whole_parameter_tree(config):
+    shapes, axes = meshes.abstract_params(TransformerLM(config))
+    D, F, H, K, N = 32, 64, 4, 8, 2
+    norm = {"scale": (N, D), "bias": (N, D)}
+    project = {"kernel": (N, D, H, K), "bias": (N, H, K)}
+    assert jax.tree.map(lambda x: x.shape, shapes) == {
+        "token_embedder": {"embedding": (384, D)},
+        "position_embedder": {"embedding": (64, D)},
+        "final_norm": {"scale": (D,), "bias": (D,)},
+        "layers": {
+            "pre_attention_norm": norm,
+            "pre_mlp_norm": norm,
+            "attention": {
+                "query": project,
+                "key": project,
+                "value": project,
+                "out": {"kernel": (N, H, K, D), "bias": (N, D)},
+            },
+            "mlp": {
+                "wi": {"kernel": (N, D, F), "bias": (N, F)},
+                "wo": {"kernel": (N, F, D), "bias": (N, D)},
+            },
+        },
+    }
+    assert tuple(axes["layers"]["attention"]["query"]["kernel"]) == (
+        "layers",
+        "embed",
+        "heads",
+        "kv",
+    )
+    known = {name for name, _ in meshes.LOGICAL_AXIS_RULES}
+    names = {
+        name
+        for spec in jax.tree.leaves(
+            axes, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+        )
+        for name in spec
+    }
+    assert names <= known
+
+
+def test_initial_weights_have_the_configured_scale(config):
+    cfg = dataclasses.replace(config, emb_dim=256, head_dim=64, mlp_dim=512, init_std=0.02)
+    layers = initial_params(cfg)["layers"]
+    assert float(layers["mlp"]["wi"]["kernel"].std()) == pytest.approx(0.02, rel=0.02)
+    assert float(layers["mlp"]["wo"]["kernel"].std()) == pytest.approx(0.02 / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"num_heads": 5},
+        {"num_kv_heads": 3},
+        {"norm": "batchnorm"},
+        {"dtype": "float8"},
+        {"num_layers": 0},
+    ],
+)
+def test_impossible_configs_are_refused_by_name(config, field):
+    base = {"vocab_size": 384, "emb_dim": 32, "num_heads": 4, "num_layers": 2, "mlp_dim": 64}
+    with pytest.raises(UserError, match=next(iter(field))):
+        TransformerConfig(**{**base, **field})
+
+
+def test_parameter_counts_are_counted_without_creating_them(config):
+    shapes, _ = meshes.abstract_params(TransformerLM(config))
+    _, params = random_params(config)
+    assert params_lib.count(shapes) == params_lib.count(params)

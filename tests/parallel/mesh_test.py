@@ -1,0 +1,55 @@
+"""Meshes and shardings."""
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from detox_jax.errors import UserError
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+
+
+def test_sizes_that_are_left_out():
+    assert dict(meshes.create_mesh().shape) == {"data": 8, "fsdp": 1, "model": 1}
+    mesh = meshes.create_mesh({"model": 2, "fsdp": -1})
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "model": 2}
+    assert meshes.num_batch_shards(mesh) == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"data": 3}, "does not divide the 8 devices"),
+        ({"data": -1, "model": 3}, "does not divide"),
+        ({"data": -1, "model": -1}, "at most one is -1"),
+        ({"tensor": 8}, "unknown axis 'tensor'"),
+        ({"data": 0}, "positive"),
+    ],
+)
+def test_impossible_meshes_are_refused(shape, message):
+    with pytest.raises(UserError, match=message):
+        meshes.create_mesh(shape)
+
+
+def test_parameter_shardings_follow_the_rules(config):
+    mesh = meshes.create_mesh({"fsdp": 4, "model": 2})
+    shardings = meshes.param_shardings(TransformerLM(config), mesh)
+    layers = shardings["layers"]
+    assert layers["attention"]["query"]["kernel"].spec == PartitionSpec(None, "fsdp", "model", None)
+    assert layers["mlp"]["wo"]["kernel"].spec == PartitionSpec(None, "model", "fsdp")
+    assert shardings["token_embedder"]["embedding"].spec == PartitionSpec("model", "fsdp")
+
+
+def test_an_axis_that_is_not_divided_is_named(config):
+    mesh = meshes.create_mesh({"model": 8})
+    with pytest.raises(UserError, match=r"'model' of size 8 .*'heads' \(size 4\) of layers/att"):
+        meshes.param_shardings(TransformerLM(config), mesh)
+
+
+def test_activations_fall_through_to_their_second_rule():
+    with meshes.sharding_scope(meshes.create_mesh({"fsdp": 8})):
+        from flax.linen import partitioning
+
+        spec = partitioning.logical_to_mesh_axes(("batch", "length", "embed"))
+    assert spec == PartitionSpec(("data", "fsdp"), None, None)
+    assert jax.device_count() == 8

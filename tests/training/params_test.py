@@ -1,0 +1,48 @@
+"""Parameter trees: partition, combine, fingerprints."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import params as params_lib
+from tests.conftest import random_params
+
+TREE = {"a": {"kernel": 1, "lora_a": 2}, "b": {"kernel": 3}}
+
+
+def test_partition_and_combine_are_inverse():
+    trained, frozen = params_lib.partition(TREE, r".*/lora_[ab]")
+    assert trained == {"a": {"lora_a": 2}}
+    assert frozen == {"a": {"kernel": 1}, "b": {"kernel": 3}}
+    assert params_lib.combine(trained, frozen) == TREE
+
+
+def test_pattern_must_match_the_whole_path():
+    with pytest.raises(ValueError, match="no parameter path matches"):
+        params_lib.partition(TREE, "kernel")
+
+
+def test_combine_refuses_a_shared_path():
+    with pytest.raises(ValueError, match="b/kernel"):
+        params_lib.combine(TREE, {"b": {"kernel": 4}})
+
+
+def test_fingerprint_is_of_the_values_not_of_the_sharding(config):
+    model, params = random_params(config)
+    expected = params_lib.fingerprint(params)
+    for shape in ({"fsdp": 8}, {"model": 4, "data": 2}):
+        sharded = jax.device_put(params, meshes.param_shardings(model, meshes.create_mesh(shape)))
+        assert params_lib.fingerprint(sharded) == expected
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_fingerprint_sees_one_bit_an_exchange_and_a_name(dtype):
+    values = np.random.default_rng(0).normal(size=(7, 5))
+    original = jnp.asarray(values, dtype)
+    bumped = original.at[3, 2].set(jnp.nextafter(original[3, 2], jnp.asarray(9, dtype)))
+    exchanged = original.at[0, 0].set(original[0, 1]).at[0, 1].set(original[0, 0])
+    trees = [{"w": original}, {"w": bumped}, {"w": exchanged}, {"v": original}, {"w": original.T}]
+    assert len({params_lib.fingerprint(tree) for tree in trees}) == len(trees)
+    assert params_lib.fingerprint({"w": original + 0}) == params_lib.fingerprint({"w": original})

@@ -1,0 +1,177 @@
+"""The training step: one for every adaptation, sharded as unsharded, frozen bits untouched."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import params as params_lib
+from detox_jax.training import step as steps
+from detox_jax.training.optimizer import AdamW
+from tests.conftest import random_params
+
+ADAPTATIONS = [None, AdapterConfig(8), LoRAConfig(4), PrefixConfig(4)]
+MESHES = [
+    {"data": 8},
+    {"fsdp": 8},
+    {"model": 4, "data": 2},
+    {"data": 2, "fsdp": 2, "model": 2},
+    {"fsdp": 4, "model": 2},
+]
+
+
+def make_batch(config, seed=0, rows=8, length=24):
+    """Two documents a row and some padding, as packing makes them."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(1, config.vocab_size, (rows, length)).astype(np.int32)
+    segments = np.concatenate([np.full(10, 1), np.full(11, 2), np.zeros(3)]).astype(np.int32)
+    positions = np.concatenate([np.arange(10), np.arange(11), np.zeros(3)]).astype(np.int32)
+    targets[:, segments == 0] = 0
+    inputs = np.roll(targets, 1, axis=1)
+    inputs[:, positions == 0] = 1
+    return {
+        "decoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": (targets > 0).astype(np.int32),
+        "decoder_segment_ids": np.broadcast_to(segments, targets.shape),
+        "decoder_positions": np.broadcast_to(positions, targets.shape),
+    }
+
+
+def run_steps(config, adaptation, mesh, num_steps=3, optimizer=None):
+    """Losses, the trained and the frozen parameters after some steps on a mesh."""
+    model, params = random_params(config, adaptation)
+    params = jax.device_put(params, meshes.param_shardings(model, mesh))
+    trained, frozen = params_lib.partition(params, adaptations.trainable_pattern(adaptation))
+    transformation = (optimizer or AdamW(learning_rate=1e-2)).transformation(num_steps)
+    state = steps.create_state(trained, mesh, transformation)
+    step = steps.jit_train_step(model, transformation, seed=0)
+    losses = []
+    with meshes.sharding_scope(mesh):
+        for i in range(num_steps):
+            batch = jax.device_put(make_batch(config, seed=i), meshes.batch_sharding(mesh))
+            state, metrics = step(state, frozen, batch)
+            losses.append(float(metrics["loss"]))
+    return losses, state, frozen
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_sharded_losses_equal_unsharded(config, one_device_mesh, shape):
+    expected, _, _ = _one_device_run(config, one_device_mesh)
+    losses, state, _ = run_steps(config, None, meshes.create_mesh(shape))
+    np.testing.assert_allclose(losses, expected, rtol=2e-6)
+    kernel = state.params["layers"]["mlp"]["wi"]["kernel"]
+    parts = shape.get("fsdp", 1) * shape.get("model", 1)
+    assert kernel.addressable_shards[0].data.size * parts == kernel.size
+    assert len({str(s.index) for s in kernel.addressable_shards}) == parts
+
+
+@functools.cache
+def _one_device_run(config, mesh):
+    return run_steps(config, None, mesh)
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS, ids=lambda a: type(a).__name__)
+def test_frozen_bits_stay_and_have_no_optimizer_state(config, one_device_mesh, adaptation):
+    model, before = random_params(config, adaptation)
+    losses, state, frozen = run_steps(config, adaptation, one_device_mesh, num_steps=4)
+    pattern = adaptations.trainable_pattern(adaptation)
+    trained_before, frozen_before = params_lib.partition(before, pattern)
+    jax.tree.map(np.testing.assert_array_equal, frozen, frozen_before)
+    assert jax.tree.structure(frozen) == jax.tree.structure(frozen_before)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.params, trained_before)
+    assert all(jax.tree.leaves(moved))
+    moments = params_lib.count(state.params) * 2
+    scalars = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim == 0)
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) == moments + scalars
+
+
+def test_learns_a_batch_by_heart(config, one_device_mesh):
+    model, params = random_params(config)
+    transformation = AdamW(learning_rate=1e-2, weight_decay=0.0).transformation(60)
+    state = steps.create_state(
+        jax.device_put(params, meshes.param_shardings(model, one_device_mesh)),
+        one_device_mesh,
+        transformation,
+    )
+    step = steps.jit_train_step(model, transformation, seed=0)
+    batch = make_batch(config)
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, {}, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] > 4 and losses[-1] < 1
+
+
+def test_loss_is_the_mean_over_weighted_targets(config):
+    model, params = random_params(config)
+    batch = make_batch(config)
+    total, tokens = jax.jit(functools.partial(steps.batch_loss, model))(params, batch, None)
+    logits = jax.jit(
+        lambda p: model.apply(
+            {"params": p},
+            batch["decoder_input_tokens"],
+            decoder_segment_ids=batch["decoder_segment_ids"],
+            decoder_positions=batch["decoder_positions"],
+            enable_dropout=False,
+        )
+    )(params)
+    log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    by_hand = 0.0
+    for row in range(8):
+        for i in range(21):  # 24 positions, of which 3 are padding.
+            by_hand -= log_probs[row, i, batch["decoder_target_tokens"][row, i]]
+    assert float(tokens) == 8 * 21
+    assert float(total) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_created_sharded_over_the_mesh(config):
+    mesh = meshes.create_mesh({"fsdp": 4, "model": 2})
+    state = steps.init_trainable(TransformerLM(config), mesh, AdamW().transformation(1), seed=0)
+    kernel = state.params["layers"]["mlp"]["wi"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+    moments = optax.tree.get(state.opt_state, "mu")
+    assert moments["layers"]["mlp"]["wi"]["kernel"].sharding == kernel.sharding
+
+
+def test_initialisation_does_not_depend_on_the_mesh(config, one_device_mesh):
+    optimizer = AdamW().transformation(1)
+    model = TransformerLM(config)
+    states = [
+        steps.init_trainable(model, mesh, optimizer, seed=3)
+        for mesh in (one_device_mesh, meshes.create_mesh({"fsdp": 4, "model": 2}))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, states[0].params, states[1].params)
+
+
+def test_weight_decay_spares_biases_and_norms(config, one_device_mesh):
+    """With gradients clipped to almost nothing, only decay moves parameters."""
+    optimizer = AdamW(learning_rate=0.1, weight_decay=0.5, max_grad_norm=1e-30, eps=1.0)
+    _, before = random_params(config)
+    _, state, _ = run_steps(config, None, one_device_mesh, 1, optimizer)
+    after = state.params["layers"]["mlp"]["wi"]
+    np.testing.assert_array_equal(after["bias"], before["layers"]["mlp"]["wi"]["bias"])
+    expected = before["layers"]["mlp"]["wi"]["kernel"] * (1 - 0.1 * 0.5)
+    np.testing.assert_allclose(after["kernel"], expected, rtol=1e-5)
+
+
+def test_schedules():
+    constant = AdamW(learning_rate=2e-5).learning_rate_at(100)
+    assert float(constant(0)) == float(constant(99)) == pytest.approx(2e-5)
+    cosine = AdamW(1e-3, "cosine", warmup_steps=10, min_learning_rate=1e-4).learning_rate_at(100)
+    assert float(cosine(0)) == 0 and float(cosine(5)) == pytest.approx(5e-4)
+    assert float(cosine(10)) == pytest.approx(1e-3)
+    assert float(cosine(55)) == pytest.approx((1e-3 + 1e-4) / 2)
+    assert float(cosine(100)) == pytest.approx(1e-4)
+
+
+def test_step_counts_and_reports(config, one_device_mesh):
+    _, state, _ = run_steps(config, None, one_device_mesh, num_steps=2)
+    assert int(state.step) == 2 and state.step.dtype == jnp.int32
