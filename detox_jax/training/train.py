@@ -102,7 +102,7 @@ def train(
         "adaptation": adaptations.to_json(adaptation),
         "optimizer": dataclasses.asdict(optimizer),
         "initial_checkpoint": None if base is None else base.fingerprint,
-        "data": {key: value for key, value in batches.state().items() if key != "batches"},
+        "data": batches.identity,
         "train_steps": train_steps,
         "epochs": epochs,
         "random_seed": random_seed,

@@ -1,0 +1,234 @@
+"""seqio tasks to batches: packed, deterministic, resumable, each host its own part.
+
+Epochs are built one after another, each shuffled with a seed of its own, so that the position in
+the data is `(epoch, row)` and a resumed run skips within one epoch at most.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from detox_jax.errors import UserError
+from detox_jax.vocabulary import BPEVocabulary
+
+# Accelerators are JAX's; TensorFlow reads and packs on the host.
+_HIDDEN_DEVICES = ("GPU", "TPU")
+Row = dict[str, np.ndarray]
+
+
+def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
+    """A task or mixture by name, or itself.
+
+    Raises:
+      UserError: if the name is not registered, with names near it.
+    """
+    for device in _HIDDEN_DEVICES:
+        tf.config.set_visible_devices([], device)
+    if not isinstance(mixture_or_task, str):
+        return mixture_or_task
+    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if mixture_or_task not in names:
+        near = difflib.get_close_matches(mixture_or_task, names) or sorted(names)
+        raise UserError(
+            f"MIXTURE_OR_TASK_NAME: no task {mixture_or_task!r}; did you mean {', '.join(near)}? "
+            "A task of your own must be imported by a gin file"
+        )
+    return seqio.get_mixture_or_task(mixture_or_task)
+
+
+def vocabulary_of(task: seqio.Task | seqio.Mixture) -> BPEVocabulary:
+    """The vocabulary of a task's `targets`.
+
+    Raises:
+      UserError: if it is none of ours.
+    """
+    feature = task.output_features.get("targets")
+    vocabulary = getattr(getattr(feature, "vocabulary", None), "bpe", None)
+    if not isinstance(vocabulary, BPEVocabulary):
+        raise UserError(
+            f"task {task.name!r}: its feature 'targets' needs a vocabulary of tasks.vocabularies"
+        )
+    return vocabulary
+
+
+def has_split(task: seqio.Task | seqio.Mixture, split: str) -> bool:
+    """Whether a task has a split of that name."""
+    return split in task.splits
+
+
+def _rows(
+    task: seqio.Task | seqio.Mixture,
+    length: int,
+    split: str,
+    *,
+    seed: int | None,
+    shard: seqio.ShardInfo,
+) -> Iterator[Row]:
+    """One epoch of packed rows of this host; shuffled where there is a seed."""
+    converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).eos_id)
+    dataset = task.get_dataset(
+        sequence_length={"targets": length},
+        split=split,
+        shuffle=seed is not None,
+        seed=seed,
+        shard_info=shard,
+        num_epochs=1,
+    )
+    packed = converter(dataset, {"targets": length})
+    options = tf.data.Options()
+    options.deterministic = True
+    return packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def _stack(rows: list[Row]) -> Row:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class BatchIterator:
+    """Endless batches of this host's rows; `state` and `restore` make it resumable.
+
+    Yields dicts of int32 arrays `[batch_size / hosts, length]`: `decoder_input_tokens`,
+    `decoder_target_tokens`, `decoder_loss_weights`, `decoder_segment_ids`, `decoder_positions`.
+
+    Attributes:
+      identity: what decides the batches: task, split, input, sizes, seed.
+    """
+
+    def __init__(
+        self,
+        task: seqio.Task | seqio.Mixture,
+        *,
+        batch_size: int,
+        length: int,
+        seed: int,
+        split: str = "train",
+    ):
+        hosts = jax.process_count()
+        if batch_size % hosts:
+            raise UserError(f"BATCH_SIZE {batch_size} is no multiple of the {hosts} hosts")
+        _check_split(task, split)
+        self._task = task
+        self._length = length
+        self._rows_per_batch = batch_size // hosts
+        self._shard = seqio.ShardInfo(jax.process_index(), hosts)
+        self._seed = seed
+        self._split = split
+        self._epoch = self._row = 0
+        self._iterator: Iterator[Row] | None = None
+        self.identity = {
+            "task": task.name,
+            "split": split,
+            "source": _describe(task, split),
+            "vocabulary": vocabulary_of(task).fingerprint,
+            "batch_size": batch_size,
+            "length": length,
+            "seed": seed,
+            "hosts": hosts,
+        }
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> Row:
+        return _stack([self._next_row() for _ in range(self._rows_per_batch)])
+
+    def state(self) -> dict[str, Any]:
+        """The position in the data, as JSON."""
+        return {"identity": self.identity, "epoch": self._epoch, "row": self._row}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a position that `state` gave.
+
+        Raises:
+          UserError: if it belongs to other data, naming what differs.
+        """
+        for name, value in self.identity.items():
+            if state["identity"].get(name) != value:
+                raise UserError(
+                    f"the checkpoint's position in the data is for {name} "
+                    f"{state['identity'].get(name)!r}, now it is {value!r}; resume with the same"
+                )
+        self._epoch, self._row = state["epoch"], state["row"]
+        self._iterator = itertools.islice(self._epoch_rows(), self._row, None)
+
+    def _epoch_rows(self) -> Iterator[Row]:
+        # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
+        seed = (self._seed * 1_000_003 + self._epoch) % (2**31 - 1)
+        return _rows(self._task, self._length, self._split, seed=seed, shard=self._shard)
+
+    def _next_row(self) -> Row:
+        while True:
+            if self._iterator is None:
+                self._iterator = iter(self._epoch_rows())
+            row = next(self._iterator, None)
+            if row is not None:
+                self._row += 1
+                return row
+            if self._row == 0:
+                raise UserError(f"task {self._task.name!r}: its split {self._split!r} has no text")
+            self._epoch, self._row, self._iterator = self._epoch + 1, 0, None
+
+
+def train_batches(
+    task: seqio.Task | seqio.Mixture,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    split: str = "train",
+) -> BatchIterator:
+    """Endless training batches; see `BatchIterator`."""
+    return BatchIterator(task, batch_size=batch_size, length=length, seed=seed, split=split)
+
+
+def batches_per_epoch(
+    task: seqio.Task | seqio.Mixture, *, batch_size: int, length: int, split: str = "train"
+) -> float:
+    """Packed rows of one pass over all hosts' data, in batches; reads the data once."""
+    if isinstance(task, seqio.Mixture):
+        raise UserError(f"mixture {task.name!r} has no epochs; set TRAIN_STEPS instead of EPOCHS")
+    rows = _rows(task, length, split, seed=None, shard=seqio.ShardInfo(0, 1))
+    return sum(1 for _ in rows) / batch_size
+
+
+def validation_batches(
+    task: seqio.Task | seqio.Mixture,
+    *,
+    batch_size: int,
+    length: int,
+    split: str = "validation",
+    max_batches: int | None = None,
+) -> Iterator[Row]:
+    """One pass over a split, unshuffled; rows of weight 0 fill the last batch."""
+    _check_split(task, split)
+    hosts = jax.process_count()
+    rows_per_batch = batch_size // hosts
+    shard = seqio.ShardInfo(jax.process_index(), hosts)
+    rows = iter(_rows(task, length, split, seed=None, shard=shard))
+    for _ in itertools.count() if max_batches is None else range(max_batches):
+        batch = list(itertools.islice(rows, rows_per_batch))
+        if not batch:
+            return
+        padding = {name: np.zeros_like(row) for name, row in batch[0].items()}
+        yield _stack(batch + [padding] * (rows_per_batch - len(batch)))
+
+
+def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
+    if not has_split(task, split):
+        raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
+
+
+def _describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
+    """What the data is: paths and hashes where the source knows them, else its own description."""
+    if isinstance(task, seqio.Mixture):
+        return [(part.name, _describe(part, split)) for part in task.tasks]
+    describe = getattr(task.source, "describe", None)
+    return describe(split) if describe else str(task.source)

@@ -1,0 +1,298 @@
+"""seqio tasks of text to train on: our JSON Lines, plain text, and TFDS.
+
+Each has one feature, `targets`: a document's ids and its end-of-text. Tasks are registered by name
+for T5X and `seqio_cache_tasks`; there the environment says where files and vocabulary are
+(DETOX_JAX_DOCUMENTS, DETOX_JAX_TEXT, DETOX_JAX_VOCABULARY). gin files call the factories instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+from etils import epath
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from tasks.vocabularies import SeqioBPEVocabulary
+
+DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
+TEXT_VARIABLE = "DETOX_JAX_TEXT"
+SHUFFLE_BUFFER = 100_000
+
+
+# --- sources ----------------------------------------------------------------------------------
+
+
+class TextSource(seqio.DataSource):
+    """Documents read whole into memory, validated on the way; any number of hosts share them.
+
+    Attributes:
+      files: what to read for each split; None for the one that the environment variable names.
+      read: yields `(id, text)` of a source.
+      variable: name of that environment variable.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str | None],
+        read: Callable[[str], Iterator[tuple[str, str]]],
+        variable: str,
+    ):
+        super().__init__(splits=tuple(files))
+        self._files = dict(files)
+        self._read = read
+        self._variable = variable
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Examples are dealt to shards one by one."""
+        return True
+
+    def path(self, split: str) -> str:
+        """Where a split's documents are."""
+        if split not in self._files:
+            raise UserError(f"no split {split!r}; there are {', '.join(self._files)}")
+        path = self._files[split] or os.environ.get(self._variable)
+        if not path:
+            raise UserError(f"no documents: set INPUT, or the environment variable {self._variable}")
+        return path
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """The hash of what is read, for manifests; where it lies does not matter."""
+        path = self.path(split)
+        return {"sha256": records.hash_files(_files_of(path))}
+
+    def list_shards(self, split: str) -> list[str]:
+        """The files of a split."""
+        return [str(file) for file in _files_of(self.path(split))]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """Examples `{"id", "text"}`; `shuffle` is left to the task, which shuffles all of them."""
+        del shuffle, seed, unused
+        pairs = self._documents(split)
+        ids, texts = zip(*pairs, strict=True)
+        dataset = tf.data.Dataset.from_tensor_slices({"id": list(ids), "text": list(texts)})
+        if shard_info is not None and shard_info.num_shards > 1:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        return dataset
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
+    def _documents(self, split: str) -> list[tuple[str, bytes]]:
+        path = self.path(split)
+        pairs = [
+            (name, text.encode("utf-8", "replace"))
+            for name, text in self._read(path)
+            if text.strip()
+        ]
+        if not pairs:
+            raise UserError(f"{path}: holds no text")
+        return pairs
+
+
+def _files_of(path: str) -> list[epath.Path]:
+    return records.resolve_files(path) if _is_jsonl(path) else _text_files(path)
+
+
+def _is_jsonl(path: str) -> bool:
+    return path.endswith(".jsonl") or epath.Path(path).is_dir()
+
+
+def _text_files(path: str) -> list[epath.Path]:
+    file = epath.Path(path)
+    files = sorted(file.parent.glob(file.name)) if "*" in file.name else [file]
+    if not files or not all(file.exists() for file in files):
+        raise UserError(f"{path}: no such text file")
+    return files
+
+
+def read_jsonl_documents(path: str) -> Iterator[tuple[str, str]]:
+    """`(id, text)` of JSON Lines documents."""
+    for document in records.read_documents(path):
+        yield document.id, document.text
+
+
+def read_lines(path: str) -> Iterator[tuple[str, str]]:
+    """`(id, text)` of plain text, one document a line."""
+    return _read_text(path, "\n")
+
+
+def read_paragraphs(path: str) -> Iterator[tuple[str, str]]:
+    """`(id, text)` of plain text, documents separated by blank lines."""
+    return _read_text(path, "\n\n")
+
+
+def _read_text(path: str, separator: str) -> Iterator[tuple[str, str]]:
+    for file in _text_files(path):
+        try:
+            text = file.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            line = file.read_bytes()[: error.start].count(b"\n") + 1
+            raise UserError(f"{file}:{line}: not UTF-8") from None
+        for i, part in enumerate(text.replace("\r\n", "\n").split(separator)):
+            yield f"{file.name}-{i}", part.strip()
+
+
+# --- preprocessors ----------------------------------------------------------------------------
+
+
+def to_targets(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+    """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped."""
+    vocabulary = output_features["targets"].vocabulary
+    dataset = dataset.filter(lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0)
+
+    def encode(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        ids = vocabulary.encode_tf(example["text"])
+        return {"targets": tf.concat([ids, [vocabulary.eos_id]], axis=0)}
+
+    return dataset.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def split_documents(
+    dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None
+) -> tf.data.Dataset:
+    """Documents longer than the sequence become consecutive pieces; no token is lost.
+
+    Without this seqio trims them. Only a document's last piece ends with end-of-text.
+    """
+    if sequence_length is None or sequence_length.get("targets") is None:
+        return dataset
+    length = sequence_length["targets"]
+
+    def pieces(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+        ids = example["targets"]
+        count = (tf.size(ids) + length - 1) // length
+        starts = tf.data.Dataset.range(tf.cast(count, tf.int64))
+        return starts.map(
+            lambda i: {"targets": ids[tf.cast(i, tf.int32) * length :][:length]}
+        )
+
+    return dataset.flat_map(pieces)
+
+
+def keep_nontoxic(dataset: tf.data.Dataset, label: str, highest: float = 0.0) -> tf.data.Dataset:
+    """Examples whose `label` is at most `highest`."""
+    return dataset.filter(lambda example: tf.cast(example[label], tf.float32) <= highest)
+
+
+def prompt_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """RealToxicityPrompts' records to `{"text"}`: prompt and continuation, as they stood."""
+    return dataset.map(
+        lambda example: {"text": example["prompt"]["text"] + example["continuation"]["text"]}
+    )
+
+
+_TO_TARGETS = (to_targets, seqio.CacheDatasetPlaceholder(), split_documents)
+
+
+def _features(vocabulary: str | None) -> dict[str, seqio.Feature]:
+    return {"targets": seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=True)}
+
+
+# --- factories for gin ------------------------------------------------------------------------
+
+
+def documents_task(
+    files: str | None,
+    vocabulary: str | None,
+    validation_files: str | None = None,
+    name: str = "documents",
+) -> seqio.Task:
+    """A task of JSON Lines documents.
+
+    Args:
+      files: file, glob or directory; the environment's where None.
+      vocabulary: directory of the vocabulary; the environment's where None.
+      validation_files: for a validation split.
+      name: of the task.
+    """
+    return _text_task(files, validation_files, vocabulary, name, read_jsonl_documents)
+
+
+def lines_task(
+    files: str | None,
+    vocabulary: str | None,
+    validation_files: str | None = None,
+    name: str = "text_lines",
+) -> seqio.Task:
+    """A task of plain text, one document a line; see `documents_task`."""
+    return _text_task(files, validation_files, vocabulary, name, read_lines, TEXT_VARIABLE)
+
+
+def paragraphs_task(
+    files: str | None,
+    vocabulary: str | None,
+    validation_files: str | None = None,
+    name: str = "text_paragraphs",
+) -> seqio.Task:
+    """A task of plain text, documents separated by blank lines; see `documents_task`."""
+    return _text_task(files, validation_files, vocabulary, name, read_paragraphs, TEXT_VARIABLE)
+
+
+def _text_task(
+    files: str | None,
+    validation_files: str | None,
+    vocabulary: str | None,
+    name: str,
+    read: Callable[[str], Iterator[tuple[str, str]]],
+    variable: str = DOCUMENTS_VARIABLE,
+) -> seqio.Task:
+    splits = {"train": files}
+    if validation_files is not None:
+        splits["validation"] = validation_files
+    return seqio.Task(
+        name,
+        source=TextSource(splits, read, variable),
+        output_features=_features(vocabulary),
+        preprocessors=_TO_TARGETS,
+        shuffle_buffer_size=SHUFFLE_BUFFER,
+    )
+
+
+def registered_task(name: str, vocabulary: str | None) -> seqio.Task:
+    """A registered task with a vocabulary of one's own.
+
+    Raises:
+      UserError: if there is no such task.
+    """
+    if name not in seqio.TaskRegistry.names():
+        raise UserError(f"no task {name!r}; there are {', '.join(sorted(seqio.TaskRegistry.names()))}")
+    task = seqio.TaskRegistry.get(name)
+    return task.replace(name=name, output_features=_features(vocabulary))
+
+
+# --- registered by name -----------------------------------------------------------------------
+
+
+def _register(name: str, tfds_name: str, *preprocessors: Any) -> None:
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TfdsDataSource(tfds_name),
+        output_features=_features(None),
+        preprocessors=(*preprocessors, *_TO_TARGETS),
+        shuffle_buffer_size=SHUFFLE_BUFFER,
+    )
+
+
+for _task in (documents_task(None, None), lines_task(None, None), paragraphs_task(None, None)):
+    seqio.TaskRegistry.add_provider(_task.name, _task)
+_nontoxic = functools.partial(keep_nontoxic, label="toxicity")
+_register("civil_comments", "civil_comments:1.2.4")
+_register("civil_comments_nontoxic", "civil_comments:1.2.4", _nontoxic)
+_register("jigsaw", "wikipedia_toxicity_subtypes:0.3.1")
+_register("jigsaw_nontoxic", "wikipedia_toxicity_subtypes:0.3.1", _nontoxic)
+_register("real_toxicity_prompts", "real_toxicity_prompts:1.0.0", prompt_text)
+_register("lm1b", "lm1b:1.1.0")

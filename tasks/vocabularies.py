@@ -1,0 +1,93 @@
+"""`detox_jax.vocabulary.BPEVocabulary` as a `seqio.Vocabulary`."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from detox_jax.errors import UserError
+from detox_jax.vocabulary import BPEVocabulary
+
+PATH_VARIABLE = "DETOX_JAX_VOCABULARY"
+
+
+class SeqioBPEVocabulary(seqio.Vocabulary):
+    """A BPE vocabulary for seqio, loaded at first use.
+
+    Padding is id 0 and nothing else is; begin and end of a document are both `<|endoftext|>`.
+
+    Attributes:
+      path: directory of the vocabulary; the environment variable DETOX_JAX_VOCABULARY where None,
+        so that tasks can be registered before anyone has chosen.
+    """
+
+    def __init__(self, path: str | None = None):
+        super().__init__()
+        self.path = path
+
+    @functools.cached_property
+    def bpe(self) -> BPEVocabulary:
+        """The vocabulary itself."""
+        path = self.path or os.environ.get(PATH_VARIABLE)
+        if not path:
+            raise UserError(
+                f"no vocabulary: set VOCABULARY_PATH, or the environment variable {PATH_VARIABLE}"
+            )
+        return BPEVocabulary.load(path)
+
+    @property
+    def bos_id(self) -> int:
+        """`<|endoftext|>`, which stands before every document."""
+        return self.bpe.eos_id
+
+    @property
+    def eos_id(self) -> int:
+        """`<|endoftext|>`."""
+        return self.bpe.eos_id
+
+    @property
+    def unk_id(self) -> None:
+        """Bytes leave nothing unknown."""
+        return None
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.bpe.vocab_size
+
+    def _encode(self, s: str) -> Sequence[int]:
+        return self.bpe.encode(s)
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self.bpe.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        def encode(text: bytes) -> np.ndarray:
+            return np.asarray(self.bpe.encode(text.decode("utf-8", "replace")), np.int32)
+
+        ids = tf.numpy_function(encode, [s], tf.int32)
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        def decode(rows: np.ndarray) -> Any:
+            texts = [self.bpe.decode(row) for row in np.reshape(rows, (-1, rows.shape[-1]))]
+            encoded = np.array([text.encode() for text in texts], dtype=object)
+            return encoded.reshape(rows.shape[:-1])
+
+        text = tf.numpy_function(decode, [ids], tf.string)
+        text.set_shape(ids.shape[:-1])
+        return text
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SeqioBPEVocabulary):
+            return False
+        return self.path == other.path or self.bpe.fingerprint == other.bpe.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(type(self))
