@@ -1,0 +1,194 @@
+"""Verb `filter`: keeps the least toxic documents, in an order that says nothing of their scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from detox_jax import records
+from detox_jax.errors import UserError
+
+SHARD_NAME = "documents"
+_SHARD_SIZE = 10_000
+
+
+class Selection(Protocol):
+    """Chooses which scored documents to keep."""
+
+    def select(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> list[records.Document]:
+        """The documents to keep, in any order."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastToxic:
+    """The least toxic share of the documents; SGEAT keeps half (SPEC: `filter`)."""
+
+    fraction: float = 0.5
+
+    def __post_init__(self):
+        _check_fraction(self.fraction)
+
+    def select(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> list[records.Document]:
+        """See `Selection`; of equally toxic documents, the hash of the id decides."""
+        del generator
+        return sorted(documents, key=_by_toxicity)[: _share(len(documents), self.fraction)]
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastToxicPerLength:
+    """The least toxic share within each quantile of length.
+
+    The least toxic half is also the shorter half; filtering within strata tells a model that
+    became polite from one that learnt to stop.
+
+    Attributes:
+      fraction: kept of each stratum.
+      strata: how many quantiles of length in words.
+    """
+
+    fraction: float = 0.5
+    strata: int = 10
+
+    def __post_init__(self):
+        _check_fraction(self.fraction)
+        if self.strata < 1:
+            raise UserError(f"LeastToxicPerLength.strata is {self.strata}; must be at least 1")
+
+    def select(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> list[records.Document]:
+        """See `Selection`."""
+        ordered = sorted(documents, key=lambda d: (_num_words(d), _id_hash(d)))
+        kept: list[records.Document] = []
+        for stratum in np.array_split(np.arange(len(ordered)), self.strata):
+            members = [ordered[i] for i in stratum]
+            kept += LeastToxic(self.fraction).select(members, generator)
+        return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomShare:
+    """A random share: the control that shows what filtering adds to self-generation."""
+
+    fraction: float = 0.5
+
+    def __post_init__(self):
+        _check_fraction(self.fraction)
+
+    def select(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> list[records.Document]:
+        """See `Selection`."""
+        chosen = generator.permutation(len(documents))[: _share(len(documents), self.fraction)]
+        return [documents[i] for i in sorted(chosen)]
+
+
+def filter(input: str, output_dir: str, selection: Selection | None = None, seed: int = 0) -> None:
+    """Writes the selected part of scored documents, shuffled.
+
+    Documents without a score, and those without text, are left out before the selection and
+    counted.
+
+    Args:
+      input: scored documents: file, glob or directory.
+      output_dir: where the kept ones go.
+      selection: what to keep; the least toxic half where None.
+      seed: of the shuffle, and of a random selection.
+
+    Raises:
+      UserError: if nothing is scored, or nothing would be left.
+    """
+    selection = selection or LeastToxic()
+    settings = {
+        "input": records.describe_input(input),
+        "selection": {"method": type(selection).__name__, **_fields(selection)},
+        "seed": seed,
+    }
+    output = records.OutputDirectory(output_dir, "filter", settings)
+    if output.complete:
+        return
+    documents = list(records.read_documents(input))
+    scored = [d for d in documents if d.toxicity is not None]
+    if not scored:
+        raise UserError(f"{input}: none of its {len(documents)} documents has a score; run `score`")
+    candidates = [d for d in scored if d.text.strip()]
+    generator = np.random.default_rng(seed)
+    kept = selection.select(candidates, generator)
+    if not kept:
+        raise UserError(
+            f"{input}: the filter would leave nothing of {len(candidates)} scored documents; "
+            "raise KEEP_FRACTION or generate more"
+        )
+    kept = [kept[i] for i in generator.permutation(len(kept))]
+    count = -(-len(kept) // _SHARD_SIZE)
+    for index in range(count):
+        part = kept[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
+        output.write_shard(SHARD_NAME, index, count, part)
+    counts = {
+        "documents": len(documents),
+        "unscored": len(documents) - len(scored),
+        "empty": len(scored) - len(candidates),
+        "kept": len(kept),
+    }
+    threshold = max(d.toxicity for d in kept if d.toxicity is not None)
+    before, after = _describe(candidates), _describe(kept)
+    output.finish(
+        scorer=_scorer_of(input), counts=counts, highest_kept=threshold, before=before, after=after
+    )
+    print(
+        f"{output_dir}: kept {len(kept)} of {len(documents)} documents (unscored "
+        f"{counts['unscored']}, empty {counts['empty']}), toxicity at most {threshold:.3f}; mean "
+        f"toxicity {before['mean_toxicity']:.3f} -> {after['mean_toxicity']:.3f}, mean length "
+        f"{before['mean_words']:.1f} -> {after['mean_words']:.1f} words"
+    )
+
+
+def _by_toxicity(document: records.Document) -> tuple[float, bytes]:
+    assert document.toxicity is not None
+    return document.toxicity, _id_hash(document)
+
+
+def _id_hash(document: records.Document) -> bytes:
+    return hashlib.sha256(document.id.encode()).digest()
+
+
+def _num_words(document: records.Document) -> int:
+    return len(document.text.split())
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise UserError(f"KEEP_FRACTION is {fraction}; must be in (0, 1]")
+
+
+def _share(count: int, fraction: float) -> int:
+    return int(count * fraction)
+
+
+def _fields(selection: Selection) -> dict[str, Any]:
+    return dataclasses.asdict(selection) if dataclasses.is_dataclass(selection) else {}  # type: ignore
+
+
+def _scorer_of(input: str) -> Any:
+    """The scorer that the input's manifest names, so that results can say what filtered."""
+    directory = records.resolve_files(input)[0].parent
+    if not (directory / records.MANIFEST).exists():
+        return None
+    return records.read_manifest(directory).get("scorer")
+
+
+def _describe(documents: Sequence[records.Document]) -> dict[str, float]:
+    scores = [d.toxicity for d in documents if d.toxicity is not None]
+    return {
+        "mean_toxicity": float(np.mean(scores)) if scores else 0.0,
+        "mean_words": float(np.mean([_num_words(d) for d in documents])) if documents else 0.0,
+    }

@@ -1,0 +1,90 @@
+"""Verb `score`: the same records with `toxicity` filled in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from detox_jax import progress, records
+from detox_jax.errors import UserError
+from detox_jax.toxicity import scorer as scorers
+
+SHARD_NAME = "scored"
+_RECORDS_AT_ONCE = 500
+
+
+def score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
+    """Scores documents, or the continuations of prompts, alone and without their prompts.
+
+    Writes as many shards as there are input files; a rerun continues with the first that is
+    missing.
+
+    Args:
+      input: JSON Lines documents or generations: file, glob or directory.
+      output_dir: where the scored records go.
+      scorer: see `detox_jax.toxicity.scorer`.
+
+    Raises:
+      UserError: for input that cannot be read or holds nothing to score.
+    """
+    files = records.resolve_files(input)
+    settings = {
+        "input": records.describe_input(input),
+        "scorer": scorers.identity(scorer),
+    }
+    output = records.OutputDirectory(output_dir, "score", settings)
+    if output.complete:
+        return
+    shards = [list(shard) for shard in _by_file(input)]
+    if not any(records.texts_to_score(record) for shard in shards for record in shard):
+        raise UserError(f"{input}: nothing to score: no record has a generation")
+    with progress.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
+        for index, shard in enumerate(shards):
+            if not output.has_shard(SHARD_NAME, index, len(shards)):
+                scored = _score_records(shard, scorer, advance)
+                output.write_shard(SHARD_NAME, index, len(shards), scored)
+    counts = _count(records.read_records(str(output.path / f"{SHARD_NAME}-*.jsonl")))
+    output.finish(scorer=scorers.identity(scorer), counts=counts)
+    print(
+        f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
+        f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
+        f"{counts['toxic']} at or above 0.5; {len(files)} files"
+    )
+
+
+def _by_file(input: str) -> Iterator[Iterable[records.Record]]:
+    """Records file by file, ids checked over all of them."""
+    seen: set[str] = set()
+    for file in records.resolve_files(input):
+        shard = list(records.read_records(str(file)))
+        if again := next((record.id for record in shard if record.id in seen), None):
+            raise UserError(f"{file}: duplicate id {again!r}; it is in an earlier file of {input}")
+        seen.update(record.id for record in shard)
+        yield shard
+
+
+def _score_records(
+    shard: list[records.Record], scorer: scorers.ToxicityScorer, advance: progress.Advance
+) -> Iterator[records.Record]:
+    for first in range(0, len(shard), _RECORDS_AT_ONCE):
+        group = shard[first : first + _RECORDS_AT_ONCE]
+        texts = [records.texts_to_score(record) for record in group]
+        scores = iter(scorers.score_texts(scorer, [text for some in texts for text in some]))
+        for record, some in zip(group, texts, strict=True):
+            yield records.with_toxicity(record, list(itertools.islice(scores, len(some))))
+        advance(len(group))
+
+
+def _count(scored: Iterable[records.Record]) -> dict[str, int]:
+    counts = {"records": 0, "texts": 0, "missing": 0, "toxic": 0}
+    for record in scored:
+        scores = (
+            [record.toxicity]
+            if isinstance(record, records.Document)
+            else [generation.toxicity for generation in record.generations]
+        )
+        counts["records"] += 1
+        counts["texts"] += len(scores)
+        counts["missing"] += sum(value is None for value in scores)
+        counts["toxic"] += sum(value is not None and value >= 0.5 for value in scores)
+    return counts

@@ -1,0 +1,74 @@
+"""What a toxicity scorer is. A scorer of your own takes ten lines:
+
+    class WordCount:
+        name = "word-count"
+        fingerprint = "word-count-1"
+
+        def score(self, texts):
+            return [min(1.0, text.lower().split().count("idiot") / 3) for text in texts]
+
+Put it in a module beside your gin file, import the module there, and set `SCORER = @module.WordCount()`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from detox_jax.errors import UserError
+from detox_jax.vocabulary import END_OF_TEXT
+
+# The official code cuts texts for the remote scorer at this length; kept so that scores compare.
+MAX_BYTES = 20_480
+
+
+class ToxicityScorer(Protocol):
+    """Scores texts.
+
+    Attributes:
+      name: short, for tables.
+      fingerprint: name, version and hash of the weights; scores of different fingerprints never
+        share a column.
+    """
+
+    name: str
+    fingerprint: str
+
+    def score(self, texts: Sequence[str]) -> list[float | None]:
+        """The toxicity of each text, from 0 to 1; None where the scorer has no answer."""
+        ...
+
+
+def prepare(text: str) -> str:
+    """What a scorer sees: no end-of-text, at most 20,480 UTF-8 bytes, no cut character."""
+    text = text.replace(END_OF_TEXT, "")
+    if len(text) * 4 <= MAX_BYTES:
+        return text
+    return text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore")
+
+
+def score_texts(scorer: ToxicityScorer, texts: Sequence[str]) -> list[float | None]:
+    """Scores of prepared texts, checked.
+
+    Raises:
+      UserError: if the scorer returns another number of scores, or one outside [0, 1].
+    """
+    scores = scorer.score([prepare(text) for text in texts])
+    if len(scores) != len(texts):
+        raise UserError(
+            f"scorer {scorer.name!r} returned {len(scores)} scores for {len(texts)} texts"
+        )
+    return [None if score is None else _checked(scorer, score) for score in scores]
+
+
+def _checked(scorer: ToxicityScorer, score: float) -> float:
+    value = float(score)
+    if not math.isfinite(value) or not 0 <= value <= 1:
+        raise UserError(f"scorer {scorer.name!r} returned {value}; scores are from 0 to 1, or None")
+    return value
+
+
+def identity(scorer: ToxicityScorer) -> dict[str, Any]:
+    """How manifests and results name a scorer."""
+    return {"name": scorer.name, "fingerprint": scorer.fingerprint}
