@@ -1,0 +1,201 @@
+"""Uncertainty over prompts: bootstrap intervals, paired comparisons, sizes of samples.
+
+The prompt is the unit of resampling, since the continuations of one prompt are alike. NaN marks a
+prompt without a value and is dropped first. All functions are deterministic by `seed`; of no
+values at all they return NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+_CHUNK = 1 << 20  # resampled values held at once: they stay in the processor's cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An estimate and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A mean paired difference, its confidence interval and its two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+def bootstrap_mean(
+    values_P: np.ndarray, draws: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """The mean over prompts with its percentile bootstrap interval.
+
+    Args:
+      values_P: one value a prompt; NaN is dropped.
+      draws: bootstrap resamples.
+      seed: of the resampling.
+      level: of confidence.
+
+    Returns:
+      The mean and the interval's ends.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
+    """
+    values = np.asarray(values_P, np.float64)
+    values = values[~np.isnan(values)]
+    return bootstrap_ratio(values, np.ones_like(values), draws, seed, level)
+
+
+def bootstrap_ratio(
+    numerators_P: np.ndarray,
+    denominators_P: np.ndarray,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """A mean over continuations, sum(numerators) / sum(denominators), resampled by prompts.
+
+    Args:
+      numerators_P: e.g. the sum of a prompt's scores.
+      denominators_P: e.g. the number of its scores; prompts with 0 or NaN are dropped.
+      draws: bootstrap resamples.
+      seed: of the resampling.
+      level: of confidence.
+
+    Returns:
+      The ratio and the ends of its percentile interval.
+    """
+    numerators = np.asarray(numerators_P, np.float64)
+    denominators = np.asarray(denominators_P, np.float64)
+    present = ~np.isnan(numerators) & (denominators > 0)
+    numerators, denominators = numerators[present], denominators[present]
+    if not numerators.size:
+        return Interval(math.nan, math.nan, math.nan)
+    constant = bool(np.all(denominators == denominators[0]))
+    rng = np.random.default_rng(seed)
+    ratios = []
+    for rows in _chunks(draws, numerators.size):
+        drawn = rng.integers(numerators.size, size=(rows, numerators.size))
+        below = denominators.sum() if constant else denominators[drawn].sum(axis=1)
+        ratios.append(numerators[drawn].sum(axis=1) / below)
+    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
+    value = numerators.sum() / denominators.sum()
+    return Interval(float(value), float(low), float(high))
+
+
+def paired_difference(
+    a_P: np.ndarray,
+    b_P: np.ndarray,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """The mean of a - b over the prompts where both are present.
+
+    The p-value is of the sign-flip permutation test: were the methods alike, each difference would
+    as soon have had the other sign. It is (1 + flips at least as extreme) / (1 + draws), which is
+    never 0 (Phipson and Smyth, 2010, https://arxiv.org/abs/1603.05766).
+
+    Args:
+      a_P: one value a prompt of the method.
+      b_P: of the baseline, in the same order of prompts.
+      draws: bootstrap resamples, and sign flips.
+      seed: of both.
+      level: of confidence.
+
+    Returns:
+      The mean difference, its percentile bootstrap interval and the two-sided p-value.
+
+    Raises:
+      ValueError: the two are not equally long.
+    """
+    a, b = np.asarray(a_P, np.float64), np.asarray(b_P, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"Paired values must be of the same prompts, got {a.shape} and {b.shape}.")
+    differences = a - b
+    differences = differences[~np.isnan(differences)]
+    interval = bootstrap_mean(differences, draws, seed, level)
+    p_value = _sign_flip(differences, draws, seed) if differences.size else math.nan
+    return Difference(interval.value, interval.low, interval.high, p_value)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """P-values adjusted for the number of comparisons, in the order given.
+
+    Holm's step-down method (1979, Scandinavian Journal of Statistics 6:65-70) bounds the chance of
+    any false finding, whatever the dependence. NaN, a comparison that was not made, stays NaN and
+    does not count.
+    """
+    p = np.asarray(p_values, np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    made = np.flatnonzero(~np.isnan(p))
+    order = made[np.argsort(p[made], kind="stable")]
+    factors = np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+    return adjusted
+
+
+def prompts_needed(
+    differences_P: np.ndarray, effect: float, power: float = 0.8, level: float = 0.05
+) -> int:
+    """The prompts that a paired comparison needs to find a mean difference of `effect`.
+
+    The normal approximation ((z(1 - level/2) + z(power)) sd / effect)^2, rounded up (Chow, Shao and
+    Wang, Sample Size Calculations in Clinical Research, 2nd ed. 2008, section 3.1.1), with the
+    standard deviation of the paired differences of a pilot run. Each prompt needs as many
+    continuations as in the pilot, since the standard deviation depends on them.
+
+    Args:
+      differences_P: paired differences of the pilot, one a prompt; NaN is dropped.
+      effect: the difference to be found, in the metric's own unit.
+      power: the chance of finding it.
+      level: of the two-sided test.
+
+    Raises:
+      ValueError: effect is 0, or there are fewer than two differences.
+    """
+    differences = np.asarray(differences_P, np.float64)
+    differences = differences[~np.isnan(differences)]
+    if effect == 0 or differences.size < 2:
+        raise ValueError(
+            f"Need an effect other than 0 and two differences, got {effect}, {differences.size}."
+        )
+    z = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    needed = (z * np.std(differences, ddof=1) / effect) ** 2
+    return max(1, math.ceil(needed))
+
+
+def _sign_flip(differences: np.ndarray, draws: int, seed: int) -> float:
+    """Two-sided p-value of the mean under random signs."""
+    moving = differences[differences != 0]  # a zero is the same under either sign
+    if not moving.size:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    total = moving.sum()
+    # Sums that are equal on paper differ by rounding; they count as equally extreme.
+    observed = abs(total) - 1e-12 * np.abs(moving).sum()
+    extreme = 0
+    for rows in _chunks(draws, moving.size):
+        bits = rng.integers(256, size=(rows, -(-moving.size // 8)), dtype=np.uint8)
+        positive = np.unpackbits(bits, axis=1, count=moving.size)
+        flipped = 2 * (positive.astype(np.float64) @ moving) - total
+        extreme += int(np.sum(np.abs(flipped) >= observed))
+    return (1 + extreme) / (1 + draws)
+
+
+def _chunks(draws: int, size: int) -> Iterator[int]:
+    """Numbers of rows that make up `draws`, each small in memory at `size` values a row."""
+    rows = max(1, _CHUNK // size)
+    for start in range(0, draws, rows):
+        yield min(rows, draws - start)
