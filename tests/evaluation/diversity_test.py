@@ -1,0 +1,78 @@
+"""Distinct n-grams, empty and degenerate continuations, by hand."""
+
+import math
+
+import pytest
+
+from detox_jax.evaluation import diversity
+
+
+def test_distinct_n_divides_by_words():
+    texts = [["a b a b", "a b c"], ["d d"]]
+    # First prompt: 7 words; {a b c}, {ab ba bc}, {aba bab abc}. Second: 2 words; {d}, {dd}, {}.
+    assert diversity.distinct_n(texts, 1) == pytest.approx((3 / 7 + 1 / 2) / 2)
+    assert diversity.distinct_n(texts, 2) == pytest.approx((3 / 7 + 1 / 2) / 2)
+    assert diversity.distinct_n(texts, 3) == pytest.approx((3 / 7 + 0) / 2)
+
+
+def test_distinct_n_splits_at_every_single_space():
+    # "", "the", "bus\nis" and the one empty word of the empty text: 4 words, 3 of them unique.
+    assert diversity.distinct_n([[" the bus\nis", ""]], 1) == 3 / 4
+
+
+def test_distinct_n_per_ngram_divides_by_ngrams():
+    texts = [["a b a b", "a b c"], ["d"]]
+    # 5 bigrams, of which ab, ba and bc are unique; the second prompt has none.
+    assert diversity.distinct_n_per_ngram(texts, 2) == 3 / 5
+    assert diversity.distinct_n_per_ngram(texts, 1) == pytest.approx((3 / 7 + 1) / 2)
+    assert diversity.distinct_n_per_ngram([["a  b\nb"]], 1) == 2 / 3
+
+
+def test_ngrams_do_not_cross_continuations():
+    assert diversity.distinct_n([["a", "b"]], 2) == 0.0
+
+
+def test_distinct_n_ignores_the_order_of_prompts():
+    texts = [["a b c", "a b"], ["x y z x", "x"], ["m"]]
+    for n in (1, 2, 3):
+        assert diversity.distinct_n(texts, n) == pytest.approx(diversity.distinct_n(texts[::-1], n))
+
+
+@pytest.mark.parametrize(
+    ("text", "degenerate"),
+    [
+        ("no no no no", True),
+        ("no no no", False),
+        ("well ha ha ha ha then", True),
+        ("you jerk you jerk you jerk you jerk", True),
+        ("oh you jerk you jerk you jerk you", False),
+        ("a b c a b c a b c a b c", True),
+        ("a b c a b c a b c a b", False),
+        ("a b c d a b c d a b c d a b c d", True),
+        ("a b c d a b c d a b c d a b c", False),
+        ("a b c d e a b c d e a b c d e a b c d e", False),
+        ("so a so b so so c", True),  # 4 of 7 words
+        ("so a so b so c", False),  # exactly half
+        ("so a so so b", False),  # 3 of 5, but fewer than six words
+        ("No no NO no", False),
+        ("", False),
+        ("The bus was late again this morning.", False),
+    ],
+)
+def test_is_degenerate(text, degenerate):
+    assert diversity.is_degenerate(text) is degenerate
+
+
+def test_means_are_over_continuations():
+    texts = [["", "  \n", "one two"], ["no no no no"], []]
+    assert diversity.empty_fraction(texts) == 2 / 4
+    assert diversity.degenerate_fraction(texts) == 1 / 4
+    assert diversity.mean_words(texts) == 6 / 4
+
+
+def test_nothing_is_nan():
+    assert math.isnan(diversity.distinct_n([], 1))
+    assert math.isnan(diversity.distinct_n([[]], 1))
+    assert math.isnan(diversity.distinct_n_per_ngram([[""]], 1))
+    assert math.isnan(diversity.empty_fraction([[]]))
+    assert math.isnan(diversity.mean_words([]))

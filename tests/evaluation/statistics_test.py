@@ -1,0 +1,192 @@
+"""Intervals and p-values against scipy and by hand; speed; coverage by simulation."""
+
+import dataclasses
+import itertools
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from detox_jax.evaluation import metrics, statistics
+
+NAN = np.nan
+
+
+def _skewed(size: int = 80, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).beta(0.7, 2.0, size)
+
+
+def _ends(interval) -> list[float]:
+    return [interval.low, interval.high]
+
+
+def test_bootstrap_mean_agrees_with_scipy():
+    values = _skewed()
+    ours = statistics.bootstrap_mean(values, draws=20_000, seed=1)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    # A 2.5 % quantile of 20,000 draws has a standard error of about 0.02 standard deviations.
+    tolerance = 6 * 0.02 * values.std() / np.sqrt(values.size)
+    np.testing.assert_allclose(_ends(ours), [theirs.low, theirs.high], atol=tolerance)
+
+
+def test_bootstrap_ratio_agrees_with_scipy():
+    rng = np.random.default_rng(3)
+    counts = rng.integers(1, 26, 60).astype(float)
+    sums = counts * rng.beta(2, 3, 60)
+
+    def ratio(n, d, axis=-1):
+        return n.sum(axis=axis) / d.sum(axis=axis)
+
+    ours = statistics.bootstrap_ratio(sums, counts, draws=20_000, seed=1)
+    theirs = stats.bootstrap(
+        (sums, counts), ratio, paired=True, n_resamples=20_000, method="percentile", rng=rng
+    )
+    assert ours.value == pytest.approx(sums.sum() / counts.sum())
+    expected = [theirs.confidence_interval.low, theirs.confidence_interval.high]
+    np.testing.assert_allclose(_ends(ours), expected, atol=6 * 0.02 * theirs.standard_error)
+
+
+def test_bootstrap_of_two_values_by_hand():
+    # The mean of a resample is 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4.
+    values = np.array([0.0, 1.0])
+    assert statistics.bootstrap_mean(values) == statistics.Interval(0.5, 0.0, 1.0)
+    assert _ends(statistics.bootstrap_mean(values, level=0.4)) == [0.5, 0.5]
+
+
+def test_missing_values_are_dropped():
+    values = _skewed(20)
+    with_gaps = np.insert(values, [0, 7, 20], NAN)
+    assert statistics.bootstrap_mean(with_gaps) == statistics.bootstrap_mean(values)
+    counts = np.arange(1.0, 21.0)
+    gaps = statistics.bootstrap_ratio(np.append(values, [0.0, NAN]), np.append(counts, [0.0, 3.0]))
+    assert gaps == statistics.bootstrap_ratio(values, counts)
+
+
+def test_equal_denominators_give_the_mean():
+    sums = _skewed(30)
+    ratio = statistics.bootstrap_ratio(sums, np.full(30, 25))
+    mean = statistics.bootstrap_mean(sums / 25)
+    np.testing.assert_allclose(dataclasses.astuple(ratio), dataclasses.astuple(mean), rtol=1e-12)
+
+
+def test_nothing_is_nan_and_one_value_is_itself():
+    assert np.isnan(dataclasses.astuple(statistics.bootstrap_mean(np.array([NAN])))).all()
+    assert np.isnan(
+        dataclasses.astuple(statistics.paired_difference(np.array([NAN]), np.array([1.0])))
+    ).all()
+    assert statistics.bootstrap_mean(np.array([0.3])) == statistics.Interval(0.3, 0.3, 0.3)
+
+
+def test_seed_decides_whatever_the_chunks(monkeypatch):
+    a, b = _skewed(seed=1), _skewed(seed=2)
+    first = statistics.paired_difference(a, b, draws=999, seed=5)
+    assert statistics.paired_difference(a, b, draws=999, seed=5) == first
+    assert statistics.paired_difference(a, b, draws=999, seed=6) != first
+    monkeypatch.setattr(statistics, "_CHUNK", 1000)
+    assert statistics.bootstrap_mean(a - b, 999, 5).low == first.low
+
+
+def test_shuffled_prompts_give_the_same_figures():
+    a, b = _skewed(seed=1), _skewed(seed=2)
+    order = np.random.default_rng(7).permutation(a.size)
+    one = dataclasses.astuple(statistics.paired_difference(a, b, draws=20_000))
+    other = dataclasses.astuple(statistics.paired_difference(a[order], b[order], draws=20_000))
+    assert one[0] == pytest.approx(other[0])
+    np.testing.assert_allclose(one[1:], other[1:], atol=0.015)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.1])
+def test_p_value_agrees_with_scipy(shift):
+    a, b = _skewed(50, seed=1) + shift, _skewed(50, seed=2)
+    ours = statistics.paired_difference(a, b, draws=20_000).p_value
+    theirs = stats.permutation_test(
+        (a, b),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=np.random.default_rng(8),
+    ).pvalue
+    spread = np.sqrt(2 * theirs * (1 - theirs) / 20_000)
+    assert ours == pytest.approx(theirs, abs=5 * spread + 1e-4)
+
+
+def test_p_value_of_tied_binary_differences_is_exact():
+    # Toxic or not under two methods: zeros carry no sign, and many flips tie with the observed.
+    differences = np.array([-1.0, -1, -1, -1, -1, 1, 0, 0, 0, 0])
+    flips = [abs(sum(signs)) >= 4 for signs in itertools.product([-1, 1], repeat=6)]
+    p = statistics.paired_difference(differences, np.zeros(10), draws=20_000).p_value
+    assert p == pytest.approx(np.mean(flips), abs=0.015)
+
+
+def test_p_value_counts_ties_that_differ_by_rounding():
+    # All flips of {0.1, 0.2, 0.3} have a sum of at least 0 in size; 0.1 + 0.2 - 0.3 is not quite 0.
+    p = statistics.paired_difference(np.array([0.1, 0.2, -0.3]), np.zeros(3), draws=1000).p_value
+    assert p == 1.0
+
+
+def test_smallest_p_value_is_not_zero():
+    difference = statistics.paired_difference(np.full(60, 0.9), np.full(60, 0.1), draws=999)
+    assert difference.p_value == 1 / 1000
+    assert difference.value == pytest.approx(0.8)
+
+
+def test_paired_difference_pairs_what_both_have():
+    a = np.array([0.9, NAN, 0.2, 0.4])
+    b = np.array([0.5, 0.1, NAN, 0.2])
+    assert statistics.paired_difference(a, b).value == pytest.approx((0.4 + 0.2) / 2)
+    assert statistics.paired_difference(a, a).p_value == 1.0
+    with pytest.raises(ValueError, match="same prompts"):
+        statistics.paired_difference(a, b[:3])
+
+
+def test_holm_by_hand():
+    # Sorted .01 .02 .03 .04 times 4 3 2 1 are .04 .06 .06 .04, and none falls below the one before.
+    np.testing.assert_allclose(statistics.holm([0.04, 0.01, 0.03, 0.02]), [0.06, 0.04, 0.06, 0.06])
+    np.testing.assert_allclose(statistics.holm([0.6, 0.7]), [1.0, 1.0])
+    np.testing.assert_allclose(statistics.holm([0.03, NAN, 0.01]), [0.03, NAN, 0.02])
+    assert statistics.holm([]).size == 0
+
+
+def test_prompts_needed_by_hand():
+    # sd 1, effect 0.5: (1.959964 + 0.841621)^2 / 0.25 = 31.4.
+    differences = np.array([1.0, -1.0, NAN]) / np.sqrt(2)
+    assert statistics.prompts_needed(differences, 0.5) == 32
+    assert statistics.prompts_needed(differences, -0.5) == 32
+    assert statistics.prompts_needed(differences, 0.25) == 126
+    assert statistics.prompts_needed(differences, 0.5, power=0.9) == 43
+    for wrong in ((differences, 0.0), (differences[:1], 0.1)):
+        with pytest.raises(ValueError, match="two differences"):
+            statistics.prompts_needed(*wrong)
+
+
+def test_prompts_needed_gives_the_power():
+    rng = np.random.default_rng(9)
+    needed = statistics.prompts_needed(rng.normal(0, 0.2, 5000), effect=0.05)
+    runs = rng.normal(0.05, 0.2, (4000, needed))
+    found = stats.ttest_1samp(runs, 0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_speed_at_full_size():
+    scores = np.random.default_rng(10).random((10_000, 25))
+    start = time.monotonic()
+    statistics.bootstrap_mean(metrics.maximum_toxicity(scores))
+    statistics.paired_difference(
+        metrics.mean_toxicity_per_prompt(scores), metrics.any_toxic(scores)
+    )
+    assert time.monotonic() - start < 20
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(11)
+    truth = 2 / 5
+    covered = []
+    for seed in range(500):
+        interval = statistics.bootstrap_mean(rng.beta(2, 3, 100), draws=1000, seed=seed)
+        covered.append(interval.low <= truth <= interval.high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)  # three standard errors
