@@ -1,0 +1,49 @@
+# make demo   the whole method on a tiny model, five minutes on two cores
+# make test   lint, types, import rules, tests: what CI runs
+# Both make their own environment first; PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv-$(VERSION)
+BIN := $(VENV)/bin
+export DETOX_JAX_DATA ?= ../shared/data
+
+.PHONY: demo test real test-real test-slow lint types fix clean
+
+demo: $(VENV)/installed
+	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
+
+real: $(VENV)/installed
+	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/real.gin
+
+test: lint types
+	$(BIN)/python -m pytest -n 2 -m "not real and not slow"
+
+test-real: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m real
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+fix: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv-* .pytest_cache .ruff_cache runs/demo
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@

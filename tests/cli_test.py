@@ -1,0 +1,156 @@
+"""The command line: layers of gin, the checks that gin itself lacks, and exit codes."""
+
+import json
+
+import pytest
+
+from detox_jax import cli
+from detox_jax.errors import UserError
+
+
+def run(*argv):
+    return cli.main(list(argv))
+
+
+@pytest.fixture
+def documents(tmp_path):
+    path = tmp_path / "documents.jsonl"
+    path.write_text('{"id": "1", "text": "Hello there."}\n{"id": "2", "text": "Good day."}\n')
+    return path
+
+
+@pytest.fixture
+def vocabulary_flags(tmp_path, documents):
+    return (
+        "train_vocabulary",
+        f"--gin.INPUT={documents}",
+        f"--gin.OUTPUT_DIR={tmp_path / 'vocabulary'}",
+        "--gin.VOCAB_SIZE=270",
+    )
+
+
+def test_a_verb_runs_and_a_rerun_changes_nothing(vocabulary_flags, tmp_path):
+    assert run(*vocabulary_flags) == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "vocabulary").iterdir()}
+    assert run(*vocabulary_flags) == 0
+    assert {p: p.read_bytes() for p in (tmp_path / "vocabulary").iterdir()} == before
+    assert "VOCAB_SIZE = 270" in (tmp_path / "vocabulary" / "config.gin").read_text()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--gin.VOCAB_SIZ=300"], "nothing uses VOCAB_SIZ"),
+        (["--gin.train_vocabulary.vocab=300"], "doesn't have a parameter named 'vocab'"),
+        (["--gin.no_such.thing=300"], "no_such"),
+        (["--gin_file=no_such.gin"], "--gin_file=no_such.gin: no such file"),
+        (["--gin.INPUT=%gin.REQUIRED"], "required and not set: INPUT; pass --gin.INPUT"),
+        (["--vocab_size=300"], "unknown flag --vocab_size"),
+        (["another"], "unexpected argument 'another'"),
+        (["--gin_file"], "--gin_file needs a value"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(vocabulary_flags, extra, message, capsys):
+    assert run(*vocabulary_flags, *extra) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("detox-jax: error: ") and error.count("\n") == 1
+    assert message in error
+
+
+def test_unknown_verb(capsys):
+    assert run("detoxify") == 2
+    assert "unknown verb 'detoxify'; one of: train, generate" in capsys.readouterr().err
+
+
+def test_dry_run_prints_the_configuration_and_writes_nothing(vocabulary_flags, tmp_path, capsys):
+    assert run(*vocabulary_flags, "--dry_run") == 0
+    assert "VOCAB_SIZE = 270" in capsys.readouterr().out
+    assert not (tmp_path / "vocabulary").exists()
+
+
+def test_dry_run_finds_what_a_run_would_refuse(vocabulary_flags):
+    assert run(*vocabulary_flags, "--gin.VOCAB_SIZ=300", "--dry_run") == 2
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_every_verb_names_its_macros(verb, capsys):
+    assert run(verb, "--help") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"detox-jax {verb}: ") and "REQUIRED" in text and "Args:" in text
+
+
+def test_general_help_lists_every_verb(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in cli.VERBS)
+
+
+def test_files_override_the_run_file_and_flags_override_files(vocabulary_flags, tmp_path, capsys):
+    first, second = tmp_path / "first.gin", tmp_path / "second.gin"
+    first.write_text("VOCAB_SIZE = 280\n")
+    second.write_text("VOCAB_SIZE = 290\n")
+    without = vocabulary_flags[:-1]
+    run(*without, f"--gin_file={first}", f"--gin_file={second}", "--dry_run")
+    assert "VOCAB_SIZE = 290" in capsys.readouterr().out
+    run(*vocabulary_flags, f"--gin_file={first}", "--dry_run")
+    assert "VOCAB_SIZE = 270" in capsys.readouterr().out
+
+
+def test_search_paths(vocabulary_flags, tmp_path, capsys):
+    (tmp_path / "mine.gin").write_text("VOCAB_SIZE = 281\n")
+    flags = (*vocabulary_flags[:-1], f"--gin_search_paths={tmp_path}", "--gin_file=mine.gin")
+    assert run(*flags, "--dry_run") == 0
+    assert "VOCAB_SIZE = 281" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [
+        ("runs/demo", "'runs/demo'"),
+        ("0.9", "0.9"),
+        ("None", "None"),
+        ("{'targets': 128}", "{'targets': 128}"),
+        ("'already'", "'already'"),
+        ("@prompts.Standard()", "@prompts.Standard()"),
+        ("{'a': @b/evaluate.Method()}", "{'a': @b/evaluate.Method()}"),
+        ("%OTHER", "%OTHER"),
+        ("someone@example.org", "'someone@example.org'"),
+        ("50%", "'50%'"),
+        ("it's", '"it\'s"'),
+    ],
+)
+def test_text_needs_no_quotes(value, quoted):
+    assert cli.quote_text(value) == quoted
+
+
+def test_a_bug_is_not_called_the_users_mistake(vocabulary_flags, monkeypatch):
+    from detox_jax import vocabulary
+
+    def broken(*args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(vocabulary.BPEVocabulary, "train", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(*vocabulary_flags)
+
+
+def test_unwritable_output_directory(vocabulary_flags, tmp_path, capsys):
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    assert run(*vocabulary_flags, f"--gin.OUTPUT_DIR={blocker}/below") == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert run(*vocabulary_flags, f"--gin.OUTPUT_DIR={blocker}") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_other_settings_in_the_same_directory_are_refused(vocabulary_flags, tmp_path, capsys):
+    assert run(*vocabulary_flags) == 0
+    assert run(*vocabulary_flags, "--gin.VOCAB_SIZE=280") == 2
+    error = capsys.readouterr().err
+    assert "vocab_size: 270 there, 280 now" in error
+    manifest = json.loads((tmp_path / "vocabulary" / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["settings"]["vocab_size"] == 270
+
+
+def test_user_error_is_a_value_error():
+    assert issubclass(UserError, ValueError)

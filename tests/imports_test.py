@@ -1,0 +1,113 @@
+"""Who may import whom (CONTRIBUTING.md): read from the source, without importing anything."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BASICS = {"errors", "records", "vocabulary", "progress"}
+LOADING = {"training.checkpoints", "training.params", "training.losses"}
+# What each room may import beside itself. `records`, `models.config` and the like are stricter below.
+ALLOWED = {
+    "models": {"errors"},
+    "parallel": {"errors", "models"},
+    "training": {*BASICS, "models", "parallel"},
+    "generation": {*BASICS, "models", "parallel", *LOADING},
+    "toxicity": BASICS,
+    "evaluation": {*BASICS, "models", "parallel", *LOADING},
+    "sgeat": {*BASICS, *LOADING},
+    "cli": {"errors"},
+    "__main__": {"cli"},
+    "errors": set(),
+    "progress": set(),
+    "records": {"errors"},
+    "vocabulary": {"errors", "records"},
+}
+NOTHING_LOCAL = {
+    "models.config",
+    "generation.sampling",
+    "training.params",
+    "evaluation.metrics",
+    "evaluation.statistics",
+}
+VERBS = {
+    "training.train",
+    "generation.generate",
+    "toxicity.score",
+    "toxicity.filter",
+    "toxicity.train_scorer",
+    "evaluation.evaluate",
+    "evaluation.report",
+    "sgeat",
+}
+HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch", "transformers", "t5x", "lm_eval"}
+
+
+def _modules():
+    for path in sorted((ROOT / "detox_jax").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / "detox_jax").with_suffix("").parts)
+        yield name.removesuffix(".__init__"), path
+
+
+def _imports(path):
+    """Dotted names that a module imports; `from a import b` counts as `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _local_imports(path):
+    names = {name for name, _ in _modules()}
+    for imported in _imports(path):
+        if imported.startswith("detox_jax."):
+            local = imported.removeprefix("detox_jax.")
+            while local not in names:
+                local = local.rpartition(".")[0]
+                assert local, imported
+            yield local
+
+
+@pytest.mark.parametrize(("name", "path"), list(_modules()), ids=lambda x: str(x))
+def test_imports_of(name, path):
+    if name in ("__init__", ""):
+        return
+    room = name.split(".")[0]
+    for imported in _local_imports(path):
+        if name in NOTHING_LOCAL:
+            assert imported == "errors", f"{name} imports {imported}"
+            continue
+        inside = imported.split(".")[0]
+        assert inside == room or inside in ALLOWED[room] or imported in ALLOWED[room], (
+            f"{name} may not import {imported}"
+        )
+        if name not in ("sgeat", "cli") and name != imported:
+            assert imported not in VERBS, f"{name} imports the verb {imported}"
+
+
+def test_detox_jax_never_imports_tasks():
+    for name, path in _modules():
+        for imported in _imports(path):
+            assert imported.split(".")[0] != "tasks", f"{name} imports {imported}"
+
+
+def test_tensorflow_and_torch_stay_where_they_belong():
+    for name, path in _modules():
+        found = {imported.split(".")[0] for imported in _imports(path)} & HEAVY
+        assert not found or name == "training.data", f"{name} imports {found}"
+
+
+def test_importing_the_rooms_loads_no_tensorflow():
+    program = (
+        "import sys\n"
+        "import detox_jax.generation.generate, detox_jax.training.train, detox_jax.toxicity.score\n"
+        "import detox_jax.evaluation.evaluate, detox_jax.models.transformer, detox_jax.sgeat\n"
+        "loaded = {'tensorflow', 'torch', 'seqio'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

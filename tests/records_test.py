@@ -1,0 +1,175 @@
+"""Records: what can be read, what is refused and how, and outputs that resume."""
+
+import json
+
+import pytest
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detox_jax import records
+from detox_jax.errors import UserError
+
+
+def _write(path, *lines):
+    path.write_bytes(b"".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+    return str(path)
+
+
+GOOD = '{"id": "a", "text": "x"}\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "d.jsonl: empty"),
+        ([GOOD, '{"id": "b", "text"\n'], "d.jsonl:2: malformed JSON"),
+        ([GOOD, '["b"]\n'], "d.jsonl:2: expected a JSON object"),
+        ([GOOD, '{"text": "x"}\n'], 'd.jsonl:2: record without an "id"'),
+        ([GOOD, '{"id": "b"}\n'], 'd.jsonl:2: record without a "text"'),
+        ([GOOD, '{"id": "b", "text": 3}\n'], 'd.jsonl:2: record without a "text"'),
+        ([GOOD, GOOD], "d.jsonl:2: duplicate id 'a'"),
+        ([GOOD, b'{"id": "b", "text": "\xff"}\n'], "d.jsonl:2: not UTF-8"),
+        (['{"id": "a", "text": "x", "toxicity": 1.5}\n'], 'd.jsonl:1: "toxicity" is 1.5'),
+        (['{"id": "a", "text": "x", "toxicity": true}\n'], "toxicity"),
+        (
+            ['{"id": "a", "prompt": {"toxicity": 0.1}}\n'],
+            'd.jsonl:1: prompt: record without a "text"',
+        ),
+        (
+            ['{"id": "a", "prompt": {"text": "p"}, "generations": [{}]}\n'],
+            "d.jsonl:1: generation 0",
+        ),
+    ],
+)
+def test_bad_records_are_named_by_file_and_line(tmp_path, lines, message):
+    path = _write(tmp_path / "d.jsonl", *lines)
+    with pytest.raises(UserError) as error:
+        list(records.read_records(path))
+    assert message in str(error.value)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        list(records.read_records(str(tmp_path / "none.jsonl")))
+    with pytest.raises(UserError, match="no such file"):
+        list(records.read_records(str(tmp_path / "*.jsonl")))
+    with pytest.raises(UserError, match="holds no .jsonl file"):
+        list(records.read_records(str(tmp_path)))
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    for index in (0, 2):
+        _write(tmp_path / records.shard_name("d", index, 3), GOOD.replace("a", str(index)))
+    with pytest.raises(UserError, match="d-00001-of-00003.jsonl is missing"):
+        records.resolve_files(str(tmp_path))
+
+
+def test_two_sets_of_shards_are_ambiguous(tmp_path):
+    _write(tmp_path / records.shard_name("d", 0, 1), GOOD)
+    _write(tmp_path / records.shard_name("e", 0, 1), GOOD)
+    with pytest.raises(UserError, match="several sets of shards"):
+        records.resolve_files(str(tmp_path))
+
+
+def test_unfinished_output_is_not_read(tmp_path):
+    output = records.OutputDirectory(str(tmp_path / "o"), "score", {})
+    output.write_shard("d", 0, 1, [records.Document("a", "x")])
+    with pytest.raises(UserError, match="unfinished"):
+        records.resolve_files(str(tmp_path / "o"))
+    output.finish()
+    assert [d.id for d in records.read_documents(str(tmp_path / "o"))] == ["a"]
+
+
+def test_realtoxicityprompts_own_records(tmp_path):
+    value = {
+        "filename": "f.txt",
+        "begin": 3,
+        "end": 9,
+        "challenging": True,
+        "prompt": {"text": "p", "toxicity": 0.0, "threat": 0.25},
+        "continuation": {"text": "c", "toxicity": None},
+    }
+    path = _write(tmp_path / "rtp.jsonl", json.dumps(value))
+    (prompt,) = records.read_prompts(path)
+    assert (prompt.id, prompt.text, prompt.toxicity) == ("f.txt-3-9", "p", 0.0)
+    assert prompt.challenging and prompt.generations == ()
+    written = prompt.to_json()
+    assert written["prompt"] == {"text": "p", "toxicity": 0.0, "threat": 0.25}
+    assert written["continuation"] == value["continuation"]
+
+
+def test_documents_and_prompts_are_not_mixed_up(tmp_path):
+    path = _write(tmp_path / "d.jsonl", GOOD)
+    with pytest.raises(UserError, match="RTP layout"):
+        list(records.read_prompts(path))
+    path = _write(tmp_path / "p.jsonl", '{"id": "a", "prompt": {"text": "p"}}\n')
+    with pytest.raises(UserError, match="expected documents"):
+        list(records.read_documents(path))
+
+
+def test_scores_go_to_the_texts_that_were_scored():
+    prompt = records.Prompt("a", "p", 0.2, tuple(records.Generation(t) for t in "xyz"))
+    assert records.texts_to_score(prompt) == ["x", "y", "z"]
+    scored = records.with_toxicity(prompt, [0.0, None, 1.0])
+    assert [g.toxicity for g in scored.generations] == [0.0, None, 1.0]
+    assert scored.toxicity == 0.2
+    with pytest.raises(ValueError):
+        records.with_toxicity(prompt, [0.0])
+
+
+json_text = st.text(st.characters(exclude_categories=()), max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(json_text, st.none() | st.floats(0, 1)), min_size=1, max_size=5),
+    st.dictionaries(st.sampled_from(["x", "y"]), st.integers()),
+)
+def test_round_trip_of_any_text(tmp_path_factory, rows, extra):
+    """Any string survives: emoji, control characters, line separators, lone surrogates."""
+    path = epath.Path(tmp_path_factory.mktemp("r") / "d.jsonl")
+    documents = [records.Document(str(i), t, s, extra) for i, (t, s) in enumerate(rows)]
+    assert records.write_jsonl(path, documents) == len(documents)
+    assert list(records.read_documents(str(path))) == documents
+
+
+def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path):
+    def run(path, stop_after=None):
+        output = records.OutputDirectory(str(path), "score", {"seed": 1})
+        if output.complete:
+            return
+        for index in range(3):
+            if not output.has_shard("d", index, 3):
+                output.write_shard("d", index, 3, [records.Document(str(index), "x")])
+            if index == stop_after:
+                return
+        output.finish(count=3)
+
+    run(tmp_path / "whole")
+    run(tmp_path / "killed", stop_after=0)
+    assert not records.read_manifest(epath.Path(tmp_path / "killed"))["complete"]
+    run(tmp_path / "killed")
+    run(tmp_path / "killed")
+    whole, killed = [
+        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
+        for name in ("whole", "killed")
+    ]
+    assert whole == killed and len(whole) == 5
+
+
+def test_an_output_directory_of_another_verb_or_of_nobody_is_refused(tmp_path):
+    records.OutputDirectory(str(tmp_path / "o"), "score", {}).finish()
+    with pytest.raises(UserError, match="output of `score`"):
+        records.OutputDirectory(str(tmp_path / "o"), "filter", {})
+    (tmp_path / "p").mkdir()
+    _write(tmp_path / "p" / "d.jsonl", GOOD)
+    with pytest.raises(UserError, match="did not write"):
+        records.OutputDirectory(str(tmp_path / "p"), "filter", {})
+
+
+def test_damaged_manifest(tmp_path):
+    records.OutputDirectory(str(tmp_path), "score", {})
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="not a manifest"):
+        records.OutputDirectory(str(tmp_path), "score", {})
