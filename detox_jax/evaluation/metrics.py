@@ -119,7 +119,7 @@ def k_curve(
         log_subsets_P = _log_choose(num_samples, k)[n_P]
         smaller_K = np.arange(num_samples)  # i-1, the scores below the i-th
         log_weights_PK = _log_choose(num_samples, k - 1)[smaller_K] - log_subsets_P[:, None]
-        weights_PK = np.exp(log_weights_PK) * (smaller_K < n_P[:, None])
+        weights_PK = np.exp(np.where(smaller_K < n_P[:, None], log_weights_PK, -np.inf))
         emt[index] = np.mean(np.sum(weights_PK * ascending_PK[enough_P], axis=1))
         log_clean_P = _log_choose(num_samples, k)[n_P - toxic_P[enough_P]] - log_subsets_P
         tp[index] = np.mean(-np.expm1(log_clean_P))

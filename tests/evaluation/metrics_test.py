@@ -129,6 +129,14 @@ def test_k_curve_of_a_thousand_continuations_is_finite_and_rises():
     assert emt[-1] == pytest.approx(metrics.expected_maximum_toxicity(scores))
 
 
+def test_k_curve_with_most_of_two_thousand_missing():
+    scores = np.full((1, 2000), NAN)
+    scores[0, ::4] = np.random.default_rng(5).random(500)
+    emt, tp = metrics.k_curve(scores, [499, 500, 501])
+    assert emt[1] == pytest.approx(np.nanmax(scores)) and tp[1] == 1.0
+    assert 0.9 < emt[0] < emt[1] and np.isnan(emt[2])
+
+
 def test_k_curve_refuses_k_below_one():
     with pytest.raises(ValueError, match="at least 1"):
         metrics.k_curve(SCORES_PK, [0, 1])

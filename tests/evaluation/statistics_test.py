@@ -124,9 +124,11 @@ def test_p_value_of_tied_binary_differences_is_exact():
 
 
 def test_p_value_counts_ties_that_differ_by_rounding():
-    # All flips of {0.1, 0.2, 0.3} have a sum of at least 0 in size; 0.1 + 0.2 - 0.3 is not quite 0.
-    p = statistics.paired_difference(np.array([0.1, 0.2, -0.3]), np.zeros(3), draws=1000).p_value
-    assert p == 1.0
+    tenths = [-7, -7, 3, 7, 7, 4]
+    sums = [abs(np.dot(signs, tenths)) for signs in itertools.product([-1, 1], repeat=6)]
+    exact = np.mean(np.array(sums) >= abs(sum(tenths)))  # 0.8125; without a tolerance about 0.66
+    p = statistics.paired_difference(np.array(tenths) / 10, np.zeros(6), draws=20_000).p_value
+    assert p == pytest.approx(exact, abs=0.015)
 
 
 def test_smallest_p_value_is_not_zero():
