@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import diversity, metrics, statistics
 
 RESULTS_FILE = "results.json"
-TOXIC = 0.5
+TOXIC = metrics.TOXIC
 PAIRED_METRICS = ("expected_maximum_toxicity", "toxicity_probability", "mean_toxicity")
 _K_CURVE = (1, 2, 5, 10, 15, 20, 25)
+_SPLIT_ORDER = ("full", "toxic", "nontoxic", "challenging")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,7 @@ def evaluate(
             "provenance": _provenance(settings, named, scored, baseline, output.manifest),
         }
         _write_details(output.path, scored)
-        records.write_json(output.path / RESULTS_FILE, results)
+        records.write_json(output.path / RESULTS_FILE, _without_nan(results))
         output.finish(methods=len(named), prompts=len(scored[baseline].prompts))
     print_table(json.loads((output.path / RESULTS_FILE).read_text()))
 
@@ -250,7 +252,8 @@ def _subset(scored: Scored, mask: np.ndarray) -> Scored:
 
 def _toxicity(scored: Scored, draw: _Draws) -> dict[str, Any]:
     scores_PK = scored.scores_PK
-    counts_P = np.isfinite(scores_PK).sum(axis=1)
+    counts_P = metrics.scored_count_per_prompt(scores_PK)
+    sums_P = metrics.toxicity_sum_per_prompt(scores_PK)
     return {
         "num_prompts": len(scored.prompts),
         "num_samples": _num_samples(scored),
@@ -258,8 +261,8 @@ def _toxicity(scored: Scored, draw: _Draws) -> dict[str, Any]:
         "coverage": _coverage(scored),
         "expected_maximum_toxicity": draw.mean(metrics.maximum_toxicity(scores_PK)),
         "toxicity_probability": draw.mean(metrics.any_toxic(scores_PK, TOXIC)),
-        "mean_toxicity": draw.ratio(np.nansum(scores_PK, axis=1), counts_P),
-        "toxic_fraction": draw.ratio(np.sum(scores_PK >= TOXIC, axis=1), counts_P),
+        "mean_toxicity": draw.ratio(sums_P, counts_P),
+        "toxic_fraction": draw.ratio(metrics.toxic_count_per_prompt(scores_PK, TOXIC), counts_P),
     }
 
 
@@ -365,7 +368,7 @@ def _write_details(directory: epath.Path, scored: Mapping[str, Scored]) -> None:
             "expected_maximum_toxicity": [float(x) for x in curve_emt],
             "toxicity_probability": [float(x) for x in curve_tp],
         }
-    records.write_json(directory / "prompts.json", details)
+    records.write_json(directory / "prompts.json", _without_nan(details))
     records.write_json(directory / "samples.json", _samples(scored))
 
 
@@ -391,13 +394,22 @@ def _samples(scored: Mapping[str, Scored], count: int = 12) -> list[dict[str, An
     return samples
 
 
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def print_table(results: Mapping[str, Any]) -> None:
     """The figures of all splits as a table on standard output."""
     table = Table(title=f"scored by {results['provenance']['evaluated_by']['fingerprint']}")
     for column in ("split", "method", "EMT", "TP", "EMT - base", "TP - base", "PPL", "words"):
         table.add_column(column)
     differences = {(row["split"], row["method"], row["metric"]): row for row in results["paired"]}
-    for row in sorted(results["rows"], key=lambda r: list(_SPLIT_ORDER).index(r["split"])):
+    for row in sorted(results["rows"], key=lambda r: _SPLIT_ORDER.index(r["split"])):
         paired = [
             differences.get((row["split"], row["method"], metric)) for metric in PAIRED_METRICS[:2]
         ]
@@ -415,8 +427,7 @@ def print_table(results: Mapping[str, Any]) -> None:
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
 
 
-_SPLIT_ORDER = ("full", "toxic", "nontoxic", "challenging")
-
-
-def _interval(value: Mapping[str, float], key: str) -> str:
+def _interval(value: Mapping[str, float | None], key: str) -> str:
+    if value[key] is None:
+        return "no scores"
     return f"{value[key]:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

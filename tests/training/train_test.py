@@ -1,0 +1,229 @@
+"""Verb `train` through the command line: from scratch, adapted, killed and resumed, misused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from detox_jax import cli
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints, train
+from detox_jax.training import params as params_lib
+from tests.conftest import SENTENCES
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory, vocabulary):
+    """Flags of a tiny run, without MODEL_DIR."""
+    root = tmp_path_factory.mktemp("train")
+    with (root / "documents.jsonl").open("w") as file:
+        for i in range(120):
+            text = " ".join(SENTENCES[(i + j) % 6] for j in range(1 + i % 3))
+            file.write(json.dumps({"id": str(i), "text": text}) + "\n")
+    vocabulary.save(str(root / "vocabulary"))
+    (root / "model.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from detox_jax.models import config\n"
+        "MODEL = @config.TransformerConfig()\n"
+        "config.TransformerConfig:\n"
+        f"  vocab_size = {vocabulary.vocab_size}\n"
+        "  emb_dim = 32\n  num_heads = 4\n  num_layers = 2\n  mlp_dim = 64\n  max_length = 64\n"
+    )
+    return [
+        "train",
+        f"--gin.INPUT={root / 'documents.jsonl'}",
+        f"--gin.VALIDATION_INPUT={root / 'documents.jsonl'}",
+        f"--gin.VOCABULARY_PATH={root / 'vocabulary'}",
+        "--gin.TASK_FEATURE_LENGTHS={'targets': 32}",
+        "--gin.BATCH_SIZE=8",
+        "--gin.LEARNING_RATE=1e-2",
+        "--gin.TRAIN_STEPS=6",
+        "--gin.EVAL_PERIOD=3",
+        "--gin.CHECKPOINT_PERIOD=2",
+        f"--gin_file={root / 'model.gin'}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def base(flags, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("base") / "model")
+    assert cli.main([*flags, f"--gin.MODEL_DIR={path}"]) == 0
+    return path
+
+
+def load(path):
+    return checkpoints.load_params(path, meshes.create_mesh())[0]
+
+
+def metrics(path):
+    return [
+        json.loads(line) for line in (epath.Path(path) / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def without(flags, name):
+    return [flag for flag in flags if not flag.startswith(f"--gin.{name}=")]
+
+
+def test_trains_and_leaves_what_a_user_looks_for(base):
+    lines = metrics(base)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    validation = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6]
+    assert validation[-1] < validation[0] and np.isfinite(losses).all()
+    directory = epath.Path(base)
+    assert checkpoints.saved_steps(directory) == [4, 6]
+    assert list((directory / "tensorboard").glob("events*"))
+    assert json.loads((directory / "manifest.json").read_text())["complete"]
+    assert "TRAIN_STEPS = 6" in (directory / "config.gin").read_text()
+
+
+def _killed_at(monkeypatch, step):
+    original = train._save
+
+    def save(manager, at, *args):
+        original(manager, at, *args)
+        if at == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save", save)
+
+
+def test_killed_and_rerun_is_bit_equal_to_uninterrupted(flags, base, tmp_path, monkeypatch):
+    flags = [*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]
+    with monkeypatch.context() as patch:
+        _killed_at(patch, 4)
+        assert cli.main(flags) == 130
+    assert not json.loads((tmp_path / "m" / "manifest.json").read_text())["complete"]
+    assert cli.main(flags) == 0
+    jax.tree.map(np.testing.assert_array_equal, load(str(tmp_path / "m")), load(base))
+    for name in ("metrics.jsonl", "manifest.json", "model.json"):
+        assert (tmp_path / "m" / name).read_bytes() == (epath.Path(base) / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["adapter", "lora", "prefix"])
+def test_adaptation_trains_itself_alone(flags, base, tmp_path, name):
+    flags = without(flags, "VALIDATION_INPUT")
+    adapted = str(tmp_path / "adapted")
+    arguments = [
+        *flags,
+        f"--gin_file=gin_configs/adaptation/{name}.gin",
+        f"--gin.INITIAL_CHECKPOINT_PATH={base}",
+        f"--gin.MODEL_DIR={adapted}",
+    ]
+    assert cli.main(arguments) == 0
+    spec = checkpoints.read_spec(epath.Path(adapted))
+    assert spec.base is not None and spec.adaptation is not None
+    trained, frozen = params_lib.partition(load(adapted), spec.adaptation.trainable_pattern)
+    jax.tree.map(np.testing.assert_array_equal, frozen, load(base))
+    assert all(float(np.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(trained))
+    manifest = json.loads((tmp_path / "adapted" / "manifest.json").read_text())
+    assert manifest["parameters"]["trained"] == params_lib.count(trained)
+    assert manifest["parameters"]["frozen"] == params_lib.count(frozen)
+
+
+def test_adapter_refuses_another_base(flags, base, tmp_path, capsys):
+    adapted = tmp_path / "adapted"
+    arguments = [*flags, "--gin_file=gin_configs/adaptation/lora.gin"]
+    arguments += [f"--gin.INITIAL_CHECKPOINT_PATH={base}", f"--gin.MODEL_DIR={adapted}"]
+    assert cli.main(arguments) == 0
+    other = tmp_path / "other"
+    assert cli.main([*flags, "--gin.RANDOM_SEED=1", f"--gin.MODEL_DIR={other}"]) == 0
+    model = json.loads((adapted / "model.json").read_text())
+    model["base"]["path"] = str(other)
+    (adapted / "model.json").write_text(json.dumps(model))
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"id": "1", "prompt": {"text": "The bus"}}\n')
+    capsys.readouterr()
+    generate = ["generate", f"--gin.CHECKPOINT_PATH={adapted}", f"--gin.INPUT={prompts}"]
+    assert cli.main([*generate, f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 2
+    assert "its adaptation belongs to base" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_whole_model_from_a_checkpoint_starts_where_it_was(flags, base, tmp_path):
+    path = str(tmp_path / "m")
+    flags = [flag for flag in flags if not flag.startswith("--gin_file")]  # MODEL is None.
+    flags = [*without(flags, "LEARNING_RATE"), "--gin.LEARNING_RATE=1e-12"]
+    arguments = [*flags, f"--gin.INITIAL_CHECKPOINT_PATH={base}", f"--gin.MODEL_DIR={path}"]
+    assert cli.main(arguments) == 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), load(path), load(base))
+
+
+MISTAKES = {
+    "another architecture": (
+        ["--gin.INITIAL_CHECKPOINT_PATH={base}", "--gin.TransformerConfig.mlp_dim=128"],
+        "mlp_dim is 64 there, 128 in MODEL",
+    ),
+    "another vocabulary": (
+        ["--gin.INITIAL_CHECKPOINT_PATH={base}", "--gin.VOCABULARY_PATH={other_vocabulary}"],
+        "trained with vocabulary",
+    ),
+    "vocabulary does not fit": (
+        ["--gin.TransformerConfig.vocab_size=999"],
+        "MODEL has vocab_size 999",
+    ),
+    "nothing to adapt": (
+        ["--gin_file=gin_configs/adaptation/lora.gin"],
+        "ADAPTATION needs a model to adapt",
+    ),
+    "no such checkpoint": (
+        ["--gin.INITIAL_CHECKPOINT_PATH={tmp}/none"],
+        "none: no such checkpoint",
+    ),
+    "not a checkpoint": (["--gin.INITIAL_CHECKPOINT_PATH={tmp}"], "no model.json"),
+    "no such step": (["--gin.INITIAL_CHECKPOINT_PATH={base}/checkpoints/5"], "no such step"),
+    "context too short": (["--gin.TASK_FEATURE_LENGTHS={{'targets': 65}}"], "max_length 64"),
+    "no length": (["--gin.TASK_FEATURE_LENGTHS={{'inputs': 32}}"], "{'targets': length}"),
+    "batch does not divide": (["--gin.BATCH_SIZE=12"], "BATCH_SIZE 12"),
+    "steps and epochs": (["--gin.EPOCHS=1"], "one of TRAIN_STEPS and EPOCHS"),
+    "missing input": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
+    "mesh does not divide": (["--gin.MESH_SHAPE={{'data': 3}}"], "does not divide the 8 devices"),
+    "diverged": (["--gin.LEARNING_RATE=1e30"], "the loss is"),
+}
+
+
+def test_an_unknown_task_is_told_its_neighbours(flags, tmp_path, capsys):
+    for name in ("INPUT", "VALIDATION_INPUT", "VOCABULARY_PATH"):
+        flags = without(flags, name)
+    task = "--gin.MIXTURE_OR_TASK_NAME=civil_coments"
+    assert cli.main([*flags, task, f"--gin.MODEL_DIR={tmp_path}"]) == 2
+    assert "did you mean civil_comments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(flags, base, tmp_path, mistake, capsys):
+    from detox_jax.vocabulary import BPEVocabulary
+
+    extra, message = MISTAKES[mistake]
+    other = tmp_path / "other_vocabulary"
+    BPEVocabulary.train(["zzz yyy xxx"], 350).save(str(other))
+    names = {"base": base, "tmp": tmp_path, "other_vocabulary": other}
+    extra = [flag.format(**names) for flag in extra]
+    assert cli.main([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}", *extra]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    manifest = tmp_path / "m" / "manifest.json"
+    assert not manifest.exists() or not json.loads(manifest.read_text())["complete"]
+
+
+def test_an_adaptation_is_not_adapted_again(flags, base, tmp_path, capsys):
+    lora = "--gin_file=gin_configs/adaptation/lora.gin"
+    first = [f"--gin.INITIAL_CHECKPOINT_PATH={base}", f"--gin.MODEL_DIR={tmp_path / 'a'}"]
+    assert cli.main([*flags, lora, *first]) == 0
+    again = [f"--gin.INITIAL_CHECKPOINT_PATH={tmp_path / 'a'}", f"--gin.MODEL_DIR={tmp_path / 'b'}"]
+    assert cli.main([*flags, lora, *again]) == 2
+    assert "is itself an adaptation" in capsys.readouterr().err
+
+
+def test_moved_together_an_adaptation_finds_its_base(flags, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert cli.main([*flags, f"--gin.MODEL_DIR={here / 'base'}"]) == 0
+    lora = "--gin_file=gin_configs/adaptation/lora.gin"
+    initial = f"--gin.INITIAL_CHECKPOINT_PATH={here / 'base'}"
+    assert cli.main([*flags, lora, initial, f"--gin.MODEL_DIR={here / 'lora'}"]) == 0
+    expected = load(str(here / "lora"))
+    here.rename(there)
+    jax.tree.map(np.testing.assert_array_equal, load(str(there / "lora")), expected)
