@@ -59,7 +59,9 @@ class TextSource(seqio.DataSource):
             raise UserError(f"no split {split!r}; there are {', '.join(self._files)}")
         path = self._files[split] or os.environ.get(self._variable)
         if not path:
-            raise UserError(f"no documents: set INPUT, or the environment variable {self._variable}")
+            raise UserError(
+                f"no documents: set INPUT, or the environment variable {self._variable}"
+            )
         return path
 
     def describe(self, split: str) -> dict[str, Any]:
@@ -152,7 +154,9 @@ def to_targets(
 ) -> tf.data.Dataset:
     """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped."""
     vocabulary = output_features["targets"].vocabulary
-    dataset = dataset.filter(lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0)
+    dataset = dataset.filter(
+        lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0
+    )
 
     def encode(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ids = vocabulary.encode_tf(example["text"])
@@ -176,9 +180,7 @@ def split_documents(
         ids = example["targets"]
         count = (tf.size(ids) + length - 1) // length
         starts = tf.data.Dataset.range(tf.cast(count, tf.int64))
-        return starts.map(
-            lambda i: {"targets": ids[tf.cast(i, tf.int32) * length :][:length]}
-        )
+        return starts.map(lambda i: {"targets": ids[tf.cast(i, tf.int32) * length :][:length]})
 
     return dataset.flat_map(pieces)
 
@@ -269,7 +271,9 @@ def registered_task(name: str, vocabulary: str | None) -> seqio.Task:
       UserError: if there is no such task.
     """
     if name not in seqio.TaskRegistry.names():
-        raise UserError(f"no task {name!r}; there are {', '.join(sorted(seqio.TaskRegistry.names()))}")
+        raise UserError(
+            f"no task {name!r}; there are {', '.join(sorted(seqio.TaskRegistry.names()))}"
+        )
     task = seqio.TaskRegistry.get(name)
     return task.replace(name=name, output_features=_features(vocabulary))
 
@@ -277,22 +281,32 @@ def registered_task(name: str, vocabulary: str | None) -> seqio.Task:
 # --- registered by name -----------------------------------------------------------------------
 
 
-def _register(name: str, tfds_name: str, *preprocessors: Any) -> None:
+def _register(
+    name: str, tfds_name: str, validation: str | None, *preprocessors: Callable[..., Any]
+) -> None:
+    """Registers a TFDS text corpus; `validation` is the split that serves as one."""
+    splits = {"train": "train"}
+    if validation is not None:
+        splits["validation"] = validation
     seqio.TaskRegistry.add(
         name,
-        source=seqio.TfdsDataSource(tfds_name),
+        source=seqio.TfdsDataSource(tfds_name, splits=splits),
         output_features=_features(None),
         preprocessors=(*preprocessors, *_TO_TARGETS),
         shuffle_buffer_size=SHUFFLE_BUFFER,
     )
 
 
-for _task in (documents_task(None, None), lines_task(None, None), paragraphs_task(None, None)):
-    seqio.TaskRegistry.add_provider(_task.name, _task)
-_nontoxic = functools.partial(keep_nontoxic, label="toxicity")
-_register("civil_comments", "civil_comments:1.2.4")
-_register("civil_comments_nontoxic", "civil_comments:1.2.4", _nontoxic)
-_register("jigsaw", "wikipedia_toxicity_subtypes:0.3.1")
-_register("jigsaw_nontoxic", "wikipedia_toxicity_subtypes:0.3.1", _nontoxic)
-_register("real_toxicity_prompts", "real_toxicity_prompts:1.0.0", prompt_text)
-_register("lm1b", "lm1b:1.1.0")
+def _register_all() -> None:
+    for task in (documents_task(None, None), lines_task(None, None), paragraphs_task(None, None)):
+        seqio.TaskRegistry.add_provider(task.name, task)
+    nontoxic = functools.partial(keep_nontoxic, label="toxicity")
+    _register("civil_comments", "civil_comments:1.2.4", "validation")
+    _register("civil_comments_nontoxic", "civil_comments:1.2.4", "validation", nontoxic)
+    _register("jigsaw", "wikipedia_toxicity_subtypes:0.3.1", "test")
+    _register("jigsaw_nontoxic", "wikipedia_toxicity_subtypes:0.3.1", "test", nontoxic)
+    _register("real_toxicity_prompts", "real_toxicity_prompts:1.0.0", None, prompt_text)
+    _register("lm1b", "lm1b:1.1.0", "test")
+
+
+_register_all()

@@ -67,10 +67,12 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
         return self.bpe.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.asarray(self.bpe.encode(text.decode("utf-8", "replace")), np.int32)
+        def encode(text: Any) -> np.ndarray:
+            # Bytes inside a dataset, an array of one object when called eagerly.
+            decoded = np.asarray(text, object).item().decode("utf-8", "replace")
+            return np.asarray(self.bpe.encode(decoded), np.int32)
 
-        ids = tf.numpy_function(encode, [s], tf.int32)
+        ids = tf.numpy_function(encode, [tf.convert_to_tensor(s)], tf.int32)
         ids.set_shape([None])
         return ids
 
@@ -80,6 +82,7 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
             encoded = np.array([text.encode() for text in texts], dtype=object)
             return encoded.reshape(rows.shape[:-1])
 
+        ids = tf.convert_to_tensor(ids)
         text = tf.numpy_function(decode, [ids], tf.string)
         text.set_shape(ids.shape[:-1])
         return text

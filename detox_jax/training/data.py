@@ -81,6 +81,7 @@ def _rows(
         seed=seed,
         shard_info=shard,
         num_epochs=1,
+        try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
     )
     packed = converter(dataset, {"targets": length})
     options = tf.data.Options()

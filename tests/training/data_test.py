@@ -1,0 +1,191 @@
+"""Batches: packing, determinism, resumption, epochs, hosts."""
+
+import collections
+import itertools
+import json
+
+import numpy as np
+import pytest
+import seqio
+
+from detox_jax.errors import UserError
+from detox_jax.training import data
+from tasks import corpora
+from tests.conftest import SENTENCES
+
+
+@pytest.fixture(scope="module")
+def vocabulary_path(tmp_path_factory, vocabulary):
+    path = tmp_path_factory.mktemp("vocabulary")
+    vocabulary.save(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return [f"{SENTENCES[i % 6]} {'again and ' * (i % 40)}{i}" for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory, texts, vocabulary_path):
+    path = tmp_path_factory.mktemp("documents") / "d.jsonl"
+    with path.open("w") as file:
+        for i, text in enumerate(texts):
+            file.write(json.dumps({"id": str(i), "text": text}) + "\n")
+    return corpora.documents_task(str(path), vocabulary_path, validation_files=str(path))
+
+
+def batches(task, **changes):
+    settings = {"batch_size": 4, "length": 32, "seed": 0, **changes}
+    return data.train_batches(task, **settings)
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def assert_equal(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def segments(batch):
+    """Every packed piece: its ids, and the inputs and positions beside them."""
+    for row in range(len(batch["decoder_segment_ids"])):
+        ids = batch["decoder_segment_ids"][row]
+        for segment in range(1, ids.max() + 1):
+            mask = ids == segment
+            yield {name: values[row][mask].tolist() for name, values in batch.items()}
+
+
+def test_packed_pieces_start_from_end_of_text_and_do_not_mix(task, vocabulary, texts):
+    seen = 0
+    for batch in take(batches(task, length=64), 5):
+        assert all(x.shape == (4, 64) and x.dtype == np.int32 for x in batch.values())
+        for piece in segments(batch):
+            seen += 1
+            targets, inputs = piece["decoder_target_tokens"], piece["decoder_input_tokens"]
+            assert inputs == [vocabulary.eos_id, *targets[:-1]]
+            assert piece["decoder_positions"] == list(range(len(targets)))
+            assert piece["decoder_loss_weights"] == [1] * len(targets)
+            text = vocabulary.decode(targets)
+            assert any(text in whole for whole in texts)
+        padding = batch["decoder_segment_ids"] == 0
+        assert not batch["decoder_loss_weights"][padding].any()
+        assert not batch["decoder_target_tokens"][padding].any()
+    assert seen > 2 * 20  # More pieces than rows: they are packed.
+
+
+def test_an_epoch_holds_every_token_once(task, vocabulary, texts):
+    expected = collections.Counter(
+        token for text in texts for token in [*vocabulary.encode(text), vocabulary.eos_id]
+    )
+    counted = collections.Counter()
+    for batch in data.validation_batches(task, batch_size=4, length=32, split="train"):
+        weights = batch["decoder_loss_weights"] > 0
+        counted.update(batch["decoder_target_tokens"][weights].tolist())
+    assert counted == expected
+    assert max(len(vocabulary.encode(text)) for text in texts) > 3 * 32
+
+
+def test_same_seed_same_batches_other_seed_other_order(task):
+    first = take(batches(task), 6)
+    assert_equal(first, take(batches(task), 6))
+    other = take(batches(task, seed=1), 6)
+    assert any(
+        (a["decoder_target_tokens"] != b["decoder_target_tokens"]).any()
+        for a, b in zip(first, other, strict=True)
+    )
+
+
+def test_every_epoch_has_an_order_of_its_own(task):
+    rows = round(data.batches_per_epoch(task, batch_size=1, length=32))
+    epochs = [
+        take(batches(task, batch_size=1), 2 * rows)[i * rows : (i + 1) * rows] for i in (0, 1)
+    ]
+    first, second = [
+        [batch["decoder_target_tokens"].tobytes() for batch in epoch] for epoch in epochs
+    ]
+    assert first != second
+
+
+@pytest.mark.parametrize("position", [0, 1, 7, 40])
+def test_restored_iterator_goes_on_as_if_nothing_had_happened(task, position):
+    uninterrupted = batches(task)
+    take(uninterrupted, position)
+    state = json.loads(json.dumps(uninterrupted.state()))
+    resumed = batches(task)
+    take(resumed, 2)
+    resumed.restore(state)
+    assert_equal(take(uninterrupted, 4), take(resumed, 4))
+
+
+def test_a_position_in_other_data_is_refused(task):
+    state = batches(task).state()
+    with pytest.raises(UserError, match="is for seed 0, now it is 1"):
+        batches(task, seed=1).restore(state)
+    with pytest.raises(UserError, match="batch_size"):
+        batches(task, batch_size=8).restore(state)
+
+
+def test_hosts_share_the_data_without_overlap(task, monkeypatch, texts, vocabulary):
+    expected = collections.Counter(
+        token for text in texts for token in [*vocabulary.encode(text), vocabulary.eos_id]
+    )
+    counted = collections.Counter()
+    for host in range(2):
+        monkeypatch.setattr(data.jax, "process_index", lambda host=host: host)
+        monkeypatch.setattr(data.jax, "process_count", lambda: 2)
+        for batch in data.validation_batches(task, batch_size=4, length=32, split="train"):
+            assert batch["decoder_target_tokens"].shape == (2, 32)
+            weights = batch["decoder_loss_weights"] > 0
+            counted.update(batch["decoder_target_tokens"][weights].tolist())
+    assert counted == expected
+
+
+def test_validation_pads_its_last_batch(task):
+    rows = round(data.batches_per_epoch(task, batch_size=1, length=32, split="validation"))
+    found = list(data.validation_batches(task, batch_size=7, length=32))
+    assert len(found) == -(-rows // 7)
+    filled = (found[-1]["decoder_loss_weights"].sum(axis=1) > 0).sum()
+    assert filled == rows - 7 * (len(found) - 1)
+    assert len(list(data.validation_batches(task, batch_size=2, length=32, max_batches=3))) == 3
+
+
+def test_mixtures(vocabulary_path, tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"id": "m", "text": "You are an idiot."}\n')
+    (tmp_path / "e.jsonl").write_text('{"id": "n", "text": "The bus was late."}\n')
+    parts = [
+        corpora.documents_task(str(tmp_path / f"{x}.jsonl"), vocabulary_path, name=f"part_{x}")
+        for x in "de"
+    ]
+    for part in parts:
+        seqio.TaskRegistry.add_provider(part.name, part)
+    try:
+        mixture = seqio.Mixture("both", [(part.name, 1.0) for part in parts])
+        (batch,) = take(batches(mixture), 1)
+        assert batch["decoder_target_tokens"].shape == (4, 32)
+        with pytest.raises(UserError, match="set TRAIN_STEPS"):
+            data.batches_per_epoch(mixture, batch_size=4, length=32)
+    finally:
+        for part in parts:
+            seqio.TaskRegistry.remove(part.name)
+
+
+def test_mistakes(task, tmp_path, vocabulary_path):
+    with pytest.raises(UserError, match="no split 'test'"):
+        batches(task, split="test")
+    empty = tmp_path / "e.jsonl"
+    empty.write_text('{"id": "a", "text": "  "}\n')
+    with pytest.raises(UserError, match="holds no text"):
+        next(batches(corpora.documents_task(str(empty), vocabulary_path)))
+    plain = seqio.Task(
+        "plain",
+        source=seqio.FunctionDataSource(lambda split, shuffle_files: None, ["train"]),
+        output_features={"targets": seqio.Feature(seqio.ByteVocabulary())},
+    )
+    with pytest.raises(UserError, match="needs a vocabulary of tasks.vocabularies"):
+        batches(plain)
