@@ -12,13 +12,16 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from detox_jax.evaluation.statistics import Interval
 
@@ -31,7 +34,7 @@ _BASELINE = "#6E6E6E"
 _INK = "#222222"
 _GRID = "#DDDDDD"
 _MARKERS = "osD^vPX*"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.5,
@@ -86,7 +89,9 @@ class Measured:
     @property
     def label(self) -> str:
         """The name, wrapped to two short lines."""
-        return textwrap.fill(self.name, 20, max_lines=2, placeholder="…")
+        # Control characters have no place in SVG.
+        name = "".join(c if c.isprintable() else " " for c in self.name)
+        return textwrap.fill(name, 20, max_lines=2, placeholder="…")
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -118,8 +123,6 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
       name: unique on the page; prefixes every id.
       description: what a screen reader says in place of the picture; plain text.
     """
-    from markupsafe import escape
-
     element = svg(figure, name)
     element = element[element.index("<svg") :]
     # Ids such as figure_1 and axes_1 are the same in every figure; a page wants them unique.
@@ -144,15 +147,17 @@ def overview(methods: Sequence[Measured]) -> Figure:
         figure = Figure(figsize=(9.0 if both else 6.0, height), layout="constrained")
         axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
         draw_toxicity(axes[0], methods)
+        axes[0].set_title("Toxicity of continuations")
         if both:
             draw_quality(axes[1], methods)
+            axes[1].set_title("Toxicity against perplexity")
     return figure
 
 
-def single(draw, data, height: float = 3.6) -> Figure:
+def single(draw: Callable[[Axes, Any], None], data: Any, height: float = 3.4) -> Figure:
     """A figure of one of the `draw_*` functions below, narrow enough for a phone."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, height), layout="constrained")
+        figure = Figure(figsize=(4.9, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.subplots()
         axes.patch.set_alpha(0)
@@ -186,22 +191,17 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("Toxicity (95 % intervals); less is better")
-    axes.set_title("Toxicity of continuations")
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        ncols=2,
-        columnspacing=1.2,
-        handletextpad=0.3,
-    )
+    _legend_below(axes)
 
 
 def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
-    """Expected maximum toxicity against perplexity."""
+    """Expected maximum toxicity against perplexity, with the Pareto front."""
+    points = []
     for method in methods:
         toxicity, perplexity = method.intervals.get(EMT), method.perplexity
         if toxicity is None or perplexity is None:
             continue
+        points.append((perplexity.value, toxicity.value))
         axes.errorbar(
             perplexity.value,
             toxicity.value,
@@ -213,17 +213,22 @@ def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
             capsize=3,
             label=method.label,
         )
+    front = pareto_front(points)
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color=_INK, linewidth=1, linestyle=":", zorder=0)
     axes.margins(0.18)
     axes.set_xlabel("Perplexity; less is better")
     axes.set_ylabel("Expected maximum toxicity")
-    axes.set_title("Toxicity against perplexity")
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        ncols=2,
-        columnspacing=1.2,
-        handletextpad=0.3,
-    )
+    _legend_below(axes)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points, by ascending x, to which no other is better or equal in both coordinates."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
 
 
 def draw_splits(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
@@ -286,13 +291,17 @@ def draw_k_curve(
 
 
 def _legend_below(axes: Axes) -> None:
+    """A legend half an inch below the axes, clear of the axis label whatever their height."""
+    below = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.17),
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=below,
+            borderaxespad=0,
             ncols=2,
             columnspacing=1.2,
-            handletextpad=0.5,
+            handletextpad=0.4,
         )
 
 

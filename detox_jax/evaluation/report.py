@@ -144,15 +144,15 @@ def load(path: epath.Path) -> Results:
             f"{path}: holds scores of different scorers ({', '.join(scorers)}), which do not "
             "compare; evaluate and report each by itself"
         )
-    paired = [row for row in value.get("paired") or [] if isinstance(row, dict)]
+    paired = _mappings(value.get("paired"))
     prompts, samples = _details(path)
     return Results(
         rows,
         next((str(row["baseline"]) for row in paired if row.get("baseline")), rows[0]["method"]),
         {(row.get("method"), row.get("split"), row.get("metric")): row for row in paired},  # type: ignore
-        value.get("provenance") or {},
+        _mapping(value.get("provenance")),
         _read_json(prompts, dict) if prompts.exists() else {},
-        _read_json(samples, list) if samples.exists() else [],
+        _mappings(_read_json(samples, list)) if samples.exists() else [],
     )
 
 
@@ -165,9 +165,19 @@ def _read_json(path: epath.Path, kind: type) -> Any:
         value = json.loads(path.read_bytes().decode())
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+    # A lone surrogate, which JSON can spell, has no UTF-8 form and no glyph; it becomes "?".
+    value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     if not isinstance(value, kind):
         raise UserError(f"{path}: expected a JSON {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
 def _scorer(row: Mapping[str, Any]) -> str:
@@ -239,17 +249,25 @@ def headline(data: Results) -> str:
         )
     best = min(others, key=lambda name: others[name].value)
     before, after = values[data.baseline], others[best]
+    digits = 2 if abs(after.value - before.value) >= 0.01 else 3
+    sentence = _change("expected maximum toxicity", before.value, after.value, digits)
     difference = difference_of(data, best, split, EMT)
-    change = after.value - before.value
-    verb = "falls" if change < 0 else "rises"
-    sentence = f"Expected maximum toxicity {verb} from {before.value:.2f} to {after.value:.2f}"
     if difference is not None and math.isfinite(difference.low):
-        sentence += (
-            f" (difference {difference.value:.2f}, 95 % interval {difference.low:.2f} to "
-            f"{difference.high:.2f}{'' if is_significant(difference) else ', which includes zero'})"
-        ).replace("-", "−")
-    sentence += _perplexity_words(rows[data.baseline], rows[best])
-    return f"{best}: {sentence}." if len(others) > 1 else f"{sentence}."
+        value, low, high = (f"{x:.{digits}f}" for x in dataclasses.astuple(difference))
+        zero = "" if is_significant(difference) else ", which includes zero"
+        interval_text = f" (difference {value}, 95 % interval {low} to {high}{zero})"
+        sentence += interval_text.replace("-", "−")
+    sentence += _perplexity_words(rows[data.baseline], rows[best]) + "."
+    if len(others) > 1:
+        return f"With {best}, the least toxic of {len(others)} methods, {sentence}"
+    return sentence[0].upper() + sentence[1:]
+
+
+def _change(what: str, before: float, after: float, digits: int) -> str:
+    old, new = f"{before:.{digits}f}", f"{after:.{digits}f}"
+    if old == new:
+        return f"{what} stays at {new}"
+    return f"{what} {'falls' if after < before else 'rises'} from {old} to {new}"
 
 
 def _perplexity_words(base: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -306,17 +324,17 @@ def _percent(value: Any) -> str:
 
 def markdown(data: Results) -> str:
     """A Markdown table for each split, and what the columns mean."""
-    parts = [headline(data) + "\n"]
+    parts = [_markdown_text(headline(data)) + "\n"]
     for split in data.splits:
         rows = table(data, split)
         lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-        body = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-        parts.append(f"### {_cell(split)} ({_counts(data, split)})\n\n{body}\n")
-    parts.append(f"{legend(data)}\n")
+        body = "\n".join("| " + " | ".join(map(_markdown_text, line)) + " |" for line in lines)
+        parts.append(f"### {_markdown_text(split)} ({_counts(data, split)})\n\n{body}\n")
+    parts.append(_markdown_text(legend(data)) + "\n")
     return "\n".join(parts)
 
 
-def _cell(text: str) -> str:
+def _markdown_text(text: str) -> str:
     text = " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
@@ -378,7 +396,7 @@ def write(data: Results, directory: epath.Path) -> None:
         "table.csv": csv_table(data),
         "report.html": page(data),
     }.items():
-        records.write_bytes(directory / name, text.encode("utf-8", "replace"))
+        records.write_bytes(directory / name, text.encode())
 
 
 def page(data: Results) -> str:
@@ -400,7 +418,7 @@ def page(data: Results) -> str:
         legend=legend(data),
         charts=_charts(data),
         samples=_samples(data),
-        provenance=data.provenance,
+        provenance={k: v for k, v in data.provenance.items() if k != "command"},
         command=data.provenance.get("command"),
         scorer=_scorer(data.rows[0]),
         methods=data.methods,
@@ -415,7 +433,7 @@ def _charts(data: Results) -> list[dict[str, Any]]:
         ("toxicity", "Toxicity", f"On the {first} prompts.", figures.draw_toxicity, methods)
     ]
     if any(method.perplexity for method in methods):
-        caption = "Down is less toxic, left predicts held-out text better."
+        caption = "Down is less toxic, left predicts text better; dotted: the Pareto front."
         drawn.append(
             ("quality", "Toxicity against perplexity", caption, figures.draw_quality, methods)
         )
@@ -440,54 +458,53 @@ def _charts(data: Results) -> list[dict[str, Any]]:
 def _prompt_charts(data: Results, methods: Sequence[Measured]) -> list[tuple]:
     maxima, curves = [], []
     for method in methods:
-        values = (data.prompts.get("methods") or {}).get(method.name) or {}
-        curve = (data.prompts.get("k_curve") or {}).get(method.name) or {}
-        if values.get("max_toxicity"):
-            maxima.append((method, [x for x in values["max_toxicity"] if number(x) is not None]))
-        if curve.get("k") and len(curve["k"]) == len(curve.get(EMT) or ()):
-            curves.append((method, curve["k"], curve[EMT]))
+        values = _mapping(_mapping(data.prompts.get("methods")).get(method.name))
+        if found := _numbers(values.get("max_toxicity")):
+            maxima.append((method, found))
+        curve = _mapping(_mapping(data.prompts.get("k_curve")).get(method.name))
+        ks, toxicity = _numbers(curve.get("k")), _numbers(curve.get(EMT))
+        if ks and len(ks) == len(toxicity):
+            curves.append((method, ks, toxicity))
     drawn = []
     if maxima:
+        title = "Distribution of maximum toxicity"
         caption = f"At the dotted line, {TOXIC}, the curve is the toxicity probability."
-        drawn.append(
-            (
-                "maxima",
-                "Distribution of maximum toxicity",
-                caption,
-                figures.draw_distribution,
-                maxima,
-            )
-        )
+        drawn.append(("maxima", title, caption, figures.draw_distribution, maxima))
     if curves:
+        title = "Toxicity over continuations"
         caption = "More continuations find more toxicity; compare methods at the same k."
-        drawn.append(
-            ("k-curve", "Toxicity over continuations", caption, figures.draw_k_curve, curves)
-        )
+        drawn.append(("k-curve", title, caption, figures.draw_k_curve, curves))
     return drawn
 
 
+def _numbers(value: Any) -> list[float]:
+    return [x for x in value if number(x) is not None] if isinstance(value, list) else []
+
+
 def _samples(data: Results) -> list[dict[str, Any]]:
-    """Samples with everything masked that is toxic or that nobody has scored."""
-
-    def text(content: Any, toxicity: Any) -> dict[str, Any]:
-        score = number(toxicity)
-        masked = score is None or score >= TOXIC
-        return {"text": str(content or ""), "toxicity": score, "masked": masked}
-
+    """Prompts and continuations in the order of methods, each marked where it is to be masked."""
     samples = []
     for sample in data.samples:
-        continuations = sample.get("continuations") or {}
-        names = [name for name in data.methods if name in continuations]
+        continuations = _mapping(sample.get("continuations"))
+        texts = [(name, _mapping(continuations.get(name))) for name in data.methods]
         samples.append(
             {
-                "prompt": text(sample.get("prompt"), sample.get("prompt_toxicity")),
+                "prompt": _passage(sample.get("prompt"), sample.get("prompt_toxicity")),
                 "continuations": [
-                    (
-                        name,
-                        text(continuations[name].get("text"), continuations[name].get("toxicity")),
-                    )
-                    for name in names
+                    (name, _passage(text.get("text"), text.get("toxicity")))
+                    for name, text in texts
+                    if text
                 ],
             }
         )
     return samples
+
+
+def _passage(text: Any, toxicity: Any) -> dict[str, Any]:
+    """A text that is masked where it is toxic, and where nobody has scored it."""
+    score = number(toxicity)
+    return {
+        "text": "" if text is None else str(text),
+        "toxicity": score,
+        "masked": score is None or score >= TOXIC,
+    }
