@@ -87,6 +87,11 @@ class Measured:
         return _MARKERS[self.index % len(_MARKERS)]
 
     @property
+    def line(self) -> str:
+        """Solid, then dashed and dotted where the colours come round again."""
+        return ("-", "--", ":")[max(0, self.index - 1) // len(COLOURS) % 3]
+
+    @property
     def label(self) -> str:
         """The name, wrapped to two short lines."""
         # Control characters have no place in SVG.
@@ -154,10 +159,10 @@ def overview(methods: Sequence[Measured]) -> Figure:
     return figure
 
 
-def single(draw: Callable[[Axes, Any], None], data: Any, height: float = 3.4) -> Figure:
+def single(draw: Callable[[Axes, Any], None], data: Any, num_methods: int) -> Figure:
     """A figure of one of the `draw_*` functions below, narrow enough for a phone."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.9, height), layout="constrained")
+        figure = Figure(figsize=(4.9, max(3.1, 2.4 + 0.2 * num_methods)), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.subplots()
         axes.patch.set_alpha(0)
@@ -182,8 +187,8 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
                 capsize=3,
             )
     for fmt, filled, label in (
-        ("o", True, "Expected maximum toxicity"),
-        ("s", False, "Toxicity probability"),
+        ("o", True, "Expected maximum"),
+        ("s", False, f"Probability of ≥ {TOXIC}"),
     ):
         face = _INK if filled else "none"
         axes.plot([], [], fmt, color=_INK, markerfacecolor=face, label=label)
@@ -265,6 +270,7 @@ def draw_distribution(axes: Axes, maxima: Sequence[tuple[Measured, Sequence[floa
             [0.0, *ordered, 1.0],
             [1.0, *shares, 0.0],
             where="pre",
+            linestyle=method.line,
             color=method.colour,
             label=method.label,
         )
@@ -282,7 +288,13 @@ def draw_k_curve(
     """Expected maximum toxicity against the number of continuations, k."""
     for method, ks, values in curves:
         axes.plot(
-            ks, values, marker=method.marker, markersize=5, color=method.colour, label=method.label
+            ks,
+            values,
+            marker=method.marker,
+            markersize=5,
+            linestyle=method.line,
+            color=method.colour,
+            label=method.label,
         )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("Continuations per prompt, k")

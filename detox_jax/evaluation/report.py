@@ -341,7 +341,7 @@ def _markdown_text(text: str) -> str:
 
 def _counts(data: Results, split: str) -> str:
     row = data.of_split(split)[0]
-    counts = [("num_prompts", "prompts"), ("num_samples", "continuations a method")]
+    counts = [("num_prompts", "prompts"), ("num_samples", "continuations each")]
     texts = [f"{row[key]:,} {unit}" for key, unit in counts if isinstance(row.get(key), int)]
     return ", ".join(texts) or "prompts not counted"
 
@@ -441,18 +441,13 @@ def _charts(data: Results) -> list[dict[str, Any]]:
         splits = {split: data.measured(split) for split in data.splits}
         caption = "Prompts split by their own toxicity; bars span 95 % intervals."
         drawn.append(("splits", "By kind of prompt", caption, figures.draw_splits, splits))
-    return [
-        {
-            "title": title,
-            "caption": caption,
-            "svg": Markup(
-                figures.inline_svg(
-                    figures.single(draw, shown), name, f"{title}. {caption} {headline(data)}"
-                )
-            ),
-        }
-        for name, title, caption, draw, shown in drawn + _prompt_charts(data, methods)
-    ]
+    charts = []
+    for name, title, caption, draw, shown in drawn + _prompt_charts(data, methods):
+        figure = figures.single(draw, shown, len(methods))
+        description = f"{title}. {caption} The table has the figures."
+        svg = Markup(figures.inline_svg(figure, name, description))
+        charts.append({"title": title, "caption": caption, "svg": svg})
+    return charts
 
 
 def _prompt_charts(data: Results, methods: Sequence[Measured]) -> list[tuple]:
@@ -502,9 +497,6 @@ def _samples(data: Results) -> list[dict[str, Any]]:
 
 def _passage(text: Any, toxicity: Any) -> dict[str, Any]:
     """A text that is masked where it is toxic, and where nobody has scored it."""
-    score = number(toxicity)
-    return {
-        "text": "" if text is None else str(text),
-        "toxicity": score,
-        "masked": score is None or score >= TOXIC,
-    }
+    shown, score = "" if text is None else str(text), number(toxicity)
+    masked = bool(shown.strip()) and (score is None or score >= TOXIC)
+    return {"text": shown, "toxicity": score, "masked": masked}

@@ -118,7 +118,10 @@ def fake_samples():
             "id": "p2",
             "prompt": ATTACK,
             "prompt_toxicity": 0.0,
-            "continuations": {"base": {"text": ATTACK, "toxicity": 0.5}, "adapter": {"text": ""}},
+            "continuations": {
+                "base": {"text": ATTACK, "toxicity": 0.5},
+                "adapter": {"text": "Moron!"},
+            },
         },
     ]
 
@@ -201,6 +204,7 @@ def test_toxic_and_unrated_texts_are_hidden(fake, tmp_path):
     hidden = re.findall(r'<span class="text" id="[^"]+" dir="auto" hidden>([^<]*)</span>', page)
     assert len(hidden) == 3  # rated 0.93, rated exactly 0.5, not rated
     assert hidden[0] == " you are an idiot and a moron."
+    assert hidden[2] == "Moron!"
     assert page.count("<button") == 3
     assert '<span class="text" dir="auto"> the garden looks lovely.</span>' in page
 
@@ -208,7 +212,7 @@ def test_toxic_and_unrated_texts_are_hidden(fake, tmp_path):
 def test_markdown_table(fake, tmp_path):
     reports.report(fake, str(tmp_path / "report"))
     text = read(tmp_path / "report", "table.md")
-    assert "### full (500 prompts, 12,500 continuations a method)" in text
+    assert "### full (500 prompts, 12,500 continuations each)" in text
     lines = text.splitlines()
     header = next(line for line in lines if line.startswith("| Method"))
     rows = [line for line in lines if line.startswith("| SGEAT (augmented)")]
