@@ -1,4 +1,6 @@
-"""What a toxicity scorer is. A scorer of your own takes ten lines:
+"""What a toxicity scorer is, and how to write one.
+
+A scorer of your own takes ten lines:
 
     class WordCount:
         name = "word-count"
@@ -7,7 +9,8 @@
         def score(self, texts):
             return [min(1.0, text.lower().split().count("idiot") / 3) for text in texts]
 
-Put it in a module beside your gin file, import the module there, and set `SCORER = @module.WordCount()`.
+Put it in a module beside your gin file, import the module there, and set
+`SCORER = @module.WordCount()`.
 """
 
 from __future__ import annotations
