@@ -148,12 +148,19 @@ def load(path: epath.Path) -> Results:
     prompts, samples = _details(path)
     return Results(
         rows,
-        next((str(row["baseline"]) for row in paired if row.get("baseline")), rows[0]["method"]),
+        _baseline(rows, paired),
         {(row.get("method"), row.get("split"), row.get("metric")): row for row in paired},  # type: ignore
         _mapping(value.get("provenance")),
         _read_json(prompts, dict) if prompts.exists() else {},
         _mappings(_read_json(samples, list)) if samples.exists() else [],
     )
+
+
+def _baseline(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]]) -> str:
+    """What the differences are to; without any, the method `base`, or else the first."""
+    names = [row["method"] for row in rows]
+    named = [str(row["baseline"]) for row in paired if row.get("baseline")]
+    return next((name for name in [*named, "base"] if name in names), names[0])
 
 
 def _details(path: epath.Path) -> tuple[epath.Path, epath.Path]:

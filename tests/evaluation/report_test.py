@@ -10,6 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from etils import epath
 
 from detox_jax import cli
 from detox_jax.evaluation import figures
@@ -169,6 +170,7 @@ def test_nothing_is_loaded_from_elsewhere_and_ids_are_unique(fake, tmp_path):
     reports.report(fake, str(tmp_path / "report"))
     page = read(tmp_path / "report", "report.html")
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', page)
+    assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" in page
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     referred = re.findall(r'(?:href="#|url\(#|aria-controls="|labelledby=")([^")]+)', page)
@@ -314,12 +316,22 @@ def test_other_results_are_refused(fake, tmp_path, capsys):
     assert "other settings" in capsys.readouterr().err
 
 
+def test_the_baseline_is_found_wherever_it_stands(tmp_path):
+    results = fake_results()
+    results["rows"].reverse()
+    for paired in (results["paired"], []):
+        source = write(tmp_path / "evaluation", {**results, "paired": paired})
+        data = reports.load(epath.Path(source))
+        assert data.methods[0] == "base"
+        assert data.splits == ["full", "toxic", "nontoxic"]
+
+
 def test_a_directory_of_results_will_do(fake, tmp_path):
     assert run(tmp_path / "evaluation", tmp_path / "report") == 0
 
 
 def test_pareto_front():
-    points = [(3.0, 1.0), (1.0, 3.0), (2.0, 3.5), (2.0, 2.0), (3.0, 1.5)]
+    points = [(3.0, 1.0), (1.0, 3.0), (2.0, 3.5), (2.0, 2.0), (3.0, 1.5), (4.0, 1.0)]
     assert figures.pareto_front(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
 
 
