@@ -1,163 +1,118 @@
 """The embedded default scorer: a logistic model over hashed words and character n-grams.
 
-NumPy alone, half a megabyte of weights in the package, no network. `train_scorer` makes the weights;
-docs/SCORER.md says from what, how good they are and what they cannot do.
-
-All texts of a call are laid end to end in one array of bytes. With S the running sum of
-c[i] B^i modulo 2^64, the bytes from i to j hash to (S[j] - S[i]) B^-i, so every n-gram of every text
-and every word is hashed by array operations, with no loop over them.
+NumPy alone, half a megabyte of weights in the package, no network. `train_scorer` makes the
+weights; docs/SCORER.md says from what, how good they are and what they cannot do.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from detox_jax.errors import UserError
+from detox_jax.toxicity import letters
+from detox_jax.toxicity.scorer import prepare
 
 WEIGHTS_FILE = Path(__file__).with_name("ngram_weights.npz")
-BUCKET_BITS = 19
+VERSION = 1
+BUCKET_BITS = 18
+NUM_BUCKETS = 1 << BUCKET_BITS
 CHAR_ORDERS = (2, 3, 4, 5)
-_TEXTS_AT_ONCE = 2048
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
-_BASE_INVERSE = pow(_BASE, -1, 1 << 64)
-_SPACE, _NEWLINE = 32, 10
+# How much each kind of feature counts: character n-grams by order, words, pairs of words.
+KIND_SCALES = (0.5, 0.5, 1.0, 1.0, 2.0, 0.5)
+# A text's features of a kind are divided by their number to this power: 0 would let long texts
+# score by length, 1 would let a long text hide one word; chosen on held-out text.
+LENGTH_POWER = 0.35
+_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1 << 20
 
-_ZERO_WIDTH = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff\ufe00-\ufe0f]")
-_HOMOGLYPHS = str.maketrans(
-    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u043a\u043c\u0442\u043d\u0432"
-    "\u03b1\u03b5\u03bf\u03c1\u03c4\u03c5\u03b9\u03ba\u03bd\u0131",
-    "aeopcyxijskmthb" + "aeoptuikvi",
-)
-_LEET = str.maketrans("013457@$!", "oieastasi")
-# A digit or sign stands for a letter only beside letters: "1diot", "b@d", but not "1984" or "no!".
-_LEET_WORD = re.compile(
-    r"(?=[0-9@$!]*[a-z])[a-z0-9@$!]*[0-9@$!][a-z0-9@$!]*[a-z]|[a-z]+[013457]+\b"
-)
-_SPACED_OUT = re.compile(r"\b(?:[a-z][ .\-_*]){2,}[a-z]\b")
-_REPEATED = re.compile(r"(.)\1{2,}")
-_NOT_LETTERS = re.compile(r"[^a-z']+")
-
-
-def normalize(text: str) -> str:
-    """The letters that a reader sees: lower case, disguises undone, one space between words.
-
-    Undone are compatibility forms and accents, zero-width characters, Cyrillic and Greek look-alikes,
-    digits and signs for letters inside words, letters spaced out, and letters three times or more
-    in a row (kept once).
-    """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKD", _ZERO_WIDTH.sub("", text).lower())
-        text = "".join(c for c in text.translate(_HOMOGLYPHS) if not unicodedata.combining(c))
-    text = text.lower()
-    text = _LEET_WORD.sub(lambda match: match[0].translate(_LEET), text)
-    text = _SPACED_OUT.sub(lambda match: re.sub(r"[ .\-_*]", "", match[0]), text)
-    text = _REPEATED.sub(r"\1", text)
-    return _NOT_LETTERS.sub(" ", text).strip()
-
-
-@functools.lru_cache(maxsize=1)
-def _powers(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """B^i and B^-i modulo 2^64 for i < size."""
-    with np.errstate(over="ignore"):
-        tables = []
-        for base in (_BASE, _BASE_INVERSE):
-            table = np.full(size, base, np.uint64)
-            table[0] = 1
-            tables.append(np.multiply.accumulate(table))
-    return tables[0], tables[1]
+_BITS_PER_CODE = 5
+_WORD_BASE = 0x9E3779B97F4A7C15
+_PAIR_FACTOR = 0xD6E8FEB86659FD93
+_SALT_FACTOR = 0xA24BAED4963EE407
+_MIX = 0xBF58476D1CE4E5B9
+_MODULUS = 1 << 64
+_WORD_POWERS = np.array([pow(_WORD_BASE, i, _MODULUS) for i in range(64)], np.uint64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """The hashed features of some texts: one entry an occurrence.
+    """The hashed features of some texts of one kind, one entry an occurrence.
 
     Attributes:
-      rows: index of the text.
+      rows: index of the text, not falling.
       buckets: index of the weight.
-      scales: 1 / sqrt(number of the text's features of that kind).
     """
 
     rows: np.ndarray
     buckets: np.ndarray
-    scales: np.ndarray
 
 
-def extract(texts: Sequence[str]) -> Features:
-    """Words, pairs of words and character n-grams within words, each text's kinds scaled alike."""
-    joined = "".join(f"\n {text} " for text in map(normalize, texts)) + "\n"
-    codes = np.frombuffer(joined.encode("ascii", "replace"), np.uint8)
-    text_of = np.cumsum(codes == _NEWLINE) - 1
-    size = 1 << max(16, int(len(codes) + 1).bit_length())
-    powers, inverses = _powers(size)
-    with np.errstate(over="ignore"):
-        sums = np.zeros(len(codes) + 1, np.uint64)
-        np.cumsum(codes * powers[: len(codes)], out=sums[1:])
-    spaces = np.concatenate([[0], np.cumsum((codes == _SPACE) | (codes == _NEWLINE))])
-    kinds = list(_char_grams(codes, sums, inverses, spaces)) + list(
-        _words(codes, sums, inverses, text_of)
-    )
-    rows, buckets, scales = [], [], []
-    for salt, (starts, hashes) in enumerate(kinds):
-        row = text_of[starts]
-        counts = np.bincount(row, minlength=len(texts))
-        rows.append(row)
-        buckets.append(_bucket(hashes, salt))
-        scales.append((1 / np.sqrt(np.maximum(counts, 1)))[row].astype(np.float32))
-    return Features(np.concatenate(rows), np.concatenate(buckets), np.concatenate(scales))
+def extract(texts: Sequence[str]) -> list[Features]:
+    """The features of `texts`, one entry a kind in the order of `KIND_SCALES`.
+
+    Character n-grams lie within a word and the boundaries beside it. Of order n they are packed
+    exactly, 5 bits a letter; words are hashed as sum of letter[i] B^i modulo 2^64. Both are then
+    mixed with a salt for their kind into `2^BUCKET_BITS` buckets.
+    """
+    text = letters.read_letters(texts)
+    kinds = [*_char_grams(text), *_words(text)]
+    return [Features(rows, _bucket(hashes, salt)) for salt, (rows, hashes) in enumerate(kinds)]
 
 
-def _char_grams(
-    codes: np.ndarray, sums: np.ndarray, inverses: np.ndarray, spaces: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Starts and hashes of the n-grams of each order; a space only at either end."""
-    for order in CHAR_ORDERS:
-        last = len(codes) - order
-        if last < 0:
-            yield np.zeros(0, np.int64), np.zeros(0, np.uint64)
-            continue
-        starts = np.arange(last + 1)
-        inside = spaces[starts + order - 1] - spaces[starts + 1]
-        edges_are_text = (codes[starts] != _NEWLINE) & (codes[starts + order - 1] != _NEWLINE)
-        both_spaces = (codes[starts] == _SPACE) & (codes[starts + order - 1] == _SPACE)
-        starts = starts[(inside == 0) & edges_are_text & ~(both_spaces & (order == 2))]
-        with np.errstate(over="ignore"):
-            yield starts, (sums[starts + order] - sums[starts]) * inverses[starts]
+def _char_grams(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and exact values of the n-grams of each order."""
+    boundary = text.codes == letters.BOUNDARY
+    codes = text.codes.astype(np.uint64)
+    grams, inside = codes, np.ones(len(codes), bool)
+    for order in range(2, max(CHAR_ORDERS) + 1):
+        grams = (grams[:-1] << np.uint64(_BITS_PER_CODE)) + codes[order - 1 :]
+        inside = inside[:-1]
+        if order > 2:
+            inside = inside & ~boundary[order - 2 : -1]
+        if order in CHAR_ORDERS:
+            starts = np.flatnonzero(inside)
+            # A boundary is shared by the texts beside it; the next character is the word's own.
+            yield text.rows[starts + boundary[starts]], grams[starts]
 
 
-def _words(
-    codes: np.ndarray, sums: np.ndarray, inverses: np.ndarray, text_of: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Starts and hashes of words, then of pairs of neighbouring words."""
-    letter = (codes != _SPACE) & (codes != _NEWLINE)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], letter, [False]]).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
-    with np.errstate(over="ignore"):
-        hashes = (sums[ends] - sums[starts]) * inverses[starts]
-        yield starts, hashes
-        pair = text_of[starts[:-1]] == text_of[starts[1:]] if len(starts) else np.zeros(0, bool)
-        first, second = hashes[:-1][pair], hashes[1:][pair]
-        yield starts[:-1][pair], first * np.uint64(0xD6E8FEB86659FD93) + second
+def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and hashes of words, then of pairs of neighbouring words."""
+    boundaries = np.flatnonzero(text.codes == letters.BOUNDARY)
+    lengths = np.diff(boundaries) - 1
+    lengths = lengths[lengths > 0]
+    letter = np.flatnonzero(text.codes != letters.BOUNDARY)
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(len(letter)) - np.repeat(starts, lengths)
+    terms = text.codes[letter] * _WORD_POWERS[place % len(_WORD_POWERS)]
+    hashes = np.add.reduceat(terms, starts) if len(starts) else terms
+    rows = text.rows[letter[starts]] if len(starts) else np.zeros(0, np.int64)
+    yield rows, hashes
+    pair = rows[1:] == rows[:-1]
+    yield rows[1:][pair], hashes[:-1][pair] * np.uint64(_PAIR_FACTOR) + hashes[1:][pair]
 
 
 def _bucket(hashes: np.ndarray, salt: int) -> np.ndarray:
     """The upper bits of a mixed hash; `salt` keeps kinds of features apart."""
-    with np.errstate(over="ignore"):
-        mixed = (hashes ^ np.uint64(salt * 0xA24BAED4963EE407 % (1 << 64))) * np.uint64(_BASE)
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (hashes ^ np.uint64(salt * _SALT_FACTOR % _MODULUS)) * np.uint64(_WORD_BASE)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(_MIX)
     return (mixed >> np.uint64(64 - BUCKET_BITS)).astype(np.int32)
 
 
+def scales(features: Features, kind: int, num_texts: int) -> np.ndarray:
+    """What a text's features of one kind are multiplied by, [num_texts]."""
+    counts = np.bincount(features.rows, minlength=num_texts)
+    return KIND_SCALES[kind] / np.maximum(counts, 1) ** LENGTH_POWER
+
+
 class NgramScorer:
-    """Scores by the embedded weights; every text has a score, the empty one that of no evidence.
+    """Scores by the embedded weights.
+
+    Every text has a score. One without any Latin letter (empty, numbers, another script) has 0.0:
+    there is no evidence in it that this scorer could read.
 
     Attributes:
       name: "ngram".
@@ -173,25 +128,51 @@ class NgramScorer:
           weights_file: what `train_scorer` wrote; the package's own where None.
 
         Raises:
-          UserError: if the file cannot be read.
+          UserError: if the file cannot be read or is made for other features.
         """
         path = Path(weights_file) if weights_file else WEIGHTS_FILE
         try:
-            content = path.read_bytes()
             with np.load(path) as arrays:
-                self._weights = arrays["weights"].astype(np.float32) * arrays["scale"]
-                self._bias = float(arrays["bias"])
+                weights, bias = arrays["weights"], arrays["bias"]
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: not readable as scorer weights: {error}") from None
-        self.fingerprint = f"ngram-1-{hashlib.sha256(content).hexdigest()[:12]}"
+        if weights.shape != (NUM_BUCKETS,):
+            raise UserError(
+                f"{path}: holds {weights.size} weights, this version reads {NUM_BUCKETS}; "
+                "train them again with train_scorer"
+            )
+        self._weights = weights.astype(np.float32)
+        self._bias = float(bias)
+        digest = hashlib.sha256(weights.tobytes() + bias.tobytes())
+        self.fingerprint = f"{self.name}-{VERSION}-{digest.hexdigest()[:12]}"
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
         scores: list[float | None] = []
-        for first in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = texts[first : first + _TEXTS_AT_ONCE]
-            features = extract(part)
-            evidence = self._weights[features.buckets] * features.scales
-            logits = np.bincount(features.rows, evidence, minlength=len(part)) + self._bias
-            scores.extend((1 / (1 + np.exp(-np.clip(logits, -30, 30)))).tolist())
+        for part in _batches([prepare(text) for text in texts]):
+            scores.extend(self._score_batch(part).tolist())
         return scores
+
+    def _score_batch(self, texts: Sequence[str]) -> np.ndarray:
+        logits = np.full(len(texts), self._bias)
+        for kind, features in enumerate(extract(texts)):
+            evidence = np.bincount(
+                features.rows, self._weights[features.buckets], minlength=len(texts)
+            )
+            logits += evidence * scales(features, kind, len(texts))
+            if kind == 0:
+                readable = np.bincount(features.rows, minlength=len(texts)) > 0
+        probabilities = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+        return np.where(readable, probabilities, 0.0)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Runs of texts whose arrays stay in the processor's cache, or near it."""
+    first = characters = 0
+    for index, text in enumerate(texts):
+        if index - first == _TEXTS_AT_ONCE or characters + len(text) > _CHARACTERS_AT_ONCE:
+            yield texts[first:index]
+            first, characters = index, 0
+        characters += len(text)
+    if first < len(texts):
+        yield texts[first:]
