@@ -28,9 +28,9 @@ _IDENTITIES = (
     "white young"
 ).split()
 _PLURALS = (
-    "africans americans arabs asians atheists blacks blondes catholics christians feminists gays "
-    "immigrants indians jews latinos lesbians liberals conservatives mexicans men muslims "
-    "refugees whites women"
+    "africans americans arab arabs asians atheists blacks blondes catholics christians feminists "
+    "gays immigrants indians jew jews latinos lesbians liberals conservatives mexicans men "
+    "muslims palestinians refugees whites women"
 ).split()
 _IDENTITY_TEMPLATES = (
     "{}", "He is {}.", "She is {}.", "He is a {}.", "I am {}.", "They are {}.", "My friend is {}.",
@@ -149,7 +149,7 @@ def _plain_identity() -> Iterator[Example]:
         for template in templates:
             for word in words:
                 text = template.format(word)
-                example = _example(text, _NEUTRAL_TARGET, 6.0, "plain identity", text)
+                example = _example(text, _KIND_TARGET, 20.0, "plain identity", text)
                 yield dataclasses.replace(example, held_out=False)
 
 

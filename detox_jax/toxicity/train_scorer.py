@@ -24,7 +24,7 @@ _NUM_FOLDS = 3
 def train_scorer(
     output_dir: str,
     data_dir: str | None = None,
-    l2: float = 6e-5,
+    l2: float = 3e-5,
     iterations: int = 100,
     identity_sentences: bool = True,
 ) -> None:
