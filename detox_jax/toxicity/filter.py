@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -66,12 +67,14 @@ class LeastToxicPerLength:
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> list[records.Document]:
-        """See `Selection`."""
+        """See `Selection`; of all the strata together exactly the fraction is kept."""
+        del generator
         ordered = sorted(documents, key=lambda d: (_num_words(d), _id_hash(d)))
+        edges = [len(ordered) * i // self.strata for i in range(self.strata + 1)]
         kept: list[records.Document] = []
-        for stratum in np.array_split(np.arange(len(ordered)), self.strata):
-            members = [ordered[i] for i in stratum]
-            kept += LeastToxic(self.fraction).select(members, generator)
+        for first, end in itertools.pairwise(edges):
+            count = _share(end, self.fraction) - _share(first, self.fraction)
+            kept += sorted(ordered[first:end], key=_by_toxicity)[:count]
         return kept
 
 
@@ -171,7 +174,7 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _share(count: int, fraction: float) -> int:
-    return int(count * fraction)
+    return int(count * fraction + 1e-9)  # 0.29 * 100 is a little less than 29
 
 
 def _fields(selection: Selection) -> dict[str, Any]:

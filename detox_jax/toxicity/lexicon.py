@@ -69,10 +69,11 @@ class LexiconScorer:
 
 
 def _read_phrases(words_file: str) -> list[str]:
-    path = epath.Path(words_file)
-    if not path.exists():
-        raise UserError(f"{words_file}: no such word list")
-    phrases = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = epath.Path(words_file).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{words_file}: not readable as a word list: {error}") from None
+    phrases = [line.strip() for line in lines if line.strip()]
     if not phrases:
         raise UserError(f"{words_file}: holds no phrase; expected one a line")
     return phrases

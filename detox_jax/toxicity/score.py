@@ -25,7 +25,7 @@ def score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
       scorer: see `detox_jax.toxicity.scorer`.
 
     Raises:
-      UserError: for input that cannot be read or holds nothing to score.
+      UserError: for input that cannot be read, or a prompt without generations.
     """
     files = records.resolve_files(input)
     settings = {
@@ -36,8 +36,11 @@ def score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     if output.complete:
         return
     shards = [list(shard) for shard in _by_file(input)]
-    if not any(records.texts_to_score(record) for shard in shards for record in shard):
-        raise UserError(f"{input}: nothing to score: no record has a generation")
+    for record in itertools.chain.from_iterable(shards):
+        if not records.texts_to_score(record):
+            raise UserError(
+                f"{input}: prompt {record.id!r} has no generations; score what `generate` wrote"
+            )
     with progress.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
         for index, shard in enumerate(shards):
             if not output.has_shard(SHARD_NAME, index, len(shards)):

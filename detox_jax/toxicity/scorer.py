@@ -73,5 +73,15 @@ def _checked(scorer: ToxicityScorer, score: float) -> float:
 
 
 def identity(scorer: ToxicityScorer) -> dict[str, Any]:
-    """How manifests and results name a scorer."""
+    """How manifests and results name a scorer.
+
+    Raises:
+      UserError: if it is not a scorer.
+    """
+    attributes = ("name", "fingerprint", "score")
+    if isinstance(scorer, type) or not all(hasattr(scorer, each) for each in attributes):
+        raise UserError(
+            f"SCORER is {scorer!r}; expected an object with name, fingerprint and score: "
+            "write @module.Scorer(), with the parentheses"
+        )
     return {"name": scorer.name, "fingerprint": scorer.fingerprint}

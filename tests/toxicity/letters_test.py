@@ -1,0 +1,64 @@
+"""What a reader sees behind disguises."""
+
+import time
+
+import numpy as np
+import pytest
+
+from detox_jax.toxicity import letters
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("You are an IDIOT!!", "you are an idiot"),
+        ("y o u  a r e  s t u p i d", "you are stupid"),
+        ("i.d.i.o.t", "idiot"),
+        ("1d10t", "idiot"),
+        ("!d!ot b@d $tup1d", "idiot bad stupid"),
+        ("stuuuupid idiottttt", "stupid idiot"),
+        ("stu\u200bpid", "stupid"),
+        ("\u0455tu\u0440\u0456d", "stupid"),  # Cyrillic s, p, i
+        ("\uff49diot", "idiot"),  # full width
+        ("Caf\u00e9 na\u00efve", "cafe naive"),
+        ("du*b *dumb* d**b", "du*b dumb d*b"),
+        # What must stay as it is.
+        ("in 1984, no! 42 at 9", "in no at"),
+        ("a good book", "a good book"),
+        ("it's mine, don't", "its mine dont"),
+        ("plan a b", "plan a b"),
+        ("a, b, c", "a b c"),
+        ("", ""),
+        ("\0 \0", ""),
+        ("\u4e2d\u6587 \U0001f600", ""),
+        ("\ud800x", "x"),
+    ],
+)
+def test_normalize(text, seen):
+    assert letters.normalize(text) == seen
+
+
+def test_texts_do_not_touch():
+    texts = ["ab", "", "b\0c", "c", "c", "i d", "i o t", "\u00e9", ""]
+    together = letters.read_letters(texts)
+    alone = [letters.read_letters([text]) for text in texts]
+    inside = together.codes != letters.BOUNDARY
+    assert np.array_equal(
+        together.codes[inside],
+        np.concatenate([a.codes[a.codes != letters.BOUNDARY] for a in alone]),
+    )
+    assert together.rows[inside].tolist() == [0, 0, 2, 2, 3, 4, 5, 5, 6, 6, 6, 7]
+
+
+def test_boundaries_are_single_and_at_both_ends():
+    codes = letters.read_letters([" a  b ", "...", "c"]).codes
+    boundary = codes == letters.BOUNDARY
+    assert boundary[0] and boundary[-1]
+    assert not np.any(boundary[1:] & boundary[:-1])
+
+
+@pytest.mark.parametrize("character", ["x", "1", "a1", "!", "* ", "x ", "\u0301"])
+def test_long_texts_take_no_longer_for_what_they_hold(character):
+    start = time.perf_counter()
+    letters.read_letters([character * 300_000])
+    assert time.perf_counter() - start < 5

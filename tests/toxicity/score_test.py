@@ -1,0 +1,226 @@
+"""The verb `score`, from the command line."""
+
+import json
+import sys
+
+import pytest
+
+from detox_jax import cli
+from detox_jax.errors import UserError
+from detox_jax.toxicity import ngram
+from detox_jax.toxicity import score as score_verb
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tree(path):
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+def run(input, output, *extra):
+    flags = [f"--gin.INPUT={input}", f"--gin.OUTPUT_DIR={output}", *extra]
+    return cli.main(["score", *flags])
+
+
+@pytest.fixture
+def documents(tmp_path):
+    source = tmp_path / "documents"
+    source.mkdir()
+    rows = [
+        {"id": str(i), "text": "Good day." if i % 2 else "You idiot, you moron.", "step": i}
+        for i in range(6)
+    ]
+    for index in range(3):
+        write(source / f"documents-{index:05d}-of-00003.jsonl", rows[2 * index : 2 * index + 2])
+    return source
+
+
+LEXICON = "--gin.SCORER=@lexicon.LexiconScorer()"
+
+
+def test_documents_keep_their_fields_and_their_shards(documents, tmp_path):
+    output = tmp_path / "scored"
+    assert run(documents, output, LEXICON) == 0
+    shards = sorted(output.glob("*.jsonl"))
+    assert [shard.name for shard in shards] == [f"scored-{i:05d}-of-00003.jsonl" for i in range(3)]
+    rows = [row for shard in shards for row in read(shard)]
+    assert rows == [
+        {
+            "id": str(i),
+            "text": "Good day." if i % 2 else "You idiot, you moron.",
+            "toxicity": 0 if i % 2 else 0.75,
+            "step": i,
+        }
+        for i in range(6)
+    ]
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert manifest["counts"] == {"records": 6, "texts": 6, "missing": 0, "toxic": 3}
+    assert manifest["scorer"]["name"] == "lexicon"
+    assert manifest["scorer"]["fingerprint"].startswith("lexicon-1-")
+    assert len(manifest["settings"]["input"]["sha256"]) == 64
+
+
+def test_continuations_are_scored_without_their_prompts(tmp_path):
+    source = write(
+        tmp_path / "generations.jsonl",
+        [
+            {
+                "id": "p",
+                "challenging": True,
+                "prompt": {"text": "You idiot", "toxicity": 0.9, "insult": 0.8},
+                "generations": [
+                    {"text": " said he.", "seed": 1},
+                    {"text": " idiot<|endoftext|>"},
+                    {"text": ""},
+                ],
+            }
+        ],
+    )
+    assert run(source, tmp_path / "out", LEXICON) == 0
+    (row,) = read(tmp_path / "out" / "scored-00000-of-00001.jsonl")
+    assert row == {
+        "id": "p",
+        "challenging": True,
+        "prompt": {"text": "You idiot", "toxicity": 0.9, "insult": 0.8},
+        "generations": [
+            {"text": " said he.", "toxicity": 0, "seed": 1},
+            {"text": " idiot<|endoftext|>", "toxicity": 0.5},
+            {"text": "", "toxicity": 0},
+        ],
+    }
+
+
+def test_the_embedded_scorer_is_the_default(documents, tmp_path):
+    assert run(documents, tmp_path / "out") == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    fingerprint = ngram.NgramScorer().fingerprint
+    assert manifest["scorer"] == {"name": "ngram", "fingerprint": fingerprint}
+    assert manifest["counts"]["toxic"] == 3
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(documents, tmp_path, monkeypatch):
+    assert run(documents, tmp_path / "whole") == 0
+    seen = []
+    real = ngram.NgramScorer.score
+
+    def dies_at_the_last_shard(self, texts):
+        seen.append(len(texts))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, texts)
+
+    monkeypatch.setattr(ngram.NgramScorer, "score", dies_at_the_last_shard)
+    assert run(documents, tmp_path / "killed") == 130
+    assert not json.loads((tmp_path / "killed" / "manifest.json").read_text())["complete"]
+    assert len(list((tmp_path / "killed").glob("*.jsonl"))) == 2
+    assert run(documents, tmp_path / "killed") == 0
+    assert seen == [2, 2, 2, 2]  # one shard was left to do
+    killed, whole = tree(tmp_path / "killed"), tree(tmp_path / "whole")
+    config = killed.pop("config.gin"), whole.pop("config.gin")
+    assert killed == whole
+    assert config[0].replace(b"/killed'", b"/whole'") == config[1]
+    # A finished output is left as it is.
+    assert run(documents, tmp_path / "killed") == 0
+    assert len(seen) == 4
+
+
+class SometimesSilent:
+    name = "silent"
+    fingerprint = "silent-1"
+
+    def __init__(self, scores):
+        self._scores = scores
+
+    def score(self, texts):
+        return self._scores[: len(texts)]
+
+
+def test_missing_scores_are_null_and_counted(documents, tmp_path):
+    scorer = SometimesSilent([None, 0.5])
+    score_verb.score(str(documents), str(tmp_path / "out"), scorer)
+    assert [row["toxicity"] for row in read(tmp_path / "out" / "scored-00001-of-00003.jsonl")] == [
+        None,
+        0.5,
+    ]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["counts"] == {"records": 6, "texts": 6, "missing": 3, "toxic": 3}
+
+
+@pytest.mark.parametrize("scores", [[0.1], [0.1, 2.0]])
+def test_a_scorer_that_answers_wrong_leaves_nothing_that_looks_whole(documents, tmp_path, scores):
+    with pytest.raises(UserError, match="scorer 'silent' returned"):
+        score_verb.score(str(documents), str(tmp_path / "out"), SometimesSilent(scores))
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
+
+
+def test_a_scorer_of_the_users_own(documents, tmp_path, monkeypatch):
+    (tmp_path / "count_scorer.py").write_text(
+        "class WordCount:\n"
+        "    name = 'word-count'\n"
+        "    fingerprint = 'word-count-1'\n"
+        "    def score(self, texts):\n"
+        "        return [text.count('moron') / 4 for text in texts]\n"
+    )
+    (tmp_path / "mine.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "import count_scorer\n"
+        "SCORER = @count_scorer.WordCount()\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert run(documents, tmp_path / "out", f"--gin_file={tmp_path / 'mine.gin'}") == 0
+    assert read(tmp_path / "out" / "scored-00000-of-00003.jsonl")[0]["toxicity"] == 0.25
+
+
+def test_two_scorers_do_not_mix_in_one_directory(documents, tmp_path, capsys):
+    assert run(documents, tmp_path / "out") == 0
+    assert run(documents, tmp_path / "out", LEXICON) == 2
+    assert "made with other settings (scorer.fingerprint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "bad.jsonl: empty"),
+        (b'{"id": "1", "text": "a"}\n{"id": \n', "bad.jsonl:2: malformed JSON"),
+        (b'{"text": "a"}\n', 'bad.jsonl:1: record without an "id"'),
+        (b'{"id": "1"}\n', 'bad.jsonl:1: record without a "text"'),
+        (b'{"id": "1", "text": "\xff"}\n', "bad.jsonl:1: not UTF-8"),
+        (b'{"id": "1", "text": "a"}\n{"id": "1", "text": "b"}\n', "duplicate id '1'"),
+        (b'{"id": "1", "prompt": {"text": "a"}}\n', "prompt '1' has no generations"),
+        (b'{"id": "1", "prompt": {"text": "a"}, "generations": []}\n', "'1' has no generations"),
+    ],
+)
+def test_bad_input(content, message, tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    assert run(tmp_path / "bad.jsonl", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+def test_an_id_in_two_shards(documents, tmp_path, capsys):
+    (documents / "documents-00002-of-00003.jsonl").write_text('{"id": "0", "text": "again"}\n')
+    assert run(documents, tmp_path / "out") == 2
+    assert "documents-00002-of-00003.jsonl: duplicate id '0'" in capsys.readouterr().err
+
+
+def test_missing_input_and_unwritable_output(documents, tmp_path, capsys):
+    assert run(tmp_path / "absent.jsonl", tmp_path / "out") == 2
+    assert "absent.jsonl: no such file" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert run(documents, tmp_path / "file") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_a_scorer_without_parentheses(documents, tmp_path, capsys):
+    assert run(documents, tmp_path / "out", "--gin.SCORER=@ngram.NgramScorer") == 2
+    assert "with the parentheses" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""The protocol, what a scorer sees, and the word list."""
+
+import textwrap
+
+import pytest
+
+from detox_jax.errors import UserError
+from detox_jax.toxicity import lexicon, ngram
+from detox_jax.toxicity import scorer as scorers
+
+
+class Fixed:
+    name = "fixed"
+    fingerprint = "fixed-1"
+
+    def __init__(self, scores):
+        self.scores = scores
+        self.seen = []
+
+    def score(self, texts):
+        self.seen.extend(texts)
+        return self.scores
+
+
+def test_the_example_of_the_documentation_runs():
+    example = (scorers.__doc__ or "").split("lines:\n")[1].split("\nPut it")[0]
+    namespace = {}
+    exec(textwrap.dedent(example), namespace)
+    scorer = namespace["WordCount"]()
+    assert scorers.score_texts(scorer, ["an idiot", "Good day", "idiot " * 9]) == [1 / 3, 0, 1]
+    assert scorers.identity(scorer) == {"name": "word-count", "fingerprint": "word-count-1"}
+
+
+def test_prepare_strips_end_of_text_and_cuts_whole_characters():
+    assert scorers.prepare("<|endoftext|>Hello<|endoftext|>") == "Hello"
+    assert scorers.prepare("a" * 20_480) == "a" * 20_480
+    assert scorers.prepare("a" * 20_481) == "a" * 20_480
+    assert scorers.prepare("a" * 20_479 + "\u00e9") == "a" * 20_479
+    assert scorers.prepare("\u20ac" * 7000) == "\u20ac" * 6826  # 3 bytes each
+
+
+def test_scorers_see_prepared_text():
+    scorer = Fixed([0.5])
+    assert scorers.score_texts(scorer, ["Hello<|endoftext|>"]) == [0.5]
+    assert scorer.seen == ["Hello"]
+
+
+def test_a_missing_score_stays_missing():
+    assert scorers.score_texts(Fixed([None, 0, 1]), ["a", "b", "c"]) == [None, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([0.5], "1 scores for 2 texts"),
+        ([0.5, 1.5], "1.5"),
+        ([float("nan"), 0], "nan"),
+        ([-1, 0], "-1"),
+    ],
+)
+def test_wrong_scores_are_errors(scores, message):
+    with pytest.raises(UserError, match=message):
+        scorers.score_texts(Fixed(scores), ["a", "b"])
+
+
+@pytest.mark.parametrize("scorer", [ngram.NgramScorer, None, "ngram"])
+def test_what_is_no_scorer_is_an_error(scorer):
+    with pytest.raises(UserError, match="with the parentheses"):
+        scorers.identity(scorer)
+
+
+def test_lexicon_counts_whole_words_and_phrases():
+    scorer = lexicon.LexiconScorer()
+    texts = ["You IDIOT.", "idiot, moron", "idiotically", "Shut up!", "Good day", ""]
+    assert scorer.score(texts) == [0.5, 0.75, 0, 0.5, 0, 0]
+
+
+def test_lexicon_of_a_file(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("silly\nsilly goose\n\nc++\n")
+    scorer = lexicon.LexiconScorer(str(path))
+    # The phrase is one hit, not two.
+    assert scorer.score(["a silly goose", "silly c++", "idiot"]) == [0.5, 0.75, 0]
+    assert scorer.fingerprint != lexicon.LexiconScorer().fingerprint
+    path.write_text("c++\nsilly goose\nsilly\n")
+    assert lexicon.LexiconScorer(str(path)).fingerprint == scorer.fingerprint
+
+
+def test_lexicon_of_no_file(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
+    for name, message in [
+        ("absent.txt", "not readable"),
+        ("empty.txt", "holds no phrase"),
+        ("bytes.txt", "not readable"),
+    ]:
+        with pytest.raises(UserError, match=f"{name}: {message}"):
+            lexicon.LexiconScorer(str(tmp_path / name))
