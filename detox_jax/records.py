@@ -121,7 +121,9 @@ def resolve_files(source: str) -> list[epath.Path]:
     else:
         files = [path] if path.exists() else []
     if not files:
-        raise UserError(f"{source}: no such file; give a .jsonl file, a glob or a directory of shards")
+        raise UserError(
+            f"{source}: no such file; give a .jsonl file, a glob or a directory of shards"
+        )
     return files
 
 
@@ -162,13 +164,17 @@ def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 value = json.loads(raw.decode("utf-8"))
             except UnicodeDecodeError as error:
-                raise UserError(f"{file}:{number}: not UTF-8 (byte {error.start} of the line)") from None
+                raise UserError(
+                    f"{file}:{number}: not UTF-8 (byte {error.start} of the line)"
+                ) from None
             except json.JSONDecodeError as error:
                 raise UserError(
                     f"{file}:{number}: malformed JSON: {error.msg} at column {error.colno}"
                 ) from None
             if not isinstance(value, dict):
-                raise UserError(f"{file}:{number}: expected a JSON object, got {type(value).__name__}")
+                raise UserError(
+                    f"{file}:{number}: expected a JSON object, got {type(value).__name__}"
+                )
             yield number, value
     if empty:
         raise UserError(f"{file}: empty; expected one JSON record a line")
@@ -384,11 +390,15 @@ class OutputDirectory:
             raise UserError(f"{self.path}: is a file; give a directory to write to")
         if not (self.path / MANIFEST).exists():
             if any(self.path.glob("*.jsonl")) or any(self.path.glob("results.json")):
-                raise UserError(f"{self.path}: holds files that this verb did not write; choose another")
+                raise UserError(
+                    f"{self.path}: holds files that this verb did not write; choose another"
+                )
             return False
         manifest = read_manifest(self.path)
         if manifest["verb"] != verb:
-            raise UserError(f"{self.path}: holds the output of `{manifest['verb']}`; choose another")
+            raise UserError(
+                f"{self.path}: holds the output of `{manifest['verb']}`; choose another"
+            )
         if difference := _first_difference(manifest["settings"], self._manifest["settings"]):
             raise UserError(
                 f"{self.path}: holds output made with other settings ({difference}); "

@@ -80,7 +80,9 @@ class BPEVocabulary:
         """
         smallest = 256 + 1 + _SHIFT
         if vocab_size < smallest:
-            raise UserError(f"vocab_size is {vocab_size}; a byte-level BPE needs at least {smallest}")
+            raise UserError(
+                f"vocab_size is {vocab_size}; a byte-level BPE needs at least {smallest}"
+            )
         tokenizer = tokenizers.Tokenizer(models.BPE())
         _make_byte_level(tokenizer)
         trainer = trainers.BpeTrainer(
@@ -96,7 +98,9 @@ class BPEVocabulary:
         """Writes `tokenizer.json` (unshifted ids, as every other library reads it)."""
         directory = epath.Path(path)
         directory.mkdir(parents=True, exist_ok=True)
-        records.write_bytes(directory / TOKENIZER_FILE, self._tokenizer.to_str(pretty=False).encode())
+        records.write_bytes(
+            directory / TOKENIZER_FILE, self._tokenizer.to_str(pretty=False).encode()
+        )
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no end-of-text added."""
