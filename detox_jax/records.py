@@ -181,7 +181,7 @@ def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_records(source: str) -> Iterator[Record]:
-    """Yields the documents or prompts of `source` (see `resolve_files`), told apart by their fields.
+    """Yields the documents or prompts of `source` (see `resolve_files`), told apart by fields.
 
     Raises:
       UserError: naming file and line, for a record without id or text and for an id seen before.

@@ -63,7 +63,8 @@ class BPEVocabulary:
                 tokenizer = _gpt2_tokenizer(json.loads(vocab.read_text()), merges.read_text())
             else:
                 raise UserError(
-                    f"{path}: no vocabulary; expected {TOKENIZER_FILE}, or vocab.json and merges.txt"
+                    f"{path}: no vocabulary; expected {TOKENIZER_FILE}, "
+                    "or vocab.json and merges.txt"
                 )
         except UserError:
             raise

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.toxicity import labelled
 from tasks.corpus_output import embedded_scorer, stable_hash, write_shards
 
 DATA_VARIABLE = "DETOX_JAX_DATA"
@@ -311,11 +312,14 @@ def _least_toxic_half(
 
 
 def _prompts(file: Path, count: int, sample: _Sample) -> list[records.Prompt]:
-    """`count` scored records, a quarter of them toxic, in the order of their hashes."""
+    """`count` scored records, a quarter of them toxic, in the order of their hashes.
+
+    None of them is one that the embedded scorer was trained on.
+    """
     toxic: list[records.Prompt] = []
     nontoxic: list[records.Prompt] = []
     for prompt in records.read_prompts(str(file)):
-        if prompt.toxicity is not None:
+        if prompt.toxicity is not None and labelled.is_test_record(prompt.id):
             (toxic if prompt.toxicity >= 0.5 else nontoxic).append(prompt)
     num_toxic = round(TOXIC_PROMPT_SHARE * count)
     if len(toxic) < num_toxic or len(nontoxic) < count - num_toxic:

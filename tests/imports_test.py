@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASICS = {"errors", "records", "vocabulary", "progress"}
 LOADING = {"training.checkpoints", "training.params", "training.losses"}
-# What each room may import beside itself. `records`, `models.config` and the like are stricter below.
+# What each room may import beside itself; `NOTHING_LOCAL` below is stricter.
 ALLOWED = {
     "models": {"errors"},
     "parallel": {"errors", "models"},

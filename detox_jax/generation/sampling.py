@@ -51,7 +51,7 @@ class TemperatureSampling:
 
 @dataclasses.dataclass(frozen=True)
 class TopKSampling:
-    """Sampling among the `k` most probable tokens (Fan et al., 2018), ties with the last included."""
+    """Sampling among the `k` most probable tokens (Fan et al., 2018) and ties with the last."""
 
     k: int
     temperature: float = 1.0

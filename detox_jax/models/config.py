@@ -102,7 +102,8 @@ class TransformerConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(
-                    f"TransformerConfig.{name} is {getattr(self, name)!r}; one of {', '.join(choices)}"
+                    f"TransformerConfig.{name} is {getattr(self, name)!r}; "
+                    f"one of {', '.join(choices)}"
                 )
         if self.num_heads % self.kv_heads:
             raise UserError(

@@ -134,9 +134,9 @@ class TransformerLM(nn.Module):
 
         Three ways to call it. Training: tokens `[B, L]`, packed or not. Prefill: prompts `[B, L]`
         padded on the right; fills the cache and leaves each row's cache index at
-        `prefill_lengths[b]`. Decode: one token a row, `[B, 1]`, read at the row's cache index, which
-        advances by one. The cache is created by a call with `decode=True` on tokens `[B, M]`, M its
-        length.
+        `prefill_lengths[b]`. Decode: one token a row, `[B, 1]`, read at the row's cache index,
+        which advances by one. The cache is created by a call with `decode=True` on tokens `[B, M]`,
+        M its length.
 
         Args:
           decoder_input_tokens: ids, int32 `[B, L]`.

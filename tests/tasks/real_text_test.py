@@ -56,12 +56,12 @@ def data(tmp_path):
         for part in ("Pros", "Cons"):
             rows = [f"  <{part}>Light &amp; cheap, model {n}</{part}>\n" for n in range(30)]
             archive.writestr(f"pros_cons/Integrated{part}.txt", "".join(rows))
-    (root / "rtp" / "prompts_dev.jsonl").write_text("".join(map(rtp_line, range(100))))
+    (root / "rtp" / "prompts_dev.jsonl").write_text("".join(map(rtp_line, range(300))))
     return root
 
 
 def rtp_line(n):
-    toxicity = None if n < 5 else n / 100
+    toxicity = None if n < 15 else n / 300
     prompt = {"text": f"Prompt number {n} begins", "toxicity": toxicity, "insult": 0.25}
     record = {"filename": f"{n}.txt", "begin": 0, "end": 9, "challenging": n == 90}
     return json.dumps({**record, "prompt": prompt, "continuation": {"text": " and ends."}}) + "\n"
