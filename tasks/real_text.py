@@ -50,8 +50,8 @@ RecordT = TypeVar("RecordT", records.Document, records.Prompt)
 
 
 def write_real_corpus(
-    data_dir: str,
     output_dir: str,
+    data_dir: str | None = None,
     seed: int = 0,
     paragraphs_per_novel: int = 330,
     num_movie_reviews: int = 0,
@@ -65,8 +65,8 @@ def write_real_corpus(
     the prompts are toxic (Perspective's score is at least 0.5); all keep their records' fields.
 
     Args:
-      data_dir: the directory of real data; empty means that of the variable DETOX_JAX_DATA.
       output_dir: where the four directories go.
+      data_dir: the directory of real data; that of the variable DETOX_JAX_DATA where None.
       seed: which paragraphs, reviews, held-out documents and prompts are drawn, and the order.
       paragraphs_per_novel: at most so many paragraphs of each novel, 15 to 150 words long.
       num_movie_reviews: passages of film reviews, about 100 words each.
@@ -107,7 +107,7 @@ def write_real_corpus(
         write_shards(f"{output_dir}/{part}", VERB, settings, name, rows)
 
 
-def _data_directory(data_dir: str) -> Path:
+def _data_directory(data_dir: str | None) -> Path:
     path = data_dir or os.environ.get(DATA_VARIABLE, "")
     if not path:
         raise UserError(f"{DATA_VARIABLE} is not set; set it to the directory of the real data")

@@ -69,7 +69,7 @@ def rtp_line(n):
 
 def write(data, output, **settings):
     arguments = {"paragraphs_per_novel": 50, "num_heldout": 20, "num_prompts": 40, **settings}
-    real_text.write_real_corpus(str(data), str(output), **arguments)
+    real_text.write_real_corpus(str(output), str(data), **arguments)
     return output
 
 
@@ -251,7 +251,7 @@ def test_malformed_files_are_named(data, tmp_path, name, content, message):
 @pytest.mark.real
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the real data of DETOX_JAX_DATA")
 def test_on_the_real_data(tmp_path, monkeypatch, capsys):
-    real_text.write_real_corpus(str(REAL_DATA), str(tmp_path / "out"))
+    real_text.write_real_corpus(str(tmp_path / "out"), str(REAL_DATA))
     train = read_documents(tmp_path / "out" / "train")
     heldout = read_documents(tmp_path / "out" / "heldout")
     prompts = list(records.read_prompts(str(tmp_path / "out" / "prompts")))
