@@ -1,4 +1,4 @@
-"""Diversity and health of continuations: distinct n-grams, empty and degenerate ones, length.
+"""Diversity and health of continuations: distinct n-grams, self-BLEU, empty ones, loops, length.
 
 Every function takes `texts_per_prompt`: for each prompt the texts of its continuations. Prompts
 without continuations count in no mean; a mean over nothing is NaN.
@@ -14,6 +14,8 @@ TextsPerPrompt = Sequence[Sequence[str]]
 
 _LONGEST_REPEATED = 4  # words of the n-grams that may loop
 _REPETITIONS = 4  # in a row, from which on a loop is degenerate
+_BLEU_ORDER = 4
+_NO_MATCH = 0.1
 _FEWEST_WORDS = 6  # below which one word may well be half of the text
 
 
@@ -46,6 +48,66 @@ def distinct_n_per_ngram(texts_per_prompt: TextsPerPrompt, n: int) -> float:
         if ngrams:
             ratios.append(len(set(ngrams)) / len(ngrams))
     return _mean(ratios)
+
+
+def self_bleu(texts_per_prompt: TextsPerPrompt) -> float:
+    """How alike the continuations of a prompt are: BLEU of each against all the others, averaged.
+
+    BLEU-4 with uniform weights, the closest reference length and a match of 0.1 in place of none
+    (NLTK's `method1`), as Texygen has it (Zhu et al., 2018, https://arxiv.org/abs/1802.01886); the
+    references are the other continuations of the same prompt. Words are split at white space.
+    Empty continuations are left out, and prompts with fewer than two others. Higher is less
+    diverse.
+    """
+    scores = []
+    for texts in texts_per_prompt:
+        words = [text.split() for text in texts if text.strip()]
+        if len(words) > 1:
+            scores += _bleu_against_others(words)
+    return _mean(scores)
+
+
+def _bleu_against_others(texts: Sequence[Sequence[str]]) -> list[float]:
+    log_precisions = [0.0] * len(texts)
+    for n in range(1, _BLEU_ORDER + 1):
+        counts = [Counter(_ngrams(words, n)) for words in texts]
+        highest = _two_highest(counts)
+        for i, own in enumerate(counts):
+            matches = 0
+            for ngram, count in own.items():
+                (first, holder), second = highest[ngram]
+                matches += min(count, second if holder == i else first)
+            precision = (matches or _NO_MATCH) / max(1, own.total())
+            log_precisions[i] += math.log(precision) / _BLEU_ORDER
+    lengths = [len(words) for words in texts]
+    return [
+        math.exp(log_precision) * _brevity_penalty(lengths, i)
+        for i, log_precision in enumerate(log_precisions)
+    ]
+
+
+def _two_highest(counts: Sequence[Counter]) -> dict[tuple, tuple[tuple[int, int], int]]:
+    """For each n-gram the highest count with the text that has it, and the highest of the others.
+
+    What a text may match is the highest count among the others: the second where it is the holder.
+    """
+    highest: dict[tuple, tuple[tuple[int, int], int]] = {}
+    for i, own in enumerate(counts):
+        for ngram, count in own.items():
+            (first, holder), second = highest.get(ngram, ((0, -1), 0))
+            if count > first:
+                highest[ngram] = ((count, i), first)
+            elif count > second:
+                highest[ngram] = ((first, holder), count)
+    return highest
+
+
+def _brevity_penalty(lengths: Sequence[int], i: int) -> float:
+    """Penalty of text i against the length of another that is closest, the shorter of two."""
+    own = lengths[i]
+    others = (length for j, length in enumerate(lengths) if j != i)
+    closest = min(others, key=lambda length: (abs(length - own), length))
+    return 1.0 if own > closest else math.exp(1 - closest / own)
 
 
 def empty_fraction(texts_per_prompt: TextsPerPrompt) -> float:

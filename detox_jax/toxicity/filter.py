@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -18,7 +18,13 @@ _SHARD_SIZE = 10_000
 
 
 class Selection(Protocol):
-    """Chooses which scored documents to keep."""
+    """Chooses which scored documents to keep.
+
+    Attributes:
+      uses_toxicity: whether it looks at the scores.
+    """
+
+    uses_toxicity: ClassVar[bool]
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
@@ -32,6 +38,8 @@ class LeastToxic:
     """The least toxic share of the documents; SGEAT keeps half (SPEC: `filter`)."""
 
     fraction: float = 0.5
+
+    uses_toxicity: ClassVar[bool] = True
 
     def __post_init__(self):
         _check_fraction(self.fraction)
@@ -59,6 +67,8 @@ class LeastToxicPerLength:
     fraction: float = 0.5
     strata: int = 10
 
+    uses_toxicity: ClassVar[bool] = True
+
     def __post_init__(self):
         _check_fraction(self.fraction)
         if self.strata < 1:
@@ -84,6 +94,8 @@ class RandomShare:
 
     fraction: float = 0.5
 
+    uses_toxicity: ClassVar[bool] = False
+
     def __post_init__(self):
         _check_fraction(self.fraction)
 
@@ -95,7 +107,13 @@ class RandomShare:
         return [documents[i] for i in sorted(chosen)]
 
 
-def filter(input: str, output_dir: str, selection: Selection | None = None, seed: int = 0) -> None:
+def filter(
+    input: str,
+    output_dir: str,
+    selection: Selection | None = None,
+    seed: int = 0,
+    size_of: str | None = None,
+) -> None:
     """Writes the selected part of scored documents, shuffled.
 
     Documents without a score, and those without text, are left out before the selection and
@@ -106,6 +124,8 @@ def filter(input: str, output_dir: str, selection: Selection | None = None, seed
       output_dir: where the kept ones go.
       selection: what to keep; the least toxic half where None.
       seed: of the shuffle, and of a random selection.
+      size_of: documents whose number of words is not to be exceeded, so that controls train on as
+        much text as what they are compared with; no limit where None.
 
     Raises:
       UserError: if nothing is scored, or nothing would be left.
@@ -115,6 +135,7 @@ def filter(input: str, output_dir: str, selection: Selection | None = None, seed
         "input": records.describe_input(input),
         "selection": {"method": type(selection).__name__, **_fields(selection)},
         "seed": seed,
+        "size_of": None if size_of is None else records.describe_input(size_of),
     }
     output = records.OutputDirectory(output_dir, "filter", settings)
     if output.complete:
@@ -132,6 +153,8 @@ def filter(input: str, output_dir: str, selection: Selection | None = None, seed
             "raise KEEP_FRACTION or generate more"
         )
     kept = [kept[i] for i in generator.permutation(len(kept))]
+    if size_of is not None:
+        kept = _as_many_words(kept, size_of)
     count = -(-len(kept) // _SHARD_SIZE)
     for index in range(count):
         part = kept[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
@@ -145,7 +168,11 @@ def filter(input: str, output_dir: str, selection: Selection | None = None, seed
     threshold = max(d.toxicity for d in kept if d.toxicity is not None)
     before, after = _describe(candidates), _describe(kept)
     output.finish(
-        scorer=_scorer_of(input), counts=counts, highest_kept=threshold, before=before, after=after
+        filtered_by=_scorer_of(input) if selection.uses_toxicity else None,
+        counts=counts,
+        highest_kept=threshold,
+        before=before,
+        after=after,
     )
     print(
         f"{output_dir}: kept {len(kept)} of {len(documents)} documents (unscored "
@@ -153,6 +180,16 @@ def filter(input: str, output_dir: str, selection: Selection | None = None, seed
         f"toxicity {before['mean_toxicity']:.3f} -> {after['mean_toxicity']:.3f}, mean length "
         f"{before['mean_words']:.1f} -> {after['mean_words']:.1f} words"
     )
+
+
+def _as_many_words(documents: list[records.Document], size_of: str) -> list[records.Document]:
+    """The first documents, as many as together have no more words than those of `size_of`."""
+    limit = sum(_num_words(document) for document in records.read_documents(size_of))
+    totals = np.cumsum([_num_words(document) for document in documents])
+    count = int(np.searchsorted(totals, limit, side="right"))
+    if not count:
+        raise UserError(f"{size_of}: holds {limit} words, fewer than the first document kept")
+    return documents[:count]
 
 
 def _by_toxicity(document: records.Document) -> tuple[float, bytes]:

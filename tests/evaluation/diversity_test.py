@@ -1,6 +1,7 @@
 """Distinct n-grams, empty and degenerate continuations, by hand."""
 
 import math
+import random
 
 import pytest
 
@@ -26,6 +27,32 @@ def test_distinct_n_per_ngram_divides_by_ngrams():
     assert diversity.distinct_n_per_ngram(texts, 2) == 3 / 5
     assert diversity.distinct_n_per_ngram(texts, 1) == pytest.approx((3 / 7 + 1) / 2)
     assert diversity.distinct_n_per_ngram([["a  b\nb"]], 1) == 2 / 3
+
+
+def test_self_bleu_by_hand():
+    # "a b c d" against "a b c e": 3/4, 2/3, 1/2, and 0.1 in place of no match of one 4-gram.
+    bleu = (3 / 4 * 2 / 3 * 1 / 2 * 0.1) ** (1 / 4)
+    assert diversity.self_bleu([["a b c d", "a b c e"]]) == pytest.approx(bleu)
+    assert diversity.self_bleu([["a b c d", "a b c d", ""]]) == pytest.approx(1.0)
+    # The shorter text is penalised, the longer one is not.
+    short = (1 * 1 * 1 * 0.1) ** (1 / 4) * math.exp(1 - 4 / 3)
+    long = (3 / 4 * 2 / 3 * 1 / 2 * 0.1) ** (1 / 4)
+    expected = (short + long) / 2
+    assert diversity.self_bleu([["a b c", "a b c d"]]) == pytest.approx(expected)
+    assert math.isnan(diversity.self_bleu([["alone"], ["", ""]]))
+
+
+def test_self_bleu_equals_nltk():
+    bleu = pytest.importorskip("nltk.translate.bleu_score")
+    generator = random.Random(0)
+    texts = [[generator.choice("a b c d e".split()) for _ in range(n)] for n in range(1, 15)]
+    smooth = bleu.SmoothingFunction().method1
+    expected = [
+        bleu.sentence_bleu(texts[:i] + texts[i + 1 :], words, smoothing_function=smooth)
+        for i, words in enumerate(texts)
+    ]
+    joined = [" ".join(words) for words in texts]
+    assert diversity.self_bleu([joined]) == pytest.approx(sum(expected) / len(expected))
 
 
 def test_ngrams_do_not_cross_continuations():

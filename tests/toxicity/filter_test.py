@@ -133,8 +133,27 @@ def test_other_selections_from_the_command_line(selection, scored, tmp_path):
 def test_the_scorer_is_carried_on(scored, tmp_path):
     assert cli.main(["score", f"--gin.INPUT={scored}", f"--gin.OUTPUT_DIR={tmp_path / 's'}"]) == 0
     assert run(tmp_path / "s", tmp_path / "out") == 0
-    assert manifest(tmp_path / "out")["scorer"] == manifest(tmp_path / "s")["scorer"]
-    assert manifest(tmp_path / "out")["scorer"]["name"] == "ngram"
+    assert manifest(tmp_path / "out")["filtered_by"] == manifest(tmp_path / "s")["scorer"]
+    assert manifest(tmp_path / "out")["filtered_by"]["name"] == "ngram"
+
+
+def test_a_random_share_is_filtered_by_nobody(scored, tmp_path):
+    assert cli.main(["score", f"--gin.INPUT={scored}", f"--gin.OUTPUT_DIR={tmp_path / 's'}"]) == 0
+    assert run(tmp_path / "s", tmp_path / "out", "--gin.SELECTION=@filter.RandomShare()") == 0
+    assert manifest(tmp_path / "out")["filtered_by"] is None
+
+
+def test_no_more_words_than_the_corpus_it_is_compared_with(scored, tmp_path):
+    other = write(tmp_path / "other.jsonl", [{"id": "a", "text": "five words are in here"}])
+    assert run(scored, tmp_path / "all") == 0
+    assert run(scored, tmp_path / "out", f"--gin.SIZE_OF={other}") == 0
+    # Texts of two words: two of them fit into five words, the first two of the shuffled ones.
+    assert [row["id"] for row in read(tmp_path / "out")] == [
+        row["id"] for row in read(tmp_path / "all")[:2]
+    ]
+    tiny = write(tmp_path / "tiny.jsonl", [{"id": "a", "text": "one"}])
+    assert run(scored, tmp_path / "none", f"--gin.SIZE_OF={tiny}") == 2
+    assert not list((tmp_path / "none").glob("*.jsonl"))
 
 
 def test_a_killed_run_ends_with_the_same_bytes(scored, tmp_path, monkeypatch):
