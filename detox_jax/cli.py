@@ -34,6 +34,9 @@ VERBS = {
     "train_vocabulary": "detox_jax.vocabulary",
 }
 
+# Flags of one verb: short for a macro that is True.
+SWITCHES = {"evaluate": {"--power": "POWER"}}
+
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
                       [--gin_search_paths=DIR,...] [--dry_run] [--help]
@@ -135,6 +138,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             want_help = True
         elif argument == "--dry_run":
             dry_run = True
+        elif argument in SWITCHES.get(verb, {}):
+            bindings.append(f"{SWITCHES[verb][argument]} = True")
         elif not flag.startswith("-"):
             if verb:
                 raise UserError(f"unexpected argument {argument!r} after the verb {verb!r}")

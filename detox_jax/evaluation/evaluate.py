@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,14 @@ from rich.table import Table
 
 from detox_jax import records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import diversity, metrics, statistics
+from detox_jax.evaluation import details, diversity, metrics, statistics
+from detox_jax.evaluation import scored as scores
+from detox_jax.evaluation.scored import Scored
 
 RESULTS_FILE = "results.json"
 TOXIC = metrics.TOXIC
 PAIRED_METRICS = ("expected_maximum_toxicity", "toxicity_probability", "mean_toxicity")
-_K_CURVE = (1, 2, 5, 10, 15, 20, 25)
+POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 _SPLIT_ORDER = ("full", "toxic", "nontoxic", "challenging")
 
 
@@ -30,30 +31,17 @@ class Method:
 
     Attributes:
       generations: `score`'s output for them.
-      checkpoint_path: the model, for perplexity.
+      checkpoint_path: the model, for perplexity and training curves.
       corpus: what it was adapted to, for the table.
       adaptation: how, for the table.
+      filtered_by: the scorer that filtered its corpus, `{"name", "fingerprint"}`, if one did.
     """
 
     generations: str
     checkpoint_path: str | None = None
     corpus: str | None = None
     adaptation: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """A method's continuations in the order of the baseline's prompts.
-
-    Attributes:
-      prompts: the records.
-      scores_PK: toxicity of each continuation, NaN where missing.
-      scorer: name and fingerprint.
-    """
-
-    prompts: Sequence[records.Prompt]
-    scores_PK: np.ndarray
-    scorer: dict[str, str]
+    filtered_by: Mapping[str, str] | None = None
 
 
 def evaluate(
@@ -61,10 +49,13 @@ def evaluate(
     output_dir: str,
     baseline: str = "base",
     heldout: str | None = None,
+    reference: str | None = None,
     batch_size: int = 32,
     min_coverage: float = 0.95,
     bootstrap_draws: int = 10_000,
     random_seed: int = 0,
+    power: bool = False,
+    command: str | None = None,
 ) -> None:
     """Writes `results.json`: every metric with its interval, and every difference to the baseline.
 
@@ -73,13 +64,17 @@ def evaluate(
 
     Args:
       methods: scored continuations by name; a string is a `Method` of these generations alone.
-      output_dir: where `results.json`, `prompts.json` and `samples.json` go.
+      output_dir: where `results.json` and the files for the report's pictures go.
       baseline: the method that the others are compared with.
       heldout: documents for perplexity, of methods with a checkpoint.
+      reference: checkpoint under which continuations are read for their perplexity.
       batch_size: of the perplexity.
       min_coverage: the smallest share of continuations that must have a score.
       bootstrap_draws: resamples of the prompts behind each 95 % interval.
       random_seed: of the resampling.
+      power: also print how many prompts it takes to see a difference.
+      command: what repeats the run, for the provenance; `evaluate` with its own configuration
+        where None.
 
     Raises:
       UserError: if methods have other prompts or another scorer, or too few scores.
@@ -91,6 +86,7 @@ def evaluate(
         "methods": {name: _describe_method(method) for name, method in named.items()},
         "baseline": baseline,
         "heldout": None if heldout is None else records.describe_input(heldout),
+        "reference": reference,
         "threshold": {"operator": ">=", "value": TOXIC},
         "min_coverage": min_coverage,
         "bootstrap_draws": bootstrap_draws,
@@ -98,116 +94,36 @@ def evaluate(
     }
     output = records.OutputDirectory(output_dir, "evaluate", settings)
     if not output.complete:
-        scored = _join({name: _read(name, m) for name, m in named.items()}, baseline, min_coverage)
+        scored = {name: scores.read(name, m.generations) for name, m in named.items()}
+        scored = scores.join(scored, baseline, min_coverage)
+        reader = _Reader(output.path, heldout, reference, batch_size)
         draw = _Draws(bootstrap_draws, random_seed)
-        rows = [
-            row
-            for name, method in named.items()
-            for row in _rows(
-                name,
-                method,
-                scored[name],
-                draw,
-                _perplexity(output.path, name, method, heldout, batch_size),
-            )
-        ]
         results = {
-            "rows": rows,
+            "rows": [
+                row
+                for name, method in named.items()
+                for row in _rows(name, method, scored[name], draw, reader.read(name, method))
+            ],
             "paired": _paired(scored, baseline, draw),
-            "provenance": _provenance(settings, named, scored, baseline, output.manifest),
+            "power": _power(scored, baseline),
+            "provenance": {
+                **_provenance(settings, named, scored[baseline], output.manifest),
+                "command": command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
+            },
         }
-        _write_details(output.path, scored)
-        records.write_json(output.path / RESULTS_FILE, _without_nan(results))
+        paths = {name: method.checkpoint_path for name, method in named.items()}
+        details.write(output.path, scored, paths)
+        records.write_json(output.path / RESULTS_FILE, details.without_nan(results))
         output.finish(methods=len(named), prompts=len(scored[baseline].prompts))
-    print_table(json.loads((output.path / RESULTS_FILE).read_text()))
-
-
-# --- reading ----------------------------------------------------------------------------------
+    results = json.loads((output.path / RESULTS_FILE).read_text())
+    print_table(results)
+    if power:
+        print_power(results)
 
 
 def _describe_method(method: Method) -> dict[str, Any]:
-    return {
-        "generations": records.describe_input(method.generations),
-        "checkpoint_path": method.checkpoint_path,
-        "corpus": method.corpus,
-        "adaptation": method.adaptation,
-    }
-
-
-def _read(name: str, method: Method) -> Scored:
-    prompts = list(records.read_prompts(method.generations))
-    if not prompts:
-        raise UserError(f"method {name!r}: {method.generations} holds zero prompts")
-    widest = max(len(prompt.generations) for prompt in prompts)
-    if not widest:
-        raise UserError(f"method {name!r}: {method.generations} holds no continuation")
-    scores_PK = np.full((len(prompts), widest), np.nan)
-    for row, prompt in zip(scores_PK, prompts, strict=True):
-        for k, generation in enumerate(prompt.generations):
-            if generation.toxicity is not None:
-                row[k] = generation.toxicity
-    return Scored(prompts, scores_PK, _scorer_of(method.generations))
-
-
-def _scorer_of(generations: str) -> dict[str, str]:
-    directory = records.resolve_files(generations)[0].parent
-    if not (directory / records.MANIFEST).exists():
-        return {"name": "unknown", "fingerprint": "unknown"}
-    scorer = records.read_manifest(directory).get("scorer")
-    return scorer or {"name": "unknown", "fingerprint": "unknown"}
-
-
-def _join(scored: Mapping[str, Scored], baseline: str, min_coverage: float) -> dict[str, Scored]:
-    """Every method in the order of the baseline's prompts, checked against it."""
-    reference = scored[baseline]
-    order = [prompt.id for prompt in reference.prompts]
-    joined = {}
-    for name, method in scored.items():
-        if method.scorer != reference.scorer:
-            raise UserError(
-                f"method {name!r} was scored by {method.scorer['fingerprint']}, {baseline!r} by "
-                f"{reference.scorer['fingerprint']}; scores of different scorers do not compare: "
-                "score both with one"
-            )
-        index = {prompt.id: i for i, prompt in enumerate(method.prompts)}
-        if index.keys() != set(order):
-            raise UserError(
-                f"method {name!r} and {baseline!r} have different prompts: "
-                f"{len(set(order) - index.keys())} are missing, {len(index.keys() - set(order))} "
-                "are extra; generate both from the same prompts"
-            )
-        rows = [index[prompt_id] for prompt_id in order]
-        coverage = _coverage(method)
-        if coverage == 0:
-            raise UserError(f"method {name!r}: all scores are missing; run `score` on it")
-        if coverage < min_coverage:
-            raise UserError(
-                f"method {name!r}: only {coverage:.1%} of its continuations have a score, fewer "
-                f"than the {min_coverage:.1%} of min_coverage"
-            )
-        prompts = [method.prompts[i] for i in rows]
-        joined[name] = Scored(prompts, method.scores_PK[rows], method.scorer)
-    return joined
-
-
-def _num_samples(scored: Scored) -> int:
-    return sum(len(prompt.generations) for prompt in scored.prompts)
-
-
-def _coverage(scored: Scored) -> float:
-    return float(np.isfinite(scored.scores_PK).sum() / max(1, _num_samples(scored)))
-
-
-def _splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
-    """Masks of the prompts in each split; splits that no prompt is in are left out."""
-    toxicity = np.array([np.nan if p.toxicity is None else p.toxicity for p in prompts])
-    masks = {
-        "full": np.ones(len(prompts), bool),
-        "toxic": toxicity >= TOXIC,
-        "nontoxic": toxicity < TOXIC,
-        "challenging": np.array([p.challenging for p in prompts]),
-    }
-    return {name: mask for name, mask in masks.items() if mask.any()}
+    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return {**fields, "generations": records.describe_input(method.generations)}
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -226,8 +142,41 @@ class _Draws:
         return dataclasses.asdict(interval)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Perplexities of a method; kept in files, since they are the slow part of a rerun."""
+
+    directory: epath.Path
+    heldout: str | None
+    reference: str | None
+    batch_size: int
+
+    def read(self, name: str, method: Method) -> dict[str, Any]:
+        from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
+
+        found: dict[str, Any] = {"perplexity": None, "continuation_perplexity": None}
+        heldout, reference, checkpoint = self.heldout, self.reference, method.checkpoint_path
+        if heldout is not None and checkpoint is not None:
+            found["perplexity"] = self._once(
+                f"perplexity-{name}.json",
+                lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
+            )
+        if reference is not None:
+            found["continuation_perplexity"] = self._once(
+                f"continuation_perplexity-{name}.json",
+                lambda: perplexity.continuation_perplexity(reference, method.generations),
+            )
+        return found
+
+    def _once(self, file_name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        file = self.directory / file_name
+        if not file.exists():
+            records.write_json(file, compute())
+        return json.loads(file.read_text())
+
+
 def _rows(
-    name: str, method: Method, scored: Scored, draw: _Draws, perplexity: dict[str, Any] | None
+    name: str, method: Method, scored: Scored, draw: _Draws, perplexities: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The method's row for each split."""
     return [
@@ -237,17 +186,12 @@ def _rows(
             "adaptation": method.adaptation,
             "split": split,
             "scorer": scored.scorer,
-            **_toxicity(_subset(scored, mask), draw),
-            "perplexity": perplexity,
-            **_quality(_subset(scored, mask)),
+            **_toxicity(scored.subset(mask), draw),
+            **perplexities,
+            **_quality(scored.subset(mask)),
         }
-        for split, mask in _splits(scored.prompts).items()
+        for split, mask in scores.splits(scored.prompts).items()
     ]
-
-
-def _subset(scored: Scored, mask: np.ndarray) -> Scored:
-    prompts = [prompt for prompt, keep in zip(scored.prompts, mask, strict=True) if keep]
-    return Scored(prompts, scored.scores_PK[mask], scored.scorer)
 
 
 def _toxicity(scored: Scored, draw: _Draws) -> dict[str, Any]:
@@ -256,9 +200,9 @@ def _toxicity(scored: Scored, draw: _Draws) -> dict[str, Any]:
     sums_P = metrics.toxicity_sum_per_prompt(scores_PK)
     return {
         "num_prompts": len(scored.prompts),
-        "num_samples": _num_samples(scored),
+        "num_samples": scored.num_samples,
         "num_prompts_without_score": sum(p.toxicity is None for p in scored.prompts),
-        "coverage": _coverage(scored),
+        "coverage": scored.coverage,
         "expected_maximum_toxicity": draw.mean(metrics.maximum_toxicity(scores_PK)),
         "toxicity_probability": draw.mean(metrics.any_toxic(scores_PK, TOXIC)),
         "mean_toxicity": draw.ratio(sums_P, counts_P),
@@ -273,6 +217,8 @@ def _quality(scored: Scored) -> dict[str, Any]:
     stops = [g.extra["finish"] == "stop" for g in generations if "finish" in g.extra]
     return {
         "distinct": [diversity.distinct_n(texts, n) for n in (1, 2, 3)],
+        "distinct_per_ngram": [diversity.distinct_n_per_ngram(texts, n) for n in (1, 2, 3)],
+        "self_bleu": diversity.self_bleu(texts),
         "empty_fraction": diversity.empty_fraction(texts),
         "degenerate_fraction": diversity.degenerate_fraction(texts),
         "mean_words": diversity.mean_words(texts),
@@ -293,47 +239,56 @@ def _per_prompt(scored: Scored) -> dict[str, np.ndarray]:
 def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[dict[str, Any]]:
     """Differences to the baseline on the same prompts; p-values corrected over all of a split."""
     reference = _per_prompt(scored[baseline])
+    values = {name: _per_prompt(method) for name, method in scored.items() if name != baseline}
     paired = []
-    for split, mask in _splits(scored[baseline].prompts).items():
+    for split, mask in scores.splits(scored[baseline].prompts).items():
         rows = []
-        for name in scored:
-            if name == baseline:
-                continue
-            values = _per_prompt(scored[name])
-            for metric in PAIRED_METRICS:
-                difference = statistics.paired_difference(
-                    values[metric][mask], reference[metric][mask], draw.draws, draw.seed
-                )
-                fields = dataclasses.asdict(difference)
-                rows.append(
-                    {
-                        "method": name,
-                        "baseline": baseline,
-                        "metric": metric,
-                        "split": split,
-                        "difference": fields.pop("value"),
-                        **fields,
-                    }
-                )
+        for name, metric in ((name, metric) for name in values for metric in PAIRED_METRICS):
+            difference = statistics.paired_difference(
+                values[name][metric][mask], reference[metric][mask], draw.draws, draw.seed
+            )
+            rows.append(
+                {
+                    "method": name,
+                    "baseline": baseline,
+                    "metric": metric,
+                    "split": split,
+                    "difference": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "p_value": difference.p_value,
+                }
+            )
         for row, adjusted in zip(rows, statistics.holm([r["p_value"] for r in rows]), strict=True):
             row["p_value_holm"] = float(adjusted)
         paired += rows
     return paired
 
 
-def _perplexity(
-    directory: epath.Path, name: str, method: Method, heldout: str | None, batch_size: int
-) -> dict[str, Any] | None:
-    """A method's perplexity; kept in a file, since it is the slow part of a rerun."""
-    if heldout is None or method.checkpoint_path is None:
-        return None
-    file = directory / f"perplexity-{name}.json"
-    if not file.exists():
-        from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
-
-        value = perplexity.checkpoint_perplexity(method.checkpoint_path, heldout, batch_size)
-        records.write_json(file, value)
-    return json.loads(file.read_text())
+def _power(scored: Mapping[str, Scored], baseline: str) -> list[dict[str, Any]]:
+    """Prompts that show a difference, of a given size and of the size found, with power 0.8."""
+    reference = _per_prompt(scored[baseline])
+    rows = []
+    for name, method in scored.items():
+        if name == baseline:
+            continue
+        for metric, values_P in _per_prompt(method).items():
+            differences_P = values_P - reference[metric]
+            present_P = differences_P[~np.isnan(differences_P)]
+            found = float(np.mean(present_P)) if present_P.size else 0.0
+            for effect in (*POWER_EFFECTS, found):
+                possible = effect != 0 and present_P.size > 1
+                needed = statistics.prompts_needed(present_P, effect) if possible else None
+                rows.append(
+                    {
+                        "method": name,
+                        "metric": metric,
+                        "effect": effect,
+                        "observed": effect == found,
+                        "num_prompts": needed,
+                    }
+                )
+    return rows
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -342,65 +297,17 @@ def _perplexity(
 def _provenance(
     settings: Mapping[str, Any],
     methods: Mapping[str, Method],
-    scored: Mapping[str, Scored],
-    baseline: str,
+    scored: Scored,
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        "evaluated_by": scored[baseline].scorer,
-        "statistics": "percentile bootstrap over prompts, 95 %; sign-flip permutation p-values",
+        "evaluated_by": {**scored.scorer, "reliability": scored.reliability},
+        "filtered_by": {name: method.filtered_by for name, method in methods.items()},
+        "statistics": "percentile bootstrap over prompts, 95 %; sign-flip permutation p-values, "
+        "Holm-adjusted within a split",
         "settings": settings,
         "versions": manifest["versions"],
-        "command": "detox-jax evaluate --gin_file=config.gin",
     }
-
-
-def _write_details(directory: epath.Path, scored: Mapping[str, Scored]) -> None:
-    """What the report draws: maxima and k-curves by method, and some continuations."""
-    details: dict[str, Any] = {"methods": {}, "k_curve": {}}
-    for name, method in scored.items():
-        maxima = metrics.maximum_toxicity(method.scores_PK)
-        details["methods"][name] = {"max_toxicity": [round(float(x), 6) for x in maxima]}
-        ks = [k for k in _K_CURVE if k <= method.scores_PK.shape[1]]
-        curve_emt, curve_tp = metrics.k_curve(method.scores_PK, ks)
-        details["k_curve"][name] = {
-            "k": ks,
-            "expected_maximum_toxicity": [float(x) for x in curve_emt],
-            "toxicity_probability": [float(x) for x in curve_tp],
-        }
-    records.write_json(directory / "prompts.json", _without_nan(details))
-    records.write_json(directory / "samples.json", _samples(scored))
-
-
-def _samples(scored: Mapping[str, Scored], count: int = 12) -> list[dict[str, Any]]:
-    """The first continuation of each method for prompts spread over the file."""
-    num_prompts = len(next(iter(scored.values())).prompts)
-    samples = []
-    for i in np.unique(np.linspace(0, num_prompts - 1, min(count, num_prompts)).astype(int)):
-        rows = {name: method.prompts[i] for name, method in scored.items()}
-        prompt = next(iter(rows.values()))
-        samples.append(
-            {
-                "id": prompt.id,
-                "prompt": prompt.text,
-                "prompt_toxicity": prompt.toxicity,
-                "continuations": {
-                    name: {"text": row.generations[0].text, "toxicity": row.generations[0].toxicity}
-                    for name, row in rows.items()
-                    if row.generations
-                },
-            }
-        )
-    return samples
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def print_table(results: Mapping[str, Any]) -> None:
@@ -425,6 +332,22 @@ def print_table(results: Mapping[str, Any]) -> None:
         )
     Console(width=120).print(table)
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
+
+
+def print_power(results: Mapping[str, Any]) -> None:
+    """How many prompts show a difference to the baseline with probability 0.8, as a table."""
+    table = Table(title="prompts needed to see a difference (two-sided 5 %, power 0.8)")
+    for column in ("method", "metric", *(f"{effect:g}" for effect in POWER_EFFECTS), "found here"):
+        table.add_column(column)
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in results["power"]:
+        count = "-" if row["num_prompts"] is None else f"{row['num_prompts']:,}"
+        if row["observed"]:
+            count += f" ({row['effect']:+.3f})"
+        cells.setdefault((row["method"], row["metric"]), []).append(count)
+    for names, counts in cells.items():
+        table.add_row(*names, *counts)
+    Console(width=120).print(table)
 
 
 def _interval(value: Mapping[str, float | None], key: str) -> str:

@@ -1,4 +1,4 @@
-"""Perplexity of held-out documents under a checkpoint, per token and per word."""
+"""Perplexity under a checkpoint, by token and by word: of documents, and of continuations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from detox_jax import progress, records
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints, losses
+
+Window = tuple[Sequence[int], int]
 
 
 def checkpoint_perplexity(
@@ -43,6 +46,70 @@ def checkpoint_perplexity(
     eos = loaded.vocabulary.eos_id
     encoded = [[eos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
     windows = [w for ids in encoded for w in split_windows(ids, loaded.module.config.max_length)]
+    total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {documents}")
+    words = sum(len(text.split()) + 1 for text in texts)
+    tokens = sum(len(ids) - 1 for ids in encoded)
+    return {**_per_unit(total, tokens, words), "documents": len(texts)}
+
+
+def continuation_perplexity(
+    checkpoint_path: str,
+    generations: str,
+    num_samples: int = 5,
+    batch_size: int = 128,
+    mesh_shape: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """The perplexity of continuations given their prompts under a reference model.
+
+    A continuation is tokenised apart from its prompt, and its end is not scored, since the limit of
+    new tokens ends most. Empty continuations have no tokens.
+
+    Args:
+      checkpoint_path: the reference.
+      generations: prompts with their continuations: file, glob or directory.
+      num_samples: how many continuations of each prompt are read, the first ones.
+      batch_size: continuations at once.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+
+    Returns:
+      `value` and `words`, per token and per white-space word, with their counts `tokens` and
+      `num_words`, and the `reference`'s fingerprint.
+    """
+    mesh = meshes.create_mesh(mesh_shape)
+    loaded = checkpoints.load_model(checkpoint_path, mesh)
+    encode, context = loaded.vocabulary.encode_batch, loaded.module.config.max_length
+    pairs = [
+        (prompt.text, generation.text)
+        for prompt in records.read_prompts(generations)
+        for generation in prompt.generations[:num_samples]
+        if generation.text.strip()
+    ]
+    if not pairs:
+        raise UserError(f"{generations}: every continuation is empty; there is nothing to read")
+    windows, tokens = [], 0
+    for prompt, text in zip(*(encode([*texts]) for texts in zip(*pairs, strict=True)), strict=True):
+        ids = [loaded.vocabulary.eos_id, *prompt, *text][-(context + 1) :]
+        scored = min(len(text), len(ids) - 1)
+        windows.append((ids, len(ids) - 1 - scored))
+        tokens += scored
+    total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {generations}")
+    words = sum(len(text.split()) for _, text in pairs)
+    return {**_per_unit(total, tokens, words), "reference": loaded.fingerprint}
+
+
+def _per_unit(total: float, tokens: int, words: int) -> dict[str, Any]:
+    return {
+        "value": math.exp(total / tokens),
+        "words": math.exp(total / words),
+        "tokens": tokens,
+        "num_words": words,
+    }
+
+
+def _total_nll(
+    loaded: checkpoints.LoadedModel, mesh: Mesh, windows: Sequence[Window], rows: int, what: str
+) -> float:
+    """The summed negative log-likelihood, in nats, of what the windows score."""
 
     @jax.jit
     def batch_nll(params: Any, inputs_BL: Any, targets_BL: Any, weights_BL: Any) -> jax.Array:
@@ -50,29 +117,16 @@ def checkpoint_perplexity(
         return losses.cross_entropy(logits_BLV, targets_BL, weights_BL)[0]
 
     shards = meshes.num_batch_shards(mesh)
-    rows = -(-batch_size // shards) * shards
+    rows = -(-rows // shards) * shards
     total = 0.0
     with meshes.sharding_scope(mesh), progress.bar("perplexity", len(windows)) as advance:
         for batch, arrays in _batches(windows, rows):
             arrays = jax.device_put(arrays, meshes.batch_sharding(mesh))
             total += float(batch_nll(loaded.params, *arrays))
             advance(batch)
-    tokens = sum(len(ids) - 1 for ids in encoded)
-    words = sum(len(text.split()) + 1 for text in texts)
     if not math.isfinite(total):
-        raise UserError(
-            f"{checkpoint_path}: its loss on {documents} is {total}; a broken checkpoint"
-        )
-    return {
-        "value": math.exp(total / tokens),
-        "words": math.exp(total / words),
-        "tokens": tokens,
-        "num_words": words,
-        "documents": len(texts),
-    }
-
-
-Window = tuple[Sequence[int], int]
+        raise UserError(f"{what}: the loss is {total}; a broken checkpoint")
+    return total
 
 
 def split_windows(ids: Sequence[int], context: int) -> list[Window]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from detox_jax.toxicity import letters
 from detox_jax.toxicity.scorer import prepare
 
 WEIGHTS_FILE = Path(__file__).with_name("ngram_weights.npz")
+RELIABILITY_FILE = "ngram_reliability.json"  # beside the weights
 VERSION = 1
 BUCKET_BITS = 18
 NUM_BUCKETS = 1 << BUCKET_BITS
@@ -117,6 +119,8 @@ class NgramScorer:
     Attributes:
       name: "ngram".
       fingerprint: of the weights.
+      reliability: how its scores compare with labels, see `ToxicityScorer`; None where the weights
+        lie without it.
     """
 
     name = "ngram"
@@ -141,6 +145,8 @@ class NgramScorer:
                 f"{path}: holds {weights.size} weights, this version reads {NUM_BUCKETS}; "
                 "train them again with train_scorer"
             )
+        file = path.with_name(RELIABILITY_FILE)
+        self.reliability = json.loads(file.read_text()) if file.exists() else None
         self._weights = weights.astype(np.float32)
         self._bias = float(bias)
         digest = hashlib.sha256(weights.tobytes() + bias.tobytes())

@@ -47,7 +47,11 @@ def score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
                 scored = _score_records(shard, scorer, advance)
                 output.write_shard(SHARD_NAME, index, len(shards), scored)
     counts = _count(records.read_records(str(output.path / f"{SHARD_NAME}-*.jsonl")))
-    output.finish(scorer=scorers.identity(scorer), counts=counts)
+    output.finish(
+        scorer=scorers.identity(scorer),
+        scorer_reliability=getattr(scorer, "reliability", None),
+        counts=counts,
+    )
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
         f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "

@@ -33,6 +33,9 @@ class ToxicityScorer(Protocol):
       name: short, for tables.
       fingerprint: name, version and hash of the weights; scores of different fingerprints never
         share a column.
+
+    It may also have `reliability`, a mapping for the report: `scores` and `shares` (mean score and
+    share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label.
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled, ngram, quality
 
-WEIGHTS_NAME = "ngram_weights.npz"
+WEIGHTS_NAME = ngram.WEIGHTS_FILE.name
+RELIABILITY_NAME = ngram.RELIABILITY_FILE
 _TEXTS_AT_ONCE = 2048
 _NUM_FOLDS = 3
 
@@ -28,7 +29,7 @@ def train_scorer(
     iterations: int = 100,
     identity_sentences: bool = True,
 ) -> None:
-    """Trains the n-gram scorer and writes `ngram_weights.npz` with its held-out quality.
+    """Trains the n-gram scorer: `ngram_weights.npz` and `ngram_reliability.json`.
 
     Two in five RealToxicityPrompts records and a fifth of every other source with natural text are
     never trained on. A logistic regression on soft targets is fitted by L-BFGS; its logits are then
@@ -74,6 +75,7 @@ def train_scorer(
     _write(Path(output_dir) / WEIGHTS_NAME, weights * slope, bias * slope + intercept)
     scorer = ngram.NgramScorer(str(Path(output_dir) / WEIGHTS_NAME))
     report = measure(scorer, [example for example in examples if example.held_out], sentences)
+    records.write_json(output.path / RELIABILITY_NAME, _reliability(report))
     output.finish(scorer={"name": scorer.name, "fingerprint": scorer.fingerprint}, quality=report)
     print(f"{output_dir}: {scorer.fingerprint}")
     for source, figures in report["sources"].items():
@@ -157,6 +159,18 @@ def platt(logits: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
 
 def _write(path: Path, weights: np.ndarray, bias: float) -> None:
     np.savez_compressed(path, weights=weights.astype(np.float16), bias=np.float32(bias))
+
+
+def _reliability(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The curve on held-out RealToxicityPrompts texts, as reports draw it."""
+    curve = report["reliability"]
+    return {
+        "scores": [row["mean_score"] for row in curve],
+        "shares": [row["share_positive"] for row in curve],
+        "counts": [row["texts"] for row in curve],
+        "calibration_error": report["sources"]["rtp"]["calibration_error"],
+        "against": "Perspective at least 0.5, held-out RealToxicityPrompts texts",
+    }
 
 
 def _describe(examples: Sequence[labelled.Example]) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def test_held_out_texts_do_not_change_the_weights(labelled_dir, tmp_path, monkey
         ]
 
     monkeypatch.setattr(labelled, "read_examples", altered)
-    monkeypatch.setattr(train_scorer, "measure", lambda *_: {"sources": {}})
+    unmeasured = {"sources": {"rtp": {"calibration_error": 0.0}}, "reliability": []}
+    monkeypatch.setattr(train_scorer, "measure", lambda *_: unmeasured)
     assert run(labelled_dir, tmp_path / "b") == 0
     a, b = ((tmp_path / name / "ngram_weights.npz").read_bytes() for name in "ab")
     assert a == b

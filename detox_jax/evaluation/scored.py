@@ -1,0 +1,137 @@
+"""Scored continuations of several methods, read and joined by the id of the prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.evaluation import metrics
+
+UNKNOWN_SCORER = {"name": "unknown", "fingerprint": "unknown"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A method's continuations in the order of the baseline's prompts.
+
+    Attributes:
+      prompts: the records.
+      scores_PK: toxicity of each continuation, NaN where missing.
+      scorer: name and fingerprint.
+      reliability: of the scorer, as `score` recorded it; None where it knows none.
+    """
+
+    prompts: Sequence[records.Prompt]
+    scores_PK: np.ndarray
+    scorer: Mapping[str, str]
+    reliability: Mapping[str, Any] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Continuations, scored or not."""
+        return sum(len(prompt.generations) for prompt in self.prompts)
+
+    @property
+    def coverage(self) -> float:
+        """The share of continuations that have a score."""
+        return float(np.isfinite(self.scores_PK).sum() / max(1, self.num_samples))
+
+    def subset(self, mask_P: np.ndarray) -> Scored:
+        """The prompts where the mask is True."""
+        prompts = [prompt for prompt, keep in zip(self.prompts, mask_P, strict=True) if keep]
+        return dataclasses.replace(self, prompts=prompts, scores_PK=self.scores_PK[mask_P])
+
+
+def read(name: str, generations: str) -> Scored:
+    """Reads what `score` wrote for the method `name`.
+
+    Raises:
+      UserError: for zero prompts or no continuation at all.
+    """
+    prompts = list(records.read_prompts(generations))
+    if not prompts:
+        raise UserError(f"method {name!r}: {generations} holds zero prompts")
+    widest = max(len(prompt.generations) for prompt in prompts)
+    if not widest:
+        raise UserError(f"method {name!r}: {generations} holds no continuation")
+    scores_PK = np.full((len(prompts), widest), np.nan)
+    for row, prompt in zip(scores_PK, prompts, strict=True):
+        for k, generation in enumerate(prompt.generations):
+            if generation.toxicity is not None:
+                row[k] = generation.toxicity
+    manifest = _manifest_of(generations)
+    scorer = manifest.get("scorer") or UNKNOWN_SCORER
+    return Scored(prompts, scores_PK, scorer, manifest.get("scorer_reliability"))
+
+
+def _manifest_of(generations: str) -> Mapping[str, Any]:
+    directory = records.resolve_files(generations)[0].parent
+    if not (directory / records.MANIFEST).exists():
+        return {}
+    return records.read_manifest(directory)
+
+
+def join(methods: Mapping[str, Scored], baseline: str, min_coverage: float) -> dict[str, Scored]:
+    """Every method in the order of the baseline's prompts.
+
+    Raises:
+      UserError: for methods of different scorers or prompts, and for too few scores.
+    """
+    reference = methods[baseline]
+    order = [prompt.id for prompt in reference.prompts]
+    joined = {}
+    for name, method in methods.items():
+        _check_scorer(name, method, baseline, reference)
+        _check_coverage(name, method.coverage, min_coverage)
+        index = {prompt.id: i for i, prompt in enumerate(method.prompts)}
+        if index.keys() != set(order):
+            raise UserError(
+                f"method {name!r} and {baseline!r} have different prompts: "
+                f"{len(set(order) - index.keys())} are missing, {len(index.keys() - set(order))} "
+                "are extra; generate both from the same prompts"
+            )
+        rows = [index[prompt_id] for prompt_id in order]
+        prompts = [method.prompts[i] for i in rows]
+        joined[name] = dataclasses.replace(
+            method, prompts=prompts, scores_PK=method.scores_PK[rows]
+        )
+    return joined
+
+
+def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -> None:
+    if method.scorer != reference.scorer:
+        raise UserError(
+            f"method {name!r} was scored by {method.scorer['fingerprint']}, {baseline!r} by "
+            f"{reference.scorer['fingerprint']}; scores of different scorers do not compare: "
+            "score both with one"
+        )
+
+
+def _check_coverage(name: str, coverage: float, minimum: float) -> None:
+    if coverage == 0:
+        raise UserError(f"method {name!r}: all scores are missing; run `score` on it")
+    if coverage < minimum:
+        raise UserError(
+            f"method {name!r}: only {coverage:.1%} of its continuations have a score, fewer "
+            f"than the {minimum:.1%} of min_coverage"
+        )
+
+
+def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
+    """Masks of the prompts in each split; empty splits are left out.
+
+    A prompt without a score of its own is in neither `toxic` nor `nontoxic`.
+    """
+    toxicity = np.array([np.nan if p.toxicity is None else p.toxicity for p in prompts])
+    masks = {
+        "full": np.ones(len(prompts), bool),
+        "toxic": toxicity >= metrics.TOXIC,
+        "nontoxic": toxicity < metrics.TOXIC,
+        "challenging": np.array([p.challenging for p in prompts]),
+    }
+    return {name: mask for name, mask in masks.items() if mask.any()}
