@@ -59,13 +59,14 @@ def write_real_corpus(
     num_heldout: int = 2000,
     num_prompts: int = 400,
 ) -> None:
-    """Writes `train/`, `heldout/`, `heldout_nontoxic/` and `prompts/` below `output_dir`.
+    """Writes `train/`, `heldout/`, `heldout_nontoxic/`, `comments/`, `prompts/` in `output_dir`.
 
-    `heldout_nontoxic` is the least toxic half of `heldout` by the embedded scorer. A quarter of
+    `heldout_nontoxic` is the least toxic half of `heldout` by the embedded scorer; `comments` are
+    comments of people that are in neither `train` nor `heldout`. A quarter of
     the prompts are toxic (Perspective's score is at least 0.5); all keep their records' fields.
 
     Args:
-      output_dir: where the four directories go.
+      output_dir: where the five directories go.
       data_dir: the directory of real data; that of the variable DETOX_JAX_DATA where None.
       seed: which paragraphs, reviews, held-out documents and prompts are drawn, and the order.
       paragraphs_per_novel: at most so many paragraphs of each novel, 15 to 150 words long.
@@ -90,7 +91,7 @@ def write_real_corpus(
     prompt_settings = {"seed": seed, "num_prompts": num_prompts, "inputs": inputs["prompts"]}
 
     sample = _Sample(seed)
-    train, heldout = _split(_sources(used, limits, sample))
+    train, heldout, comments = _split(_sources(used, limits, sample))
     heldout = sample.take(heldout, num_heldout, "heldout")
     if len(heldout) < num_heldout:
         raise UserError(f"num_heldout={num_heldout}: the data hold only {len(heldout)}")
@@ -102,6 +103,7 @@ def write_real_corpus(
         ("train", text_settings, "documents", sample.take(train, len(train), "train")),
         ("heldout", heldout_settings, "documents", heldout),
         ("heldout_nontoxic", nontoxic_settings, "documents", _least_toxic_half(heldout, scorer)),
+        ("comments", text_settings, "documents", sample.take(comments, len(comments), "comments")),
         ("prompts", prompt_settings, "prompts", prompts),
     ):
         write_shards(f"{output_dir}/{part}", VERB, settings, name, rows)
@@ -280,15 +282,18 @@ def part_of(document_id: str) -> str | None:
     return "heldout" if stable_hash(document_id) % HELDOUT_DIVISOR == 0 else "train"
 
 
-def _split(documents: Source) -> tuple[list[records.Document], list[records.Document]]:
-    """Training and held-out documents; a held-out text that training has too is dropped."""
+def _split(documents: Source) -> tuple[list[records.Document], ...]:
+    """Documents for training, held-out ones, and the rest; what training has too is dropped."""
     parts: dict[str | None, list[records.Document]] = {"train": [], "heldout": [], None: []}
     for document in documents:
         if document.text:
             parts[part_of(document.id)].append(document)
     known = {document.text.lower() for document in parts["train"]}
-    heldout = [document for document in parts["heldout"] if document.text.lower() not in known]
-    return parts["train"], heldout
+    unseen = (
+        [document for document in parts[part] if document.text.lower() not in known]
+        for part in ("heldout", None)
+    )
+    return parts["train"], *unseen
 
 
 def _least_toxic_half(

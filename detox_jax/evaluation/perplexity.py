@@ -55,7 +55,7 @@ def checkpoint_perplexity(
 def continuation_perplexity(
     checkpoint_path: str,
     generations: str,
-    num_samples: int = 5,
+    num_samples: int = 2,
     batch_size: int = 128,
     mesh_shape: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from tasks import corpus_output, real_text
 
-PARTS = ("train", "heldout", "heldout_nontoxic", "prompts")
+PARTS = ("train", "heldout", "heldout_nontoxic", "comments", "prompts")
 REAL_DATA = Path(
     os.environ.get("DETOX_JAX_DATA")
     or Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -110,6 +110,9 @@ def test_train_and_heldout_are_disjoint(data, tmp_path):
     assert not {d.text for d in train} & {d.text for d in heldout}
     assert not any(d.id.startswith(("goemotions_dev", "goemotions_test")) for d in train)
     assert all(real_text.part_of(d.id) == "heldout" for d in heldout)
+    comments = read_documents(output / "comments")
+    assert comments and all(real_text.part_of(d.id) is None for d in comments)
+    assert not {d.text for d in comments} & {d.text for d in train + heldout}
 
 
 def test_a_heldout_text_that_training_has_is_dropped(data, tmp_path):
