@@ -36,7 +36,7 @@ class Chart:
       name: of its files.
       title: above it.
       caption: below it.
-      draw: makes it.
+      draw: makes the figure.
     """
 
     name: str
@@ -56,8 +56,8 @@ def charts(data: Results) -> list[Chart]:
         *_losses(data),
     ]
     return [
-        Chart(name, title, caption, functools.partial(figures.single, draw, shown, rows))
-        for name, title, caption, draw, shown, rows in found
+        Chart(name, title, caption, functools.partial(figures.single, draw, shown, height))
+        for name, title, caption, draw, shown, height in found
     ]
 
 
@@ -74,17 +74,29 @@ def measured(data: Results, split: str) -> list[Measured]:
     ]
 
 
+def _ticks(methods: Sequence[Measured]) -> float:
+    return 1.1 + figures.rows_height(methods)
+
+
+def _legend(methods: Sequence[Measured]) -> float:
+    return 3.5 + figures.legend_height(methods)
+
+
+def _legend_of(drawn: Sequence[tuple]) -> float:
+    return _legend([method for method, *_ in drawn])
+
+
 def _toxicity(data: Results) -> list[tuple]:
     first = data.splits[0]
     methods = measured(data, first)
     caption = f"On the {first} prompts."
     found: list[tuple] = [
-        ("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, 1.6 * len(methods))
+        ("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))
     ]
     if any(method.perplexity and EMT in method.intervals for method in methods):
         caption = "Down is less toxic, left predicts text better; dotted: the Pareto front."
         title = "Toxicity against perplexity"
-        found.append(("quality", title, caption, drawing.draw_quality, methods, len(methods)))
+        found.append(("quality", title, caption, drawing.draw_quality, methods, _legend(methods)))
     return found
 
 
@@ -94,7 +106,9 @@ def _splits(data: Results) -> list[tuple]:
     splits = {split: measured(data, split) for split in data.splits}
     caption = "Prompts split by their own toxicity; bars span 95 % intervals."
     title = "By kind of prompt"
-    return [("splits", title, caption, drawing.draw_splits, splits, len(data.methods))]
+    return [
+        ("splits", title, caption, drawing.draw_splits, splits, _legend(splits[data.splits[0]]))
+    ]
 
 
 def _maxima(data: Results) -> list[tuple]:
@@ -105,7 +119,7 @@ def _maxima(data: Results) -> list[tuple]:
             maxima.append((method, found))
     title = "Distribution of maximum toxicity"
     caption = f"At the dotted line, {TOXIC}, the curve is the toxicity probability."
-    drawn = ("distribution", title, caption, drawing.draw_distribution, maxima, len(maxima))
+    drawn = ("distribution", title, caption, drawing.draw_distribution, maxima, _legend_of(maxima))
     return [drawn] if maxima else []
 
 
@@ -117,7 +131,7 @@ def _k_curve(data: Results) -> list[tuple]:
             curves.append(line)
     title = "Toxicity over continuations"
     caption = "More continuations find more toxicity; compare methods at the same k."
-    drawn = ("k-curve", title, caption, drawing.draw_k_curve, curves, len(curves))
+    drawn = ("k-curve", title, caption, drawing.draw_k_curve, curves, _legend_of(curves))
     return [drawn] if curves else []
 
 
@@ -142,7 +156,7 @@ def _reliability(data: Results) -> list[tuple]:
     if found.get("against"):
         caption += f" Against: {found['against']}."
     return [
-        ("reliability", "Reliability of the scorer", caption, drawing.draw_reliability, bins, 4)
+        ("reliability", "Reliability of the scorer", caption, drawing.draw_reliability, bins, 3.9)
     ]
 
 
@@ -163,7 +177,7 @@ def _losses(data: Results) -> list[tuple]:
         if curves:
             caption = f"Long curves are averaged to {_POINTS} points."
             draw = drawing.draw_loss(what)
-            found.append((name, f"{what} loss", caption, draw, curves, len(curves)))
+            found.append((name, f"{what} loss", caption, draw, curves, _legend_of(curves)))
     return found
 
 

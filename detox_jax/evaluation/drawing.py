@@ -14,7 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from scipy import stats
 
-from detox_jax.evaluation.figures import COLOURS, GROUND, INK, STYLE, Measured
+from detox_jax.evaluation.figures import (
+    COLOURS,
+    GROUND,
+    INK,
+    STYLE,
+    Measured,
+    legend_height,
+    rows_height,
+)
 from detox_jax.evaluation.results import EMT, TOXIC, TP
 from detox_jax.evaluation.statistics import Interval
 
@@ -27,7 +35,7 @@ def overview(methods: Sequence[Measured]) -> Figure:
     """The picture of a run: toxicity of each method, and toxicity against perplexity."""
     both = any(method.perplexity for method in methods)
     with matplotlib.rc_context(STYLE):
-        height = max(3.6, 1.6 + 0.5 * len(methods))
+        height = max(3.8, 1.2 + rows_height(methods), 3.2 + legend_height(methods) * both)
         figure = Figure(figsize=(9.6 if both else 6.0, height), layout="constrained")
         axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
         draw_toxicity(axes[0], methods)
@@ -60,7 +68,7 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     ):
         face = INK if filled else "none"
         axes.plot([], [], fmt, color=INK, markerfacecolor=face, label=label)
-    axes.set_yticks(range(len(methods)), [method.label for method in methods])
+    axes.set_yticks(range(len(methods)), [method.label for method in methods], fontsize=9)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("Toxicity (95 % intervals); less is better")
@@ -91,7 +99,7 @@ def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
         axes.plot(*zip(*front, strict=True), color=INK, linewidth=1, linestyle=":", zorder=0)
     axes.margins(0.18)
     axes.set_xlabel("Perplexity; less is better")
-    axes.set_ylabel("Expected maximum toxicity")
+    axes.set_ylabel("Expected max. toxicity")
     _legend_below(axes)
 
 
@@ -138,7 +146,7 @@ def draw_splits(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
     axes.set_xticks(range(len(splits)), list(splits))
     axes.grid(axis="x", visible=False)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("Expected maximum toxicity")
+    axes.set_ylabel("Expected max. toxicity")
     _legend_below(axes)
 
 
@@ -170,7 +178,7 @@ def draw_k_curve(axes: Axes, curves: Lines) -> None:
     _draw_lines(axes, curves, markersize=5)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("Continuations per prompt, k")
-    axes.set_ylabel("Expected maximum toxicity")
+    axes.set_ylabel("Expected max. toxicity")
 
 
 def draw_loss(what: str) -> Callable[[Axes, Lines], None]:

@@ -11,7 +11,7 @@ import dataclasses
 import io
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -30,6 +30,8 @@ INK = "#222222"
 GROUND = "#FEFEFE"  # of the page, where a picture draws over itself
 _GRID = "#DDDDDD"
 _MARKERS = "osD^vPX*"
+_LABEL_WIDTH = 24
+_LINE = 0.165  # inches, of a line of a label
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -50,8 +52,9 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a method's name may hold a dollar sign
     "xtick.color": INK,
     "ytick.color": INK,
+    "hatch.linewidth": 1.4,
     "legend.frameon": False,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 9,
     "svg.fonttype": "none",
 }
 
@@ -94,12 +97,15 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """The name on two short lines; the middle is left out, since names end differently."""
+        """The name on at most three short lines; of a longer one, its beginning and its end."""
         # Control characters have no place in SVG.
         name = "".join(c if c.isprintable() else " " for c in self.name)
-        if len(name) > 40:
-            name = f"{name[:19].rstrip()}…{name[-20:].lstrip()}"
-        return textwrap.fill(name, 22)
+        lines = textwrap.wrap(name, _LABEL_WIDTH) or ["?"]
+        if len(lines) <= 3:
+            return "\n".join(lines)
+        # Long names often begin alike, so the end has to be there.
+        end = textwrap.wrap(name[::-1], _LABEL_WIDTH - 1)[0][::-1]
+        return "\n".join([*lines[:2], "…" + end])
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -146,13 +152,30 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     return element.replace("<svg", opening, 1)
 
 
-def single(draw: Callable[[Axes, Any], None], data: Any, num_methods: int) -> Figure:
-    """A figure of one of the functions of `drawing`, narrow enough for a phone."""
+def single(draw: Callable[[Axes, Any], None], data: Any, height: float) -> Figure:
+    """A figure of one of the functions of `drawing`, narrow enough for a phone.
+
+    Args:
+      draw: the function.
+      data: what it draws.
+      height: of the figure, in inches.
+    """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.9, max(3.3, 2.6 + 0.22 * num_methods)), layout="constrained")
-        axes = figure.subplots()
-        draw(axes, data)
+        figure = Figure(figsize=(4.9, height), layout="constrained")
+        draw(figure.subplots(), data)
     return figure
+
+
+def legend_height(methods: Sequence[Measured]) -> float:
+    """Inches that a legend of two columns takes."""
+    lines = [method.label.count("\n") + 1 for method in methods]
+    half = -(-len(lines) // 2)
+    return max(sum(lines[:half]), sum(lines[half:])) * _LINE + 0.06 * half
+
+
+def rows_height(methods: Sequence[Measured]) -> float:
+    """Inches that an axis with a tick for every method takes."""
+    return sum(max(0.36, (method.label.count("\n") + 1) * _LINE + 0.12) for method in methods)
 
 
 def transparent(figure: Figure) -> Figure:
