@@ -111,6 +111,8 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
 
 def manager(model_dir: epath.Path, **options: Any) -> ocp.CheckpointManager:
     """The Orbax manager of a model directory's steps."""
+    if options.get("read_only"):  # What Orbax sets by itself, with a warning each.
+        options |= {"save_interval_steps": 0, "create": False}
     return ocp.CheckpointManager(
         os.path.abspath(model_dir / CHECKPOINTS_DIR)
         if _is_local(model_dir)

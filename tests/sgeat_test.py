@@ -1,0 +1,235 @@
+"""The whole method on a model that fits a test: every step, its controls, resumption, mistakes."""
+
+import json
+import shutil
+
+import pytest
+
+from detox_jax import cli, sgeat
+from detox_jax.errors import UserError
+from tasks import demo_corpus
+
+CONFIG = """
+from __gin__ import dynamic_registration
+from detox_jax import sgeat
+from detox_jax import vocabulary
+from detox_jax.generation import prompts
+from detox_jax.models import config
+from detox_jax.toxicity import filter
+from detox_jax.toxicity import lexicon
+from detox_jax.toxicity import score
+from detox_jax.training import train
+from tasks import demo_corpus
+
+include 'gin_configs/runs/sgeat.gin'
+
+PREPARE = @demo_corpus.write_demo_corpus
+TRAIN_VOCABULARY = @vocabulary.train_vocabulary
+PRETRAIN = @pretrain/train.train
+demo_corpus.write_demo_corpus.num_documents = 60
+vocabulary.train_vocabulary.vocab_size = 300
+config.TransformerConfig:
+  vocab_size = 300
+  num_layers = 1
+  emb_dim = 16
+  num_heads = 2
+  mlp_dim = 32
+  max_length = 64
+pretrain/train.train:
+  model = @config.TransformerConfig()
+  epochs = None
+  train_steps = 2
+  batch_size = 8
+train.train.eval_period = 0
+
+NUM_DOCUMENTS = 24
+DOCUMENT_MAX_NEW_TOKENS = 8
+TASK_FEATURE_LENGTHS = {'targets': 32}
+EPOCHS = None
+TRAIN_STEPS = 2
+BATCH_SIZE = 8
+BOTTLENECK_DIM = 4
+NUM_SAMPLES = 2
+MAX_NEW_TOKENS = 4
+GENERATION_BATCH_SIZE = 128
+JUDGES = {'ngram': @ngram/score.score, 'lexicon': @lexicon/score.score}
+lexicon/score.score.scorer = @lexicon.LexiconScorer()
+CORPORA = {
+    'standard': @standard/sgeat.Corpus(),
+    'augmented': @augmented/sgeat.Corpus(),
+    'random': @random/sgeat.Corpus(),
+    'calm': @calm/sgeat.Corpus(),
+}
+augmented/sgeat.Corpus:
+  prompts = @prompts.Augmented
+  source = 'standard'
+prompts.Augmented.num_documents = %NUM_DOCUMENTS
+random/sgeat.Corpus:
+  source = 'standard'
+  select = @random/filter.filter
+  size_of = 'standard'
+random/filter.filter.selection = @filter.RandomShare()
+calm/sgeat.Corpus.documents = 'heldout_nontoxic'
+METHODS = {
+    'sgeat-whole': @whole/sgeat.Method(),
+    'sgeat-adapter': @adapter/sgeat.Method(),
+    'control-random': @control/sgeat.Method(),
+    'augmented-seed1': @seeded/sgeat.Method(),
+}
+control/sgeat.Method:
+  corpus = 'random'
+  adaptation = 'whole'
+  train = @whole/train.train
+seeded/sgeat.Method:
+  corpus = 'augmented'
+  adaptation = 'whole'
+  train = @whole/train.train
+  random_seed = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sgeat")
+    (root / "small.gin").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_corpus, "NUM_HELDOUT", 24)
+        patch.setattr(demo_corpus, "PROMPT_POOLS", {"rude": 2, "inviting": 3, "neutral": 3})
+        yield ["sgeat", f"--gin_file={root / 'small.gin'}"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(flags, tmp_path_factory):
+    """A finished run."""
+    path = tmp_path_factory.mktemp("run") / "out"
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={path}"]) == 0
+    return path
+
+
+def files_of(root):
+    """Every file but clocks and TensorBoard's, whose names and events hold times."""
+    volatile = ("times.json", "report.html")
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file()
+        and "tensorboard" not in path.parts
+        and "checkpoints" not in path.parts
+        and path.name not in volatile
+    }
+
+
+def manifest(directory):
+    return json.loads((directory / "manifest.json").read_text())
+
+
+def test_results_hold_every_method_and_split(run_dir):
+    results = json.loads((run_dir / "results.json").read_text())
+    methods = {row["method"] for row in results["rows"]}
+    expected = {"base", "sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1"}
+    assert methods == expected
+    assert {row["split"] for row in results["rows"]} == {"full", "toxic", "nontoxic"}
+    assert {row["scorer"]["name"] for row in results["rows"]} == {"ngram"}
+    for row in results["rows"]:
+        for metric in ("expected_maximum_toxicity", "toxicity_probability", "mean_toxicity"):
+            assert row[metric]["low"] <= row[metric]["value"] <= row[metric]["high"]
+        assert row["coverage"] == 1.0 and row["perplexity"]["value"] > 1
+        assert row["continuation_perplexity"]["value"] > 1 and len(row["distinct"]) == 3
+    full = [row for row in results["rows"] if row["split"] == "full"]
+    assert all((row["num_prompts"], row["num_samples"]) == (8, 16) for row in full)
+    assert {row["baseline"] for row in results["paired"]} == {"base"}
+
+
+def test_judges_do_not_share_a_table(run_dir):
+    second = json.loads((run_dir / "evaluation" / "lexicon" / "results.json").read_text())
+    assert {row["scorer"]["name"] for row in second["rows"]} == {"lexicon"}
+    page = (run_dir / "report.html").read_text()
+    assert "lexicon-1-" in page and "ngram-1-" in page
+
+
+def test_who_filtered_is_told(run_dir):
+    results = json.loads((run_dir / "results.json").read_text())
+    filtered_by = results["provenance"]["filtered_by"]
+    assert filtered_by["sgeat-whole"]["name"] == "ngram"
+    assert filtered_by["base"] is None and filtered_by["control-random"] is None
+
+
+def test_controls_have_no_more_words(run_dir):
+    def words(corpus):
+        shards = (run_dir / "corpora" / corpus / "kept").glob("*.jsonl")
+        lines = [line for shard in shards for line in shard.read_text().splitlines()]
+        return sum(len(json.loads(line)["text"].split()) for line in lines)
+
+    assert 0 < words("random") <= words("standard")
+    assert words("calm") > 0
+
+
+def test_the_adapter_alone_is_trained_and_saved(run_dir):
+    parameters = manifest(run_dir / "models" / "sgeat-adapter")["parameters"]
+    assert parameters["trained"] == 1 * 2 * (16 * 4 + 4 + 4 * 16 + 16)
+    assert parameters["frozen"] == manifest(run_dir / "base")["parameters"]["trained"]
+
+
+def test_seeds_of_continuations(run_dir):
+    settings = manifest(run_dir / "continuations" / "augmented-seed1" / "generated")["settings"]
+    assert settings["random_seed"] == 1
+    base = manifest(run_dir / "continuations" / "base" / "generated")["settings"]
+    assert base["random_seed"] == 0
+
+
+def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags, run_dir):
+    before = files_of(run_dir)
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={run_dir}"]) == 0
+    assert files_of(run_dir) == before
+    # As if it had died while it wrote the second corpus: what stands after that is gone.
+    shutil.rmtree(run_dir / "corpora" / "augmented" / "scored")
+    kept = run_dir / "corpora" / "augmented" / "generated"
+    next(kept.glob("*.jsonl")).unlink()
+    (kept / "manifest.json").write_text(json.dumps({**manifest(kept), "complete": False}))
+    for directory in ("models/augmented-seed1", "continuations/augmented-seed1", "evaluation"):
+        shutil.rmtree(run_dir / directory)
+    shutil.rmtree(run_dir / "report")
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={run_dir}"]) == 0
+    after = files_of(run_dir)
+    assert after.keys() == before.keys()
+    assert [name for name in before if after[name] != before[name]] == []
+
+
+def test_the_configuration_beside_the_results_repeats_the_run(run_dir, capsys):
+    results = json.loads((run_dir / "results.json").read_text())
+    command = results["provenance"]["command"].split()
+    assert command[:2] == ["detox-jax", "sgeat"]
+    assert cli.main([*command[1:], "--dry_run"]) == 0
+    assert "train.train.train_steps" in capsys.readouterr().out
+
+
+def test_times_of_every_step(run_dir):
+    steps = json.loads((run_dir / "times.json").read_text())["steps"]
+    assert {"pretrain the base model", "report"} <= {step["step"] for step in steps}
+    assert all(step["seconds"] >= 0 for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("corpora", "methods", "judges", "message"),
+    [
+        ({"a": sgeat.Corpus(prompts=str, source="b")}, {}, {"j": print}, "must stand before it"),
+        ({"a": sgeat.Corpus(prompts=str, size_of="b")}, {}, {"j": print}, "must stand before it"),
+        ({"a": sgeat.Corpus()}, {}, {"j": print}, "needs prompts, a source or documents"),
+        ({"a": sgeat.Corpus(prompts=str, documents="d")}, {}, {"j": print}, "takes no prompts"),
+        ({}, {"m": sgeat.Method("a", "whole", print)}, {"j": print}, "no corpus 'a'"),
+        ({}, {"base": sgeat.Method("a", "whole", print)}, {"j": print}, "may not be called"),
+        ({"a": sgeat.Corpus(prompts=str)}, {}, {}, "JUDGES is empty"),
+    ],
+)
+def test_names_that_do_not_fit(corpora, methods, judges, message):
+    with pytest.raises(UserError, match=message):
+        sgeat._check_names(corpora, methods, judges)
+
+
+def test_without_a_base_the_remedy_is_named(tmp_path, capsys):
+    arguments = ["sgeat", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    inputs = ["--gin.PROMPTS_INPUT=p.jsonl", "--gin.HELDOUT=h.jsonl"]
+    assert cli.main(arguments) == 2
+    assert "PROMPTS_INPUT" in capsys.readouterr().err
+    assert cli.main([*arguments, *inputs]) == 2
+    assert "INITIAL_CHECKPOINT_PATH" in capsys.readouterr().err
