@@ -42,7 +42,7 @@ def page(several: Sequence[Results]) -> str:
         script_hash=f"sha256-{digest}",
         headline=headline(several[0]),
         methods=several[0].methods,
-        none=NONE,
+        dash=NONE,
         results=[
             _section(data, f"results{suffix}", toxic)
             for data, suffix in zip(several, suffixes(several), strict=True)
