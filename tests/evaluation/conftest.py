@@ -170,7 +170,7 @@ def of_scorer(results, name):
     return results
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fakes():
     """The functions of this file, for tests that change what they write."""
     return types.SimpleNamespace(

@@ -27,6 +27,15 @@ def read(directory, name):
     return (directory / name).read_text()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, fakes):
+    """A report that tests read and leave as it is."""
+    directory = tmp_path_factory.mktemp("written")
+    source = fakes.write(directory / "evaluation", fakes.results())
+    reports.report(source, str(directory / "report"))
+    return directory / "report"
+
+
 def test_writes_every_file_and_says_the_result(fake, tmp_path, capsys):
     assert run(fake, tmp_path / "report") == 0
     sentence = (
@@ -42,9 +51,8 @@ def test_writes_every_file_and_says_the_result(fake, tmp_path, capsys):
     assert page.count('<svg role="img"') == 8
 
 
-def test_nothing_is_loaded_from_elsewhere_and_ids_are_unique(fake, tmp_path):
-    reports.report(fake, str(tmp_path / "report"))
-    page = read(tmp_path / "report", "report.html")
+def test_nothing_is_loaded_from_elsewhere_and_ids_are_unique(written):
+    page = read(written, "report.html")
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', page)
     assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" in page
     ids = re.findall(r'\bid="([^"]+)"', page)
@@ -76,9 +84,8 @@ def test_nothing_from_a_file_becomes_markup(tmp_path, fakes):
         assert "<script" not in read(directory, name)
 
 
-def test_toxic_and_unrated_texts_are_hidden(fake, tmp_path):
-    reports.report(fake, str(tmp_path / "report"))
-    page = read(tmp_path / "report", "report.html")
+def test_toxic_and_unrated_texts_are_hidden(written):
+    page = read(written, "report.html")
     hidden = re.findall(
         r'<span class="text secret" id="[^"]+" dir="auto" hidden>([^<]*)</span>', page
     )
@@ -89,9 +96,8 @@ def test_toxic_and_unrated_texts_are_hidden(fake, tmp_path):
     assert '<span class="text" dir="auto"> the garden looks lovely.</span>' in page
 
 
-def test_markdown_table(fake, tmp_path):
-    reports.report(fake, str(tmp_path / "report"))
-    text = read(tmp_path / "report", "table.md")
+def test_markdown_table(written):
+    text = read(written, "table.md")
     assert "### Toxicity, full prompts (500 prompts, 12,500 continuations each)" in text
     lines = text.splitlines()
     header = next(line for line in lines if line.startswith("| Method"))
@@ -105,9 +111,8 @@ def test_markdown_table(fake, tmp_path):
     assert "−0.005 [−0.025, +0.015] |" in control
 
 
-def test_csv_table_is_unrounded(fake, tmp_path):
-    reports.report(fake, str(tmp_path / "report"))
-    with (tmp_path / "report" / "table.csv").open() as file:
+def test_csv_table_is_unrounded(written):
+    with (written / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 15
     row = next(r for r in rows if r["method"] == "SGEAT (augmented)" and r["split"] == "full")
@@ -206,3 +211,39 @@ def test_the_baseline_is_found_wherever_it_stands(tmp_path, fakes):
 
 def test_a_directory_of_results_will_do(fake, tmp_path):
     assert run(tmp_path / "evaluation", tmp_path / "report") == 0
+
+
+def test_json_and_latex_tables(written):
+    table = json.loads(read(written, "table.json"))
+    row = next(r for r in table["rows"] if r["method"] == "SGEAT (standard)")
+    assert row["filtered_by_same_scorer"]
+    assert row["differences"]["expected_maximum_toxicity"]["difference"] == pytest.approx(-0.08)
+    latex = read(written, "table.tex")
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 6
+    assert r"SGEAT (standard) $^\dagger$ & " in latex
+    assert "0.440 {[}0.420, 0.460{]}" in latex
+
+
+def test_two_scorers_never_share_a_table_or_a_picture(tmp_path, fakes):
+    first, second = fakes.results(), fakes.of_scorer(fakes.results(), "n-gram")
+    a = fakes.write(tmp_path / "a", first, details=False)
+    b = fakes.write(tmp_path / "b", second, details=False)
+    assert run(f"['{a}', '{b}']", tmp_path / "report") == 0
+    page = read(tmp_path / "report", "report.html")
+    for scorer, text in (("Scored by lexicon", "lexicon-0123abcd"), ("Scored by n-gram", "n-gram")):
+        assert scorer in page
+        assert text in page
+    assert "n-gram" not in read(tmp_path / "report", "table-lexicon.md")
+    assert "lexicon" not in read(tmp_path / "report", "table-n-gram.csv")
+    assert (tmp_path / "report" / "figures" / "splits-n-gram.png").exists()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [("[]", "give a results.json"), ("['']", "RESULTS holds ''"), ("['a', 'a']", "names a twice")],
+)
+def test_lists_that_name_nothing_are_refused(tmp_path, capsys, results, message):
+    assert run(results, tmp_path / "report") == 2
+    assert message in capsys.readouterr().err
