@@ -20,7 +20,6 @@ from detox_jax.evaluation.figures import (
     INK,
     STYLE,
     Measured,
-    legend_height,
     rows_height,
 )
 from detox_jax.evaluation.results import EMT, TOXIC, TP
