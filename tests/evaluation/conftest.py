@@ -249,9 +249,8 @@ class Browser:
             self.events.append(self._next())
 
     def run(self, expression):
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
-            "value"
-        ]
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
 
     def press(self, key, text=""):
         code = {"Tab": 9, "Enter": 13, " ": 32}[key]
