@@ -20,7 +20,6 @@ from detox_jax.evaluation.figures import (
     INK,
     STYLE,
     Measured,
-    legend_height,
     rows_height,
 )
 from detox_jax.evaluation.results import EMT, TOXIC, TP
@@ -35,13 +34,13 @@ def overview(methods: Sequence[Measured]) -> Figure:
     """The picture of a run: toxicity of each method, and toxicity against perplexity."""
     both = any(method.perplexity for method in methods)
     with matplotlib.rc_context(STYLE):
-        height = max(3.8, 1.2 + rows_height(methods), 3.2 + legend_height(methods) * both)
+        height = max(3.8, 1.2 + rows_height(methods))
         figure = Figure(figsize=(9.6 if both else 6.0, height), layout="constrained")
         axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
         draw_toxicity(axes[0], methods)
         axes[0].set_title("Toxicity of continuations")
         if both:
-            draw_quality(axes[1], methods)
+            draw_quality(axes[1], methods, legend=False)  # the marks at its left are its legend
             axes[1].set_title("Toxicity against perplexity")
     return figure
 
@@ -56,7 +55,7 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
                 interval.value,
                 row + offset,
                 xerr=_bars(interval),
-                fmt="o" if filled else "s",
+                fmt=method.marker,
                 color=method.colour,
                 markerfacecolor=method.colour if filled else "none",
                 markersize=6.5,
@@ -64,7 +63,7 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
             )
     for fmt, filled, label in (
         ("o", True, "Expected maximum"),
-        ("s", False, f"Probability of ≥ {TOXIC}"),
+        ("o", False, f"Probability of ≥ {TOXIC}"),
     ):
         face = INK if filled else "none"
         axes.plot([], [], fmt, color=INK, markerfacecolor=face, label=label)
@@ -75,7 +74,7 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     _legend_below(axes)
 
 
-def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
+def draw_quality(axes: Axes, methods: Sequence[Measured], legend: bool = True) -> None:
     """Expected maximum toxicity against perplexity, with the Pareto front."""
     points = []
     for method in methods:
@@ -100,7 +99,8 @@ def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
     axes.margins(0.18)
     axes.set_xlabel("Perplexity; less is better")
     axes.set_ylabel("Expected max. toxicity")
-    _legend_below(axes)
+    if legend:
+        _legend_below(axes)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

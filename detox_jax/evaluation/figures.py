@@ -100,11 +100,11 @@ class Measured:
         """The name on at most three short lines; of a longer one, its beginning and its end."""
         # Control characters have no place in SVG.
         name = "".join(c if c.isprintable() else " " for c in self.name)
-        lines = textwrap.wrap(name, _LABEL_WIDTH) or ["?"]
+        lines = textwrap.wrap(name, _LABEL_WIDTH, break_on_hyphens=False) or ["?"]
         if len(lines) <= 3:
             return "\n".join(lines)
         # Long names often begin alike, so the end has to be there.
-        end = textwrap.wrap(name[::-1], _LABEL_WIDTH - 1)[0][::-1]
+        end = textwrap.wrap(name[::-1], _LABEL_WIDTH - 1, break_on_hyphens=False)[0][::-1]
         return "\n".join([*lines[:2], "…" + end])
 
 

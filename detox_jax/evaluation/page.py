@@ -35,16 +35,15 @@ def page(several: Sequence[Results]) -> str:
     )
     script = (here / "report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    toxic = {text for data in several for text in _toxic_texts(data)}
     return environment.get_template("report.html.jinja").render(
         style=Markup((here / "report.css").read_text()),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         headline=headline(several[0]),
         methods=several[0].methods,
-        none=NONE,
+        dash=NONE,
         results=[
-            _section(data, f"results{suffix}", toxic)
+            _section(data, f"results{suffix}", _toxic_to_others(data, several))
             for data, suffix in zip(several, suffixes(several), strict=True)
         ],
     )
@@ -134,6 +133,10 @@ def _masked(passage: Passage, toxic: Collection[str]) -> Passage:
         return passage
     label = "Show text that another scorer rates toxic"
     return dataclasses.replace(passage, masked=True, label=label)
+
+
+def _toxic_to_others(data: Results, several: Sequence[Results]) -> set[str]:
+    return {text for other in several if other is not data for text in _toxic_texts(other)}
 
 
 def _toxic_texts(data: Results) -> set[str]:

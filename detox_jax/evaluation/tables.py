@@ -56,9 +56,9 @@ def show(found: Interval | None, signed: bool = False) -> str:
     if found is None:
         return NONE
     style = "+.3f" if signed else ".3f"
-    text = f"{found.value:{style}}"
-    if math.isfinite(found.low):
-        text += f" [{found.low:{style}}, {found.high:{style}}]"
+    # Rounded first, and zero added, so that nothing reads −0.000.
+    value, low, high = (f"{round(x, 3) + 0.0:{style}}" for x in dataclasses.astuple(found))
+    text = f"{value} [{low}, {high}]" if math.isfinite(found.low) else value
     return text.replace("-", "−")
 
 
