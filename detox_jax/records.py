@@ -3,7 +3,8 @@
 Formats are those of the README's "Files" section: documents are `{"id", "text", "toxicity"}`,
 prompted generations follow RealToxicityPrompts,
 `{"id", "prompt": {"text", "toxicity"}, "generations": [{"text", "toxicity"}]}`. Fields that are not
-understood are carried along unchanged. Paths may be local or `gs://` (through `etils.epath`).
+understood are carried along unchanged; other projects' layouts are read through `foreign`. Paths
+may be local or `gs://` (through `etils.epath`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import gin
 from etils import epath
 
+from detox_jax import foreign
 from detox_jax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -219,7 +221,7 @@ def parse_record(value: Mapping[str, Any], where: str) -> Record:
     Raises:
       UserError: if a field is missing or has the wrong type.
     """
-    fields = dict(value)
+    fields = foreign.to_our_layout(value, where)
     record_id = _record_id(fields, where)
     if isinstance(fields.get("prompt"), Mapping):
         prompt = dict(fields.pop("prompt"))

@@ -23,7 +23,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "errors": set(),
     "progress": set(),
-    "records": {"errors"},
+    "foreign": {"errors"},
+    "records": {"errors", "foreign"},
     "vocabulary": {"errors", "records"},
 }
 NOTHING_LOCAL = {
