@@ -1,0 +1,58 @@
+"""Perplexity against an independent computation, document by document."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detox_jax.evaluation import perplexity
+from tests.conftest import SENTENCES, random_params
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(2, 60), st.integers(2, 12))
+def test_windows_score_every_token_but_the_first_once(length, context):
+    ids = list(range(length))
+    scored = []
+    for window, first in perplexity.split_windows(ids, context):
+        assert len(window) - 1 <= context
+        targets = window[1:]
+        scored += targets[first:]
+        if window[0] > 0:  # A later window: what it scores has half a context before it.
+            assert first >= context // 2
+    assert scored == ids[1:]
+
+
+def test_perplexity_equals_a_plain_computation(tmp_path, config, vocabulary, model_dir):
+    """One short document, one longer than the context, scored here window by window."""
+    texts = [SENTENCES[0], " ".join(SENTENCES * 4)]
+    path = tmp_path / "d.jsonl"
+    rows = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
+    path.write_text("\n".join(rows) + "\n")
+    model, params = random_params(config)
+    apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens, enable_dropout=False))
+    total, tokens, half = 0.0, 0, config.max_length // 2
+    eos = vocabulary.eos_id
+    for text in texts:
+        ids = [eos, *vocabulary.encode(text), eos]
+        tokens += len(ids) - 1
+        start, done = 0, 1
+        while done < len(ids):
+            start = 0 if done == 1 else done - 1 - half
+            end = min(len(ids), start + config.max_length + 1)
+            inputs = np.zeros((1, config.max_length), np.int32)
+            inputs[0, : end - 1 - start] = ids[start : end - 1]
+            logits = np.asarray(apply(inputs)[0], np.float64)
+            for target in range(done, end):
+                row = logits[target - 1 - start]
+                total -= row[ids[target]] - row.max() - np.log(np.exp(row - row.max()).sum())
+            done = end
+    assert tokens > 2 * config.max_length
+    measured = perplexity.checkpoint_perplexity(model_dir, str(path), batch_size=2)
+    words = sum(len(text.split()) + 1 for text in texts)
+    assert (measured["tokens"], measured["num_words"], measured["documents"]) == (tokens, words, 2)
+    assert measured["value"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
+    assert measured["words"] == pytest.approx(np.exp(total / words), rel=1e-3)

@@ -1,0 +1,159 @@
+"""Verb `generate` through the command line: what it writes, what changes it and what does not."""
+
+import json
+
+import jax
+import pytest
+
+from detox_jax import cli, records
+from detox_jax.generation import generate as module
+
+PROMPTS = ["The bus was late", "Thanks", "I think the second film is better than the first one."]
+
+
+@pytest.fixture(scope="module")
+def prompt_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    rows = [{"id": f"p{i}", "prompt": {"text": text}} for i, text in enumerate(PROMPTS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def flags(model_dir, prompt_file):
+    return [
+        "generate",
+        f"--gin.CHECKPOINT_PATH={model_dir}",
+        f"--gin.INPUT={prompt_file}",
+        "--gin.NUM_SAMPLES=3",
+        "--gin.MAX_NEW_TOKENS=6",
+        "--gin.BATCH_SIZE=24",
+        "--gin.generate.generate.shard_size=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(flags, tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "out"
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={path}"]) == 0
+    return path
+
+
+def _shards(path):
+    return {file.name: file.read_bytes() for file in path.glob("*.jsonl")}
+
+
+def test_continuations_of_ragged_prompts(written, vocabulary):
+    """Every sample has exactly the limit, or fewer tokens because end-of-text ended it."""
+    prompts = list(records.read_prompts(str(written)))
+    assert [p.text for p in prompts] == PROMPTS
+    for prompt in prompts:
+        assert len(prompt.generations) == 3
+        assert len({g.text for g in prompt.generations}) > 1
+        for generation in prompt.generations:
+            tokens, finish = generation.extra["num_tokens"], generation.extra["finish"]
+            assert tokens == 6 if finish == "length" else tokens < 6
+            assert "<|endoftext|>" not in generation.text and generation.toxicity is None
+
+
+def test_manifest(written, model_dir, prompt_file):
+    manifest = json.loads((written / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["verb"] == "generate"
+    assert (manifest["requests"], manifest["samples"]) == (3, 9)
+    settings = manifest["settings"]
+    assert settings["checkpoint"]["path"] == model_dir and settings["checkpoint"]["fingerprint"]
+    assert settings["prompts"]["sha256"] == records.describe_input(str(prompt_file))["sha256"]
+    assert settings["sampling"] == {"method": "TopPSampling", "p": 0.9, "temperature": 1.0}
+    assert (settings["max_new_tokens"], settings["num_samples"]) == (6, 3)
+    assert "NUM_SAMPLES = 3" in (written / "config.gin").read_text()
+
+
+@pytest.mark.parametrize(
+    "extra", ["--gin.BATCH_SIZE=1", "--gin.MESH_SHAPE={'data': 2, 'fsdp': 2, 'model': 2}"]
+)
+def test_text_does_not_depend_on_batch_size_and_devices(flags, written, tmp_path, extra):
+    assert jax.device_count() == 8
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'out'}", extra]) == 0
+    assert _shards(tmp_path / "out") == _shards(written)
+
+
+def test_killed_and_rerun_gives_the_same_bytes(flags, written, tmp_path, monkeypatch):
+    flags = [*flags, f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    decode, calls = module._decode_shard, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_decode_shard", killed)
+        assert cli.main(flags) == 130
+    assert len(_shards(tmp_path / "out")) == 1
+    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
+    with monkeypatch.context() as patch:
+        calls.clear()
+        patch.setattr(module, "_decode_shard", lambda *a: calls.append(1) or decode(*a))
+        assert cli.main(flags) == 0
+    assert len(calls) == 1 and _shards(tmp_path / "out") == _shards(written)
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == (
+        written / "manifest.json"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["Standard", "Heuristic", "Augmented"])
+def test_documents(flags, tmp_path, mode):
+    (tmp_path / "d.jsonl").write_text('{"id": "1", "text": "The bus was late", "toxicity": 0.0}\n')
+    assert 0 == cli.main(
+        [
+            *flags,
+            f"--gin.PROMPTS=@prompts.{mode}()",
+            "--gin.NUM_SAMPLES=1",
+            "--gin.NUM_DOCUMENTS=3",
+            f"--gin.INPUT={tmp_path / 'd.jsonl'}",
+            f"--gin.OUTPUT_DIR={tmp_path / 'out'}",
+            "--gin.MAX_NEW_TOKENS=4",
+        ]
+    )
+    documents = list(records.read_documents(str(tmp_path / "out")))
+    assert len(documents) == 3 and len({d.text for d in documents}) > 1
+    assert all(d.text.startswith("The bus" if mode == "Augmented" else "") for d in documents)
+    assert all(d.extra["num_tokens"] <= 4 for d in documents)
+    assert all(("prompt_text" in d.extra) == (mode == "Heuristic") for d in documents)
+
+
+MISTAKES = {
+    "prompt beyond the context": (["--gin.INPUT={tmp}/long.jsonl"], "prompt 'long' has"),
+    "no room beside new tokens": (["--gin.MAX_NEW_TOKENS=63"], "lower MAX_NEW_TOKENS"),
+    "zero prompts": (["--gin.PromptFile.limit=0"], "zero prompts"),
+    "empty file": (["--gin.INPUT={tmp}/empty.jsonl"], "empty.jsonl: empty"),
+    "missing file": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
+    "documents": (["--gin.INPUT={tmp}/documents.jsonl"], "expected RTP layout"),
+    "not UTF-8": (["--gin.INPUT={tmp}/latin.jsonl"], "latin.jsonl:1: not UTF-8"),
+    "missing checkpoint": (["--gin.CHECKPOINT_PATH={tmp}/none"], "no such checkpoint"),
+    "not a checkpoint": (["--gin.CHECKPOINT_PATH={tmp}"], "no model.json"),
+    "another architecture": (
+        ["--gin_file=gin_configs/models/tiny.gin"],
+        "a checkpoint of another architecture",
+    ),
+    "unwritable output": (["--gin.OUTPUT_DIR={tmp}/empty.jsonl/out"], "cannot be written"),
+    "zero samples": (["--gin.NUM_SAMPLES=0"], "must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(flags, tmp_path, mistake, capsys):
+    extra, message = MISTAKES[mistake]
+    long = {"id": "long", "prompt": {"text": "bus " * 80}}
+    (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "documents.jsonl").write_text('{"id": "1", "text": "x"}\n')
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "1", "prompt": {"text": "\xe9"}}\n')
+    out = tmp_path / "out"
+    extra = [flag.format(tmp=tmp_path) for flag in extra]
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={out}", *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
+    assert message in error
+    assert not out.exists()

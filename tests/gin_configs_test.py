@@ -1,0 +1,78 @@
+"""Every gin file parses, and what it describes can be built."""
+
+from pathlib import Path
+
+import gin
+import pytest
+
+from detox_jax import cli
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import params as params_lib
+
+ROOT = Path(__file__).resolve().parent.parent / "gin_configs"
+# V D + M D + L (12 D^2 + 13 D) + 2 D; the vocabulary V padded to a multiple of 128, M the context.
+PARAMETERS = {
+    "tiny": 675_328,
+    "126m": 125_262_336,
+    "357m": 355_919_872,
+    "1.3b": 1_315_819_520,
+    "8.3b": 8_269_635_584,
+    "530b": 529_582_469_120,
+}
+ADAPTATIONS = {"whole": None, "adapter": "adapter", "lora": "lora", "prefix": "prefix"}
+
+
+def _names(folder):
+    return sorted(path.stem for path in (ROOT / folder).glob("*.gin"))
+
+
+def test_no_file_is_left_out():
+    assert _names("models") == sorted(PARAMETERS)
+    assert _names("adaptation") == sorted(ADAPTATIONS)
+    assert _names("runs") == sorted(cli.VERBS)
+    assert _names("experiments") == ["demo", "real"]
+
+
+def _train_flags(*files):
+    return ["train", *(f"--gin_file=gin_configs/{name}.gin" for name in files)]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_models_have_their_number_of_parameters(name):
+    cli.load_config(cli.parse_arguments(_train_flags(f"models/{name}")))
+    config = gin.query_parameter("MODEL/gin.macro.value").scoped_configurable_fn()
+    shapes, _ = meshes.abstract_params(TransformerLM(config))
+    assert params_lib.count(shapes) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ADAPTATIONS)
+def test_adaptations_add_parameters_of_their_own(name):
+    cli.load_config(cli.parse_arguments(_train_flags("models/tiny", f"adaptation/{name}")))
+    config = gin.query_parameter("MODEL/gin.macro.value").scoped_configurable_fn()
+    reference = gin.query_parameter("ADAPTATION/gin.macro.value")
+    adaptation = reference and reference.scoped_configurable_fn()
+    shapes, _ = meshes.abstract_params(TransformerLM(config, adaptation))
+    assert (params_lib.count(shapes) > PARAMETERS["tiny"]) == (name != "whole")
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_runs_are_complete_once_their_required_macros_are_given(verb, capsys):
+    _, _ = cli.load_config(cli.parse_arguments([verb]))
+    required = [
+        scope
+        for (scope, selector), parameters in gin.config._CONFIG.items()
+        if selector == "gin.macro" and cli._is_required(parameters.get("value"))
+    ]
+    used = [f"--gin.{name}={{'targets': 8}}" for name in required if name not in _OPTIONAL]
+    assert cli.main([verb, *used, "--dry_run"]) == 0, capsys.readouterr().err
+
+
+# Required only by a choice that is not the default.
+_OPTIONAL = {"NUM_DOCUMENTS", "TOP_K"}
+
+
+@pytest.mark.parametrize("name", ["demo", "real"])
+def test_experiments(name, capsys):
+    assert cli.main(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin", "--dry_run"]) == 0
+    assert f"OUTPUT_DIR = 'runs/{name}'" in capsys.readouterr().out

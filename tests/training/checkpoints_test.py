@@ -1,0 +1,68 @@
+"""Checkpoints that cannot be used are refused by name (adapters: see train_test)."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from detox_jax.errors import UserError
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints
+from detox_jax.vocabulary import BPEVocabulary
+from tests.conftest import random_params
+
+
+@pytest.fixture
+def copy(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _load(path):
+    return checkpoints.load_model(str(path), meshes.create_mesh())
+
+
+def test_a_moved_model_loads_the_same_weights(copy, config):
+    moved = copy.rename(copy.parent / "elsewhere")
+    _, params = random_params(config)
+    jax.tree.map(np.testing.assert_array_equal, _load(moved).params, params)
+
+
+def test_a_step_can_be_named_and_a_missing_one_is_refused(copy):
+    assert checkpoints.resolve(str(copy / "checkpoints" / "0"))[1] == 0
+    with pytest.raises(UserError, match=r"no such step; it holds steps \[0\]"):
+        checkpoints.resolve(str(copy / "checkpoints" / "7"))
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(UserError, match="training has saved none yet"):
+        checkpoints.resolve(str(copy))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"no_such_field": 1}}'])
+def test_a_damaged_model_description(copy, content):
+    (copy / "model.json").write_text(content)
+    with pytest.raises(UserError, match="not a model description"):
+        _load(copy)
+
+
+def test_no_model_at_all(tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        _load(tmp_path / "none")
+    with pytest.raises(UserError, match="no model.json"):
+        _load(tmp_path)
+
+
+def test_the_vocabulary_of_another_checkpoint(copy, vocabulary):
+    shutil.rmtree(copy / "vocabulary")
+    BPEVocabulary.train(["zzz yyy xxx"], vocabulary.vocab_size).save(str(copy / "vocabulary"))
+    with pytest.raises(UserError, match="put back the vocabulary"):
+        _load(copy)
+
+
+def test_a_base_that_is_gone(copy):
+    base = {"path": "../gone", "fingerprint": "0"}
+    directory = epath.Path(copy)
+    spec = checkpoints.ModelSpec(checkpoints.read_spec(directory).config, None, base, "v")
+    with pytest.raises(UserError, match="base model ../gone is gone"):
+        checkpoints.load_base(spec, directory, meshes.create_mesh())
