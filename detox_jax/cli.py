@@ -20,6 +20,7 @@ from typing import Any
 
 import gin
 
+from detox_jax import native_log
 from detox_jax.errors import UserError
 
 VERBS = {
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.verb:
             print(usage())
             return 0
-        verb, defaults = load_config(arguments)
+        with native_log.without_notes():
+            verb, defaults = load_config(arguments)
         if arguments.help:
             print(verb_help(arguments.verb, verb))
             return 0

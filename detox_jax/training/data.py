@@ -16,6 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from detox_jax import native_log
 from detox_jax.errors import UserError
 from detox_jax.vocabulary import BPEVocabulary
 
@@ -30,8 +31,9 @@ def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | 
     Raises:
       UserError: if the name is not registered, with names near it.
     """
-    for device in _HIDDEN_DEVICES:
-        tf.config.set_visible_devices([], device)
+    with native_log.without_notes():
+        for device in _HIDDEN_DEVICES:
+            tf.config.set_visible_devices([], device)
     if not isinstance(mixture_or_task, str):
         return mixture_or_task
     names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
