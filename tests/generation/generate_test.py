@@ -105,17 +105,12 @@ def test_killed_and_rerun_gives_the_same_bytes(flags, written, tmp_path, monkeyp
 @pytest.mark.parametrize("mode", ["Standard", "Heuristic", "Augmented"])
 def test_documents(flags, tmp_path, mode):
     (tmp_path / "d.jsonl").write_text('{"id": "1", "text": "The bus was late", "toxicity": 0.0}\n')
-    assert 0 == cli.main(
-        [
-            *flags,
-            f"--gin.PROMPTS=@prompts.{mode}()",
-            "--gin.NUM_SAMPLES=1",
-            "--gin.NUM_DOCUMENTS=3",
-            f"--gin.INPUT={tmp_path / 'd.jsonl'}",
-            f"--gin.OUTPUT_DIR={tmp_path / 'out'}",
-            "--gin.MAX_NEW_TOKENS=4",
-        ]
-    )
+    arguments = [flag for flag in flags if not flag.startswith("--gin.INPUT=")]
+    arguments += [f"--gin.PROMPTS=@prompts.{mode}()", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    arguments += ["--gin.NUM_SAMPLES=1", "--gin.NUM_DOCUMENTS=3", "--gin.MAX_NEW_TOKENS=4"]
+    if mode == "Augmented":
+        arguments.append(f"--gin.INPUT={tmp_path / 'd.jsonl'}")
+    assert cli.main(arguments) == 0
     documents = list(records.read_documents(str(tmp_path / "out")))
     assert len(documents) == 3 and len({d.text for d in documents}) > 1
     assert all(d.text.startswith("The bus" if mode == "Augmented" else "") for d in documents)
