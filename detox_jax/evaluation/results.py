@@ -22,7 +22,8 @@ MEAN = "mean_toxicity"
 TOXIC = metrics.TOXIC
 _SPLITS = ("full", "toxic", "nontoxic", "challenging")
 _PROMPTS, _SAMPLES = "prompts.json", "samples.json"
-_TRAINING, _TIMES = "training.json", "times.json"
+_TRAINING = "training.json"
+TIMES_FILE = "times.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _baseline(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, A
 
 
 def _beside(path: epath.Path) -> list[epath.Path]:
-    return [path.parent / name for name in (_PROMPTS, _SAMPLES, _TRAINING, _TIMES)]
+    return [path.parent / name for name in (_PROMPTS, _SAMPLES, _TRAINING, TIMES_FILE)]
 
 
 def _read_json(path: epath.Path, kind: type) -> Any:
