@@ -71,9 +71,10 @@ def generate(
         "shard_size": shard_size,
         "start_with_end_of_text": start_with_end_of_text,
     }
-    requests = prompts.requests()
+    listed = prompts.requests()
     limit = loaded.module.config.max_length - max_new_tokens
-    encoded = _encode(requests, loaded.vocabulary, start_with_end_of_text, limit)
+    encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
+    requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
     output = records.OutputDirectory(output_dir, "generate", settings)
     if output.complete:
         return
@@ -107,29 +108,37 @@ def generate(
                     for request, group in zip(requests[shard], samples, strict=True)
                 ),
             )
-    output.finish(requests=len(requests), samples=len(requests) * num_samples)
-    print(f"{output_dir}: {len(requests)} requests x {num_samples} samples")
+    too_long = len(listed) - len(requests)
+    output.finish(
+        requests=len(requests), samples=len(requests) * num_samples, left_out_too_long=too_long
+    )
+    left_out = f", {too_long} left out, too long for the context" if too_long else ""
+    print(f"{output_dir}: {len(requests)} requests x {num_samples} samples{left_out}")
 
 
 def _fields(sampling: Sampling) -> dict[str, object]:
     return dataclasses.asdict(sampling) if dataclasses.is_dataclass(sampling) else {}  # type: ignore
 
 
-def _encode(
-    requests: Sequence[Request], vocabulary: BPEVocabulary, start: bool, limit: int
-) -> list[list[int]]:
-    """Token ids of every request, checked against the context."""
+def _encode(requests: Sequence[Request], vocabulary: BPEVocabulary, start: bool) -> list[list[int]]:
+    """Token ids of every request."""
     encoded = vocabulary.encode_batch([request.text for request in requests])
-    result = []
-    for request, ids in zip(requests, encoded, strict=True):
-        ids = [vocabulary.eos_id, *ids] if start or not ids else ids
-        if len(ids) > limit:
-            raise UserError(
-                f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
-                f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
-            )
-        result.append(ids)
-    return result
+    return [[vocabulary.eos_id, *ids] if start or not ids else ids for ids in encoded]
+
+
+def _within(
+    limit: int, requests: Sequence[Request], encoded: Sequence[list[int]], skip: bool
+) -> tuple[list[Request], list[list[int]]]:
+    """The requests of at most `limit` tokens; a longer one is an error unless it may be skipped."""
+    pairs = list(zip(requests, encoded, strict=True))
+    kept = [(request, ids) for request, ids in pairs if len(ids) <= limit]
+    if len(kept) < len(pairs) and not (skip and kept):
+        request, ids = next(pair for pair in pairs if len(pair[1]) > limit)
+        raise UserError(
+            f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
+            f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
+        )
+    return [request for request, _ in kept], [ids for _, ids in kept]
 
 
 def _rows_per_batch(batch_size: int, num_samples: int, shards: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from etils import epath
 
@@ -29,7 +29,14 @@ class Request:
 
 
 class PromptMode(Protocol):
-    """What `generate` asks of a prompt mode."""
+    """What `generate` asks of a prompt mode.
+
+    Attributes:
+      skips_long_prompts: whether a prompt beyond the context is left out and counted; otherwise it
+        is an error, since somebody asked for it.
+    """
+
+    skips_long_prompts: ClassVar[bool]
 
     def requests(self) -> list[Request]:
         """Everything to continue, in the order of the output."""
@@ -56,6 +63,8 @@ class Standard:
     """SGEAT (standard): unconditional documents, each from one end-of-text token."""
 
     num_documents: int
+
+    skips_long_prompts: ClassVar[bool] = False
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
@@ -86,6 +95,8 @@ class Heuristic:
 
     num_documents: int
     prompts_file: str | None = None
+
+    skips_long_prompts: ClassVar[bool] = False
 
     def _prompts(self) -> list[str]:
         path = epath.Path(self.prompts_file or _HEURISTIC_PROMPTS)
@@ -122,7 +133,8 @@ class Heuristic:
 class Augmented:
     """SGEAT (augmented): the first half of each least toxic standard document is the prompt.
 
-    The document is the half and its continuation together.
+    The document is the half and its continuation together. A half that leaves no room in the
+    context (a text may have more tokens than the ones that it was generated from) is left out.
 
     Attributes:
       num_documents: how many to generate; halves are used in turn, least toxic first.
@@ -131,6 +143,8 @@ class Augmented:
 
     num_documents: int
     documents: str
+
+    skips_long_prompts: ClassVar[bool] = True
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
@@ -174,6 +188,8 @@ class PromptFile:
 
     path: str
     limit: int | None = None
+
+    skips_long_prompts: ClassVar[bool] = False
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
