@@ -29,9 +29,19 @@ VERBS = {
     "filter": "detox_jax.toxicity.filter",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.evaluation.report",
+    "convert": "detox_jax.interop.convert",
     "sgeat": "detox_jax.sgeat",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",
+}
+
+# `convert` reads as in other tools: these flags are its macros under their usual names.
+CONVERT_FLAGS = {
+    "--from_hf": "FROM_HF",
+    "--to": "TO",
+    "--from": "FROM",
+    "--to_hf": "TO_HF",
+    "--verify": "VERIFY",
 }
 
 USAGE = """\
@@ -135,6 +145,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             want_help = True
         elif argument == "--dry_run":
             dry_run = True
+        elif verb == "convert" and argument == "--verify":
+            bindings.append("VERIFY = True")
         elif not flag.startswith("-"):
             if verb:
                 raise UserError(f"unexpected argument {argument!r} after the verb {verb!r}")
@@ -150,6 +162,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 search_paths.extend(path for path in value.split(",") if path)
             elif flag.startswith("--gin."):
                 bindings.append(f"{flag.removeprefix('--gin.')} = {quote_text(value)}")
+            elif verb == "convert" and flag in CONVERT_FLAGS:
+                bindings.append(f"{CONVERT_FLAGS[flag]} = {quote_text(value)}")
             else:
                 raise UserError(f"unknown flag {flag}; see detox-jax --help")
     if verb and verb not in VERBS:
