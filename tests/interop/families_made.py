@@ -40,49 +40,129 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-gelu": ("GPT2", {**_GPT2, "activation_function": "gelu", "layer_norm_epsilon": 1e-3}),
     "opt-tied": ("OPT", _OPT),
     "opt-untied-no-bias": ("OPT", {**_OPT, "tie_word_embeddings": False, "enable_bias": False}),
-    "neox-partial": ("GPTNeoX", {**_SMALL, "rope_parameters": {
-        "rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}}),
-    "neox-sequential-no-bias": ("GPTNeoX", {
-        **_SMALL, "use_parallel_residual": False, "attention_bias": False,
-        "tie_word_embeddings": True, "rope_parameters": {
-            "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}}),
-    "neox-linear": ("GPTNeoX", {**_SMALL, "rope_parameters": {
-        "rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0,
-        "partial_rotary_factor": 0.5}}),
+    "neox-partial": (
+        "GPTNeoX",
+        {
+            **_SMALL,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 0.25,
+            },
+        },
+    ),
+    "neox-sequential-no-bias": (
+        "GPTNeoX",
+        {
+            **_SMALL,
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 500.0,
+                "partial_rotary_factor": 1.0,
+            },
+        },
+    ),
+    "neox-linear": (
+        "GPTNeoX",
+        {
+            **_SMALL,
+            "rope_parameters": {
+                "rope_type": "linear",
+                "factor": 2.0,
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+    ),
     "llama-untied": ("Llama", {**_SMALL, "rms_norm_eps": 1e-5}),
     "llama-grouped-tied": ("Llama", {**_GROUPED, "tie_word_embeddings": True, "head_dim": 12}),
     "llama-biases": ("Llama", {**_GROUPED, "attention_bias": True, "mlp_bias": True}),
-    "llama-linear": ("Llama", {**_GROUPED, "rope_parameters": {
-        "rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}}),
+    "llama-linear": (
+        "Llama",
+        {
+            **_GROUPED,
+            "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0},
+        },
+    ),
     "llama-llama3": ("Llama", {**_GROUPED, "rope_parameters": _LLAMA3}),
     "mistral-window": ("Mistral", {**_GROUPED, "sliding_window": 7}),
-    "mistral-full-tied": ("Mistral", {
-        **_GROUPED, "sliding_window": None, "tie_word_embeddings": True}),
+    "mistral-full-tied": (
+        "Mistral",
+        {**_GROUPED, "sliding_window": None, "tie_word_embeddings": True},
+    ),
     "qwen2-untied": ("Qwen2", _GROUPED),
-    "qwen2-tied-window": ("Qwen2", {
-        **_GROUPED, "tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 7,
-        "max_window_layers": 1}),
+    "qwen2-tied-window": (
+        "Qwen2",
+        {
+            **_GROUPED,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 7,
+            "max_window_layers": 1,
+        },
+    ),
     "qwen3-untied": ("Qwen3", {**_GROUPED, "head_dim": 12}),
-    "qwen3-tied-bias-window": ("Qwen3", {
-        **_GROUPED, "head_dim": 8, "tie_word_embeddings": True, "attention_bias": True,
-        "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}),
+    "qwen3-tied-bias-window": (
+        "Qwen3",
+        {
+            **_GROUPED,
+            "head_dim": 8,
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "max_window_layers": 2,
+        },
+    ),
     "gemma-tied": ("Gemma", _GEMMA),
-    "gemma-multi-query": ("Gemma", {
-        **_GEMMA, "num_key_value_heads": 1, "rope_parameters": {
-            "rope_type": "default", "rope_theta": 500.0}}),
-    "gemma2-caps": ("Gemma2", {
-        **_GEMMA, "sliding_window": 7, "query_pre_attn_scalar": 20,
-        "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
-    "gemma2-no-caps": ("Gemma2", {
-        **_GEMMA, "sliding_window": 7, "attn_logit_softcapping": None,
-        "final_logit_softcapping": None, "layer_types": ["full_attention"] * 3}),
-    "gemma3-mixed": ("Gemma3Text", {
-        **_GEMMA, "sliding_window": 7, "layer_types": _MIXED, "query_pre_attn_scalar": 20}),
-    "gemma3-stretched": ("Gemma3Text", {
-        **_GEMMA, "sliding_window": 5, "layer_types": _MIXED, "final_logit_softcapping": 4.0,
-        "rope_parameters": {
-            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}}),
+    "gemma-multi-query": (
+        "Gemma",
+        {
+            **_GEMMA,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    ),
+    "gemma2-caps": (
+        "Gemma2",
+        {
+            **_GEMMA,
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma2-no-caps": (
+        "Gemma2",
+        {
+            **_GEMMA,
+            "sliding_window": 7,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "layer_types": ["full_attention"] * 3,
+        },
+    ),
+    "gemma3-mixed": (
+        "Gemma3Text",
+        {**_GEMMA, "sliding_window": 7, "layer_types": _MIXED, "query_pre_attn_scalar": 20},
+    ),
+    "gemma3-stretched": (
+        "Gemma3Text",
+        {
+            **_GEMMA,
+            "sliding_window": 5,
+            "layer_types": _MIXED,
+            "final_logit_softcapping": 4.0,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    ),
 }
 
 

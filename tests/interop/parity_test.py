@@ -1,17 +1,15 @@
 """Every family against transformers: logits, greedy text, exact round trips, trainable adapters."""
 
-import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Greedy
-from detox_jax.interop import convert, huggingface, parameters, verify
+from detox_jax.interop import convert, huggingface, verify
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
@@ -25,7 +23,11 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 pytestmark = pytest.mark.interop
 
-ADAPTATIONS = (AdapterConfig(4), LoRAConfig(2, target_modules=("query", "out", "wi")), PrefixConfig(3))
+ADAPTATIONS = (
+    AdapterConfig(4),
+    LoRAConfig(2, target_modules=("query", "out", "wi")),
+    PrefixConfig(3),
+)
 MOST_LOGIT_DIFFERENCE = 1e-4
 
 
@@ -65,9 +67,7 @@ def test_greedy_text_is_the_same_for_64_tokens(made, one_device_mesh):
     """Prompts of several lengths: transformers pads them on the left, this package on the right."""
     _, model, _, loaded = made
     noise = np.random.default_rng(1)
-    prompts = [
-        noise.integers(1, loaded.spec.config.vocab_size, n).tolist() for n in (1, 6, 13, 20)
-    ]
+    prompts = [noise.integers(1, loaded.spec.config.vocab_size, n).tolist() for n in (1, 6, 13, 20)]
     width = max(map(len, prompts))
     ids = torch.tensor([[1] * (width - len(p)) + [i - 1 for i in p] for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
