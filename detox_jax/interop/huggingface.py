@@ -17,7 +17,8 @@ from etils import epath
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.interop import parameters
-from detox_jax.interop.families import FAMILIES, Family, Map
+from detox_jax.interop.families import FAMILIES
+from detox_jax.interop.family import Family, Map
 from detox_jax.interop.fields import Fields, read_json
 from detox_jax.interop.layouts import Tensor
 from detox_jax.interop.parameters import Checkpoint, Shapes

@@ -380,6 +380,8 @@ def test_every_family_maps_its_own_config_and_back(family):
         "n_head": 4,
         "num_hidden_layers": 2,
         "n_layer": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 6,
         "intermediate_size": 40,
         "ffn_dim": 40,
         "max_position_embeddings": 64,
