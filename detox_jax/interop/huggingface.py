@@ -111,11 +111,13 @@ def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     return tensors, shapes
 
 
-def _layer_shapes(tensor: Tensor, shapes: Shapes) -> list[tuple[int, ...]]:
+def layer_shapes(tensor: Tensor, shapes: Shapes) -> list[tuple[int, ...]]:
+    """The shapes of one layer of the parameters that a line names."""
     return [shapes[path][1:] if tensor.layered else shapes[path] for path in tensor.paths]
 
 
-def _names(name: str, tensor: Tensor, num_layers: int) -> list[str]:
+def foreign_names(name: str, tensor: Tensor, num_layers: int) -> list[str]:
+    """The Hugging Face names of a line, one for each layer."""
     return [name.format(i) for i in range(num_layers)] if tensor.layered else [name]
 
 
@@ -134,12 +136,12 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     expected = {
         foreign: (tensor, layer)
         for name, tensor in tensors.items()
-        for layer, foreign in enumerate(_names(name, tensor, source.config.num_layers))
+        for layer, foreign in enumerate(foreign_names(name, tensor, source.config.num_layers))
     }
     for foreign, (tensor, _) in expected.items():
         if foreign not in stored:
             raise UserError(f"{where}: tensor {foreign!r} is missing; download the model again")
-        wanted = tensor.layout.foreign_shape(_layer_shapes(tensor, shapes))
+        wanted = tensor.layout.foreign_shape(layer_shapes(tensor, shapes))
         found = source.tensors.shapes[stored[foreign]]
         if found != wanted:
             raise UserError(
@@ -150,7 +152,7 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     arrays = parameters.mapped_zeros(scratch, shapes, source.config.parameter_dtype)
     for foreign, (tensor, layer) in expected.items():
         value = source.tensors.read(stored[foreign])
-        parts = tensor.layout.read(value, _layer_shapes(tensor, shapes))
+        parts = tensor.layout.read(value, layer_shapes(tensor, shapes))
         for path, part in zip(tensor.paths, parts, strict=True):
             arrays[path][layer if tensor.layered else ...] = part
     return arrays
@@ -285,15 +287,15 @@ def write_model(
     config = checkpoint.spec.config
     tensors, shapes = active_map(family, config)
     plan = {
-        foreign: (tensor.layout.foreign_shape(_layer_shapes(tensor, shapes)), _DTYPE_NAMES[dtype])
+        foreign: (tensor.layout.foreign_shape(layer_shapes(tensor, shapes)), _DTYPE_NAMES[dtype])
         for name, tensor in tensors.items()
-        for foreign in _names(name, tensor, config.num_layers)
+        for foreign in foreign_names(name, tensor, config.num_layers)
     }
     writer = TensorWriter(directory, plan, max_shard_bytes)
     for name, tensor in tensors.items():
         values = [checkpoint.merged(path) for path in tensor.paths]
         layers = zip(*(parameters.by_layer(v, tensor.layered) for v in values), strict=True)
-        foreign_names = _names(name, tensor, config.num_layers)
+        foreign_names = foreign_names(name, tensor, config.num_layers)
         for foreign, parts in zip(foreign_names, layers, strict=True):
             writer.write(foreign, tensor.layout.write(parts))
     writer.finish()
