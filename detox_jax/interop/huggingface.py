@@ -295,8 +295,8 @@ def write_model(
     for name, tensor in tensors.items():
         values = [checkpoint.merged(path) for path in tensor.paths]
         layers = zip(*(parameters.by_layer(v, tensor.layered) for v in values), strict=True)
-        foreign_names = foreign_names(name, tensor, config.num_layers)
-        for foreign, parts in zip(foreign_names, layers, strict=True):
+        names = foreign_names(name, tensor, config.num_layers)
+        for foreign, parts in zip(names, layers, strict=True):
             writer.write(foreign, tensor.layout.write(parts))
     writer.finish()
     records.write_json(directory / CONFIG_FILE, fields)
