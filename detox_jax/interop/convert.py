@@ -117,8 +117,7 @@ def import_model(
     if epath.Path(from_hf).is_dir():
         directory, provenance = epath.Path(from_hf), {}
     else:
-        hub = importlib.import_module("detox_jax.interop.hub")
-        directory, provenance = hub.resolve(from_hf, revision)
+        directory, provenance = _module("hub").resolve(from_hf, revision)
     source = huggingface.open_source(directory, param_dtype)
     vocabulary = BPEVocabulary.load(str(directory))
     if vocabulary.vocab_size > source.config.vocab_size:
@@ -144,7 +143,7 @@ def import_model(
         origin = huggingface.origin(source, settings["source"])
         records.write_json(output.path / huggingface.ORIGIN_FILE, origin)
         if verify:
-            _verify(str(output.path), str(directory))
+            _module("verify").verify(str(output.path), str(directory))
         count = sum(_size(shape) for shape in parameters.shapes_of(source.config).values())
         output.finish(family=source.family.model_type, parameters=count)
     print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors")
@@ -204,17 +203,13 @@ def export_model(
             print(f"{to_hf}: is already there, from the same checkpoint")
             return
         if isinstance(adaptation, AdapterConfig):
-            importlib.import_module("detox_jax.interop.adapterhub").export(
-                checkpoint.model_dir, output.path
-            )
+            _module("adapterhub").export(checkpoint.model_dir, output.path)
         elif isinstance(adaptation, LoRAConfig) and not merge_lora:
-            importlib.import_module("detox_jax.interop.peft").export(
-                checkpoint.model_dir, output.path
-            )
+            _module("peft").export(checkpoint.model_dir, output.path)
         else:
             _write_whole(export, output.path, max_shard_bytes)
             if verify:
-                _verify(source, str(output.path))
+                _module("verify").verify(source, str(output.path))
         card = model_card.render(checkpoint, export.recorded, results, export.dtype)
         records.write_bytes(output.path / "README.md", card.encode())
         output.finish()
@@ -238,12 +233,9 @@ def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -
     eos_id = export.vocabulary.eos_id - 1
     fields = huggingface.config_fields(config, family, export.recorded, export.dtype, eos_id)
     huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
-    _tokenizers().export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
+    _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
 
 
-def _tokenizers() -> Any:
-    return importlib.import_module("detox_jax.interop.tokenizers")
-
-
-def _verify(checkpoint: str, directory: str) -> None:
-    importlib.import_module("detox_jax.interop.verify").verify(checkpoint, directory)
+def _module(name: str) -> Any:
+    """A module of this room, imported only by the conversions that need it."""
+    return importlib.import_module(f"detox_jax.interop.{name}")

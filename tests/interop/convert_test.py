@@ -35,7 +35,10 @@ class CopiedTokenizer:
 
 @pytest.fixture(autouse=True)
 def copied_tokenizer(monkeypatch):
-    monkeypatch.setattr(convert, "_tokenizers", lambda: CopiedTokenizer)
+    real = convert._module
+    monkeypatch.setattr(
+        convert, "_module", lambda name: CopiedTokenizer if name == "tokenizers" else real(name)
+    )
 
 
 @pytest.fixture
@@ -187,10 +190,10 @@ def test_adapters_kept_apart_go_to_their_own_writers(
         def export(self, adapted, to):
             calls.append((self.name, str(adapted)))
 
-    monkeypatch.setattr(convert.importlib, "import_module", lambda name: Writer(name))
+    monkeypatch.setattr(convert, "_module", Writer)
     for adaptation, module in (
-        (AdapterConfig(4), "detox_jax.interop.adapterhub"),
-        (LoRAConfig(3), "detox_jax.interop.peft"),
+        (AdapterConfig(4), "adapterhub"),
+        (LoRAConfig(3), "peft"),
     ):
         where = tmp_path / module
         adapted = _adapted(model_dir, adaptation, config, vocabulary, one_device_mesh, where)
