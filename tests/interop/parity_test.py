@@ -15,6 +15,7 @@ from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.training import checkpoints
 from detox_jax.training import params as params_lib
+from tests.conftest import initial_params
 from tests.interop import families_made
 
 torch = pytest.importorskip("torch", reason="needs the extra hf (make test-interop)")
@@ -124,9 +125,10 @@ def test_adaptations_start_as_the_base_and_learn(made, adaptation):
     tokens_BL, _ = verify.random_batch(loaded.spec.config.vocab_size, 128)
     tokens_BL = jnp.asarray(tokens_BL[:2, :16])
     model = TransformerLM(loaded.spec.config, adaptation)
-    fresh = model.init(jax.random.key(0), tokens_BL[:, :1], enable_dropout=False)["params"]
+    fresh = initial_params(loaded.spec.config, adaptation)
     trained, _ = params_lib.partition(fresh, adaptations.trainable_pattern(adaptation))
 
+    @jax.jit
     def logits(trained):
         tree = params_lib.combine(loaded.params, trained)
         return model.apply({"params": tree}, tokens_BL, enable_dropout=False)
@@ -135,7 +137,9 @@ def test_adaptations_start_as_the_base_and_learn(made, adaptation):
         log_probs = jax.nn.log_softmax(logits(trained)[:, :-1])
         return -jnp.take_along_axis(log_probs, tokens_BL[:, 1:, None], axis=-1).mean()
 
-    plain = loaded.module.apply({"params": loaded.params}, tokens_BL, enable_dropout=False)
+    plain = jax.jit(lambda p: loaded.module.apply({"params": p}, tokens_BL, enable_dropout=False))(
+        loaded.params
+    )
     np.testing.assert_array_equal(logits(trained), plain)
     step = jax.jit(jax.value_and_grad(loss))
     before, gradient = step(trained)
