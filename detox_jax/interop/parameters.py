@@ -34,9 +34,8 @@ def shapes_of(
 ) -> Shapes:
     """The shape of every parameter of a model, by path."""
     tree, _ = meshes.abstract_params(TransformerLM(config, adaptation))
-    return {
-        path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
-    }
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 
 class Mapped(np.memmap):
@@ -111,7 +110,8 @@ class Checkpoint:
         )
         directory = self.model_dir / checkpoints.CHECKPOINTS_DIR / str(self.step) / "params"
         restored = ocp.PyTreeCheckpointHandler().restore(directory, args=arguments)
-        return traverse_util.flatten_dict(restored, sep="/")[path]
+        flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
+        return flat[path]
 
     def merged(self, path: str) -> np.ndarray:
         """One parameter of the base model, a LoRA addition to it included."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import flax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from flax.linen import partitioning
 
 from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
@@ -16,7 +16,7 @@ CACHE_AXES = ("batch", "length", "heads", "kv")
 _EVERYTHING = 2**30
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class LayerData:
     """What may differ from layer to layer: arrays with a leading axis, which the scan takes off.
 
@@ -37,7 +37,7 @@ def layer_data(cfg: TransformerConfig) -> LayerData:
     if cfg.sliding_window is not None:
         windows = [cfg.sliding_window if slides else _EVERYTHING for slides in cfg.slides]
         window_N = jnp.asarray(windows, jnp.int32)
-    return LayerData(frequency_NK, window_N)
+    return LayerData(frequency_K=frequency_NK, window=window_N)
 
 
 def attend(

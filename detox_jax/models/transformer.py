@@ -40,7 +40,7 @@ class Mlp(nn.Module):
         """Applies the MLP; shape stays."""
         cfg = self.config
         names = cfg.mlp_activations
-        h_BLF = None
+        h_BLF: Any = None
         for i, activation in enumerate(names):
             part_BLF = Dense(
                 cfg,
@@ -235,11 +235,13 @@ def _scanned(cfg: TransformerConfig) -> Any:
     layer: Any = DecoderLayer
     if cfg.remat != "none":
         layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[cfg.remat])
+    # One entry for each argument behind the carry; flax's annotation knows a single one.
+    in_axes: Any = (0, nn.broadcast, nn.broadcast)
     return partitioning.scan_with_axes(
         layer,
         variable_axes={"params": 0, "cache": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
+        in_axes=in_axes,
         length=cfg.num_layers,
         axis_name="layers",
         axes_collections=("params", "cache"),
