@@ -191,11 +191,12 @@ def export_model(
             f"{source}: a gated prefix has no Hugging Face form; export a LoRA, an adapter or a "
             "whole model"
         )
+    card_of = None if results is None else str(model_card.results_file(results))
     settings = {
         "checkpoint": {"path": source, "step": checkpoint.step, "config": str(checkpoint.spec)},
         "dtype": export.dtype,
         "merge_lora": merge_lora,
-        "results": None if results is None else records.describe_input(results),
+        "results": None if card_of is None else records.describe_input(card_of),
         "max_shard_bytes": max_shard_bytes,
     }
     with staged(to_hf, settings) as output:

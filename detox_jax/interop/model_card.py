@@ -53,9 +53,14 @@ def render(
     return "\n".join(lines)
 
 
-def _load(results: str) -> dict[str, Any]:
+def results_file(results: str) -> epath.Path:
+    """The file that RESULTS names, itself or its directory."""
     path = epath.Path(results)
-    path = path / _RESULTS_FILE if path.is_dir() else path
+    return path / _RESULTS_FILE if path.is_dir() else path
+
+
+def _load(results: str) -> dict[str, Any]:
+    path = results_file(results)
     try:
         value = json.loads(path.read_text())
         if not value["rows"]:

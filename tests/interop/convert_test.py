@@ -215,13 +215,13 @@ def test_the_card_holds_the_toxicity_table(source, tmp_path):
     }
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"rows": [row]}))
-    convert.convert(source=str(ours), to_hf=str(tmp_path / "hf"), results=str(results))
-    card = (tmp_path / "hf" / "README.md").read_text()
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "out"), results=str(results))
+    card = (tmp_path / "out" / "README.md").read_text()
     assert "| SGEAT \\| standard | full (240) | 0.457 [0.410, 0.500] |" in card
     assert "ngram-0123" in card and str(source) in card
     results.write_text("{}")
     with pytest.raises(UserError, match="not a results.json"):
-        convert.convert(source=str(ours), to_hf=str(tmp_path / "hf2"), results=str(results))
+        convert.convert(source=str(ours), to_hf=str(tmp_path / "out2"), results=str(results))
 
 
 # --- bad input --------------------------------------------------------------------------------
