@@ -8,7 +8,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real test-real test-slow lint types fix clean
+.PHONY: demo test real test-real test-slow test-interop lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -17,13 +17,17 @@ real: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/real.gin
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 -m "not real and not slow"
+	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop"
 
 test-real: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m real
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Compares with transformers and torch, which nothing else needs.
+test-interop: $(VENV)/installed-interop
+	$(BIN)/python -m pytest -n 2 -m interop
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -46,4 +50,9 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-test: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-interop: pyproject.toml $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[test,hf]'
 	touch $@

@@ -30,13 +30,17 @@ VERBS = {
     "filter": "detox_jax.toxicity.filter",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.evaluation.report",
+    "convert": "detox_jax.interop.convert",
     "sgeat": "detox_jax.sgeat",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",
 }
 
-# Flags of one verb: short for a macro that is True.
-SWITCHES = {"evaluate": {"--power": "POWER"}}
+# Flags of one verb, short for its macros: a switch makes its macro True, the others take a value.
+SWITCHES = {"evaluate": {"--power": "POWER"}, "convert": {"--verify": "VERIFY"}}
+VALUE_FLAGS = {
+    "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"}
+}
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
@@ -157,6 +161,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 search_paths.extend(path for path in value.split(",") if path)
             elif flag.startswith("--gin."):
                 bindings.append(f"{flag.removeprefix('--gin.')} = {quote_text(value)}")
+            elif flag in VALUE_FLAGS.get(verb, {}):
+                bindings.append(f"{VALUE_FLAGS[verb][flag]} = {quote_text(value)}")
             else:
                 raise UserError(f"unknown flag {flag}; see detox-jax --help")
     if verb and verb not in VERBS:

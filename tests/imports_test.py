@@ -18,6 +18,7 @@ ALLOWED = {
     "generation": {*BASICS, "models", "parallel", *LOADING},
     "toxicity": BASICS,
     "evaluation": {*BASICS, "models", "parallel", *LOADING},
+    "interop": {*BASICS, "models", "parallel", *LOADING},
     "sgeat": {*BASICS, *LOADING},
     "cli": {"errors", "native_log"},
     "__main__": {"cli"},
@@ -43,6 +44,7 @@ VERBS = {
     "toxicity.train_scorer",
     "evaluation.evaluate",
     "evaluation.report",
+    "interop.convert",
     "sgeat",
 }
 HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch", "transformers", "t5x", "lm_eval"}

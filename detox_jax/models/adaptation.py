@@ -171,7 +171,7 @@ class Prefix(nn.Module):
             "gate", nn.initializers.zeros, (cfg.num_heads,), param_dtype, axes=("heads",)
         )
         scores_BHLP = jnp.einsum("BLHK,PHK->BHLP", q_BLHK, k_PHK.astype(dtype))
-        scores_BHLP = scores_BHLP.astype(jnp.float32) * cfg.head_size**-0.5
+        scores_BHLP = scores_BHLP.astype(jnp.float32) * cfg.attention_scale
         weights_BHLP = jax.nn.softmax(scores_BHLP, axis=-1).astype(dtype)
         out_BLHK = jnp.einsum("BHLP,PHK->BLHK", weights_BHLP, v_PHK.astype(dtype))
         return out_BLHK * gate_H.astype(dtype)[None, None, :, None]

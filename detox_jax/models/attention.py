@@ -5,17 +5,48 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from flax.linen import partitioning
 
 from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.models.layers import Dense, rotate
+from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
 
 CACHE_AXES = ("batch", "length", "heads", "kv")
+_EVERYTHING = 2**30
+
+
+@struct.dataclass
+class LayerData:
+    """What may differ from layer to layer: arrays with a leading axis, which the scan takes off.
+
+    Attributes:
+      frequency_K: rotary radians a position; None with learned positions.
+      window: int32, positions that a query sees; None where no layer of the model slides.
+    """
+
+    frequency_K: jax.Array | None = None
+    window: jax.Array | None = None
+
+
+def layer_data(cfg: TransformerConfig) -> LayerData:
+    """The data of all layers, stacked."""
+    frequency_NK = window_N = None
+    if cfg.position_embedding == "rotary":
+        frequency_NK = jnp.asarray(rotary_frequencies(cfg))
+    if cfg.sliding_window is not None:
+        windows = [cfg.sliding_window if slides else _EVERYTHING for slides in cfg.slides]
+        window_N = jnp.asarray(windows, jnp.int32)
+    return LayerData(frequency_K=frequency_NK, window=window_N)
 
 
 def attend(
-    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask_BLM: jax.Array
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    mask_BLM: jax.Array,
+    scale: float | None = None,
+    cap: float | None = None,
 ) -> jax.Array:
     """Softmax attention, scores and softmax in float32; H/G query heads share a key-value head.
 
@@ -24,6 +55,8 @@ def attend(
       k_BMGK: keys.
       v_BMGK: values.
       mask_BLM: True where a query may look (B may be 1).
+      scale: what scores are multiplied by; `K ** -0.5` where None.
+      cap: of the scores, see `softcap`.
 
     Returns:
       The weighted values, `[B, L, H, K]`.
@@ -32,7 +65,8 @@ def attend(
     G = k_BMGK.shape[2]
     q_BLGNK = q_BLHK.reshape(B, L, G, H // G, K)
     scores = jnp.einsum("BLGNK,BMGK->BGNLM", q_BLGNK, k_BMGK, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask_BLM[:, None, None], scores * K**-0.5, jnp.finfo(jnp.float32).min)
+    scores = softcap(scores * (K**-0.5 if scale is None else scale), cap)
+    scores = jnp.where(mask_BLM[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BMGK.dtype)
     return jnp.einsum("BGNLM,BMGK->BLGNK", weights, v_BMGK).reshape(B, L, H, K)
 
@@ -78,25 +112,39 @@ class Attention(nn.Module):
     mode: str = "train"
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, mask_BLM: jax.Array, positions_BL: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        mask_BLM: jax.Array,
+        positions_BL: jax.Array,
+        layer: LayerData,
+    ) -> jax.Array:
         """Attends and projects back to `[B, L, D]`.
 
         Args:
           x_BLD: input.
           mask_BLM: who sees whom, in `train` and `prefill`; unused in `decode`.
           positions_BL: of the inputs; in `decode` also the index at which the cache is written.
+          layer: rotary frequencies and window of this layer.
         """
         cfg = self.config
         q_BLHK = self._project("query", cfg.num_heads)(x_BLD)
         k_BLGK = self._project("key", cfg.kv_heads)(x_BLD)
         v_BLGK = self._project("value", cfg.kv_heads)(x_BLD)
-        if cfg.position_embedding == "rotary":
-            q_BLHK = rotate(q_BLHK, positions_BL, cfg.rope_theta)
-            k_BLGK = rotate(k_BLGK, positions_BL, cfg.rope_theta)
+        if cfg.qk_norm:
+            q_BLHK = Norm(cfg, "rmsnorm", "kv", name="query_norm")(q_BLHK)
+            k_BLGK = Norm(cfg, "rmsnorm", "kv", name="key_norm")(k_BLGK)
+        if layer.frequency_K is not None:
+            q_BLHK = rotate(q_BLHK, positions_BL, layer.frequency_K)
+            k_BLGK = rotate(k_BLGK, positions_BL, layer.frequency_K)
         k_BMGK, v_BMGK = k_BLGK, v_BLGK
         if self.mode != "train":
             k_BMGK, v_BMGK, mask_BLM = self._through_cache(k_BLGK, v_BLGK, mask_BLM, positions_BL)
-        out_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask_BLM)
+        if layer.window is not None:
+            mask_BLM = mask_BLM & self._window_mask(mask_BLM.shape, positions_BL, layer.window)
+        out_BLHK = attend(
+            q_BLHK, k_BMGK, v_BMGK, mask_BLM, cfg.attention_scale, cfg.attention_softcap
+        )
         if isinstance(self.adaptation, PrefixConfig):
             out_BLHK = out_BLHK + Prefix(cfg, self.adaptation, name="prefix")(q_BLHK)
         return Dense(
@@ -106,7 +154,7 @@ class Attention(nn.Module):
             ("heads", "kv"),
             ("embed",),
             residual=True,
-            use_bias=cfg.use_bias,
+            use_bias=cfg.has_bias("out"),
             lora=lora_for("out", self.adaptation),
             name="out",
         )(out_BLHK)
@@ -119,10 +167,17 @@ class Attention(nn.Module):
             (heads, cfg.head_size),
             ("embed",),
             ("heads", "kv"),
-            use_bias=cfg.use_bias,
+            use_bias=cfg.has_bias("qkv"),
             lora=lora_for(name, self.adaptation),
             name=name,
         )
+
+    def _window_mask(
+        self, shape: tuple[int, ...], positions_BL: jax.Array, window: jax.Array
+    ) -> jax.Array:
+        """Which keys are near enough, by their index in the row or in the cache."""
+        query_BL = positions_BL if self.mode == "decode" else jnp.arange(shape[1])[None]
+        return query_BL[:, :, None] - jnp.arange(shape[2])[None, None, :] < window
 
     def _through_cache(
         self, k_BLGK: jax.Array, v_BLGK: jax.Array, mask_BLM: jax.Array, positions_BL: jax.Array

@@ -31,6 +31,33 @@ _VOCAB_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Stretched rotary wavelengths.
+
+    Attributes:
+      kind: `linear` divides every frequency by `factor`; `llama3` divides those of long wavelengths
+        alone, with a smooth passage (LLaMA 3.1).
+      factor: of the stretching.
+      low_freq_factor: of `llama3`: wavelengths above `original_max_length / low_freq_factor` are
+        stretched in full.
+      high_freq_factor: of `llama3`: those below `original_max_length / high_freq_factor` stay.
+      original_max_length: of `llama3`: the context before stretching.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_length: int = 8192
+
+    def __post_init__(self):
+        if self.kind not in ("linear", "llama3"):
+            raise UserError(f"RopeScaling.kind is {self.kind!r}; one of linear, llama3")
+        if self.factor <= 0:
+            raise UserError(f"RopeScaling.factor is {self.factor}; must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
 class TransformerConfig:
     """A decoder-only transformer; the defaults are GPT-2's and Megatron's architecture.
 
@@ -45,14 +72,32 @@ class TransformerConfig:
       num_kv_heads: key-value heads (grouped-query attention); `num_heads` where None.
       max_length: the longest context, in tokens.
       mlp_activations: names in `jax.nn`; more than one makes a gated MLP, `('silu', 'linear')`.
-        `gelu` is the tanh approximation, GPT-2's.
+        `gelu` is the tanh approximation, GPT-2's; `gelu_exact` is not approximated.
       position_embedding: `learned` (absolute) or `rotary`.
+      position_offset: rows of the learned position table before that of position 0 (OPT has 2).
+      rotary_fraction: share of a head's features that are rotated, the first ones.
       rope_theta: base of the rotary wavelengths.
+      rope_scaling: how rotary wavelengths are stretched for longer contexts, if they are.
+      rope_local_theta: base in the sliding layers, which nothing stretches (Gemma 3); as in the
+        other layers where None.
+      sliding_window: positions that a query of a sliding layer sees, its own included; all where
+        None.
+      sliding_layers: which layers slide, one bool a layer; all of them where None.
+      query_scalar: scores are multiplied by `query_scalar ** -0.5`; by the head's size where None.
+      attention_softcap: scores pass through `cap * tanh(score / cap)` (Gemma 2), where not None.
+      qk_norm: RMSNorm of each query and key head (Qwen3, Gemma 3).
       norm: `layernorm` or `rmsnorm`.
       norm_epsilon: added to the variance.
+      norm_unit_offset: a norm multiplies by 1 plus its scale, which starts at 0 (Gemma).
+      post_norms: a norm also behind each sublayer, before its residual (Gemma 2 and 3).
+      embedding_scale: token vectors are multiplied by `sqrt(emb_dim)` (Gemma).
       use_bias: biases in projections and LayerNorm.
+      qkv_bias: overrides `use_bias` for the query, key and value projections, where not None.
+      out_bias: the same for the attention's output projection.
+      mlp_bias: the same for the MLP.
       parallel_residual: attention and MLP read the same input (GPT-NeoX) instead of in sequence.
       logits_via_embedding: tie the output projection to the input embedding.
+      logits_softcap: the logits pass through `cap * tanh(logit / cap)`, where not None.
       dropout_rate: on embeddings and on the output of attention and MLP.
       init_std: standard deviation of initial weights; projections into the residual stream get
         `init_std / sqrt(2 num_layers)`, as in GPT-2.
@@ -71,12 +116,28 @@ class TransformerConfig:
     max_length: int = 2048
     mlp_activations: tuple[str, ...] = ("gelu",)
     position_embedding: str = "learned"
+    position_offset: int = 0
+    rotary_fraction: float = 1.0
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    rope_local_theta: float | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[bool, ...] | None = None
+    query_scalar: float | None = None
+    attention_softcap: float | None = None
+    qk_norm: bool = False
     norm: str = "layernorm"
     norm_epsilon: float = 1e-5
+    norm_unit_offset: bool = False
+    post_norms: bool = False
+    embedding_scale: bool = False
     use_bias: bool = True
+    qkv_bias: bool | None = None
+    out_bias: bool | None = None
+    mlp_bias: bool | None = None
     parallel_residual: bool = False
     logits_via_embedding: bool = True
+    logits_softcap: float | None = None
     dropout_rate: float = 0.0
     init_std: float = 0.02
     dtype: str = "float32"
@@ -85,6 +146,10 @@ class TransformerConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        if isinstance(self.rope_scaling, dict):  # As `model.json` holds it.
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        if self.sliding_layers is not None:
+            object.__setattr__(self, "sliding_layers", tuple(map(bool, self.sliding_layers)))
         if self.head_dim is None:
             if self.emb_dim % self.num_heads:
                 raise UserError(
@@ -110,6 +175,46 @@ class TransformerConfig:
                 f"TransformerConfig: num_heads {self.num_heads} is no multiple of num_kv_heads "
                 f"{self.num_kv_heads}"
             )
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise UserError(
+                f"TransformerConfig.sliding_window is {self.sliding_window}; must be positive"
+            )
+        if self.sliding_layers is not None and len(self.sliding_layers) != self.num_layers:
+            raise UserError(
+                f"TransformerConfig.sliding_layers has {len(self.sliding_layers)} entries; "
+                f"expected one for each of the {self.num_layers} layers"
+            )
+        if self.position_embedding == "rotary" and (self.rotary_size < 2 or self.rotary_size % 2):
+            raise UserError(
+                f"TransformerConfig: rotary_fraction {self.rotary_fraction} of head_dim "
+                f"{self.head_dim} rotates {self.rotary_size} features; must be a positive even "
+                "number"
+            )
+
+    @property
+    def rotary_size(self) -> int:
+        """Features of a head that are rotated."""
+        return int(self.head_size * self.rotary_fraction)
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention scores are multiplied by."""
+        return (self.query_scalar or self.head_size) ** -0.5
+
+    @property
+    def slides(self) -> tuple[bool, ...]:
+        """Whether each layer sees no further than `sliding_window`."""
+        if self.sliding_window is None:
+            return (False,) * self.num_layers
+        return self.sliding_layers or (True,) * self.num_layers
+
+    def has_bias(self, part: str) -> bool:
+        """Whether the projections of `part` (`qkv`, `out` or `mlp`) have biases."""
+        own = getattr(self, f"{part}_bias")
+        return self.use_bias if own is None else own
 
     @property
     def padded_vocab_size(self) -> int:

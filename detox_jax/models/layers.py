@@ -6,11 +6,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
 from detox_jax.models.adaptation import LoRAConfig
-from detox_jax.models.config import TransformerConfig
+from detox_jax.models.config import RopeScaling, TransformerConfig
 
 
 class Dense(nn.Module):
@@ -114,39 +115,85 @@ class Embed(nn.Module):
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm over the last axis, computed in float32."""
+    """LayerNorm or RMSNorm over the last axis, computed in float32.
+
+    Attributes:
+      config: of the model.
+      kind: `layernorm` or `rmsnorm`; the config's where None.
+      axis: logical name of the last axis.
+    """
 
     config: TransformerConfig
+    kind: str | None = None
+    axis: str = "embed"
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         """Normalises; shape and dtype stay."""
-        cfg = self.config
+        cfg, kind = self.config, self.kind or self.config.norm
         shape, param_dtype = (x_BLD.shape[-1],), cfg.parameter_dtype
         y_BLD = x_BLD.astype(jnp.float32)
-        if cfg.norm == "layernorm":
+        if kind == "layernorm":
             y_BLD = y_BLD - jnp.mean(y_BLD, axis=-1, keepdims=True)
         variance_BL1 = jnp.mean(jnp.square(y_BLD), axis=-1, keepdims=True)
         y_BLD = y_BLD * jax.lax.rsqrt(variance_BL1 + cfg.norm_epsilon)
         param = partitioning.param_with_axes
-        scale_D = param("scale", nn.initializers.ones, shape, param_dtype, axes=("embed",))
-        y_BLD = y_BLD * scale_D.astype(jnp.float32)
-        if cfg.norm == "layernorm" and cfg.use_bias:
-            bias_D = param("bias", nn.initializers.zeros, shape, param_dtype, axes=("embed",))
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        initial = zeros if cfg.norm_unit_offset else ones
+        scale_D = param("scale", initial, shape, param_dtype, axes=(self.axis,))
+        scale_D = scale_D.astype(jnp.float32)
+        y_BLD = y_BLD * (1 + scale_D if cfg.norm_unit_offset else scale_D)
+        if kind == "layernorm" and cfg.use_bias:
+            bias_D = param("bias", zeros, shape, param_dtype, axes=(self.axis,))
             y_BLD = y_BLD + bias_D.astype(jnp.float32)
         return y_BLD.astype(cfg.activation_dtype)
 
 
-def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
+def activate(name: str, x: jax.Array) -> jax.Array:
+    """Applies an activation of `jax.nn`, `gelu_exact` or `linear`."""
+    if name == "linear":
+        return x
+    if name == "gelu_exact":
+        return jax.nn.gelu(x, approximate=False)
+    return getattr(jax.nn, name)(x)
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    """`cap * tanh(x / cap)`, or `x` where there is no cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def rotary_frequencies(cfg: TransformerConfig) -> np.ndarray:
+    """Radians a position, float32 `[layers, rotary_size / 2]`; data, so that layers may differ."""
+    exponent_K = np.arange(0, cfg.rotary_size, 2, dtype=np.float32) / np.float32(cfg.rotary_size)
+    global_K = (1 / np.float32(cfg.rope_theta) ** exponent_K).astype(np.float32)
+    if cfg.rope_scaling is not None:
+        global_K = _stretch(global_K, cfg.rope_scaling)
+    local_K = global_K
+    if cfg.rope_local_theta is not None:
+        local_K = (1 / np.float32(cfg.rope_local_theta) ** exponent_K).astype(np.float32)
+    return np.stack([local_K if slides else global_K for slides in cfg.slides])
+
+
+def _stretch(frequency_K: np.ndarray, scaling: RopeScaling) -> np.ndarray:
+    factor = np.float32(scaling.factor)
+    if scaling.kind == "linear":
+        return frequency_K / factor
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns_K = scaling.original_max_length * frequency_K / np.float32(2 * math.pi)
+    kept_K = np.clip((turns_K - low) / (high - low), 0, 1).astype(np.float32)
+    return ((1 - kept_K) * frequency_K / factor + kept_K * frequency_K).astype(np.float32)
+
+
+def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, frequency_K: jax.Array) -> jax.Array:
     """Rotary position embedding (Su et al., 2021), halves convention of GPT-NeoX and LLaMA.
 
-    Feature `i` of the first half is rotated with feature `i` of the second half by
-    `position * theta ** (-2 i / K)` radians.
+    Of the first `2 * len(frequency_K)` features, feature `i` of the first half is rotated with
+    feature `i` of the second half by `position * frequency_K[i]` radians; the rest stay.
     """
-    half = x_BLHK.shape[-1] // 2
-    frequency_K = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    half = frequency_K.shape[-1]
     angle_BLK = positions_BL[..., None].astype(jnp.float32) * frequency_K
     sin, cos = jnp.sin(angle_BLK)[:, :, None, :], jnp.cos(angle_BLK)[:, :, None, :]
-    first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BLHK.dtype)
+    first, second, rest = jnp.split(x_BLHK.astype(jnp.float32), [half, 2 * half], axis=-1)
+    parts = [first * cos - second * sin, second * cos + first * sin, rest]
+    return jnp.concatenate(parts, axis=-1).astype(x_BLHK.dtype)

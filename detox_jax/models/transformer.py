@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -10,9 +11,15 @@ from flax import linen as nn
 from flax.linen import partitioning
 
 from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
-from detox_jax.models.attention import Attention, lora_for, training_mask
+from detox_jax.models.attention import (
+    Attention,
+    LayerData,
+    layer_data,
+    lora_for,
+    training_mask,
+)
 from detox_jax.models.config import TransformerConfig
-from detox_jax.models.layers import Dense, Embed, Norm
+from detox_jax.models.layers import Dense, Embed, Norm, activate, softcap
 
 ACTIVATION_AXES = ("batch", "length", "embed")
 _INVALID_LOGIT = -1e10
@@ -33,7 +40,7 @@ class Mlp(nn.Module):
         """Applies the MLP; shape stays."""
         cfg = self.config
         names = cfg.mlp_activations
-        h_BLF = None
+        h_BLF: Any = None
         for i, activation in enumerate(names):
             part_BLF = Dense(
                 cfg,
@@ -41,12 +48,11 @@ class Mlp(nn.Module):
                 (cfg.mlp_dim,),
                 ("embed",),
                 ("mlp",),
-                use_bias=cfg.use_bias,
+                use_bias=cfg.has_bias("mlp"),
                 lora=lora_for("wi", self.adaptation),
                 name="wi" if len(names) == 1 else f"wi_{i}",
             )(x_BLD)
-            if activation != "linear":
-                part_BLF = getattr(jax.nn, activation)(part_BLF)
+            part_BLF = activate(activation, part_BLF)
             h_BLF = part_BLF if h_BLF is None else h_BLF * part_BLF
         return Dense(
             cfg,
@@ -55,7 +61,7 @@ class Mlp(nn.Module):
             ("mlp",),
             ("embed",),
             residual=True,
-            use_bias=cfg.use_bias,
+            use_bias=cfg.has_bias("mlp"),
             lora=lora_for("wo", self.adaptation),
             name="wo",
         )(h_BLF)
@@ -71,25 +77,28 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, mask_BLM: jax.Array, positions_BL: jax.Array
+        self, x_BLD: jax.Array, layer: LayerData, mask_BLM: jax.Array, positions_BL: jax.Array
     ) -> tuple[jax.Array, None]:
         """One layer as a step of `nn.scan`: the carry is the residual stream."""
         cfg = self.config
         x_BLD = partitioning.with_sharding_constraint(x_BLD, ACTIVATION_AXES)
         h_BLD = Norm(cfg, name="pre_attention_norm")(x_BLD)
         attention = Attention(cfg, self.adaptation, self.mode, name="attention")
-        a_BLD = attention(h_BLD, mask_BLM, positions_BL)
-        a_BLD = self._adapt_and_drop("attention", a_BLD)
+        a_BLD = attention(h_BLD, mask_BLM, positions_BL, layer)
+        a_BLD = self._finish("attention", a_BLD)
         if cfg.parallel_residual:
             h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD)
         else:
             h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD + a_BLD)
         m_BLD = Mlp(cfg, self.adaptation, name="mlp")(h_BLD)
-        m_BLD = self._adapt_and_drop("mlp", m_BLD)
+        m_BLD = self._finish("mlp", m_BLD)
         return x_BLD + a_BLD + m_BLD, None
 
-    def _adapt_and_drop(self, sublayer: str, x_BLD: jax.Array) -> jax.Array:
+    def _finish(self, sublayer: str, x_BLD: jax.Array) -> jax.Array:
+        """What happens between a sublayer and its residual."""
         adaptation = self.adaptation
+        if self.config.post_norms:
+            x_BLD = Norm(self.config, name=f"post_{sublayer}_norm")(x_BLD)
         if isinstance(adaptation, AdapterConfig) and (
             sublayer == "mlp" or adaptation.placement == "houlsby"
         ):
@@ -165,14 +174,17 @@ class TransformerLM(nn.Module):
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
+        if cfg.embedding_scale:
+            x_BLD = x_BLD * jnp.asarray(math.sqrt(cfg.emb_dim), x_BLD.dtype)
         if cfg.position_embedding == "learned":
-            positions = Embed(cfg, cfg.max_length, "abspos_buckets", name="position_embedder")
-            x_BLD = x_BLD + positions(positions_BL)
+            rows = cfg.max_length + cfg.position_offset
+            positions = Embed(cfg, rows, "abspos_buckets", name="position_embedder")
+            x_BLD = x_BLD + positions(positions_BL + cfg.position_offset)
         x_BLD = nn.Dropout(cfg.dropout_rate, name="input_dropout")(
             x_BLD, deterministic=not enable_dropout
         )
         layers = _scanned(cfg)(cfg, self.adaptation, mode, not enable_dropout, name="layers")
-        x_BLD, _ = layers(x_BLD, mask_BLM, positions_BL)
+        x_BLD, _ = layers(x_BLD, layer_data(cfg), mask_BLM, positions_BL)
         x_BLD = Norm(cfg, name="final_norm")(x_BLD)
         return self._logits(embedder, x_BLD)
 
@@ -184,6 +196,7 @@ class TransformerLM(nn.Module):
             logits_BLV = Embed(cfg, cfg.padded_vocab_size, "vocab", name="logits_dense").attend(
                 x_BLD
             )
+        logits_BLV = softcap(logits_BLV, cfg.logits_softcap)
         logits_BLV = partitioning.with_sharding_constraint(logits_BLV, ("batch", "length", "vocab"))
         ids_V = jnp.arange(cfg.padded_vocab_size)
         is_token_V = (ids_V > 0) & (ids_V < cfg.vocab_size)
@@ -222,11 +235,13 @@ def _scanned(cfg: TransformerConfig) -> Any:
     layer: Any = DecoderLayer
     if cfg.remat != "none":
         layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[cfg.remat])
+    # One entry for each argument behind the carry; flax's annotation knows a single one.
+    in_axes: Any = (0, nn.broadcast, nn.broadcast)
     return partitioning.scan_with_axes(
         layer,
         variable_axes={"params": 0, "cache": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast, nn.broadcast),
+        in_axes=in_axes,
         length=cfg.num_layers,
         axis_name="layers",
         axes_collections=("params", "cache"),

@@ -209,7 +209,7 @@ def load_base(
 ) -> tuple[params_lib.Params, ModelSpec]:
     """The base model that an adapter-only checkpoint belongs to, checked by its fingerprint."""
     assert spec.base is not None
-    path = _find_base(spec.base["path"], model_dir)
+    path = find_base(spec.base["path"], model_dir)
     params, base_spec, fingerprint = load_params(path, mesh)
     if fingerprint != spec.base["fingerprint"]:
         raise UserError(
@@ -219,7 +219,7 @@ def load_base(
     return params, base_spec
 
 
-def _find_base(recorded: str, model_dir: epath.Path) -> str:
+def find_base(recorded: str, model_dir: epath.Path) -> str:
     """The base's path as recorded, or relative to the adaptation (a tree that was moved)."""
     for candidate in (epath.Path(recorded), model_dir / recorded):
         if candidate.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -67,11 +68,15 @@ def fingerprint(params: Params) -> str:
     paths, shapes and dtypes are hashed on the host.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-    sums = {path: _bit_sums(leaf) for path, leaf in sorted(flat.items())}
+    return fingerprint_of(sorted(flat.items()))
+
+
+def fingerprint_of(leaves: Iterable[tuple[str, Any]]) -> str:
+    """The fingerprint of a tree given as paths and arrays, in the order of their paths."""
+    sums = [(path, leaf.shape, leaf.dtype, _bit_sums(leaf)) for path, leaf in leaves]
     digest = hashlib.sha256()
-    for path, value in jax.device_get(sums).items():
-        leaf = flat[path]
-        digest.update(f"{path} {leaf.shape} {leaf.dtype} {value.tolist()}\n".encode())
+    for path, shape, dtype, value in sums:
+        digest.update(f"{path} {shape} {dtype} {jax.device_get(value).tolist()}\n".encode())
     return digest.hexdigest()[:16]
 
 

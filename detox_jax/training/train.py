@@ -191,7 +191,9 @@ def _resolve_config(
         checkpoints.check_architecture(model, base.spec.config, base.path)
     config = model if base is None or model is not None else base.spec.config
     assert config is not None
-    if config.vocab_size != vocabulary.vocab_size:
+    # A checkpoint of another library may have rows that stand for no token, for round numbers.
+    rows_to_spare = base is not None and config.vocab_size > vocabulary.vocab_size
+    if config.vocab_size != vocabulary.vocab_size and not rows_to_spare:
         raise UserError(
             f"MODEL has vocab_size {config.vocab_size}, but the vocabulary {vocabulary.source} has "
             f"{vocabulary.vocab_size} ids; set VOCAB_SIZE={vocabulary.vocab_size}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from detox_jax.errors import UserError
-from detox_jax.models.config import TransformerConfig
+from detox_jax.models.config import RopeScaling, TransformerConfig
+from detox_jax.models.layers import rotary_frequencies
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import params as params_lib
@@ -25,7 +27,32 @@ VARIANTS = {
         "use_bias": False,
         "logits_via_embedding": False,
     },
-    "neox": {"position_embedding": "rotary", "parallel_residual": True},
+    "neox": {
+        "position_embedding": "rotary",
+        "rotary_fraction": 0.5,
+        "parallel_residual": True,
+        "mlp_activations": ("gelu_exact",),
+        "qkv_bias": False,
+    },
+    "opt": {"position_offset": 2, "mlp_activations": ("relu",)},
+    "gemma": {
+        "position_embedding": "rotary",
+        "rope_local_theta": 100.0,
+        "rope_scaling": {"kind": "linear", "factor": 2.0},
+        "sliding_window": 3,
+        "sliding_layers": (True, False),
+        "query_scalar": 5.0,
+        "attention_softcap": 2.0,
+        "logits_softcap": 3.0,
+        "qk_norm": True,
+        "norm": "rmsnorm",
+        "norm_unit_offset": True,
+        "post_norms": True,
+        "embedding_scale": True,
+        "mlp_activations": ("gelu", "linear"),
+        "num_kv_heads": 1,
+        "use_bias": False,
+    },
 }
 
 
@@ -210,6 +237,9 @@ def test_initial_weights_have_the_configured_scale(config):
         {"norm": "batchnorm"},
         {"dtype": "float8"},
         {"num_layers": 0},
+        {"sliding_window": 0},
+        {"sliding_layers": (True,)},
+        {"rotary_fraction": 0.1, "position_embedding": "rotary"},
     ],
 )
 def test_impossible_configs_are_refused_by_name(config, field):
@@ -222,3 +252,42 @@ def test_parameter_counts_are_counted_without_creating_them(config):
     shapes, _ = meshes.abstract_params(TransformerLM(config))
     _, params = random_params(config)
     assert params_lib.count(shapes) == params_lib.count(params)
+
+
+def test_a_sliding_layer_sees_its_window_and_no_further(config):
+    """With one layer, a position depends on the tokens of its window alone."""
+    cfg = dataclasses.replace(config, num_layers=1, sliding_window=3)
+    model, params = random_params(cfg)
+    tokens = _tokens(cfg, (1, 10))
+    plain = _logits(model, params, tokens)[0, 7]
+    for position in range(8):
+        changed = tokens.at[0, position].set(tokens[0, position] % (cfg.vocab_size - 1) + 1)
+        same = jnp.allclose(_logits(model, params, changed)[0, 7], plain, atol=1e-6)
+        assert bool(same) == (position < 5)
+
+
+def test_rotary_frequencies_differ_by_layer_as_data(config):
+    cfg = dataclasses.replace(config, **VARIANTS["gemma"])
+    local, stretched = rotary_frequencies(cfg)
+    exponents = np.arange(0, 8, 2) / 8
+    np.testing.assert_allclose(local, 100.0**-exponents, rtol=1e-6)
+    np.testing.assert_allclose(stretched, 10_000.0**-exponents / 2, rtol=1e-6)
+
+
+def test_llama3_scaling_keeps_short_wavelengths_and_stretches_long_ones(config):
+    scaling = RopeScaling("llama3", 8.0, 1.0, 4.0, original_max_length=64)
+    cfg = dataclasses.replace(
+        config, head_dim=64, position_embedding="rotary", rope_scaling=scaling
+    )
+    plain = rotary_frequencies(dataclasses.replace(cfg, rope_scaling=None))[0]
+    ratio = rotary_frequencies(cfg)[0] / plain
+    wavelength = 2 * np.pi / plain
+    np.testing.assert_allclose(ratio[wavelength < 16], 1, rtol=1e-6)
+    np.testing.assert_allclose(ratio[wavelength > 64], 1 / 8, rtol=1e-6)
+    between = ratio[(wavelength > 16) & (wavelength < 64)]
+    assert len(between) > 1 and np.all(np.diff(between) < 0)
+
+
+def test_settings_survive_json(config):
+    cfg = dataclasses.replace(config, **VARIANTS["gemma"])
+    assert TransformerConfig(**json.loads(json.dumps(dataclasses.asdict(cfg)))) == cfg

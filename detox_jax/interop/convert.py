@@ -1,0 +1,242 @@
+"""Verb `convert`: a Hugging Face model becomes a checkpoint here, or a checkpoint one of theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.interop import huggingface, model_card, parameters
+from detox_jax.interop.parameters import Checkpoint
+from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.training import checkpoints
+from detox_jax.vocabulary import BPEVocabulary
+
+_EXPORT_DTYPES = ("float32", "bfloat16", "float16")
+_SCRATCH = ".scratch"
+
+
+def convert(
+    from_hf: str | None = None,
+    to: str | None = None,
+    revision: str | None = None,
+    param_dtype: str = "float32",
+    source: str | None = None,
+    to_hf: str | None = None,
+    dtype: str | None = None,
+    merge_lora: bool = True,
+    results: str | None = None,
+    max_shard_gb: float = 5.0,
+    verify: bool = False,
+) -> None:
+    """Converts in one direction: `--from_hf=DIR_OR_REPO --to=DIR` or `--from=DIR --to_hf=DIR`.
+
+    Args:
+      from_hf: a Hugging Face directory or hub name to import.
+      to: the checkpoint directory that the import writes.
+      revision: of a hub name; the newest, which is then recorded, where None.
+      param_dtype: of the imported parameters, `float32` or `bfloat16`.
+      source: a checkpoint of this package to export.
+      to_hf: the Hugging Face directory that the export writes.
+      dtype: of the exported weights; that of the import, or else `float32`, where None.
+      merge_lora: add LoRA to the weights; False keeps it apart, in PEFT's layout.
+      results: a `results.json` of `evaluate` for the model card.
+      max_shard_gb: size of an exported safetensors file.
+      verify: compare logits with transformers; a difference above the tolerance is an error.
+
+    Raises:
+      UserError: for anything that cannot be converted exactly; nothing is then written.
+    """
+    importing, exporting = (from_hf, to), (source, to_hf)
+    if None not in importing and exporting == (None, None):
+        assert from_hf is not None and to is not None
+        import_model(from_hf, to, revision, param_dtype, verify)
+    elif None not in exporting and importing == (None, None):
+        assert source is not None and to_hf is not None
+        export_model(
+            source,
+            to_hf,
+            dtype=dtype,
+            merge_lora=merge_lora,
+            results=results,
+            max_shard_bytes=int(max_shard_gb * 1e9),
+            verify=verify,
+        )
+    else:
+        raise UserError(
+            "convert goes one way: --from_hf=DIR_OR_REPO --to=DIR, or --from=DIR --to_hf=DIR"
+        )
+
+
+@contextlib.contextmanager
+def staged(target: str, settings: Mapping[str, Any]) -> Iterator[records.OutputDirectory | None]:
+    """A directory beside `target` that takes its name when all went well, and is else removed.
+
+    Yields None where `target` is the finished output of the same settings.
+
+    Raises:
+      UserError: if `target` holds anything else.
+    """
+    path = epath.Path(target)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.is_dir() and (path / records.MANIFEST).exists():
+            if records.OutputDirectory(target, "convert", settings).complete:
+                yield None
+                return
+        raise UserError(f"{target}: already holds something; choose another directory")
+    staging = path.parent / f".{path.name}.partial"
+    if staging.exists():
+        staging.rmtree()
+    try:
+        output = records.OutputDirectory(str(staging), "convert", settings)
+        yield output
+        if path.exists():
+            path.rmdir()
+        staging.rename(path)
+    finally:
+        if staging.exists():
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+# --- in ---------------------------------------------------------------------------------------
+
+
+def import_model(
+    from_hf: str, to: str, revision: str | None, param_dtype: str, verify: bool
+) -> None:
+    """Writes a checkpoint directory from a Hugging Face model."""
+    if param_dtype not in ("float32", "bfloat16"):
+        raise UserError(f"PARAM_DTYPE is {param_dtype!r}; one of float32, bfloat16")
+    if epath.Path(from_hf).is_dir():
+        directory, provenance = epath.Path(from_hf), {}
+    else:
+        directory, provenance = _module("hub").resolve(from_hf, revision)
+    source = huggingface.open_source(directory, param_dtype)
+    vocabulary = BPEVocabulary.load(str(directory))
+    if vocabulary.vocab_size > source.config.vocab_size:
+        raise UserError(
+            f"{directory}: its tokenizer has {vocabulary.vocab_size - 1} tokens, but its embedding "
+            f"has {source.config.vocab_size - 1} rows; the two belong to different models"
+        )
+    weights = records.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
+    settings = {
+        "source": {**(provenance or {"path": from_hf}), "sha256": weights},
+        "param_dtype": param_dtype,
+    }
+    with staged(to, settings) as output:
+        if output is None:
+            print(f"{to}: is already there, from the same files")
+            return
+        scratch = output.path / _SCRATCH
+        arrays = huggingface.read_parameters(source, scratch)
+        spec = checkpoints.ModelSpec(source.config, None, None, vocabulary.fingerprint)
+        checkpoints.save_model(output.path, parameters.nested(arrays), spec, vocabulary)
+        del arrays
+        scratch.rmtree()
+        origin = huggingface.origin(source, settings["source"])
+        records.write_json(output.path / huggingface.ORIGIN_FILE, origin)
+        if verify:
+            _module("verify").verify(str(output.path), str(directory))
+        count = sum(_size(shape) for shape in parameters.shapes_of(source.config).values())
+        output.finish(family=source.family.model_type, parameters=count)
+    print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors")
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+# --- out --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Export:
+    """What is exported, and as what."""
+
+    checkpoint: Checkpoint
+    recorded: dict[str, Any] | None
+    vocabulary: BPEVocabulary
+    dtype: str
+
+
+def export_model(
+    source: str,
+    to_hf: str,
+    *,
+    dtype: str | None,
+    merge_lora: bool,
+    results: str | None,
+    max_shard_bytes: int,
+    verify: bool,
+) -> None:
+    """Writes a Hugging Face directory from a checkpoint."""
+    if "://" in to_hf:
+        raise UserError(f"--to_hf={to_hf}: give a local directory, and upload it from there")
+    if max_shard_bytes < 1:
+        raise UserError("MAX_SHARD_GB must be positive")
+    export = _open_export(source, dtype)
+    checkpoint, adaptation = export.checkpoint, export.checkpoint.spec.adaptation
+    if isinstance(adaptation, PrefixConfig):
+        raise UserError(
+            f"{source}: a gated prefix has no Hugging Face form; export a LoRA, an adapter or a "
+            "whole model"
+        )
+    card_of = None if results is None else str(model_card.results_file(results))
+    settings = {
+        "checkpoint": {"path": source, "step": checkpoint.step, "config": str(checkpoint.spec)},
+        "dtype": export.dtype,
+        "merge_lora": merge_lora,
+        "results": None if card_of is None else records.describe_input(card_of),
+        "max_shard_bytes": max_shard_bytes,
+    }
+    with staged(to_hf, settings) as output:
+        if output is None:
+            print(f"{to_hf}: is already there, from the same checkpoint")
+            return
+        if isinstance(adaptation, AdapterConfig):
+            _module("adapterhub").export(checkpoint.model_dir, output.path)
+        elif isinstance(adaptation, LoRAConfig) and not merge_lora:
+            _module("peft").export(checkpoint.model_dir, output.path)
+        else:
+            _write_whole(export, output.path, max_shard_bytes)
+            if verify:
+                _module("verify").verify(source, str(output.path))
+        card = model_card.render(checkpoint, export.recorded, results, export.dtype)
+        records.write_bytes(output.path / "README.md", card.encode())
+        output.finish()
+    print(f"{to_hf}: written, {export.dtype}")
+
+
+def _open_export(source: str, dtype: str | None) -> _Export:
+    checkpoint = Checkpoint.open(source)
+    recorded = huggingface.read_origin(checkpoint)
+    dtype = dtype or (recorded["dtype"] if recorded else "float32")
+    if dtype not in _EXPORT_DTYPES:
+        raise UserError(f"DTYPE is {dtype!r}; one of {', '.join(_EXPORT_DTYPES)}")
+    vocabulary = BPEVocabulary.load(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR))
+    return _Export(checkpoint, recorded, vocabulary, dtype)
+
+
+def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -> None:
+    checkpoint = export.checkpoint
+    config = checkpoint.spec.config
+    family = huggingface.choose_family(config, export.recorded)
+    eos_id = export.vocabulary.eos_id - 1
+    fields = huggingface.config_fields(config, family, export.recorded, export.dtype, eos_id)
+    huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
+    _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
+
+
+def _module(name: str) -> Any:
+    """A module of this room, imported only by the conversions that need it."""
+    return importlib.import_module(f"detox_jax.interop.{name}")

@@ -1,0 +1,302 @@
+"""Whole models from and to Hugging Face directories, tensor by tensor.
+
+Every tensor of the directory is used exactly once and has the shape that config.json implies, or
+the import fails by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.interop import parameters
+from detox_jax.interop.families import FAMILIES
+from detox_jax.interop.family import Family, Map
+from detox_jax.interop.fields import Fields, read_json
+from detox_jax.interop.layouts import Tensor
+from detox_jax.interop.parameters import Checkpoint, Shapes
+from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
+from detox_jax.models.config import TransformerConfig
+
+CONFIG_FILE = "config.json"
+# What an import keeps beside model.json: config.json as it came, dtype, where it came from.
+ORIGIN_FILE = "huggingface.json"
+_DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_TIED = "token_embedder/embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A Hugging Face directory, understood but not read.
+
+    Attributes:
+      directory: where it is.
+      family: of the model.
+      config: this package's, for float32 parameters.
+      fields: config.json.
+      tensors: the files.
+    """
+
+    directory: epath.Path
+    family: Family
+    config: TransformerConfig
+    fields: dict[str, Any]
+    tensors: TensorReader
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the weights; the widest where there are several."""
+        stored = {self.tensors.dtypes[name] for name in self.tensors.dtypes} & DTYPES.keys()
+        names = {ours: name for name, ours in _DTYPE_NAMES.items()}
+        return "float32" if len(stored) != 1 else names[stored.pop()]
+
+
+def open_source(directory: epath.Path, param_dtype: str = "float32") -> Source:
+    """Reads config.json and the headers of the weights.
+
+    Raises:
+      UserError: for an unknown family, an unsupported field, or broken files.
+    """
+    file = directory / CONFIG_FILE
+    fields = read_json(file)
+    family = FAMILIES.get(fields.get("model_type", ""))
+    if family is None:
+        hint = "supported are " + ", ".join(FAMILIES)
+        if fields.get("model_type") == "gemma3":
+            hint = "of Gemma 3 the text model alone is, gemma3_text: save model.language_model"
+        raise UserError(f"{file}: model_type {fields.get('model_type')!r} is not supported; {hint}")
+    architectures = fields.get("architectures") or [family.architecture]
+    if family.architecture not in architectures:
+        raise UserError(
+            f"{file}: architectures {architectures} is no causal language model; expected "
+            f"{family.architecture}"
+        )
+    config = config_from(family, fields, str(file))
+    config = dataclasses.replace(config, param_dtype=param_dtype)
+    return Source(directory, family, config, fields, TensorReader(directory))
+
+
+def config_from(family: Family, fields: dict[str, Any], where: str) -> TransformerConfig:
+    """Maps config.json, every field accounted for.
+
+    Raises:
+      UserError: naming the field that is missing, malformed or not supported.
+    """
+    seen = Fields(fields, where)
+    try:
+        config = family.read(seen)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{where}: malformed: {error}") from None
+    seen.finish()
+    return config
+
+
+def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
+    """The lines of a family's map whose parameters a config has, and those parameters' shapes."""
+    shapes = parameters.shapes_of(config)
+    tensors = {
+        name: tensor
+        for name, tensor in family.tensors(config.vocab_size - 1).items()
+        if tensor.paths[0] in shapes
+    }
+    covered = [path for tensor in tensors.values() for path in tensor.paths]
+    assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
+    return tensors, shapes
+
+
+def layer_shapes(tensor: Tensor, shapes: Shapes) -> list[tuple[int, ...]]:
+    """The shapes of one layer of the parameters that a line names."""
+    return [shapes[path][1:] if tensor.layered else shapes[path] for path in tensor.paths]
+
+
+def foreign_names(name: str, tensor: Tensor, num_layers: int) -> list[str]:
+    """The Hugging Face names of a line, one for each layer."""
+    return [name.format(i) for i in range(num_layers)] if tensor.layered else [name]
+
+
+# --- import -----------------------------------------------------------------------------------
+
+
+def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray]:
+    """The parameters by path, in files of `scratch` that are mapped to memory.
+
+    Raises:
+      UserError: if a tensor is missing, left over, of another shape, or holds NaN.
+    """
+    tensors, shapes = active_map(source.family, source.config)
+    stored = _stored_names(source)
+    where = source.directory
+    expected = {
+        foreign: (tensor, layer)
+        for name, tensor in tensors.items()
+        for layer, foreign in enumerate(foreign_names(name, tensor, source.config.num_layers))
+    }
+    for foreign, (tensor, _) in expected.items():
+        if foreign not in stored:
+            raise UserError(f"{where}: tensor {foreign!r} is missing; download the model again")
+        wanted = tensor.layout.foreign_shape(layer_shapes(tensor, shapes))
+        found = source.tensors.shapes[stored[foreign]]
+        if found != wanted:
+            raise UserError(
+                f"{where}: tensor {foreign!r} has shape {list(found)}, but {CONFIG_FILE} implies "
+                f"{list(wanted)}"
+            )
+    _check_left_over(source, stored, expected.keys())
+    arrays = parameters.mapped_zeros(scratch, shapes, source.config.parameter_dtype)
+    for foreign, (tensor, layer) in expected.items():
+        value = source.tensors.read(stored[foreign])
+        parts = tensor.layout.read(value, layer_shapes(tensor, shapes))
+        for path, part in zip(tensor.paths, parts, strict=True):
+            arrays[path][layer if tensor.layered else ...] = part
+    return arrays
+
+
+def _stored_names(source: Source) -> dict[str, str]:
+    """Full tensor names to those in the files, which leave out the prefix of a bare body."""
+    prefix, names = source.family.prefix, source.tensors.shapes
+    if any(name.startswith(prefix) for name in names):
+        return {name: name for name in names}
+    heads = {source.family.head, "lm_head.weight"}
+    return {name if name in heads else prefix + name: name for name in names}
+
+
+def _check_left_over(source: Source, stored: dict[str, str], used: Any) -> None:
+    """Refuses tensors that no line of the map names; a tied head may repeat the embedding."""
+    for foreign in sorted(stored.keys() - used):
+        if re.fullmatch(source.family.buffers, foreign):
+            continue
+        if foreign == source.family.head and source.config.logits_via_embedding:
+            embedding = next(
+                name
+                for name, tensor in source.family.tensors(1).items()
+                if tensor.paths == (_TIED,)
+            )
+            same = source.tensors.shapes[stored[foreign]] == source.tensors.shapes[
+                stored[embedding]
+            ] and np.array_equal(
+                source.tensors.read(stored[foreign]), source.tensors.read(stored[embedding])
+            )
+            if same:
+                continue
+            raise UserError(
+                f"{source.directory}: {foreign!r} differs from the embedding, but {CONFIG_FILE} "
+                "ties the two; set tie_word_embeddings to false there if it is its own"
+            )
+        raise UserError(
+            f"{source.directory}: tensor {foreign!r} belongs to no part of a "
+            f"{source.family.model_type} model; nothing is dropped silently"
+        )
+
+
+def origin(source: Source, provenance: dict[str, Any]) -> dict[str, Any]:
+    """What an import records of where it came from."""
+    return {"source": provenance, "dtype": source.dtype, "config": source.fields}
+
+
+# --- export -----------------------------------------------------------------------------------
+
+
+def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What the import recorded of this model or of its base; None for one trained here."""
+    root = checkpoint.base or checkpoint
+    file = root.model_dir / ORIGIN_FILE
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def choose_family(config: TransformerConfig, recorded: dict[str, Any] | None) -> Family:
+    """The family that the model came from, or the first that holds its architecture exactly.
+
+    Raises:
+      UserError: if none does, naming the nearest and the first field in the way.
+    """
+    names = list(FAMILIES)
+    if recorded is not None:
+        names.sort(key=lambda name: name != recorded["config"]["model_type"])
+    nearest: tuple[int, str, str] | None = None
+    for name in names:
+        differences = _differences(FAMILIES[name], config)
+        if not differences:
+            return FAMILIES[name]
+        if nearest is None or len(differences) < nearest[0]:
+            nearest = (len(differences), name, differences[0])
+    assert nearest is not None
+    raise UserError(
+        f"no Hugging Face family holds this architecture; the nearest is {nearest[1]}, which has "
+        f"another {nearest[2]}"
+    )
+
+
+def _differences(family: Family, config: TransformerConfig) -> list[str]:
+    """Fields that a family's config.json cannot hold."""
+    try:
+        back = config_from(family, family.write(config), family.model_type).architecture()
+    except (UserError, TypeError):
+        return ["kind of position embedding, norm or activation"] * 99
+    ours = config.architecture()
+    return [name for name, value in ours.items() if back[name] != value]
+
+
+def config_fields(
+    config: TransformerConfig,
+    family: Family,
+    recorded: dict[str, Any] | None,
+    dtype: str,
+    eos_id: int,
+) -> dict[str, Any]:
+    """config.json: as it came, where it still describes the model; else written anew.
+
+    Args:
+      config: of the model.
+      family: that it is exported as.
+      recorded: what the import kept.
+      dtype: of the exported weights.
+      eos_id: of `<|endoftext|>`, as Hugging Face counts.
+    """
+    if recorded is not None:
+        fields = dict(recorded["config"])
+        same = config_from(family, fields, CONFIG_FILE).architecture() == config.architecture()
+        if fields["model_type"] == family.model_type and same:
+            fields.pop("torch_dtype", None)
+            return {**fields, "dtype": dtype}
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **family.write(config),
+        "bos_token_id": eos_id,
+        "eos_token_id": eos_id,
+        "dtype": dtype,
+    }
+
+
+def write_model(
+    checkpoint: Checkpoint,
+    directory: epath.Path,
+    fields: dict[str, Any],
+    dtype: str,
+    max_shard_bytes: int,
+) -> None:
+    """Writes config.json and the weights, LoRA merged, tensor by tensor."""
+    family = FAMILIES[fields["model_type"]]
+    config = checkpoint.spec.config
+    tensors, shapes = active_map(family, config)
+    plan = {
+        foreign: (tensor.layout.foreign_shape(layer_shapes(tensor, shapes)), _DTYPE_NAMES[dtype])
+        for name, tensor in tensors.items()
+        for foreign in foreign_names(name, tensor, config.num_layers)
+    }
+    writer = TensorWriter(directory, plan, max_shard_bytes)
+    for name, tensor in tensors.items():
+        values = [checkpoint.merged(path) for path in tensor.paths]
+        layers = zip(*(parameters.by_layer(v, tensor.layered) for v in values), strict=True)
+        names = foreign_names(name, tensor, config.num_layers)
+        for foreign, parts in zip(names, layers, strict=True):
+            writer.write(foreign, tensor.layout.write(parts))
+    writer.finish()
+    records.write_json(directory / CONFIG_FILE, fields)

@@ -1,0 +1,142 @@
+"""Checkpoints of this package, one parameter at a time, so that memory never holds two models.
+
+To write, parameters are first filled in files that are mapped to memory, which the system may page
+out; Orbax then writes its own layout from them. To read, one parameter is restored at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import traverse_util
+
+from detox_jax.errors import UserError
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.adaptation import LoRAConfig
+from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(
+    config: TransformerConfig, adaptation: adaptations.Adaptation | None = None
+) -> Shapes:
+    """The shape of every parameter of a model, by path."""
+    tree, _ = meshes.abstract_params(TransformerLM(config, adaptation))
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+
+
+class Mapped(np.memmap):
+    """An array in a file. Orbax copies host arrays before it writes them; this one need not be."""
+
+    def __deepcopy__(self, memo: Any) -> Mapped:
+        return self
+
+
+def mapped_zeros(directory: epath.Path, shapes: Shapes, dtype: Any) -> dict[str, np.ndarray]:
+    """Zeros of the given shapes, by path, in files of `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return {
+        path: Mapped(str(directory / str(i)), dtype=dtype, mode="w+", shape=shape)
+        for i, (path, shape) in enumerate(shapes.items())
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose parameters are read one at a time.
+
+    Attributes:
+      model_dir: its directory.
+      step: which of its steps.
+      spec: what `model.json` says.
+      base: of an adaptation.
+    """
+
+    model_dir: epath.Path
+    step: int
+    spec: checkpoints.ModelSpec
+    base: Checkpoint | None = None
+
+    @classmethod
+    def open(cls, path: str) -> Checkpoint:
+        """Finds a checkpoint, and its base where it is an adaptation's.
+
+        Raises:
+          UserError: if either is missing, or the base is not the one that was adapted.
+        """
+        model_dir, step = checkpoints.resolve(path)
+        spec = checkpoints.read_spec(model_dir)
+        if spec.base is None:
+            return cls(model_dir, step, spec)
+        base = cls.open(checkpoints.find_base(spec.base["path"], model_dir))
+        found = params_lib.fingerprint_of((path, base.read(path)) for path in sorted(base.paths))
+        if found != spec.base["fingerprint"]:
+            raise UserError(
+                f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but "
+                f"{base.model_dir} is {found}; give the base that it was trained on"
+            )
+        return cls(model_dir, step, spec, base)
+
+    @functools.cached_property
+    def paths(self) -> Shapes:
+        """Shapes of the parameters that are stored here, not in the base."""
+        shapes = shapes_of(self.spec.config, self.spec.adaptation)
+        if self.base is None:
+            return shapes
+        return {path: shape for path, shape in shapes.items() if path not in self.base.paths}
+
+    def read(self, path: str) -> np.ndarray:
+        """One parameter, from here or from the base."""
+        if path not in self.paths and self.base is not None:
+            return self.base.read(path)
+        item = traverse_util.unflatten_dict({path: _abstract(self.paths[path])}, sep="/")
+        arguments = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
+            partial_restore=True,
+        )
+        directory = self.model_dir / checkpoints.CHECKPOINTS_DIR / str(self.step) / "params"
+        restored = ocp.PyTreeCheckpointHandler().restore(directory, args=arguments)
+        flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
+        return flat[path]
+
+    def merged(self, path: str) -> np.ndarray:
+        """One parameter of the base model, a LoRA addition to it included."""
+        value = self.read(path)
+        lora = self.spec.adaptation
+        a_path, b_path = (path.replace("/kernel", f"/lora_{part}") for part in "ab")
+        if not isinstance(lora, LoRAConfig) or a_path == path or a_path not in self.paths:
+            return value
+        a, b = self.read(a_path), self.read(b_path)
+        merged = np.empty(value.shape, np.float32)
+        for i in range(len(value)):  # Layer by layer: float32 copies of one layer alone.
+            delta = np.tensordot(a[i].astype(np.float32), b[i].astype(np.float32), axes=1)
+            merged[i] = value[i].astype(np.float32) + delta * (lora.alpha / lora.rank)
+        return merged.astype(value.dtype)
+
+
+def _abstract(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+def nested(flat: dict[str, Any]) -> params_lib.Params:
+    """A tree out of paths."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def by_layer(value: np.ndarray, layered: bool) -> Iterator[np.ndarray]:
+    """The layers of a stacked parameter, or the parameter itself."""
+    yield from value if layered else [value]

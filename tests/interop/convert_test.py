@@ -1,0 +1,398 @@
+"""The verb `convert` without torch: against NumPy, round trips, and every kind of bad input."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from etils import epath
+
+from detox_jax import cli
+from detox_jax.errors import UserError
+from detox_jax.interop import convert, huggingface, parameters
+from detox_jax.interop.families import FAMILIES
+from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
+from tests.conftest import initial_params
+from tests.interop import reference
+
+CONFIGS = {"llama": reference.LLAMA, "gemma2": reference.GEMMA2}
+
+
+class CopiedTokenizer:
+    """Stands for the tokenizer's half of an export."""
+
+    @staticmethod
+    def export(vocabulary_dir, to):
+        shutil.copy(str(vocabulary_dir / "tokenizer.json"), str(to / "tokenizer.json"))
+
+
+@pytest.fixture(autouse=True)
+def copied_tokenizer(monkeypatch):
+    real = convert._module
+    monkeypatch.setattr(
+        convert, "_module", lambda name: CopiedTokenizer if name == "tokenizers" else real(name)
+    )
+
+
+@pytest.fixture
+def source(tmp_path, vocabulary):
+    """A LLaMA in Hugging Face's form."""
+    reference.make(tmp_path / "hf", reference.LLAMA)
+    vocabulary.save(str(tmp_path / "hf"))
+    return tmp_path / "hf"
+
+
+def import_it(source, to, **settings):
+    convert.convert(from_hf=str(source), to=str(to), **settings)
+    return to
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_equal_an_independent_numpy_forward_pass(name, tmp_path):
+    tensors = reference.make(tmp_path / "hf", CONFIGS[name])
+    opened = huggingface.open_source(epath.Path(tmp_path / "hf"))
+    arrays = huggingface.read_parameters(opened, epath.Path(tmp_path / "scratch"))
+    ids = np.random.default_rng(1).integers(0, 349, 14)
+    params = parameters.nested({path: np.asarray(array) for path, array in arrays.items()})
+    ours = TransformerLM(opened.config).apply(
+        {"params": params}, ids[None] + 1, enable_dropout=False
+    )[0]
+    theirs = reference.logits(CONFIGS[name], tensors, ids)
+    np.testing.assert_allclose(ours[:, 1:350], theirs, atol=2e-5, rtol=2e-5)
+    assert np.all(np.asarray(ours[:, 0]) < -1e9) and np.all(np.asarray(ours[:, 350:]) < -1e9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_round_trip_is_exact_and_sharded(tmp_path, vocabulary, dtype):
+    tensors = reference.make(tmp_path / "hf", reference.LLAMA, dtype)
+    vocabulary.save(str(tmp_path / "hf"))
+    ours = import_it(tmp_path / "hf", tmp_path / "ours")
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "back"), max_shard_gb=1e-5)
+    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == tensors.keys()
+    files = set(index["weight_map"].values())
+    assert len(files) > 2
+    for file in files:
+        for name, tensor in safetensors.numpy.load_file(tmp_path / "back" / file).items():
+            assert tensor.dtype == dtype and index["weight_map"][name] == file
+            np.testing.assert_array_equal(tensor, tensors[name])
+    again = import_it(tmp_path / "back", tmp_path / "again")  # Sharded this time.
+    first, second = (parameters.Checkpoint.open(str(path)) for path in (ours, again))
+    for path in first.paths:
+        np.testing.assert_array_equal(first.read(path), second.read(path))
+
+
+def test_what_is_exported_again_keeps_its_config(source, tmp_path):
+    ours = import_it(source, tmp_path / "ours")
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "back"))
+    fields = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert fields == {**reference.LLAMA, "dtype": "float32"}
+    assert (tmp_path / "back" / "tokenizer.json").exists()
+
+
+def test_the_command_line_and_a_rerun(source, tmp_path, capsys):
+    flags = ["convert", f"--from_hf={source}", "--to", str(tmp_path / "ours")]
+    assert cli.main(flags) == 0
+    assert cli.main(flags) == 0
+    assert "already there" in capsys.readouterr().out
+    assert cli.main(["convert", f"--from={tmp_path / 'ours'}", f"--to_hf={tmp_path / 'back'}"]) == 0
+    assert cli.main(["convert", f"--from_hf={source}"]) == 2
+    assert "convert goes one way" in capsys.readouterr().err
+    assert cli.main(["train", f"--from_hf={source}"]) == 2
+
+
+def test_a_whole_model_trained_here_is_exported_as_gpt2(model_dir, tmp_path, config):
+    convert.convert(source=model_dir, to_hf=str(tmp_path / "hf"))
+    fields = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert fields["model_type"] == "gpt2" and fields["n_embd"] == config.emb_dim
+    again = import_it(tmp_path / "hf", tmp_path / "again")
+    first, second = (parameters.Checkpoint.open(str(path)) for path in (model_dir, again))
+    for path in first.paths:
+        ours, back = first.read(path), second.read(path)
+        if path == "token_embedder/embedding":  # Rows that stand for no token do not travel.
+            ours, back = (rows[1 : config.vocab_size] for rows in (ours, back))
+        np.testing.assert_array_equal(ours, back)
+
+
+def _adapted(model_dir, adaptation, config, vocabulary, mesh, where):
+    """An adapted checkpoint whose own parameters are random, not zero."""
+    _, spec, fingerprint = checkpoints.load_params(model_dir, mesh)
+    fresh = initial_params(config, adaptation)
+    added, _ = params_lib.partition(fresh, adaptation.trainable_pattern)
+    noise = np.random.default_rng(3)
+    added = jax.tree.map(lambda x: np.float32(noise.normal(size=x.shape) * 0.1), added)
+    base = {"path": model_dir, "fingerprint": fingerprint}
+    spec = dataclasses.replace(spec, adaptation=adaptation, base=base)
+    where.mkdir()
+    checkpoints.save_model(epath.Path(where), added, spec, vocabulary)
+    return where
+
+
+def test_lora_is_merged(model_dir, config, vocabulary, one_device_mesh, tmp_path):
+    adaptation = LoRAConfig(3, alpha=7.0, target_modules=("query", "out", "wi", "wo"))
+    adapted = _adapted(
+        model_dir, adaptation, config, vocabulary, one_device_mesh, tmp_path / "lora"
+    )
+    convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf"))
+    merged = import_it(tmp_path / "hf", tmp_path / "merged")
+    tokens = np.arange(1, 25).reshape(2, 12)
+    logits = []
+    for path in (adapted, merged):
+        loaded = checkpoints.load_model(str(path), one_device_mesh)
+        assert (loaded.spec.adaptation is None) == (path == merged)
+        logits.append(loaded.module.apply({"params": loaded.params}, tokens, enable_dropout=False))
+    np.testing.assert_allclose(logits[0], logits[1], atol=2e-5)
+    base = checkpoints.load_model(model_dir, one_device_mesh)
+    plain = base.module.apply({"params": base.params}, tokens, enable_dropout=False)
+    assert float(abs(plain - logits[0]).max()) > 0.1
+
+
+def test_an_adaptation_of_another_base_is_refused(
+    model_dir, config, vocabulary, one_device_mesh, tmp_path
+):
+    adapted = _adapted(
+        model_dir, LoRAConfig(3), config, vocabulary, one_device_mesh, tmp_path / "lora"
+    )
+    spec = json.loads((adapted / "model.json").read_text())
+    spec["base"]["fingerprint"] = "0123456789abcdef"
+    (adapted / "model.json").write_text(json.dumps(spec))
+    with pytest.raises(UserError, match="belongs to base 0123456789abcdef"):
+        convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf"))
+
+
+def test_a_prefix_has_no_hugging_face_form(
+    model_dir, config, vocabulary, one_device_mesh, tmp_path
+):
+    adapted = _adapted(
+        model_dir, PrefixConfig(3), config, vocabulary, one_device_mesh, tmp_path / "prefix"
+    )
+    with pytest.raises(UserError, match="gated prefix"):
+        convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf"))
+    assert not (tmp_path / "hf").exists()
+
+
+def test_adapters_kept_apart_go_to_their_own_writers(
+    model_dir, config, vocabulary, one_device_mesh, tmp_path, monkeypatch
+):
+    calls = []
+
+    class Writer:
+        def __init__(self, name):
+            self.name = name
+
+        def export(self, adapted, to):
+            calls.append((self.name, str(adapted)))
+
+    monkeypatch.setattr(convert, "_module", Writer)
+    for adaptation, module in (
+        (AdapterConfig(4), "adapterhub"),
+        (LoRAConfig(3), "peft"),
+    ):
+        where = tmp_path / module
+        adapted = _adapted(model_dir, adaptation, config, vocabulary, one_device_mesh, where)
+        convert.convert(source=str(adapted), to_hf=str(tmp_path / f"{module}-hf"), merge_lora=False)
+        assert calls.pop() == (module, str(adapted))
+
+
+def test_the_card_holds_the_toxicity_table(source, tmp_path):
+    ours = import_it(source, tmp_path / "ours")
+    interval = {"value": 0.4567, "low": 0.41, "high": 0.5}
+    row = {
+        "method": "SGEAT | standard",
+        "split": "full",
+        "num_prompts": 240,
+        "scorer": {"fingerprint": "ngram-0123"},
+        "expected_maximum_toxicity": interval,
+        "toxicity_probability": interval,
+        "perplexity": {"value": 12.3},
+    }
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"rows": [row]}))
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "out"), results=str(results))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| SGEAT \\| standard | full (240) | 0.457 [0.410, 0.500] |" in card
+    assert "ngram-0123" in card and str(source) in card
+    results.write_text("{}")
+    with pytest.raises(UserError, match="not a results.json"):
+        convert.convert(source=str(ours), to_hf=str(tmp_path / "out2"), results=str(results))
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+def _edit_config(**fields):
+    def edit(source):
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps({**config, **fields}))
+
+    return edit
+
+
+def _edit_tensors(edit):
+    def change(source):
+        tensors = safetensors.numpy.load_file(source / "model.safetensors")
+        edit(tensors)
+        safetensors.numpy.save_file(tensors, source / "model.safetensors")
+
+    return change
+
+
+def _nan(tensors):
+    tensors["model.norm.weight"][3] = np.nan
+
+
+def _truncate(source):
+    content = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(content[:-100])
+
+
+def _lie(source):
+    """A header that promises other offsets than the data has."""
+    content = (source / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["model.norm.weight"]["shape"] = [999]
+    changed = json.dumps(header).encode()
+    (source / "model.safetensors").write_bytes(
+        len(changed).to_bytes(8, "little") + changed + content[8 + length :]
+    )
+
+
+def _lose_a_shard(source):
+    tensors = safetensors.numpy.load_file(source / "model.safetensors")
+    names = {
+        name: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, name in enumerate(tensors)
+    }
+    (source / "model.safetensors").unlink()
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    first = {name: tensors[name] for name, file in names.items() if "00001-of" in file}
+    safetensors.numpy.save_file(first, source / "model-00001-of-00002.safetensors")
+
+
+def _pickle(source):
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+
+
+def _integers(tensors):
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
+
+
+BAD = {
+    "missing config": (lambda s: (s / "config.json").unlink(), "has no config.json"),
+    "malformed config": (lambda s: (s / "config.json").write_text("{"), "malformed JSON"),
+    "unknown family": (_edit_config(model_type="bert"), "'bert' is not supported"),
+    "multimodal": (_edit_config(model_type="gemma3"), "gemma3_text"),
+    "classifier": (_edit_config(architectures=["LlamaForSequenceClassification"]), "no causal"),
+    "unknown field": (_edit_config(router_aux_loss=1), "router_aux_loss = 1 is not supported"),
+    "no size": (_edit_config(hidden_size=None), 'has no "hidden_size"'),
+    "odd rope": (_edit_config(rope_scaling={"type": "yarn", "factor": 2}), "rope_type"),
+    "odd activation": (_edit_config(hidden_act="mish"), 'hidden_act = "mish"'),
+    "quantised": (_edit_config(quantization_config={"bits": 4}), "quantization_config"),
+    "wrong width": (_edit_config(intermediate_size=25), "has shape .* but config.json implies"),
+    "pickle": (_pickle, "pickle can run any code"),
+    "no weights": (lambda s: (s / "model.safetensors").unlink(), "holds no model.safetensors"),
+    "missing shard": (_lose_a_shard, "shard model-00002-of-00002.safetensors is missing"),
+    "truncated": (_truncate, "not a whole safetensors file"),
+    "lying header": (_lie, "not a whole safetensors file"),
+    "nan": (_edit_tensors(_nan), "'model.norm.weight' holds NaN"),
+    "integers": (_edit_tensors(_integers), "'model.norm.weight' is I8"),
+    "missing tensor": (
+        _edit_tensors(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
+        "'model.layers.1.mlp.up_proj.weight' is missing",
+    ),
+    "left over": (
+        _edit_tensors(lambda t: t.update({"model.extra.weight": np.ones(3, np.float32)})),
+        "'model.extra.weight' belongs to no part",
+    ),
+    "untied head": (_edit_config(tie_word_embeddings=True), "differs from the embedding"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_and_nothing_is_written(source, tmp_path, name):
+    spoil, message = BAD[name]
+    spoil(source)
+    with pytest.raises(UserError, match=message) as caught:
+        import_it(source, tmp_path / "ours")
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, vocabulary):
+    config = {**reference.LLAMA, "vocab_size": 300}
+    reference.make(tmp_path / "hf", config)
+    vocabulary.save(str(tmp_path / "hf"))
+    with pytest.raises(UserError, match="349 tokens, but its embedding has 300 rows"):
+        import_it(tmp_path / "hf", tmp_path / "ours")
+
+
+def test_a_directory_that_holds_something_is_refused(source, tmp_path):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="already holds something"):
+        import_it(source, tmp_path / "ours")
+    assert [path.name for path in (tmp_path / "ours").iterdir()] == ["notes.txt"]
+
+
+def test_a_tied_head_may_repeat_the_embedding(tmp_path, vocabulary):
+    config = {**reference.LLAMA, "tie_word_embeddings": True}
+    tensors = reference.make(tmp_path / "hf", config)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    safetensors.numpy.save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    vocabulary.save(str(tmp_path / "hf"))
+    import_it(tmp_path / "hf", tmp_path / "ours")
+
+
+def test_a_bare_body_has_no_prefix(tmp_path, vocabulary):
+    tensors = reference.make(tmp_path / "hf", reference.LLAMA)
+    bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    safetensors.numpy.save_file(bare, tmp_path / "hf" / "model.safetensors")
+    vocabulary.save(str(tmp_path / "hf"))
+    import_it(tmp_path / "hf", tmp_path / "ours")
+
+
+def test_verify_without_transformers_says_what_to_install(source, tmp_path, monkeypatch):
+    real = convert.importlib.import_module
+
+    def missing(name):
+        if name in ("transformers", "torch"):
+            raise ImportError(name=name)
+        return real(name)
+
+    monkeypatch.setattr(convert.importlib, "import_module", missing)
+    with pytest.raises(UserError, match=r"pip install 'detox-jax\[hf\]'"):
+        import_it(source, tmp_path / "ours", verify=True)
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_maps_its_own_config_and_back(family):
+    """The map covers every parameter once, and what a family writes it reads as the same."""
+    fields = {
+        "vocab_size": 100,
+        "hidden_size": 24,
+        "n_embd": 24,
+        "num_attention_heads": 4,
+        "n_head": 4,
+        "num_hidden_layers": 2,
+        "n_layer": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 6,
+        "intermediate_size": 40,
+        "ffn_dim": 40,
+        "max_position_embeddings": 64,
+        "n_positions": 64,
+    }
+    opened = huggingface.Fields(fields, family)
+    config = FAMILIES[family].read(opened)
+    huggingface.active_map(FAMILIES[family], config)
+    assert huggingface._differences(FAMILIES[family], config) == []
+    recorded = {"config": {"model_type": family}}
+    assert huggingface.choose_family(config, recorded).model_type == family
