@@ -45,8 +45,9 @@ def generate(
       batch_size: samples decoded at once; changes speed and memory, not the text.
       random_seed: of all draws.
       shard_size: requests a shard, the unit of resumption.
-      start_with_end_of_text: put `<|endoftext|>`, which starts every training document, before
-        every prompt. Unconditional documents always start with it.
+      start_with_end_of_text: put the token that starts every training document (`<|endoftext|>`,
+        or the vocabulary's own, `<s>`) before every prompt. Unconditional documents always start
+        with it.
       model: must agree with the checkpoint where given; None takes the checkpoint's.
       dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
@@ -122,7 +123,7 @@ def _encode(
     encoded = vocabulary.encode_batch([request.text for request in requests])
     result = []
     for request, ids in zip(requests, encoded, strict=True):
-        ids = [vocabulary.eos_id, *ids] if start or not ids else ids
+        ids = [vocabulary.bos_id, *ids] if start or not ids else ids
         if len(ids) > limit:
             raise UserError(
                 f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
