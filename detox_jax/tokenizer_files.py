@@ -182,7 +182,7 @@ def byte_level(model: models.Model) -> tokenizers.Tokenizer:
 
 
 def read(path: str) -> TokenizerFiles:
-    """Reads `tokenizer.json`, or `vocab.json` and `merges.txt`, or `tokenizer.model`, in this order.
+    """Reads `tokenizer.json`, else `vocab.json` and `merges.txt`, else `tokenizer.model`.
 
     The tokens that bound a document are those that `tokenizer_config.json` or
     `special_tokens_map.json` names, else `<|endoftext|>`, else those of `generation_config.json` or
@@ -251,9 +251,8 @@ def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for token_id, token in added:
         if token.content not in known:
-            tokenizer.add_special_tokens([token]) if token.special else tokenizer.add_tokens(
-                [token]
-            )
+            add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+            add([token])
         if tokenizer.token_to_id(token.content) != token_id:
             raise UserError(
                 f"{path}: {token.content!r} is id {tokenizer.token_to_id(token.content)} in the "
@@ -266,14 +265,11 @@ def _added_tokens(settings: Settings, path: str) -> Iterator[tuple[int, tokenize
     """The tokens that the settings add to the vocabulary, with their ids."""
     config = settings.get(TOKENIZER_CONFIG_FILE, {})
     try:
-        decoder = {
-            int(i): dict(token) for i, token in config.get("added_tokens_decoder", {}).items()
-        }
+        decoder = config.get("added_tokens_decoder", {})
         for token_id, fields in decoder.items():
-            content = fields.pop("content")
-            fields.pop("__type", None)
-            yield token_id, tokenizers.AddedToken(content, **fields)
-        declared = {token["content"] for token in config.get("added_tokens_decoder", {}).values()}
+            fields = {name: value for name, value in fields.items() if name != "__type"}
+            yield int(token_id), tokenizers.AddedToken(fields.pop("content"), **fields)
+        declared = {token["content"] for token in decoder.values()}
         for content, token_id in settings.get(ADDED_TOKENS_FILE, {}).items():
             if content not in declared:
                 yield int(token_id), tokenizers.AddedToken(content)

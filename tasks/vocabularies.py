@@ -20,12 +20,12 @@ PATH_VARIABLE = "DETOX_JAX_VOCABULARY"
 class SeqioBPEVocabulary(seqio.Vocabulary):
     """A BPE vocabulary for seqio, loaded at first use.
 
-      Padding is id 0 and nothing else is; begin and end of a document are both `<|endoftext|>`
-    unless the vocabulary has a begin of its own.
+    Padding is id 0 and nothing else is; begin and end of a document are both `<|endoftext|>`
+    unless the vocabulary has others.
 
-      Attributes:
-        path: directory of the vocabulary; the environment variable DETOX_JAX_VOCABULARY where None,
-          so that tasks can be registered before anyone has chosen.
+    Attributes:
+      path: directory of the vocabulary; the environment variable DETOX_JAX_VOCABULARY where None,
+        so that tasks can be registered before anyone has chosen.
     """
 
     def __init__(self, path: str | None = None):

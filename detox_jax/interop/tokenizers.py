@@ -20,7 +20,8 @@ def export(vocabulary_dir: str, to: str) -> None:
     """Writes the files from which `AutoTokenizer.from_pretrained` loads a vocabulary.
 
     A foreign tokenizer's own files, chat template included, are copied byte for byte. Where none of
-    them is a `tokenizer_config.json`, one is written that names the class and the special tokens.
+    them is a `tokenizer_config.json`, one is written that names the class and the special tokens
+    (for a bare SentencePiece model one that transformers 5 reads and transformers 4 does not).
 
     Args:
       vocabulary_dir: a directory that `BPEVocabulary.load` reads.
@@ -52,12 +53,9 @@ def _config(tokenizer: tokenizer_files.TokenizerFiles) -> dict[str, object]:
     bos = tokenizer.codec.id_to_token(tokenizer.bos)
     eos = tokenizer.codec.id_to_token(tokenizer.eos)
     config: dict[str, object] = {"bos_token": bos, "eos_token": eos}
-    if TOKENIZER_FILE in tokenizer.files:
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    elif MERGES_FILE in tokenizer.files:
-        config["tokenizer_class"] = "GPT2Tokenizer"
-    else:
-        config["tokenizer_class"] = "LlamaTokenizer"
+    from_merges = MERGES_FILE in tokenizer.files and TOKENIZER_FILE not in tokenizer.files
+    # Transformers' LlamaTokenizer would ignore how a SentencePiece model normalises its text.
+    config["tokenizer_class"] = "GPT2Tokenizer" if from_merges else "PreTrainedTokenizerFast"
     if eos == END_OF_TEXT:  # GPT-2's convention; bytes leave nothing unknown.
         config["unk_token"] = END_OF_TEXT
     return {**config, "clean_up_tokenization_spaces": False}
