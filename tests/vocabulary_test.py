@@ -14,7 +14,6 @@ from detox_jax.errors import UserError
 from detox_jax.generation.generate import _encode
 from detox_jax.generation.prompts import Request
 from detox_jax.vocabulary import BPEVocabulary
-from tasks.vocabularies import SeqioBPEVocabulary
 from tests.conftest import SENTENCES
 
 
@@ -287,6 +286,8 @@ def test_a_broken_sentencepiece_model(tmp_path):
 
 
 def test_documents_start_with_the_start_token(tmp_path):
+    from tasks.vocabularies import SeqioBPEVocabulary  # Imports TensorFlow.
+
     write(tmp_path, byte_fallback_tokenizer(), config={"bos_token_id": 1, "eos_token_id": 2})
     loaded = BPEVocabulary.load(str(tmp_path))
     requests = [Request("0", "late"), Request("1", "")]

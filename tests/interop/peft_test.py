@@ -13,9 +13,10 @@ from detox_jax.errors import UserError
 from detox_jax.interop import peft
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, trainable_pattern
 from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints
 from detox_jax.training import params as params_lib
-from tests.conftest import random_params
 
 SIZES = dict(vocab_size=21, emb_dim=16, num_heads=4, num_layers=2, mlp_dim=24, max_length=16)
 CONFIGS = {
@@ -38,15 +39,17 @@ TARGETS = [("query", "value"), ALL, ("key",), ("out", "wo")]
 
 
 def adapted(tmp_path, vocabulary, config, adaptation):
-    """An adapter-only checkpoint without its base, and all its parameters."""
-    _, params = random_params(config, adaptation)
+    """An adapter-only checkpoint without its base, and all its (random) parameters."""
+    noise = np.random.default_rng(0)
+    shapes, _ = meshes.abstract_params(TransformerLM(config, adaptation))
+    params = jax.tree.map(lambda x: noise.normal(scale=0.2, size=x.shape).astype(x.dtype), shapes)
     path = tmp_path / "adapted"
     path.mkdir()
     trained, _ = params_lib.partition(params, trainable_pattern(adaptation))
     base = {"path": "../gone", "fingerprint": "0" * 16}
     spec = checkpoints.ModelSpec(config, adaptation, base, vocabulary.fingerprint)
     checkpoints.save_model(epath.Path(path), trained, spec, vocabulary)
-    return str(path), jax.tree.map(np.asarray, params)
+    return str(path), params
 
 
 def deltas(params, lora):
@@ -237,7 +240,7 @@ def test_logits_of_peft_are_ours(family, targets, tmp_path, vocabulary):
     model = hf_peft.PeftModel.from_pretrained(base, str(tmp_path / "out"))
     with torch.no_grad():
         theirs = model(torch.tensor(tokens - 1)).logits.numpy()
-    module, _ = random_params(config, lora)
+    module = TransformerLM(config, lora)
     ours = module.apply({"params": params}, jnp.asarray(tokens), enable_dropout=False)
     np.testing.assert_allclose(theirs, ours[:, :, 1:21], atol=1e-4)
     assert np.abs(of_base - theirs).max() > 1e-2  # The adaptation does something.
