@@ -158,7 +158,7 @@ def sentencepiece_model(tmp_path):
 
 def test_fingerprints_do_not_change(vocabulary):
     """Checkpoints that exist name their vocabulary by these."""
-    assert vocabulary.fingerprint == "FP1"
+    assert vocabulary.fingerprint == "3f9a8d4408c2f2e2"
     assert vocabulary.bos_id == vocabulary.eos_id == 1
 
 
@@ -166,7 +166,7 @@ def test_fingerprint_of_gpt2_files_does_not_change(tmp_path):
     vocab = {"!": 0, "h": 1, "i": 2, "hi": 3, "<|endoftext|>": 4}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("h i\n")
-    assert BPEVocabulary.load(str(tmp_path)).fingerprint == "FP2"
+    assert BPEVocabulary.load(str(tmp_path)).fingerprint == "24178b1eefff040b"
 
 
 @pytest.mark.parametrize("make", [byte_fallback_tokenizer, unigram_tokenizer])
@@ -237,12 +237,11 @@ def test_fingerprint_tells_start_tokens_apart(tmp_path):
 def test_chat_template_and_special_tokens_survive_byte_for_byte(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    added = {"281": {"content": "<|im_start|>", "special": True, "normalized": False}}
+    tokenizer = byte_fallback_tokenizer()
+    size = tokenizer.get_vocab_size()
+    added = {str(size): {"content": "<|im_start|>", "special": True, "normalized": False}}
     config = {"eos_token": "</s>", "chat_template": "{{ x }}", "added_tokens_decoder": added}
-    write(source, byte_fallback_tokenizer(), tokenizer_config=config)
-    size = byte_fallback_tokenizer().get_vocab_size()
-    added[str(size)] = added.pop("281")
-    (source / "tokenizer_config.json").write_text(json.dumps(config, indent=3))
+    write(source, tokenizer, tokenizer_config=config)
     (source / "chat_template.jinja").write_bytes(b"{% for m in messages %}\r\n{% endfor %}")
     (source / "README.md").write_text("not the tokenizer's")
     loaded = BPEVocabulary.load(str(source))
