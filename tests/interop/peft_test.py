@@ -197,7 +197,7 @@ def hf_weights(family, params):
     if family == "gpt2":
         weights["transformer.wpe.weight"] = params["position_embedder"]["embedding"]
     if family == "gpt_neox":
-        weights["embed_out.weight"] = params["logits_dense"]["embedding"][1:21]
+        weights["lm_head.weight"] = params["logits_dense"]["embedding"][1:21]
     kinds = {"scale": "weight", "bias": "bias"}
     weights |= {f"{final}.{kinds[k]}": v for k, v in params["final_norm"].items()}
     for i in range(2):
