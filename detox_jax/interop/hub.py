@@ -71,5 +71,5 @@ def _download(repo: str, revision: str | None) -> str:
             "HF_HUB_OFFLINE=1); download it elsewhere and give its directory"
         )
     except (errors.HfHubHTTPError, OSError) as error:
-        reason = f"the hub did not give it: {str(error).splitlines()[0] if str(error) else error!r}"
+        reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
     raise UserError(f"{repo}{at}: {reason}")
