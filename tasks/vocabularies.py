@@ -20,7 +20,8 @@ PATH_VARIABLE = "DETOX_JAX_VOCABULARY"
 class SeqioBPEVocabulary(seqio.Vocabulary):
     """A BPE vocabulary for seqio, loaded at first use.
 
-    Padding is id 0 and nothing else is; begin and end of a document are both `<|endoftext|>`.
+    Padding is id 0 and nothing else is; begin and end of a document are both `<|endoftext|>`
+    unless the vocabulary has others.
 
     Attributes:
       path: directory of the vocabulary; the environment variable DETOX_JAX_VOCABULARY where None,
@@ -43,12 +44,12 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> int:
-        """`<|endoftext|>`, which stands before every document."""
-        return self.bpe.eos_id
+        """The token before every document: `<|endoftext|>`, or the vocabulary's own, `<s>`."""
+        return self.bpe.bos_id
 
     @property
     def eos_id(self) -> int:
-        """`<|endoftext|>`."""
+        """The token after every document: `<|endoftext|>`, or the vocabulary's own, `</s>`."""
         return self.bpe.eos_id
 
     @property

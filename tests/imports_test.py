@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASICS = {"errors", "records", "vocabulary", "progress", "native_log"}
+BASICS = {"errors", "records", "tokenizer_files", "vocabulary", "progress", "native_log"}
 LOADING = {"training.checkpoints", "training.params", "training.losses"}
 # What each room may import beside itself; `NOTHING_LOCAL` below is stricter.
 ALLOWED = {
@@ -27,7 +27,8 @@ ALLOWED = {
     "progress": set(),
     "foreign": {"errors"},
     "records": {"errors", "foreign"},
-    "vocabulary": {"errors", "records"},
+    "tokenizer_files": {"errors"},
+    "vocabulary": {"errors", "records", "tokenizer_files"},
 }
 NOTHING_LOCAL = {
     "models.config",

@@ -1,13 +1,20 @@
 """BPE vocabularies: shifted ids, round trips, files."""
 
+import itertools
 import json
 
 import pytest
+import sentencepiece
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from detox_jax.errors import UserError
+from detox_jax.generation.generate import _encode
+from detox_jax.generation.prompts import Request
 from detox_jax.vocabulary import BPEVocabulary
+from tests.conftest import SENTENCES
 
 
 @settings(max_examples=200, deadline=None)
@@ -80,3 +87,248 @@ def test_bad_files(tmp_path, files, message):
 def test_too_small_a_vocabulary():
     with pytest.raises(UserError, match="at least 258"):
         BPEVocabulary.train(["text"], 100)
+
+
+# --- vocabularies of other libraries --------------------------------------------------------------
+
+TEXTS = [
+    "The bus was late again.",
+    "  two  spaces ",
+    "caf\u00e9 cafe\u0301 \U0001f469\u200d\U0001f467",
+    "a\tb\x00\x7f\r\nc",
+    "",
+    "\ufffd \u200f",
+]
+
+
+def byte_fallback_tokenizer():
+    """LLaMA's kind: metaspace BPE whose unknown characters become bytes, `<s>` put in front."""
+    special = ["<unk>", "<s>", "</s>"]
+    byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
+    letters = ["\u2581", *"ThebuslatrgicdowpR.", "la", "\u2581la", "te", "\u2581la" + "te"]
+    vocab = {token: i for i, token in enumerate([*special, *byte_tokens, *letters])}
+    merges = [("l", "a"), ("\u2581", "la"), ("t", "e"), ("\u2581la", "te")]
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def unigram_tokenizer():
+    pieces = [("<unk>", 0.0), ("<bos>", 0.0), ("<eos>", 0.0), ("\u2581la", -1.0), ("te", -1.5)]
+    pieces += [(letter, -4.0) for letter in "\u2581Thebuslatrgicdowp.aR"]
+    tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(["<unk>", "<bos>", "<eos>"])
+    return tokenizer
+
+
+def write(path, tokenizer, **files):
+    (path / "tokenizer.json").write_text(tokenizer.to_str())
+    for name, value in files.items():
+        (path / f"{name}.json").write_text(json.dumps(value))
+
+
+def sentencepiece_model(tmp_path):
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(SENTENCES * 4),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=340,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    (tmp_path / "tokenizer.vocab").unlink()
+    return sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
+
+
+def test_fingerprints_do_not_change(vocabulary):
+    """Checkpoints that exist name their vocabulary by these."""
+    assert vocabulary.fingerprint == "3f9a8d4408c2f2e2"
+    assert vocabulary.bos_id == vocabulary.eos_id == 1
+
+
+def test_fingerprint_of_gpt2_files_does_not_change(tmp_path):
+    vocab = {"!": 0, "h": 1, "i": 2, "hi": 3, "<|endoftext|>": 4}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("h i\n")
+    assert BPEVocabulary.load(str(tmp_path)).fingerprint == "24178b1eefff040b"
+
+
+@pytest.mark.parametrize("make", [byte_fallback_tokenizer, unigram_tokenizer])
+def test_any_tokenizer_json(make, tmp_path):
+    tokenizer = make()
+    names = ("<s>", "</s>") if make is byte_fallback_tokenizer else ("<bos>", "<eos>")
+    config = {"bos_token": names[0], "eos_token": {"content": names[1], "lstrip": False}}
+    write(tmp_path, tokenizer, tokenizer_config=config)
+    loaded = BPEVocabulary.load(str(tmp_path))
+    assert (loaded.bos_id, loaded.eos_id) == (2, 3)
+    for text in TEXTS:
+        theirs = tokenizer.encode(text, add_special_tokens=False).ids
+        assert loaded.encode(text) == [i + 1 for i in theirs]
+        assert loaded.decode([2, *loaded.encode(text), 3, 0]) == tokenizer.decode(theirs)
+    assert loaded.decode(loaded.encode("late\ud800")) == loaded.decode(loaded.encode("late\ufffd"))
+    assert loaded.encode(names[1]) == [3]
+
+
+def test_a_sentencepiece_model(tmp_path):
+    reference = sentencepiece_model(tmp_path)
+    loaded = BPEVocabulary.load(str(tmp_path))
+    assert (loaded.bos_id, loaded.eos_id, loaded.vocab_size) == (2, 3, 341)
+    for text in [*TEXTS, *SENTENCES]:
+        assert loaded.encode(text) == [i + 1 for i in reference.EncodeAsIds(text)]
+        assert loaded.decode(loaded.encode(text)) == reference.DecodeIds(
+            reference.EncodeAsIds(text)
+        )
+    assert loaded.encode_batch(TEXTS) == [loaded.encode(text) for text in TEXTS]
+    assert loaded.encode("late</s>late") == [*loaded.encode("late"), 3, *loaded.encode("late")]
+    assert loaded.decode([2, *loaded.encode("late"), 3]) == "late"
+    assert loaded.id_to_token(2) == "<s>"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"special_tokens_map": {"bos_token": "<s>", "eos_token": "</s>"}}, (2, 3)),
+        ({"generation_config": {"bos_token_id": 1, "eos_token_id": [2, 0]}}, (2, 3)),
+        ({"config": {"eos_token_id": 2}}, (3, 3)),
+        (
+            {
+                "tokenizer_config": {"eos_token": "</s>", "bos_token": None},
+                "config": {"bos_token_id": 1, "eos_token_id": 0},
+            },
+            (2, 3),
+        ),
+    ],
+)
+def test_start_and_end_come_from_the_files(files, expected, tmp_path):
+    write(tmp_path, byte_fallback_tokenizer(), **files)
+    loaded = BPEVocabulary.load(str(tmp_path))
+    assert (loaded.bos_id, loaded.eos_id) == expected
+    loaded.save(str(tmp_path / "copy"))
+    copy = BPEVocabulary.load(str(tmp_path / "copy"))
+    assert (copy.bos_id, copy.eos_id, copy.fingerprint) == (*expected, loaded.fingerprint)
+
+
+def test_fingerprint_tells_start_tokens_apart(tmp_path):
+    prints = set()
+    for i, bos in enumerate(("<s>", "</s>")):
+        (tmp_path / str(i)).mkdir()
+        config = {"bos_token": bos, "eos_token": "</s>"}
+        write(tmp_path / str(i), byte_fallback_tokenizer(), tokenizer_config=config)
+        prints.add(BPEVocabulary.load(str(tmp_path / str(i))).fingerprint)
+    assert len(prints) == 2
+
+
+def test_chat_template_and_special_tokens_survive_byte_for_byte(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    tokenizer = byte_fallback_tokenizer()
+    size = tokenizer.get_vocab_size()
+    added = {str(size): {"content": "<|im_start|>", "special": True, "normalized": False}}
+    config = {"eos_token": "</s>", "chat_template": "{{ x }}", "added_tokens_decoder": added}
+    write(source, tokenizer, tokenizer_config=config)
+    (source / "chat_template.jinja").write_bytes(b"{% for m in messages %}\r\n{% endfor %}")
+    (source / "README.md").write_text("not the tokenizer's")
+    loaded = BPEVocabulary.load(str(source))
+    assert loaded.encode("<|im_start|>") == [size + 1] and loaded.vocab_size == size + 2
+    loaded.save(str(tmp_path / "copy"))
+    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tokenizer_config": {"eos_token": "<end>"}}, "eos_token '<end>' is not in the vocab"),
+        ({"config": {"eos_token_id": 99999}}, "eos_token_id 99999 is not among"),
+        ({}, "no file names another end of a document"),
+        ({"config": []}, "config.json: expected a JSON object, got list"),
+        ({"added_tokens": {"<s>": 7}, "config": {"eos_token_id": 2}}, "settings say 7"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"x": 1}}}, "added tokens that cannot be"),
+    ],
+)
+def test_contradicting_files(files, message, tmp_path):
+    write(tmp_path, byte_fallback_tokenizer(), **files)
+    with pytest.raises(UserError) as error:
+        BPEVocabulary.load(str(tmp_path))
+    assert message in str(error.value)
+
+
+def test_tokens_added_to_a_sentencepiece_model_are_refused(tmp_path):
+    sentencepiece_model(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"<|im_start|>": 340}')
+    with pytest.raises(UserError, match="was added to the SentencePiece model"):
+        BPEVocabulary.load(str(tmp_path))
+
+
+def test_a_broken_sentencepiece_model(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(UserError, match="not a readable vocabulary"):
+        BPEVocabulary.load(str(tmp_path))
+
+
+def test_documents_start_with_the_start_token(tmp_path):
+    from tasks.vocabularies import SeqioBPEVocabulary  # Imports TensorFlow.
+
+    write(tmp_path, byte_fallback_tokenizer(), config={"bos_token_id": 1, "eos_token_id": 2})
+    loaded = BPEVocabulary.load(str(tmp_path))
+    requests = [Request("0", "late"), Request("1", "")]
+    assert _encode(requests, loaded, True, 9) == [[2, *loaded.encode("late")], [2]]
+    assert SeqioBPEVocabulary(str(tmp_path)).bos_id == 2
+    assert SeqioBPEVocabulary(str(tmp_path)).eos_id == 3
+
+
+@pytest.mark.real
+def test_stories260k_encodes_like_sentencepiece(data_dir):
+    path = data_dir / "models" / "stories260k"
+    loaded = BPEVocabulary.load(str(path))
+    reference = sentencepiece.SentencePieceProcessor(str(path / "tokenizer.model"))
+    assert (loaded.bos_id, loaded.eos_id, loaded.vocab_size) == (2, 3, 513)
+    text = (path / "tinystories_sample.txt").read_text()
+    assert loaded.encode(text) == [i + 1 for i in reference.EncodeAsIds(text)]
+    assert loaded.decode(loaded.encode(text)) == reference.DecodeIds(reference.EncodeAsIds(text))
+
+
+def real_lines(data_dir):
+    rows = (data_dir / "comments" / "goemotions_train.tsv").read_text().split("\n")
+    lines = [row.split("\t")[0] for row in rows[:6000]]
+    lines += (data_dir / "text" / "wikitext2_valid.txt").read_text().split("\n")[:2000]
+    with (data_dir / "rtp" / "prompts_dev.jsonl").open() as prompts:
+        lines += [json.loads(line)["prompt"]["text"] for line in itertools.islice(prompts, 2000)]
+    return [*lines, *TEXTS, "\u2028\ufeff\ufb01", "</s> <s> x", "<|endoftext|>a", "a\udc80b"]
+
+
+@pytest.mark.real
+@pytest.mark.interop
+@pytest.mark.parametrize("source", ["tokenizers/gpt2", "models/stories260k"])
+def test_ten_thousand_real_lines_equal_transformers(source, data_dir):
+    transformers = pytest.importorskip("transformers")
+    path = str(data_dir / source)
+    loaded = BPEVocabulary.load(path)
+    cls = transformers.GPT2Tokenizer if "gpt2" in source else transformers.AutoTokenizer
+    theirs = cls.from_pretrained(path)
+    lines = real_lines(data_dir)
+    assert len(lines) >= 10_000
+    for line, ids in zip(lines, loaded.encode_batch(lines), strict=True):
+        clean = line.replace("\udc80", "\ufffd")
+        expected = theirs.encode(clean, add_special_tokens=False)
+        assert ids == [i + 1 for i in expected], line
+        text = theirs.decode(expected, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert loaded.decode(ids) == text

@@ -24,7 +24,7 @@ def checkpoint_perplexity(
     batch_size: int = 32,
     mesh_shape: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """The perplexity of documents, each read from its own end-of-text to its own end-of-text.
+    """The perplexity of documents, each read from its start token to its end-of-text.
 
     A document longer than the context is read in windows that overlap by half, each token scored
     once, with at least half a context before it.
@@ -43,8 +43,8 @@ def checkpoint_perplexity(
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh)
     texts = [document.text for document in records.read_documents(documents)]
-    eos = loaded.vocabulary.eos_id
-    encoded = [[eos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
+    bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
+    encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
     windows = [w for ids in encoded for w in split_windows(ids, loaded.module.config.max_length)]
     total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {documents}")
     words = sum(len(text.split()) + 1 for text in texts)

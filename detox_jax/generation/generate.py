@@ -45,8 +45,9 @@ def generate(
       batch_size: samples decoded at once; changes speed and memory, not the text.
       random_seed: of all draws.
       shard_size: requests a shard, the unit of resumption.
-      start_with_end_of_text: put `<|endoftext|>`, which starts every training document, before
-        every prompt. Unconditional documents always start with it.
+      start_with_end_of_text: put the token that starts every training document (`<|endoftext|>`,
+        or the vocabulary's own, `<s>`) before every prompt. Unconditional documents always start
+        with it.
       model: must agree with the checkpoint where given; None takes the checkpoint's.
       dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
@@ -123,7 +124,7 @@ def _fields(sampling: Sampling) -> dict[str, object]:
 def _encode(requests: Sequence[Request], vocabulary: BPEVocabulary, start: bool) -> list[list[int]]:
     """Token ids of every request."""
     encoded = vocabulary.encode_batch([request.text for request in requests])
-    return [[vocabulary.eos_id, *ids] if start or not ids else ids for ids in encoded]
+    return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]
 
 
 def _within(

@@ -1,1 +1,1 @@
-"""Other libraries' checkpoints, in and out; other libraries' names stay in this room."""
+"""Models, vocabularies and adaptations of other libraries: read, and written for them to read."""

@@ -75,7 +75,7 @@ def _rows(
     shard: seqio.ShardInfo,
 ) -> Iterator[Row]:
     """One epoch of packed rows of this host; shuffled where there is a seed."""
-    converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).eos_id)
+    converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
     dataset = task.get_dataset(
         sequence_length={"targets": length},
         split=split,

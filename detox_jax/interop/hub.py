@@ -1,0 +1,75 @@
+"""Models by name: a local directory as it is, a Hugging Face hub name through its cache."""
+
+from __future__ import annotations
+
+import re
+
+from etils import epath
+
+from detox_jax.errors import UserError
+
+# Weights as safetensors only: a pickle may run code.
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def resolve(source: str, revision: str | None = None) -> tuple[epath.Path, dict[str, str]]:
+    """The directory of a model, downloaded where `source` is a hub name.
+
+    The hub's cache and its settings hold: `HF_HOME`, `HF_TOKEN`, and `HF_HUB_OFFLINE=1`, which uses
+    the cache alone.
+
+    Args:
+      source: a directory, or a hub name, `gpt2` or `EleutherAI/pythia-70m`. A directory goes first.
+      revision: branch, tag or commit of a hub name; its main branch where None.
+
+    Returns:
+      The directory, and where it came from: `{"repo", "revision"}` with the commit's hash for a hub
+      name, `{}` for a directory.
+
+    Raises:
+      UserError: if there is no such directory and the hub does not give it: no network, no such
+        name, no such revision, no permission.
+    """
+    directory = epath.Path(source)
+    if directory.is_dir():
+        if revision is not None:
+            raise UserError(f"{source} is a directory and has no revision; leave {revision!r} out")
+        return directory, {}
+    if directory.exists():
+        raise UserError(f"{source}: is a file; give the directory that holds the model")
+    if not _HUB_NAME.fullmatch(source) or source.startswith("."):
+        raise UserError(f"{source}: no such directory, and not a hub name such as owner/model")
+    snapshot = epath.Path(_download(source, revision))
+    # The cache names a snapshot by its commit.
+    return snapshot, {"repo": source, "revision": snapshot.name}
+
+
+def _download(repo: str, revision: str | None) -> str:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        return huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=list(PATTERNS)
+        )
+    except errors.GatedRepoError:
+        reason = "its owner asks for consent; accept on its page and set HF_TOKEN"
+    except errors.RevisionNotFoundError:
+        reason = "the hub has no such revision"
+    except errors.RepositoryNotFoundError:
+        reason = (
+            "neither a directory here nor a model of the hub; check the name, and set HF_TOKEN "
+            "if it is private"
+        )
+    except errors.HFValidationError as error:
+        reason = f"not a hub name: {error}"
+    except errors.LocalEntryNotFoundError:  # Offline, or no network, and not in the cache.
+        reason = (
+            "not in the hub's cache and the hub cannot be reached (no network, or "
+            "HF_HUB_OFFLINE=1); download it elsewhere and give its directory"
+        )
+    except (errors.HfHubHTTPError, OSError) as error:
+        reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
+    raise UserError(f"{repo}{at}: {reason}")

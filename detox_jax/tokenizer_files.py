@@ -1,0 +1,344 @@
+"""The tokenizer files of other libraries: read into a codec, with the tokens that bound a document.
+
+A codec turns text into the tokenizer's own ids and back; `detox_jax.vocabulary` shifts them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import tokenizers
+from etils import epath
+from tokenizers import decoders, models, pre_tokenizers
+
+from detox_jax.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+TOKENIZER_FILE = "tokenizer.json"
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+SENTENCEPIECE_FILE = "tokenizer.model"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+_KEPT = (
+    TOKENIZER_FILE,
+    VOCAB_FILE,
+    MERGES_FILE,
+    SENTENCEPIECE_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    ADDED_TOKENS_FILE,
+    "chat_template.jinja",
+)
+# A model's own files; kept with the tokenizer only where they alone name its special tokens.
+MODEL_FILES = ("generation_config.json", "config.json")
+
+
+class Codec(Protocol):
+    """Text to a tokenizer's own ids and back.
+
+    Attributes:
+      size: the largest id plus one.
+    """
+
+    size: int
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts, no special token added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special tokens have none."""
+        ...
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token's own spelling."""
+        ...
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """A token's own spelling."""
+        ...
+
+    def fingerprint(self, bos: int, eos: int) -> str:
+        """A hash of all that decides ids and text."""
+        ...
+
+
+class TokenizersCodec:
+    """A tokenizer of the `tokenizers` library: BPE, with or without bytes, or Unigram."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer):
+        # Padding and truncation settings of a foreign tokenizer.json would change what is encoded.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self.size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts, encoded in parallel."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token's own spelling."""
+        return self._tokenizer.token_to_id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """A token's own spelling."""
+        return self._tokenizer.id_to_token(token_id)
+
+    def fingerprint(self, bos: int, eos: int) -> str:
+        """Tokens and merges, and the rest of the pipeline where it is not GPT-2's."""
+        state: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        relevant = [sorted(self._tokenizer.get_vocab().items()), state["model"].get("merges")]
+        if not _is_gpt2_pipeline(state) or {bos, eos} != {self.token_to_id(END_OF_TEXT)}:
+            parts = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
+            relevant += [[state[part] for part in parts], bos, eos]
+        return hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:16]
+
+
+class SentencePieceCodec:
+    """A SentencePiece model, run by SentencePiece itself."""
+
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        self._model = model
+        self._processor: Any = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(model)
+        sp = self._processor
+        self.size = sp.GetPieceSize()
+        special = [i for i in range(self.size) if sp.IsControl(i) or sp.IsUnknown(i)]
+        self._special_ids = {sp.IdToPiece(i): i for i in special}
+        self._special = re.compile(f"({'|'.join(map(re.escape, self._special_ids))})")
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts; a special token spelt in a text is that token, as in transformers."""
+        parts = [self._special.split(text) for text in texts]  # text, token, text, token, text
+        encoded = iter(self._processor.EncodeAsIds([t for text in parts for t in text[::2]]))
+        return [[i for part in text for i in self._ids(part, encoded)] for text in parts]
+
+    def _ids(self, part: str, encoded: Iterator[list[int]]) -> list[int]:
+        return [self._special_ids[part]] if part in self._special_ids else next(encoded)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; control and unknown tokens have none."""
+        special = self._special_ids.values()
+        return self._processor.DecodeIds([i for i in ids if i not in special])
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a piece."""
+        token_id = self._processor.PieceToId(token)
+        return token_id if self._processor.IdToPiece(token_id) == token else None
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """A piece."""
+        return self._processor.IdToPiece(token_id)
+
+    def fingerprint(self, bos: int, eos: int) -> str:
+        """Of the model's bytes and the two tokens."""
+        return hashlib.sha256(self._model + f"{bos} {eos}".encode()).hexdigest()[:16]
+
+    def own_id(self, name: str) -> int | None:
+        """The model's own `bos` or `eos`, None where it has none."""
+        token_id = {"bos": self._processor.bos_id, "eos": self._processor.eos_id}[name]()
+        return token_id if token_id >= 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """What a tokenizer directory holds.
+
+    Attributes:
+      codec: text to ids and back.
+      bos: id of the token before a document; `eos` where the tokenizer has none of its own.
+      eos: id of the token after a document.
+      files: the files that a copy of the tokenizer needs, by name, byte for byte.
+      source: where it came from, for messages.
+    """
+
+    codec: Codec
+    bos: int
+    eos: int
+    files: dict[str, bytes]
+    source: str
+
+
+def byte_level(model: models.Model) -> tokenizers.Tokenizer:
+    """A tokenizer with GPT-2's pre-tokenizer and decoder."""
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore
+    return tokenizer
+
+
+def read(path: str) -> TokenizerFiles:
+    """Reads `tokenizer.json`, else `vocab.json` and `merges.txt`, else `tokenizer.model`.
+
+    The tokens that bound a document are those that `tokenizer_config.json` or
+    `special_tokens_map.json` names, else `<|endoftext|>`, else those of `generation_config.json` or
+    `config.json`, else the SentencePiece model's own.
+
+    Raises:
+      UserError: if the directory holds none of them, a file cannot be read as a tokenizer, its
+        special tokens contradict its vocabulary, or it names no end of a document.
+    """
+    directory = epath.Path(path)
+    names = (*_KEPT, *MODEL_FILES)
+    files = {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
+    settings = {name: _json_object(path, name, files) for name in files if name in _SETTINGS}
+    try:
+        codec = _codec(path, files, settings)
+    except UserError:
+        raise
+    except Exception as error:  # `tokenizers` raises bare Exception for a malformed file.
+        raise UserError(f"{path}: not a readable vocabulary: {error}") from None
+    eos, eos_file = _boundary("eos", codec, settings, path)
+    if eos is None:
+        raise UserError(
+            f"{path}: the tokenizer has no {END_OF_TEXT} token, and no file names another end of "
+            f'a document; name its "eos_token" in {TOKENIZER_CONFIG_FILE}'
+        )
+    bos, bos_file = _boundary("bos", codec, settings, path)
+    kept = {*_KEPT, eos_file, bos_file}
+    files = {name: content for name, content in files.items() if name in kept}
+    return TokenizerFiles(codec, eos if bos is None else bos, eos, files, path)
+
+
+_SETTINGS = (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, *MODEL_FILES)
+Settings = dict[str, dict[str, Any]]
+
+
+def _json_object(path: str, name: str, files: dict[str, bytes]) -> dict[str, Any]:
+    try:
+        value = json.loads(files[name])
+    except ValueError as error:
+        raise UserError(f"{path}/{name}: malformed JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}/{name}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
+    added = sorted(_added_tokens(settings, path), key=lambda pair: pair[0])
+    if TOKENIZER_FILE in files:
+        tokenizer = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE].decode())
+    elif VOCAB_FILE in files and MERGES_FILE in files:
+        tokenizer = _gpt2_tokenizer(files, settings)
+    elif SENTENCEPIECE_FILE in files:
+        codec = SentencePieceCodec(files[SENTENCEPIECE_FILE])
+        for token_id, token in added:
+            if codec.token_to_id(token.content) != token_id:
+                raise UserError(
+                    f"{path}: {token.content!r} was added to the SentencePiece model; save the "
+                    f"tokenizer with transformers' save_pretrained, which writes {TOKENIZER_FILE}"
+                )
+        return codec
+    else:
+        raise UserError(
+            f"{path}: no vocabulary; expected {TOKENIZER_FILE}, {VOCAB_FILE} and {MERGES_FILE}, "
+            f"or {SENTENCEPIECE_FILE}"
+        )
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for token_id, token in added:
+        if token.content not in known:
+            add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+            add([token])
+        if tokenizer.token_to_id(token.content) != token_id:
+            raise UserError(
+                f"{path}: {token.content!r} is id {tokenizer.token_to_id(token.content)} in the "
+                f"vocabulary, but its settings say {token_id}; take all files from one tokenizer"
+            )
+    return TokenizersCodec(tokenizer)
+
+
+def _added_tokens(settings: Settings, path: str) -> Iterator[tuple[int, tokenizers.AddedToken]]:
+    """The tokens that the settings add to the vocabulary, with their ids."""
+    config = settings.get(TOKENIZER_CONFIG_FILE, {})
+    try:
+        decoder = config.get("added_tokens_decoder", {})
+        for token_id, fields in decoder.items():
+            fields = {name: value for name, value in fields.items() if name != "__type"}
+            yield int(token_id), tokenizers.AddedToken(fields.pop("content"), **fields)
+        declared = {token["content"] for token in decoder.values()}
+        for content, token_id in settings.get(ADDED_TOKENS_FILE, {}).items():
+            if content not in declared:
+                yield int(token_id), tokenizers.AddedToken(content)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: added tokens that cannot be read: {error!r}") from None
+
+
+def _gpt2_tokenizer(files: dict[str, bytes], settings: Settings) -> tokenizers.Tokenizer:
+    vocab: dict[str, int] = json.loads(files[VOCAB_FILE])
+    lines = files[MERGES_FILE].decode().split("\n")
+    if lines[0].startswith("#version"):
+        lines = lines[1:]
+    merges = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip()]
+    tokenizer = byte_level(models.BPE(vocab, merges))  # type: ignore
+    if settings.get(TOKENIZER_CONFIG_FILE, {}).get("add_prefix_space"):
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore
+    names = [
+        _content(settings.get(file, {}).get(f"{name}_token"))
+        for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
+        for name in ("bos", "eos", "unk", "pad")
+    ]
+    special = dict.fromkeys(name for name in (END_OF_TEXT, *names) if name in vocab)
+    tokenizer.add_special_tokens(list(special))  # type: ignore
+    return tokenizer
+
+
+def _content(token: Any) -> Any:
+    """A token's spelling: files hold either the string or an object around it."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _boundary(
+    name: str, codec: Codec, settings: Settings, path: str
+) -> tuple[int | None, str | None]:
+    """The id of `bos` or `eos` and the file that names it."""
+    for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE):
+        token = _content(settings.get(file, {}).get(f"{name}_token"))
+        if token is None:
+            continue
+        token_id = codec.token_to_id(token)
+        if token_id is None:
+            raise UserError(f"{path}/{file}: its {name}_token {token!r} is not in the vocabulary")
+        return token_id, file
+    if (end := codec.token_to_id(END_OF_TEXT)) is not None:
+        return end, None
+    for file in MODEL_FILES:
+        token_id = settings.get(file, {}).get(f"{name}_token_id")
+        token_id = token_id[0] if isinstance(token_id, list) and token_id else token_id
+        if token_id is None:
+            continue
+        if not isinstance(token_id, int) or not 0 <= token_id < codec.size:
+            raise UserError(
+                f"{path}/{file}: its {name}_token_id {token_id!r} is not among the vocabulary's "
+                f"{codec.size} ids"
+            )
+        return token_id, file
+    return (codec.own_id(name) if isinstance(codec, SentencePieceCodec) else None), None
+
+
+def _is_gpt2_pipeline(state: dict[str, Any]) -> bool:
+    """Whether tokens and merges alone decide the ids: GPT-2's byte-level BPE and nothing else."""
+    model, split = state["model"], state["pre_tokenizer"] or {}
+    options = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    flags = ("fuse_unk", "byte_fallback", "ignore_merges")
+    return (
+        model["type"] == "BPE"
+        and not any(model.get(option) for option in (*options, *flags))
+        and not state["normalizer"]
+        and split.get("type") == "ByteLevel"
+        and not split.get("add_prefix_space")
+        and split.get("use_regex", True)
+    )

@@ -1,0 +1,96 @@
+"""Hub names: directories first, revisions pinned, the cache alone when offline, clear refusals."""
+
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+
+from detox_jax.errors import UserError
+from detox_jax.interop import hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_directory_is_taken_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    assert hub.resolve(str(tmp_path)) == (tmp_path, {})
+    with pytest.raises(UserError, match="is a directory and has no revision"):
+        hub.resolve(str(tmp_path), "main")
+
+
+def test_a_hub_name_is_pinned_to_its_commit(tmp_path, monkeypatch):
+    calls = []
+
+    def download(repo, *, revision, allow_patterns):
+        calls.append((repo, revision, allow_patterns))
+        return str(tmp_path / "snapshots" / COMMIT)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    path, source = hub.resolve("owner/model", "v1")
+    assert path.name == COMMIT and source == {"repo": "owner/model", "revision": COMMIT}
+    ((repo, revision, patterns),) = calls
+    assert (repo, revision) == ("owner/model", "v1")
+    assert "*.safetensors" in patterns and not any("bin" in pattern for pattern in patterns)
+
+
+@pytest.mark.parametrize("source", ["/no/such/dir", "./model", "../x/y", "a/b/c", "has space"])
+def test_what_is_no_name(source):
+    with pytest.raises(UserError, match="no such directory, and not a hub name"):
+        hub.resolve(source)
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; give the directory"):
+        hub.resolve(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("GatedRepoError", "accept on its page and set HF_TOKEN"),
+        ("RepositoryNotFoundError", "neither a directory here nor a model of the hub"),
+        ("RevisionNotFoundError", "no such revision"),
+        ("LocalEntryNotFoundError", "the hub cannot be reached"),
+        ("HFValidationError", "not a hub name: reason"),
+        ("HfHubHTTPError", "the hub did not give it: reason"),
+    ],
+)
+def test_refusals_of_the_hub(kind, message, monkeypatch):
+    cls = getattr(errors, kind)
+    error = cls.__new__(cls)
+    error.args = ("reason\nand a long page",)
+    if kind == "HFValidationError":
+        error.args = ("reason",)
+
+    def download(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(cls, "__str__", lambda self: self.args[0])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(UserError, match=message) as raised:
+        hub.resolve("owner/model", "v1")
+    assert "owner/model at revision 'v1'" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_offline_takes_the_cache_alone(tmp_path):
+    """In a process of its own: the hub's library reads its variables when it is imported."""
+    repo = tmp_path / "models--owner--model"
+    (repo / "snapshots" / COMMIT).mkdir(parents=True)
+    (repo / "snapshots" / COMMIT / "config.json").write_text("{}")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    program = (
+        "from detox_jax.interop import hub\n"
+        "print(*hub.resolve('owner/model'))\n"
+        "hub.resolve('owner/other')\n"
+    )
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": "."}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert f"snapshots/{COMMIT}" in result.stdout
+    assert f"{{'repo': 'owner/model', 'revision': '{COMMIT}'}}" in result.stdout
+    assert "UserError: owner/other: not in the hub's cache" in result.stderr

@@ -1,0 +1,71 @@
+"""Vocabularies as AutoTokenizer loads them."""
+
+import json
+
+import pytest
+
+from detox_jax.errors import UserError
+from detox_jax.interop import tokenizers
+from detox_jax.vocabulary import BPEVocabulary
+from tests.vocabulary_test import (
+    SENTENCES,
+    TEXTS,
+    byte_fallback_tokenizer,
+    sentencepiece_model,
+    write,
+)
+
+
+def sources(tmp_path, vocabulary):
+    """Directories of every kind, by name."""
+    for name in ("own", "gpt2", "metaspace", "sentencepiece"):
+        (tmp_path / name).mkdir()
+    vocabulary.save(str(tmp_path / "own"))
+    model = json.loads((tmp_path / "own" / "tokenizer.json").read_text())["model"]
+    (tmp_path / "gpt2" / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = "".join(f"{a} {b}\n" for a, b in model["merges"])
+    (tmp_path / "gpt2" / "merges.txt").write_text("#version: 0.2\n" + merges)
+    boundaries = {"bos_token_id": 1, "eos_token_id": 2}
+    write(tmp_path / "metaspace", byte_fallback_tokenizer(), config=boundaries)
+    sentencepiece_model(tmp_path / "sentencepiece")
+
+
+def test_a_vocabulary_trained_here(tmp_path, vocabulary):
+    vocabulary.save(str(tmp_path / "own"))
+    tokenizers.export(str(tmp_path / "own"), str(tmp_path / "out"))
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert {config[f"{name}_token"] for name in ("bos", "eos", "unk")} == {"<|endoftext|>"}
+    assert BPEVocabulary.load(str(tmp_path / "out")).fingerprint == vocabulary.fingerprint
+
+
+def test_a_config_that_is_there_is_copied(tmp_path):
+    write(tmp_path, byte_fallback_tokenizer(), tokenizer_config={"eos_token": "</s>", "x": 1})
+    tokenizers.export(str(tmp_path), str(tmp_path / "out"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_another_tokenizer_is_not_overwritten(tmp_path, vocabulary):
+    vocabulary.save(str(tmp_path / "own"))
+    write(tmp_path, byte_fallback_tokenizer())
+    with pytest.raises(UserError, match="another tokenizer's; choose another directory"):
+        tokenizers.export(str(tmp_path / "own"), str(tmp_path))
+    assert not (tmp_path / "tokenizer_config.json").exists()
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("name", ["own", "gpt2", "metaspace", "sentencepiece"])
+def test_autotokenizer_loads_it(name, tmp_path, vocabulary):
+    transformers = pytest.importorskip("transformers")
+    sources(tmp_path, vocabulary)
+    tokenizers.export(str(tmp_path / name), str(tmp_path / "out"))
+    loaded = BPEVocabulary.load(str(tmp_path / name))
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (loaded.bos_id - 1, loaded.eos_id - 1)
+    for text in [*TEXTS, *SENTENCES, f"a{theirs.eos_token}b"]:
+        ids = theirs.encode(text, add_special_tokens=False)
+        assert loaded.encode(text) == [i + 1 for i in ids]
+        assert loaded.decode(loaded.encode(text)) == theirs.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
