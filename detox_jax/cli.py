@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+from gin import config as gin_config
 
 from detox_jax import native_log
 from detox_jax.errors import UserError
@@ -231,7 +232,7 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
 
 def _bindings() -> Bindings:
     """Every `(scope, selector)` that is bound, with its parameters as text."""
-    return {key: repr(sorted(value.items())) for key, value in gin.config._CONFIG.items()}
+    return {key: repr(sorted(value.items())) for key, value in gin_config._CONFIG.items()}
 
 
 def check_config(verb: Callable[..., Any], defaults: Bindings) -> None:
@@ -247,11 +248,11 @@ def check_config(verb: Callable[..., Any], defaults: Bindings) -> None:
     for key, value in _bindings().items():
         scope, selector = key
         name = scope if selector == "gin.macro" else "/".join(filter(None, [scope, selector]))
-        parameters = gin.config._CONFIG[key]
+        parameters = gin_config._CONFIG[key]
         if key not in reachable:
             if defaults.get(key) != value:
                 unused.append(name)
-        elif any(_is_required(value) for value in gin.config.iterate_references(parameters)):
+        elif any(_is_required(value) for value in gin_config.iterate_references(parameters)):
             required.append(name)
     problems = []
     if unused:
@@ -274,8 +275,8 @@ def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
     A configurable called in scope a/b looks up its bindings in '', 'a' and 'a/b'; a reference is
     called in its own scope, or in that of its caller where it has none.
     """
-    config = gin.config._CONFIG
-    verb_configurable = gin.config._inverse_lookup(verb)
+    config = gin_config._CONFIG
+    verb_configurable = gin_config._inverse_lookup(verb)
     if verb_configurable is None:
         raise UserError(f"the configuration never names the verb {verb.__name__!r}")
     reached: set[tuple[str, str]] = set()
@@ -292,7 +293,7 @@ def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
             if key not in config:
                 continue
             reached.add(key)
-            for reference in gin.config.iterate_references(config[key]):
+            for reference in gin_config.iterate_references(config[key]):
                 own, referred = reference.config_key
                 queue.append((own or scope, referred))
     return reached
@@ -302,7 +303,7 @@ def verb_help(name: str, verb: Callable[..., Any]) -> str:
     """The verb's summary, its macros with their values, and its docstring."""
     macros = {
         scope: parameters.get("value")
-        for (scope, selector), parameters in gin.config._CONFIG.items()
+        for (scope, selector), parameters in gin_config._CONFIG.items()
         if selector == "gin.macro"
     }
     width = max((len(macro) for macro in macros), default=0) + 2

@@ -346,9 +346,10 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
         raise UserError(f"{directory}: no {MANIFEST}; not an output of detox-jax")
     try:
         manifest = json.loads(path.read_text())
-        manifest["complete"], manifest["settings"]  # noqa: B018
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(f"{path}: not a manifest of detox-jax") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        manifest = None
+    if not isinstance(manifest, dict) or not {"complete", "settings"} <= manifest.keys():
+        raise UserError(f"{path}: not a manifest of detox-jax")
     return manifest
 
 

@@ -85,7 +85,8 @@ class TextSource(seqio.DataSource):
         del shuffle, seed, unused
         pairs = self._documents(split)
         ids, texts = zip(*pairs, strict=True)
-        dataset = tf.data.Dataset.from_tensor_slices({"id": list(ids), "text": list(texts)})
+        columns: Any = {"id": list(ids), "text": list(texts)}
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
         if shard_info is not None and shard_info.num_shards > 1:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
         return dataset
@@ -149,9 +150,7 @@ def _read_text(path: str, separator: str) -> Iterator[tuple[str, str]]:
 # --- preprocessors ----------------------------------------------------------------------------
 
 
-def to_targets(
-    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
-) -> tf.data.Dataset:
+def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> tf.data.Dataset:
     """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped."""
     vocabulary = output_features["targets"].vocabulary
     dataset = dataset.filter(
@@ -200,7 +199,7 @@ def prompt_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
 _TO_TARGETS = (to_targets, seqio.CacheDatasetPlaceholder(), split_documents)
 
 
-def _features(vocabulary: str | None) -> dict[str, seqio.Feature]:
+def _features(vocabulary: str | None) -> dict[str, Any]:
     return {"targets": seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=True)}
 
 
@@ -290,7 +289,7 @@ def _register(
         splits["validation"] = validation
     seqio.TaskRegistry.add(
         name,
-        source=seqio.TfdsDataSource(tfds_name, splits=splits),
+        source=seqio.TfdsDataSource(tfds_name, splits=splits),  # type: ignore
         output_features=_features(None),
         preprocessors=(*preprocessors, *_TO_TARGETS),
         shuffle_buffer_size=SHUFFLE_BUFFER,

@@ -113,7 +113,7 @@ def _total_nll(
 
     @jax.jit
     def batch_nll(params: Any, inputs_BL: Any, targets_BL: Any, weights_BL: Any) -> jax.Array:
-        logits_BLV = loaded.module.apply({"params": params}, inputs_BL, enable_dropout=False)
+        logits_BLV: Any = loaded.module.apply({"params": params}, inputs_BL, enable_dropout=False)
         return losses.cross_entropy(logits_BLV, targets_BL, weights_BL)[0]
 
     shards = meshes.num_batch_shards(mesh)

@@ -216,7 +216,7 @@ class TransformerLM(nn.Module):
             return counted_BL if positions_BL is None else positions_BL
         initialized = self.has_variable("cache", "cache_index")
         # One axis in front stands for the layers, so that all of the cache has batch at axis 1.
-        index = partitioning.variable_with_axes(
+        index: Any = partitioning.variable_with_axes(
             "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
         )
         if not initialized:
@@ -225,9 +225,9 @@ class TransformerLM(nn.Module):
             lengths_B = jnp.full((B,), L, jnp.int32) if prefill_lengths is None else prefill_lengths
             index.value = lengths_B.astype(jnp.int32)[None]
             return counted_BL
-        positions_BL = index.value[0][:, None]
+        read_at_BL = index.value[0][:, None]
         index.value = index.value + 1
-        return positions_BL
+        return read_at_BL
 
 
 def _scanned(cfg: TransformerConfig) -> Any:

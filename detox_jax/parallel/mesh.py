@@ -106,7 +106,7 @@ def param_shardings(model: TransformerLM, mesh: Mesh) -> Any:
     shapes, axes = abstract_params(model)
 
     def sharding(path: Any, names: PartitionSpec, shape: jax.ShapeDtypeStruct) -> NamedSharding:
-        spec = partitioning.logical_to_mesh_axes(names, LOGICAL_AXIS_RULES)
+        spec = partitioning.logical_to_mesh_axes(tuple(names), LOGICAL_AXIS_RULES)
         assert spec is not None
         for size, name, mesh_axes in zip(shape.shape, names, spec, strict=True):
             parts = _num_parts(mesh, mesh_axes)

@@ -40,7 +40,7 @@ def batch_loss(
     model: TransformerLM, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """Summed loss in nats and number of target tokens of a packed batch `[B, L]`."""
-    logits_BLV = model.apply(
+    logits_BLV: Any = model.apply(
         {"params": params},
         batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
@@ -79,7 +79,7 @@ def train_step(
 
     (loss, tokens), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients), "tokens": tokens}
     return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -96,7 +96,7 @@ def init_trainable(
 
     def init() -> params_lib.Params:
         tokens = jnp.ones((1, 1), jnp.int32)
-        variables = model.init(jax.random.key(seed), tokens, enable_dropout=False)
+        variables: Any = model.init(jax.random.key(seed), tokens, enable_dropout=False)
         return params_lib.partition(variables["params"], pattern)[0]
 
     with meshes.sharding_scope(mesh):

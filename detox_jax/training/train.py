@@ -223,7 +223,7 @@ def _check_lengths(
 
 
 def _total_steps(
-    train_steps: int | None, epochs: float | None, batches_per_epoch: Callable[[], int]
+    train_steps: int | None, epochs: float | None, batches_per_epoch: Callable[[], float]
 ) -> int:
     if (train_steps is None) == (epochs is None):
         raise UserError("set one of TRAIN_STEPS and EPOCHS, and leave the other None")
@@ -333,7 +333,8 @@ class Loop:
                 f"{self.model_dir}: the loss is {values['loss']} at step {step}; lower the "
                 "learning rate and rerun from the last checkpoint"
             )
-        log.write(step, {**values, "learning_rate": float(self.learning_rate(step - 1))})
+        learning_rate: Any = self.learning_rate(step - 1)
+        log.write(step, {**values, "learning_rate": float(learning_rate)})
 
     def _validation_loss(self, state: steps_lib.TrainState, frozen: params_lib.Params) -> float:
         assert self.validation is not None
