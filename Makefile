@@ -13,8 +13,8 @@ export DETOX_JAX_DATA ?= ../shared/data
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
 
-real: $(VENV)/installed
-	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/real.gin
+real: $(VENV)/installed-judges
+	JAX_NUM_CPU_DEVICES=2 $(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/real.gin
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop"
@@ -46,6 +46,10 @@ clean:
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-judges: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[judges]'
 	touch $@
 
 $(VENV)/installed-test: pyproject.toml $(VENV)/installed

@@ -1,1 +1,37 @@
-"""detox_jax: detoxify language models by training them on their own nontoxic text, in JAX."""
+"""detox_jax: detoxify language models by training them on their own nontoxic text, in JAX.
+
+The public names are loaded when they are used, so that a scorer needs no JAX and nothing of this
+needs tensorflow.
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "AdapterConfig": "detox_jax.models.adaptation",
+    "LoRAConfig": "detox_jax.models.adaptation",
+    "PrefixConfig": "detox_jax.models.adaptation",
+    "TransformerConfig": "detox_jax.models.config",
+    "TransformerLM": "detox_jax.models.transformer",
+    "create_mesh": "detox_jax.parallel.mesh",
+    "load_model": "detox_jax.training.checkpoints",
+    "BPEVocabulary": "detox_jax.vocabulary",
+    "Greedy": "detox_jax.generation.sampling",
+    "TemperatureSampling": "detox_jax.generation.sampling",
+    "TopKSampling": "detox_jax.generation.sampling",
+    "TopPSampling": "detox_jax.generation.sampling",
+    "Decoder": "detox_jax.generation.decoding",
+    "LexiconScorer": "detox_jax.toxicity.lexicon",
+    "NgramScorer": "detox_jax.toxicity.ngram",
+    "ToxicityScorer": "detox_jax.toxicity.scorer",
+    "expected_maximum_toxicity": "detox_jax.evaluation.metrics",
+    "toxicity_probability": "detox_jax.evaluation.metrics",
+    "UserError": "detox_jax.errors",
+}
+__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'detox_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
