@@ -290,7 +290,7 @@ def test_documents_start_with_the_start_token(tmp_path):
     write(tmp_path, byte_fallback_tokenizer(), config={"bos_token_id": 1, "eos_token_id": 2})
     loaded = BPEVocabulary.load(str(tmp_path))
     requests = [Request("0", "late"), Request("1", "")]
-    assert _encode(requests, loaded, True, 9) == [[2, *loaded.encode("late")], [2]]
+    assert _encode(requests, loaded, True) == [[2, *loaded.encode("late")], [2]]
     assert SeqioBPEVocabulary(str(tmp_path)).bos_id == 2
     assert SeqioBPEVocabulary(str(tmp_path)).eos_id == 3
 

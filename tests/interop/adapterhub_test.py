@@ -58,7 +58,7 @@ def test_what_cannot_be_exported(tmp_path, vocabulary):
 
 def test_lora_is_refused(tmp_path, vocabulary):
     path, _ = adapted(tmp_path, vocabulary, CONFIGS["gpt2"], LoRAConfig(rank=2))
-    with pytest.raises(UserError, match="its adaptation is LoRAConfig, not AdapterConfig"):
+    with pytest.raises(UserError, match=r"its adaptation is \w+; this export writes AdapterConfig"):
         adapterhub.export(path, str(tmp_path / "out"), "gpt2")
 
 

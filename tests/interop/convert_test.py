@@ -377,14 +377,14 @@ def test_every_family_maps_its_own_config_and_back(family):
     """The map covers every parameter once, and what a family writes it reads as the same."""
     fields = {
         "vocab_size": 100,
-        "hidden_size": 24,
-        "n_embd": 24,
+        "hidden_size": 64,
+        "n_embd": 64,
         "num_attention_heads": 4,
         "n_head": 4,
         "num_hidden_layers": 2,
         "n_layer": 2,
         "num_key_value_heads": 2,
-        "head_dim": 6,
+        "head_dim": 16,
         "intermediate_size": 40,
         "ffn_dim": 40,
         "max_position_embeddings": 64,

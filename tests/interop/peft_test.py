@@ -115,7 +115,7 @@ def test_what_cannot_be_exported(tmp_path, vocabulary):
 
 def test_other_adaptations_are_refused(tmp_path, vocabulary):
     path, _ = adapted(tmp_path, vocabulary, CONFIGS["gpt2"], AdapterConfig(bottleneck_dim=2))
-    with pytest.raises(UserError, match="its adaptation is AdapterConfig, not LoRAConfig"):
+    with pytest.raises(UserError, match=r"its adaptation is \w+; this export writes LoRAConfig"):
         peft.export(path, str(tmp_path / "out"), "base", "gpt2")
 
 

@@ -63,8 +63,8 @@ def segments(batch):
 
 def test_packed_pieces_start_from_end_of_text_and_do_not_mix(task, vocabulary, texts):
     seen = 0
-    for batch in take(batches(task, length=64), 5):
-        assert all(x.shape == (4, 64) and x.dtype == np.int32 for x in batch.values())
+    for batch in take(batches(task, length=256), 5):
+        assert all(x.shape == (4, 256) and x.dtype == np.int32 for x in batch.values())
         for piece in segments(batch):
             seen += 1
             targets, inputs = piece["decoder_target_tokens"], piece["decoder_input_tokens"]
