@@ -207,6 +207,7 @@ def sgeat(
             baseline=BASE,
             heldout=heldout,
             reference=base,
+            perplexity_dir=str(root / "evaluation" / "perplexity"),
             command=f"detox-jax sgeat --gin_file={root / 'config.gin'}",
         )
     say("report")

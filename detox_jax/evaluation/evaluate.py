@@ -56,6 +56,7 @@ def evaluate(
     random_seed: int = 0,
     power: bool = False,
     command: str | None = None,
+    perplexity_dir: str | None = None,
 ) -> None:
     """Writes `results.json`: every metric with its interval, and every difference to the baseline.
 
@@ -75,6 +76,8 @@ def evaluate(
       power: also print how many prompts it takes to see a difference.
       command: what repeats the run, for the provenance; `evaluate` with its own configuration
         where None.
+      perplexity_dir: where perplexities are kept for reruns, and for other scorers' evaluations of
+        the same methods; `output_dir` where None.
 
     Raises:
       UserError: if methods have other prompts or another scorer, or too few scores.
@@ -96,7 +99,7 @@ def evaluate(
     if not output.complete:
         scored = {name: scores.read(name, m.generations) for name, m in named.items()}
         scored = scores.join(scored, baseline, min_coverage)
-        reader = _Reader(output.path, heldout, reference, batch_size)
+        reader = _Reader(epath.Path(perplexity_dir or output_dir), heldout, reference, batch_size)
         draw = _Draws(bootstrap_draws, random_seed)
         results = {
             "rows": [
@@ -171,6 +174,7 @@ class _Reader:
     def _once(self, file_name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = self.directory / file_name
         if not file.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
             records.write_json(file, compute())
         return json.loads(file.read_text())
 
