@@ -7,6 +7,7 @@ that shares neither data nor features with it tells. Needs the extra `judges`.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from importlib import metadata, util
 from pathlib import Path
@@ -48,8 +49,8 @@ class ProfanityCheckScorer:
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
-        from profanity_check import predict_prob  # loads scikit-learn and the weights
-
+        # Loads scikit-learn and the weights.
+        predict_prob = importlib.import_module("profanity_check").predict_prob
         scores: list[float | None] = []
         for first in range(0, len(texts), _BATCH):
             part = list(texts[first : first + _BATCH])
