@@ -148,7 +148,7 @@ def _reliability(data: Results) -> list[tuple]:
     ]
     if not bins or len(scores) != len(shares):
         return []
-    caption = "On the dotted line a score is the share of such texts that people call toxic."
+    caption = "On the dotted line a score is the share of such texts that their label calls toxic."
     if (error := number(found.get("calibration_error"))) is not None:
         caption += f" Expected calibration error {error:.3f}."
     if texts := sum(count for *_, count in bins):

@@ -207,7 +207,7 @@ def _draw_lines(axes: Axes, curves: Lines, **style: float) -> None:
 
 
 def draw_reliability(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
-    """Share of texts that people call toxic against the mean score, one point a bin.
+    """Share of texts that are toxic by their label against the mean score, one point a bin.
 
     Args:
       axes: to draw on.
@@ -226,7 +226,7 @@ def draw_reliability(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> No
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("Mean score of the texts in a bin")
-    axes.set_ylabel("Share toxic to people")
+    axes.set_ylabel("Share toxic by the label")
     _legend_below(axes)
 
 
