@@ -1,4 +1,4 @@
-# make demo   the whole method on a tiny model, five minutes on two cores
+# make demo   the whole method on a tiny model
 # make test   lint, types, import rules, tests: what CI runs
 # Both make their own environment first; PYTHON=python3.12 chooses another interpreter.
 
