@@ -15,7 +15,7 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.interop import huggingface, model_card, parameters
 from detox_jax.interop.parameters import Checkpoint
-from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.adaptation import AdapterConfig, PrefixConfig
 from detox_jax.training import checkpoints
 from detox_jax.vocabulary import BPEVocabulary
 
@@ -203,10 +203,8 @@ def export_model(
         if output is None:
             print(f"{to_hf}: is already there, from the same checkpoint")
             return
-        if isinstance(adaptation, AdapterConfig):
-            _module("adapterhub").export(checkpoint.model_dir, output.path)
-        elif isinstance(adaptation, LoRAConfig) and not merge_lora:
-            _module("peft").export(checkpoint.model_dir, output.path)
+        if isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora):
+            _write_adaptation(export, output.path)
         else:
             _write_whole(export, output.path, max_shard_bytes)
             if verify:
@@ -225,6 +223,26 @@ def _open_export(source: str, dtype: str | None) -> _Export:
         raise UserError(f"DTYPE is {dtype!r}; one of {', '.join(_EXPORT_DTYPES)}")
     vocabulary = BPEVocabulary.load(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR))
     return _Export(checkpoint, recorded, vocabulary, dtype)
+
+
+def _write_adaptation(export: _Export, directory: epath.Path) -> None:
+    """The adaptation alone, in the layout that its library reads, naming its base."""
+    checkpoint = export.checkpoint
+    kind = "adapterhub" if isinstance(checkpoint.spec.adaptation, AdapterConfig) else "peft"
+    family = huggingface.choose_family(checkpoint.spec.config, export.recorded).model_type
+    base = checkpoint.base or checkpoint
+    _module(kind).export(
+        str(checkpoint.model_dir),
+        str(directory),
+        family=family,
+        base_name_or_path=_base_name(export.recorded, base),
+    )
+
+
+def _base_name(recorded: Mapping[str, Any] | None, base: Checkpoint) -> str:
+    """Where transformers finds the base: the repository or directory that it was imported from."""
+    origin = (recorded or {}).get("source", {})
+    return str(origin.get("repo") or origin.get("path") or base.model_dir)
 
 
 def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -> None:

@@ -178,27 +178,20 @@ def test_a_prefix_has_no_hugging_face_form(
     assert not (tmp_path / "hf").exists()
 
 
-def test_adapters_kept_apart_go_to_their_own_writers(
-    model_dir, config, vocabulary, one_device_mesh, tmp_path, monkeypatch
+def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
+    model_dir, config, vocabulary, one_device_mesh, tmp_path
 ):
-    calls = []
-
-    class Writer:
-        def __init__(self, name):
-            self.name = name
-
-        def export(self, adapted, to):
-            calls.append((self.name, str(adapted)))
-
-    monkeypatch.setattr(convert, "_module", Writer)
     for adaptation, module in (
         (AdapterConfig(4), "adapterhub"),
         (LoRAConfig(3), "peft"),
     ):
         where = tmp_path / module
         adapted = _adapted(model_dir, adaptation, config, vocabulary, one_device_mesh, where)
-        convert.convert(source=str(adapted), to_hf=str(tmp_path / f"{module}-hf"), merge_lora=False)
-        assert calls.pop() == (module, str(adapted))
+        out = tmp_path / f"{module}-hf"
+        convert.convert(source=str(adapted), to_hf=str(out), merge_lora=False)
+        assert (out / "adapter_config.json").exists() and (out / "README.md").exists()
+        assert len(list(out.glob("*.safetensors"))) == 1
+        assert f"/{epath.Path(model_dir).name}" in (out / "adapter_config.json").read_text()
 
 
 def test_the_card_holds_the_toxicity_table(source, tmp_path):
