@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -144,16 +145,9 @@ def import_model(
         records.write_json(output.path / huggingface.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory))
-        count = sum(_size(shape) for shape in parameters.shapes_of(source.config).values())
+        count = sum(math.prod(shape) for shape in parameters.shapes_of(source.config).values())
         output.finish(family=source.family.model_type, parameters=count)
     print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors")
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 # --- out --------------------------------------------------------------------------------------

@@ -54,6 +54,13 @@ def import_it(source, to, **settings):
     return to
 
 
+def assert_same_parameters(one, other):
+    first, second = (parameters.Checkpoint.open(str(path)) for path in (one, other))
+    assert first.paths == second.paths and first.paths
+    for path in first.paths:
+        np.testing.assert_array_equal(first.read(path), second.read(path))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_equal_an_independent_numpy_forward_pass(name, tmp_path):
     tensors = reference.make(tmp_path / "hf", CONFIGS[name])
@@ -84,9 +91,7 @@ def test_round_trip_is_exact_and_sharded(tmp_path, vocabulary, dtype):
             assert tensor.dtype == dtype and index["weight_map"][name] == file
             np.testing.assert_array_equal(tensor, tensors[name])
     again = import_it(tmp_path / "back", tmp_path / "again")  # Sharded this time.
-    first, second = (parameters.Checkpoint.open(str(path)) for path in (ours, again))
-    for path in first.paths:
-        np.testing.assert_array_equal(first.read(path), second.read(path))
+    assert_same_parameters(ours, again)
 
 
 def test_what_is_exported_again_keeps_its_config(source, tmp_path):
@@ -337,18 +342,20 @@ def test_a_directory_that_holds_something_is_refused(source, tmp_path):
 def test_a_tied_head_may_repeat_the_embedding(tmp_path, vocabulary):
     config = {**reference.LLAMA, "tie_word_embeddings": True}
     tensors = reference.make(tmp_path / "hf", config)
+    vocabulary.save(str(tmp_path / "hf"))
+    without = import_it(tmp_path / "hf", tmp_path / "without")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     safetensors.numpy.save_file(tensors, tmp_path / "hf" / "model.safetensors")
-    vocabulary.save(str(tmp_path / "hf"))
-    import_it(tmp_path / "hf", tmp_path / "ours")
+    assert_same_parameters(without, import_it(tmp_path / "hf", tmp_path / "ours"))
 
 
 def test_a_bare_body_has_no_prefix(tmp_path, vocabulary):
     tensors = reference.make(tmp_path / "hf", reference.LLAMA)
+    vocabulary.save(str(tmp_path / "hf"))
+    whole = import_it(tmp_path / "hf", tmp_path / "whole")
     bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     safetensors.numpy.save_file(bare, tmp_path / "hf" / "model.safetensors")
-    vocabulary.save(str(tmp_path / "hf"))
-    import_it(tmp_path / "hf", tmp_path / "ours")
+    assert_same_parameters(whole, import_it(tmp_path / "hf", tmp_path / "ours"))
 
 
 def test_verify_without_transformers_says_what_to_install(source, tmp_path, monkeypatch):
