@@ -147,7 +147,10 @@ class _Draws:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Perplexities of a method; kept in files, since they are the slow part of a rerun."""
+    """Perplexities of a method; kept in files, since they are the slow part of a rerun.
+
+    A file names what it was computed from, and is computed again where that is another.
+    """
 
     directory: epath.Path
     heldout: str | None
@@ -162,21 +165,34 @@ class _Reader:
         if heldout is not None and checkpoint is not None:
             found["perplexity"] = self._once(
                 f"perplexity-{name}.json",
+                {"model": _model(checkpoint), "heldout": records.describe_input(heldout)},
                 lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
             )
         if reference is not None:
             found["continuation_perplexity"] = self._once(
                 f"continuation_perplexity-{name}.json",
+                {"reference": _model(reference), "model": checkpoint and _model(checkpoint)},
                 lambda: perplexity.continuation_perplexity(reference, method.generations),
             )
         return found
 
-    def _once(self, file_name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _once(
+        self, file_name: str, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         file = self.directory / file_name
-        if not file.exists():
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        if kept.get("inputs") != inputs:
+            kept = {"inputs": inputs, "perplexity": compute()}
             self.directory.mkdir(parents=True, exist_ok=True)
-            records.write_json(file, compute())
-        return json.loads(file.read_text())
+            records.write_json(file, kept)
+        return kept["perplexity"]
+
+
+def _model(checkpoint_path: str) -> dict[str, Any]:
+    """A model's place, and the hash of what its manifest says that it was made from."""
+    manifest = epath.Path(checkpoint_path) / records.MANIFEST
+    made_from = records.hash_files([manifest]) if manifest.exists() else None
+    return {"path": checkpoint_path, "manifest": made_from}
 
 
 def _rows(
