@@ -12,11 +12,11 @@ from etils import epath
 
 from detox_jax import records
 from detox_jax.evaluation import metrics
+from detox_jax.evaluation.results import PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE
 from detox_jax.evaluation.scored import Scored
 
 _K_CURVE = (1, 2, 5, 10, 15, 20, 25)
 _METRICS_FILE = "metrics.jsonl"  # what `train` logs
-_CURVE_POINTS = 200
 
 
 def write(
@@ -29,10 +29,10 @@ def write(
       scored: continuations by method, in the same order of prompts.
       checkpoints: the model directory of each method, None where there is none.
     """
-    records.write_json(directory / "prompts.json", without_nan(_per_prompt(scored)))
-    records.write_json(directory / "samples.json", _samples(scored))
+    records.write_json(directory / PROMPTS_FILE, without_nan(_per_prompt(scored)))
+    records.write_json(directory / SAMPLES_FILE, _samples(scored))
     curves = {name: curve for name, path in checkpoints.items() if (curve := _curve(path))}
-    records.write_json(directory / "training.json", {"methods": curves})
+    records.write_json(directory / TRAINING_FILE, {"methods": curves})
 
 
 def without_nan(value: Any) -> Any:
@@ -82,7 +82,7 @@ def _samples(scored: Mapping[str, Scored], count: int = 12) -> list[dict[str, An
 
 
 def _curve(checkpoint_path: str | None) -> dict[str, Any] | None:
-    """The losses that `train` logged, thinned to what a picture shows."""
+    """The losses that `train` logged; the report averages what is too much for a picture."""
     if checkpoint_path is None:
         return None
     file = epath.Path(checkpoint_path) / _METRICS_FILE
@@ -91,7 +91,6 @@ def _curve(checkpoint_path: str | None) -> dict[str, Any] | None:
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     losses = [line for line in lines if "loss" in line]
     validation = [line for line in lines if "validation_loss" in line]
-    losses = losses[:: max(1, len(losses) // _CURVE_POINTS)]
     return {
         "step": [line["step"] for line in losses],
         "loss": [line["loss"] for line in losses],

@@ -16,13 +16,12 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import details, diversity, metrics, statistics
 from detox_jax.evaluation import scored as scores
+from detox_jax.evaluation.results import EMT, MEAN, RESULTS_FILE, SPLITS, TP
 from detox_jax.evaluation.scored import Scored
 
-RESULTS_FILE = "results.json"
 TOXIC = metrics.TOXIC
-PAIRED_METRICS = ("expected_maximum_toxicity", "toxicity_probability", "mean_toxicity")
+PAIRED_METRICS = (EMT, TP, MEAN)
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
-_SPLIT_ORDER = ("full", "toxic", "nontoxic", "challenging")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,7 +335,7 @@ def print_table(results: Mapping[str, Any]) -> None:
     for column in ("split", "method", "EMT", "TP", "EMT - base", "TP - base", "PPL", "words"):
         table.add_column(column)
     differences = {(row["split"], row["method"], row["metric"]): row for row in results["paired"]}
-    for row in sorted(results["rows"], key=lambda r: _SPLIT_ORDER.index(r["split"])):
+    for row in sorted(results["rows"], key=lambda r: SPLITS.index(r["split"])):
         paired = [
             differences.get((row["split"], row["method"], metric)) for metric in PAIRED_METRICS[:2]
         ]

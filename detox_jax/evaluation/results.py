@@ -1,4 +1,4 @@
-"""What `evaluate` wrote, read back for the report: `results.json` and the files beside it."""
+"""What `evaluate` writes and the report reads: `results.json` and the files beside it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ EMT = "expected_maximum_toxicity"
 TP = "toxicity_probability"
 MEAN = "mean_toxicity"
 TOXIC = metrics.TOXIC
-_SPLITS = ("full", "toxic", "nontoxic", "challenging")
-_PROMPTS, _SAMPLES = "prompts.json", "samples.json"
-_TRAINING = "training.json"
-TIMES_FILE = "times.json"
+SPLITS = ("full", "toxic", "nontoxic", "challenging")
+PROMPTS_FILE, SAMPLES_FILE = "prompts.json", "samples.json"
+TRAINING_FILE, TIMES_FILE = "training.json", "times.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Results:
     def splits(self) -> list[str]:
         """Names of the splits, the full one first."""
         names = list(dict.fromkeys(row["split"] for row in self.rows))
-        return sorted(names, key=lambda x: _SPLITS.index(x) if x in _SPLITS else len(_SPLITS))
+        return sorted(names, key=lambda x: SPLITS.index(x) if x in SPLITS else len(SPLITS))
 
     @property
     def scorer_name(self) -> str:
@@ -187,7 +186,8 @@ def _baseline(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, A
 
 
 def _beside(path: epath.Path) -> list[epath.Path]:
-    return [path.parent / name for name in (_PROMPTS, _SAMPLES, _TRAINING, TIMES_FILE)]
+    names = (PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE, TIMES_FILE)
+    return [path.parent / name for name in names]
 
 
 def _read_json(path: epath.Path, kind: type) -> Any:

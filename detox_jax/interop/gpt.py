@@ -21,6 +21,9 @@ from detox_jax.interop.fields import Fields
 from detox_jax.interop.layouts import Conv1D, Flat, FusedHeads, Rows, Table, Tensor
 from detox_jax.models.config import TransformerConfig
 
+# What GPT-2 and GPT-NeoX keep in one tensor.
+_FUSED = tuple(f"{ATTENTION}/{name}" for name in ("query", "key", "value"))
+
 # --- GPT-2 ------------------------------------------------------------------------------------
 
 
@@ -56,15 +59,14 @@ def _write_gpt2(config: TransformerConfig) -> dict[str, Any]:
 
 
 def _map_gpt2(num_tokens: int) -> Map:
-    qkv = [f"{ATTENTION}/{name}" for name in ("query", "key", "value")]
     layer = "transformer.h.{}"
     return {
         "transformer.wte.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
         "transformer.wpe.weight": Tensor(Table(), "position_embedder/embedding"),
         f"{layer}.ln_1.weight": Tensor(Flat(), "layers/pre_attention_norm/scale"),
         f"{layer}.ln_1.bias": Tensor(Flat(), "layers/pre_attention_norm/bias"),
-        f"{layer}.attn.c_attn.weight": Tensor(Conv1D(), *(f"{path}/kernel" for path in qkv)),
-        f"{layer}.attn.c_attn.bias": Tensor(Conv1D(0), *(f"{path}/bias" for path in qkv)),
+        f"{layer}.attn.c_attn.weight": Tensor(Conv1D(), *(f"{path}/kernel" for path in _FUSED)),
+        f"{layer}.attn.c_attn.bias": Tensor(Conv1D(0), *(f"{path}/bias" for path in _FUSED)),
         f"{layer}.attn.c_proj.weight": Tensor(Conv1D(2), f"{ATTENTION}/out/kernel"),
         f"{layer}.attn.c_proj.bias": Tensor(Flat(), f"{ATTENTION}/out/bias"),
         f"{layer}.ln_2.weight": Tensor(Flat(), "layers/pre_mlp_norm/scale"),
@@ -190,15 +192,14 @@ def _write_neox(config: TransformerConfig) -> dict[str, Any]:
 
 
 def _map_neox(num_tokens: int) -> Map:
-    qkv = [f"{ATTENTION}/{name}" for name in ("query", "key", "value")]
     body, layer = "gpt_neox", "gpt_neox.layers.{}"
     fused = f"{layer}.attention.query_key_value"
     return {
         f"{body}.embed_in.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
         f"{layer}.input_layernorm.weight": Tensor(Flat(), "layers/pre_attention_norm/scale"),
         f"{layer}.input_layernorm.bias": Tensor(Flat(), "layers/pre_attention_norm/bias"),
-        f"{fused}.weight": Tensor(FusedHeads(), *(f"{path}/kernel" for path in qkv)),
-        f"{fused}.bias": Tensor(FusedHeads(), *(f"{path}/bias" for path in qkv)),
+        f"{fused}.weight": Tensor(FusedHeads(), *(f"{path}/kernel" for path in _FUSED)),
+        f"{fused}.bias": Tensor(FusedHeads(), *(f"{path}/bias" for path in _FUSED)),
         **linear(f"{layer}.attention.dense", f"{ATTENTION}/out", num_in=2),
         f"{layer}.post_attention_layernorm.weight": Tensor(Flat(), "layers/pre_mlp_norm/scale"),
         f"{layer}.post_attention_layernorm.bias": Tensor(Flat(), "layers/pre_mlp_norm/bias"),
