@@ -1,18 +1,20 @@
-"""Attention, its masks, and the key-value cache as a pure function."""
+"""Attention, its masks, and the key-value cache as pure functions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
-from flax.linen import partitioning
 
 from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
 
-CACHE_AXES = ("batch", "length", "heads", "kv")
+CACHE_AXES = ("layers", "batch", "heads", "length", "kv")
 _EVERYTHING = 2**30
 
 
@@ -23,10 +25,23 @@ class LayerData:
     Attributes:
       frequency_K: rotary radians a position; None with learned positions.
       window: int32, positions that a query sees; None where no layer of the model slides.
+      keys_BGMK: the cached keys, read while decoding.
+      values_BGMK: the cached values.
     """
 
     frequency_K: jax.Array | None = None
     window: jax.Array | None = None
+    keys_BGMK: jax.Array | None = None
+    values_BGMK: jax.Array | None = None
+
+
+@struct.dataclass
+class KeyValues:
+    """Keys, values, and which query may look at which: True in `mask_BLM` (B may be 1)."""
+
+    keys_BGMK: jax.Array
+    values_BGMK: jax.Array
+    mask_BLM: jax.Array
 
 
 def layer_data(cfg: TransformerConfig) -> LayerData:
@@ -42,9 +57,7 @@ def layer_data(cfg: TransformerConfig) -> LayerData:
 
 def attend(
     q_BLHK: jax.Array,
-    k_BMGK: jax.Array,
-    v_BMGK: jax.Array,
-    mask_BLM: jax.Array,
+    parts: Sequence[KeyValues],
     scale: float | None = None,
     cap: float | None = None,
 ) -> jax.Array:
@@ -52,9 +65,7 @@ def attend(
 
     Args:
       q_BLHK: queries.
-      k_BMGK: keys.
-      v_BMGK: values.
-      mask_BLM: True where a query may look (B may be 1).
+      parts: what they attend to, together: the sequence itself, or the cache and the new position.
       scale: what scores are multiplied by; `K ** -0.5` where None.
       cap: of the scores, see `softcap`.
 
@@ -62,13 +73,24 @@ def attend(
       The weighted values, `[B, L, H, K]`.
     """
     B, L, H, K = q_BLHK.shape
-    G = k_BMGK.shape[2]
+    G = parts[0].keys_BGMK.shape[1]
     q_BLGNK = q_BLHK.reshape(B, L, G, H // G, K)
-    scores = jnp.einsum("BLGNK,BMGK->BGNLM", q_BLGNK, k_BMGK, preferred_element_type=jnp.float32)
-    scores = softcap(scores * (K**-0.5 if scale is None else scale), cap)
-    scores = jnp.where(mask_BLM[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BMGK.dtype)
-    return jnp.einsum("BGNLM,BMGK->BLGNK", weights, v_BMGK).reshape(B, L, H, K)
+
+    def score(part: KeyValues) -> jax.Array:
+        scores = jnp.einsum(
+            "BLGNK,BGMK->BGNLM", q_BLGNK, part.keys_BGMK, preferred_element_type=jnp.float32
+        )
+        scores = softcap(scores * (K**-0.5 if scale is None else scale), cap)
+        return jnp.where(part.mask_BLM[:, None, None], scores, jnp.finfo(jnp.float32).min)
+
+    scores = jnp.concatenate([score(part) for part in parts], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
+    ends = np.cumsum([part.mask_BLM.shape[-1] for part in parts])
+    out_BLGNK = sum(
+        jnp.einsum("BGNLM,BGMK->BLGNK", weights_part, part.values_BGMK)
+        for weights_part, part in zip(jnp.split(weights, ends[:-1], axis=-1), parts, strict=True)
+    )
+    return out_BLGNK.reshape(B, L, H, K)
 
 
 def training_mask(
@@ -91,25 +113,30 @@ def training_mask(
     return mask_BLM
 
 
-def write_cache(cache_BMGK: jax.Array, new_BLGK: jax.Array, index_B: jax.Array) -> jax.Array:
-    """Puts one step's keys or values (L = 1) at each row's own index."""
-    here_BM = jnp.arange(cache_BMGK.shape[1])[None, :] == index_B[:, None]
-    return jnp.where(here_BM[:, :, None, None], new_BLGK, cache_BMGK)
+def extend_cache(cache_NBGMK: jax.Array, new_NB1GK: jax.Array, index_B: jax.Array) -> jax.Array:
+    """Puts one position's keys or values of all layers at each row's own index."""
+    # A scatter, which a loop does in place; rows are a batch of it, so that they stay sharded.
+    dimensions = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(0, 2, 3),
+        inserted_window_dims=(3,),
+        scatter_dims_to_operand_dims=(3,),
+        operand_batching_dims=(1,),
+        scatter_indices_batching_dims=(0,),
+    )
+    new_NBGK = new_NB1GK[:, :, 0].astype(cache_NBGMK.dtype)
+    return jax.lax.scatter(cache_NBGMK, index_B[:, None], new_NBGK, dimensions, unique_indices=True)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention in one of three modes, fixed when the module is built.
+    """Multi-head self-attention, over its input or over the cache and one new position.
 
     Attributes:
       config: of the model.
       adaptation: LoRA and prefixes act here.
-      mode: `train` (no cache), `prefill` (full attention; fills the cache from its start) or
-        `decode` (one position a row; reads and extends the cache).
     """
 
     config: TransformerConfig
     adaptation: Adaptation | None = None
-    mode: str = "train"
 
     @nn.compact
     def __call__(
@@ -118,14 +145,14 @@ class Attention(nn.Module):
         mask_BLM: jax.Array,
         positions_BL: jax.Array,
         layer: LayerData,
-    ) -> jax.Array:
-        """Attends and projects back to `[B, L, D]`.
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Attends and projects back to `[B, L, D]`; also returns the keys and values of its input.
 
         Args:
-          x_BLD: input.
-          mask_BLM: who sees whom, in `train` and `prefill`; unused in `decode`.
-          positions_BL: of the inputs; in `decode` also the index at which the cache is written.
-          layer: rotary frequencies and window of this layer.
+          x_BLD: input; one position a row where `layer` holds a cache.
+          mask_BLM: who sees whom in the input.
+          positions_BL: of the inputs; with a cache, how much of it each row has filled.
+          layer: rotary frequencies, window and cache of this layer.
         """
         cfg = self.config
         q_BLHK = self._project("query", cfg.num_heads)(x_BLD)
@@ -137,17 +164,11 @@ class Attention(nn.Module):
         if layer.frequency_K is not None:
             q_BLHK = rotate(q_BLHK, positions_BL, layer.frequency_K)
             k_BLGK = rotate(k_BLGK, positions_BL, layer.frequency_K)
-        k_BMGK, v_BMGK = k_BLGK, v_BLGK
-        if self.mode != "train":
-            k_BMGK, v_BMGK, mask_BLM = self._through_cache(k_BLGK, v_BLGK, mask_BLM, positions_BL)
-        if layer.window is not None:
-            mask_BLM = mask_BLM & self._window_mask(mask_BLM.shape, positions_BL, layer.window)
-        out_BLHK = attend(
-            q_BLHK, k_BMGK, v_BMGK, mask_BLM, cfg.attention_scale, cfg.attention_softcap
-        )
+        parts = _attended(k_BLGK, v_BLGK, mask_BLM, positions_BL, layer)
+        out_BLHK = attend(q_BLHK, parts, cfg.attention_scale, cfg.attention_softcap)
         if isinstance(self.adaptation, PrefixConfig):
             out_BLHK = out_BLHK + Prefix(cfg, self.adaptation, name="prefix")(q_BLHK)
-        return Dense(
+        out_BLD = Dense(
             cfg,
             (cfg.num_heads, cfg.head_size),
             (cfg.emb_dim,),
@@ -158,6 +179,7 @@ class Attention(nn.Module):
             lora=lora_for("out", self.adaptation),
             name="out",
         )(out_BLHK)
+        return out_BLD, (k_BLGK, v_BLGK)
 
     def _project(self, name: str, heads: int) -> Dense:
         cfg = self.config
@@ -172,38 +194,27 @@ class Attention(nn.Module):
             name=name,
         )
 
-    def _window_mask(
-        self, shape: tuple[int, ...], positions_BL: jax.Array, window: jax.Array
-    ) -> jax.Array:
-        """Which keys are near enough, by their index in the row or in the cache."""
-        query_BL = positions_BL if self.mode == "decode" else jnp.arange(shape[1])[None]
-        return query_BL[:, :, None] - jnp.arange(shape[2])[None, None, :] < window
 
-    def _through_cache(
-        self, k_BLGK: jax.Array, v_BLGK: jax.Array, mask_BLM: jax.Array, positions_BL: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Writes keys and values to the cache and returns what the queries attend to."""
-        initialized = self.has_variable("cache", "cached_key")
-        cache = [
-            partitioning.variable_with_axes(
-                "cache", name, jnp.zeros_like, new_BLGK, axes=CACHE_AXES
-            )
-            for name, new_BLGK in (("cached_key", k_BLGK), ("cached_value", v_BLGK))
-        ]
-        new = (k_BLGK, v_BLGK)
-        if not initialized:  # This call only sizes the cache, by the length of its input.
-            return k_BLGK, v_BLGK, mask_BLM
-        if self.mode == "prefill":
-            for variable, new_BLGK in zip(cache, new, strict=True):
-                variable.value = jax.lax.dynamic_update_slice(
-                    variable.value, new_BLGK.astype(variable.value.dtype), (0, 0, 0, 0)
-                )
-            return k_BLGK, v_BLGK, mask_BLM
-        for variable, new_BLGK in zip(cache, new, strict=True):
-            variable.value = write_cache(variable.value, new_BLGK, positions_BL[:, 0])
-        key, value = cache[0].value, cache[1].value
-        mask_BLM = jnp.arange(key.shape[1])[None, None, :] <= positions_BL[:, :, None]
-        return key, value, mask_BLM
+def _attended(
+    k_BLGK: jax.Array,
+    v_BLGK: jax.Array,
+    mask_BLM: jax.Array,
+    positions_BL: jax.Array,
+    layer: LayerData,
+) -> list[KeyValues]:
+    """What the queries attend to: what is filled of the cache, if any, and the input itself."""
+    index_L = jnp.arange(mask_BLM.shape[1])
+    if layer.window is not None:
+        mask_BLM = mask_BLM & (index_L[:, None] - index_L[None, :] < layer.window)[None]
+    itself = KeyValues(k_BLGK.swapaxes(1, 2), v_BLGK.swapaxes(1, 2), mask_BLM)
+    if layer.keys_BGMK is None or layer.values_BGMK is None:
+        return [itself]
+    index_M = jnp.arange(layer.keys_BGMK.shape[2])
+    filled_BLM = index_M[None, None, :] < positions_BL[:, :, None]
+    if layer.window is not None:
+        distance_BLM = positions_BL[:, :, None] - index_M[None, None, :]
+        filled_BLM = filled_BLM & (distance_BLM < layer.window)
+    return [KeyValues(layer.keys_BGMK, layer.values_BGMK, filled_BLM), itself]
 
 
 def lora_for(name: str, adaptation: Adaptation | None) -> LoRAConfig | None:

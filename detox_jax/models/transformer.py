@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,8 +13,10 @@ from flax.linen import partitioning
 
 from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
 from detox_jax.models.attention import (
+    CACHE_AXES,
     Attention,
     LayerData,
+    extend_cache,
     layer_data,
     lora_for,
     training_mask,
@@ -72,19 +75,19 @@ class DecoderLayer(nn.Module):
 
     config: TransformerConfig
     adaptation: Adaptation | None = None
-    mode: str = "train"
     deterministic: bool = True
+    return_keys_values: bool = False
 
     @nn.compact
     def __call__(
         self, x_BLD: jax.Array, layer: LayerData, mask_BLM: jax.Array, positions_BL: jax.Array
-    ) -> tuple[jax.Array, None]:
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """One layer as a step of `nn.scan`: the carry is the residual stream."""
         cfg = self.config
         x_BLD = partitioning.with_sharding_constraint(x_BLD, ACTIVATION_AXES)
         h_BLD = Norm(cfg, name="pre_attention_norm")(x_BLD)
-        attention = Attention(cfg, self.adaptation, self.mode, name="attention")
-        a_BLD = attention(h_BLD, mask_BLM, positions_BL, layer)
+        attention = Attention(cfg, self.adaptation, name="attention")
+        a_BLD, keys_values = attention(h_BLD, mask_BLM, positions_BL, layer)
         a_BLD = self._finish("attention", a_BLD)
         if cfg.parallel_residual:
             h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD)
@@ -92,7 +95,7 @@ class DecoderLayer(nn.Module):
             h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD + a_BLD)
         m_BLD = Mlp(cfg, self.adaptation, name="mlp")(h_BLD)
         m_BLD = self._finish("mlp", m_BLD)
-        return x_BLD + a_BLD + m_BLD, None
+        return x_BLD + a_BLD + m_BLD, keys_values if self.return_keys_values else None
 
     def _finish(self, sublayer: str, x_BLD: jax.Array) -> jax.Array:
         """What happens between a sublayer and its residual."""
@@ -165,12 +168,16 @@ class TransformerLM(nn.Module):
         """
         del decoder_target_tokens, max_decode_length
         cfg = self.config
-        mode = "prefill" if prefill else "decode" if decode else "train"
-        length = decoder_input_tokens.shape[1]
-        positions_BL = self._positions(
-            decoder_input_tokens, decoder_positions, mode, prefill_lengths
-        )
-        mask_BLM = training_mask(length, decoder_segment_ids, decoder_causal_attention)
+        B, L = decoder_input_tokens.shape
+        cache = self._cache(B, L) if prefill or decode else None
+        positions_BL = decoder_positions
+        if positions_BL is None:
+            positions_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32), (B, L))
+        layer = layer_data(cfg)
+        if cache is not None and not prefill:
+            positions_BL = cache.index_B[:, None]
+            layer = layer.replace(keys_BGMK=cache.keys.value, values_BGMK=cache.values.value)
+        mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
@@ -183,8 +190,14 @@ class TransformerLM(nn.Module):
         x_BLD = nn.Dropout(cfg.dropout_rate, name="input_dropout")(
             x_BLD, deterministic=not enable_dropout
         )
-        layers = _scanned(cfg)(cfg, self.adaptation, mode, not enable_dropout, name="layers")
-        x_BLD, _ = layers(x_BLD, layer_data(cfg), mask_BLM, positions_BL)
+        layers = _scanned(cfg)(
+            cfg, self.adaptation, not enable_dropout, cache is not None, name="layers"
+        )
+        x_BLD, keys_values = layers(x_BLD, layer, mask_BLM, positions_BL)
+        if cache is not None and prefill:
+            cache.fill(keys_values, prefill_lengths)
+        elif cache is not None:
+            cache.extend(keys_values)
         x_BLD = Norm(cfg, name="final_norm")(x_BLD)
         return self._logits(embedder, x_BLD)
 
@@ -202,32 +215,54 @@ class TransformerLM(nn.Module):
         is_token_V = (ids_V > 0) & (ids_V < cfg.vocab_size)
         return jnp.where(is_token_V, logits_BLV, _INVALID_LOGIT)
 
-    def _positions(
-        self,
-        tokens_BL: jax.Array,
-        positions_BL: jax.Array | None,
-        mode: str,
-        prefill_lengths: jax.Array | None,
-    ) -> jax.Array:
-        """Positions of the inputs; while decoding, from the cache index, which moves on."""
-        B, L = tokens_BL.shape
-        counted_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32), (B, L))
-        if mode == "train":
-            return counted_BL if positions_BL is None else positions_BL
+    def _cache(self, B: int, L: int) -> _Cache | None:
+        """The cache of this call; None where the call only creates it, for L positions."""
+        cfg = self.config
         initialized = self.has_variable("cache", "cache_index")
+        shape = (cfg.num_layers, B, cfg.kv_heads, L, cfg.head_size)
+        key_values: list[Any] = [
+            partitioning.variable_with_axes(
+                "cache", name, jnp.zeros, shape, jnp.dtype(cfg.dtype), axes=CACHE_AXES
+            )
+            for name in ("cached_key", "cached_value")
+        ]
         # One axis in front stands for the layers, so that all of the cache has batch at axis 1.
         index: Any = partitioning.variable_with_axes(
             "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
         )
-        if not initialized:
-            return counted_BL
-        if mode == "prefill":
-            lengths_B = jnp.full((B,), L, jnp.int32) if prefill_lengths is None else prefill_lengths
-            index.value = lengths_B.astype(jnp.int32)[None]
-            return counted_BL
-        read_at_BL = index.value[0][:, None]
-        index.value = index.value + 1
-        return read_at_BL
+        return _Cache(*key_values, index) if initialized else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cache:
+    """The variables of the cache.
+
+    Written once a call and outside of the scan over layers, which would copy all of it.
+    """
+
+    keys: Any
+    values: Any
+    index: Any
+
+    @property
+    def index_B(self) -> jax.Array:
+        """How many positions of each row are filled."""
+        return self.index.value[0]
+
+    def fill(self, new: tuple[jax.Array, jax.Array], lengths_B: jax.Array | None) -> None:
+        """Puts a prompt's keys and values `[N, B, L, G, K]` at the start."""
+        B, L = new[0].shape[1:3]
+        for variable, new_NBLGK in zip((self.keys, self.values), new, strict=True):
+            new_NBGLK = new_NBLGK.swapaxes(2, 3).astype(variable.value.dtype)
+            variable.value = jax.lax.dynamic_update_slice(variable.value, new_NBGLK, (0,) * 5)
+        lengths_B = jnp.full((B,), L) if lengths_B is None else lengths_B
+        self.index.value = lengths_B.astype(jnp.int32)[None]
+
+    def extend(self, new: tuple[jax.Array, jax.Array]) -> None:
+        """Adds one position to each row."""
+        for variable, new_NB1GK in zip((self.keys, self.values), new, strict=True):
+            variable.value = extend_cache(variable.value, new_NB1GK, self.index_B)
+        self.index.value = self.index.value + 1
 
 
 def _scanned(cfg: TransformerConfig) -> Any:
@@ -239,10 +274,10 @@ def _scanned(cfg: TransformerConfig) -> Any:
     in_axes: Any = (0, nn.broadcast, nn.broadcast)
     return partitioning.scan_with_axes(
         layer,
-        variable_axes={"params": 0, "cache": 0},
+        variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,
         length=cfg.num_layers,
         axis_name="layers",
-        axes_collections=("params", "cache"),
+        axes_collections=("params",),
     )
