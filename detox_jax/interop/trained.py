@@ -50,7 +50,7 @@ def read(
     abstract = checkpoints.abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
     pattern = adaptations.trainable_pattern(spec.adaptation)
     wanted = abstract if spec.base is None else params_lib.partition(abstract, pattern)[0]
-    restored = checkpoints.restore_item(path, step, "params", wanted)
+    restored = checkpoints.restore_arrays(path, step, "params", wanted)
     trained, _ = params_lib.partition(restored, pattern)
     flat = traverse_util.flatten_dict(trained, sep="/")
     arrays = {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}

@@ -111,12 +111,8 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
 
 def manager(model_dir: epath.Path, **options: Any) -> ocp.CheckpointManager:
     """The Orbax manager of a model directory's steps."""
-    if options.get("read_only"):  # What Orbax sets by itself, with a warning each.
-        options |= {"save_interval_steps": 0, "create": False}
     return ocp.CheckpointManager(
-        os.path.abspath(model_dir / CHECKPOINTS_DIR)
-        if _is_local(model_dir)
-        else model_dir / CHECKPOINTS_DIR,
+        _checkpoints_dir(model_dir),
         options=ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False, step_prefix=None, **options
         ),
@@ -135,6 +131,12 @@ def save_model(
     write_spec(model_dir, spec, vocabulary)
     with manager(model_dir) as checkpoints:
         checkpoints.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
+
+
+def _checkpoints_dir(model_dir: epath.Path) -> epath.Path:
+    """Where the steps lie; Orbax wants local paths to be absolute."""
+    path = model_dir / CHECKPOINTS_DIR
+    return epath.Path(os.path.abspath(path)) if _is_local(path) else path
 
 
 def _is_local(path: epath.Path) -> bool:
@@ -174,11 +176,16 @@ def vocabulary_dir(checkpoint_path: str) -> str:
     return str(resolve(checkpoint_path)[0] / VOCABULARY_DIR)
 
 
-def restore_item(model_dir: epath.Path, step: int, item: str, abstract: Any) -> Any:
+def restore_item(model_dir: epath.Path, step: int, item: str, arguments: Any) -> Any:
+    """Restores one item of a step, as Orbax's `arguments` say."""
+    directory = _checkpoints_dir(model_dir) / str(step)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(item)) as checkpointer:
+        return checkpointer.restore(directory, args=ocp.args.Composite(**{item: arguments}))[item]
+
+
+def restore_arrays(model_dir: epath.Path, step: int, item: str, abstract: Any) -> Any:
     """Restores one item into the shapes and shardings of `abstract`."""
-    with manager(model_dir, read_only=True) as checkpoints:
-        arguments = {item: ocp.args.StandardRestore(abstract)}
-        return checkpoints.restore(step, args=ocp.args.Composite(**arguments))[item]
+    return restore_item(model_dir, step, item, ocp.args.StandardRestore(abstract))
 
 
 def load_params(checkpoint_path: str, mesh: Mesh) -> tuple[params_lib.Params, ModelSpec, str]:
@@ -195,12 +202,12 @@ def load_params(checkpoint_path: str, mesh: Mesh) -> tuple[params_lib.Params, Mo
     model = TransformerLM(spec.config, spec.adaptation)
     abstract = abstract_on_mesh(model, mesh)
     if spec.base is None:
-        params = restore_item(model_dir, step, "params", abstract)
+        params = restore_arrays(model_dir, step, "params", abstract)
         return params, spec, params_lib.fingerprint(params)
     base, _ = load_base(spec, model_dir, mesh)
     pattern = adaptations.trainable_pattern(spec.adaptation)
     trained, _ = params_lib.partition(abstract, pattern)
-    params = params_lib.combine(base, restore_item(model_dir, step, "params", trained))
+    params = params_lib.combine(base, restore_arrays(model_dir, step, "params", trained))
     return params, spec, params_lib.fingerprint(params)
 
 

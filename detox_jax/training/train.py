@@ -255,11 +255,9 @@ def _restore(
     """The state of a saved step, in the shardings of `state`, and the position in the data."""
 
     def restore(item: str, like: Any) -> Any:
-        return checkpoints.restore_item(model_dir, step, item, jax.tree.map(_abstract, like))
+        return checkpoints.restore_arrays(model_dir, step, item, jax.tree.map(_abstract, like))
 
-    with checkpoints.manager(model_dir, read_only=True) as manager:
-        arguments = ocp.args.Composite(data=ocp.args.JsonRestore())
-        data_state = manager.restore(step, args=arguments)["data"]
+    data_state = checkpoints.restore_item(model_dir, step, "data", ocp.args.JsonRestore())
     restored = steps_lib.TrainState(
         step=jax.device_put(state.step + step, state.step.sharding),
         params=restore("params", state.params),

@@ -121,10 +121,10 @@ def test_other_adaptations_are_refused(tmp_path, vocabulary):
 
 def test_a_broken_checkpoint_is_refused(tmp_path, vocabulary, monkeypatch):
     path, _ = adapted(tmp_path, vocabulary, CONFIGS["gpt2"], LoRAConfig(rank=2))
-    restore = checkpoints.restore_item
+    restore = checkpoints.restore_arrays
     monkeypatch.setattr(
         checkpoints,
-        "restore_item",
+        "restore_arrays",
         lambda *args: jax.tree.map(lambda x: x * jnp.nan, restore(*args)),
     )
     with pytest.raises(UserError, match="holds NaN or infinity"):

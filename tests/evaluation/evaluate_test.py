@@ -1,0 +1,182 @@
+"""Verb `evaluate` through the command line: figures worked by hand, joins, resumption, mistakes."""
+
+import json
+
+import pytest
+
+from detox_jax import cli
+from detox_jax.evaluation import perplexity
+from tests.conftest import SENTENCES
+
+SCORER = {"name": "hand", "fingerprint": "hand-0123"}
+# Prompt: its own score, then those of its continuations. 0.5 is toxic, None is not scored.
+BASE = {"a": (0.5, [0.9, 0.1]), "b": (0.2, [0.5, None]), "c": (None, [0.3, 0.2])}
+MINE = {"c": (None, [0.1, 0.2]), "b": (0.2, [0.1, 0.3]), "a": (0.5, [0.4, 0.0])}
+
+
+def write(directory, scores, scorer=SCORER):
+    """Continuations as `score` leaves them."""
+    directory.mkdir()
+    rows = [
+        {
+            "id": name,
+            "prompt": {"text": f"prompt {name}"} | ({} if own is None else {"toxicity": own}),
+            "generations": [
+                {"text": f" word{k} of {name}"} | ({} if score is None else {"toxicity": score})
+                for k, score in enumerate(continuations)
+            ],
+        }
+        for name, (own, continuations) in scores.items()
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (directory / "scored-00000-of-00001.jsonl").write_text(lines)
+    manifest = {"complete": True, "verb": "score", "settings": {}, "scorer": scorer}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return str(directory)
+
+
+def run(out, methods, *flags):
+    given = [f"--gin.METHODS={methods}", f"--gin.OUTPUT_DIR={out}", "--gin.BOOTSTRAP_DRAWS=200"]
+    return cli.main(["evaluate", *given, "--gin.MIN_COVERAGE=0.5", *flags])
+
+
+def results_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture
+def pair(tmp_path):
+    methods = {"base": write(tmp_path / "base", BASE), "mine": write(tmp_path / "mine", MINE)}
+    assert run(tmp_path / "out", methods) == 0
+    return results_of(tmp_path / "out")
+
+
+def test_rows_are_those_worked_by_hand(pair):
+    rows = {(row["method"], row["split"]): row for row in pair["rows"]}
+    assert set(rows) == {(m, s) for m in ("base", "mine") for s in ("full", "toxic", "nontoxic")}
+    base, mine = rows["base", "full"], rows["mine", "full"]
+    assert base["expected_maximum_toxicity"]["value"] == pytest.approx((0.9 + 0.5 + 0.3) / 3)
+    assert mine["expected_maximum_toxicity"]["value"] == pytest.approx((0.4 + 0.3 + 0.2) / 3)
+    assert base["toxicity_probability"]["value"] == pytest.approx(2 / 3)
+    assert base["toxic_fraction"]["value"] == pytest.approx(2 / 5)
+    assert base["mean_toxicity"]["value"] == pytest.approx(2.0 / 5)
+    assert (base["num_prompts"], base["num_samples"]) == (3, 6)
+    assert base["coverage"] == pytest.approx(5 / 6) and mine["coverage"] == 1
+    assert base["num_prompts_without_score"] == 1
+    assert rows["base", "toxic"]["expected_maximum_toxicity"]["value"] == pytest.approx(0.9)
+    assert rows["base", "nontoxic"]["expected_maximum_toxicity"]["value"] == pytest.approx(0.5)
+    assert all(row["scorer"] == SCORER and row["perplexity"] is None for row in pair["rows"])
+
+
+def test_methods_are_joined_by_id_not_by_order(pair):
+    """`MINE` lists the prompts backwards: a join by order would pair a with c."""
+    found = {(row["metric"], row["split"]): row["difference"] for row in pair["paired"]}
+    emt = "expected_maximum_toxicity"
+    assert found[emt, "full"] == pytest.approx((-0.5 - 0.2 - 0.1) / 3)
+    assert found[emt, "toxic"] == pytest.approx(-0.5)
+    assert found[emt, "nontoxic"] == pytest.approx(-0.2)
+    assert found["toxicity_probability", "full"] == pytest.approx(-2 / 3)
+
+
+def test_every_interval_holds_its_value(pair):
+    rows = {row["method"]: row for row in pair["rows"] if row["split"] == "full"}
+    for row in rows.values():
+        for metric in ("expected_maximum_toxicity", "toxicity_probability", "mean_toxicity"):
+            assert 0 <= row[metric]["low"] <= row[metric]["value"] <= row[metric]["high"] <= 1
+    for row in pair["paired"]:
+        assert row["low"] <= row["difference"] <= row["high"] and 0 < row["p_value"] <= 1
+        assert row["p_value"] <= row["p_value_holm"] <= 1
+
+
+def test_power_prints_prompts_needed(tmp_path, capsys):
+    methods = {"base": write(tmp_path / "base", BASE), "mine": write(tmp_path / "mine", MINE)}
+    assert run(tmp_path / "out", methods) == 0
+    assert "prompts needed" not in capsys.readouterr().out
+    assert run(tmp_path / "out", methods, "--power") == 0
+    table = capsys.readouterr().out
+    assert "prompts needed" in table and "-0.267" in table
+
+
+def test_killed_and_rerun_gives_the_same_bytes(tmp_path, model_dir, monkeypatch):
+    """What was read before the kill is not read again."""
+    write(tmp_path / "base", BASE)
+    write(tmp_path / "mine", MINE)
+    held = tmp_path / "heldout.jsonl"
+    held.write_text("".join(json.dumps({"id": s[:9], "text": s}) + "\n" for s in SENTENCES))
+    config = tmp_path / "methods.gin"
+    lines = ["from __gin__ import dynamic_registration", "from detox_jax.evaluation import evaluate"]
+    for name in ("base", "mine"):
+        lines.append(f"{name}/evaluate.Method.generations = '{tmp_path / name}'")
+        lines.append(f"{name}/evaluate.Method.checkpoint_path = '{model_dir}'")
+    lines.append("METHODS = {'base': @base/evaluate.Method(), 'mine': @mine/evaluate.Method()}")
+    config.write_text("\n".join(lines) + "\n")
+
+    def evaluate(out):
+        flags = [f"--gin_file={config}", f"--gin.HELDOUT={held}", "--gin.BOOTSTRAP_DRAWS=200"]
+        flags += [f"--gin.OUTPUT_DIR={out}", "--gin.MIN_COVERAGE=0.5"]
+        return cli.main(["evaluate", *flags])
+
+    assert evaluate(tmp_path / "whole") == 0
+    compute, calls = perplexity.checkpoint_perplexity, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(*arguments)
+
+    monkeypatch.setattr(perplexity, "checkpoint_perplexity", killed)
+    assert evaluate(tmp_path / "killed") == 130
+    assert not (tmp_path / "killed" / "results.json").exists()
+    assert evaluate(tmp_path / "killed") == 0
+    assert len(calls) == 3, "the first method's perplexity was kept"
+    whole, rerun = results_of(tmp_path / "whole"), results_of(tmp_path / "killed")
+    assert [row["perplexity"]["documents"] for row in whole["rows"]] == [6] * len(whole["rows"])
+    del whole["provenance"]["command"], rerun["provenance"]["command"]
+    assert rerun == whole
+
+
+OTHERS = {
+    "ids": {**MINE, "d": (0.1, [0.1, 0.1])},
+    "unscored": {name: (own, [None, None]) for name, (own, _) in MINE.items()},
+    "sparse": {name: (own, [0.1, None, None]) for name, (own, _) in MINE.items()},
+    "silent": {name: (own, []) for name, (own, _) in MINE.items()},
+}
+MISTAKES = {
+    "no baseline": ({"other": "base"}, "BASELINE 'base' is none of the methods: other"),
+    "other prompts": ({"base": "base", "mine": "ids"}, "0 are missing, 1 are extra"),
+    "another scorer": ({"base": "base", "mine": "judged"}, "scored by other-4567, 'base' by hand"),
+    "no score at all": ({"base": "base", "mine": "unscored"}, "all scores are missing; run `score`"),
+    "too few scores": ({"base": "base", "mine": "sparse"}, "only 33.3% of its continuations"),
+    "no continuation": ({"base": "base", "mine": "silent"}, "holds no continuation"),
+    "missing directory": ({"base": "base", "mine": "nowhere"}, "nowhere: no such file"),
+    "empty file": ({"base": "base", "mine": "empty.jsonl"}, "empty.jsonl: empty"),
+    "documents": ({"base": "base", "mine": "documents.jsonl"}, "expected RTP layout"),
+    "malformed line": ({"base": "base", "mine": "broken.jsonl"}, "broken.jsonl:1: "),
+    "duplicate ids": ({"base": "base", "mine": "twice.jsonl"}, "twice.jsonl:2: "),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, mistake, capsys):
+    write(tmp_path / "base", BASE)
+    write(tmp_path / "judged", MINE, {"name": "other", "fingerprint": "other-4567"})
+    for name, scores in OTHERS.items():
+        write(tmp_path / name, scores)
+    line = '{"id": "a", "prompt": {"text": "x"}, "generations": [{"text": "y", "toxicity": 0.1}]}\n'
+    (tmp_path / "twice.jsonl").write_text(line * 2)
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "documents.jsonl").write_text('{"id": "a", "text": "x"}\n')
+    (tmp_path / "broken.jsonl").write_text('{"id": "a", \n')
+    names, message = MISTAKES[mistake]
+    out = tmp_path / "out"
+    assert run(out, {name: str(tmp_path / place) for name, place in names.items()}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
+    assert message in error
+    assert not (out / "results.json").exists()
+
+
+def test_methods_are_required(tmp_path, capsys):
+    assert cli.main(["evaluate", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 2
+    assert "METHODS" in capsys.readouterr().err
