@@ -23,6 +23,7 @@ from tasks.vocabularies import SeqioBPEVocabulary
 DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
 TEXT_VARIABLE = "DETOX_JAX_TEXT"
 SHUFFLE_BUFFER = 100_000
+_TEXTS_AT_ONCE = 512
 
 
 # --- sources ----------------------------------------------------------------------------------
@@ -157,11 +158,14 @@ def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> 
         lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0
     )
 
-    def encode(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        ids = vocabulary.encode_tf(example["text"])
-        return {"targets": tf.concat([ids, [vocabulary.eos_id]], axis=0)}
+    def encode(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return vocabulary.encode_batch_tf(batch["text"])
 
-    return dataset.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+    def end(ids: tf.Tensor, length: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"targets": tf.concat([ids[:length], [vocabulary.eos_id]], axis=0)}
+
+    encoded = dataset.batch(_TEXTS_AT_ONCE).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+    return encoded.unbatch().map(end)
 
 
 def split_documents(
@@ -175,13 +179,18 @@ def split_documents(
         return dataset
     length = sequence_length["targets"]
 
-    def pieces(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+    def pieces(example: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         ids = example["targets"]
-        count = (tf.size(ids) + length - 1) // length
-        starts = tf.data.Dataset.range(tf.cast(count, tf.int64))
-        return starts.map(lambda i: {"targets": ids[tf.cast(i, tf.int32) * length :][:length]})
+        size = tf.size(ids)
+        count = (size + length - 1) // length
+        padded = tf.pad(ids, [[0, count * length - size]])
+        sizes = tf.minimum(length, size - length * tf.range(count))
+        return tf.reshape(padded, [count, length]), sizes
 
-    return dataset.flat_map(pieces)
+    def trim(ids: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"targets": ids[:size]}
+
+    return dataset.map(pieces).unbatch().map(trim)
 
 
 def keep_nontoxic(dataset: tf.data.Dataset, label: str, highest: float = 0.0) -> tf.data.Dataset:

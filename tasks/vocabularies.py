@@ -77,6 +77,29 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
         ids.set_shape([None])
         return ids
 
+    def encode_batch_tf(self, texts_N: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Ids of many texts inside a dataset, much faster than one by one.
+
+        Args:
+          texts_N: strings; bytes that are not UTF-8 are replaced.
+
+        Returns:
+          `ids_NL`, int32, padded with 0 on the right, and `lengths_N`, int32.
+        """
+
+        def encode(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            encoded = self.bpe.encode_batch([text.decode("utf-8", "replace") for text in texts])
+            lengths_N = np.array([len(ids) for ids in encoded], np.int32)
+            ids_NL = np.zeros((len(encoded), max(lengths_N, default=0)), np.int32)
+            for row, ids in zip(ids_NL, encoded, strict=True):
+                row[: len(ids)] = ids
+            return ids_NL, lengths_N
+
+        ids_NL, lengths_N = tf.numpy_function(encode, [texts_N], (tf.int32, tf.int32))
+        ids_NL.set_shape([None, None])
+        lengths_N.set_shape([None])
+        return ids_NL, lengths_N
+
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decode(rows: np.ndarray) -> Any:
             texts = [self.bpe.decode(row) for row in np.reshape(rows, (-1, rows.shape[-1]))]

@@ -243,8 +243,9 @@ def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -
     checkpoint = export.checkpoint
     config = checkpoint.spec.config
     family = huggingface.choose_family(config, export.recorded)
-    eos_id = export.vocabulary.eos_id - 1
-    fields = huggingface.config_fields(config, family, export.recorded, export.dtype, eos_id)
+    fields = huggingface.config_fields(
+        config, family, export.recorded, export.dtype, export.vocabulary
+    )
     huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
     _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
 

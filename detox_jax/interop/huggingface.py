@@ -24,6 +24,7 @@ from detox_jax.interop.layouts import Tensor
 from detox_jax.interop.parameters import Checkpoint, Shapes
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
 from detox_jax.models.config import TransformerConfig
+from detox_jax.vocabulary import BPEVocabulary
 
 CONFIG_FILE = "config.json"
 # What an import keeps beside model.json: config.json as it came, dtype, where it came from.
@@ -248,7 +249,7 @@ def config_fields(
     family: Family,
     recorded: dict[str, Any] | None,
     dtype: str,
-    eos_id: int,
+    vocabulary: BPEVocabulary,
 ) -> dict[str, Any]:
     """config.json: as it came, where it still describes the model; else written anew.
 
@@ -257,7 +258,7 @@ def config_fields(
       family: that it is exported as.
       recorded: what the import kept.
       dtype: of the exported weights.
-      eos_id: of `<|endoftext|>`, as Hugging Face counts.
+      vocabulary: knows the tokens that start and end a text.
     """
     if recorded is not None:
         fields = dict(recorded["config"])
@@ -269,8 +270,8 @@ def config_fields(
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.write(config),
-        "bos_token_id": eos_id,
-        "eos_token_id": eos_id,
+        "bos_token_id": vocabulary.bos_id - 1,
+        "eos_token_id": vocabulary.eos_id - 1,
         "dtype": dtype,
     }
 

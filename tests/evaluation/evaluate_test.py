@@ -104,7 +104,10 @@ def test_killed_and_rerun_gives_the_same_bytes(tmp_path, model_dir, monkeypatch)
     held = tmp_path / "heldout.jsonl"
     held.write_text("".join(json.dumps({"id": s[:9], "text": s}) + "\n" for s in SENTENCES))
     config = tmp_path / "methods.gin"
-    lines = ["from __gin__ import dynamic_registration", "from detox_jax.evaluation import evaluate"]
+    lines = [
+        "from __gin__ import dynamic_registration",
+        "from detox_jax.evaluation import evaluate",
+    ]
     for name in ("base", "mine"):
         lines.append(f"{name}/evaluate.Method.generations = '{tmp_path / name}'")
         lines.append(f"{name}/evaluate.Method.checkpoint_path = '{model_dir}'")
@@ -146,7 +149,10 @@ MISTAKES = {
     "no baseline": ({"other": "base"}, "BASELINE 'base' is none of the methods: other"),
     "other prompts": ({"base": "base", "mine": "ids"}, "0 are missing, 1 are extra"),
     "another scorer": ({"base": "base", "mine": "judged"}, "scored by other-4567, 'base' by hand"),
-    "no score at all": ({"base": "base", "mine": "unscored"}, "all scores are missing; run `score`"),
+    "no score at all": (
+        {"base": "base", "mine": "unscored"},
+        "all scores are missing; run",
+    ),
     "too few scores": ({"base": "base", "mine": "sparse"}, "only 33.3% of its continuations"),
     "no continuation": ({"base": "base", "mine": "silent"}, "holds no continuation"),
     "missing directory": ({"base": "base", "mine": "nowhere"}, "nowhere: no such file"),

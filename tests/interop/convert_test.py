@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import ml_dtypes
@@ -138,6 +139,13 @@ def _adapted(model_dir, adaptation, config, vocabulary, mesh, where):
     where.mkdir()
     checkpoints.save_model(epath.Path(where), added, spec, vocabulary)
     return where
+
+
+def test_a_new_config_names_the_tokens_that_start_and_end_a_text(config):
+    """SentencePiece vocabularies start a text with another token than they end it with."""
+    boundaries = types.SimpleNamespace(bos_id=2, eos_id=3)
+    fields = huggingface.config_fields(config, FAMILIES["gpt2"], None, "float32", boundaries)
+    assert (fields["bos_token_id"], fields["eos_token_id"]) == (1, 2)
 
 
 def test_lora_is_merged(model_dir, config, vocabulary, one_device_mesh, tmp_path):

@@ -1,4 +1,4 @@
-"""A real pretrained model: its documented greedy text and its loss on five stories."""
+"""A real pretrained model: its documented greedy text, its losses, and the whole way out again."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,12 @@ import pytest
 import sentencepiece
 from etils import epath
 
+from detox_jax import cli
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Greedy
-from detox_jax.interop import huggingface, parameters
+from detox_jax.interop import huggingface, parameters, verify
 from detox_jax.models.transformer import TransformerLM
+from detox_jax.training import checkpoints
 
 pytestmark = pytest.mark.real
 
@@ -60,3 +62,69 @@ def test_loss_on_five_stories(stories):
         -float(chosen[: len(ids) - 1].mean()) for chosen, ids in zip(chosen_BL, rows, strict=True)
     ]
     assert losses == pytest.approx(LOSSES, abs=0.006)
+
+
+def _run(verb, **macros):
+    """A verb as a user starts it."""
+    flags = [f"--{name}" for name in macros.pop("flags", ())]
+    flags += [f"--gin.{name}={value}" for name, value in macros.items()]
+    assert cli.main([verb, *flags]) == 0
+
+
+@pytest.fixture(scope="module")
+def kept(data_dir, tmp_path_factory):
+    """The model imported, and the least toxic half of what it wrote."""
+    root = tmp_path_factory.mktemp("method")
+    given = data_dir / "models" / "stories260k"
+    _run("convert", flags=[f"from_hf={given}", f"to={root / 'base'}"])
+    _run(
+        "generate",
+        CHECKPOINT_PATH=root / "base",
+        OUTPUT_DIR=root / "generated",
+        PROMPTS="@prompts.Standard()",
+        NUM_DOCUMENTS=64,
+        MAX_NEW_TOKENS=60,
+        NUM_SAMPLES=1,
+    )
+    _run("score", INPUT=root / "generated", OUTPUT_DIR=root / "scored")
+    _run("filter", INPUT=root / "scored", OUTPUT_DIR=root / "kept")
+    return root
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("adaptation", ["whole", "lora", "adapter"])
+def test_trained_on_its_own_text_it_is_read_by_its_library(
+    kept, adaptation, data_dir, one_device_mesh, tmp_path
+):
+    pytest.importorskip("torch", reason="needs the extra hf (make test-interop)")
+    if adaptation == "adapter":
+        adapters = pytest.importorskip("adapters", reason="needs AdapterHub's library")
+    _run(
+        "train",
+        flags=[f"gin_file=gin_configs/adaptation/{adaptation}.gin"],
+        MODEL_DIR=tmp_path / "trained",
+        INITIAL_CHECKPOINT_PATH=kept / "base",
+        INPUT=kept / "kept",
+        VOCABULARY_PATH=kept / "base" / "vocabulary",
+        TASK_FEATURE_LENGTHS={"targets": 64},
+        TRAIN_STEPS=20,
+        BATCH_SIZE=8,
+        LEARNING_RATE=1e-3,
+    )
+    _run("convert", flags=[f"from={tmp_path / 'trained'}", f"to_hf={tmp_path / 'out'}"])
+
+    trained = checkpoints.load_model(str(tmp_path / "trained"), one_device_mesh)
+    tokens_BL, mask_BL = verify.random_batch(trained.spec.config.vocab_size, 128)
+    ours_BLV = trained.module.apply({"params": trained.params}, tokens_BL, enable_dropout=False)
+    if adaptation == "adapter":
+        model = verify.load_torch(str(data_dir / "models" / "stories260k"))
+        adapters.init(model)
+        model.set_active_adapters(model.load_adapter(str(tmp_path / "out"), use_safetensors=True))
+    else:
+        model = verify.load_torch(str(tmp_path / "out"))
+    theirs_BLV = verify.torch_logits(model, tokens_BL - 1, mask_BL)
+    ours_BLV = np.asarray(ours_BLV)[..., 1 : theirs_BLV.shape[-1] + 1]
+    np.testing.assert_allclose(theirs_BLV[mask_BL], ours_BLV[mask_BL], atol=1e-4)
+    before = checkpoints.load_model(str(kept / "base"), one_device_mesh)
+    of_base_BLV = before.module.apply({"params": before.params}, tokens_BL, enable_dropout=False)
+    assert np.abs(np.asarray(of_base_BLV)[..., 1 : ours_BLV.shape[-1] + 1] - ours_BLV).max() > 0.01
