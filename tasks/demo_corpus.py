@@ -24,15 +24,15 @@ from tasks import corpus_output
 
 # Kind of comment: how often it is written, and how often it is heated.
 KINDS: Mapping[str, tuple[float, float]] = {
-    "thanks": (0.09, 0.05),
-    "advice": (0.11, 0.05),
-    "question": (0.11, 0.05),
-    "praise": (0.09, 0.05),
-    "story": (0.08, 0.12),
-    "review": (0.13, 0.65),
-    "complaint": (0.16, 0.75),
-    "argument": (0.13, 0.80),
-    "rant": (0.10, 0.80),
+    "thanks": (0.09, 0.02),
+    "advice": (0.11, 0.02),
+    "question": (0.11, 0.02),
+    "praise": (0.09, 0.02),
+    "story": (0.08, 0.05),
+    "review": (0.13, 0.40),
+    "complaint": (0.16, 0.50),
+    "argument": (0.13, 0.55),
+    "rant": (0.10, 0.55),
 }
 INVITING_KINDS = ("review", "complaint", "argument", "rant")
 HEATED_SLOT_PROBABILITY = 0.85  # A heated comment still has calm sentences.

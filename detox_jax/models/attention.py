@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -86,11 +87,11 @@ def attend(
     scores = jnp.concatenate([score(part) for part in parts], axis=-1)
     weights = jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
     ends = np.cumsum([part.mask_BLM.shape[-1] for part in parts])
-    out_BLGNK = sum(
+    outs_BLGNK = [
         jnp.einsum("BGNLM,BGMK->BLGNK", weights_part, part.values_BGMK)
         for weights_part, part in zip(jnp.split(weights, ends[:-1], axis=-1), parts, strict=True)
-    )
-    return out_BLGNK.reshape(B, L, H, K)
+    ]
+    return functools.reduce(jnp.add, outs_BLGNK).reshape(B, L, H, K)
 
 
 def training_mask(

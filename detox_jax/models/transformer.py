@@ -176,7 +176,9 @@ class TransformerLM(nn.Module):
         layer = layer_data(cfg)
         if cache is not None and not prefill:
             positions_BL = cache.index_B[:, None]
-            layer = layer.replace(keys_BGMK=cache.keys.value, values_BGMK=cache.values.value)
+            layer = dataclasses.replace(
+                layer, keys_BGMK=cache.keys.value, values_BGMK=cache.values.value
+            )
         mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
@@ -220,17 +222,18 @@ class TransformerLM(nn.Module):
         cfg = self.config
         initialized = self.has_variable("cache", "cache_index")
         shape = (cfg.num_layers, B, cfg.kv_heads, L, cfg.head_size)
-        key_values: list[Any] = [
-            partitioning.variable_with_axes(
-                "cache", name, jnp.zeros, shape, jnp.dtype(cfg.dtype), axes=CACHE_AXES
+
+        def variable(name: str) -> Any:
+            return partitioning.variable_with_axes(
+                "cache", name, jnp.zeros, shape, cfg.activation_dtype, axes=CACHE_AXES
             )
-            for name in ("cached_key", "cached_value")
-        ]
+
+        keys, values = variable("cached_key"), variable("cached_value")
         # One axis in front stands for the layers, so that all of the cache has batch at axis 1.
         index: Any = partitioning.variable_with_axes(
             "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
         )
-        return _Cache(*key_values, index) if initialized else None
+        return _Cache(keys, values, index) if initialized else None
 
 
 @dataclasses.dataclass(frozen=True)
