@@ -155,9 +155,7 @@ class HttpScorer(abc.ABC):
             if error.retry_after_s is None:
                 return min(backoff(state), self.longest_wait_s)
             if error.retry_after_s > self.longest_wait_s:
-                raise self._stopped(
-                    f"{error}; {self.host} asks to wait {error.retry_after_s:.0f} s"
-                )
+                raise self._stopped(f"{error} asks to wait {error.retry_after_s:.0f} s")
             return error.retry_after_s
 
         def note(state: tenacity.RetryCallState) -> None:

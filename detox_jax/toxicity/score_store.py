@@ -159,13 +159,18 @@ def _run(path: str, use: Callable[[sqlite3.Connection], _Result]) -> _Result:
 
 def _open(path: str) -> sqlite3.Connection:
     """A connection to a cache of this version, which is made or made anew where it must be."""
+    with contextlib.suppress(_UnusableError):
+        if os.path.exists(path):
+            return _checked(path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _lock(path):
         try:
-            return _checked(path)
+            if os.path.exists(path):
+                return _checked(path)
         except _UnusableError as error:
             _set_aside(path, str(error))
-            return _checked(path)
+        _create(path)
+        return _checked(path)
 
 
 def _checked(path: str) -> sqlite3.Connection:
@@ -174,12 +179,10 @@ def _checked(path: str) -> sqlite3.Connection:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         (application,) = database.execute("PRAGMA application_id").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables == 0:
-            _create(database)
-        elif application != _APPLICATION_ID:
+        if tables and application != _APPLICATION_ID:
             raise UserError(f"{path}: is another program's SQLite database; give another path")
-        elif version != SCHEMA_VERSION:
-            raise _UnusableError(f"a cache of version {version}, not {SCHEMA_VERSION}")
+        if version != SCHEMA_VERSION:
+            raise _UnusableError(f"is a cache of version {version}, not {SCHEMA_VERSION}")
         database.execute("PRAGMA synchronous = NORMAL")
         return database
     except sqlite3.DatabaseError as error:
@@ -192,12 +195,18 @@ def _checked(path: str) -> sqlite3.Connection:
         raise
 
 
-def _create(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode = WAL")
-    database.executescript(
-        f"BEGIN; PRAGMA application_id = {_APPLICATION_ID}; "
-        f"PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES} COMMIT;"
-    )
+def _create(path: str) -> None:
+    """Makes an empty cache; it appears whole, as others may open it at any moment."""
+    new = f"{path}.new"
+    for suffix in ("", "-wal", "-shm"):
+        Path(new + suffix).unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(new)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(
+            f"BEGIN; PRAGMA application_id = {_APPLICATION_ID}; "
+            f"PRAGMA user_version = {SCHEMA_VERSION}; {_TABLES} COMMIT;"
+        )
+    os.replace(new, path)
 
 
 def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
@@ -236,5 +245,5 @@ def _names(base: str) -> Iterator[str]:
 
 
 def _lock(path: str) -> FileLock:
-    """Held while the file is opened, made or set aside; not while it is used."""
+    """Held while the file is made or set aside; not while it is used."""
     return FileLock(f"{path}.lock", timeout=_WAIT_S)
