@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -200,15 +201,24 @@ def test_a_path_that_cannot_be(tmp_path):
 # --- several processes ------------------------------------------------------------------------
 
 
-def _work(path, worker, start, failures):
-    try:
-        start.wait(30)
-        for turn in range(20):
-            texts = [f"{worker} {turn} {i} idiot" for i in range(5)] + [f"shared {turn}"]
-            scores = _cached(Counting(texts_at_once=2), path).score(texts)
-            assert scores == [0.9] * 5 + [0.1], scores
-    except BaseException as error:
-        failures.put(f"{worker}: {error!r}")
+WORKER = """
+import sys
+from detox_jax.toxicity.cache import CachedScorer
+
+class Scorer:
+    name, fingerprint, texts_at_once = "worker", "worker-1", 2
+
+    def score(self, texts):
+        return [0.9 if "idiot" in text else 0.1 for text in texts]
+
+path, worker = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(20):
+    texts = [f"{worker} {turn} {i} idiot" for i in range(5)] + [f"shared {turn}"]
+    scores = CachedScorer(scorer=Scorer(), path=path).score(texts)
+    assert scores == [0.9] * 5 + [0.1], scores
+"""
 
 
 @pytest.mark.parametrize("begin", ["anew", "corrupted"])
@@ -216,21 +226,27 @@ def test_several_processes_share_a_file(path, tmp_path, begin):
     if begin == "corrupted":
         (tmp_path / "cache").mkdir()
         open(path, "wb").write(b"nonsense" * 1000)
-    context = multiprocessing.get_context("fork")
-    start, failures = context.Event(), context.Queue()
     workers = [
-        context.Process(target=_work, args=(path, n, start, failures), daemon=True)
-        for n in range(4)
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, path, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
     ]
     for worker in workers:
-        worker.start()
-    start.set()
+        assert worker.stdout.readline() == "ready\n", worker.communicate()
     for worker in workers:
-        worker.join(60)
-    assert failures.empty(), failures.get()
-    assert [worker.exitcode for worker in workers] == [0] * 4
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    errors = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, errors
     assert len(_rows(path)) == 4 * 20 * 5 + 20
-    assert len(list((tmp_path / "cache").glob("*.corrupt*"))) == (begin == "corrupted")
+    corrupted = begin == "corrupted"
+    assert len(list((tmp_path / "cache").glob("*.corrupt*"))) == corrupted
+    assert "".join(errors).count("warning: ") == corrupted
 
 
 # --- imports ----------------------------------------------------------------------------------
