@@ -8,6 +8,7 @@ cache.CachedScorer.path = 'runs/scores.sqlite'
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,8 @@ class CachedScorer:
         """
         if self.replay_only and not self.imports and not Path(self.path).exists():
             raise UserError(f"{self.path}: no such score cache; replay-only mode needs one")
-        attribute = getattr(self.scorer, "attribute", "toxicity")
-        store = ScoreStore(self.path, self.fingerprint, attribute)
-        for file in self.imports:
-            _import_file(store, file)
         prepared = [scorers.prepare(text) for text in texts]
-        scores = store.get(dict.fromkeys(prepared))
+        scores = self._store.get(dict.fromkeys(prepared))
         missing = [text for text in dict.fromkeys(prepared) if text not in scores]
         if missing and self.replay_only:
             raise UserError(
@@ -105,9 +102,18 @@ class CachedScorer:
         for first in range(0, len(missing), at_once):
             group = missing[first : first + at_once]
             fresh = dict(zip(group, scorers.score_texts(self.scorer, group), strict=True))
-            store.put(fresh)
+            self._store.put(fresh)
             scores |= fresh
         return [scores[text] for text in prepared]
+
+    @functools.cached_property
+    def _store(self) -> ScoreStore:
+        """The file, with what there is to import."""
+        attribute = getattr(self.scorer, "attribute", "toxicity")
+        store = ScoreStore(self.path, self.fingerprint, attribute)
+        for file in self.imports:
+            _import_file(store, file)
+        return store
 
 
 def _import_file(store: ScoreStore, file: str) -> None:

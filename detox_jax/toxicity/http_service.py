@@ -232,7 +232,8 @@ class HttpScorer(abc.ABC):
         if self.consent_to_send_text is not True:
             raise UserError(
                 f"{self.name} sends every text that it scores to {self.host}, whose terms then "
-                f"apply; agree with {type(self).__name__}.consent_to_send_text = True"
+                f"apply; agree with --gin.CONSENT_TO_SEND_TEXT=True, or "
+                f"{type(self).__name__}.consent_to_send_text = True in a gin file"
             )
         key = os.environ.get(self.key_variable, "").strip()
         if not key:

@@ -313,6 +313,7 @@ def test_a_file_is_imported_once(path, prompts, monkeypatch):
     replay.score(["The bus"])
     monkeypatch.setattr(cache.records, "read_jsonl", lambda file: pytest.fail("read again"))
     assert replay.score(["The bus"]) == [0.25]
+    assert dataclasses.replace(replay).score(["The bus"]) == [0.25]
 
 
 def test_a_score_that_is_there_stays(path, prompts):
@@ -376,7 +377,7 @@ def test_score_asks_a_remote_scorer(flags, tmp_path, service, capfd):
     flags += ["--gin.SCORER=@remote.PerspectiveScorer()", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
     assert cli.main(flags) == 2
     error = capfd.readouterr().err
-    assert error.count("\n") == 1 and "consent_to_send_text = True" in error
+    assert error.count("\n") == 1 and "--gin.CONSENT_TO_SEND_TEXT=True" in error
     assert service.requests == []
     assert cli.main([*flags, "--gin.CONSENT_TO_SEND_TEXT=True"]) == 0, capfd.readouterr().err
     assert _scored(tmp_path, "out") == [0.9, 0.1, 0.9]

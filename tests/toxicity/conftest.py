@@ -60,7 +60,7 @@ class FakeService:
             os.close(handler.connection.detach())
             return
         if step == "slow":
-            self.closing.wait(0.4)
+            self.closing.wait(5)
         status, headers, content = _answer(body) if isinstance(step, str) else step
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
         handler.send_response(status)

@@ -116,10 +116,10 @@ def test_a_passing_failure_is_asked_again(perspective, service, step, capsys):
 @pytest.mark.parametrize("step", ["slow", "hang"])
 def test_a_service_that_stalls_is_asked_again(perspective, service, step):
     service.plan = [step]
-    scorer = dataclasses.replace(perspective, timeout_s=0.15)
+    scorer = dataclasses.replace(perspective, timeout_s=0.4)
     start = time.monotonic()
     assert scorer.score(["You idiot."]) == [0.9]
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 4
     assert len(service.requests) == 2
 
 
