@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 
-import httpx
 import pytest
 
 KEY = "AIza-not-a-real-key-0123456789"
@@ -99,6 +98,8 @@ def google_error(status, error_type=None, reason=None):
 
 @pytest.fixture
 def service(monkeypatch):
+    import httpx  # Here, as the other scorers' tests need none.
+
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("PERSPECTIVE_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
