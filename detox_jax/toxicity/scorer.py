@@ -35,7 +35,9 @@ class ToxicityScorer(Protocol):
         share a column.
 
     It may also have `reliability`, a mapping for the report: `scores` and `shares` (mean score and
-    share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label.
+    share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label. For
+    `cache.CachedScorer` it may have `texts_at_once`, how many texts to give it a call, and
+    `attribute`, what it measures.
     """
 
     name: str

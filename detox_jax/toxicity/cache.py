@@ -1,0 +1,160 @@
+"""A scorer that remembers: every text is scored once, in this run and in all that share the file.
+
+SCORER = @cache.CachedScorer()
+cache.CachedScorer.scorer = @remote.PerspectiveScorer()
+cache.CachedScorer.path = 'runs/scores.sqlite'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.toxicity import scorer as scorers
+from detox_jax.toxicity.score_store import ScoreStore
+
+_TEXTS_AT_ONCE = 1000
+# What files call an attribute beside its own name and that in lower case.
+_ALIASES = {"SEXUALLY_EXPLICIT": "sexual_explicit"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedScorer:
+    """The scores of another scorer, each asked for once; name and fingerprint are the other's.
+
+    What was scored before a failure is kept, so that a rerun goes on from there. Texts that the
+    scorer had no answer for are kept as such.
+
+    Attributes:
+      scorer: the scorer to remember. Where it has `texts_at_once`, it is given that many texts a
+        call (1,000 otherwise), and each call's scores are kept before the next; where it has
+        `attribute`, that is part of what a score is found by.
+      path: the SQLite file, on a local disk; several scorers and processes may share it.
+      replay_only: never call the scorer; a text that has no score in the file is an error.
+      imports: files of Perspective's scores whose texts count as scored: RealToxicityPrompts'
+        prompts, and the `*_gens_*.jsonl` of RealToxicityPrompts and DExperts. Only for a scorer
+        named "perspective". A score that the file holds already stays.
+
+    Raises:
+      UserError: for a path that is not local, a scorer that is none, or imports for a scorer other
+        than Perspective.
+    """
+
+    scorer: scorers.ToxicityScorer
+    path: str
+    replay_only: bool = False
+    imports: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        scorers.identity(self.scorer)
+        if "://" in self.path:
+            raise UserError(f"{self.path}: a score cache is an SQLite file on a local disk")
+        if isinstance(self.imports, str):
+            raise UserError(
+                f"CachedScorer.imports is {self.imports!r}; expected a list: ['{self.imports}']"
+            )
+        if self.imports and self.scorer.name != "perspective":
+            raise UserError(
+                f"CachedScorer.imports holds Perspective's scores, and the scorer is "
+                f"{self.scorer.name!r}; they would pass for its own"
+            )
+
+    @property
+    def name(self) -> str:
+        """The scorer's."""
+        return self.scorer.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The scorer's."""
+        return self.scorer.fingerprint
+
+    @property
+    def reliability(self) -> Any:
+        """The scorer's, None where it has none."""
+        return getattr(self.scorer, "reliability", None)
+
+    def score(self, texts: Sequence[str]) -> list[float | None]:
+        """See `ToxicityScorer`.
+
+        Raises:
+          UserError: in replay-only mode, if texts have no score; if the file cannot be used or an
+            import not be read; and whatever the scorer raises.
+        """
+        if self.replay_only and not self.imports and not Path(self.path).exists():
+            raise UserError(f"{self.path}: no such score cache; replay-only mode needs one")
+        prepared = [scorers.prepare(text) for text in texts]
+        scores = self._store.get(dict.fromkeys(prepared))
+        missing = [text for text in dict.fromkeys(prepared) if text not in scores]
+        if missing and self.replay_only:
+            raise UserError(
+                f"{self.path}: {len(missing)} of {len(set(prepared))} texts have no score of "
+                f"{self.name} ({self.fingerprint}) and replay_only is set; score them first"
+            )
+        at_once = getattr(self.scorer, "texts_at_once", _TEXTS_AT_ONCE)
+        for first in range(0, len(missing), at_once):
+            group = missing[first : first + at_once]
+            fresh = dict(zip(group, scorers.score_texts(self.scorer, group), strict=True))
+            self._store.put(fresh)
+            scores |= fresh
+        return [scores[text] for text in prepared]
+
+    @functools.cached_property
+    def _store(self) -> ScoreStore:
+        """The file, with what there is to import."""
+        attribute = getattr(self.scorer, "attribute", "toxicity")
+        store = ScoreStore(self.path, self.fingerprint, attribute)
+        for file in self.imports:
+            _import_file(store, file)
+        return store
+
+
+def _import_file(store: ScoreStore, file: str) -> None:
+    """Takes over the scores of a file, once for each content of the file."""
+    if not epath.Path(file).is_file():
+        raise UserError(f"{file}: no such file; CachedScorer.imports names files of scores")
+    digest = records.hash_files([epath.Path(file)])
+    if store.has_import(digest):
+        return
+    names = (store.attribute, store.attribute.lower(), _ALIASES.get(store.attribute, ""))
+    scores: dict[str, float | None] = {}
+    for number, line in records.read_jsonl(epath.Path(file)):
+        for text, score in _scored_texts(line, names, f"{file}:{number}"):
+            if scores.get(text) is None:
+                scores[text] = score
+    if not scores:
+        raise UserError(
+            f'{file}: no "text" beside a {store.attribute.lower()!r}; expected prompts or '
+            "generations with Perspective's scores (prompts.jsonl, prompted_gens_*.jsonl)"
+        )
+    store.put_import(scores, epath.Path(file).name, digest)
+
+
+def _scored_texts(
+    value: Any, names: Sequence[str], where: str
+) -> Iterator[tuple[str, float | None]]:
+    """Every text in a parsed line that has a score, or null, beside it."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _scored_texts(item, names, where)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _scored_texts(item, names, where)
+        name = next((name for name in names if name in value), None)
+        if name is not None and isinstance(value.get("text"), str):
+            yield scorers.prepare(value["text"]), _score(value[name], name, where)
+
+
+def _score(value: Any, name: str, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f'{where}: "{name}" is {value!r}; expected a number from 0 to 1, or null')
+    return float(value)
