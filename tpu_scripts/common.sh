@@ -170,10 +170,10 @@ on_workers() {
   trap 'close_connections; exit 143' TERM HUP
   for line in "${workers[@]}"; do
     read -r node worker _ <<<"$line"
-    place="env WORKER_INDEX=$index NUM_WORKERS=${#workers[@]} COORDINATOR_IP=$coordinator"
+    place="export WORKER_INDEX=$index NUM_WORKERS=${#workers[@]} COORDINATOR_IP=$coordinator"
     ssh=(gcloud compute tpus queued-resources ssh "$name" "${location[@]}" --quiet
       "--node=$node" "--worker=$worker" --ssh-flag=-oServerAliveInterval=30
-      ${iap:+--tunnel-through-iap} "--command=$place $command")
+      ${iap:+--tunnel-through-iap} "--command=$place; $command")
     show "${ssh[@]}"
     if [ -z "$dry_run" ]; then
       # A group of its own, so that ending it ends gcloud's children too.

@@ -29,7 +29,7 @@ log_dir=${log_dir:-runs/tpu/$name/preflight}
 find_workers "$name"
 [ -n "$dry_run" ] || [ "${#workers[@]}" = "${num_workers:-${#workers[@]}}" ] ||
   fail "$name has ${#workers[@]} workers, not $num_workers"
-command=$(quote env "JAX_COORDINATOR_PORT=$coordinator_port" \
+command=$(quote "JAX_COORDINATOR_PORT=$coordinator_port" \
   bash detox_jax/tpu_scripts/worker/run.sh "preflight-$(date +%Y%m%dT%H%M%S)-$$" \
   python tpu_scripts/worker/preflight.py "--bucket=$bucket" "--port=$coordinator_port" "--timeout=$timeout")
 on_workers "$name" "$log_dir" 30 "$command" || fail "not ready; the logs are in $log_dir"

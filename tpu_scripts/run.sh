@@ -27,7 +27,7 @@ run_id=$(date +%Y%m%dT%H%M%S)-$$
 log_dir=${log_dir:-runs/tpu/$name/$run_id}
 
 find_workers "$name"
-command=$(quote env "JAX_COORDINATOR_PORT=$coordinator_port" \
+command=$(quote "JAX_COORDINATOR_PORT=$coordinator_port" \
   bash detox_jax/tpu_scripts/worker/run.sh "$run_id" "${rest[@]}")
 status=0
 on_workers "$name" "$log_dir" "$grace" "$command" || status=$?

@@ -37,7 +37,7 @@ run gcloud compute tpus queued-resources scp "$archive/detox_jax.tar.gz" "$name:
   --quiet --node=all --worker=all ${iap:+--tunnel-through-iap} ||
   fail "cannot copy to all workers of $name; is it ACTIVE, and is your key there (ssh-add)?"
 unpack='rm -rf detox_jax && mkdir detox_jax && tar -xzf detox_jax.tar.gz -C detox_jax'
-on_workers "$name" "$log_dir" 60 "bash -c $(quote "$unpack && exec bash detox_jax/tpu_scripts/worker/setup.sh")" ||
+on_workers "$name" "$log_dir" 60 "$unpack && bash detox_jax/tpu_scripts/worker/setup.sh" ||
   fail "setup failed; the logs are in $log_dir"
 [ -z "$dry_run" ] || exit 0
 
