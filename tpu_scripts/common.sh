@@ -33,7 +33,8 @@ parse_flags() {
   shift 2
   while [ $# -gt 0 ]; do
     flag=${1%%=*}
-    key=$(printf '%s' "${flag#--}" | tr '-' '_')
+    key=${flag#--}
+    key=${key//-/_}
     case $1 in
       --help | -h) show_help && exit 0 ;;
       --) shift && rest=("$@") && break ;;

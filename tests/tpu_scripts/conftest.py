@@ -49,7 +49,7 @@ class Cloud:
             "PATH": f"{programs}:{os.environ['PATH']}",
             "FAKE_CLOUD": str(self.cloud),
             "FAKE_PYTHON": sys.executable,
-            "TPU_SCRIPTS_POLL_SECONDS": "0.05",
+            "TPU_SCRIPTS_POLL_SECONDS": "0.1",
         }
         self.play()
         self.behave("echo step 100")
@@ -71,6 +71,17 @@ class Cloud:
     def behave(self, shell: str) -> None:
         """What detox-jax does on each worker."""
         (self.cloud / "behaviour").write_text(shell)
+
+    def prepare(self, **scenario) -> None:
+        """Is as after create.sh and setup.sh, without their time."""
+        self.play(lives=[["ACTIVE"]], **scenario)
+        gcloud, uv = self.root / "bin" / "gcloud", self.root / "bin" / "uv"
+        subprocess.run(
+            [gcloud, *"compute tpus queued-resources create q".split()], env=self.environment
+        )
+        for home in (self.cloud / "workers").iterdir():
+            shutil.copytree(SCRIPTS, home / "detox_jax" / "tpu_scripts")
+            subprocess.run([uv, "venv", home / "detox_jax_env"], env=self.environment)
 
     def start(self, script: str, *flags: str) -> subprocess.Popen:
         return subprocess.Popen(

@@ -7,12 +7,8 @@ codes and messages are those of Google Cloud SDK 528.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,7 +29,9 @@ def main(words: list[str]) -> int:
             if verb == "create":
                 return create(state)
             if not state["exists"]:
-                return error("NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/q' was not found")
+                return error(
+                    "NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/q' was not found"
+                )
             return {"describe": describe, "delete": delete, "ssh": ssh, "scp": scp}[verb](
                 state, flags, rest
             )
@@ -56,7 +54,11 @@ def save(state: dict) -> None:
 
 def create(state: dict) -> int:
     if SCENARIO["quota_error"]:
-        return error("RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded.")
+        return error(
+            "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded."
+        )
+    import shutil  # here, and likewise below: most calls are to start fast
+
     PREEMPTED.unlink(missing_ok=True)
     for home in homes():
         shutil.rmtree(home, ignore_errors=True)
@@ -89,13 +91,16 @@ def delete(state: dict, flags: dict, _rest: list[str]) -> int:
         save(state | {"refused": state["refused"] + 1})
         return error("FAILED_PRECONDITION: the queued resource is being provisioned")
     for home in homes():  # the machines, and what runs on them, are gone
-        with contextlib.suppress(OSError, ValueError):
-            os.killpg(int((home / ".detox_jax" / "group").read_text()), signal.SIGKILL)
+        group = home / ".detox_jax" / "group"
+        if group.exists():
+            os.system(f"kill -KILL -{group.read_text().strip()} 2>/dev/null")
     save(state | {"exists": False})
     return 0
 
 
 def ssh(state: dict, flags: dict, _rest: list[str]) -> int:
+    import subprocess
+
     place = f"{flags['node']}-{flags['worker']}"
     if place in SCENARIO["unreachable"]:
         print("ssh: connect to host 127.0.0.1 port 22: Connection timed out", file=sys.stderr)
@@ -106,8 +111,7 @@ def ssh(state: dict, flags: dict, _rest: list[str]) -> int:
         print("step 100\nConnection to 127.0.0.1 closed by remote host.")
         return 255
     home = CLOUD / "workers" / place
-    python = Path(__file__).parent  # the stand-in for uv lies beside this file
-    environment = os.environ | {"HOME": str(home), "PATH": f"{python}:{os.environ['PATH']}"}
+    environment = os.environ | {"HOME": str(home)}
     # A session of its own, as sshd gives: a closed connection leaves the command running.
     return subprocess.run(
         ["bash", "-c", flags["command"]], cwd=home, env=environment, start_new_session=True
@@ -115,6 +119,8 @@ def ssh(state: dict, flags: dict, _rest: list[str]) -> int:
 
 
 def scp(_state: dict, _flags: dict, rest: list[str]) -> int:
+    import shutil
+
     for home in homes():
         shutil.copy(rest[0], home)
     return 0

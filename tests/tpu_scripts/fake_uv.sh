@@ -7,6 +7,7 @@ case "$*" in
     bin=${!#}/bin
     mkdir -p "$bin"
     printf '#!/bin/sh\nPYTHONPATH=%q exec %q "$@"\n' "$FAKE_CLOUD/python" "$FAKE_PYTHON" >"$bin/python"
+    # shellcheck disable=SC2016  # to be expanded when it runs
     printf '#!/usr/bin/env bash\necho "$@" >>"$HOME/verbs"\n. %q\n' "$FAKE_CLOUD/behaviour" >"$bin/detox-jax"
     chmod +x "$bin/python" "$bin/detox-jax"
     ;;

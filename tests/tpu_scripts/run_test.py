@@ -13,15 +13,8 @@ from tests.tpu_scripts.flags_test import PLACE
 @pytest.fixture
 def active(cloud):
     """An ACTIVE resource of one slice with two workers, set up."""
-    start(cloud)
+    cloud.prepare()
     return cloud
-
-
-def start(cloud, **scenario) -> None:
-    cloud.play(lives=[["ACTIVE"]], **scenario)
-    assert cloud.run("create.sh", *PLACE, "--type=v6e-16")[0] == 0
-    status, output = cloud.run("setup.sh", *PLACE)
-    assert status == 0, output
 
 
 def run(cloud, *flags: str, command=("detox-jax", "train")) -> tuple[int, str]:
@@ -41,7 +34,10 @@ def exit_codes(cloud) -> str:
 
 def test_setup_brings_the_checkout_and_compares_versions(cloud):
     (cloud.checkout / "new.gin").write_text("X = 1\n")
-    start(cloud)
+    cloud.prepare()
+    status, output = cloud.run("setup.sh", *PLACE)
+    assert status == 0, output
+    assert "2 workers are alike" in output
     for place in ("0-0", "0-1"):
         assert (cloud.worker(place) / "detox_jax" / "new.gin").read_text() == "X = 1\n"
     assert "versions: code=" in log(cloud, 1, "runs/tpu/q/setup")
@@ -55,8 +51,7 @@ def test_setup_names_the_worker_that_differs(active):
 
 
 def test_setup_needs_every_worker(cloud):
-    cloud.play(lives=[["ACTIVE"]], unreachable=["0-1"])
-    cloud.run("create.sh", *PLACE, "--type=v6e-16")
+    cloud.prepare(unreachable=["0-1"])
     status, output = cloud.run("setup.sh", *PLACE)
     assert status == 1
     assert "worker 1 ended with 255: ssh: connect to host 127.0.0.1 port 22" in output
@@ -104,7 +99,7 @@ def test_preflight_says_that_the_bucket_refuses(active, free_port):
 
 
 def test_the_same_command_on_all_workers_of_all_slices(cloud):
-    start(cloud, nodes=2)
+    cloud.prepare(nodes=2)
     cloud.behave('echo "$WORKER_INDEX of $NUM_WORKERS on $JAX_COORDINATOR_PORT in $PWD"')
     words = ("detox-jax", "train", "--gin.X={'a b': \"c;d\"}")
     status, output = run(cloud, command=words)
