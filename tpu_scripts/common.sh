@@ -4,7 +4,7 @@
 
 # shellcheck disable=SC2034  # for the scripts that source this
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-script=$(basename "$0")
+script=${0##*/}
 poll_seconds=${TPU_SCRIPTS_POLL_SECONDS:-2} # between two looks at the connections to the workers
 dry_run=""
 rest=()    # what follows `--`

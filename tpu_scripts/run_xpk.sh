@@ -13,7 +13,7 @@
 #   --max_restarts=N          by JobSet, after preemption or a crash (default 20)
 #   --timeout=SECONDS         to wait for the end (default 604800, a week)
 #   --priority=LEVEL          very-low, low, medium, high or very-high (default medium)
-#   --keep                    leave the workload in the cluster if this script is interrupted
+#   --keep                    leave the workload in the cluster when interrupted or out of time
 #   --log_dir=DIR             (default runs/tpu/WORKLOAD)
 #   --project=PROJECT         (default: gcloud's)
 #   --dry_run                 print what would run, and stop
@@ -35,6 +35,7 @@ at=("--cluster=$cluster" "${location[@]}")
 # A workload that was given up would go on, and its node pool could grow for it.
 give_up() {
   trap '' INT TERM HUP
+  close_connections
   [ -n "$keep" ] || run xpk workload delete "--workload=$workload" "${at[@]}" --force
   exit "$1"
 }
@@ -48,7 +49,11 @@ run xpk workload create "--workload=$workload" "${at[@]}" "--tpu-type=$type" \
   fail "xpk refused the workload; the lines above say why"
 
 status=0
+# A group of its own, and in the background, so that a signal is handled at once and ends it.
+set -m
 run xpk workload list "${at[@]}" "--wait-for-job-completion=$workload" "--timeout=$timeout" &
+set +m
+connections=($!)
 wait $! || status=$?
 [ -n "$dry_run" ] || mkdir -p "$log_dir"
 gather_logs() {

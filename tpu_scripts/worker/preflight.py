@@ -1,6 +1,6 @@
 """On a worker: can the workers reach each other, write to the bucket, and see their memory?
 
-Prints one line for each check that passed. The first that fails ends it, with one line and status 1.
+Prints a line for each check that passed. The first that fails ends it, with a line and status 1.
 """
 
 from __future__ import annotations
