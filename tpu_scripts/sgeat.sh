@@ -38,8 +38,19 @@ require name bucket gin_file
 [ -f "$scripts/../$gin_file" ] || usage_error "--gin_file=$gin_file is no file of this checkout"
 output_dir=${bucket%/}/$name
 
+# In the background, so that a signal to this script is handled at once: watch.sh then deletes.
 "$scripts/watch.sh" "${passed[@]}" -- detox-jax sgeat "--gin_file=$gin_file" "$@" \
-  "--gin.OUTPUT_DIR=$output_dir"
+  "--gin.OUTPUT_DIR=$output_dir" &
+watch=$!
+stop_watch() {
+  trap '' INT TERM HUP
+  kill -TERM "$watch" 2>/dev/null || true
+  wait "$watch" || true
+  exit "$1"
+}
+trap 'stop_watch 130' INT
+trap 'stop_watch 143' TERM HUP
+wait "$watch"
 output=${output:-runs/$name}
 [ -n "$dry_run" ] || mkdir -p "$output"
 run gcloud storage cp "$output_dir/report.html" "$output_dir/results.json" "$output/"

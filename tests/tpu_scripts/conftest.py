@@ -91,6 +91,7 @@ class Cloud:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # as from a terminal, where Ctrl-C reaches the whole group
         )
 
     def run(self, script: str, *flags: str) -> tuple[int, str]:

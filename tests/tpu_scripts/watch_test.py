@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -111,8 +112,9 @@ def test_a_signal_leaves_nothing_behind(cloud, flags, signal_, moment):
     process = cloud.start("watch.sh", *flags, "--", "detox-jax", "train")
     began = cloud.worker("0-0") / "began"
     wait_for((lambda: cloud.exists) if moment == "waiting" else began.exists)
-    process.send_signal(signal_)
-    process.send_signal(signal_)  # an impatient user must not stop the deletion
+    os.killpg(process.pid, signal_)
+    wait_for(lambda: cloud.calls("delete"))
+    os.killpg(process.pid, signal_)  # an impatient user must not stop the deletion
     output, _ = process.communicate(timeout=10)
     assert process.returncode == 128 + signal_, output
     assert not cloud.exists
@@ -145,6 +147,18 @@ def test_sgeat_runs_the_method_and_brings_the_results(cloud, flags):
     assert cloud.calls("cp") == [
         ["storage", "cp", f"{bucket}/q/report.html", f"{bucket}/q/results.json", "runs/q/"]
     ]
+    assert not cloud.exists
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_sgeat_leaves_nothing_behind(cloud, flags, signal_):
+    cloud.play(lives=[["PROVISIONING"]])
+    (cloud.checkout / "pod.gin").write_text("")
+    process = cloud.start("sgeat.sh", *flags, "--gin_file=pod.gin")
+    wait_for(lambda: cloud.exists)
+    process.send_signal(signal_)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 128 + signal_, output
     assert not cloud.exists
 
 
