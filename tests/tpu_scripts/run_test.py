@@ -1,0 +1,170 @@
+"""setup.sh, preflight.sh and run.sh on the stand-in's workers."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.tpu_scripts.flags_test import PLACE
+
+
+@pytest.fixture
+def active(cloud):
+    """An ACTIVE resource of one slice with two workers, set up."""
+    cloud.prepare()
+    return cloud
+
+
+def run(cloud, *flags: str, command=("detox-jax", "train")) -> tuple[int, str]:
+    return cloud.run("run.sh", *PLACE, "--log_dir=logs", *flags, "--", *command)
+
+
+def log(cloud, worker: int, directory: str = "logs") -> str:
+    return (cloud.checkout / directory / f"worker-{worker}.log").read_text()
+
+
+def exit_codes(cloud) -> str:
+    return (cloud.checkout / "logs" / "exit_codes.txt").read_text()
+
+
+# --- setup
+
+
+def test_setup_brings_the_checkout_and_compares_versions(cloud):
+    (cloud.checkout / "new.gin").write_text("X = 1\n")
+    cloud.prepare()
+    status, output = cloud.run("setup.sh", *PLACE)
+    assert status == 0, output
+    assert "2 workers are alike" in output
+    for place in ("0-0", "0-1"):
+        assert (cloud.worker(place) / "detox_jax" / "new.gin").read_text() == "X = 1\n"
+    assert "versions: code=" in log(cloud, 1, "runs/tpu/q/setup")
+
+
+def test_setup_names_the_worker_that_differs(active):
+    (active.cloud / "freeze-1").write_text("jax==0.4.0\n")
+    status, output = active.run("setup.sh", *PLACE)
+    assert status == 1
+    assert "error: worker 1 differs from worker 0" in output
+
+
+def test_setup_needs_every_worker(cloud):
+    cloud.prepare(unreachable=["0-1"])
+    status, output = cloud.run("setup.sh", *PLACE)
+    assert status == 1
+    assert "worker 1 ended with 255: ssh: connect to host 127.0.0.1 port 22" in output
+
+
+# --- preflight
+
+
+def preflight(cloud, port: int, *flags: str) -> tuple[int, str]:
+    bucket = cloud.root / "bucket"
+    return cloud.run(
+        "preflight.sh", *PLACE, f"--bucket={bucket}", f"--coordinator_port={port}", *flags
+    )
+
+
+def test_preflight_meets_writes_and_sees_memory(active, free_port):
+    status, output = preflight(active, free_port, "--num_workers=2")
+    assert status == 0, output
+    assert "devices: 2 of 4 TPU v6 lite, 32.00 GiB each" in output
+    assert output.endswith("preflight.sh: 2 workers are ready\n")
+    assert list((active.root / "bucket" / "preflight").iterdir()) == []
+
+
+def test_preflight_counts_workers(active, free_port):
+    status, output = preflight(active, free_port, "--num_workers=4")
+    assert status == 1
+    assert output == "preflight.sh: error: q has 2 workers, not 4\n"
+
+
+def test_preflight_says_which_port_to_open(active):
+    # Nothing may listen on port 1, so worker 0 does not answer there.
+    status, output = preflight(active, 1, "--timeout=0")
+    assert status == 1
+    assert "open tcp:1 between the workers, or choose an open one with --coordinator_port" in output
+
+
+def test_preflight_says_that_the_bucket_refuses(active, free_port):
+    (active.root / "bucket").write_text("a file, not a directory")
+    status, output = preflight(active, free_port)
+    assert status == 1
+    assert "preflight: " in output and "bucket" in output
+
+
+# --- run
+
+
+def test_the_same_command_on_all_workers_of_all_slices(cloud):
+    cloud.prepare(nodes=2)
+    cloud.behave('echo "$WORKER_INDEX of $NUM_WORKERS on $JAX_COORDINATOR_PORT in $PWD"')
+    words = ("detox-jax", "train", "--gin.X={'a b': \"c;d\"}")
+    status, output = run(cloud, command=words)
+    assert status == 0, output
+    assert log(cloud, 3) == f"3 of 4 on 8476 in {cloud.worker('1-1')}/detox_jax\n"
+    verbs = (cloud.worker("1-1") / "verbs").read_text()
+    assert verbs == "train --gin.X={'a b': \"c;d\"}\n"
+    assert exit_codes(cloud) == "".join(f"worker-{i} 0\n" for i in range(4))
+
+
+def test_exit_codes_of_all_workers(active):
+    active.behave('echo "worker $WORKER_INDEX says why"; exit $((WORKER_INDEX * 7))')
+    status, output = run(active)
+    assert status == 1
+    assert "worker 1 ended with 7: worker 1 says why" in output
+    assert exit_codes(active) == "worker-0 0\nworker-1 7\n"
+
+
+def test_a_mistake_of_the_users_is_exit_2(active):
+    active.behave("exit $((2 - WORKER_INDEX))")
+    assert run(active)[0] == 2
+
+
+def test_an_unreachable_worker_does_not_leave_the_others_waiting(active):
+    active.play(lives=[["ACTIVE"]], unreachable=["0-1"])
+    active.behave("sleep 60")
+    started = time.monotonic()
+    status, output = run(active, "--grace=0")
+    assert status == 1
+    assert time.monotonic() - started < 10
+    assert exit_codes(active) == "worker-0 143\nworker-1 255\n"
+    assert "closing the other 1 connections" in output
+
+
+def test_what_an_earlier_run_left_is_ended(active):
+    active.behave('trap "echo ended >>$HOME/ended; exit" TERM; touch $HOME/began; sleep 60 & wait')
+    first = active.start("run.sh", *PLACE, "--log_dir=first", "--", "detox-jax", "train")
+    began = [active.worker(place) / "began" for place in ("0-0", "0-1")]
+    wait_for(lambda: all(path.exists() for path in began))
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=10) == 143
+    assert not (active.worker("0-0") / "ended").exists()  # a closed connection ends nothing
+    active.behave("echo alone")
+    assert run(active)[0] == 0
+    for place in ("0-0", "0-1"):
+        wait_for((active.worker(place) / "ended").exists)
+
+
+def test_a_command_repeated_by_gcloud_is_not_run_twice(active):
+    assert run(active)[0] == 0
+    (call,) = [call for call in active.calls("ssh")[-2:] if "--worker=0" in call]
+    process = active.start("../../bin/gcloud", *call)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 75
+    assert "is not started twice" in output
+
+
+def test_run_needs_workers(cloud):
+    status, output = run(cloud)
+    assert status == 1
+    assert output.splitlines()[-1] == "run.sh: error: cannot list the workers of q; is it ACTIVE?"
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

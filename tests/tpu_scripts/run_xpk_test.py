@@ -1,0 +1,63 @@
+"""run_xpk.sh against stand-ins for xpk and kubectl, which write down what they were called with."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.tpu_scripts.flags_test import CALLS
+from tests.tpu_scripts.run_test import wait_for
+
+FLAGS = CALLS["run_xpk.sh"]
+
+
+@pytest.fixture
+def xpk(cloud):
+    """Plays xpk: `cloud.xpk("exit 3")` says what waiting for the workload does."""
+    programs = cloud.root / "bin"
+    calls = cloud.root / "xpk_calls"
+    calls.write_text("")
+
+    def play(waiting: str) -> None:
+        lines = ["#!/bin/sh", f'echo "$*" >>{calls}', f'case "$*" in *list*) {waiting} ;; esac']
+        (programs / "xpk").write_text("\n".join(lines) + "\n")
+        (programs / "kubectl").write_text("#!/bin/sh\necho step 100\n")
+        for program in ("xpk", "kubectl"):
+            (programs / program).chmod(0o755)
+
+    cloud.xpk, cloud.xpk_calls = play, calls
+    return cloud
+
+
+@pytest.mark.parametrize(("xpk_status", "status"), [(0, 0), (125, 1)])
+def test_submits_waits_and_gathers(xpk, xpk_status, status):
+    xpk.xpk(f"exit {xpk_status}")
+    found, output = xpk.run("run_xpk.sh", "--node_count=2", *FLAGS)
+    assert found == status, output
+    create, wait = xpk.xpk_calls.read_text().splitlines()
+    assert create == (
+        "workload create --workload=w --cluster=c --zone=z --tpu-type=v6e-16 --num-slices=2 "
+        "--docker-image=i --max-restarts=20 --restart-on-exit-codes=1 --priority=medium "
+        "--command=detox-jax train"
+    )
+    assert "--wait-for-job-completion=w" in wait
+    assert (xpk.checkout / "runs/tpu/w/workers.log").read_text() == "step 100\n"
+
+
+def test_a_workload_out_of_time_is_deleted(xpk):
+    xpk.xpk("exit 124")
+    status, output = xpk.run("run_xpk.sh", *FLAGS)
+    assert status == 1, output
+    assert xpk.xpk_calls.read_text().splitlines()[-1].startswith("workload delete --workload=w")
+
+
+@pytest.mark.parametrize("keep", [(), ("--keep",)], ids=str)
+def test_an_interrupted_workload_is_deleted_unless_kept(xpk, keep):
+    xpk.xpk("sleep 60")
+    process = xpk.start("run_xpk.sh", *keep, *FLAGS)
+    wait_for(lambda: "workload list" in xpk.xpk_calls.read_text())
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 130, output
+    assert ("workload delete" in xpk.xpk_calls.read_text()) == (not keep)

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Runs one command on TPUs of a GKE cluster through xpk, which queues and restarts it, and gathers
+# the logs. The cluster exists already (xpk cluster create), and so does the image (docs/TPU.md).
+#
+#   run_xpk.sh --cluster=CLUSTER --workload=NAME --zone=ZONE --type=TYPE --docker_image=IMAGE [...]
+#              -- detox-jax VERB ...
+#
+#   --cluster, --workload     of xpk; the workload's name is free
+#   --zone=ZONE               of the cluster
+#   --type=TYPE               TPU type, such as v5litepod-16 or v6e-64
+#   --node_count=SLICES       slices of that type (default 1)
+#   --docker_image=IMAGE      with detox_jax installed
+#   --max_restarts=N          by JobSet, after preemption or a crash (default 20)
+#   --timeout=SECONDS         to wait for the end (default 604800, a week)
+#   --priority=LEVEL          very-low, low, medium, high or very-high (default medium)
+#   --keep                    leave the workload in the cluster when interrupted or out of time
+#   --log_dir=DIR             (default runs/tpu/WORKLOAD)
+#   --project=PROJECT         (default: gcloud's)
+#   --dry_run                 print what would run, and stop
+#   --help                    this text
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+
+cluster="" workload="" zone="" project="" type="" node_count=1 docker_image="" max_restarts=20
+timeout=604800 priority=medium log_dir="" keep=""
+parse_flags "cluster workload zone project type node_count docker_image max_restarts timeout \
+  priority log_dir" "keep" "$@"
+require cluster workload zone type docker_image
+require_number node_count max_restarts timeout
+[ ${#rest[@]} -gt 0 ] || usage_error "no command: end with -- detox-jax VERB ..."
+set_location "$zone" "$project"
+log_dir=${log_dir:-runs/tpu/$workload}
+at=("--cluster=$cluster" "${location[@]}")
+
+# A workload that was given up would go on, and its node pool could grow for it.
+give_up() {
+  trap '' INT TERM HUP
+  close_connections
+  [ -n "$keep" ] || run xpk workload delete "--workload=$workload" "${at[@]}" --force
+  exit "$1"
+}
+trap 'give_up 130' INT
+trap 'give_up 143' TERM HUP
+
+# Status 1 is a crash and worth a restart, as xpk's own 42 and 127-255 are; 2 is a mistake and is not.
+run xpk workload create "--workload=$workload" "${at[@]}" "--tpu-type=$type" \
+  "--num-slices=$node_count" "--docker-image=$docker_image" "--max-restarts=$max_restarts" \
+  --restart-on-exit-codes=1 "--priority=$priority" "--command=$(quote "${rest[@]}")" ||
+  fail "xpk refused the workload; the lines above say why"
+
+status=0
+# A group of its own, and in the background, so that a signal is handled at once and ends it.
+set -m
+run xpk workload list "${at[@]}" "--wait-for-job-completion=$workload" "--timeout=$timeout" &
+set +m
+connections=($!)
+wait $! || status=$?
+[ -n "$dry_run" ] || mkdir -p "$log_dir"
+gather_logs() {
+  kubectl logs "--selector=jobset.sigs.k8s.io/jobset-name=$workload" --all-containers --prefix \
+    --tail=-1 --max-log-requests=1000 >"$log_dir/workers.log"
+}
+run gather_logs || say "no logs gathered; xpk printed where the console has them"
+case $status in
+  0) say "$workload succeeded; logs: $log_dir/workers.log" ;;
+  124) say "$workload is not finished after $timeout s" && give_up 1 ;;
+  *) fail "$workload failed ($status; 125 is the command's failure); logs: $log_dir/workers.log" ;;
+esac
