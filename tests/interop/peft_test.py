@@ -68,7 +68,7 @@ def deltas(params, lora):
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_products_are_ours(family, targets, tmp_path, vocabulary):
-    lora = LoRAConfig(rank=3, alpha=7.0, target_modules=targets)
+    lora = LoRAConfig(rank=3, alpha=70.0, target_modules=targets)
     path, params = adapted(tmp_path, vocabulary, CONFIGS[family], lora)
     peft.export(path, str(tmp_path / "out"), "some/base", family)
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
@@ -230,7 +230,7 @@ def hf_weights(family, params):
 def test_logits_of_peft_are_ours(family, targets, tmp_path, vocabulary):
     torch = pytest.importorskip("torch")
     hf_peft = pytest.importorskip("peft")
-    config, lora = CONFIGS[family], LoRAConfig(rank=3, alpha=7.0, target_modules=targets)
+    config, lora = CONFIGS[family], LoRAConfig(rank=3, alpha=70.0, target_modules=targets)
     path, params = adapted(tmp_path, vocabulary, config, lora)
     base = hf_base(family, params)
     tokens = np.random.default_rng(0).integers(1, 21, (2, 12))
