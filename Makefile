@@ -8,7 +8,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real test-real test-slow test-interop lint types fix clean
+.PHONY: demo test real test-real test-slow test-interop test-adapterhub lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -28,6 +28,11 @@ test-slow: $(VENV)/installed-test
 # Compares with transformers and torch, which nothing else needs.
 test-interop: $(VENV)/installed-interop
 	$(BIN)/python -m pytest -n 2 -m interop
+
+# AdapterHub's library wants an older transformers than everything else.
+test-adapterhub: $(VENV)-adapterhub/installed
+	$(VENV)-adapterhub/bin/python -m pytest -m interop \
+	    tests/interop/adapterhub_test.py tests/interop/stories_test.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -59,4 +64,10 @@ $(VENV)/installed-test: pyproject.toml $(VENV)/installed
 $(VENV)/installed-interop: pyproject.toml $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[test,hf]'
+	touch $@
+
+$(VENV)-adapterhub/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-adapterhub
+	$(VENV)-adapterhub/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-adapterhub/bin/python -m pip install --quiet --editable '.[test]' 'adapters==1.3.0'
 	touch $@
