@@ -142,7 +142,7 @@ def import_model(
         del arrays
         scratch.rmtree()
         origin = huggingface.origin(source, settings["source"])
-        records.write_json(output.path / huggingface.ORIGIN_FILE, origin)
+        records.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory))
         count = sum(math.prod(shape) for shape in parameters.shapes_of(source.config).values())

@@ -24,11 +24,10 @@ from detox_jax.interop.layouts import Tensor
 from detox_jax.interop.parameters import Checkpoint, Shapes
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
 from detox_jax.models.config import TransformerConfig
+from detox_jax.training import checkpoints
 from detox_jax.vocabulary import BPEVocabulary
 
 CONFIG_FILE = "config.json"
-# What an import keeps beside model.json: config.json as it came, dtype, where it came from.
-ORIGIN_FILE = "huggingface.json"
 _DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _TIED = "token_embedder/embedding"
 
@@ -207,7 +206,7 @@ def origin(source: Source, provenance: dict[str, Any]) -> dict[str, Any]:
 def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What the import recorded of this model or of its base; None for one trained here."""
     root = checkpoint.base or checkpoint
-    file = root.model_dir / ORIGIN_FILE
+    file = root.model_dir / checkpoints.ORIGIN_FILE
     return json.loads(file.read_text()) if file.exists() else None
 
 

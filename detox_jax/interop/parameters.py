@@ -108,7 +108,7 @@ class Checkpoint:
             restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
             partial_restore=True,
         )
-        directory = self.model_dir / checkpoints.CHECKPOINTS_DIR / str(self.step) / "params"
+        directory = checkpoints.checkpoints_dir(self.model_dir) / str(self.step) / "params"
         restored = ocp.PyTreeCheckpointHandler().restore(directory, args=arguments)
         flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
         return flat[path]

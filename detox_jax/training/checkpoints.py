@@ -2,6 +2,7 @@
 
     MODEL_DIR/model.json             config, adaptation, base (of an adapter-only checkpoint)
     MODEL_DIR/vocabulary/            tokenizer.json
+    MODEL_DIR/huggingface.json       where an imported model came from, and its config.json
     MODEL_DIR/checkpoints/STEP/      params, opt_state, data (iterator state, JSON)
 
 A checkpoint is named by MODEL_DIR (its last step) or by MODEL_DIR/checkpoints/STEP. One that an
@@ -33,6 +34,7 @@ from detox_jax.vocabulary import BPEVocabulary
 MODEL_FILE = "model.json"
 VOCABULARY_DIR = "vocabulary"
 CHECKPOINTS_DIR = "checkpoints"
+ORIGIN_FILE = "huggingface.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,13 @@ def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: BPEVocabulary
     records.write_json(model_dir / MODEL_FILE, spec.to_json())
 
 
+def keep_origin(base_path: str, model_dir: epath.Path) -> None:
+    """A model that is trained on from an imported one keeps what an export of it needs."""
+    origin = resolve(base_path)[0] / ORIGIN_FILE
+    if origin.exists():
+        records.write_bytes(model_dir / ORIGIN_FILE, origin.read_bytes())
+
+
 def read_spec(model_dir: epath.Path) -> ModelSpec:
     """Reads `model.json`.
 
@@ -112,7 +121,7 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
 def manager(model_dir: epath.Path, **options: Any) -> ocp.CheckpointManager:
     """The Orbax manager of a model directory's steps."""
     return ocp.CheckpointManager(
-        _checkpoints_dir(model_dir),
+        checkpoints_dir(model_dir),
         options=ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False, step_prefix=None, **options
         ),
@@ -133,7 +142,7 @@ def save_model(
         checkpoints.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
 
 
-def _checkpoints_dir(model_dir: epath.Path) -> epath.Path:
+def checkpoints_dir(model_dir: epath.Path) -> epath.Path:
     """Where the steps lie; Orbax wants local paths to be absolute."""
     path = model_dir / CHECKPOINTS_DIR
     return epath.Path(os.path.abspath(path)) if _is_local(path) else path
@@ -178,7 +187,7 @@ def vocabulary_dir(checkpoint_path: str) -> str:
 
 def restore_item(model_dir: epath.Path, step: int, item: str, arguments: Any) -> Any:
     """Restores one item of a step, as Orbax's `arguments` say."""
-    directory = _checkpoints_dir(model_dir) / str(step)
+    directory = checkpoints_dir(model_dir) / str(step)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(item)) as checkpointer:
         return checkpointer.restore(directory, args=ocp.args.Composite(**{item: arguments}))[item]
 

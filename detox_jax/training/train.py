@@ -117,6 +117,8 @@ def train(
     )
     spec = _model_spec(config, adaptation, base, vocabulary, output.path)
     checkpoints.write_spec(output.path, spec, vocabulary)
+    if base is not None and adaptation is None:
+        checkpoints.keep_origin(base.path, output.path)
 
     network = TransformerLM(config, adaptation)
     transformation = optimizer.transformation(steps)

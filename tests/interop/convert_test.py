@@ -103,12 +103,13 @@ def test_what_is_exported_again_keeps_its_config(source, tmp_path):
     assert (tmp_path / "back" / "tokenizer.json").exists()
 
 
-def test_the_command_line_and_a_rerun(source, tmp_path, capsys):
-    flags = ["convert", f"--from_hf={source}", "--to", str(tmp_path / "ours")]
+def test_the_command_line_and_a_rerun(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Paths as a user types them, relative.
+    flags = ["convert", "--from_hf=hf", "--to", "ours"]
     assert cli.main(flags) == 0
     assert cli.main(flags) == 0
     assert "already there" in capsys.readouterr().out
-    assert cli.main(["convert", f"--from={tmp_path / 'ours'}", f"--to_hf={tmp_path / 'back'}"]) == 0
+    assert cli.main(["convert", "--from=ours", "--to_hf=back"]) == 0
     assert cli.main(["convert", f"--from_hf={source}"]) == 2
     assert "convert goes one way" in capsys.readouterr().err
     assert cli.main(["train", f"--from_hf={source}"]) == 2

@@ -112,6 +112,10 @@ def test_trained_on_its_own_text_it_is_read_by_its_library(
         LEARNING_RATE=1e-3,
     )
     _run("convert", flags=[f"from={tmp_path / 'trained'}", f"to_hf={tmp_path / 'out'}"])
+    given, out = data_dir / "models" / "stories260k", tmp_path / "out"
+    assert f"- base: {given}" in (out / "README.md").read_text()
+    if adaptation != "adapter":
+        assert (out / "config.json").read_text() == (given / "config.json").read_text()
 
     trained = checkpoints.load_model(str(tmp_path / "trained"), one_device_mesh)
     tokens_BL, mask_BL = verify.random_batch(trained.spec.config.vocab_size, 128)

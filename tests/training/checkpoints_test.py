@@ -66,3 +66,15 @@ def test_a_base_that_is_gone(copy):
     spec = checkpoints.ModelSpec(checkpoints.read_spec(directory).config, None, base, "v")
     with pytest.raises(UserError, match="base model ../gone is gone"):
         checkpoints.load_base(spec, directory, meshes.create_mesh())
+
+
+def test_a_model_trained_on_from_an_import_keeps_its_origin(model_dir, tmp_path):
+    imported, trained = tmp_path / "imported", epath.Path(tmp_path / "trained")
+    shutil.copytree(model_dir, imported)
+    trained.mkdir()
+    checkpoints.keep_origin(str(imported), trained)
+    assert not (trained / checkpoints.ORIGIN_FILE).exists()
+    (imported / checkpoints.ORIGIN_FILE).write_text('{"source": {"path": "hf"}}')
+    step = checkpoints.saved_steps(epath.Path(imported))[-1]
+    checkpoints.keep_origin(str(imported / checkpoints.CHECKPOINTS_DIR / str(step)), trained)
+    assert (trained / checkpoints.ORIGIN_FILE).read_text() == '{"source": {"path": "hf"}}'
