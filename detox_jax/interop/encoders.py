@@ -55,13 +55,13 @@ def _embeddings(name: str, num_tokens: int) -> Map:
     }
 
 
-def _layer(name: str, attention: str = "self.{}") -> Map:
-    """BERT's names, which all but DistilBERT share; `attention` names a projection."""
-    own = f"{name}.attention.{attention}"
+def _layer(name: str, suffix: str = "") -> Map:
+    """BERT's names, which all but DistilBERT share; `suffix` ends those of projections."""
+    own = f"{name}.attention.self"
     return {
-        **linear(own.format("query"), f"{ATTENTION}/query"),
-        **linear(own.format("key"), f"{ATTENTION}/key"),
-        **linear(own.format("value"), f"{ATTENTION}/value"),
+        **linear(f"{own}.query{suffix}", f"{ATTENTION}/query"),
+        **linear(f"{own}.key{suffix}", f"{ATTENTION}/key"),
+        **linear(f"{own}.value{suffix}", f"{ATTENTION}/value"),
         **linear(f"{name}.attention.output.dense", f"{ATTENTION}/out", num_in=2),
         **_norm(f"{name}.attention.output.LayerNorm", "layers/attention_norm"),
         **linear(f"{name}.intermediate.dense", "layers/wi"),
@@ -241,7 +241,7 @@ def _map_deberta(num_tokens: int) -> Map:
         **_embeddings("deberta.embeddings", num_tokens),
         f"{encoder}.rel_embeddings.weight": Tensor(Table(), "distance_embedder/embedding"),
         **_norm(f"{encoder}.LayerNorm", "distance_norm"),
-        **_layer(layer, attention="self.{}_proj"),
+        **_layer(layer, suffix="_proj"),
         **linear(f"{layer}.attention.self.pos_key_proj", f"{ATTENTION}/position_key"),
         **linear(f"{layer}.attention.self.pos_query_proj", f"{ATTENTION}/position_query"),
         **linear("pooler.dense", "head_dense"),

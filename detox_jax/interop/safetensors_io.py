@@ -92,8 +92,8 @@ class TensorReader:
                 )
         # Of a hub name pickles are not even downloaded.
         raise UserError(
-            f"{directory}: holds no {SINGLE_FILE} and no {INDEX_FILE}; where a model is published as "
-            f"a pickle alone, {self._remedy}"
+            f"{directory}: holds no {SINGLE_FILE} and no {INDEX_FILE}; where a model is published "
+            f"as a pickle alone, {self._remedy}"
         )
 
     def _open(self, file: epath.Path) -> None:
