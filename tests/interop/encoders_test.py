@@ -50,9 +50,8 @@ def test_logits_on_a_ragged_batch(made):
             input_ids=torch.tensor(np.where(mask_BL, ids_BL, model.config.pad_token_id)),
             attention_mask=torch.tensor(mask_BL.astype(np.int64)),
         ).logits.numpy()
-    apply = jax.jit(
-        lambda p, t: Encoder(found.config).apply({"params": p}, t, enable_dropout=False)
-    )
+    encoder = Encoder(found.config)
+    apply = jax.jit(lambda params, x: encoder.apply({"params": params}, x, enable_dropout=False))
     ours = apply(found.read_parameters(), np.where(mask_BL, ids_BL + 1, 0).astype(np.int32))
     difference = np.abs(np.asarray(ours) - theirs).max()
     print(f"\nPARITY {name} max |Δlogit| = {difference:.1e}, largest {np.abs(theirs).max():.1f}")
