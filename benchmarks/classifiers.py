@@ -1,4 +1,4 @@
-"""Texts a second of ClassifierScorer beside transformers and torch, on the same CPU in the same run.
+"""Texts a second of ClassifierScorer beside transformers and torch, on one CPU in one run.
 
     pip install 'detox-jax[hf]'
     python benchmarks/classifiers.py --data=DIR [--model=distilbert] [--texts=512] [--rounds=5]
@@ -111,11 +111,9 @@ def measure(scorers: dict[str, Scorer], texts: Sequence[str], rounds: int) -> No
             print(f"{name}: {spent[0]:.1f} s, {spent[1]:.1f} processor seconds", flush=True)
     print("| scorer | texts a second | ratio | texts a processor second | ratio |")
     for name, each in speeds.items():
-        row = [_spread(np.array(each)[:, i]) for i in (0, 1)]
         ratios = np.array(speeds[first]) / np.array(each)
-        print(
-            f"| {name} | {row[0]} | {_spread(ratios[:, 0])} | {row[1]} | {_spread(ratios[:, 1])} |"
-        )
+        columns = (np.array(each)[:, 0], ratios[:, 0], np.array(each)[:, 1], ratios[:, 1])
+        print(f"| {name} | {' | '.join(map(_spread, columns))} |")
 
 
 def main() -> None:
