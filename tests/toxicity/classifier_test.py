@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
+from detox_jax import cli, records
 from detox_jax.errors import UserError
 from detox_jax.interop import classifiers
 from detox_jax.models.encoder import Encoder
@@ -241,6 +242,19 @@ def test_spoilt_classifiers(name, copy):
     with pytest.raises(UserError, match=message) as caught:
         ClassifierScorer(str(copy), label="toxic")
     assert "\n" not in str(caught.value)
+
+
+def test_the_gin_file_scores(bert, whole, tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "You are an idiot."}\n')
+    command = ["score", "--gin_file=gin_configs/scorers/classifier.gin", f"--gin.CLASSIFIER={bert}"]
+    command += [f"--gin.INPUT={tmp_path}/in.jsonl", f"--gin.OUTPUT_DIR={tmp_path}/out"]
+    assert cli.main(command) == 2
+    assert "Set the scorer's label; its labels are neutral, toxic" in capsys.readouterr().err
+    assert cli.main([*command, "--gin.CLASSIFIER_LABEL=toxic"]) == 0
+    (document,) = records.read_documents(str(tmp_path / "out" / "scored-*.jsonl"))
+    assert document.toxicity == pytest.approx(whole.score(["You are an idiot."])[0], abs=1e-5)
+    manifest = records.read_manifest(epath.Path(tmp_path / "out"))
+    assert whole.fingerprint in json.dumps(manifest)
 
 
 def test_buffers_are_no_weights(copy):
