@@ -101,7 +101,7 @@ class ClassifierScorer:
         digest.update(records.hash_files(self._tokenizer.files).encode())
         settings = (self.label, self.activation, self.max_length, found.config.dtype)
         digest.update(repr(settings).encode())
-        return f"classifier-{VERSION}-{self.name}-{self.label}-{digest.hexdigest()[:12]}"
+        return f"classifier-{VERSION}-{self.label}-{digest.hexdigest()[:12]}"
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""

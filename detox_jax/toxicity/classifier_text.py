@@ -92,16 +92,17 @@ def _check_agreement(state: dict[str, Any], config: dict[str, Any], where: str) 
     parts = {part["type"]: part for part in _parts(state["normalizer"])}
     bert, lowers = parts.get("BertNormalizer", {}), "Lowercase" in parts
     splits = {part["type"]: part for part in _parts(state["pre_tokenizer"])}
-    said = {
-        "do_lower_case": bert["lowercase"] if bert else lowers,
-        "strip_accents": bert.get("strip_accents"),
-        "tokenize_chinese_chars": bert.get("handle_chinese_chars"),
-    }
+    said = {"do_lower_case": bert["lowercase"] if bert else lowers}
+    if bert:
+        # Where it is null accents go with the case.
+        strips = bert["strip_accents"]
+        said["strip_accents"] = bert["lowercase"] if strips is None else strips
+        said["tokenize_chinese_chars"] = bert["handle_chinese_chars"]
     if "ByteLevel" in splits:
         said["add_prefix_space"] = splits["ByteLevel"]["add_prefix_space"]
     for name, value in said.items():
-        # None leaves it to tokenizer.json.
-        if value is not None and config.get(name) not in (None, value):
+        # Null leaves it to tokenizer.json.
+        if config.get(name) not in (None, value):
             raise UserError(
                 f"{where}: {name} is {config[name]}, but {TOKENIZER_FILE} has {value}; write both "
                 "anew with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
