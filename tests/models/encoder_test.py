@@ -37,7 +37,8 @@ OWN = dataclasses.replace(
         span=5, max_distance=None, shared_projections=False, norm=False
     ),
 )
-CONFIGS = {"bert": BERT, "roberta": ROBERTA, "deberta": DEBERTA, "own projections": OWN}
+# BERT's are among RoBERTa's; the tests of interop run them all.
+CONFIGS = {"roberta": ROBERTA, "deberta": DEBERTA, "own projections": OWN}
 TOKENS_BL = np.array([[3, 9, 17, 4, 0, 0, 0], [3, 8, 21, 30, 31, 32, 4]], np.int32)
 
 
@@ -81,15 +82,6 @@ def test_every_parameter_matters_and_names_its_axes(made):
         names = traverse_util.flatten_dict(axes, sep="/")[path]
         assert len(names) == len(shape.shape), path
         assert ("layers" in names) == path.startswith("layers/"), path
-
-
-def test_bfloat16_is_near(made):
-    config, params, apply = made
-    half = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
-    few = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    before, after = apply(config, params, TOKENS_BL), apply(half, few, TOKENS_BL)
-    assert after.dtype == jnp.float32
-    np.testing.assert_allclose(after, before, atol=0.15 * float(np.abs(before).max()))
 
 
 def test_a_padding_token_within_a_roberta_text_counts_no_position():
