@@ -32,6 +32,7 @@ def test_no_file_is_left_out():
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == ["demo", "real"]
+    assert _names("scorers") == ["classifier"]
 
 
 def _train_flags(*files):
@@ -70,6 +71,15 @@ def test_runs_are_complete_once_their_required_macros_are_given(verb, capsys):
 
 # Required only by a choice that is not the default.
 _OPTIONAL = {"NUM_DOCUMENTS", "TOP_K"}
+
+
+def test_scorers(capsys):
+    file = "--gin_file=gin_configs/scorers/classifier.gin"
+    command = ["score", file, "--gin.INPUT=in", "--gin.OUTPUT_DIR=out", "--dry_run"]
+    assert cli.main(command) == 2
+    assert "CLASSIFIER" in capsys.readouterr().err
+    assert cli.main([*command, "--gin.CLASSIFIER=some/model"]) == 0, capsys.readouterr().err
+    assert "SCORER = @classifier.ClassifierScorer()" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["demo", "real"])

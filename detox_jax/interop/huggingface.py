@@ -16,18 +16,17 @@ from etils import epath
 
 from detox_jax import records
 from detox_jax.errors import UserError
-from detox_jax.interop import parameters
+from detox_jax.interop import parameters, reading
 from detox_jax.interop.families import FAMILIES
 from detox_jax.interop.family import Family, Map
 from detox_jax.interop.fields import Fields, read_json
-from detox_jax.interop.layouts import Tensor
 from detox_jax.interop.parameters import Checkpoint, Shapes
+from detox_jax.interop.reading import CONFIG_FILE, foreign_names, layer_shapes
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
 from detox_jax.models.config import TransformerConfig
 from detox_jax.training import checkpoints
 from detox_jax.vocabulary import BPEVocabulary
 
-CONFIG_FILE = "config.json"
 _DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _TIED = "token_embedder/embedding"
 
@@ -111,16 +110,6 @@ def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     return tensors, shapes
 
 
-def layer_shapes(tensor: Tensor, shapes: Shapes) -> list[tuple[int, ...]]:
-    """The shapes of one layer of the parameters that a line names."""
-    return [shapes[path][1:] if tensor.layered else shapes[path] for path in tensor.paths]
-
-
-def foreign_names(name: str, tensor: Tensor, num_layers: int) -> list[str]:
-    """The Hugging Face names of a line, one for each layer."""
-    return [name.format(i) for i in range(num_layers)] if tensor.layered else [name]
-
-
 # --- import -----------------------------------------------------------------------------------
 
 
@@ -132,29 +121,12 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     """
     tensors, shapes = active_map(source.family, source.config)
     stored = _stored_names(source)
-    where = source.directory
-    expected = {
-        foreign: (tensor, layer)
-        for name, tensor in tensors.items()
-        for layer, foreign in enumerate(foreign_names(name, tensor, source.config.num_layers))
-    }
-    for foreign, (tensor, _) in expected.items():
-        if foreign not in stored:
-            raise UserError(f"{where}: tensor {foreign!r} is missing; download the model again")
-        wanted = tensor.layout.foreign_shape(layer_shapes(tensor, shapes))
-        found = source.tensors.shapes[stored[foreign]]
-        if found != wanted:
-            raise UserError(
-                f"{where}: tensor {foreign!r} has shape {list(found)}, but {CONFIG_FILE} implies "
-                f"{list(wanted)}"
-            )
-    _check_left_over(source, stored, expected.keys())
+    mapped = reading.MappedTensors(tensors, shapes, source.config.num_layers)
+    mapped.check(source.tensors, stored, str(source.directory))
+    _check_left_over(source, stored, mapped.expected.keys())
     arrays = parameters.mapped_zeros(scratch, shapes, source.config.parameter_dtype)
-    for foreign, (tensor, layer) in expected.items():
-        value = source.tensors.read(stored[foreign])
-        parts = tensor.layout.read(value, layer_shapes(tensor, shapes))
-        for path, part in zip(tensor.paths, parts, strict=True):
-            arrays[path][layer if tensor.layered else ...] = part
+    for path, place, part in mapped.read(source.tensors, stored):
+        arrays[path][place] = part
     return arrays
 
 

@@ -41,8 +41,18 @@ class TensorReader:
       UserError: if the weights are pickled, missing, cut short or inconsistent.
     """
 
-    def __init__(self, directory: epath.Path):
+    def __init__(self, directory: epath.Path, auto_class: str = "AutoModelForCausalLM"):
+        """Reads the headers.
+
+        Args:
+          directory: of the model.
+          auto_class: of transformers, that reads such a model; for the remedy that errors name.
+        """
         self._directory = directory
+        self._remedy = (
+            "convert it once, in a sandbox, with transformers: "
+            f"{auto_class}.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+        )
         wanted = self._find()
         self.files = [directory / name for name in sorted(set(wanted.values()))]
         if not wanted:
@@ -77,11 +87,14 @@ class TensorReader:
         for pattern in _PICKLES:
             for file in sorted(directory.glob(pattern)):
                 raise UserError(
-                    f"{file}: only safetensors are read, since a pickle can run any code; convert "
-                    "it once, in a sandbox, with transformers: "
-                    "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+                    f"{file}: only safetensors are read, since a pickle can run any code; "
+                    f"{self._remedy}"
                 )
-        raise UserError(f"{directory}: holds no {SINGLE_FILE} and no {INDEX_FILE}")
+        # Of a hub name pickles are not even downloaded.
+        raise UserError(
+            f"{directory}: holds no {SINGLE_FILE} and no {INDEX_FILE}; where a model is published "
+            f"as a pickle alone, {self._remedy}"
+        )
 
     def _open(self, file: epath.Path) -> None:
         try:

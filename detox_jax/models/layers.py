@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,29 @@ from flax.linen import partitioning
 
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import RopeScaling, TransformerConfig
+
+
+class LayerConfig(Protocol):
+    """What the layers of this file read of a config: a decoder's or an encoder's."""
+
+    @property
+    def emb_dim(self) -> int: ...  # noqa: D102
+    @property
+    def num_layers(self) -> int: ...  # noqa: D102
+    @property
+    def init_std(self) -> float: ...  # noqa: D102
+    @property
+    def norm(self) -> str: ...  # noqa: D102
+    @property
+    def norm_epsilon(self) -> float: ...  # noqa: D102
+    @property
+    def norm_unit_offset(self) -> bool: ...  # noqa: D102
+    @property
+    def use_bias(self) -> bool: ...  # noqa: D102
+    @property
+    def activation_dtype(self) -> Any: ...  # noqa: D102
+    @property
+    def parameter_dtype(self) -> Any: ...  # noqa: D102
 
 
 class Dense(nn.Module):
@@ -28,7 +52,7 @@ class Dense(nn.Module):
       lora: the low-rank addition, if this projection has one.
     """
 
-    config: TransformerConfig
+    config: LayerConfig
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     in_axes: tuple[str, ...]
@@ -89,7 +113,7 @@ def _contract(x: jax.Array, kernel: jax.Array, num_axes: int) -> jax.Array:
 class Embed(nn.Module):
     """A table of vectors, looked up by id; the token table also makes the logits."""
 
-    config: TransformerConfig
+    config: LayerConfig
     num_embeddings: int
     axis: str
 
@@ -123,7 +147,7 @@ class Norm(nn.Module):
       axis: logical name of the last axis.
     """
 
-    config: TransformerConfig
+    config: LayerConfig
     kind: str | None = None
     axis: str = "embed"
 

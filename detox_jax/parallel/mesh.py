@@ -20,6 +20,7 @@ from flax.linen import partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from detox_jax.errors import UserError
+from detox_jax.models.encoder import Encoder
 from detox_jax.models.transformer import TransformerLM
 
 AXES = ("data", "fsdp", "model")
@@ -33,6 +34,8 @@ LOGICAL_AXIS_RULES = (
     ("embed", None),
     ("mlp_activations", None),
     ("abspos_buckets", None),
+    ("relpos_buckets", None),
+    ("labels", None),
     ("kv", None),
     ("length", None),
     ("layers", None),
@@ -83,7 +86,7 @@ def num_batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def abstract_params(model: TransformerLM) -> tuple[Any, Any]:
+def abstract_params(model: TransformerLM | Encoder) -> tuple[Any, Any]:
     """Shapes and logical axis names of a model's parameters, without creating any.
 
     Returns:
@@ -97,7 +100,7 @@ def abstract_params(model: TransformerLM) -> tuple[Any, Any]:
     return variables["params"], axes
 
 
-def param_shardings(model: TransformerLM, mesh: Mesh) -> Any:
+def param_shardings(model: TransformerLM | Encoder, mesh: Mesh) -> Any:
     """The sharding of every parameter.
 
     Raises:

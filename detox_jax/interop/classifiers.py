@@ -1,0 +1,151 @@
+"""Sequence classifiers of Hugging Face directories, read as they are and ready to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from detox_jax.errors import UserError
+from detox_jax.interop.encoders import FAMILIES, EncoderFamily
+from detox_jax.interop.fields import Fields, read_json
+from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
+from detox_jax.interop.safetensors_io import TensorReader
+from detox_jax.models.encoder import Encoder
+from detox_jax.models.encoder_config import EncoderConfig
+from detox_jax.parallel import mesh as meshes
+
+_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A classifier, understood but not read.
+
+    Attributes:
+      directory: where it is.
+      family: of the model.
+      config: this package's.
+      labels: names of the outputs, in order.
+      problem_type: as config.json names it, or None.
+      tensors: the files.
+    """
+
+    directory: epath.Path
+    family: EncoderFamily
+    config: EncoderConfig
+    labels: tuple[str, ...]
+    problem_type: str | None
+    tensors: TensorReader
+
+    @property
+    def files(self) -> list[epath.Path]:
+        """All that decides a logit."""
+        return [self.directory / CONFIG_FILE, *self.tensors.files]
+
+    def read_parameters(self, shardings: Any = None) -> Any:
+        """The parameters, on the devices, in the config's `param_dtype`.
+
+        Args:
+          shardings: of every parameter, see `parallel.mesh.param_shardings`; the default device
+            where None.
+
+        Raises:
+          UserError: if a tensor is missing, left over, of another shape, or holds NaN.
+        """
+        shapes = _shapes_of(self.config)
+        tensors = {
+            name: tensor
+            for name, tensor in self.family.tensors(self.config.vocab_size - 1).items()
+            if tensor.paths[0] in shapes
+        }
+        covered = [path for tensor in tensors.values() for path in tensor.paths]
+        assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
+        stored = {name: name for name in self.tensors.shapes}
+        mapped = MappedTensors(tensors, shapes, self.config.num_layers)
+        mapped.check(self.tensors, stored, str(self.directory))
+        self._check_left_over(stored.keys() - mapped.expected.keys())
+        arrays = {path: np.zeros(s, self.config.parameter_dtype) for path, s in shapes.items()}
+        for path, place, part in mapped.read(self.tensors, stored):
+            arrays[path][place] = part
+        return jax.device_put(traverse_util.unflatten_dict(arrays, sep="/"), shardings)
+
+    def _check_left_over(self, names: set[str]) -> None:
+        for name in sorted(names):
+            if not re.fullmatch(self.family.buffers, name):
+                raise UserError(
+                    f"{self.directory}: tensor {name!r} belongs to no part of a "
+                    f"{self.family.model_type} classifier; nothing is dropped silently"
+                )
+
+
+def open_classifier(directory: epath.Path, dtype: str = "float32") -> Classifier:
+    """Reads config.json and the headers of the weights.
+
+    Args:
+      directory: of a Hugging Face model.
+      dtype: of activations and parameters.
+
+    Raises:
+      UserError: for another kind of model, an unsupported field, or broken files.
+    """
+    file = directory / CONFIG_FILE
+    values = read_json(file)
+    family = FAMILIES.get(values.get("model_type", ""))
+    if family is None:
+        raise UserError(
+            f"{file}: model_type {values.get('model_type')!r} is not supported as a classifier; "
+            f"supported are {', '.join(FAMILIES)}"
+        )
+    architectures = values.get("architectures") or [family.architecture]
+    if family.architecture not in architectures:
+        raise UserError(
+            f"{file}: architectures {architectures} is no sequence classifier; expected "
+            f"{family.architecture}"
+        )
+    labels = _labels(values, str(file))
+    problem_type = values.get("problem_type")
+    if problem_type is not None and problem_type not in _PROBLEM_TYPES:
+        raise UserError(
+            f"{file}: problem_type {problem_type!r} is unknown; one of {', '.join(_PROBLEM_TYPES)}"
+        )
+    fields = Fields(values, str(file))
+    for name in ("_num_labels", "num_labels"):
+        fields.take(name, None)  # What id2label says; the weights' shapes confirm it.
+    try:
+        config = family.read(fields, len(labels))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file}: malformed: {error}") from None
+    fields.finish()
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    tensors = TensorReader(directory, auto_class="AutoModelForSequenceClassification")
+    return Classifier(directory, family, config, labels, problem_type, tensors)
+
+
+def _labels(values: dict[str, Any], where: str) -> tuple[str, ...]:
+    """Names of the outputs; transformers' two where config.json names none."""
+    named = values.get("id2label")
+    if named is None:
+        count = values.get("num_labels", 2)
+        return tuple(f"LABEL_{i}" for i in range(count))
+    try:
+        by_id = {int(index): str(name) for index, name in named.items()}
+    except (AttributeError, ValueError):
+        raise UserError(f'{where}: "id2label" is no map from ids to labels: {named!r}') from None
+    if sorted(by_id) != list(range(len(by_id))):
+        raise UserError(f'{where}: "id2label" has ids {sorted(by_id)}; expected 0, 1, 2 and so on')
+    labels = tuple(by_id[i] for i in range(len(by_id)))
+    if len(set(labels)) != len(labels):
+        raise UserError(f'{where}: "id2label" names a label twice: {", ".join(labels)}')
+    return labels
+
+
+def _shapes_of(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    tree, _ = meshes.abstract_params(Encoder(config))
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}

@@ -1,0 +1,157 @@
+"""A published classifier as a scorer: an encoder of Hugging Face, run by JAX on the mesh.
+
+Texts are sorted by length and cut into batches whose shapes come from a short list, so that few
+programs are compiled and little padding is computed. A batch is split over the mesh's `data` and
+`fsdp` axes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.interop import classifiers, hub
+from detox_jax.models.encoder import Encoder
+from detox_jax.parallel import mesh as meshes
+from detox_jax.toxicity.classifier_text import ClassifierTokenizer
+from detox_jax.toxicity.published import SIGMOID, choose_output
+from detox_jax.toxicity.scorer import prepare
+
+VERSION = 1
+# Lengths that programs are compiled for; texts are padded to the next.
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Batches of longer texts have fewer rows, so that their attention scores fit beside each other.
+_FULL_BATCH_LENGTH = 128
+_SHIFT = 1  # This package's ids start behind padding.
+_DTYPES = ("float32", "bfloat16")
+
+
+class ClassifierScorer:
+    """Scores by one output of a sequence classifier.
+
+    Every text has a score. One without a token of its own (empty, or whitespace that the tokenizer
+    drops) has 0.0: there is nothing in it that could be toxic.
+
+    Attributes:
+      name: last part of the directory or hub name.
+      fingerprint: of config, weights, tokenizer, label, cut and dtype.
+      label: of the output.
+      activation: that makes it a probability, `sigmoid` or `softmax`.
+      max_length: tokens of a text that are read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        revision: str | None = None,
+        label: str | None = None,
+        dtype: str = "float32",
+        batch_size: int = 32,
+        mesh_shape: Mapping[str, int] | None = None,
+        max_length: int | None = None,
+    ):
+        """Reads the classifier.
+
+        Args:
+          path: a Hugging Face directory or hub name: BERT, DistilBERT, RoBERTa, XLM-R, DeBERTa-v2
+            or v3 with a sequence classification head.
+          revision: of a hub name.
+          label: of the output that is toxicity; known for the classifiers of `published`.
+          dtype: of weights and computation, `float32` or `bfloat16`.
+          batch_size: texts of up to 128 tokens that are computed at once, at least one for each
+            device that batches are split over; of longer texts fewer.
+          mesh_shape: see `parallel.mesh.create_mesh`.
+          max_length: tokens at which texts are cut; the tokenizer's own where None.
+
+        Raises:
+          UserError: if the classifier cannot be read or its label is not known.
+        """
+        if dtype not in _DTYPES:
+            raise UserError(f"ClassifierScorer.dtype is {dtype!r}; one of {', '.join(_DTYPES)}")
+        if batch_size < 1:
+            raise UserError(f"ClassifierScorer.batch_size is {batch_size}; must be positive")
+        directory, _ = hub.resolve(path, revision)
+        found = classifiers.open_classifier(directory, dtype)
+        index, self.activation = choose_output(path, label, found.labels, found.problem_type)
+        self.label = found.labels[index]
+        config = found.config
+        self._tokenizer = ClassifierTokenizer(
+            directory, config.vocab_size - _SHIFT, config.max_length, max_length
+        )
+        self.max_length = self._tokenizer.max_length
+        self._mesh = meshes.create_mesh(mesh_shape)
+        self._shards = meshes.num_batch_shards(self._mesh)
+        self._batch_size = batch_size
+        model = Encoder(config)
+        with meshes.sharding_scope(self._mesh):
+            self._params = found.read_parameters(meshes.param_shardings(model, self._mesh))
+        self._compute = _program(model, index, self.activation)
+        self.name = path.rstrip("/").split("/")[-1]
+        self.fingerprint = self._fingerprint(found)
+
+    def _fingerprint(self, found: classifiers.Classifier) -> str:
+        """Batches and mesh are left out: they change a score by rounding alone."""
+        digest = hashlib.sha256(records.hash_files(found.files).encode())
+        digest.update(records.hash_files(self._tokenizer.files).encode())
+        settings = (self.label, self.activation, self.max_length, found.config.dtype)
+        digest.update(repr(settings).encode())
+        return f"classifier-{VERSION}-{self.label}-{digest.hexdigest()[:12]}"
+
+    def score(self, texts: Sequence[str]) -> list[float | None]:
+        """See `ToxicityScorer`."""
+        ids = self._tokenizer.encode([prepare(text) for text in texts])
+        scores = np.zeros(len(ids))
+        own = [i for i, each in enumerate(ids) if len(each) > self._tokenizer.num_special]
+        pending: list[tuple[list[int], jax.Array]] = []
+        with meshes.sharding_scope(self._mesh):
+            for rows, tokens_BL in self._batches(ids, own):
+                tokens_BL = jax.device_put(tokens_BL, meshes.batch_sharding(self._mesh))
+                pending.append((rows, self._compute(self._params, tokens_BL)))
+        for rows, scores_B in pending:  # Read when all are under way.
+            scores[rows] = np.asarray(scores_B)[: len(rows)]
+        return [float(score) for score in scores]
+
+    def _batches(
+        self, ids: Sequence[Sequence[int]], own: Sequence[int]
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Which texts, and their tokens `[B, L]`, the longest first."""
+        left = sorted(own, key=lambda i: -len(ids[i]))
+        while left:
+            length = self._padded_length(len(ids[left[0]]))
+            most = max(1, min(self._batch_size, self._batch_size * _FULL_BATCH_LENGTH // length))
+            most = _round_up(most, self._shards)
+            rows, left = left[:most], left[most:]
+            # The few texts of a last batch fill a power of two, for few programs again.
+            size = min(most, _round_up(1 << (len(rows) - 1).bit_length(), self._shards))
+            tokens_BL = np.zeros((size, length), np.int32)
+            for row, i in enumerate(rows):
+                tokens_BL[row, : len(ids[i])] = np.asarray(ids[i], np.int32) + _SHIFT
+            yield rows, tokens_BL
+
+    def _padded_length(self, length: int) -> int:
+        fitting = (each for each in LENGTHS if length <= each <= self.max_length)
+        return next(fitting, self.max_length)
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _program(model: Encoder, index: int, activation: str) -> Any:
+    """Parameters and tokens `[B, L]` to scores `[B]`, compiled once for each shape."""
+
+    @jax.jit
+    def compute(params: Any, tokens_BL: jax.Array) -> jax.Array:
+        logits_BC = model.apply({"params": params}, tokens_BL, enable_dropout=False)
+        assert isinstance(logits_BC, jax.Array)
+        if activation == SIGMOID:
+            return jax.nn.sigmoid(logits_BC[:, index])
+        return jax.nn.softmax(logits_BC, axis=-1)[:, index]
+
+    return compute

@@ -1,0 +1,134 @@
+"""Text to ids as transformers makes them, special tokens and truncation included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import tokenizers
+from etils import epath
+
+from detox_jax.errors import UserError
+from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+
+_SIDES = ("right", "left")
+
+
+class ClassifierTokenizer:
+    """The `tokenizer.json` of a classifier.
+
+    Attributes:
+      files: all that decides an id.
+      max_length: to which texts are cut, special tokens included.
+      num_special: tokens that are added to a text.
+    """
+
+    def __init__(
+        self, directory: epath.Path, vocab_size: int, longest: int, max_length: int | None
+    ):
+        """Reads the tokenizer.
+
+        Args:
+          directory: of the classifier.
+          vocab_size: ids that the model knows.
+          longest: text that the model can read, in tokens.
+          max_length: to cut at; the least of the tokenizer's `model_max_length` and `longest` where
+            None.
+
+        Raises:
+          UserError: if there is no readable tokenizer.json, its settings contradict it, it is
+            another model's, or `max_length` is out of range.
+        """
+        file, config_file = directory / TOKENIZER_FILE, directory / TOKENIZER_CONFIG_FILE
+        if not file.exists():
+            raise UserError(
+                f"{directory}: has no {TOKENIZER_FILE}; write one with transformers: "
+                "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            )
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
+        except Exception as error:  # `tokenizers` raises bare Exception for a malformed file.
+            raise UserError(f"{file}: not a readable tokenizer: {error}") from None
+        self.files = [path for path in (file, config_file) if path.exists()]
+        config = _read_config(config_file)
+        _check_agreement(json.loads(tokenizer.to_str()), config, str(config_file))
+        top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if top >= vocab_size:
+            raise UserError(
+                f"{file}: has id {top}, but the model knows {vocab_size}; the two belong to "
+                "different models"
+            )
+        self.num_special = tokenizer.num_special_tokens_to_add(False)
+        self.max_length = _max_length(config, longest, max_length, self.num_special, directory)
+        side = config.get("truncation_side") or (tokenizer.truncation or {}).get("direction")
+        if side not in (None, *_SIDES):
+            raise UserError(f"{config_file}: truncation_side is {side!r}; one of right, left")
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_length, direction=side or "right")
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts, special tokens included, cut to `max_length`."""
+        # A lone surrogate has no UTF-8 form, which the library asks for.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
+
+
+def _read_config(file: epath.Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        value = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: malformed JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: expected a JSON object")
+    return value
+
+
+def _check_agreement(state: dict[str, Any], config: dict[str, Any], where: str) -> None:
+    """Refuses settings by which transformers would change what tokenizer.json says."""
+    parts = {part["type"]: part for part in _parts(state["normalizer"])}
+    bert, lowers = parts.get("BertNormalizer", {}), "Lowercase" in parts
+    splits = {part["type"]: part for part in _parts(state["pre_tokenizer"])}
+    said = {"do_lower_case": bert["lowercase"] if bert else lowers}
+    if bert:
+        # Where it is null accents go with the case.
+        strips = bert["strip_accents"]
+        said["strip_accents"] = bert["lowercase"] if strips is None else strips
+        said["tokenize_chinese_chars"] = bert["handle_chinese_chars"]
+    if "ByteLevel" in splits:
+        said["add_prefix_space"] = splits["ByteLevel"]["add_prefix_space"]
+    for name, value in said.items():
+        # Null leaves it to tokenizer.json.
+        if config.get(name) not in (None, value):
+            raise UserError(
+                f"{where}: {name} is {config[name]}, but {TOKENIZER_FILE} has {value}; write both "
+                "anew with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            )
+
+
+def _parts(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A normalizer or pre-tokenizer, or the parts of a sequence of them."""
+    if part is None:
+        return []
+    return part.get("normalizers") or part.get("pretokenizers") or [part]
+
+
+def _max_length(
+    config: dict[str, Any],
+    longest: int,
+    max_length: int | None,
+    num_special: int,
+    directory: epath.Path,
+) -> int:
+    if max_length is None:
+        # Where it is unlimited transformers writes 10^30.
+        return min(longest, int(config.get("model_max_length") or longest))
+    if not num_special < max_length <= longest:
+        raise UserError(
+            f"{directory}: max_length is {max_length}; the model reads from {num_special + 1} to "
+            f"{longest} tokens"
+        )
+    return max_length

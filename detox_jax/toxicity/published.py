@@ -1,0 +1,85 @@
+"""Which output of a published classifier is its toxicity, and how it becomes a probability.
+
+The repositories' config.json files could not be read here, so that each entry names what it rests
+on. A wrong label fails with the list of those that config.json has, and `label` overrides it.
+
+  unitary/toxic-bert: `toxic` among the labels of the Jigsaw challenge, each with a sigmoid: the
+    `detoxify` package, which publishes it, and descriptions of its model card.
+  unitary/unbiased-toxic-roberta: `toxicity`, likewise; llm-guard's toxicity scanner, which runs it,
+    lists the same names.
+  unitary/multilingual-toxic-xlm-roberta: likewise; projects that run it report both a single label
+    `toxic` and `toxicity` among several.
+  s-nlp/roberta_toxicity_classifier: `toxic` against `neutral`, softmax: the detoxification papers
+    of its authors.
+  facebook/roberta-hate-speech-dynabench-r4-target: `hate` against `nothate`, softmax: the toxicity
+    measurement of the `evaluate` library, and projects that run it. It measures hate, not toxicity
+    at large.
+  cooperleong00/deberta-v3-large_toxicity-scorer: `LABEL_1` of two, softmax, fitted to Perspective's
+    toxicity: its model card (Leong et al., 2023), and code that evaluates with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from detox_jax.errors import UserError
+
+SIGMOID, SOFTMAX = "sigmoid", "softmax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """An output of a classifier that means toxicity.
+
+    Attributes:
+      labels: names of the output, the first that the classifier has.
+      activation: `sigmoid` or `softmax`.
+    """
+
+    labels: tuple[str, ...]
+    activation: str
+
+
+PUBLISHED = {
+    "unitary/toxic-bert": Output(("toxic",), SIGMOID),
+    "unitary/unbiased-toxic-roberta": Output(("toxicity",), SIGMOID),
+    "unitary/multilingual-toxic-xlm-roberta": Output(("toxicity", "toxic"), SIGMOID),
+    "s-nlp/roberta_toxicity_classifier": Output(("toxic",), SOFTMAX),
+    "facebook/roberta-hate-speech-dynabench-r4-target": Output(("hate",), SOFTMAX),
+    "cooperleong00/deberta-v3-large_toxicity-scorer": Output(("LABEL_1",), SOFTMAX),
+}
+
+
+def choose_output(
+    name: str, label: str | None, labels: Sequence[str], problem_type: str | None
+) -> tuple[int, str]:
+    """Index of the output that is toxicity, and its activation.
+
+    Args:
+      name: directory or hub name of the classifier.
+      label: of the output; the published classifier's own where None.
+      labels: of all outputs.
+      problem_type: of config.json. One output or several labels at once mean sigmoid, one label of
+        several softmax, as in transformers' pipeline.
+
+    Raises:
+      UserError: for a label that the classifier lacks, none where none is known, or a regression,
+        whose outputs are no probabilities.
+    """
+    published = PUBLISHED.get(name)
+    listed = f"its labels are {', '.join(labels)}"
+    if label is None:
+        if published is None:
+            raise UserError(f"{name}: which output is toxicity? Set the scorer's label; {listed}")
+        label = next((each for each in published.labels if each in labels), published.labels[0])
+    if label not in labels:
+        raise UserError(f"{name}: has no label {label!r}; {listed}")
+    if published is not None:
+        return labels.index(label), published.activation
+    if problem_type == "regression":
+        raise UserError(
+            f"{name}: problem_type is regression, whose output is no probability; take a classifier"
+        )
+    several = problem_type == "multi_label_classification" or len(labels) == 1
+    return labels.index(label), SIGMOID if several else SOFTMAX
