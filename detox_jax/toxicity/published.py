@@ -3,17 +3,16 @@
 The repositories' config.json files could not be read here, so that each entry names what it rests
 on. A wrong label fails with the list of those that config.json has, and `label` overrides it.
 
-  unitary/toxic-bert: `toxic` among the labels of the Jigsaw challenge, each with a sigmoid: the
-    `detoxify` package, which publishes it, and descriptions of its model card.
+  unitary/toxic-bert: `toxic` among the six labels of the Jigsaw challenge, each with a sigmoid: the
+    config.json of models that name it as their origin (Dharil/toxic-initial-training).
   unitary/unbiased-toxic-roberta: `toxicity`, likewise; llm-guard's toxicity scanner, which runs it,
     lists the same names.
   unitary/multilingual-toxic-xlm-roberta: likewise; projects that run it report both a single label
     `toxic` and `toxicity` among several.
-  s-nlp/roberta_toxicity_classifier: `toxic` against `neutral`, softmax: the detoxification papers
-    of its authors.
-  facebook/roberta-hate-speech-dynabench-r4-target: `hate` against `nothate`, softmax: the toxicity
-    measurement of the `evaluate` library, and projects that run it. It measures hate, not toxicity
-    at large.
+  s-nlp/roberta_toxicity_classifier: `toxic` against `neutral`, softmax: garak's detector that runs
+    it, and other projects that do.
+  facebook/roberta-hate-speech-dynabench-r4-target: `hate` is the second of two, softmax: projects
+    that run it. It measures hate, not toxicity at large.
   cooperleong00/deberta-v3-large_toxicity-scorer: `LABEL_1` of two, softmax, fitted to Perspective's
     toxicity: its model card (Leong et al., 2023), and code that evaluates with it.
 """
