@@ -195,7 +195,9 @@ def read(path: str) -> TokenizerFiles:
     directory = epath.Path(path)
     names = (*_KEPT, *MODEL_FILES)
     files = {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
-    settings = {name: _json_object(path, name, files) for name in files if name in _SETTINGS}
+    settings = {
+        name: json_object(files[name], f"{path}/{name}") for name in files if name in _SETTINGS
+    }
     try:
         codec = _codec(path, files, settings)
     except UserError:
@@ -218,13 +220,18 @@ _SETTINGS = (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, *MOD
 Settings = dict[str, dict[str, Any]]
 
 
-def _json_object(path: str, name: str, files: dict[str, bytes]) -> dict[str, Any]:
+def json_object(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that a file of settings holds.
+
+    Raises:
+      UserError: naming `where`, if it is malformed or no object.
+    """
     try:
-        value = json.loads(files[name])
+        value = json.loads(content)
     except ValueError as error:
-        raise UserError(f"{path}/{name}: malformed JSON: {error}") from None
+        raise UserError(f"{where}: malformed JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}/{name}: expected a JSON object, got {type(value).__name__}")
+        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
     return value
 
 

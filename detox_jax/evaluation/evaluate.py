@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -164,7 +165,7 @@ class _Reader:
         if heldout is not None and checkpoint is not None:
             found["perplexity"] = self._once(
                 f"perplexity-{name}.json",
-                {"model": _model(checkpoint), "heldout": records.describe_input(heldout)},
+                {"model": _model(checkpoint), "heldout": self._heldout},
                 lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
             )
         if reference is not None:
@@ -174,6 +175,10 @@ class _Reader:
                 lambda: perplexity.continuation_perplexity(reference, method.generations),
             )
         return found
+
+    @functools.cached_property
+    def _heldout(self) -> dict[str, Any] | None:
+        return None if self.heldout is None else records.describe_input(self.heldout)
 
     def _once(
         self, file_name: str, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]]

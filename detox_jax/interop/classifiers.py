@@ -14,11 +14,10 @@ from flax import traverse_util
 from detox_jax.errors import UserError
 from detox_jax.interop.encoders import FAMILIES, EncoderFamily
 from detox_jax.interop.fields import Fields, read_json
-from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
+from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
 from detox_jax.interop.safetensors_io import TensorReader
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
-from detox_jax.parallel import mesh as meshes
 
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -58,7 +57,7 @@ class Classifier:
         Raises:
           UserError: if a tensor is missing, left over, of another shape, or holds NaN.
         """
-        shapes = _shapes_of(self.config)
+        shapes = shapes_of(Encoder(self.config))
         tensors = {
             name: tensor
             for name, tensor in self.family.tensors(self.config.vocab_size - 1).items()
@@ -143,9 +142,3 @@ def _labels(values: dict[str, Any], where: str) -> tuple[str, ...]:
     if len(set(labels)) != len(labels):
         raise UserError(f'{where}: "id2label" names a label twice: {", ".join(labels)}')
     return labels
-
-
-def _shapes_of(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    tree, _ = meshes.abstract_params(Encoder(config))
-    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
-    return {path: tuple(leaf.shape) for path, leaf in flat.items()}

@@ -20,8 +20,8 @@ from detox_jax.interop import parameters, reading
 from detox_jax.interop.families import FAMILIES
 from detox_jax.interop.family import Family, Map
 from detox_jax.interop.fields import Fields, read_json
-from detox_jax.interop.parameters import Checkpoint, Shapes
-from detox_jax.interop.reading import CONFIG_FILE, foreign_names, layer_shapes
+from detox_jax.interop.parameters import Checkpoint
+from detox_jax.interop.reading import CONFIG_FILE, Shapes, foreign_names, layer_shapes
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
 from detox_jax.models.config import TransformerConfig
 from detox_jax.training import checkpoints

@@ -18,24 +18,21 @@ from etils import epath
 from flax import traverse_util
 
 from detox_jax.errors import UserError
+from detox_jax.interop import reading
+from detox_jax.interop.reading import Shapes
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints
 from detox_jax.training import params as params_lib
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_of(
     config: TransformerConfig, adaptation: adaptations.Adaptation | None = None
 ) -> Shapes:
     """The shape of every parameter of a model, by path."""
-    tree, _ = meshes.abstract_params(TransformerLM(config, adaptation))
-    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
-    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+    return reading.shapes_of(TransformerLM(config, adaptation))
 
 
 class Mapped(np.memmap):

@@ -30,6 +30,29 @@ _POSITIVE = ("vocab_size", "emb_dim", "num_heads", "num_layers", "mlp_dim", "max
 _VOCAB_MULTIPLE = 128
 
 
+class NetworkConfig:
+    """What the configs of all networks derive alike from their fields."""
+
+    vocab_size: int
+    dtype: str
+    param_dtype: str
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding: `vocab_size` rounded up to a multiple of 128."""
+        return -(-self.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+
+    @property
+    def activation_dtype(self) -> Any:
+        """`dtype` as JAX takes it."""
+        return jnp.dtype(self.dtype)
+
+    @property
+    def parameter_dtype(self) -> Any:
+        """`param_dtype` as JAX takes it."""
+        return jnp.dtype(self.param_dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
     """Stretched rotary wavelengths.
@@ -58,7 +81,7 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(NetworkConfig):
     """A decoder-only transformer; the defaults are GPT-2's and Megatron's architecture.
 
     Attributes:
@@ -217,11 +240,6 @@ class TransformerConfig:
         return self.use_bias if own is None else own
 
     @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding: `vocab_size` rounded up to a multiple of 128."""
-        return -(-self.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
-
-    @property
     def kv_heads(self) -> int:
         """`num_kv_heads`, resolved."""
         assert self.num_kv_heads is not None
@@ -232,16 +250,6 @@ class TransformerConfig:
         """`head_dim`, resolved."""
         assert self.head_dim is not None
         return self.head_dim
-
-    @property
-    def activation_dtype(self) -> Any:
-        """`dtype` as JAX takes it."""
-        return jnp.dtype(self.dtype)
-
-    @property
-    def parameter_dtype(self) -> Any:
-        """`param_dtype` as JAX takes it."""
-        return jnp.dtype(self.param_dtype)
 
     def architecture(self) -> dict[str, Any]:
         """The fields that decide which checkpoints fit; the rest may change from run to run."""

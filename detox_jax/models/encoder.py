@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,7 +9,7 @@ from flax.linen import partitioning
 
 from detox_jax.models.disentangled import Distances, distance_scores
 from detox_jax.models.encoder_config import EncoderConfig
-from detox_jax.models.layers import Dense, Embed, Norm, activate
+from detox_jax.models.layers import Dense, Embed, Norm, activate, scan_layers
 
 ACTIVATION_AXES = ("batch", "length", "embed")
 _MASKED = -1e30
@@ -120,7 +118,8 @@ class Encoder(nn.Module):
         distances = None
         if cfg.relative_positions is not None:
             distances = self._distances(tokens_BL.shape[1])
-        layers = _scanned(cfg)(cfg, deterministic, name="layers")
+        scanned = scan_layers(EncoderLayer, cfg.num_layers, (nn.broadcast, nn.broadcast))
+        layers = scanned(cfg, deterministic, name="layers")
         x_BLD, _ = layers(x_BLD, is_token_BL, distances)
         return self._head(x_BLD[:, 0], deterministic)
 
@@ -165,17 +164,3 @@ class Encoder(nn.Module):
         x_BD = nn.Dropout(cfg.dropout_rate, name="head_dropout")(x_BD, deterministic=deterministic)
         logits_BC = Dense(cfg, D, labels, ("embed",), ("labels",), name="head_logits")(x_BD)
         return logits_BC.astype(jnp.float32)
-
-
-def _scanned(cfg: EncoderConfig) -> Any:
-    """EncoderLayer, scanned over a leading `layers` axis."""
-    in_axes: Any = (nn.broadcast, nn.broadcast)
-    return partitioning.scan_with_axes(
-        EncoderLayer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=in_axes,
-        length=cfg.num_layers,
-        axis_name="layers",
-        axes_collections=("params",),
-    )

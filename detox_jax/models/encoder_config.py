@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
-import jax.numpy as jnp
 
 from detox_jax.errors import UserError
+from detox_jax.models.config import NetworkConfig
 
 _CHOICES = {
     "head_activation": ("tanh", "relu", "gelu", "gelu_exact"),
@@ -23,7 +21,6 @@ _POSITIVE = (
     "num_labels",
     "max_length",
 )
-_VOCAB_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +61,7 @@ class RelativePositions:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(NetworkConfig):
     """An encoder with LayerNorm behind each sublayer and a head on its first token.
 
     The defaults are BERT's architecture.
@@ -137,18 +134,3 @@ class EncoderConfig:
     def head_size(self) -> int:
         """Size of a head."""
         return self.emb_dim // self.num_heads
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding: `vocab_size` rounded up to a multiple of 128."""
-        return -(-self.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
-
-    @property
-    def activation_dtype(self) -> Any:
-        """`dtype` as JAX takes it."""
-        return jnp.dtype(self.dtype)
-
-    @property
-    def parameter_dtype(self) -> Any:
-        """`param_dtype` as JAX takes it."""
-        return jnp.dtype(self.param_dtype)

@@ -38,6 +38,26 @@ class LayerConfig(Protocol):
     def parameter_dtype(self) -> Any: ...  # noqa: D102
 
 
+def scan_layers(layer: Any, num_layers: int, in_axes: tuple[Any, ...]) -> Any:
+    """A layer scanned over a leading `layers` axis of its parameters.
+
+    Args:
+      layer: the module; its call takes the carry first.
+      num_layers: how many.
+      in_axes: one entry for each argument behind the carry: 0 where it is stacked like the
+        parameters, `nn.broadcast` where all layers share it.
+    """
+    return partitioning.scan_with_axes(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=in_axes,  # type: ignore  # flax's annotation knows a single entry.
+        length=num_layers,
+        axis_name="layers",
+        axes_collections=("params",),
+    )
+
+
 class Dense(nn.Module):
     """`x W + b` from the last `len(in_shape)` axes to `out_shape`; hosts a LoRA addition.
 

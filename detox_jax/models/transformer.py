@@ -22,7 +22,7 @@ from detox_jax.models.attention import (
     training_mask,
 )
 from detox_jax.models.config import TransformerConfig
-from detox_jax.models.layers import Dense, Embed, Norm, activate, softcap
+from detox_jax.models.layers import Dense, Embed, Norm, activate, scan_layers, softcap
 
 ACTIVATION_AXES = ("batch", "length", "embed")
 _INVALID_LOGIT = -1e10
@@ -273,14 +273,4 @@ def _scanned(cfg: TransformerConfig) -> Any:
     layer: Any = DecoderLayer
     if cfg.remat != "none":
         layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[cfg.remat])
-    # One entry for each argument behind the carry; flax's annotation knows a single one.
-    in_axes: Any = (0, nn.broadcast, nn.broadcast)
-    return partitioning.scan_with_axes(
-        layer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=in_axes,
-        length=cfg.num_layers,
-        axis_name="layers",
-        axes_collections=("params",),
-    )
+    return scan_layers(layer, cfg.num_layers, (0, nn.broadcast, nn.broadcast))

@@ -10,7 +10,7 @@ import tokenizers
 from etils import epath
 
 from detox_jax.errors import UserError
-from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, json_object
 
 _SIDES = ("right", "left")
 
@@ -51,7 +51,9 @@ class ClassifierTokenizer:
         except Exception as error:  # `tokenizers` raises bare Exception for a malformed file.
             raise UserError(f"{file}: not a readable tokenizer: {error}") from None
         self.files = [path for path in (file, config_file) if path.exists()]
-        config = _read_config(config_file)
+        config: dict[str, Any] = {}
+        if config_file.exists():
+            config = json_object(config_file.read_bytes(), str(config_file))
         _check_agreement(json.loads(tokenizer.to_str()), config, str(config_file))
         top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if top >= vocab_size:
@@ -73,18 +75,6 @@ class ClassifierTokenizer:
         # A lone surrogate has no UTF-8 form, which the library asks for.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
-
-
-def _read_config(file: epath.Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        value = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: malformed JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: expected a JSON object")
-    return value
 
 
 def _check_agreement(state: dict[str, Any], config: dict[str, Any], where: str) -> None:

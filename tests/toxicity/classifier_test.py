@@ -258,9 +258,10 @@ def test_the_gin_file_scores(bert, whole, tmp_path, capsys):
     assert whole.fingerprint in json.dumps(manifest)
 
 
-def test_buffers_are_no_weights(copy):
+def test_buffers_are_no_weights(copy, whole):
     _tensors(bert__embeddings__position_ids=np.arange(40)[None])(copy)
-    ClassifierScorer(str(copy), label="toxic")
+    scores = ClassifierScorer(str(copy), label="toxic").score(TEXTS)
+    assert scores == pytest.approx(whole.score(TEXTS), abs=1e-5)
 
 
 @pytest.mark.parametrize(

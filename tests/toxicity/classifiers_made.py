@@ -8,9 +8,10 @@ import safetensors.numpy
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from detox_jax.interop import classifiers, encoders
+from detox_jax.interop import encoders
 from detox_jax.interop.fields import Fields
-from detox_jax.interop.reading import MappedTensors, layer_shapes
+from detox_jax.interop.reading import MappedTensors, layer_shapes, shapes_of
+from detox_jax.models.encoder import Encoder
 
 WORDS = "the bus was late you are an idiot good day what a stupid idea moron thanks for".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys([*WORDS, ".", "!", "?"])]
@@ -65,7 +66,7 @@ def make(directory: Path, config, seed=0) -> dict[str, np.ndarray]:
     directory.mkdir(parents=True, exist_ok=True)
     family = encoders.FAMILIES[config["model_type"]]
     ours = family.read(Fields(config, "config"), len(config["id2label"]))
-    shapes = classifiers._shapes_of(ours)
+    shapes = shapes_of(Encoder(ours))
     lines = {
         name: tensor
         for name, tensor in family.tensors(config["vocab_size"]).items()
