@@ -31,6 +31,7 @@ VERBS = {
     "filter": "detox_jax.toxicity.filter",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.evaluation.report",
+    "lm_eval": "detox_jax.evaluation.lm_eval",
     "convert": "detox_jax.interop.convert",
     "sgeat": "detox_jax.sgeat",
     "train_scorer": "detox_jax.toxicity.train_scorer",
@@ -40,7 +41,8 @@ VERBS = {
 # Flags of one verb, short for its macros: a switch makes its macro True, the others take a value.
 SWITCHES = {"evaluate": {"--power": "POWER"}, "convert": {"--verify": "VERIFY"}}
 VALUE_FLAGS = {
-    "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"}
+    "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"},
+    "lm_eval": {"--checkpoint": "CHECKPOINT_PATH", "--tasks": "TASKS", "--output": "OUTPUT_DIR"},
 }
 
 USAGE = """\

@@ -18,7 +18,15 @@ ALLOWED = {
     "generation": {*BASICS, "models", "parallel", *LOADING},
     # A classifier is read where it lies, in its Hugging Face directory.
     "toxicity": {*BASICS, "models", "parallel", "interop.classifiers", "interop.hub"},
-    "evaluation": {*BASICS, "models", "parallel", *LOADING},
+    # The harness's generating tasks decode.
+    "evaluation": {
+        *BASICS,
+        "models",
+        "parallel",
+        *LOADING,
+        "generation.decoding",
+        "generation.sampling",
+    },
     "interop": {*BASICS, "models", "parallel", *LOADING},
     "sgeat": {*BASICS, *LOADING},
     "cli": {"errors", "native_log"},
@@ -46,6 +54,7 @@ VERBS = {
     "toxicity.train_scorer",
     "evaluation.evaluate",
     "evaluation.report",
+    "evaluation.lm_eval",
     "interop.convert",
     "sgeat",
 }

@@ -204,9 +204,9 @@ def _attended(
     layer: LayerData,
 ) -> list[KeyValues]:
     """What the queries attend to: what is filled of the cache, if any, and the input itself."""
-    index_L = jnp.arange(mask_BLM.shape[1])
     if layer.window is not None:
-        mask_BLM = mask_BLM & (index_L[:, None] - index_L[None, :] < layer.window)[None]
+        distance_BLM = positions_BL[:, :, None] - positions_BL[:, None, :]
+        mask_BLM = mask_BLM & (distance_BLM < layer.window)
     itself = KeyValues(k_BLGK.swapaxes(1, 2), v_BLGK.swapaxes(1, 2), mask_BLM)
     if layer.keys_BGMK is None or layer.values_BGMK is None:
         return [itself]

@@ -141,6 +141,8 @@ class TransformerLM(nn.Module):
         max_decode_length: int | None = None,
         prefill: bool | None = None,
         prefill_lengths: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        logit_positions: jax.Array | None = None,
     ) -> jax.Array:
         """Logits of the next token at every position.
 
@@ -162,9 +164,11 @@ class TransformerLM(nn.Module):
           max_decode_length: ignored; the cache knows its length.
           prefill: fill the cache from prompts.
           prefill_lengths: tokens of each prompt that are in the cache afterwards, int32 `[B]`.
+          attention_mask: who sees whom, bool `[B, L, L]`, in place of the causal mask.
+          logit_positions: the indices, int32 `[B, T]`, at which alone logits are computed.
 
         Returns:
-          Float32 `[B, L, V]`; ids that stand for no token (padding rows) get -1e10.
+          Float32 `[B, L, V]` or `[B, T, V]`; ids that stand for no token (padding rows) get -1e10.
         """
         del decoder_target_tokens, max_decode_length
         cfg = self.config
@@ -179,7 +183,9 @@ class TransformerLM(nn.Module):
             layer = dataclasses.replace(
                 layer, keys_BGMK=cache.keys.value, values_BGMK=cache.values.value
             )
-        mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
+        mask_BLM = attention_mask
+        if mask_BLM is None:
+            mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
@@ -200,6 +206,8 @@ class TransformerLM(nn.Module):
             cache.fill(keys_values, prefill_lengths)
         elif cache is not None:
             cache.extend(keys_values)
+        if logit_positions is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, logit_positions[:, :, None], axis=1)
         x_BLD = Norm(cfg, name="final_norm")(x_BLD)
         return self._logits(embedder, x_BLD)
 
