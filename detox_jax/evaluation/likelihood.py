@@ -84,7 +84,9 @@ class LikelihoodReader:
                 arrays = jax.device_put(arrays, meshes.batch_sharding(self._mesh))
                 result = self._read(self._params, *arrays)
                 log_probs_BT, is_best_BT = map(np.asarray, result)
-                for row, log_probs_T, is_best_T in zip(batch, log_probs_BT, is_best_BT):
+                for row, log_probs_T, is_best_T in zip(
+                    batch, log_probs_BT, is_best_BT, strict=False
+                ):  # The last rows of a batch may be padding.
                     for pair, scored in row.scored.items():
                         total = float(log_probs_T[scored].sum(dtype=np.float64))
                         found[pair] = Likelihood(total, bool(is_best_T[scored].all()))

@@ -169,13 +169,17 @@ def _notes_on_stderr() -> Any:
 
 
 def _task_manager(names: Sequence[str], include_path: str | None) -> Any:
+    """The harness's index of tasks; its own thousands are read only where one is asked for."""
     if include_path is not None and not epath.Path(include_path).is_dir():
         raise UserError(f"INCLUDE_PATH {include_path}: no such directory")
-    import_harness()
-    tasks = importlib.import_module("lm_eval.tasks")
-    manager = tasks.TaskManager(include_path=include_path)
-    known = set(manager.all_tasks)
-    if unknown := [name for name in names if name not in known]:
+    unknown = list(names)
+    for defaults in (False, True):
+        if unknown and (defaults or include_path is not None):
+            manager = importlib.import_module("lm_eval.tasks").TaskManager(
+                include_path=include_path, include_defaults=defaults
+            )
+            unknown = sorted(set(names) - set(manager.all_tasks))
+    if unknown:
         raise UserError(
             f"lm-evaluation-harness has no task {unknown[0]!r}; `lm_eval ls tasks` lists them, and "
             "INCLUDE_PATH adds a directory of your own"
