@@ -1,0 +1,182 @@
+"""What the harness asks of a model: ids as its hf backend makes them. The harness is not needed."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+from detox_jax import tokenizer_files
+from detox_jax.errors import UserError
+from detox_jax.evaluation import harness
+from detox_jax.evaluation.harness import HarnessModel, added_tokens, move_spaces, rolling_windows
+
+
+@dataclasses.dataclass
+class Request:
+    args: tuple
+
+
+class Hook:
+    def __init__(self):
+        self.kept = []
+
+    def add_partial(self, kind, request, answer):
+        self.kept.append((kind, request, answer))
+
+
+@pytest.fixture(scope="module")
+def model(model_dir):
+    made = HarnessModel(model_dir, batch_size=2, max_length=24)
+    made.cache_hook = Hook()
+    return made
+
+
+def test_ids_are_those_of_text_and_context_together(model):
+    ids = model.vocabulary.encode("The bus was late")
+    context = model.vocabulary.encode("The bus")
+    assert model.encode_pairs([("The bus", " was late")]) == [(context, ids[len(context) :])]
+    # Spaces at the end of the context go to the continuation.
+    assert model.encode_pairs([("The bus ", "was late")]) == [(context, ids[len(context) :])]
+
+
+def test_an_empty_context_is_the_start_token(model):
+    start, ids = model.prefix_token_id, model.vocabulary.encode("late")
+    assert model.encode_pairs([("", "late")]) == [([start], ids)]
+    assert model.encode_pairs([("", "<|endoftext|>late")]) == [([start], ids)]
+    assert model.encode_pairs([(" ", "late")]) == [([start], model.vocabulary.encode(" late"))]
+
+
+def test_the_start_token_is_put_once_and_only_where_asked_for(model_dir):
+    model = HarnessModel(model_dir, add_bos=True)
+    start, ids = model.prefix_token_id, model.vocabulary.encode("late")
+    assert model.tok_encode("late") == [start, *ids]
+    assert model.tok_encode("<|endoftext|>late") == [start, *ids]
+    assert model.tok_encode("late", add_special_tokens=False) == ids
+    assert model.encode_pairs([("late", " bus")])[0][0] == [start, *ids]
+    assert model.encode_pairs([("", "late")]) == [([start], ids)]
+
+
+def test_likelihoods_of_text(model):
+    requests = [Request(("The bus", " was late")), Request(("The bus ", "was late"))]
+    first, second = model.loglikelihood(requests)
+    assert first == second and first[0] < 0
+    assert ("loglikelihood", ("The bus", " was late"), first) in model.cache_hook.kept
+    # The chain rule: a text is its beginning and then its end.
+    (whole,) = model.loglikelihood([Request(("The", " bus was late"))])
+    (start,) = model.loglikelihood([Request(("The", " bus"))])
+    assert whole[0] == pytest.approx(start[0] + first[0], abs=1e-4)
+
+
+def test_whole_texts_longer_than_the_context(model):
+    text = "What a stupid idea, moron. " * 4
+    ids = model.vocabulary.encode(text)
+    assert len(ids) > 24
+    (total,) = model.loglikelihood_rolling([Request((text,))])
+    windows = rolling_windows(ids, model.prefix_token_id, 24)
+    parts = model._loglikelihood_tokens([(None, *window) for window in windows])
+    assert total == pytest.approx(sum(part[0] for part in parts))
+    assert ("loglikelihood_rolling", (text,), total) in model.cache_hook.kept
+    assert model.loglikelihood_rolling([Request(("",))]) == [0.0]
+
+
+def test_rolling_windows():
+    assert rolling_windows([], 9, 4) == []
+    assert rolling_windows([1, 2, 3], 9, 4) == [([9], [1, 2, 3])]
+    assert rolling_windows(list(range(10)), 99, 4) == [
+        ([99], [0, 1, 2, 3]),
+        ([3], [4, 5, 6, 7]),
+        ([5, 6, 7], [8, 9]),
+    ]
+
+
+def test_move_spaces():
+    assert move_spaces("a \n", "b") == ("a", " \nb")
+    assert move_spaces("a", " b") == ("a", " b")
+
+
+def test_generation_by_settings(model):
+    settings = {"until": [], "max_gen_toks": 4}
+    drawn = {"until": [], "max_gen_toks": 4, "do_sample": True, "temperature": 1.0}
+    requests = [Request(("The", s)) for s in (settings, settings, drawn, drawn)]
+    requests.append(Request(("", settings)))
+    greedy, again, one, other, _ = model.generate_until(requests)
+    assert greedy == again and one != other
+    assert ("generate_until", ("The", settings), greedy) in model.cache_hook.kept
+
+
+def _files(vocabulary, tmp_path, config=None, processor=None):
+    vocabulary.save(str(tmp_path))
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    if processor is not None:
+        file = tmp_path / "tokenizer.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": processor}))
+    return tokenizer_files.read(str(tmp_path))
+
+
+PROCESSOR = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {
+        "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "processor", "expected"),
+    [
+        (None, None, ([], [])),
+        (None, PROCESSOR, ([0], [])),
+        ({"add_bos_token": False}, PROCESSOR, ([], [])),
+        ({"add_bos_token": True}, None, ([0], [])),
+        ({"add_eos_token": True}, None, ([], [0])),
+        ({"unk_token": None}, PROCESSOR, ([0], [])),
+    ],
+)
+def test_tokens_around_a_text(config, processor, expected, vocabulary, tmp_path):
+    assert added_tokens(_files(vocabulary, tmp_path, config, processor)) == expected
+
+
+def test_conversations(model, monkeypatch):
+    with pytest.raises(UserError, match="no chat template"):
+        model.apply_chat_template([{"role": "user", "content": "Hello"}])
+    before = model.tokenizer_name
+    template = b"{{ bos_token }}{{ messages[0].content }}"
+    monkeypatch.setattr(model, "_files", {"chat_template.jinja": template})
+    assert model.apply_chat_template([{"role": "user", "content": "Hi"}]) == "<|endoftext|>Hi"
+    assert model.chat_template(True) == template.decode()
+    assert model.chat_template(False) is None
+    assert model.tokenizer_name != before
+
+
+def test_what_is_said_of_the_model(model):
+    information = model.get_model_info()
+    sizes = [np.prod(leaf.shape) for leaf in _leaves(model._loaded.params)]
+    assert information["model_num_parameters"] == sum(sizes)
+    assert information["model_fingerprint"] == model.fingerprint
+
+
+def _leaves(tree):
+    return [x for v in tree.values() for x in _leaves(v)] if isinstance(tree, dict) else [tree]
+
+
+@pytest.mark.parametrize("setting", [{"max_length": 65}, {"max_length": 1}, {"batch_size": 0}])
+def test_lengths_that_the_model_does_not_have(model_dir, setting):
+    with pytest.raises(UserError, match="reads 2 to 64 tokens"):
+        HarnessModel(model_dir, **setting)
+
+
+def test_a_missing_harness_is_named(monkeypatch, model_dir):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(harness, "importlib", types.SimpleNamespace(import_module=missing))
+    with pytest.raises(UserError, match=r"pip install 'detox-jax\[lm-eval\]'"):
+        harness.harness_model(model_dir)
