@@ -63,7 +63,7 @@ $(VENV)/installed-test: pyproject.toml $(VENV)/installed
 
 $(VENV)/installed-interop: pyproject.toml $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[test,hf]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,hf,lm-eval]'
 	touch $@
 
 $(VENV)-adapterhub/installed: pyproject.toml

@@ -16,7 +16,9 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.table import Table
 
@@ -116,35 +118,33 @@ def lm_eval(
         "dtype": model.get_model_info()["model_dtype"],
         "lm_eval": metadata.version("lm_eval"),
     }
-    writes = jax.process_index() == 0
-    output = records.OutputDirectory(output_dir, "lm_eval", settings) if writes else None
-    found = {}
-    for name in names:
-        if (kept := _read_part(output_dir, name)) is None:
-            with _notes_on_stderr():
-                kept = _evaluate(
-                    harness,
-                    model,
-                    manager,
-                    name,
-                    num_fewshot=num_fewshot,
-                    limit=limit,
-                    gen_kwargs=gen_kwargs,
-                    apply_chat_template=apply_chat_template,
-                    system_instruction=system_instruction,
-                    fewshot_as_multiturn=fewshot_as_multiturn,
-                    log_samples=log_samples,
-                    bootstrap_iters=bootstrap_draws,
-                    random_seed=random_seed,
-                    numpy_random_seed=random_seed,
-                    torch_random_seed=random_seed,
-                    fewshot_random_seed=random_seed,
-                )
-            if output is not None:
-                _write_part(output, name, kept)
-        found[name] = kept
+    output = None
+    if jax.process_index() == 0:
+        output = records.OutputDirectory(output_dir, "lm_eval", settings)
+    for name in _missing(output_dir, names):
+        with _notes_on_stderr():
+            found = _evaluate(
+                harness,
+                model,
+                manager,
+                name,
+                num_fewshot=num_fewshot,
+                limit=limit,
+                gen_kwargs=gen_kwargs,
+                apply_chat_template=apply_chat_template,
+                system_instruction=system_instruction,
+                fewshot_as_multiturn=fewshot_as_multiturn,
+                log_samples=log_samples,
+                bootstrap_iters=bootstrap_draws,
+                random_seed=random_seed,
+                numpy_random_seed=random_seed,
+                torch_random_seed=random_seed,
+                fewshot_random_seed=random_seed,
+            )
+        if output is not None:
+            _write_part(output, name, found)
     if output is not None:
-        figures = summary(found)
+        figures = summary({name: _read_part(output, name) for name in names})
         if not output.complete:
             records.write_json(output.path / FIGURES_FILE, figures)
             output.finish(tasks=len(names))
@@ -210,9 +210,16 @@ def _part_file(name: str) -> str:
     return f"task-{name}.json"
 
 
-def _read_part(output_dir: str, name: str) -> dict[str, Any] | None:
-    file = epath.Path(output_dir) / _part_file(name)
-    return json.loads(file.read_text()) if file.exists() else None
+def _missing(output_dir: str, names: Sequence[str]) -> list[str]:
+    """The tasks without figures, as process 0 finds them: others may not see its files."""
+    directory = epath.Path(output_dir)
+    is_missing = np.array([not (directory / _part_file(name)).exists() for name in names])
+    is_missing = multihost_utils.broadcast_one_to_all(is_missing)
+    return [name for name, missing in zip(names, is_missing, strict=True) if missing]
+
+
+def _read_part(output: records.OutputDirectory, name: str) -> dict[str, Any]:
+    return json.loads((output.path / _part_file(name)).read_text())
 
 
 def _write_part(output: records.OutputDirectory, name: str, found: Mapping[str, Any]) -> None:
