@@ -1,7 +1,7 @@
 """Seconds of lm-evaluation-harness with its own `hf` backend and with ours, on one CPU in one run.
 
     pip install 'detox-jax[hf,lm-eval]'
-    python benchmarks/lm_eval.py --data=DIR [--model=stories260k] [--limit=200] [--rounds=3]
+    python benchmarks/harness.py --data=DIR [--model=stories260k] [--limit=200] [--rounds=3]
 
 DIR is what DETOX_JAX_DATA names; the tasks are those of tasks/lm_eval. `gpt2` is a random GPT-2 of
 the size that --width and --layers say, with the real vocabulary. The two sides take turns in every
@@ -37,7 +37,7 @@ def make_gpt2(tokenizer: Path, directory: Path, width: int, layers: int) -> None
 
 
 def evaluate(model: Any, task: str, limit: int | None) -> tuple[list[Any], float, float, float]:
-    """All answers, the accuracy, and the seconds that they took: by the clock, and of processors."""
+    """All answers, the accuracy, and the seconds it took: by the clock, and of processors."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
