@@ -22,7 +22,9 @@ TASKS = {
     "local_wikitext": "loglikelihood_rolling",
     "local_lambada_words": "generate_until",
 }
-QUESTIONS = 12
+QUESTIONS = 10
+# Less than BoolQ's passages have, more than the longest continuation.
+MAX_LENGTH = 320
 MODELS = ("gpt2-tied", "llama-grouped-tied", "stories260k")
 LOCAL_TASKS = Path(__file__).resolve().parents[2] / "tasks" / "lm_eval"
 
@@ -37,7 +39,7 @@ def results(request, data_dir, vocabulary, tmp_path_factory):
     given = data_dir / "models" / request.param
     if request.param != "stories260k":
         given = root / "hf"
-        families_made.make(request.param, given, vocabulary.vocab_size - 1)
+        _make(request.param, given, vocabulary.vocab_size - 1)
         vocabulary.save(str(root / "vocabulary"))
         tokenizers.export(str(root / "vocabulary"), str(given))
     if request.param.startswith("llama"):  # As LLaMA's own tokenizers: each text starts with <s>.
@@ -59,6 +61,14 @@ def results(request, data_dir, vocabulary, tmp_path_factory):
         theirs = evaluate(HFLM(str(given), device="cpu", dtype="float32", batch_size=8))
         ours = evaluate(harness_model(str(root / "ours"), batch_size=8, mesh_shape={"data": -1}))
     return request.param, ours, theirs
+
+
+def _make(name, directory, vocab_size):
+    prefix, fields = families_made.CASES[name]
+    longer = dict.fromkeys(fields.keys() & {"n_positions", "max_position_embeddings"}, MAX_LENGTH)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(families_made.CASES, name, (prefix, {**fields, **longer}))
+        families_made.make(name, directory, vocab_size)
 
 
 def _answers(results, task):
