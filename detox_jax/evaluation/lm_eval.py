@@ -11,7 +11,7 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -162,7 +162,7 @@ def _task_names(tasks: str | Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _notes_on_stderr() -> Any:
+def _notes_on_stderr() -> Iterator[None]:
     """The harness prints notes and bars; standard output is kept for the figures."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
