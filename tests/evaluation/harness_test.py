@@ -96,14 +96,23 @@ def test_move_spaces():
     assert move_spaces("a", " b") == ("a", " b")
 
 
-def test_generation_by_settings(model):
-    settings = {"until": [], "max_gen_toks": 4}
-    drawn = {"until": [], "max_gen_toks": 4, "do_sample": True, "temperature": 1.0}
-    requests = [Request(("The", s)) for s in (settings, settings, drawn, drawn)]
-    requests.append(Request(("", settings)))
-    greedy, again, one, other, _ = model.generate_until(requests)
-    assert greedy == again and one != other
-    assert ("generate_until", ("The", settings), greedy) in model.cache_hook.kept
+def test_generation_by_settings(model, monkeypatch):
+    """Requests of the same settings go together; a repeated one is another draw."""
+    calls = []
+
+    def continuer(prompts, names, settings):
+        calls.append((prompts, names, settings))
+        return [f"{settings.max_new_tokens} {number}" for number in range(len(prompts))]
+
+    monkeypatch.setattr(model, "_continuer", continuer)
+    few, many = {"until": ["."], "max_gen_toks": 4}, {"until": ["."]}
+    requests = [Request(args) for args in (("The", few), ("The", many), ("", few), ("The", few))]
+    assert model.generate_until(requests) == ["4 0", "256 0", "4 1", "4 2"]
+    (prompts, names, settings), _ = calls
+    the = model.vocabulary.encode("The")
+    assert prompts == [the, [model.prefix_token_id], the] and len(set(names)) == 3
+    assert settings.stops == (".",)
+    assert ("generate_until", ("The", many), "256 0") in model.cache_hook.kept
 
 
 def _files(vocabulary, tmp_path, config=None, processor=None):
