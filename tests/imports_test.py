@@ -18,7 +18,8 @@ ALLOWED = {
     "generation": {*BASICS, "models", "parallel", *LOADING},
     # A classifier is read where it lies, in its Hugging Face directory.
     "toxicity": {*BASICS, "models", "parallel", "interop.classifiers", "interop.hub"},
-    "evaluation": {*BASICS, "models", "parallel", *LOADING},
+    # `choices` asks the questions of seqio tasks.
+    "evaluation": {*BASICS, "models", "parallel", *LOADING, "training.data"},
     "interop": {*BASICS, "models", "parallel", *LOADING},
     "sgeat": {*BASICS, *LOADING},
     "cli": {"errors", "native_log"},
@@ -44,6 +45,7 @@ VERBS = {
     "toxicity.score",
     "toxicity.filter",
     "toxicity.train_scorer",
+    "evaluation.choices",
     "evaluation.evaluate",
     "evaluation.report",
     "interop.convert",
