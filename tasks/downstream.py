@@ -126,9 +126,7 @@ def piqa(record: Record) -> Question:
 def race(record: Record) -> Question:
     """RACE (Lai et al., 2017): an article's last question, those before it with their answers."""
     prompt = f"Article: {record['article']}\n\n"
-    problems = list(
-        zip(record["questions"], record["options"], record["answers"], strict=True)
-    )
+    problems = list(zip(record["questions"], record["options"], record["answers"], strict=True))
     for question, options, answer in problems[:-1]:
         right = options["ABCD".index(answer)]
         if question.endswith("  _  ."):
@@ -293,9 +291,7 @@ def _read_records(files: Sequence[epath.Path]) -> Iterator[tuple[str, Record]]:
     """Records with the line that each is from."""
     file, *labels_file = files
     if file.suffix != ".jsonl":
-        rows = csv.DictReader(
-            file.read_text().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE
-        )
+        rows = csv.DictReader(file.read_text().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
         for number, row in enumerate(rows, start=2):
             yield f"{file}:{number}", row
         return

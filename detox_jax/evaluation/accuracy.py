@@ -31,11 +31,26 @@ NINE_TASKS = (
     "wic",
     "winogrande",
 )
+_DISPLAYED = {
+    "anli_r2": "ANLI R2",
+    "boolq": "BoolQ",
+    "hans": "HANS",
+    "hellaswag": "HellaSwag",
+    "lambada": "LAMBADA",
+    "piqa": "PIQA",
+    "race_h": "RACE-h",
+    "wic": "WiC",
+    "winogrande": "WinoGrande",
+    "arc_easy": "ARC-easy",
+    "nine_task_average": "nine-task average",
+    "average_accuracy": "average",
+}
 PREFIX = "accuracy_"
 NINE_TASK_AVERAGE = "nine_task_average"
 AVERAGE = "average_accuracy"
 AVERAGES = (NINE_TASK_AVERAGE, AVERAGE)
-Answers = Mapping[str, Mapping[str, bool]]  # of each task, by question: whether it was right
+# Of each task, by question: whether it was right, None where it was too long for the model.
+Answers = Mapping[str, Mapping[str, bool | None]]
 
 
 def average_name(tasks: Iterable[str]) -> str:
@@ -97,7 +112,7 @@ def read(directories: Mapping[str, str | None]) -> dict[str, Answers]:
     return answers
 
 
-def _correct(file: epath.Path) -> dict[str, bool]:
+def _correct(file: epath.Path) -> dict[str, bool | None]:
     return {row["id"]: row["correct"] for _, row in records.read_jsonl(file)}
 
 
@@ -147,12 +162,16 @@ def paired(
     return [{**row, "split": split} for split in splits for row in rows]
 
 
-def _values(answers: Mapping[str, bool]) -> np.ndarray:
-    return np.array([float(right) for right in answers.values()])
+def _values(answers: Mapping[str, bool | None]) -> np.ndarray:
+    return np.array([float(right) for right in answers.values() if right is not None])
 
 
-def _differences(answers: Mapping[str, bool], reference: Mapping[str, bool]) -> np.ndarray:
-    return np.array([float(answers[key]) - float(reference[key]) for key in reference])
+def _differences(
+    answers: Mapping[str, bool | None], reference: Mapping[str, bool | None]
+) -> np.ndarray:
+    """Of the questions that both could read."""
+    pairs = [(answers[key], reference[key]) for key in reference]
+    return np.array([float(a) - float(b) for a, b in pairs if a is not None and b is not None])
 
 
 def print_table(results: Mapping[str, Any]) -> None:
@@ -165,10 +184,16 @@ def print_table(results: Mapping[str, Any]) -> None:
     table = Table(title="zero-shot accuracy")
     table.add_column("method")
     for name in names:
-        table.add_column(name.removeprefix(PREFIX).replace("_", " "))
+        table.add_column(display_name(name))
     for row in rows:
         table.add_row(row["method"], *(_cell(row.get(name)) for name in names))
     Console(width=160).print(table)
+
+
+def display_name(key: str) -> str:
+    """How a table heads the column of a row's field."""
+    name = key.removeprefix(PREFIX)
+    return _DISPLAYED.get(name, name)
 
 
 def is_accuracy(key: str) -> bool:

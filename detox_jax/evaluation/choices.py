@@ -26,6 +26,7 @@ from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.likelihood import Likelihood, LikelihoodReader
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints
+from detox_jax.vocabulary import BPEVocabulary
 
 ACCURACIES_FILE = "accuracies.json"
 
@@ -55,7 +56,7 @@ class Answer:
 
     Attributes:
       question: that was asked.
-      likelihoods: of its choices.
+      likelihoods: of its choices; none where one is longer than the model's context.
     """
 
     question: Question
@@ -63,10 +64,12 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """One line of the output, the question by its id alone."""
-        values = [likelihood.value for likelihood in self.likelihoods]
-        greedy = [likelihood.greedy for likelihood in self.likelihoods]
+        values = [likelihood.log_probability for likelihood in self.likelihoods]
+        greedy = [likelihood.is_greedy for likelihood in self.likelihoods]
         answer, lengths = self.question.answer, np.maximum(self.question.lengths, 1)
-        if len(values) == 1:
+        if not values:
+            correct = correct_norm = None
+        elif len(values) == 1:
             correct = correct_norm = greedy[0]
         else:
             correct = int(np.argmax(values)) == answer
@@ -125,18 +128,31 @@ def choices(
     }
     output = records.OutputDirectory(output_dir, "choices", settings)
     if not output.complete:
-        read = LikelihoodReader(loaded, mesh, batch_size, start_with_bos)
+        length = loaded.module.config.max_length
+        read = LikelihoodReader(loaded.module, loaded.params, mesh, batch_size, length)
         for name, task in found.items():
-            if not output.has_shard(name, 0, 1):
-                questions = parse_questions(data.examples(task, split_of[name]), name)
-                output.write_shard(name, 0, 1, answer(questions, read, name))
-        accuracies = {"tasks": {n: _accuracy(output.path, n) for n in found}}
+            if output.has_shard(name, 0, 1):
+                continue
+            questions = parse_questions(data.examples(task, split_of[name]), name)
+            try:
+                answers = answer(questions, read, loaded.vocabulary, start_with_bos)
+            except UserError as error:
+                raise UserError(f"task {name!r}: {error}; leave the task out") from None
+            _check_finite(answers, f"{checkpoint_path} on {name}")
+            output.write_shard(name, 0, 1, answers)
+        accuracies: dict[str, Any] = {"tasks": {n: _accuracy(output.path, n) for n in found}}
         average = accuracy.average_name(found)
         values = [task["accuracy"]["value"] for task in accuracies["tasks"].values()]
         accuracies["average"] = {"name": average, "value": float(np.mean(values))}
         records.write_json(output.path / ACCURACIES_FILE, accuracies)
         output.finish(questions=sum(task["questions"] for task in accuracies["tasks"].values()))
     _print(json.loads((output.path / ACCURACIES_FILE).read_text()), output_dir)
+
+
+def _check_finite(answers: Sequence[Answer], what: str) -> None:
+    values = [each.log_probability for own in answers for each in own.likelihoods]
+    if not np.isfinite(values).all():
+        raise UserError(f"{what}: a likelihood is not finite; a broken checkpoint")
 
 
 def _listed(tasks: Any) -> list[Any]:
@@ -172,26 +188,69 @@ def parse_questions(rows: Any, name: str) -> list[Question]:
     return questions
 
 
-def answer(questions: Sequence[Question], read: LikelihoodReader, name: str) -> list[Answer]:
-    """The likelihood of every choice of every question."""
-    pairs = [
+def encode(
+    vocabulary: BPEVocabulary, pairs: Sequence[tuple[str, str]], start_with_bos: bool | None
+) -> list[tuple[list[int], list[int]]]:
+    """The tokens of inputs and of targets behind them, as lm-evaluation-harness makes them.
+
+    White space that ends an input belongs to its target; both are tokenised as one, and the tokens
+    behind those of the input alone are the target's.
+
+    Args:
+      vocabulary: the model's.
+      pairs: inputs and targets.
+      start_with_bos: whether the start token comes first; see `choices`.
+
+    Raises:
+      UserError: for a target without a token of its own.
+    """
+    if start_with_bos is None:
+        start_with_bos = vocabulary.bos_id != vocabulary.eos_id
+    contexts = [context.rstrip() for context, _ in pairs]
+    context_ids = vocabulary.encode_batch(contexts)
+    both_ids = vocabulary.encode_batch([context + target for context, target in pairs])
+    encoded = []
+    for before, both, (_, target) in zip(context_ids, both_ids, pairs, strict=True):
+        if len(both) <= len(before):
+            raise UserError(f"the choice {target!r} has no token of its own behind its question")
+        # A model predicts nothing from nothing: for an empty context there is the start token.
+        start = [vocabulary.bos_id] if start_with_bos or not before else []
+        encoded.append(([*start, *both[: len(before)]], both[len(before) :]))
+    return encoded
+
+
+def answer(
+    questions: Sequence[Question],
+    read: LikelihoodReader,
+    vocabulary: BPEVocabulary,
+    start_with_bos: bool | None,
+) -> list[Answer]:
+    """What the model says of the choices; nothing of those of a question that it cannot read."""
+    texts = [
         pair
         for question in questions
         for pair in zip(question.inputs, question.targets, strict=True)
     ]
-    try:
-        likelihoods = iter(read(pairs, name))
-    except UserError as error:
-        raise UserError(f"task {name!r}: {error}") from None
-    return [Answer(q, [next(likelihoods) for _ in q.targets]) for q in questions]
+    tokens = iter(encode(vocabulary, texts, start_with_bos))
+    pairs = [[next(tokens) for _ in question.targets] for question in questions]
+    readable = [all(len(target) <= read.max_length for _, target in own) for own in pairs]
+    if not any(readable):
+        raise UserError(f"every question has a choice beyond the context of {read.max_length}")
+    found = iter(read([p for own, fits in zip(pairs, readable, strict=True) if fits for p in own]))
+    return [
+        Answer(question, [next(found) for _ in question.targets] if fits else [])
+        for question, fits in zip(questions, readable, strict=True)
+    ]
 
 
 def _accuracy(directory: Any, name: str) -> dict[str, Any]:
     """A task's figures, from the answers as written."""
     file = directory / records.shard_name(name, 0, 1)
-    answers = [row for _, row in records.read_jsonl(file)]
+    rows = [row for _, row in records.read_jsonl(file)]
+    answers = [row for row in rows if row["correct"] is not None]
     found: dict[str, Any] = {
         "questions": len(answers),
+        "left_out_too_long": len(rows) - len(answers),
         "accuracy": _mean([row["correct"] for row in answers]),
         "accuracy_norm": _mean([row["correct_norm"] for row in answers]),
         "chance": float(np.mean([_chance(len(row["greedy"])) for row in answers])),
@@ -222,9 +281,10 @@ def _print(accuracies: Mapping[str, Any], output_dir: str) -> None:
         table.add_column(column)
     for name, task in accuracies["tasks"].items():
         error = task["accuracy"]["standard_error"]
+        left_out = task["left_out_too_long"]
         table.add_row(
             name,
-            f"{task['questions']:,}",
+            f"{task['questions']:,}" + (f" ({left_out} too long)" if left_out else ""),
             f"{task['accuracy']['value']:.4f}",
             "" if error is None else f"{error:.4f}",
             f"{task['accuracy_norm']['value']:.4f}",

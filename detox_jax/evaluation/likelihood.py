@@ -1,14 +1,13 @@
-"""The log-likelihood of texts after their contexts under a model, many at a time on the mesh.
+"""Log-likelihoods of many continuations after their contexts, in batches by length, on the mesh.
 
-Contexts and texts become tokens as in lm-evaluation-harness (`TemplateLM._encode_pair`): white space
-that ends a context belongs to the text, both are tokenised as one, and the tokens behind those of
-the context alone are the text's. Texts that differ in their last token alone, such as " yes" and
-" no", are read together.
+Continuations that differ from another in their last token alone, as " yes" and " no" do, are read
+together with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,26 +18,26 @@ from jax.sharding import Mesh
 
 from detox_jax import progress
 from detox_jax.errors import UserError
-from detox_jax.evaluation.perplexity import split_windows
+from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
-from detox_jax.vocabulary import BPEVocabulary
 
 _ENDINGS = 4  # Last tokens that one row is read with: a constant, for few programs.
 _SHORTEST = 16
 
+Pair = tuple[Sequence[int], Sequence[int]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """What a model says of a text.
+    """How probable a continuation is.
 
     Attributes:
-      value: the sum of its tokens' log-likelihoods, in nats.
-      greedy: whether each token is the likeliest at its place.
+      log_probability: natural logarithm, summed over its tokens.
+      is_greedy: whether each token is the most probable one at its place.
     """
 
-    value: float
-    greedy: bool
+    log_probability: float
+    is_greedy: bool
 
 
 @dataclasses.dataclass
@@ -49,138 +48,86 @@ class _Row:
       ids: what it reads.
       first: predictions from this position on are scored.
       endings: what may follow the last of `ids`, at most `_ENDINGS`.
+      pairs: the number of the pair that each ending belongs to.
     """
 
     ids: Sequence[int]
     first: int
     endings: list[int]
+    pairs: list[int]
 
 
 class LikelihoodReader:
-    """Reads pairs of context and text with a model; compiles once for each length."""
+    """Reads continuations under a model; compiles once for each padded length.
+
+    Attributes:
+      max_length: tokens that the model reads at once.
+      batch_size: rows at once, a multiple of the mesh's batch shards.
+    """
 
     def __init__(
-        self,
-        loaded: checkpoints.LoadedModel,
-        mesh: Mesh,
-        batch_size: int = 32,
-        start_with_bos: bool | None = None,
+        self, model: TransformerLM, params: Any, mesh: Mesh, batch_size: int, max_length: int
     ):
-        """Prepares the program.
+        self.max_length = max_length
+        shards = meshes.num_batch_shards(mesh)
+        self.batch_size = -(-batch_size // shards) * shards
+        self._params, self._mesh = params, mesh
+        # Replicated: every process of a pod sees all of the answer.
+        self._read = jax.jit(functools.partial(_read, model), out_shardings=meshes.replicated(mesh))
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[Likelihood]:
+        """The likelihood of each continuation after its context.
 
         Args:
-          loaded: the model.
-          mesh: that its parameters are on; rows of a batch are split over `data` and `fsdp`.
-          batch_size: rows at once.
-          start_with_bos: whether the start token stands before every context; where None, if the
-            vocabulary has one of its own, other than the end token, as LLaMA's does.
-        """
-        vocabulary = loaded.vocabulary
-        if start_with_bos is None:
-            start_with_bos = vocabulary.bos_id != vocabulary.eos_id
-        self._loaded = loaded
-        self._mesh = mesh
-        self._prefix = [vocabulary.bos_id] if start_with_bos else []
-        shards = meshes.num_batch_shards(mesh)
-        self._batch_size = -(-batch_size // shards) * shards
-        self._compute = _program(loaded, mesh)
-
-    def __call__(
-        self, pairs: Sequence[tuple[str, str]], description: str = "likelihood"
-    ) -> list[Likelihood]:
-        """The likelihood of the second text of each pair after the first.
-
-        A pair longer than the model's context loses its beginning; a text that is longer itself is
-        read in windows that overlap by half.
+          pairs: `(context, continuation)`, token ids, at least one of each. What exceeds
+            `max_length` is cut from the left.
 
         Raises:
-          UserError: for a text without a token, or a model whose likelihoods are not finite.
+          UserError: if a continuation alone is longer than the model reads.
         """
-        encoded = encode_pairs(self._loaded.vocabulary, pairs, self._prefix)
-        rows, places = _plan(encoded, self._loaded.module.config.max_length)
-        values_NC = np.zeros((len(rows), _ENDINGS))
-        greedy_NC = np.zeros((len(rows), _ENDINGS), bool)
-        with meshes.sharding_scope(self._mesh), progress.bar(description, len(rows)) as advance:
-            for members, arrays in self._batches(rows):
+        found = [Likelihood(0.0, True)] * len(pairs)
+        with (
+            meshes.sharding_scope(self._mesh),
+            progress.bar("likelihood", len(pairs)) as advance,
+        ):
+            for rows, arrays in self._batches(_rows(pairs, self.max_length)):
                 arrays = jax.device_put(arrays, meshes.batch_sharding(self._mesh))
-                values_BC, greedy_BC = self._compute(self._loaded.params, *arrays)
-                values_NC[members] = np.asarray(values_BC)[: len(members)]
-                greedy_NC[members] = np.asarray(greedy_BC)[: len(members)]
-                advance(len(members))
-        if not np.isfinite(values_NC).all():
-            raise UserError(f"{description}: a likelihood is not finite; a broken checkpoint")
-        found = [tuple(zip(*own, strict=True)) for own in places]
-        return [
-            Likelihood(float(values_NC[own].sum()), bool(greedy_NC[own].all())) for own in found
-        ]
+                values_BC, greedy_BC = map(np.asarray, self._read(self._params, *arrays))
+                for row, values_C, greedy_C in zip(rows, values_BC, greedy_BC, strict=False):
+                    for pair, value, greedy in zip(row.pairs, values_C, greedy_C, strict=False):
+                        found[pair] = Likelihood(float(value), bool(greedy))
+                    advance(len(row.pairs))
+        return found
 
-    def _batches(self, rows: Sequence[_Row]) -> Iterator[tuple[list[int], tuple[np.ndarray, ...]]]:
+    def _batches(self, rows: list[_Row]) -> Iterator[tuple[list[_Row], tuple[np.ndarray, ...]]]:
         """Rows of similar length together, the longest first, padded to a power of two."""
-        context = self._loaded.module.config.max_length
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-        for start in range(0, len(order), self._batch_size):
-            members = order[start : start + self._batch_size]
-            longest = len(rows[members[0]].ids)
-            length = min(context, max(_SHORTEST, 1 << (longest - 1).bit_length()))
-            yield members, _arrays([rows[i] for i in members], self._batch_size, length)
+        rows = sorted(rows, key=lambda row: -len(row.ids))
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            longest = len(batch[0].ids)
+            length = min(self.max_length, max(_SHORTEST, 1 << (longest - 1).bit_length()))
+            yield batch, _arrays(batch, self.batch_size, length)
 
 
-def encode_pairs(
-    vocabulary: BPEVocabulary, pairs: Sequence[tuple[str, str]], prefix: Sequence[int]
-) -> list[tuple[list[int], int]]:
-    """The tokens of each pair, and how many of them are its context's.
-
-    Raises:
-      UserError: for a text without a token of its own.
-    """
-    moved = [_move_white_space(context, text) for context, text in pairs]
-    wholes = vocabulary.encode_batch([context + text for context, text in moved])
-    contexts = vocabulary.encode_batch([context for context, _ in moved])
-    encoded = []
-    for whole, context, (_, text) in zip(wholes, contexts, pairs, strict=True):
-        if len(whole) <= len(context):
-            raise UserError(f"the text {text!r} has no token of its own after its context")
-        # A model predicts nothing from nothing: an empty context is the start token.
-        before = list(prefix) or ([] if context else [vocabulary.bos_id])
-        encoded.append(([*before, *whole], len(before) + len(context)))
-    return encoded
-
-
-def _move_white_space(context: str, text: str) -> tuple[str, str]:
-    stripped = context.rstrip()
-    return stripped, context[len(stripped) :] + text
-
-
-def _plan(
-    encoded: Sequence[tuple[Sequence[int], int]], context: int
-) -> tuple[list[_Row], list[list[tuple[int, int]]]]:
-    """The rows to read, and for each text where its parts are: pairs of row and ending."""
+def _rows(pairs: Sequence[Pair], max_length: int) -> list[_Row]:
+    """Rows that hold every pair once."""
     rows: list[_Row] = []
-    open_rows: dict[tuple[tuple[int, ...], int], int] = {}
-    places = []
-    for ids, start in encoded:
-        own = []
-        for window, first in _windows(ids, start, context):
-            key = tuple(window[:-1]), first
-            index = open_rows.get(key)
-            if index is None or len(rows[index].endings) == _ENDINGS:
-                index = open_rows[key] = len(rows)
-                rows.append(_Row(key[0], first, []))
-            rows[index].endings.append(window[-1])
-            own.append((index, len(rows[index].endings) - 1))
-        places.append(own)
-    return rows, places
-
-
-def _windows(
-    ids: Sequence[int], start: int, context: int
-) -> Sequence[tuple[Sequence[int], int]]:
-    """Windows that score `ids[start:]`, with all the context that fits before it."""
-    scored = len(ids) - start
-    if scored > context:
-        return split_windows(ids[start - 1 :], context)
-    window = ids[-(context + 1) :]
-    return [(window, len(window) - 1 - scored)]
+    open_rows: dict[tuple[tuple[int, ...], int], _Row] = {}
+    for number, (context, continuation) in enumerate(pairs):
+        if len(continuation) > max_length:
+            raise UserError(
+                f"a continuation has {len(continuation)} tokens, but the model reads {max_length}"
+            )
+        # The last token of all is predicted and not read.
+        ids = tuple([*context, *continuation][-(max_length + 1) :])
+        key = ids[:-1], len(ids) - 1 - len(continuation)
+        row = open_rows.get(key)
+        if row is None or len(row.endings) == _ENDINGS:
+            row = open_rows[key] = _Row(*key, [], [])
+            rows.append(row)
+        row.endings.append(ids[-1])
+        row.pairs.append(number)
+    return rows
 
 
 def _arrays(rows: Sequence[_Row], size: int, length: int) -> tuple[np.ndarray, ...]:
@@ -197,18 +144,18 @@ def _arrays(rows: Sequence[_Row], size: int, length: int) -> tuple[np.ndarray, .
     return tokens_BL, targets_BLC, weights_BL
 
 
-def _program(loaded: checkpoints.LoadedModel, mesh: Mesh) -> Any:
-    """Sums of log-likelihoods and whether all were the likeliest, `[B, C]`, on every host."""
-
-    def compute(
-        params: Any, tokens_BL: jax.Array, targets_BLC: jax.Array, weights_BL: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        logits_BLV: Any = loaded.module.apply({"params": params}, tokens_BL, enable_dropout=False)
-        weights_BL1 = weights_BL[:, :, None]
-        total_BL1 = jax.nn.logsumexp(logits_BLV, axis=-1, keepdims=True)
-        found_BLC = jnp.take_along_axis(logits_BLV, targets_BLC, axis=-1) - total_BL1
-        likeliest_BL1 = jnp.argmax(logits_BLV, axis=-1, keepdims=True)
-        greedy_BLC = (likeliest_BL1 == targets_BLC) | ~weights_BL1
-        return jnp.where(weights_BL1, found_BLC, 0.0).sum(axis=1), greedy_BLC.all(axis=1)
-
-    return jax.jit(compute, out_shardings=meshes.replicated(mesh))
+def _read(
+    model: TransformerLM,
+    params: Any,
+    tokens_BL: jax.Array,
+    targets_BLC: jax.Array,
+    weights_BL: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Sums of log-likelihoods, and whether all targets were the likeliest, `[B, C]`."""
+    logits_BLV: Any = model.apply({"params": params}, tokens_BL, enable_dropout=False)
+    weights_BL1 = weights_BL[:, :, None]
+    total_BL1 = jax.nn.logsumexp(logits_BLV, axis=-1, keepdims=True)
+    found_BLC = jnp.take_along_axis(logits_BLV, targets_BLC, axis=-1) - total_BL1
+    likeliest_BL1 = jnp.argmax(logits_BLV, axis=-1, keepdims=True)
+    greedy_BLC = (likeliest_BL1 == targets_BLC) | ~weights_BL1
+    return jnp.where(weights_BL1, found_BLC, 0.0).sum(axis=1), greedy_BLC.all(axis=1)
