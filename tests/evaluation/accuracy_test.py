@@ -79,6 +79,7 @@ def test_rows_and_differences_are_those_worked_by_hand(results, capsys):
     assert 0.0625 < piqa["p_value"] < 0.25  # Four changed, all one way: 2 / 2^4.
     assert pairs["average_accuracy", "toxic"]["difference"] == pytest.approx((0.5 + 0.25) / 2)
     assert pairs["average_accuracy", "toxic"]["p_value_holm"] >= piqa["p_value"]
+    accuracy.print_table(results)
     assert "0.375 [" in capsys.readouterr().out
 
 
