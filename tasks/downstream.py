@@ -275,6 +275,16 @@ class FileSource(seqio.DataSource):
 class TfdsSource(seqio.TfdsDataSource):
     """A benchmark of TFDS, downloaded at first use."""
 
+    def __init__(self, benchmark: Benchmark):
+        assert benchmark.tfds is not None
+        super().__init__(benchmark.tfds, splits={SPLIT: benchmark.split})  # type: ignore
+        self._described = {"tfds": benchmark.tfds, "split": benchmark.split}
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """Name, version and split in TFDS."""
+        del split
+        return self._described
+
     def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """The records as TFDS has them."""
         try:
@@ -291,7 +301,11 @@ def _read_records(files: Sequence[epath.Path]) -> Iterator[tuple[str, Record]]:
     """Records with the line that each is from."""
     file, *labels_file = files
     if file.suffix != ".jsonl":
-        rows = csv.DictReader(file.read_text().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+        try:
+            lines = file.read_bytes().decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: not UTF-8 (byte {error.start})") from None
+        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         for number, row in enumerate(rows, start=2):
             yield f"{file}:{number}", row
         return
@@ -381,7 +395,7 @@ def _task(name: str, directory: str | None) -> seqio.Task:
     if has_file or benchmark.tfds is None:
         source, preprocessors = FileSource(benchmark, directory), []
     else:
-        source = TfdsSource(benchmark.tfds, splits={SPLIT: benchmark.split})  # type: ignore
+        source = TfdsSource(benchmark)
         preprocessors = [functools.partial(to_questions, benchmark=benchmark)]
     text = seqio.PassThroughVocabulary(size=1)
     texts = seqio.Feature(text, add_eos=False, dtype=tf.string)

@@ -165,7 +165,8 @@ def test_question_from_tfds(name):
         example = features.serialize_example(features.encode_example(record))
         return tf.data.Dataset.from_tensors(example).map(features.deserialize_example)
 
-    (task,) = downstream.tasks([name])
+    (task,), (again,) = downstream.tasks([name]), downstream.tasks([name])
+    assert task.source.describe("test") == again.source.describe("test")
     with tfds.testing.mock_data(as_dataset_fn=as_dataset):
         (row,) = questions(task)
     check(row, *expected)
