@@ -1,8 +1,7 @@
 """seqio tasks of the zero-shot benchmarks: the paper's nine, and ARC-easy.
 
-The wording of every prompt, the splits and the choices are those of lm-evaluation-harness 0.4
-(https://github.com/EleutherAI/lm-evaluation-harness), so that accuracies compare. It has no HANS,
-which is asked as it asks RTE, the other task of two sentences and two labels.
+Splits are those of lm-evaluation-harness, as is the wording (`tasks.questions`), so that accuracies
+compare.
 
 A question is text, not ids: it is the model that brings the vocabulary. Its features are `inputs`
 and `targets`, both a text for each choice (a choice is scored as its target after its input),
@@ -16,7 +15,6 @@ import csv
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,155 +25,12 @@ from etils import epath
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from tasks import questions
+from tasks.questions import Question, Record
 
 DIRECTORY_VARIABLE = "DETOX_JAX_DOWNSTREAM"
 SPLIT = "test"
 PIQA_LABELS = "piqa_labels.lst"
-Record = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A question as it is scored.
-
-    Attributes:
-      inputs: the context of each choice; the same for all but in WinoGrande.
-      targets: what is scored after it.
-      answer: number of the right choice.
-      lengths: characters of each choice.
-    """
-
-    inputs: Sequence[str]
-    targets: Sequence[str]
-    answer: int
-    lengths: Sequence[int]
-
-
-# --- one function a benchmark: a record of TFDS or of the benchmark's own file to a question --
-
-
-def anli(record: Record) -> Question:
-    """Adversarial NLI (Nie et al., 2020)."""
-    prompt = f"{record['context']}\nQuestion: {record['hypothesis']} True, False, or Neither?"
-    label = _index(record["label"], ("e", "n", "c"))
-    return _choose(f"{prompt}\nAnswer:", ("True", "Neither", "False"), label)
-
-
-def arc(record: Record) -> Question:
-    """ARC (Clark et al., 2018); its own file nests the choices in the question."""
-    question = record["question"]
-    if isinstance(question, Mapping):
-        stem, choices = question["stem"], question["choices"]
-        texts, labels = ([choice[key] for choice in choices] for key in ("text", "label"))
-    else:
-        stem, choices = question, record["choices"]
-        texts, labels = choices["text"], choices["label"]
-    return _choose(f"Question: {stem}\nAnswer:", texts, labels.index(record["answerKey"]))
-
-
-def boolq(record: Record) -> Question:
-    """BoolQ (Clark et al., 2019) as SuperGLUE has it."""
-    prompt = f"{record['passage']}\nQuestion: {record['question']}?\nAnswer:"
-    return _choose(prompt, ("no", "yes"), _index(record["label"], ("false", "true")))
-
-
-def hans(record: Record) -> Question:
-    """HANS (McCoy et al., 2019), asked as the harness asks RTE."""
-    prompt = f"{record['sentence1']}\nQuestion: {record['sentence2']} True or False?\nAnswer:"
-    label = _index(record["gold_label"], ("entailment", "non-entailment"))
-    return _choose(prompt, ("True", "False"), label)
-
-
-def hellaswag(record: Record) -> Question:
-    """HellaSwag (Zellers et al., 2019).
-
-    TFDS joins the two parts of the context. The second, the beginning of a sentence that the
-    endings continue, exists in the part from ActivityNet alone; there it is taken to be what
-    follows the last full stop.
-    """
-    if "ctx_a" in record:
-        first, second = record["ctx_a"], record["ctx_b"]
-    elif record["source_id"].startswith("activitynet") and ". " in record["context"]:
-        first, _, second = record["context"].rpartition(". ")
-        first += "."
-    else:
-        first, second = record["context"], ""
-    context = f"{record['activity_label']}: {first} {second.capitalize()}"
-    endings = [_without_markup(ending) for ending in record["endings"]]
-    label = _index(record["label"], ("0", "1", "2", "3"))
-    return _choose(_without_markup(context), endings, label)
-
-
-def lambada(record: Record) -> Question:
-    """LAMBADA (Paperno et al., 2016): the last word of a passage, set apart by a space.
-
-    TFDS has the passages as published, in lower case and tokenised (`lambada_standard` of the
-    harness); files with natural text make `lambada_openai`.
-    """
-    text = record["text"] if "text" in record else record["passage"].rstrip("\n")
-    context, _, word = text.rpartition(" ")
-    return Question((context,), (f" {word}",), 0, (len(word),))
-
-
-def piqa(record: Record) -> Question:
-    """PIQA (Bisk et al., 2020)."""
-    prompt = f"Question: {record['goal']}\nAnswer:"
-    return _choose(prompt, (record["sol1"], record["sol2"]), _index(record["label"], ("0", "1")))
-
-
-def race(record: Record) -> Question:
-    """RACE (Lai et al., 2017): an article's last question, those before it with their answers."""
-    prompt = f"Article: {record['article']}\n\n"
-    problems = list(zip(record["questions"], record["options"], record["answers"], strict=True))
-    for question, options, answer in problems[:-1]:
-        right = options["ABCD".index(answer)]
-        if question.endswith("  _  ."):
-            prompt += f"{question[:-5]}{right}\n"
-        else:
-            prompt += f"Question: {question}\nAnswer: {right}\n"
-    question, options, answer = problems[-1]
-    return _choose(prompt + question, options, "ABCD".index(answer))
-
-
-def wic(record: Record) -> Question:
-    """WiC (Pilehvar and Camacho-Collados, 2019)."""
-    first, second = record["sentence1"], record["sentence2"]
-    word = first[record["start1"] : record["end1"]]
-    prompt = (
-        f"Sentence 1: {first}\nSentence 2: {second}\nQuestion: Is the word '{word}' used in the "
-        "same way in the two sentences above?\nAnswer:"
-    )
-    return _choose(prompt, ("no", "yes"), _index(record["label"], ("false", "true")))
-
-
-def winogrande(record: Record) -> Question:
-    """WinoGrande (Sakaguchi et al., 2019) by partial evaluation.
-
-    The blank is filled in with either option, and the likelihood is that of what follows it (Trinh
-    and Le, 2018, https://arxiv.org/abs/1806.02847).
-    """
-    before, _, after = record["sentence"].partition("_")
-    inputs = tuple(before + record[option] for option in ("option1", "option2"))
-    label = record["label"] if "label" in record else record["answer"]
-    target = after.strip()
-    return Question(inputs, (f" {target}",) * 2, _index(label, ("1", "2")), (len(target),) * 2)
-
-
-def _choose(context: str, choices: Sequence[str], answer: int) -> Question:
-    """Choices that follow one context, each after a space."""
-    targets = tuple(f" {choice}" for choice in choices)
-    return Question((context,) * len(targets), targets, answer, tuple(map(len, choices)))
-
-
-def _index(label: Any, names: Sequence[str]) -> int:
-    """A label as a number; files have its name, TFDS its number."""
-    return names.index(label) if isinstance(label, str) else int(label)
-
-
-def _without_markup(text: str) -> str:
-    """HellaSwag's text without what its source, WikiHow, left in it."""
-    text = text.strip().replace(" [title]", ". ")
-    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,16 +51,16 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "anli_r2": Benchmark(anli, "anli_r2.jsonl", "anli/r2:0.1.0", "test"),
-    "boolq": Benchmark(boolq, "boolq.jsonl", "super_glue/boolq:1.0.2"),
-    "hans": Benchmark(hans, "heuristics_evaluation_set.txt"),
-    "hellaswag": Benchmark(hellaswag, "hellaswag.jsonl", "hellaswag:1.1.0"),
-    "lambada": Benchmark(lambada, "lambada.jsonl", "lambada:1.0.0", "test"),
-    "piqa": Benchmark(piqa, "piqa.jsonl", "piqa:1.0.0"),
-    "race_h": Benchmark(race, "race_h.jsonl", "race/high:2.0.0", "test"),
-    "wic": Benchmark(wic, "wic.jsonl", "super_glue/wic:1.0.2"),
-    "winogrande": Benchmark(winogrande, "winogrande.jsonl", "winogrande:1.2.0"),
-    "arc_easy": Benchmark(arc, "arc_easy.jsonl", "ai2_arc/ARC-Easy:1.0.0", "test"),
+    "anli_r2": Benchmark(questions.anli, "anli_r2.jsonl", "anli/r2:0.1.0", "test"),
+    "boolq": Benchmark(questions.boolq, "boolq.jsonl", "super_glue/boolq:1.0.2"),
+    "hans": Benchmark(questions.hans, "heuristics_evaluation_set.txt"),
+    "hellaswag": Benchmark(questions.hellaswag, "hellaswag.jsonl", "hellaswag:1.1.0"),
+    "lambada": Benchmark(questions.lambada, "lambada.jsonl", "lambada:1.0.0", "test"),
+    "piqa": Benchmark(questions.piqa, "piqa.jsonl", "piqa:1.0.0"),
+    "race_h": Benchmark(questions.race, "race_h.jsonl", "race/high:2.0.0", "test"),
+    "wic": Benchmark(questions.wic, "wic.jsonl", "super_glue/wic:1.0.2"),
+    "winogrande": Benchmark(questions.winogrande, "winogrande.jsonl", "winogrande:1.2.0"),
+    "arc_easy": Benchmark(questions.arc, "arc_easy.jsonl", "ai2_arc/ARC-Easy:1.0.0", "test"),
 }
 
 
@@ -241,7 +96,9 @@ class FileSource(seqio.DataSource):
         if not file.exists():
             raise UserError(f"{file}: no such file; put the benchmark's file there")
         labels = epath.Path(directory) / PIQA_LABELS
-        return [file, labels] if self._benchmark.ask is piqa and labels.exists() else [file]
+        return (
+            [file, labels] if self._benchmark.ask is questions.piqa and labels.exists() else [file]
+        )
 
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests."""
@@ -263,10 +120,8 @@ class FileSource(seqio.DataSource):
     ) -> tf.data.Dataset:
         """The questions of the file, in its order."""
         del split, shuffle, seed, unused
-        questions = [
-            _ask(self._benchmark, record, where) for where, record in _read_records(self.files)
-        ]
-        dataset = _dataset(questions)
+        pairs = _read_records(self.files)
+        dataset = _dataset([_ask(self._benchmark, record, where) for where, record in pairs])
         if shard_info is not None and shard_info.num_shards > 1:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
         return dataset
@@ -353,8 +208,8 @@ def _plain(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _dataset(questions: Sequence[Question]) -> tf.data.Dataset:
-    if not questions:
+def _dataset(asked: Sequence[Question]) -> tf.data.Dataset:
+    if not asked:
         raise UserError("the benchmark holds no question")
     signature = {
         "inputs": tf.TensorSpec([None], tf.string),
@@ -362,7 +217,7 @@ def _dataset(questions: Sequence[Question]) -> tf.data.Dataset:
         "answer": tf.TensorSpec([], tf.int32),
         "lengths": tf.TensorSpec([None], tf.int32),
     }
-    rows = [dataclasses.asdict(question) for question in questions]
+    rows = [dataclasses.asdict(question) for question in asked]
     return tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=signature)
 
 
