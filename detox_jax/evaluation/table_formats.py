@@ -141,7 +141,9 @@ def _latex_table(data: Results, table: Table, number: int) -> str:
         " & ".join(map(latex_text, cells)) + r" \\"
         for cells in (list(table.rows[0]), *(list(row.values()) for row in table.rows))
     )
-    caption = f"{table.heading} ({table.counts}), scored by {data.fingerprint}"
+    caption = f"{table.heading} ({table.counts})"
+    if table.split:  # Accuracies are no scorer's.
+        caption += f", scored by {data.fingerprint}"
     lines = [
         r"\begin{table}",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",

@@ -107,7 +107,7 @@ def test_report_shows_accuracies_and_differences(results, tmp_path):
         row = next(r for r in csv.DictReader(file) if r["method"] == "mine")
     assert float(row["accuracy_piqa_value"]) == 0.875
     assert float(row["average_accuracy_difference"]) == pytest.approx(0.375)
-    assert "Zero-shot accuracy (2 tasks)" in (tmp_path / "report" / "table.tex").read_text()
+    assert "Zero-{}shot accuracy (2 tasks).}" in (tmp_path / "report" / "table.tex").read_text()
     assert "Zero-shot accuracy <small>2 tasks" in (tmp_path / "report" / "report.html").read_text()
 
 
