@@ -96,9 +96,8 @@ class FileSource(seqio.DataSource):
         if not file.exists():
             raise UserError(f"{file}: no such file; put the benchmark's file there")
         labels = epath.Path(directory) / PIQA_LABELS
-        return (
-            [file, labels] if self._benchmark.ask is questions.piqa and labels.exists() else [file]
-        )
+        has_labels = self._benchmark.ask is questions.piqa and labels.exists()
+        return [file, labels] if has_labels else [file]
 
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests."""

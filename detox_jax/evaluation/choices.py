@@ -127,26 +127,34 @@ def choices(
         "dtype": dtype,
     }
     output = records.OutputDirectory(output_dir, "choices", settings)
-    if not output.complete:
+    if output.complete:
+        accuracies = json.loads((output.path / ACCURACIES_FILE).read_text())
+    else:
         length = loaded.module.config.max_length
         read = LikelihoodReader(loaded.module, loaded.params, mesh, batch_size, length)
+        figures = {}
         for name, task in found.items():
+            shard = output.path / records.shard_name(name, 0, 1)
             if output.has_shard(name, 0, 1):
-                continue
-            questions = parse_questions(data.examples(task, split_of[name]), name)
-            try:
-                answers = answer(questions, read, loaded.vocabulary, start_with_bos)
-            except UserError as error:
-                raise UserError(f"task {name!r}: {error}; leave the task out") from None
-            _check_finite(answers, f"{checkpoint_path} on {name}")
-            output.write_shard(name, 0, 1, answers)
-        accuracies: dict[str, Any] = {"tasks": {n: _accuracy(output.path, n) for n in found}}
-        average = accuracy.average_name(found)
-        values = [task["accuracy"]["value"] for task in accuracies["tasks"].values()]
-        accuracies["average"] = {"name": average, "value": float(np.mean(values))}
+                rows = [row for _, row in records.read_jsonl(shard)]
+            else:
+                questions = parse_questions(data.examples(task, split_of[name]), name)
+                try:
+                    answers = answer(questions, read, loaded.vocabulary, start_with_bos)
+                except UserError as error:
+                    raise UserError(f"task {name!r}: {error}; leave the task out") from None
+                _check_finite(answers, f"{checkpoint_path} on {name}")
+                output.write_shard(name, 0, 1, answers)  # type: ignore
+                rows = [each.to_json() for each in answers]
+            figures[name] = _figures(rows)
+        average = float(np.mean([task["accuracy"]["value"] for task in figures.values()]))
+        accuracies = {
+            "tasks": figures,
+            "average": {"name": accuracy.average_name(found), "value": average},
+        }
         records.write_json(output.path / ACCURACIES_FILE, accuracies)
-        output.finish(questions=sum(task["questions"] for task in accuracies["tasks"].values()))
-    _print(json.loads((output.path / ACCURACIES_FILE).read_text()), output_dir)
+        output.finish(questions=sum(task["questions"] for task in figures.values()))
+    _print(accuracies, output_dir)
 
 
 def _check_finite(answers: Sequence[Answer], what: str) -> None:
@@ -243,10 +251,8 @@ def answer(
     ]
 
 
-def _accuracy(directory: Any, name: str) -> dict[str, Any]:
-    """A task's figures, from the answers as written."""
-    file = directory / records.shard_name(name, 0, 1)
-    rows = [row for _, row in records.read_jsonl(file)]
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A task's figures, from the lines of its answers."""
     answers = [row for row in rows if row["correct"] is not None]
     found: dict[str, Any] = {
         "questions": len(answers),
