@@ -29,6 +29,7 @@ VERBS = {
     "generate": "detox_jax.generation.generate",
     "score": "detox_jax.toxicity.score",
     "filter": "detox_jax.toxicity.filter",
+    "choices": "detox_jax.evaluation.choices",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.evaluation.report",
     "lm_eval": "detox_jax.evaluation.lm_eval",

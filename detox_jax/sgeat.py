@@ -10,6 +10,7 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
     OUTPUT_DIR/corpora/NAME/                 generated/, scored/, kept/
     OUTPUT_DIR/models/METHOD/                the adapted models
     OUTPUT_DIR/continuations/METHOD/         generated/, scored-JUDGE/
+    OUTPUT_DIR/choices/METHOD/               answers to zero-shot tasks, where any are asked
     OUTPUT_DIR/evaluation/JUDGE/             results of one judge
     OUTPUT_DIR/results.json, report.html     what came out; results.json is of the first judge
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -92,6 +93,8 @@ def sgeat(
     initial_checkpoint_path: str | None = None,
     prompts_input: str | None = None,
     heldout: str | None = None,
+    choices: Verb | None = None,
+    downstream_tasks: Sequence[str] = (),
 ) -> None:
     """Generates, scores, filters, adapts, and measures base and adapted models side by side.
 
@@ -116,6 +119,8 @@ def sgeat(
       initial_checkpoint_path: the base model; None trains one.
       prompts_input: evaluation prompts; `text/prompts` where None.
       heldout: held-out documents for perplexity; `text/heldout_nontoxic` where None.
+      choices: `choices`, which asks base and adapted models the zero-shot tasks.
+      downstream_tasks: their names; none where empty.
 
     Raises:
       UserError: if neither a base nor the means to train one is given, or names do not fit.
@@ -190,6 +195,11 @@ def sgeat(
                 input=str(directory / "generated"), output_dir=str(directory / f"scored-{judge}")
             )
 
+    if choices is not None and downstream_tasks:
+        for name, checkpoint in models.items():
+            say(f"{name}: answer the zero-shot tasks")
+            choices(checkpoint_path=checkpoint, output_dir=_answers(root, name))
+
     records.write_bytes(root / "config.gin", gin.config_str().encode())
     results = [str(root / "evaluation" / judge / "results.json") for judge in judges]
     for judge, path in zip(judges, results, strict=True):
@@ -199,6 +209,7 @@ def sgeat(
                 name: evaluation_method(
                     generations=str(root / "continuations" / name / f"scored-{judge}"),
                     checkpoint_path=checkpoint,
+                    choices=_answers(root, name) if downstream_tasks else None,
                     **_labels(root, methods.get(name)),
                 )
                 for name, checkpoint in models.items()
@@ -227,6 +238,10 @@ def sgeat(
 
 def _kept(root: epath.Path, corpus: str) -> str:
     return str(root / "corpora" / corpus / "kept")
+
+
+def _answers(root: epath.Path, method: str) -> str:
+    return str(root / "choices" / method)
 
 
 def _documents_to_score(root: epath.Path, corpus: Corpus) -> str | None:

@@ -18,12 +18,13 @@ ALLOWED = {
     "generation": {*BASICS, "models", "parallel", *LOADING},
     # A classifier is read where it lies, in its Hugging Face directory.
     "toxicity": {*BASICS, "models", "parallel", "interop.classifiers", "interop.hub"},
-    # The harness's generating tasks decode.
+    # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.
     "evaluation": {
         *BASICS,
         "models",
         "parallel",
         *LOADING,
+        "training.data",
         "generation.decoding",
         "generation.sampling",
     },
@@ -52,6 +53,7 @@ VERBS = {
     "toxicity.score",
     "toxicity.filter",
     "toxicity.train_scorer",
+    "evaluation.choices",
     "evaluation.evaluate",
     "evaluation.report",
     "evaluation.lm_eval",

@@ -8,6 +8,7 @@ import pytest
 from detox_jax import cli, sgeat
 from detox_jax.errors import UserError
 from tasks import demo_corpus
+from tests.conftest import SENTENCES
 
 CONFIG = """
 from __gin__ import dynamic_registration
@@ -52,6 +53,7 @@ BOTTLENECK_DIM = 4
 NUM_SAMPLES = 2
 MAX_NEW_TOKENS = 4
 GENERATION_BATCH_SIZE = 128
+DOWNSTREAM_TASKS = ('lambada',)
 JUDGES = {'ngram': @ngram/score.score, 'lexicon': @lexicon/score.score}
 lexicon/score.score.scorer = @lexicon.LexiconScorer()
 CORPORA = {
@@ -95,7 +97,9 @@ def flags(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_corpus, "NUM_HELDOUT", 24)
         patch.setattr(demo_corpus, "PROMPT_POOLS", {"rude": 2, "inviting": 3, "neutral": 3})
-        yield ["sgeat", f"--gin_file={root / 'small.gin'}"]
+        lines = [json.dumps({"text": sentence}) + "\n" for sentence in SENTENCES]
+        (root / "lambada.jsonl").write_text("".join(lines))
+        yield ["sgeat", f"--gin_file={root / 'small.gin'}", f"--gin.DOWNSTREAM_DIR={root}"]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +166,17 @@ def test_controls_have_no_more_words(run_dir):
 
     assert 0 < words("random") <= words("standard")
     assert words("calm") > 0
+
+
+def test_every_model_answers_the_zero_shot_tasks(run_dir):
+    results = json.loads((run_dir / "results.json").read_text())
+    for row in results["rows"]:
+        answers = json.loads((run_dir / "choices" / row["method"] / "accuracies.json").read_text())
+        accuracy = answers["tasks"]["lambada"]["accuracy"]["value"]
+        assert row["accuracy_lambada"]["value"] == row["average_accuracy"]["value"] == accuracy
+    paired = {(row["method"], row["metric"]) for row in results["paired"]}
+    assert ("sgeat-adapter", "accuracy_lambada") in paired
+    assert "Zero-shot accuracy" in (run_dir / "report.html").read_text()
 
 
 def test_the_adapter_alone_is_trained_and_saved(run_dir):

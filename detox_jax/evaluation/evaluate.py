@@ -15,7 +15,7 @@ from rich.table import Table
 
 from detox_jax import records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import details, diversity, metrics, statistics
+from detox_jax.evaluation import accuracy, details, diversity, metrics, statistics
 from detox_jax.evaluation import scored as scores
 from detox_jax.evaluation.results import EMT, MEAN, RESULTS_FILE, SPLITS, TP
 from detox_jax.evaluation.scored import Scored
@@ -35,6 +35,7 @@ class Method:
       corpus: what it was adapted to, for the table.
       adaptation: how, for the table.
       filtered_by: the scorer that filtered its corpus, `{"name", "fingerprint"}`, if one did.
+      choices: what `choices` wrote of it, for zero-shot accuracy.
     """
 
     generations: str
@@ -42,6 +43,7 @@ class Method:
     corpus: str | None = None
     adaptation: str | None = None
     filtered_by: Mapping[str, str] | None = None
+    choices: str | None = None
 
 
 def evaluate(
@@ -99,15 +101,26 @@ def evaluate(
     if not output.complete:
         scored = {name: scores.read(name, m.generations) for name, m in named.items()}
         scored = scores.join(scored, baseline, min_coverage)
+        answers = accuracy.read({name: method.choices for name, method in named.items()})
         reader = _Reader(epath.Path(perplexity_dir or output_dir), heldout, reference, batch_size)
         draw = _Draws(bootstrap_draws, random_seed)
         results = {
             "rows": [
-                row
+                {**row, **columns}
                 for name, method in named.items()
+                for columns in [accuracy.columns(answers.get(name), draw.draws, draw.seed)]
                 for row in _rows(name, method, scored[name], draw, reader.read(name, method))
             ],
-            "paired": _paired(scored, baseline, draw),
+            "paired": [
+                *_paired(scored, baseline, draw),
+                *accuracy.paired(
+                    answers,
+                    baseline,
+                    scores.splits(scored[baseline].prompts),
+                    draw.draws,
+                    draw.seed,
+                ),
+            ],
             "power": _power(scored, baseline),
             "provenance": {
                 **_provenance(settings, named, scored[baseline], output.manifest),
@@ -126,6 +139,7 @@ def evaluate(
 
 def _describe_method(method: Method) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    fields["choices"] = accuracy.describe(method.choices)
     return {**fields, "generations": records.describe_input(method.generations)}
 
 
@@ -356,6 +370,7 @@ def print_table(results: Mapping[str, Any]) -> None:
         )
     Console(width=120).print(table)
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
+    accuracy.print_table(results)
 
 
 def print_power(results: Mapping[str, Any]) -> None:

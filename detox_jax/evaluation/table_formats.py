@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.headline import headline
 from detox_jax.evaluation.results import EMT, MEAN, TP, Results
 from detox_jax.evaluation.tables import Table, legend, tables
@@ -61,7 +62,7 @@ def _rows(data: Results) -> list[dict[str, Any]]:
     rows = []
     for row in data.rows:
         differences = {}
-        for metric in _METRICS:
+        for metric in (*_METRICS, *filter(accuracy.is_accuracy, row)):
             pair = data.paired.get((row["method"], row["split"], metric)) or {}
             if fields := {key: pair[key] for key in _PAIRED_FIELDS if key in pair}:
                 differences[metric] = fields
@@ -89,8 +90,8 @@ def markdown(data: Results) -> str:
         rows = table.rows
         lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
         body = "\n".join("| " + " | ".join(map(_markdown_text, line)) + " |" for line in lines)
-        split = _markdown_text(table.split)
-        parts.append(f"### {table.title}, {split} prompts ({table.counts})\n\n{body}\n")
+        heading = _markdown_text(table.heading)
+        parts.append(f"### {heading} ({table.counts})\n\n{body}\n")
     parts.append(_markdown_text(" ".join(legend(data))) + "\n")
     return "\n".join(parts)
 
@@ -140,7 +141,9 @@ def _latex_table(data: Results, table: Table, number: int) -> str:
         " & ".join(map(latex_text, cells)) + r" \\"
         for cells in (list(table.rows[0]), *(list(row.values()) for row in table.rows))
     )
-    caption = f"{table.title}, {table.split} prompts ({table.counts}), scored by {data.fingerprint}"
+    caption = f"{table.heading} ({table.counts})"
+    if table.split:  # Accuracies are no scorer's.
+        caption += f", scored by {data.fingerprint}"
     lines = [
         r"\begin{table}",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.results import EMT, MEAN, TOXIC, TP, Results, interval, mapping, number
 from detox_jax.evaluation.statistics import Interval
 
@@ -37,7 +38,7 @@ class Table:
 
     Attributes:
       title: what the table is about.
-      split: of the prompts.
+      split: of the prompts; nothing where there are none, but questions.
       counts: how many prompts and continuations there are.
       rows: text by column, the method in the first.
     """
@@ -46,6 +47,11 @@ class Table:
     split: str
     counts: str
     rows: list[dict[str, str]]
+
+    @property
+    def heading(self) -> str:
+        """The title and the split."""
+        return f"{self.title}, {self.split} prompts" if self.split else self.title
 
 
 # --- cells ------------------------------------------------------------------------------------
@@ -128,6 +134,18 @@ _KEY_COLUMNS = (
     ),
     Column("Δ prob.", "", _difference(TP)),
     Column("Perplexity", "of a token of held-out text", _fixed("perplexity", 2)),
+    Column(
+        "Nine-task average",
+        "zero-shot accuracy averaged over the paper's nine tasks, the interval over questions",
+        _estimate(accuracy.NINE_TASK_AVERAGE),
+    ),
+    Column("Δ nine-task", "", _difference(accuracy.NINE_TASK_AVERAGE)),
+    Column(
+        "Average accuracy",
+        "zero-shot, averaged over the tasks that were asked, the interval over questions",
+        _estimate(accuracy.AVERAGE),
+    ),
+    Column("Δ accuracy", "", _difference(accuracy.AVERAGE)),
 )
 _QUALITY_COLUMNS = (
     Column("Mean toxicity", "over all continuations", _estimate(MEAN)),
@@ -187,10 +205,25 @@ def quality_table(data: Results, split: str) -> Table | None:
     return table if len(table.rows[0]) > 1 else None
 
 
+def accuracy_table(data: Results) -> Table | None:
+    """The accuracy of each zero-shot task; None where none was asked."""
+    keys = dict.fromkeys(key for row in data.rows for key in row if key.startswith(accuracy.PREFIX))
+    columns = tuple(column for key in keys for column in _accuracy_columns(key))
+    if not columns:
+        return None
+    table = _table(data, data.splits[0], "Zero-shot accuracy", columns)
+    return dataclasses.replace(table, split="", counts=f"{len(keys)} tasks")
+
+
+def _accuracy_columns(key: str) -> tuple[Column, Column]:
+    name = accuracy.display_name(key)
+    return Column(name, "", _estimate(key)), Column(f"Δ {name}", "", _difference(key))
+
+
 def tables(data: Results) -> list[Table]:
-    """Both tables of each split."""
+    """Both tables of each split, and the accuracies."""
     found = [maker(data, split) for split in data.splits for maker in (key_table, quality_table)]
-    return [table for table in found if table]
+    return [table for table in [*found, accuracy_table(data)] if table]
 
 
 def _table(data: Results, split: str, title: str, columns: tuple[Column, ...]) -> Table:

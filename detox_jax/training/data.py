@@ -129,7 +129,7 @@ class BatchIterator:
         self.identity = {
             "task": task.name,
             "split": split,
-            "source": _describe(task, split),
+            "source": describe_source(task, split),
             "vocabulary": vocabulary_of(task).fingerprint,
             "batch_size": batch_size,
             "length": length,
@@ -229,9 +229,18 @@ def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
         raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
 
 
-def _describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
+def examples(task: seqio.Task, split: str) -> Iterator[Row]:
+    """One pass over a split as the task has it, in order and whole: every host reads all of it."""
+    _check_split(task, split)
+    dataset = task.get_dataset(
+        sequence_length=None, split=split, shuffle=False, try_in_mem_cache=False
+    )
+    return dataset.as_numpy_iterator()
+
+
+def describe_source(task: seqio.Task | seqio.Mixture, split: str) -> Any:
     """What the data is: paths and hashes where the source knows them, else its own description."""
     if isinstance(task, seqio.Mixture):
-        return [(part.name, _describe(part, split)) for part in task.tasks]
+        return [(part.name, describe_source(part, split)) for part in task.tasks]
     describe = getattr(task.source, "describe", None)
     return describe(split) if describe else str(task.source)

@@ -192,3 +192,31 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         interval = statistics.bootstrap_mean(rng.beta(2, 3, 100), draws=1000, seed=seed)
         covered.append(interval.low <= truth <= interval.high)
     assert np.mean(covered) == pytest.approx(0.95, abs=0.03)  # three standard errors
+
+
+def test_bootstrap_average_of_one_group_is_the_bootstrap_of_its_mean():
+    values = (np.arange(90) % 3 == 0).astype(float)
+    ours = statistics.bootstrap_average([values], draws=20_000, seed=1)
+    reference = statistics.bootstrap_mean(values, draws=20_000, seed=2)
+    assert ours.value == pytest.approx(1 / 3)
+    np.testing.assert_allclose(_ends(ours), _ends(reference), atol=1.01 / 90)
+
+
+def test_bootstrap_average_gives_groups_equal_weight():
+    """Groups of 1,000 and of 10: the spread is that of the smaller, halved."""
+    large, small = np.tile([0.0, 1.0], 500), np.tile([0.0, 1.0, 1.0, 1.0, 1.0], 2)
+    found = statistics.bootstrap_average([large, small], draws=20_000)
+    assert found.value == pytest.approx((0.5 + 0.8) / 2)
+    deviation = np.sqrt(0.25 / 1000 + 0.16 / 10) / 2
+    assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+
+
+def test_average_difference_of_one_group_is_the_paired_difference():
+    a, b = _skewed(40, 1) > 0.3, _skewed(40, 2) > 0.4
+    ours = statistics.average_difference([a.astype(float) - b], draws=4000, seed=1)
+    reference = statistics.paired_difference(a, b, draws=4000, seed=1)
+    assert ours.value == pytest.approx(reference.value)
+    assert ours.p_value == pytest.approx(reference.p_value)
+    two = statistics.average_difference([np.ones(3), np.zeros(5)], draws=4000)
+    assert two.value == 0.5
+    assert two.p_value == pytest.approx(2 / 2**3, abs=0.03)
