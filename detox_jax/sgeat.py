@@ -31,7 +31,6 @@ from detox_jax.training import checkpoints
 
 Verb = Callable[..., None]
 BASE = "base"
-TIMES_FILE = "times.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +258,7 @@ class _Narrator:
     """Says what is being done, and keeps in `times.json` how long each step took in all runs."""
 
     def __init__(self, root: epath.Path):
-        self._file = root / TIMES_FILE
+        self._file = root / records.TIMES_FILE
         self._start = self._last = time.monotonic()
         self._title: str | None = None
         steps = json.loads(self._file.read_text())["steps"] if self._file.exists() else []
@@ -280,8 +279,8 @@ class _Narrator:
 
     def copy_times(self, directory: epath.Path) -> None:
         """Puts the times beside results, where `report` finds them, once."""
-        if not (directory / TIMES_FILE).exists():
-            records.write_bytes(directory / TIMES_FILE, self._file.read_bytes())
+        if not (directory / records.TIMES_FILE).exists():
+            records.write_bytes(directory / records.TIMES_FILE, self._file.read_bytes())
 
 
 def _check_names(

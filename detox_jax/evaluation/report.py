@@ -13,7 +13,7 @@ from detox_jax.evaluation import drawing, figures, table_formats
 from detox_jax.evaluation.charts import charts, measured
 from detox_jax.evaluation.headline import headline
 from detox_jax.evaluation.page import page
-from detox_jax.evaluation.results import TIMES_FILE, Results, files, load, suffixes
+from detox_jax.evaluation.results import Results, files, load, suffixes
 
 _TABLES = {
     "md": table_formats.markdown,
@@ -68,7 +68,7 @@ def _sources(results: Any) -> list[str]:
 
 def _describe(source: str) -> dict[str, Any]:
     """What is shown of a source, but for the times, which differ from run to run."""
-    shown = [file for file in files(source) if file.name != TIMES_FILE]
+    shown = [file for file in files(source) if file.name != records.TIMES_FILE]
     return {file.name: records.describe_input(str(file)) for file in shown}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import metrics
 from detox_jax.evaluation.statistics import Interval
@@ -22,7 +23,7 @@ MEAN = "mean_toxicity"
 TOXIC = metrics.TOXIC
 SPLITS = ("full", "toxic", "nontoxic", "challenging")
 PROMPTS_FILE, SAMPLES_FILE = "prompts.json", "samples.json"
-TRAINING_FILE, TIMES_FILE = "training.json", "times.json"
+TRAINING_FILE = "training.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _baseline(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, A
 
 
 def _beside(path: epath.Path) -> list[epath.Path]:
-    names = (PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE, TIMES_FILE)
+    names = (PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE, records.TIMES_FILE)
     return [path.parent / name for name in names]
 
 
