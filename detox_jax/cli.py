@@ -29,6 +29,7 @@ VERBS = {
     "generate": "detox_jax.generation.generate",
     "score": "detox_jax.toxicity.score",
     "filter": "detox_jax.toxicity.filter",
+    "compare": "detox_jax.evaluation.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.evaluation.report",
     "convert": "detox_jax.interop.convert",
@@ -42,6 +43,9 @@ SWITCHES = {"evaluate": {"--power": "POWER"}, "convert": {"--verify": "VERIFY"}}
 VALUE_FLAGS = {
     "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"}
 }
+
+# A flag of one verb that stands for another verb.
+OTHER_VERBS = {("score", "--compare"): "compare"}
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
@@ -145,6 +149,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             want_help = True
         elif argument == "--dry_run":
             dry_run = True
+        elif (verb, argument) in OTHER_VERBS:
+            verb = OTHER_VERBS[verb, argument]
         elif argument in SWITCHES.get(verb, {}):
             bindings.append(f"{SWITCHES[verb][argument]} = True")
         elif not flag.startswith("-"):

@@ -10,7 +10,7 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
     OUTPUT_DIR/corpora/NAME/                 generated/, scored/, kept/
     OUTPUT_DIR/models/METHOD/                the adapted models
     OUTPUT_DIR/continuations/METHOD/         generated/, scored-JUDGE/
-    OUTPUT_DIR/evaluation/JUDGE/             results of one judge
+    OUTPUT_DIR/evaluation/                   perplexities, and JUDGE/, results of one judge
     OUTPUT_DIR/results.json, report.html     what came out; results.json is of the first judge
 """
 
@@ -190,26 +190,27 @@ def sgeat(
             )
 
     records.write_bytes(root / "config.gin", gin.config_str().encode())
-    results = [str(root / "evaluation" / judge / "results.json") for judge in judges]
-    for judge, path in zip(judges, results, strict=True):
-        say(f"evaluate with {judge}")
-        evaluate(
-            methods={
-                name: evaluation_method(
-                    generations=str(root / "continuations" / name / f"scored-{judge}"),
-                    checkpoint_path=checkpoint,
-                    **_labels(root, methods.get(name)),
-                )
-                for name, checkpoint in models.items()
-            },
-            output_dir=str(epath.Path(path).parent),
-            baseline=BASE,
-            heldout=heldout,
-            reference=base,
-            perplexity_dir=str(root / "evaluation" / "perplexity"),
-            command=f"detox-jax sgeat --gin_file={root / 'config.gin'}",
-        )
+    say("evaluate")
+    evaluate(
+        methods={
+            name: evaluation_method(
+                generations={
+                    judge: str(root / "continuations" / name / f"scored-{judge}")
+                    for judge in judges
+                },
+                checkpoint_path=checkpoint,
+                **_labels(root, methods.get(name)),
+            )
+            for name, checkpoint in models.items()
+        },
+        output_dir=str(root / "evaluation"),
+        baseline=BASE,
+        heldout=heldout,
+        reference=base,
+        command=f"detox-jax sgeat --gin_file={root / 'config.gin'}",
+    )
     say("report")
+    results = [str(root / "evaluation" / judge / "results.json") for judge in judges]
     for path in results:
         say.copy_times(epath.Path(path).parent)
     report(results=results, output_dir=str(root / "report"))

@@ -44,6 +44,7 @@ VERBS = {
     "toxicity.score",
     "toxicity.filter",
     "toxicity.train_scorer",
+    "evaluation.compare",
     "evaluation.evaluate",
     "evaluation.report",
     "interop.convert",

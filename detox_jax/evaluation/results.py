@@ -136,6 +136,18 @@ def results_file(source: str) -> epath.Path:
     return path / RESULTS_FILE if path.is_dir() else path
 
 
+def of_each_scorer(source: str) -> list[str]:
+    """Where each scorer's results lie, of a directory that `evaluate` wrote with several scorers.
+
+    Any other source is its own only one.
+    """
+    path = epath.Path(source)
+    if not path.is_dir() or not (path / records.MANIFEST).exists():
+        return [source]
+    scorers = records.read_manifest(path).get("scorers") or []
+    return [str(path / scorer) for scorer in scorers] or [source]
+
+
 def files(source: str) -> list[epath.Path]:
     """Every file that `load` reads."""
     path = results_file(source)
