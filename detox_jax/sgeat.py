@@ -117,10 +117,15 @@ def sgeat(
       heldout: held-out documents for perplexity; `text/heldout_nontoxic` where None.
 
     Raises:
-      UserError: if neither a base nor the means to train one is given, or names do not fit.
+      UserError: if neither a base nor the means to train one is given, names do not fit, or a
+        scorer lacks what it needs.
     """
     root = epath.Path(output_dir)
     _check_names(corpora, methods, judges)
+    if not (root / "results.json").exists():
+        # A scorer without its key or the user's consent would stop the run after hours of work.
+        for score_as in (score, *judges.values()):
+            score_as(input="", output_dir="", check_only=True)
     say = _Narrator(root)
 
     if prepare is not None:
