@@ -199,6 +199,9 @@ def load_config(arguments: Arguments) -> tuple[Callable[..., Any], Bindings]:
       UserError: if a file is missing or gin cannot read a line or a binding.
     """
     gin.clear_config(clear_constants=True)
+    # Gin's second reader takes the folder of an include for a Python package, and breaks where it
+    # is none; so an include would be found from the directory of gin_configs alone.
+    del gin_config._FILE_READERS[1:]
     roots = [*arguments.search_paths, os.getcwd(), str(_package_root())]
     for root in roots:
         # `tasks` lies beside `gin_configs`, and a user's own modules beside their gin files.

@@ -37,8 +37,8 @@ def compare(
         tells no texts apart.
       `calibration`: `isotonic`, steps of the increasing curve that best reads B's scores as A's,
         and `bins`, A's mean score in ten equally wide bins of B's; see `isotonic_steps`.
-      `mean_difference`: mean |A - B|; `calibrated_difference`: the same once B is read through an
-        isotonic curve that was fitted to the other half of the records.
+      `difference`: root mean square of A - B; `calibrated_difference`: the same once B is read
+        through an isotonic curve that was fitted to the other half of the records.
       `threshold`: see `matching_threshold`.
     """
     both_N = ~np.isnan(a_N) & ~np.isnan(b_N)
@@ -61,7 +61,7 @@ def compare(
     return {
         **found,
         "calibration": {"isotonic": isotonic_steps(a, b), "bins": _bins(a, b)},
-        "mean_difference": float(np.mean(np.abs(a - b))),
+        "difference": float(np.sqrt(np.mean((a - b) ** 2))),
         "calibrated_difference": _calibrated_difference(a, b, half),
         "threshold": matching_threshold(a, b),
     }
@@ -183,15 +183,15 @@ def _isotonic(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _calibrated_difference(a: np.ndarray, b: np.ndarray, half: np.ndarray) -> float:
-    """Mean distance of A to B read through a curve that was fitted to the other half."""
+    """RMS distance of A to B read through a curve that was fitted to the other half."""
     total = 0.0
     for part in (0, 1):
         fitted_to, read = half != part, half == part
         if not fitted_to.any():
             return math.nan
         scores, fitted, _ = _isotonic(a[fitted_to], b[fitted_to])
-        total += float(np.abs(a[read] - np.interp(b[read], scores, fitted)).sum())
-    return total / len(a)
+        total += float(np.sum((a[read] - np.interp(b[read], scores, fitted)) ** 2))
+    return math.sqrt(total / len(a))
 
 
 def _bins(a: np.ndarray, b: np.ndarray) -> list[dict[str, float]]:

@@ -14,9 +14,9 @@ _METRIC_NAMES = {EMT: "Expected maximum toxicity", TP: "Toxicity probability"}
 _LEGEND = (
     f"A is the reference. Toxic: a score of at least {TOXIC}. In brackets: 95 % intervals, a "
     "bootstrap over records. Kappa: Cohen's, agreement beyond chance. Threshold: the score of B "
-    "from which on as many texts are toxic as for A; agreement and kappa there. |A − B|: mean "
-    "difference of the scores; calibrated: once B is read as A through an isotonic curve that was "
-    "fitted to the other half of the records. Kendall's tau: 1 where both rank all methods alike. "
+    "from which on as many texts are toxic as for A; agreement and kappa there. RMS: "
+    "root mean square; calibrated: once B is read as A through an isotonic curve that was fitted "
+    "to the other half of the records. Kendall's tau: 1 where both rank all methods alike. "
     "A swap is beyond the intervals where both scorers' paired intervals exclude zero."
 )
 
@@ -49,15 +49,13 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, Rows]]:
 
 
 def _agreement_row(pair: Mapping[str, Any]) -> dict[str, str]:
-    texts = pair["texts"]
+    missing = [pair["texts"] - pair[f"scored_by_{side}"] for side in "ab"]
     shares = [_decimal(pair.get(f"share_toxic_{side}")) for side in "ab"]
     return {
         "A": pair["a"],
         "B": pair["b"],
-        "Texts": f"{texts:,}",
-        "Scored by A, B, both": ", ".join(
-            f"{100 * pair[f'scored_by_{who}'] / texts:.1f} %" for who in ("a", "b", "both")
-        ),
+        "Texts": f"{pair['texts']:,}",
+        "Not scored by A, B": ", ".join(f"{count:,}" for count in missing),
         "Toxic for A, B": ", ".join(shares),
         "Agreement": show(interval(pair.get("agreement"))),
         "Kappa": show(interval(pair.get("kappa"))),
@@ -77,7 +75,7 @@ def _reading_row(pair: Mapping[str, Any]) -> dict[str, str]:
         ),
         "Agreement then": _decimal(threshold.get("agreement")),
         "Kappa then": _decimal(threshold.get("kappa")),
-        "|A − B|": _decimal(pair.get("mean_difference")),
+        "RMS of A − B": _decimal(pair.get("difference")),
         "Calibrated": _decimal(pair.get("calibrated_difference")),
     }
 
