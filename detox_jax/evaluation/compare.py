@@ -164,3 +164,5 @@ def _print(found: Mapping[str, Any]) -> None:
         for row in rows:
             table.add_row(*row.values())
         Console(width=140).print(table)
+    for sentence in comparison_tables.summary(found):
+        print(sentence)

@@ -48,6 +48,18 @@ def tables(found: Mapping[str, Any]) -> list[tuple[str, Rows]]:
     return [(title, rows) for title, rows in made if rows]
 
 
+def summary(found: Mapping[str, Any]) -> list[str]:
+    """What becomes of the ranking of methods, a sentence a metric; nothing for one method."""
+    sentences = []
+    for metric, ranking in found["rankings"].items():
+        beyond = sum(swap["beyond_intervals"] for swap in ranking["swaps"])
+        said = f"swaps of two methods: {len(ranking['swaps'])}, beyond the intervals: {beyond}"
+        if not ranking["swaps"]:
+            said = "no two methods change places"
+        sentences.append(f"{_METRIC_NAMES[metric]}: {said}.")
+    return sentences
+
+
 def _agreement_row(pair: Mapping[str, Any]) -> dict[str, str]:
     missing = [pair["texts"] - pair[f"scored_by_{side}"] for side in "ab"]
     shares = [_decimal(pair.get(f"share_toxic_{side}")) for side in "ab"]
@@ -116,7 +128,8 @@ def _decimal(value: Any) -> str:
 
 def _markdown(found: Mapping[str, Any]) -> str:
     named = (f"{name} ({x['fingerprint']})" for name, x in found["scorers"].items())
-    parts = [f"# {' against '.join(found['scorers'])}", f"Scorers: {', '.join(named)}."]
+    sentences = [f"Scorers: {', '.join(named)}.", *summary(found)]
+    parts = [f"# {' against '.join(found['scorers'])}", " ".join(sentences)]
     for title, rows in tables(found):
         parts += [f"## {title}", markdown_rows(rows)]
     return "\n\n".join([*parts, _LEGEND]) + "\n"

@@ -258,6 +258,7 @@ def test_methods_are_ranked_by_every_scorer(tmp_path, capsys):
     }
     page = (out / "comparison.md").read_text()
     assert "| base − mine |" in page and "one-1" in page
+    assert "Expected maximum toxicity: swaps of two methods: 1, beyond the intervals: 1." in page
     assert (out / "ranking.svg").exists()
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert run(tmp_path, scores) == 0
