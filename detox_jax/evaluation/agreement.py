@@ -94,11 +94,11 @@ class _Statistics:
     def __call__(self, weights: np.ndarray) -> dict[str, float]:
         toxic_a, toxic_b = self.a >= TOXIC, self.b >= TOXIC
         agreement, kappa = agreement_and_kappa(toxic_a, toxic_b, weights)
-        ranks = (_ranks(groups, weights) for groups in (self.groups_a, self.groups_b))
+        ranks_a, ranks_b = _ranks(self.groups_a, weights), _ranks(self.groups_b, weights)
         return {
             "agreement": agreement,
             "kappa": kappa,
-            "spearman": _pearson(*ranks, weights),
+            "spearman": _pearson(ranks_a, ranks_b, weights),
             "pearson": _pearson(self.a, self.b, weights),
         }
 
