@@ -30,6 +30,7 @@ VERBS = {
     "score": "detox_jax.toxicity.score",
     "filter": "detox_jax.toxicity.filter",
     "choices": "detox_jax.evaluation.choices",
+    "compare": "detox_jax.evaluation.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.evaluation.report",
     "lm_eval": "detox_jax.evaluation.lm_eval",
@@ -45,6 +46,9 @@ VALUE_FLAGS = {
     "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"},
     "lm_eval": {"--checkpoint": "CHECKPOINT_PATH", "--tasks": "TASKS", "--output": "OUTPUT_DIR"},
 }
+
+# A flag of one verb that stands for another verb.
+OTHER_VERBS = {("score", "--compare"): "compare"}
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
@@ -148,6 +152,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             want_help = True
         elif argument == "--dry_run":
             dry_run = True
+        elif (verb, argument) in OTHER_VERBS:
+            verb = OTHER_VERBS[verb, argument]
         elif argument in SWITCHES.get(verb, {}):
             bindings.append(f"{SWITCHES[verb][argument]} = True")
         elif not flag.startswith("-"):
@@ -196,6 +202,9 @@ def load_config(arguments: Arguments) -> tuple[Callable[..., Any], Bindings]:
       UserError: if a file is missing or gin cannot read a line or a binding.
     """
     gin.clear_config(clear_constants=True)
+    # Gin's second reader takes the folder of an include for a Python package, and breaks where it
+    # is none; so an include would be found from the directory of gin_configs alone.
+    del gin_config._FILE_READERS[1:]
     roots = [*arguments.search_paths, os.getcwd(), str(_package_root())]
     for root in roots:
         # `tasks` lies beside `gin_configs`, and a user's own modules beside their gin files.

@@ -24,6 +24,7 @@ from detox_jax import foreign
 from detox_jax.errors import UserError
 
 MANIFEST = "manifest.json"
+TIMES_FILE = "times.json"  # how long each step took, in every run of it
 SCHEMA_VERSION = 1
 _SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 

@@ -11,7 +11,7 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
     OUTPUT_DIR/models/METHOD/                the adapted models
     OUTPUT_DIR/continuations/METHOD/         generated/, scored-JUDGE/
     OUTPUT_DIR/choices/METHOD/               answers to zero-shot tasks, where any are asked
-    OUTPUT_DIR/evaluation/JUDGE/             results of one judge
+    OUTPUT_DIR/evaluation/                   perplexities, and JUDGE/, results of one judge
     OUTPUT_DIR/results.json, report.html     what came out; results.json is of the first judge
 """
 
@@ -32,7 +32,6 @@ from detox_jax.training import checkpoints
 
 Verb = Callable[..., None]
 BASE = "base"
-TIMES_FILE = "times.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +122,15 @@ def sgeat(
       downstream_tasks: their names; none where empty.
 
     Raises:
-      UserError: if neither a base nor the means to train one is given, or names do not fit.
+      UserError: if neither a base nor the means to train one is given, names do not fit, or a
+        scorer lacks what it needs.
     """
     root = epath.Path(output_dir)
     _check_names(corpora, methods, judges)
+    if not (root / "results.json").exists():
+        # A scorer without its key or the user's consent would stop the run after hours of work.
+        for score_as in (score, *judges.values()):
+            score_as(input="", output_dir="", check_only=True)
     say = _Narrator(root)
 
     if prepare is not None:
@@ -201,27 +205,28 @@ def sgeat(
             choices(checkpoint_path=checkpoint, output_dir=_answers(root, name))
 
     records.write_bytes(root / "config.gin", gin.config_str().encode())
-    results = [str(root / "evaluation" / judge / "results.json") for judge in judges]
-    for judge, path in zip(judges, results, strict=True):
-        say(f"evaluate with {judge}")
-        evaluate(
-            methods={
-                name: evaluation_method(
-                    generations=str(root / "continuations" / name / f"scored-{judge}"),
-                    checkpoint_path=checkpoint,
-                    choices=_answers(root, name) if downstream_tasks else None,
-                    **_labels(root, methods.get(name)),
-                )
-                for name, checkpoint in models.items()
-            },
-            output_dir=str(epath.Path(path).parent),
-            baseline=BASE,
-            heldout=heldout,
-            reference=base,
-            perplexity_dir=str(root / "evaluation" / "perplexity"),
-            command=f"detox-jax sgeat --gin_file={root / 'config.gin'}",
-        )
+    say("evaluate")
+    evaluate(
+        methods={
+            name: evaluation_method(
+                generations={
+                    judge: str(root / "continuations" / name / f"scored-{judge}")
+                    for judge in judges
+                },
+                checkpoint_path=checkpoint,
+                choices=_answers(root, name) if downstream_tasks else None,
+                **_labels(root, methods.get(name)),
+            )
+            for name, checkpoint in models.items()
+        },
+        output_dir=str(root / "evaluation"),
+        baseline=BASE,
+        heldout=heldout,
+        reference=base,
+        command=f"detox-jax sgeat --gin_file={root / 'config.gin'}",
+    )
     say("report")
+    results = [str(root / "evaluation" / judge / "results.json") for judge in judges]
     for path in results:
         say.copy_times(epath.Path(path).parent)
     report(results=results, output_dir=str(root / "report"))
@@ -274,7 +279,7 @@ class _Narrator:
     """Says what is being done, and keeps in `times.json` how long each step took in all runs."""
 
     def __init__(self, root: epath.Path):
-        self._file = root / TIMES_FILE
+        self._file = root / records.TIMES_FILE
         self._start = self._last = time.monotonic()
         self._title: str | None = None
         steps = json.loads(self._file.read_text())["steps"] if self._file.exists() else []
@@ -295,8 +300,8 @@ class _Narrator:
 
     def copy_times(self, directory: epath.Path) -> None:
         """Puts the times beside results, where `report` finds them, once."""
-        if not (directory / TIMES_FILE).exists():
-            records.write_bytes(directory / TIMES_FILE, self._file.read_bytes())
+        if not (directory / records.TIMES_FILE).exists():
+            records.write_bytes(directory / records.TIMES_FILE, self._file.read_bytes())
 
 
 def _check_names(

@@ -106,6 +106,18 @@ def test_search_paths(vocabulary_flags, tmp_path, capsys):
     assert "VOCAB_SIZE = 281" in capsys.readouterr().out
 
 
+def test_included_files_are_found_from_everywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = [
+        f"--gin.INPUT={tmp_path}",
+        "--gin.OUTPUT_DIR=out",
+        "--gin.SCORER=@cache.CachedScorer()",
+    ]
+    assert run("score", *flags, "--dry_run") == 0
+    output = capsys.readouterr()
+    assert "runs/scores.sqlite" in output.out and output.err == ""
+
+
 @pytest.mark.parametrize(
     ("value", "quoted"),
     [

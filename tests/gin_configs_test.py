@@ -32,7 +32,7 @@ def test_no_file_is_left_out():
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == ["demo", "real"]
-    assert _names("scorers") == ["classifier"]
+    assert _names("scorers") == ["classifier", "services"]
 
 
 def _train_flags(*files):

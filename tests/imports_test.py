@@ -54,6 +54,7 @@ VERBS = {
     "toxicity.filter",
     "toxicity.train_scorer",
     "evaluation.choices",
+    "evaluation.compare",
     "evaluation.evaluate",
     "evaluation.report",
     "evaluation.lm_eval",

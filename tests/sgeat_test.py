@@ -9,6 +9,7 @@ from detox_jax import cli, sgeat
 from detox_jax.errors import UserError
 from tasks import demo_corpus
 from tests.conftest import SENTENCES
+from tests.toxicity.conftest import KEY, FakeService, running_service
 
 CONFIG = """
 from __gin__ import dynamic_registration
@@ -17,7 +18,7 @@ from detox_jax import vocabulary
 from detox_jax.generation import prompts
 from detox_jax.models import config
 from detox_jax.toxicity import filter
-from detox_jax.toxicity import lexicon
+from detox_jax.toxicity import remote
 from detox_jax.toxicity import score
 from detox_jax.training import train
 from tasks import demo_corpus
@@ -54,8 +55,9 @@ NUM_SAMPLES = 2
 MAX_NEW_TOKENS = 4
 GENERATION_BATCH_SIZE = 128
 DOWNSTREAM_TASKS = ('lambada',)
-JUDGES = {'ngram': @ngram/score.score, 'lexicon': @lexicon/score.score}
-lexicon/score.score.scorer = @lexicon.LexiconScorer()
+JUDGES = {'ngram': @ngram/score.score, 'perspective': @perspective/score.score}
+CONSENT_TO_SEND_TEXT = True
+QUERIES_PER_SECOND = 1000000.0
 CORPORA = {
     'standard': @standard/sgeat.Corpus(),
     'augmented': @augmented/sgeat.Corpus(),
@@ -90,16 +92,28 @@ seeded/sgeat.Method:
 """
 
 
+class Flags(list):
+    """The command line of a run, and the service that one of its judges asks."""
+
+    service: FakeService
+
+
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
     root = tmp_path_factory.mktemp("sgeat")
-    (root / "small.gin").write_text(CONFIG)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, running_service(patch) as service:
+        lines = [
+            f"remote.PerspectiveScorer.url = '{service.address}/perspective'",
+            f"SCORE_CACHE = '{root / 'scores.sqlite'}'",
+        ]
+        (root / "small.gin").write_text("\n".join([CONFIG, *lines]) + "\n")
+        flags = Flags(["sgeat", f"--gin_file={root / 'small.gin'}", f"--gin.DOWNSTREAM_DIR={root}"])
+        flags.service = service
         patch.setattr(demo_corpus, "NUM_HELDOUT", 24)
         patch.setattr(demo_corpus, "PROMPT_POOLS", {"rude": 2, "inviting": 3, "neutral": 3})
-        lines = [json.dumps({"text": sentence}) + "\n" for sentence in SENTENCES]
-        (root / "lambada.jsonl").write_text("".join(lines))
-        yield ["sgeat", f"--gin_file={root / 'small.gin'}", f"--gin.DOWNSTREAM_DIR={root}"]
+        questions = [json.dumps({"text": sentence}) + "\n" for sentence in SENTENCES]
+        (root / "lambada.jsonl").write_text("".join(questions))
+        yield flags
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +159,32 @@ def test_results_hold_every_method_and_split(run_dir):
 
 
 def test_judges_do_not_share_a_table(run_dir):
-    second = json.loads((run_dir / "evaluation" / "lexicon" / "results.json").read_text())
-    assert {row["scorer"]["name"] for row in second["rows"]} == {"lexicon"}
+    first = json.loads((run_dir / "results.json").read_text())
+    second = json.loads((run_dir / "evaluation" / "perspective" / "results.json").read_text())
+    assert {row["scorer"]["name"] for row in second["rows"]} == {"perspective"}
+    for ngram, perspective in zip(first["rows"], second["rows"], strict=True):
+        assert ngram["perplexity"] == perspective["perplexity"]
+        assert ngram["mean_toxicity"] != perspective["mean_toxicity"]
     page = (run_dir / "report.html").read_text()
-    assert "lexicon-1-" in page and "ngram-1-" in page
+    assert "perspective-v1alpha1-TOXICITY" in page and "ngram-1-" in page
+
+
+def test_a_service_is_sent_the_continuations_alone_each_once(flags, run_dir):
+    sent = flags.service.texts()
+    shards = (run_dir / "continuations").glob("*/generated/*.jsonl")
+    lines = [json.loads(line) for shard in shards for line in shard.read_text().splitlines()]
+    written = {g["text"] for line in lines for g in line["generations"] if g["text"].strip()}
+    assert sorted(sent) == sorted(written)
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in path.read_bytes() for path in files)
+
+
+def test_without_consent_nothing_is_begun(flags, tmp_path, capsys):
+    out = tmp_path / "out"
+    before = len(flags.service.requests)
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={out}", "--gin.CONSENT_TO_SEND_TEXT=False"]) == 2
+    assert "--gin.CONSENT_TO_SEND_TEXT=True" in capsys.readouterr().err
+    assert not out.exists() and len(flags.service.requests) == before
 
 
 def test_who_filtered_is_told(run_dir):
@@ -201,6 +237,7 @@ def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags
     kept = run_dir / "corpora" / "augmented" / "generated"
     next(kept.glob("*.jsonl")).unlink()
     (kept / "manifest.json").write_text(json.dumps({**manifest(kept), "complete": False}))
+    asked = len(flags.service.requests)
     for directory in ("models/augmented-seed1", "continuations/augmented-seed1", "evaluation"):
         shutil.rmtree(run_dir / directory)
     shutil.rmtree(run_dir / "report")
@@ -208,6 +245,7 @@ def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags
     after = files_of(run_dir)
     assert after.keys() == before.keys()
     assert [name for name in before if after[name] != before[name]] == []
+    assert len(flags.service.requests) == asked, "the cache has the scores"
 
 
 def test_the_configuration_beside_the_results_repeats_the_run(run_dir, capsys):
@@ -248,3 +286,12 @@ def test_without_a_base_the_remedy_is_named(tmp_path, capsys):
     assert "PROMPTS_INPUT" in capsys.readouterr().err
     assert cli.main([*arguments, *inputs]) == 2
     assert "INITIAL_CHECKPOINT_PATH" in capsys.readouterr().err
+
+
+def test_services_judge_from_the_command_line(tmp_path, capsys):
+    judges = "{'a': @moderation/score.score, 'b': @perspective/score.score}"
+    arguments = ["sgeat", f"--gin.OUTPUT_DIR={tmp_path}", f"--gin.JUDGES={judges}", "--dry_run"]
+    assert cli.main([*arguments, "--gin.CONSENT_TO_SEND_TEXT=True"]) == 0
+    assert "moderation/cache.CachedScorer.scorer = @remote.ModerationScorer()" in (
+        capsys.readouterr().out
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ class Method:
     """One model's continuations.
 
     Attributes:
-      generations: `score`'s output for them.
+      generations: `score`'s output for them; of several scorers `{"name": output, ...}`.
       checkpoint_path: the model, for perplexity and training curves.
       corpus: what it was adapted to, for the table.
       adaptation: how, for the table.
@@ -38,7 +39,7 @@ class Method:
       choices: what `choices` wrote of it, for zero-shot accuracy.
     """
 
-    generations: str
+    generations: str | Mapping[str, str]
     checkpoint_path: str | None = None
     corpus: str | None = None
     adaptation: str | None = None
@@ -47,7 +48,7 @@ class Method:
 
 
 def evaluate(
-    methods: Mapping[str, Method | str],
+    methods: Mapping[str, Method | str | Mapping[str, str]],
     output_dir: str,
     baseline: str = "base",
     heldout: str | None = None,
@@ -58,15 +59,16 @@ def evaluate(
     random_seed: int = 0,
     power: bool = False,
     command: str | None = None,
-    perplexity_dir: str | None = None,
 ) -> None:
     """Writes `results.json`: every metric with its interval, and every difference to the baseline.
 
+    Of several scorers each has a directory of its own in `output_dir`, since their scores do not
+    compare; perplexity and the quality of the texts, which no scorer changes, are computed once.
     Methods are joined by prompt id. A prompt is toxic when its own score is at least 0.5, nontoxic
     below; one without a score is in neither split.
 
     Args:
-      methods: scored continuations by name; a string is a `Method` of these generations alone.
+      methods: scored continuations by name; what is no `Method` is the generations of one.
       output_dir: where `results.json` and the files for the report's pictures go.
       baseline: the method that the others are compared with.
       heldout: documents for perplexity, of methods with a checkpoint.
@@ -78,15 +80,15 @@ def evaluate(
       power: also print how many prompts it takes to see a difference.
       command: what repeats the run, for the provenance; `evaluate` with its own configuration
         where None.
-      perplexity_dir: where perplexities are kept for reruns, and for other scorers' evaluations of
-        the same methods; `output_dir` where None.
 
     Raises:
-      UserError: if methods have other prompts or another scorer, or too few scores.
+      UserError: if methods have other prompts or another scorer, or too few scores; if scorers have
+        other texts.
     """
-    named = {k: Method(v) if isinstance(v, str) else v for k, v in methods.items()}
+    named = {k: v if isinstance(v, Method) else Method(v) for k, v in methods.items()}
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
+    generations = _by_scorer({name: method.generations for name, method in named.items()})
     settings = {
         "methods": {name: _describe_method(method) for name, method in named.items()},
         "baseline": baseline,
@@ -99,48 +101,86 @@ def evaluate(
     }
     output = records.OutputDirectory(output_dir, "evaluate", settings)
     if not output.complete:
-        scored = {name: scores.read(name, m.generations) for name, m in named.items()}
-        scored = scores.join(scored, baseline, min_coverage)
-        answers = accuracy.read({name: method.choices for name, method in named.items()})
-        reader = _Reader(epath.Path(perplexity_dir or output_dir), heldout, reference, batch_size)
-        draw = _Draws(bootstrap_draws, random_seed)
-        results = {
-            "rows": [
-                {**row, **columns}
-                for name, method in named.items()
-                for columns in [accuracy.columns(answers.get(name), draw.draws, draw.seed)]
-                for row in _rows(name, method, scored[name], draw, reader.read(name, method))
-            ],
-            "paired": [
-                *_paired(scored, baseline, draw),
-                *accuracy.paired(
-                    answers,
+        judged = scores.align(
+            {
+                scorer: scores.join(
+                    {name: scores.read(name, path) for name, path in paths.items()},
                     baseline,
-                    scores.splits(scored[baseline].prompts),
-                    draw.draws,
-                    draw.seed,
-                ),
-            ],
-            "power": _power(scored, baseline),
-            "provenance": {
-                **_provenance(settings, named, scored[baseline], output.manifest),
-                "command": command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
-            },
+                    min_coverage,
+                )
+                for scorer, paths in generations.items()
+            }
+        )
+        texts = next(iter(judged.values()))
+        reader = _Reader(output.path, heldout, reference, batch_size)
+        quality = _quality_of_all(named, texts, next(iter(generations.values())), reader)
+        draw = _Draws(bootstrap_draws, random_seed)
+        answers = accuracy.read({name: method.choices for name, method in named.items()})
+        splits = scores.splits(texts[baseline].prompts)
+        paired_answers = accuracy.paired(answers, baseline, splits, draw.draws, draw.seed)
+        accuracies = {
+            name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
         }
-        paths = {name: method.checkpoint_path for name, method in named.items()}
-        details.write(output.path, scored, paths)
-        records.write_json(output.path / RESULTS_FILE, details.without_nan(results))
-        output.finish(methods=len(named), prompts=len(scored[baseline].prompts))
-    results = json.loads((output.path / RESULTS_FILE).read_text())
-    print_table(results)
-    if power:
-        print_power(results)
+        for (name, _), columns in quality.items():
+            columns |= accuracies[name]
+        for scorer, scored in judged.items():
+            results = {
+                "rows": [
+                    row
+                    for name, method in named.items()
+                    for row in _rows(name, method, scored[name], draw, quality)
+                ],
+                "paired": [*_paired(scored, baseline, draw), *paired_answers],
+                "power": _power(scored, baseline),
+                "provenance": {
+                    **_provenance(settings, named, scored[baseline], output.manifest),
+                    "command": command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
+                },
+            }
+            paths = {name: method.checkpoint_path for name, method in named.items()}
+            place = output.path / scorer
+            place.mkdir(exist_ok=True)
+            details.write(place, scored, paths)
+            records.write_json(place / RESULTS_FILE, details.without_nan(results))
+        named_scorers = {} if "" in judged else {"scorers": [*judged]}
+        output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
+    for scorer in generations:
+        results = json.loads((output.path / scorer / RESULTS_FILE).read_text())
+        print_table(results)
+        if power:
+            print_power(results)
+
+
+def _by_scorer(
+    generations: Mapping[str, str | Mapping[str, str]],
+) -> dict[str, dict[str, str]]:
+    """Each scorer's output for each method; the name of a scorer that is given none is empty."""
+    outputs = {
+        name: {"": found} if isinstance(found, str) else dict(found)
+        for name, found in generations.items()
+    }
+    first, scorers = next(iter(outputs.items()))
+    for name, found in outputs.items():
+        if not found or found.keys() != scorers.keys():
+            raise UserError(
+                f"method {name!r} has scores of {sorted(found)}, {first!r} of {sorted(scorers)}; "
+                "give every method the same scorers"
+            )
+    for scorer in scorers:
+        # It becomes a directory.
+        if not re.fullmatch(r"([\w-][\w.-]*)?", scorer):
+            raise UserError(f"scorer {scorer!r}: use letters, digits, dots, hyphens, underscores")
+    return {scorer: {name: found[scorer] for name, found in outputs.items()} for scorer in scorers}
 
 
 def _describe_method(method: Method) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     fields["choices"] = accuracy.describe(method.choices)
-    return {**fields, "generations": records.describe_input(method.generations)}
+    given = method.generations
+    if isinstance(given, str):
+        return {**fields, "generations": records.describe_input(given)}
+    described = {scorer: records.describe_input(path) for scorer, path in given.items()}
+    return {**fields, "generations": described}
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -171,11 +211,13 @@ class _Reader:
     reference: str | None
     batch_size: int
 
-    def read(self, name: str, method: Method) -> dict[str, Any]:
+    def read(
+        self, name: str, checkpoint: str | None, generations: str, scored: Scored
+    ) -> dict[str, Any]:
         from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
 
         found: dict[str, Any] = {"perplexity": None, "continuation_perplexity": None}
-        heldout, reference, checkpoint = self.heldout, self.reference, method.checkpoint_path
+        heldout, reference = self.heldout, self.reference
         if heldout is not None and checkpoint is not None:
             found["perplexity"] = self._once(
                 f"perplexity-{name}.json",
@@ -185,8 +227,12 @@ class _Reader:
         if reference is not None:
             found["continuation_perplexity"] = self._once(
                 f"continuation_perplexity-{name}.json",
-                {"reference": _model(reference), "model": checkpoint and _model(checkpoint)},
-                lambda: perplexity.continuation_perplexity(reference, method.generations),
+                {
+                    "reference": _model(reference),
+                    "model": checkpoint and _model(checkpoint),
+                    "texts": scored.texts_sha256,
+                },
+                lambda: perplexity.continuation_perplexity(reference, generations),
             )
         return found
 
@@ -213,8 +259,28 @@ def _model(checkpoint_path: str) -> dict[str, Any]:
     return {"path": checkpoint_path, "manifest": made_from}
 
 
+def _quality_of_all(
+    methods: Mapping[str, Method],
+    scored: Mapping[str, Scored],
+    generations: Mapping[str, str],
+    reader: _Reader,
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """What no scorer changes, by method and split: perplexities and the quality of the texts."""
+    found = {}
+    for name, method in methods.items():
+        texts = scored[name]
+        read = reader.read(name, method.checkpoint_path, generations[name], texts)
+        for split, mask in scores.splits(texts.prompts).items():
+            found[name, split] = {**read, **_quality(texts.subset(mask))}
+    return found
+
+
 def _rows(
-    name: str, method: Method, scored: Scored, draw: _Draws, perplexities: Mapping[str, Any]
+    name: str,
+    method: Method,
+    scored: Scored,
+    draw: _Draws,
+    quality: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """The method's row for each split."""
     return [
@@ -225,8 +291,7 @@ def _rows(
             "split": split,
             "scorer": scored.scorer,
             **_toxicity(scored.subset(mask), draw),
-            **perplexities,
-            **_quality(scored.subset(mask)),
+            **quality[name, split],
         }
         for split, mask in scores.splits(scored.prompts).items()
     ]

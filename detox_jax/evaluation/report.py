@@ -13,7 +13,7 @@ from detox_jax.evaluation import drawing, figures, table_formats
 from detox_jax.evaluation.charts import charts, measured
 from detox_jax.evaluation.headline import headline
 from detox_jax.evaluation.page import page
-from detox_jax.evaluation.results import TIMES_FILE, Results, files, load, suffixes
+from detox_jax.evaluation.results import Results, files, load, of_each_scorer, suffixes
 
 _TABLES = {
     "md": table_formats.markdown,
@@ -27,8 +27,8 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
     """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
 
     Tables are `table.md`, `table.csv`, `table.json` and `table.tex`; every picture is a PNG and an
-    SVG. With several results, whose scores do not compare, each has a section of its own on the
-    page and files of its own, whose names end with the scorer: `table-ngram.csv`.
+    SVG. With several results or scorers, whose scores do not compare, each has a section of its
+    own on the page and files of its own, whose names end with the scorer: `table-ngram.csv`.
 
     Args:
       results: the `results.json` that `evaluate` wrote, or its directory, or a list of them; what
@@ -63,12 +63,12 @@ def _sources(results: Any) -> list[str]:
             raise UserError(f"RESULTS holds {source!r}; give the path of a results.json as text")
         if source in sources[:i]:
             raise UserError(f"RESULTS names {source} twice; name each results.json once")
-    return list(sources)
+    return [found for source in sources for found in of_each_scorer(source)]
 
 
 def _describe(source: str) -> dict[str, Any]:
     """What is shown of a source, but for the times, which differ from run to run."""
-    shown = [file for file in files(source) if file.name != TIMES_FILE]
+    shown = [file for file in files(source) if file.name != records.TIMES_FILE]
     return {file.name: records.describe_input(str(file)) for file in shown}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import metrics
 from detox_jax.evaluation.statistics import Interval
@@ -22,7 +23,7 @@ MEAN = "mean_toxicity"
 TOXIC = metrics.TOXIC
 SPLITS = ("full", "toxic", "nontoxic", "challenging")
 PROMPTS_FILE, SAMPLES_FILE = "prompts.json", "samples.json"
-TRAINING_FILE, TIMES_FILE = "training.json", "times.json"
+TRAINING_FILE = "training.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +136,18 @@ def results_file(source: str) -> epath.Path:
     return path / RESULTS_FILE if path.is_dir() else path
 
 
+def of_each_scorer(source: str) -> list[str]:
+    """Where each scorer's results lie, of a directory that `evaluate` wrote with several scorers.
+
+    Any other source is its own only one.
+    """
+    path = epath.Path(source)
+    if not path.is_dir() or not (path / records.MANIFEST).exists():
+        return [source]
+    scorers = records.read_manifest(path).get("scorers") or []
+    return [str(path / scorer) for scorer in scorers] or [source]
+
+
 def files(source: str) -> list[epath.Path]:
     """Every file that `load` reads."""
     path = results_file(source)
@@ -186,7 +199,7 @@ def _baseline(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, A
 
 
 def _beside(path: epath.Path) -> list[epath.Path]:
-    names = (PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE, TIMES_FILE)
+    names = (PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE, records.TIMES_FILE)
     return [path.parent / name for name in names]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +43,12 @@ class Scored:
         """The share of continuations that have a score."""
         return float(np.isfinite(self.scores_PK).sum() / max(1, self.num_samples))
 
+    @property
+    def texts_sha256(self) -> str:
+        """Hash of prompts and continuations by id, whatever their order and their scores."""
+        texts = sorted((p.id, p.text, [g.text for g in p.generations]) for p in self.prompts)
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
     def subset(self, mask_P: np.ndarray) -> Scored:
         """The prompts where the mask is True."""
         prompts = [prompt for prompt, keep in zip(self.prompts, mask_P, strict=True) if keep]
@@ -53,7 +61,11 @@ def read(name: str, generations: str) -> Scored:
     Raises:
       UserError: for zero prompts or no continuation at all.
     """
-    prompts = list(records.read_prompts(generations))
+    return of_prompts(name, list(records.read_prompts(generations)), generations)
+
+
+def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -> Scored:
+    """The same of prompts that were read; `generations` is where from."""
     if not prompts:
         raise UserError(f"method {name!r}: {generations} holds zero prompts")
     widest = max(len(prompt.generations) for prompt in prompts)
@@ -88,19 +100,79 @@ def join(methods: Mapping[str, Scored], baseline: str, min_coverage: float) -> d
     for name, method in methods.items():
         _check_scorer(name, method, baseline, reference)
         _check_coverage(name, method.coverage, min_coverage)
-        index = {prompt.id: i for i, prompt in enumerate(method.prompts)}
-        if index.keys() != set(order):
+        if missing := _difference(method, order):
             raise UserError(
-                f"method {name!r} and {baseline!r} have different prompts: "
-                f"{len(set(order) - index.keys())} are missing, {len(index.keys() - set(order))} "
-                "are extra; generate both from the same prompts"
+                f"method {name!r} and {baseline!r} have different prompts: {missing}; generate "
+                "both from the same prompts"
             )
-        rows = [index[prompt_id] for prompt_id in order]
-        prompts = [method.prompts[i] for i in rows]
-        joined[name] = dataclasses.replace(
-            method, prompts=prompts, scores_PK=method.scores_PK[rows]
-        )
+        joined[name] = _in_order(method, order)
     return joined
+
+
+def align(scorers: Mapping[str, Mapping[str, Scored]]) -> dict[str, dict[str, Scored]]:
+    """What several scorers say of the same methods, all in the first one's order of prompts.
+
+    Args:
+      scorers: joined methods by the name of the scorer.
+
+    Raises:
+      UserError: if two scorers are the same, or did not score the same texts.
+    """
+    aligned: dict[str, dict[str, Scored]] = {}
+    for scorer, methods in scorers.items():
+        first, reference = next(iter(aligned.items()), (scorer, methods))
+        _check_other_scorers(scorer, methods, aligned)
+        for name, method in methods.items():
+            _check_texts(f"{scorer!r} and {first!r}, method {name!r}", method, reference[name])
+        order = [prompt.id for prompt in next(iter(reference.values())).prompts]
+        aligned[scorer] = {name: _in_order(method, order) for name, method in methods.items()}
+    return aligned
+
+
+def _difference(method: Scored, order: Sequence[str]) -> str:
+    """How the ids of prompts differ from those expected; nothing where they do not."""
+    found, expected = {prompt.id for prompt in method.prompts}, set(order)
+    if found == expected:
+        return ""
+    return f"{len(expected - found)} are missing, {len(found - expected)} are extra"
+
+
+def _in_order(method: Scored, order: Sequence[str]) -> Scored:
+    index = {prompt.id: i for i, prompt in enumerate(method.prompts)}
+    rows = [index[prompt_id] for prompt_id in order]
+    prompts = [method.prompts[i] for i in rows]
+    return dataclasses.replace(method, prompts=prompts, scores_PK=method.scores_PK[rows])
+
+
+def _check_other_scorers(
+    scorer: str, methods: Mapping[str, Scored], others: Mapping[str, Mapping[str, Scored]]
+) -> None:
+    identity = next(iter(methods.values())).scorer
+    for other, scored in others.items():
+        same = next(iter(scored.values())).scorer
+        if identity == same != UNKNOWN_SCORER:
+            raise UserError(
+                f"scorers {other!r} and {scorer!r} are one: {same['fingerprint']}; give each "
+                "scorer once"
+            )
+
+
+def _check_texts(where: str, method: Scored, reference: Scored) -> None:
+    """Both must have the same prompts with the same texts and splits."""
+    if missing := _difference(method, [prompt.id for prompt in reference.prompts]):
+        raise UserError(f"{where}: different records: {missing}; score the same file with both")
+    expected = {prompt.id: _unscored(prompt) for prompt in reference.prompts}
+    for prompt in method.prompts:
+        if _unscored(prompt) != expected[prompt.id]:
+            raise UserError(
+                f"{where}: record {prompt.id!r} has different texts; score the same file with both"
+            )
+
+
+def _unscored(prompt: records.Prompt) -> tuple[Any, ...]:
+    """All of a prompt but what a scorer of its continuations says."""
+    texts = [generation.text for generation in prompt.generations]
+    return prompt.text, prompt.toxicity, prompt.challenging, texts
 
 
 def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detox_jax.evaluation import accuracy
@@ -37,6 +37,11 @@ def csv_table(data: Results) -> str:
                 name = key if key == "difference" else f"difference_{key}"
                 line[f"{metric}_{name}"] = value
         lines.append(line)
+    return csv_lines(lines)
+
+
+def csv_lines(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Lines as CSV, with a column for every key that one of them has."""
     stream = io.StringIO()
     columns = list(dict.fromkeys(key for line in lines for key in line))
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -54,7 +59,7 @@ def json_table(data: Results) -> str:
         "legend": legend(data),
         "rows": _rows(data),
     }
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _rows(data: Results) -> list[dict[str, Any]]:
@@ -71,12 +76,12 @@ def _rows(data: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity; both become null."""
+def finite(value: Any) -> Any:
+    """A value with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -87,13 +92,16 @@ def markdown(data: Results) -> str:
     """Tables for each split, and what the columns mean."""
     parts = [_markdown_text(headline(data)) + "\n"]
     for table in tables(data):
-        rows = table.rows
-        lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-        body = "\n".join("| " + " | ".join(map(_markdown_text, line)) + " |" for line in lines)
         heading = _markdown_text(table.heading)
-        parts.append(f"### {heading} ({table.counts})\n\n{body}\n")
+        parts.append(f"### {heading} ({table.counts})\n\n{markdown_rows(table.rows)}\n")
     parts.append(_markdown_text(" ".join(legend(data))) + "\n")
     return "\n".join(parts)
+
+
+def markdown_rows(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as a Markdown table, headed by the keys of the first."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(map(_markdown_text, line)) + " |" for line in lines)
 
 
 def _markdown_text(text: str) -> str:

@@ -88,8 +88,8 @@ class CachedScorer:
           UserError: in replay-only mode, if texts have no score; if the file cannot be used or an
             import not be read; and whatever the scorer raises.
         """
-        if self.replay_only and not self.imports and not Path(self.path).exists():
-            raise UserError(f"{self.path}: no such score cache; replay-only mode needs one")
+        if self.replay_only:
+            self.check()
         prepared = [scorers.prepare(text) for text in texts]
         scores = self._store.get(dict.fromkeys(prepared))
         missing = [text for text in dict.fromkeys(prepared) if text not in scores]
@@ -105,6 +105,13 @@ class CachedScorer:
             self._store.put(fresh)
             scores |= fresh
         return [scores[text] for text in prepared]
+
+    def check(self) -> None:
+        """Raises a `UserError` if the scorer cannot score, or, in replay-only mode, nothing can."""
+        if not self.replay_only:
+            scorers.check(self.scorer)
+        elif not self.imports and not Path(self.path).exists():
+            raise UserError(f"{self.path}: no such score cache; replay-only mode needs one")
 
     @functools.cached_property
     def _store(self) -> ScoreStore:

@@ -133,6 +133,11 @@ class HttpScorer(abc.ABC):
                 scores[index] = answer
         return scores
 
+    def check(self) -> None:
+        """Raises a `UserError` without consent, key or the extra; sends nothing."""
+        self._key()
+        _ = self._session
+
     def _answer(self, texts: list[str]) -> list[float | None]:
         try:
             return list(self._ask(texts))

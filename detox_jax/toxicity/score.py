@@ -13,7 +13,9 @@ SHARD_NAME = "scored"
 _RECORDS_AT_ONCE = 500
 
 
-def score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
+def score(
+    input: str, output_dir: str, scorer: scorers.ToxicityScorer, check_only: bool = False
+) -> None:
     """Scores documents, or the continuations of prompts, alone and without their prompts.
 
     Writes as many shards as there are input files; a rerun continues with the first that is
@@ -23,10 +25,15 @@ def score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
       input: JSON Lines documents or generations: file, glob or directory.
       output_dir: where the scored records go.
       scorer: see `detox_jax.toxicity.scorer`.
+      check_only: read and write nothing; raise what would keep the scorer from its work.
 
     Raises:
-      UserError: for input that cannot be read, or a prompt without generations.
+      UserError: for input that cannot be read, a prompt without generations, or a scorer that lacks
+        what it needs.
     """
+    if check_only:
+        scorers.check(scorer)
+        return
     files = records.resolve_files(input)
     settings = {
         "input": records.describe_input(input),

@@ -37,7 +37,8 @@ class ToxicityScorer(Protocol):
     It may also have `reliability`, a mapping for the report: `scores` and `shares` (mean score and
     share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label. For
     `cache.CachedScorer` it may have `texts_at_once`, how many texts to give it a call, and
-    `attribute`, what it measures.
+    `attribute`, what it measures. It may have `check()`, which raises a `UserError` where the
+    scorer lacks what it needs, a key say.
     """
 
     name: str
@@ -75,6 +76,13 @@ def _checked(scorer: ToxicityScorer, score: float) -> float:
     if not math.isfinite(value) or not 0 <= value <= 1:
         raise UserError(f"scorer {scorer.name!r} returned {value}; scores are from 0 to 1, or None")
     return value
+
+
+def check(scorer: ToxicityScorer) -> None:
+    """Raises a `UserError` if the object is no scorer, or lacks what it needs to score."""
+    identity(scorer)
+    if (own := getattr(scorer, "check", None)) is not None:
+        own()
 
 
 def identity(scorer: ToxicityScorer) -> dict[str, Any]:

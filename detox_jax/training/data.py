@@ -229,7 +229,7 @@ def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
         raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
 
 
-def examples(task: seqio.Task, split: str) -> Iterator[Row]:
+def examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
     """One pass over a split as the task has it, in order and whole: every host reads all of it."""
     _check_split(task, split)
     dataset = task.get_dataset(

@@ -17,8 +17,10 @@ METRICS_FILE = "metrics.jsonl"
 class MetricLog:
     """Writes scalars to every place where they are read; on process 0 alone.
 
-    A run that resumes at step S forgets what was logged after S, so that its log is the one of a
-    run that was never interrupted.
+    On a local disk `metrics.jsonl` grows with every step that is logged, so that it can be watched;
+    an object store cannot append, and gets the whole file at each `flush`. A run that resumes at
+    step S forgets what was logged after S, so that its log is the one of a run that was never
+    interrupted.
     """
 
     def __init__(self, model_dir: epath.Path, resume_step: int):
@@ -28,9 +30,10 @@ class MetricLog:
         self._is_first = jax.process_index() == 0
         if not self._is_first:
             return
+        self._appends = "://" not in str(model_dir)
         if self._file.exists():
-            lines = self._file.read_text().splitlines()
-            self._lines = [line for line in lines if json.loads(line)["step"] <= resume_step]
+            self._lines = _lines_until(self._file, resume_step)
+            self._rewrite()
         # clu imports tensorflow, which scoring and generation do without.
         from clu import metric_writers
 
@@ -42,11 +45,26 @@ class MetricLog:
             return
         values = {name: float(value) for name, value in scalars.items()}
         self._writer.write_scalars(step, values)
-        self._lines.append(json.dumps({"step": step, **values}))
+        line = json.dumps({"step": step, **values})
+        if self._appends:
+            with self._file.open("a") as file:
+                file.write(line + "\n")
+        else:
+            self._lines.append(line)
 
     def flush(self) -> None:
         """Makes what was logged durable."""
         if not self._is_first:
             return
         self._writer.flush()
+        if not self._appends:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
         records.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())
+
+
+def _lines_until(file: epath.Path, step: int) -> list[str]:
+    """The lines of steps up to `step`; a last line that a kill cut short is none."""
+    whole = file.read_text().split("\n")[:-1]
+    return [line for line in whole if json.loads(line)["step"] <= step]

@@ -1,11 +1,12 @@
 """Verb `evaluate` through the command line: figures worked by hand, joins, resumption, mistakes."""
 
 import json
+import shutil
 
 import pytest
 
 from detox_jax import cli
-from detox_jax.evaluation import perplexity
+from detox_jax.evaluation import diversity, perplexity
 from tests.conftest import SENTENCES
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -137,6 +138,124 @@ def test_killed_and_rerun_gives_the_same_bytes(tmp_path, model_dir, monkeypatch)
     assert [row["perplexity"]["documents"] for row in whole["rows"]] == [6] * len(whole["rows"])
     del whole["provenance"]["command"], rerun["provenance"]["command"]
     assert rerun == whole
+
+
+# --- several scorers --------------------------------------------------------------------------
+
+OTHER = {"name": "other", "fingerprint": "other-4567"}
+
+
+def halved(scores):
+    """What another scorer says of the same texts."""
+    return {
+        name: (own, [x if x is None else x / 2 for x in continuations])
+        for name, (own, continuations) in scores.items()
+    }
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Two methods under two scorers, the second's files in another order."""
+    backwards = dict(reversed(halved(BASE).items()))
+    return {
+        "base": {
+            "hand": write(tmp_path / "base-hand", BASE),
+            "other": write(tmp_path / "base-other", backwards, OTHER),
+        },
+        "mine": {
+            "hand": write(tmp_path / "mine-hand", MINE),
+            "other": write(tmp_path / "mine-other", halved(MINE), OTHER),
+        },
+    }
+
+
+def test_every_scorer_has_results_of_its_own(judged, pair, tmp_path, capsys):
+    assert run(tmp_path / "several", judged) == 0
+    assert "other-4567" in capsys.readouterr().out
+    hand, other = (results_of(tmp_path / "several" / name) for name in ("hand", "other"))
+    assert hand["rows"] == pair["rows"] and hand["paired"] == pair["paired"]
+    emt = "expected_maximum_toxicity"
+    for ours, theirs in zip(hand["rows"], other["rows"], strict=True):
+        assert (ours["scorer"], theirs["scorer"]) == (SCORER, OTHER)
+        assert theirs[emt]["value"] == pytest.approx(ours[emt]["value"] / 2)
+        assert theirs["self_bleu"] == ours["self_bleu"]
+    assert other["provenance"]["evaluated_by"]["fingerprint"] == "other-4567"
+    assert not (tmp_path / "several" / "results.json").exists()
+
+
+def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_path, monkeypatch):
+    calls = []
+    self_bleu = diversity.self_bleu
+    monkeypatch.setattr(diversity, "self_bleu", lambda x: calls.append("bleu") or self_bleu(x))
+    monkeypatch.setattr(
+        perplexity,
+        "continuation_perplexity",
+        lambda *_: calls.append("perplexity") or {"value": 2.0},
+    )
+    assert run(tmp_path / "several", judged, "--gin.REFERENCE=somewhere") == 0
+    assert (calls.count("bleu"), calls.count("perplexity")) == (2 * 3, 2)
+    other = results_of(tmp_path / "several" / "other")
+    assert other["rows"][0]["continuation_perplexity"] == {"value": 2.0}
+
+
+def test_report_shows_every_scorer_of_an_evaluation(judged, tmp_path):
+    assert run(tmp_path / "several", judged) == 0
+    flags = [f"--gin.RESULTS={tmp_path / 'several'}", f"--gin.OUTPUT_DIR={tmp_path / 'report'}"]
+    assert cli.main(["report", *flags]) == 0
+    assert (tmp_path / "report" / "table-hand.csv").exists()
+    assert (tmp_path / "report" / "table-other.csv").exists()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "hand-0123" in page and "other-4567" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mine": {"hand": "mine-hand"}}, "has scores of ['hand'], 'base' of ['hand', 'other']"),
+        ({"mine": "mine-hand"}, "has scores of [''], 'base' of ['hand', 'other']"),
+        ({"mine": {"hand": "mine-hand", "other": "stale"}}, "record 'a' has different texts"),
+        (
+            {n: {"hand": f"{n}-hand", "other": f"{n}-hand"} for n in ("base", "mine")},
+            "scorers 'hand' and 'other' are one: hand-0123",
+        ),
+        ({"base": {"..": "base-hand"}, "mine": {"..": "mine-hand"}}, "scorer '..': use letters"),
+    ],
+)
+def test_scorers_that_do_not_fit(judged, tmp_path, capsys, change, message):
+    def places(value):
+        if isinstance(value, str):
+            return str(tmp_path / value)
+        return {name: str(tmp_path / place) for name, place in value.items()}
+
+    write(tmp_path / "stale", {**halved(MINE), "a": (0.5, [0.2])}, OTHER)
+    methods = {**judged, **{name: places(value) for name, value in change.items()}}
+    assert run(tmp_path / "several", methods) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert not (tmp_path / "several" / "hand").exists()
+
+
+def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
+    """The same path and models, but other texts; other scores of the same texts change nothing."""
+    calls = []
+    compute = lambda _, generations: calls.append(generations) or {"value": float(len(calls))}  # noqa: E731
+    monkeypatch.setattr(perplexity, "continuation_perplexity", compute)
+    place = tmp_path / "base"
+
+    def values(scores, edit=lambda line: line):
+        shutil.rmtree(place, ignore_errors=True)
+        write(place, scores)
+        shard = place / "scored-00000-of-00001.jsonl"
+        shard.write_text(edit(shard.read_text()))
+        out = tmp_path / "out"
+        (out / "manifest.json").unlink(missing_ok=True)
+        (out / "results.json").unlink(missing_ok=True)
+        assert run(out, {"base": str(place)}, "--gin.REFERENCE=somewhere") == 0
+        return results_of(out)["rows"][0]["continuation_perplexity"]["value"]
+
+    assert values(BASE) == 1
+    assert values(dict(reversed(halved(BASE).items()))) == 1
+    assert values(BASE, lambda lines: lines.replace(" word1 of b", " word7 of b")) == 2
 
 
 OTHERS = {

@@ -12,6 +12,7 @@ import pytest
 from detox_jax import cli
 from detox_jax.errors import UserError
 from detox_jax.toxicity import cache, remote, score_store
+from detox_jax.toxicity.scorer import check
 from tests.toxicity.conftest import KEY
 
 IDIOT, DAY, BLANK = "You idiot.", "Good day.", " "
@@ -123,6 +124,24 @@ def test_replay_opens_no_connection_and_needs_no_key(path, service, monkeypatch)
     with pytest.raises(UserError, match="1 of 1 texts"):
         replay.score([DAY])
     assert len(service.requests) == 1
+
+
+def test_a_check_finds_what_is_missing_and_sends_nothing(path, service, monkeypatch):
+    """Before hours of work whose texts are then not scored."""
+    consenting = remote.PerspectiveScorer(url=service.address, consent_to_send_text=True)
+    silent = dataclasses.replace(consenting, consent_to_send_text=False)
+    check(_cached(consenting, path))
+    check(_cached(Counting(), path))
+    with pytest.raises(UserError, match="consent_to_send_text = True"):
+        check(_cached(silent, path))
+    monkeypatch.delenv("PERSPECTIVE_API_KEY")
+    with pytest.raises(UserError, match="set the environment variable PERSPECTIVE_API_KEY"):
+        check(_cached(consenting, path))
+    with pytest.raises(UserError, match="no such score cache"):
+        check(_cached(silent, path, replay_only=True))
+    _cached(Counting(), path).score([DAY])
+    check(_cached(silent, path, replay_only=True))
+    assert service.requests == []
 
 
 def test_replay_without_a_cache_makes_none(path, tmp_path):

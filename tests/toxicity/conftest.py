@@ -1,5 +1,6 @@
 """A service on this machine that misbehaves on demand."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -96,8 +97,9 @@ def google_error(status, error_type=None, reason=None):
     return {"error": {"status": status, "message": f"about {KEY}", "details": details}}
 
 
-@pytest.fixture
-def service(monkeypatch):
+@contextlib.contextmanager
+def running_service(monkeypatch):
+    """A `FakeService`, with keys for it in the environment."""
     import httpx  # Here, as the other scorers' tests need none.
 
     monkeypatch.setenv("NO_PROXY", "*")
@@ -108,3 +110,9 @@ def service(monkeypatch):
     fake = FakeService()
     yield fake
     fake.close()
+
+
+@pytest.fixture
+def service(monkeypatch):
+    with running_service(monkeypatch) as fake:
+        yield fake

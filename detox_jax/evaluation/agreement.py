@@ -1,0 +1,227 @@
+"""How far two scorers agree on the same texts, and how the scores of one read as the other's.
+
+Texts that one of the two did not score are left out. Texts of one record are alike, so intervals
+are percentile bootstraps over records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from scipy import optimize
+
+from detox_jax.evaluation.metrics import TOXIC
+
+NUM_BINS = 10
+
+
+def compare(
+    a_N: np.ndarray, b_N: np.ndarray, record_N: np.ndarray, draws: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Everything that is said of two scorers, A the reference.
+
+    Args:
+      a_N: A's scores in [0, 1], NaN where missing.
+      b_N: B's.
+      record_N: number of the record that a text belongs to, from 0.
+      draws: bootstrap resamples of the records.
+      seed: of the resampling, and of the halves behind `calibrated_difference`.
+
+    Returns:
+      `texts`, `scored_by_a`, `scored_by_b`, `scored_by_both`: counts.
+      `share_toxic_a`, `share_toxic_b`: of the texts that both scored, at 0.5.
+      `agreement`, `kappa`, `spearman`, `pearson`: `{"value", "low", "high"}`; NaN where a scorer
+        tells no texts apart.
+      `calibration`: `isotonic`, steps of the increasing curve that best reads B's scores as A's,
+        and `bins`, A's mean score in ten equally wide bins of B's; see `isotonic_steps`.
+      `difference`: root mean square of A - B; `calibrated_difference`: the same once B is read
+        through an isotonic curve that was fitted to the other half of the records.
+      `threshold`: see `matching_threshold`.
+    """
+    both_N = ~np.isnan(a_N) & ~np.isnan(b_N)
+    found: dict[str, Any] = {
+        "texts": len(a_N),
+        "scored_by_a": int(np.sum(~np.isnan(a_N))),
+        "scored_by_b": int(np.sum(~np.isnan(b_N))),
+        "scored_by_both": int(np.sum(both_N)),
+    }
+    a, b = a_N[both_N].astype(np.float64), b_N[both_N].astype(np.float64)
+    if not a.size:
+        return found
+    record = np.unique(record_N[both_N], return_inverse=True)[1]
+    found |= {
+        "share_toxic_a": float(np.mean(a >= TOXIC)),
+        "share_toxic_b": float(np.mean(b >= TOXIC)),
+    }
+    found |= _with_intervals(_Statistics.of(a, b), record, draws, seed)
+    half = np.random.default_rng(seed).permutation(record.max() + 1)[record] % 2
+    return {
+        **found,
+        "calibration": {"isotonic": isotonic_steps(a, b), "bins": _bins(a, b)},
+        "difference": float(np.sqrt(np.mean((a - b) ** 2))),
+        "calibrated_difference": _calibrated_difference(a, b, half),
+        "threshold": matching_threshold(a, b),
+    }
+
+
+# --- agreement --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Statistics:
+    """The four figures of agreement as functions of how often each text counts.
+
+    A resample is a count for each text, so that nothing is sorted more than once.
+
+    Attributes:
+      a: scores [N]; `b` alike.
+      groups_a: which of A's different scores, in ascending order, a text has, [N]; `groups_b`.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    groups_a: np.ndarray
+    groups_b: np.ndarray
+
+    @classmethod
+    def of(cls, a: np.ndarray, b: np.ndarray) -> _Statistics:
+        groups_a, groups_b = (np.unique(x, return_inverse=True)[1] for x in (a, b))
+        return cls(a, b, groups_a, groups_b)
+
+    def __call__(self, weights: np.ndarray) -> dict[str, float]:
+        toxic_a, toxic_b = self.a >= TOXIC, self.b >= TOXIC
+        agreement, kappa = agreement_and_kappa(toxic_a, toxic_b, weights)
+        ranks_a, ranks_b = _ranks(self.groups_a, weights), _ranks(self.groups_b, weights)
+        return {
+            "agreement": agreement,
+            "kappa": kappa,
+            "spearman": _pearson(ranks_a, ranks_b, weights),
+            "pearson": _pearson(self.a, self.b, weights),
+        }
+
+
+def agreement_and_kappa(
+    toxic_a: np.ndarray, toxic_b: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """The share of texts that both call the same, and that beyond chance.
+
+    Source: Cohen, A coefficient of agreement for nominal scales, Educational and Psychological
+    Measurement 20 (1960). NaN where chance alone would agree on everything.
+    """
+    total = weights.sum()
+    same = float(weights[toxic_a == toxic_b].sum() / total)
+    share_a, share_b = weights[toxic_a].sum() / total, weights[toxic_b].sum() / total
+    chance = share_a * share_b + (1 - share_a) * (1 - share_b)
+    return same, float((same - chance) / (1 - chance)) if chance < 1 else math.nan
+
+
+def _ranks(groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean ranks of texts that count `weights` times; those of equal scores are equal."""
+    counts = np.bincount(groups, weights)
+    return (np.cumsum(counts) - (counts - 1) / 2)[groups]
+
+
+def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    drawn, total = weights > 0, weights.sum()
+    if np.ptp(x[drawn]) == 0 or np.ptp(y[drawn]) == 0:
+        return math.nan
+    x = x - (weights @ x) / total
+    y = y - (weights @ y) / total
+    return float((weights @ (x * y)) / math.sqrt((weights @ (x * x)) * (weights @ (y * y))))
+
+
+def _with_intervals(
+    statistics: _Statistics, record: np.ndarray, draws: int, seed: int
+) -> dict[str, dict[str, float]]:
+    rng = np.random.default_rng(seed)
+    num_records = int(record.max()) + 1
+    drawn: dict[str, list[float]] = {}
+    for _ in range(draws):
+        counts = np.bincount(rng.integers(num_records, size=num_records), minlength=num_records)
+        for name, value in statistics(counts[record].astype(np.float64)).items():
+            drawn.setdefault(name, []).append(value)
+    found = {}
+    for name, value in statistics(np.ones(len(record))).items():
+        present = np.array([x for x in drawn.get(name, []) if not math.isnan(x)])
+        low, high = np.quantile(present, [0.025, 0.975]) if present.size else (math.nan, math.nan)
+        found[name] = {"value": value, "low": float(low), "high": float(high)}
+    return found
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+def isotonic_steps(a: np.ndarray, b: np.ndarray) -> list[dict[str, float]]:
+    """The increasing function of B's score that is nearest to A's in least squares, as its steps.
+
+    Returns:
+      Ascending steps: B's lowest and highest score (`from`, `to`), the `value` that A gives on
+      average, and how many `texts` there are.
+    """
+    scores, fitted, counts = _isotonic(a, b)
+    starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 0)
+    ends = np.append(starts[1:], len(scores))
+    return [
+        {
+            "from": float(scores[start]),
+            "to": float(scores[end - 1]),
+            "value": float(fitted[start]),
+            "texts": int(counts[start:end].sum()),
+        }
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _isotonic(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B's different scores, the fit at each, and how many texts have it."""
+    scores, group, counts = np.unique(b, return_inverse=True, return_counts=True)
+    means = np.bincount(group, a) / counts
+    return scores, optimize.isotonic_regression(means, weights=counts).x, counts
+
+
+def _calibrated_difference(a: np.ndarray, b: np.ndarray, half: np.ndarray) -> float:
+    """RMS distance of A to B read through a curve that was fitted to the other half."""
+    total = 0.0
+    for part in (0, 1):
+        fitted_to, read = half != part, half == part
+        if not fitted_to.any():
+            return math.nan
+        scores, fitted, _ = _isotonic(a[fitted_to], b[fitted_to])
+        total += float(np.sum((a[read] - np.interp(b[read], scores, fitted)) ** 2))
+    return math.sqrt(total / len(a))
+
+
+def _bins(a: np.ndarray, b: np.ndarray) -> list[dict[str, float]]:
+    """A's mean score in ten equally wide bins of B's; empty bins are left out."""
+    bin_of = np.minimum((b * NUM_BINS).astype(int), NUM_BINS - 1)
+    return [
+        {
+            "from": number / NUM_BINS,
+            "texts": int(np.sum(bin_of == number)),
+            "mean_b": float(b[bin_of == number].mean()),
+            "mean_a": float(a[bin_of == number].mean()),
+        }
+        for number in np.unique(bin_of).tolist()
+    ]
+
+
+def matching_threshold(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """The threshold at which B calls as many texts toxic as A does at 0.5, as nearly as B can.
+
+    Returns:
+      `value`, one of B's scores, from which on a text is toxic (infinite where none is to be), the
+      `share` of texts then toxic, and `agreement` and `kappa` with A.
+    """
+    scores, counts = np.unique(b, return_counts=True)
+    candidates = np.append(scores, np.inf)
+    toxic_from = np.append(np.cumsum(counts[::-1])[::-1], 0)
+    # Of two that are equally near, the higher.
+    nearest = len(candidates) - 1 - np.argmin(np.abs(toxic_from - np.sum(a >= TOXIC))[::-1])
+    threshold = float(candidates[nearest])
+    toxic_b = b >= threshold
+    agreement, kappa = agreement_and_kappa(a >= TOXIC, toxic_b, np.ones(len(a)))
+    share = float(np.mean(toxic_b))
+    return {"value": threshold, "share": share, "agreement": agreement, "kappa": kappa}

@@ -1,0 +1,61 @@
+"""The log of a training run while it grows, when it is killed and when it goes on."""
+
+import json
+import sys
+import types
+
+import pytest
+from etils import epath
+
+from detox_jax.training.metrics import MetricLog
+
+
+@pytest.fixture
+def log_of(tmp_path, monkeypatch):
+    """Makes logs of one directory; TensorBoard's events go nowhere, as clu loads tensorflow."""
+    writer = types.SimpleNamespace(write_scalars=lambda *_: None, flush=lambda: None)
+    writers = types.SimpleNamespace(SummaryWriter=lambda _: writer)
+    monkeypatch.setitem(sys.modules, "clu", types.SimpleNamespace(metric_writers=writers))
+    return lambda resume_step: MetricLog(epath.Path(tmp_path), resume_step)
+
+
+@pytest.fixture
+def steps(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    return lambda: [json.loads(line)["step"] for line in file.read_text().splitlines()]
+
+
+def test_a_step_can_be_read_as_soon_as_it_is_logged(log_of, steps, tmp_path):
+    log = log_of(0)
+    log.write(10, {"loss": 2.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10, "loss": 2.5}\n'
+    log.write(20, {"loss": 2.0})
+    assert steps() == [10, 20]
+
+
+def test_a_resumed_run_shows_no_step_twice(log_of, steps):
+    first = log_of(0)
+    for step in (10, 20, 30):
+        first.write(step, {"loss": 1.0})
+    second = log_of(20)
+    assert steps() == [10, 20], "what came after the checkpoint is computed again"
+    second.write(30, {"loss": 1.0})
+    second.write(40, {"loss": 1.0})
+    assert steps() == [10, 20, 30, 40]
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped(log_of, steps, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "lo')
+    log_of(20).write(30, {"loss": 1.0})
+    assert steps() == [10, 30]
+
+
+def test_an_object_store_gets_the_whole_file_at_each_flush(log_of, steps, tmp_path):
+    log = log_of(0)
+    log._appends = False
+    log.write(10, {"loss": 1.0})
+    assert not (tmp_path / "metrics.jsonl").exists()
+    log.flush()
+    log.write(20, {"loss": 1.0})
+    log.flush()
+    assert steps() == [10, 20]
