@@ -181,7 +181,7 @@ def _byte_pairs(contents: list[bytes], settings: _Settings) -> tokenizers.Tokeni
 def _xlm_pieces(contents: list[bytes], settings: _Settings) -> tokenizers.Tokenizer:
     proto = _sentencepiece(contents[0])
     special = [settings.token(n, _ROBERTA_TOKENS[n]).content for n in _FAIRSEQ_FIRST]
-    # Fairseq has four tokens where SentencePiece has its <unk>, <s> and </s>, and <mask> at the end.
+    # Fairseq has four tokens where SentencePiece has <unk>, <s> and </s>, and <mask> at the end.
     pieces = [(token, 0.0) for token in special]
     pieces += [(piece.piece, piece.score) for piece in proto.pieces[3:]]
     pieces += [(settings.token("mask_token", "<mask>").content, 0.0)]

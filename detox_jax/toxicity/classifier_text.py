@@ -50,8 +50,8 @@ class ClassifierTokenizer:
         top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if top >= vocab_size:
             raise UserError(
-                f"{self.files[0]}: has id {top}, but the model knows {vocab_size}; the two belong to "
-                "different models"
+                f"{self.files[0]}: has id {top}, but the model knows {vocab_size}; the two belong "
+                "to different models"
             )
         self.num_special = tokenizer.num_special_tokens_to_add(False)
         self.max_length = _max_length(config, longest, max_length, self.num_special, directory)

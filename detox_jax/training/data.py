@@ -235,3 +235,27 @@ def _describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
         return [(part.name, _describe(part, split)) for part in task.tasks]
     describe = getattr(task.source, "describe", None)
     return describe(split) if describe else str(task.source)
+
+
+def examples(
+    task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
+) -> Iterator[Row]:
+    """One epoch of a task's examples as they are; shuffled where there is a seed."""
+    _check_split(task, split)
+    dataset = task.get_dataset(
+        sequence_length=None,
+        split=split,
+        shuffle=seed is not None,
+        seed=seed,
+        num_epochs=1,
+        try_in_mem_cache=False,
+    )
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
+    """What a split's data is, as manifests record it."""
+    _check_split(task, split)
+    return _describe(task, split)

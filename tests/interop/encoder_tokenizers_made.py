@@ -13,7 +13,8 @@ TEXTS = [
     "Thanks for the recipe, it worked well!",
     "You are an idiot and nobody likes your garden.",
     "What a stupid idea, moron.",
-    "Could you please tell me where you bought the lamp? caf\u00e9 \u4f60\u597d na\u00efve \U0001f642",
+    "Could you please tell me where you bought the lamp?",
+    "caf\u00e9 \u4f60\u597d na\u00efve \U0001f642",
 ]
 
 
@@ -23,9 +24,7 @@ def word_pieces(directory: Path, lowercase: bool = True) -> None:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=150, special_tokens=special, show_progress=False
-    )
+    trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(TEXTS * 4, trainer)
     vocabulary = tokenizer.get_vocab()
     lines = sorted(vocabulary, key=vocabulary.__getitem__)
