@@ -1,8 +1,8 @@
 """Trains an encoder as a toxicity classifier, by the train step of the language models.
 
-OUTPUT_DIR/config.json, model.safetensors, tokenizer files    what SCORER and transformers read
-OUTPUT_DIR/README.md, reliability.json                        its card: quality on unseen text
-OUTPUT_DIR/training/checkpoints/STEP/, metrics.jsonl          to go on from, and to look at
+OUTPUT_DIR holds config.json, model.safetensors and the tokenizer's files, which SCORER and
+transformers read; README.md and reliability.json, the quality on unseen text; and in `training/`
+the checkpoints to go on from and metrics.jsonl.
 """
 
 from __future__ import annotations

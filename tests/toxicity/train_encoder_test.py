@@ -11,7 +11,7 @@ from detox_jax.toxicity.classifier import ClassifierScorer
 from detox_jax.training import loop
 from tests.toxicity import classifiers_made
 
-RUDE, KIND = ["idiot", "moron", "stupid"], ["thanks", "lovely", "good"]
+RUDE, KIND = ["idiot", "moron"], ["thanks", "good"]
 LABELS = ("toxicity", "threat")
 SIZES = {
     "VOCAB_SIZE": 120,
@@ -21,13 +21,13 @@ SIZES = {
     "MLP_DIM": 16,
     "LENGTH": 16,
     "BATCH_SIZE": 16,
+    "INIT_STD": 0.3,
     "TRAIN_STEPS": 60,
-    "LEARNING_RATE": 2e-2,
+    "LEARNING_RATE": 1e-2,
     "WARMUP_STEPS": 5,
     "DROPOUT_RATE": 0.0,
     "CHECKPOINT_PERIOD": 20,
     "EVAL_PERIOD": 30,
-    "MESH_SHAPE": {"data": 2, "fsdp": 2, "model": 2},
 }
 
 
@@ -92,6 +92,19 @@ def test_soft_labels_are_learnt_as_shares(trained):
     assert min(scores) > 0.03 and max(scores) < 0.97
 
 
+@pytest.mark.slow
+def test_a_mesh_changes_nothing_but_rounding(documents, trained, tmp_path):
+    mesh = {"data": 2, "fsdp": 2, "model": 2}
+    assert run(documents, tmp_path / "out", MESH_SHAPE=mesh, TRAIN_STEPS=10) == 0
+    assert run(documents, tmp_path / "plain", TRAIN_STEPS=10) == 0
+    losses = [
+        json.loads((tmp_path / name / "training/metrics.jsonl").read_text().splitlines()[0])
+        for name in ("out", "plain")
+    ]
+    assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bytes(documents, trained, tmp_path, monkeypatch):
     original = loop._save
 
@@ -112,6 +125,7 @@ def test_a_killed_run_ends_with_the_same_bytes(documents, trained, tmp_path, mon
     assert "validation_loss" in lines
 
 
+@pytest.mark.slow
 def test_goes_on_from_a_published_encoder(documents, tmp_path):
     made = classifiers_made.make(tmp_path / "base", classifiers_made.ROBERTA)
     changes = {"ENCODER": str(tmp_path / "base"), "TRAIN_STEPS": 1, "LEARNING_RATE": 1e-6}
