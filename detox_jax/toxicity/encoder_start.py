@@ -61,7 +61,7 @@ class Started:
 
         with meshes.sharding_scope(mesh):
             params = jax.jit(init, out_shardings=shardings)()
-        flat = traverse_util.flatten_dict(params, sep="/")
+        flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
         for path, value in self.pretrained.items():
             flat[path] = jax.device_put(value, flat[path].sharding)
         return traverse_util.unflatten_dict(flat, sep="/")

@@ -40,7 +40,7 @@ from detox_jax.training.labelled_batches import (
 from detox_jax.training.optimizer import AdamW
 
 TRAINING_DIR = "training"
-_VOCABULARY_TEXTS = 200_000
+_VOCABULARY_TEXTS = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class EncoderRecipe:
         output = records.OutputDirectory(output_dir, "train_scorer", self._settings(described))
         if output.complete:
             return
-        texts = (prepare(text_of(e)) for e in data.examples(task, "train"))
+        texts = (prepare(text_of(e)) for e in data.examples(task, "train", self.random_seed))
         started = self.start.open(
             output.path, itertools.islice(texts, _VOCABULARY_TEXTS), len(self.labels), self.length
         )

@@ -23,6 +23,7 @@ from detox_jax.vocabulary import BPEVocabulary
 # Accelerators are JAX's; TensorFlow reads and packs on the host.
 _HIDDEN_DEVICES = ("GPU", "TPU")
 Row = dict[str, np.ndarray]
+_EXAMPLES_AT_ONCE = 512
 
 
 def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
@@ -240,7 +241,7 @@ def _describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
 def examples(
     task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
 ) -> Iterator[Row]:
-    """One epoch of a task's examples as they are; shuffled where there is a seed."""
+    """One epoch of a task's examples as they are, of fixed shapes; shuffled where there is a seed."""
     _check_split(task, split)
     dataset = task.get_dataset(
         sequence_length=None,
@@ -252,7 +253,11 @@ def examples(
     )
     options = tf.data.Options()
     options.deterministic = True
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    # One by one TensorFlow hands over a few thousand a second, which a small encoder outruns.
+    groups = dataset.batch(_EXAMPLES_AT_ONCE).with_options(options).prefetch(tf.data.AUTOTUNE)
+    for group in groups.as_numpy_iterator():
+        size = len(next(iter(group.values())))
+        yield from ({name: column[i] for name, column in group.items()} for i in range(size))
 
 
 def describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
