@@ -241,7 +241,7 @@ def _describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
 def examples(
     task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
 ) -> Iterator[Row]:
-    """One epoch of a task's examples as they are, of fixed shapes; shuffled where there is a seed."""
+    """One epoch of a task's examples, of fixed shapes; shuffled where there is a seed."""
     _check_split(task, split)
     dataset = task.get_dataset(
         sequence_length=None,

@@ -80,7 +80,7 @@ def test_labels_are_checked():
     with pytest.raises(UserError, match="from 0 to 1"):
         next(LabelledBatches(_source(texts=wrong), 0, {}))
     with pytest.raises(UserError, match="has no split 'test'"):
-        data.examples(_task(), "test")
+        next(data.examples(_task(), "test"))
 
 
 class _Fixed:
