@@ -40,14 +40,12 @@ class Started:
       fields: of its config.json; the labels' come with the export.
       tokenizer: of its texts.
       pretrained: parameters by path; those that are not there begin random.
-      identity: what decides them, for manifests.
     """
 
     config: EncoderConfig
     fields: Mapping[str, Any]
     tokenizer: ClassifierTokenizer
     pretrained: Mapping[str, np.ndarray]
-    identity: Mapping[str, Any]
 
     def parameters(self, mesh: Mesh, seed: int) -> params_lib.Params:
         """All parameters, float32, over the mesh."""
@@ -93,6 +91,27 @@ class EncoderStart:
     init_std: float = 0.05
     dropout_rate: float = 0.1
 
+    def check(self, num_labels: int, length: int) -> dict[str, Any]:
+        """What decides the first weights, for manifests; writes nothing.
+
+        Args:
+          num_labels: of the classifier.
+          length: at which texts are cut.
+
+        Raises:
+          UserError: if the encoder or its vocabulary cannot be read, or cannot read that much.
+        """
+        if self.path is not None:
+            source, body = self._pretrained(num_labels)
+            _tokenizer(source, body.config, length)
+            return {"sha256": records.hash_files(body.files)}
+        if self.vocab_size < _SMALLEST_VOCABULARY:
+            raise UserError(
+                f"VOCAB_SIZE is {self.vocab_size}; a vocabulary of word pieces needs at least "
+                f"{_SMALLEST_VOCABULARY}"
+            )
+        return {"sizes": dataclasses.asdict(self._new(self.vocab_size, num_labels, length))}
+
     def open(
         self, directory: epath.Path, texts: Iterable[str], num_labels: int, length: int
     ) -> Started:
@@ -105,35 +124,32 @@ class EncoderStart:
           length: at which texts are cut; of a new encoder also the most that it can read.
 
         Raises:
-          UserError: if the encoder or its vocabulary cannot be read, or cannot read that much.
+          UserError: see `check`.
         """
-        if self.path is None:
-            return self._new(directory, texts, num_labels, length)
-        source, provenance = hub.resolve(self.path, self.revision)
-        body = encoder_bodies.open_body(source, num_labels)
-        config = dataclasses.replace(body.config, dropout_rate=self.dropout_rate)
-        tokenizer = ClassifierTokenizer(
-            source, config.vocab_size - _SHIFT, config.max_length, length
-        )
-        for file in tokenizer.files:
-            records.write_bytes(directory / file.name, file.read_bytes())
-        identity = {**provenance, "sha256": records.hash_files(body.files)}
-        return Started(config, body.fields, tokenizer, body.read_parameters(), identity)
-
-    def _new(
-        self, directory: epath.Path, texts: Iterable[str], num_labels: int, length: int
-    ) -> Started:
-        if self.vocab_size < _SMALLEST_VOCABULARY:
-            raise UserError(
-                f"VOCAB_SIZE is {self.vocab_size}; a vocabulary of word pieces needs at least "
-                f"{_SMALLEST_VOCABULARY}"
-            )
-        if not (directory / TOKENIZER_FILE).exists():  # Written last: a killed run goes on.
+        if self.path is not None:
+            source, body = self._pretrained(num_labels)
+            config = dataclasses.replace(body.config, dropout_rate=self.dropout_rate)
+            tokenizer = _tokenizer(source, config, length)
+            for file in tokenizer.files:
+                records.write_bytes(directory / file.name, file.read_bytes())
+            return Started(config, body.fields, tokenizer, body.read_parameters())
+        file = directory / TOKENIZER_FILE
+        if not file.exists():  # Written last: a killed run goes on.
             _train_word_pieces(directory, texts, self.vocab_size, length)
-        # The ids are the vocabulary's; how many there are is known only now.
-        vocabulary = tokenizers.Tokenizer.from_str((directory / TOKENIZER_FILE).read_text())
-        config = EncoderConfig(
-            vocab_size=vocabulary.get_vocab_size() + _SHIFT,
+        # How many tokens the texts gave is known only now.
+        vocabulary = tokenizers.Tokenizer.from_str(file.read_text())
+        config = self._new(vocabulary.get_vocab_size(), num_labels, length)
+        fields = encoder_export.bert_fields(config)
+        return Started(config, fields, _tokenizer(directory, config, length), {})
+
+    def _pretrained(self, num_labels: int) -> tuple[epath.Path, encoder_bodies.Body]:
+        assert self.path is not None
+        source, _ = hub.resolve(self.path, self.revision)
+        return source, encoder_bodies.open_body(source, num_labels)
+
+    def _new(self, num_tokens: int, num_labels: int, length: int) -> EncoderConfig:
+        return EncoderConfig(
+            vocab_size=num_tokens + _SHIFT,
             emb_dim=self.emb_dim,
             num_heads=self.num_heads,
             num_layers=self.num_layers,
@@ -143,9 +159,10 @@ class EncoderStart:
             init_std=self.init_std,
             dropout_rate=self.dropout_rate,
         )
-        tokenizer = ClassifierTokenizer(directory, config.vocab_size - _SHIFT, length, length)
-        fields = encoder_export.bert_fields(config)
-        return Started(config, fields, tokenizer, {}, {"sizes": dataclasses.asdict(self)})
+
+
+def _tokenizer(directory: epath.Path, config: EncoderConfig, length: int) -> ClassifierTokenizer:
+    return ClassifierTokenizer(directory, config.vocab_size - _SHIFT, config.max_length, length)
 
 
 def _train_word_pieces(

@@ -96,7 +96,14 @@ class EncoderRecipe:
         self._check(mesh)
         task = data.get_task(self.task)
         described = {split: data.describe(task, split) for split in ("train", "validation")}
-        output = records.OutputDirectory(output_dir, "train_scorer", self._settings(described))
+        identity = self.start.check(len(self.labels), self.length)
+        steps = loops.total_steps(
+            self.train_steps,
+            self.epochs,
+            lambda: sum(1 for _ in data.examples(task, "train")) / self.batch_size,
+        )
+        settings = {**self._settings(described), "encoder": identity}
+        output = records.OutputDirectory(output_dir, "train_scorer", settings)
         if output.complete:
             return
         texts = (prepare(text_of(e)) for e in data.examples(task, "train", self.random_seed))
@@ -106,12 +113,8 @@ class EncoderRecipe:
         source = LabelledTask(
             task, self.labels, started.tokenizer.encode, self.length, self.batch_size
         )
-        identity = {"source": described["train"], "start": started.identity}
-        batches = LabelledBatches(source, self.random_seed, identity)
-        steps = loops.total_steps(
-            self.train_steps,
-            self.epochs,
-            lambda: sum(1 for _ in data.examples(task, "train")) / self.batch_size,
+        batches = LabelledBatches(
+            source, self.random_seed, {"source": described["train"], "encoder": identity}
         )
         params = self._run(output.path / TRAINING_DIR, mesh, started, source, batches, steps)
         encoder_export.write(output.path, params, started.config, started.fields, self.labels)
@@ -189,10 +192,12 @@ class EncoderRecipe:
     def _card(
         self, described: Mapping[str, Any], started: Started, steps: int
     ) -> encoder_card.Facts:
-        count = described["train"]
+        data = described["train"]
+        if isinstance(data, dict):
+            data = f"{data['texts']:,} texts, sha256 {data['sha256'][:12]}"
         return encoder_card.Facts(
             base=self.start.path,
-            data=f"{self.task if isinstance(self.task, str) else self.task.name}: {count}",
+            data=str(data),
             recipe=(
                 f"{steps} steps of {self.batch_size} texts, cut at {self.length} tokens; "
                 f"{self.optimizer}; {self.loss}; seed {self.random_seed}"

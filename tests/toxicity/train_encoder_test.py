@@ -174,6 +174,7 @@ def test_settings_that_make_no_sense(name, documents, tmp_path, capsys, monkeypa
     assert run(documents, tmp_path / "out", **changes) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("value", [1.5, -0.1, True, "high"])
