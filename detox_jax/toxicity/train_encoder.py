@@ -119,7 +119,9 @@ class EncoderRecipe:
         params = self._run(output.path / TRAINING_DIR, mesh, started, source, batches, steps)
         encoder_export.write(output.path, params, started.config, started.fields, self.labels)
         held_out = list(itertools.islice(self._held_out(source), self.quality_texts))
-        scorer = ClassifierScorer(output_dir, label=self.labels[0], max_length=self.length)
+        scorer = ClassifierScorer(
+            output_dir, label=self.labels[0], max_length=self.length, mesh_shape=self.mesh_shape
+        )
         report = encoder_card.measure(scorer, held_out, self.labels)
         encoder_card.write(output.path, self._card(described, started, steps), report, scorer)
         scored_by = {"name": scorer.name, "fingerprint": scorer.fingerprint}

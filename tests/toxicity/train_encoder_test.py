@@ -92,6 +92,20 @@ def test_soft_labels_are_learnt_as_shares(trained):
     assert min(scores) > 0.03 and max(scores) < 0.97
 
 
+@pytest.mark.interop
+def test_transformers_gives_the_same_scores(trained):
+    torch = pytest.importorskip("torch", reason="needs the extra hf")
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(trained)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(trained).eval()
+    texts = ["you are an IDIOT", "thanks", "beware of the late b\u00fcs " * 9, "\u4f60 moron!"]
+    inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = torch.sigmoid(model(**inputs).logits).numpy()
+    ours = ClassifierScorer(str(trained), label="toxicity").score_labels(texts)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_mesh_changes_nothing_but_rounding(documents, trained, tmp_path):
     mesh = {"data": 2, "fsdp": 2, "model": 2}
