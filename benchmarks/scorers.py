@@ -2,6 +2,9 @@
 
     pip install alt-profanity-check better-profanity
     python benchmarks/scorers.py --data=DIR [--tweets=olid-training-v1.0.tsv]
+    python benchmarks/scorers.py --data=DIR --classifier=DIR --label=toxicity
+
+The second compares the embedded scorer with a classifier instead, one that `train_scorer` made.
 
 DIR is what DETOX_JAX_DATA names; only its held-out part is used (docs/SCORER.md). The tweets are
 OLID's (Zampieri et al., 2019), a source that no part of the scorer's training data comes from.
@@ -21,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from detox_jax.toxicity import labelled, ngram, quality
+from detox_jax.toxicity.classifier import ClassifierScorer
 
 _NUM_DRAWS = 500
 _SLOW_TEXTS = 1000
@@ -42,6 +46,15 @@ def load_scorers() -> dict[str, Scorer]:
         "better-profanity": lambda texts: np.array(
             [float(words.contains_profanity(text[:1000])) for text in texts]
         ),
+    }
+
+
+def load_classifier(directory: str, label: str) -> dict[str, Scorer]:
+    """The embedded scorer and a classifier."""
+    scorers = (ngram.NgramScorer(), ClassifierScorer(directory, label=label))
+    return {
+        each.fingerprint: lambda texts, each=each: quality.score_array(each, texts)
+        for each in scorers
     }
 
 
@@ -105,13 +118,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("DETOX_JAX_DATA"))
     parser.add_argument("--tweets", type=Path)
+    parser.add_argument("--classifier", help="directory or hub name")
+    parser.add_argument("--label", default="toxicity", help="of the classifier")
     arguments = parser.parse_args()
-    scorers = load_scorers()
+    if arguments.classifier:
+        scorers = load_classifier(arguments.classifier, arguments.label)
+    else:
+        scorers = load_scorers()
     fast = {name: score for name, score in scorers.items() if name != "better-profanity"}
     print("| texts of | number | toxic | scorer | AUROC | average precision | texts a second |")
     print("|---|---|---|---|---|---|---|")
     for name, test_set in load_sets(Path(arguments.data), arguments.tweets).items():
         compare(fast, name, test_set)
+        if len(fast) == len(scorers):
+            continue  # None is too slow for all the texts.
         order = np.random.default_rng(0).permutation(len(test_set))[:_SLOW_TEXTS]
         compare(scorers, f"{name}, a sample", [test_set[i] for i in order])
 

@@ -236,14 +236,13 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
-    added = sorted(_added_tokens(settings, path), key=lambda pair: pair[0])
     if TOKENIZER_FILE in files:
         tokenizer = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE].decode())
     elif VOCAB_FILE in files and MERGES_FILE in files:
         tokenizer = _gpt2_tokenizer(files, settings)
     elif SENTENCEPIECE_FILE in files:
         codec = SentencePieceCodec(files[SENTENCEPIECE_FILE])
-        for token_id, token in added:
+        for token_id, token in _added_tokens(settings, path):
             if codec.token_to_id(token.content) != token_id:
                 raise UserError(
                     f"{path}: {token.content!r} was added to the SentencePiece model; save the "
@@ -255,8 +254,18 @@ def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
             f"{path}: no vocabulary; expected {TOKENIZER_FILE}, {VOCAB_FILE} and {MERGES_FILE}, "
             f"or {SENTENCEPIECE_FILE}"
         )
+    add_tokens(tokenizer, settings, path)
+    return TokenizersCodec(tokenizer)
+
+
+def add_tokens(tokenizer: tokenizers.Tokenizer, settings: Settings, path: str) -> None:
+    """Adds the tokens that a tokenizer's settings declare.
+
+    Raises:
+      UserError: if one would get another id than they say, or cannot be read.
+    """
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    for token_id, token in added:
+    for token_id, token in sorted(_added_tokens(settings, path), key=lambda pair: pair[0]):
         if token.content not in known:
             add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
             add([token])
@@ -265,7 +274,6 @@ def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
                 f"{path}: {token.content!r} is id {tokenizer.token_to_id(token.content)} in the "
                 f"vocabulary, but its settings say {token_id}; take all files from one tokenizer"
             )
-    return TokenizersCodec(tokenizer)
 
 
 def _added_tokens(settings: Settings, path: str) -> Iterator[tuple[int, tokenizers.AddedToken]]:
@@ -286,11 +294,7 @@ def _added_tokens(settings: Settings, path: str) -> Iterator[tuple[int, tokenize
 
 def _gpt2_tokenizer(files: dict[str, bytes], settings: Settings) -> tokenizers.Tokenizer:
     vocab: dict[str, int] = json.loads(files[VOCAB_FILE])
-    lines = files[MERGES_FILE].decode().split("\n")
-    if lines[0].startswith("#version"):
-        lines = lines[1:]
-    merges = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip()]
-    tokenizer = byte_level(models.BPE(vocab, merges))  # type: ignore
+    tokenizer = byte_level(models.BPE(vocab, read_merges(files[MERGES_FILE])))
     if settings.get(TOKENIZER_CONFIG_FILE, {}).get("add_prefix_space"):
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore
     names = [
@@ -301,6 +305,15 @@ def _gpt2_tokenizer(files: dict[str, bytes], settings: Settings) -> tokenizers.T
     special = dict.fromkeys(name for name in (END_OF_TEXT, *names) if name in vocab)
     tokenizer.add_special_tokens(list(special))  # type: ignore
     return tokenizer
+
+
+def read_merges(content: bytes) -> list[tuple[str, str]]:
+    """The pairs of `merges.txt`, whose first line may name a version."""
+    lines = content.decode().split("\n")
+    if lines[0].startswith("#version"):
+        lines = lines[1:]
+    pairs: Any = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip()]
+    return pairs
 
 
 def _content(token: Any) -> Any:

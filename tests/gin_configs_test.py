@@ -32,7 +32,7 @@ def test_no_file_is_left_out():
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == ["demo", "real"]
-    assert _names("scorers") == ["classifier", "services"]
+    assert _names("scorers") == ["classifier", "services", "train_encoder"]
 
 
 def _train_flags(*files):
@@ -80,6 +80,15 @@ def test_scorers(capsys):
     assert "CLASSIFIER" in capsys.readouterr().err
     assert cli.main([*command, "--gin.CLASSIFIER=some/model"]) == 0, capsys.readouterr().err
     assert "SCORER = @classifier.ClassifierScorer()" in capsys.readouterr().out
+
+
+def test_the_encoder_is_a_scorer_to_train(capsys):
+    file = "--gin_file=gin_configs/scorers/train_encoder.gin"
+    command = ["train_scorer", file, "--gin.OUTPUT_DIR=out", "--gin.DATA_DIR=data", "--dry_run"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert "RECIPE = @train_encoder.EncoderRecipe()" in capsys.readouterr().out
+    assert cli.main([*command, "--gin.L2=1"]) == 2
+    assert "nothing uses L2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["demo", "real"])

@@ -10,14 +10,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASICS = {"errors", "records", "tokenizer_files", "vocabulary", "progress", "native_log"}
 LOADING = {"training.checkpoints", "training.params", "training.losses"}
+CLASSIFIER_FILES = {
+    "interop.classifiers",
+    "interop.encoder_bodies",
+    "interop.encoder_export",
+    "interop.encoder_tokenizers",
+    "interop.hub",
+}
 # What each room may import beside itself; `NOTHING_LOCAL` below is stricter.
 ALLOWED = {
     "models": {"errors"},
     "parallel": {"errors", "models"},
     "training": {*BASICS, "models", "parallel"},
     "generation": {*BASICS, "models", "parallel", *LOADING},
-    # A classifier is read where it lies, in its Hugging Face directory.
-    "toxicity": {*BASICS, "models", "parallel", "interop.classifiers", "interop.hub"},
+    # A classifier is read where it lies, in its Hugging Face directory, and written there.
+    "toxicity": {*BASICS, "models", "parallel", "training", *CLASSIFIER_FILES},
     # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.
     "evaluation": {
         *BASICS,

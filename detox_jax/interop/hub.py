@@ -9,7 +9,16 @@ from etils import epath
 from detox_jax.errors import UserError
 
 # Weights as safetensors only: a pickle may run code.
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
+PATTERNS = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    "merges.txt",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spm.model",
+)
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

@@ -8,11 +8,13 @@ programs are compiled and little padding is computed. A batch is split over the 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from detox_jax import records
 from detox_jax.errors import UserError
@@ -24,6 +26,7 @@ from detox_jax.toxicity.published import SIGMOID, choose_output
 from detox_jax.toxicity.scorer import prepare
 
 VERSION = 1
+RELIABILITY_FILE = "reliability.json"
 # Lengths that programs are compiled for; texts are padded to the next.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Batches of longer texts have fewer rows, so that their attention scores fit beside each other.
@@ -44,6 +47,8 @@ class ClassifierScorer:
       label: of the output.
       activation: that makes it a probability, `sigmoid` or `softmax`.
       max_length: tokens of a text that are read.
+      reliability: how its scores compare with labels, see `ToxicityScorer`; None where the
+        directory does not say, or says it of another label.
     """
 
     def __init__(
@@ -78,8 +83,10 @@ class ClassifierScorer:
             raise UserError(f"ClassifierScorer.batch_size is {batch_size}; must be positive")
         directory, _ = hub.resolve(path, revision)
         found = classifiers.open_classifier(directory, dtype)
-        index, self.activation = choose_output(path, label, found.labels, found.problem_type)
-        self.label = found.labels[index]
+        self._index, self.activation = choose_output(path, label, found.labels, found.problem_type)
+        self.label = found.labels[self._index]
+        self._num_labels = len(found.labels)
+        self.reliability = _read_reliability(directory, self.label)
         config = found.config
         self._tokenizer = ClassifierTokenizer(
             directory, config.vocab_size - _SHIFT, config.max_length, max_length
@@ -91,7 +98,7 @@ class ClassifierScorer:
         model = Encoder(config)
         with meshes.sharding_scope(self._mesh):
             self._params = found.read_parameters(meshes.param_shardings(model, self._mesh))
-        self._compute = _program(model, index, self.activation)
+        self._compute = _program(model, self.activation)
         self.name = path.rstrip("/").split("/")[-1]
         self.fingerprint = self._fingerprint(found)
 
@@ -105,17 +112,21 @@ class ClassifierScorer:
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
+        return [float(score) for score in self.score_labels(texts)[:, self._index]]
+
+    def score_labels(self, texts: Sequence[str]) -> np.ndarray:
+        """The probabilities of all labels, float64 `[texts, labels]`."""
         ids = self._tokenizer.encode([prepare(text) for text in texts])
-        scores = np.zeros(len(ids))
+        scores = np.zeros((len(ids), self._num_labels))
         own = [i for i, each in enumerate(ids) if len(each) > self._tokenizer.num_special]
         pending: list[tuple[list[int], jax.Array]] = []
         with meshes.sharding_scope(self._mesh):
             for rows, tokens_BL in self._batches(ids, own):
                 tokens_BL = jax.device_put(tokens_BL, meshes.batch_sharding(self._mesh))
                 pending.append((rows, self._compute(self._params, tokens_BL)))
-        for rows, scores_B in pending:  # Read when all are under way.
-            scores[rows] = np.asarray(scores_B)[: len(rows)]
-        return [float(score) for score in scores]
+        for rows, scores_BC in pending:  # Read when all are under way.
+            scores[rows] = np.asarray(scores_BC)[: len(rows)]
+        return scores
 
     def _batches(
         self, ids: Sequence[Sequence[int]], own: Sequence[int]
@@ -143,15 +154,24 @@ def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _program(model: Encoder, index: int, activation: str) -> Any:
-    """Parameters and tokens `[B, L]` to scores `[B]`, compiled once for each shape."""
+def _read_reliability(directory: epath.Path, label: str) -> Any:
+    """What `train_scorer` measured of this label."""
+    file = directory / RELIABILITY_FILE
+    if not file.exists():
+        return None
+    reliability = json.loads(file.read_text())
+    return reliability if reliability.get("label") == label else None
+
+
+def _program(model: Encoder, activation: str) -> Any:
+    """Parameters and tokens `[B, L]` to probabilities `[B, C]`, compiled once for each shape."""
 
     @jax.jit
     def compute(params: Any, tokens_BL: jax.Array) -> jax.Array:
         logits_BC = model.apply({"params": params}, tokens_BL, enable_dropout=False)
         assert isinstance(logits_BC, jax.Array)
         if activation == SIGMOID:
-            return jax.nn.sigmoid(logits_BC[:, index])
-        return jax.nn.softmax(logits_BC, axis=-1)[:, index]
+            return jax.nn.sigmoid(logits_BC)
+        return jax.nn.softmax(logits_BC, axis=-1)
 
     return compute

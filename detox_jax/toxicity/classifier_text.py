@@ -10,13 +10,14 @@ import tokenizers
 from etils import epath
 
 from detox_jax.errors import UserError
+from detox_jax.interop import encoder_tokenizers
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, json_object
 
 _SIDES = ("right", "left")
 
 
 class ClassifierTokenizer:
-    """The `tokenizer.json` of a classifier.
+    """The tokenizer of a classifier: `tokenizer.json`, else its class's own vocabulary files.
 
     Attributes:
       files: all that decides an id.
@@ -37,20 +38,11 @@ class ClassifierTokenizer:
             None.
 
         Raises:
-          UserError: if there is no readable tokenizer.json, its settings contradict it, it is
-            another model's, or `max_length` is out of range.
+          UserError: if there is no readable tokenizer, its settings contradict it, it is another
+            model's, or `max_length` is out of range.
         """
-        file, config_file = directory / TOKENIZER_FILE, directory / TOKENIZER_CONFIG_FILE
-        if not file.exists():
-            raise UserError(
-                f"{directory}: has no {TOKENIZER_FILE}; write one with transformers: "
-                "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
-            )
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
-        except Exception as error:  # `tokenizers` raises bare Exception for a malformed file.
-            raise UserError(f"{file}: not a readable tokenizer: {error}") from None
-        self.files = [path for path in (file, config_file) if path.exists()]
+        config_file = directory / TOKENIZER_CONFIG_FILE
+        tokenizer, self.files = _open(directory)
         config: dict[str, Any] = {}
         if config_file.exists():
             config = json_object(config_file.read_bytes(), str(config_file))
@@ -58,8 +50,8 @@ class ClassifierTokenizer:
         top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if top >= vocab_size:
             raise UserError(
-                f"{file}: has id {top}, but the model knows {vocab_size}; the two belong to "
-                "different models"
+                f"{self.files[0]}: has id {top}, but the model knows {vocab_size}; the two belong "
+                "to different models"
             )
         self.num_special = tokenizer.num_special_tokens_to_add(False)
         self.max_length = _max_length(config, longest, max_length, self.num_special, directory)
@@ -75,6 +67,24 @@ class ClassifierTokenizer:
         # A lone surrogate has no UTF-8 form, which the library asks for.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
+
+
+def _open(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]]:
+    """The tokenizer, and all files that decide its ids."""
+    file, config_file = directory / TOKENIZER_FILE, directory / TOKENIZER_CONFIG_FILE
+    if file.exists():
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
+        except Exception as error:  # `tokenizers` raises bare Exception for a malformed file.
+            raise UserError(f"{file}: not a readable tokenizer: {error}") from None
+        return tokenizer, [path for path in (file, config_file) if path.exists()]
+    built = encoder_tokenizers.build(directory)
+    if built is None:
+        raise UserError(
+            f"{directory}: has no tokenizer: neither {TOKENIZER_FILE} nor vocab.txt, vocab.json "
+            "and merges.txt, sentencepiece.bpe.model or spm.model; download them as well"
+        )
+    return built
 
 
 def _check_agreement(state: dict[str, Any], config: dict[str, Any], where: str) -> None:

@@ -82,16 +82,17 @@ def is_test_record(record_id: str) -> bool:
     The hash is the first 8 bytes of SHA-256, big-endian, modulo 5; 0 and 1 are held out.
     Evaluations take their prompts from these.
     """
-    return _hash(record_id) % 5 < 2
+    return hash_of(record_id) % 5 < 2
 
 
-def _hash(text: str) -> int:
+def hash_of(text: str) -> int:
+    """The first 8 bytes of SHA-256, big-endian, by which records are held out."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _example(text: str, toxicity: float, weight: float, source: str, key: str) -> Example:
     """An example that is held out where the hash of its id is 0 modulo 5."""
-    return Example(text, toxicity, weight, source, _hash(key) % 5 == 0, _hash(key) // 5 % 3)
+    return Example(text, toxicity, weight, source, hash_of(key) % 5 == 0, hash_of(key) // 5 % 3)
 
 
 def _rtp(path: Path) -> Iterator[Example]:

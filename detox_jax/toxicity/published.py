@@ -1,20 +1,23 @@
 """Which output of a published classifier is its toxicity, and how it becomes a probability.
 
-The repositories' config.json files could not be read here, so that each entry names what it rests
-on. A wrong label fails with the list of those that config.json has, and `label` overrides it.
+The repositories could not be read here, so that each entry names what it rests on. A wrong label
+fails with the list of those that config.json has, and `label` overrides it.
 
   unitary/toxic-bert: `toxic` among the six labels of the Jigsaw challenge, each with a sigmoid: the
-    config.json of models that name it as their origin (Dharil/toxic-initial-training).
+    config.json of models that name it as their origin (Dharil/toxic-initial-training). Two programs
+    download exactly its config.json, vocab.txt and model.safetensors.
   unitary/unbiased-toxic-roberta: `toxicity`, likewise; llm-guard's toxicity scanner, which runs it,
     lists the same names.
-  unitary/multilingual-toxic-xlm-roberta: likewise; projects that run it report both a single label
-    `toxic` and `toxicity` among several.
-  s-nlp/roberta_toxicity_classifier: `toxic` against `neutral`, softmax: garak's detector that runs
-    it, and other projects that do.
+  unitary/multilingual-toxic-xlm-roberta: likewise; of projects that run it (revision 4ad6f5c104d9
+    of one) some report a single label, some `toxicity` among several. One converts it with its
+    SentencePiece model.
+  s-nlp/roberta_toxicity_classifier: its model card: index 0 is neutral, 1 toxic, with
+    RobertaTokenizer, so softmax; garak's detector that runs it calls them `neutral` and `toxic`.
   facebook/roberta-hate-speech-dynabench-r4-target: `hate` is the second of two, softmax: projects
     that run it. It measures hate, not toxicity at large.
   cooperleong00/deberta-v3-large_toxicity-scorer: `LABEL_1` of two, softmax, fitted to Perspective's
-    toxicity: its model card (Leong et al., 2023), and code that evaluates with it.
+    probabilities by KL divergence: its model card (Leong et al., 2023), and code that evaluates
+    with it.
 """
 
 from __future__ import annotations

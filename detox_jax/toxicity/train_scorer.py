@@ -1,206 +1,26 @@
-"""Verb `train_scorer`: trains the embedded n-gram scorer on the labelled text of DETOX_JAX_DATA."""
+"""Verb `train_scorer`: a scorer of one's own, the embedded n-grams or an encoder."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from scipy import optimize, sparse
-
-from detox_jax import records
-from detox_jax.errors import UserError
-from detox_jax.toxicity import labelled, ngram, quality
-
-WEIGHTS_NAME = ngram.WEIGHTS_FILE.name
-RELIABILITY_NAME = ngram.RELIABILITY_FILE
-_TEXTS_AT_ONCE = 2048
-_NUM_FOLDS = 3
+from typing import Protocol
 
 
-def train_scorer(
-    output_dir: str,
-    data_dir: str | None = None,
-    l2: float = 3e-5,
-    iterations: int = 100,
-    identity_sentences: bool = True,
-) -> None:
-    """Trains the n-gram scorer: `ngram_weights.npz` and `ngram_reliability.json`.
+class Recipe(Protocol):
+    """How a scorer is trained: `train_ngram.NgramRecipe`, `train_encoder.EncoderRecipe`."""
 
-    Two in five RealToxicityPrompts records and a fifth of every other source with natural text are
-    never trained on. A logistic regression on soft targets is fitted by L-BFGS; its logits are then
-    calibrated (Platt) on out-of-fold scores of the RealToxicityPrompts texts that are trained on,
-    so that of the texts scored s a share s has a toxicity of 0.5 or more there.
+    def train(self, output_dir: str) -> None:
+        """Trains a scorer, measures it on text that it never saw, and leaves it in `output_dir`."""
+        ...
+
+
+def train_scorer(output_dir: str, recipe: Recipe) -> None:
+    """Trains a toxicity scorer, or goes on where a killed run stopped.
 
     Args:
-      output_dir: where weights and manifest go.
-      data_dir: the labelled text; the environment variable DETOX_JAX_DATA where None.
-      l2: strength of regularisation.
-      iterations: of L-BFGS, at most.
-      identity_sentences: whether sentences that name identities are trained on.
+      output_dir: where the scorer, its measured quality and the manifest go.
+      recipe: what is trained, on what, and how.
 
     Raises:
-      UserError: if the data are missing.
+      UserError: for settings that do not fit each other, or labelled text that cannot be read.
     """
-    path = data_dir or os.environ.get("DETOX_JAX_DATA")
-    if not path:
-        raise UserError(
-            "no labelled text: set --gin.DATA_DIR, or the environment variable DETOX_JAX_DATA"
-        )
-    examples = labelled.read_examples(Path(path))
-    sentences = labelled.read_identity_sentences(Path(path))
-    settings = {
-        "l2": l2,
-        "iterations": iterations,
-        "identity_sentences": identity_sentences,
-        "data": _describe(examples),
-    }
-    output = records.OutputDirectory(output_dir, "train_scorer", settings)
-    if output.complete:
-        return
-    training = [
-        example
-        for example in examples
-        if not example.held_out
-        and (identity_sentences or example.source not in labelled.IDENTITY_SOURCES)
-    ]
-    print(f"fitting {len(training)} texts, {1 + _NUM_FOLDS} times", file=sys.stderr)
-    matrix = feature_matrix([example.text for example in training])
-    weights, bias = _fit(matrix, training, l2, iterations)
-    slope, intercept = _calibrate(matrix, training, l2, iterations)
-    _write(Path(output_dir) / WEIGHTS_NAME, weights * slope, bias * slope + intercept)
-    scorer = ngram.NgramScorer(str(Path(output_dir) / WEIGHTS_NAME))
-    report = measure(scorer, [example for example in examples if example.held_out], sentences)
-    records.write_json(output.path / RELIABILITY_NAME, _reliability(report))
-    output.finish(scorer={"name": scorer.name, "fingerprint": scorer.fingerprint}, quality=report)
-    print(f"{output_dir}: {scorer.fingerprint}")
-    for source, figures in report["sources"].items():
-        print(f"  {source:12}" + "".join(f" {name} {value:.3f}" for name, value in figures.items()))
-
-
-def feature_matrix(texts: Sequence[str]) -> sparse.csr_matrix:
-    """The scaled features of texts, float32 [texts, buckets]."""
-    blocks = []
-    for first in range(0, len(texts), _TEXTS_AT_ONCE):
-        part = texts[first : first + _TEXTS_AT_ONCE]
-        kinds = ngram.extract(part)
-        values = [
-            ngram.scales(features, kind, len(part))[features.rows].astype(np.float32)
-            for kind, features in enumerate(kinds)
-        ]
-        rows = np.concatenate([features.rows for features in kinds])
-        buckets = np.concatenate([features.buckets for features in kinds])
-        shape = (len(part), ngram.NUM_BUCKETS)
-        blocks.append(sparse.csr_matrix((np.concatenate(values), (rows, buckets)), shape=shape))
-    return sparse.csr_matrix(sparse.vstack(blocks))
-
-
-def _fit(
-    matrix: sparse.csr_matrix, examples: Sequence[labelled.Example], l2: float, iterations: int
-) -> tuple[np.ndarray, float]:
-    """Weights and bias that minimise the weighted mean cross-entropy + l2/2 |weights|^2.
-
-    Buckets that only one text has keep the weight zero.
-    """
-    used = np.flatnonzero(np.bincount(matrix.indices, minlength=ngram.NUM_BUCKETS) >= 2)
-    features = sparse.csr_matrix(matrix.tocsc()[:, used])
-    transposed = features.T.tocsr()
-    targets = np.array([example.toxicity for example in examples])
-    losses = np.array([example.weight for example in examples])
-    losses /= losses.sum()
-
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        w, b = parameters[:-1].astype(np.float32), parameters[-1]
-        logits = features @ w + b
-        cross_entropy = np.logaddexp(0, logits) - targets * logits
-        error = (losses * (1 / (1 + np.exp(-logits)) - targets)).astype(np.float32)
-        gradient = np.append(transposed @ error + l2 * w, error.sum())
-        return float(losses @ cross_entropy + 0.5 * l2 * (w @ w)), gradient.astype(np.float64)
-
-    start = np.zeros(len(used) + 1)
-    result = optimize.minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations}
-    )
-    weights = np.zeros(ngram.NUM_BUCKETS)
-    weights[used] = result.x[:-1]
-    return weights, float(result.x[-1])
-
-
-def _calibrate(
-    matrix: sparse.csr_matrix, examples: Sequence[labelled.Example], l2: float, iterations: int
-) -> tuple[float, float]:
-    """Platt's slope and intercept, from scores of RTP texts by models that did not see them."""
-    is_rtp = np.array([example.source == "rtp" for example in examples])
-    fold = np.array([example.fold for example in examples])
-    logits = np.zeros(len(examples))
-    for part in range(_NUM_FOLDS):
-        outside = ~is_rtp | (fold != part)
-        rest = [example for example, kept in zip(examples, outside, strict=True) if kept]
-        weights, bias = _fit(matrix[outside], rest, l2, iterations)  # type: ignore
-        logits[~outside] = matrix[~outside] @ weights + bias  # type: ignore
-    toxic = np.array([example.toxicity >= 0.5 for example in examples])
-    return platt(logits[is_rtp], toxic[is_rtp])
-
-
-def platt(logits: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """The slope and intercept of the logistic curve that fits best (Platt, 1999)."""
-
-    def loss(parameters: np.ndarray) -> float:
-        z = parameters[0] * logits + parameters[1]
-        return float(np.mean(np.logaddexp(0, z) - positive * z))
-
-    slope, intercept = optimize.minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
-    return float(slope), float(intercept)
-
-
-def _write(path: Path, weights: np.ndarray, bias: float) -> None:
-    np.savez_compressed(path, weights=weights.astype(np.float16), bias=np.float32(bias))
-
-
-def _reliability(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The curve on held-out RealToxicityPrompts texts, as reports draw it."""
-    curve = report["reliability"]
-    return {
-        "scores": [row["mean_score"] for row in curve],
-        "shares": [row["share_positive"] for row in curve],
-        "counts": [row["texts"] for row in curve],
-        "calibration_error": report["sources"]["rtp"]["calibration_error"],
-        "against": "Perspective at least 0.5, held-out RealToxicityPrompts texts",
-    }
-
-
-def _describe(examples: Sequence[labelled.Example]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    counts: dict[str, int] = {}
-    for example in examples:
-        digest.update(f"{example}\n".encode())
-        counts[example.source] = counts.get(example.source, 0) + 1
-    return {"sha256": digest.hexdigest(), "texts": counts}
-
-
-def measure(
-    scorer: ngram.NgramScorer,
-    held_out: Sequence[labelled.Example],
-    sentences: Sequence[labelled.IdentitySentence],
-) -> dict[str, Any]:
-    """Quality on texts never trained on: by source, by identity, under disguises."""
-    report: dict[str, Any] = {"sources": {}}
-    for source in dict.fromkeys(example.source for example in held_out):
-        part = [example for example in held_out if example.source == source]
-        texts = [example.text for example in part]
-        targets = np.array([example.toxicity for example in part])
-        scores = quality.score_array(scorer, texts)
-        if source in ("rtp", "wiki_talk"):  # the sources with graded labels of both kinds
-            report["sources"][source] = quality.ranking(scores, targets)
-        else:
-            toxic = float(np.mean(scores >= 0.5))
-            report["sources"][source] = {"texts": len(part), "share_scored_toxic": toxic}
-        if source == "rtp":
-            report["reliability"] = quality.reliability(scores, targets >= 0.5)
-            report["robustness"] = quality.robustness(scorer, texts, targets)
-    report["fairness"] = quality.fairness(scorer, sentences)
-    return report
+    recipe.train(output_dir)

@@ -23,6 +23,7 @@ from detox_jax.vocabulary import BPEVocabulary
 # Accelerators are JAX's; TensorFlow reads and packs on the host.
 _HIDDEN_DEVICES = ("GPU", "TPU")
 Row = dict[str, np.ndarray]
+_EXAMPLES_AT_ONCE = 512
 
 
 def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
@@ -244,3 +245,31 @@ def describe_source(task: seqio.Task | seqio.Mixture, split: str) -> Any:
         return [(part.name, describe_source(part, split)) for part in task.tasks]
     describe = getattr(task.source, "describe", None)
     return describe(split) if describe else str(task.source)
+
+
+def examples(
+    task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
+) -> Iterator[Row]:
+    """One epoch of a task's examples, of fixed shapes; shuffled where there is a seed."""
+    _check_split(task, split)
+    dataset = task.get_dataset(
+        sequence_length=None,
+        split=split,
+        shuffle=seed is not None,
+        seed=seed,
+        num_epochs=1,
+        try_in_mem_cache=False,
+    )
+    options = tf.data.Options()
+    options.deterministic = True
+    # One by one TensorFlow hands over a few thousand a second, which a small encoder outruns.
+    groups = dataset.batch(_EXAMPLES_AT_ONCE).with_options(options).prefetch(tf.data.AUTOTUNE)
+    for group in groups.as_numpy_iterator():
+        size = len(next(iter(group.values())))
+        yield from ({name: column[i] for name, column in group.items()} for i in range(size))
+
+
+def describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
+    """What a split's data is, as manifests record it."""
+    _check_split(task, split)
+    return _describe(task, split)

@@ -19,6 +19,9 @@ from detox_jax.training import losses
 from detox_jax.training import params as params_lib
 
 Batch = Mapping[str, Any]
+# Of a model, its parameters, a batch and the key of dropout (None where there is none): the summed
+# loss and the weight by which it is divided.
+Loss = Callable[[Any, params_lib.Params, Batch, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 
 @struct.dataclass
@@ -59,14 +62,16 @@ def train_step(
     frozen: params_lib.Params,
     batch: Batch,
     *,
-    model: TransformerLM,
+    model: Any,
     optimizer: optax.GradientTransformation,
     seed: int,
+    loss: Loss = batch_loss,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update of the trainable parameters; the same for every adaptation.
+    """One update of the trainable parameters; the same for every adaptation and every loss.
 
     Returns:
-      The next state, and `loss` (nats a token), `grad_norm`, `tokens` of this batch.
+      The next state, and `loss` (nats a token), `grad_norm`, `tokens` of this batch: of another
+      loss what it sums, and its weight.
     """
     dropout_key = None
     if model.config.dropout_rate > 0:
@@ -74,13 +79,13 @@ def train_step(
 
     def loss_fn(trainable: params_lib.Params) -> tuple[jax.Array, jax.Array]:
         params = params_lib.combine(trainable, frozen)
-        total, tokens = batch_loss(model, params, batch, dropout_key)
+        total, tokens = loss(model, params, batch, dropout_key)
         return total / jnp.maximum(tokens, 1.0), tokens
 
-    (loss, tokens), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (mean, tokens), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients), "tokens": tokens}
+    metrics = {"loss": mean, "grad_norm": optax.global_norm(gradients), "tokens": tokens}
     return TrainState(state.step + 1, params, opt_state), metrics
 
 
@@ -122,19 +127,19 @@ def create_state(
 
 
 def jit_train_step(
-    model: TransformerLM, optimizer: optax.GradientTransformation, seed: int
+    model: Any, optimizer: optax.GradientTransformation, seed: int, loss: Loss = batch_loss
 ) -> Callable[[TrainState, params_lib.Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """`train_step`, compiled; the old state's memory is reused, its shardings are kept."""
-    step = functools.partial(train_step, model=model, optimizer=optimizer, seed=seed)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, seed=seed, loss=loss)
     return jax.jit(step, donate_argnums=0)
 
 
 def jit_eval_step(
-    model: TransformerLM,
+    model: Any, loss: Loss = batch_loss
 ) -> Callable[[params_lib.Params, params_lib.Params, Batch], tuple[jax.Array, jax.Array]]:
     """Summed loss and tokens of a batch, without dropout, compiled."""
 
     def eval_step(trainable: params_lib.Params, frozen: params_lib.Params, batch: Batch):
-        return batch_loss(model, params_lib.combine(trainable, frozen), batch, None)
+        return loss(model, params_lib.combine(trainable, frozen), batch, None)
 
     return jax.jit(eval_step)

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import optax
-import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import progress, records
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints, metrics
+from detox_jax.training import checkpoints
+from detox_jax.training import loop as loops
 from detox_jax.training import params as params_lib
 from detox_jax.training import step as steps_lib
 from detox_jax.training.optimizer import AdamW
 from detox_jax.vocabulary import BPEVocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class Periods:
-    """Every how many steps something happens; 0 is never."""
-
-    checkpoint: int
-    eval: int
-    log: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +98,7 @@ def train(
     output = records.OutputDirectory(model_dir, "train", settings)
     if output.complete:
         return
-    steps = _total_steps(
+    steps = loops.total_steps(
         train_steps,
         epochs,
         lambda: data.batches_per_epoch(task, batch_size=batch_size, length=length),
@@ -132,7 +120,7 @@ def train(
         state = steps_lib.init_trainable(network, mesh, transformation, random_seed)
         frozen = {} if base is None else base.params
     if saved := checkpoints.saved_steps(output.path):
-        state, data_state = _restore(output.path, saved[-1], state)
+        state, data_state = loops.restore(output.path, saved[-1], state)
         batches.restore(data_state)
 
     validation = None
@@ -144,10 +132,10 @@ def train(
             length=length,
             max_batches=eval_steps,
         )
-    loop = Loop(
+    loop = loops.Loop(
         model_dir=output.path,
         total_steps=steps,
-        periods=Periods(checkpoint_period, eval_period, log_period),
+        periods=loops.Periods(checkpoint_period, eval_period, log_period),
         mesh=mesh,
         step_fn=steps_lib.jit_train_step(network, transformation, random_seed),
         eval_fn=steps_lib.jit_eval_step(network),
@@ -224,19 +212,6 @@ def _check_lengths(
     return length
 
 
-def _total_steps(
-    train_steps: int | None, epochs: float | None, batches_per_epoch: Callable[[], float]
-) -> int:
-    if (train_steps is None) == (epochs is None):
-        raise UserError("set one of TRAIN_STEPS and EPOCHS, and leave the other None")
-    if train_steps is None:
-        assert epochs is not None
-        train_steps = round(epochs * batches_per_epoch())
-    if train_steps < 1:
-        raise UserError(f"nothing to train: {train_steps} steps; set TRAIN_STEPS or EPOCHS higher")
-    return train_steps
-
-
 def _model_spec(
     config: TransformerConfig,
     adaptation: adaptations.Adaptation | None,
@@ -249,116 +224,3 @@ def _model_spec(
         path = checkpoints.base_reference(base.path, model_dir)
         reference = {"path": path, "fingerprint": base.fingerprint}
     return checkpoints.ModelSpec(config, adaptation, reference, vocabulary.fingerprint)
-
-
-def _restore(
-    model_dir: epath.Path, step: int, state: steps_lib.TrainState
-) -> tuple[steps_lib.TrainState, dict[str, Any]]:
-    """The state of a saved step, in the shardings of `state`, and the position in the data."""
-
-    def restore(item: str, like: Any) -> Any:
-        return checkpoints.restore_arrays(model_dir, step, item, jax.tree.map(_abstract, like))
-
-    data_state = checkpoints.restore_item(model_dir, step, "data", ocp.args.JsonRestore())
-    restored = steps_lib.TrainState(
-        step=jax.device_put(state.step + step, state.step.sharding),
-        params=restore("params", state.params),
-        opt_state=restore("opt_state", state.opt_state),
-    )
-    return restored, data_state
-
-
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """Steps until `total_steps`, with metrics, validation and checkpoints on the way.
-
-    Attributes:
-      model_dir: where checkpoints and metrics go.
-      total_steps: at which step to stop.
-      periods: how often to log, validate and save.
-      mesh: on which the batches are laid out.
-      step_fn: from `step.jit_train_step`.
-      eval_fn: from `step.jit_eval_step`.
-      learning_rate: as a function of the step, for the log.
-      validation: makes the validation batches, or None where there are none.
-    """
-
-    model_dir: epath.Path
-    total_steps: int
-    periods: Periods
-    mesh: Mesh
-    step_fn: Callable[..., Any]
-    eval_fn: Callable[..., Any]
-    learning_rate: optax.Schedule
-    validation: Callable[[], Any] | None
-
-    def run(
-        self, state: steps_lib.TrainState, frozen: params_lib.Params, batches: Any
-    ) -> steps_lib.TrainState:
-        """Trains from `state` to the end and returns the last state."""
-        start = int(state.step)
-        log = metrics.MetricLog(self.model_dir, start)
-        manager = checkpoints.manager(self.model_dir, max_to_keep=2)
-        with (
-            meshes.sharding_scope(self.mesh),
-            manager,
-            progress.bar("train", self.total_steps, start) as advance,
-        ):
-            description = "train"
-            for step in range(start + 1, self.total_steps + 1):
-                state, scalars = self.step_fn(state, frozen, self._to_mesh(next(batches)))
-                if self._is_due(self.periods.log, step):
-                    self._log(log, step, scalars)
-                    description = f"train, loss {scalars['loss']:.3f}"
-                if self.validation and self._is_due(self.periods.eval, step):
-                    loss = self._validation_loss(state, frozen)
-                    log.write(step, {"validation_loss": loss})
-                if self._is_due(self.periods.checkpoint, step):
-                    log.flush()
-                    _save(manager, step, state, batches.state())
-                advance(1, description)
-        return state
-
-    def _is_due(self, period: int, step: int) -> bool:
-        return step == self.total_steps or (period > 0 and step % period == 0)
-
-    def _log(self, log: metrics.MetricLog, step: int, scalars: dict[str, jax.Array]) -> None:
-        values = {name: float(value) for name, value in scalars.items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"{self.model_dir}: the loss is {values['loss']} at step {step}; lower the "
-                "learning rate and rerun from the last checkpoint"
-            )
-        learning_rate: Any = self.learning_rate(step - 1)
-        log.write(step, {**values, "learning_rate": float(learning_rate)})
-
-    def _validation_loss(self, state: steps_lib.TrainState, frozen: params_lib.Params) -> float:
-        assert self.validation is not None
-        total = tokens = 0.0
-        for batch in self.validation():
-            batch_total, batch_tokens = self.eval_fn(state.params, frozen, self._to_mesh(batch))
-            total, tokens = total + float(batch_total), tokens + float(batch_tokens)
-        return total / max(tokens, 1.0)
-
-    def _to_mesh(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Each host's rows as one array over the mesh."""
-        sharding = meshes.batch_sharding(self.mesh)
-        return {
-            name: jax.make_array_from_process_local_data(sharding, rows)
-            for name, rows in batch.items()
-        }
-
-
-def _save(
-    manager: ocp.CheckpointManager, step: int, state: steps_lib.TrainState, data: dict[str, Any]
-) -> None:
-    items = ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        opt_state=ocp.args.StandardSave(state.opt_state),
-        data=ocp.args.JsonSave(data),
-    )
-    manager.save(step, args=items)

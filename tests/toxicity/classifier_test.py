@@ -224,7 +224,7 @@ SPOILT = {
     "labels": (_config(id2label={"0": "a", "2": "b"}), r"has ids \[0, 2\]"),
     "twice": (_config(id2label={"0": "a", "1": "a"}), "names a label twice: a, a"),
     "problem": (_config(problem_type="ranking"), "problem_type 'ranking' is unknown"),
-    "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer.json; write one"),
+    "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer: neither"),
     "bad tokenizer": (
         lambda d: (d / "tokenizer.json").write_text("{}"),
         "tokenizer.json: not a readable tokenizer",

@@ -9,7 +9,7 @@ from etils import epath
 
 from detox_jax import cli
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints, train
+from detox_jax.training import checkpoints, loop
 from detox_jax.training import params as params_lib
 from tests.conftest import SENTENCES
 
@@ -81,14 +81,14 @@ def test_trains_and_leaves_what_a_user_looks_for(base):
 
 
 def _killed_at(monkeypatch, step):
-    original = train._save
+    original = loop._save
 
     def save(manager, at, *args):
         original(manager, at, *args)
         if at == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_save", save)
+    monkeypatch.setattr(loop, "_save", save)
 
 
 def test_killed_and_rerun_is_bit_equal_to_uninterrupted(flags, base, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detox_jax import cli
-from detox_jax.toxicity import labelled, ngram, quality, train_scorer
+from detox_jax.toxicity import labelled, ngram, quality, train_ngram
 
 KIND = ["what a lovely day", "thanks for the lamp", "the bus was late", "see you on monday"]
 RUDE = ["you are an idiot", "what a stupid idea", "shut up you moron", "dumb jerk"]
@@ -107,7 +107,7 @@ def test_held_out_texts_do_not_change_the_weights(labelled_dir, tmp_path, monkey
 
     monkeypatch.setattr(labelled, "read_examples", altered)
     unmeasured = {"sources": {"rtp": {"calibration_error": 0.0}}, "reliability": []}
-    monkeypatch.setattr(train_scorer, "measure", lambda *_: unmeasured)
+    monkeypatch.setattr(train_ngram, "measure", lambda *_: unmeasured)
     assert run(labelled_dir, tmp_path / "b") == 0
     a, b = ((tmp_path / name / "ngram_weights.npz").read_bytes() for name in "ab")
     assert a == b
@@ -140,7 +140,7 @@ def test_platt_recovers_the_curve():
     generator = np.random.default_rng(0)
     logits = generator.normal(size=50_000) * 3
     positive = generator.random(50_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
-    assert train_scorer.platt(logits, positive) == pytest.approx((0.5, -1), abs=0.05)
+    assert train_ngram.platt(logits, positive) == pytest.approx((0.5, -1), abs=0.05)
 
 
 def test_missing_data(labelled_dir, tmp_path, capsys, monkeypatch):
@@ -167,7 +167,7 @@ def test_a_file_of_another_layout(labelled_dir, tmp_path, capsys):
 def test_the_embedded_weights_on_held_out_real_text(data_dir):
     examples = [e for e in labelled.read_examples(data_dir) if e.held_out]
     sentences = labelled.read_identity_sentences(data_dir)
-    report = train_scorer.measure(ngram.NgramScorer(), examples, sentences)
+    report = train_ngram.measure(ngram.NgramScorer(), examples, sentences)
     rtp, talk = report["sources"]["rtp"], report["sources"]["wiki_talk"]
     assert rtp["auroc"] > 0.88 and rtp["spearman"] > 0.70 and rtp["calibration_error"] < 0.05
     assert talk["auroc"] > 0.90

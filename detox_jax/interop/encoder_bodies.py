@@ -1,0 +1,123 @@
+"""Encoders of Hugging Face directories without their heads: what a classifier is trained from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from detox_jax.errors import UserError
+from detox_jax.interop.encoders import FAMILIES, EncoderFamily
+from detox_jax.interop.fields import Fields, read_json
+from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
+from detox_jax.interop.safetensors_io import TensorReader
+from detox_jax.models.encoder import Encoder
+from detox_jax.models.encoder_config import EncoderConfig
+
+# The logits are of other labels. BERT's pooler is pretrained, RoBERTa's is not.
+_FRESH, _FRESH_IF_MISSING = "head_logits/", "head_dense/"
+# How TensorFlow named them; the published bert-base still does.
+_OLD_NAMES = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """A pretrained encoder, understood but not read.
+
+    Attributes:
+      directory: where it is.
+      family: of the model.
+      config: this package's, for a classifier with the new labels.
+      fields: config.json.
+      tensors: the files.
+    """
+
+    directory: epath.Path
+    family: EncoderFamily
+    config: EncoderConfig
+    fields: dict[str, Any]
+    tensors: TensorReader
+
+    @property
+    def files(self) -> list[epath.Path]:
+        """All that decides the weights."""
+        return [self.directory / CONFIG_FILE, *self.tensors.files]
+
+    def read_parameters(self) -> dict[str, np.ndarray]:
+        """The parameters that the files hold, by path, float32; those of a new head are not there.
+
+        Heads of other tasks are left out.
+
+        Raises:
+          UserError: if a tensor of the body is missing, left over, of another shape, or holds NaN.
+        """
+        shapes = shapes_of(Encoder(self.config))
+        stored = self._stored()
+        tensors = {
+            name: tensor
+            for name, tensor in self.family.tensors(self.config.vocab_size - 1).items()
+            if (path := tensor.paths[0]) in shapes
+            and not path.startswith(_FRESH)
+            and not (path.startswith(_FRESH_IF_MISSING) and name not in stored)
+        }
+        used = {path: shapes[path] for tensor in tensors.values() for path in tensor.paths}
+        mapped = MappedTensors(tensors, used, self.config.num_layers)
+        mapped.check(self.tensors, stored, str(self.directory))
+        for name in sorted(stored.keys() - mapped.expected.keys()):
+            if name.startswith(self._prefix) and not re.fullmatch(self.family.buffers, name):
+                raise UserError(
+                    f"{self.directory}: tensor {stored[name]!r} belongs to no part of a "
+                    f"{self.family.model_type} encoder; nothing is dropped silently"
+                )
+        arrays = {path: np.zeros(shape, np.float32) for path, shape in used.items()}
+        for path, place, part in mapped.read(self.tensors, stored):
+            arrays[path][place] = part
+        return arrays
+
+    @property
+    def _prefix(self) -> str:
+        return next(iter(self.family.tensors(1))).split(".")[0] + "."
+
+    def _stored(self) -> dict[str, str]:
+        """Names as a classifier has them, to those in the files."""
+        stored = {}
+        bare = not any(name.startswith(self._prefix) for name in self.tensors.shapes)
+        for name in self.tensors.shapes:
+            full = self._prefix + name if bare else name
+            for new, old in _OLD_NAMES.items():
+                full = full.removesuffix(old) + new if full.endswith(old) else full
+            stored[full] = name
+        return stored
+
+
+def open_body(directory: epath.Path, num_labels: int) -> Body:
+    """Reads config.json and the headers of the weights; whatever task they were trained for.
+
+    Args:
+      directory: of a Hugging Face model.
+      num_labels: of the classifier to be.
+
+    Raises:
+      UserError: for another kind of model, an unsupported field, or broken files.
+    """
+    file = directory / CONFIG_FILE
+    values = read_json(file)
+    family = FAMILIES.get(values.get("model_type", ""))
+    if family is None:
+        raise UserError(
+            f"{file}: model_type {values.get('model_type')!r} is not supported as an encoder; "
+            f"supported are {', '.join(FAMILIES)}"
+        )
+    fields = Fields(values, str(file))
+    for name in ("_num_labels", "num_labels"):
+        fields.take(name, None)
+    try:
+        config = family.read(fields, num_labels)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file}: malformed: {error}") from None
+    fields.finish()
+    tensors = TensorReader(directory, auto_class="AutoModel")
+    return Body(directory, family, config, values, tensors)

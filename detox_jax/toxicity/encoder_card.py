@@ -1,0 +1,118 @@
+"""The card of a trained classifier: what it is, and how good on text that it never saw."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from detox_jax import records
+from detox_jax.toxicity import quality
+from detox_jax.toxicity.classifier import RELIABILITY_FILE, ClassifierScorer
+from detox_jax.toxicity.scorer import prepare
+
+CARD_FILE = "README.md"
+_COLUMNS = {
+    "texts": "texts",
+    "share_labelled_toxic": "share ≥ 0.5",
+    "share_scored_toxic": "scored ≥ 0.5",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "calibration_error": "calibration error",
+    "spearman": "Spearman",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """A text that was never trained on, and its labels."""
+
+    text: str
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the card says beside the quality.
+
+    Attributes:
+      base: what it was trained from; random weights where None.
+      data: what it was trained on.
+      recipe: how.
+      parameters: how many.
+    """
+
+    base: str | None
+    data: str
+    recipe: str
+    parameters: int
+
+
+def measure(
+    scorer: ClassifierScorer, held_out: Sequence[HeldOut], labels: Sequence[str]
+) -> dict[str, Any]:
+    """Per label the figures of `quality.ranking`, and the first label's reliability curve.
+
+    Where no text or every text has the label nothing can be ranked, and the shares alone are there.
+    """
+    scores_NC = scorer.score_labels([prepare(each.text) for each in held_out])
+    targets_NC = np.stack([each.labels for each in held_out])
+    report: dict[str, Any] = {"labels": {}}
+    for index, label in enumerate(labels):
+        scores, targets = scores_NC[:, index], targets_NC[:, index]
+        if len(set(targets >= 0.5)) == 2:
+            report["labels"][label] = quality.ranking(scores, targets)
+        else:
+            report["labels"][label] = {
+                "texts": len(scores),
+                "share_scored_toxic": float(np.mean(scores >= 0.5)),
+                "share_labelled_toxic": float(np.mean(targets >= 0.5)),
+            }
+    report["reliability"] = quality.reliability(scores_NC[:, 0], targets_NC[:, 0] >= 0.5)
+    return report
+
+
+def table(report: Mapping[str, Any]) -> list[str]:
+    """The quality as lines of a Markdown table."""
+    lines = ["| label | " + " | ".join(_COLUMNS.values()) + " |", "|---" * 8 + "|"]
+    for label, figures in report["labels"].items():
+        cells = [_cell(figures.get(name)) for name in _COLUMNS]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def write(
+    directory: epath.Path, facts: Facts, report: Mapping[str, Any], scorer: ClassifierScorer
+) -> None:
+    """Writes `README.md`, and `reliability.json` as reports draw it."""
+    curve = report["reliability"]
+    label = scorer.label
+    reliability = {
+        "label": label,
+        "scores": [row["mean_score"] for row in curve],
+        "shares": [row["share_positive"] for row in curve],
+        "counts": [row["texts"] for row in curve],
+        "calibration_error": report["labels"][label].get("calibration_error"),
+        "against": f"{label} at least 0.5, held-out texts",
+    }
+    records.write_json(directory / RELIABILITY_FILE, reliability)
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-classification"]
+    lines += ["tags: [toxicity]", "---", "", "# Toxicity classifier", ""]
+    lines += ["Trained and exported with detox_jax (`detox-jax train_scorer`).", ""]
+    lines += [f"- fingerprint as a scorer of {label}: {scorer.fingerprint}"]
+    lines += [f"- from: {facts.base or 'random weights'}; {facts.parameters:,} parameters"]
+    lines += [f"- text: {facts.data}", f"- training: {facts.recipe}"]
+    lines += ["- outputs: one sigmoid a label, the share of raters who would give it", ""]
+    lines += ["## Quality", "", "On held-out text of the same task, never trained on.", ""]
+    lines += [*table(report), ""]
+    lines += ["A model of its training text: judge it on your own before you trust it.", ""]
+    records.write_bytes(directory / CARD_FILE, "\n".join(lines).encode())

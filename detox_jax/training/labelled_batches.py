@@ -1,0 +1,196 @@
+"""Labelled texts to batches: every text a row of its own, and the loss of its labels.
+
+A task gives examples `{"text", "labels", "weight"}`: a string, numbers from 0 to 1 (the share of
+raters who gave each label), and by how much the text counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from detox_jax.errors import UserError
+from detox_jax.training import losses
+from detox_jax.training import params as params_lib
+from detox_jax.training.step import Batch
+
+Encode = Callable[[Sequence[str]], list[list[int]]]
+_SHIFT = 1  # This package's ids start behind padding.
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelLoss:
+    """Cross-entropy of every label on its own, as a `step.Loss`.
+
+    Attributes:
+      positive_weight: by how much a label that is true counts more than one that is not; above 1
+        for rare labels, at the price of scores that are too high.
+    """
+
+    positive_weight: float = 1.0
+
+    def __post_init__(self):
+        if self.positive_weight <= 0:
+            raise UserError(
+                f"LabelLoss.positive_weight is {self.positive_weight}; must be positive"
+            )
+
+    def __call__(
+        self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Summed loss in nats, and the weights of texts and labels."""
+        logits_BC: Any = model.apply(
+            {"params": params},
+            batch["tokens"],
+            enable_dropout=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        return losses.binary_cross_entropy(
+            logits_BC, batch["labels"], batch["weights"], self.positive_weight
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTask:
+    """A task of labelled texts, and how its texts become ids.
+
+    Attributes:
+      task: of seqio.
+      labels: names of the labels, in order.
+      encode: texts to ids, special tokens included, cut.
+      length: of the rows, in tokens.
+      batch_size: texts a batch, over all hosts.
+    """
+
+    task: Any
+    labels: tuple[str, ...]
+    encode: Encode
+    length: int
+    batch_size: int
+
+    def batch(self, examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """This host's rows of a batch; rows of weight 0 fill it.
+
+        Returns:
+          `tokens` int32 `[B, L]`, padded with 0 on the right, `labels` float32 `[B, C]`, `weights`
+          float32 `[B]`.
+        """
+        hosts = jax.process_count()
+        size = self.batch_size // hosts
+        examples = examples[size * jax.process_index() :][:size]
+        tokens_BL = np.zeros((size, self.length), np.int32)
+        labels_BC = np.zeros((size, len(self.labels)), np.float32)
+        weights_B = np.zeros(size, np.float32)
+        ids = self.encode([text_of(example) for example in examples])
+        for row, (example, own) in enumerate(zip(examples, ids, strict=True)):
+            tokens_BL[row, : len(own)] = np.asarray(own, np.int32) + _SHIFT
+            labels_BC[row] = self.labels_of(example)
+            weights_B[row] = example["weight"]
+        return {"tokens": tokens_BL, "labels": labels_BC, "weights": weights_B}
+
+    def labels_of(self, example: dict[str, Any]) -> np.ndarray:
+        """The labels of an example, checked.
+
+        Raises:
+          UserError: if there are too few or too many, or one is no share.
+        """
+        labels = np.asarray(example["labels"], np.float32)
+        where = f"task {self.task.name!r}: {text_of(example)[:40]!r}"
+        if labels.shape != (len(self.labels),):
+            raise UserError(
+                f"{where} has {labels.size} labels; LABELS names {len(self.labels)}: "
+                f"{', '.join(self.labels)}"
+            )
+        if not ((labels >= 0) & (labels <= 1)).all():
+            raise UserError(f"{where} has the labels {labels.tolist()}; they are from 0 to 1")
+        return labels
+
+    def validation_batches(self, max_batches: int) -> Iterator[dict[str, np.ndarray]]:
+        """The first batches of the validation split."""
+        from detox_jax.training import data  # tensorflow: not for importing this module
+
+        examples = iter(data.examples(self.task, "validation", seed=0))
+        for _ in range(max_batches):
+            batch = list(itertools.islice(examples, self.batch_size))
+            if not batch:
+                return
+            yield self.batch(batch)
+
+
+def text_of(example: dict[str, Any]) -> str:
+    """The text of an example."""
+    return example["text"].decode("utf-8", "replace")
+
+
+class LabelledBatches:
+    """Endless batches of a task's training texts; `state` and `restore` make it resumable.
+
+    Epochs are shuffled with seeds of their own, and a batch may reach into the next epoch.
+
+    Attributes:
+      identity: what decides the batches.
+    """
+
+    def __init__(self, source: LabelledTask, seed: int, identity: dict[str, Any]):
+        """Starts at the first text.
+
+        Args:
+          source: where the batches come from.
+          seed: of the order.
+          identity: what else decides them: data, tokenizer.
+        """
+        self._source = source
+        self._seed = seed
+        self._epoch = self._row = 0
+        self._examples: Iterator[dict[str, Any]] | None = None
+        sizes = {"batch_size": source.batch_size, "length": source.length, "seed": seed}
+        self.identity = {"task": source.task.name, **sizes, **identity}
+
+    def __iter__(self) -> LabelledBatches:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return self._source.batch([self._next() for _ in range(self._source.batch_size)])
+
+    def state(self) -> dict[str, Any]:
+        """The position in the data, as JSON."""
+        return {"identity": self.identity, "epoch": self._epoch, "row": self._row}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a position that `state` gave.
+
+        Raises:
+          UserError: if it belongs to other data, naming what differs.
+        """
+        for name, value in self.identity.items():
+            if state["identity"].get(name) != value:
+                raise UserError(
+                    f"the checkpoint's position in the data is for {name} "
+                    f"{state['identity'].get(name)!r}, now it is {value!r}; resume with the same"
+                )
+        self._epoch, self._row = state["epoch"], state["row"]
+        self._examples = itertools.islice(self._epoch_examples(), self._row, None)
+
+    def _epoch_examples(self) -> Iterator[dict[str, Any]]:
+        from detox_jax.training import data
+
+        # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
+        seed = (self._seed * 1_000_003 + self._epoch) % (2**31 - 1)
+        return iter(data.examples(self._source.task, "train", seed))
+
+    def _next(self) -> dict[str, Any]:
+        while True:
+            if self._examples is None:
+                self._examples = self._epoch_examples()
+            example = next(self._examples, None)
+            if example is not None:
+                self._row += 1
+                return example
+            if self._row == 0:
+                raise UserError(f"task {self._source.task.name!r}: its training split has no text")
+            self._epoch, self._row, self._examples = self._epoch + 1, 0, None

@@ -1,0 +1,269 @@
+"""seqio tasks of labelled text to train a toxicity classifier on: TFDS, and our JSON Lines.
+
+Examples are `{"text", "labels", "weight"}`: a string, for each label the share of raters who gave
+it, and by how much the text counts. The text stays text: which ids it has is the classifier's.
+`civil_comments_labels` and `jigsaw_labels` are registered by name, with all their labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.toxicity import labelled
+from tasks.corpora import SHUFFLE_BUFFER
+
+DATA_VARIABLE = "DETOX_JAX_DATA"
+CIVIL_COMMENTS_LABELS = (
+    "toxicity",
+    "severe_toxicity",
+    "obscene",
+    "threat",
+    "insult",
+    "identity_attack",
+    "sexual_explicit",
+)
+JIGSAW_LABELS = CIVIL_COMMENTS_LABELS[:-1]
+_FEATURES = {
+    "text": seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0),
+    "labels": seqio.Feature(
+        seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32, rank=1
+    ),
+    "weight": seqio.Feature(
+        seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32, rank=0
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledText:
+    """A text, the shares of its labels, and its weight in the loss."""
+
+    text: str
+    labels: tuple[float, ...]
+    weight: float = 1.0
+
+
+class LabelledSource(seqio.DataSource):
+    """Labelled texts read whole into memory, validated on the way; every split from one reader."""
+
+    def __init__(self, splits: Mapping[str, Callable[[], Iterator[LabelledText]]]):
+        super().__init__(splits=tuple(splits))
+        self._splits = dict(splits)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Examples are dealt to shards one by one."""
+        return True
+
+    def list_shards(self, split: str) -> list[str]:
+        """One."""
+        return [split]
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """The hash of what is read, for manifests; where it lies does not matter."""
+        digest = hashlib.sha256()
+        for example in self._examples(split):
+            digest.update(f"{example}\n".encode("utf-8", "replace"))
+        return {"sha256": digest.hexdigest(), "texts": len(self._examples(split))}
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """Examples; `shuffle` is left to the task, which shuffles all of them."""
+        del shuffle, seed, unused
+        examples = self._examples(split)
+        columns: Any = {
+            "text": [example.text.encode("utf-8", "replace") for example in examples],
+            "labels": [example.labels for example in examples],
+            "weight": [example.weight for example in examples],
+        }
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        if shard_info is not None and shard_info.num_shards > 1:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        return dataset
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
+    def _examples(self, split: str) -> list[LabelledText]:
+        examples = [example for example in self._splits[split]() if example.text.strip()]
+        if not examples:
+            raise UserError(f"no labelled text for the split {split!r}")
+        return examples
+
+
+# --- preprocessors ----------------------------------------------------------------------------
+
+
+def choose_labels(dataset: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
+    """TFDS' examples, a column a label, to `{"text", "labels", "weight"}`.
+
+    Texts of white space alone are dropped.
+    """
+
+    def choose(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        columns = [tf.cast(example[label], tf.float32) for label in labels]
+        return {
+            "text": example["text"],
+            "labels": tf.stack(columns),
+            "weight": tf.constant(1.0),
+        }
+
+    has_text = lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0  # noqa: E731
+    return dataset.filter(has_text).map(choose, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+# --- readers ----------------------------------------------------------------------------------
+
+
+def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterator[LabelledText]:
+    """JSON Lines documents with a number from 0 to 1 for every label.
+
+    Args:
+      path: file, glob or directory.
+      labels: their fields.
+      part: 0 for the documents that are held out, one in five by the hash of their ids, 1 for the
+        others; all where None.
+
+    Raises:
+      UserError: if a document lacks a label, or has one that is no share.
+    """
+    for document in records.read_documents(path):
+        if part is not None and min(labelled.hash_of(document.id) % 5, 1) != part:
+            continue
+        values = {"toxicity": document.toxicity, **document.extra}
+        for label in labels:
+            value = values.get(label)
+            if value is None:
+                raise UserError(
+                    f"{path}: record {document.id!r} has no label {label!r}; every record needs "
+                    f"a number from 0 to 1 for each of {', '.join(labels)}"
+                )
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise UserError(
+                    f"{path}: record {document.id!r}: {label!r} is {value!r}; expected a number "
+                    "from 0 to 1"
+                )
+        yield LabelledText(document.text, tuple(float(values[label]) for label in labels))
+
+
+def _read_data_dir(path: str, held_out: bool) -> Iterator[LabelledText]:
+    for example in labelled.read_examples(Path(path)):
+        if example.held_out == held_out:
+            yield LabelledText(example.text, (example.toxicity,), example.weight)
+
+
+# --- factories for gin ------------------------------------------------------------------------
+
+
+def labelled_task(
+    labels: Sequence[str] = ("toxicity",),
+    files: str | None = None,
+    validation_files: str | None = None,
+    registered: str | None = None,
+    data_dir: str | None = None,
+) -> seqio.Task:
+    """A task of labelled texts.
+
+    Args:
+      labels: what to learn.
+      files: JSON Lines documents with a field for every label: file, glob or directory.
+      validation_files: more of them, never trained on; one in five of `files` where None.
+      registered: instead of files, a task of TFDS: `civil_comments_labels` or `jigsaw_labels`.
+      data_dir: where there are neither, the labelled text that the embedded scorer learns, which
+        has one label, toxicity; the environment variable DETOX_JAX_DATA where None.
+
+    Raises:
+      UserError: if there is nothing to read, or it has other labels.
+    """
+    labels = tuple(labels)
+    if not labels or len(set(labels)) != len(labels):
+        raise UserError(f"LABELS is {labels}; name every label once, and at least one")
+    if files and registered:
+        raise UserError(f"INPUT is {files} and TASK_NAME is {registered}; set one of the two")
+    if registered:
+        return _registered(registered, labels)
+    if files:
+        source = _documents(files, validation_files, labels)
+    else:
+        source = _data_dir(data_dir or os.environ.get(DATA_VARIABLE), labels)
+    return seqio.Task(
+        "labelled",
+        source=source,
+        output_features=_FEATURES,
+        preprocessors=[],
+        shuffle_buffer_size=SHUFFLE_BUFFER,
+    )
+
+
+def _documents(files: str, validation_files: str | None, labels: tuple[str, ...]) -> LabelledSource:
+    held_out = validation_files is None
+    return LabelledSource(
+        {
+            "train": lambda: read_documents(files, labels, 1 if held_out else None),
+            "validation": lambda: read_documents(
+                validation_files or files, labels, 0 if held_out else None
+            ),
+        }
+    )
+
+
+def _data_dir(path: str | None, labels: tuple[str, ...]) -> LabelledSource:
+    if not path:
+        raise UserError(
+            f"no labelled text: set INPUT, TASK_NAME, DATA_DIR or the variable {DATA_VARIABLE}"
+        )
+    if labels != ("toxicity",):
+        raise UserError(f"LABELS is {labels}; the text of {DATA_VARIABLE} has toxicity alone")
+    return LabelledSource(
+        {
+            "train": lambda: _read_data_dir(path, False),
+            "validation": lambda: _read_data_dir(path, True),
+        }
+    )
+
+
+_TFDS = {
+    "civil_comments_labels": ("civil_comments:1.2.4", "validation", CIVIL_COMMENTS_LABELS),
+    "jigsaw_labels": ("wikipedia_toxicity_subtypes:0.3.1", "test", JIGSAW_LABELS),
+}
+
+
+def _registered(name: str, labels: tuple[str, ...]) -> seqio.Task:
+    if name not in _TFDS:
+        raise UserError(f"TASK_NAME is {name!r}; one of {', '.join(_TFDS)}")
+    known = _TFDS[name][2]
+    if unknown := [label for label in labels if label not in known]:
+        raise UserError(f"LABELS: {name} has no {unknown[0]!r}; its labels are {', '.join(known)}")
+    task = seqio.TaskRegistry.get(name)
+    return task.replace(name=name, preprocessors=[functools.partial(choose_labels, labels=labels)])
+
+
+def _register_all() -> None:
+    for name, (tfds_name, validation, labels) in _TFDS.items():
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.TfdsDataSource(  # type: ignore
+                tfds_name, splits={"train": "train", "validation": validation}
+            ),
+            output_features=_FEATURES,
+            preprocessors=[functools.partial(choose_labels, labels=labels)],
+            shuffle_buffer_size=SHUFFLE_BUFFER,
+        )
+
+
+_register_all()

@@ -1,0 +1,121 @@
+"""Tasks of labelled text: TFDS' columns, our JSON Lines, what is held out."""
+
+import json
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from detox_jax.errors import UserError
+from detox_jax.toxicity import labelled
+from detox_jax.training import data
+from tasks import classification
+
+# A record of each dataset, with all the columns of its TFDS builder.
+CIVIL = {
+    "text": ["You are an idiot.", "  \n", "Good day"],
+    "id": ["1", "2", "3"],
+    "parent_text": ["", "", ""],
+    "parent_id": [0, 0, 0],
+    "article_id": [1, 1, 1],
+    "publication_id": ["x", "x", "x"],
+    "created_date": ["2017", "2017", "2017"],
+    "toxicity": [0.8, 0.0, 0.1],
+    "severe_toxicity": [0.0, 0.0, 0.0],
+    "obscene": [0.1, 0.0, 0.0],
+    "threat": [0.0, 0.0, 0.0],
+    "insult": [0.75, 0.0, 0.05],
+    "identity_attack": [0.2, 0.0, 0.0],
+    "sexual_explicit": [0.3, 0.0, 0.0],
+}
+_NOT_IN_JIGSAW = ("parent_", "article", "publi", "created", "sexual")
+JIGSAW = {
+    **{name: column for name, column in CIVIL.items() if not name.startswith(_NOT_IN_JIGSAW)},
+    "language": ["en", "en", "en"],
+}
+RECORDS = {
+    "civil_comments_labels": ("civil_comments", CIVIL),
+    "jigsaw_labels": ("wikipedia_toxicity_subtypes", JIGSAW),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_columns_of_tfds_become_labels(name, tmp_path):
+    builder_name, columns = RECORDS[name]
+    features = tfds.builder(builder_name, data_dir=str(tmp_path)).info.features
+    assert set(features) == set(columns)
+    task = classification.labelled_task(("insult", "toxicity"), registered=name)
+    assert set(task.splits) == {"train", "validation"}
+    dataset = tf.data.Dataset.from_tensor_slices(columns)
+    for preprocess in task.preprocessors:
+        dataset = preprocess(dataset)
+    first, second = dataset.as_numpy_iterator()
+    assert first["text"] == b"You are an idiot." and second["text"] == b"Good day"
+    np.testing.assert_allclose(first["labels"], [0.75, 0.8])
+    assert first["weight"] == 1.0 and first.keys() == {"text", "labels", "weight"}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_registered_by_name_with_all_labels(name):
+    task = seqio.TaskRegistry.get(name)
+    (example, _) = task.preprocessors[0](
+        tf.data.Dataset.from_tensor_slices(RECORDS[name][1])
+    ).as_numpy_iterator()
+    assert len(example["labels"]) == (7 if name.startswith("civil") else 6)
+    assert task.source.tfds_dataset.name.split(":")[0] == RECORDS[name][0]
+
+
+def _write(path, count=40):
+    lines = [
+        {"id": str(i), "text": f"text {i}", "toxicity": i / 100, "rude": 1} for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def _texts(task, split):
+    return {example["text"].decode() for example in data.examples(task, split)}
+
+
+def test_one_document_in_five_is_held_out(tmp_path):
+    task = classification.labelled_task(("rude", "toxicity"), _write(tmp_path / "a.jsonl"))
+    train, held_out = _texts(task, "train"), _texts(task, "validation")
+    assert not train & held_out and len(train | held_out) == 40
+    assert 3 <= len(held_out) <= 14
+    example = next(iter(data.examples(task, "train")))
+    number = int(example["text"].decode().split()[1])
+    np.testing.assert_allclose(example["labels"], [1.0, number / 100], rtol=1e-6)
+
+
+def test_a_validation_file_holds_nothing_else_out(tmp_path):
+    files = _write(tmp_path / "a.jsonl"), _write(tmp_path / "b.jsonl", 3)
+    task = classification.labelled_task(("toxicity",), *files)
+    assert len(_texts(task, "train")) == 40 and len(_texts(task, "validation")) == 3
+    described = data.describe(task, "train"), data.describe(task, "validation")
+    assert described[0]["texts"] == 40 and described[0]["sha256"] != described[1]["sha256"]
+
+
+def test_the_embedded_scorers_text_and_weights(monkeypatch):
+    examples = [
+        labelled.Example("good day", 0.05, 2.0, "neutral", False, 0),
+        labelled.Example("you idiot", 0.8, 20.0, "rtp", False, 0),
+        labelled.Example("late again", 0.1, 1.0, "rtp", True, 0),
+    ]
+    monkeypatch.setattr(labelled, "read_examples", lambda path: examples)
+    monkeypatch.setenv("DETOX_JAX_DATA", "somewhere")
+    task = classification.labelled_task()
+    first, second = data.examples(task, "train")
+    assert first["text"] == b"good day" and first["weight"] == 2.0
+    assert second["labels"] == pytest.approx([0.8]) and second["weight"] == 20.0
+    assert _texts(task, "validation") == {"late again"}
+    with pytest.raises(UserError, match="has toxicity alone"):
+        classification.labelled_task(("insult",))
+
+
+def test_an_empty_file_of_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "text": " ", "toxicity": 0.1}\n')
+    task = classification.labelled_task(("toxicity",), str(tmp_path / "a.jsonl"))
+    with pytest.raises(UserError, match="no labelled text for the split 'train'"):
+        data.describe(task, "train")

@@ -1,0 +1,113 @@
+"""Labelled texts as batches, and the loss of their labels."""
+
+import numpy as np
+import pytest
+import seqio
+
+from detox_jax.errors import UserError
+from detox_jax.training import data, losses
+from detox_jax.training.labelled_batches import LabelledBatches, LabelledTask, LabelLoss
+from tasks.classification import _FEATURES, LabelledSource, LabelledText
+
+TEXTS = [LabelledText(f"text {i}", (i / 10, 1.0), 1.0 + i) for i in range(7)]
+
+
+def _task(texts=TEXTS):
+    splits = {"train": lambda: iter(texts), "validation": lambda: iter(texts[:5])}
+    return seqio.Task(
+        "made",
+        source=LabelledSource(splits),
+        output_features=_FEATURES,
+        preprocessors=[],
+        shuffle_buffer_size=100,
+    )
+
+
+def _encode(texts):
+    return [[9, int(text.split()[1]), 9] for text in texts]
+
+
+def _source(batch_size=3, labels=("a", "b"), texts=TEXTS):
+    return LabelledTask(_task(texts), labels, _encode, length=5, batch_size=batch_size)
+
+
+def test_rows_hold_tokens_labels_and_weights():
+    batch = next(LabelledBatches(_source(), 0, {}))
+    assert batch["tokens"].shape == (3, 5) and batch["tokens"].dtype == np.int32
+    columns = (batch["tokens"], batch["labels"], batch["weights"])
+    for tokens, labels, weight in zip(*columns, strict=True):
+        number = tokens[1] - 1  # Ids are shifted behind padding.
+        assert tokens.tolist() == [10, number + 1, 10, 0, 0]
+        np.testing.assert_allclose(labels, [number / 10, 1.0])
+        assert weight == 1 + number
+
+
+def test_every_text_comes_once_an_epoch_in_another_order():
+    batches = LabelledBatches(_source(batch_size=7), 0, {})
+    first, second = (next(batches)["tokens"][:, 1].tolist() for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(1, 8))
+    assert first != second
+    other = next(LabelledBatches(_source(batch_size=7), 1, {}))["tokens"][:, 1].tolist()
+    assert other != first
+
+
+def test_goes_on_where_it_was():
+    batches = LabelledBatches(_source(), 0, {"source": "x"})
+    for _ in range(4):  # Into the second epoch.
+        next(batches)
+    state = batches.state()
+    expected = [next(batches) for _ in range(3)]
+    again = LabelledBatches(_source(), 0, {"source": "x"})
+    again.restore(state)
+    for batch in expected:
+        np.testing.assert_array_equal(next(again)["tokens"], batch["tokens"])
+    with pytest.raises(UserError, match="is for source 'x', now it is 'y'"):
+        LabelledBatches(_source(), 0, {"source": "y"}).restore(state)
+
+
+def test_validation_is_filled_with_rows_of_no_weight():
+    batches = list(_source().validation_batches(9))
+    assert [batch["weights"].tolist().count(0) for batch in batches] == [0, 1]
+    numbers = sorted(n for batch in batches for n in batch["tokens"][:, 1] if n)
+    assert numbers == [1, 2, 3, 4, 5]
+    assert len(list(_source().validation_batches(1))) == 1
+
+
+def test_labels_are_checked():
+    with pytest.raises(UserError, match="has 2 labels; LABELS names 1: a"):
+        next(LabelledBatches(_source(labels=("a",)), 0, {}))
+    wrong = [LabelledText("text 1", (0.5, 1.5))]
+    with pytest.raises(UserError, match="from 0 to 1"):
+        next(LabelledBatches(_source(texts=wrong), 0, {}))
+    with pytest.raises(UserError, match="has no split 'test'"):
+        next(data.examples(_task(), "test"))
+
+
+class _Fixed:
+    """A model whose logits are its parameters."""
+
+    def apply(self, variables, tokens, enable_dropout, rngs):
+        assert enable_dropout == (rngs is not None)
+        return variables["params"]
+
+
+def test_the_loss_is_a_cross_entropy_of_every_label():
+    logits = np.array([[0.3, -2.0], [4.0, 0.0], [9.0, 9.0]], np.float32)
+    labels = np.array([[0.7, 0.0], [1.0, 0.5], [0.0, 0.0]], np.float32)
+    batch = {"tokens": None, "labels": labels, "weights": np.array([2.0, 1.0, 0.0], np.float32)}
+    share = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    by_hand = -labels * np.log(share) - (1 - labels) * np.log(1 - share)
+    total, weight = LabelLoss()(_Fixed(), logits, batch, None)  # type: ignore
+    assert float(total) == pytest.approx((by_hand * [[2], [1], [0]]).sum(), rel=1e-5)
+    assert float(weight) == 6.0  # Of two labels each.
+    by_hand = -3 * labels * np.log(share) - (1 - labels) * np.log(1 - share)
+    total, _ = LabelLoss(3.0)(_Fixed(), logits, batch, None)  # type: ignore
+    assert float(total) == pytest.approx((by_hand * [[2], [1], [0]]).sum(), rel=1e-5)
+    with pytest.raises(UserError, match="must be positive"):
+        LabelLoss(0.0)
+
+
+def test_far_logits_have_finite_losses():
+    logits, labels = np.array([[1e4, -1e4]], np.float32), np.array([[0.0, 1.0]], np.float32)
+    total, _ = losses.binary_cross_entropy(logits, labels, np.ones(1, np.float32))  # type: ignore
+    assert float(total) == pytest.approx(2e4)
