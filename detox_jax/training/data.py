@@ -229,8 +229,10 @@ def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
         raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
 
 
-def examples(task: seqio.Task, split: str) -> Iterator[Row]:
+def examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
     """One pass over a split as the task has it, in order and whole: every host reads all of it."""
+    if isinstance(task, seqio.Mixture):
+        raise UserError(f"mixture {task.name!r} has no order; name its tasks one by one")
     _check_split(task, split)
     dataset = task.get_dataset(
         sequence_length=None, split=split, shuffle=False, try_in_mem_cache=False
