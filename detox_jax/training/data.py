@@ -232,6 +232,8 @@ def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
 
 def examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
     """One pass over a split as the task has it, in order and whole: every host reads all of it."""
+    if isinstance(task, seqio.Mixture):
+        raise UserError(f"mixture {task.name!r} has no order; name its tasks one by one")
     _check_split(task, split)
     dataset = task.get_dataset(
         sequence_length=None, split=split, shuffle=False, try_in_mem_cache=False
