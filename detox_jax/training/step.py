@@ -40,17 +40,17 @@ def batch_loss(
     model: TransformerLM, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """Summed loss in nats and number of target tokens of a packed batch `[B, L]`."""
-    logits_BLV: Any = model.apply(
-        {"params": params},
+    return losses.next_token_loss(
+        model,
+        params,
         batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
+        batch["decoder_loss_weights"],
+        chunk=model.config.logits_chunk,
         decoder_segment_ids=batch["decoder_segment_ids"],
         decoder_positions=batch["decoder_positions"],
         enable_dropout=dropout_key is not None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
-    )
-    return losses.cross_entropy(
-        logits_BLV, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
     )
 
 
@@ -62,6 +62,7 @@ def train_step(
     model: TransformerLM,
     optimizer: optax.GradientTransformation,
     seed: int,
+    accumulation_steps: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of the trainable parameters; the same for every adaptation.
 
@@ -71,17 +72,50 @@ def train_step(
     dropout_key = None
     if model.config.dropout_rate > 0:
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    tokens = jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32))
 
-    def loss_fn(trainable: params_lib.Params) -> tuple[jax.Array, jax.Array]:
+    def loss_fn(
+        trainable: params_lib.Params, part: Batch, dropout_key: jax.Array | None
+    ) -> jax.Array:
         params = params_lib.combine(trainable, frozen)
-        total, tokens = batch_loss(model, params, batch, dropout_key)
-        return total / jnp.maximum(tokens, 1.0), tokens
+        # Divided by the tokens of the whole batch, so that the parts of one add up to its mean.
+        return batch_loss(model, params, part, dropout_key)[0] / jnp.maximum(tokens, 1.0)
 
-    (loss, tokens), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss_and_gradients = functools.partial(jax.value_and_grad(loss_fn), state.params)
+    if accumulation_steps == 1:
+        loss, gradients = loss_and_gradients(batch, dropout_key)
+    else:
+        loss, gradients = _accumulate(loss_and_gradients, batch, dropout_key, accumulation_steps)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients), "tokens": tokens}
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _accumulate(
+    loss_and_gradients: Callable[..., tuple[jax.Array, params_lib.Params]],
+    batch: Batch,
+    dropout_key: jax.Array | None,
+    num_parts: int,
+) -> tuple[jax.Array, params_lib.Params]:
+    """Sums of loss and float32 gradients over the parts of a batch, one part after the other."""
+
+    def split(x_BL: jax.Array) -> jax.Array:
+        # Every part takes its rows from all devices, so that none has to move.
+        return x_BL.reshape(-1, num_parts, *x_BL.shape[1:]).swapaxes(0, 1)
+
+    def add(sums: Any, numbered: Any) -> Any:
+        index, part = numbered
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+        new = loss_and_gradients(part, key)
+        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, new), None
+
+    parts = jnp.arange(num_parts), jax.tree.map(split, dict(batch))
+    first = jax.tree.map(lambda x: x[0], parts[1])
+    shapes = jax.eval_shape(loss_and_gradients, first, dropout_key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+    (loss, gradients), _ = jax.lax.scan(add, zeros, parts)
+    return loss, jax.tree.map(lambda x, like: x.astype(like.dtype), gradients, shapes[1])
 
 
 def init_trainable(
@@ -91,6 +125,13 @@ def init_trainable(
 
     The frozen parameters are not initialised at all: they come from a checkpoint.
     """
+    with meshes.sharding_scope(mesh):
+        params = jit_init(model, mesh, seed)()
+    return create_state(params, mesh, optimizer)
+
+
+def jit_init(model: TransformerLM, mesh: Mesh, seed: int) -> Any:
+    """What creates the trainable parameters: each device makes its own part and no other."""
     pattern = adaptations.trainable_pattern(model.adaptation)
     shardings, _ = params_lib.partition(meshes.param_shardings(model, mesh), pattern)
 
@@ -99,9 +140,7 @@ def init_trainable(
         variables: Any = model.init(jax.random.key(seed), tokens, enable_dropout=False)
         return params_lib.partition(variables["params"], pattern)[0]
 
-    with meshes.sharding_scope(mesh):
-        params = jax.jit(init, out_shardings=shardings)()
-    return create_state(params, mesh, optimizer)
+    return jax.jit(init, out_shardings=shardings)
 
 
 def create_state(
@@ -122,10 +161,26 @@ def create_state(
 
 
 def jit_train_step(
-    model: TransformerLM, optimizer: optax.GradientTransformation, seed: int
+    model: TransformerLM,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    accumulation_steps: int = 1,
 ) -> Callable[[TrainState, params_lib.Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """`train_step`, compiled; the old state's memory is reused, its shardings are kept."""
-    step = functools.partial(train_step, model=model, optimizer=optimizer, seed=seed)
+    """`train_step`, compiled; the old state's memory is reused, its shardings are kept.
+
+    Args:
+      model: the network.
+      optimizer: of its trainable parameters.
+      seed: of dropout.
+      accumulation_steps: parts of a batch that are computed one after the other.
+    """
+    step = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        seed=seed,
+        accumulation_steps=accumulation_steps,
+    )
     return jax.jit(step, donate_argnums=0)
 
 

@@ -1,12 +1,17 @@
 """The training step: one for every adaptation, sharded as unsharded, frozen bits untouched."""
 
+import dataclasses
 import functools
+import itertools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
@@ -73,6 +78,78 @@ def test_sharded_losses_equal_unsharded(config, one_device_mesh, shape):
     assert len({str(s.index) for s in kernel.addressable_shards}) == parts
 
 
+@pytest.mark.slow
+def test_every_mesh_of_eight_devices_computes_the_same(config, one_device_mesh):
+    cfg = dataclasses.replace(config, num_heads=8)
+    expected, reference, _ = run_steps(cfg, None, one_device_mesh)
+    sizes = [s for s in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(s) == 8]
+    assert len(sizes) == 10
+    for size in sizes:
+        mesh = meshes.create_mesh(dict(zip(meshes.AXES, size, strict=True)))
+        losses, state, _ = run_steps(cfg, None, mesh)
+        print(dict(mesh.shape), max(abs(np.divide(losses, expected) - 1)))
+        np.testing.assert_allclose(losses, expected, rtol=2e-6)
+        for path, leaf in traverse_util.flatten_dict(state.params).items():
+            other = traverse_util.flatten_dict(reference.params)[path]
+            np.testing.assert_allclose(leaf, other, atol=2e-3, err_msg=str(path))
+
+
+def uneven_batch(config):
+    """Rows of different numbers of tokens: a mean of means is not the mean."""
+    batch = make_batch(config)
+    weights = batch["decoder_loss_weights"].copy()
+    for row in range(8):
+        weights[row, 3 * row % 7 + row % 2 * 12 :] = 0
+    return {**batch, "decoder_loss_weights": weights}
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "shape", "parts"),
+    [(None, {"data": 1}, 4), (LoRAConfig(4), {"data": 2, "fsdp": 2, "model": 2}, 2)],
+    ids=["whole", "lora on a mesh"],
+)
+def test_accumulated_gradients_are_those_of_the_large_batch(config, adaptation, shape, parts):
+    mesh = meshes.create_mesh(shape, jax.devices()[: math.prod(shape.values())])
+    model, params = random_params(config, adaptation)
+    params = jax.device_put(params, meshes.param_shardings(model, mesh))
+    trained, frozen = params_lib.partition(params, adaptations.trainable_pattern(adaptation))
+    batch = jax.device_put(uneven_batch(config), meshes.batch_sharding(mesh))
+    assert len({*np.sum(batch["decoder_loss_weights"], axis=1).tolist()}) > 4
+    optimizer = optax.sgd(1.0)  # The change of a parameter is its gradient.
+
+    def run(accumulation_steps):
+        state = steps.create_state(jax.tree.map(jnp.copy, trained), mesh, optimizer)
+        step = steps.jit_train_step(model, optimizer, 0, accumulation_steps)
+        with meshes.sharding_scope(mesh):
+            state, metrics = step(state, frozen, batch)
+        return metrics, jax.tree.map(lambda a, b: a - b, trained, state.params)
+
+    (expected, gradients), (metrics, accumulated) = run(1), run(parts)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-6, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), accumulated, gradients
+    )
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradients)) > 1e-2
+
+
+def test_parts_of_a_batch_draw_their_own_dropout(config, one_device_mesh):
+    """Two rows that are alike get two masks, as in a large batch."""
+    cfg = dataclasses.replace(config, dropout_rate=0.5)
+    model, params = random_params(cfg)
+    row = jax.tree.map(lambda x: np.repeat(x[:1], 2, axis=0), make_batch(cfg))
+    optimizer = optax.sgd(0.0)
+    losses = []
+    for parts in (1, 2):
+        state = steps.create_state(jax.tree.map(jnp.copy, params), one_device_mesh, optimizer)
+        _, metrics = steps.jit_train_step(model, optimizer, 0, parts)(state, {}, row)
+        losses.append(float(metrics["loss"]))
+    one = jax.tree.map(lambda x: x[:1], row)
+    state = steps.create_state(jax.tree.map(jnp.copy, params), one_device_mesh, optimizer)
+    _, metrics = steps.jit_train_step(model, optimizer, 0)(state, {}, one)
+    assert len({*losses, float(metrics["loss"])}) == 3
+
+
 @functools.cache
 def _one_device_run(config, mesh):
     return run_steps(config, None, mesh)
@@ -133,12 +210,24 @@ def test_loss_is_the_mean_over_weighted_targets(config):
 
 
 def test_created_sharded_over_the_mesh(config):
+    """Every device makes its own part of each parameter, and nothing larger on the way."""
     mesh = meshes.create_mesh({"fsdp": 4, "model": 2})
-    state = steps.init_trainable(TransformerLM(config), mesh, AdamW().transformation(1), seed=0)
-    kernel = state.params["layers"]["mlp"]["wi"]["kernel"]
-    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+    model = TransformerLM(dataclasses.replace(config, emb_dim=128, mlp_dim=512))
+    state = steps.init_trainable(model, mesh, AdamW().transformation(1), seed=0)
     moments = optax.tree.get(state.opt_state, "mu")
-    assert moments["layers"]["mlp"]["wi"]["kernel"].sharding == kernel.sharding
+    full = held = 0
+    for leaf, moment in zip(*map(jax.tree.leaves, (state.params, moments)), strict=True):
+        part = leaf.addressable_shards[0].data
+        assert moment.sharding == leaf.sharding
+        full, held = full + leaf.nbytes, held + part.nbytes
+        if leaf.ndim > 2:  # Of the matrices of the layers, an eighth.
+            assert part.size * 8 == leaf.size
+    assert held < full / 7
+    with meshes.sharding_scope(mesh):
+        compiled = steps.jit_init(model, mesh, 0).lower().compile()
+    memory: Any = compiled.memory_analysis()
+    assert memory.output_size_in_bytes < full / 7
+    assert memory.temp_size_in_bytes < full / 4
 
 
 def test_initialisation_does_not_depend_on_the_mesh(config, one_device_mesh):
