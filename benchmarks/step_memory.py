@@ -1,4 +1,4 @@
-"""Memory that a chip needs for loss and gradients, by attention kernel, rematerialisation and chunk.
+"""Memory of loss and gradients on a chip, by attention kernel, rematerialisation and chunk.
 
     pip install 'detox-jax[tpu]'
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/step_memory.py [--model=126m] \

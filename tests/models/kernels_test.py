@@ -154,13 +154,25 @@ def test_a_kernel_asked_for_by_name_is_never_replaced(config, platform, fields, 
         assert kernels.choose(cfg, 8, 1)[0] is None  # A decoding step is always plain.
 
 
-def _loss_and_gradients(cfg, shape, length):
-    """Of a packed batch on a mesh."""
+def test_a_kernel_runs_on_each_devices_rows_and_heads():
+    q, k, v, segments = (jnp.tile(x, (2, *[1] * (x.ndim - 1))) for x in _inputs(24))
+    kernel = kernels.Cudnn(0.3, implementation="xla")
+    mesh = meshes.create_mesh({"data": 2, "fsdp": 2, "model": 2})
+    with meshes.sharding_scope(mesh), jax.numpy_dtype_promotion("standard"):
+        attend_jit = jax.jit(kernel.attend)
+        arrays = jax.device_put((q, k, v, segments), meshes.batch_sharding(mesh))
+        got = attend_jit(*arrays)
+        text = attend_jit.lower(*arrays).as_text()
+    np.testing.assert_allclose(got, _plain(q, k, v, segments, 0.3), atol=1e-5)
+    assert got.addressable_shards[0].data.shape == (1, 24, 2, K)
+    assert "tensor<1x24x2x8xf32>" in text  # The queries of one device.
+
+
+def _loss(cfg, shape, length, differentiate=lambda loss: loss):
+    """The loss of a packed batch on a mesh, or what `differentiate` makes of it."""
     model, params = random_params(cfg)
     tokens = jax.random.randint(jax.random.key(1), (8, length), 1, cfg.vocab_size)
-    segments = jnp.asarray(1 + (np.arange(length) >= length // 3), jnp.int32) * jnp.ones_like(
-        tokens
-    )
+    segments = jnp.asarray(np.arange(length) >= length // 3, jnp.int32) + jnp.ones_like(tokens)
     mesh = meshes.create_mesh(shape)
     tokens, segments = jax.device_put((tokens, segments), meshes.batch_sharding(mesh))
 
@@ -172,24 +184,37 @@ def _loss_and_gradients(cfg, shape, length):
 
     with meshes.sharding_scope(mesh), jax.numpy_dtype_promotion("standard"):
         params = jax.device_put(params, meshes.param_shardings(model, mesh))
-        return jax.jit(jax.value_and_grad(loss))(params)
+        return jax.jit(differentiate(loss))(params)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "length"),
-    [
-        (kernels.Cudnn(8**-0.5, implementation="xla"), 24),
-        pytest.param(kernels.Splash(8**-0.5, interpret=True), 200, marks=pytest.mark.slow),
-    ],
-)
-def test_model_with_a_kernel_over_a_mesh_equals_plain(config, monkeypatch, kernel, length):
-    cfg = dataclasses.replace(config, num_kv_heads=2, max_length=256)
-    expected = _loss_and_gradients(cfg, {"data": 8}, length)
+def _use(monkeypatch, kernel):
     monkeypatch.setattr(
         kernels, "choose", lambda cfg, rows, length, **_: (kernel if length > 1 else None, "")
     )
-    cfg = dataclasses.replace(cfg, remat="dots")
-    got = _loss_and_gradients(cfg, {"data": 2, "fsdp": 2, "model": 2}, length)
+
+
+def test_a_model_hands_its_kernel_what_plain_attention_gets(config, monkeypatch):
+    cfg = dataclasses.replace(config, num_kv_heads=2)
+    expected = _loss(cfg, {"data": 8}, 24)
+    given = []
+    attend_ = kernels.Cudnn.attend
+    monkeypatch.setattr(
+        kernels.Cudnn, "attend", lambda self, *args: given.append(args) or attend_(self, *args)
+    )
+    _use(monkeypatch, kernels.Cudnn(8**-0.5, implementation="xla"))
+    got = _loss(cfg, {"data": 8}, 24)
+    assert float(got) == pytest.approx(float(expected), rel=1e-6)
+    assert given and all(ids.shape == (8, 24) for *_, ids in given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "dots", "attention"])
+def test_a_model_trains_with_splash_over_a_mesh_as_with_plain_attention(config, monkeypatch, remat):
+    cfg = dataclasses.replace(config, num_kv_heads=2, max_length=256)
+    expected = _loss(cfg, {"data": 8}, 200, jax.value_and_grad)
+    _use(monkeypatch, kernels.Splash(8**-0.5, interpret=True))
+    cfg = dataclasses.replace(cfg, remat=remat)
+    got = _loss(cfg, {"data": 2, "fsdp": 2, "model": 2}, 200, jax.value_and_grad)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got, expected)
 
 

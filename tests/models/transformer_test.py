@@ -142,7 +142,15 @@ def test_padding_ids_have_no_probability(config):
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["dots_all", "dots", "attention", "full"])
+@pytest.mark.parametrize(
+    "remat",
+    [
+        "dots",
+        "full",
+        pytest.param("dots_all", marks=pytest.mark.slow),
+        pytest.param("attention", marks=pytest.mark.slow),
+    ],
+)
 def test_rematerialisation_changes_no_gradient(config, remat):
     tokens = _tokens(config)
 

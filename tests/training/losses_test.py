@@ -13,33 +13,61 @@ from detox_jax.training import losses
 from tests.conftest import random_params
 
 
-@pytest.mark.parametrize(
-    ("fields", "chunk"),
-    [({}, 8), ({"logits_via_embedding": False, "logits_softcap": 3.0}, 7)],
-    ids=["tied", "untied, chunks do not divide"],
-)
-def test_chunks_change_neither_loss_nor_gradients(config, fields, chunk):
-    model, params = random_params(dataclasses.replace(config, **fields))
+def _arrays(config):
+    """Targets with padding in some rows, and the inputs before them."""
     rng = np.random.default_rng(0)
     targets = rng.integers(1, config.vocab_size, (3, 24)).astype(np.int32)
     targets[0, 20:] = targets[2, 5:] = 0
-    inputs = np.roll(targets, 1, axis=1)
+    return np.roll(targets, 1, axis=1), targets, (targets > 0).astype(np.int32)
 
-    def run(chunk):
-        def loss(params):
-            arrays = (inputs, targets, targets > 0)
-            return losses.next_token_loss(model, params, *arrays, chunk=chunk, enable_dropout=False)
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+@pytest.mark.parametrize("chunk", [8, 7])
+def test_chunks_change_neither_loss_nor_gradients(config, chunk):
+    cfg = dataclasses.replace(config, logits_softcap=3.0)
+    rng = np.random.default_rng(1)
+    x_BLD = rng.normal(size=(3, 24, 32)).astype(np.float32)
+    table_VD = rng.normal(size=(cfg.padded_vocab_size, 32)).astype(np.float32)
+    _, targets, weights = _arrays(cfg)
 
-    (plain, tokens), gradients = run(None)
-    (chunked, again), chunked_gradients = run(chunk)
-    assert float(tokens) == float(again) == 3 * 24 - 4 - 19
-    np.testing.assert_allclose(chunked, plain, rtol=1e-6)
+    def whole(x_BLD, table_VD):
+        return losses.cross_entropy(output_logits(cfg, table_VD, x_BLD), targets, weights)
+
+    def chunked(x_BLD, table_VD):
+        logits_of = functools.partial(output_logits, cfg, table_VD)
+        return losses.chunked_cross_entropy(logits_of, x_BLD, targets, weights, chunk)
+
+    def run(loss):
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x_BLD, table_VD)
+
+    expected, got = run(whole), run(chunked)
+    assert float(got[0][1]) == 3 * 24 - 4 - 19
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
+    assert all(float(jnp.abs(gradient).max()) > 0.1 for gradient in got[1])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_models_loss_in_chunks(config, tied):
+    model, params = random_params(dataclasses.replace(config, logits_via_embedding=tied))
+
+    def loss(chunk):
+        run = functools.partial(losses.next_token_loss, model, chunk=chunk, enable_dropout=False)
+        return jax.jit(run)(params, *_arrays(config))
+
+    np.testing.assert_allclose(loss(7), loss(None), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_models_gradients_in_chunks(config):
+    model, params = random_params(config)
+
+    def gradients(chunk):
+        loss = functools.partial(losses.next_token_loss, model, chunk=chunk, enable_dropout=False)
+        return jax.jit(jax.grad(lambda p: loss(p, *_arrays(config))[0]))(params)
+
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5),
-        chunked_gradients,
-        gradients,
+        gradients(7),
+        gradients(None),
     )
 
 

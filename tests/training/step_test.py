@@ -105,8 +105,11 @@ def uneven_batch(config):
 
 @pytest.mark.parametrize(
     ("adaptation", "shape", "parts"),
-    [(None, {"data": 1}, 4), (LoRAConfig(4), {"data": 2, "fsdp": 2, "model": 2}, 2)],
-    ids=["whole", "lora on a mesh"],
+    [
+        (LoRAConfig(4), {"data": 2, "fsdp": 2, "model": 2}, 2),
+        pytest.param(None, {"data": 1}, 4, marks=pytest.mark.slow),
+    ],
+    ids=["lora on a mesh", "whole"],
 )
 def test_accumulated_gradients_are_those_of_the_large_batch(config, adaptation, shape, parts):
     mesh = meshes.create_mesh(shape, jax.devices()[: math.prod(shape.values())])
@@ -133,6 +136,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(config, adaptation, 
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradients)) > 1e-2
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_draw_their_own_dropout(config, one_device_mesh):
     """Two rows that are alike get two masks, as in a large batch."""
     cfg = dataclasses.replace(config, dropout_rate=0.5)
