@@ -82,7 +82,12 @@ def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> 
 
 
 def _num_slices(devices: np.ndarray) -> int:
-    """Parts of a TPU pod between which there are no links of its own."""
+    """Parts of a TPU pod between which there are no links of its own.
+
+    GPUs call their hosts slices; the network between those is fit for every axis.
+    """
+    if devices.flat[0].platform == "gpu":
+        return 1
     return len({getattr(device, "slice_index", 0) for device in devices.flat})
 
 

@@ -45,7 +45,7 @@ def test_chunks_change_neither_loss_nor_gradients(config, chunk):
     assert all(float(jnp.abs(gradient).max()) > 0.1 for gradient in got[1])
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_models_loss_in_chunks(config, tied):
     model, params = random_params(dataclasses.replace(config, logits_via_embedding=tied))
 
