@@ -17,6 +17,7 @@ from flax.linen import partitioning
 from detox_jax.errors import UserError
 from detox_jax.models import kernels
 from detox_jax.models.attention import KeyValues, attend, training_mask
+from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from tests.conftest import random_params
 
@@ -193,18 +194,25 @@ def _use(monkeypatch, kernel):
     )
 
 
-def test_a_model_hands_its_kernel_what_plain_attention_gets(config, monkeypatch):
-    cfg = dataclasses.replace(config, num_kv_heads=2)
-    expected = _loss(cfg, {"data": 8}, 24)
+def test_a_model_hands_its_kernel_queries_keys_values_and_segments(config, monkeypatch):
     given = []
-    attend_ = kernels.Cudnn.attend
-    monkeypatch.setattr(
-        kernels.Cudnn, "attend", lambda self, *args: given.append(args) or attend_(self, *args)
+
+    def attend(self, q, k, v, segment_ids):
+        given.append([x.shape for x in (q, k, v, segment_ids)])
+        return jnp.zeros_like(q)
+
+    monkeypatch.setattr(kernels.Cudnn, "attend", attend)
+    _use(monkeypatch, kernels.Cudnn(1.0))
+    model = TransformerLM(dataclasses.replace(config, num_kv_heads=2))
+    shapes, _ = meshes.abstract_params(model)
+    tokens = jax.ShapeDtypeStruct((8, 24), jnp.int32)
+    run = functools.partial(model.apply, enable_dropout=False)
+    jax.eval_shape(
+        lambda params, ids: run({"params": params}, ids, decoder_segment_ids=ids), shapes, tokens
     )
-    _use(monkeypatch, kernels.Cudnn(8**-0.5, implementation="xla"))
-    got = _loss(cfg, {"data": 8}, 24)
-    assert float(got) == pytest.approx(float(expected), rel=1e-6)
-    assert given and all(ids.shape == (8, 24) for *_, ids in given)
+    assert given and all(
+        shapes == [(8, 24, 4, 8), (8, 24, 2, 8), (8, 24, 2, 8), (8, 24)] for shapes in given
+    )
 
 
 @pytest.mark.slow
