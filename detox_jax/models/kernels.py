@@ -89,7 +89,7 @@ class Splash:
         out_BHLK = jax.vmap(kernel)(padded(q_BLHK), padded(k_BLGK), padded(v_BLGK), segment_ids_BL)
         return out_BHLK.swapaxes(1, 2)[:, :L].astype(q_BLHK.dtype)
 
-    def _kernel(self, length: int, num_heads: int) -> Callable[..., jax.Array]:
+    def _kernel(self, length: int, num_heads: int) -> Any:
         from jax.experimental.pallas.ops.tpu.splash_attention import (
             splash_attention_kernel,
             splash_attention_mask,
@@ -102,7 +102,16 @@ class Splash:
         block = math.gcd(length, _BLOCK)
         return splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask([mask] * num_heads),
-            block_sizes=splash_attention_kernel.BlockSizes(*[block] * 8),
+            block_sizes=splash_attention_kernel.BlockSizes(
+                block_q=block,
+                block_kv=block,
+                block_kv_compute=block,
+                block_q_dkv=block,
+                block_kv_dkv=block,
+                block_kv_dkv_compute=block,
+                block_q_dq=block,
+                block_kv_dq=block,
+            ),
             head_shards=1,
             q_seq_shards=1,
             attn_logits_soft_cap=self.cap,
