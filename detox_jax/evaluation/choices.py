@@ -138,7 +138,7 @@ def choices(
             if output.has_shard(name, 0, 1):
                 rows = [row for _, row in records.read_jsonl(shard)]
             else:
-                questions = parse_questions(data.examples(task, split_of[name]), name)
+                questions = parse_questions(data.ragged_examples(task, split_of[name]), name)
                 try:
                     answers = answer(questions, read, loaded.vocabulary, start_with_bos)
                 except UserError as error:

@@ -16,6 +16,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints, losses
 
 Window = tuple[Sequence[int], int]
+_LOGITS_CHUNK = 128  # Positions; the logits of long windows over a real vocabulary are gigabytes.
 
 
 def checkpoint_perplexity(
@@ -113,8 +114,10 @@ def _total_nll(
 
     @jax.jit
     def batch_nll(params: Any, inputs_BL: Any, targets_BL: Any, weights_BL: Any) -> jax.Array:
-        logits_BLV: Any = loaded.module.apply({"params": params}, inputs_BL, enable_dropout=False)
-        return losses.cross_entropy(logits_BLV, targets_BL, weights_BL)[0]
+        arrays = (inputs_BL, targets_BL, weights_BL)
+        return losses.next_token_loss(
+            loaded.module, params, *arrays, chunk=_LOGITS_CHUNK, enable_dropout=False
+        )[0]
 
     shards = meshes.num_batch_shards(mesh)
     rows = -(-rows // shards) * shards

@@ -13,6 +13,7 @@ from flax import struct
 
 from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
 from detox_jax.models.config import TransformerConfig
+from detox_jax.models.kernels import Kernel
 from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
 
 CACHE_AXES = ("layers", "batch", "heads", "length", "kv")
@@ -34,6 +35,19 @@ class LayerData:
     window: jax.Array | None = None
     keys_BGMK: jax.Array | None = None
     values_BGMK: jax.Array | None = None
+
+
+@struct.dataclass
+class Visibility:
+    """Who sees whom in the input, the same in all layers.
+
+    Attributes:
+      mask_BLM: for plain attention; None where a kernel attends, which is causal by itself.
+      segment_ids_BL: for a kernel: the document of each position; None where a row is one.
+    """
+
+    mask_BLM: jax.Array | None = None
+    segment_ids_BL: jax.Array | None = None
 
 
 @struct.dataclass
@@ -134,16 +148,18 @@ class Attention(nn.Module):
     Attributes:
       config: of the model.
       adaptation: LoRA and prefixes act here.
+      kernel: what attends; plain attention where None.
     """
 
     config: TransformerConfig
     adaptation: Adaptation | None = None
+    kernel: Kernel | None = None
 
     @nn.compact
     def __call__(
         self,
         x_BLD: jax.Array,
-        mask_BLM: jax.Array,
+        visibility: Visibility,
         positions_BL: jax.Array,
         layer: LayerData,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -151,7 +167,7 @@ class Attention(nn.Module):
 
         Args:
           x_BLD: input; one position a row where `layer` holds a cache.
-          mask_BLM: who sees whom in the input.
+          visibility: who sees whom in the input.
           positions_BL: of the inputs; with a cache, how much of it each row has filled.
           layer: rotary frequencies, window and cache of this layer.
         """
@@ -165,8 +181,13 @@ class Attention(nn.Module):
         if layer.frequency_K is not None:
             q_BLHK = rotate(q_BLHK, positions_BL, layer.frequency_K)
             k_BLGK = rotate(k_BLGK, positions_BL, layer.frequency_K)
-        parts = _attended(k_BLGK, v_BLGK, mask_BLM, positions_BL, layer)
-        out_BLHK = attend(q_BLHK, parts, cfg.attention_scale, cfg.attention_softcap)
+        if self.kernel is not None:
+            ids_BL = visibility.segment_ids_BL
+            out_BLHK = self.kernel.attend(q_BLHK, k_BLGK, v_BLGK, ids_BL)
+        else:
+            assert visibility.mask_BLM is not None
+            parts = _attended(k_BLGK, v_BLGK, visibility.mask_BLM, positions_BL, layer)
+            out_BLHK = attend(q_BLHK, parts, cfg.attention_scale, cfg.attention_softcap)
         if isinstance(self.adaptation, PrefixConfig):
             out_BLHK = out_BLHK + Prefix(cfg, self.adaptation, name="prefix")(q_BLHK)
         out_BLD = Dense(

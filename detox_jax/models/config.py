@@ -22,7 +22,8 @@ from detox_jax.errors import UserError
 _CHOICES = {
     "position_embedding": ("learned", "rotary"),
     "norm": ("layernorm", "rmsnorm"),
-    "remat": ("none", "dots", "full"),
+    "remat": ("none", "dots_all", "dots", "attention", "full"),
+    "attention_kernel": ("auto", "plain", "splash", "cudnn"),
     "dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
 }
@@ -126,7 +127,13 @@ class TransformerConfig(NetworkConfig):
         `init_std / sqrt(2 num_layers)`, as in GPT-2.
       dtype: of activations and matrix products; softmax, norms and logits are float32.
       param_dtype: of stored parameters.
-      remat: what the backward pass recomputes: `none`, all but matrix products (`dots`), `full`.
+      remat: what the backward pass recomputes: `none`; all but matrix products (`dots_all`); all
+        but products with weights and what an attention kernel returns (`dots`); all but the latter
+        (`attention`); each layer whole (`full`).
+      attention_kernel: what computes attention in training and prefill: `plain`, `splash` (TPU),
+        `cudnn` (GPU), or `auto`, the devices' own where it can compute this model and else `plain`.
+      logits_chunk: positions of a row whose logits exist at once while a loss is computed; all
+        where None.
     """
 
     vocab_size: int
@@ -166,6 +173,8 @@ class TransformerConfig(NetworkConfig):
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
+    attention_kernel: str = "auto"
+    logits_chunk: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
@@ -197,6 +206,10 @@ class TransformerConfig(NetworkConfig):
             raise UserError(
                 f"TransformerConfig: num_heads {self.num_heads} is no multiple of num_kv_heads "
                 f"{self.num_kv_heads}"
+            )
+        if self.logits_chunk is not None and self.logits_chunk < 1:
+            raise UserError(
+                f"TransformerConfig.logits_chunk is {self.logits_chunk}; must be positive, or None"
             )
         self._check_positions()
 
@@ -253,7 +266,14 @@ class TransformerConfig(NetworkConfig):
 
     def architecture(self) -> dict[str, Any]:
         """The fields that decide which checkpoints fit; the rest may change from run to run."""
-        fields = dataclasses.asdict(self)
+        fields = self.numerics()
         for name in ("dropout_rate", "dtype", "param_dtype", "remat", "init_std"):
+            del fields[name]
+        return fields
+
+    def numerics(self) -> dict[str, Any]:
+        """The fields that decide what is computed; how, like the mesh, may change within a run."""
+        fields = dataclasses.asdict(self)
+        for name in ("attention_kernel", "logits_chunk"):
             del fields[name]
         return fields

@@ -131,7 +131,7 @@ def _contract(x: jax.Array, kernel: jax.Array, num_axes: int) -> jax.Array:
 
 
 class Embed(nn.Module):
-    """A table of vectors, looked up by id; the token table also makes the logits."""
+    """A table of vectors, looked up by id."""
 
     config: LayerConfig
     num_embeddings: int
@@ -151,11 +151,6 @@ class Embed(nn.Module):
     def __call__(self, ids: jax.Array) -> jax.Array:
         """`[...]` ids to `[..., D]` vectors."""
         return jnp.take(self.embedding, ids, axis=0).astype(self.config.activation_dtype)
-
-    def attend(self, x_BLD: jax.Array) -> jax.Array:
-        """Float32 products of `x` with every row of the table, `[B, L, rows]`."""
-        table_VD = self.embedding.astype(self.config.activation_dtype)
-        return jnp.einsum("BLD,VD->BLV", x_BLD, table_VD, preferred_element_type=jnp.float32)
 
 
 class Norm(nn.Module):

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 
+from detox_jax.models import kernels
 from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
 from detox_jax.models.attention import (
     CACHE_AXES,
     Attention,
     LayerData,
+    Visibility,
     extend_cache,
     layer_data,
     lora_for,
@@ -26,9 +28,16 @@ from detox_jax.models.layers import Dense, Embed, Norm, activate, scan_layers, s
 
 ACTIVATION_AXES = ("batch", "length", "embed")
 _INVALID_LOGIT = -1e10
+_POLICIES = jax.checkpoint_policies
+# A kernel is no product to JAX: its results are saved by name.
+_KERNEL_RESULTS = _POLICIES.save_only_these_names(kernels.RESULTS)
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots_all": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _KERNEL_RESULTS),
+    "dots": _POLICIES.save_from_both_policies(
+        _POLICIES.dots_with_no_batch_dims_saveable, _KERNEL_RESULTS
+    ),
+    "attention": _KERNEL_RESULTS,
+    "full": _POLICIES.nothing_saveable,
 }
 
 
@@ -77,17 +86,18 @@ class DecoderLayer(nn.Module):
     adaptation: Adaptation | None = None
     deterministic: bool = True
     return_keys_values: bool = False
+    kernel: kernels.Kernel | None = None
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, layer: LayerData, mask_BLM: jax.Array, positions_BL: jax.Array
+        self, x_BLD: jax.Array, layer: LayerData, visibility: Visibility, positions_BL: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """One layer as a step of `nn.scan`: the carry is the residual stream."""
         cfg = self.config
         x_BLD = partitioning.with_sharding_constraint(x_BLD, ACTIVATION_AXES)
         h_BLD = Norm(cfg, name="pre_attention_norm")(x_BLD)
-        attention = Attention(cfg, self.adaptation, name="attention")
-        a_BLD, keys_values = attention(h_BLD, mask_BLM, positions_BL, layer)
+        attention = Attention(cfg, self.adaptation, self.kernel, name="attention")
+        a_BLD, keys_values = attention(h_BLD, visibility, positions_BL, layer)
         a_BLD = self._finish("attention", a_BLD)
         if cfg.parallel_residual:
             h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD)
@@ -143,6 +153,7 @@ class TransformerLM(nn.Module):
         prefill_lengths: jax.Array | None = None,
         attention_mask: jax.Array | None = None,
         logit_positions: jax.Array | None = None,
+        with_logits: bool = True,
     ) -> jax.Array:
         """Logits of the next token at every position.
 
@@ -166,6 +177,7 @@ class TransformerLM(nn.Module):
           prefill_lengths: tokens of each prompt that are in the cache afterwards, int32 `[B]`.
           attention_mask: who sees whom, bool `[B, L, L]`, in place of the causal mask.
           logit_positions: the indices, int32 `[B, T]`, at which alone logits are computed.
+          with_logits: False returns what `output_logits` makes the logits of, `[B, L, D]`.
 
         Returns:
           Float32 `[B, L, V]` or `[B, T, V]`; ids that stand for no token (padding rows) get -1e10.
@@ -183,9 +195,15 @@ class TransformerLM(nn.Module):
             layer = dataclasses.replace(
                 layer, keys_BGMK=cache.keys.value, values_BGMK=cache.values.value
             )
-        mask_BLM = attention_mask
-        if mask_BLM is None:
+        causal = decoder_causal_attention is None and attention_mask is None
+        kernel, _ = kernels.choose(cfg, B, L, causal=causal)
+        if kernel is not None:
+            visibility = Visibility(segment_ids_BL=decoder_segment_ids)
+        elif attention_mask is not None:
+            visibility = Visibility(mask_BLM=attention_mask)
+        else:
             mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
+            visibility = Visibility(mask_BLM=mask_BLM)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
@@ -199,9 +217,9 @@ class TransformerLM(nn.Module):
             x_BLD, deterministic=not enable_dropout
         )
         layers = _scanned(cfg)(
-            cfg, self.adaptation, not enable_dropout, cache is not None, name="layers"
+            cfg, self.adaptation, not enable_dropout, cache is not None, kernel, name="layers"
         )
-        x_BLD, keys_values = layers(x_BLD, layer, mask_BLM, positions_BL)
+        x_BLD, keys_values = layers(x_BLD, layer, visibility, positions_BL)
         if cache is not None and prefill:
             cache.fill(keys_values, prefill_lengths)
         elif cache is not None:
@@ -209,21 +227,11 @@ class TransformerLM(nn.Module):
         if logit_positions is not None:
             x_BLD = jnp.take_along_axis(x_BLD, logit_positions[:, :, None], axis=1)
         x_BLD = Norm(cfg, name="final_norm")(x_BLD)
-        return self._logits(embedder, x_BLD)
-
-    def _logits(self, embedder: Embed, x_BLD: jax.Array) -> jax.Array:
-        cfg = self.config
-        if cfg.logits_via_embedding:
-            logits_BLV = embedder.attend(x_BLD)
-        else:
-            logits_BLV = Embed(cfg, cfg.padded_vocab_size, "vocab", name="logits_dense").attend(
-                x_BLD
-            )
-        logits_BLV = softcap(logits_BLV, cfg.logits_softcap)
-        logits_BLV = partitioning.with_sharding_constraint(logits_BLV, ("batch", "length", "vocab"))
-        ids_V = jnp.arange(cfg.padded_vocab_size)
-        is_token_V = (ids_V > 0) & (ids_V < cfg.vocab_size)
-        return jnp.where(is_token_V, logits_BLV, _INVALID_LOGIT)
+        if not with_logits:
+            return x_BLD
+        if not cfg.logits_via_embedding:
+            embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="logits_dense")
+        return output_logits(cfg, embedder.embedding, x_BLD)
 
     def _cache(self, B: int, L: int) -> _Cache | None:
         """The cache of this call; None where the call only creates it, for L positions."""
@@ -242,6 +250,22 @@ class TransformerLM(nn.Module):
             "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
         )
         return _Cache(keys, values, index) if initialized else None
+
+
+def output_table(cfg: TransformerConfig, params: Any) -> jax.Array:
+    """The rows, `[V, D]`, whose products with the final hidden states are the logits."""
+    return params["token_embedder" if cfg.logits_via_embedding else "logits_dense"]["embedding"]
+
+
+def output_logits(cfg: TransformerConfig, table_VD: jax.Array, x_BLD: jax.Array) -> jax.Array:
+    """The logits of final hidden states, float32 `[B, L, V]`, as `TransformerLM` returns them."""
+    table_VD = table_VD.astype(cfg.activation_dtype)
+    logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, table_VD, preferred_element_type=jnp.float32)
+    logits_BLV = softcap(logits_BLV, cfg.logits_softcap)
+    logits_BLV = partitioning.with_sharding_constraint(logits_BLV, ("batch", "length", "vocab"))
+    ids_V = jnp.arange(cfg.padded_vocab_size)
+    is_token_V = (ids_V > 0) & (ids_V < cfg.vocab_size)
+    return jnp.where(is_token_V, logits_BLV, _INVALID_LOGIT)
 
 
 @dataclasses.dataclass(frozen=True)

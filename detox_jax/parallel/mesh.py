@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import partitioning
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from detox_jax.errors import UserError
@@ -25,6 +26,8 @@ from detox_jax.models.transformer import TransformerLM
 
 AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp")
+# Of MESH_SHAPE: slices, between which there is only the data-center network.
+DCN = "dcn"
 LOGICAL_AXIS_RULES = (
     ("batch", BATCH_AXES),
     ("vocab", "model"),
@@ -43,32 +46,75 @@ LOGICAL_AXIS_RULES = (
 
 
 def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Mesh:
-    """A mesh over `('data', 'fsdp', 'model')`.
+    """A mesh over `('data', 'fsdp', 'model')`, neighbours on the mesh being neighbours in the pod.
 
     Args:
       shape: size of each axis, 1 where not named; one may be -1, "what is left". All devices on
-        `data` where None.
+        `data` where None. On several slices, `dcn` is their number: the sizes are then those of a
+        slice, and `data` of the mesh is longer by that factor, so that only sums of gradients
+        cross the data-center network.
       devices: to use; all of them where None.
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices.
+      UserError: if the sizes do not multiply to the number of devices, or `dcn` is not the number
+        of slices.
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
-    shape = {"data": -1} if shape is None else dict(shape)
-    if unknown := shape.keys() - set(AXES):
-        raise UserError(f"MESH_SHAPE: unknown axis {sorted(unknown)[0]!r}; axes are {AXES}")
+    slices = _num_slices(devices)
+    shape = {"data": -1, DCN: slices} if shape is None else dict(shape)
+    if unknown := shape.keys() - {*AXES, DCN}:
+        raise UserError(
+            f"MESH_SHAPE: unknown axis {sorted(unknown)[0]!r}; axes are {AXES}, and {DCN!r}"
+        )
+    if shape.get(DCN, 1) != slices:
+        found = f"are {slices} slices" if slices > 1 else "are one slice"
+        raise UserError(
+            f"MESH_SHAPE is {shape}, but the {devices.size} devices {found}; "
+            f"{f'set {DCN!r} to {slices}' if slices > 1 else f'leave {DCN!r} out'}"
+        )
+    sizes = _axis_sizes(shape, devices.size // slices, slices)
+    if slices == 1:
+        return Mesh(_arrange(sizes, devices), AXES)
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        sizes, (slices, 1, 1), devices.ravel().tolist(), allow_split_physical_axes=True
+    )
+    return Mesh(arranged, AXES)
+
+
+def _num_slices(devices: np.ndarray) -> int:
+    """Parts of a TPU pod between which there are no links of its own.
+
+    GPUs call their hosts slices; the network between those is fit for every axis.
+    """
+    if devices.flat[0].platform == "gpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices.flat})
+
+
+def _axis_sizes(shape: Mapping[str, int], num_devices: int, slices: int) -> list[int]:
+    """The sizes of `AXES` within a slice, with -1 filled in."""
     sizes = [shape.get(axis, 1) for axis in AXES]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"MESH_SHAPE is {shape}: sizes are positive, and at most one is -1")
     known = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and devices.size % known == 0:
-        sizes[sizes.index(-1)] = devices.size // known
-    if -1 in sizes or math.prod(sizes) != devices.size:
+    if -1 in sizes and num_devices % known == 0:
+        sizes[sizes.index(-1)] = num_devices // known
+    if -1 in sizes or math.prod(sizes) != num_devices:
+        of = "" if slices == 1 else " of a slice"
         raise UserError(
-            f"MESH_SHAPE {shape} does not divide the {devices.size} devices; its sizes must "
-            f"multiply to {devices.size}"
+            f"MESH_SHAPE {shape} does not divide the {num_devices} devices{of}; its sizes must "
+            f"multiply to {num_devices}"
         )
-    return Mesh(devices.reshape(sizes), AXES)
+    return sizes
+
+
+def _arrange(sizes: list[int], devices: np.ndarray) -> np.ndarray:
+    """Devices in the mesh's order: on TPU by the pod's links, elsewhere as they are counted."""
+    if devices.size == 1 or devices.flat[0].platform != "tpu":
+        return devices.reshape(sizes)
+    return mesh_utils.create_device_mesh(
+        sizes, devices.ravel().tolist(), allow_split_physical_axes=True
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

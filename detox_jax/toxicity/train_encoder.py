@@ -95,7 +95,7 @@ class EncoderRecipe:
         mesh = meshes.create_mesh(self.mesh_shape)
         self._check(mesh)
         task = data.get_task(self.task)
-        described = {split: data.describe(task, split) for split in ("train", "validation")}
+        described = {split: data.describe_source(task, split) for split in ("train", "validation")}
         identity = self.start.check(len(self.labels), self.length)
         steps = loops.total_steps(
             self.train_steps,

@@ -54,9 +54,9 @@ class ModelSpec:
     vocabulary: str
 
     def to_json(self) -> dict[str, Any]:
-        """As written."""
+        """As written; which kernel attends is for the devices of whoever reads it."""
         return {
-            "config": dataclasses.asdict(self.config),
+            "config": dataclasses.asdict(dataclasses.replace(self.config, attention_kernel="auto")),
             "adaptation": adaptations.to_json(self.adaptation),
             "base": self.base,
             "vocabulary": self.vocabulary,

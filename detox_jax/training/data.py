@@ -230,8 +230,8 @@ def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
         raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
 
 
-def examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
-    """One pass over a split as the task has it, in order and whole: every host reads all of it."""
+def ragged_examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
+    """One pass over a split, of any shapes, in the task's order: every host reads all of it."""
     if isinstance(task, seqio.Mixture):
         raise UserError(f"mixture {task.name!r} has no order; name its tasks one by one")
     _check_split(task, split)
@@ -243,6 +243,7 @@ def examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
 
 def describe_source(task: seqio.Task | seqio.Mixture, split: str) -> Any:
     """What the data is: paths and hashes where the source knows them, else its own description."""
+    _check_split(task, split)
     if isinstance(task, seqio.Mixture):
         return [(part.name, describe_source(part, split)) for part in task.tasks]
     describe = getattr(task.source, "describe", None)
@@ -269,9 +270,3 @@ def examples(
     for group in groups.as_numpy_iterator():
         size = len(next(iter(group.values())))
         yield from ({name: column[i] for name, column in group.items()} for i in range(size))
-
-
-def describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
-    """What a split's data is, as manifests record it."""
-    _check_split(task, split)
-    return _describe(task, split)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+
+from detox_jax.models import transformer
 
 
 def cross_entropy(
@@ -34,3 +40,67 @@ def binary_cross_entropy(
     losses_BC -= (1 - labels_BC) * jax.nn.log_sigmoid(-logits_BC)
     weights_BC = jnp.broadcast_to(weights_B[:, None].astype(jnp.float32), losses_BC.shape)
     return jnp.sum(losses_BC * weights_BC), jnp.sum(weights_BC)
+
+
+def chunked_cross_entropy(
+    logits_of: Callable[[jax.Array], jax.Array],
+    x_BLD: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+    """`cross_entropy` of `logits_of(x_BLD)` without ever holding more than a chunk of the logits.
+
+    Args:
+      logits_of: from `[B, chunk, D]` to `[B, chunk, V]`; the backward pass calls it again.
+      x_BLD: final hidden states.
+      targets_BL: ids.
+      weights_BL: of the targets.
+      chunk: positions of each row at once; the rows stay whole, as the mesh splits them.
+    """
+    padding = -x_BLD.shape[1] % chunk
+
+    def split(x_BL: jax.Array) -> jax.Array:
+        x_BL = jnp.pad(x_BL, [(0, 0), (0, padding), *[(0, 0)] * (x_BL.ndim - 2)])
+        return x_BL.reshape(x_BL.shape[0], -1, chunk, *x_BL.shape[2:]).swapaxes(0, 1)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def add(sums: Any, part: Any) -> Any:
+        x_BCD, targets_BC, weights_BC = part
+        new = cross_entropy(logits_of(x_BCD), targets_BC, weights_BC)
+        return (sums[0] + new[0], sums[1] + new[1]), None
+
+    zero = jnp.zeros((), jnp.float32)
+    sums, _ = jax.lax.scan(add, (zero, zero), (split(x_BLD), split(targets_BL), split(weights_BL)))
+    return sums
+
+
+def next_token_loss(
+    model: transformer.TransformerLM,
+    params: Any,
+    inputs_BL: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    *,
+    chunk: int | None,
+    **options: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """`cross_entropy` of a model's predictions.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      inputs_BL: ids.
+      targets_BL: ids that follow them.
+      weights_BL: of the targets.
+      chunk: positions of a row whose logits exist at once; all where None.
+      **options: of the model's call.
+    """
+    variables = {"params": params}
+    if chunk is None or chunk >= inputs_BL.shape[1]:
+        logits_BLV: Any = model.apply(variables, inputs_BL, **options)
+        return cross_entropy(logits_BLV, targets_BL, weights_BL)
+    x_BLD: Any = model.apply(variables, inputs_BL, with_logits=False, **options)
+    table_VD = transformer.output_table(model.config, params)
+    logits_of = functools.partial(transformer.output_logits, model.config, table_VD)
+    return chunked_cross_entropy(logits_of, x_BLD, targets_BL, weights_BL, chunk)

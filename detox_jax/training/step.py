@@ -43,17 +43,17 @@ def batch_loss(
     model: TransformerLM, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """Summed loss in nats and number of target tokens of a packed batch `[B, L]`."""
-    logits_BLV: Any = model.apply(
-        {"params": params},
+    return losses.next_token_loss(
+        model,
+        params,
         batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
+        batch["decoder_loss_weights"],
+        chunk=model.config.logits_chunk,
         decoder_segment_ids=batch["decoder_segment_ids"],
         decoder_positions=batch["decoder_positions"],
         enable_dropout=dropout_key is not None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
-    )
-    return losses.cross_entropy(
-        logits_BLV, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
     )
 
 
@@ -66,6 +66,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     loss: Loss = batch_loss,
+    accumulation_steps: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of the trainable parameters; the same for every adaptation and every loss.
 
@@ -77,16 +78,47 @@ def train_step(
     if model.config.dropout_rate > 0:
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-    def loss_fn(trainable: params_lib.Params) -> tuple[jax.Array, jax.Array]:
-        params = params_lib.combine(trainable, frozen)
-        total, tokens = loss(model, params, batch, dropout_key)
-        return total / jnp.maximum(tokens, 1.0), tokens
+    def loss_fn(trainable: params_lib.Params, part: Batch, dropout_key: jax.Array | None):
+        return loss(model, params_lib.combine(trainable, frozen), part, dropout_key)
 
-    (mean, tokens), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    # Sums, divided by the weight of the whole batch only below, so that its parts add up.
+    gradients_of = functools.partial(jax.value_and_grad(loss_fn, has_aux=True), state.params)
+    if accumulation_steps == 1:
+        (total, weight), gradients = gradients_of(batch, dropout_key)
+    else:
+        (total, weight), gradients = _accumulate(
+            gradients_of, batch, dropout_key, accumulation_steps
+        )
+    scale = 1 / jnp.maximum(weight, 1.0)
+    gradients = jax.tree.map(lambda x: (x * scale).astype(x.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    metrics = {"loss": mean, "grad_norm": optax.global_norm(gradients), "tokens": tokens}
+    grad_norm = optax.global_norm(gradients)
+    metrics = {"loss": total * scale, "grad_norm": grad_norm, "tokens": weight}
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _accumulate(
+    gradients_of: Callable[..., Any], batch: Batch, dropout_key: jax.Array | None, num_parts: int
+) -> Any:
+    """Float32 sums of what `gradients_of` gives over the parts of a batch, one after the other."""
+
+    def split(x_BL: jax.Array) -> jax.Array:
+        # Every part takes its rows from all devices, so that none has to move.
+        return x_BL.reshape(-1, num_parts, *x_BL.shape[1:]).swapaxes(0, 1)
+
+    def add(sums: Any, numbered: Any) -> Any:
+        index, part = numbered
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+        new = gradients_of(part, key)
+        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, new), None
+
+    parts = jnp.arange(num_parts), jax.tree.map(split, dict(batch))
+    first = jax.tree.map(lambda x: x[0], parts[1])
+    shapes = jax.eval_shape(gradients_of, first, dropout_key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+    sums, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), sums, shapes)
 
 
 def init_trainable(
@@ -96,6 +128,13 @@ def init_trainable(
 
     The frozen parameters are not initialised at all: they come from a checkpoint.
     """
+    with meshes.sharding_scope(mesh):
+        params = jit_init(model, mesh, seed)()
+    return create_state(params, mesh, optimizer)
+
+
+def jit_init(model: TransformerLM, mesh: Mesh, seed: int) -> Any:
+    """What creates the trainable parameters: each device makes its own part and no other."""
     pattern = adaptations.trainable_pattern(model.adaptation)
     shardings, _ = params_lib.partition(meshes.param_shardings(model, mesh), pattern)
 
@@ -104,9 +143,7 @@ def init_trainable(
         variables: Any = model.init(jax.random.key(seed), tokens, enable_dropout=False)
         return params_lib.partition(variables["params"], pattern)[0]
 
-    with meshes.sharding_scope(mesh):
-        params = jax.jit(init, out_shardings=shardings)()
-    return create_state(params, mesh, optimizer)
+    return jax.jit(init, out_shardings=shardings)
 
 
 def create_state(
@@ -127,10 +164,29 @@ def create_state(
 
 
 def jit_train_step(
-    model: Any, optimizer: optax.GradientTransformation, seed: int, loss: Loss = batch_loss
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    loss: Loss = batch_loss,
+    accumulation_steps: int = 1,
 ) -> Callable[[TrainState, params_lib.Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """`train_step`, compiled; the old state's memory is reused, its shardings are kept."""
-    step = functools.partial(train_step, model=model, optimizer=optimizer, seed=seed, loss=loss)
+    """`train_step`, compiled; the old state's memory is reused, its shardings are kept.
+
+    Args:
+      model: the network.
+      optimizer: of its trainable parameters.
+      seed: of dropout.
+      loss: what is minimised.
+      accumulation_steps: parts of a batch that are computed one after the other.
+    """
+    step = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        seed=seed,
+        loss=loss,
+        accumulation_steps=accumulation_steps,
+    )
     return jax.jit(step, donate_argnums=0)
 
 

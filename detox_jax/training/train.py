@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
+from detox_jax.models import kernels
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -45,8 +46,12 @@ def train(
     adaptation: adaptations.Adaptation | None = None,
     optimizer: AdamW | None = None,
     batch_size: int = 512,
+    accumulation_steps: int = 1,
     random_seed: int = 0,
     mesh_shape: Mapping[str, int] | None = None,
+    remat: str | None = None,
+    attention_kernel: str | None = None,
+    logits_chunk: int | None = None,
     checkpoint_period: int = 1000,
     eval_period: int = 1000,
     eval_steps: int = 20,
@@ -65,8 +70,13 @@ def train(
       adaptation: what to add and train; None trains the whole model.
       optimizer: its settings; SGEAT's where None.
       batch_size: packed rows an update, over all hosts.
+      accumulation_steps: parts of a batch that are computed one after the other, for less memory;
+        the update stays that of the whole batch.
       random_seed: of initialisation, data order and dropout.
-      mesh_shape: size of the mesh axes `data`, `fsdp`, `model`; all devices on `data` where None.
+      mesh_shape: see `parallel.mesh.create_mesh`; all devices on `data` where None.
+      remat: overrides the model's where not None, see `TransformerConfig`.
+      attention_kernel: the same.
+      logits_chunk: the same.
       checkpoint_period: steps between checkpoints; the last step is always saved.
       eval_period: steps between validation losses, for tasks with a validation split.
       eval_steps: batches of a validation loss.
@@ -83,10 +93,15 @@ def train(
     vocabulary = data.vocabulary_of(task)
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint)
     config = _resolve_config(model, base, vocabulary)
-    length = _check_lengths(task_feature_lengths, batch_size, config, mesh)
+    how = {"remat": remat, "attention_kernel": attention_kernel, "logits_chunk": logits_chunk}
+    config = dataclasses.replace(config, **{k: v for k, v in how.items() if v is not None})
+    length = _check_lengths(task_feature_lengths, config)
+    rows = _rows_at_once(batch_size, accumulation_steps, mesh)
+    with meshes.sharding_scope(mesh):
+        kernel, why = kernels.choose(config, rows, length)
     batches = data.train_batches(task, batch_size=batch_size, length=length, seed=random_seed)
     settings = {
-        "config": dataclasses.asdict(config),
+        "config": config.numerics(),
         "adaptation": adaptations.to_json(adaptation),
         "optimizer": dataclasses.asdict(optimizer),
         "initial_checkpoint": None if base is None else base.fingerprint,
@@ -108,6 +123,7 @@ def train(
     if base is not None and adaptation is None:
         checkpoints.keep_origin(base.path, output.path)
 
+    print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
     network = TransformerLM(config, adaptation)
     transformation = optimizer.transformation(steps)
     # Restart order:
@@ -137,7 +153,9 @@ def train(
         total_steps=steps,
         periods=loops.Periods(checkpoint_period, eval_period, log_period),
         mesh=mesh,
-        step_fn=steps_lib.jit_train_step(network, transformation, random_seed),
+        step_fn=steps_lib.jit_train_step(
+            network, transformation, random_seed, accumulation_steps=accumulation_steps
+        ),
         eval_fn=steps_lib.jit_eval_step(network),
         learning_rate=optimizer.learning_rate_at(steps),
         validation=validation,
@@ -191,9 +209,7 @@ def _resolve_config(
     return config
 
 
-def _check_lengths(
-    task_feature_lengths: Mapping[str, int], batch_size: int, config: TransformerConfig, mesh: Mesh
-) -> int:
+def _check_lengths(task_feature_lengths: Mapping[str, int], config: TransformerConfig) -> int:
     length = task_feature_lengths.get("targets")
     if set(task_feature_lengths) != {"targets"} or not isinstance(length, int) or length < 2:
         raise UserError(
@@ -204,12 +220,24 @@ def _check_lengths(
             f"TASK_FEATURE_LENGTHS: targets of {length} are beyond the model's max_length "
             f"{config.max_length}"
         )
+    return length
+
+
+def _rows_at_once(batch_size: int, accumulation_steps: int, mesh: Mesh) -> int:
+    """Rows of a batch that are computed at the same time, over all devices."""
     shards = meshes.num_batch_shards(mesh)
+    if accumulation_steps < 1:
+        raise UserError(f"ACCUMULATION_STEPS is {accumulation_steps}; must be positive")
     if batch_size < 1 or batch_size % shards:
         raise UserError(
             f"BATCH_SIZE {batch_size} is no multiple of the mesh's {shards} batch shards"
         )
-    return length
+    if batch_size % (shards * accumulation_steps):
+        raise UserError(
+            f"BATCH_SIZE {batch_size} is no multiple of {shards * accumulation_steps}, the mesh's "
+            f"{shards} batch shards times ACCUMULATION_STEPS {accumulation_steps}"
+        )
+    return batch_size // accumulation_steps
 
 
 def _model_spec(

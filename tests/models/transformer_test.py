@@ -142,7 +142,15 @@ def test_padding_ids_have_no_probability(config):
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize(
+    "remat",
+    [
+        "dots",
+        "full",
+        pytest.param("dots_all", marks=pytest.mark.slow),
+        pytest.param("attention", marks=pytest.mark.slow),
+    ],
+)
 def test_rematerialisation_changes_no_gradient(config, remat):
     tokens = _tokens(config)
 
@@ -239,6 +247,8 @@ def test_initial_weights_have_the_configured_scale(config):
         {"num_layers": 0},
         {"sliding_window": 0},
         {"sliding_layers": (True,)},
+        {"attention_kernel": "flash"},
+        {"logits_chunk": 0},
         {"rotary_fraction": 0.1, "position_embedding": "rotary"},
     ],
 )

@@ -1,5 +1,7 @@
 """Meshes and shardings."""
 
+import dataclasses
+
 import jax
 import pytest
 from jax.sharding import PartitionSpec
@@ -24,11 +26,61 @@ def test_sizes_that_are_left_out():
         ({"data": -1, "model": -1}, "at most one is -1"),
         ({"tensor": 8}, "unknown axis 'tensor'"),
         ({"data": 0}, "positive"),
+        ({"data": 4, "dcn": 2}, "the 8 devices are one slice; leave 'dcn' out"),
     ],
 )
 def test_impossible_meshes_are_refused(shape, message):
     with pytest.raises(UserError, match=message):
         meshes.create_mesh(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    """A chip of a slice, as `mesh_utils` and `Mesh` look at it."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "fake"
+    client: None = None
+
+
+def _slices(num_slices, chips):
+    """Chips in an order that mixes the slices."""
+    return [FakeDevice(i, i % num_slices) for i in range(num_slices * chips)]
+
+
+def test_slices_split_the_batch_and_nothing_else():
+    mesh = meshes.create_mesh({"dcn": 2, "data": 2, "fsdp": -1}, _slices(2, 4))
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "model": 1}
+    assert [[d.slice_index for d in row] for row in mesh.devices[..., 0].tolist()] == [
+        [0, 0],
+        [0, 0],
+        [1, 1],
+        [1, 1],
+    ]
+    assert len({d.id for d in mesh.devices.flat}) == 8
+    assert meshes.num_batch_shards(mesh) == 8
+
+
+def test_all_slices_are_data_where_nothing_is_said():
+    mesh = meshes.create_mesh(None, _slices(3, 2))
+    assert dict(mesh.shape) == {"data": 6, "fsdp": 1, "model": 1}
+    assert [d.slice_index for d in mesh.devices.flat] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"fsdp": 8}, "are 2 slices; set 'dcn' to 2"),
+        ({"fsdp": 4, "dcn": 4}, "are 2 slices; set 'dcn' to 2"),
+        ({"fsdp": 8, "dcn": 2}, "does not divide the 4 devices of a slice"),
+    ],
+)
+def test_impossible_slices_are_refused(shape, message):
+    with pytest.raises(UserError, match=message):
+        meshes.create_mesh(shape, _slices(2, 4))
 
 
 def test_parameter_shardings_follow_the_rules(config):

@@ -93,7 +93,7 @@ def test_a_validation_file_holds_nothing_else_out(tmp_path):
     files = _write(tmp_path / "a.jsonl"), _write(tmp_path / "b.jsonl", 3)
     task = classification.labelled_task(("toxicity",), *files)
     assert len(_texts(task, "train")) == 40 and len(_texts(task, "validation")) == 3
-    described = data.describe(task, "train"), data.describe(task, "validation")
+    described = data.describe_source(task, "train"), data.describe(task, "validation")
     assert described[0]["texts"] == 40 and described[0]["sha256"] != described[1]["sha256"]
 
 
@@ -118,4 +118,4 @@ def test_an_empty_file_of_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": "a", "text": " ", "toxicity": 0.1}\n')
     task = classification.labelled_task(("toxicity",), str(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match="no labelled text for the split 'train'"):
-        data.describe(task, "train")
+        data.describe_source(task, "train")

@@ -1,12 +1,17 @@
 """The training step: one for every adaptation, sharded as unsharded, frozen bits untouched."""
 
+import dataclasses
 import functools
+import itertools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
@@ -36,23 +41,26 @@ def make_batch(config, seed=0, rows=8, length=24):
     targets[:, segments == 0] = 0
     inputs = np.roll(targets, 1, axis=1)
     inputs[:, positions == 0] = 1
+    weights = (targets > 0).astype(np.int32)
+    for row in range(rows):  # Rows of different numbers of tokens: a mean of means is not the mean.
+        weights[row, : 2 * row] = 0
     return {
         "decoder_input_tokens": inputs,
         "decoder_target_tokens": targets,
-        "decoder_loss_weights": (targets > 0).astype(np.int32),
+        "decoder_loss_weights": weights,
         "decoder_segment_ids": np.broadcast_to(segments, targets.shape),
         "decoder_positions": np.broadcast_to(positions, targets.shape),
     }
 
 
-def run_steps(config, adaptation, mesh, num_steps=3, optimizer=None):
+def run_steps(config, adaptation, mesh, num_steps=3, optimizer=None, accumulation_steps=1):
     """Losses, the trained and the frozen parameters after some steps on a mesh."""
     model, params = random_params(config, adaptation)
     params = jax.device_put(params, meshes.param_shardings(model, mesh))
     trained, frozen = params_lib.partition(params, adaptations.trainable_pattern(adaptation))
     transformation = (optimizer or AdamW(learning_rate=1e-2)).transformation(num_steps)
     state = steps.create_state(trained, mesh, transformation)
-    step = steps.jit_train_step(model, transformation, seed=0)
+    step = steps.jit_train_step(model, transformation, 0, accumulation_steps=accumulation_steps)
     losses = []
     with meshes.sharding_scope(mesh):
         for i in range(num_steps):
@@ -71,6 +79,81 @@ def test_sharded_losses_equal_unsharded(config, one_device_mesh, shape):
     parts = shape.get("fsdp", 1) * shape.get("model", 1)
     assert kernel.addressable_shards[0].data.size * parts == kernel.size
     assert len({str(s.index) for s in kernel.addressable_shards}) == parts
+
+
+@pytest.mark.slow
+def test_every_mesh_of_eight_devices_computes_the_same(config, one_device_mesh):
+    cfg = dataclasses.replace(config, num_heads=8)
+    expected, reference, _ = run_steps(cfg, None, one_device_mesh)
+    sizes = [s for s in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(s) == 8]
+    assert len(sizes) == 10
+    for size in sizes:
+        mesh = meshes.create_mesh(dict(zip(meshes.AXES, size, strict=True)))
+        losses, state, _ = run_steps(cfg, None, mesh)
+        print(dict(mesh.shape), max(abs(np.divide(losses, expected) - 1)))
+        np.testing.assert_allclose(losses, expected, rtol=2e-6)
+        for path, leaf in traverse_util.flatten_dict(state.params).items():
+            other = traverse_util.flatten_dict(reference.params)[path]
+            np.testing.assert_allclose(leaf, other, atol=2e-3, err_msg=str(path))
+
+
+def test_parts_of_a_batch_train_as_the_large_batch(config, one_device_mesh):
+    expected, _, _ = _one_device_run(config, one_device_mesh)
+    losses, _, _ = run_steps(config, None, one_device_mesh, accumulation_steps=4)
+    np.testing.assert_allclose(losses, expected, rtol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("adaptation", "shape", "parts"),
+    [
+        (LoRAConfig(4), {"data": 2, "fsdp": 2, "model": 2}, 2),
+        (None, {"data": 1}, 4),
+    ],
+    ids=["lora on a mesh", "whole"],
+)
+def test_accumulated_gradients_are_those_of_the_large_batch(config, adaptation, shape, parts):
+    mesh = meshes.create_mesh(shape, jax.devices()[: math.prod(shape.values())])
+    model, params = random_params(config, adaptation)
+    params = jax.device_put(params, meshes.param_shardings(model, mesh))
+    trained, frozen = params_lib.partition(params, adaptations.trainable_pattern(adaptation))
+    batch = jax.device_put(make_batch(config), meshes.batch_sharding(mesh))
+    optimizer = optax.sgd(1.0)  # The change of a parameter is its gradient.
+
+    def run(accumulation_steps):
+        state = steps.create_state(jax.tree.map(jnp.copy, trained), mesh, optimizer)
+        step = steps.jit_train_step(model, optimizer, 0, accumulation_steps=accumulation_steps)
+        with meshes.sharding_scope(mesh):
+            state, metrics = step(state, frozen, batch)
+        return metrics, jax.tree.map(lambda a, b: a - b, trained, state.params)
+
+    (expected, gradients), (metrics, accumulated) = run(1), run(parts)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-6, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), accumulated, gradients
+    )
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradients)) > 1e-2
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_draw_their_own_dropout(config, one_device_mesh):
+    """Two rows that are alike get two masks, as in a large batch."""
+    cfg = dataclasses.replace(config, dropout_rate=0.5)
+    model, params = random_params(cfg)
+    row = jax.tree.map(lambda x: np.repeat(x[:1], 2, axis=0), make_batch(cfg))
+    optimizer = optax.sgd(0.0)
+    losses = []
+    for parts in (1, 2):
+        state = steps.create_state(jax.tree.map(jnp.copy, params), one_device_mesh, optimizer)
+        _, metrics = steps.jit_train_step(model, optimizer, 0, accumulation_steps=parts)(
+            state, {}, row
+        )
+        losses.append(float(metrics["loss"]))
+    one = jax.tree.map(lambda x: x[:1], row)
+    state = steps.create_state(jax.tree.map(jnp.copy, params), one_device_mesh, optimizer)
+    _, metrics = steps.jit_train_step(model, optimizer, 0)(state, {}, one)
+    assert len({*losses, float(metrics["loss"])}) == 3
 
 
 @functools.cache
@@ -127,18 +210,31 @@ def test_loss_is_the_mean_over_weighted_targets(config):
     by_hand = 0.0
     for row in range(8):
         for i in range(21):  # 24 positions, of which 3 are padding.
-            by_hand -= log_probs[row, i, batch["decoder_target_tokens"][row, i]]
-    assert float(tokens) == 8 * 21
+            weight = batch["decoder_loss_weights"][row, i]
+            by_hand -= weight * log_probs[row, i, batch["decoder_target_tokens"][row, i]]
+    assert float(tokens) == 8 * 21 - sum(range(0, 16, 2))
     assert float(total) == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_created_sharded_over_the_mesh(config):
+    """Every device makes its own part of each parameter, and nothing larger on the way."""
     mesh = meshes.create_mesh({"fsdp": 4, "model": 2})
-    state = steps.init_trainable(TransformerLM(config), mesh, AdamW().transformation(1), seed=0)
-    kernel = state.params["layers"]["mlp"]["wi"]["kernel"]
-    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+    model = TransformerLM(dataclasses.replace(config, emb_dim=128, mlp_dim=512))
+    state = steps.init_trainable(model, mesh, AdamW().transformation(1), seed=0)
     moments = optax.tree.get(state.opt_state, "mu")
-    assert moments["layers"]["mlp"]["wi"]["kernel"].sharding == kernel.sharding
+    full = held = 0
+    for leaf, moment in zip(*map(jax.tree.leaves, (state.params, moments)), strict=True):
+        part = leaf.addressable_shards[0].data
+        assert moment.sharding == leaf.sharding
+        full, held = full + leaf.nbytes, held + part.nbytes
+        if leaf.ndim > 2:  # Of the matrices of the layers, an eighth.
+            assert part.size * 8 == leaf.size
+    assert held < full / 7
+    with meshes.sharding_scope(mesh):
+        compiled = steps.jit_init(model, mesh, 0).lower().compile()
+    memory: Any = compiled.memory_analysis()
+    assert memory.output_size_in_bytes < full / 7
+    assert memory.temp_size_in_bytes < full / 4
 
 
 def test_initialisation_does_not_depend_on_the_mesh(config, one_device_mesh):

@@ -178,6 +178,14 @@ MISTAKES = {
     "context too short": (["--gin.TASK_FEATURE_LENGTHS={{'targets': 65}}"], "max_length 64"),
     "no length": (["--gin.TASK_FEATURE_LENGTHS={{'inputs': 32}}"], "{'targets': length}"),
     "batch does not divide": (["--gin.BATCH_SIZE=12"], "BATCH_SIZE 12"),
+    "parts do not divide": (
+        ["--gin.ACCUMULATION_STEPS=3", "--gin.MESH_SHAPE={{'model': 4, 'fsdp': 2}}"],
+        "no multiple of 6, the mesh's 2 batch shards times ACCUMULATION_STEPS 3",
+    ),
+    "no such kernel here": (
+        ["--gin.ATTENTION_KERNEL=splash"],
+        "splash attention does not run on cpu",
+    ),
     "steps and epochs": (["--gin.EPOCHS=1"], "one of TRAIN_STEPS and EPOCHS"),
     "missing input": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
     "mesh does not divide": (["--gin.MESH_SHAPE={{'data': 3}}"], "does not divide the 8 devices"),

@@ -1,0 +1,97 @@
+"""Losses over chunks of logits: the same loss and gradients, without the logits."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax.models.transformer import output_logits
+from detox_jax.training import losses
+from tests.conftest import random_params
+
+
+def _arrays(config):
+    """Targets with padding in some rows, and the inputs before them."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(1, config.vocab_size, (3, 24)).astype(np.int32)
+    targets[0, 20:] = targets[2, 5:] = 0
+    return np.roll(targets, 1, axis=1), targets, (targets > 0).astype(np.int32)
+
+
+@pytest.mark.parametrize("chunk", [8, 7])
+def test_chunks_change_neither_loss_nor_gradients(config, chunk):
+    cfg = dataclasses.replace(config, logits_softcap=3.0)
+    rng = np.random.default_rng(1)
+    x_BLD = rng.normal(size=(3, 24, 32)).astype(np.float32)
+    table_VD = rng.normal(size=(cfg.padded_vocab_size, 32)).astype(np.float32)
+    _, targets, weights = _arrays(cfg)
+
+    def whole(x_BLD, table_VD):
+        return losses.cross_entropy(output_logits(cfg, table_VD, x_BLD), targets, weights)
+
+    def chunked(x_BLD, table_VD):
+        logits_of = functools.partial(output_logits, cfg, table_VD)
+        return losses.chunked_cross_entropy(logits_of, x_BLD, targets, weights, chunk)
+
+    def run(loss):
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x_BLD, table_VD)
+
+    expected, got = run(whole), run(chunked)
+    assert float(got[0][1]) == 3 * 24 - 4 - 19
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
+    assert all(float(jnp.abs(gradient).max()) > 0.1 for gradient in got[1])
+
+
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_models_loss_in_chunks(config, tied):
+    model, params = random_params(dataclasses.replace(config, logits_via_embedding=tied))
+
+    def loss(chunk):
+        run = functools.partial(losses.next_token_loss, model, chunk=chunk, enable_dropout=False)
+        return jax.jit(run)(params, *_arrays(config))
+
+    np.testing.assert_allclose(loss(7), loss(None), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_models_gradients_in_chunks(config):
+    model, params = random_params(config)
+
+    def gradients(chunk):
+        loss = functools.partial(losses.next_token_loss, model, chunk=chunk, enable_dropout=False)
+        return jax.jit(jax.grad(lambda p: loss(p, *_arrays(config))[0]))(params)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5),
+        gradients(7),
+        gradients(None),
+    )
+
+
+def test_the_logits_of_the_whole_batch_never_exist(config):
+    """GPT-2's vocabulary: compiled memory of the loss and its gradients, nothing is run."""
+    cfg = dataclasses.replace(config, vocab_size=50258)
+    shape = jax.ShapeDtypeStruct
+    x_BLD, ids_BL = shape((4, 256, 32), jnp.float32), shape((4, 256), jnp.int32)
+    table_VD = shape((cfg.padded_vocab_size, 32), jnp.float32)
+
+    def loss(x_BLD, table_VD, targets_BL, weights_BL, *, chunk):
+        logits_of = functools.partial(output_logits, cfg, table_VD)
+        if chunk is None:
+            return losses.cross_entropy(logits_of(x_BLD), targets_BL, weights_BL)[0]
+        arrays = (targets_BL, weights_BL)
+        return losses.chunked_cross_entropy(logits_of, x_BLD, *arrays, chunk)[0]
+
+    def temporary_bytes(chunk):
+        gradient = jax.jit(jax.grad(functools.partial(loss, chunk=chunk), (0, 1)))
+        compiled = gradient.lower(x_BLD, table_VD, ids_BL, ids_BL).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits = 4 * 256 * cfg.padded_vocab_size * 4
+    whole, chunked = temporary_bytes(None), temporary_bytes(32)
+    print(f"logits {logits}, whole {whole}, chunked {chunked}")
+    assert whole >= logits
+    assert chunked < logits / 2
