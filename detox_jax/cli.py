@@ -14,14 +14,15 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 from gin import config as gin_config
 
-from detox_jax import native_log
+from detox_jax import native_log, processes
 from detox_jax.errors import UserError
 
 VERBS = {
@@ -43,9 +44,20 @@ VALUE_FLAGS = {
     "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"}
 }
 
+# Verbs without a part for other processes: process 0 runs them while the others wait.
+HOST_VERBS = ("filter", "report", "train_scorer", "train_vocabulary")
+# Where several processes meet; the names are T5X's.
+MULTIHOST_FLAGS = {
+    "--coordinator_address": str,
+    "--process_count": int,
+    "--process_index": int,
+    "--initialization_timeout": float,
+}
+MULTIHOST_VARIABLE = "DETOX_JAX_MULTIHOST"
+
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
-                      [--gin_search_paths=DIR,...] [--dry_run] [--help]
+                      [--gin_search_paths=DIR,...] [--multihost] [--dry_run] [--help]
 
 verbs:
 {verbs}
@@ -54,6 +66,10 @@ verbs:
                            them override gin_configs/runs/VERB.gin, which is always read first
   --gin.NAME=VALUE         one binding, over all files; text needs no quotes
   --gin_search_paths=DIRS  where else to look for gin files, comma-separated
+  --multihost              one of several processes that work together, one a host: where they meet
+                           is found on Cloud TPU, GKE, Slurm and Open MPI, or given by
+                           --coordinator_address=HOST:PORT --process_count=N --process_index=I;
+                           DETOX_JAX_MULTIHOST=1 is the same (docs/MULTIHOST.md)
   --dry_run                print the configuration that would run, and stop
   --help                   this text; with a verb, its macros and their defaults
 """
@@ -74,6 +90,7 @@ class Arguments:
     search_paths: tuple[str, ...] = ()
     dry_run: bool = False
     help: bool = False
+    multihost: Mapping[str, Any] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,28 +100,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         if not arguments.verb:
             print(usage())
-            return 0
-        with native_log.without_notes():
-            verb, defaults = load_config(arguments)
-        if arguments.help:
-            print(verb_help(arguments.verb, verb))
-            return 0
-        check_config(verb, defaults)
-        if arguments.dry_run:
-            print(gin.config_str())
-            return 0
-        gin.get_configurable(verb)()
-    except UserError as error:
+        elif arguments.multihost is None or arguments.help or arguments.dry_run:
+            _run(arguments)
+        elif arguments.verb == "convert":
+            raise UserError("convert works in one process: run it on one host, without --multihost")
+        else:
+            from detox_jax.parallel import distributed
+
+            options = distributed.Options(**arguments.multihost)
+            distributed.run(options, lambda: _run(arguments), _report)
+    except (UserError, processes.PeerError, BrokenPipeError, KeyboardInterrupt) as error:
+        return _report(error)
+    return 0
+
+
+def _run(arguments: Arguments) -> None:
+    with native_log.without_notes():
+        verb, defaults = load_config(arguments)
+    if arguments.help:
+        print(verb_help(arguments.verb, verb))
+        return
+    check_config(verb, defaults)
+    if arguments.dry_run:
+        print(gin.config_str())
+        return
+    run = processes.current()
+    if run.several:
+        from detox_jax.parallel import distributed
+
+        config = {"/".join(filter(None, key)): value for key, value in _bindings().items()}
+        distributed.check_agreement(arguments.verb, config)
+    configured = gin.get_configurable(verb)
+    if arguments.verb in HOST_VERBS:
+        run.first_does(configured)
+    else:
+        configured()
+
+
+def _report(error: BaseException) -> int:
+    """Prints what ended a verb; returns the exit status."""
+    if isinstance(error, UserError | processes.PeerError):
         # Gin appends the configurables that were being called; the first part is ours.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"detox-jax: error: {message}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:
+        return 2 if isinstance(error, UserError) else 1
+    if isinstance(error, KeyboardInterrupt):
         print("detox-jax: interrupted; rerun the same command to go on", file=sys.stderr)
         return 130
-    return 0
+    if not isinstance(error, BrokenPipeError):
+        traceback.print_exception(error)
+    return 1
 
 
 def usage() -> str:
@@ -137,6 +182,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     verb, gin_files, bindings, search_paths = "", [], [], []
     dry_run = want_help = False
+    several: dict[str, Any] | None = {} if os.environ.get(MULTIHOST_VARIABLE) else None
     arguments = list(argv)
     while arguments:
         argument = arguments.pop(0)
@@ -145,6 +191,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             want_help = True
         elif argument == "--dry_run":
             dry_run = True
+        elif argument in ("--multihost", "--multiprocess_gpu"):  # the latter is T5X's name
+            several = several or {}
         elif argument in SWITCHES.get(verb, {}):
             bindings.append(f"{SWITCHES[verb][argument]} = True")
         elif not flag.startswith("-"):
@@ -162,6 +210,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 search_paths.extend(path for path in value.split(",") if path)
             elif flag.startswith("--gin."):
                 bindings.append(f"{flag.removeprefix('--gin.')} = {quote_text(value)}")
+            elif flag in MULTIHOST_FLAGS:
+                several = {**(several or {}), flag[2:]: _parse_value(flag, value)}
             elif flag in VALUE_FLAGS.get(verb, {}):
                 bindings.append(f"{VALUE_FLAGS[verb][flag]} = {quote_text(value)}")
             else:
@@ -170,9 +220,16 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}")
     if not verb and argv and not want_help:
         raise UserError(f"no verb given; one of: {', '.join(VERBS)}")
-    return Arguments(
-        verb, tuple(gin_files), tuple(bindings), tuple(search_paths), dry_run, want_help
-    )
+    files, lines, paths = tuple(gin_files), tuple(bindings), tuple(search_paths)
+    return Arguments(verb, files, lines, paths, dry_run, want_help, several)
+
+
+def _parse_value(flag: str, value: str) -> Any:
+    kind = MULTIHOST_FLAGS[flag]
+    try:
+        return kind(value)
+    except ValueError:
+        raise UserError(f"{flag}={value}: expected a number") from None
 
 
 def quote_text(value: str) -> str:

@@ -46,6 +46,8 @@ class ClassifierScorer:
       max_length: tokens of a text that are read.
     """
 
+    on_mesh = True
+
     def __init__(
         self,
         path: str,
@@ -111,10 +113,10 @@ class ClassifierScorer:
         pending: list[tuple[list[int], jax.Array]] = []
         with meshes.sharding_scope(self._mesh):
             for rows, tokens_BL in self._batches(ids, own):
-                tokens_BL = jax.device_put(tokens_BL, meshes.batch_sharding(self._mesh))
+                tokens_BL = meshes.to_mesh(tokens_BL, meshes.batch_sharding(self._mesh))
                 pending.append((rows, self._compute(self._params, tokens_BL)))
         for rows, scores_B in pending:  # Read when all are under way.
-            scores[rows] = np.asarray(scores_B)[: len(rows)]
+            scores[rows] = meshes.to_host(scores_B)[: len(rows)]
         return [float(score) for score in scores]
 
     def _batches(

@@ -37,7 +37,8 @@ class ToxicityScorer(Protocol):
     It may also have `reliability`, a mapping for the report: `scores` and `shares` (mean score and
     share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label. For
     `cache.CachedScorer` it may have `texts_at_once`, how many texts to give it a call, and
-    `attribute`, what it measures.
+    `attribute`, what it measures. One that computes on all devices of several processes says so by
+    `on_mesh = True`: all processes then call it with the same texts.
     """
 
     name: str

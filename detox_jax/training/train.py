@@ -96,7 +96,10 @@ def train(
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint)
     config = _resolve_config(model, base, vocabulary)
     length = _check_lengths(task_feature_lengths, batch_size, config, mesh)
-    batches = data.train_batches(task, batch_size=batch_size, length=length, seed=random_seed)
+    rows = meshes.local_rows(mesh, batch_size)
+    batches = data.train_batches(
+        task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
+    )
     settings = {
         "config": dataclasses.asdict(config),
         "adaptation": adaptations.to_json(adaptation),
@@ -143,6 +146,7 @@ def train(
             batch_size=batch_size,
             length=length,
             max_batches=eval_steps,
+            rows=rows,
         )
     loop = Loop(
         model_dir=output.path,
@@ -345,7 +349,7 @@ class Loop:
         return total / max(tokens, 1.0)
 
     def _to_mesh(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Each host's rows as one array over the mesh."""
+        """Each process's rows as one array over the mesh."""
         sharding = meshes.batch_sharding(self.mesh)
         return {
             name: jax.make_array_from_process_local_data(sharding, rows)
