@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from gin import config as gin_config
 
 from detox_jax import native_log, processes
 from detox_jax.errors import UserError
+from detox_jax.parallel import distributed
 
 VERBS = {
     "train": "detox_jax.training.train",
@@ -46,14 +47,6 @@ VALUE_FLAGS = {
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("filter", "report", "train_scorer", "train_vocabulary")
-# Where several processes meet; the names are T5X's.
-MULTIHOST_FLAGS = {
-    "--coordinator_address": str,
-    "--process_count": int,
-    "--process_index": int,
-    "--initialization_timeout": float,
-}
-MULTIHOST_VARIABLE = "DETOX_JAX_MULTIHOST"
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
@@ -90,24 +83,21 @@ class Arguments:
     search_paths: tuple[str, ...] = ()
     dry_run: bool = False
     help: bool = False
-    multihost: Mapping[str, Any] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, or 2 for a mistake of the user's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        options, rest = distributed.take_flags(sys.argv[1:] if argv is None else argv)
+        arguments = parse_arguments(rest)
         if not arguments.verb:
             print(usage())
-        elif arguments.multihost is None or arguments.help or arguments.dry_run:
+        elif options is None or arguments.help or arguments.dry_run:
             _run(arguments)
         elif arguments.verb == "convert":
             raise UserError("convert works in one process: run it on one host, without --multihost")
         else:
-            from detox_jax.parallel import distributed
-
-            options = distributed.Options(**arguments.multihost)
             distributed.run(options, lambda: _run(arguments), _report)
     except (UserError, processes.PeerError, BrokenPipeError, KeyboardInterrupt) as error:
         return _report(error)
@@ -124,15 +114,11 @@ def _run(arguments: Arguments) -> None:
     if arguments.dry_run:
         print(gin.config_str())
         return
-    run = processes.current()
-    if run.several:
-        from detox_jax.parallel import distributed
-
-        config = {"/".join(filter(None, key)): value for key, value in _bindings().items()}
-        distributed.check_agreement(arguments.verb, config)
+    config = {"/".join(filter(None, key)): value for key, value in _bindings().items()}
+    distributed.check_agreement(arguments.verb, config)
     configured = gin.get_configurable(verb)
     if arguments.verb in HOST_VERBS:
-        run.first_does(configured)
+        processes.current().first_does(configured)
     else:
         configured()
 
@@ -182,7 +168,6 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     verb, gin_files, bindings, search_paths = "", [], [], []
     dry_run = want_help = False
-    several: dict[str, Any] | None = {} if os.environ.get(MULTIHOST_VARIABLE) else None
     arguments = list(argv)
     while arguments:
         argument = arguments.pop(0)
@@ -191,8 +176,6 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             want_help = True
         elif argument == "--dry_run":
             dry_run = True
-        elif argument in ("--multihost", "--multiprocess_gpu"):  # the latter is T5X's name
-            several = several or {}
         elif argument in SWITCHES.get(verb, {}):
             bindings.append(f"{SWITCHES[verb][argument]} = True")
         elif not flag.startswith("-"):
@@ -210,8 +193,6 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 search_paths.extend(path for path in value.split(",") if path)
             elif flag.startswith("--gin."):
                 bindings.append(f"{flag.removeprefix('--gin.')} = {quote_text(value)}")
-            elif flag in MULTIHOST_FLAGS:
-                several = {**(several or {}), flag[2:]: _parse_value(flag, value)}
             elif flag in VALUE_FLAGS.get(verb, {}):
                 bindings.append(f"{VALUE_FLAGS[verb][flag]} = {quote_text(value)}")
             else:
@@ -220,16 +201,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}")
     if not verb and argv and not want_help:
         raise UserError(f"no verb given; one of: {', '.join(VERBS)}")
-    files, lines, paths = tuple(gin_files), tuple(bindings), tuple(search_paths)
-    return Arguments(verb, files, lines, paths, dry_run, want_help, several)
-
-
-def _parse_value(flag: str, value: str) -> Any:
-    kind = MULTIHOST_FLAGS[flag]
-    try:
-        return kind(value)
-    except ValueError:
-        raise UserError(f"{flag}={value}: expected a number") from None
+    return Arguments(
+        verb, tuple(gin_files), tuple(bindings), tuple(search_paths), dry_run, want_help
+    )
 
 
 def quote_text(value: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,15 @@ from detox_jax import processes
 from detox_jax.errors import UserError
 from detox_jax.parallel import links
 
+MULTIHOST_VARIABLE = "DETOX_JAX_MULTIHOST"
+# The names are T5X's, but for the first, which says what it is on all platforms.
+SWITCHES = ("--multihost", "--multiprocess_gpu")
+VALUE_FLAGS = {
+    "--coordinator_address": str,
+    "--process_count": int,
+    "--process_index": int,
+    "--initialization_timeout": float,
+}
 _PACKAGES = ("detox-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tokenizers")
 _POLL_MS = 5000
 # JAX's own limits come after those of the links, which name the process that is lost.
@@ -37,6 +46,35 @@ class Options:
     process_count: int | None = None
     process_index: int | None = None
     initialization_timeout: float = links.Patience.start
+
+
+def take_flags(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
+    """Takes the flags of several processes off a command line.
+
+    Returns:
+      Options, None where one process runs alone, and the other arguments.
+
+    Raises:
+      UserError: if a value is no number.
+    """
+    given: dict[str, Any] | None = {} if os.environ.get(MULTIHOST_VARIABLE) else None
+    rest: list[str] = []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        flag, equals, value = argument.partition("=")
+        if argument in SWITCHES:
+            given = given or {}
+        elif flag in VALUE_FLAGS:
+            if not equals:
+                value = arguments.pop(0) if arguments else ""
+            try:
+                given = {**(given or {}), flag.removeprefix("--"): VALUE_FLAGS[flag](value)}
+            except ValueError:
+                raise UserError(f"{flag}={value}: expected a number") from None
+        else:
+            rest.append(argument)
+    return None if given is None else Options(**given), rest
 
 
 def run(options: Options, verb: Callable[[], None], report: Callable[[BaseException], int]) -> None:

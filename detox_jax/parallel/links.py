@@ -213,6 +213,7 @@ class Links:
         self._done = threading.Event()
         self._all_done = threading.Event()
         self._failing = threading.Event()
+        self._ending = threading.Lock()
 
     def watch(self) -> None:
         """Begins to watch over the others, in a thread of its own."""
@@ -234,10 +235,11 @@ class Links:
         """
         if not isinstance(error, UserError | KeyboardInterrupt | SystemExit):
             time.sleep(_GRACE_S)  # It may follow from a peer's death: then the watch ends us.
-        self._failing.set()
+        if not self._claim_end():
+            threading.Event().wait()  # The watch thread is ending this process.
         status = report(error)
         summary = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._tell({"failed": self._index, "message": summary, "status": status})
+        self._tell({"failed": self._index, "message": f"failed: {summary}", "status": status})
         self._leave(status)
 
     def _watch(self) -> None:
@@ -278,14 +280,18 @@ class Links:
         if self._index == 0:
             self._tell({"failed": index, "message": what, "status": status})
         # Of a mistake that all have made, each prints its own line.
-        if self._failing.wait(_LINGER_S if status == 2 else 0.0):
+        if self._failing.wait(_LINGER_S if status == 2 else 0.0) or not self._claim_end():
             return
-        self._failing.set()
         line = (
             f"detox-jax: error: process {index} of {len(self.hosts)} ({self.hosts[index]}) {what}"
         )
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
         self._leave(status)
+
+    def _claim_end(self) -> bool:
+        """Whether the calling thread is the one that ends this process."""
+        self._failing.set()
+        return self._ending.acquire(blocking=False)
 
     def _leave(self, status: int) -> NoReturn:
         # The others abort when the coordinator, which process 0 holds, goes before them; and at a
