@@ -1,4 +1,4 @@
-"""What processes decide and agree on, with threads for processes and a dictionary for their store."""
+"""What processes decide and agree on: threads are the processes, a dictionary is their store."""
 
 import json
 import threading
@@ -81,7 +81,10 @@ def test_while_process_0_works_for_all_it_is_as_if_alone():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, r"process 1 \(host-1\) differs from process 0 \(host-0\): settings.seed is 1 "),
+        (
+            {"seed": 1},
+            r"process 1 \(host-1\) differs from process 0 \(host-0\): settings.seed is 1 ",
+        ),
         ({"more": 5}, "settings.more is 5 there, None on process 0; mend it"),
     ],
 )
