@@ -95,8 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(usage())
         elif options is None or arguments.help or arguments.dry_run:
             _run(arguments)
-        elif arguments.verb == "convert":
-            raise UserError("convert works in one process: run it on one host, without --multihost")
         else:
             distributed.run(options, lambda: _run(arguments), _report)
     except (UserError, processes.PeerError, BrokenPipeError, KeyboardInterrupt) as error:
@@ -114,6 +112,8 @@ def _run(arguments: Arguments) -> None:
     if arguments.dry_run:
         print(gin.config_str())
         return
+    if arguments.verb == "convert" and processes.current().several:
+        raise UserError("convert works in one process: run it on one host alone")
     config = {"/".join(filter(None, key)): value for key, value in _bindings().items()}
     distributed.check_agreement(arguments.verb, config)
     configured = gin.get_configurable(verb)

@@ -3,7 +3,7 @@
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
-from detox_jax import cli
+from detox_jax import cli, processes
 from detox_jax.errors import UserError
 from detox_jax.parallel import distributed
 from detox_jax.parallel.distributed import Options
@@ -79,14 +79,18 @@ def test_slurm_s_environment_says_where_the_processes_meet(monkeypatch):
     assert distributed.discover(Options()) == (("node1:61445", 2, 1), [0])
 
 
-def test_convert_and_help_start_nothing(capsys, monkeypatch):
+def test_help_and_dry_run_start_nothing(monkeypatch):
     monkeypatch.setattr(distributed, "run", lambda *arguments: pytest.fail("started"))
-    assert cli.main(["convert", "--multihost", "--from_hf=a", "--to=b"]) == 2
-    assert "convert works in one process" in capsys.readouterr().err
     assert cli.main(["score", "--multihost", "--help"]) == 0
     assert (
         cli.main(["score", "--multihost", "--gin.INPUT=a", "--gin.OUTPUT_DIR=b", "--dry_run"]) == 0
     )
+
+
+def test_convert_is_refused_in_several_processes(capsys, monkeypatch):
+    monkeypatch.setattr(processes, "current", lambda: processes.Processes(0, ("a", "b")))
+    assert cli.main(["convert", "--from_hf=a", "--to=b"]) == 2
+    assert "convert works in one process" in capsys.readouterr().err
 
 
 def test_code_is_named_by_its_bytes(tmp_path, monkeypatch):
