@@ -101,12 +101,12 @@ def test_preflight_says_that_the_bucket_refuses(active, free_port):
 def test_the_same_command_on_all_workers_of_all_slices(cloud):
     cloud.prepare(nodes=2)
     cloud.behave(
-        'echo "$WORKER_INDEX of $NUM_WORKERS on $JAX_COORDINATOR_PORT, $DETOX_JAX_MULTIHOST, in $PWD"'
+        'echo "$WORKER_INDEX of $NUM_WORKERS on $JAX_COORDINATOR_PORT $DETOX_JAX_MULTIHOST in $PWD"'
     )
     words = ("detox-jax", "train", "--gin.X={'a b': \"c;d\"}")
     status, output = run(cloud, command=words)
     assert status == 0, output
-    assert log(cloud, 3) == f"3 of 4 on 8476, 1, in {cloud.worker('1-1')}/detox_jax\n"
+    assert log(cloud, 3) == f"3 of 4 on 8476 1 in {cloud.worker('1-1')}/detox_jax\n"
     verbs = (cloud.worker("1-1") / "verbs").read_text()
     assert verbs == "train --gin.X={'a b': \"c;d\"}\n"
     assert exit_codes(cloud) == "".join(f"worker-{i} 0\n" for i in range(4))
