@@ -390,7 +390,8 @@ class OutputDirectory:
             "all processes need the same command and the same data",
         )
         self.complete, self._manifest = run.first_decides(lambda: self._open(verb))
-        self._check_shared()
+        if not self.complete:
+            self._check_shared()
 
     def _open(self, verb: str) -> tuple[bool, dict[str, Any]]:
         """Whether the output is finished, and its manifest; makes the directory where it is not."""
@@ -409,6 +410,7 @@ class OutputDirectory:
         run = processes.current()
         if not run.several:
             return
+        # Not the manifest, which an earlier run may have left on every host's own disk.
         token = self.path / run.first_decides(lambda: f".shared-{uuid.uuid4().hex}")
         run.first_decides(lambda: write_bytes(token, b""))
         seen = run.gather(_appears(token))

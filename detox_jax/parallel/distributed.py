@@ -109,9 +109,9 @@ def run(options: Options, verb: Callable[[], None], report: Callable[[BaseExcept
         if index:
             sys.stdout = open(os.devnull, "w")  # What a verb says, process 0 says.
         verb()
+        linked.finish()
     except BaseException as error:  # noqa: B036 (ends the process, after it told the others)
         linked.fail(error, report)
-    linked.finish()
 
 
 def discover(options: Options) -> tuple[tuple[str, int, int], list[int] | None]:
