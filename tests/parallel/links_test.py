@@ -12,7 +12,7 @@ from detox_jax.errors import UserError
 from detox_jax.parallel import links
 from detox_jax.processes import PeerError
 
-SOON = links.Patience(start=1.0, beat=0.2, silence=5.0)
+SOON = links.Patience(start=2.0, beat=0.2, silence=5.0)
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def test_processes_that_stay_away_are_named_on_those_that_came(address):
     came = call(address, [(0, 4), (2, 4)])
     assert all(isinstance(error, PeerError) for error in came)
     for error in came:
-        assert f"process 1, 3 of 4 did not come to {address} within 1 s" in str(error)
+        assert f"process 1, 3 of 4 did not come to {address} within 2 s" in str(error)
 
 
 def test_a_coordinator_that_does_not_answer_is_named(address):
     (error,) = call(address, [(1, 2)])
     assert isinstance(error, UserError)
-    assert f"--coordinator_address={address}: does not answer within 1 s" in str(error)
+    assert f"--coordinator_address={address}: does not answer within 2 s" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_coordinator_that_does_not_answer_is_named(address):
     ],
 )
 def test_processes_that_do_not_fit_are_named_on_all(address, members, message):
-    errors = call(address, members, links.Patience(start=2.0, beat=0.2))
+    errors = call(address, members, links.Patience(start=4.0, beat=0.2))
     assert all(isinstance(error, UserError) for error in errors), errors
     with pytest.raises(UserError, match=message):
         raise errors[0]
