@@ -114,8 +114,7 @@ def _run(arguments: Arguments) -> None:
         return
     if arguments.verb == "convert" and processes.current().several:
         raise UserError("convert works in one process: run it on one host alone")
-    config = {"/".join(filter(None, key)): value for key, value in _bindings().items()}
-    distributed.check_agreement(arguments.verb, config)
+    distributed.check_agreement(arguments.verb, _named_values())
     configured = gin.get_configurable(verb)
     if arguments.verb in HOST_VERBS:
         processes.current().first_does(configured)
@@ -264,6 +263,17 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
 def _bindings() -> Bindings:
     """Every `(scope, selector)` that is bound, with its parameters as text."""
     return {key: repr(sorted(value.items())) for key, value in gin_config._CONFIG.items()}
+
+
+def _named_values() -> dict[str, Any]:
+    """Every bound value by the name that a user gave it by: MACRO, or scope/module.function.x."""
+    named = {}
+    for (scope, selector), parameters in gin_config._CONFIG.items():
+        for parameter, value in parameters.items():
+            bound = "/".join(filter(None, [scope, f"{selector}.{parameter}"]))
+            name = scope if selector == "gin.macro" else bound
+            named[name] = value if isinstance(value, str | int | float | None) else repr(value)
+    return named
 
 
 def check_config(verb: Callable[..., Any], defaults: Bindings) -> None:

@@ -296,10 +296,14 @@ def score_ngram(data, output):
 
 @pytest.mark.slow
 def test_a_host_with_another_configuration_is_named_on_all(data, tmp_path):
-    outcomes = run(2, *score_ngram(data, tmp_path / "out"), own={1: ["--gin.WORDS_FILE=other"]})
+    outcomes = run(2, *score_ngram(data, tmp_path / "out"), own={1: ["--gin.INPUT=other.jsonl"]})
     assert [status for status, _, _ in outcomes] == [2, 2]
     for line in errors_of(outcomes):
-        assert re.search(r"process 1 \(.+\) differs from process 0 \(.+\): config.WORDS_FILE", line)
+        assert re.search(
+            r"process 1 \(.+\) differs from process 0 \(.+\): config.INPUT is 'other.jsonl' there, "
+            r"'.*documents.jsonl' on process 0; run the same command",
+            line,
+        )
     assert not (tmp_path / "out").exists()
 
 
