@@ -8,7 +8,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real test-real test-slow test-interop test-adapterhub lint types fix clean
+.PHONY: demo test real test-real test-slow test-multihost test-interop test-adapterhub lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -24,6 +24,11 @@ test-real: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Two and four processes on loopback, and one, do the same; what a lost one ends in.
+test-multihost: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/processes_test.py tests/parallel/links_test.py \
+	    tests/parallel/distributed_test.py tests/parallel/multihost_test.py
 
 # Compares with transformers and torch, which nothing else needs.
 test-interop: $(VENV)/installed-interop

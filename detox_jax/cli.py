@@ -14,6 +14,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from detox_jax import native_log
+from detox_jax import native_log, processes
 from detox_jax.errors import UserError
+from detox_jax.parallel import distributed
 
 VERBS = {
     "train": "detox_jax.training.train",
@@ -50,9 +52,12 @@ VALUE_FLAGS = {
 # A flag of one verb that stands for another verb.
 OTHER_VERBS = {("score", "--compare"): "compare"}
 
+# Verbs without a part for other processes: process 0 runs them while the others wait.
+HOST_VERBS = ("filter", "report", "train_scorer", "train_vocabulary")
+
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
-                      [--gin_search_paths=DIR,...] [--dry_run] [--help]
+                      [--gin_search_paths=DIR,...] [--multihost] [--dry_run] [--help]
 
 verbs:
 {verbs}
@@ -61,6 +66,10 @@ verbs:
                            them override gin_configs/runs/VERB.gin, which is always read first
   --gin.NAME=VALUE         one binding, over all files; text needs no quotes
   --gin_search_paths=DIRS  where else to look for gin files, comma-separated
+  --multihost              one of several processes that work together, one a host: where they meet
+                           is found on Cloud TPU, GKE, Slurm and Open MPI, or given by
+                           --coordinator_address=HOST:PORT --process_count=N --process_index=I;
+                           DETOX_JAX_MULTIHOST=1 is the same (docs/MULTIHOST.md)
   --dry_run                print the configuration that would run, and stop
   --help                   this text; with a verb, its macros and their defaults
 """
@@ -87,31 +96,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, or 2 for a mistake of the user's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        options, rest = distributed.take_flags(sys.argv[1:] if argv is None else argv)
+        arguments = parse_arguments(rest)
         if not arguments.verb:
             print(usage())
-            return 0
-        with native_log.without_notes():
-            verb, defaults = load_config(arguments)
-        if arguments.help:
-            print(verb_help(arguments.verb, verb))
-            return 0
-        check_config(verb, defaults)
-        if arguments.dry_run:
-            print(gin.config_str())
-            return 0
-        gin.get_configurable(verb)()
-    except UserError as error:
+        elif options is None or arguments.help or arguments.dry_run:
+            _run(arguments)
+        else:
+            distributed.run(options, lambda: _run(arguments), _report)
+    except (UserError, processes.PeerError, BrokenPipeError, KeyboardInterrupt) as error:
+        return _report(error)
+    return 0
+
+
+def _run(arguments: Arguments) -> None:
+    with native_log.without_notes():
+        verb, defaults = load_config(arguments)
+    if arguments.help:
+        print(verb_help(arguments.verb, verb))
+        return
+    check_config(verb, defaults)
+    if arguments.dry_run:
+        print(gin.config_str())
+        return
+    if arguments.verb == "convert" and processes.current().several:
+        raise UserError("convert works in one process: run it on one host alone")
+    distributed.check_agreement(arguments.verb, _named_values())
+    configured = gin.get_configurable(verb)
+    if arguments.verb in HOST_VERBS:
+        processes.current().first_does(configured)
+    else:
+        configured()
+
+
+def _report(error: BaseException) -> int:
+    """Prints what ended a verb; returns the exit status."""
+    if isinstance(error, UserError | processes.PeerError):
         # Gin appends the configurables that were being called; the first part is ours.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"detox-jax: error: {message}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:
+        return 2 if isinstance(error, UserError) else 1
+    if isinstance(error, KeyboardInterrupt):
         print("detox-jax: interrupted; rerun the same command to go on", file=sys.stderr)
         return 130
-    return 0
+    if not isinstance(error, BrokenPipeError):
+        traceback.print_exception(error)
+    return 1
 
 
 def usage() -> str:
@@ -245,6 +275,17 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
 def _bindings() -> Bindings:
     """Every `(scope, selector)` that is bound, with its parameters as text."""
     return {key: repr(sorted(value.items())) for key, value in gin_config._CONFIG.items()}
+
+
+def _named_values() -> dict[str, Any]:
+    """Every bound value by the name that a user gave it by: MACRO, or scope/module.function.x."""
+    named = {}
+    for (scope, selector), parameters in gin_config._CONFIG.items():
+        for parameter, value in parameters.items():
+            bound = "/".join(filter(None, [scope, f"{selector}.{parameter}"]))
+            name = scope if selector == "gin.macro" else bound
+            named[name] = value if isinstance(value, str | int | float | None) else repr(value)
+    return named
 
 
 def check_config(verb: Callable[..., Any], defaults: Bindings) -> None:

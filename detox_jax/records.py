@@ -13,6 +13,8 @@ import dataclasses
 import hashlib
 import json
 import re
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -20,12 +22,13 @@ from typing import Any
 import gin
 from etils import epath
 
-from detox_jax import foreign
+from detox_jax import foreign, processes
 from detox_jax.errors import UserError
 
 MANIFEST = "manifest.json"
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
 SCHEMA_VERSION = 1
+_APPEARS_WITHIN_S = 10.0
 _SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 
 
@@ -289,7 +292,9 @@ def shard_name(name: str, index: int, count: int) -> str:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all; of several processes, the first one does."""
+    if not processes.current().is_first:
+        return
     temporary = path.parent / f".{path.name}.partial"
     temporary.write_bytes(content)
     temporary.replace(path)
@@ -363,8 +368,12 @@ class OutputDirectory:
     configurations never mix. Everything in it is a function of the settings, no time and no host:
     a run that was killed and repeated ends with the same bytes.
 
+    Several processes open it together and must bring the same settings. Process 0 looks what is
+    there and writes; the others see what it wrote once `finish` returns.
+
     Raises:
-      UserError: if the directory cannot be written or holds something else.
+      UserError: if the directory cannot be written, holds something else, is another directory on
+        another host, or its settings are others there (which includes the hashes of the data).
     """
 
     def __init__(self, directory: str, verb: str, settings: Mapping[str, Any]):
@@ -376,15 +385,46 @@ class OutputDirectory:
             "settings": json.loads(json.dumps(settings, sort_keys=True)),
             "versions": versions(),
         }
-        self.complete = self._matches_existing(verb)
-        if self.complete:
-            return
+        run = processes.current()
+        run.agree(
+            {"settings": self._manifest["settings"]},
+            "all processes need the same command and the same data",
+        )
+        self.complete, self._manifest = run.first_decides(lambda: self._open(verb))
+        if not self.complete:
+            self._check_shared()
+
+    def _open(self, verb: str) -> tuple[bool, dict[str, Any]]:
+        """Whether the output is finished, and its manifest; makes the directory where it is not."""
+        if self._matches_existing(verb):
+            return True, self._manifest
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / MANIFEST, self._manifest)
             write_bytes(self.path / "config.gin", gin.config_str().encode())
         except OSError as error:
-            raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from None
+            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        return False, self._manifest
+
+    def _check_shared(self) -> None:
+        """Refuses a directory that is not the same one on every host."""
+        run = processes.current()
+        if not run.several:
+            return
+        # Not the manifest, which an earlier run may have left on every host's own disk.
+        token = self.path / run.first_decides(lambda: f".shared-{uuid.uuid4().hex}")
+        run.first_decides(lambda: write_bytes(token, b""))
+        seen = run.gather(_appears(token))
+
+        def judge() -> None:
+            token.unlink()
+            if blind := [run.name(index) for index, sees in enumerate(seen) if not sees]:
+                raise UserError(
+                    f"{self.path}: not shared between hosts: {', '.join(blind)} does not see what "
+                    "process 0 writes there; give a directory that all hosts share, such as gs://"
+                )
+
+        run.first_decides(judge)
 
     def _matches_existing(self, verb: str) -> bool:
         """Whether a finished output with these settings is there; refuses one with others."""
@@ -403,9 +443,12 @@ class OutputDirectory:
             raise UserError(
                 f"{self.path}: holds the output of `{manifest['verb']}`; choose another"
             )
-        if difference := _first_difference(manifest["settings"], self._manifest["settings"]):
+        settings = manifest["settings"], self._manifest["settings"]
+        if difference := processes.first_difference(*settings):
+            name, there, now = difference
             raise UserError(
-                f"{self.path}: holds output made with other settings ({difference}); "
+                f"{self.path}: holds output made with other settings ({name}: {there!r} there, "
+                f"{now!r} now); "
                 "choose another directory or delete it"
             )
         if manifest["complete"]:
@@ -419,7 +462,8 @@ class OutputDirectory:
 
     def has_shard(self, name: str, index: int, count: int) -> bool:
         """Whether a shard is already there; shards are written whole or not at all."""
-        return (self.path / shard_name(name, index, count)).exists()
+        shard = self.path / shard_name(name, index, count)
+        return processes.current().first_decides(shard.exists)
 
     def write_shard(self, name: str, index: int, count: int, records: Iterable[Record]) -> int:
         """Writes one shard and returns the number of its records."""
@@ -428,16 +472,15 @@ class OutputDirectory:
     def finish(self, **counts: Any) -> None:
         """Marks the output complete; `counts` and other results join the manifest."""
         self._manifest = {**self._manifest, "complete": True, **counts}
-        write_json(self.path / MANIFEST, self._manifest)
+        processes.current().first_decides(lambda: write_json(self.path / MANIFEST, self._manifest))
         self.complete = True
 
 
-def _first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """Names the first setting in which two settings trees differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            path = f"{name}.{key}" if name else key
-            if difference := _first_difference(old.get(key), new.get(key), path):
-                return difference
-        return None
-    return None if old == new else f"{name}: {old!r} there, {new!r} now"
+def _appears(file: epath.Path) -> bool:
+    """Whether a file is there, or comes: a network file system may show it late."""
+    deadline = time.monotonic() + _APPEARS_WITHIN_S
+    while not file.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

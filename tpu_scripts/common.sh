@@ -162,7 +162,7 @@ find_workers() {
 # on_workers NAME LOG_DIR GRACE COMMAND: runs it everywhere at once, with its place in WORKER_INDEX,
 # NUM_WORKERS and COORDINATOR_IP. Logs go to LOG_DIR/worker-I.log, exit codes to
 # LOG_DIR/exit_codes.txt. When one fails, the others have GRACE seconds to end by themselves.
-# Returns 2 if a worker did (a mistake of the user's), else 1 if any failed.
+# Returns 1 if any failed, but 2 if a worker did (a mistake of the user's) and all were reached.
 on_workers() {
   local name=$1 log_dir=$2 grace=$3 command=$4 index=0 place node worker line ssh
   [ -n "$dry_run" ] || mkdir -p "$log_dir"
@@ -190,7 +190,7 @@ on_workers() {
 
 # collect LOG_DIR GRACE: waits for all connections, and writes and judges their exit codes.
 collect() {
-  local log_dir=$1 grace=$2 index code open failed_at="" status=0
+  local log_dir=$1 grace=$2 index code open failed_at="" lost="" status=0
   local codes=()
   while :; do
     open=0
@@ -218,8 +218,11 @@ collect() {
     code=${codes[index]}
     [ "$code" != 0 ] || continue
     say "worker $index ended with $code: $(tail -n 1 "$log_dir/worker-$index.log")"
+    [ "$code" != 255 ] || lost=true
     if [ "$code" = 2 ]; then status=2; elif [ "$status" = 0 ]; then status=1; fi
   done
+  # Without a worker the others may find no coordinator, which is then no mistake in the command.
+  [ -z "$lost" ] || status=1
   return "$status"
 }
 

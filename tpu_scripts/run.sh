@@ -3,7 +3,9 @@
 #
 #   run.sh --name=NAME --zone=ZONE [...] -- detox-jax VERB ...
 #
-# Exits with 0 if all workers did, 2 if one did (a mistake in the command: its log says which), else 1.
+# The workers work together: verbs start jax.distributed (DETOX_JAX_MULTIHOST=1 is --multihost).
+# Exits with 0 if all workers did, 2 if one did (a mistake in the command: its log says which) and
+# all could be reached, else 1.
 # What an earlier run left on the workers is ended first; verbs continue where they were.
 #
 #   --name=NAME, --zone=ZONE  of an ACTIVE queued resource that setup.sh has prepared
@@ -27,7 +29,7 @@ run_id=$(date +%Y%m%dT%H%M%S)-$$
 log_dir=${log_dir:-runs/tpu/$name/$run_id}
 
 find_workers "$name"
-command=$(quote "JAX_COORDINATOR_PORT=$coordinator_port" \
+command=$(quote DETOX_JAX_MULTIHOST=1 "JAX_COORDINATOR_PORT=$coordinator_port" \
   bash detox_jax/tpu_scripts/worker/run.sh "$run_id" "${rest[@]}")
 status=0
 on_workers "$name" "$log_dir" "$grace" "$command" || status=$?

@@ -5,6 +5,8 @@
 #   run_xpk.sh --cluster=CLUSTER --workload=NAME --zone=ZONE --type=TYPE --docker_image=IMAGE [...]
 #              -- detox-jax VERB ...
 #
+# The workers work together: verbs start jax.distributed (DETOX_JAX_MULTIHOST=1 is --multihost).
+#
 #   --cluster, --workload     of xpk; the workload's name is free
 #   --zone=ZONE               of the cluster
 #   --type=TYPE               TPU type, such as v5litepod-16 or v6e-64
@@ -45,7 +47,7 @@ trap 'give_up 143' TERM HUP
 # Status 1 is a crash and worth a restart, as xpk's own 42 and 127-255 are; 2 is a mistake and is not.
 run xpk workload create "--workload=$workload" "${at[@]}" "--tpu-type=$type" \
   "--num-slices=$node_count" "--docker-image=$docker_image" "--max-restarts=$max_restarts" \
-  --restart-on-exit-codes=1 "--priority=$priority" "--command=$(quote "${rest[@]}")" ||
+  --restart-on-exit-codes=1 "--priority=$priority" "--command=$(quote env DETOX_JAX_MULTIHOST=1 "${rest[@]}")" ||
   fail "xpk refused the workload; the lines above say why"
 
 status=0

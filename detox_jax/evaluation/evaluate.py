@@ -14,7 +14,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import records
+from detox_jax import processes, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, details, diversity, metrics, statistics
 from detox_jax.evaluation import scored as scores
@@ -244,7 +244,9 @@ class _Reader:
         self, file_name: str, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         file = self.directory / file_name
-        kept = json.loads(file.read_text()) if file.exists() else {}
+        kept = processes.current().first_decides(
+            lambda: json.loads(file.read_text()) if file.exists() else {}
+        )
         if kept.get("inputs") != inputs:
             kept = {"inputs": inputs, "perplexity": compute()}
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ class LikelihoodReader:
             progress.bar("likelihood", len(pairs)) as advance,
         ):
             for batch, arrays in batches(rows, self.batch_size):
-                arrays = jax.device_put(arrays, meshes.batch_sharding(self._mesh))
+                arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))
                 result = self._read(self._params, *arrays)
                 log_probs_BT, is_best_BT = map(np.asarray, result)
                 for row, log_probs_T, is_best_T in zip(

@@ -15,14 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import records
+from detox_jax import processes, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation.harness import HarnessModel, harness_model, import_harness
 
@@ -118,10 +115,8 @@ def lm_eval(
         "dtype": model.get_model_info()["model_dtype"],
         "lm_eval": metadata.version("lm_eval"),
     }
-    output = None
-    if jax.process_index() == 0:
-        output = records.OutputDirectory(output_dir, "lm_eval", settings)
-    for name in _missing(output_dir, names):
+    output = records.OutputDirectory(output_dir, "lm_eval", settings)
+    for name in _missing(output, names):
         with _notes_on_stderr():
             found = _evaluate(
                 harness,
@@ -141,14 +136,13 @@ def lm_eval(
                 torch_random_seed=random_seed,
                 fewshot_random_seed=random_seed,
             )
-        if output is not None:
-            _write_part(output, name, found)
-    if output is not None:
-        figures = summary({name: _read_part(output, name) for name in names})
-        if not output.complete:
-            records.write_json(output.path / FIGURES_FILE, figures)
-            output.finish(tasks=len(names))
-        print_table(figures)
+        _write_part(output, name, found)
+    parts = processes.current().first_decides(lambda: {n: _read_part(output, n) for n in names})
+    figures = summary(parts)
+    if not output.complete:
+        records.write_json(output.path / FIGURES_FILE, figures)
+        output.finish(tasks=len(names))
+    print_table(figures)
 
 
 def _task_names(tasks: str | Sequence[str]) -> list[str]:
@@ -210,12 +204,11 @@ def _part_file(name: str) -> str:
     return f"task-{name}.json"
 
 
-def _missing(output_dir: str, names: Sequence[str]) -> list[str]:
-    """The tasks without figures, as process 0 finds them: others may not see its files."""
-    directory = epath.Path(output_dir)
-    is_missing = np.array([not (directory / _part_file(name)).exists() for name in names])
-    is_missing = multihost_utils.broadcast_one_to_all(is_missing)
-    return [name for name, missing in zip(names, is_missing, strict=True) if missing]
+def _missing(output: records.OutputDirectory, names: Sequence[str]) -> list[str]:
+    """The tasks without figures, as process 0 finds them: others may not see its files yet."""
+    return processes.current().first_decides(
+        lambda: [name for name in names if not (output.path / _part_file(name)).exists()]
+    )
 
 
 def _read_part(output: records.OutputDirectory, name: str) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _total_nll(
     total = 0.0
     with meshes.sharding_scope(mesh), progress.bar("perplexity", len(windows)) as advance:
         for batch, arrays in _batches(windows, rows):
-            arrays = jax.device_put(arrays, meshes.batch_sharding(mesh))
+            arrays = meshes.to_mesh(arrays, meshes.batch_sharding(mesh))
             total += float(batch_nll(loaded.params, *arrays))
             advance(batch)
     if not math.isfinite(total):

@@ -119,10 +119,10 @@ class Decoder:
             lengths_N[n] = len(prompt)
             words_N2[n] = record_words(record_id)
         sharding = meshes.batch_sharding(self.mesh)
-        arrays = jax.device_put((tokens_NP, lengths_N, words_N2), sharding)
+        arrays = meshes.to_mesh((tokens_NP, lengths_N, words_N2), sharding)
         with meshes.sharding_scope(self.mesh):
             result = self._decode(self.params, *arrays, num_samples=num_samples)
-        tokens_NST, lengths_NS, stopped_NS = jax.device_get(result)
+        tokens_NST, lengths_NS, stopped_NS = meshes.to_host(result)
         return [
             [
                 Sample(tokens_NST[n, s, : lengths_NS[n, s]].tolist(), bool(stopped_NS[n, s]))

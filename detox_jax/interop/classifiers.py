@@ -6,7 +6,6 @@ import dataclasses
 import re
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from flax import traverse_util
@@ -18,6 +17,7 @@ from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
 from detox_jax.interop.safetensors_io import TensorReader
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
+from detox_jax.parallel import mesh as meshes
 
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -72,7 +72,7 @@ class Classifier:
         arrays = {path: np.zeros(s, self.config.parameter_dtype) for path, s in shapes.items()}
         for path, place, part in mapped.read(self.tensors, stored):
             arrays[path][place] = part
-        return jax.device_put(traverse_util.unflatten_dict(arrays, sep="/"), shardings)
+        return meshes.to_mesh(traverse_util.unflatten_dict(arrays, sep="/"), shardings)
 
     def _check_left_over(self, names: set[str]) -> None:
         for name in sorted(names):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import partitioning
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from detox_jax.errors import UserError
@@ -130,6 +130,39 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def num_batch_shards(mesh: Mesh) -> int:
     """By how much a batch size must be divisible."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def local_rows(mesh: Mesh, num_rows: int) -> list[int]:
+    """The rows of a batch that this process's devices hold, in order; with one process, all."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
+    parts = [index[0] for index in indices if index is not None]
+    return sorted({row for part in parts for row in range(*part.indices(num_rows))})
+
+
+def to_mesh(tree: Any, sharding: Any) -> Any:
+    """Arrays that every process holds alike and whole, over the mesh.
+
+    Args:
+      tree: of numpy arrays.
+      sharding: of all, or a tree of them.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    if isinstance(sharding, NamedSharding):
+        sharding = jax.tree.map(lambda _: sharding, tree)
+    # `device_put` would first compare the arrays of all processes, which costs a broadcast of each.
+    return jax.tree.map(
+        lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]),
+        tree,
+        sharding,
+    )
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays on the mesh as numpy arrays, whole on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def abstract_params(model: TransformerLM | Encoder) -> tuple[Any, Any]:

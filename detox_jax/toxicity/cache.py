@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import records
+from detox_jax import processes, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import scorer as scorers
 from detox_jax.toxicity.score_store import ScoreStore
@@ -81,6 +81,11 @@ class CachedScorer:
         """The scorer's, None where it has none."""
         return getattr(self.scorer, "reliability", None)
 
+    @property
+    def on_mesh(self) -> bool:
+        """The scorer's, False where it has none."""
+        return getattr(self.scorer, "on_mesh", False)
+
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`.
 
@@ -88,10 +93,10 @@ class CachedScorer:
           UserError: in replay-only mode, if texts have no score; if the file cannot be used or an
             import not be read; and whatever the scorer raises.
         """
-        if self.replay_only:
-            self.check()
         prepared = [scorers.prepare(text) for text in texts]
-        scores = self._store.get(dict.fromkeys(prepared))
+        # What hosts remember may differ, and all must score the same: process 0 remembers.
+        run = processes.current()
+        scores = run.first_decides(lambda: self._remembered(prepared))
         missing = [text for text in dict.fromkeys(prepared) if text not in scores]
         if missing and self.replay_only:
             raise UserError(
@@ -102,7 +107,8 @@ class CachedScorer:
         for first in range(0, len(missing), at_once):
             group = missing[first : first + at_once]
             fresh = dict(zip(group, scorers.score_texts(self.scorer, group), strict=True))
-            self._store.put(fresh)
+            if run.is_first:
+                self._store.put(fresh)
             scores |= fresh
         return [scores[text] for text in prepared]
 
@@ -112,6 +118,11 @@ class CachedScorer:
             scorers.check(self.scorer)
         elif not self.imports and not Path(self.path).exists():
             raise UserError(f"{self.path}: no such score cache; replay-only mode needs one")
+
+    def _remembered(self, texts: Sequence[str]) -> dict[str, float | None]:
+        if self.replay_only:
+            self.check()
+        return self._store.get(dict.fromkeys(texts))
 
     @functools.cached_property
     def _store(self) -> ScoreStore:

@@ -51,6 +51,8 @@ class ClassifierScorer:
         directory does not say, or says it of another label.
     """
 
+    on_mesh = True
+
     def __init__(
         self,
         path: str,
@@ -122,10 +124,10 @@ class ClassifierScorer:
         pending: list[tuple[list[int], jax.Array]] = []
         with meshes.sharding_scope(self._mesh):
             for rows, tokens_BL in self._batches(ids, own):
-                tokens_BL = jax.device_put(tokens_BL, meshes.batch_sharding(self._mesh))
+                tokens_BL = meshes.to_mesh(tokens_BL, meshes.batch_sharding(self._mesh))
                 pending.append((rows, self._compute(self._params, tokens_BL)))
         for rows, scores_BC in pending:  # Read when all are under way.
-            scores[rows] = np.asarray(scores_BC)[: len(rows)]
+            scores[rows] = meshes.to_host(scores_BC)[: len(rows)]
         return scores
 
     def _batches(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 
-from detox_jax import progress, records
+from detox_jax import processes, progress, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import scorer as scorers
 
@@ -19,7 +20,8 @@ def score(
     """Scores documents, or the continuations of prompts, alone and without their prompts.
 
     Writes as many shards as there are input files; a rerun continues with the first that is
-    missing.
+    missing. Of several processes, all take part where the scorer is `on_mesh`; else process 0
+    scores and the others wait, so that no service is asked twice.
 
     Args:
       input: JSON Lines documents or generations: file, glob or directory.
@@ -34,6 +36,14 @@ def score(
     if check_only:
         scorers.check(scorer)
         return
+    work = functools.partial(_score, input, output_dir, scorer)
+    if getattr(scorer, "on_mesh", False):
+        work()
+    else:
+        processes.current().first_does(work)
+
+
+def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     files = records.resolve_files(input)
     settings = {
         "input": records.describe_input(input),

@@ -38,7 +38,8 @@ class ToxicityScorer(Protocol):
     share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label. For
     `cache.CachedScorer` it may have `texts_at_once`, how many texts to give it a call, and
     `attribute`, what it measures. It may have `check()`, which raises a `UserError` where the
-    scorer lacks what it needs, a key say.
+    scorer lacks what it needs, a key say. One that computes on all devices of several processes
+    says so by `on_mesh = True`: all processes then call it with the same texts.
     """
 
     name: str

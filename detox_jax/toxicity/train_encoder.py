@@ -92,6 +92,8 @@ class EncoderRecipe:
         """
         from detox_jax.training import data  # tensorflow: not for importing this module
 
+        if jax.process_count() > 1:
+            raise UserError("train_scorer trains an encoder in one process: run it on one host")
         mesh = meshes.create_mesh(self.mesh_shape)
         self._check(mesh)
         task = data.get_task(self.task)

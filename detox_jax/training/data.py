@@ -1,4 +1,8 @@
-"""seqio tasks to batches: packed, deterministic, resumable, each host its own part.
+"""seqio tasks to batches: packed, deterministic, resumable, each process its own rows.
+
+Every process reads the one stream of packed rows and keeps those of its own devices, so that the
+batches, and with them the losses, are the same for any number of processes, and a run may go on
+with another number of them. Reading costs little beside a training step (docs/MULTIHOST.md).
 
 Epochs are built one after another, each shuffled with a seed of its own, so that the position in
 the data is `(epoch, row)` and a resumed run skips within one epoch at most.
@@ -8,10 +12,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -73,16 +76,14 @@ def _rows(
     split: str,
     *,
     seed: int | None,
-    shard: seqio.ShardInfo,
 ) -> Iterator[Row]:
-    """One epoch of packed rows of this host; shuffled where there is a seed."""
+    """One epoch of packed rows; shuffled where there is a seed."""
     converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
     dataset = task.get_dataset(
         sequence_length={"targets": length},
         split=split,
         shuffle=seed is not None,
         seed=seed,
-        shard_info=shard,
         num_epochs=1,
         try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
     )
@@ -97,9 +98,9 @@ def _stack(rows: list[Row]) -> Row:
 
 
 class BatchIterator:
-    """Endless batches of this host's rows; `state` and `restore` make it resumable.
+    """Endless batches of this process's rows; `state` and `restore` make it resumable.
 
-    Yields dicts of int32 arrays `[batch_size / hosts, length]`: `decoder_input_tokens`,
+    Yields dicts of int32 arrays `[rows, length]`: `decoder_input_tokens`,
     `decoder_target_tokens`, `decoder_loss_weights`, `decoder_segment_ids`, `decoder_positions`.
 
     Attributes:
@@ -114,15 +115,13 @@ class BatchIterator:
         length: int,
         seed: int,
         split: str = "train",
+        rows: Collection[int] | None = None,
     ):
-        hosts = jax.process_count()
-        if batch_size % hosts:
-            raise UserError(f"BATCH_SIZE {batch_size} is no multiple of the {hosts} hosts")
         _check_split(task, split)
         self._task = task
         self._length = length
-        self._rows_per_batch = batch_size // hosts
-        self._shard = seqio.ShardInfo(jax.process_index(), hosts)
+        self._batch_size = batch_size
+        self._kept = frozenset(range(batch_size) if rows is None else rows)
         self._seed = seed
         self._split = split
         self._epoch = self._row = 0
@@ -135,14 +134,14 @@ class BatchIterator:
             "batch_size": batch_size,
             "length": length,
             "seed": seed,
-            "hosts": hosts,
         }
 
     def __iter__(self) -> BatchIterator:
         return self
 
     def __next__(self) -> Row:
-        return _stack([self._next_row() for _ in range(self._rows_per_batch)])
+        batch = [self._next_row() for _ in range(self._batch_size)]
+        return _stack([row for i, row in enumerate(batch) if i in self._kept])
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
@@ -166,7 +165,7 @@ class BatchIterator:
     def _epoch_rows(self) -> Iterator[Row]:
         # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
         seed = (self._seed * 1_000_003 + self._epoch) % (2**31 - 1)
-        return _rows(self._task, self._length, self._split, seed=seed, shard=self._shard)
+        return _rows(self._task, self._length, self._split, seed=seed)
 
     def _next_row(self) -> Row:
         while True:
@@ -188,18 +187,21 @@ def train_batches(
     length: int,
     seed: int,
     split: str = "train",
+    rows: Collection[int] | None = None,
 ) -> BatchIterator:
-    """Endless training batches; see `BatchIterator`."""
-    return BatchIterator(task, batch_size=batch_size, length=length, seed=seed, split=split)
+    """Endless training batches, or of each the `rows` named; see `BatchIterator`."""
+    return BatchIterator(
+        task, batch_size=batch_size, length=length, seed=seed, split=split, rows=rows
+    )
 
 
 def batches_per_epoch(
     task: seqio.Task | seqio.Mixture, *, batch_size: int, length: int, split: str = "train"
 ) -> float:
-    """Packed rows of one pass over all hosts' data, in batches; reads the data once."""
+    """Packed rows of one pass over the data, in batches; reads the data once."""
     if isinstance(task, seqio.Mixture):
         raise UserError(f"mixture {task.name!r} has no epochs; set TRAIN_STEPS instead of EPOCHS")
-    rows = _rows(task, length, split, seed=None, shard=seqio.ShardInfo(0, 1))
+    rows = _rows(task, length, split, seed=None)
     return sum(1 for _ in rows) / batch_size
 
 
@@ -210,19 +212,22 @@ def validation_batches(
     length: int,
     split: str = "validation",
     max_batches: int | None = None,
+    rows: Collection[int] | None = None,
 ) -> Iterator[Row]:
-    """One pass over a split, unshuffled; rows of weight 0 fill the last batch."""
+    """One pass over a split, unshuffled, or of each batch the `rows` named.
+
+    Rows of weight 0 fill the last batch.
+    """
     _check_split(task, split)
-    hosts = jax.process_count()
-    rows_per_batch = batch_size // hosts
-    shard = seqio.ShardInfo(jax.process_index(), hosts)
-    rows = iter(_rows(task, length, split, seed=None, shard=shard))
+    kept = frozenset(range(batch_size) if rows is None else rows)
+    stream = iter(_rows(task, length, split, seed=None))
     for _ in itertools.count() if max_batches is None else range(max_batches):
-        batch = list(itertools.islice(rows, rows_per_batch))
+        batch = list(itertools.islice(stream, batch_size))
         if not batch:
             return
         padding = {name: np.zeros_like(row) for name, row in batch[0].items()}
-        yield _stack(batch + [padding] * (rows_per_batch - len(batch)))
+        batch += [padding] * (batch_size - len(batch))
+        yield _stack([row for i, row in enumerate(batch) if i in kept])
 
 
 def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:

@@ -64,7 +64,7 @@ class LabelledTask:
       labels: names of the labels, in order.
       encode: texts to ids, special tokens included, cut.
       length: of the rows, in tokens.
-      batch_size: texts a batch, over all hosts.
+      batch_size: texts a batch.
     """
 
     task: Any
@@ -74,15 +74,13 @@ class LabelledTask:
     batch_size: int
 
     def batch(self, examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """This host's rows of a batch; rows of weight 0 fill it.
+        """A batch; rows of weight 0 fill it.
 
         Returns:
           `tokens` int32 `[B, L]`, padded with 0 on the right, `labels` float32 `[B, C]`, `weights`
           float32 `[B]`.
         """
-        hosts = jax.process_count()
-        size = self.batch_size // hosts
-        examples = examples[size * jax.process_index() :][:size]
+        size = self.batch_size
         tokens_BL = np.zeros((size, self.length), np.int32)
         labels_BC = np.zeros((size, len(self.labels)), np.float32)
         weights_B = np.zeros(size, np.float32)

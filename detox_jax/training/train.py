@@ -96,10 +96,13 @@ def train(
     how = {"remat": remat, "attention_kernel": attention_kernel, "logits_chunk": logits_chunk}
     config = dataclasses.replace(config, **{k: v for k, v in how.items() if v is not None})
     length = _check_lengths(task_feature_lengths, config)
-    rows = _rows_at_once(batch_size, accumulation_steps, mesh)
+    rows_at_once = _rows_at_once(batch_size, accumulation_steps, mesh)
     with meshes.sharding_scope(mesh):
-        kernel, why = kernels.choose(config, rows, length)
-    batches = data.train_batches(task, batch_size=batch_size, length=length, seed=random_seed)
+        kernel, why = kernels.choose(config, rows_at_once, length)
+    rows = meshes.local_rows(mesh, batch_size)
+    batches = data.train_batches(
+        task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
+    )
     settings = {
         "config": config.numerics(),
         "adaptation": adaptations.to_json(adaptation),
@@ -147,6 +150,7 @@ def train(
             batch_size=batch_size,
             length=length,
             max_batches=eval_steps,
+            rows=rows,
         )
     loop = loops.Loop(
         model_dir=output.path,

@@ -100,11 +100,13 @@ def test_preflight_says_that_the_bucket_refuses(active, free_port):
 
 def test_the_same_command_on_all_workers_of_all_slices(cloud):
     cloud.prepare(nodes=2)
-    cloud.behave('echo "$WORKER_INDEX of $NUM_WORKERS on $JAX_COORDINATOR_PORT in $PWD"')
+    cloud.behave(
+        'echo "$WORKER_INDEX of $NUM_WORKERS on $JAX_COORDINATOR_PORT $DETOX_JAX_MULTIHOST in $PWD"'
+    )
     words = ("detox-jax", "train", "--gin.X={'a b': \"c;d\"}")
     status, output = run(cloud, command=words)
     assert status == 0, output
-    assert log(cloud, 3) == f"3 of 4 on 8476 in {cloud.worker('1-1')}/detox_jax\n"
+    assert log(cloud, 3) == f"3 of 4 on 8476 1 in {cloud.worker('1-1')}/detox_jax\n"
     verbs = (cloud.worker("1-1") / "verbs").read_text()
     assert verbs == "train --gin.X={'a b': \"c;d\"}\n"
     assert exit_codes(cloud) == "".join(f"worker-{i} 0\n" for i in range(4))
@@ -121,6 +123,12 @@ def test_exit_codes_of_all_workers(active):
 def test_a_mistake_of_the_users_is_exit_2(active):
     active.behave("exit $((2 - WORKER_INDEX))")
     assert run(active)[0] == 2
+
+
+def test_without_a_worker_the_error_of_the_others_is_no_mistake(active):
+    active.behave("exit $((2 + WORKER_INDEX * 253))")
+    assert run(active)[0] == 1
+    assert exit_codes(active) == "worker-0 2\nworker-1 255\n"
 
 
 def test_an_unreachable_worker_does_not_leave_the_others_waiting(active):

@@ -39,7 +39,7 @@ def test_submits_waits_and_gathers(xpk, xpk_status, status):
     assert create == (
         "workload create --workload=w --cluster=c --zone=z --tpu-type=v6e-16 --num-slices=2 "
         "--docker-image=i --max-restarts=20 --restart-on-exit-codes=1 --priority=medium "
-        "--command=detox-jax train"
+        "--command=env DETOX_JAX_MULTIHOST=1 detox-jax train"
     )
     assert "--wait-for-job-completion=w" in wait
     assert (xpk.checkout / "runs/tpu/w/workers.log").read_text() == "step 100\n"

@@ -131,19 +131,33 @@ def test_a_position_in_other_data_is_refused(task):
         batches(task, batch_size=8).restore(state)
 
 
-def test_hosts_share_the_data_without_overlap(task, monkeypatch, texts, vocabulary):
-    expected = collections.Counter(
-        token for text in texts for token in [*vocabulary.encode(text), vocabulary.eos_id]
-    )
-    counted = collections.Counter()
-    for host in range(2):
-        monkeypatch.setattr(data.jax, "process_index", lambda host=host: host)
-        monkeypatch.setattr(data.jax, "process_count", lambda: 2)
-        for batch in data.validation_batches(task, batch_size=4, length=32, split="train"):
-            assert batch["decoder_target_tokens"].shape == (2, 32)
-            weights = batch["decoder_loss_weights"] > 0
-            counted.update(batch["decoder_target_tokens"][weights].tolist())
-    assert counted == expected
+def test_processes_share_every_batch_without_overlap(task):
+    shares = ([0, 3], [1], [2])
+    streams = {
+        "train": lambda rows: take(batches(task, rows=rows), 5),
+        "validation": lambda rows: list(
+            data.validation_batches(task, batch_size=4, length=32, rows=rows)
+        ),
+    }
+    for stream in streams.values():
+        whole = stream(None)
+        parts = [stream(rows) for rows in shares]
+        assert all(len(part) == len(whole) > 1 for part in parts)
+        for step, batch in enumerate(whole):
+            for name, expected in batch.items():
+                together = np.empty_like(expected)
+                for rows, part in zip(shares, parts, strict=True):
+                    assert part[step][name].shape == (len(rows), 32)
+                    together[rows] = part[step][name]
+                np.testing.assert_array_equal(together, expected)
+
+
+def test_a_position_is_the_same_for_any_share(task):
+    some = batches(task, rows=[1])
+    take(some, 3)
+    whole = batches(task)
+    whole.restore(json.loads(json.dumps(some.state())))
+    assert_equal(take(whole, 2), take(batches(task), 5)[3:])
 
 
 def test_validation_pads_its_last_batch(task):
