@@ -24,9 +24,11 @@ from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import PAD_ID
 
-# Shapes are few, since each is compiled: at most so many lengths, of rows rounded up to a multiple,
-# and powers of a base for the number of scored tokens.
+# Shapes are few, since each is compiled, and the last batch of each is partly padding: at most so
+# many lengths, each for several batches, of rows rounded up to a multiple; and powers of a base for
+# the number of scored tokens.
 _MOST_LENGTHS = 4
+_BATCHES_PER_LENGTH = 4
 _LENGTH_MULTIPLE = 16
 _SCORED_BASE = 4
 
@@ -208,12 +210,13 @@ def batches(
 
     The longest come first, so that memory that does not suffice shows at once.
     """
-    lengths = padded_lengths([len(row.tokens) for row in rows])
-    groups: dict[tuple[int, int], list[Row]] = {}
+    most = min(_MOST_LENGTHS, 1 + len(rows) // (_BATCHES_PER_LENGTH * batch_size))
+    lengths = padded_lengths([len(row.tokens) for row in rows], most)
+    groups: dict[int, list[Row]] = {length: [] for length in reversed(lengths)}
     for row in rows:
-        length = min(length for length in lengths if length >= len(row.tokens))
-        groups.setdefault((length, _padded_scored(len(row.targets))), []).append(row)
-    for (length, scored), members in sorted(groups.items(), key=lambda item: item[0], reverse=True):
+        groups[min(length for length in lengths if length >= len(row.tokens))].append(row)
+    for length, members in groups.items():
+        scored = _padded_scored(max(len(row.targets) for row in members))
         for first in range(0, len(members), batch_size):
             batch = members[first : first + batch_size]
             tokens_BL = np.full((batch_size, length), PAD_ID, np.int32)
@@ -234,7 +237,7 @@ def _padded_scored(number: int) -> int:
     return padded
 
 
-def padded_lengths(lengths: Sequence[int], most: int = _MOST_LENGTHS) -> list[int]:
+def padded_lengths(lengths: Sequence[int], most: int) -> list[int]:
     """At most `most` lengths to which to pad rows, chosen so that the least padding is added."""
     rounded = [-(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE for length in lengths]
     sizes, counts = np.unique(np.array(rounded, int), return_counts=True)

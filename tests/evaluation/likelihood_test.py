@@ -106,7 +106,9 @@ def test_shapes_are_few_and_the_longest_come_first():
     for number, row in enumerate(rows):
         row.add(number, [1] * (1 + number % 20))
     shapes = [tuple(a.shape for a in arrays) for _, arrays in batches(rows, 8)]
-    assert len(set(shapes)) <= 4 * 4
+    assert len(set(shapes)) == 4
+    few = [tuple(a.shape for a in arrays) for _, arrays in batches(rows[:40], 32)]
+    assert len(few) == 2 and len(set(few)) == 1  # Not mostly padding.
     assert [shape[0][1] for shape in shapes] == sorted((s[0][1] for s in shapes), reverse=True)
 
 
