@@ -60,8 +60,8 @@ class LikelihoodReader:
         self, model: TransformerLM, params: Any, mesh: Mesh, batch_size: int, max_length: int
     ):
         self.max_length = max_length
-        shards = meshes.num_batch_shards(mesh)
-        self.batch_size = -(-batch_size // shards) * shards
+        self._shards = meshes.num_batch_shards(mesh)
+        self.batch_size = -(-batch_size // self._shards) * self._shards
         self._params, self._mesh = params, mesh
         # Replicated: every process of a pod sees all of the answer.
         self._read = jax.jit(functools.partial(read, model), out_shardings=meshes.replicated(mesh))
@@ -82,7 +82,7 @@ class LikelihoodReader:
             meshes.sharding_scope(self._mesh),
             progress.bar("likelihood", len(pairs)) as advance,
         ):
-            for batch, arrays in batches(rows, self.batch_size):
+            for batch, arrays in batches(rows, self.batch_size, self._shards):
                 arrays = jax.device_put(arrays, meshes.batch_sharding(self._mesh))
                 result = self._read(self._params, *arrays)
                 log_probs_BT, is_best_BT = map(np.asarray, result)
@@ -204,11 +204,12 @@ def pack(pairs: Sequence[Pair], max_length: int) -> list[Row]:
 
 
 def batches(
-    rows: Sequence[Row], batch_size: int
+    rows: Sequence[Row], batch_size: int, multiple: int = 1
 ) -> Iterator[tuple[list[Row], tuple[np.ndarray, ...]]]:
     """Rows of similar length together, with `tokens`, `branches`, `positions`, `reads`, `targets`.
 
-    The longest come first, so that memory that does not suffice shows at once.
+    The longest come first, so that memory that does not suffice shows at once. The last batch of a
+    length is halved as often as its rows allow; its size stays a multiple of `multiple`.
     """
     most = min(_MOST_LENGTHS, 1 + len(rows) // (_BATCHES_PER_LENGTH * batch_size))
     lengths = padded_lengths([len(row.tokens) for row in rows], most)
@@ -219,9 +220,12 @@ def batches(
         scored = _padded_scored(max(len(row.targets) for row in members))
         for first in range(0, len(members), batch_size):
             batch = members[first : first + batch_size]
-            tokens_BL = np.full((batch_size, length), PAD_ID, np.int32)
-            branches_BL, positions_BL = np.zeros((2, batch_size, length), np.int32)
-            reads_BT, targets_BT = np.zeros((2, batch_size, scored), np.int32)
+            size = batch_size
+            while size % (2 * multiple) == 0 and size // 2 >= len(batch):
+                size //= 2
+            tokens_BL = np.full((size, length), PAD_ID, np.int32)
+            branches_BL, positions_BL = np.zeros((2, size, length), np.int32)
+            reads_BT, targets_BT = np.zeros((2, size, scored), np.int32)
             for b, row in enumerate(batch):
                 L, T = len(row.tokens), len(row.targets)
                 tokens_BL[b, :L], branches_BL[b, :L] = row.tokens, row.branches
