@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tokenizers
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import records
+from detox_jax import records, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.likelihood import Likelihood, LikelihoodReader
@@ -104,8 +105,8 @@ def choices(
       output_dir: where answers and accuracies go; a rerun continues with the first task missing.
       tasks: seqio tasks of choices (`tasks.downstream`), or names of registered ones.
       batch_size: texts at once; changes speed and memory alone.
-      start_with_bos: whether the start token stands before every question; where None, if the
-        vocabulary has one of its own, other than the end token.
+      start_with_bos: whether the start token stands before every question; as the tokenizer's own
+        files say where None.
       dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
 
@@ -126,6 +127,8 @@ def choices(
         "start_with_bos": start_with_bos,
         "dtype": dtype,
     }
+    if start_with_bos is None:
+        start_with_bos = tokenizer_adds_bos(checkpoints.vocabulary_dir(checkpoint_path))
     output = records.OutputDirectory(output_dir, "choices", settings)
     if output.complete:
         accuracies = json.loads((output.path / ACCURACIES_FILE).read_text())
@@ -155,6 +158,22 @@ def choices(
         records.write_json(output.path / ACCURACIES_FILE, accuracies)
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
+
+
+def tokenizer_adds_bos(vocabulary_dir: str) -> bool:
+    """Whether transformers would put the start token before a text.
+
+    `tokenizer_config.json` decides where it says so, else the post-processor of `tokenizer.json`.
+    """
+    files = tokenizer_files.read(vocabulary_dir).files
+    config = json.loads(files.get(tokenizer_files.TOKENIZER_CONFIG_FILE, b"{}"))
+    if "add_bos_token" in config:
+        return bool(config["add_bos_token"])
+    if tokenizer_files.TOKENIZER_FILE not in files:
+        return False
+    tokenizer = tokenizers.Tokenizer.from_str(files[tokenizer_files.TOKENIZER_FILE].decode())
+    tokenizer.no_padding()
+    return bool(tokenizer.encode("", add_special_tokens=True).ids)
 
 
 def _check_finite(answers: Sequence[Answer], what: str) -> None:
@@ -212,8 +231,6 @@ def encode(
     Raises:
       UserError: for a target without a token of its own.
     """
-    if start_with_bos is None:
-        start_with_bos = vocabulary.bos_id != vocabulary.eos_id
     contexts = [context.rstrip() for context, _ in pairs]
     context_ids = vocabulary.encode_batch(contexts)
     both_ids = vocabulary.encode_batch([context + target for context, target in pairs])

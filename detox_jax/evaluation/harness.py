@@ -321,15 +321,13 @@ def rolling_windows(ids: Sequence[int], prefix: int, max_length: int) -> list[tu
 def added_tokens(files: tokenizer_files.TokenizerFiles) -> tuple[Ids, Ids]:
     """The tokenizer's own ids that it puts before and behind every text.
 
-    As in transformers: `tokenizer_config.json` decides where it says so, else the post-processor
-    of `tokenizer.json`.
+    As in transformers 5: the post-processor of `tokenizer.json` decides, and only without that file
+    what `tokenizer_config.json` says.
     """
-    config = json.loads(files.files.get(TOKENIZER_CONFIG_FILE, b"{}"))
-    if "add_bos_token" in config or "add_eos_token" in config:
+    if TOKENIZER_FILE not in files.files:
+        config = json.loads(files.files.get(TOKENIZER_CONFIG_FILE, b"{}"))
         before = [files.bos] if config.get("add_bos_token") else []
         return before, [files.eos] if config.get("add_eos_token") else []
-    if TOKENIZER_FILE not in files.files:
-        return [], []
     tokenizer = tokenizers.Tokenizer.from_str(files.files[TOKENIZER_FILE].decode())
     tokenizer.no_padding()
     around = tokenizer.encode("", add_special_tokens=True).ids

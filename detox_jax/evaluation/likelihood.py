@@ -24,9 +24,11 @@ from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import PAD_ID
 
-# Shapes are few, since each is compiled: at most so many lengths, of rows rounded up to a multiple,
-# and powers of a base for the number of scored tokens.
+# Shapes are few, since each is compiled, and the last batch of each is partly padding: at most so
+# many lengths, each for several batches, of rows rounded up to a multiple; and powers of a base for
+# the number of scored tokens.
 _MOST_LENGTHS = 4
+_BATCHES_PER_LENGTH = 4
 _LENGTH_MULTIPLE = 16
 _SCORED_BASE = 4
 
@@ -58,8 +60,8 @@ class LikelihoodReader:
         self, model: TransformerLM, params: Any, mesh: Mesh, batch_size: int, max_length: int
     ):
         self.max_length = max_length
-        shards = meshes.num_batch_shards(mesh)
-        self.batch_size = -(-batch_size // shards) * shards
+        self._shards = meshes.num_batch_shards(mesh)
+        self.batch_size = -(-batch_size // self._shards) * self._shards
         self._params, self._mesh = params, mesh
         # Replicated: every process of a pod sees all of the answer.
         self._read = jax.jit(functools.partial(read, model), out_shardings=meshes.replicated(mesh))
@@ -80,7 +82,7 @@ class LikelihoodReader:
             meshes.sharding_scope(self._mesh),
             progress.bar("likelihood", len(pairs)) as advance,
         ):
-            for batch, arrays in batches(rows, self.batch_size):
+            for batch, arrays in batches(rows, self.batch_size, self._shards):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))
                 result = self._read(self._params, *arrays)
                 log_probs_BT, is_best_BT = map(np.asarray, result)
@@ -202,23 +204,28 @@ def pack(pairs: Sequence[Pair], max_length: int) -> list[Row]:
 
 
 def batches(
-    rows: Sequence[Row], batch_size: int
+    rows: Sequence[Row], batch_size: int, multiple: int = 1
 ) -> Iterator[tuple[list[Row], tuple[np.ndarray, ...]]]:
     """Rows of similar length together, with `tokens`, `branches`, `positions`, `reads`, `targets`.
 
-    The longest come first, so that memory that does not suffice shows at once.
+    The longest come first, so that memory that does not suffice shows at once. The last batch of a
+    length is halved as often as its rows allow; its size stays a multiple of `multiple`.
     """
-    lengths = padded_lengths([len(row.tokens) for row in rows])
-    groups: dict[tuple[int, int], list[Row]] = {}
+    most = min(_MOST_LENGTHS, 1 + len(rows) // (_BATCHES_PER_LENGTH * batch_size))
+    lengths = padded_lengths([len(row.tokens) for row in rows], most)
+    groups: dict[int, list[Row]] = {length: [] for length in reversed(lengths)}
     for row in rows:
-        length = min(length for length in lengths if length >= len(row.tokens))
-        groups.setdefault((length, _padded_scored(len(row.targets))), []).append(row)
-    for (length, scored), members in sorted(groups.items(), key=lambda item: item[0], reverse=True):
+        groups[min(length for length in lengths if length >= len(row.tokens))].append(row)
+    for length, members in groups.items():
+        scored = _padded_scored(max(len(row.targets) for row in members))
         for first in range(0, len(members), batch_size):
             batch = members[first : first + batch_size]
-            tokens_BL = np.full((batch_size, length), PAD_ID, np.int32)
-            branches_BL, positions_BL = np.zeros((2, batch_size, length), np.int32)
-            reads_BT, targets_BT = np.zeros((2, batch_size, scored), np.int32)
+            size = batch_size
+            while size % (2 * multiple) == 0 and size // 2 >= len(batch):
+                size //= 2
+            tokens_BL = np.full((size, length), PAD_ID, np.int32)
+            branches_BL, positions_BL = np.zeros((2, size, length), np.int32)
+            reads_BT, targets_BT = np.zeros((2, size, scored), np.int32)
             for b, row in enumerate(batch):
                 L, T = len(row.tokens), len(row.targets)
                 tokens_BL[b, :L], branches_BL[b, :L] = row.tokens, row.branches
@@ -234,7 +241,7 @@ def _padded_scored(number: int) -> int:
     return padded
 
 
-def padded_lengths(lengths: Sequence[int], most: int = _MOST_LENGTHS) -> list[int]:
+def padded_lengths(lengths: Sequence[int], most: int) -> list[int]:
     """At most `most` lengths to which to pad rows, chosen so that the least padding is added."""
     rounded = [-(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE for length in lengths]
     sizes, counts = np.unique(np.array(rounded, int), return_counts=True)

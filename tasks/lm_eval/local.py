@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import datasets
+import datasets  # pyright: ignore[reportMissingImports]
 
 
 def load(name: str, **unused: Any) -> dict[str, Any]:

@@ -143,14 +143,22 @@ PROCESSOR = {
     [
         (None, None, ([], [])),
         (None, PROCESSOR, ([0], [])),
-        ({"add_bos_token": False}, PROCESSOR, ([], [])),
-        ({"add_bos_token": True}, None, ([0], [])),
-        ({"add_eos_token": True}, None, ([], [0])),
-        ({"unk_token": None}, PROCESSOR, ([0], [])),
+        ({"add_bos_token": False}, PROCESSOR, ([0], [])),
+        ({"add_bos_token": True}, None, ([], [])),
     ],
 )
 def test_tokens_around_a_text(config, processor, expected, vocabulary, tmp_path):
     assert added_tokens(_files(vocabulary, tmp_path, config, processor)) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({}, ([], [])), ({"add_bos_token": True}, ([0], [])), ({"add_eos_token": True}, ([], [0]))],
+)
+def test_without_tokenizer_json_its_settings_say(config, expected, vocabulary, tmp_path):
+    files = _files(vocabulary, tmp_path)
+    content = {"tokenizer_config.json": json.dumps(config).encode()}
+    assert added_tokens(dataclasses.replace(files, files=content)) == expected
 
 
 def test_conversations(model, monkeypatch):
