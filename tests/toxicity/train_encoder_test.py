@@ -163,7 +163,7 @@ def test_goes_on_from_a_published_encoder(documents, tmp_path):
 BAD = {
     "no labels": ({"LABELS": ()}, "LABELS is ()"),
     "twice": ({"LABELS": ("toxicity", "toxicity")}, "name every label once"),
-    "unlabelled": ({"LABELS": ("insult",)}, "record '0' has no label 'insult'"),
+    "unlabelled": ({"LABELS": ("insult",)}, "has no label 'insult'; every record needs"),
     "nothing": ({"INPUT": None}, "set INPUT, TASK_NAME, DATA_DIR"),
     "both": ({"TASK_NAME": "jigsaw_labels"}, "set one of the two"),
     "unknown task": ({"INPUT": None, "TASK_NAME": "rtp"}, "TASK_NAME is 'rtp'; one of"),
