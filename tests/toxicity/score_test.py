@@ -107,7 +107,7 @@ def test_the_embedded_scorer_is_the_default(documents, tmp_path):
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(documents, tmp_path, monkeypatch):
-    assert run(documents, tmp_path / "whole") == 0
+    assert run(documents, tmp_path / "intact") == 0
     seen = []
     real = ngram.NgramScorer.score
 
@@ -123,10 +123,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(documents, tmp_path, 
     assert len(list((tmp_path / "killed").glob("*.jsonl"))) == 2
     assert run(documents, tmp_path / "killed") == 0
     assert seen == [2, 2, 2, 2]  # one shard was left to do
-    killed, whole = tree(tmp_path / "killed"), tree(tmp_path / "whole")
-    config = killed.pop("config.gin"), whole.pop("config.gin")
-    assert killed == whole
-    assert config[0].replace(b"/killed'", b"/whole'") == config[1]
+    killed, intact = tree(tmp_path / "killed"), tree(tmp_path / "intact")
+    config = killed.pop("config.gin"), intact.pop("config.gin")
+    assert killed == intact
+    assert config[0].replace(b"/killed'", b"/intact'") == config[1]
     # A finished output is left as it is.
     assert run(documents, tmp_path / "killed") == 0
     assert len(seen) == 4
