@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 from etils import epath
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from tasks import metrics
 from tasks.vocabularies import SeqioBPEVocabulary
 
 DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
@@ -82,11 +84,12 @@ class TextSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Examples `{"id", "text"}`; `shuffle` is left to the task, which shuffles all of them."""
+        """Examples `{"id", "text", "position"}`; the task shuffles all of them, if it should."""
         del shuffle, seed, unused
         pairs = self._documents(split)
         ids, texts = zip(*pairs, strict=True)
-        columns: Any = {"id": list(ids), "text": list(texts)}
+        positions = np.arange(len(pairs), dtype=np.int64)
+        columns: Any = {"id": list(ids), "text": list(texts), "position": positions}
         dataset = tf.data.Dataset.from_tensor_slices(columns)
         if shard_info is not None and shard_info.num_shards > 1:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
@@ -103,6 +106,55 @@ class TextSource(seqio.DataSource):
         if not pairs:
             raise UserError(f"{path}: holds no text")
         return pairs
+
+
+class CachedText(seqio.DataSource):
+    """What `seqio_cache_tasks` wrote of a TextSource, in the source's order.
+
+    Beam deals examples to files at random, another way each time. In order, and dealt to hosts as
+    a TextSource deals them, they give the batches that training without the cache sees.
+    """
+
+    def __init__(self, cached: seqio.DataSource):
+        super().__init__(splits=cached.splits)
+        self._cached = cached
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Examples are dealt to shards one by one."""
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """The files of a split."""
+        return self._cached.list_shards(split)
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """Examples `{"targets"}`; the ids of all documents are held in memory."""
+        del shuffle, seed, unused
+        rows = list(self._cached.get_dataset(split, shuffle=False).as_numpy_iterator())
+        rows.sort(key=lambda row: row["position"])
+        targets = tf.RaggedTensor.from_row_lengths(
+            np.concatenate([row["targets"] for row in rows]),
+            np.array([len(row["targets"]) for row in rows], np.int64),
+        )
+        dataset = tf.data.Dataset.from_tensor_slices({"targets": targets})
+        if shard_info is not None and shard_info.num_shards > 1:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        return dataset
+
+
+class TextTask(seqio.Task):
+    """A task of a TextSource, whose cache is read in the source's order."""
+
+    def _get_cached_source(self, split: str, *arguments: Any, **options: Any) -> Any:
+        return CachedText(super()._get_cached_source(split, *arguments, **options))
 
 
 def _files_of(path: str) -> list[epath.Path]:
@@ -152,17 +204,21 @@ def _read_text(path: str, separator: str) -> Iterator[tuple[str, str]]:
 
 
 def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> tf.data.Dataset:
-    """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped."""
+    """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped.
+
+    A `position` stays, for the cache.
+    """
     vocabulary = output_features["targets"].vocabulary
     dataset = dataset.filter(
         lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0
     )
 
-    def encode(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return vocabulary.encode_batch_tf(batch["text"])
+    def encode(batch: Mapping[str, tf.Tensor]) -> tuple[Any, ...]:
+        kept = {name: batch[name] for name in ("position",) if name in batch}
+        return *vocabulary.encode_batch_tf(batch["text"]), kept
 
-    def end(ids: tf.Tensor, length: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"targets": tf.concat([ids[:length], [vocabulary.eos_id]], axis=0)}
+    def end(ids: tf.Tensor, length: tf.Tensor, kept: Any) -> dict[str, tf.Tensor]:
+        return {"targets": tf.concat([ids[:length], [vocabulary.eos_id]], axis=0), **kept}
 
     encoded = dataset.batch(_TEXTS_AT_ONCE).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
     return encoded.unbatch().map(end)
@@ -176,7 +232,7 @@ def split_documents(
     Without this seqio trims them. Only a document's last piece ends with end-of-text.
     """
     if sequence_length is None or sequence_length.get("targets") is None:
-        return dataset
+        return dataset.map(lambda example: {"targets": example["targets"]})
     length = sequence_length["targets"]
 
     def pieces(example: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -263,11 +319,13 @@ def _text_task(
     splits = {"train": files}
     if validation_files is not None:
         splits["validation"] = validation_files
-    return seqio.Task(
+    return TextTask(
         name,
         source=TextSource(splits, read, variable),
         output_features=_features(vocabulary),
         preprocessors=_TO_TARGETS,
+        postprocess_fn=metrics.count_tokens,
+        metric_fns=[metrics.perplexity],
         shuffle_buffer_size=SHUFFLE_BUFFER,
     )
 
@@ -284,6 +342,20 @@ def registered_task(name: str, vocabulary: str | None) -> seqio.Task:
         )
     task = seqio.TaskRegistry.get(name)
     return task.replace(name=name, output_features=_features(vocabulary))
+
+
+def register(task: seqio.Task) -> str:
+    """Registers a task under its own name, in place of another of that name.
+
+    T5X knows tasks by name: `MIXTURE_OR_TASK_NAME = @corpora.register()`.
+
+    Returns:
+      The name.
+    """
+    if task.name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(task.name)
+    seqio.TaskRegistry.add_provider(task.name, task)
+    return task.name
 
 
 # --- registered by name -----------------------------------------------------------------------

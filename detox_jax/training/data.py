@@ -73,12 +73,14 @@ def _rows(
     *,
     seed: int | None,
     shard: seqio.ShardInfo,
+    use_cached: bool = False,
 ) -> Iterator[Row]:
     """One epoch of packed rows of this host; shuffled where there is a seed."""
     converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
     dataset = task.get_dataset(
         sequence_length={"targets": length},
         split=split,
+        use_cached=use_cached,
         shuffle=seed is not None,
         seed=seed,
         shard_info=shard,
@@ -113,23 +115,28 @@ class BatchIterator:
         length: int,
         seed: int,
         split: str = "train",
+        shard: tuple[int, int] | None = None,
+        use_cached: bool = False,
     ):
-        hosts = jax.process_count()
+        index, hosts = shard or (jax.process_index(), jax.process_count())
         if batch_size % hosts:
             raise UserError(f"BATCH_SIZE {batch_size} is no multiple of the {hosts} hosts")
         _check_split(task, split)
+        if use_cached:
+            _check_cached(task)
         self._task = task
         self._length = length
         self._rows_per_batch = batch_size // hosts
-        self._shard = seqio.ShardInfo(jax.process_index(), hosts)
+        self._shard = seqio.ShardInfo(index, hosts)
         self._seed = seed
         self._split = split
+        self._use_cached = use_cached
         self._epoch = self._row = 0
         self._iterator: Iterator[Row] | None = None
         self.identity = {
             "task": task.name,
             "split": split,
-            "source": _describe(task, split),
+            "source": _describe(task, split, use_cached),
             "vocabulary": vocabulary_of(task).fingerprint,
             "batch_size": batch_size,
             "length": length,
@@ -165,7 +172,14 @@ class BatchIterator:
     def _epoch_rows(self) -> Iterator[Row]:
         # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
         seed = (self._seed * 1_000_003 + self._epoch) % (2**31 - 1)
-        return _rows(self._task, self._length, self._split, seed=seed, shard=self._shard)
+        return _rows(
+            self._task,
+            self._length,
+            self._split,
+            seed=seed,
+            shard=self._shard,
+            use_cached=self._use_cached,
+        )
 
     def _next_row(self) -> Row:
         while True:
@@ -187,18 +201,44 @@ def train_batches(
     length: int,
     seed: int,
     split: str = "train",
+    shard: tuple[int, int] | None = None,
+    use_cached: bool = False,
 ) -> BatchIterator:
-    """Endless training batches; see `BatchIterator`."""
-    return BatchIterator(task, batch_size=batch_size, length=length, seed=seed, split=split)
+    """Endless training batches; see `BatchIterator`.
+
+    Args:
+      task: of text.
+      batch_size: packed rows of a batch, over all hosts.
+      length: of a row, in tokens.
+      seed: of the order.
+      split: of the task.
+      shard: which part is this host's, and of how many; JAX's processes where None.
+      use_cached: read what `seqio_cache_tasks` wrote.
+    """
+    return BatchIterator(
+        task,
+        batch_size=batch_size,
+        length=length,
+        seed=seed,
+        split=split,
+        shard=shard,
+        use_cached=use_cached,
+    )
 
 
 def batches_per_epoch(
-    task: seqio.Task | seqio.Mixture, *, batch_size: int, length: int, split: str = "train"
+    task: seqio.Task | seqio.Mixture,
+    *,
+    batch_size: int,
+    length: int,
+    split: str = "train",
+    use_cached: bool = False,
 ) -> float:
     """Packed rows of one pass over all hosts' data, in batches; reads the data once."""
     if isinstance(task, seqio.Mixture):
         raise UserError(f"mixture {task.name!r} has no epochs; set TRAIN_STEPS instead of EPOCHS")
-    rows = _rows(task, length, split, seed=None, shard=seqio.ShardInfo(0, 1))
+    shard = seqio.ShardInfo(0, 1)
+    rows = _rows(task, length, split, seed=None, shard=shard, use_cached=use_cached)
     return sum(1 for _ in rows) / batch_size
 
 
@@ -229,9 +269,35 @@ def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
         raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
 
 
-def _describe(task: seqio.Task | seqio.Mixture, split: str) -> Any:
+def add_cache_dir(directory: str) -> None:
+    """Adds a directory that `seqio_cache_tasks` wrote to those where cached tasks are looked for.
+
+    Raises:
+      UserError: if there is no such directory.
+    """
+    if not tf.io.gfile.isdir(directory):
+        raise UserError(f"CACHE_DIR {directory}: no such directory; seqio_cache_tasks makes it")
+    seqio.add_global_cache_dirs([directory])
+
+
+def _check_cached(task: seqio.Task | seqio.Mixture) -> None:
+    for part in _parts(task):
+        if part.cache_dir is None:
+            raise UserError(
+                f"task {part.name!r} is not cached in {seqio.get_global_cache_dirs()}; run "
+                f"seqio_cache_tasks --tasks={part.name}, or set CACHE_DIR=None"
+            )
+
+
+def _parts(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
+
+
+def _describe(task: seqio.Task | seqio.Mixture, split: str, use_cached: bool) -> Any:
     """What the data is: paths and hashes where the source knows them, else its own description."""
     if isinstance(task, seqio.Mixture):
-        return [(part.name, _describe(part, split)) for part in task.tasks]
+        return [(part.name, _describe(part, split, use_cached)) for part in task.tasks]
+    if use_cached:
+        return {"cached": task.get_cached_stats(split)}
     describe = getattr(task.source, "describe", None)
     return describe(split) if describe else str(task.source)

@@ -1,0 +1,328 @@
+"""TransformerLM under T5X's own train.py, eval.py and infer.py; the only importer of t5x.
+
+gin files in `gin_configs/t5x/` bind these names to T5X's. Nothing else of the package needs T5X:
+its checkpoints are read and written in `interop.t5x_checkpoints`, without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from absl import app
+from clu.data import dataset_iterator
+from etils import epath
+from flax import core, traverse_util
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.training import data
+from detox_jax.training import params as params_lib
+from detox_jax.training.optimizer import AdamW
+
+try:
+    from t5x import checkpoints, decoding, models, optimizers
+except ImportError as error:
+    raise ImportError(
+        f"T5X is not installed ({error}); pip install 'detox-jax[t5x]', or see docs/T5X.md"
+    ) from error
+
+
+class LanguageModel(models.DecoderOnlyModel):
+    """What T5X's scripts take for a model: network, vocabulary, optimizer, decoding.
+
+    The loss is nats a token, as in `detox-jax train`, not T5X's sum over the batch, and every
+    document starts with the vocabulary's own token, not with padding.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        vocabulary: Any,
+        adaptation: adaptations.Adaptation | None = None,
+        optimizer: AdamW | None = None,
+        train_steps: int = 0,
+        decode_fn: Callable[..., Any] = decoding.temperature_sample,
+        max_new_tokens: int | None = None,
+    ):
+        """Builds the model.
+
+        Args:
+          config: sizes and architecture.
+          vocabulary: the task's, a `tasks.vocabularies.SeqioBPEVocabulary`.
+          adaptation: what is added to the base and trained alone; None trains everything.
+          optimizer: its settings; None where nothing is trained.
+          train_steps: updates of the whole run, where a schedule ends.
+          decode_fn: T5X's, with its settings bound.
+          max_new_tokens: of a continuation; until the row is full where None.
+
+        Raises:
+          UserError: if the vocabulary has another size than the embedding.
+        """
+        app.install_exception_handler(_OneLine())
+        if config.vocab_size < vocabulary.vocab_size:
+            raise UserError(
+                f"the model has vocab_size {config.vocab_size}, but the vocabulary has "
+                f"{vocabulary.vocab_size} ids; set VOCAB_SIZE={vocabulary.vocab_size}"
+            )
+        if max_new_tokens is not None:
+            # T5X counts steps behind the tokens of a row that are not 0, and our first one is not.
+            decode_fn = functools.partial(decode_fn, max_decode_steps=max_new_tokens - 1)
+        super().__init__(
+            module=TransformerLM(config, adaptation),
+            vocabulary=vocabulary,
+            optimizer_def=optimizer and optimizer_def(optimizer, train_steps, adaptation),
+            decode_fn=decode_fn,
+            feature_converter_cls=functools.partial(
+                self.FEATURE_CONVERTER_CLS, bos_id=vocabulary.bos_id
+            ),
+            loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
+        )
+
+
+class _OneLine(app.ExceptionHandler):
+    """A mistake of the user's ends T5X's scripts as it ends ours: one line, exit status 2."""
+
+    def wants(self, exc: BaseException) -> bool:
+        return isinstance(exc, UserError)
+
+    def handle(self, exc: BaseException) -> None:
+        message = str(exc).split("\n  In call to configurable")[0]
+        print(f"detox-jax: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+# --- optimizer --------------------------------------------------------------------------------
+
+
+def optimizer_def(
+    optimizer: AdamW, train_steps: int, adaptation: adaptations.Adaptation | None = None
+) -> optimizers.OptimizerDef:
+    """Our optimizer for T5X; under an adaptation it knows the trained parameters alone."""
+    transformation = optimizer.transformation(train_steps)
+    if adaptation is None:
+        return optimizers.OptaxWrapper(transformation)
+    return TrainedOnly(transformation, adaptations.trainable_pattern(adaptation))
+
+
+def learning_rate(optimizer: AdamW, train_steps: int) -> optax.Schedule:
+    """The learning rate by step, which T5X's trainer only logs."""
+    return optimizer.learning_rate_at(train_steps)
+
+
+class TrainedOnly(optimizers.OptaxWrapper):
+    """An optax optimizer of the parameters whose path matches a pattern.
+
+    The others have no state, and their arrays are handed on untouched (adding zero would already
+    turn a -0.0 into 0.0, and a base is recognised by its bits).
+    """
+
+    def __init__(self, transformation: optax.GradientTransformation, pattern: str):
+        super().__init__(transformation)
+        self._pattern = pattern
+
+    def _split(self, tree: Any) -> tuple[Any, Any]:
+        return params_lib.partition(core.unfreeze(tree), self._pattern)
+
+    def init_state(self, params: Any) -> Any:
+        """State for the trained parameters."""
+        return super().init_state(self._split(params)[0])
+
+    def apply_gradient(self, hyper_params: Any, params: Any, state: Any, grads: Any) -> Any:
+        """Updates the trained parameters."""
+        trained, frozen = self._split(params)
+        updated, state = super().apply_gradient(hyper_params, trained, state, self._split(grads)[0])
+        combined = params_lib.combine(updated, frozen)
+        is_frozen_dict = isinstance(params, core.FrozenDict)
+        return core.freeze(combined) if is_frozen_dict else combined, state
+
+    def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> Any:
+        """The axes of parameters and state, for T5X's partitioner."""
+        trained_axes, _ = self._split(param_logical_axes)
+        trained = optimizer.replace(target=self._split(optimizer.target)[0])
+        return super().derive_logical_axes(trained, trained_axes).replace(target=param_logical_axes)
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+class Batches(dataset_iterator.DatasetIterator):
+    """`training.data`'s batches for T5X; with T5X's `save_dataset`, resumed where they stood.
+
+    Attributes:
+      element_spec: shape and dtype of every array of a batch.
+    """
+
+    def __init__(self, make: Callable[[], data.BatchIterator], shape: tuple[int, int]):
+        self._make = make
+        self._iterator = make()
+        names = ("input_tokens", "target_tokens", "loss_weights", "segment_ids", "positions")
+        spec = dataset_iterator.ArraySpec(np.int32, shape)
+        self._spec = {f"decoder_{name}": spec for name in names}
+
+    @property
+    def element_spec(self) -> Mapping[str, dataset_iterator.ArraySpec]:
+        """Shape and dtype of every array of a batch."""
+        return self._spec
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        return next(self._iterator)
+
+    def reset(self) -> None:
+        """Goes back to the first batch."""
+        self._iterator = self._make()
+
+    def save(self, filename: epath.Path) -> None:
+        """Writes the position in the data."""
+        # T5X has looked at the first batch when it saves the checkpoint before the first step.
+        is_start = re.search(r"/checkpoint_0[./]", os.fspath(filename))
+        state = self._make().state() if is_start else self._iterator.state()
+        records.write_json(epath.Path(filename), state)
+
+    def restore(self, filename: epath.Path) -> None:
+        """Goes to a position that `save` wrote."""
+        self._iterator.restore(json.loads(epath.Path(filename).read_text()))
+
+
+def get_dataset(
+    cfg: Any,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Callable[..., Any],
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = False,
+) -> Batches:
+    """T5X's `get_dataset_fn`: the batches that `detox-jax train` sees, in the same order.
+
+    T5X's own repeats the data before shuffling, which mixes the epochs of a small corpus.
+
+    Args:
+      cfg: T5X's DatasetConfig; `pack` and `shuffle` are always on.
+      shard_id: which rows are this host's.
+      num_shards: of how many.
+      feature_converter_cls: unused; the batches are converted already.
+      num_epochs: unused; endless.
+      continue_from_last_checkpoint: unused; T5X restores the position by itself.
+
+    Raises:
+      UserError: if the task, a length or the seed is missing.
+    """
+    del feature_converter_cls, num_epochs, continue_from_last_checkpoint
+    task = data.get_task(cfg.mixture_or_task_name)
+    length = cfg.task_feature_lengths.get("targets")
+    if not length or cfg.seed is None:
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS is {dict(cfg.task_feature_lengths)} and RANDOM_SEED {cfg.seed}; "
+            "set {'targets': length} and a number"
+        )
+    make = functools.partial(
+        data.train_batches,
+        task,
+        batch_size=cfg.batch_size,
+        length=length,
+        seed=cfg.seed,
+        split=cfg.split,
+        shard=(shard_id, num_shards),
+        use_cached=cfg.use_cached,
+    )
+    return Batches(make, (cfg.batch_size // num_shards, length))
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+class CheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
+    """T5X's, which with `save_dataset` resumes a run where it stood in its data.
+
+    T5X wants a position in the data also of what a run starts from, which has none, or another's.
+    """
+
+    def restore(self, step: int | None = None, path: str | None = None, **options: Any) -> Any:
+        """Restores a state; the position in the data only where it is this run's."""
+        is_ours = path is None or epath.Path(path).parent == epath.Path(self.directory)
+        saves_position = self._should_write_dataset_ckpt
+        self._should_write_dataset_ckpt = saves_position and is_ours
+        try:
+            return super().restore(step, path, **options)
+        finally:
+            self._should_write_dataset_ckpt = saves_position
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A T5X `state_transformation_fn` that checks what a checkpoint holds before it is used.
+
+    Attributes:
+      adaptation: of the model.
+      initial: the checkpoint is what training starts from: its parameters alone are taken, training
+        starts at step 0, and the adaptation's own parameters may be missing; they are then created.
+    """
+
+    adaptation: adaptations.Adaptation | None = None
+    initial: bool = False
+
+    def __call__(
+        self, state_dict: Any, target_state_dict: Any, *, is_resuming: bool = False
+    ) -> Any:
+        """Returns what is to be restored.
+
+        Args:
+          state_dict: what the checkpoint holds, as nested dicts of arrays or their descriptions.
+          target_state_dict: what the model needs.
+          is_resuming: whether it is a checkpoint of this very run.
+
+        Raises:
+          UserError: if parameters are missing or belong to nothing here.
+        """
+        if is_resuming:
+            return state_dict
+        found, wanted = _paths(state_dict), _paths(target_state_dict)
+        missing = sorted(wanted - found)
+        new = [path for path in missing if self.initial and self._is_own(path)]
+        if len(new) < len(missing):
+            path = next(path for path in missing if path not in new)
+            hint = (
+                "give one that was trained with this ADAPTATION"
+                if self._is_own(path)
+                else "it is of another architecture than MODEL"
+            )
+            raise UserError(f"the checkpoint has no parameter {path}; {hint}")
+        if extra := sorted(found - wanted):
+            raise UserError(
+                f"the checkpoint has a parameter {extra[0]} that the model has not; give the "
+                "ADAPTATION and MODEL that it was trained with"
+            )
+        return {"target": state_dict["target"]} if self.initial else state_dict
+
+    def _is_own(self, path: str) -> bool:
+        pattern = adaptations.trainable_pattern(self.adaptation)
+        return self.adaptation is not None and re.fullmatch(pattern, path) is not None
+
+
+def _paths(state_dict: Any) -> set[str]:
+    flat = traverse_util.flatten_dict(core.unfreeze(state_dict).get("target", {}), sep="/")
+    return set(flat)
+
+
+def logical_axes(model: LanguageModel) -> set[str]:
+    """The names of all axes of a model's parameters, which T5X's rules must know."""
+    shape = {"decoder_input_tokens": (1, 1)}
+    variables = jax.eval_shape(
+        functools.partial(model.get_initial_variables, input_shapes=shape), jax.random.key(0)
+    )
+    metadata = jax.tree.leaves(
+        core.unfreeze(variables["params_axes"]), is_leaf=lambda x: hasattr(x, "names")
+    )
+    return {name for leaf in metadata for name in leaf.names}
