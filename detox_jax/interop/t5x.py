@@ -6,25 +6,23 @@ its checkpoints are read and written in `interop.t5x_checkpoints`, without it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from absl import app
 from clu.data import dataset_iterator
 from etils import epath
-from flax import core, traverse_util
+from flax import core
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.interop import t5x_restore
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
@@ -71,7 +69,7 @@ class LanguageModel(models.DecoderOnlyModel):
         Raises:
           UserError: if the vocabulary has another size than the embedding.
         """
-        app.install_exception_handler(_OneLine())
+        t5x_restore.end_in_one_line()
         if config.vocab_size < vocabulary.vocab_size:
             raise UserError(
                 f"the model has vocab_size {config.vocab_size}, but the vocabulary has "
@@ -90,18 +88,6 @@ class LanguageModel(models.DecoderOnlyModel):
             ),
             loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
         )
-
-
-class _OneLine(app.ExceptionHandler):
-    """A mistake of the user's ends T5X's scripts as it ends ours: one line, exit status 2."""
-
-    def wants(self, exc: BaseException) -> bool:
-        return isinstance(exc, UserError)
-
-    def handle(self, exc: BaseException) -> None:
-        message = str(exc).split("\n  In call to configurable")[0]
-        print(f"detox-jax: error: {message}", file=sys.stderr)
-        sys.exit(2)
 
 
 # --- optimizer --------------------------------------------------------------------------------
@@ -258,62 +244,6 @@ class CheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
             return super().restore(step, path, **options)
         finally:
             self._should_write_dataset_ckpt = saves_position
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """A T5X `state_transformation_fn` that checks what a checkpoint holds before it is used.
-
-    Attributes:
-      adaptation: of the model.
-      initial: the checkpoint is what training starts from: its parameters alone are taken, training
-        starts at step 0, and the adaptation's own parameters may be missing; they are then created.
-    """
-
-    adaptation: adaptations.Adaptation | None = None
-    initial: bool = False
-
-    def __call__(
-        self, state_dict: Any, target_state_dict: Any, *, is_resuming: bool = False
-    ) -> Any:
-        """Returns what is to be restored.
-
-        Args:
-          state_dict: what the checkpoint holds, as nested dicts of arrays or their descriptions.
-          target_state_dict: what the model needs.
-          is_resuming: whether it is a checkpoint of this very run.
-
-        Raises:
-          UserError: if parameters are missing or belong to nothing here.
-        """
-        if is_resuming:
-            return state_dict
-        found, wanted = _paths(state_dict), _paths(target_state_dict)
-        missing = sorted(wanted - found)
-        new = [path for path in missing if self.initial and self._is_own(path)]
-        if len(new) < len(missing):
-            path = next(path for path in missing if path not in new)
-            hint = (
-                "give one that was trained with this ADAPTATION"
-                if self._is_own(path)
-                else "it is of another architecture than MODEL"
-            )
-            raise UserError(f"the checkpoint has no parameter {path}; {hint}")
-        if extra := sorted(found - wanted):
-            raise UserError(
-                f"the checkpoint has a parameter {extra[0]} that the model has not; give the "
-                "ADAPTATION and MODEL that it was trained with"
-            )
-        return {"target": state_dict["target"]} if self.initial else state_dict
-
-    def _is_own(self, path: str) -> bool:
-        pattern = adaptations.trainable_pattern(self.adaptation)
-        return self.adaptation is not None and re.fullmatch(pattern, path) is not None
-
-
-def _paths(state_dict: Any) -> set[str]:
-    flat = traverse_util.flatten_dict(core.unfreeze(state_dict).get("target", {}), sep="/")
-    return set(flat)
 
 
 def logical_axes(model: LanguageModel) -> set[str]:

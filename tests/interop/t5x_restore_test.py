@@ -1,0 +1,52 @@
+"""What T5X is given to restore from: found, complete, and of the right model."""
+
+import pytest
+from absl import app
+from flax import traverse_util
+
+from detox_jax.errors import UserError
+from detox_jax.interop import t5x_restore
+from detox_jax.models.adaptation import AdapterConfig
+
+ADAPTER = AdapterConfig(bottleneck_dim=3)
+
+
+def test_what_a_checkpoint_must_hold():
+    def tree(*paths):
+        return {"target": traverse_util.unflatten_dict(dict.fromkeys(paths, 0), sep="/")}
+
+    own = "layers/mlp_adapter/up_bias"
+    base, adapted = tree("a/b"), tree("a/b", own)
+    start = t5x_restore.Restored(ADAPTER, initial=True)
+    assert start({**base, "state": 1}, adapted) == base
+    assert start({**base, "state": 1}, adapted, is_resuming=True) == {**base, "state": 1}
+    with pytest.raises(UserError, match="trained with this ADAPTATION"):
+        t5x_restore.Restored(ADAPTER)(base, adapted)
+    with pytest.raises(UserError, match="another architecture"):
+        start(tree(own), adapted)
+    with pytest.raises(UserError, match="the model has not"):
+        t5x_restore.Restored(initial=True)(adapted, base)
+
+
+def test_where_training_starts(tmp_path):
+    (tmp_path / "run" / "checkpoint_4" / "state").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint_20" / "state").mkdir(parents=True)
+    found = t5x_restore.checkpoint_path(str(tmp_path / "run"))
+    assert found == str(tmp_path / "run" / "checkpoint_20")
+    four = str(tmp_path / "run" / "checkpoint_4")
+    assert t5x_restore.checkpoint_path(four, ADAPTER) == four
+    assert t5x_restore.checkpoint_path(None) == []
+    with pytest.raises(UserError, match="ADAPTATION needs a model to adapt"):
+        t5x_restore.checkpoint_path(None, ADAPTER)
+    with pytest.raises(UserError, match="no such T5X checkpoint"):
+        t5x_restore.checkpoint_path(str(tmp_path / "none"))
+
+
+def test_a_mistake_ends_in_one_line(capsys):
+    t5x_restore.end_in_one_line()
+    handler = app.EXCEPTION_HANDLERS.pop()
+    assert handler.wants(UserError("x")) and not handler.wants(ValueError("x"))
+    with pytest.raises(SystemExit) as stopped:
+        handler.handle(UserError("no such file\n  In call to configurable 'f'"))
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "detox-jax: error: no such file\n"
