@@ -140,11 +140,12 @@ class CachedText(seqio.DataSource):
         del shuffle, seed, unused
         rows = list(self._cached.get_dataset(split, shuffle=False).as_numpy_iterator())
         rows.sort(key=lambda row: row["position"])
-        targets = tf.RaggedTensor.from_row_lengths(
+        targets = tf.RaggedTensor.from_row_lengths(  # type: ignore  # No stub has it.
             np.concatenate([row["targets"] for row in rows]),
             np.array([len(row["targets"]) for row in rows], np.int64),
         )
-        dataset = tf.data.Dataset.from_tensor_slices({"targets": targets})
+        columns: Any = {"targets": targets}
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
         if shard_info is not None and shard_info.num_shards > 1:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
         return dataset

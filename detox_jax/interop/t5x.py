@@ -4,6 +4,9 @@ gin files in `gin_configs/t5x/` bind these names to T5X's. Nothing else of the p
 its checkpoints are read and written in `interop.t5x_checkpoints`, without it.
 """
 
+# Where T5X is not installed, pyright takes `t5x` for this file.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import functools
@@ -87,6 +90,15 @@ class LanguageModel(models.DecoderOnlyModel):
                 self.FEATURE_CONVERTER_CLS, bos_id=vocabulary.bos_id
             ),
             loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
+        )
+
+    def get_initial_variables(
+        self, rng: jax.Array, input_shapes: Mapping[str, Any], input_types: Any = None
+    ) -> Any:
+        """T5X's; its eval.py names no types and would then make tokens of floats."""
+        del input_types
+        return super().get_initial_variables(
+            rng, input_shapes, dict.fromkeys(input_shapes, np.int32)
         )
 
 

@@ -173,7 +173,7 @@ def read(
         partial_restore=True,
     )
     restored = handler.restore(checkpoint / _STATE, args=arguments)
-    return traverse_util.flatten_dict(restored["target"], sep="/")
+    return _flat(restored["target"])
 
 
 def optimizer_paths(path: str) -> set[str]:
@@ -181,7 +181,7 @@ def optimizer_paths(path: str) -> set[str]:
     checkpoint, _ = resolve(path)
     tree = _metadata(ocp.PyTreeCheckpointHandler(), checkpoint)
     states = tree.get("state", {}).get("param_states", {})
-    return set(traverse_util.flatten_dict(states, sep="/"))
+    return set(_flat(states))
 
 
 def _metadata(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dict[str, Any]:
@@ -197,8 +197,11 @@ def _shapes(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dic
     target = _metadata(handler, checkpoint).get("target")
     if not target:
         raise UserError(f"{checkpoint}: holds no parameters (no `target`)")
-    flat = traverse_util.flatten_dict(target, sep="/")
-    return {path: tuple(entry.shape) for path, entry in flat.items()}
+    return {path: tuple(entry.shape) for path, entry in _flat(target).items()}
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return traverse_util.flatten_dict(tree, sep="/")  # type: ignore  # Its leaves are arrays.
 
 
 def _check_same(
@@ -223,7 +226,7 @@ def trained(arrays: Arrays, adaptation: adaptations.Adaptation, base: parameters
     """
     pattern = adaptations.trainable_pattern(adaptation)
     own, frozen = params_lib.partition(parameters.nested(arrays), pattern)
-    for path, value in traverse_util.flatten_dict(frozen, sep="/").items():
+    for path, value in _flat(frozen).items():
         expected = base.read(path)
         if value.dtype != expected.dtype or value.tobytes() != expected.tobytes():
             raise UserError(

@@ -7,7 +7,6 @@ import re
 import sys
 from typing import Any
 
-from absl import app
 from flax import core, traverse_util
 
 from detox_jax.errors import UserError
@@ -93,18 +92,15 @@ def _paths(state_dict: Any) -> set[str]:
     return set(flat)
 
 
-class _OneLine(app.ExceptionHandler):
-    """A UserError is one line and exit status 2."""
-
-    def wants(self, exc: BaseException) -> bool:
-        return isinstance(exc, UserError)
-
-    def handle(self, exc: BaseException) -> None:
-        message = str(exc).split("\n  In call to configurable")[0]
-        print(f"detox-jax: error: {message}", file=sys.stderr)
-        sys.exit(2)
-
-
 def end_in_one_line() -> None:
-    """Ends T5X's scripts as our own end at a mistake of the user's."""
-    app.install_exception_handler(_OneLine())
+    """A mistake of the user's then ends T5X's scripts as it ends ours: one line, exit status 2."""
+    sys.excepthook = _excepthook
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if not isinstance(error, UserError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    message = str(error).split("\n  In call to configurable")[0]
+    print(f"detox-jax: error: {message}", file=sys.stderr)
+    sys.exit(2)
