@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from etils import epath
 from detox_jax import records
 from detox_jax.errors import UserError
 from tasks import metrics
+from tasks.cached_text import TextTask
 from tasks.vocabularies import SeqioBPEVocabulary
 
 DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
@@ -108,56 +109,6 @@ class TextSource(seqio.DataSource):
         return pairs
 
 
-class CachedText(seqio.DataSource):
-    """What `seqio_cache_tasks` wrote of a TextSource, in the source's order.
-
-    Beam deals examples to files at random, another way each time. In order, and dealt to hosts as
-    a TextSource deals them, they give the batches that training without the cache sees.
-    """
-
-    def __init__(self, cached: seqio.DataSource):
-        super().__init__(splits=cached.splits)
-        self._cached = cached
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """Examples are dealt to shards one by one."""
-        return True
-
-    def list_shards(self, split: str) -> Sequence[str]:
-        """The files of a split."""
-        return self._cached.list_shards(split)
-
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
-        """Examples `{"targets"}`; the ids of all documents are held in memory."""
-        del shuffle, seed, unused
-        rows = list(self._cached.get_dataset(split, shuffle=False).as_numpy_iterator())
-        rows.sort(key=lambda row: row["position"])
-        targets = tf.RaggedTensor.from_row_lengths(  # type: ignore  # No stub has it.
-            np.concatenate([row["targets"] for row in rows]),
-            np.array([len(row["targets"]) for row in rows], np.int64),
-        )
-        columns: Any = {"targets": targets}
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
-        if shard_info is not None and shard_info.num_shards > 1:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        return dataset
-
-
-class TextTask(seqio.Task):
-    """A task of a TextSource, whose cache is read in the source's order."""
-
-    def _get_cached_source(self, split: str, *arguments: Any, **options: Any) -> Any:
-        return CachedText(super()._get_cached_source(split, *arguments, **options))
-
-
 def _files_of(path: str) -> list[epath.Path]:
     return records.resolve_files(path) if _is_jsonl(path) else _text_files(path)
 
@@ -207,9 +158,10 @@ def _read_text(path: str, separator: str) -> Iterator[tuple[str, str]]:
 def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> tf.data.Dataset:
     """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped.
 
-    A `position` stays, for the cache.
+    For the cache a `position` stays, and the fingerprint of the `vocabulary` is added.
     """
     vocabulary = output_features["targets"].vocabulary
+    fingerprint = vocabulary.bpe.fingerprint
     dataset = dataset.filter(
         lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0
     )
@@ -219,7 +171,8 @@ def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> 
         return *vocabulary.encode_batch_tf(batch["text"]), kept
 
     def end(ids: tf.Tensor, length: tf.Tensor, kept: Any) -> dict[str, tf.Tensor]:
-        return {"targets": tf.concat([ids[:length], [vocabulary.eos_id]], axis=0), **kept}
+        targets = tf.concat([ids[:length], [vocabulary.eos_id]], axis=0)
+        return {"targets": targets, "vocabulary": tf.constant(fingerprint), **kept}
 
     encoded = dataset.batch(_TEXTS_AT_ONCE).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
     return encoded.unbatch().map(end)

@@ -123,7 +123,7 @@ class BatchIterator:
             raise UserError(f"BATCH_SIZE {batch_size} is no multiple of the {hosts} hosts")
         _check_split(task, split)
         if use_cached:
-            _check_cached(task)
+            _check_cached(task, split)
         self._task = task
         self._length = length
         self._rows_per_batch = batch_size // hosts
@@ -280,13 +280,30 @@ def add_cache_dir(directory: str) -> None:
     seqio.add_global_cache_dirs([directory])
 
 
-def _check_cached(task: seqio.Task | seqio.Mixture) -> None:
+def _check_cached(task: seqio.Task | seqio.Mixture, split: str) -> None:
     for part in _parts(task):
         if part.cache_dir is None:
             raise UserError(
                 f"task {part.name!r} is not cached in {seqio.get_global_cache_dirs()}; run "
                 f"seqio_cache_tasks --tasks={part.name}, or set CACHE_DIR=None"
             )
+        ours = vocabulary_of(part).fingerprint
+        theirs = _cached_vocabulary(part.cache_dir, split)
+        if theirs != ours:
+            raise UserError(
+                f"{part.cache_dir}: encoded with vocabulary {theirs}, the task uses {ours}; cache "
+                "the task again, or give it that vocabulary"
+            )
+
+
+def _cached_vocabulary(directory: str, split: str) -> str | None:
+    """The fingerprint beside the first cached example."""
+    files = tf.io.gfile.glob(f"{seqio.get_cached_tfrecord_prefix(directory, split)}-*-of-*")
+    for record in tf.data.TFRecordDataset(sorted(files)).take(1):
+        features = tf.train.Example.FromString(record.numpy()).features.feature
+        if values := features["vocabulary"].bytes_list.value:
+            return values[0].decode()
+    return None
 
 
 def _parts(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:

@@ -13,6 +13,7 @@ import seqio
 
 from detox_jax.errors import UserError
 from detox_jax.training import data
+from detox_jax.vocabulary import BPEVocabulary
 from tasks import corpora
 from tests.conftest import SENTENCES
 
@@ -103,6 +104,7 @@ def write_cache(directory, task, rows):
     features = {
         "targets": {"shape": [None], "dtype": "int32"},
         "position": {"shape": [], "dtype": "int64"},
+        "vocabulary": {"shape": [], "dtype": "string"},
     }
     info = {"num_shards": 1, "features": features, "seqio_version": seqio.__version__}
     (path / "info.train.json").write_text(json.dumps(info))
@@ -116,7 +118,13 @@ def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_ca
     rows = list(dataset.as_numpy_iterator())
     write_cache(tmp_path / "cache", task, rows[::-1])
     data.add_cache_dir(str(tmp_path / "cache"))
-    assert_equal(batches(task, use_cached=True), batches(task, use_cached=False))
+    fresh = batches(task, use_cached=False)
+    assert_equal(batches(task, use_cached=True), fresh)
+    assert_equal(batches(task.replace(name=task.name), use_cached=True), fresh)
+    BPEVocabulary.train(SENTENCES, 300).save(str(tmp_path / "other"))
+    other = corpora.documents_task(task.source.path("train"), str(tmp_path / "other"))
+    with pytest.raises(UserError, match="documents: encoded with vocabulary"):
+        batches(other, use_cached=True)
 
 
 def test_no_cache(tmp_path, vocabulary, no_cache_dirs):
