@@ -69,6 +69,10 @@ def convert(
     Raises:
       UserError: for anything that cannot be converted exactly; nothing is then written.
     """
+    if from_t5x is None and any(x is not None for x in (base, model, vocabulary, adaptation)):
+        raise UserError("BASE, MODEL, VOCABULARY_PATH and ADAPTATION are for --from_t5x alone")
+    if verify and (from_t5x is not None or to_t5x is not None):
+        raise UserError("--verify is for Hugging Face; from and to T5X, bits are copied")
     ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
     ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
     match {name: end for name, end in ends.items() if end is not None}:

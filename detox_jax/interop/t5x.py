@@ -29,12 +29,12 @@ from detox_jax.interop import t5x_restore
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import data
+from detox_jax.training import checkpoints, data
 from detox_jax.training import params as params_lib
 from detox_jax.training.optimizer import AdamW
 
 try:
-    from t5x import checkpoints, decoding, models, optimizers
+    from t5x import decoding, models, optimizers
 except ImportError as error:
     raise ImportError(
         f"T5X is not installed ({error}); pip install 'detox-jax[t5x]', or see docs/T5X.md"
@@ -159,12 +159,18 @@ class TrainedOnly(optimizers.OptaxWrapper):
 class Batches(dataset_iterator.DatasetIterator):
     """`training.data`'s batches for T5X; with T5X's `save_dataset`, resumed where they stood.
 
+    T5X restores a position also from what a run starts from; only that of this run's own
+    checkpoints, in `model_dir`, is gone to.
+
     Attributes:
       element_spec: shape and dtype of every array of a batch.
     """
 
-    def __init__(self, make: Callable[[], data.BatchIterator], shape: tuple[int, int]):
+    def __init__(
+        self, make: Callable[[], data.BatchIterator], shape: tuple[int, int], model_dir: str
+    ):
         self._make = make
+        self._model_dir = checkpoints.absolute(epath.Path(model_dir))
         self._iterator = make()
         names = ("input_tokens", "target_tokens", "loss_weights", "segment_ids", "positions")
         spec = dataset_iterator.ArraySpec(np.int32, shape)
@@ -191,7 +197,9 @@ class Batches(dataset_iterator.DatasetIterator):
 
     def restore(self, filename: epath.Path) -> None:
         """Goes to a position that `save` wrote."""
-        self._iterator.restore(json.loads(epath.Path(filename).read_text()))
+        path = checkpoints.absolute(epath.Path(filename))
+        if path.is_relative_to(self._model_dir):
+            self._iterator.restore(json.loads(path.read_text()))
 
 
 def get_dataset(
@@ -201,6 +209,8 @@ def get_dataset(
     feature_converter_cls: Callable[..., Any],
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
+    *,
+    model_dir: str,
 ) -> Batches:
     """T5X's `get_dataset_fn`: the batches that `detox-jax train` sees, in the same order.
 
@@ -213,11 +223,17 @@ def get_dataset(
       feature_converter_cls: unused; the batches are converted already.
       num_epochs: unused; endless.
       continue_from_last_checkpoint: unused; T5X restores the position by itself.
+      model_dir: where this run's checkpoints are.
 
     Raises:
-      UserError: if the task, a length or the seed is missing.
+      UserError: if the task, a length or the seed is missing, or T5X could not save.
     """
     del feature_converter_cls, num_epochs, continue_from_last_checkpoint
+    if str(checkpoints.absolute(epath.Path(model_dir))) != str(epath.Path(model_dir)):
+        # T5X would say so only at the first checkpoint.
+        raise UserError(
+            f"MODEL_DIR {model_dir}: T5X saves to absolute paths alone; put $PWD before it"
+        )
     task = data.get_task(cfg.mixture_or_task_name)
     length = cfg.task_feature_lengths.get("targets")
     if not length or cfg.seed is None:
@@ -235,27 +251,10 @@ def get_dataset(
         shard=(shard_id, num_shards),
         use_cached=cfg.use_cached,
     )
-    return Batches(make, (cfg.batch_size // num_shards, length))
+    return Batches(make, (cfg.batch_size // num_shards, length), model_dir)
 
 
-# --- checkpoints ------------------------------------------------------------------------------
-
-
-class CheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
-    """T5X's, which with `save_dataset` resumes a run where it stood in its data.
-
-    T5X wants a position in the data also of what a run starts from, which has none, or another's.
-    """
-
-    def restore(self, step: int | None = None, path: str | None = None, **options: Any) -> Any:
-        """Restores a state; the position in the data only where it is this run's."""
-        is_ours = path is None or epath.Path(path).parent == epath.Path(self.directory)
-        saves_position = self._should_write_dataset_ckpt
-        self._should_write_dataset_ckpt = saves_position and is_ours
-        try:
-            return super().restore(step, path, **options)
-        finally:
-            self._should_write_dataset_ckpt = saves_position
+# --- sharding ---------------------------------------------------------------------------------
 
 
 def logical_axes(model: LanguageModel) -> set[str]:

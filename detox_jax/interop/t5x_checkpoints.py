@@ -27,6 +27,7 @@ from detox_jax.vocabulary import BPEVocabulary
 Arrays = dict[str, np.ndarray]
 _PREFIX = "checkpoint"
 _STATE = "state"
+POSITION = "dataset"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +111,11 @@ def write(directory: epath.Path, arrays: Arrays) -> epath.Path:
         step_prefix=_PREFIX, enable_async_checkpointing=False, create=True
     )
     with ocp.CheckpointManager(
-        checkpoints.absolute(directory), options=options, item_names=(_STATE,)
+        checkpoints.absolute(directory), options=options, item_names=(_STATE, POSITION)
     ) as manager:
-        manager.save(0, args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(state)}))
+        # T5X wants a position in some data also of what a run starts from; this one is empty.
+        items = {_STATE: ocp.args.PyTreeSave(state), POSITION: ocp.args.JsonSave({})}
+        manager.save(0, args=ocp.args.Composite(**items))
     return directory / f"{_PREFIX}_0"
 
 

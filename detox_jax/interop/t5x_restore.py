@@ -14,20 +14,33 @@ from detox_jax.interop import t5x_checkpoints
 from detox_jax.models import adaptation as adaptations
 
 
-def checkpoint_path(path: str | None, adaptation: adaptations.Adaptation | None = None) -> Any:
+def checkpoint_path(
+    path: str | None,
+    adaptation: adaptations.Adaptation | None = None,
+    has_position: bool = False,
+) -> Any:
     """What T5X's `RestoreCheckpointConfig.path` wants.
 
     Args:
       path: a checkpoint, or a directory of them, whose last one is meant; None starts from random
         weights.
       adaptation: of the model.
+      has_position: whether it must hold a position in some data, as T5X's `save_dataset` asks also
+        of what a run starts from.
 
     Raises:
       UserError: if there is no such checkpoint, or an adaptation has nothing to adapt.
     """
     end_in_one_line()
     if path is not None:
-        return str(t5x_checkpoints.resolve(path)[0])
+        checkpoint, _ = t5x_checkpoints.resolve(path)
+        if has_position and not (checkpoint / t5x_checkpoints.POSITION).is_dir():
+            raise UserError(
+                f"{path}: was saved without a position in its data, on which T5X insists; bind "
+                "utils.SaveCheckpointConfig.save_dataset=False and "
+                "t5x_restore.checkpoint_path.has_position=False, or convert it there and back"
+            )
+        return str(checkpoint)
     if adaptation is not None:
         raise UserError(
             "ADAPTATION needs a model to adapt: set INITIAL_CHECKPOINT_PATH, or ADAPTATION=None to "

@@ -86,6 +86,8 @@ def test_what_is_missing_is_said(exported, adapted, model_dir, tmp_path):
     (tmp_path / "checkpoint_7").mkdir()
     refused("has no state/", from_t5x=tmp_path / "checkpoint_7", to=to, base=model_dir)
     refused("convert goes one way", from_t5x=exported, to_t5x=to)
+    refused("are for --from_t5x alone", source=model_dir, to_t5x=to, base=model_dir)
+    refused("--verify is for Hugging Face", source=model_dir, to_t5x=to, verify=True)
     assert not to.exists()
 
 

@@ -39,6 +39,10 @@ def test_where_training_starts(tmp_path):
     four = str(tmp_path / "run" / "checkpoint_4")
     assert t5x_restore.checkpoint_path(four, ADAPTER) == four
     assert t5x_restore.checkpoint_path(None) == []
+    with pytest.raises(UserError, match="without a position"):
+        t5x_restore.checkpoint_path(four, has_position=True)
+    (tmp_path / "run" / "checkpoint_4" / "dataset").mkdir()
+    assert t5x_restore.checkpoint_path(four, has_position=True) == four
     with pytest.raises(UserError, match="ADAPTATION needs a model to adapt"):
         t5x_restore.checkpoint_path(None, ADAPTER)
     with pytest.raises(UserError, match="no such T5X checkpoint"):
