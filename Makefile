@@ -8,7 +8,8 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real test-real test-slow test-multihost test-interop test-adapterhub lint types fix clean
+.PHONY: demo test real test-real test-slow test-multihost test-interop test-adapterhub test-t5x \
+    lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -38,6 +39,11 @@ test-interop: $(VENV)/installed-interop
 test-adapterhub: $(VENV)-adapterhub/installed
 	$(VENV)-adapterhub/bin/python -m pytest -m interop \
 	    tests/interop/adapterhub_test.py tests/interop/stories_test.py
+
+# T5X's own train.py, eval.py and infer.py, at the commits of the extra t5x, from GitHub.
+test-t5x: $(VENV)-t5x/installed
+	$(VENV)-t5x/bin/python -m pytest -m interop tests/interop/t5x_test.py
+	$(VENV)-t5x/bin/python -m pytest tests/tasks/caching_test.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -75,4 +81,14 @@ $(VENV)-adapterhub/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-adapterhub
 	$(VENV)-adapterhub/bin/python -m pip install --quiet torch==2.13.0
 	$(VENV)-adapterhub/bin/python -m pip install --quiet --editable '.[test]' 'adapters==1.3.0'
+	touch $@
+
+# T5X's metadata asks for versions that contradict each other; what it needs is in t5x-requirements.
+$(VENV)-t5x/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-t5x
+	$(VENV)-t5x/bin/python -m pip install --quiet --editable '.[test,beam,t5x-requirements]'
+	$(VENV)-t5x/bin/python -c "import tomllib; \
+	    print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['t5x'], \
+	        sep='\n')" > $(VENV)-t5x/t5x.txt
+	$(VENV)-t5x/bin/python -m pip install --quiet --no-deps -r $(VENV)-t5x/t5x.txt
 	touch $@

@@ -45,7 +45,14 @@ VERBS = {
 # Flags of one verb, short for its macros: a switch makes its macro True, the others take a value.
 SWITCHES = {"evaluate": {"--power": "POWER"}, "convert": {"--verify": "VERIFY"}}
 VALUE_FLAGS = {
-    "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"},
+    "convert": {
+        "--from_hf": "FROM_HF",
+        "--to": "TO",
+        "--from": "FROM",
+        "--to_hf": "TO_HF",
+        "--from_t5x": "FROM_T5X",
+        "--to_t5x": "TO_T5X",
+    },
     "lm_eval": {"--checkpoint": "CHECKPOINT_PATH", "--tasks": "TASKS", "--output": "OUTPUT_DIR"},
 }
 

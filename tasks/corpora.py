@@ -12,12 +12,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 from etils import epath
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from tasks import metrics
+from tasks.cached_text import TextTask
 from tasks.vocabularies import SeqioBPEVocabulary
 
 DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
@@ -82,11 +85,12 @@ class TextSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Examples `{"id", "text"}`; `shuffle` is left to the task, which shuffles all of them."""
+        """Examples `{"id", "text", "position"}`; the task shuffles all of them, if it should."""
         del shuffle, seed, unused
         pairs = self._documents(split)
         ids, texts = zip(*pairs, strict=True)
-        columns: Any = {"id": list(ids), "text": list(texts)}
+        positions = np.arange(len(pairs), dtype=np.int64)
+        columns: Any = {"id": list(ids), "text": list(texts), "position": positions}
         dataset = tf.data.Dataset.from_tensor_slices(columns)
         if shard_info is not None and shard_info.num_shards > 1:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
@@ -152,17 +156,23 @@ def _read_text(path: str, separator: str) -> Iterator[tuple[str, str]]:
 
 
 def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> tf.data.Dataset:
-    """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped."""
+    """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped.
+
+    For the cache a `position` stays, and the fingerprint of the `vocabulary` is added.
+    """
     vocabulary = output_features["targets"].vocabulary
+    fingerprint = vocabulary.bpe.fingerprint
     dataset = dataset.filter(
         lambda example: tf.strings.length(tf.strings.strip(example["text"])) > 0
     )
 
-    def encode(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return vocabulary.encode_batch_tf(batch["text"])
+    def encode(batch: Mapping[str, tf.Tensor]) -> tuple[Any, ...]:
+        kept = {name: batch[name] for name in ("position",) if name in batch}
+        return *vocabulary.encode_batch_tf(batch["text"]), kept
 
-    def end(ids: tf.Tensor, length: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"targets": tf.concat([ids[:length], [vocabulary.eos_id]], axis=0)}
+    def end(ids: tf.Tensor, length: tf.Tensor, kept: Any) -> dict[str, tf.Tensor]:
+        targets = tf.concat([ids[:length], [vocabulary.eos_id]], axis=0)
+        return {"targets": targets, "vocabulary": tf.constant(fingerprint), **kept}
 
     encoded = dataset.batch(_TEXTS_AT_ONCE).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
     return encoded.unbatch().map(end)
@@ -176,7 +186,7 @@ def split_documents(
     Without this seqio trims them. Only a document's last piece ends with end-of-text.
     """
     if sequence_length is None or sequence_length.get("targets") is None:
-        return dataset
+        return dataset.map(lambda example: {"targets": example["targets"]})
     length = sequence_length["targets"]
 
     def pieces(example: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -263,11 +273,13 @@ def _text_task(
     splits = {"train": files}
     if validation_files is not None:
         splits["validation"] = validation_files
-    return seqio.Task(
+    return TextTask(
         name,
         source=TextSource(splits, read, variable),
         output_features=_features(vocabulary),
         preprocessors=_TO_TARGETS,
+        postprocess_fn=metrics.count_tokens,
+        metric_fns=[metrics.perplexity],
         shuffle_buffer_size=SHUFFLE_BUFFER,
     )
 
@@ -284,6 +296,20 @@ def registered_task(name: str, vocabulary: str | None) -> seqio.Task:
         )
     task = seqio.TaskRegistry.get(name)
     return task.replace(name=name, output_features=_features(vocabulary))
+
+
+def register(task: seqio.Task) -> str:
+    """Registers a task under its own name, in place of another of that name.
+
+    T5X knows tasks by name: `MIXTURE_OR_TASK_NAME = @corpora.register()`.
+
+    Returns:
+      The name.
+    """
+    if task.name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(task.name)
+    seqio.TaskRegistry.add_provider(task.name, task)
+    return task.name
 
 
 # --- registered by name -----------------------------------------------------------------------

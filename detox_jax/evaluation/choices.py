@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tokenizers
 from rich.console import Console
 from rich.table import Table
 
 from detox_jax import records, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy
+from detox_jax.evaluation.harness import added_tokens
 from detox_jax.evaluation.likelihood import Likelihood, LikelihoodReader
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints
@@ -128,7 +128,8 @@ def choices(
         "dtype": dtype,
     }
     if start_with_bos is None:
-        start_with_bos = tokenizer_adds_bos(checkpoints.vocabulary_dir(checkpoint_path))
+        files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
+        start_with_bos = bool(added_tokens(files)[0])
     output = records.OutputDirectory(output_dir, "choices", settings)
     if output.complete:
         accuracies = json.loads((output.path / ACCURACIES_FILE).read_text())
@@ -158,22 +159,6 @@ def choices(
         records.write_json(output.path / ACCURACIES_FILE, accuracies)
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
-
-
-def tokenizer_adds_bos(vocabulary_dir: str) -> bool:
-    """Whether transformers would put the start token before a text.
-
-    `tokenizer_config.json` decides where it says so, else the post-processor of `tokenizer.json`.
-    """
-    files = tokenizer_files.read(vocabulary_dir).files
-    config = json.loads(files.get(tokenizer_files.TOKENIZER_CONFIG_FILE, b"{}"))
-    if "add_bos_token" in config:
-        return bool(config["add_bos_token"])
-    if tokenizer_files.TOKENIZER_FILE not in files:
-        return False
-    tokenizer = tokenizers.Tokenizer.from_str(files[tokenizer_files.TOKENIZER_FILE].decode())
-    tokenizer.no_padding()
-    return bool(tokenizer.encode("", add_special_tokens=True).ids)
 
 
 def _check_finite(answers: Sequence[Answer], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Verb `convert`: a Hugging Face model becomes a checkpoint here, or a checkpoint one of theirs."""
+"""Verb `convert`: checkpoints here from models of Hugging Face and T5X, and theirs from ours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from etils import epath
 
 from detox_jax import records
 from detox_jax.errors import UserError
-from detox_jax.interop import huggingface, model_card, parameters
+from detox_jax.interop import huggingface, model_card, parameters, t5x_checkpoints
 from detox_jax.interop.parameters import Checkpoint
-from detox_jax.models.adaptation import AdapterConfig, PrefixConfig
+from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
+from detox_jax.models.config import TransformerConfig
 from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
 from detox_jax.vocabulary import BPEVocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
@@ -36,12 +38,18 @@ def convert(
     results: str | None = None,
     max_shard_gb: float = 5.0,
     verify: bool = False,
+    from_t5x: str | None = None,
+    to_t5x: str | None = None,
+    base: str | None = None,
+    model: TransformerConfig | None = None,
+    vocabulary: str | None = None,
+    adaptation: Adaptation | None = None,
 ) -> None:
-    """Converts in one direction: `--from_hf=DIR_OR_REPO --to=DIR` or `--from=DIR --to_hf=DIR`.
+    """Converts in one direction: from Hugging Face or T5X, or to it.
 
     Args:
       from_hf: a Hugging Face directory or hub name to import.
-      to: the checkpoint directory that the import writes.
+      to: the checkpoint directory that an import writes.
       revision: of a hub name; the newest, which is then recorded, where None.
       param_dtype: of the imported parameters, `float32` or `bfloat16`.
       source: a checkpoint of this package to export.
@@ -51,29 +59,45 @@ def convert(
       results: a `results.json` of `evaluate` for the model card.
       max_shard_gb: size of an exported safetensors file.
       verify: compare logits with transformers; a difference above the tolerance is an error.
+      from_t5x: a T5X checkpoint, or a directory of them, to import.
+      to_t5x: the T5X model directory that the export writes a checkpoint into.
+      base: what T5X started from, a whole model of this package.
+      model: sizes of an imported T5X model that has no `base`.
+      vocabulary: directory of its vocabulary.
+      adaptation: what T5X trained, beside `base`.
 
     Raises:
       UserError: for anything that cannot be converted exactly; nothing is then written.
     """
-    importing, exporting = (from_hf, to), (source, to_hf)
-    if None not in importing and exporting == (None, None):
-        assert from_hf is not None and to is not None
-        import_model(from_hf, to, revision, param_dtype, verify)
-    elif None not in exporting and importing == (None, None):
-        assert source is not None and to_hf is not None
-        export_model(
-            source,
-            to_hf,
-            dtype=dtype,
-            merge_lora=merge_lora,
-            results=results,
-            max_shard_bytes=int(max_shard_gb * 1e9),
-            verify=verify,
-        )
-    else:
-        raise UserError(
-            "convert goes one way: --from_hf=DIR_OR_REPO --to=DIR, or --from=DIR --to_hf=DIR"
-        )
+    if from_t5x is None and any(x is not None for x in (base, model, vocabulary, adaptation)):
+        raise UserError("BASE, MODEL, VOCABULARY_PATH and ADAPTATION are for --from_t5x alone")
+    if verify and (from_t5x is not None or to_t5x is not None):
+        raise UserError("--verify is for Hugging Face; from and to T5X, bits are copied")
+    ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
+    ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
+    match {name: end for name, end in ends.items() if end is not None}:
+        case {"from_hf": str(start), "to": str(target), **rest} if not rest:
+            import_model(start, target, revision, param_dtype, verify)
+        case {"from": str(start), "to_hf": str(target), **rest} if not rest:
+            export_model(
+                start,
+                target,
+                dtype=dtype,
+                merge_lora=merge_lora,
+                results=results,
+                max_shard_bytes=int(max_shard_gb * 1e9),
+                verify=verify,
+            )
+        case {"from_t5x": str(start), "to": str(target), **rest} if not rest:
+            described = t5x_checkpoints.Description.of(base, model, vocabulary, adaptation)
+            import_t5x(start, target, described)
+        case {"from": str(start), "to_t5x": str(target), **rest} if not rest:
+            export_t5x(start, target)
+        case _:
+            raise UserError(
+                "convert goes one way: --from_hf=DIR_OR_REPO --to=DIR, --from=DIR --to_hf=DIR, "
+                "--from_t5x=DIR --to=DIR, or --from=DIR --to_t5x=DIR"
+            )
 
 
 @contextlib.contextmanager
@@ -148,6 +172,27 @@ def import_model(
         count = sum(math.prod(shape) for shape in parameters.shapes_of(source.config).values())
         output.finish(family=source.family.model_type, parameters=count)
     print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors")
+
+
+def import_t5x(from_t5x: str, to: str, described: t5x_checkpoints.Description) -> None:
+    """Writes a checkpoint directory from a T5X checkpoint: a whole model, or what was adapted."""
+    checkpoint, step = t5x_checkpoints.resolve(from_t5x)
+    spec = described.spec(epath.Path(to))
+    settings = {"source": {"path": from_t5x, "step": step}, "model": str(spec)}
+    with staged(to, settings) as output:
+        if output is None:
+            print(f"{to}: is already there, from the same checkpoint")
+            return
+        arrays = t5x_checkpoints.read(checkpoint, spec.config, spec.adaptation)
+        params = parameters.nested(arrays)
+        if spec.adaptation is not None:
+            assert described.base is not None
+            params = t5x_checkpoints.trained(arrays, spec.adaptation, described.base)
+        elif described.base is not None:
+            checkpoints.keep_origin(str(described.base.model_dir), output.path)
+        checkpoints.save_model(output.path, params, spec, described.vocabulary, step)
+        output.finish(parameters=params_lib.count(params))
+    print(f"{to}: step {step}, {params_lib.count(params):,} parameters")
 
 
 # --- out --------------------------------------------------------------------------------------
@@ -248,6 +293,22 @@ def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -
     )
     huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
     _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
+
+
+def export_t5x(source: str, to_t5x: str) -> None:
+    """Writes a T5X checkpoint to start from; an adaptation goes with its base, as T5X has it."""
+    checkpoint = Checkpoint.open(source)
+    spec = checkpoint.spec
+    settings = {"path": source, "step": checkpoint.step, "config": str(spec)}
+    with staged(to_t5x, {"checkpoint": settings}) as output:
+        if output is None:
+            print(f"{to_t5x}: is already there, from the same checkpoint")
+            return
+        paths = parameters.shapes_of(spec.config, spec.adaptation)
+        arrays = {path: checkpoint.read(path) for path in paths}
+        written = t5x_checkpoints.write(output.path, arrays)
+        output.finish(parameters=len(arrays))
+    print(f"{epath.Path(to_t5x) / written.name}: {len(arrays)} parameters")
 
 
 def _module(name: str) -> Any:

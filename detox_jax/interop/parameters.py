@@ -79,11 +79,10 @@ class Checkpoint:
         if spec.base is None:
             return cls(model_dir, step, spec)
         base = cls.open(checkpoints.find_base(spec.base["path"], model_dir))
-        found = params_lib.fingerprint_of((path, base.read(path)) for path in sorted(base.paths))
-        if found != spec.base["fingerprint"]:
+        if base.fingerprint != spec.base["fingerprint"]:
             raise UserError(
                 f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but "
-                f"{base.model_dir} is {found}; give the base that it was trained on"
+                f"{base.model_dir} is {base.fingerprint}; give the base that it was trained on"
             )
         return cls(model_dir, step, spec, base)
 
@@ -94,6 +93,11 @@ class Checkpoint:
         if self.base is None:
             return shapes
         return {path: shape for path, shape in shapes.items() if path not in self.base.paths}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the parameters that are stored here."""
+        return params_lib.fingerprint_of((path, self.read(path)) for path in sorted(self.paths))
 
     def read(self, path: str) -> np.ndarray:
         """One parameter, from here or from the base."""

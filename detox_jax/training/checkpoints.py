@@ -143,8 +143,12 @@ def save_model(
 
 
 def checkpoints_dir(model_dir: epath.Path) -> epath.Path:
-    """Where the steps lie; Orbax wants local paths to be absolute."""
-    path = model_dir / CHECKPOINTS_DIR
+    """Where the steps lie."""
+    return absolute(model_dir / CHECKPOINTS_DIR)
+
+
+def absolute(path: epath.Path) -> epath.Path:
+    """The path as Orbax wants it: absolute, where it is local."""
     return epath.Path(os.path.abspath(path)) if _is_local(path) else path
 
 

@@ -76,12 +76,14 @@ def _rows(
     split: str,
     *,
     seed: int | None,
+    use_cached: bool = False,
 ) -> Iterator[Row]:
     """One epoch of packed rows; shuffled where there is a seed."""
     converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
     dataset = task.get_dataset(
         sequence_length={"targets": length},
         split=split,
+        use_cached=use_cached,
         shuffle=seed is not None,
         seed=seed,
         num_epochs=1,
@@ -116,20 +118,24 @@ class BatchIterator:
         seed: int,
         split: str = "train",
         rows: Collection[int] | None = None,
+        use_cached: bool = False,
     ):
         _check_split(task, split)
+        if use_cached:
+            _check_cached(task, split)
         self._task = task
         self._length = length
         self._batch_size = batch_size
         self._kept = frozenset(range(batch_size) if rows is None else rows)
         self._seed = seed
         self._split = split
+        self._use_cached = use_cached
         self._epoch = self._row = 0
         self._iterator: Iterator[Row] | None = None
         self.identity = {
             "task": task.name,
             "split": split,
-            "source": describe_source(task, split),
+            "source": describe_source(task, split, use_cached),
             "vocabulary": vocabulary_of(task).fingerprint,
             "batch_size": batch_size,
             "length": length,
@@ -165,7 +171,7 @@ class BatchIterator:
     def _epoch_rows(self) -> Iterator[Row]:
         # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
         seed = (self._seed * 1_000_003 + self._epoch) % (2**31 - 1)
-        return _rows(self._task, self._length, self._split, seed=seed)
+        return _rows(self._task, self._length, self._split, seed=seed, use_cached=self._use_cached)
 
     def _next_row(self) -> Row:
         while True:
@@ -188,20 +194,32 @@ def train_batches(
     seed: int,
     split: str = "train",
     rows: Collection[int] | None = None,
+    use_cached: bool = False,
 ) -> BatchIterator:
     """Endless training batches, or of each the `rows` named; see `BatchIterator`."""
     return BatchIterator(
-        task, batch_size=batch_size, length=length, seed=seed, split=split, rows=rows
+        task,
+        batch_size=batch_size,
+        length=length,
+        seed=seed,
+        split=split,
+        rows=rows,
+        use_cached=use_cached,
     )
 
 
 def batches_per_epoch(
-    task: seqio.Task | seqio.Mixture, *, batch_size: int, length: int, split: str = "train"
+    task: seqio.Task | seqio.Mixture,
+    *,
+    batch_size: int,
+    length: int,
+    split: str = "train",
+    use_cached: bool = False,
 ) -> float:
     """Packed rows of one pass over the data, in batches; reads the data once."""
     if isinstance(task, seqio.Mixture):
         raise UserError(f"mixture {task.name!r} has no epochs; set TRAIN_STEPS instead of EPOCHS")
-    rows = _rows(task, length, split, seed=None)
+    rows = _rows(task, length, split, seed=None, use_cached=use_cached)
     return sum(1 for _ in rows) / batch_size
 
 
@@ -235,6 +253,47 @@ def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
         raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
 
 
+def add_cache_dir(directory: str) -> None:
+    """Adds a directory that `seqio_cache_tasks` wrote to those where cached tasks are looked for.
+
+    Raises:
+      UserError: if there is no such directory.
+    """
+    if not tf.io.gfile.isdir(directory):
+        raise UserError(f"CACHE_DIR {directory}: no such directory; seqio_cache_tasks makes it")
+    seqio.add_global_cache_dirs([directory])
+
+
+def _check_cached(task: seqio.Task | seqio.Mixture, split: str) -> None:
+    for part in _parts(task):
+        if part.cache_dir is None:
+            raise UserError(
+                f"task {part.name!r} is not cached in {seqio.get_global_cache_dirs()}; run "
+                f"seqio_cache_tasks --tasks={part.name}, or set CACHE_DIR=None"
+            )
+        ours = vocabulary_of(part).fingerprint
+        theirs = _cached_vocabulary(part.cache_dir, split)
+        if theirs != ours:
+            raise UserError(
+                f"{part.cache_dir}: encoded with vocabulary {theirs}, the task uses {ours}; cache "
+                "the task again, or give it that vocabulary"
+            )
+
+
+def _cached_vocabulary(directory: str, split: str) -> str | None:
+    """The fingerprint beside the first cached example."""
+    files = tf.io.gfile.glob(f"{seqio.get_cached_tfrecord_prefix(directory, split)}-*-of-*")
+    for record in tf.data.TFRecordDataset(sorted(files)).take(1):
+        features = tf.train.Example.FromString(record.numpy()).features.feature
+        if values := features["vocabulary"].bytes_list.value:
+            return values[0].decode()
+    return None
+
+
+def _parts(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
+
+
 def ragged_examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
     """One pass over a split, of any shapes, in the task's order: every host reads all of it."""
     if isinstance(task, seqio.Mixture):
@@ -246,11 +305,13 @@ def ragged_examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Ro
     return dataset.as_numpy_iterator()
 
 
-def describe_source(task: seqio.Task | seqio.Mixture, split: str) -> Any:
+def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bool = False) -> Any:
     """What the data is: paths and hashes where the source knows them, else its own description."""
     _check_split(task, split)
     if isinstance(task, seqio.Mixture):
-        return [(part.name, describe_source(part, split)) for part in task.tasks]
+        return [(part.name, describe_source(part, split, use_cached)) for part in task.tasks]
+    if use_cached:
+        return {"cached": task.get_cached_stats(split)}
     describe = getattr(task.source, "describe", None)
     return describe(split) if describe else str(task.source)
 

@@ -56,6 +56,7 @@ def train(
     eval_period: int = 1000,
     eval_steps: int = 20,
     log_period: int = 10,
+    cache_dir: str | None = None,
 ) -> None:
     """Trains a model and leaves it in `model_dir`.
 
@@ -81,6 +82,7 @@ def train(
       eval_period: steps between validation losses, for tasks with a validation split.
       eval_steps: batches of a validation loss.
       log_period: steps between metrics.
+      cache_dir: where `seqio_cache_tasks` wrote the task; encoded on the way where None.
 
     Raises:
       UserError: for settings that do not fit each other, the data or the checkpoint.
@@ -90,6 +92,9 @@ def train(
     optimizer = optimizer or AdamW()
     mesh = meshes.create_mesh(mesh_shape)
     task = data.get_task(mixture_or_task_name)
+    use_cached = cache_dir is not None
+    if use_cached:
+        data.add_cache_dir(cache_dir)
     vocabulary = data.vocabulary_of(task)
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint)
     config = _resolve_config(model, base, vocabulary)
@@ -101,7 +106,12 @@ def train(
         kernel, why = kernels.choose(config, rows_at_once, length)
     rows = meshes.local_rows(mesh, batch_size)
     batches = data.train_batches(
-        task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
+        task,
+        batch_size=batch_size,
+        length=length,
+        seed=random_seed,
+        rows=rows,
+        use_cached=use_cached,
     )
     settings = {
         "config": config.numerics(),
@@ -119,7 +129,9 @@ def train(
     steps = loops.total_steps(
         train_steps,
         epochs,
-        lambda: data.batches_per_epoch(task, batch_size=batch_size, length=length),
+        lambda: data.batches_per_epoch(
+            task, batch_size=batch_size, length=length, use_cached=use_cached
+        ),
     )
     spec = _model_spec(config, adaptation, base, vocabulary, output.path)
     checkpoints.write_spec(output.path, spec, vocabulary)

@@ -1,0 +1,239 @@
+"""T5X's checkpoints, `MODEL_DIR/checkpoint_STEP/state`: parameters out and in, without T5X.
+
+They are Orbax's, a tree `{"target": parameters, "state": {"step", "param_states"}}`. A T5X
+checkpoint is always whole: under an adaptation it holds the base's parameters too. It does not say
+what model it is of; a native checkpoint of the base, or MODEL and VOCABULARY_PATH, must.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import traverse_util
+
+from detox_jax.errors import UserError
+from detox_jax.interop import parameters
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.config import TransformerConfig
+from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
+from detox_jax.vocabulary import BPEVocabulary
+
+Arrays = dict[str, np.ndarray]
+_PREFIX = "checkpoint"
+_STATE = "state"
+POSITION = "dataset"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What model a T5X checkpoint is of.
+
+    Attributes:
+      config: its sizes.
+      vocabulary: its vocabulary.
+      adaptation: what was trained, or None for everything.
+      base: what it started from, if that is known.
+    """
+
+    config: TransformerConfig
+    vocabulary: BPEVocabulary
+    adaptation: adaptations.Adaptation | None
+    base: parameters.Checkpoint | None
+
+    @classmethod
+    def of(
+        cls,
+        base: str | None,
+        model: TransformerConfig | None,
+        vocabulary: str | None,
+        adaptation: adaptations.Adaptation | None,
+    ) -> Description:
+        """From what the user gave.
+
+        Raises:
+          UserError: if that does not describe a model.
+        """
+        if base is not None:
+            if model is not None or vocabulary is not None:
+                raise UserError("BASE says what MODEL and VOCABULARY_PATH say; leave them out")
+            opened = parameters.Checkpoint.open(base)
+            if opened.spec.adaptation is not None:
+                raise UserError(f"{base}: is itself an adaptation; give its base as BASE")
+            directory = str(opened.model_dir / checkpoints.VOCABULARY_DIR)
+            return cls(opened.spec.config, BPEVocabulary.load(directory), adaptation, opened)
+        if adaptation is not None:
+            raise UserError("ADAPTATION has a base; set BASE to the model it was trained on")
+        if model is None or vocabulary is None:
+            raise UserError(
+                "a T5X checkpoint does not say what model it is of; set BASE, or MODEL (a file of "
+                "gin_configs/models) and VOCABULARY_PATH"
+            )
+        loaded = BPEVocabulary.load(vocabulary)
+        if loaded.vocab_size > model.vocab_size:
+            raise UserError(
+                f"MODEL has vocab_size {model.vocab_size}, but the vocabulary {vocabulary} has "
+                f"{loaded.vocab_size} ids; set VOCAB_SIZE={loaded.vocab_size}"
+            )
+        return cls(model, loaded, None, None)
+
+    def spec(self, model_dir: epath.Path) -> checkpoints.ModelSpec:
+        """What `model.json` of the imported model says; an adaptation's names its base."""
+        reference = None
+        if self.adaptation is not None and self.base is not None:
+            base = self.base
+            reference = {
+                "path": checkpoints.base_reference(str(base.model_dir), model_dir),
+                "fingerprint": base.fingerprint,
+            }
+        return checkpoints.ModelSpec(
+            self.config, self.adaptation, reference, self.vocabulary.fingerprint
+        )
+
+
+def write(directory: epath.Path, arrays: Arrays) -> epath.Path:
+    """Writes `directory/checkpoint_0`, to start from.
+
+    Args:
+      directory: a T5X model directory.
+      arrays: every parameter of the model, by path.
+
+    Returns:
+      The checkpoint.
+    """
+    state = {"target": parameters.nested(arrays), "state": {"step": np.int32(0)}}
+    options = ocp.CheckpointManagerOptions(
+        step_prefix=_PREFIX, enable_async_checkpointing=False, create=True
+    )
+    with ocp.CheckpointManager(
+        checkpoints.absolute(directory), options=options, item_names=(_STATE, POSITION)
+    ) as manager:
+        # T5X wants a position in some data also of what a run starts from; this one is empty.
+        items = {_STATE: ocp.args.PyTreeSave(state), POSITION: ocp.args.JsonSave({})}
+        manager.save(0, args=ocp.args.Composite(**items))
+    return directory / f"{_PREFIX}_0"
+
+
+def resolve(path: str) -> tuple[epath.Path, int]:
+    """The checkpoint that a path names: itself, or the last one of a T5X model directory.
+
+    Raises:
+      UserError: if there is none, or it is not of the kind that T5X writes by default.
+    """
+    directory = checkpoints.absolute(epath.Path(path))
+    if not directory.is_dir():
+        raise UserError(f"{path}: no such T5X checkpoint")
+    steps = {_step(child): child for child in directory.iterdir() if _step(child) is not None}
+    if _step(directory) is None and steps:
+        last = max(step for step in steps if step is not None)
+        return steps[last], last
+    step = _step(directory)
+    if step is None:
+        raise UserError(f"{path}: no {_PREFIX}_STEP of T5X, nor a directory of them")
+    if not (directory / _STATE).is_dir():
+        raise UserError(
+            f"{path}: has no {_STATE}/, so T5X did not write it with Orbax (its default); load and "
+            "save it once with T5X"
+        )
+    return directory, step
+
+
+def _step(path: epath.Path) -> int | None:
+    prefix, _, number = path.name.rpartition("_")
+    return int(number) if prefix == _PREFIX and number.isdigit() else None
+
+
+def read(
+    checkpoint: epath.Path,
+    config: TransformerConfig,
+    adaptation: adaptations.Adaptation | None,
+) -> Arrays:
+    """Every parameter of a model out of a T5X checkpoint, by path.
+
+    Raises:
+      UserError: if the checkpoint is of another model, naming a parameter that differs.
+    """
+    shapes = parameters.shapes_of(config, adaptation)
+    handler = ocp.PyTreeCheckpointHandler()
+    found = _shapes(handler, checkpoint)
+    _check_same(checkpoint, found, shapes)
+    dtype = config.parameter_dtype
+    item = {
+        "target": parameters.nested(
+            {path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}
+        )
+    }
+    arguments = ocp.args.PyTreeRestore(
+        item=item,
+        restore_args=jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item
+        ),
+        partial_restore=True,
+    )
+    restored = handler.restore(checkpoint / _STATE, args=arguments)
+    return _flat(restored["target"])
+
+
+def optimizer_paths(path: str) -> set[str]:
+    """The paths of the optimizer's arrays in a T5X checkpoint, below `param_states`."""
+    checkpoint, _ = resolve(path)
+    tree = _metadata(ocp.PyTreeCheckpointHandler(), checkpoint)
+    states = tree.get("state", {}).get("param_states", {})
+    return set(_flat(states))
+
+
+def _metadata(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dict[str, Any]:
+    try:
+        metadata: Any = handler.metadata(checkpoint / _STATE)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{checkpoint}: cannot be read as a T5X checkpoint: {reason}") from None
+    return getattr(metadata, "tree", metadata)
+
+
+def _shapes(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dict[str, Any]:
+    target = _metadata(handler, checkpoint).get("target")
+    if not target:
+        raise UserError(f"{checkpoint}: holds no parameters (no `target`)")
+    return {path: tuple(entry.shape) for path, entry in _flat(target).items()}
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return traverse_util.flatten_dict(tree, sep="/")  # type: ignore  # Its leaves are arrays.
+
+
+def _check_same(
+    checkpoint: epath.Path, found: dict[str, Any], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    for path in sorted(found.keys() | wanted.keys()):
+        if found.get(path) == wanted.get(path):
+            continue
+        theirs = found.get(path, "not there")
+        ours = wanted.get(path, "not in the model")
+        raise UserError(
+            f"{checkpoint}: of another model: {path} is {theirs}, expected {ours}; give the MODEL "
+            "(or BASE) and ADAPTATION that it was trained with"
+        )
+
+
+def trained(arrays: Arrays, adaptation: adaptations.Adaptation, base: parameters.Checkpoint) -> Any:
+    """What an adaptation trained, once it is certain that the rest is its base, bit for bit.
+
+    Raises:
+      UserError: if a frozen parameter differs from the base's.
+    """
+    pattern = adaptations.trainable_pattern(adaptation)
+    own, frozen = params_lib.partition(parameters.nested(arrays), pattern)
+    for path, value in _flat(frozen).items():
+        expected = base.read(path)
+        if value.dtype != expected.dtype or value.tobytes() != expected.tobytes():
+            raise UserError(
+                f"{path} of the T5X checkpoint differs from {base.model_dir}: it was trained on "
+                "another base; give that one as BASE"
+            )
+    return own

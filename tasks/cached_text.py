@@ -1,0 +1,66 @@
+"""What seqio_cache_tasks wrote of a text, in the order in which it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+
+class CachedText(seqio.DataSource):
+    """What `seqio_cache_tasks` wrote of a TextSource, in the source's order.
+
+    Beam deals examples to files at random, another way each time. In order, and dealt to hosts as
+    a TextSource deals them, they give the batches that training without the cache sees.
+    """
+
+    def __init__(self, cached: seqio.DataSource):
+        super().__init__(splits=cached.splits)
+        self._cached = cached
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Examples are dealt to shards one by one."""
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """The files of a split."""
+        return self._cached.list_shards(split)
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """Examples `{"targets"}`; the ids of all documents are held in memory."""
+        del shuffle, seed, unused
+        rows = list(self._cached.get_dataset(split, shuffle=False).as_numpy_iterator())
+        rows.sort(key=lambda row: row["position"])
+        targets = tf.RaggedTensor.from_row_lengths(  # type: ignore  # No stub has it.
+            np.concatenate([row["targets"] for row in rows]),
+            np.array([len(row["targets"]) for row in rows], np.int64),
+        )
+        columns: Any = {"targets": targets}
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        if shard_info is not None and shard_info.num_shards > 1:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        return dataset
+
+
+class TextTask(seqio.Task):
+    """A task of a TextSource, whose cache is read in the source's order."""
+
+    def _get_cached_source(self, split: str, *arguments: Any, **options: Any) -> Any:
+        return CachedText(super()._get_cached_source(split, *arguments, **options))
+
+    def replace(self, **changes: Any) -> seqio.Task:
+        """As seqio's, which makes a plain Task of any."""
+        replaced = super().replace(**changes)
+        replaced.__class__ = TextTask  # Which has no fields of its own.
+        return replaced

@@ -1,0 +1,106 @@
+"""T5X's checkpoints in and out, without T5X: round trips, and every kind of bad input."""
+
+import numpy as np
+import pytest
+from etils import epath
+from flax import traverse_util
+
+from detox_jax.errors import UserError
+from detox_jax.interop import convert, parameters, t5x_checkpoints
+from detox_jax.models.adaptation import AdapterConfig
+from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
+from tests.conftest import random_params
+
+ADAPTER = AdapterConfig(bottleneck_dim=3)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, model_dir):
+    """The base as a T5X checkpoint directory."""
+    path = tmp_path_factory.mktemp("t5x") / "base"
+    convert.convert(source=model_dir, to_t5x=str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory, config, model_dir):
+    """What T5X writes when it has trained an adapter of the base, and the adapter."""
+    path = tmp_path_factory.mktemp("t5x") / "adapted"
+    _, params = random_params(config, ADAPTER)
+    own, _ = params_lib.partition(params, ADAPTER.trainable_pattern)
+    base = parameters.Checkpoint.open(model_dir)
+    frozen = parameters.nested({name: base.read(name) for name in base.paths})
+    tree = params_lib.combine(own, frozen)
+    t5x_checkpoints.write(epath.Path(path), flat(tree))
+    return path, flat(own)
+
+
+def flat(tree):
+    return {
+        name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+    }
+
+
+def refused(message, **settings):
+    with pytest.raises(UserError, match=message):
+        convert.convert(
+            **{name: str(v) if name != "adaptation" else v for name, v in settings.items()}
+        )
+
+
+def test_whole_model_there_and_back(exported, model_dir, tmp_path):
+    convert.convert(from_t5x=str(exported), to=str(tmp_path / "back"), base=model_dir)
+    ours, back = (parameters.Checkpoint.open(str(p)) for p in (model_dir, tmp_path / "back"))
+    assert back.fingerprint == ours.fingerprint and back.spec == ours.spec
+
+
+def test_adapter_there_and_back(adapted, model_dir, tmp_path, one_device_mesh):
+    path, own = adapted
+    to = tmp_path / "adapter"
+    convert.convert(from_t5x=str(path), to=str(to), base=model_dir, adaptation=ADAPTER)
+    imported = parameters.Checkpoint.open(str(to))
+    assert imported.spec.adaptation == ADAPTER and set(imported.paths) == set(own)
+    for name, value in own.items():
+        np.testing.assert_array_equal(imported.read(name), value)
+    checkpoints.load_model(str(to), one_device_mesh)  # Finds its base, and accepts it.
+    convert.convert(source=str(to), to_t5x=str(tmp_path / "again"))
+    spec = imported.spec
+    one, other = (
+        t5x_checkpoints.read(t5x_checkpoints.resolve(str(p))[0], spec.config, ADAPTER)
+        for p in (path, tmp_path / "again")
+    )
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+
+
+def test_what_is_missing_is_said(exported, adapted, model_dir, tmp_path):
+    to = tmp_path / "to"
+    refused("set BASE, or MODEL", from_t5x=exported, to=to)
+    refused("set BASE to the model", from_t5x=adapted[0], to=to, adaptation=ADAPTER)
+    refused("no such T5X checkpoint", from_t5x=tmp_path / "none", to=to, base=model_dir)
+    refused("no checkpoint_STEP of T5X", from_t5x=model_dir, to=to, base=model_dir)
+    refused("attention_adapter", from_t5x=adapted[0], to=to, base=model_dir)
+    refused("attention_adapter", from_t5x=exported, to=to, base=model_dir, adaptation=ADAPTER)
+    (tmp_path / "checkpoint_7").mkdir()
+    refused("has no state/", from_t5x=tmp_path / "checkpoint_7", to=to, base=model_dir)
+    refused("convert goes one way", from_t5x=exported, to_t5x=to)
+    refused("are for --from_t5x alone", source=model_dir, to_t5x=to, base=model_dir)
+    refused("--verify is for Hugging Face", source=model_dir, to_t5x=to, verify=True)
+    assert not to.exists()
+
+
+def test_another_base_is_refused(adapted, config, vocabulary, tmp_path):
+    _, params = random_params(config, seed=1)
+    other = epath.Path(tmp_path / "other")
+    spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
+    other.mkdir()
+    checkpoints.save_model(other, params, spec, vocabulary)
+    refused(
+        "trained on another base",
+        from_t5x=adapted[0],
+        to=tmp_path / "to",
+        base=other,
+        adaptation=ADAPTER,
+    )

@@ -1,0 +1,136 @@
+"""Tasks through seqio_cache_tasks, run as a user runs it, and batches from its cache."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import seqio
+
+from detox_jax.errors import UserError
+from detox_jax.training import data
+from detox_jax.vocabulary import BPEVocabulary
+from tasks import corpora
+from tests.conftest import SENTENCES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def no_cache_dirs():
+    """Leaves seqio's global list of caches as it was."""
+    before = list(seqio.get_global_cache_dirs())
+    yield
+    seqio.set_global_cache_dirs(before)
+
+
+def write_documents(directory, vocabulary):
+    """Documents of different lengths in two files, and the vocabulary."""
+    directory.mkdir(exist_ok=True)
+    noise = np.random.default_rng(0)
+    for shard in range(2):
+        with (directory / f"d-{shard:05}-of-00002.jsonl").open("w") as file:
+            for i in range(40):
+                text = " ".join(noise.choice(SENTENCES, 1 + i % 7))
+                file.write(json.dumps({"id": f"{shard}-{i}", "text": text}) + "\n")
+    vocabulary.save(str(directory / "vocabulary"))
+    return {"files": f"{directory}/d-*.jsonl", "vocabulary": f"{directory}/vocabulary"}
+
+
+def batches(task, use_cached, count=25):
+    iterator = data.train_batches(
+        task, batch_size=4, length=32, seed=3, use_cached=use_cached
+    )
+    return list(itertools.islice(iterator, count))
+
+
+def assert_equal(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name, rows in one.items():
+            np.testing.assert_array_equal(rows, other[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("min_shards", [1, 3])
+def test_seqio_cache_tasks(tmp_path, vocabulary, min_shards, no_cache_dirs):
+    """One command; then the same batches as without a cache, on one host and on two."""
+    pytest.importorskip("apache_beam", reason="needs the extra beam")
+    written = write_documents(tmp_path / "documents", vocabulary)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "seqio.scripts.cache_tasks_main",
+            "--module_import=tasks.corpora",
+            "--tasks=documents",
+            f"--output_cache_dir={tmp_path / 'cache'}",
+            f"--min_shards={min_shards}",
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+            corpora.DOCUMENTS_VARIABLE: written["files"],
+            "DETOX_JAX_VOCABULARY": written["vocabulary"],
+        },
+        check=True,
+    )
+    data.add_cache_dir(str(tmp_path / "cache"))
+    task = corpora.documents_task(**written)
+    assert_equal(batches(task, use_cached=True), batches(task, use_cached=False))
+    for host in range(2):
+        one, other = (batches(task, cached, (host, 2)) for cached in (True, False))
+        assert_equal(one, other)
+    assert task.get_cached_stats("train")["examples"] == 80
+    (path,) = (tmp_path / "documents").glob("d-00000*")
+    path.unlink()  # The cache stands alone.
+    assert len(batches(task, use_cached=True, count=2)) == 2
+
+
+def write_cache(directory, task, rows):
+    """A cache in seqio's form, its examples in another order than the source's."""
+    import tensorflow as tf
+
+    path = directory / task.name
+    path.mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(path / "train.tfrecord-00000-of-00001")) as writer:
+        for row in rows:
+            writer.write(seqio.dict_to_tfexample(row).SerializeToString())
+    features = {
+        "targets": {"shape": [None], "dtype": "int32"},
+        "position": {"shape": [], "dtype": "int64"},
+        "vocabulary": {"shape": [], "dtype": "string"},
+    }
+    info = {"num_shards": 1, "features": features, "seqio_version": seqio.__version__}
+    (path / "info.train.json").write_text(json.dumps(info))
+    (path / "stats.train.json").write_text(json.dumps({"examples": len(rows)}))
+    (path / "COMPLETED").write_text("")
+
+
+def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_cache_dirs):
+    task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
+    dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
+    rows = list(dataset.as_numpy_iterator())
+    write_cache(tmp_path / "cache", task, rows[::-1])
+    data.add_cache_dir(str(tmp_path / "cache"))
+    fresh = batches(task, use_cached=False)
+    assert_equal(batches(task, use_cached=True), fresh)
+    assert_equal(batches(task.replace(name=task.name), use_cached=True), fresh)
+    BPEVocabulary.train(SENTENCES, 300).save(str(tmp_path / "other"))
+    other = corpora.documents_task(task.source.path("train"), str(tmp_path / "other"))
+    with pytest.raises(UserError, match="documents: encoded with vocabulary"):
+        batches(other, use_cached=True)
+
+
+def test_no_cache(tmp_path, vocabulary, no_cache_dirs):
+    task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
+    with pytest.raises(UserError, match="CACHE_DIR .*: no such directory"):
+        data.add_cache_dir(str(tmp_path / "none"))
+    data.add_cache_dir(str(tmp_path))
+    with pytest.raises(UserError, match="'documents' is not cached in .*seqio_cache_tasks"):
+        batches(task, use_cached=True)
