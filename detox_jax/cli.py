@@ -32,15 +32,21 @@ VERBS = {
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.evaluation.report",
     "convert": "detox_jax.interop.convert",
+    "plan": "detox_jax.parallel.plan",
     "sgeat": "detox_jax.sgeat",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",
 }
 
 # Flags of one verb, short for its macros: a switch makes its macro True, the others take a value.
-SWITCHES = {"evaluate": {"--power": "POWER"}, "convert": {"--verify": "VERIFY"}}
+SWITCHES = {
+    "evaluate": {"--power": "POWER"},
+    "convert": {"--verify": "VERIFY"},
+    "plan": {"--search": "SEARCH"},
+}
 VALUE_FLAGS = {
-    "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"}
+    "convert": {"--from_hf": "FROM_HF", "--to": "TO", "--from": "FROM", "--to_hf": "TO_HF"},
+    "plan": {"--topology": "TOPOLOGY", "--mesh": "MESH_SHAPE"},
 }
 
 USAGE = """\
@@ -77,7 +83,10 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0, or 2 for a mistake of the user's."""
+    """Runs one verb; returns the exit status: 0, 2 for a mistake of the user's, or the verb's own.
+
+    A verb that has an answer to give by its exit status returns it; the others return nothing.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
@@ -93,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print(gin.config_str())
             return 0
-        gin.get_configurable(verb)()
+        return gin.get_configurable(verb)() or 0
     except UserError as error:
         # Gin appends the configurables that were being called; the first part is ours.
         message = str(error).split("\n  In call to configurable")[0]
@@ -104,7 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("detox-jax: interrupted; rerun the same command to go on", file=sys.stderr)
         return 130
-    return 0
 
 
 def usage() -> str:
