@@ -45,14 +45,14 @@ def _remedies(job: Job, tpus: Slice, program: Any) -> list[str]:
     if job.model.checkpoint_dtype == "float32" and (
         program.name != "train" or job.model.adaptation is not None
     ):
-        saved = 2 * job.parameters()["base"] / devices / GIB
+        saved = 2 * job.parameters["base"] / devices / GIB
         lines.append(f"a checkpoint in bfloat16 saves {saved:.1f} GiB: CHECKPOINT_DTYPE=bfloat16")
     return lines
 
 
 def _train_remedies(job: Job, program: Any, devices: int) -> list[str]:
     config, memory = job.model.config, program.memory
-    trained = job.parameters()["trained"]
+    trained = job.parameters["trained"]
     lines = []
     if job.model.adaptation is None:
         saved = 2 * trained / devices / GIB

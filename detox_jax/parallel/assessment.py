@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from jax.sharding import Mesh
 
-from detox_jax.parallel import collectives, flops, traffic
+from detox_jax.parallel import chips, collectives, flops, traffic
 from detox_jax.parallel.advice import advice
 from detox_jax.parallel.chips import Slice
 from detox_jax.parallel.compilation import Memory, compile_program
@@ -23,30 +22,34 @@ _DECODE_LOOP = "jit(decode)/while"
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a program that has a speed of its own: an update, a prefill, a decoding step."""
+    """A part of a program that has a speed of its own: an update, a prefill, a decoding step.
 
-    work: Work
-    roofline: Roofline
+    Attributes:
+      flops: of the model, all devices together.
+      computed_flops: with what rematerialisation computes again.
+      hbm_bytes: read and written by a device.
+      collectives: of a device, see `collectives.by_kind`.
+      tokens: that it reads or writes, all devices together.
+      roofline: how fast it can be.
+    """
+
+    flops: float
+    computed_flops: float
+    hbm_bytes: float
+    collectives: dict[str, dict[str, int]]
     tokens: int
+    roofline: Roofline
 
-    def to_json(self) -> dict[str, Any]:
-        """As written."""
-        seconds = self.roofline.seconds
-        return {
-            "flops": self.work.flops,
-            "computed_flops": self.work.computed_flops,
-            "hbm_bytes_a_device": self.work.hbm_bytes,
-            "collectives_a_device": collectives.by_kind(list(self.work.collectives)),
-            "roofline": {
-                "compute_seconds": self.roofline.compute,
-                "hbm_seconds": self.roofline.hbm,
-                "ici_seconds": self.roofline.ici,
-                "seconds": seconds,
-                "bound": self.roofline.bound,
-                "mfu": self.roofline.mfu,
-                "tokens_per_second": self.tokens / seconds if seconds else None,
-            },
-        }
+    @classmethod
+    def of(cls, work: Work, tokens: int, bound: Roofline) -> Phase:
+        """Sums up what the program does."""
+        sent = collectives.by_kind(list(work.collectives))
+        return cls(work.flops, work.computed_flops, work.hbm_bytes, sent, tokens, bound)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """At the roofline."""
+        return self.tokens / self.roofline.seconds if self.roofline.seconds else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Assessed:
       rows: of a batch: packed rows, or prompts.
       memory: a device's.
       phases: by name; empty where the program does not fit.
-      compile_seconds: on this machine.
+      compile_seconds: on the machine that compiled.
     """
 
     name: str
@@ -70,16 +73,33 @@ class Assessed:
     compile_seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """As written."""
-        return {
-            "name": self.name,
-            "mesh": self.mesh,
-            "rows": self.rows,
-            "memory_bytes_a_device": dataclasses.asdict(self.memory),
-            "fits": self.memory.fits,
-            "phases": {name: phase.to_json() for name, phase in self.phases.items()},
-            "compile_seconds": round(self.compile_seconds, 1),
+        """As written, with what follows from it."""
+        value = {**dataclasses.asdict(self), "fits": self.memory.fits}
+        for name, phase in self.phases.items():
+            value["phases"][name]["tokens_per_second"] = phase.tokens_per_second
+            value["phases"][name]["roofline"] |= {
+                "seconds": phase.roofline.seconds,
+                "bound": phase.roofline.bound,
+            }
+        return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Assessed:
+        """Reads what `to_json` wrote."""
+        phases = {
+            name: Phase(**_fields(Phase, {**phase, "roofline": _make(Roofline, phase["roofline"])}))
+            for name, phase in value["phases"].items()
         }
+        memory = _make(Memory, value["memory"])
+        return cls(**_fields(cls, {**value, "memory": memory, "phases": phases}))
+
+
+def _fields(cls: Any, value: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: value[field.name] for field in dataclasses.fields(cls)}
+
+
+def _make(cls: Any, value: dict[str, Any]) -> Any:
+    return cls(**_fields(cls, value))
 
 
 def assess(job: Job, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
@@ -95,15 +115,15 @@ def assess(job: Job, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
             _train_work(job, module) if name == "train" else _decode_work(job, name, rows, module)
         )
         phases = {
-            phase: Phase(work, _roofline(work, tpus, mesh), tokens)
+            phase: Phase.of(work, tokens, _roofline(work, tpus, mesh))
             for phase, (work, tokens) in works.items()
         }
-    return Assessed(name, dict(mesh.shape), rows, memory, phases, seconds)
+    return Assessed(name, dict(mesh.shape), rows, memory, phases, round(seconds, 1))
 
 
 def _roofline(work: Work, tpus: Slice, mesh: Mesh) -> Roofline:
     devices = mesh.devices.flat
-    return roofline(work, tpus, lambda i: devices[i].coords)
+    return roofline(work, tpus, lambda i: chips.coordinates(devices[i]))
 
 
 def _train_work(job: Job, module: Module) -> dict[str, tuple[Work, int]]:
@@ -164,11 +184,6 @@ class Assessment:
     tpus: Slice
     programs: list[Assessed]
 
-    @classmethod
-    def of(cls, job: Job, tpus: Slice, programs: Iterable[Assessed]) -> Assessment:
-        """Collects the programs."""
-        return cls(job, tpus, list(programs))
-
     @property
     def fits(self) -> bool:
         """Whether every program of the job is there and fits."""
@@ -182,8 +197,8 @@ class Assessment:
             "topology": self.tpus.name,
             "chips": self.tpus.num_chips,
             "devices": self.tpus.num_devices,
-            "chip": dataclasses.asdict(dataclasses.replace(self.tpus.chip, topologies=())),
-            "parameters": self.job.parameters(),
+            "chip_hbm_bytes": self.tpus.chip.hbm_bytes,
+            "parameters": self.job.parameters,
             "checkpoint_dtype": self.job.model.checkpoint_dtype,
             "param_dtype": self.job.model.config.param_dtype,
             "adaptation": type(self.job.model.adaptation).__name__,

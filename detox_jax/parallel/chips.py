@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -176,9 +177,10 @@ def devices_of(wanted: Slice) -> Any:
         raise UserError(f"--topology={wanted.name}: the compiler refuses: {message}") from None
 
 
-def _has_libtpu() -> bool:
-    import importlib.util
+def coordinates(device: Any) -> tuple[int, ...]:
+    """Where a device's chip is in its slice."""
+    return tuple(device.coords)
 
-    return importlib.util.find_spec("libtpu") is not None or bool(
-        os.environ.get("TPU_LIBRARY_PATH")
-    )
+
+def _has_libtpu() -> bool:
+    return importlib.util.find_spec("libtpu") is not None or "TPU_LIBRARY_PATH" in os.environ

@@ -12,7 +12,12 @@ from detox_jax.parallel import hlo
 from detox_jax.parallel.programs import Program, shard_bytes
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# The two ways in which libtpu says how much a program needs, and of how much.
+_NEEDED = (
+    re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM "
+               r"\(([\d.]+)([KMGT]?)\)"),
+    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +53,10 @@ def compile_program(program: Program, device_hbm: int) -> tuple[Memory, hlo.Modu
     try:
         compiled = program.traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        used = _USED.search(str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
+        sizes = _needed(str(error))
+        if sizes is None:
             raise
-        needed, limit = (round(float(used[i]) * _UNITS[used[i + 1]]) for i in (1, 3))
-        return Memory(shard_bytes(program.arguments), 0, 0, None, 0, needed, limit), None
+        return Memory(shard_bytes(program.arguments), 0, 0, None, 0, *sizes), None
     stats: Any = compiled.memory_analysis()
     arguments, alias = stats.argument_size_in_bytes, stats.alias_size_in_bytes
     temporary, code = stats.temp_size_in_bytes, stats.generated_code_size_in_bytes
@@ -60,3 +64,12 @@ def compile_program(program: Program, device_hbm: int) -> tuple[Memory, hlo.Modu
     peak = arguments + output - alias + temporary + code
     memory = Memory(arguments, output, alias, temporary, code, peak, device_hbm)
     return memory, hlo.parse(compiled.as_text() or "")
+
+
+def _needed(message: str) -> tuple[int, int] | None:
+    """Bytes that a program needs and may use, from the compiler's refusal; None of another error."""
+    for pattern in _NEEDED:
+        if match := pattern.search(message):
+            needed, limit = (round(float(match[i]) * _UNITS[match[i + 1]]) for i in (1, 3))
+            return needed, limit
+    return None

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Mapping
 
-import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Sampling
+from detox_jax.models import adaptation as adaptations
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import programs
-from detox_jax.parallel.programs import Model, Program, shard_bytes
+from detox_jax.parallel.programs import Model, Program
 from detox_jax.parallel.roofline import Run
 from detox_jax.training import params as params_lib
-from detox_jax.training import step as steps
 from detox_jax.training.optimizer import AdamW
 
 
@@ -101,27 +102,42 @@ class Job:
             max_new_tokens=use.max_new_tokens,
         )
 
-    def least_train_bytes(self, mesh: Mesh) -> int:
-        """What a device holds at the least while training: parameters, moments, gradients.
+    @functools.cached_property
+    def parameters(self) -> dict[str, int]:
+        """How many are in the base, and how many are trained."""
+        base, _ = meshes.abstract_params(TransformerLM(self.model.config))
+        shapes, _ = meshes.abstract_params(self.model.module)
+        pattern = adaptations.trainable_pattern(self.model.adaptation)
+        trained, _ = params_lib.partition(shapes, pattern)
+        return {"base": params_lib.count(base), "trained": params_lib.count(trained)}
 
-        Gradients are clipped by their common norm, so that all of them are there at once; with
-        rematerialisation so is the input of every layer.
+    def least_train_bytes(self, shape: Mapping[str, int]) -> int:
+        """What a device of a mesh holds at the least while training.
+
+        Parameters, moments and gradients, split as far as they can be, and the inputs of all
+        layers, which even rematerialisation keeps. Gradients are clipped by their common norm, so
+        that all are there at once; they are computed in the dtype of activations.
         """
-        trained, frozen = self.model.params(mesh)
-        transformation = self.optimizer.transformation(self.total_steps)
-        state = steps.abstract_state(trained, mesh, transformation)
-        activation = self.model.config.activation_dtype.itemsize
-        gradients = shard_bytes(trained) // self.model.config.parameter_dtype.itemsize * activation
-        rows = self.batch_size // meshes.num_batch_shards(mesh)
-        inputs = rows * self.length * self.model.config.emb_dim * activation
-        inputs *= self.model.config.num_layers
-        return shard_bytes((state, frozen)) + gradients + inputs
+        config, trained = self.model.config, self.parameters["trained"]
+        stored, activation = config.parameter_dtype.itemsize, config.activation_dtype.itemsize
+        first_moment = jnp.dtype(self.optimizer.mu_dtype or config.param_dtype).itemsize
+        total = trained * (2 * stored + first_moment + activation)
+        if self.model.adaptation is not None:
+            total += self.parameters["base"] * jnp.dtype(self.model.checkpoint_dtype).itemsize
+        rows = self.batch_size // (shape["data"] * shape["fsdp"])
+        inputs = config.num_layers * rows * self.length * config.emb_dim * activation
+        return total // (shape["fsdp"] * shape["model"]) + inputs
 
-    def least_decode_bytes(self, name: str, mesh: Mesh) -> int:
-        """What a device holds at the least while generating: parameters and cache."""
+    def least_decode_bytes(self, name: str, shape: Mapping[str, int]) -> int:
+        """What a device of a mesh holds at the least while generating: parameters and cache."""
         use = self.generations[name]
-        cache = self.cache_bytes(name, use.rows(mesh)) // mesh.size
-        return shard_bytes(use.model.params(mesh)) + cache
+        shards = shape["data"] * shape["fsdp"]
+        rows = decoding.rows_per_batch(use.batch_size, use.num_samples, shards)
+        stored = jnp.dtype(use.model.config.param_dtype).itemsize
+        if use.model.adaptation is not None:
+            stored = jnp.dtype(use.model.checkpoint_dtype).itemsize
+        params = self.parameters["base"] * stored // (shape["fsdp"] * shape["model"])
+        return params + self.cache_bytes(name, rows) // (shards * shape["model"])
 
     def cache_bytes(self, name: str, rows: int) -> int:
         """Keys and values of a batch of so many prompts, all devices together."""
@@ -129,10 +145,3 @@ class Job:
         layers = 2 * config.num_layers * config.activation_dtype.itemsize
         heads = config.kv_heads * config.head_size
         return layers * rows * use.num_samples * use.context * heads
-
-    def parameters(self) -> dict[str, int]:
-        """How many are in the model, and how many are trained."""
-        shapes: Any = meshes.abstract_params(TransformerLM(self.model.config))[0]
-        mesh = meshes.create_mesh(devices=jax.devices()[:1])
-        trained, _ = self.model.params(mesh)
-        return {"base": params_lib.count(shapes), "trained": params_lib.count(trained)}

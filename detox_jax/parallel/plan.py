@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,9 +16,10 @@ from detox_jax.errors import UserError
 from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
-from detox_jax.parallel import chips, plan_text, search
+from detox_jax.parallel import chips, plan_text
 from detox_jax.parallel import mesh as meshes
-from detox_jax.parallel.assessment import Assessment, assess
+from detox_jax.parallel import search as search_lib
+from detox_jax.parallel.assessment import Assessed, Assessment, assess
 from detox_jax.parallel.chips import Slice
 from detox_jax.parallel.job import Generation, Job
 from detox_jax.parallel.programs import Model
@@ -135,7 +136,9 @@ def plan(
     if output.complete:
         result = json.loads((directory / PLAN_FILE).read_text())
     else:
-        result = _plan(job, settings).to_json()
+        planner = Planner(job, directory)
+        found = planner.search(topology) if search else planner.plan(settings)
+        result = found.to_json()
         records.write_json(directory / PLAN_FILE, result)
         output.finish(fits=result["fits"], topology=result["topology"])
     print(plan_text.render(result))
@@ -187,64 +190,75 @@ def _name(settings: Mapping[str, Any]) -> str:
     return f"{layers}x{width}-{kind}-{place}-{digest}"
 
 
-def _plan(job: Job, settings: Mapping[str, Any]) -> Assessment:
-    if settings["search"]:
-        return _search(job, settings["topology"])
-    tpus = chips.parse(settings["topology"])
-    devices = chips.devices_of(tpus)
-    mesh = meshes.create_mesh(settings["mesh"] or {"fsdp": -1}, devices)
-    generation_mesh = mesh
-    if settings["generation_mesh"] is not None:
-        generation_mesh = meshes.create_mesh(settings["generation_mesh"], devices)
-    shards = meshes.num_batch_shards(mesh)
-    if job.batch_size % shards:
-        raise UserError(
-            f"--mesh: BATCH_SIZE {job.batch_size} is no multiple of the mesh's {shards} batch "
-            "shards (data times fsdp)"
-        )
-    return Assessment.of(job, tpus, _programs(job, tpus, mesh, generation_mesh))
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Compiles programs of a job, each once: what is in `directory` already is read.
 
+    Attributes:
+      job: what is planned.
+      directory: a file for each program, so that a plan that was interrupted goes on.
+    """
 
-def _programs(job: Job, tpus: Slice, mesh: Any, generation_mesh: Any) -> Iterator[Any]:
-    yield assess(job, tpus, "train", mesh)
-    for name in job.generations:
-        yield assess(job, tpus, name, generation_mesh)
+    job: Job
+    directory: epath.Path
 
+    def assess(self, tpus: Slice, name: str, mesh: Any) -> Assessed:
+        """One program on a mesh of a slice."""
+        sizes = "-".join(f"{axis}{size}" for axis, size in mesh.shape.items())
+        file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}.json"
+        if file.exists():
+            return Assessed.from_json(json.loads(file.read_text()))
+        assessed = assess(self.job, tpus, name, mesh)
+        records.write_json(file, assessed.to_json())
+        return assessed
 
-def _search(job: Job, topology: str | None) -> Assessment:
-    """The first slice on which all programs fit; each program's mesh is the first that fits."""
-    tried = None
-    for tpus in search.slices(topology):
-        programs = []
-        train = _first_fit(job, tpus, ["train"], search.train_meshes(job, tpus))
-        if train:
-            programs = train
-            if train[-1].memory.fits:
-                uses = list(job.generations)
-                programs += _first_fit(job, tpus, uses, search.generation_meshes(job, tpus))
-        if not programs:
-            continue
-        tried = Assessment.of(job, tpus, programs)
-        if tried.fits:
-            return tried
-    if tried is None:
-        largest = search.slices(topology)[-1]
-        raise UserError(
-            f"--search: no mesh of any listed slice, up to {largest.name}, divides the model and "
-            "has room for its parameters; train an adaptation, or lower BATCH_SIZE"
-        )
-    return tried
+    def plan(self, settings: Mapping[str, Any]) -> Assessment:
+        """All programs on the meshes that the settings name."""
+        tpus = chips.parse(settings["topology"])
+        devices = chips.devices_of(tpus)
+        mesh = meshes.create_mesh(settings["mesh"] or {"fsdp": -1}, devices)
+        shards = meshes.num_batch_shards(mesh)
+        if self.job.batch_size % shards:
+            raise UserError(
+                f"--mesh: BATCH_SIZE {self.job.batch_size} is no multiple of the mesh's {shards} "
+                "batch shards (data times fsdp)"
+            )
+        programs = [self.assess(tpus, "train", mesh)]
+        if settings["generation_mesh"] is not None:
+            mesh = meshes.create_mesh(settings["generation_mesh"], devices)
+        programs += [self.assess(tpus, name, mesh) for name in self.job.generations]
+        return Assessment(self.job, tpus, programs)
 
+    def search(self, topology: str | None) -> Assessment:
+        """The first slice on which all programs fit, or the last where something was tried."""
+        tried, listed = None, search_lib.slices(topology)
+        for tpus in listed:
+            programs = self._first_fit(tpus, ["train"], search_lib.train_meshes(self.job, tpus))
+            if programs and programs[-1].memory.fits:
+                candidates = search_lib.generation_meshes(self.job, tpus)
+                programs += self._first_fit(tpus, list(self.job.generations), candidates)
+            if programs:
+                tried = Assessment(self.job, tpus, programs)
+                if tried.fits:
+                    return tried
+        if tried is None:
+            raise UserError(
+                f"--search: no mesh of any listed slice, up to {listed[-1].name}, divides model "
+                "and BATCH_SIZE and has room for the parameters; train an adaptation, or less"
+            )
+        return tried
 
-def _first_fit(job: Job, tpus: Slice, names: list[str], candidates: Iterator[Any]) -> list[Any]:
-    """The named programs on the first mesh on which they fit, or on the last that was tried."""
-    assessed: list[Any] = []
-    for mesh in candidates:
-        assessed = []
-        for name in names:
-            assessed.append(assess(job, tpus, name, mesh))
-            if not assessed[-1].memory.fits:
-                break
-        else:
-            return assessed
-    return assessed
+    def _first_fit(
+        self, tpus: Slice, names: list[str], candidates: Iterable[Mapping[str, int]]
+    ) -> list[Assessed]:
+        """The named programs on the first mesh on which they fit, or on the last that was tried."""
+        assessed: list[Assessed] = []
+        for shape in candidates:
+            mesh, assessed = meshes.create_mesh(shape, chips.devices_of(tpus)), []
+            for name in names:
+                assessed.append(self.assess(tpus, name, mesh))
+                if not assessed[-1].memory.fits:
+                    break
+            else:
+                return assessed
+        return assessed

@@ -17,7 +17,7 @@ def _lines(plan: Mapping[str, Any]) -> Iterator[str]:
     counts = plan["parameters"]
     yield (
         f"{counts['base'] / 1e9:.3f}B parameters, {counts['trained'] / 1e9:.3f}B trained, on "
-        f"{plan['topology']}: {plan['chips']} chips of {plan['chip']['hbm_bytes'] / GIB:.0f} GiB"
+        f"{plan['topology']}: {plan['chips']} chips of {plan['chip_hbm_bytes'] / GIB:.0f} GiB"
     )
     yield ""
     yield "memory, GiB a device:"
@@ -38,7 +38,7 @@ def _lines(plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _memory_line(program: Mapping[str, Any]) -> str:
-    memory = program["memory_bytes_a_device"]
+    memory = program["memory"]
     mesh = ",".join(f"{axis}={size}" for axis, size in program["mesh"].items())
     columns = [memory[name] for name in ("argument", "temporary", "output", "peak", "limit")]
     sizes = ["?" if value is None else f"{value / GIB:.2f}" for value in columns]
@@ -53,12 +53,15 @@ def _phase_lines(title: str, phase: Mapping[str, Any]) -> Iterator[str]:
     bound = phase["roofline"]
     yield (
         f"{title}: at least {_seconds(bound['seconds'])} ({bound['bound']}-bound: compute "
-        f"{_seconds(bound['compute_seconds'])}, HBM {_seconds(bound['hbm_seconds'])}, ICI "
-        f"{_seconds(bound['ici_seconds'])}), at most {bound['mfu']:.0%} MFU and "
-        f"{bound['tokens_per_second']:,.0f} tokens/s"
+        f"{_seconds(bound['compute'])}, HBM {_seconds(bound['hbm'])}, ICI "
+        f"{_seconds(bound['ici'])}), at most {bound['mfu']:.0%} MFU and "
+        f"{phase['tokens_per_second']:,.0f} tokens/s"
     )
-    yield f"  {phase['flops']:.3g} FLOPs of the model, {phase['computed_flops']:.3g} computed"
-    for kind, totals in phase["collectives_a_device"].items():
+    yield (
+        f"  {phase['flops']:.3g} FLOPs of the model, {phase['computed_flops']:.3g} computed; "
+        f"{phase['hbm_bytes'] / GIB:.2f} GiB of HBM traffic a device"
+    )
+    for kind, totals in phase["collectives"].items():
         yield (
             f"  {kind}: {totals['count']} times, {totals['payload_bytes'] / GIB:.3f} GiB, of which "
             f"a device sends {totals['sent_bytes'] / GIB:.3f}"

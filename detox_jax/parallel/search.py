@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from jax.sharding import Mesh
-
 from detox_jax.errors import UserError
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import chips
-from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.chips import Slice
 from detox_jax.parallel.job import Job
 
@@ -54,23 +51,18 @@ def _divisors(number: int) -> list[int]:
     return [i for i in range(1, number + 1) if number % i == 0]
 
 
-def train_meshes(job: Job, tpus: Slice) -> Iterator[Mesh]:
+def train_meshes(job: Job, tpus: Slice) -> Iterator[dict[str, int]]:
     """Meshes on which training may fit: parameters split over all devices, then by heads.
 
     What surely does not fit is left out, without compiling.
     """
-    config = job.model.config
-    for shape in shapes(config, tpus.num_devices, batch_size=job.batch_size):
-        mesh = meshes.create_mesh(shape, chips.devices_of(tpus))
-        if job.least_train_bytes(mesh) <= tpus.device_hbm:
-            yield mesh
+    for shape in shapes(job.model.config, tpus.num_devices, batch_size=job.batch_size):
+        if job.least_train_bytes(shape) <= tpus.device_hbm:
+            yield shape
 
 
-def generation_meshes(job: Job, tpus: Slice) -> Iterator[Mesh]:
+def generation_meshes(job: Job, tpus: Slice) -> Iterator[dict[str, int]]:
     """Meshes on which generation may fit: by heads first, so that weights stay where they are."""
-    config = job.model.config
-    for shape in reversed(shapes(config, tpus.num_devices)):
-        mesh = meshes.create_mesh(shape, chips.devices_of(tpus))
-        needed = max(job.least_decode_bytes(name, mesh) for name in job.generations)
-        if needed <= tpus.device_hbm:
-            yield mesh
+    for shape in reversed(shapes(job.model.config, tpus.num_devices)):
+        if max(job.least_decode_bytes(name, shape) for name in job.generations) <= tpus.device_hbm:
+            yield shape
