@@ -8,13 +8,17 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real test-real test-slow test-interop test-adapterhub lint types fix clean
+.PHONY: demo test real plan test-real test-slow test-interop test-adapterhub lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
 
 real: $(VENV)/installed-judges
 	JAX_NUM_CPU_DEVICES=2 $(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/real.gin
+
+# The table of docs/PLAN.md, compiled for TPUs that are not here; goes on where it was interrupted.
+plan: $(VENV)/installed-tpu
+	$(BIN)/python benchmarks/plan_table.py
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop"
@@ -55,6 +59,10 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-judges: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[judges]'
+	touch $@
+
+$(VENV)/installed-tpu: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[tpu]'
 	touch $@
 
 $(VENV)/installed-test: pyproject.toml $(VENV)/installed

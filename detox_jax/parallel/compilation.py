@@ -67,7 +67,7 @@ def compile_program(program: Program, device_hbm: int) -> tuple[Memory, hlo.Modu
 
 
 def _needed(message: str) -> tuple[int, int] | None:
-    """Bytes that a program needs and may use, from the compiler's refusal; None of another error."""
+    """Bytes that a program needs and may use, by the compiler's refusal; None of other errors."""
     for pattern in _NEEDED:
         if match := pattern.search(message):
             needed, limit = (round(float(match[i]) * _UNITS[match[i + 1]]) for i in (1, 3))

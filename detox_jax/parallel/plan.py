@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from detox_jax import records
 from detox_jax.errors import UserError
@@ -28,6 +30,8 @@ from detox_jax.training.optimizer import AdamW
 
 DOES_NOT_FIT = 3
 PLAN_FILE = "plan.json"
+# Meshes of a slice that a search tries for a program; each costs a compilation.
+_MESHES = 3
 
 
 def plan(
@@ -131,13 +135,15 @@ def plan(
         "lengths": [document_max_new_tokens, prompt_length, num_samples, max_new_tokens],
         "run": dataclasses.asdict(job.run),
     }
+    # Mistakes are found before anything is written.
+    place = search_lib.slices(topology) if search else _place(job, settings)
     directory = epath.Path(output_dir) / _name(settings)
     output = records.OutputDirectory(str(directory), "plan", settings)
     if output.complete:
         result = json.loads((directory / PLAN_FILE).read_text())
     else:
         planner = Planner(job, directory)
-        found = planner.search(topology) if search else planner.plan(settings)
+        found = planner.search(place) if isinstance(place, list) else planner.plan(*place)
         result = found.to_json()
         records.write_json(directory / PLAN_FILE, result)
         output.finish(fits=result["fits"], topology=result["topology"])
@@ -190,6 +196,29 @@ def _name(settings: Mapping[str, Any]) -> str:
     return f"{layers}x{width}-{kind}-{place}-{digest}"
 
 
+def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
+    """The slice and the meshes of training and generation that the settings name.
+
+    Raises:
+      UserError: if there is no such slice, or a mesh does not divide it, the model or the batch.
+    """
+    tpus = chips.parse(settings["topology"])
+    devices = chips.devices_of(tpus)
+    mesh = meshes.create_mesh(settings["mesh"] or {"fsdp": -1}, devices)
+    generation_mesh = mesh
+    if settings["generation_mesh"] is not None:
+        generation_mesh = meshes.create_mesh(settings["generation_mesh"], devices)
+    shards = meshes.num_batch_shards(mesh)
+    if job.batch_size % shards:
+        raise UserError(
+            f"--mesh: BATCH_SIZE {job.batch_size} is no multiple of the mesh's {shards} batch "
+            "shards (data times fsdp)"
+        )
+    for each in dict.fromkeys((mesh, generation_mesh)):
+        meshes.param_shardings(job.model.module, each)
+    return tpus, mesh, generation_mesh
+
+
 @dataclasses.dataclass(frozen=True)
 class Planner:
     """Compiles programs of a job, each once: what is in `directory` already is read.
@@ -202,7 +231,7 @@ class Planner:
     job: Job
     directory: epath.Path
 
-    def assess(self, tpus: Slice, name: str, mesh: Any) -> Assessed:
+    def assess(self, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
         """One program on a mesh of a slice."""
         sizes = "-".join(f"{axis}{size}" for axis, size in mesh.shape.items())
         file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}.json"
@@ -212,31 +241,26 @@ class Planner:
         records.write_json(file, assessed.to_json())
         return assessed
 
-    def plan(self, settings: Mapping[str, Any]) -> Assessment:
-        """All programs on the meshes that the settings name."""
-        tpus = chips.parse(settings["topology"])
-        devices = chips.devices_of(tpus)
-        mesh = meshes.create_mesh(settings["mesh"] or {"fsdp": -1}, devices)
-        shards = meshes.num_batch_shards(mesh)
-        if self.job.batch_size % shards:
-            raise UserError(
-                f"--mesh: BATCH_SIZE {self.job.batch_size} is no multiple of the mesh's {shards} "
-                "batch shards (data times fsdp)"
-            )
+    def plan(self, tpus: Slice, mesh: Mesh, generation_mesh: Mesh) -> Assessment:
+        """All programs on given meshes."""
         programs = [self.assess(tpus, "train", mesh)]
-        if settings["generation_mesh"] is not None:
-            mesh = meshes.create_mesh(settings["generation_mesh"], devices)
-        programs += [self.assess(tpus, name, mesh) for name in self.job.generations]
+        programs += [self.assess(tpus, name, generation_mesh) for name in self.job.generations]
         return Assessment(self.job, tpus, programs)
 
-    def search(self, topology: str | None) -> Assessment:
+    def search(self, listed: Sequence[Slice]) -> Assessment:
         """The first slice on which all programs fit, or the last where something was tried."""
-        tried, listed = None, search_lib.slices(topology)
+        tried: Assessment | None = None
+        needed: dict[str, int] = {}
         for tpus in listed:
+            # On more devices a program needs no less than its part of what it needed on fewer.
+            if needed.get(tpus.chip.name, 0) > tpus.num_devices * tpus.device_hbm:
+                continue
             programs = self._first_fit(tpus, ["train"], search_lib.train_meshes(self.job, tpus))
             if programs and programs[-1].memory.fits:
                 candidates = search_lib.generation_meshes(self.job, tpus)
                 programs += self._first_fit(tpus, list(self.job.generations), candidates)
+            elif programs:
+                needed[tpus.chip.name] = programs[-1].memory.peak * tpus.num_devices
             if programs:
                 tried = Assessment(self.job, tpus, programs)
                 if tried.fits:
@@ -251,9 +275,9 @@ class Planner:
     def _first_fit(
         self, tpus: Slice, names: list[str], candidates: Iterable[Mapping[str, int]]
     ) -> list[Assessed]:
-        """The named programs on the first mesh on which they fit, or on the last that was tried."""
-        assessed: list[Assessed] = []
-        for shape in candidates:
+        """The named programs on the first mesh on which they fit, or on the one nearest to it."""
+        nearest: list[Assessed] = []
+        for shape in itertools.islice(candidates, _MESHES):
             mesh, assessed = meshes.create_mesh(shape, chips.devices_of(tpus)), []
             for name in names:
                 assessed.append(self.assess(tpus, name, mesh))
@@ -261,4 +285,6 @@ class Planner:
                     break
             else:
                 return assessed
-        return assessed
+            if not nearest or assessed[-1].memory.peak < nearest[-1].memory.peak:
+                nearest = assessed
+        return nearest

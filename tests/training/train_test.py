@@ -8,9 +8,12 @@ import pytest
 from etils import epath
 
 from detox_jax import cli
+from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import programs
 from detox_jax.training import checkpoints, train
 from detox_jax.training import params as params_lib
+from detox_jax.training.optimizer import AdamW
 from tests.conftest import SENTENCES
 
 
@@ -122,6 +125,40 @@ def test_adaptation_trains_itself_alone(flags, base, tmp_path, name):
     manifest = json.loads((tmp_path / "adapted" / "manifest.json").read_text())
     assert manifest["parameters"]["trained"] == params_lib.count(trained)
     assert manifest["parameters"]["frozen"] == params_lib.count(frozen)
+
+
+@pytest.mark.parametrize("adaptation", [None, AdapterConfig(256)], ids=["whole", "adapter"])
+def test_what_is_planned_is_what_is_trained(flags, base, tmp_path, monkeypatch, adaptation):
+    """The jaxpr that `plan` compiles, and its arguments, are those of a run on the same mesh."""
+    ran = []
+
+    def run(loop, state, frozen, batches):
+        arguments = (state, frozen, loop._to_mesh(next(batches)))
+        with meshes.sharding_scope(loop.mesh):
+            ran.append((loop, arguments, loop.step_fn.trace(*arguments)))
+        return state
+
+    monkeypatch.setattr(train.Loop, "run", run)
+    extra = [f"--gin.MODEL_DIR={tmp_path / 'model'}", "--gin.MESH_SHAPE={'fsdp': 4, 'model': 2}"]
+    if adaptation is not None:
+        extra += [
+            "--gin_file=gin_configs/adaptation/adapter.gin",
+            f"--gin.INITIAL_CHECKPOINT_PATH={base}",
+        ]
+    assert cli.main([*flags, *extra]) == 0
+    ((loop, arguments, traced),) = ran
+    config = checkpoints.read_spec(loop.model_dir).config
+    planned = programs.train_step(
+        programs.Model(config, adaptation, "float32"),
+        AdamW(learning_rate=1e-2),
+        loop.mesh,
+        batch_size=8,
+        length=32,
+        total_steps=6,
+    )
+    assert str(planned.traced.jaxpr) == str(traced.jaxpr)
+    facts = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
+    assert jax.tree.map(facts, planned.arguments) == jax.tree.map(facts, arguments)
 
 
 def test_adapter_refuses_another_base(flags, base, tmp_path, capsys):
