@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -30,6 +32,14 @@ from detox_jax.training.optimizer import AdamW
 
 DOES_NOT_FIT = 3
 PLAN_FILE = "plan.json"
+# What the compiled programs come from, and what reads them.
+_COMPILED = (
+    "models/*.py",
+    "training/[lso]*.py",
+    "generation/[ds]*.py",
+    "parallel/[cfhmrt]*.py",
+    "parallel/programs.py",
+)
 # Meshes of a slice that a search tries for a program; each costs a compilation.
 _MESHES = 3
 
@@ -62,7 +72,8 @@ def plan(
 
     Args:
       model: sizes; its `param_dtype` is that of the trained parameters.
-      output_dir: holds a directory for each plan, with `plan.json`; a plan that is there is read.
+      output_dir: holds a directory for each plan, with `plan.json`, and `programs/`; what is there
+        is read, unless the code that it came from has changed.
       adaptation: what is trained; the whole model where None.
       topology: chip and shape of the slice, `v5p:8x8x8`; with `search` the chip alone, or None.
       mesh_shape: sizes of `data`, `fsdp` and `model`, as a dict or `data=1,fsdp=64,model=8`; all
@@ -119,20 +130,24 @@ def plan(
         run=Run(num_documents, kept_tokens, epochs, num_prompts, num_samples, evaluated_models),
     )
     _check(job)
-    settings = {
+    work = {
         "model": dataclasses.asdict(model),
         "adaptation": adaptations.to_json(adaptation),
         "checkpoint_dtype": trained.checkpoint_dtype,
         "optimizer": dataclasses.asdict(job.optimizer),
         "sampling": repr(job.sampling),
-        "topology": topology,
-        "mesh": _shape(mesh_shape, "--mesh"),
-        "generation_mesh": _shape(generation_mesh_shape, "GENERATION_MESH_SHAPE"),
-        "search": search,
         "batch_size": batch_size,
         "length": length,
         "generation_batch_size": generation_batch_size,
         "lengths": [document_max_new_tokens, prompt_length, num_samples, max_new_tokens],
+        "code": _code(),
+    }
+    settings = {
+        **work,
+        "topology": topology,
+        "mesh": _shape(mesh_shape, "--mesh"),
+        "generation_mesh": _shape(generation_mesh_shape, "GENERATION_MESH_SHAPE"),
+        "search": search,
         "run": dataclasses.asdict(job.run),
     }
     # Mistakes are found before anything is written.
@@ -142,7 +157,7 @@ def plan(
     if output.complete:
         result = json.loads((directory / PLAN_FILE).read_text())
     else:
-        planner = Planner(job, directory)
+        planner = Planner(job, epath.Path(output_dir) / "programs" / _digest(work))
         found = planner.search(place) if isinstance(place, list) else planner.plan(*place)
         result = found.to_json()
         records.write_json(directory / PLAN_FILE, result)
@@ -187,13 +202,26 @@ def _shape(shape: Mapping[str, int] | str | None, flag: str) -> dict[str, int] |
         ) from None
 
 
+def _code() -> str:
+    """A hash of the code that programs come from and of what reads them, and versions."""
+    package = epath.Path(__file__).parent.parent
+    files = [file for pattern in _COMPILED for file in sorted(package.glob(pattern))]
+    versions = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax")]
+    if importlib.util.find_spec("libtpu"):
+        versions.append(f"libtpu {metadata.version('libtpu')}")
+    return f"{records.hash_files(files)[:16]}, {', '.join(versions)}"
+
+
 def _name(settings: Mapping[str, Any]) -> str:
     """A directory's name: what a reader looks for, and a hash of everything."""
     kind = (settings["adaptation"] or {"kind": "whole"})["kind"]
     place = (settings["topology"] or "any").replace(":", "-")
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     width, layers = settings["model"]["emb_dim"], settings["model"]["num_layers"]
-    return f"{layers}x{width}-{kind}-{place}-{digest}"
+    return f"{layers}x{width}-{kind}-{place}-{_digest(settings)}"
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
@@ -225,7 +253,8 @@ class Planner:
 
     Attributes:
       job: what is planned.
-      directory: a file for each program, so that a plan that was interrupted goes on.
+      directory: a file for each program, so that a plan that was interrupted goes on and plans of
+        the same job share them.
     """
 
     job: Job
@@ -234,6 +263,7 @@ class Planner:
     def assess(self, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
         """One program on a mesh of a slice."""
         sizes = "-".join(f"{axis}{size}" for axis, size in mesh.shape.items())
+        self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}.json"
         if file.exists():
             return Assessed.from_json(json.loads(file.read_text()))

@@ -88,12 +88,19 @@ def test_a_plan_is_printed_written_and_read_again(flags, tmp_path, monkeypatch, 
     monkeypatch.setattr(plan, "assess", compiled_again)
     assert cli.main([*flags, *SLICE, "--gin.CHECKPOINT_DTYPE=bfloat16"]) == 0
     assert capsys.readouterr().out == printed
-    directory = next((tmp_path / "plans").glob("*"))
+    directory = next((tmp_path / "plans").glob("*/plan.json")).parent
     (directory / "plan.json").unlink()
     manifest = json.loads((directory / "manifest.json").read_text())
     (directory / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
     assert cli.main([*flags, *SLICE, "--gin.CHECKPOINT_DTYPE=bfloat16"]) == 0
     assert plans(tmp_path) == [written]
+
+
+def test_other_code_is_another_plan(monkeypatch):
+    before = plan._code()
+    monkeypatch.setattr(plan, "_COMPILED", plan._COMPILED[:1])
+    assert plan._code() != before
+    assert ", jax " in before
 
 
 @pytest.mark.parametrize(

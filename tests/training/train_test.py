@@ -1,5 +1,6 @@
 """Verb `train` through the command line: from scratch, adapted, killed and resumed, misused."""
 
+import dataclasses
 import json
 
 import jax
@@ -159,6 +160,28 @@ def test_what_is_planned_is_what_is_trained(flags, base, tmp_path, monkeypatch, 
     assert str(planned.traced.jaxpr) == str(traced.jaxpr)
     facts = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
     assert jax.tree.map(facts, planned.arguments) == jax.tree.map(facts, arguments)
+
+
+def test_a_checkpoint_of_few_bits_is_trained_in_the_models(
+    flags, model_dir, vocabulary, tmp_path, monkeypatch
+):
+    spec = checkpoints.read_spec(epath.Path(model_dir))
+    stored = dataclasses.replace(spec.config, param_dtype="bfloat16")
+    small = epath.Path(tmp_path / "small")
+    small.mkdir()
+    params = params_lib.cast(load(model_dir), "bfloat16")
+    spec = dataclasses.replace(spec, config=stored)
+    checkpoints.save_model(small, params, spec, vocabulary)
+    dtypes = []
+
+    def run(loop, state, frozen, batches):
+        dtypes.extend(x.dtype.name for x in jax.tree.leaves(state.params))
+        return state
+
+    monkeypatch.setattr(train.Loop, "run", run)
+    extra = [f"--gin.INITIAL_CHECKPOINT_PATH={small}", f"--gin.MODEL_DIR={tmp_path / 'model'}"]
+    assert cli.main([*flags, *extra]) == 0
+    assert set(dtypes) == {"float32"}
 
 
 def test_adapter_refuses_another_base(flags, base, tmp_path, capsys):
