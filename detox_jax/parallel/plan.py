@@ -111,6 +111,10 @@ def plan(
         raise UserError(
             "plan needs a slice: --topology=v5p:8x8x8, or --search for the smallest that fits"
         )
+    if checkpoint_dtype not in (None, "float32", "bfloat16"):
+        raise UserError(
+            f"CHECKPOINT_DTYPE is {checkpoint_dtype!r}; one of float32, bfloat16, or None"
+        )
     trained = Model(model, adaptation, checkpoint_dtype or model.param_dtype)
     length = (task_feature_lengths or {}).get("targets", model.max_length)
     job = Job(
@@ -179,10 +183,6 @@ def _check(job: Job) -> None:
                 f"{name}: prompts of {use.prompt_length} and {use.max_new_tokens} new tokens are "
                 f"beyond the model's max_length {job.model.config.max_length}"
             )
-    if job.model.checkpoint_dtype not in ("float32", "bfloat16"):
-        raise UserError(
-            f"CHECKPOINT_DTYPE is {job.model.checkpoint_dtype!r}; one of float32, bfloat16, or None"
-        )
 
 
 def _shape(shape: Mapping[str, int] | str | None, flag: str) -> dict[str, int] | None:
