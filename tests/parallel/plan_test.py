@@ -53,6 +53,7 @@ def plans(tmp_path):
     return [json.loads(path.read_text()) for path in (tmp_path / "plans").glob("*/plan.json")]
 
 
+@pytest.mark.slow
 def test_a_plan_is_printed_written_and_read_again(flags, tmp_path, monkeypatch, capsys):
     assert cli.main([*flags, *SLICE, "--gin.CHECKPOINT_DTYPE=bfloat16"]) == 0
     printed = capsys.readouterr().out
