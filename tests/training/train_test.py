@@ -129,7 +129,7 @@ def test_adaptation_trains_itself_alone(flags, base, tmp_path, name):
 
 
 @pytest.mark.parametrize("adaptation", [None, AdapterConfig(256)], ids=["whole", "adapter"])
-def test_what_is_planned_is_what_is_trained(flags, base, tmp_path, monkeypatch, adaptation):
+def test_what_is_planned_is_what_is_trained(flags, request, tmp_path, monkeypatch, adaptation):
     """The jaxpr that `plan` compiles, and its arguments, are those of a run on the same mesh."""
     ran = []
 
@@ -144,7 +144,7 @@ def test_what_is_planned_is_what_is_trained(flags, base, tmp_path, monkeypatch, 
     if adaptation is not None:
         extra += [
             "--gin_file=gin_configs/adaptation/adapter.gin",
-            f"--gin.INITIAL_CHECKPOINT_PATH={base}",
+            f"--gin.INITIAL_CHECKPOINT_PATH={request.getfixturevalue('model_dir')}",
         ]
     assert cli.main([*flags, *extra]) == 0
     ((loop, arguments, traced),) = ran
