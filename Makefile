@@ -8,7 +8,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real test-real test-slow test-multihost test-interop test-adapterhub test-t5x \
+.PHONY: demo test real plan test-real test-slow test-multihost test-interop test-adapterhub test-t5x \
     lint types fix clean
 
 demo: $(VENV)/installed
@@ -16,6 +16,10 @@ demo: $(VENV)/installed
 
 real: $(VENV)/installed-judges
 	JAX_NUM_CPU_DEVICES=2 $(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/real.gin
+
+# The table of docs/PLAN.md, compiled for TPUs that are not here; goes on where it was interrupted.
+plan: $(VENV)/installed-tpu
+	$(BIN)/python benchmarks/plan_table.py
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop"
@@ -66,6 +70,10 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-judges: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[judges]'
+	touch $@
+
+$(VENV)/installed-tpu: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[tpu]'
 	touch $@
 
 $(VENV)/installed-test: pyproject.toml $(VENV)/installed

@@ -37,13 +37,18 @@ VERBS = {
     "report": "detox_jax.evaluation.report",
     "lm_eval": "detox_jax.evaluation.lm_eval",
     "convert": "detox_jax.interop.convert",
+    "plan": "detox_jax.parallel.plan",
     "sgeat": "detox_jax.sgeat",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",
 }
 
 # Flags of one verb, short for its macros: a switch makes its macro True, the others take a value.
-SWITCHES = {"evaluate": {"--power": "POWER"}, "convert": {"--verify": "VERIFY"}}
+SWITCHES = {
+    "evaluate": {"--power": "POWER"},
+    "convert": {"--verify": "VERIFY"},
+    "plan": {"--search": "SEARCH"},
+}
 VALUE_FLAGS = {
     "convert": {
         "--from_hf": "FROM_HF",
@@ -54,13 +59,15 @@ VALUE_FLAGS = {
         "--to_t5x": "TO_T5X",
     },
     "lm_eval": {"--checkpoint": "CHECKPOINT_PATH", "--tasks": "TASKS", "--output": "OUTPUT_DIR"},
+    "plan": {"--topology": "TOPOLOGY", "--mesh": "MESH_SHAPE"},
 }
 
 # A flag of one verb that stands for another verb.
 OTHER_VERBS = {("score", "--compare"): "compare"}
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
-HOST_VERBS = ("filter", "report", "train_scorer", "train_vocabulary")
+HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
+LONE_VERBS = ("convert", "plan")
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
@@ -100,7 +107,10 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0, or 2 for a mistake of the user's."""
+    """Runs one verb; returns the exit status: 0, 2 for a mistake of the user's, or the verb's own.
+
+    A verb that has an answer to give by its exit status returns it; the others return nothing.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         options, rest = distributed.take_flags(sys.argv[1:] if argv is None else argv)
@@ -108,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.verb:
             print(usage())
         elif options is None or arguments.help or arguments.dry_run:
-            _run(arguments)
+            return _run(arguments)
         else:
             distributed.run(options, lambda: _run(arguments), _report)
     except (UserError, processes.PeerError, BrokenPipeError, KeyboardInterrupt) as error:
@@ -116,24 +126,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: Arguments) -> None:
+def _run(arguments: Arguments) -> int:
     with native_log.without_notes():
         verb, defaults = load_config(arguments)
     if arguments.help:
         print(verb_help(arguments.verb, verb))
-        return
+        return 0
     check_config(verb, defaults)
     if arguments.dry_run:
         print(gin.config_str())
-        return
-    if arguments.verb == "convert" and processes.current().several:
-        raise UserError("convert works in one process: run it on one host alone")
+        return 0
+    if arguments.verb in LONE_VERBS and processes.current().several:
+        raise UserError(f"{arguments.verb} works in one process: run it on one host alone")
     distributed.check_agreement(arguments.verb, _named_values())
     configured = gin.get_configurable(verb)
     if arguments.verb in HOST_VERBS:
         processes.current().first_does(configured)
-    else:
-        configured()
+        return 0
+    return configured() or 0
 
 
 def _report(error: BaseException) -> int:

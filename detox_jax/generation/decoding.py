@@ -81,16 +81,8 @@ class Decoder:
     ):
         self.params = params
         self.mesh = mesh
-        self._decode = jax.jit(
-            functools.partial(
-                decode,
-                model,
-                sampling=sampling,
-                max_new_tokens=max_new_tokens,
-                eos_id=eos_id,
-                seed=seed,
-            ),
-            static_argnames="num_samples",
+        self._decode = jit_decode(
+            model, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id, seed=seed
         )
 
     def __call__(
@@ -130,6 +122,22 @@ class Decoder:
             ]
             for n in range(len(prompts))
         ]
+
+
+def rows_per_batch(batch_size: int, num_samples: int, shards: int) -> int:
+    """Prompts a batch: about `batch_size` samples, and a multiple of the mesh's batch shards."""
+    prompts = max(1, batch_size // num_samples)
+    return -(-prompts // shards) * shards
+
+
+def jit_decode(
+    model: TransformerLM, *, sampling: Sampling, max_new_tokens: int, eos_id: int, seed: int
+) -> Any:
+    """`decode`, compiled for each `num_samples` and shape of prompts."""
+    call = functools.partial(
+        decode, model, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id, seed=seed
+    )
+    return jax.jit(call, static_argnames="num_samples")
 
 
 def decode(

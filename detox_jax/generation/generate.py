@@ -89,7 +89,7 @@ def generate(
         eos_id=loaded.vocabulary.eos_id,
         seed=random_seed,
     )
-    rows = _rows_per_batch(batch_size, num_samples, meshes.num_batch_shards(mesh))
+    rows = decoding.rows_per_batch(batch_size, num_samples, meshes.num_batch_shards(mesh))
     starts = range(0, len(requests), shard_size)
     with progress.bar("generate", len(requests)) as advance:
         for index, start in enumerate(starts):
@@ -140,12 +140,6 @@ def _within(
             f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
         )
     return [request for request, _ in kept], [ids for _, ids in kept]
-
-
-def _rows_per_batch(batch_size: int, num_samples: int, shards: int) -> int:
-    """Prompts a batch: about `batch_size` samples, and a multiple of the mesh's batch shards."""
-    prompts = max(1, batch_size // num_samples)
-    return -(-prompts // shards) * shards
 
 
 def _decode_shard(

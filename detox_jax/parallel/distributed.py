@@ -77,7 +77,7 @@ def take_flags(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
     return None if given is None else Options(**given), rest
 
 
-def run(options: Options, verb: Callable[[], None], report: Callable[[BaseException], int]) -> None:
+def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseException], int]) -> None:
     """Starts `jax.distributed`, runs a verb, and waits until all processes are done.
 
     Where a process fails, all end: this one with the status that `report` returns for its own

@@ -28,6 +28,8 @@ class AdamW:
       eps: added to the root of the second moment.
       weight_decay: of matrices and embeddings.
       max_grad_norm: gradients are clipped to this global norm.
+      mu_dtype: of the first moment, which bfloat16 holds in half the memory; the parameters' own
+        where None. The second moment stays in theirs: its steps are too small for bfloat16.
     """
 
     learning_rate: float = 2e-5
@@ -39,10 +41,15 @@ class AdamW:
     eps: float = 1e-5
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
+    mu_dtype: str | None = None
 
     def __post_init__(self):
         if self.schedule not in ("constant", "cosine"):
             raise UserError(f"AdamW.schedule is {self.schedule!r}; one of constant, cosine")
+        if self.mu_dtype not in (None, "float32", "bfloat16"):
+            raise UserError(
+                f"AdamW.mu_dtype is {self.mu_dtype!r}; one of float32, bfloat16, or None"
+            )
         if self.learning_rate <= 0:
             raise UserError(f"AdamW.learning_rate is {self.learning_rate}; must be positive")
 
@@ -73,6 +80,7 @@ class AdamW:
                 eps=self.eps,
                 weight_decay=self.weight_decay,
                 mask=_is_decayed,
+                mu_dtype=self.mu_dtype,
             ),
         )
 

@@ -55,6 +55,11 @@ def combine(*trees: Params) -> Params:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def cast(params: Params, dtype: Any) -> Params:
+    """The same tree of arrays in another dtype; what has it already is not copied."""
+    return jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), params)
+
+
 def count(params: Params) -> int:
     """Number of scalars in a tree of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

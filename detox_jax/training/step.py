@@ -150,17 +150,29 @@ def create_state(
     params: params_lib.Params, mesh: Mesh, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """Step 0 for given trainable parameters; the optimizer's moments are sharded like them."""
-    abstract = jax.eval_shape(optimizer.init, params)
-    shardings = optax.tree.map_params(
-        optimizer,
-        lambda _, param: param.sharding,
-        abstract,
-        params,
-        transform_non_params=lambda _: meshes.replicated(mesh),
-    )
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
-    step = jax.device_put(jnp.zeros((), jnp.int32), meshes.replicated(mesh))
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(params, mesh, optimizer))
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
     return TrainState(step, params, opt_state)
+
+
+def abstract_state(
+    params: params_lib.Params, mesh: Mesh, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Shapes, dtypes and shardings of step 0 for trainable parameters, or for their shapes."""
+
+    def struct(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda x, param: struct(x, param.sharding),
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda x: struct(x, meshes.replicated(mesh)),
+    )
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(mesh))
+    return TrainState(step, jax.tree.map(lambda x: struct(x, x.sharding), params), opt_state)
 
 
 def jit_train_step(

@@ -146,7 +146,10 @@ def train(
     # 2. else the initial checkpoint: parameters alone;
     # 3. else random parameters. An adaptation's own parameters are always random at first.
     if base is not None and adaptation is None:
-        state, frozen = steps_lib.create_state(base.params, mesh, transformation), {}
+        # A checkpoint may be stored in fewer bits than training needs: MODEL says which.
+        params = params_lib.cast(base.params, config.parameter_dtype)
+        base = None  # Its memory is needed, or has become the state's.
+        state, frozen = steps_lib.create_state(params, mesh, transformation), {}
     else:
         state = steps_lib.init_trainable(network, mesh, transformation, random_seed)
         frozen = {} if base is None else base.params

@@ -42,9 +42,7 @@ def write_documents(directory, vocabulary):
 
 
 def batches(task, use_cached, count=25):
-    iterator = data.train_batches(
-        task, batch_size=4, length=32, seed=3, use_cached=use_cached
-    )
+    iterator = data.train_batches(task, batch_size=4, length=32, seed=3, use_cached=use_cached)
     return list(itertools.islice(iterator, count))
 
 

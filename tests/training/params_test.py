@@ -46,3 +46,10 @@ def test_fingerprint_sees_one_bit_an_exchange_and_a_name(dtype):
     trees = [{"w": original}, {"w": bumped}, {"w": exchanged}, {"v": original}, {"w": original.T}]
     assert len({params_lib.fingerprint(tree) for tree in trees}) == len(trees)
     assert params_lib.fingerprint({"w": original + 0}) == params_lib.fingerprint({"w": original})
+
+
+def test_cast_copies_only_what_has_another_dtype():
+    tree = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2, jnp.float32)}
+    cast = params_lib.cast(tree, jnp.float32)
+    assert {x.dtype.name for x in cast.values()} == {"float32"}
+    assert cast["b"] is tree["b"]

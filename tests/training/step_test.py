@@ -17,6 +17,7 @@ from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints
 from detox_jax.training import params as params_lib
 from detox_jax.training import step as steps
 from detox_jax.training.optimizer import AdamW
@@ -256,6 +257,20 @@ def test_weight_decay_spares_biases_and_norms(config, one_device_mesh):
     np.testing.assert_array_equal(after["bias"], before["layers"]["mlp"]["wi"]["bias"])
     expected = before["layers"]["mlp"]["wi"]["kernel"] * (1 - 0.1 * 0.5)
     np.testing.assert_allclose(after["kernel"], expected, rtol=1e-5)
+
+
+def test_the_first_moment_alone_may_be_smaller(config, one_device_mesh):
+    model = TransformerLM(config)
+    state = steps.abstract_state(
+        checkpoints.abstract_on_mesh(model, one_device_mesh),
+        one_device_mesh,
+        AdamW(mu_dtype="bfloat16").transformation(1),
+    )
+    dtypes = {
+        name: {x.dtype.name for x in jax.tree.leaves(optax.tree.get(state.opt_state, name))}
+        for name in ("mu", "nu")
+    }
+    assert dtypes == {"mu": {"bfloat16"}, "nu": {"float32"}}
 
 
 def test_schedules():

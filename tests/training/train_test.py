@@ -1,5 +1,6 @@
 """Verb `train` through the command line: from scratch, adapted, killed and resumed, misused."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,9 +9,13 @@ import pytest
 from etils import epath
 
 from detox_jax import cli
+from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints, loop
+from detox_jax.parallel import programs
+from detox_jax.training import checkpoints
+from detox_jax.training import loop as loops
 from detox_jax.training import params as params_lib
+from detox_jax.training.optimizer import AdamW
 from tests.conftest import SENTENCES
 
 
@@ -81,14 +86,14 @@ def test_trains_and_leaves_what_a_user_looks_for(base):
 
 
 def _killed_at(monkeypatch, step):
-    original = loop._save
+    original = loops._save
 
     def save(manager, at, *args):
         original(manager, at, *args)
         if at == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_save", save)
+    monkeypatch.setattr(loops, "_save", save)
 
 
 def test_killed_and_rerun_is_bit_equal_to_uninterrupted(flags, base, tmp_path, monkeypatch):
@@ -122,6 +127,62 @@ def test_adaptation_trains_itself_alone(flags, base, tmp_path, name):
     manifest = json.loads((tmp_path / "adapted" / "manifest.json").read_text())
     assert manifest["parameters"]["trained"] == params_lib.count(trained)
     assert manifest["parameters"]["frozen"] == params_lib.count(frozen)
+
+
+@pytest.mark.parametrize("adaptation", [None, AdapterConfig(256)], ids=["whole", "adapter"])
+def test_what_is_planned_is_what_is_trained(flags, request, tmp_path, monkeypatch, adaptation):
+    """The jaxpr that `plan` compiles, and its arguments, are those of a run on the same mesh."""
+    ran = []
+
+    def run(loop, state, frozen, batches):
+        arguments = (state, frozen, loop._to_mesh(next(batches)))
+        with meshes.sharding_scope(loop.mesh):
+            ran.append((loop, arguments, loop.step_fn.trace(*arguments)))
+        return state
+
+    monkeypatch.setattr(loops.Loop, "run", run)
+    extra = [f"--gin.MODEL_DIR={tmp_path / 'model'}", "--gin.MESH_SHAPE={'fsdp': 4, 'model': 2}"]
+    if adaptation is not None:
+        extra += [
+            "--gin_file=gin_configs/adaptation/adapter.gin",
+            f"--gin.INITIAL_CHECKPOINT_PATH={request.getfixturevalue('model_dir')}",
+        ]
+    assert cli.main([*flags, *extra]) == 0
+    ((loop, arguments, traced),) = ran
+    config = checkpoints.read_spec(loop.model_dir).config
+    planned = programs.train_step(
+        programs.Model(config, adaptation, "float32"),
+        AdamW(learning_rate=1e-2),
+        loop.mesh,
+        batch_size=8,
+        length=32,
+        total_steps=6,
+    )
+    assert str(planned.traced.jaxpr) == str(traced.jaxpr)
+    facts = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
+    assert jax.tree.map(facts, planned.arguments) == jax.tree.map(facts, arguments)
+
+
+def test_a_checkpoint_of_few_bits_is_trained_in_the_models(
+    flags, model_dir, vocabulary, tmp_path, monkeypatch
+):
+    spec = checkpoints.read_spec(epath.Path(model_dir))
+    stored = dataclasses.replace(spec.config, param_dtype="bfloat16")
+    small = epath.Path(tmp_path / "small")
+    small.mkdir()
+    params = params_lib.cast(load(model_dir), "bfloat16")
+    spec = dataclasses.replace(spec, config=stored)
+    checkpoints.save_model(small, params, spec, vocabulary)
+    dtypes = []
+
+    def run(loop, state, frozen, batches):
+        dtypes.extend(x.dtype.name for x in jax.tree.leaves(state.params))
+        return state
+
+    monkeypatch.setattr(loops.Loop, "run", run)
+    extra = [f"--gin.INITIAL_CHECKPOINT_PATH={small}", f"--gin.MODEL_DIR={tmp_path / 'model'}"]
+    assert cli.main([*flags, *extra]) == 0
+    assert set(dtypes) == {"float32"}
 
 
 def test_adapter_refuses_another_base(flags, base, tmp_path, capsys):

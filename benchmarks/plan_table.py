@@ -1,0 +1,131 @@
+"""The table of docs/PLAN.md: every model, whole and by adapter, on every chip.
+
+    python benchmarks/plan_table.py [--models=126m,530b] [--chips=v5p] [--minutes=60]
+
+Each cell is `detox-jax plan --search --topology=CHIP`, kept under runs/plans: what is there is
+read, so that a run that was interrupted goes on, and `--minutes` ends one between two cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from detox_jax import cli
+from detox_jax.parallel.chips import CHIPS, GIB
+
+MODELS = ("126m", "357m", "1.3b", "8.3b", "530b")
+ADAPTATIONS = ("adapter", "whole")
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "PLAN.md"
+MARKS = ("<!-- table -->", "<!-- end of table -->")
+# Parameters of the base and the first moment in two bytes: what the largest model needs.
+SETTINGS = ("--gin.CHECKPOINT_DTYPE=bfloat16", "--gin.MU_DTYPE=bfloat16")
+HEADER = (
+    "| model | trained | slice | mesh of training | peak, GiB a device | step at least | bound by "
+    "| MFU at most | mesh of generation | peak of documents, continuations | chip-hours at least |"
+)
+
+
+def command(model: str, adaptation: str, chip: str) -> list[str]:
+    """The command of a cell, without `detox-jax`."""
+    return [
+        "plan",
+        f"--gin_file=gin_configs/models/{model}.gin",
+        f"--gin_file=gin_configs/adaptation/{adaptation}.gin",
+        "--search",
+        f"--topology={chip}",
+        *SETTINGS,
+    ]
+
+
+def cells(models: list[str], chips: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Model, adaptation, chip; what one looks for first comes first."""
+    for model in models:
+        for chip in chips:
+            for adaptation in ADAPTATIONS:
+                yield model, adaptation, chip
+
+
+def run(model: str, adaptation: str, chip: str) -> dict[str, Any] | str:
+    """A cell's plan, or what the verb says against it."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(command(model, adaptation, chip))
+    if status not in (0, 3):
+        return err.getvalue().removeprefix("detox-jax: error: ").strip()
+    path = re.findall(r"^written to (.*)$", out.getvalue(), re.MULTILINE)[-1]
+    return json.loads(Path(path).read_text())
+
+
+def row(model: str, adaptation: str, plan: dict[str, Any] | str) -> str:
+    """One line of the table."""
+    if isinstance(plan, str):
+        return f"| {model} | {adaptation} | {plan} |" + " |" * 8
+    train, *generation = plan["programs"]
+    if not plan["fits"]:
+        worst = max(plan["programs"], key=lambda program: program["memory"]["peak"])
+        return (
+            f"| {model} | {adaptation} | {plan['topology']}: does not fit | {mesh(train)} | "
+            f"{peak(train)} | | | | | {worst['name']}: {peak(worst)} | |"
+        )
+    bound = train["phases"]["step"]["roofline"]
+    peaks = ", ".join(peak(program) for program in generation)
+    return (
+        f"| {model} | {adaptation} | {plan['topology']} | {mesh(train)} | {peak(train)} | "
+        f"{bound['seconds']:.2f} s | {bound['bound']} | {bound['mfu']:.0%} | "
+        f"{mesh(generation[0])} | {peaks} | {plan['paper_run']['chip_hours']['total']:,.1f} |"
+    )
+
+
+def mesh(program: dict[str, Any]) -> str:
+    """Sizes above 1."""
+    sizes = [f"{axis} {size}" for axis, size in program["mesh"].items() if size > 1]
+    return ", ".join(sizes) or "one device"
+
+
+def peak(program: dict[str, Any]) -> str:
+    """Peak and capacity."""
+    memory = program["memory"]
+    return f"{memory['peak'] / GIB:.1f} of {memory['limit'] / GIB:.1f}"
+
+
+def main() -> None:
+    """Plans the cells that are missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--chips", default=",".join(CHIPS))
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    arguments = parser.parse_args()
+    started, lines, missing = time.monotonic(), [], []
+    for cell in cells(arguments.models.split(","), arguments.chips.split(",")):
+        if time.monotonic() - started > 60 * arguments.minutes:
+            missing.append(" ".join(cell))
+            continue
+        lines.append(row(*cell[:2], run(*cell)))
+        print(lines[-1], flush=True)
+    write([HEADER, "|---" * 11 + "|", *lines], missing)
+
+
+def write(lines: list[str], missing: list[str]) -> None:
+    """Puts the table between the marks of docs/PLAN.md."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "libtpu"))
+    notes = [f"\nMade with {versions}."]
+    if missing:
+        notes.append(f"Not computed yet: {'; '.join(missing)}.")
+    before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    table = "\n".join([MARKS[0], *lines, *notes, MARKS[1]])
+    DOCUMENT.write_text(before + table + after)
+
+
+if __name__ == "__main__":
+    main()

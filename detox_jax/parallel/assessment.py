@@ -1,0 +1,235 @@
+"""A program on a slice: memory, what it sends, how fast it can be; and all programs of a job."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from jax.sharding import Mesh
+
+from detox_jax.parallel import chips, collectives, flops, traffic
+from detox_jax.parallel.advice import advice
+from detox_jax.parallel.chips import Slice
+from detox_jax.parallel.compilation import Memory, compile_program
+from detox_jax.parallel.hlo import Module
+from detox_jax.parallel.job import Generation, Job
+from detox_jax.parallel.roofline import Roofline, Work, batches, chip_hours, roofline
+
+# The loop over new tokens in `generation.decoding.decode`.
+_DECODE_LOOP = "jit(decode)/while"
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a program that has a speed of its own: an update, a prefill, a decoding step.
+
+    Attributes:
+      flops: of the model, all devices together.
+      computed_flops: with what rematerialisation computes again.
+      hbm_bytes: read and written by a device.
+      collectives: of a device, see `collectives.by_kind`.
+      tokens: that it reads or writes, all devices together.
+      roofline: how fast it can be.
+    """
+
+    flops: float
+    computed_flops: float
+    hbm_bytes: float
+    collectives: dict[str, dict[str, int]]
+    tokens: int
+    roofline: Roofline
+
+    @classmethod
+    def of(cls, work: Work, tokens: int, bound: Roofline) -> Phase:
+        """Sums up what the program does."""
+        sent = collectives.by_kind(list(work.collectives))
+        return cls(work.flops, work.computed_flops, work.hbm_bytes, sent, tokens, bound)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """At the roofline."""
+        return self.tokens / self.roofline.seconds if self.roofline.seconds else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessed:
+    """One program of a job on a mesh of a slice.
+
+    Attributes:
+      name: `train`, or a generation's.
+      mesh: sizes of its axes.
+      rows: of a batch: packed rows, or prompts.
+      memory: a device's.
+      phases: by name; empty where the program does not fit.
+      compile_seconds: on the machine that compiled.
+    """
+
+    name: str
+    mesh: dict[str, int]
+    rows: int
+    memory: Memory
+    phases: dict[str, Phase]
+    compile_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As written, with what follows from it."""
+        value = {**dataclasses.asdict(self), "fits": self.memory.fits}
+        for name, phase in self.phases.items():
+            value["phases"][name]["tokens_per_second"] = phase.tokens_per_second
+            value["phases"][name]["roofline"] |= {
+                "seconds": phase.roofline.seconds,
+                "bound": phase.roofline.bound,
+            }
+        return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Assessed:
+        """Reads what `to_json` wrote."""
+        phases = {
+            name: Phase(**_fields(Phase, {**phase, "roofline": _make(Roofline, phase["roofline"])}))
+            for name, phase in value["phases"].items()
+        }
+        memory = _make(Memory, value["memory"])
+        return cls(**_fields(cls, {**value, "memory": memory, "phases": phases}))
+
+
+def _fields(cls: Any, value: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: value[field.name] for field in dataclasses.fields(cls)}
+
+
+def _make(cls: Any, value: dict[str, Any]) -> Any:
+    return cls(**_fields(cls, value))
+
+
+def assess(job: Job, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
+    """Compiles one program of a job and measures it."""
+    program = job.train_step(mesh) if name == "train" else job.decode(name, mesh)
+    started = time.monotonic()
+    memory, module = compile_program(program, tpus.device_hbm)
+    seconds = time.monotonic() - started
+    rows = job.batch_size if name == "train" else job.generations[name].rows(mesh)
+    phases = {}
+    if module is not None:
+        works = (
+            _train_work(job, module) if name == "train" else _decode_work(job, name, rows, module)
+        )
+        phases = {
+            phase: Phase.of(work, tokens, _roofline(work, tpus, mesh))
+            for phase, (work, tokens) in works.items()
+        }
+    return Assessed(name, dict(mesh.shape), rows, memory, phases, round(seconds, 1))
+
+
+def _roofline(work: Work, tpus: Slice, mesh: Mesh) -> Roofline:
+    devices = mesh.devices.flat
+    return roofline(work, tpus, lambda i: chips.coordinates(devices[i]))
+
+
+def _train_work(job: Job, module: Module) -> dict[str, tuple[Work, int]]:
+    config, tokens = job.model.config, job.batch_size * job.length
+
+    def count(recomputed: bool) -> float:
+        return flops.train_step(
+            config, job.model.adaptation, tokens=tokens, length=job.length, recomputed=recomputed
+        )
+
+    sent = collectives.find(module)
+    return {"step": (Work(count(False), count(True), traffic.hbm_bytes(module), sent), tokens)}
+
+
+def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tuple[Work, int]]:
+    """The prefill is what a run does beside its decoding steps."""
+    use = job.generations[name]
+    config, adaptation = use.model.config, use.model.adaptation
+    (loop,) = module.loops(_DECODE_LOOP)
+
+    def counts(fused: bool) -> tuple[dict[str, int], dict[str, int]]:
+        every = module.executions(fused=fused)
+        step: dict[str, int] = {}
+        for part in (loop.called("body"), loop.called("condition")):
+            for computation, times in module.executions(part, fused).items():
+                step[computation] = step.get(computation, 0) + times
+        prefill = {
+            computation: times - use.max_new_tokens * step.get(computation, 0)
+            for computation, times in every.items()
+        }
+        return prefill, step
+
+    works = {}
+    samples = rows * use.num_samples
+    counted = {
+        "prefill": flops.prefill(config, adaptation, rows=rows, length=use.prompt_length),
+        "step": flops.decode_step(config, adaptation, rows=samples, context=use.context),
+    }
+    tokens = {"prefill": rows * use.prompt_length, "step": samples}
+    for i, phase in enumerate(("prefill", "step")):
+        sent = [item for item in collectives.find(module, counts(True)[i]) if item.count]
+        moved = traffic.hbm_bytes(module, counts(False)[i])
+        works[phase] = (Work(counted[phase], counted[phase], moved, sent), tokens[phase])
+    return works
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+    """All programs of a job on a slice.
+
+    Attributes:
+      job: what is planned.
+      tpus: where.
+      programs: in the order of their use; after one that does not fit there may be none.
+    """
+
+    job: Job
+    tpus: Slice
+    programs: list[Assessed]
+
+    @property
+    def fits(self) -> bool:
+        """Whether every program of the job is there and fits."""
+        expected = 1 + len(self.job.generations)
+        return len(self.programs) == expected and all(p.memory.fits for p in self.programs)
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to `plan.json`."""
+        return {
+            "fits": self.fits,
+            "topology": self.tpus.name,
+            "chips": self.tpus.num_chips,
+            "devices": self.tpus.num_devices,
+            "chip_hbm_bytes": self.tpus.chip.hbm_bytes,
+            "parameters": self.job.parameters,
+            "checkpoint_dtype": self.job.model.checkpoint_dtype,
+            "param_dtype": self.job.model.config.param_dtype,
+            "adaptation": type(self.job.model.adaptation).__name__,
+            "batch_size": self.job.batch_size,
+            "length": self.job.length,
+            "programs": [program.to_json() for program in self.programs],
+            "paper_run": self._run() if self.fits else None,
+            "advice": [] if self.fits else advice(self.job, self.tpus, self.programs),
+        }
+
+    def _run(self) -> dict[str, Any]:
+        """Hours of the paper's run at the roofline, in chips."""
+        run, by_name = self.job.run, {program.name: program for program in self.programs}
+        train = by_name["train"].phases["step"].roofline.seconds * self.job.total_steps
+        documents = batches(run.documents, by_name["documents"].rows)
+        prompts = batches(run.prompts, by_name["continuations"].rows) * run.evaluated_models
+        seconds = {
+            "generate": documents * self._batch_seconds(by_name["documents"]),
+            "train": train,
+            "evaluate": prompts * self._batch_seconds(by_name["continuations"]),
+        }
+        hours = {name: chip_hours(value, self.tpus) for name, value in seconds.items()}
+        return {
+            "train_steps": self.job.total_steps,
+            "generate_batches": documents,
+            "evaluate_batches": prompts,
+            "seconds": seconds,
+            "chip_hours": {**hours, "total": sum(hours.values())},
+        }
+
+    def _batch_seconds(self, program: Assessed) -> float:
+        use: Generation = self.job.generations[program.name]
+        step = program.phases["step"].roofline.seconds
+        return program.phases["prefill"].roofline.seconds + use.max_new_tokens * step

@@ -1,0 +1,137 @@
+"""Floating-point operations of a step, counted from the sizes: matrix products alone.
+
+A product of `[m, k]` and `[k, n]` is `2 m n k` operations. Attention is counted over the whole
+square of positions, as the plain implementation computes it; one that skips what the causal mask
+hides does about half of that part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from detox_jax.models.adaptation import Adaptation, AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.config import TransformerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFlops:
+    """Forward operations of one layer, a token.
+
+    Attributes:
+      dense: products with the base's weights.
+      attention: scores and weighted values.
+      adaptation: what the adaptation adds.
+    """
+
+    dense: float
+    attention: float
+    adaptation: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.dense + self.attention + self.adaptation
+
+
+def layer(config: TransformerConfig, adaptation: Adaptation | None, context: int) -> LayerFlops:
+    """Of one token that attends to `context` positions."""
+    shapes = _projections(config)
+    dense = sum(2.0 * size_in * size_out for size_in, size_out in shapes.values())
+    attention = 4.0 * config.num_heads * config.head_size * context
+    return LayerFlops(dense, attention, _added(config, adaptation, shapes))
+
+
+def _projections(config: TransformerConfig) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of each product; a gated MLP has several `wi` side by side."""
+    D, F, K = config.emb_dim, config.mlp_dim, config.head_size
+    return {
+        "query": (D, config.num_heads * K),
+        "key": (D, config.kv_heads * K),
+        "value": (D, config.kv_heads * K),
+        "out": (config.num_heads * K, D),
+        "wi": (D, F * len(config.mlp_activations)),
+        "wo": (F, D),
+    }
+
+
+def _added(
+    config: TransformerConfig,
+    adaptation: Adaptation | None,
+    shapes: dict[str, tuple[int, int]],
+) -> float:
+    if isinstance(adaptation, AdapterConfig):
+        adapters = 2 if adaptation.placement == "houlsby" else 1
+        return adapters * 4.0 * config.emb_dim * adaptation.bottleneck_dim
+    if isinstance(adaptation, LoRAConfig):
+        parts = {"wi": len(config.mlp_activations)}
+        return sum(
+            2.0 * adaptation.rank * (shapes[name][0] * parts.get(name, 1) + shapes[name][1])
+            for name in adaptation.target_modules
+        )
+    if isinstance(adaptation, PrefixConfig):
+        return 4.0 * config.num_heads * config.head_size * adaptation.prefix_length
+    return 0.0
+
+
+def logits(config: TransformerConfig) -> float:
+    """Of one token's scores of the vocabulary."""
+    return 2.0 * config.emb_dim * config.padded_vocab_size
+
+
+def train_step(
+    config: TransformerConfig,
+    adaptation: Adaptation | None,
+    *,
+    tokens: int,
+    length: int,
+    recomputed: bool = False,
+) -> float:
+    """Forward and backward of a step.
+
+    The backward pass of a product makes the gradients of both operands, as much work as twice the
+    forward; of frozen weights it needs only the gradient of the input.
+
+    Args:
+      config: sizes.
+      adaptation: what is trained.
+      tokens: of the batch, padding included.
+      length: of a row, which is what each token attends to.
+      recomputed: count what rematerialisation computes again, which a chip must do although it is
+        no work of the model's.
+    """
+    flops = layer(config, adaptation, length)
+    backward = 1.0 if adaptation is not None else 2.0
+    a_layer = (1 + backward) * flops.dense + 3 * (flops.attention + flops.adaptation)
+    if recomputed:
+        a_layer += _recomputed(config, adaptation, flops)
+    head = (1 + backward) * logits(config)
+    return tokens * (config.num_layers * a_layer + head)
+
+
+def _recomputed(
+    config: TransformerConfig, adaptation: Adaptation | None, flops: LayerFlops
+) -> float:
+    """What the backward pass of a layer computes again, a token."""
+    if config.remat == "none":
+        return 0.0
+    if config.remat == "dots":  # Products with weights are kept, those of a batch are not.
+        return flops.attention
+    # The last product's result is needed by nothing but what follows it in the layer.
+    follows = isinstance(adaptation, AdapterConfig) or config.post_norms
+    last = 0.0 if follows else 2.0 * config.mlp_dim * config.emb_dim
+    return flops.total - last
+
+
+def prefill(
+    config: TransformerConfig, adaptation: Adaptation | None, *, rows: int, length: int
+) -> float:
+    """Filling the cache from prompts; their logits are not needed."""
+    return rows * length * config.num_layers * layer(config, adaptation, length).total
+
+
+def decode_step(
+    config: TransformerConfig, adaptation: Adaptation | None, *, rows: int, context: int
+) -> float:
+    """One new token a row, which attends to `context` positions of the cache and to itself."""
+    flops = layer(config, adaptation, context + 1)
+    return rows * (config.num_layers * flops.total + logits(config))

@@ -1,0 +1,147 @@
+"""What is planned, wherever it shall run: the programs of training and generation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from detox_jax.generation import decoding
+from detox_jax.generation.sampling import Sampling
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import programs
+from detox_jax.parallel.programs import Model, Program
+from detox_jax.parallel.roofline import Run
+from detox_jax.training import params as params_lib
+from detox_jax.training.optimizer import AdamW
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One use of `generate`.
+
+    Attributes:
+      model: that generates.
+      prompt_length: tokens of the prompts, padded.
+      num_samples: continuations of each.
+      max_new_tokens: of a continuation.
+      batch_size: continuations at once, about.
+    """
+
+    model: Model
+    prompt_length: int
+    num_samples: int
+    max_new_tokens: int
+    batch_size: int
+
+    @property
+    def context(self) -> int:
+        """Positions of the cache."""
+        return self.prompt_length + self.max_new_tokens
+
+    def rows(self, mesh: Mesh) -> int:
+        """Prompts a batch on a mesh."""
+        return decoding.rows_per_batch(
+            self.batch_size, self.num_samples, meshes.num_batch_shards(mesh)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A model, how it is trained, and what it generates before and after.
+
+    Attributes:
+      model: with the adaptation that is trained.
+      optimizer: its settings.
+      batch_size: packed rows an update.
+      length: tokens of a row.
+      sampling: how tokens are drawn.
+      generations: by name.
+      run: how much of everything.
+    """
+
+    model: Model
+    optimizer: AdamW
+    batch_size: int
+    length: int
+    sampling: Sampling
+    generations: dict[str, Generation]
+    run: Run
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the run."""
+        return self.run.train_steps(self.batch_size * self.length)
+
+    def train_step(self, mesh: Mesh) -> Program:
+        """What `train` jits."""
+        return programs.train_step(
+            self.model,
+            self.optimizer,
+            mesh,
+            batch_size=self.batch_size,
+            length=self.length,
+            total_steps=self.total_steps,
+        )
+
+    def decode(self, name: str, mesh: Mesh) -> Program:
+        """What `generate` jits."""
+        use = self.generations[name]
+        return programs.decode(
+            use.model,
+            self.sampling,
+            mesh,
+            num_rows=use.rows(mesh),
+            prompt_length=use.prompt_length,
+            num_samples=use.num_samples,
+            max_new_tokens=use.max_new_tokens,
+        )
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, int]:
+        """How many are in the base, and how many are trained."""
+        base, _ = meshes.abstract_params(TransformerLM(self.model.config))
+        shapes, _ = meshes.abstract_params(self.model.module)
+        pattern = adaptations.trainable_pattern(self.model.adaptation)
+        trained, _ = params_lib.partition(shapes, pattern)
+        return {"base": params_lib.count(base), "trained": params_lib.count(trained)}
+
+    def least_train_bytes(self, shape: Mapping[str, int]) -> int:
+        """What a device of a mesh holds at the least while training.
+
+        Parameters, moments and gradients, split as far as they can be, and the inputs of all
+        layers, which even rematerialisation keeps. Gradients are clipped by their common norm, so
+        that all are there at once; they are computed in the dtype of activations.
+        """
+        config, trained = self.model.config, self.parameters["trained"]
+        stored, activation = config.parameter_dtype.itemsize, config.activation_dtype.itemsize
+        first_moment = jnp.dtype(self.optimizer.mu_dtype or config.param_dtype).itemsize
+        total = trained * (2 * stored + first_moment + activation)
+        if self.model.adaptation is not None:
+            total += self.parameters["base"] * jnp.dtype(self.model.checkpoint_dtype).itemsize
+        rows = self.batch_size // (shape["data"] * shape["fsdp"])
+        inputs = config.num_layers * rows * self.length * config.emb_dim * activation
+        return total // (shape["fsdp"] * shape["model"]) + inputs
+
+    def least_decode_bytes(self, name: str, shape: Mapping[str, int]) -> int:
+        """What a device of a mesh holds at the least while generating: parameters and cache."""
+        use = self.generations[name]
+        shards = shape["data"] * shape["fsdp"]
+        rows = decoding.rows_per_batch(use.batch_size, use.num_samples, shards)
+        stored = jnp.dtype(use.model.config.param_dtype).itemsize
+        if use.model.adaptation is not None:
+            stored = jnp.dtype(use.model.checkpoint_dtype).itemsize
+        params = self.parameters["base"] * stored // (shape["fsdp"] * shape["model"])
+        return params + self.cache_bytes(name, rows) // (shards * shape["model"])
+
+    def cache_bytes(self, name: str, rows: int) -> int:
+        """Keys and values of a batch of so many prompts, all devices together."""
+        use, config = self.generations[name], self.model.config
+        layers = 2 * config.num_layers * config.activation_dtype.itemsize
+        heads = config.kv_heads * config.head_size
+        return layers * rows * use.num_samples * use.context * heads

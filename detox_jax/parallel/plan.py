@@ -1,0 +1,320 @@
+"""Verb `plan`: what training and generation need of a TPU slice that is not here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.generation.sampling import Sampling, TopPSampling
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.config import TransformerConfig
+from detox_jax.parallel import chips, plan_text
+from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import search as search_lib
+from detox_jax.parallel.assessment import Assessed, Assessment, assess
+from detox_jax.parallel.chips import Slice
+from detox_jax.parallel.job import Generation, Job
+from detox_jax.parallel.programs import Model
+from detox_jax.parallel.roofline import Run
+from detox_jax.training.optimizer import AdamW
+
+DOES_NOT_FIT = 3
+PLAN_FILE = "plan.json"
+# What the compiled programs come from, and what reads them.
+_COMPILED = (
+    "models/*.py",
+    "training/[lso]*.py",
+    "generation/[ds]*.py",
+    "parallel/[cfhmrt]*.py",
+    "parallel/programs.py",
+)
+# Meshes of a slice that a search tries for a program; each costs a compilation.
+_MESHES = 3
+
+
+def plan(
+    model: TransformerConfig,
+    output_dir: str,
+    adaptation: adaptations.Adaptation | None = None,
+    topology: str | None = None,
+    mesh_shape: Mapping[str, int] | str | None = None,
+    generation_mesh_shape: Mapping[str, int] | str | None = None,
+    search: bool = False,
+    checkpoint_dtype: str | None = None,
+    optimizer: AdamW | None = None,
+    sampling: Sampling | None = None,
+    task_feature_lengths: Mapping[str, int] | None = None,
+    batch_size: int = 512,
+    epochs: float = 3,
+    kept_tokens: int = 27_300_000,
+    num_documents: int = 100_000,
+    document_max_new_tokens: int = 1000,
+    num_prompts: int = 100_000,
+    prompt_length: int = 16,
+    num_samples: int = 25,
+    max_new_tokens: int = 20,
+    generation_batch_size: int = 256,
+    evaluated_models: int = 2,
+) -> int:
+    """Compiles the programs of `train` and `generate` for a slice, and says whether they fit.
+
+    Args:
+      model: sizes; its `param_dtype` is that of the trained parameters.
+      output_dir: holds a directory for each plan, with `plan.json`, and `programs/`; what is there
+        is read, unless the code that it came from has changed.
+      adaptation: what is trained; the whole model where None.
+      topology: chip and shape of the slice, `v5p:8x8x8`; with `search` the chip alone, or None.
+      mesh_shape: sizes of `data`, `fsdp` and `model`, as a dict or `data=1,fsdp=64,model=8`; all
+        devices on `fsdp` where None.
+      generation_mesh_shape: the same for generation; `mesh_shape` where None.
+      search: try slices from small to large until all programs fit.
+      checkpoint_dtype: of the base's parameters, as they are stored, frozen and generated from;
+        `param_dtype` where None.
+      optimizer: its settings; SGEAT's where None.
+      sampling: how tokens are drawn; nucleus with p = 0.9 where None.
+      task_feature_lengths: `{"targets": length}`, the packed length in tokens.
+      batch_size: packed rows an update.
+      epochs: passes over what the filter keeps.
+      kept_tokens: of the documents that the filter keeps (the paper: 78 updates of 512 rows of
+        2048 tokens are 3 epochs of 27.3M).
+      num_documents: that the model writes.
+      document_max_new_tokens: the limit for each.
+      num_prompts: of RealToxicityPrompts.
+      prompt_length: their padded length, in tokens.
+      num_samples: continuations of each.
+      max_new_tokens: the limit for each.
+      generation_batch_size: samples decoded at once.
+      evaluated_models: whose continuations are measured: base and result.
+
+    Returns:
+      The exit status: 0 where everything fits, 3 where something does not.
+
+    Raises:
+      UserError: for a slice that does not exist, a mesh that does not divide it or the model, or
+        where the compiler is not installed.
+    """
+    # Nothing runs here, and what is compiled for is not this machine.
+    jax.config.update("jax_platforms", "cpu")
+    if not search and (topology is None or ":" not in topology):
+        raise UserError(
+            "plan needs a slice: --topology=v5p:8x8x8, or --search for the smallest that fits"
+        )
+    if checkpoint_dtype not in (None, "float32", "bfloat16"):
+        raise UserError(
+            f"CHECKPOINT_DTYPE is {checkpoint_dtype!r}; one of float32, bfloat16, or None"
+        )
+    trained = Model(model, adaptation, checkpoint_dtype or model.param_dtype)
+    length = (task_feature_lengths or {}).get("targets", model.max_length)
+    job = Job(
+        model=trained,
+        optimizer=optimizer or AdamW(),
+        batch_size=batch_size,
+        length=length,
+        sampling=sampling or TopPSampling(0.9),
+        generations={
+            "documents": Generation(
+                trained.base, 1, 1, document_max_new_tokens, generation_batch_size
+            ),
+            "continuations": Generation(
+                trained, prompt_length, num_samples, max_new_tokens, generation_batch_size
+            ),
+        },
+        run=Run(num_documents, kept_tokens, epochs, num_prompts, num_samples, evaluated_models),
+    )
+    _check(job)
+    work = {
+        "model": dataclasses.asdict(model),
+        "adaptation": adaptations.to_json(adaptation),
+        "checkpoint_dtype": trained.checkpoint_dtype,
+        "optimizer": dataclasses.asdict(job.optimizer),
+        "sampling": repr(job.sampling),
+        "batch_size": batch_size,
+        "length": length,
+        "generation_batch_size": generation_batch_size,
+        "lengths": [document_max_new_tokens, prompt_length, num_samples, max_new_tokens],
+        "code": _code(),
+    }
+    settings = {
+        **work,
+        "topology": topology,
+        "mesh": _shape(mesh_shape, "--mesh"),
+        "generation_mesh": _shape(generation_mesh_shape, "GENERATION_MESH_SHAPE"),
+        "search": search,
+        "run": dataclasses.asdict(job.run),
+    }
+    # Mistakes are found before anything is written.
+    place = search_lib.slices(topology) if search else _place(job, settings)
+    directory = epath.Path(output_dir) / _name(settings)
+    output = records.OutputDirectory(str(directory), "plan", settings)
+    if output.complete:
+        result = json.loads((directory / PLAN_FILE).read_text())
+    else:
+        planner = Planner(job, epath.Path(output_dir) / "programs" / _digest(work))
+        found = planner.search(place) if isinstance(place, list) else planner.plan(*place)
+        result = found.to_json()
+        records.write_json(directory / PLAN_FILE, result)
+        output.finish(fits=result["fits"], topology=result["topology"])
+    print(plan_text.render(result))
+    print(f"written to {directory / PLAN_FILE}")
+    return 0 if result["fits"] else DOES_NOT_FIT
+
+
+def _check(job: Job) -> None:
+    if not isinstance(job.length, int) or not 2 <= job.length <= job.model.config.max_length:
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS: targets of {job.length}; from 2 to the model's max_length "
+            f"{job.model.config.max_length}"
+        )
+    for name, use in job.generations.items():
+        if use.context > job.model.config.max_length:
+            raise UserError(
+                f"{name}: prompts of {use.prompt_length} and {use.max_new_tokens} new tokens are "
+                f"beyond the model's max_length {job.model.config.max_length}"
+            )
+
+
+def _shape(shape: Mapping[str, int] | str | None, flag: str) -> dict[str, int] | None:
+    """A mesh as a dict; `data=1,fsdp=64,model=8` is read.
+
+    Raises:
+      UserError: if it is neither.
+    """
+    if shape is None or isinstance(shape, Mapping):
+        return None if shape is None else dict(shape)
+    try:
+        pairs = [part.split("=") for part in str(shape).split(",") if part]
+        return {name.strip(): int(size) for name, size in pairs}
+    except ValueError:
+        raise UserError(
+            f"{flag}={shape}: expected sizes of the axes, such as data=1,fsdp=64,model=8"
+        ) from None
+
+
+def _code() -> str:
+    """A hash of the code that programs come from and of what reads them, and versions."""
+    package = epath.Path(__file__).parent.parent
+    files = [file for pattern in _COMPILED for file in sorted(package.glob(pattern))]
+    versions = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax")]
+    if importlib.util.find_spec("libtpu"):
+        versions.append(f"libtpu {metadata.version('libtpu')}")
+    return f"{records.hash_files(files)[:16]}, {', '.join(versions)}"
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    """A directory's name: what a reader looks for, and a hash of everything."""
+    kind = (settings["adaptation"] or {"kind": "whole"})["kind"]
+    place = (settings["topology"] or "any").replace(":", "-")
+    width, layers = settings["model"]["emb_dim"], settings["model"]["num_layers"]
+    return f"{layers}x{width}-{kind}-{place}-{_digest(settings)}"
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
+    """The slice and the meshes of training and generation that the settings name.
+
+    Raises:
+      UserError: if there is no such slice, or a mesh does not divide it, the model or the batch.
+    """
+    tpus = chips.parse(settings["topology"])
+    devices = chips.devices_of(tpus)
+    mesh = meshes.create_mesh(settings["mesh"] or {"fsdp": -1}, devices)
+    generation_mesh = mesh
+    if settings["generation_mesh"] is not None:
+        generation_mesh = meshes.create_mesh(settings["generation_mesh"], devices)
+    shards = meshes.num_batch_shards(mesh)
+    if job.batch_size % shards:
+        raise UserError(
+            f"--mesh: BATCH_SIZE {job.batch_size} is no multiple of the mesh's {shards} batch "
+            "shards (data times fsdp)"
+        )
+    for each in dict.fromkeys((mesh, generation_mesh)):
+        meshes.param_shardings(job.model.module, each)
+    return tpus, mesh, generation_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Compiles programs of a job, each once: what is in `directory` already is read.
+
+    Attributes:
+      job: what is planned.
+      directory: a file for each program, so that a plan that was interrupted goes on and plans of
+        the same job share them.
+    """
+
+    job: Job
+    directory: epath.Path
+
+    def assess(self, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
+        """One program on a mesh of a slice."""
+        sizes = "-".join(f"{axis}{size}" for axis, size in mesh.shape.items())
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}.json"
+        if file.exists():
+            return Assessed.from_json(json.loads(file.read_text()))
+        assessed = assess(self.job, tpus, name, mesh)
+        records.write_json(file, assessed.to_json())
+        return assessed
+
+    def plan(self, tpus: Slice, mesh: Mesh, generation_mesh: Mesh) -> Assessment:
+        """All programs on given meshes."""
+        programs = [self.assess(tpus, "train", mesh)]
+        programs += [self.assess(tpus, name, generation_mesh) for name in self.job.generations]
+        return Assessment(self.job, tpus, programs)
+
+    def search(self, listed: Sequence[Slice]) -> Assessment:
+        """The first slice on which all programs fit, or the last where something was tried."""
+        tried: Assessment | None = None
+        needed: dict[str, int] = {}
+        for tpus in listed:
+            # On more devices a program needs no less than its part of what it needed on fewer.
+            if needed.get(tpus.chip.name, 0) > tpus.num_devices * tpus.device_hbm:
+                continue
+            programs = self._first_fit(tpus, ["train"], search_lib.train_meshes(self.job, tpus))
+            if programs and programs[-1].memory.fits:
+                candidates = search_lib.generation_meshes(self.job, tpus)
+                programs += self._first_fit(tpus, list(self.job.generations), candidates)
+            elif programs:
+                needed[tpus.chip.name] = programs[-1].memory.peak * tpus.num_devices
+            if programs:
+                tried = Assessment(self.job, tpus, programs)
+                if tried.fits:
+                    return tried
+        if tried is None:
+            raise UserError(
+                f"--search: no mesh of any listed slice, up to {listed[-1].name}, divides model "
+                "and BATCH_SIZE and has room for the parameters; train an adaptation, or less"
+            )
+        return tried
+
+    def _first_fit(
+        self, tpus: Slice, names: list[str], candidates: Iterable[Mapping[str, int]]
+    ) -> list[Assessed]:
+        """The named programs on the first mesh on which they fit, or on the one nearest to it."""
+        nearest: list[Assessed] = []
+        for shape in itertools.islice(candidates, _MESHES):
+            mesh, assessed = meshes.create_mesh(shape, chips.devices_of(tpus)), []
+            for name in names:
+                assessed.append(self.assess(tpus, name, mesh))
+                if not assessed[-1].memory.fits:
+                    break
+            else:
+                return assessed
+            if not nearest or assessed[-1].memory.peak < nearest[-1].memory.peak:
+                nearest = assessed
+        return nearest

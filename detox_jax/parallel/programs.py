@@ -1,0 +1,134 @@
+"""The programs that `train` and `generate` run, for a mesh that need not exist, from shapes alone.
+
+The functions are the verbs' own: `training.step.jit_train_step` and `generation.decoding.
+jit_decode`. Only their arguments are shapes here, so that 530B parameters take no memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from detox_jax.generation import decoding
+from detox_jax.generation.sampling import Sampling
+from detox_jax.models import adaptation as adaptations
+from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
+from detox_jax.training import step as steps
+from detox_jax.training.optimizer import AdamW
+
+BATCH_FIELDS = (
+    "decoder_input_tokens",
+    "decoder_target_tokens",
+    "decoder_loss_weights",
+    "decoder_segment_ids",
+    "decoder_positions",
+)
+# What they are changes no shape.
+_SEED, _EOS_ID = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A traced function and the shapes and shardings of its arguments."""
+
+    traced: jax.stages.Traced
+    arguments: Any
+
+
+def shard_bytes(tree: Any) -> int:
+    """Bytes a device of a tree of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network and how its parameters are stored.
+
+    Attributes:
+      config: sizes.
+      adaptation: what is trained, or None for the whole model.
+      checkpoint_dtype: of the parameters of the base as its checkpoint holds them.
+    """
+
+    config: TransformerConfig
+    adaptation: adaptations.Adaptation | None
+    checkpoint_dtype: str
+
+    @property
+    def module(self) -> TransformerLM:
+        """As `train` runs it."""
+        return TransformerLM(self.config, self.adaptation)
+
+    @property
+    def base(self) -> Model:
+        """Before training, as `generate` loads it to write documents."""
+        config = dataclasses.replace(self.config, param_dtype=self.checkpoint_dtype)
+        return Model(config, None, self.checkpoint_dtype)
+
+    def params(self, mesh: Mesh) -> tuple[params_lib.Params, params_lib.Params]:
+        """Shapes of the trained parameters, and of the frozen ones in the checkpoint's dtype."""
+        pattern = adaptations.trainable_pattern(self.adaptation)
+        trained, frozen = params_lib.partition(
+            checkpoints.abstract_on_mesh(self.module, mesh), pattern
+        )
+        dtype = jnp.dtype(self.checkpoint_dtype)
+        return trained, jax.tree.map(lambda x: x.update(dtype=dtype), frozen)
+
+
+def train_step(
+    model: Model, optimizer: AdamW, mesh: Mesh, *, batch_size: int, length: int, total_steps: int
+) -> Program:
+    """The update that `train` jits, traced for a batch of packed rows."""
+    transformation = optimizer.transformation(total_steps)
+    trained, frozen = model.params(mesh)
+    state = steps.abstract_state(trained, mesh, transformation)
+    rows = jax.ShapeDtypeStruct(
+        (batch_size, length), jnp.int32, sharding=meshes.batch_sharding(mesh)
+    )
+    step: Any = steps.jit_train_step(model.module, transformation, _SEED)
+    with meshes.sharding_scope(mesh):
+        arguments = (state, frozen, dict.fromkeys(BATCH_FIELDS, rows))
+        return Program(step.trace(*arguments), arguments)
+
+
+def decode(
+    model: Model,
+    sampling: Sampling,
+    mesh: Mesh,
+    *,
+    num_rows: int,
+    prompt_length: int,
+    num_samples: int,
+    max_new_tokens: int,
+) -> Program:
+    """Prefill and loop of decoding steps that `generate` jits, traced for a batch of prompts."""
+    # A model that is loaded to generate has no dropout and no rematerialisation.
+    config = dataclasses.replace(model.config, dropout_rate=0.0, remat="none")
+    trained, frozen = dataclasses.replace(model, config=config).params(mesh)
+    sharding = meshes.batch_sharding(mesh)
+    prompts = jax.ShapeDtypeStruct((num_rows, prompt_length), jnp.int32, sharding=sharding)
+    lengths = jax.ShapeDtypeStruct((num_rows,), jnp.int32, sharding=sharding)
+    words = jax.ShapeDtypeStruct((num_rows, 2), jnp.uint32, sharding=sharding)
+    call = decoding.jit_decode(
+        TransformerLM(config, model.adaptation),
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        eos_id=_EOS_ID,
+        seed=_SEED,
+    )
+    params = params_lib.combine(trained, frozen) if frozen else trained
+    with meshes.sharding_scope(mesh):
+        arguments = (params, prompts, lengths, words)
+        return Program(call.trace(*arguments, num_samples=num_samples), arguments)

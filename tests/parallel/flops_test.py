@@ -1,0 +1,78 @@
+"""Analytic FLOPs against XLA's own count, on models whose layers are not in a loop."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from detox_jax.generation.sampling import Greedy
+from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.config import TransformerConfig
+from detox_jax.parallel import flops, programs
+from detox_jax.training.optimizer import AdamW
+
+# Wide enough that what is no matrix product hardly counts.
+CONFIG = TransformerConfig(
+    vocab_size=500, emb_dim=128, num_heads=2, num_layers=2, mlp_dim=512, max_length=64
+)
+
+
+@pytest.fixture
+def unscanned(monkeypatch):
+    """XLA counts the body of a loop once, so that the layers must not be in one."""
+    scan = jax.lax.scan
+    monkeypatch.setattr(jax.lax, "scan", lambda *args, **kw: scan(*args, **{**kw, "unroll": True}))
+
+
+def xla_flops(program):
+    return program.traced.lower().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "remat"),
+    [
+        (None, "none"),
+        (None, "full"),
+        (AdapterConfig(32), "full"),
+        (LoRAConfig(16, target_modules=("query", "wi")), "dots"),
+        (PrefixConfig(16), "none"),
+    ],
+    ids=str,
+)
+def test_a_training_step(unscanned, one_device_mesh, adaptation, remat):
+    config = dataclasses.replace(CONFIG, remat=remat)
+    model = programs.Model(config, adaptation, "float32")
+    program = programs.train_step(
+        model, AdamW(), one_device_mesh, batch_size=8, length=64, total_steps=1
+    )
+    counted = flops.train_step(config, adaptation, tokens=512, length=64, recomputed=True)
+    assert xla_flops(program) == pytest.approx(counted, rel=0.06)
+    if remat == "full":
+        without = flops.train_step(config, adaptation, tokens=512, length=64)
+        assert without < 0.85 * counted
+
+
+def test_a_prefill_and_a_decoding_step(unscanned, one_device_mesh):
+    """XLA's count of both: the loop over new tokens is counted once."""
+    program = programs.decode(
+        programs.Model(CONFIG, None, "float32"),
+        Greedy(),
+        one_device_mesh,
+        num_rows=4,
+        prompt_length=32,
+        num_samples=16,
+        max_new_tokens=16,
+    )
+    prefill = flops.prefill(CONFIG, None, rows=4, length=32)
+    step = flops.decode_step(CONFIG, None, rows=64, context=48)
+    assert xla_flops(program) == pytest.approx(prefill + step, rel=0.06)
+
+
+def test_six_operations_a_parameter_and_token():
+    """The rule of thumb, for a wide model and short rows."""
+    config = TransformerConfig(
+        vocab_size=500, emb_dim=4096, num_heads=32, num_layers=40, mlp_dim=16384
+    )
+    counted = flops.train_step(config, None, tokens=1, length=2)
+    parameters = 40 * 12 * 4096**2 + config.padded_vocab_size * 4096
+    assert counted == pytest.approx(6 * parameters, rel=1e-3)

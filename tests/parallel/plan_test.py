@@ -1,0 +1,215 @@
+"""Verb `plan` through the command line, on this machine's devices in the place of TPUs."""
+
+import json
+
+import jax
+import pytest
+
+from detox_jax import cli
+from detox_jax.parallel import assessment, chips, plan
+from detox_jax.parallel import job as jobs
+from detox_jax.parallel.compilation import Memory, _needed
+
+MODEL = """\
+from __gin__ import dynamic_registration
+from detox_jax.models import config
+MODEL = @config.TransformerConfig()
+config.TransformerConfig:
+  vocab_size = 100
+  emb_dim = 32
+  num_heads = 4
+  num_layers = 3
+  mlp_dim = 64
+  max_length = 32
+"""
+GIB = 2**30
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    """A tiny model; slices are made of virtual devices."""
+    (tmp_path / "model.gin").write_text(MODEL)
+    monkeypatch.setattr(chips, "devices_of", lambda tpus: jax.devices()[: tpus.num_devices])
+    monkeypatch.setattr(chips, "coordinates", lambda device: (device.id // 2, device.id % 2))
+    return [
+        "plan",
+        f"--gin_file={tmp_path / 'model.gin'}",
+        "--gin_file=gin_configs/adaptation/adapter.gin",
+        f"--gin.OUTPUT_DIR={tmp_path / 'plans'}",
+        "--gin.TASK_FEATURE_LENGTHS={'targets': 16}",
+        "--gin.BATCH_SIZE=8",
+        "--gin.GENERATION_BATCH_SIZE=8",
+        "--gin.DOCUMENT_MAX_NEW_TOKENS=6",
+        "--gin.PROMPT_LENGTH=4",
+        "--gin.NUM_SAMPLES=2",
+        "--gin.MAX_NEW_TOKENS=5",
+    ]
+
+
+SLICE = ["--topology=v5e:2x2", "--mesh=fsdp=2,model=2"]
+
+
+def plans(tmp_path):
+    return [json.loads(path.read_text()) for path in (tmp_path / "plans").glob("*/plan.json")]
+
+
+@pytest.mark.slow
+def test_a_plan_is_printed_written_and_read_again(flags, tmp_path, monkeypatch, capsys):
+    assert cli.main([*flags, *SLICE, "--gin.CHECKPOINT_DTYPE=bfloat16"]) == 0
+    printed = capsys.readouterr().out
+    assert "v5e:2x2: 4 chips of 16 GiB" in printed and "\nfits\n" in printed
+    (written,) = plans(tmp_path)
+    train, documents, continuations = written["programs"]
+    assert train["mesh"] == {"data": 1, "fsdp": 2, "model": 2} and train["fits"]
+    memory = train["memory"]
+    assert (
+        memory["peak"]
+        == sum(memory[x] for x in ("argument", "output", "temporary", "code")) - (memory["alias"])
+    )
+    # The frozen base is stored in two bytes, and a quarter of it is here.
+    base, trained = written["parameters"]["base"], written["parameters"]["trained"]
+    state = (base * 2 + trained * 3 * 4) / 4
+    assert state < memory["argument"] < 1.6 * state
+    step = train["phases"]["step"]
+    assert step["flops"] > 0 and step["tokens"] == 8 * 16
+    assert step["collectives"]["all-gather"]["count"] >= 3 * 4  # Layers, and projections of each.
+    assert documents["rows"] == 8 and continuations["rows"] == 4
+    decoding = documents["phases"]["step"]
+    assert decoding["tokens"] == 8 and decoding["hbm_bytes"] > 0
+    hours = written["paper_run"]["chip_hours"]
+    assert hours["total"] == pytest.approx(sum(hours[x] for x in ("generate", "train", "evaluate")))
+    batches = written["paper_run"]["generate_batches"]
+    seconds = documents["phases"]["prefill"]["roofline"]["seconds"]
+    seconds += 6 * decoding["roofline"]["seconds"]
+    assert hours["generate"] == pytest.approx(batches * seconds * 4 / 3600)
+
+    def compiled_again(*args):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(plan, "assess", compiled_again)
+    assert cli.main([*flags, *SLICE, "--gin.CHECKPOINT_DTYPE=bfloat16"]) == 0
+    assert capsys.readouterr().out == printed
+    directory = next((tmp_path / "plans").glob("*/plan.json")).parent
+    (directory / "plan.json").unlink()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    assert cli.main([*flags, *SLICE, "--gin.CHECKPOINT_DTYPE=bfloat16"]) == 0
+    assert plans(tmp_path) == [written]
+
+
+def test_other_code_is_another_plan(monkeypatch):
+    before = plan._code()
+    monkeypatch.setattr(plan, "_COMPILED", plan._COMPILED[:1])
+    assert plan._code() != before
+    assert ", jax " in before
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--topology=v5e"], "plan needs a slice"),
+        ([], "plan needs a slice"),
+        (["--topology=v5e:3x3"], "no such slice"),
+        (["--topology=v9:2x2"], "no such chip"),
+        ([*SLICE[:1], "--mesh=fsdp:2"], "expected sizes of the axes"),
+        ([*SLICE[:1], "--mesh=fsdp=3"], "does not divide the 4 devices"),
+        (["--topology=v5e:2x4", "--mesh=model=8"], "does not divide axis 'heads'"),
+        ([*SLICE, "--gin.BATCH_SIZE=3"], "BATCH_SIZE 3 is no multiple of the mesh's 2"),
+        ([*SLICE, "--gin.TASK_FEATURE_LENGTHS={'targets': 64}"], "from 2 to the model's max"),
+        ([*SLICE, "--gin.DOCUMENT_MAX_NEW_TOKENS=32"], "documents: prompts of 1 and 32 new"),
+        ([*SLICE, "--gin.CHECKPOINT_DTYPE=float16"], "CHECKPOINT_DTYPE is 'float16'"),
+        ([*SLICE, "--gin.MU_DTYPE=float16"], "AdamW.mu_dtype is 'float16'"),
+        (["--topology=v5e:2x2", "--search"], "give the chip alone, --topology=v5e"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(flags, tmp_path, extra, message, capsys):
+    assert cli.main([*flags, *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("detox-jax: error: ") and error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "plans").exists()
+
+
+def assessed(name, mesh, peak, limit=16 * GIB):
+    memory = Memory(1 * GIB, 0, 0, None, 0, peak, limit)
+    return assessment.Assessed(name, dict(mesh.shape), 8, memory, {}, 1.0)
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_helps(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        plan, "assess", lambda job, tpus, name, mesh: assessed(name, mesh, 20 * GIB)
+    )
+    assert cli.main([*flags, *SLICE]) == plan.DOES_NOT_FIT == 3
+    printed = capsys.readouterr().out
+    assert "does not fit" in printed
+    assert "train: needs 20.0 GiB a device of 16.0, 4.0 GiB too much" in printed
+    assert "v5e:2x4 has enough memory" in printed
+    assert "lower BATCH_SIZE" in printed and "lower GENERATION_BATCH_SIZE" in printed
+    assert "CHECKPOINT_DTYPE=bfloat16" in printed
+    assert plans(tmp_path)[0]["fits"] is False
+
+
+def test_search_takes_the_smallest_slice_and_the_first_mesh(flags, tmp_path, monkeypatch):
+    """Training fits from four devices on, generation where heads are split by at most two."""
+    seen = []
+
+    def assess(job, tpus, name, mesh):
+        seen.append((tpus.name, name, dict(mesh.shape)))
+        enough = tpus.num_devices >= 4 if name == "train" else mesh.shape["model"] <= 2
+        return assessed(name, mesh, (8 if enough else 20) * GIB)
+
+    monkeypatch.setattr(plan, "assess", assess)
+    monkeypatch.setattr(plan.Assessment, "_run", lambda self: {"chip_hours": {"total": 0.0}})
+    assert cli.main([*flags, "--topology=v5e", "--search"]) == 0
+    (written,) = plans(tmp_path)
+    assert written["topology"] == "v5e:2x2"
+    meshes = [program["mesh"] for program in written["programs"]]
+    assert meshes[0] == {"data": 1, "fsdp": 4, "model": 1}
+    assert meshes[1] == meshes[2] == {"data": 1, "fsdp": 2, "model": 2}
+    assert [place for place, name, _ in seen if name == "train"] == ["v5e:1x1", "v5e:2x2"]
+    assert ("v5e:2x2", "documents", {"data": 1, "fsdp": 1, "model": 4}) in seen
+
+
+def test_search_leaves_out_what_cannot_be_enough(flags, tmp_path, monkeypatch):
+    """One device lacks six sevenths of what is needed, so that four cannot do it either."""
+    tried = []
+
+    def assess(job, tpus, name, mesh):
+        tried.append(tpus.name)
+        return assessed(name, mesh, 110 * GIB // tpus.num_devices)
+
+    monkeypatch.setattr(plan, "assess", assess)
+    monkeypatch.setattr(plan.Assessment, "_run", lambda self: {"chip_hours": {"total": 0.0}})
+    assert cli.main([*flags, "--topology=v5e", "--search"]) == 0
+    assert set(tried) == {"v5e:1x1", "v5e:2x4"}
+
+
+def test_search_that_finds_nothing(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jobs.Job, "least_train_bytes", lambda self, shape: 10**15)
+    assert cli.main([*flags, "--topology=v5e", "--search"]) == 2
+    assert "no mesh of any listed slice, up to v5e:16x16" in capsys.readouterr().err
+
+
+def test_refusals_of_the_compiler():
+    assert _needed(
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (37.29G) exceeds available HBM (15.75G)."
+    ) == (round(37.29 * GIB), round(15.75 * GIB))
+    assert _needed(
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.00G of 15.75G hbm."
+    ) == (20 * GIB, round(15.75 * GIB))
+    assert _needed("INTERNAL: something else") is None
+
+
+@pytest.mark.slow
+def test_the_compiler_for_tpus(flags, tmp_path, monkeypatch):
+    """A real compilation: halves are gathered, and the memory is the chip's."""
+    pytest.importorskip("libtpu", reason="compiles for TPUs: pip install 'detox-jax[tpu]'")
+    monkeypatch.undo()
+    assert cli.main([*flags, *SLICE]) == 0
+    (written,) = plans(tmp_path)
+    train = written["programs"][0]
+    assert train["memory"]["limit"] == 16 * GIB
+    gathered = train["phases"]["step"]["collectives"]["all-gather"]
+    assert gathered["count"] >= 3 and gathered["sent_bytes"] * 2 == gathered["payload_bytes"]
+    assert 0 < train["phases"]["step"]["roofline"]["mfu"] < 1
