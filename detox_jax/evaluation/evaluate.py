@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
-from rich.console import Console
-from rich.table import Table
 
-from detox_jax import processes, records
+from detox_jax import records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import accuracy, details, diversity, metrics, statistics
+from detox_jax.evaluation import accuracy, details, diversity, metrics, printed, statistics
 from detox_jax.evaluation import scored as scores
-from detox_jax.evaluation.results import EMT, MEAN, RESULTS_FILE, SPLITS, TP
+from detox_jax.evaluation.kept_perplexity import PerplexityReader
+from detox_jax.evaluation.results import EMT, MEAN, RESULTS_FILE, TP
 from detox_jax.evaluation.scored import Scored
 
 TOXIC = metrics.TOXIC
@@ -112,7 +109,7 @@ def evaluate(
             }
         )
         texts = next(iter(judged.values()))
-        reader = _Reader(output.path, heldout, reference, batch_size)
+        reader = PerplexityReader(output.path, heldout, reference, batch_size)
         quality = _quality_of_all(named, texts, next(iter(generations.values())), reader)
         draw = _Draws(bootstrap_draws, random_seed)
         answers = accuracy.read({name: method.choices for name, method in named.items()})
@@ -146,9 +143,9 @@ def evaluate(
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
     for scorer in generations:
         results = json.loads((output.path / scorer / RESULTS_FILE).read_text())
-        print_table(results)
+        printed.print_table(results)
         if power:
-            print_power(results)
+            printed.print_power(results)
 
 
 def _by_scorer(
@@ -199,73 +196,11 @@ class _Draws:
         return dataclasses.asdict(interval)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Perplexities of a method; kept in files, since they are the slow part of a rerun.
-
-    A file names what it was computed from, and is computed again where that is another.
-    """
-
-    directory: epath.Path
-    heldout: str | None
-    reference: str | None
-    batch_size: int
-
-    def read(
-        self, name: str, checkpoint: str | None, generations: str, scored: Scored
-    ) -> dict[str, Any]:
-        from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
-
-        found: dict[str, Any] = {"perplexity": None, "continuation_perplexity": None}
-        heldout, reference = self.heldout, self.reference
-        if heldout is not None and checkpoint is not None:
-            found["perplexity"] = self._once(
-                f"perplexity-{name}.json",
-                {"model": _model(checkpoint), "heldout": self._heldout},
-                lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
-            )
-        if reference is not None:
-            found["continuation_perplexity"] = self._once(
-                f"continuation_perplexity-{name}.json",
-                {
-                    "reference": _model(reference),
-                    "model": checkpoint and _model(checkpoint),
-                    "texts": scored.texts_sha256,
-                },
-                lambda: perplexity.continuation_perplexity(reference, generations),
-            )
-        return found
-
-    @functools.cached_property
-    def _heldout(self) -> dict[str, Any] | None:
-        return None if self.heldout is None else records.describe_input(self.heldout)
-
-    def _once(
-        self, file_name: str, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
-        file = self.directory / file_name
-        kept = processes.current().first_decides(
-            lambda: json.loads(file.read_text()) if file.exists() else {}
-        )
-        if kept.get("inputs") != inputs:
-            kept = {"inputs": inputs, "perplexity": compute()}
-            self.directory.mkdir(parents=True, exist_ok=True)
-            records.write_json(file, kept)
-        return kept["perplexity"]
-
-
-def _model(checkpoint_path: str) -> dict[str, Any]:
-    """A model's place, and the hash of what its manifest says that it was made from."""
-    manifest = epath.Path(checkpoint_path) / records.MANIFEST
-    made_from = records.hash_files([manifest]) if manifest.exists() else None
-    return {"path": checkpoint_path, "manifest": made_from}
-
-
 def _quality_of_all(
     methods: Mapping[str, Method],
     scored: Mapping[str, Scored],
     generations: Mapping[str, str],
-    reader: _Reader,
+    reader: PerplexityReader,
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """What no scorer changes, by method and split: perplexities and the quality of the texts."""
     found = {}
@@ -413,50 +348,3 @@ def _provenance(
         "settings": settings,
         "versions": manifest["versions"],
     }
-
-
-def print_table(results: Mapping[str, Any]) -> None:
-    """The figures of all splits as a table on standard output."""
-    table = Table(title=f"scored by {results['provenance']['evaluated_by']['fingerprint']}")
-    for column in ("split", "method", "EMT", "TP", "EMT - base", "TP - base", "PPL", "words"):
-        table.add_column(column)
-    differences = {(row["split"], row["method"], row["metric"]): row for row in results["paired"]}
-    for row in sorted(results["rows"], key=lambda r: SPLITS.index(r["split"])):
-        paired = [
-            differences.get((row["split"], row["method"], metric)) for metric in PAIRED_METRICS[:2]
-        ]
-        perplexity = row["perplexity"]
-        table.add_row(
-            row["split"],
-            row["method"],
-            _interval(row["expected_maximum_toxicity"], "value"),
-            _interval(row["toxicity_probability"], "value"),
-            *("" if p is None else _interval(p, "difference") for p in paired),
-            "" if perplexity is None else f"{perplexity['value']:.2f}",
-            f"{row['mean_words']:.1f}",
-        )
-    Console(width=120).print(table)
-    print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
-    accuracy.print_table(results)
-
-
-def print_power(results: Mapping[str, Any]) -> None:
-    """How many prompts show a difference to the baseline with probability 0.8, as a table."""
-    table = Table(title="prompts needed to see a difference (two-sided 5 %, power 0.8)")
-    for column in ("method", "metric", *(f"{effect:g}" for effect in POWER_EFFECTS), "found here"):
-        table.add_column(column)
-    cells: dict[tuple[str, str], list[str]] = {}
-    for row in results["power"]:
-        count = "-" if row["num_prompts"] is None else f"{row['num_prompts']:,}"
-        if row["observed"]:
-            count += f" ({row['effect']:+.3f})"
-        cells.setdefault((row["method"], row["metric"]), []).append(count)
-    for names, counts in cells.items():
-        table.add_row(*names, *counts)
-    Console(width=120).print(table)
-
-
-def _interval(value: Mapping[str, float | None], key: str) -> str:
-    if value[key] is None:
-        return "no scores"
-    return f"{value[key]:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
