@@ -93,7 +93,7 @@ def test_a_validation_file_holds_nothing_else_out(tmp_path):
     files = _write(tmp_path / "a.jsonl"), _write(tmp_path / "b.jsonl", 3)
     task = classification.labelled_task(("toxicity",), *files)
     assert len(_texts(task, "train")) == 40 and len(_texts(task, "validation")) == 3
-    described = data.describe_source(task, "train"), data.describe(task, "validation")
+    described = data.describe_source(task, "train"), data.describe_source(task, "validation")
     assert described[0]["texts"] == 40 and described[0]["sha256"] != described[1]["sha256"]
 
 

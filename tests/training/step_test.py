@@ -228,14 +228,15 @@ def test_created_sharded_over_the_mesh(config):
         part = leaf.addressable_shards[0].data
         assert moment.sharding == leaf.sharding
         full, held = full + leaf.nbytes, held + part.nbytes
-        if leaf.ndim > 2:  # Of the matrices of the layers, an eighth.
+        if leaf.size > 10_000:  # Of the matrices of the layers, an eighth.
             assert part.size * 8 == leaf.size
     assert held < full / 7
     with meshes.sharding_scope(mesh):
         compiled = steps.jit_init(model, mesh, 0).lower().compile()
     memory: Any = compiled.memory_analysis()
     assert memory.output_size_in_bytes < full / 7
-    assert memory.temp_size_in_bytes < full / 4
+    # Not even the largest parameter is whole on the way.
+    assert memory.temp_size_in_bytes < max(leaf.nbytes for leaf in jax.tree.leaves(state.params))
 
 
 def test_initialisation_does_not_depend_on_the_mesh(config, one_device_mesh):
