@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,17 @@ chip = types.SimpleNamespace(
 )
 local_devices = lambda: [chip, chip]
 """
+
+
+@pytest.fixture(autouse=True)
+def heard_signals():
+    """Signals that whoever started the tests ignores, as `nohup` does: bash cannot trap those."""
+    ignored = [s for s in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(s) == signal.SIG_IGN]
+    for each in ignored:
+        signal.signal(each, signal.SIG_DFL)
+    yield
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)
 
 
 class Cloud:
