@@ -9,8 +9,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from tasks.memory_source import MemorySource
 
-class CachedText(seqio.DataSource):
+
+class CachedText(MemorySource):
     """What `seqio_cache_tasks` wrote of a TextSource, in the source's order.
 
     Beam deals examples to files at random, another way each time. In order, and dealt to hosts as
@@ -21,25 +23,12 @@ class CachedText(seqio.DataSource):
         super().__init__(splits=cached.splits)
         self._cached = cached
 
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """Examples are dealt to shards one by one."""
-        return True
-
     def list_shards(self, split: str) -> Sequence[str]:
         """The files of a split."""
         return self._cached.list_shards(split)
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
+    def all_examples(self, split: str) -> tf.data.Dataset:
         """Examples `{"targets"}`; the ids of all documents are held in memory."""
-        del shuffle, seed, unused
         rows = list(self._cached.get_dataset(split, shuffle=False).as_numpy_iterator())
         rows.sort(key=lambda row: row["position"])
         targets = tf.RaggedTensor.from_row_lengths(  # type: ignore  # No stub has it.
@@ -47,10 +36,7 @@ class CachedText(seqio.DataSource):
             np.array([len(row["targets"]) for row in rows], np.int64),
         )
         columns: Any = {"targets": targets}
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
-        if shard_info is not None and shard_info.num_shards > 1:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        return dataset
+        return tf.data.Dataset.from_tensor_slices(columns)
 
 
 class TextTask(seqio.Task):

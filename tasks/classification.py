@@ -22,6 +22,7 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
 from tasks.corpora import SHUFFLE_BUFFER
+from tasks.memory_source import MemorySource
 
 DATA_VARIABLE = "DETOX_JAX_DATA"
 CIVIL_COMMENTS_LABELS = (
@@ -54,17 +55,12 @@ class LabelledText:
     weight: float = 1.0
 
 
-class LabelledSource(seqio.DataSource):
+class LabelledSource(MemorySource):
     """Labelled texts read whole into memory, validated on the way; every split from one reader."""
 
     def __init__(self, splits: Mapping[str, Callable[[], Iterator[LabelledText]]]):
         super().__init__(splits=tuple(splits))
         self._splits = dict(splits)
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """Examples are dealt to shards one by one."""
-        return True
 
     def list_shards(self, split: str) -> list[str]:
         """One."""
@@ -77,26 +73,15 @@ class LabelledSource(seqio.DataSource):
             digest.update(f"{example}\n".encode("utf-8", "replace"))
         return {"sha256": digest.hexdigest(), "texts": len(self._examples(split))}
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
-        """Examples; `shuffle` is left to the task, which shuffles all of them."""
-        del shuffle, seed, unused
+    def all_examples(self, split: str) -> tf.data.Dataset:
+        """Examples `{"text", "labels", "weight"}`."""
         examples = self._examples(split)
         columns: Any = {
             "text": [example.text.encode("utf-8", "replace") for example in examples],
             "labels": [example.labels for example in examples],
             "weight": [example.weight for example in examples],
         }
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
-        if shard_info is not None and shard_info.num_shards > 1:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        return dataset
+        return tf.data.Dataset.from_tensor_slices(columns)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
     def _examples(self, split: str) -> list[LabelledText]:

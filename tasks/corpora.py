@@ -21,6 +21,7 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from tasks import metrics
 from tasks.cached_text import TextTask
+from tasks.memory_source import MemorySource
 from tasks.vocabularies import SeqioBPEVocabulary
 
 DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
@@ -32,7 +33,7 @@ _TEXTS_AT_ONCE = 512
 # --- sources ----------------------------------------------------------------------------------
 
 
-class TextSource(seqio.DataSource):
+class TextSource(MemorySource):
     """Documents read whole into memory, validated on the way; any number of hosts share them.
 
     Attributes:
@@ -51,11 +52,6 @@ class TextSource(seqio.DataSource):
         self._files = dict(files)
         self._read = read
         self._variable = variable
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """Examples are dealt to shards one by one."""
-        return True
 
     def path(self, split: str) -> str:
         """Where a split's documents are."""
@@ -77,24 +73,13 @@ class TextSource(seqio.DataSource):
         """The files of a split."""
         return [str(file) for file in _files_of(self.path(split))]
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
-        """Examples `{"id", "text", "position"}`; the task shuffles all of them, if it should."""
-        del shuffle, seed, unused
+    def all_examples(self, split: str) -> tf.data.Dataset:
+        """Examples `{"id", "text", "position"}`."""
         pairs = self._documents(split)
         ids, texts = zip(*pairs, strict=True)
         positions = np.arange(len(pairs), dtype=np.int64)
         columns: Any = {"id": list(ids), "text": list(texts), "position": positions}
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
-        if shard_info is not None and shard_info.num_shards > 1:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        return dataset
+        return tf.data.Dataset.from_tensor_slices(columns)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
     def _documents(self, split: str) -> list[tuple[str, bytes]]:

@@ -26,6 +26,7 @@ from etils import epath
 from detox_jax import records
 from detox_jax.errors import UserError
 from tasks import questions
+from tasks.memory_source import MemorySource
 from tasks.questions import Question, Record
 
 DIRECTORY_VARIABLE = "DETOX_JAX_DOWNSTREAM"
@@ -67,7 +68,7 @@ BENCHMARKS = {
 # --- sources ----------------------------------------------------------------------------------
 
 
-class FileSource(seqio.DataSource):
+class FileSource(MemorySource):
     """A benchmark's own file, read whole and checked line by line.
 
     Attributes:
@@ -79,11 +80,6 @@ class FileSource(seqio.DataSource):
         super().__init__(splits=(SPLIT,))
         self._benchmark = benchmark
         self._directory = directory
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """Questions are dealt to shards one by one."""
-        return True
 
     @property
     def files(self) -> list[epath.Path]:
@@ -109,21 +105,11 @@ class FileSource(seqio.DataSource):
         del split
         return [str(file) for file in self.files]
 
-    def get_dataset(
-        self,
-        split: str = SPLIT,
-        shuffle: bool = False,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
+    def all_examples(self, split: str) -> tf.data.Dataset:
         """The questions of the file, in its order."""
-        del split, shuffle, seed, unused
+        del split
         pairs = _read_records(self.files)
-        dataset = _dataset([_ask(self._benchmark, record, where) for where, record in pairs])
-        if shard_info is not None and shard_info.num_shards > 1:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        return dataset
+        return _dataset([_ask(self._benchmark, record, where) for where, record in pairs])
 
 
 class TfdsSource(seqio.TfdsDataSource):

@@ -1,6 +1,7 @@
 """Eight virtual devices, and the small models and texts that tests share."""
 
 import functools
+import json
 import os
 from pathlib import Path
 
@@ -33,6 +34,23 @@ SENTENCES = [
     "What a stupid idea, moron.",
     "Could you please tell me where you bought the lamp?",
 ]
+
+
+def write_tiny_run(root: Path, vocabulary: BPEVocabulary, num_documents: int) -> None:
+    """What a tiny training reads: `documents.jsonl`, `vocabulary` and `model.gin`."""
+    with (root / "documents.jsonl").open("w") as file:
+        for i in range(num_documents):
+            text = " ".join(SENTENCES[(i + j) % 6] for j in range(1 + i % 3))
+            file.write(json.dumps({"id": str(i), "text": text}) + "\n")
+    vocabulary.save(str(root / "vocabulary"))
+    (root / "model.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from detox_jax.models import config\n"
+        "MODEL = @config.TransformerConfig()\n"
+        "config.TransformerConfig:\n"
+        f"  vocab_size = {vocabulary.vocab_size}\n"
+        "  emb_dim = 32\n  num_heads = 4\n  num_layers = 2\n  mlp_dim = 64\n  max_length = 64\n"
+    )
 
 
 @pytest.fixture(scope="session")

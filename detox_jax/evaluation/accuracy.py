@@ -141,24 +141,12 @@ def paired(
     reference = answers[baseline]
     compared = {PREFIX + task: [task] for task in reference}
     compared[average_name(reference)] = list(reference)
-    rows = []
+    differences = {}
     for method in (name for name in answers if name != baseline):
         for metric, tasks in compared.items():
             groups = [_differences(answers[method][task], reference[task]) for task in tasks]
-            difference = statistics.average_difference(groups, draws, seed)
-            rows.append(
-                {
-                    "method": method,
-                    "baseline": baseline,
-                    "metric": metric,
-                    "difference": difference.value,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "p_value": difference.p_value,
-                }
-            )
-    for row, adjusted in zip(rows, statistics.holm([r["p_value"] for r in rows]), strict=True):
-        row["p_value_holm"] = float(adjusted)
+            differences[method, metric] = statistics.average_difference(groups, draws, seed)
+    rows = statistics.paired_rows(differences, baseline)
     return [{**row, "split": split} for split in splits for row in rows]
 
 

@@ -282,26 +282,15 @@ def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[d
     values = {name: _per_prompt(method) for name, method in scored.items() if name != baseline}
     paired = []
     for split, mask in scores.splits(scored[baseline].prompts).items():
-        rows = []
-        for name, metric in ((name, metric) for name in values for metric in PAIRED_METRICS):
-            difference = statistics.paired_difference(
+        differences = {
+            (name, metric): statistics.paired_difference(
                 values[name][metric][mask], reference[metric][mask], draw.draws, draw.seed
             )
-            rows.append(
-                {
-                    "method": name,
-                    "baseline": baseline,
-                    "metric": metric,
-                    "split": split,
-                    "difference": difference.value,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "p_value": difference.p_value,
-                }
-            )
-        for row, adjusted in zip(rows, statistics.holm([r["p_value"] for r in rows]), strict=True):
-            row["p_value_holm"] = float(adjusted)
-        paired += rows
+            for name in values
+            for metric in PAIRED_METRICS
+        }
+        rows = statistics.paired_rows(differences, baseline)
+        paired += [{**row, "split": split} for row in rows]
     return paired
 
 

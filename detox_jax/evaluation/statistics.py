@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -190,6 +191,33 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     factors = np.arange(order.size, 0, -1)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
     return adjusted
+
+
+def paired_rows(
+    differences: Mapping[tuple[str, str], Difference], baseline: str
+) -> list[dict[str, Any]]:
+    """Rows of `results.json`, p-values corrected (Holm) over all of them.
+
+    Args:
+      differences: to the baseline, by method and metric.
+      baseline: name of the method that the others are compared with.
+    """
+    adjusted = holm([difference.p_value for difference in differences.values()])
+    return [
+        {
+            "method": method,
+            "baseline": baseline,
+            "metric": metric,
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "p_value": difference.p_value,
+            "p_value_holm": float(p_value_holm),
+        }
+        for ((method, metric), difference), p_value_holm in zip(
+            differences.items(), adjusted, strict=True
+        )
+    ]
 
 
 def prompts_needed(

@@ -11,8 +11,8 @@ from etils import epath
 from flax import traverse_util
 
 from detox_jax.errors import UserError
-from detox_jax.interop.encoders import FAMILIES, EncoderFamily
-from detox_jax.interop.fields import Fields, read_json
+from detox_jax.interop.encoders import EncoderFamily, family_of, read_config
+from detox_jax.interop.fields import read_json
 from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
 from detox_jax.interop.safetensors_io import TensorReader
 from detox_jax.models.encoder import Encoder
@@ -95,12 +95,7 @@ def open_classifier(directory: epath.Path, dtype: str = "float32") -> Classifier
     """
     file = directory / CONFIG_FILE
     values = read_json(file)
-    family = FAMILIES.get(values.get("model_type", ""))
-    if family is None:
-        raise UserError(
-            f"{file}: model_type {values.get('model_type')!r} is not supported as a classifier; "
-            f"supported are {', '.join(FAMILIES)}"
-        )
+    family = family_of(values, file, "a classifier")
     architectures = values.get("architectures") or [family.architecture]
     if family.architecture not in architectures:
         raise UserError(
@@ -113,14 +108,7 @@ def open_classifier(directory: epath.Path, dtype: str = "float32") -> Classifier
         raise UserError(
             f"{file}: problem_type {problem_type!r} is unknown; one of {', '.join(_PROBLEM_TYPES)}"
         )
-    fields = Fields(values, str(file))
-    for name in ("_num_labels", "num_labels"):
-        fields.take(name, None)  # What id2label says; the weights' shapes confirm it.
-    try:
-        config = family.read(fields, len(labels))
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: malformed: {error}") from None
-    fields.finish()
+    config = read_config(family, values, file, len(labels))
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     tensors = TensorReader(directory, auto_class="AutoModelForSequenceClassification")
     return Classifier(directory, family, config, labels, problem_type, tensors)

@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from detox_jax.errors import UserError
-from detox_jax.interop.encoders import FAMILIES, EncoderFamily
-from detox_jax.interop.fields import Fields, read_json
+from detox_jax.interop.encoders import EncoderFamily, family_of, read_config
+from detox_jax.interop.fields import read_json
 from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
 from detox_jax.interop.safetensors_io import TensorReader
 from detox_jax.models.encoder import Encoder
@@ -105,19 +105,7 @@ def open_body(directory: epath.Path, num_labels: int) -> Body:
     """
     file = directory / CONFIG_FILE
     values = read_json(file)
-    family = FAMILIES.get(values.get("model_type", ""))
-    if family is None:
-        raise UserError(
-            f"{file}: model_type {values.get('model_type')!r} is not supported as an encoder; "
-            f"supported are {', '.join(FAMILIES)}"
-        )
-    fields = Fields(values, str(file))
-    for name in ("_num_labels", "num_labels"):
-        fields.take(name, None)
-    try:
-        config = family.read(fields, num_labels)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: malformed: {error}") from None
-    fields.finish()
+    family = family_of(values, file, "an encoder")
+    config = read_config(family, values, file, num_labels)
     tensors = TensorReader(directory, auto_class="AutoModel")
     return Body(directory, family, config, values, tensors)

@@ -1,7 +1,7 @@
 """BERT, DistilBERT, RoBERTa, XLM-R, DeBERTa-v2 and v3 as sequence classifiers.
 
 A line of a map is a tensor there and its parameters here, as in the families of language models;
-lines whose parameters a config lacks drop out. Only import: nothing here writes such a model.
+lines whose parameters a config lacks drop out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from etils import epath
+
+from detox_jax.errors import UserError
 from detox_jax.interop.family import ACTIVATIONS, ATTENTION, Map, linear
 from detox_jax.interop.fields import Fields
 from detox_jax.interop.layouts import Flat, Rows, Table, Tensor
@@ -289,3 +292,42 @@ FAMILIES: dict[str, EncoderFamily] = {
         ),
     )
 }
+
+
+def family_of(values: dict[str, Any], file: epath.Path, what: str) -> EncoderFamily:
+    """The family that config.json names.
+
+    Args:
+      values: of config.json.
+      file: where it is.
+      what: it is to be, for the error.
+
+    Raises:
+      UserError: for one that is not supported.
+    """
+    family = FAMILIES.get(values.get("model_type", ""))
+    if family is None:
+        raise UserError(
+            f"{file}: model_type {values.get('model_type')!r} is not supported as {what}; "
+            f"supported are {', '.join(FAMILIES)}"
+        )
+    return family
+
+
+def read_config(
+    family: EncoderFamily, values: dict[str, Any], file: epath.Path, num_labels: int
+) -> EncoderConfig:
+    """This package's config of a classifier with so many labels.
+
+    Raises:
+      UserError: for a field of config.json that is malformed or not supported.
+    """
+    fields = Fields(values, str(file))
+    for name in ("_num_labels", "num_labels"):
+        fields.take(name, None)  # The labels say it; the weights' shapes confirm it.
+    try:
+        config = family.read(fields, num_labels)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file}: malformed: {error}") from None
+    fields.finish()
+    return config

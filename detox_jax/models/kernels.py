@@ -8,11 +8,12 @@ of the mesh in use (`jax.set_mesh`) and not necessarily of this machine.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,8 @@ _BLOCK = 512
 _CUDNN_LARGEST_HEAD = 128  # 256 on Hopper and later.
 
 
-class Kernel(Protocol):
-    """Causal attention of an input to itself."""
+class Kernel(abc.ABC):
+    """Causal attention of an input to itself, of any length."""
 
     def attend(
         self,
@@ -43,11 +44,15 @@ class Kernel(Protocol):
         segment_ids_BL: jax.Array | None,
     ) -> jax.Array:
         """The weighted values, `[B, L, H, K]`; segments do not see each other."""
-        ...
+        return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
+
+    @abc.abstractmethod
+    def _on_device(self, q_BLHK: Any, k_BLGK: Any, v_BLGK: Any, segment_ids_BL: Any) -> jax.Array:
+        """`attend` of the rows and heads that one device has."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Splash:
+class Splash(Kernel):
     """Pallas splash attention, on TPU.
 
     Attributes:
@@ -61,16 +66,6 @@ class Splash:
     window: int | None = None
     cap: float | None = None
     interpret: bool = False
-
-    def attend(
-        self,
-        q_BLHK: jax.Array,
-        k_BLGK: jax.Array,
-        v_BLGK: jax.Array,
-        segment_ids_BL: jax.Array | None,
-    ) -> jax.Array:
-        """See `Kernel`; any length: it is padded to whole blocks."""
-        return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
 
     def _on_device(self, q_BLHK: Any, k_BLGK: Any, v_BLGK: Any, segment_ids_BL: Any) -> jax.Array:
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
@@ -121,7 +116,7 @@ class Splash:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cudnn:
+class Cudnn(Kernel):
     """cuDNN's flash attention, on GPU.
 
     Attributes:
@@ -133,16 +128,6 @@ class Cudnn:
     scale: float
     window: int | None = None
     implementation: str = "cudnn"
-
-    def attend(
-        self,
-        q_BLHK: jax.Array,
-        k_BLGK: jax.Array,
-        v_BLGK: jax.Array,
-        segment_ids_BL: jax.Array | None,
-    ) -> jax.Array:
-        """See `Kernel`."""
-        return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
 
     def _on_device(self, q_BLHK: Any, k_BLGK: Any, v_BLGK: Any, segment_ids_BL: Any) -> jax.Array:
         mask_B1LM = None

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from detox_jax import native_log
 from detox_jax.errors import UserError
+from detox_jax.training import epochs
 from detox_jax.vocabulary import BPEVocabulary
 
 # Accelerators are JAX's; TensorFlow reads and packs on the host.
@@ -123,15 +124,8 @@ class BatchIterator:
         _check_split(task, split)
         if use_cached:
             _check_cached(task, split)
-        self._task = task
-        self._length = length
         self._batch_size = batch_size
         self._kept = frozenset(range(batch_size) if rows is None else rows)
-        self._seed = seed
-        self._split = split
-        self._use_cached = use_cached
-        self._epoch = self._row = 0
-        self._iterator: Iterator[Row] | None = None
         self.identity = {
             "task": task.name,
             "split": split,
@@ -141,17 +135,23 @@ class BatchIterator:
             "length": length,
             "seed": seed,
         }
+        self._stream = epochs.EpochStream(
+            lambda seed: _rows(task, length, split, seed=seed, use_cached=use_cached),
+            seed,
+            self.identity,
+            if_empty=f"task {task.name!r}: its split {split!r} has no text",
+        )
 
     def __iter__(self) -> BatchIterator:
         return self
 
     def __next__(self) -> Row:
-        batch = [self._next_row() for _ in range(self._batch_size)]
+        batch = list(itertools.islice(self._stream, self._batch_size))
         return _stack([row for i, row in enumerate(batch) if i in self._kept])
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
-        return {"identity": self.identity, "epoch": self._epoch, "row": self._row}
+        return self._stream.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to a position that `state` gave.
@@ -159,31 +159,7 @@ class BatchIterator:
         Raises:
           UserError: if it belongs to other data, naming what differs.
         """
-        for name, value in self.identity.items():
-            if state["identity"].get(name) != value:
-                raise UserError(
-                    f"the checkpoint's position in the data is for {name} "
-                    f"{state['identity'].get(name)!r}, now it is {value!r}; resume with the same"
-                )
-        self._epoch, self._row = state["epoch"], state["row"]
-        self._iterator = itertools.islice(self._epoch_rows(), self._row, None)
-
-    def _epoch_rows(self) -> Iterator[Row]:
-        # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
-        seed = (self._seed * 1_000_003 + self._epoch) % (2**31 - 1)
-        return _rows(self._task, self._length, self._split, seed=seed, use_cached=self._use_cached)
-
-    def _next_row(self) -> Row:
-        while True:
-            if self._iterator is None:
-                self._iterator = iter(self._epoch_rows())
-            row = next(self._iterator, None)
-            if row is not None:
-                self._row += 1
-                return row
-            if self._row == 0:
-                raise UserError(f"task {self._task.name!r}: its split {self._split!r} has no text")
-            self._epoch, self._row, self._iterator = self._epoch + 1, 0, None
+        self._stream.restore(state)
 
 
 def train_batches(

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from detox_jax.errors import UserError
-from detox_jax.training import losses
+from detox_jax.training import epochs, losses
 from detox_jax.training import params as params_lib
 from detox_jax.training.step import Batch
 
@@ -108,6 +108,12 @@ class LabelledTask:
             raise UserError(f"{where} has the labels {labels.tolist()}; they are from 0 to 1")
         return labels
 
+    def training_examples(self, seed: int) -> Iterator[dict[str, Any]]:
+        """One epoch of the training split, in the order of a seed."""
+        from detox_jax.training import data  # tensorflow: not for importing this module
+
+        return data.examples(self.task, "train", seed)
+
     def validation_batches(self, max_batches: int) -> Iterator[dict[str, np.ndarray]]:
         """The first batches of the validation split."""
         from detox_jax.training import data  # tensorflow: not for importing this module
@@ -143,21 +149,24 @@ class LabelledBatches:
           identity: what else decides them: data, tokenizer.
         """
         self._source = source
-        self._seed = seed
-        self._epoch = self._row = 0
-        self._examples: Iterator[dict[str, Any]] | None = None
         sizes = {"batch_size": source.batch_size, "length": source.length, "seed": seed}
         self.identity = {"task": source.task.name, **sizes, **identity}
+        self._stream = epochs.EpochStream(
+            source.training_examples,
+            seed,
+            self.identity,
+            if_empty=f"task {source.task.name!r}: its training split has no text",
+        )
 
     def __iter__(self) -> LabelledBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return self._source.batch([self._next() for _ in range(self._source.batch_size)])
+        return self._source.batch(list(itertools.islice(self._stream, self._source.batch_size)))
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
-        return {"identity": self.identity, "epoch": self._epoch, "row": self._row}
+        return self._stream.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to a position that `state` gave.
@@ -165,30 +174,4 @@ class LabelledBatches:
         Raises:
           UserError: if it belongs to other data, naming what differs.
         """
-        for name, value in self.identity.items():
-            if state["identity"].get(name) != value:
-                raise UserError(
-                    f"the checkpoint's position in the data is for {name} "
-                    f"{state['identity'].get(name)!r}, now it is {value!r}; resume with the same"
-                )
-        self._epoch, self._row = state["epoch"], state["row"]
-        self._examples = itertools.islice(self._epoch_examples(), self._row, None)
-
-    def _epoch_examples(self) -> Iterator[dict[str, Any]]:
-        from detox_jax.training import data
-
-        # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
-        seed = (self._seed * 1_000_003 + self._epoch) % (2**31 - 1)
-        return iter(data.examples(self._source.task, "train", seed))
-
-    def _next(self) -> dict[str, Any]:
-        while True:
-            if self._examples is None:
-                self._examples = self._epoch_examples()
-            example = next(self._examples, None)
-            if example is not None:
-                self._row += 1
-                return example
-            if self._row == 0:
-                raise UserError(f"task {self._source.task.name!r}: its training split has no text")
-            self._epoch, self._row, self._examples = self._epoch + 1, 0, None
+        self._stream.restore(state)

@@ -13,6 +13,18 @@ import pytest
 
 ATTACK = "</span>\"'><script>document.title='attacked'</script><img src=x onerror='alert()'>"
 OTHER_SCORER = {"name": "other", "fingerprint": "other-89abcdef"}
+# What puts the start token before every text: `post_processor` of a tokenizer.json.
+START_PROCESSOR = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {
+        "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+    },
+}
 
 
 def estimate(value, width=0.02):

@@ -11,6 +11,7 @@ from detox_jax import tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.evaluation import harness
 from detox_jax.evaluation.harness import HarnessModel, added_tokens, move_spaces, rolling_windows
+from tests.evaluation.conftest import START_PROCESSOR
 
 
 @dataclasses.dataclass
@@ -125,25 +126,12 @@ def _files(vocabulary, tmp_path, config=None, processor=None):
     return tokenizer_files.read(str(tmp_path))
 
 
-PROCESSOR = {
-    "type": "TemplateProcessing",
-    "single": [
-        {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    ],
-    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-    "special_tokens": {
-        "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
-    },
-}
-
-
 @pytest.mark.parametrize(
     ("config", "processor", "expected"),
     [
         (None, None, ([], [])),
-        (None, PROCESSOR, ([0], [])),
-        ({"add_bos_token": False}, PROCESSOR, ([0], [])),
+        (None, START_PROCESSOR, ([0], [])),
+        ({"add_bos_token": False}, START_PROCESSOR, ([0], [])),
         ({"add_bos_token": True}, None, ([], [])),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from detox_jax.evaluation.lm_eval import harness_model
 from detox_jax.interop import convert, tokenizers
+from tests.evaluation.conftest import START_PROCESSOR
 from tests.interop import families_made
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra lm-eval (make test-interop)")
@@ -26,17 +27,6 @@ QUESTIONS = 10
 # Less than BoolQ's passages have, more than the longest continuation.
 MAX_LENGTH = 320
 MODELS = ("gpt2-tied", "llama-grouped-tied", "stories260k")
-START = {
-    "type": "TemplateProcessing",
-    "single": [
-        {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    ],
-    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-    "special_tokens": {
-        "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
-    },
-}
 LOCAL_TASKS = Path(__file__).resolve().parents[2] / "tasks" / "lm_eval"
 
 
@@ -55,7 +45,9 @@ def results(request, data_dir, vocabulary, tmp_path_factory):
         tokenizers.export(str(root / "vocabulary"), str(given))
     if request.param.startswith("llama"):  # As LLaMA's own tokenizers: each text starts with <s>.
         file = given / "tokenizer.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": START}))
+        file.write_text(
+            json.dumps({**json.loads(file.read_text()), "post_processor": START_PROCESSOR})
+        )
     convert.import_model(str(given), str(root / "ours"), None, "float32", verify=False)
 
     def evaluate(model):

@@ -22,7 +22,7 @@ from detox_jax import cli, records
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints
 from detox_jax.training import params as params_lib
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, write_tiny_run
 from tests.toxicity import classifiers_made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,24 +86,12 @@ def errors_of(outcomes):
 def data(tmp_path_factory, vocabulary):
     """Documents, prompts, a vocabulary and a model's sizes."""
     root = tmp_path_factory.mktemp("multihost")
-    with (root / "documents.jsonl").open("w") as file:
-        for i in range(60):
-            text = " ".join(SENTENCES[(i + j) % 6] for j in range(1 + i % 3))
-            file.write(json.dumps({"id": str(i), "text": text}) + "\n")
+    write_tiny_run(root, vocabulary, num_documents=60)
     with (root / "prompts.jsonl").open("w") as file:
         for i in range(9):
             prompt = {"text": SENTENCES[i % 6][: 8 + i], "toxicity": i / 9}
             file.write(json.dumps({"id": str(i), "prompt": prompt}) + "\n")
-    vocabulary.save(str(root / "vocabulary"))
     classifiers_made.make(root / "bert", classifiers_made.BERT)
-    (root / "model.gin").write_text(
-        "from __gin__ import dynamic_registration\n"
-        "from detox_jax.models import config\n"
-        "MODEL = @config.TransformerConfig()\n"
-        "config.TransformerConfig:\n"
-        f"  vocab_size = {vocabulary.vocab_size}\n"
-        "  emb_dim = 32\n  num_heads = 4\n  num_layers = 2\n  mlp_dim = 64\n  max_length = 64\n"
-    )
     return root
 
 

@@ -16,26 +16,14 @@ from detox_jax.training import checkpoints
 from detox_jax.training import loop as loops
 from detox_jax.training import params as params_lib
 from detox_jax.training.optimizer import AdamW
-from tests.conftest import SENTENCES
+from tests.conftest import write_tiny_run
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory, vocabulary):
     """Flags of a tiny run, without MODEL_DIR."""
     root = tmp_path_factory.mktemp("train")
-    with (root / "documents.jsonl").open("w") as file:
-        for i in range(120):
-            text = " ".join(SENTENCES[(i + j) % 6] for j in range(1 + i % 3))
-            file.write(json.dumps({"id": str(i), "text": text}) + "\n")
-    vocabulary.save(str(root / "vocabulary"))
-    (root / "model.gin").write_text(
-        "from __gin__ import dynamic_registration\n"
-        "from detox_jax.models import config\n"
-        "MODEL = @config.TransformerConfig()\n"
-        "config.TransformerConfig:\n"
-        f"  vocab_size = {vocabulary.vocab_size}\n"
-        "  emb_dim = 32\n  num_heads = 4\n  num_layers = 2\n  mlp_dim = 64\n  max_length = 64\n"
-    )
+    write_tiny_run(root, vocabulary, num_documents=120)
     return [
         "train",
         f"--gin.INPUT={root / 'documents.jsonl'}",

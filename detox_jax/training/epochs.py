@@ -1,0 +1,77 @@
+"""An endless walk over epochs, each in an order of its own, that a checkpoint can resume."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from detox_jax.errors import UserError
+
+
+class EpochStream:
+    """One example after another, epoch after epoch; `state` and `restore` make it resumable.
+
+    Attributes:
+      identity: what decides the examples, by name; a position belongs to it.
+    """
+
+    def __init__(
+        self,
+        read_epoch: Callable[[int], Iterator[Any]],
+        seed: int,
+        identity: dict[str, Any],
+        if_empty: str,
+    ):
+        """Starts at the first example.
+
+        Args:
+          read_epoch: the examples of one epoch, in the order that its seed gives.
+          seed: of all epochs.
+          identity: see above.
+          if_empty: what to say where an epoch has no example.
+        """
+        self.identity = identity
+        self._read_epoch = read_epoch
+        self._seed = seed
+        self._if_empty = if_empty
+        self._epoch = self._row = 0
+        self._examples: Iterator[Any] | None = None
+
+    def __iter__(self) -> EpochStream:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            if self._examples is None:
+                self._examples = self._open()
+            example = next(self._examples, None)
+            if example is not None:
+                self._row += 1
+                return example
+            if self._row == 0:
+                raise UserError(self._if_empty)
+            self._epoch, self._row, self._examples = self._epoch + 1, 0, None
+
+    def _open(self) -> Iterator[Any]:
+        # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
+        return iter(self._read_epoch((self._seed * 1_000_003 + self._epoch) % (2**31 - 1)))
+
+    def state(self) -> dict[str, Any]:
+        """The position in the data, as JSON."""
+        return {"identity": self.identity, "epoch": self._epoch, "row": self._row}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a position that `state` gave.
+
+        Raises:
+          UserError: if it belongs to other data, naming what differs.
+        """
+        for name, value in self.identity.items():
+            if state["identity"].get(name) != value:
+                raise UserError(
+                    f"the checkpoint's position in the data is for {name} "
+                    f"{state['identity'].get(name)!r}, now it is {value!r}; resume with the same"
+                )
+        self._epoch, self._row = state["epoch"], state["row"]
+        self._examples = itertools.islice(self._open(), self._row, None)
