@@ -29,7 +29,7 @@ RESULTS = "attention_kernel"
 _OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 _QUERY_AXES = ("batch", "length", "heads", "kv")
 _LANES = 128  # Splash attention's smallest block.
-_BLOCK = 512
+BLOCK = 512  # The largest.
 _CUDNN_LARGEST_HEAD = 128  # 256 on Hopper and later.
 
 
@@ -94,7 +94,7 @@ class Splash(Kernel):
         mask = splash_attention_mask.CausalMask(shape)
         if self.window is not None:
             mask = splash_attention_mask.LocalMask(shape, (self.window - 1, 0), offset=0)
-        block = math.gcd(length, _BLOCK)
+        block = math.gcd(length, BLOCK)
         return splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask([mask] * num_heads),
             block_sizes=splash_attention_kernel.BlockSizes(

@@ -62,10 +62,11 @@ def _train_remedies(job: Job, program: Any, devices: int) -> list[str]:
             f"an adapter instead of the whole model saves its moments and gradients, "
             f"{5 * saved:.1f} GiB at least"
         )
-    if memory.peak - memory.argument > memory.argument:
+    rows = job.batch_size // (program.mesh["data"] * program.mesh["fsdp"] * program.parts)
+    if rows > 1:
         lines.append(
-            f"{(memory.peak - memory.argument) / GIB:.1f} GiB are no parameters but what a batch "
-            "needs: lower BATCH_SIZE, or more devices on data and fsdp"
+            f"{memory.temporary / GIB:.1f} GiB are no parameters but what {rows} rows at once "
+            "need: raise ACCUMULATION_STEPS"
         )
     if config.remat == "none":
         lines.append("remat = 'full' keeps the inputs of the layers alone")

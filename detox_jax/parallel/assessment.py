@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from detox_jax.models import kernels
 from detox_jax.parallel import chips, collectives, flops, traffic
 from detox_jax.parallel.advice import advice
 from detox_jax.parallel.chips import Slice
@@ -60,6 +61,8 @@ class Assessed:
       name: `train`, or a generation's.
       mesh: sizes of its axes.
       rows: of a batch: packed rows, or prompts.
+      parts: in which a batch is computed, one after the other.
+      attention: what computes it in training, and why.
       memory: a device's.
       phases: by name; empty where the program does not fit.
       compile_seconds: on the machine that compiled.
@@ -68,13 +71,16 @@ class Assessed:
     name: str
     mesh: dict[str, int]
     rows: int
+    parts: int
+    attention: str
     memory: Memory
     phases: dict[str, Phase]
     compile_seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """As written, with what follows from it."""
-        value = {**dataclasses.asdict(self), "fits": self.memory.fits}
+        value = dataclasses.asdict(self)
+        value["memory"]["temporary"] = self.memory.temporary
         for name, phase in self.phases.items():
             value["phases"][name]["tokens_per_second"] = phase.tokens_per_second
             value["phases"][name]["roofline"] |= {
@@ -102,23 +108,28 @@ def _make(cls: Any, value: dict[str, Any]) -> Any:
     return cls(**_fields(cls, value))
 
 
-def assess(job: Job, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
-    """Compiles one program of a job and measures it."""
+def assess(job: Job, tpus: Slice, name: str, mesh: Mesh, effort: float = 0.0) -> Assessed:
+    """Compiles one program of a job, with so much of XLA's effort, and measures it."""
     program = job.train_step(mesh) if name == "train" else job.decode(name, mesh)
     started = time.monotonic()
-    memory, module = compile_program(program, tpus.device_hbm)
-    seconds = time.monotonic() - started
-    rows = job.batch_size if name == "train" else job.generations[name].rows(mesh)
-    phases = {}
+    memory, module = compile_program(program, tpus.device_hbm, effort)
+    seconds = round(time.monotonic() - started, 1)
+    if name == "train":
+        rows, parts, attention = job.batch_size, job.accumulation_steps, job.attention(mesh)[1]
+    else:
+        rows, parts, attention = job.generations[name].rows(mesh), 1, ""
+    works = {}
     if module is not None:
         works = (
-            _train_work(job, module) if name == "train" else _decode_work(job, name, rows, module)
+            _train_work(job, mesh, module)
+            if name == "train"
+            else _decode_work(job, name, rows, module)
         )
-        phases = {
-            phase: Phase.of(work, tokens, _roofline(work, tpus, mesh))
-            for phase, (work, tokens) in works.items()
-        }
-    return Assessed(name, dict(mesh.shape), rows, memory, phases, round(seconds, 1))
+    phases = {
+        phase: Phase.of(work, tokens, _roofline(work, tpus, mesh))
+        for phase, (work, tokens) in works.items()
+    }
+    return Assessed(name, dict(mesh.shape), rows, parts, attention, memory, phases, seconds)
 
 
 def _roofline(work: Work, tpus: Slice, mesh: Mesh) -> Roofline:
@@ -126,16 +137,14 @@ def _roofline(work: Work, tpus: Slice, mesh: Mesh) -> Roofline:
     return roofline(work, tpus, lambda i: chips.coordinates(devices[i]))
 
 
-def _train_work(job: Job, module: Module) -> dict[str, tuple[Work, int]]:
-    config, tokens = job.model.config, job.batch_size * job.length
-
-    def count(recomputed: bool) -> float:
-        return flops.train_step(
-            config, job.model.adaptation, tokens=tokens, length=job.length, recomputed=recomputed
-        )
-
+def _train_work(job: Job, mesh: Mesh, module: Module) -> dict[str, tuple[Work, int]]:
+    model, tokens = job.model, job.batch_size * job.length
+    sizes = {"tokens": tokens, "length": job.length}
+    needed = flops.train_step(model.config, model.adaptation, **sizes)
+    kernel = isinstance(job.attention(mesh)[0], kernels.Splash)
+    computed = flops.computed_train_step(model.config, model.adaptation, **sizes, kernel=kernel)
     sent = collectives.find(module)
-    return {"step": (Work(count(False), count(True), traffic.hbm_bytes(module), sent), tokens)}
+    return {"step": (Work(needed, computed, traffic.hbm_bytes(module), sent), tokens)}
 
 
 def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tuple[Work, int]]:

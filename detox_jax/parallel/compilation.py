@@ -26,43 +26,50 @@ class Memory:
 
     Attributes:
       argument: parameters, optimizer state, batch.
-      output: results; what reuses an argument's memory is counted in `alias`.
-      alias: of the output, in the argument's memory.
-      temporary: everything between; None where the compiler gave up before it knew.
       code: the program itself.
-      peak: the most that is in use.
-      limit: what a program may use: the memory, less what the system keeps.
+      peak: the most that is in use at a time: arguments, and the results and temporaries that are
+        alive then.
+      limit: the device's memory, or what the compiler says that a program may use of it.
+      fits: whether the compiler accepts the program.
     """
 
     argument: int
-    output: int
-    alias: int
-    temporary: int | None
     code: int
     peak: int
     limit: int
+    fits: bool
 
     @property
-    def fits(self) -> bool:
-        """Whether the program can run."""
-        return self.peak <= self.limit
+    def temporary(self) -> int:
+        """What is alive at the peak beside the arguments."""
+        return self.peak - self.argument
 
 
-def compile_program(program: Program, device_hbm: int) -> tuple[Memory, hlo.Module | None]:
-    """Compiles; where the memory does not suffice there is no program, but what it would need."""
+def compile_program(
+    program: Program, device_hbm: int, effort: float
+) -> tuple[Memory, hlo.Module | None]:
+    """Compiles; where the memory does not suffice there is no program, but what it would need.
+
+    The sizes are those of XLA's schedule. `temp_size_in_bytes` of its statistics is not used: for
+    TPU it counts the gaps between temporaries twice.
+
+    Args:
+      program: what is compiled.
+      device_hbm: bytes.
+      effort: `exec_time_optimization_effort` of XLA, from -1 (least) to 1; 0 is its default.
+    """
+    options = {"exec_time_optimization_effort": effort} if effort else None
     try:
-        compiled = program.traced.lower().compile()
+        compiled = program.traced.lower().compile(options)
     except jax.errors.JaxRuntimeError as error:
         sizes = _needed(str(error))
         if sizes is None:
             raise
-        return Memory(shard_bytes(program.arguments), 0, 0, None, 0, *sizes), None
+        return Memory(shard_bytes(program.arguments), 0, *sizes, fits=False), None
     stats: Any = compiled.memory_analysis()
-    arguments, alias = stats.argument_size_in_bytes, stats.alias_size_in_bytes
-    temporary, code = stats.temp_size_in_bytes, stats.generated_code_size_in_bytes
-    output = stats.output_size_in_bytes
-    peak = arguments + output - alias + temporary + code
-    memory = Memory(arguments, output, alias, temporary, code, peak, device_hbm)
+    code = stats.generated_code_size_in_bytes
+    peak = stats.peak_memory_in_bytes + code
+    memory = Memory(stats.argument_size_in_bytes, code, peak, device_hbm, fits=True)
     return memory, hlo.parse(compiled.as_text() or "")
 
 

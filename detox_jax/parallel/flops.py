@@ -1,14 +1,15 @@
 """Floating-point operations of a step, counted from the sizes: matrix products alone.
 
-A product of `[m, k]` and `[k, n]` is `2 m n k` operations. Attention is counted over the whole
-square of positions, as the plain implementation computes it; one that skips what the causal mask
-hides does about half of that part.
+A product of `[m, k]` and `[k, n]` is `2 m n k` operations. Of attention the model has the positions
+that the causal mask leaves, half of the square. Plain attention computes the square; a kernel
+leaves out the blocks that are hidden, and computes scores again in its backward pass.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+from detox_jax.models import kernels
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
 
@@ -33,7 +34,7 @@ class LayerFlops:
         return self.dense + self.attention + self.adaptation
 
 
-def layer(config: TransformerConfig, adaptation: Adaptation | None, context: int) -> LayerFlops:
+def layer(config: TransformerConfig, adaptation: Adaptation | None, context: float) -> LayerFlops:
     """Of one token that attends to `context` positions."""
     shapes = _projections(config)
     dense = sum(2.0 * size_in * size_out for size_in, size_out in shapes.values())
@@ -84,9 +85,8 @@ def train_step(
     *,
     tokens: int,
     length: int,
-    recomputed: bool = False,
 ) -> float:
-    """Forward and backward of a step.
+    """Forward and backward of a step: what the model needs, nothing twice.
 
     The backward pass of a product makes the gradients of both operands, as much work as twice the
     forward; of frozen weights it needs only the gradient of the input.
@@ -95,31 +95,61 @@ def train_step(
       config: sizes.
       adaptation: what is trained.
       tokens: of the batch, padding included.
-      length: of a row, which is what each token attends to.
-      recomputed: count what rematerialisation computes again, which a chip must do although it is
-        no work of the model's.
+      length: of a row.
     """
-    flops = layer(config, adaptation, length)
-    backward = 1.0 if adaptation is not None else 2.0
-    a_layer = (1 + backward) * flops.dense + 3 * (flops.attention + flops.adaptation)
-    if recomputed:
-        a_layer += _recomputed(config, adaptation, flops)
-    head = (1 + backward) * logits(config)
+    flops = layer(config, adaptation, (length + 1) / 2)
+    a_layer = _dense_passes(adaptation) * flops.dense + 3 * (flops.attention + flops.adaptation)
+    head = _dense_passes(adaptation) * logits(config)
     return tokens * (config.num_layers * a_layer + head)
 
 
-def _recomputed(
-    config: TransformerConfig, adaptation: Adaptation | None, flops: LayerFlops
+def computed_train_step(
+    config: TransformerConfig,
+    adaptation: Adaptation | None,
+    *,
+    tokens: int,
+    length: int,
+    kernel: bool = False,
 ) -> float:
-    """What the backward pass of a layer computes again, a token."""
-    if config.remat == "none":
+    """What the devices compute in a step, rematerialisation and hidden positions included.
+
+    Args:
+      config: sizes.
+      adaptation: what is trained.
+      tokens: of the batch, padding included.
+      length: of a row.
+      kernel: attention is splash attention; plain otherwise. Its backward pass is seven products of
+        the size of the forward pass's two: it makes scores, and gradients of weights, twice.
+    """
+    context = (length + min(kernels.BLOCK, length)) / 2 if kernel else length
+    flops = layer(config, adaptation, context)
+    a_layer = _dense_passes(adaptation) * flops.dense + 3 * flops.adaptation
+    a_layer += (1 + (3.5 if kernel else 2)) * flops.attention
+    a_layer += _recomputed(config, adaptation, flops, kernel)
+    head = _dense_passes(adaptation) * logits(config)
+    if config.logits_chunk is not None:
+        head += logits(config)  # Chunks keep no logits: the backward pass makes them again.
+    return tokens * (config.num_layers * a_layer + head)
+
+
+def _dense_passes(adaptation: Adaptation | None) -> float:
+    """Products with each weight: forward, gradient of the input, gradient of what is trained."""
+    return 2.0 if adaptation is not None else 3.0
+
+
+def _recomputed(
+    config: TransformerConfig, adaptation: Adaptation | None, flops: LayerFlops, kernel: bool
+) -> float:
+    """What the backward pass of a layer computes again, a token, by the name of its policy."""
+    if config.remat in ("none", "dots_all"):
         return 0.0
     if config.remat == "dots":  # Products with weights are kept, those of a batch are not.
-        return flops.attention
+        return 0.0 if kernel else flops.attention
     # The last product's result is needed by nothing but what follows it in the layer.
     follows = isinstance(adaptation, AdapterConfig) or config.post_norms
-    last = 0.0 if follows else 2.0 * config.mlp_dim * config.emb_dim
-    return flops.total - last
+    again = flops.total - (0.0 if follows else 2.0 * config.mlp_dim * config.emb_dim)
+    # What a kernel returns is kept by `attention`, and by nothing that is left.
+    return again - (flops.attention if kernel and config.remat == "attention" else 0.0)
 
 
 def prefill(

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Sampling
 from detox_jax.models import adaptation as adaptations
+from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import programs
@@ -59,6 +60,7 @@ class Job:
       model: with the adaptation that is trained.
       optimizer: its settings.
       batch_size: packed rows an update.
+      accumulation_steps: parts of a batch that are computed one after the other.
       length: tokens of a row.
       sampling: how tokens are drawn.
       generations: by name.
@@ -68,6 +70,7 @@ class Job:
     model: Model
     optimizer: AdamW
     batch_size: int
+    accumulation_steps: int
     length: int
     sampling: Sampling
     generations: dict[str, Generation]
@@ -87,7 +90,14 @@ class Job:
             batch_size=self.batch_size,
             length=self.length,
             total_steps=self.total_steps,
+            accumulation_steps=self.accumulation_steps,
         )
+
+    def attention(self, mesh: Mesh) -> tuple[kernels.Kernel | None, str]:
+        """The kernel of training on a mesh, None for plain attention, and the reason."""
+        rows = self.batch_size // self.accumulation_steps
+        with meshes.sharding_scope(mesh):
+            return kernels.choose(self.model.config, rows, self.length)
 
     def decode(self, name: str, mesh: Mesh) -> Program:
         """What `generate` jits."""
@@ -115,18 +125,37 @@ class Job:
         """What a device of a mesh holds at the least while training.
 
         Parameters, moments and gradients, split as far as they can be, and the inputs of all
-        layers, which even rematerialisation keeps. Gradients are clipped by their common norm, so
-        that all are there at once; they are computed in the dtype of activations.
+        layers, which even rematerialisation keeps, of a part of the batch. Gradients are clipped
+        by their common norm, so that all are there at once; they are computed in the dtype of
+        activations, and the sums over parts are float32.
         """
         config, trained = self.model.config, self.parameters["trained"]
         stored, activation = config.parameter_dtype.itemsize, config.activation_dtype.itemsize
         first_moment = jnp.dtype(self.optimizer.mu_dtype or config.param_dtype).itemsize
-        total = trained * (2 * stored + first_moment + activation)
+        gradients = activation + (4 if self.accumulation_steps > 1 else 0)
+        total = trained * (2 * stored + first_moment + gradients)
         if self.model.adaptation is not None:
             total += self.parameters["base"] * jnp.dtype(self.model.checkpoint_dtype).itemsize
-        rows = self.batch_size // (shape["data"] * shape["fsdp"])
-        inputs = config.num_layers * rows * self.length * config.emb_dim * activation
+        inputs = config.num_layers * self._part_tokens(shape) * config.emb_dim * activation
         return total // (shape["fsdp"] * shape["model"]) + inputs
+
+    def likely_train_bytes(self, shape: Mapping[str, int]) -> int:
+        """`least_train_bytes`, and what one layer at work holds on top of it.
+
+        Its weights, gathered, those of the next one, its gradients where they are wanted, and the
+        hidden units of its MLP, forward and backward.
+        """
+        config = self.model.config
+        copies = 2 if self.model.adaptation is not None else 3
+        weights = self.parameters["base"] // config.num_layers * copies
+        hidden = 4 * self._part_tokens(shape) * config.mlp_dim
+        at_work = config.activation_dtype.itemsize * (weights + hidden) // shape["model"]
+        return self.least_train_bytes(shape) + at_work
+
+    def _part_tokens(self, shape: Mapping[str, int]) -> int:
+        """Tokens of a part of the batch that a device of a mesh has."""
+        parts = shape["data"] * shape["fsdp"] * self.accumulation_steps
+        return self.batch_size * self.length // parts
 
     def least_decode_bytes(self, name: str, shape: Mapping[str, int]) -> int:
         """What a device of a mesh holds at the least while generating: parameters and cache."""

@@ -132,6 +132,27 @@ def num_batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def rows_at_once(mesh: Mesh, batch_size: int, accumulation_steps: int) -> int:
+    """Rows of a batch that are computed at the same time, over all devices.
+
+    Raises:
+      UserError: if the batch cannot be divided so.
+    """
+    shards = num_batch_shards(mesh)
+    if accumulation_steps < 1:
+        raise UserError(f"ACCUMULATION_STEPS is {accumulation_steps}; must be positive")
+    if batch_size < 1 or batch_size % shards:
+        raise UserError(
+            f"BATCH_SIZE {batch_size} is no multiple of the mesh's {shards} batch shards"
+        )
+    if batch_size % (shards * accumulation_steps):
+        raise UserError(
+            f"BATCH_SIZE {batch_size} is no multiple of {shards * accumulation_steps}, the mesh's "
+            f"{shards} batch shards times ACCUMULATION_STEPS {accumulation_steps}"
+        )
+    return batch_size // accumulation_steps
+
+
 def local_rows(mesh: Mesh, num_rows: int) -> list[int]:
     """The rows of a batch that this process's devices hold, in order; with one process, all."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()

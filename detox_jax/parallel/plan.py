@@ -40,8 +40,8 @@ _COMPILED = (
     "parallel/[cfhmrt]*.py",
     "parallel/programs.py",
 )
-# Meshes of a slice that a search tries for a program; each costs a compilation.
-_MESHES = 3
+# What a search tries for a program on a slice; each costs a compilation.
+_CANDIDATES = 3
 
 
 def plan(
@@ -57,6 +57,7 @@ def plan(
     sampling: Sampling | None = None,
     task_feature_lengths: Mapping[str, int] | None = None,
     batch_size: int = 512,
+    accumulation_steps: int = 1,
     epochs: float = 3,
     kept_tokens: int = 27_300_000,
     num_documents: int = 100_000,
@@ -67,6 +68,7 @@ def plan(
     max_new_tokens: int = 20,
     generation_batch_size: int = 256,
     evaluated_models: int = 2,
+    compiler_effort: float = 0.0,
 ) -> int:
     """Compiles the programs of `train` and `generate` for a slice, and says whether they fit.
 
@@ -79,13 +81,15 @@ def plan(
       mesh_shape: sizes of `data`, `fsdp` and `model`, as a dict or `data=1,fsdp=64,model=8`; all
         devices on `fsdp` where None.
       generation_mesh_shape: the same for generation; `mesh_shape` where None.
-      search: try slices from small to large until all programs fit.
+      search: try slices from small to large until all programs fit. Then `accumulation_steps` is
+        the least, and `generation_batch_size` the most, that is tried.
       checkpoint_dtype: of the base's parameters, as they are stored, frozen and generated from;
         `param_dtype` where None.
       optimizer: its settings; SGEAT's where None.
       sampling: how tokens are drawn; nucleus with p = 0.9 where None.
       task_feature_lengths: `{"targets": length}`, the packed length in tokens.
       batch_size: packed rows an update.
+      accumulation_steps: parts of a batch that are computed one after the other.
       epochs: passes over what the filter keeps.
       kept_tokens: of the documents that the filter keeps (the paper: 78 updates of 512 rows of
         2048 tokens are 3 epochs of 27.3M).
@@ -97,6 +101,8 @@ def plan(
       max_new_tokens: the limit for each.
       generation_batch_size: samples decoded at once.
       evaluated_models: whose continuations are measured: base and result.
+      compiler_effort: XLA's `exec_time_optimization_effort`, from -1, a fraction of the compiler's
+        time and slower programs of about the same sizes, to 1; 0 is what `train` runs.
 
     Returns:
       The exit status: 0 where everything fits, 3 where something does not.
@@ -115,12 +121,15 @@ def plan(
         raise UserError(
             f"CHECKPOINT_DTYPE is {checkpoint_dtype!r}; one of float32, bfloat16, or None"
         )
+    if not -1 <= compiler_effort <= 1:
+        raise UserError(f"COMPILER_EFFORT is {compiler_effort}; from -1 to 1")
     trained = Model(model, adaptation, checkpoint_dtype or model.param_dtype)
     length = (task_feature_lengths or {}).get("targets", model.max_length)
     job = Job(
         model=trained,
         optimizer=optimizer or AdamW(),
         batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
         length=length,
         sampling=sampling or TopPSampling(0.9),
         generations={
@@ -134,6 +143,7 @@ def plan(
         run=Run(num_documents, kept_tokens, epochs, num_prompts, num_samples, evaluated_models),
     )
     _check(job)
+    # Mistakes are found before anything is written.
     work = {
         "model": dataclasses.asdict(model),
         "adaptation": adaptations.to_json(adaptation),
@@ -142,26 +152,28 @@ def plan(
         "sampling": repr(job.sampling),
         "batch_size": batch_size,
         "length": length,
-        "generation_batch_size": generation_batch_size,
         "lengths": [document_max_new_tokens, prompt_length, num_samples, max_new_tokens],
+        "compiler_effort": compiler_effort,
         "code": _code(),
     }
     settings = {
         **work,
+        "accumulation_steps": accumulation_steps,
+        "generation_batch_size": generation_batch_size,
         "topology": topology,
         "mesh": _shape(mesh_shape, "--mesh"),
         "generation_mesh": _shape(generation_mesh_shape, "GENERATION_MESH_SHAPE"),
         "search": search,
         "run": dataclasses.asdict(job.run),
     }
-    # Mistakes are found before anything is written.
     place = search_lib.slices(topology) if search else _place(job, settings)
     directory = epath.Path(output_dir) / _name(settings)
     output = records.OutputDirectory(str(directory), "plan", settings)
     if output.complete:
         result = json.loads((directory / PLAN_FILE).read_text())
     else:
-        planner = Planner(job, epath.Path(output_dir) / "programs" / _digest(work))
+        programs = epath.Path(output_dir) / "programs" / _digest(work)
+        planner = Planner(job, programs, compiler_effort)
         found = planner.search(place) if isinstance(place, list) else planner.plan(*place)
         result = found.to_json()
         records.write_json(directory / PLAN_FILE, result)
@@ -236,12 +248,7 @@ def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
     generation_mesh = mesh
     if settings["generation_mesh"] is not None:
         generation_mesh = meshes.create_mesh(settings["generation_mesh"], devices)
-    shards = meshes.num_batch_shards(mesh)
-    if job.batch_size % shards:
-        raise UserError(
-            f"--mesh: BATCH_SIZE {job.batch_size} is no multiple of the mesh's {shards} batch "
-            "shards (data times fsdp)"
-        )
+    meshes.rows_at_once(mesh, job.batch_size, job.accumulation_steps)
     for each in dict.fromkeys((mesh, generation_mesh)):
         meshes.param_shardings(job.model.module, each)
     return tpus, mesh, generation_mesh
@@ -254,43 +261,46 @@ class Planner:
     Attributes:
       job: what is planned.
       directory: a file for each program, so that a plan that was interrupted goes on and plans of
-        the same job share them.
+        the same work share them.
+      effort: of the compiler.
     """
 
     job: Job
     directory: epath.Path
+    effort: float = 0.0
 
-    def assess(self, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
-        """One program on a mesh of a slice."""
+    def assess(self, job: Job, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
+        """One program on a mesh of a slice, of the planner's job or a search's change of it."""
         sizes = "-".join(f"{axis}{size}" for axis, size in mesh.shape.items())
+        at_once = (
+            f"{job.accumulation_steps}parts"
+            if name == "train"
+            else f"{job.generations[name].rows(mesh)}rows"
+        )
         self.directory.mkdir(parents=True, exist_ok=True)
-        file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}.json"
+        file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}-{at_once}.json"
         if file.exists():
             return Assessed.from_json(json.loads(file.read_text()))
-        assessed = assess(self.job, tpus, name, mesh)
+        assessed = assess(job, tpus, name, mesh, self.effort)
         records.write_json(file, assessed.to_json())
         return assessed
 
     def plan(self, tpus: Slice, mesh: Mesh, generation_mesh: Mesh) -> Assessment:
         """All programs on given meshes."""
-        programs = [self.assess(tpus, "train", mesh)]
-        programs += [self.assess(tpus, name, generation_mesh) for name in self.job.generations]
+        job = self.job
+        programs = [self.assess(job, tpus, "train", mesh)]
+        programs += [self.assess(job, tpus, name, generation_mesh) for name in job.generations]
         return Assessment(self.job, tpus, programs)
 
     def search(self, listed: Sequence[Slice]) -> Assessment:
         """The first slice on which all programs fit, or the last where something was tried."""
         tried: Assessment | None = None
-        needed: dict[str, int] = {}
         for tpus in listed:
-            # On more devices a program needs no less than its part of what it needed on fewer.
-            if needed.get(tpus.chip.name, 0) > tpus.num_devices * tpus.device_hbm:
-                continue
-            programs = self._first_fit(tpus, ["train"], search_lib.train_meshes(self.job, tpus))
+            candidates = search_lib.train_candidates(self.job, tpus)
+            programs = self._first_fit(tpus, ["train"], candidates)
             if programs and programs[-1].memory.fits:
-                candidates = search_lib.generation_meshes(self.job, tpus)
+                candidates = search_lib.generation_candidates(self.job, tpus)
                 programs += self._first_fit(tpus, list(self.job.generations), candidates)
-            elif programs:
-                needed[tpus.chip.name] = programs[-1].memory.peak * tpus.num_devices
             if programs:
                 tried = Assessment(self.job, tpus, programs)
                 if tried.fits:
@@ -303,14 +313,14 @@ class Planner:
         return tried
 
     def _first_fit(
-        self, tpus: Slice, names: list[str], candidates: Iterable[Mapping[str, int]]
+        self, tpus: Slice, names: list[str], candidates: Iterable[tuple[Job, Mapping[str, int]]]
     ) -> list[Assessed]:
-        """The named programs on the first mesh on which they fit, or on the one nearest to it."""
+        """The named programs of the first candidate that fits, or of the one nearest to it."""
         nearest: list[Assessed] = []
-        for shape in itertools.islice(candidates, _MESHES):
+        for job, shape in itertools.islice(candidates, _CANDIDATES):
             mesh, assessed = meshes.create_mesh(shape, chips.devices_of(tpus)), []
             for name in names:
-                assessed.append(self.assess(tpus, name, mesh))
+                assessed.append(self.assess(job, tpus, name, mesh))
                 if not assessed[-1].memory.fits:
                     break
             else:

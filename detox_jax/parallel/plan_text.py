@@ -21,9 +21,11 @@ def _lines(plan: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield "memory, GiB a device:"
-    yield f"  {'program':14}{'mesh':28}{_columns('argument', 'temporary', 'output', 'peak', 'of')}"
+    yield f"  {'program':14}{'mesh':28}{_columns('argument', 'temporary', 'peak', 'of')}"
     for program in plan["programs"]:
         yield _memory_line(program)
+    yield ""
+    yield from map(_batch_line, plan["programs"])
     for program in plan["programs"]:
         for phase, values in program["phases"].items():
             yield ""
@@ -40,9 +42,16 @@ def _lines(plan: Mapping[str, Any]) -> Iterator[str]:
 def _memory_line(program: Mapping[str, Any]) -> str:
     memory = program["memory"]
     mesh = ",".join(f"{axis}={size}" for axis, size in program["mesh"].items())
-    columns = [memory[name] for name in ("argument", "temporary", "output", "peak", "limit")]
-    sizes = ["?" if value is None else f"{value / GIB:.2f}" for value in columns]
+    columns = [memory[name] for name in ("argument", "temporary", "peak", "limit")]
+    sizes = [f"{value / GIB:.2f}" for value in columns]
     return f"  {program['name']:14}{mesh:28}{_columns(*sizes)}"
+
+
+def _batch_line(program: Mapping[str, Any]) -> str:
+    if program["name"] != "train":
+        return f"{program['name']}: {program['rows']} prompts at once"
+    parts = "" if program["parts"] == 1 else f" in {program['parts']} parts"
+    return f"train: {program['rows']} rows an update{parts}; {program['attention']}"
 
 
 def _columns(*cells: str) -> str:

@@ -88,7 +88,14 @@ class Model:
 
 
 def train_step(
-    model: Model, optimizer: AdamW, mesh: Mesh, *, batch_size: int, length: int, total_steps: int
+    model: Model,
+    optimizer: AdamW,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    length: int,
+    total_steps: int,
+    accumulation_steps: int = 1,
 ) -> Program:
     """The update that `train` jits, traced for a batch of packed rows."""
     transformation = optimizer.transformation(total_steps)
@@ -97,7 +104,9 @@ def train_step(
     rows = jax.ShapeDtypeStruct(
         (batch_size, length), jnp.int32, sharding=meshes.batch_sharding(mesh)
     )
-    step: Any = steps.jit_train_step(model.module, transformation, _SEED)
+    step: Any = steps.jit_train_step(
+        model.module, transformation, _SEED, accumulation_steps=accumulation_steps
+    )
     with meshes.sharding_scope(mesh):
         arguments = (state, frozen, dict.fromkeys(BATCH_FIELDS, rows))
         return Program(step.trace(*arguments), arguments)

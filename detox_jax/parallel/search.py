@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from detox_jax.errors import UserError
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import chips
 from detox_jax.parallel.chips import Slice
 from detox_jax.parallel.job import Job
+
+# Of a register of a TPU: arrays are stored in tiles of so many numbers.
+_LANES = 128
+# Of a device's memory that what surely is there may take where more comes on top.
+_ROOM = 0.9
 
 
 def slices(topology: str | None) -> list[Slice]:
@@ -31,6 +37,9 @@ def slices(topology: str | None) -> list[Slice]:
 def shapes(config: TransformerConfig, devices: int, *, batch_size: int = 0) -> list[dict[str, int]]:
     """Meshes of so many devices that divide the model, from least to most tensor parallelism.
 
+    Those that leave a device less than `_LANES` of the model's width come last: of such narrow
+    parts the compiler makes no all-gather but an all-reduce, which sends twice as much.
+
     Args:
       config: whose axes must be divided.
       devices: of the slice.
@@ -44,25 +53,53 @@ def shapes(config: TransformerConfig, devices: int, *, batch_size: int = 0) -> l
         fsdp = math.gcd(rest, config.emb_dim)
         if all(size % model == 0 for size in sizes) and not (batch_size and batch_size % rest):
             found.append({"data": rest // fsdp, "fsdp": fsdp, "model": model})
-    return found
+    return sorted(found, key=lambda shape: config.emb_dim // shape["fsdp"] % _LANES != 0)
 
 
 def _divisors(number: int) -> list[int]:
     return [i for i in range(1, number + 1) if number % i == 0]
 
 
-def train_meshes(job: Job, tpus: Slice) -> Iterator[dict[str, int]]:
-    """Meshes on which training may fit: parameters split over all devices, then by heads.
+def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
+    """Accumulation and meshes with which training may fit, the most promising first.
 
-    What surely does not fit is left out, without compiling.
+    Parameters split over all devices come before heads that are, and for each mesh the fewest parts
+    of a batch, not less than `job.accumulation_steps`. What may fit only if nothing else is in
+    memory comes behind everything that is likely to, and what surely does not is left out.
     """
+    likely, possible = [], []
     for shape in shapes(job.model.config, tpus.num_devices, batch_size=job.batch_size):
-        if job.least_train_bytes(shape) <= tpus.device_hbm:
-            yield shape
+        rows = job.batch_size // (shape["data"] * shape["fsdp"])
+        every = [
+            dataclasses.replace(job, accumulation_steps=parts)
+            for parts in _divisors(rows)
+            if parts >= job.accumulation_steps
+        ]
+        may = [each for each in every if each.least_train_bytes(shape) <= tpus.device_hbm]
+        will = [each for each in may if each.likely_train_bytes(shape) <= tpus.device_hbm]
+        likely += [(each, shape) for each in will[:1]]
+        possible += [(each, shape) for each in may[-1:] if each not in will[:1]]
+    return likely + sorted(possible, key=lambda each: each[0].likely_train_bytes(each[1]))
 
 
-def generation_meshes(job: Job, tpus: Slice) -> Iterator[dict[str, int]]:
-    """Meshes on which generation may fit: by heads first, so that weights stay where they are."""
-    for shape in reversed(shapes(job.model.config, tpus.num_devices)):
-        if max(job.least_decode_bytes(name, shape) for name in job.generations) <= tpus.device_hbm:
-            yield shape
+def generation_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int]]]:
+    """Batches and meshes on which generation may fit: by heads first, so that weights stay.
+
+    A batch has the size that the job says, or half of it, and so on, until there is room for it.
+    """
+    every = shapes(job.model.config, tpus.num_devices)
+    for shape in sorted(every, key=lambda shape: shape["model"], reverse=True):
+        smaller = _with_room(job, tpus, shape)
+        if max(smaller.least_decode_bytes(name, shape) for name in job.generations) <= (
+            tpus.device_hbm
+        ):
+            yield smaller, shape
+
+
+def _with_room(job: Job, tpus: Slice, shape: Mapping[str, int]) -> Job:
+    """The job with the largest batches of generation that leave some room on a device."""
+    for name, use in job.generations.items():
+        while use.batch_size > 1 and job.least_decode_bytes(name, shape) > _ROOM * tpus.device_hbm:
+            use = dataclasses.replace(use, batch_size=use.batch_size // 2)
+            job = dataclasses.replace(job, generations={**job.generations, name: use})
+    return job

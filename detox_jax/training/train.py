@@ -101,7 +101,7 @@ def train(
     how = {"remat": remat, "attention_kernel": attention_kernel, "logits_chunk": logits_chunk}
     config = dataclasses.replace(config, **{k: v for k, v in how.items() if v is not None})
     length = _check_lengths(task_feature_lengths, config)
-    rows_at_once = _rows_at_once(batch_size, accumulation_steps, mesh)
+    rows_at_once = meshes.rows_at_once(mesh, batch_size, accumulation_steps)
     with meshes.sharding_scope(mesh):
         kernel, why = kernels.choose(config, rows_at_once, length)
     rows = meshes.local_rows(mesh, batch_size)
@@ -240,23 +240,6 @@ def _check_lengths(task_feature_lengths: Mapping[str, int], config: TransformerC
             f"{config.max_length}"
         )
     return length
-
-
-def _rows_at_once(batch_size: int, accumulation_steps: int, mesh: Mesh) -> int:
-    """Rows of a batch that are computed at the same time, over all devices."""
-    shards = meshes.num_batch_shards(mesh)
-    if accumulation_steps < 1:
-        raise UserError(f"ACCUMULATION_STEPS is {accumulation_steps}; must be positive")
-    if batch_size < 1 or batch_size % shards:
-        raise UserError(
-            f"BATCH_SIZE {batch_size} is no multiple of the mesh's {shards} batch shards"
-        )
-    if batch_size % (shards * accumulation_steps):
-        raise UserError(
-            f"BATCH_SIZE {batch_size} is no multiple of {shards * accumulation_steps}, the mesh's "
-            f"{shards} batch shards times ACCUMULATION_STEPS {accumulation_steps}"
-        )
-    return batch_size // accumulation_steps
 
 
 def _model_spec(

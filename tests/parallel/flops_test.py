@@ -33,6 +33,8 @@ def xla_flops(program):
     [
         (None, "none"),
         (None, "full"),
+        (None, "dots_all"),
+        (None, "attention"),
         (AdapterConfig(32), "full"),
         (LoRAConfig(16, target_modules=("query", "wi")), "dots"),
         (PrefixConfig(16), "none"),
@@ -45,11 +47,44 @@ def test_a_training_step(unscanned, one_device_mesh, adaptation, remat):
     program = programs.train_step(
         model, AdamW(), one_device_mesh, batch_size=8, length=64, total_steps=1
     )
-    counted = flops.train_step(config, adaptation, tokens=512, length=64, recomputed=True)
+    counted = flops.computed_train_step(config, adaptation, tokens=512, length=64)
     assert xla_flops(program) == pytest.approx(counted, rel=0.06)
-    if remat == "full":
-        without = flops.train_step(config, adaptation, tokens=512, length=64)
-        assert without < 0.85 * counted
+    without = flops.train_step(config, adaptation, tokens=512, length=64)
+    assert without < (0.85 if remat == "full" else 1) * counted
+
+
+def test_chunked_logits_are_made_twice(unscanned, one_device_mesh):
+    config = dataclasses.replace(CONFIG, logits_chunk=32)
+    program = programs.train_step(
+        programs.Model(config, None, "float32"),
+        AdamW(),
+        one_device_mesh,
+        batch_size=8,
+        length=64,
+        total_steps=1,
+    )
+    counted = flops.computed_train_step(config, None, tokens=512, length=64)
+    assert xla_flops(program) == pytest.approx(counted, rel=0.06)
+
+
+def test_a_kernel_skips_hidden_blocks_and_makes_scores_again():
+    """Of 2048 positions in blocks of 512: ten blocks of sixteen, nine products for plain's six."""
+    config = dataclasses.replace(CONFIG, max_length=2048)
+    plain, kernel = (
+        flops.computed_train_step(config, None, tokens=1, length=2048, kernel=kernel)
+        for kernel in (False, True)
+    )
+    scores = 2 * 2 * config.emb_dim * 2048 * config.num_layers
+    assert plain - kernel == pytest.approx(scores * (3 - 4.5 * 10 / 16))
+    for remat, again in (("dots_all", 0), ("dots", 0), ("attention", 0), ("full", 1)):
+        config = dataclasses.replace(config, remat=remat)
+        longer, shorter = (
+            flops.computed_train_step(config, None, tokens=1, length=length, kernel=True)
+            for length in (2048, 1024)
+        )
+        # What grows with the length is attention: ten blocks of sixteen, three of four.
+        grown = 2 * 2 * config.emb_dim * (2048 * 10 / 16 - 1024 * 3 / 4) * config.num_layers
+        assert longer - shorter == pytest.approx(grown * (4.5 + again))
 
 
 def test_a_prefill_and_a_decoding_step(unscanned, one_device_mesh):
