@@ -130,16 +130,18 @@ def training_mask(
 
 def extend_cache(cache_NBGMK: jax.Array, new_NB1GK: jax.Array, index_B: jax.Array) -> jax.Array:
     """Puts one position's keys or values of all layers at each row's own index."""
-    # A scatter, which a loop does in place; rows are a batch of it, so that they stay sharded.
+    # A scatter, which a loop does in place. Layers, rows and heads are batches of it: they stay
+    # sharded, and compilers keep the layout in which attention reads the cache.
     dimensions = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(0, 2, 3),
+        update_window_dims=(3,),
         inserted_window_dims=(3,),
         scatter_dims_to_operand_dims=(3,),
-        operand_batching_dims=(1,),
-        scatter_indices_batching_dims=(0,),
+        operand_batching_dims=(0, 1, 2),
+        scatter_indices_batching_dims=(0, 1, 2),
     )
     new_NBGK = new_NB1GK[:, :, 0].astype(cache_NBGMK.dtype)
-    return jax.lax.scatter(cache_NBGMK, index_B[:, None], new_NBGK, dimensions, unique_indices=True)
+    index_NBG1 = jnp.broadcast_to(index_B[:, None, None], (*new_NBGK.shape[:3], 1))
+    return jax.lax.scatter(cache_NBGMK, index_NBG1, new_NBGK, dimensions, unique_indices=True)
 
 
 class Attention(nn.Module):

@@ -58,7 +58,7 @@ def compile_program(
       device_hbm: bytes.
       effort: `exec_time_optimization_effort` of XLA, from -1 (least) to 1; 0 is its default.
     """
-    options = {"exec_time_optimization_effort": effort} if effort else None
+    options: Any = {"exec_time_optimization_effort": effort} if effort else None
     try:
         compiled = program.traced.lower().compile(options)
     except jax.errors.JaxRuntimeError as error:

@@ -65,7 +65,7 @@ def _instruction_bytes(
     total = 0
     for i, name in enumerate(operands):
         if i not in aliased_operands:
-            total += min(size(name), _read_of_parameter(fused, i))
+            total += min(size(name), _read_of_parameter(module, fused, i))
     for i, array in enumerate(instruction.outputs):
         if i not in aliased_outputs and (all_spaces or array.space == HBM):
             total += _written(fused, array.bytes, len(instruction.outputs))
@@ -79,7 +79,7 @@ def _aliases(attributes: str) -> tuple[set[int], set[int]]:
     return {int(output or 0) for output, _ in pairs}, {int(operand) for _, operand in pairs}
 
 
-def _read_of_parameter(fused: dict[str, Instruction], index: int) -> int:
+def _read_of_parameter(module: Module, fused: dict[str, Instruction], index: int) -> int:
     """Bytes that a fusion reads of its operand `index`."""
     names = {
         instruction.name
@@ -95,6 +95,13 @@ def _read_of_parameter(fused: dict[str, Instruction], index: int) -> int:
             names.add(instruction.name)
         elif used and instruction.opcode in ("dynamic-slice", "gather", "slice"):
             sliced += instruction.outputs[0].bytes
+        elif used and instruction.opcode == "fusion":  # A fusion may hold others.
+            inner = module.computations[instruction.called("calls") or ""]
+            sliced += sum(
+                _read_of_parameter(module, inner, i)
+                for i, name in enumerate(instruction.operands)
+                if name in used
+            )
         elif used and not _is_updated(instruction, used):
             return whole
     return sliced

@@ -82,6 +82,13 @@ HloModule jit_decode, is_scheduled=true
   ROOT %b = bf16[8,64]{1,0:T(8,128)(2,1)} bitcast(%part)
 }
 
+%squared (stack: bf16[10,8,64], i: s32[]) -> bf16[8,64] {
+  %stack = bf16[10,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i = s32[]{:T(128)} parameter(1)
+  %part = bf16[8,64]{1,0:T(8,128)(2,1)} fusion(%stack, %i), kind=kLoop, calls=%sliced
+  ROOT %square = bf16[8,64]{1,0:T(8,128)(2,1)} multiply(%part, %part)
+}
+
 %body (p: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
   %p = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}) parameter(0)
   %x = bf16[8,128]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p), index=1
@@ -96,7 +103,7 @@ ENTRY %main (x: bf16[8,128], stack: bf16[10,8,64], f: f32[8,128]) -> bf16[8,128]
   %stack = bf16[10,8,64]{2,1,0:T(8,128)(2,1)} parameter(1)
   %f = f32[8,128]{1,0:T(8,128)S(1)} parameter(2)
   %i = s32[]{:T(128)S(6)} constant(0)
-  %w = bf16[8,64]{1,0:T(8,128)(2,1)S(1)} fusion(%stack, %i), kind=kLoop, calls=%sliced
+  %w = bf16[8,64]{1,0:T(8,128)(2,1)S(1)} fusion(%stack, %i), kind=kOutput, calls=%squared
   %r = f32[4,128]{1,0:T(8,128)S(1)} fusion(%f), kind=kCustom, calls=%all-reduce-scatter.1
   %in = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}) tuple(%i, %x)
   %while.1 = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}) while(%in), condition=%cond, body=%body, metadata={op_name="jit(decode)/while" stack_frame_id=12}
@@ -117,7 +124,9 @@ def test_what_libtpu_writes():
 
 
 def test_only_what_leaves_the_chip_is_traffic():
-    """A slice of the stack is read once; in the loop a half is written once and read twice."""
+    """A slice of the stack, in a fusion in a fusion, is read once; in the loop a half is written
+    once and read twice.
+    """
     half, counter = 8 * 64 * 2, 4 + 4 + 1
     assert traffic.hbm_bytes(hlo.parse(TPU)) == half + 7 * (3 * half + counter)
 
