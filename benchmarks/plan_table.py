@@ -2,8 +2,9 @@
 
     python benchmarks/plan_table.py [--models=126m,530b] [--chips=v5p] [--minutes=60]
 
-Each cell is `detox-jax plan --search --topology=CHIP`, kept under runs/plans: what is there is
-read, so that a run that was interrupted goes on, and `--minutes` ends one between two cells.
+Each cell is `detox-jax plan --search --topology=CHIP` with SETTINGS, kept under runs/plans: what is
+there is read, so that a run that was interrupted goes on, and `--minutes` ends one between two
+cells.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ ADAPTATIONS = ("adapter", "whole")
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "PLAN.md"
 MARKS = ("<!-- table -->", "<!-- end of table -->")
-# Parameters of the base and the first moment in two bytes: what the largest model needs.
-SETTINGS = ("--gin.CHECKPOINT_DTYPE=bfloat16", "--gin.MU_DTYPE=bfloat16")
+# Parameters of the base and the first moment in two bytes: what the largest model needs. The least
+# effort of the compiler, which takes minutes for a cell otherwise.
+SETTINGS = (
+    "--gin.CHECKPOINT_DTYPE=bfloat16",
+    "--gin.MU_DTYPE=bfloat16",
+    "--gin.COMPILER_EFFORT=-1",
+)
 HEADER = (
-    "| model | trained | slice | mesh of training | peak, GiB a device | step at least | bound by "
-    "| MFU at most | mesh of generation | peak of documents, continuations | chip-hours at least |"
+    "| model | trained | slice | mesh of training | rows at once | peak, GiB a device "
+    "| step at least | bound by | MFU at most | mesh of generation | samples at once: peak "
+    "| chip-hours at least |"
 )
 
 
@@ -69,19 +76,20 @@ def run(model: str, adaptation: str, chip: str) -> dict[str, Any] | str:
 def row(model: str, adaptation: str, plan: dict[str, Any] | str) -> str:
     """One line of the table."""
     if isinstance(plan, str):
-        return f"| {model} | {adaptation} | {plan} |" + " |" * 8
+        return f"| {model} | {adaptation} | {plan} |" + " |" * 9
     train, *generation = plan["programs"]
     if not plan["fits"]:
         worst = max(plan["programs"], key=lambda program: program["memory"]["peak"])
         return (
             f"| {model} | {adaptation} | {plan['topology']}: does not fit | {mesh(train)} | "
-            f"{peak(train)} | | | | | {worst['name']}: {peak(worst)} | |"
+            f"{at_once(train)} | {peak(train)} | | | | | {worst['name']}: {peak(worst)} | |"
         )
     bound = train["phases"]["step"]["roofline"]
-    peaks = ", ".join(peak(program) for program in generation)
+    samples = (program["phases"]["step"]["tokens"] for program in generation)
+    peaks = ", ".join(f"{n}: {peak(each)}" for n, each in zip(samples, generation, strict=True))
     return (
-        f"| {model} | {adaptation} | {plan['topology']} | {mesh(train)} | {peak(train)} | "
-        f"{bound['seconds']:.2f} s | {bound['bound']} | {bound['mfu']:.0%} | "
+        f"| {model} | {adaptation} | {plan['topology']} | {mesh(train)} | {at_once(train)} | "
+        f"{peak(train)} | {bound['seconds']:.2f} s | {bound['bound']} | {bound['mfu']:.0%} | "
         f"{mesh(generation[0])} | {peaks} | {plan['paper_run']['chip_hours']['total']:,.1f} |"
     )
 
@@ -90,6 +98,11 @@ def mesh(program: dict[str, Any]) -> str:
     """Sizes above 1."""
     sizes = [f"{axis} {size}" for axis, size in program["mesh"].items() if size > 1]
     return ", ".join(sizes) or "one device"
+
+
+def at_once(program: dict[str, Any]) -> int:
+    """Rows of a part of a batch."""
+    return program["rows"] // program["parts"]
 
 
 def peak(program: dict[str, Any]) -> str:
@@ -112,7 +125,7 @@ def main() -> None:
             continue
         lines.append(row(*cell[:2], run(*cell)))
         print(lines[-1], flush=True)
-    write([HEADER, "|---" * 11 + "|", *lines], missing)
+    write([HEADER, "|---" * 12 + "|", *lines], missing)
 
 
 def write(lines: list[str], missing: list[str]) -> None:

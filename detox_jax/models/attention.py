@@ -11,9 +11,9 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
+from detox_jax.models import kernels
 from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.models.kernels import Kernel
 from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
 
 CACHE_AXES = ("layers", "batch", "heads", "length", "kv")
@@ -44,10 +44,12 @@ class Visibility:
     Attributes:
       mask_BLM: for plain attention; None where a kernel attends, which is causal by itself.
       segment_ids_BL: for a kernel: the document of each position; None where a row is one.
+      in_blocks: whether plain attention goes block by block, see `kernels.in_blocks`.
     """
 
     mask_BLM: jax.Array | None = None
     segment_ids_BL: jax.Array | None = None
+    in_blocks: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
@@ -155,7 +157,7 @@ class Attention(nn.Module):
 
     config: TransformerConfig
     adaptation: Adaptation | None = None
-    kernel: Kernel | None = None
+    kernel: kernels.Kernel | None = None
 
     @nn.compact
     def __call__(
@@ -188,8 +190,12 @@ class Attention(nn.Module):
             out_BLHK = self.kernel.attend(q_BLHK, k_BLGK, v_BLGK, ids_BL)
         else:
             assert visibility.mask_BLM is not None
-            parts = _attended(k_BLGK, v_BLGK, visibility.mask_BLM, positions_BL, layer)
-            out_BLHK = attend(q_BLHK, parts, cfg.attention_scale, cfg.attention_softcap)
+            mask_BLM = _within_window(visibility.mask_BLM, positions_BL, layer)
+            plain = functools.partial(self._plain, _cached(positions_BL, layer))
+            if visibility.in_blocks:
+                out_BLHK = kernels.in_blocks(plain, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
+            else:
+                out_BLHK = plain(q_BLHK, k_BLGK, v_BLGK, mask_BLM)
         if isinstance(self.adaptation, PrefixConfig):
             out_BLHK = out_BLHK + Prefix(cfg, self.adaptation, name="prefix")(q_BLHK)
         out_BLD = Dense(
@@ -205,6 +211,18 @@ class Attention(nn.Module):
         )(out_BLHK)
         return out_BLD, (k_BLGK, v_BLGK)
 
+    def _plain(
+        self,
+        cached: list[KeyValues],
+        q_BLHK: jax.Array,
+        k_BLGK: jax.Array,
+        v_BLGK: jax.Array,
+        mask_BLM: jax.Array,
+    ) -> jax.Array:
+        itself = KeyValues(k_BLGK.swapaxes(1, 2), v_BLGK.swapaxes(1, 2), mask_BLM)
+        cfg = self.config
+        return attend(q_BLHK, [*cached, itself], cfg.attention_scale, cfg.attention_softcap)
+
     def _project(self, name: str, heads: int) -> Dense:
         cfg = self.config
         return Dense(
@@ -219,26 +237,24 @@ class Attention(nn.Module):
         )
 
 
-def _attended(
-    k_BLGK: jax.Array,
-    v_BLGK: jax.Array,
-    mask_BLM: jax.Array,
-    positions_BL: jax.Array,
-    layer: LayerData,
-) -> list[KeyValues]:
-    """What the queries attend to: what is filled of the cache, if any, and the input itself."""
-    if layer.window is not None:
-        distance_BLM = positions_BL[:, :, None] - positions_BL[:, None, :]
-        mask_BLM = mask_BLM & (distance_BLM < layer.window)
-    itself = KeyValues(k_BLGK.swapaxes(1, 2), v_BLGK.swapaxes(1, 2), mask_BLM)
+def _within_window(mask_BLM: jax.Array, positions_BL: jax.Array, layer: LayerData) -> jax.Array:
+    """The mask of an input, without what the layer's window leaves out."""
+    if layer.window is None:
+        return mask_BLM
+    distance_BLM = positions_BL[:, :, None] - positions_BL[:, None, :]
+    return mask_BLM & (distance_BLM < layer.window)
+
+
+def _cached(positions_BL: jax.Array, layer: LayerData) -> list[KeyValues]:
+    """What is filled of the cache, if there is one."""
     if layer.keys_BGMK is None or layer.values_BGMK is None:
-        return [itself]
+        return []
     index_M = jnp.arange(layer.keys_BGMK.shape[2])
     filled_BLM = index_M[None, None, :] < positions_BL[:, :, None]
     if layer.window is not None:
         distance_BLM = positions_BL[:, :, None] - index_M[None, None, :]
         filled_BLM = filled_BLM & (distance_BLM < layer.window)
-    return [KeyValues(layer.keys_BGMK, layer.values_BGMK, filled_BLM), itself]
+    return [KeyValues(layer.keys_BGMK, layer.values_BGMK, filled_BLM)]
 
 
 def lora_for(name: str, adaptation: Adaptation | None) -> LoRAConfig | None:

@@ -30,6 +30,9 @@ _OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 _QUERY_AXES = ("batch", "length", "heads", "kv")
 _LANES = 128  # Splash attention's smallest block.
 BLOCK = 512  # The largest.
+# Queries at once on CPU, and, since each block is compiled, how many blocks there are at most.
+_CPU_BLOCK = 32
+_CPU_BLOCKS = 16
 _CUDNN_LARGEST_HEAD = 128  # 256 on Hopper and later.
 
 
@@ -44,7 +47,7 @@ class Kernel(abc.ABC):
         segment_ids_BL: jax.Array | None,
     ) -> jax.Array:
         """The weighted values, `[B, L, H, K]`; segments do not see each other."""
-        return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
+        return over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
 
     @abc.abstractmethod
     def _on_device(self, q_BLHK: Any, k_BLGK: Any, v_BLGK: Any, segment_ids_BL: Any) -> jax.Array:
@@ -188,6 +191,48 @@ def choose(
     )
 
 
+def goes_in_blocks(cfg: TransformerConfig, num_rows: int, length: int) -> bool:
+    """Whether plain attention is better computed row by row and block by block.
+
+    So it is on CPU, whose caches do not hold the scores of a whole batch.
+    """
+    return _platform() == "cpu" and length > _CPU_BLOCK and not _mesh_obstacles(cfg, num_rows)
+
+
+def in_blocks(
+    attend: Callable[..., jax.Array],
+    q_BLHK: jax.Array,
+    k_BLGK: jax.Array,
+    v_BLGK: jax.Array,
+    mask_BLM: jax.Array,
+) -> jax.Array:
+    """`attend` of one row and a few queries at a time, to the positions up to the last of them.
+
+    Args:
+      attend: takes queries `[1, l, H, K]`, keys and values `[1, m, G, K]` and a mask `[1, l, m]`.
+      q_BLHK: queries.
+      k_BLGK: keys.
+      v_BLGK: values.
+      mask_BLM: who sees whom; nobody sees what comes later.
+    """
+    length = q_BLHK.shape[1]
+    block = max(_CPU_BLOCK, -(-length // _CPU_BLOCKS))
+
+    def of_row(row: Any) -> jax.Array:
+        q_LHK, k_LGK, v_LGK, mask_LM = row
+        blocks = []
+        for start in range(0, length, block):
+            end = start + block
+            part = q_LHK[start:end], k_LGK[:end], v_LGK[:end], mask_LM[start:end, :end]
+            blocks.append(attend(*(x[None] for x in part))[0])
+        return jnp.concatenate(blocks)
+
+    def on_device(*arrays: jax.Array) -> jax.Array:
+        return jax.lax.map(of_row, arrays)
+
+    return over_mesh(on_device, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
+
+
 def _create(cfg: TransformerConfig, name: str, length: int) -> Kernel:
     window = cfg.sliding_window if any(cfg.slides) else None
     window = None if window is None or window >= length else window
@@ -249,14 +294,22 @@ def _num_parts(mesh: Any, axes: Any) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _over_mesh(
-    attend: Callable[..., jax.Array], q: Any, k: Any, v: Any, segment_ids_BL: Any
+def over_mesh(
+    attend: Callable[..., jax.Array], q: Any, k: Any, v: Any, visible: jax.Array | None
 ) -> jax.Array:
-    """Runs `attend` on each device's rows and heads: XLA cannot split a kernel by itself."""
+    """Runs `attend` on each device's rows and heads: XLA cannot split it by itself.
+
+    Args:
+      attend: takes the other arguments.
+      q: `[B, L, H, K]`.
+      k: `[B, L, G, K]`.
+      v: the same.
+      visible: who sees whom, the same for all heads: segments `[B, L]`, a mask `[B, L, L]`, or None.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return attend(q, k, v, segment_ids_BL)
+        return attend(q, k, v, visible)
     spec = _query_spec()
-    ids_spec = None if segment_ids_BL is None else PartitionSpec(*spec[:2])
+    visible_spec = None if visible is None else PartitionSpec(*spec[:2])
     split = functools.partial(jax.shard_map, out_specs=spec, check_vma=False)
-    return split(attend, in_specs=(spec, spec, spec, ids_spec))(q, k, v, segment_ids_BL)
+    return split(attend, in_specs=(spec, spec, spec, visible_spec))(q, k, v, visible)

@@ -175,7 +175,8 @@ class TransformerLM(nn.Module):
           max_decode_length: ignored; the cache knows its length.
           prefill: fill the cache from prompts.
           prefill_lengths: tokens of each prompt that are in the cache afterwards, int32 `[B]`.
-          attention_mask: who sees whom, bool `[B, L, L]`, in place of the causal mask.
+          attention_mask: who sees whom, bool `[B, L, L]`, in place of the causal mask; nobody sees
+            what comes later.
           logit_positions: the indices, int32 `[B, T]`, at which alone logits are computed.
           with_logits: False returns what `output_logits` makes the logits of, `[B, L, D]`.
 
@@ -200,7 +201,8 @@ class TransformerLM(nn.Module):
         if kernel is not None:
             visibility = Visibility(segment_ids_BL=decoder_segment_ids)
         elif attention_mask is not None:
-            visibility = Visibility(mask_BLM=attention_mask)
+            in_blocks = kernels.goes_in_blocks(cfg, B, L)
+            visibility = Visibility(mask_BLM=attention_mask, in_blocks=in_blocks)
         else:
             mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
             visibility = Visibility(mask_BLM=mask_BLM)

@@ -34,6 +34,7 @@ class Chip:
       ring_from: chips along an axis of a slice from which the axis closes to a ring.
       topologies: shapes of slices, from small to large.
       options: what the compiler must be told beside the name.
+      usable_hbm: bytes of a device that the compiler lets a program use; all where None.
     """
 
     name: str
@@ -45,21 +46,27 @@ class Chip:
     devices: int = 1
     ring_from: int = 4
     options: tuple[tuple[str, Any], ...] = ()
+    usable_hbm: int | None = None
 
 
 # Capacity, bandwidth of the memory and peak: Google's pages, https://cloud.google.com/tpu/docs/v4,
 # /v5e, /v5p, /v6e, /tpu7x. What some of them call GB of capacity is GiB. Bandwidth of one link, one
 # way, of TPU7x's memory, and where an axis closes to a ring (a multiple of 4; on v5e and v6e a full
-# 16): the tables and notes of https://jax-ml.github.io/scaling-book/tpus.
+# 16): the tables and notes of https://jax-ml.github.io/scaling-book/tpus. What a program may use is
+# in the refusals of libtpu 0.0.42.1.
 CHIPS = {
     chip.name: chip
     for chip in (
         Chip("v4", 32 * GIB, 1.2e12, 275e12, 4.5e10, _CUBES,
-             options=(("chip_config_name", "megacore"),)),
-        Chip("v5e", 16 * GIB, 0.819e12, 197e12, 4.5e10, _SQUARES, ring_from=16),
-        Chip("v5p", 95 * GIB, 2.765e12, 459e12, 9e10, (*_CUBES, "16x16x24")),
-        Chip("v6e", 32 * GIB, 1.638e12, 918e12, 9e10, _SQUARES, ring_from=16),
-        Chip("tpu7x", 192 * GIB, 7.4e12, 2307e12, 9e10, _CUBES, devices=2),
+             options=(("chip_config_name", "megacore"),), usable_hbm=round(30.75 * GIB)),
+        Chip("v5e", 16 * GIB, 0.819e12, 197e12, 4.5e10, _SQUARES, ring_from=16,
+             usable_hbm=round(15.75 * GIB)),
+        Chip("v5p", 95 * GIB, 2.765e12, 459e12, 9e10, (*_CUBES, "16x16x24"),
+             usable_hbm=round(95.74 * GIB)),
+        Chip("v6e", 32 * GIB, 1.638e12, 918e12, 9e10, _SQUARES, ring_from=16,
+             usable_hbm=round(31.25 * GIB)),
+        Chip("tpu7x", 192 * GIB, 7.4e12, 2307e12, 9e10, _CUBES, devices=2,
+             usable_hbm=round(94.75 * GIB)),
     )
 }  # fmt: skip
 
@@ -98,8 +105,8 @@ class Slice:
 
     @property
     def device_hbm(self) -> int:
-        """Bytes of memory a JAX device."""
-        return self.chip.hbm_bytes // self.chip.devices
+        """Bytes of memory a JAX device that a program may use."""
+        return self.chip.usable_hbm or self.chip.hbm_bytes // self.chip.devices
 
     def bandwidth(self, coordinates: Sequence[Sequence[int]]) -> float:
         """Bytes a second that each device of a group sends to the others over the links.

@@ -29,7 +29,7 @@ class Memory:
       code: the program itself.
       peak: the most that is in use at a time: arguments, and the results and temporaries that are
         alive then.
-      limit: the device's memory, or what the compiler says that a program may use of it.
+      limit: what a program may use of the device's memory.
       fits: whether the compiler accepts the program.
     """
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from flax.linen import partitioning
 
 from detox_jax.errors import UserError
+from detox_jax.evaluation import likelihood
 from detox_jax.models import kernels
 from detox_jax.models.attention import KeyValues, attend, training_mask
 from detox_jax.models.transformer import TransformerLM
@@ -269,3 +271,39 @@ def test_training_compiles_for_tpu_with_splash_attention():
     counts = dict(line.split() for line in result.stdout.splitlines())
     # Forward, and the gradients of queries and of keys and values; `dots` repeats none of them.
     assert counts == {"auto": "3", "plain": "0"}
+
+
+@pytest.mark.parametrize("shape", [{"data": 1}, {"fsdp": 4, "model": 2}], ids=str)
+def test_blocks_of_a_masked_input_are_the_whole(shape, config, monkeypatch):
+    """150 positions, no multiple of a block; windows in some layers; branches of a context."""
+    wide = dataclasses.replace(
+        config,
+        num_heads=4,
+        num_kv_heads=2,
+        position_embedding="rotary",
+        max_length=150,
+        sliding_window=40,
+        sliding_layers=(True, False) * (config.num_layers // 2),
+        attention_softcap=5.0,
+    )
+    model, params = random_params(wide)
+    rng = np.random.default_rng(0)
+    tokens_BL = jnp.asarray(rng.integers(1, wide.vocab_size, (8, 150)))
+    branches_BL = jnp.sort(jnp.asarray(rng.integers(0, 3, (8, 150))), axis=1)
+    mask_BLM = likelihood.branch_mask(branches_BL)
+    mesh = meshes.create_mesh(shape, jax.devices()[: math.prod(shape.values())])
+
+    def run():
+        with meshes.sharding_scope(mesh):
+            apply = lambda params: model.apply(  # noqa: E731
+                {"params": params}, tokens_BL, attention_mask=mask_BLM, enable_dropout=False
+            )
+            return jax.jit(apply)(params)
+
+    asked = []
+    chosen = kernels.in_blocks
+    monkeypatch.setattr(kernels, "in_blocks", lambda *a: asked.append(a) or chosen(*a))
+    blocks = run()
+    assert asked
+    monkeypatch.setattr(kernels, "goes_in_blocks", lambda *args: False)
+    np.testing.assert_allclose(blocks, run(), atol=2e-5)

@@ -11,9 +11,9 @@ from detox_jax.parallel import chips
 def test_a_slice_by_name():
     tpus = chips.parse("v5p:8x8x8")
     assert (tpus.name, tpus.num_chips, tpus.num_devices) == ("v5p:8x8x8", 512, 512)
-    assert tpus.device_hbm == 95 * 2**30
+    assert tpus.device_hbm == round(95.74 * 2**30)
     two = chips.parse("TPU7x:2x2x1")
-    assert (two.num_chips, two.num_devices, two.device_hbm) == (4, 8, 96 * 2**30)
+    assert (two.num_chips, two.num_devices, two.device_hbm) == (4, 8, 94.75 * 2**30)
 
 
 @pytest.mark.parametrize(
