@@ -304,7 +304,7 @@ def over_mesh(
       q: `[B, L, H, K]`.
       k: `[B, L, G, K]`.
       v: the same.
-      visible: who sees whom, the same for all heads: segments `[B, L]`, a mask `[B, L, L]`, or None.
+      visible: who sees whom, for all heads: segments `[B, L]`, a mask `[B, L, L]`, or None.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
