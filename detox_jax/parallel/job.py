@@ -112,14 +112,10 @@ class Job:
             max_new_tokens=use.max_new_tokens,
         )
 
-    @functools.cached_property
+    @property
     def parameters(self) -> dict[str, int]:
         """How many are in the base, and how many are trained."""
-        base, _ = meshes.abstract_params(TransformerLM(self.model.config))
-        shapes, _ = meshes.abstract_params(self.model.module)
-        pattern = adaptations.trainable_pattern(self.model.adaptation)
-        trained, _ = params_lib.partition(shapes, pattern)
-        return {"base": params_lib.count(base), "trained": params_lib.count(trained)}
+        return _parameters(self.model)
 
     def least_train_bytes(self, shape: Mapping[str, int]) -> int:
         """What a device of a mesh holds at the least while training.
@@ -174,3 +170,11 @@ class Job:
         layers = 2 * config.num_layers * config.activation_dtype.itemsize
         heads = config.kv_heads * config.head_size
         return layers * rows * use.num_samples * use.context * heads
+
+
+@functools.cache  # A search asks for many jobs of one model.
+def _parameters(model: Model) -> dict[str, int]:
+    base, _ = meshes.abstract_params(TransformerLM(model.config))
+    shapes, _ = meshes.abstract_params(model.module)
+    trained, _ = params_lib.partition(shapes, adaptations.trainable_pattern(model.adaptation))
+    return {"base": params_lib.count(base), "trained": params_lib.count(trained)}
