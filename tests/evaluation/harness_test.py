@@ -4,13 +4,20 @@ import dataclasses
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from detox_jax import tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.evaluation import harness
 from detox_jax.evaluation.harness import HarnessModel, added_tokens, move_spaces, rolling_windows
+from detox_jax.models.adaptation import AdapterConfig, trainable_pattern
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
+from tests.conftest import random_params
 from tests.evaluation.conftest import START_PROCESSOR
 
 
@@ -68,6 +75,32 @@ def test_likelihoods_of_text(model):
     (whole,) = model.loglikelihood([Request(("The", " bus was late"))])
     (start,) = model.loglikelihood([Request(("The", " bus"))])
     assert whole[0] == pytest.approx(start[0] + first[0], abs=1e-4)
+
+
+def test_an_adaptation_is_read_with_its_base(model, model_dir, config, vocabulary, tmp_path):
+    """Adapters that do something change what is likely; those that do nothing do not."""
+    base = checkpoints.load_model(model_dir, meshes.create_mesh({"data": 1}, jax.devices()[:1]))
+    adaptation = AdapterConfig(8)
+    _, params = random_params(config, adaptation)
+    trained, _ = params_lib.partition(params, trainable_pattern(adaptation))
+    spec = checkpoints.ModelSpec(
+        config,
+        adaptation,
+        {"path": model_dir, "fingerprint": base.fingerprint},
+        vocabulary.fingerprint,
+    )
+    answers = []
+    for name, scale in (("some", 1), ("nothing", 0)):
+        (tmp_path / name).mkdir()
+        scaled = jax.tree.map(lambda x, scale=scale: x * scale, trained)
+        checkpoints.save_model(epath.Path(tmp_path / name), scaled, spec, vocabulary)
+        adapted = HarnessModel(str(tmp_path / name), batch_size=2, max_length=24)
+        adapted.cache_hook = Hook()
+        (answer,) = adapted.loglikelihood([Request(("The bus", " was late"))])
+        answers.append(answer[0])
+    (expected,) = model.loglikelihood([Request(("The bus", " was late"))])
+    assert answers[1] == pytest.approx(expected[0], abs=1e-4)
+    assert abs(answers[0] - expected[0]) > 0.01
 
 
 def test_whole_texts_longer_than_the_context(model):
