@@ -169,14 +169,10 @@ def _train_word_pieces(
     directory: epath.Path, texts: Iterable[str], vocab_size: int, length: int
 ) -> None:
     """BERT's uncased tokenizer with pieces of its own, as transformers loads it."""
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token=_SPECIAL["unk"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore
+    pieces = _word_pieces(texts, vocab_size)
+    tokenizer = _uncased(models.WordPiece(pieces, unk_token=_SPECIAL["unk"]))  # type: ignore
+    tokenizer.add_special_tokens(list(_SPECIAL.values()))
     tokenizer.decoder = decoders.WordPiece()  # type: ignore
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(_SPECIAL.values()), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     first, last = _SPECIAL["cls"], _SPECIAL["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore
         single=[first, "$A", last],
@@ -191,3 +187,30 @@ def _train_word_pieces(
     content = json.dumps(config, indent=2) + "\n"
     records.write_bytes(directory / TOKENIZER_CONFIG_FILE, content.encode())
     records.write_bytes(directory / TOKENIZER_FILE, tokenizer.to_str(pretty=False).encode())
+
+
+def _uncased(model: models.WordPiece) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore
+    return tokenizer
+
+
+def _word_pieces(texts: Iterable[str], vocab_size: int) -> dict[str, int]:
+    """The ids of pieces trained on texts, the same for the same texts.
+
+    By itself the trainer numbers the letters within words in the order of a hash table, and so
+    breaks ties at random: here they are numbered before.
+    """
+    texts = list(texts)
+    tokenizer = _uncased(models.WordPiece(unk_token=_SPECIAL["unk"]))
+    normalize, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    words = {word for text in texts for word, _ in split(normalize(text))}
+    within = sorted({letter for word in words for letter in word[1:]})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*_SPECIAL.values(), *(f"##{letter}" for letter in within)],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.get_vocab()
