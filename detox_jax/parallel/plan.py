@@ -41,7 +41,7 @@ _COMPILED = (
     "parallel/programs.py",
 )
 # What a search tries for a program on a slice; each costs a compilation.
-_CANDIDATES = 3
+_CANDIDATES = 4
 
 
 def plan(

@@ -60,14 +60,13 @@ def _divisors(number: int) -> list[int]:
     return [i for i in range(1, number + 1) if number % i == 0]
 
 
-def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
+def train_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int]]]:
     """Accumulation and meshes with which training may fit, the most promising first.
 
-    Parameters split over all devices come before heads that are, and for each mesh the fewest parts
-    of a batch, not less than `job.accumulation_steps`. What may fit only if nothing else is in
-    memory comes behind everything that is likely to, and what surely does not is left out.
+    Parameters split over all devices come before heads that are. For each mesh it is the fewest
+    parts of a batch that are likely to fit, not less than `job.accumulation_steps`, and then the
+    most that there are. What surely does not fit is left out.
     """
-    likely, possible = [], []
     for shape in shapes(job.model.config, tpus.num_devices, batch_size=job.batch_size):
         rows = job.batch_size // (shape["data"] * shape["fsdp"])
         every = [
@@ -76,10 +75,9 @@ def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
             if parts >= job.accumulation_steps
         ]
         may = [each for each in every if each.least_train_bytes(shape) <= tpus.device_hbm]
-        will = [each for each in may if each.likely_train_bytes(shape) <= tpus.device_hbm]
-        likely += [(each, shape) for each in will[:1]]
-        possible += [(each, shape) for each in may[-1:] if each not in will[:1]]
-    return likely + sorted(possible, key=lambda each: each[0].likely_train_bytes(each[1]))
+        likely = [each for each in may if each.likely_train_bytes(shape) <= tpus.device_hbm]
+        for each in dict.fromkeys(each.accumulation_steps for each in [*likely[:1], *may[-1:]]):
+            yield dataclasses.replace(job, accumulation_steps=each), shape
 
 
 def generation_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int]]]:
