@@ -21,6 +21,9 @@ from detox_jax.parallel.roofline import Run
 from detox_jax.training import params as params_lib
 from detox_jax.training.optimizer import AdamW
 
+# Numbers in a row of a TPU's registers, and of the tiles in which arrays are stored.
+_LANES = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
@@ -136,17 +139,45 @@ class Job:
         return total // (shape["fsdp"] * shape["model"]) + inputs
 
     def likely_train_bytes(self, shape: Mapping[str, int]) -> int:
-        """`least_train_bytes`, and what one layer at work holds on top of it.
+        """`least_train_bytes`, what rematerialisation keeps besides, and one layer at work.
 
-        Its weights, gathered, those of the next one, its gradients where they are wanted, and the
-        hidden units of its MLP, forward and backward.
+        That holds its weights, gathered, those of the next one, its gradients where they are
+        wanted, and the hidden units of its MLP, forward and backward.
         """
-        config = self.model.config
+        config, tokens = self.model.config, self._part_tokens(shape)
         copies = 2 if self.model.adaptation is not None else 3
         weights = self.parameters["base"] // config.num_layers * copies
-        hidden = 4 * self._part_tokens(shape) * config.mlp_dim
-        at_work = config.activation_dtype.itemsize * (weights + hidden) // shape["model"]
-        return self.least_train_bytes(shape) + at_work
+        hidden = config.mlp_dim * len(config.mlp_activations)
+        at_work = (weights + 4 * tokens * hidden) // shape["model"]
+        kept = tokens * config.num_layers * self._kept_a_token(shape["model"])
+        return self.least_train_bytes(shape) + config.activation_dtype.itemsize * (at_work + kept)
+
+    def _kept_a_token(self, model: int) -> int:
+        """Numbers that the backward pass has of a layer beside its input, heads being split."""
+        config = self.model.config
+        heads = config.num_heads * config.head_size
+        if config.remat in ("full", "attention"):
+            return heads // model if config.remat == "attention" else 0
+        hidden = config.mlp_dim * len(config.mlp_activations)
+        split = 2 * heads + 2 * config.kv_heads * config.head_size + hidden
+        products = 2 * config.emb_dim + split // model
+        return 3 * products if config.remat == "none" else products
+
+    def sent_train_bytes(self, shape: Mapping[str, int]) -> float:
+        """About what a device of a mesh sends in an update.
+
+        Weights are gathered for each part of a batch, forward and backward; gradients are summed;
+        and where heads are split, so are the outputs of attention and MLP. Of arrays that are split
+        into parts of less than a register's width, the compiler makes sums in place of gathers.
+        """
+        config, fsdp, model = self.model.config, shape["fsdp"], shape["model"]
+        narrow = config.emb_dim // fsdp % _LANES != 0
+        weights = self.parameters["base"] * config.activation_dtype.itemsize / model
+        gathered = 2 * self.accumulation_steps * weights * (1 - 1 / fsdp) * (1 + narrow)
+        summed = 2 * 4 * self.parameters["trained"] / model
+        tokens = self._part_tokens(shape) * self.accumulation_steps
+        outputs = tokens * config.emb_dim * config.activation_dtype.itemsize * config.num_layers
+        return gathered + summed + 4 * outputs * 2 * (1 - 1 / model)
 
     def _part_tokens(self, shape: Mapping[str, int]) -> int:
         """Tokens of a part of the batch that a device of a mesh has."""

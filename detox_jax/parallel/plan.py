@@ -40,7 +40,7 @@ _COMPILED = (
     "parallel/[cfhmrt]*.py",
     "parallel/programs.py",
 )
-# What a search tries for a program on a slice; each costs a compilation.
+# What a search tries for a program on a slice, at most; each costs a compilation.
 _CANDIDATES = 4
 
 

@@ -12,8 +12,6 @@ from detox_jax.parallel import chips
 from detox_jax.parallel.chips import Slice
 from detox_jax.parallel.job import Job
 
-# Of a register of a TPU: arrays are stored in tiles of so many numbers.
-_LANES = 128
 # Of a device's memory that what surely is there may take where more comes on top.
 _ROOM = 0.9
 
@@ -34,11 +32,10 @@ def slices(topology: str | None) -> list[Slice]:
     return sorted(found, key=lambda each: each.num_chips)
 
 
-def shapes(config: TransformerConfig, devices: int, *, batch_size: int = 0) -> list[dict[str, int]]:
-    """Meshes of so many devices that divide the model, from least to most tensor parallelism.
-
-    Those that leave a device less than `_LANES` of the model's width come last: of such narrow
-    parts the compiler makes no all-gather but an all-reduce, which sends twice as much.
+def shapes(
+    config: TransformerConfig, devices: int, *, batch_size: int = 0
+) -> Iterator[dict[str, int]]:
+    """Meshes of so many devices that divide the model.
 
     Args:
       config: whose axes must be divided.
@@ -46,27 +43,26 @@ def shapes(config: TransformerConfig, devices: int, *, batch_size: int = 0) -> l
       batch_size: that `data` times `fsdp` must divide; any where 0.
     """
     sizes = (config.num_heads, config.kv_heads, config.mlp_dim, config.padded_vocab_size)
-    found = []
     for model in _divisors(devices):
         rest = devices // model
-        # What the width cannot be split into is left to copies.
-        fsdp = math.gcd(rest, config.emb_dim)
-        if all(size % model == 0 for size in sizes) and not (batch_size and batch_size % rest):
-            found.append({"data": rest // fsdp, "fsdp": fsdp, "model": model})
-    return sorted(found, key=lambda shape: config.emb_dim // shape["fsdp"] % _LANES != 0)
+        if any(size % model for size in sizes) or (batch_size and batch_size % rest):
+            continue
+        for fsdp in _divisors(math.gcd(rest, config.emb_dim)):
+            yield {"data": rest // fsdp, "fsdp": fsdp, "model": model}
 
 
 def _divisors(number: int) -> list[int]:
     return [i for i in range(1, number + 1) if number % i == 0]
 
 
-def train_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int]]]:
-    """Accumulation and meshes with which training may fit, the most promising first.
+def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
+    """Accumulation and meshes with which training may fit.
 
-    Parameters split over all devices come before heads that are. For each mesh it is the fewest
-    parts of a batch that are likely to fit, not less than `job.accumulation_steps`, and then the
-    most that there are. What surely does not fit is left out.
+    First those that are likely to, the ones before that send the least, each in the fewest parts of
+    a batch, not less than `job.accumulation_steps`, and then in the next number of parts. Where
+    none is, what needs the least memory; what surely does not fit is left out.
     """
+    likely, possible = [], []
     for shape in shapes(job.model.config, tpus.num_devices, batch_size=job.batch_size):
         rows = job.batch_size // (shape["data"] * shape["fsdp"])
         every = [
@@ -75,18 +71,25 @@ def train_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int
             if parts >= job.accumulation_steps
         ]
         may = [each for each in every if each.least_train_bytes(shape) <= tpus.device_hbm]
-        likely = [each for each in may if each.likely_train_bytes(shape) <= tpus.device_hbm]
-        for each in dict.fromkeys(each.accumulation_steps for each in [*likely[:1], *may[-1:]]):
-            yield dataclasses.replace(job, accumulation_steps=each), shape
+        will = [each for each in may if each.likely_train_bytes(shape) <= tpus.device_hbm]
+        likely += [[(each, shape) for each in will[:2]]] if will else []
+        possible += [(each, shape) for each in may]
+    likely.sort(key=lambda each: each[0][0].sent_train_bytes(each[0][1]))
+    possible.sort(key=lambda each: each[0].likely_train_bytes(each[1]))
+    return [each for parts in likely[:2] for each in parts] or possible[:1]
 
 
 def generation_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int]]]:
     """Batches and meshes on which generation may fit: by heads first, so that weights stay.
 
-    A batch has the size that the job says, or half of it, and so on, until there is room for it.
+    What heads do not use copies the model (`data`), or else splits it further (`fsdp`). A batch has
+    the size that the job says, or half of it, and so on, until there is room for it.
     """
-    every = shapes(job.model.config, tpus.num_devices)
-    for shape in sorted(every, key=lambda shape: shape["model"], reverse=True):
+    every = sorted(
+        shapes(job.model.config, tpus.num_devices),
+        key=lambda shape: (-shape["model"], shape["fsdp"]),
+    )
+    for shape in every:
         smaller = _with_room(job, tpus, shape)
         if max(smaller.least_decode_bytes(name, shape) for name in job.generations) <= (
             tpus.device_hbm

@@ -182,10 +182,10 @@ def test_search_takes_the_smallest_slice_and_the_first_mesh(flags, tmp_path, rep
     (written,) = plans(tmp_path)
     assert written["topology"] == "v5e:2x2"
     meshes = [program["mesh"] for program in written["programs"]]
-    assert meshes[0] == {"data": 1, "fsdp": 4, "model": 1}
-    assert meshes[1] == meshes[2] == {"data": 1, "fsdp": 2, "model": 2}
+    assert meshes[0] == {"data": 1, "fsdp": 1, "model": 4}
+    assert meshes[1] == meshes[2] == {"data": 2, "fsdp": 1, "model": 2}
     tried = [(tpus.name, job.accumulation_steps) for job, tpus, name, _ in asked if name == "train"]
-    assert tried == [("v5e:1x1", 1), ("v5e:1x1", 8), ("v5e:2x2", 1)]
+    assert tried == [("v5e:1x1", 1), ("v5e:1x1", 2), ("v5e:2x2", 1)]
     heads = {"data": 1, "fsdp": 1, "model": 4}
     assert any(name == "documents" and shape == heads for _, _, name, shape in asked)
 
