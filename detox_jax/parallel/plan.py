@@ -40,6 +40,8 @@ _COMPILED = (
     "parallel/[cfhmrt]*.py",
     "parallel/programs.py",
 )
+# What decides the order in which a search tries them.
+_SEARCHED = ("parallel/search.py", "parallel/job.py", "parallel/plan.py")
 # What a search tries for a program on a slice, at most; each costs a compilation.
 _CANDIDATES = 4
 
@@ -154,7 +156,7 @@ def plan(
         "length": length,
         "lengths": [document_max_new_tokens, prompt_length, num_samples, max_new_tokens],
         "compiler_effort": compiler_effort,
-        "code": _code(),
+        "code": _code(_COMPILED),
     }
     settings = {
         **work,
@@ -163,7 +165,7 @@ def plan(
         "topology": topology,
         "mesh": _shape(mesh_shape, "--mesh"),
         "generation_mesh": _shape(generation_mesh_shape, "GENERATION_MESH_SHAPE"),
-        "search": search,
+        "search": _code(_SEARCHED) if search else None,
         "run": dataclasses.asdict(job.run),
     }
     place = search_lib.slices(topology) if search else _place(job, settings)
@@ -214,10 +216,10 @@ def _shape(shape: Mapping[str, int] | str | None, flag: str) -> dict[str, int] |
         ) from None
 
 
-def _code() -> str:
-    """A hash of the code that programs come from and of what reads them, and versions."""
+def _code(patterns: Sequence[str]) -> str:
+    """A hash of files of this package, and the versions of those that programs come from."""
     package = epath.Path(__file__).parent.parent
-    files = [file for pattern in _COMPILED for file in sorted(package.glob(pattern))]
+    files = [file for pattern in patterns for file in sorted(package.glob(pattern))]
     versions = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax")]
     if importlib.util.find_spec("libtpu"):
         versions.append(f"libtpu {metadata.version('libtpu')}")
