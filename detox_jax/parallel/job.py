@@ -196,10 +196,10 @@ class Job:
         return params + self.cache_bytes(name, rows) // (shards * shape["model"])
 
     def cache_bytes(self, name: str, rows: int) -> int:
-        """Keys and values of a batch of so many prompts, all devices together."""
+        """Keys and values of a batch of so many prompts, all devices together, in whole tiles."""
         use, config = self.generations[name], self.model.config
         layers = 2 * config.num_layers * config.activation_dtype.itemsize
-        heads = config.kv_heads * config.head_size
+        heads = config.kv_heads * -(-config.head_size // _LANES) * _LANES
         return layers * rows * use.num_samples * use.context * heads
 
 
