@@ -63,7 +63,9 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
             if not output.has_shard(SHARD_NAME, index, len(shards)):
                 scored = _score_records(shard, scorer, advance)
                 output.write_shard(SHARD_NAME, index, len(shards), scored)
-    counts = _count(records.read_records(str(output.path / f"{SHARD_NAME}-*.jsonl")))
+    written = str(output.path / f"{SHARD_NAME}-*.jsonl")
+    # Which the other processes may not see yet.
+    counts = processes.current().first_decides(lambda: _count(records.read_records(written)))
     output.finish(
         scorer=scorers.identity(scorer),
         scorer_reliability=getattr(scorer, "reliability", None),
