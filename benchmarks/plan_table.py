@@ -1,6 +1,6 @@
 """The table of docs/PLAN.md: every model, whole and by adapter, on every chip.
 
-    python benchmarks/plan_table.py [--models=126m,530b] [--chips=v5p] [--minutes=60]
+    python benchmarks/plan_table.py [--models=530b,126m] [--chips=v5p] [--minutes=60]
 
 Each cell is `detox-jax plan --search --topology=CHIP` with SETTINGS, kept under runs/plans: what is
 there is read, so that a run that was interrupted goes on, and `--minutes` ends one between two
@@ -23,7 +23,7 @@ from typing import Any
 from detox_jax import cli
 from detox_jax.parallel.chips import CHIPS, GIB
 
-MODELS = ("126m", "357m", "1.3b", "8.3b", "530b")
+MODELS = ("530b", "8.3b", "1.3b", "357m", "126m")
 ADAPTATIONS = ("adapter", "whole")
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "PLAN.md"
