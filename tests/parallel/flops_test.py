@@ -88,7 +88,11 @@ def test_a_kernel_skips_hidden_blocks_and_makes_scores_again():
 
 
 def test_a_prefill_and_a_decoding_step(unscanned, one_device_mesh):
-    """XLA's count of both: the loop over new tokens is counted once."""
+    """XLA's count of both: the loop over new tokens is counted once.
+
+    Nobody reads what the last layer of a prefill returns beside keys and values. Where layers are
+    not in a loop, as here alone, JAX 0.12 leaves that out.
+    """
     program = programs.decode(
         programs.Model(CONFIG, None, "float32"),
         Greedy(),
@@ -100,7 +104,8 @@ def test_a_prefill_and_a_decoding_step(unscanned, one_device_mesh):
     )
     prefill = flops.prefill(CONFIG, None, rows=4, length=32)
     step = flops.decode_step(CONFIG, None, rows=64, context=48)
-    assert xla_flops(program) == pytest.approx(prefill + step, rel=0.06)
+    unread = prefill / CONFIG.num_layers
+    assert prefill + step - unread < xla_flops(program) < 1.06 * (prefill + step)
 
 
 def test_six_operations_a_parameter_and_token():
