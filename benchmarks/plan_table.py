@@ -76,7 +76,9 @@ def run(model: str, adaptation: str, chip: str) -> dict[str, Any] | str:
 def row(model: str, adaptation: str, plan: dict[str, Any] | str) -> str:
     """One line of the table."""
     if isinstance(plan, str):
-        return f"| {model} | {adaptation} | {plan} |" + " |" * 9
+        largest = re.search(r"up to (\S+),", plan)
+        found = f"none, up to {largest[1]}" if largest else plan
+        return f"| {model} | {adaptation} | {found} |" + " |" * 9
     train, *generation = plan["programs"]
     if not plan["fits"]:
         worst = max(plan["programs"], key=lambda program: program["memory"]["peak"])
