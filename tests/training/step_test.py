@@ -84,7 +84,7 @@ def test_sharded_losses_equal_unsharded(config, one_device_mesh, shape):
 
 @pytest.mark.slow
 def test_every_mesh_of_eight_devices_computes_the_same(config, one_device_mesh):
-    cfg = dataclasses.replace(config, num_heads=8)
+    cfg = dataclasses.replace(config, num_heads=8, num_kv_heads=8, head_dim=4)
     expected, reference, _ = run_steps(cfg, None, one_device_mesh)
     sizes = [s for s in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(s) == 8]
     assert len(sizes) == 10
