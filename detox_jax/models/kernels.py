@@ -28,7 +28,7 @@ from detox_jax.models.config import TransformerConfig
 RESULTS = "attention_kernel"
 _OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 _QUERY_AXES = ("batch", "length", "heads", "kv")
-_LANES = 128  # Splash attention's smallest block.
+LANES = 128  # Of a TPU's registers and of the tiles of arrays: splash attention's smallest block.
 BLOCK = 512  # The largest.
 # Queries at once on CPU, and, since each block is compiled, how many blocks there are at most.
 _CPU_BLOCK = 32
@@ -47,7 +47,7 @@ class Kernel(abc.ABC):
         segment_ids_BL: jax.Array | None,
     ) -> jax.Array:
         """The weighted values, `[B, L, H, K]`; segments do not see each other."""
-        return over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
+        return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
 
     @abc.abstractmethod
     def _on_device(self, q_BLHK: Any, k_BLGK: Any, v_BLGK: Any, segment_ids_BL: Any) -> jax.Array:
@@ -74,7 +74,7 @@ class Splash(Kernel):
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
         L, H = q_BLHK.shape[1:3]
-        padding = -L % _LANES  # Behind all queries, which are causal: none sees it.
+        padding = -L % LANES  # Behind all queries, which are causal: none sees it.
         if segment_ids_BL is not None:
             ids_BL = jnp.pad(segment_ids_BL, ((0, 0), (0, padding)))
             segment_ids_BL = splash_attention_kernel.SegmentIds(q=ids_BL, kv=ids_BL)
@@ -230,7 +230,7 @@ def in_blocks(
     def on_device(*arrays: jax.Array) -> jax.Array:
         return jax.lax.map(of_row, arrays)
 
-    return over_mesh(on_device, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
+    return _over_mesh(on_device, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
 
 
 def _create(cfg: TransformerConfig, name: str, length: int) -> Kernel:
@@ -246,8 +246,8 @@ def _shape_obstacles(cfg: TransformerConfig, name: str, length: int) -> list[str
     found = []
     if (cfg.sliding_window or length) < length and len(set(cfg.slides)) > 1:
         found.append("some layers slide and others do not")
-    if name == "splash" and length < _LANES and cfg.attention_kernel == "auto":
-        found.append(f"a length of {length} is less than a block of {_LANES}")
+    if name == "splash" and length < LANES and cfg.attention_kernel == "auto":
+        found.append(f"a length of {length} is less than a block of {LANES}")
     if name == "cudnn":
         if cfg.attention_softcap is not None:
             found.append("cudnn attention has no attention_softcap")
@@ -294,7 +294,7 @@ def _num_parts(mesh: Any, axes: Any) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def over_mesh(
+def _over_mesh(
     attend: Callable[..., jax.Array], q: Any, k: Any, v: Any, visible: jax.Array | None
 ) -> jax.Array:
     """Runs `attend` on each device's rows and heads: XLA cannot split it by itself.

@@ -114,17 +114,16 @@ def assess(job: Job, tpus: Slice, name: str, mesh: Mesh, effort: float = 0.0) ->
     started = time.monotonic()
     memory, module = compile_program(program, tpus.device_hbm, effort)
     seconds = round(time.monotonic() - started, 1)
+    works = {}
     if name == "train":
-        rows, parts, attention = job.batch_size, job.accumulation_steps, job.attention(mesh)[1]
+        kernel, attention = job.attention(mesh)
+        rows, parts = job.batch_size, job.accumulation_steps
+        if module is not None:
+            works = _train_work(job, kernel, module)
     else:
         rows, parts, attention = job.generations[name].rows(mesh), 1, ""
-    works = {}
-    if module is not None:
-        works = (
-            _train_work(job, mesh, module)
-            if name == "train"
-            else _decode_work(job, name, rows, module)
-        )
+        if module is not None:
+            works = _decode_work(job, name, rows, module)
     phases = {
         phase: Phase.of(work, tokens, _roofline(work, tpus, mesh))
         for phase, (work, tokens) in works.items()
@@ -137,12 +136,14 @@ def _roofline(work: Work, tpus: Slice, mesh: Mesh) -> Roofline:
     return roofline(work, tpus, lambda i: chips.coordinates(devices[i]))
 
 
-def _train_work(job: Job, mesh: Mesh, module: Module) -> dict[str, tuple[Work, int]]:
+def _train_work(
+    job: Job, kernel: kernels.Kernel | None, module: Module
+) -> dict[str, tuple[Work, int]]:
     model, tokens = job.model, job.batch_size * job.length
     sizes = {"tokens": tokens, "length": job.length}
     needed = flops.train_step(model.config, model.adaptation, **sizes)
-    kernel = isinstance(job.attention(mesh)[0], kernels.Splash)
-    computed = flops.computed_train_step(model.config, model.adaptation, **sizes, kernel=kernel)
+    splash = isinstance(kernel, kernels.Splash)
+    computed = flops.computed_train_step(model.config, model.adaptation, **sizes, kernel=splash)
     sent = collectives.find(module)
     return {"step": (Work(needed, computed, traffic.hbm_bytes(module), sent), tokens)}
 

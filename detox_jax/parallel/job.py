@@ -21,9 +21,6 @@ from detox_jax.parallel.roofline import Run
 from detox_jax.training import params as params_lib
 from detox_jax.training.optimizer import AdamW
 
-# Numbers in a row of a TPU's registers, and of the tiles in which arrays are stored.
-_LANES = 128
-
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
@@ -171,7 +168,7 @@ class Job:
         into parts of less than a register's width, the compiler makes sums in place of gathers.
         """
         config, fsdp, model = self.model.config, shape["fsdp"], shape["model"]
-        narrow = config.emb_dim // fsdp % _LANES != 0
+        narrow = config.emb_dim // fsdp % kernels.LANES != 0
         weights = self.parameters["base"] * config.activation_dtype.itemsize / model
         gathered = 2 * self.accumulation_steps * weights * (1 - 1 / fsdp) * (1 + narrow)
         summed = 2 * 4 * self.parameters["trained"] / model
@@ -199,7 +196,7 @@ class Job:
         """Keys and values of a batch of so many prompts, all devices together, in whole tiles."""
         use, config = self.generations[name], self.model.config
         layers = 2 * config.num_layers * config.activation_dtype.itemsize
-        heads = config.kv_heads * -(-config.head_size // _LANES) * _LANES
+        heads = config.kv_heads * -(-config.head_size // kernels.LANES) * kernels.LANES
         return layers * rows * use.num_samples * use.context * heads
 
 

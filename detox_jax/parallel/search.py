@@ -72,7 +72,8 @@ def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
         ]
         may = [each for each in every if each.least_train_bytes(shape) <= tpus.device_hbm]
         will = [each for each in may if each.likely_train_bytes(shape) <= tpus.device_hbm]
-        likely += [[(each, shape) for each in will[:2]]] if will else []
+        if will:
+            likely.append([(each, shape) for each in will[:2]])
         possible += [(each, shape) for each in may]
     likely.sort(key=lambda each: each[0][0].sent_train_bytes(each[0][1]))
     possible.sort(key=lambda each: each[0].likely_train_bytes(each[1]))

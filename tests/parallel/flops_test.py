@@ -28,6 +28,13 @@ def xla_flops(program):
     return program.traced.lower().cost_analysis()["flops"]
 
 
+def xla_flops_of_training(config, adaptation, mesh):
+    model = programs.Model(config, adaptation, "float32")
+    return xla_flops(
+        programs.train_step(model, AdamW(), mesh, batch_size=8, length=64, total_steps=1)
+    )
+
+
 @pytest.mark.parametrize(
     ("adaptation", "remat"),
     [
@@ -43,28 +50,18 @@ def xla_flops(program):
 )
 def test_a_training_step(unscanned, one_device_mesh, adaptation, remat):
     config = dataclasses.replace(CONFIG, remat=remat)
-    model = programs.Model(config, adaptation, "float32")
-    program = programs.train_step(
-        model, AdamW(), one_device_mesh, batch_size=8, length=64, total_steps=1
-    )
     counted = flops.computed_train_step(config, adaptation, tokens=512, length=64)
-    assert xla_flops(program) == pytest.approx(counted, rel=0.06)
+    found = xla_flops_of_training(config, adaptation, one_device_mesh)
+    assert found == pytest.approx(counted, rel=0.06)
     without = flops.train_step(config, adaptation, tokens=512, length=64)
     assert without < (0.85 if remat == "full" else 1) * counted
 
 
 def test_chunked_logits_are_made_twice(unscanned, one_device_mesh):
     config = dataclasses.replace(CONFIG, logits_chunk=32)
-    program = programs.train_step(
-        programs.Model(config, None, "float32"),
-        AdamW(),
-        one_device_mesh,
-        batch_size=8,
-        length=64,
-        total_steps=1,
-    )
     counted = flops.computed_train_step(config, None, tokens=512, length=64)
-    assert xla_flops(program) == pytest.approx(counted, rel=0.06)
+    found = xla_flops_of_training(config, None, one_device_mesh)
+    assert found == pytest.approx(counted, rel=0.06)
 
 
 def test_a_kernel_skips_hidden_blocks_and_makes_scores_again():
@@ -104,8 +101,12 @@ def test_a_prefill_and_a_decoding_step(unscanned, one_device_mesh):
     )
     prefill = flops.prefill(CONFIG, None, rows=4, length=32)
     step = flops.decode_step(CONFIG, None, rows=64, context=48)
-    unread = prefill / CONFIG.num_layers
-    assert prefill + step - unread < xla_flops(program) < 1.06 * (prefill + step)
+    counted = prefill + step
+    keys_and_values = 2 * 2 * CONFIG.emb_dim * CONFIG.kv_heads * CONFIG.head_size
+    unread = prefill / CONFIG.num_layers - 4 * 32 * keys_and_values
+    found = xla_flops(program)
+    tolerance = 0.06 * counted
+    assert min(abs(found - counted), abs(found - (counted - unread))) <= tolerance
 
 
 def test_six_operations_a_parameter_and_token():
