@@ -163,9 +163,8 @@ def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
       UserError: if there is no such checkpoint, or no finished step in it.
     """
     path = epath.Path(checkpoint_path)
-    model_dir, step = path, None
-    if path.parent.name == CHECKPOINTS_DIR and path.name.isdigit():
-        model_dir, step = path.parent.parent, int(path.name)
+    model_dir = _model_dir_of(path)
+    step = None if model_dir == path else int(path.name)
     if not model_dir.exists():
         raise UserError(f"{checkpoint_path}: no such checkpoint")
     read_spec(model_dir)
@@ -176,12 +175,26 @@ def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
     return model_dir, steps[-1] if step is None else step
 
 
+def _model_dir_of(path: epath.Path) -> epath.Path:
+    """MODEL_DIR of `MODEL_DIR/checkpoints/STEP`; any other path is its own."""
+    names_step = path.parent.name == CHECKPOINTS_DIR and path.name.isdigit()
+    return path.parent.parent if names_step else path
+
+
 def saved_steps(model_dir: epath.Path) -> list[int]:
-    """The steps that are completely saved, in order."""
+    """The steps that are completely saved, in order.
+
+    On a disk Orbax renames a step when it is whole; on an object store it writes into the step's
+    own directory and marks it when it is whole (`commit_success.txt`).
+    """
     directory = model_dir / CHECKPOINTS_DIR
     if not directory.exists():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return sorted(
+        int(path.name)
+        for path in directory.iterdir()
+        if path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)
+    )
 
 
 def vocabulary_dir(checkpoint_path: str) -> str:
@@ -240,9 +253,9 @@ def load_base(
 
 
 def find_base(recorded: str, model_dir: epath.Path) -> str:
-    """The base's path as recorded, or relative to the adaptation (a tree that was moved)."""
-    for candidate in (epath.Path(recorded), model_dir / recorded):
-        if candidate.exists():
+    """The base's path: as recorded, which is relative to the adaptation, or to where this runs."""
+    for candidate in (model_dir / recorded, epath.Path(recorded)):
+        if (_model_dir_of(candidate) / MODEL_FILE).exists():
             return str(candidate)
     raise UserError(f"{model_dir}: its base model {recorded} is gone; put it back")
 

@@ -68,6 +68,24 @@ def test_a_base_that_is_gone(copy):
         checkpoints.load_base(spec, directory, meshes.create_mesh())
 
 
+def test_a_base_is_looked_for_beside_its_adaptation_first(copy, tmp_path, monkeypatch):
+    """`../../base` also names a directory from where the command happens to run."""
+    elsewhere = tmp_path / "base"
+    shutil.copytree(copy, elsewhere)
+    adaptation = epath.Path(tmp_path / "run" / "models" / "adapter")
+    adaptation.mkdir(parents=True)
+    shutil.copytree(copy, tmp_path / "run" / "base")
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x" / "y")
+    found = checkpoints.find_base("../../base", adaptation)
+    assert epath.Path(found).resolve() == epath.Path(tmp_path / "run" / "base")
+    shutil.rmtree(tmp_path / "run" / "base")
+    (tmp_path / "run" / "base").mkdir()  # no model: not a base
+    assert checkpoints.find_base("../../base", adaptation) == "../../base"
+    steps = elsewhere / "checkpoints" / "0"
+    assert checkpoints.find_base(str(steps), adaptation) == str(steps)
+
+
 def test_a_model_trained_on_from_an_import_keeps_its_origin(model_dir, tmp_path):
     imported, trained = tmp_path / "imported", epath.Path(tmp_path / "trained")
     shutil.copytree(model_dir, imported)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 
 from detox_jax import cli
 from detox_jax.models.adaptation import AdapterConfig
@@ -94,6 +95,32 @@ def test_killed_and_rerun_is_bit_equal_to_uninterrupted(flags, base, tmp_path, m
     jax.tree.map(np.testing.assert_array_equal, load(str(tmp_path / "m")), load(base))
     for name in ("metrics.jsonl", "manifest.json", "model.json"):
         assert (tmp_path / "m" / name).read_bytes() == (epath.Path(base) / name).read_bytes()
+
+
+def test_killed_in_a_save_to_an_object_store(flags, base, tmp_path, monkeypatch):
+    """Orbax marks a step there when it is whole; one without the mark is not the newest step."""
+    monkeypatch.setattr(
+        atomicity_defaults,
+        "get_default_temporary_path_class",
+        lambda *args, **kwargs: atomicity.CommitFileTemporaryPath,
+    )
+    original = loops._save
+
+    def save(manager, at, *args):
+        original(manager, at, *args)
+        if at == 4:
+            (epath.Path(manager.directory) / "4" / "commit_success.txt").unlink()
+            raise KeyboardInterrupt
+
+    flags = [*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "_save", save)
+        assert cli.main(flags) == 130
+    assert checkpoints.resolve(str(tmp_path / "m"))[1] == 2
+    assert cli.main(flags) == 0
+    jax.tree.map(np.testing.assert_array_equal, load(str(tmp_path / "m")), load(base))
+    assert metrics(tmp_path / "m") == metrics(base)
+    assert checkpoints.saved_steps(epath.Path(tmp_path / "m")) == [4, 6]
 
 
 @pytest.mark.parametrize("name", ["adapter", "lora", "prefix"])
