@@ -100,7 +100,11 @@ class Checkpoint:
         return params_lib.fingerprint_of((path, self.read(path)) for path in sorted(self.paths))
 
     def read(self, path: str) -> np.ndarray:
-        """One parameter, from here or from the base."""
+        """One parameter, from here or from the base.
+
+        Raises:
+          UserError: if it holds numbers that are not finite.
+        """
         if path not in self.paths and self.base is not None:
             return self.base.read(path)
         item = traverse_util.unflatten_dict({path: _abstract(self.paths[path])}, sep="/")
@@ -111,6 +115,7 @@ class Checkpoint:
         )
         directory = checkpoints.checkpoints_dir(self.model_dir) / str(self.step) / "params"
         restored = ocp.PyTreeCheckpointHandler().restore(directory, args=arguments)
+        params_lib.require_finite(restored, f"{self.model_dir}, step {self.step}")
         flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
         return flat[path]
 

@@ -136,7 +136,12 @@ def save_model(
     vocabulary: BPEVocabulary,
     step: int = 0,
 ) -> None:
-    """Writes a model that training did not make: an import, or a test's."""
+    """Writes a model that training did not make: an import, or a test's.
+
+    Raises:
+      UserError: for parameters that are not finite.
+    """
+    params_lib.require_finite(params, str(model_dir))
     write_spec(model_dir, spec, vocabulary)
     with manager(model_dir) as checkpoints:
         checkpoints.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
@@ -221,20 +226,29 @@ def load_params(checkpoint_path: str, mesh: Mesh) -> tuple[params_lib.Params, Mo
       Parameters, spec, and the fingerprint of the whole.
 
     Raises:
-      UserError: if the checkpoint, or the base of an adapter-only one, is missing or another.
+      UserError: if the checkpoint, or the base of an adapter-only one, is missing, another, or
+        holds numbers that are not finite.
     """
     model_dir, step = resolve(checkpoint_path)
     spec = read_spec(model_dir)
     model = TransformerLM(spec.config, spec.adaptation)
     abstract = abstract_on_mesh(model, mesh)
     if spec.base is None:
-        params = restore_arrays(model_dir, step, "params", abstract)
+        params = _restore_params(model_dir, step, abstract)
         return params, spec, params_lib.fingerprint(params)
     base, _ = load_base(spec, model_dir, mesh)
     pattern = adaptations.trainable_pattern(spec.adaptation)
     trained, _ = params_lib.partition(abstract, pattern)
-    params = params_lib.combine(base, restore_arrays(model_dir, step, "params", trained))
+    params = params_lib.combine(base, _restore_params(model_dir, step, trained))
     return params, spec, params_lib.fingerprint(params)
+
+
+def _restore_params(
+    model_dir: epath.Path, step: int, abstract: params_lib.Params
+) -> params_lib.Params:
+    params = restore_arrays(model_dir, step, "params", abstract)
+    params_lib.require_finite(params, f"{model_dir}, step {step}")
+    return params
 
 
 def load_base(

@@ -115,6 +115,7 @@ class Loop:
                     loss = self._validation_loss(state, frozen)
                     log.write(step, {"validation_loss": loss})
                 if self._is_due(self.periods.checkpoint, step):
+                    self._check_finite(step, state)
                     log.flush()
                     _save(manager, step, state, batches.state())
                 advance(1, description)
@@ -126,12 +127,24 @@ class Loop:
     def _log(self, log: metrics.MetricLog, step: int, scalars: dict[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in scalars.items()}
         if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"{self.model_dir}: the loss is {values['loss']} at step {step}; lower the "
-                "learning rate and rerun from the last checkpoint"
-            )
+            raise self._diverged(f"the loss is {values['loss']} at step {step}")
         learning_rate: Any = self.learning_rate(step - 1)
         log.write(step, {**values, "learning_rate": float(learning_rate)})
+
+    def _check_finite(self, step: int, state: steps_lib.TrainState) -> None:
+        """What is saved must be worth going on from: a later step replaces the last good one."""
+        trees = {"parameter": state.params, "optimizer state": state.opt_state}
+        for what, tree in trees.items():
+            if path := params_lib.first_not_finite(tree):
+                raise self._diverged(f"{what} {path} is not finite at step {step}")
+
+    def _diverged(self, what: str) -> UserError:
+        steps = checkpoints.saved_steps(self.model_dir)
+        kept = f"the last good step is {steps[-1]}" if steps else "no step is saved"
+        return UserError(
+            f"{self.model_dir}: {what}: training has diverged; {kept}; train into another "
+            "directory with a lower learning rate"
+        )
 
     def _validation_loss(self, state: steps_lib.TrainState, frozen: params_lib.Params) -> float:
         assert self.validation is not None

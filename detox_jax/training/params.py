@@ -13,7 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
+
+from detox_jax.errors import UserError
 
 Params = dict[str, Any]
 
@@ -63,6 +66,43 @@ def cast(params: Params, dtype: Any) -> Params:
 def count(params: Params) -> int:
     """Number of scalars in a tree of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def first_not_finite(tree: Any) -> str | None:
+    """Where a tree of arrays holds a NaN or an infinity: the first such path, None without any."""
+    leaves = [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), _all_finite(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return next((path for path, finite in leaves if not finite), None)
+
+
+def require_finite(params: Params, where: str) -> None:
+    """Refuses parameters of a training that diverged.
+
+    Args:
+      params: a tree of arrays.
+      where: names the checkpoint in the error.
+
+    Raises:
+      UserError: naming the first parameter that holds a NaN or an infinity.
+    """
+    if path := first_not_finite(params):
+        raise UserError(
+            f"{where}: parameter {path} holds numbers that are not finite, as a training that "
+            "diverged leaves them; give an earlier checkpoint"
+        )
+
+
+def _all_finite(x: Any) -> Any:
+    # An array on the host may be a file that is mapped to memory: it is not copied to a device.
+    return np.isfinite(x).all() if isinstance(x, np.ndarray) else _all_finite_on_devices(x)
+
+
+@jax.jit
+def _all_finite_on_devices(x: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(x))
 
 
 def fingerprint(params: Params) -> str:

@@ -8,8 +8,10 @@ import pytest
 from etils import epath
 
 from detox_jax.errors import UserError
+from detox_jax.interop.parameters import Checkpoint
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import checkpoints
+from detox_jax.training import params as params_lib
 from detox_jax.vocabulary import BPEVocabulary
 from tests.conftest import random_params
 
@@ -37,6 +39,32 @@ def test_a_step_can_be_named_and_a_missing_one_is_refused(copy):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(UserError, match="training has saved none yet"):
         checkpoints.resolve(str(copy))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_neither_saved_nor_loaded(
+    config, vocabulary, tmp_path, monkeypatch, value
+):
+    _, params = random_params(config)
+    kernel = params["layers"]["attention"]["query"]["kernel"]
+    params = {**params, "token_embedder": jax.tree.map(np.array, params["token_embedder"])}
+    params["token_embedder"]["embedding"][3, 1] = value
+    directory = epath.Path(tmp_path / "model")
+    directory.mkdir()
+    spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
+    message = "parameter token_embedder/embedding holds numbers that are not finite"
+    with pytest.raises(UserError, match=message):
+        checkpoints.save_model(directory, params, spec, vocabulary)
+    assert checkpoints.saved_steps(directory) == []
+    with monkeypatch.context() as patch:  # as an earlier version saved it
+        patch.setattr(params_lib, "require_finite", lambda *args: None)
+        checkpoints.save_model(directory, params, spec, vocabulary)
+    with pytest.raises(UserError, match=f"model, step 0: {message}.*give an earlier"):
+        _load(directory)
+    checkpoint = Checkpoint.open(str(directory))
+    np.testing.assert_array_equal(checkpoint.read("layers/attention/query/kernel"), kernel)
+    with pytest.raises(UserError, match=message):
+        checkpoint.read("token_embedder/embedding")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"no_such_field": 1}}'])

@@ -16,6 +16,7 @@ from detox_jax.parallel import programs
 from detox_jax.training import checkpoints
 from detox_jax.training import loop as loops
 from detox_jax.training import params as params_lib
+from detox_jax.training import step as steps_lib
 from detox_jax.training.optimizer import AdamW
 from tests.conftest import write_tiny_run
 
@@ -121,6 +122,47 @@ def test_killed_in_a_save_to_an_object_store(flags, base, tmp_path, monkeypatch)
     jax.tree.map(np.testing.assert_array_equal, load(str(tmp_path / "m")), load(base))
     assert metrics(tmp_path / "m") == metrics(base)
     assert checkpoints.saved_steps(epath.Path(tmp_path / "m")) == [4, 6]
+
+
+def _diverges_in(monkeypatch, step):
+    """The update of `step` leaves NaN behind, as a NaN gradient does; its loss is finite."""
+    original = steps_lib.jit_train_step
+
+    def jit_train_step(*args, **kwargs):
+        step_fn = original(*args, **kwargs)
+
+        def run(state, frozen, batch):
+            state, scalars = step_fn(state, frozen, batch)
+            if int(state.step) == step:
+                state = state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+            return state, scalars
+
+        return run
+
+    monkeypatch.setattr(steps_lib, "jit_train_step", jit_train_step)
+
+
+@pytest.mark.parametrize(("step", "last_good"), [(4, 2), (5, 4), (6, 4)])
+def test_a_model_that_is_not_finite_is_not_saved(
+    flags, tmp_path, monkeypatch, capsys, step, last_good
+):
+    _diverges_in(monkeypatch, step)
+    assert cli.main([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.count("\n") == 1
+        and f"training has diverged; the last good step is {last_good}" in error
+    )
+    assert checkpoints.saved_steps(epath.Path(tmp_path / "m"))[-1] == last_good
+    assert not json.loads((tmp_path / "m" / "manifest.json").read_text())["complete"]
+
+
+def test_a_learning_rate_at_which_training_diverges(flags, tmp_path, capsys):
+    flags = without(flags, "LEARNING_RATE")
+    extra = ["--gin.LEARNING_RATE=1e30", f"--gin.MODEL_DIR={tmp_path / 'm'}"]
+    assert cli.main([*flags, *extra]) == 2
+    assert "training has diverged; no step is saved" in capsys.readouterr().err
+    assert checkpoints.saved_steps(epath.Path(tmp_path / "m")) == []
 
 
 @pytest.mark.parametrize("name", ["adapter", "lora", "prefix"])
