@@ -7,6 +7,7 @@ tokenizer has tokens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
@@ -19,6 +20,7 @@ from detox_jax.tokenizer_files import TOKENIZER_FILE
 
 PAD_ID = 0
 _SHIFT = 1
+_LINE_BREAK = "\n"
 
 
 class BPEVocabulary:
@@ -99,6 +101,39 @@ class BPEVocabulary:
         """The text of ids; padding, special tokens and ids beyond the vocabulary have none."""
         kept = [int(i) - _SHIFT for i in ids if PAD_ID < int(i) < self.vocab_size]
         return self._codec.decode(kept)
+
+    def decode_continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that `ids` add to that of `prompt`.
+
+        Tokenizers like LLaMA's spell a space as part of the word behind it, and drop it at the
+        start of a text: decoded by itself, a continuation would lose the space before it.
+
+            prompt "the cat", ids "▁sat"     " sat", where `decode(ids)` is "sat"
+        """
+        before, both = self.decode(prompt), self.decode([*prompt, *ids])
+        return both[len(os.path.commonprefix([before, both])) :]
+
+    def encode_continuations(self, prompts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts that go on from prompts, the inverse of `decode_continuation`.
+
+        A text is encoded by itself where its ids then spell it behind its prompt, as those of
+        byte-level BPE do; else together with its prompt, where the prompt keeps its ids; else
+        behind a line break, which joins with nothing.
+        """
+        before, alone = self.encode_batch(prompts), self.encode_batch(texts)
+        both = self.encode_batch([p + text for p, text in zip(prompts, texts, strict=True)])
+        line_break = self.encode(_LINE_BREAK)
+        behind = self.encode_batch([_LINE_BREAK + text for text in texts])
+        encoded = []
+        for text, *ways in zip(texts, before, alone, both, behind, strict=True):
+            prompt, own, joined, broken = ways
+            if self.decode_continuation(prompt, own) == text:
+                encoded.append(own)
+            elif joined[: len(prompt)] == prompt:
+                encoded.append(joined[len(prompt) :])
+            else:
+                encoded.append(broken[len(line_break) :])
+        return encoded
 
     def id_to_token(self, token_id: int) -> str | None:
         """The token's own spelling (byte-level characters), or None for padding."""

@@ -5,16 +5,23 @@ import json
 
 import pytest
 import sentencepiece
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from detox_jax.errors import UserError
 from detox_jax.generation.generate import _encode
 from detox_jax.generation.prompts import Request
 from detox_jax.vocabulary import BPEVocabulary
 from tests.conftest import SENTENCES
+from tests.tokenizers_made import (
+    byte_fallback_tokenizer,
+    save_byte_level,
+    save_llama,
+    save_sentencepiece,
+    sentencepiece_model,
+    unigram_tokenizer,
+    write,
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -101,61 +108,6 @@ TEXTS = [
 ]
 
 
-def byte_fallback_tokenizer():
-    """LLaMA's kind: metaspace BPE whose unknown characters become bytes, `<s>` put in front."""
-    special = ["<unk>", "<s>", "</s>"]
-    byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
-    letters = ["\u2581", *"ThebuslatrgicdowpR.", "la", "\u2581la", "te", "\u2581la" + "te"]
-    vocab = {token: i for i, token in enumerate([*special, *byte_tokens, *letters])}
-    merges = [("l", "a"), ("\u2581", "la"), ("t", "e"), ("\u2581la", "te")]
-    tokenizer = tokenizers.Tokenizer(
-        models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("\u2581", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.add_special_tokens(special)
-    return tokenizer
-
-
-def unigram_tokenizer():
-    pieces = [("<unk>", 0.0), ("<bos>", 0.0), ("<eos>", 0.0), ("\u2581la", -1.0), ("te", -1.5)]
-    pieces += [(letter, -4.0) for letter in "\u2581Thebuslatrgicdowp.aR"]
-    tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.add_special_tokens(["<unk>", "<bos>", "<eos>"])
-    return tokenizer
-
-
-def write(path, tokenizer, **files):
-    (path / "tokenizer.json").write_text(tokenizer.to_str())
-    for name, value in files.items():
-        (path / f"{name}.json").write_text(json.dumps(value))
-
-
-def sentencepiece_model(tmp_path):
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(SENTENCES * 4),
-        model_prefix=str(tmp_path / "tokenizer"),
-        vocab_size=340,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=2,
-    )
-    (tmp_path / "tokenizer.vocab").unlink()
-    return sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
-
-
 def test_fingerprints_do_not_change(vocabulary):
     """Checkpoints that exist name their vocabulary by these."""
     assert vocabulary.fingerprint == "3f9a8d4408c2f2e2"
@@ -198,6 +150,36 @@ def test_a_sentencepiece_model(tmp_path):
     assert loaded.encode("late</s>late") == [*loaded.encode("late"), 3, *loaded.encode("late")]
     assert loaded.decode([2, *loaded.encode("late"), 3]) == "late"
     assert loaded.id_to_token(2) == "<s>"
+
+
+@pytest.mark.parametrize("save", [save_byte_level, save_sentencepiece, save_llama])
+def test_a_continuation_keeps_the_space_before_it(save, tmp_path):
+    """Prompt and continuation are the text that was cut, wherever it was cut between tokens."""
+    save(tmp_path)
+    loaded = BPEVocabulary.load(str(tmp_path))
+    for text in SENTENCES:
+        ids = loaded.encode(text)
+        for cut in range(len(ids) + 1):
+            before = [loaded.bos_id, *ids[:cut]]
+            assert loaded.decode(before) + loaded.decode_continuation(before, ids[cut:]) == text
+    spaced = loaded.decode_continuation(loaded.encode("The bus"), loaded.encode("The bus was")[-1:])
+    assert spaced.endswith("s") and loaded.decode_continuation([loaded.bos_id], []) == ""
+
+
+@pytest.mark.parametrize("save", [save_byte_level, save_sentencepiece, save_llama])
+@pytest.mark.parametrize(
+    "text", [" was late.", "es, and late", ", and so on", "  two", "\nnew line"]
+)
+def test_a_continuation_is_encoded_as_it_stands_behind_its_prompt(save, text, tmp_path):
+    save(tmp_path)
+    loaded = BPEVocabulary.load(str(tmp_path))
+    prompt = "The bus"
+    (ids,) = loaded.encode_continuations([prompt], [text])
+    together = loaded.decode([*loaded.encode(prompt), *ids])
+    if save is save_sentencepiece and text in ("  two", "\nnew line"):
+        assert together.split() == (prompt + text).split()  # its own rule: one space for any
+    else:
+        assert together == prompt + text
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ class Continuer:
         for text, (sample,) in zip(batch, samples, strict=True):
             text.new += sample.tokens
             full = len(text.new) >= settings.max_new_tokens
+            # Apart from the prompt, as the harness's own models decode: its figures are compared.
             string = self._loaded.vocabulary.decode(text.new[: settings.max_new_tokens])
             cut = before_stop(string, settings.stops)
             ended.append(cut if sample.stopped or full or len(cut) < len(string) else None)

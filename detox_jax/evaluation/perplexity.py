@@ -62,8 +62,9 @@ def continuation_perplexity(
 ) -> dict[str, Any]:
     """The perplexity of continuations given their prompts under a reference model.
 
-    A continuation is tokenised apart from its prompt, and its end is not scored, since the limit of
-    new tokens ends most. Empty continuations have no tokens.
+    A continuation is tokenised apart from its prompt where its tokens then spell it
+    (`BPEVocabulary.encode_continuations`), and its end is not scored, since the limit of new tokens
+    ends most. Empty continuations have no tokens.
 
     Args:
       checkpoint_path: the reference.
@@ -78,7 +79,7 @@ def continuation_perplexity(
     """
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh)
-    encode, context = loaded.vocabulary.encode_batch, loaded.module.config.max_length
+    vocabulary, context = loaded.vocabulary, loaded.module.config.max_length
     pairs = [
         (prompt.text, generation.text)
         for prompt in records.read_prompts(generations)
@@ -88,8 +89,10 @@ def continuation_perplexity(
     if not pairs:
         raise UserError(f"{generations}: every continuation is empty; there is nothing to read")
     windows, tokens = [], 0
-    for prompt, text in zip(*(encode([*texts]) for texts in zip(*pairs, strict=True)), strict=True):
-        ids = [loaded.vocabulary.eos_id, *prompt, *text][-(context + 1) :]
+    prompts, texts = zip(*pairs, strict=True)
+    encoded = vocabulary.encode_batch(prompts), vocabulary.encode_continuations(prompts, texts)
+    for prompt, text in zip(*encoded, strict=True):
+        ids = [vocabulary.bos_id, *prompt, *text][-(context + 1) :]
         scored = min(len(text), len(ids) - 1)
         windows.append((ids, len(ids) - 1 - scored))
         tokens += scored

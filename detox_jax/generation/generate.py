@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from detox_jax import progress, records
 from detox_jax.errors import UserError
@@ -104,10 +104,7 @@ def generate(
                 SHARD_NAME,
                 index,
                 len(starts),
-                (
-                    prompts.record(request, [_generation(s, loaded.vocabulary) for s in group])
-                    for request, group in zip(requests[shard], samples, strict=True)
-                ),
+                _records(prompts, requests[shard], encoded[shard], samples, loaded.vocabulary),
             )
     too_long = len(listed) - len(requests)
     output.finish(
@@ -172,6 +169,25 @@ def _decode_shard(
     return samples
 
 
-def _generation(sample: decoding.Sample, vocabulary: BPEVocabulary) -> records.Generation:
+def _records(
+    mode: PromptMode,
+    requests: Sequence[Request],
+    encoded: Sequence[list[int]],
+    samples: Sequence[Sequence[decoding.Sample]],
+    vocabulary: BPEVocabulary,
+) -> Iterator[records.Record]:
+    """What is written of each request."""
+    for request, prompt, group in zip(requests, encoded, samples, strict=True):
+        before = prompt if mode.keeps_prompts else []
+        yield mode.record(
+            request,
+            [
+                _generation(sample, vocabulary.decode_continuation(before, sample.tokens))
+                for sample in group
+            ],
+        )
+
+
+def _generation(sample: decoding.Sample, text: str) -> records.Generation:
     extra = {"num_tokens": len(sample.tokens), "finish": "stop" if sample.stopped else "length"}
-    return records.Generation(vocabulary.decode(sample.tokens), extra=extra)
+    return records.Generation(text, extra=extra)

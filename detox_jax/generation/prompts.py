@@ -34,9 +34,12 @@ class PromptMode(Protocol):
     Attributes:
       skips_long_prompts: whether a prompt beyond the context is left out and counted; otherwise it
         is an error, since somebody asked for it.
+      keeps_prompts: whether the record holds the prompt's text, which its continuation goes on
+        from; otherwise a continuation is a text of its own.
     """
 
     skips_long_prompts: ClassVar[bool]
+    keeps_prompts: ClassVar[bool]
 
     def requests(self) -> list[Request]:
         """Everything to continue, in the order of the output."""
@@ -65,6 +68,7 @@ class Standard:
     num_documents: int
 
     skips_long_prompts: ClassVar[bool] = False
+    keeps_prompts: ClassVar[bool] = False
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
@@ -97,6 +101,7 @@ class Heuristic:
     prompts_file: str | None = None
 
     skips_long_prompts: ClassVar[bool] = False
+    keeps_prompts: ClassVar[bool] = False
 
     def _prompts(self) -> list[str]:
         path = epath.Path(self.prompts_file or _HEURISTIC_PROMPTS)
@@ -145,6 +150,7 @@ class Augmented:
     documents: str
 
     skips_long_prompts: ClassVar[bool] = True
+    keeps_prompts: ClassVar[bool] = True
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
@@ -190,6 +196,7 @@ class PromptFile:
     limit: int | None = None
 
     skips_long_prompts: ClassVar[bool] = False
+    keeps_prompts: ClassVar[bool] = True
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""

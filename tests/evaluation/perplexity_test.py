@@ -1,15 +1,20 @@
 """Perplexity against an independent computation, document by document."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detox_jax.evaluation import perplexity
+from detox_jax.training import checkpoints
+from detox_jax.vocabulary import BPEVocabulary
 from tests.conftest import SENTENCES, random_params
+from tests.tokenizers_made import save_llama
 
 
 @settings(max_examples=200, deadline=None)
@@ -56,3 +61,35 @@ def test_perplexity_equals_a_plain_computation(tmp_path, config, vocabulary, mod
     assert (measured["tokens"], measured["num_words"], measured["documents"]) == (tokens, words, 2)
     assert measured["value"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
     assert measured["words"] == pytest.approx(np.exp(total / words), rel=1e-3)
+
+
+def test_continuations_are_read_from_the_start_token_with_the_space_before_them(tmp_path, config):
+    """Of a tokenizer like LLaMA's, whose start and end of a document are two tokens."""
+    save_llama(tmp_path)
+    vocabulary = BPEVocabulary.load(str(tmp_path))
+    config = dataclasses.replace(config, vocab_size=vocabulary.vocab_size)
+    model, params = random_params(config)
+    directory = epath.Path(tmp_path / "model")
+    directory.mkdir()
+    spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
+    checkpoints.save_model(directory, params, spec, vocabulary)
+    rows = [("0", "The bus", " was late."), ("1", "Thanks", ", it worked")]
+    path = tmp_path / "g.jsonl"
+    with path.open("w") as file:
+        for i, prompt, text in rows:
+            record = {"id": i, "prompt": {"text": prompt}, "generations": [{"text": text}]}
+            file.write(json.dumps(record) + "\n")
+    total, tokens = 0.0, 0
+    for _, prompt, text in rows:
+        before = len(vocabulary.encode(prompt))
+        ids = [vocabulary.bos_id, *vocabulary.encode(prompt + text)]
+        logits = np.asarray(
+            model.apply({"params": params}, np.array([ids]), enable_dropout=False)[0], np.float64
+        )
+        for target in range(1 + before, len(ids)):
+            row = logits[target - 1]
+            total -= row[ids[target]] - row.max() - np.log(np.exp(row - row.max()).sum())
+            tokens += 1
+    measured = perplexity.continuation_perplexity(str(directory), str(path))
+    assert measured["tokens"] == tokens
+    assert measured["value"] == pytest.approx(np.exp(total / tokens), rel=1e-4)

@@ -6,7 +6,10 @@ import jax
 import pytest
 
 from detox_jax import cli, records
+from detox_jax.generation import decoding, prompts
 from detox_jax.generation import generate as module
+from detox_jax.vocabulary import BPEVocabulary
+from tests.tokenizers_made import save_llama
 
 PROMPTS = ["The bus was late", "Thanks", "I think the second film is better than the first one."]
 
@@ -152,3 +155,26 @@ def test_mistakes_are_one_line_and_leave_nothing(flags, tmp_path, mistake, capsy
     assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
     assert message in error
     assert not out.exists()
+
+
+def test_the_space_before_a_continuation_is_kept_where_its_prompt_is(tmp_path):
+    """A tokenizer like LLaMA's writes it as part of the word behind it."""
+    save_llama(tmp_path)
+    loaded = BPEVocabulary.load(str(tmp_path))
+    prompt, ids = "The bus", loaded.encode("The bus was late")
+    cut = len(loaded.encode(prompt))
+    sample = decoding.Sample(ids[cut:], stopped=True)
+
+    def text_of(mode, request):
+        (record,) = module._records(
+            mode, [request], [[loaded.bos_id, *ids[:cut]]], [[sample]], loaded
+        )
+        return record
+
+    augmented = text_of(prompts.Augmented(1, "no file"), prompts.Request("a", prompt))
+    assert augmented.text == "The bus was late"
+    source = records.Prompt("p", prompt)
+    continued = text_of(prompts.PromptFile("no file"), prompts.Request("p", prompt, source))
+    assert [g.text for g in continued.generations] == [" was late"]
+    # A document that leaves its prompt out begins like any other document.
+    assert text_of(prompts.Heuristic(1), prompts.Request("h", prompt)).text == "was late"
