@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from detox_jax import cli
-from detox_jax.parallel.chips import CHIPS, GIB
+from detox_jax.planning.chips import CHIPS, GIB
 
 MODELS = ("530b", "8.3b", "1.3b", "357m", "126m")
 ADAPTATIONS = ("adapter", "whole")

@@ -37,7 +37,7 @@ VERBS = {
     "report": "detox_jax.evaluation.report",
     "lm_eval": "detox_jax.evaluation.lm_eval",
     "convert": "detox_jax.interop.convert",
-    "plan": "detox_jax.parallel.plan",
+    "plan": "detox_jax.planning.plan",
     "sgeat": "detox_jax.sgeat",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",

@@ -12,7 +12,7 @@ from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 from detox_jax import cli
 from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.parallel import mesh as meshes
-from detox_jax.parallel import programs
+from detox_jax.planning import programs
 from detox_jax.training import checkpoints
 from detox_jax.training import loop as loops
 from detox_jax.training import params as params_lib

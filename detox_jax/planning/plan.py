@@ -20,14 +20,14 @@ from detox_jax.errors import UserError
 from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
-from detox_jax.parallel import chips, plan_text
 from detox_jax.parallel import mesh as meshes
-from detox_jax.parallel import search as search_lib
-from detox_jax.parallel.assessment import Assessed, Assessment, assess
-from detox_jax.parallel.chips import Slice
-from detox_jax.parallel.job import Generation, Job
-from detox_jax.parallel.programs import Model
-from detox_jax.parallel.roofline import Run
+from detox_jax.planning import chips, plan_text
+from detox_jax.planning import search as search_lib
+from detox_jax.planning.assessment import Assessed, Assessment, assess
+from detox_jax.planning.chips import Slice
+from detox_jax.planning.job import Generation, Job
+from detox_jax.planning.programs import Model
+from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
 
 DOES_NOT_FIT = 3
@@ -37,11 +37,12 @@ _COMPILED = (
     "models/*.py",
     "training/[lso]*.py",
     "generation/[ds]*.py",
-    "parallel/[cfhmrt]*.py",
-    "parallel/programs.py",
+    "parallel/[mr]*.py",
+    "planning/[cfhrt]*.py",
+    "planning/programs.py",
 )
 # What decides the order in which a search tries them.
-_SEARCHED = ("parallel/search.py", "parallel/job.py", "parallel/plan.py")
+_SEARCHED = ("planning/search.py", "planning/job.py", "planning/plan.py")
 # What a search tries for a program on a slice, at most; each costs a compilation.
 _CANDIDATES = 4
 

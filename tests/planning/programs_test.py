@@ -9,7 +9,7 @@ from detox_jax.generation.decoding import Decoder
 from detox_jax.generation.sampling import TopPSampling
 from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.parallel import mesh as meshes
-from detox_jax.parallel import programs
+from detox_jax.planning import programs
 from tests.conftest import random_params
 
 

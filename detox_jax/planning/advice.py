@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from detox_jax.parallel import chips
-from detox_jax.parallel.chips import GIB, Slice
-from detox_jax.parallel.job import Job
+from detox_jax.planning import chips
+from detox_jax.planning.chips import GIB, Slice
+from detox_jax.planning.job import Job
 
 
 def advice(job: Job, tpus: Slice, assessed: Sequence[Any]) -> list[str]:

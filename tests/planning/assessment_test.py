@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from detox_jax.generation.sampling import Greedy
-from detox_jax.parallel import flops
-from detox_jax.parallel.assessment import Assessed, assess
-from detox_jax.parallel.chips import Chip, Slice
-from detox_jax.parallel.job import Generation, Job
-from detox_jax.parallel.programs import Model
-from detox_jax.parallel.roofline import Run
+from detox_jax.planning import flops
+from detox_jax.planning.assessment import Assessed, assess
+from detox_jax.planning.chips import Chip, Slice
+from detox_jax.planning.job import Generation, Job
+from detox_jax.planning.programs import Model
+from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
 
 TPUS = Slice(Chip("one", 2**30, 1e6, 1e9, 1.0, ("1x1",)), (1, 1))

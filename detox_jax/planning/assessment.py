@@ -9,13 +9,13 @@ from typing import Any
 from jax.sharding import Mesh
 
 from detox_jax.models import kernels
-from detox_jax.parallel import chips, collectives, flops, traffic
-from detox_jax.parallel.advice import advice
-from detox_jax.parallel.chips import Slice
-from detox_jax.parallel.compilation import Memory, compile_program
-from detox_jax.parallel.hlo import Module
-from detox_jax.parallel.job import Generation, Job
-from detox_jax.parallel.roofline import Roofline, Work, batches, chip_hours, roofline
+from detox_jax.planning import chips, collectives, flops, traffic
+from detox_jax.planning.advice import advice
+from detox_jax.planning.chips import Slice
+from detox_jax.planning.compilation import Memory, compile_program
+from detox_jax.planning.hlo import Module
+from detox_jax.planning.job import Generation, Job
+from detox_jax.planning.roofline import Roofline, Work, batches, chip_hours, roofline
 
 # The loop over new tokens in `generation.decoding.decode`.
 _DECODE_LOOP = "jit(decode)/while"

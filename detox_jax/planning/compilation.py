@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from detox_jax.parallel import hlo
-from detox_jax.parallel.programs import Program, shard_bytes
+from detox_jax.planning import hlo
+from detox_jax.planning.programs import Program, shard_bytes
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # The two ways in which libtpu says how much a program needs, and of how much.

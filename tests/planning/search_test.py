@@ -4,10 +4,10 @@ import pytest
 
 from detox_jax.generation.sampling import Greedy
 from detox_jax.models.config import TransformerConfig
-from detox_jax.parallel import chips, search
-from detox_jax.parallel.job import Generation, Job
-from detox_jax.parallel.programs import Model
-from detox_jax.parallel.roofline import Run
+from detox_jax.planning import chips, search
+from detox_jax.planning.job import Generation, Job
+from detox_jax.planning.programs import Model
+from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from detox_jax.parallel.chips import Chip, Slice
-from detox_jax.parallel.collectives import Collective
-from detox_jax.parallel.roofline import Run, Work, batches, chip_hours, roofline
+from detox_jax.planning.chips import Chip, Slice
+from detox_jax.planning.collectives import Collective
+from detox_jax.planning.roofline import Run, Work, batches, chip_hours, roofline
 
 CHIP = Chip("round", 1000, hbm_bandwidth=100.0, peak_flops=1000.0, link_bandwidth=10.0,
             topologies=("4x4",))  # fmt: skip

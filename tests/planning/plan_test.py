@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from detox_jax import cli
-from detox_jax.parallel import assessment, chips, plan
-from detox_jax.parallel import job as jobs
-from detox_jax.parallel.compilation import Memory, _needed
+from detox_jax.planning import assessment, chips, plan
+from detox_jax.planning import job as jobs
+from detox_jax.planning.compilation import Memory, _needed
 
 MODEL = """\
 from __gin__ import dynamic_registration

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from detox_jax.parallel import collectives, hlo, traffic
 from detox_jax.parallel import mesh as meshes
+from detox_jax.planning import collectives, hlo, traffic
 
 LAYERS, WIDTH, ROWS = 5, 64, 16
 

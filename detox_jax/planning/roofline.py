@@ -7,8 +7,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from detox_jax.parallel.chips import Slice
-from detox_jax.parallel.collectives import Collective
+from detox_jax.planning.chips import Slice
+from detox_jax.planning.collectives import Collective
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from detox_jax.errors import UserError
 from detox_jax.models.config import TransformerConfig
-from detox_jax.parallel import chips
-from detox_jax.parallel.chips import Slice
-from detox_jax.parallel.job import Job
+from detox_jax.planning import chips
+from detox_jax.planning.chips import Slice
+from detox_jax.planning.job import Job
 
 # Of a device's memory that what surely is there may take where more comes on top.
 _ROOM = 0.9

@@ -15,9 +15,9 @@ from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.parallel import programs
-from detox_jax.parallel.programs import Model, Program
-from detox_jax.parallel.roofline import Run
+from detox_jax.planning import programs
+from detox_jax.planning.programs import Model, Program
+from detox_jax.planning.roofline import Run
 from detox_jax.training import params as params_lib
 from detox_jax.training.optimizer import AdamW
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from detox_jax.errors import UserError
-from detox_jax.parallel import chips
+from detox_jax.planning import chips
 
 
 def test_a_slice_by_name():

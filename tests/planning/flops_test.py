@@ -8,7 +8,7 @@ import pytest
 from detox_jax.generation.sampling import Greedy
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.parallel import flops, programs
+from detox_jax.planning import flops, programs
 from detox_jax.training.optimizer import AdamW
 
 # Wide enough that what is no matrix product hardly counts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from detox_jax.parallel.chips import GIB
+from detox_jax.planning.chips import GIB
 
 
 def render(plan: Mapping[str, Any]) -> str:

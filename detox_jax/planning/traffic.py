@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from detox_jax.parallel.hlo import HBM, Instruction, Module
+from detox_jax.planning.hlo import HBM, Instruction, Module
 
 # What only names or regroups memory, and what is counted inside of what it calls.
 _FREE = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from detox_jax.parallel.hlo import Instruction, Module
+from detox_jax.planning.hlo import Instruction, Module
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _OPCODE = re.compile(rf"({'|'.join(KINDS)})(-start)?$")
