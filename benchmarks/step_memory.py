@@ -22,10 +22,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
 from detox_jax.training.step import batch_loss
 
 _VARIANTS = "plain/dots/0,auto/dots/0,auto/dots/256,auto/attention/256,auto/full/256"

@@ -14,7 +14,7 @@ _PUBLIC = {
     "TransformerConfig": "detox_jax.models.config",
     "TransformerLM": "detox_jax.models.transformer",
     "create_mesh": "detox_jax.parallel.mesh",
-    "load_model": "detox_jax.training.checkpoints",
+    "load_model": "detox_jax.checkpoints.model_dir",
     "BPEVocabulary": "detox_jax.vocabulary",
     "Greedy": "detox_jax.generation.sampling",
     "TemperatureSampling": "detox_jax.generation.sampling",

@@ -27,8 +27,8 @@ import gin
 from etils import epath
 
 from detox_jax import records
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
-from detox_jax.training import checkpoints
 
 Verb = Callable[..., None]
 BASE = "base"

@@ -20,10 +20,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp  # noqa: E402
 from etils import epath  # noqa: E402
 
+from detox_jax.checkpoints import model_dir as checkpoints  # noqa: E402
 from detox_jax.models.config import TransformerConfig  # noqa: E402
 from detox_jax.models.transformer import TransformerLM  # noqa: E402
 from detox_jax.parallel import mesh as meshes  # noqa: E402
-from detox_jax.training import checkpoints  # noqa: E402
 from detox_jax.vocabulary import BPEVocabulary  # noqa: E402
 
 SENTENCES = [

@@ -6,9 +6,9 @@ import gin
 import pytest
 
 from detox_jax import cli
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import params as params_lib
 
 ROOT = Path(__file__).resolve().parent.parent / "gin_configs"
 # V D + M D + L (12 D^2 + 13 D) + 2 D; the vocabulary V padded to a multiple of 128, M the context.

@@ -17,7 +17,6 @@ BASICS = {
     "progress",
     "native_log",
 }
-LOADING = {"training.checkpoints", "training.params", "training.losses"}
 CLASSIFIER_FILES = {
     "interop.classifiers",
     "interop.encoder_bodies",
@@ -29,24 +28,26 @@ CLASSIFIER_FILES = {
 ALLOWED = {
     "models": {"errors"},
     "parallel": {"errors", "processes", "models"},
-    "training": {*BASICS, "models", "parallel"},
-    "generation": {*BASICS, "models", "parallel", *LOADING},
+    "checkpoints": {*BASICS, "models", "parallel"},
+    "training": {*BASICS, "models", "parallel", "checkpoints"},
+    "generation": {*BASICS, "models", "parallel", "checkpoints"},
     # A classifier is read where it lies, in its Hugging Face directory, and written there.
-    "toxicity": {*BASICS, "models", "parallel", "training", *CLASSIFIER_FILES},
+    "toxicity": {*BASICS, "models", "parallel", "checkpoints", "training", *CLASSIFIER_FILES},
     # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.
     "evaluation": {
         *BASICS,
         "models",
         "parallel",
-        *LOADING,
+        "checkpoints",
+        "training.losses",
         "training.data",
         "generation.decoding",
         "generation.sampling",
     },
-    "interop": {*BASICS, "models", "parallel", *LOADING},
+    "interop": {*BASICS, "models", "parallel", "checkpoints"},
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
-    "planning": {*BASICS, "models", "parallel", "training", "generation"},
-    "sgeat": {*BASICS, *LOADING},
+    "planning": {*BASICS, "models", "parallel", "checkpoints", "training", "generation"},
+    "sgeat": {*BASICS, "checkpoints"},
     "cli": {"errors", "native_log", "processes", "parallel.distributed"},
     "__main__": {"cli"},
     "errors": set(),
@@ -61,7 +62,7 @@ ALLOWED = {
 NOTHING_LOCAL = {
     "models.config",
     "generation.sampling",
-    "training.params",
+    "checkpoints.params",
     "evaluation.metrics",
     "evaluation.statistics",
 }

@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from detox_jax import records, tokenizer_files
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.harness import added_tokens
 from detox_jax.evaluation.likelihood import Likelihood, LikelihoodReader
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
 from detox_jax.vocabulary import BPEVocabulary
 
 ACCURACIES_FILE = "accuracies.json"

@@ -12,10 +12,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from detox_jax import progress
+from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation import decoding, sampling
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training.checkpoints import LoadedModel
 
 _PIECE = 32
 # Settings of other libraries that say nothing at these values.

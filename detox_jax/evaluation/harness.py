@@ -17,14 +17,14 @@ from typing import Any
 import tokenizers
 
 from detox_jax import tokenizer_files
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.evaluation import chat
 from detox_jax.evaluation.continuation import Continuer, Settings
 from detox_jax.evaluation.likelihood import LikelihoodReader
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 
 Ids = list[int]
 

@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from detox_jax import progress, records
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints, losses
+from detox_jax.training import losses
 
 Window = tuple[Sequence[int], int]
 _LOGITS_CHUNK = 128  # Positions; the logits of long windows over a real vocabulary are gigabytes.

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from detox_jax import progress, records
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import decoding
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
 from detox_jax.vocabulary import BPEVocabulary
 
 SHARD_NAME = "generations"

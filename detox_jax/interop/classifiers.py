@@ -13,7 +13,7 @@ from flax import traverse_util
 from detox_jax.errors import UserError
 from detox_jax.interop.encoders import EncoderFamily, family_of, read_config
 from detox_jax.interop.fields import read_json
-from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
+from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
 from detox_jax.interop.safetensors_io import TensorReader
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
@@ -57,7 +57,7 @@ class Classifier:
         Raises:
           UserError: if a tensor is missing, left over, of another shape, or holds NaN.
         """
-        shapes = shapes_of(Encoder(self.config))
+        shapes = meshes.param_shapes(Encoder(self.config))
         tensors = {
             name: tensor
             for name, tensor in self.family.tensors(self.config.vocab_size - 1).items()

@@ -13,13 +13,14 @@ from typing import Any
 from etils import epath
 
 from detox_jax import records
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
-from detox_jax.interop import huggingface, model_card, parameters, t5x_checkpoints
-from detox_jax.interop.parameters import Checkpoint
+from detox_jax.interop import huggingface, model_card, t5x_checkpoints
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from detox_jax.vocabulary import BPEVocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
@@ -162,14 +163,14 @@ def import_model(
         scratch = output.path / _SCRATCH
         arrays = huggingface.read_parameters(source, scratch)
         spec = checkpoints.ModelSpec(source.config, None, None, vocabulary.fingerprint)
-        checkpoints.save_model(output.path, parameters.nested(arrays), spec, vocabulary)
+        checkpoints.save_model(output.path, streamed.nested(arrays), spec, vocabulary)
         del arrays
         scratch.rmtree()
         origin = huggingface.origin(source, settings["source"])
         records.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory))
-        count = sum(math.prod(shape) for shape in parameters.shapes_of(source.config).values())
+        count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
         output.finish(family=source.family.model_type, parameters=count)
     print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors")
 
@@ -184,7 +185,7 @@ def import_t5x(from_t5x: str, to: str, described: t5x_checkpoints.Description) -
             print(f"{to}: is already there, from the same checkpoint")
             return
         arrays = t5x_checkpoints.read(checkpoint, spec.config, spec.adaptation)
-        params = parameters.nested(arrays)
+        params = streamed.nested(arrays)
         if spec.adaptation is not None:
             assert described.base is not None
             params = t5x_checkpoints.trained(arrays, spec.adaptation, described.base)
@@ -304,7 +305,7 @@ def export_t5x(source: str, to_t5x: str) -> None:
         if output is None:
             print(f"{to_t5x}: is already there, from the same checkpoint")
             return
-        paths = parameters.shapes_of(spec.config, spec.adaptation)
+        paths = streamed.shapes_of(spec.config, spec.adaptation)
         arrays = {path: checkpoint.read(path) for path in paths}
         written = t5x_checkpoints.write(output.path, arrays)
         output.finish(parameters=len(arrays))

@@ -12,10 +12,11 @@ from etils import epath
 from detox_jax.errors import UserError
 from detox_jax.interop.encoders import EncoderFamily, family_of, read_config
 from detox_jax.interop.fields import read_json
-from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
+from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
 from detox_jax.interop.safetensors_io import TensorReader
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
+from detox_jax.parallel import mesh as meshes
 
 # The logits are of other labels. BERT's pooler is pretrained, RoBERTa's is not.
 _FRESH, _FRESH_IF_MISSING = "head_logits/", "head_dense/"
@@ -54,7 +55,7 @@ class Body:
         Raises:
           UserError: if a tensor of the body is missing, left over, of another shape, or holds NaN.
         """
-        shapes = shapes_of(Encoder(self.config))
+        shapes = meshes.param_shapes(Encoder(self.config))
         stored = self._stored()
         tensors = {
             name: tensor

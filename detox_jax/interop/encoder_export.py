@@ -11,10 +11,11 @@ from etils import epath
 
 from detox_jax import records
 from detox_jax.interop.encoders import FAMILIES
-from detox_jax.interop.reading import CONFIG_FILE, MappedTensors, shapes_of
+from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
 from detox_jax.interop.safetensors_io import SINGLE_FILE
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
+from detox_jax.parallel import mesh as meshes
 
 _LABEL_FIELDS = ("num_labels", "_num_labels", "torch_dtype", "finetuning_task")
 
@@ -56,7 +57,7 @@ def write(
       labels: names of the outputs.
     """
     family = FAMILIES[fields["model_type"]]
-    shapes = shapes_of(Encoder(config))
+    shapes = meshes.param_shapes(Encoder(config))
     lines = {
         name: tensor
         for name, tensor in family.tensors(config.vocab_size - 1).items()

@@ -15,16 +15,18 @@ import numpy as np
 from etils import epath
 
 from detox_jax import records
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints.params import Shapes
+from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
-from detox_jax.interop import parameters, reading
+from detox_jax.interop import reading
 from detox_jax.interop.families import FAMILIES
 from detox_jax.interop.family import Family, Map
 from detox_jax.interop.fields import Fields, read_json
-from detox_jax.interop.parameters import Checkpoint
-from detox_jax.interop.reading import CONFIG_FILE, Shapes, foreign_names, layer_shapes
+from detox_jax.interop.reading import CONFIG_FILE, foreign_names, layer_shapes
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
 from detox_jax.models.config import TransformerConfig
-from detox_jax.training import checkpoints
 from detox_jax.vocabulary import BPEVocabulary
 
 _DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -99,7 +101,7 @@ def config_from(family: Family, fields: dict[str, Any], where: str) -> Transform
 
 def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     """The lines of a family's map whose parameters a config has, and those parameters' shapes."""
-    shapes = parameters.shapes_of(config)
+    shapes = streamed.shapes_of(config)
     tensors = {
         name: tensor
         for name, tensor in family.tensors(config.vocab_size - 1).items()
@@ -124,7 +126,7 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     mapped = reading.MappedTensors(tensors, shapes, source.config.num_layers)
     mapped.check(source.tensors, stored, str(source.directory))
     _check_left_over(source, stored, mapped.expected.keys())
-    arrays = parameters.mapped_zeros(scratch, shapes, source.config.parameter_dtype)
+    arrays = streamed.mapped_zeros(scratch, shapes, source.config.parameter_dtype)
     for path, place, part in mapped.read(source.tensors, stored):
         arrays[path][place] = part
     return arrays
@@ -266,7 +268,7 @@ def write_model(
     writer = TensorWriter(directory, plan, max_shard_bytes)
     for name, tensor in tensors.items():
         values = [checkpoint.merged(path) for path in tensor.paths]
-        layers = zip(*(parameters.by_layer(v, tensor.layered) for v in values), strict=True)
+        layers = zip(*(streamed.by_layer(v, tensor.layered) for v in values), strict=True)
         names = foreign_names(name, tensor, config.num_layers)
         for foreign, parts in zip(names, layers, strict=True):
             writer.write(foreign, tensor.layout.write(parts))

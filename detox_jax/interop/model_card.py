@@ -7,8 +7,8 @@ from typing import Any
 
 from etils import epath
 
+from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
-from detox_jax.interop.parameters import Checkpoint
 from detox_jax.models import adaptation as adaptations
 
 _RESULTS_FILE = "results.json"

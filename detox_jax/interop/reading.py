@@ -8,25 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
+from detox_jax.checkpoints.params import Shapes
 from detox_jax.errors import UserError
 from detox_jax.interop.family import Map
 from detox_jax.interop.layouts import Tensor
 from detox_jax.interop.safetensors_io import TensorReader
-from detox_jax.models.encoder import Encoder
-from detox_jax.models.transformer import TransformerLM
-from detox_jax.parallel import mesh as meshes
 
 CONFIG_FILE = "config.json"
-Shapes = dict[str, tuple[int, ...]]
-
-
-def shapes_of(model: TransformerLM | Encoder) -> Shapes:
-    """The shape of every parameter of a model, by path."""
-    tree, _ = meshes.abstract_params(model)
-    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
-    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 
 def layer_shapes(tensor: Tensor, shapes: Shapes) -> list[tuple[int, ...]]:

@@ -24,13 +24,14 @@ from etils import epath
 from flax import core
 
 from detox_jax import records
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.interop import t5x_restore
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import checkpoints, data
-from detox_jax.training import params as params_lib
+from detox_jax.training import data
 from detox_jax.training.optimizer import AdamW
 
 try:

@@ -16,12 +16,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
-from detox_jax.interop import parameters
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from detox_jax.vocabulary import BPEVocabulary
 
 Arrays = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ class Description:
     config: TransformerConfig
     vocabulary: BPEVocabulary
     adaptation: adaptations.Adaptation | None
-    base: parameters.Checkpoint | None
+    base: streamed.Checkpoint | None
 
     @classmethod
     def of(
@@ -62,7 +62,7 @@ class Description:
         if base is not None:
             if model is not None or vocabulary is not None:
                 raise UserError("BASE says what MODEL and VOCABULARY_PATH say; leave them out")
-            opened = parameters.Checkpoint.open(base)
+            opened = streamed.Checkpoint.open(base)
             if opened.spec.adaptation is not None:
                 raise UserError(f"{base}: is itself an adaptation; give its base as BASE")
             directory = str(opened.model_dir / checkpoints.VOCABULARY_DIR)
@@ -106,7 +106,7 @@ def write(directory: epath.Path, arrays: Arrays) -> epath.Path:
     Returns:
       The checkpoint.
     """
-    state = {"target": parameters.nested(arrays), "state": {"step": np.int32(0)}}
+    state = {"target": streamed.nested(arrays), "state": {"step": np.int32(0)}}
     options = ocp.CheckpointManagerOptions(
         step_prefix=_PREFIX, enable_async_checkpointing=False, create=True
     )
@@ -158,13 +158,13 @@ def read(
     Raises:
       UserError: if the checkpoint is of another model, naming a parameter that differs.
     """
-    shapes = parameters.shapes_of(config, adaptation)
+    shapes = streamed.shapes_of(config, adaptation)
     handler = ocp.PyTreeCheckpointHandler()
     found = _shapes(handler, checkpoint)
     _check_same(checkpoint, found, shapes)
     dtype = config.parameter_dtype
     item = {
-        "target": parameters.nested(
+        "target": streamed.nested(
             {path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}
         )
     }
@@ -221,14 +221,14 @@ def _check_same(
         )
 
 
-def trained(arrays: Arrays, adaptation: adaptations.Adaptation, base: parameters.Checkpoint) -> Any:
+def trained(arrays: Arrays, adaptation: adaptations.Adaptation, base: streamed.Checkpoint) -> Any:
     """What an adaptation trained, once it is certain that the rest is its base, bit for bit.
 
     Raises:
       UserError: if a frozen parameter differs from the base's.
     """
     pattern = adaptations.trainable_pattern(adaptation)
-    own, frozen = params_lib.partition(parameters.nested(arrays), pattern)
+    own, frozen = params_lib.partition(streamed.nested(arrays), pattern)
     for path, value in _flat(frozen).items():
         expected = base.read(path)
         if value.dtype != expected.dtype or value.tobytes() != expected.tobytes():

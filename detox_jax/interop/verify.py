@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
 
 # Float32 sums in another order differ by far less at the usual scale of logits.
 TOLERANCE = 1e-3

@@ -16,6 +16,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from flax.linen import partitioning
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -198,6 +199,13 @@ def abstract_params(model: TransformerLM | Encoder) -> tuple[Any, Any]:
     )
     axes = flax.core.unfreeze(partitioning.get_axis_names(variables["params_axes"]))
     return variables["params"], axes
+
+
+def param_shapes(model: TransformerLM | Encoder) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a model, by path."""
+    tree, _ = abstract_params(model)
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 
 def param_shardings(model: TransformerLM | Encoder, mesh: Mesh) -> Any:

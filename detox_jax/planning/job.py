@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Sampling
 from detox_jax.models import adaptation as adaptations
@@ -18,7 +19,6 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import programs
 from detox_jax.planning.programs import Model, Program
 from detox_jax.planning.roofline import Run
-from detox_jax.training import params as params_lib
 from detox_jax.training.optimizer import AdamW
 
 

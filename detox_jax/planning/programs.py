@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Sampling
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from detox_jax.training import step as steps
 from detox_jax.training.optimizer import AdamW
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from detox_jax import records
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.interop import encoder_bodies, encoder_export, hub
 from detox_jax.models.encoder import Encoder
@@ -24,7 +25,6 @@ from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from detox_jax.toxicity.classifier_text import ClassifierTokenizer
-from detox_jax.training import params as params_lib
 
 _SHIFT = 1  # This package's ids start behind padding.
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}

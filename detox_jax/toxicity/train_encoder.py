@@ -19,6 +19,8 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from detox_jax import records
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.interop import encoder_export
 from detox_jax.models.encoder import Encoder
@@ -27,9 +29,7 @@ from detox_jax.toxicity import encoder_card
 from detox_jax.toxicity.classifier import ClassifierScorer
 from detox_jax.toxicity.encoder_start import EncoderStart, Started
 from detox_jax.toxicity.scorer import prepare
-from detox_jax.training import checkpoints
 from detox_jax.training import loop as loops
-from detox_jax.training import params as params_lib
 from detox_jax.training import step as steps_lib
 from detox_jax.training.labelled_batches import (
     LabelledBatches,

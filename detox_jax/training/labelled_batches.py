@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.training import epochs, losses
-from detox_jax.training import params as params_lib
 from detox_jax.training.step import Batch
 
 Encode = Callable[[Sequence[str]], list[list[int]]]

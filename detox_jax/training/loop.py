@@ -14,10 +14,11 @@ from etils import epath
 from jax.sharding import Mesh
 
 from detox_jax import progress
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints, metrics
-from detox_jax.training import params as params_lib
+from detox_jax.training import metrics
 from detox_jax.training import step as steps_lib
 
 

@@ -12,11 +12,11 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import losses
-from detox_jax.training import params as params_lib
 
 Batch = Mapping[str, Any]
 # Of a model, its parameters, a batch and the key of dropout (None where there is none): the summed

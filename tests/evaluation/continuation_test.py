@@ -2,11 +2,11 @@
 
 import pytest
 
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import continuation
 from detox_jax.evaluation.continuation import Continuer, Settings, before_stop
 from detox_jax.generation import decoding, sampling
-from detox_jax.training import checkpoints
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 from etils import epath
 
 from detox_jax import tokenizer_files
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.evaluation import harness
 from detox_jax.evaluation.harness import HarnessModel, added_tokens, move_spaces, rolling_windows
 from detox_jax.models.adaptation import AdapterConfig, trainable_pattern
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from tests.conftest import random_params
 from tests.evaluation.conftest import START_PROCESSOR
 

@@ -10,8 +10,8 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.evaluation import perplexity
-from detox_jax.training import checkpoints
 from detox_jax.vocabulary import BPEVocabulary
 from tests.conftest import SENTENCES, random_params
 from tests.tokenizers_made import save_llama

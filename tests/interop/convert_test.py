@@ -13,13 +13,14 @@ import safetensors.numpy
 from etils import epath
 
 from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
-from detox_jax.interop import convert, huggingface, parameters
+from detox_jax.interop import convert, huggingface
 from detox_jax.interop.families import FAMILIES
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from tests.conftest import initial_params
 from tests.interop import reference
 
@@ -56,7 +57,7 @@ def import_it(source, to, **settings):
 
 
 def assert_same_parameters(one, other):
-    first, second = (parameters.Checkpoint.open(str(path)) for path in (one, other))
+    first, second = (streamed.Checkpoint.open(str(path)) for path in (one, other))
     assert first.paths == second.paths and first.paths
     for path in first.paths:
         np.testing.assert_array_equal(first.read(path), second.read(path))
@@ -68,7 +69,7 @@ def test_logits_equal_an_independent_numpy_forward_pass(name, tmp_path):
     opened = huggingface.open_source(epath.Path(tmp_path / "hf"))
     arrays = huggingface.read_parameters(opened, epath.Path(tmp_path / "scratch"))
     ids = np.random.default_rng(1).integers(0, 349, 14)
-    params = parameters.nested({path: np.asarray(array) for path, array in arrays.items()})
+    params = streamed.nested({path: np.asarray(array) for path, array in arrays.items()})
     ours = TransformerLM(opened.config).apply(
         {"params": params}, ids[None] + 1, enable_dropout=False
     )[0]
@@ -120,7 +121,7 @@ def test_a_whole_model_trained_here_is_exported_as_gpt2(model_dir, tmp_path, con
     fields = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert fields["model_type"] == "gpt2" and fields["n_embd"] == config.emb_dim
     again = import_it(tmp_path / "hf", tmp_path / "again")
-    first, second = (parameters.Checkpoint.open(str(path)) for path in (model_dir, again))
+    first, second = (streamed.Checkpoint.open(str(path)) for path in (model_dir, again))
     for path in first.paths:
         ours, back = first.read(path), second.read(path)
         if path == "token_embedder/embedding":  # Rows that stand for no token do not travel.

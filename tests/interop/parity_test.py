@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Greedy
 from detox_jax.interop import convert, verify
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from tests.conftest import initial_params
 from tests.interop import families_made
 

@@ -9,14 +9,14 @@ import pytest
 from etils import epath
 from safetensors.numpy import load_file
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.interop import peft
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, trainable_pattern
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 
 SIZES = dict(vocab_size=21, emb_dim=16, num_heads=4, num_layers=2, mlp_dim=24, max_length=16)
 CONFIGS = {

@@ -8,11 +8,12 @@ import sentencepiece
 from etils import epath
 
 from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import streamed
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Greedy
-from detox_jax.interop import huggingface, parameters, verify
+from detox_jax.interop import huggingface, verify
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import checkpoints
 
 pytestmark = pytest.mark.real
 
@@ -26,7 +27,7 @@ def stories(data_dir, tmp_path_factory):
     source = huggingface.open_source(directory)
     scratch = epath.Path(tmp_path_factory.mktemp("scratch"))
     arrays = huggingface.read_parameters(source, scratch)
-    params = parameters.nested({path: np.asarray(array) for path, array in arrays.items()})
+    params = streamed.nested({path: np.asarray(array) for path, array in arrays.items()})
     pieces = sentencepiece.SentencePieceProcessor(str(directory / "tokenizer.model"))
     return directory, TransformerLM(source.config), params, pieces
 

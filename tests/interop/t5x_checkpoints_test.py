@@ -5,11 +5,12 @@ import pytest
 from etils import epath
 from flax import traverse_util
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
-from detox_jax.interop import convert, parameters, t5x_checkpoints
+from detox_jax.interop import convert, t5x_checkpoints
 from detox_jax.models.adaptation import AdapterConfig
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from tests.conftest import random_params
 
 ADAPTER = AdapterConfig(bottleneck_dim=3)
@@ -29,8 +30,8 @@ def adapted(tmp_path_factory, config, model_dir):
     path = tmp_path_factory.mktemp("t5x") / "adapted"
     _, params = random_params(config, ADAPTER)
     own, _ = params_lib.partition(params, ADAPTER.trainable_pattern)
-    base = parameters.Checkpoint.open(model_dir)
-    frozen = parameters.nested({name: base.read(name) for name in base.paths})
+    base = streamed.Checkpoint.open(model_dir)
+    frozen = streamed.nested({name: base.read(name) for name in base.paths})
     tree = params_lib.combine(own, frozen)
     t5x_checkpoints.write(epath.Path(path), flat(tree))
     return path, flat(own)
@@ -51,7 +52,7 @@ def refused(message, **settings):
 
 def test_whole_model_there_and_back(exported, model_dir, tmp_path):
     convert.convert(from_t5x=str(exported), to=str(tmp_path / "back"), base=model_dir)
-    ours, back = (parameters.Checkpoint.open(str(p)) for p in (model_dir, tmp_path / "back"))
+    ours, back = (streamed.Checkpoint.open(str(p)) for p in (model_dir, tmp_path / "back"))
     assert back.fingerprint == ours.fingerprint and back.spec == ours.spec
 
 
@@ -59,7 +60,7 @@ def test_adapter_there_and_back(adapted, model_dir, tmp_path, one_device_mesh):
     path, own = adapted
     to = tmp_path / "adapter"
     convert.convert(from_t5x=str(path), to=str(to), base=model_dir, adaptation=ADAPTER)
-    imported = parameters.Checkpoint.open(str(to))
+    imported = streamed.Checkpoint.open(str(to))
     assert imported.spec.adaptation == ADAPTER and set(imported.paths) == set(own)
     for name, value in own.items():
         np.testing.assert_array_equal(imported.read(name), value)

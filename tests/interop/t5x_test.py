@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
+from detox_jax.checkpoints import streamed
 from detox_jax.evaluation import perplexity
 from detox_jax.generation import generate, prompts, sampling
-from detox_jax.interop import convert, parameters, t5x_checkpoints
+from detox_jax.interop import convert, t5x_checkpoints
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.training import train
@@ -157,8 +158,8 @@ def test_a_stopped_run_goes_on_where_it_stood_in_the_data(files, whole, model_di
 
 
 def test_an_adapters_optimizer_knows_nothing_of_the_base(whole, adapter, config):
-    every = set(parameters.shapes_of(config))
-    own = set(parameters.shapes_of(config, ADAPTER)) - every
+    every = set(streamed.shapes_of(config))
+    own = set(streamed.shapes_of(config, ADAPTER)) - every
 
     def moments(directory):
         paths = t5x_checkpoints.optimizer_paths(str(directory))
@@ -177,7 +178,7 @@ def test_an_adapter_leaves_the_base_alone_and_learns(files, adapter, model_dir, 
     )  # Refuses a base that differs in one bit.
     assert losses(adapter)[0] == pytest.approx(losses(whole)[0], abs=1e-4)
     assert losses(adapter)[-1] < losses(adapter)[0]
-    up = parameters.Checkpoint.open(str(to)).read("layers/mlp_adapter/up_kernel")
+    up = streamed.Checkpoint.open(str(to)).read("layers/mlp_adapter/up_kernel")
     assert np.abs(up).max() > 0
 
 

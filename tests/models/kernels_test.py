@@ -236,7 +236,8 @@ from detox_jax.models import kernels
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints, step
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.training import step
 from detox_jax.training.optimizer import AdamW
 
 devices = topologies.get_topology_desc("v5e:2x2", "tpu").devices

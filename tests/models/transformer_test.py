@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.models.config import RopeScaling, TransformerConfig
 from detox_jax.models.layers import rotary_frequencies
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import params as params_lib
 from tests.conftest import initial_params, random_params
 
 VARIANTS = {

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from detox_jax import cli, records
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from tests.conftest import SENTENCES, write_tiny_run
 from tests.toxicity import classifiers_made
 

@@ -10,8 +10,9 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from detox_jax.interop import encoders
 from detox_jax.interop.fields import Fields
-from detox_jax.interop.reading import MappedTensors, layer_shapes, shapes_of
+from detox_jax.interop.reading import MappedTensors, layer_shapes
 from detox_jax.models.encoder import Encoder
+from detox_jax.parallel import mesh as meshes
 
 WORDS = "the bus was late you are an idiot good day what a stupid idea moron thanks for".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys([*WORDS, ".", "!", "?"])]
@@ -66,7 +67,7 @@ def make(directory: Path, config, seed=0) -> dict[str, np.ndarray]:
     directory.mkdir(parents=True, exist_ok=True)
     family = encoders.FAMILIES[config["model_type"]]
     ours = family.read(Fields(config, "config"), len(config["id2label"]))
-    shapes = shapes_of(Encoder(ours))
+    shapes = meshes.param_shapes(Encoder(ours))
     lines = {
         name: tensor
         for name, tensor in family.tensors(config["vocab_size"]).items()

@@ -13,12 +13,12 @@ import optax
 import pytest
 from flax import traverse_util
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from detox_jax.training import step as steps
 from detox_jax.training.optimizer import AdamW
 from tests.conftest import random_params

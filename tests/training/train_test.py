@@ -10,12 +10,12 @@ from etils import epath
 from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 
 from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import programs
-from detox_jax.training import checkpoints
 from detox_jax.training import loop as loops
-from detox_jax.training import params as params_lib
 from detox_jax.training import step as steps_lib
 from detox_jax.training.optimizer import AdamW
 from tests.conftest import write_tiny_run

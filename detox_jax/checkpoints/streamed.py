@@ -17,22 +17,22 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints.params import Shapes
 from detox_jax.errors import UserError
-from detox_jax.interop import reading
-from detox_jax.interop.reading import Shapes
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
+from detox_jax.parallel import mesh as meshes
 
 
 def shapes_of(
     config: TransformerConfig, adaptation: adaptations.Adaptation | None = None
 ) -> Shapes:
     """The shape of every parameter of a model, by path."""
-    return reading.shapes_of(TransformerLM(config, adaptation))
+    return meshes.param_shapes(TransformerLM(config, adaptation))
 
 
 class Mapped(np.memmap):

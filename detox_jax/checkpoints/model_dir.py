@@ -23,12 +23,12 @@ from etils import epath
 from jax.sharding import Mesh
 
 from detox_jax import records
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import params as params_lib
 from detox_jax.vocabulary import BPEVocabulary
 
 MODEL_FILE = "model.json"

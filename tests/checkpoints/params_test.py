@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import params as params_lib
 from tests.conftest import random_params
 
 TREE = {"a": {"kernel": 1, "lora_a": 2}, "b": {"kernel": 3}}

@@ -19,6 +19,7 @@ from flax import traverse_util
 from detox_jax.errors import UserError
 
 Params = dict[str, Any]
+Shapes = dict[str, tuple[int, ...]]  # by path
 
 
 def partition(params: Params, pattern: str) -> tuple[Params, Params]:

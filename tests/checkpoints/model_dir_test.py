@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
-from detox_jax.interop.parameters import Checkpoint
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import checkpoints
-from detox_jax.training import params as params_lib
 from detox_jax.vocabulary import BPEVocabulary
 from tests.conftest import random_params
 
