@@ -1,4 +1,4 @@
-"""Documents, prompts and generations as sharded JSON Lines, and the manifest beside them.
+"""Documents, prompts and generations, and how they are read from sharded JSON Lines.
 
 Formats are those of the README's "Files" section: documents are `{"id", "text", "toxicity"}`,
 prompted generations follow RealToxicityPrompts,
@@ -10,26 +10,14 @@ may be local or `gs://` (through `etils.epath`).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import re
-import time
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import gin
 from etils import epath
 
-from detox_jax import foreign, processes
+from detox_jax import foreign, outputs
 from detox_jax.errors import UserError
-
-MANIFEST = "manifest.json"
-TIMES_FILE = "times.json"  # how long each step took, in every run of it
-SCHEMA_VERSION = 1
-_APPEARS_WITHIN_S = 10.0
-_SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,19 +122,21 @@ def resolve_files(source: str) -> list[epath.Path]:
 
 
 def _directory_files(path: epath.Path) -> list[epath.Path]:
-    manifest = path / MANIFEST
-    if manifest.exists() and not read_manifest(path)["complete"]:
+    manifest = path / outputs.MANIFEST
+    if manifest.exists() and not outputs.read_manifest(path)["complete"]:
         raise UserError(f"{path}: unfinished; rerun the command that was writing it")
     files = sorted(path.glob("*.jsonl"))
     if not files:
         raise UserError(f"{path}: holds no .jsonl file")
     shards: dict[tuple[str, int], set[int]] = {}
     for file in files:
-        if match := _SHARD.match(file.name):
+        if match := outputs.SHARD.match(file.name):
             shards.setdefault((match["name"], int(match["count"])), set()).add(int(match["index"]))
     for (name, count), indices in shards.items():
         if missing := sorted(set(range(count)) - indices):
-            raise UserError(f"{path}: shard {shard_name(name, missing[0], count)} is missing")
+            raise UserError(
+                f"{path}: shard {outputs.shard_name(name, missing[0], count)} is missing"
+            )
     if len(shards) > 1:
         names = ", ".join(sorted(f"{name} (of {count})" for name, count in shards))
         raise UserError(f"{path}: holds several sets of shards: {names}; name one with a glob")
@@ -283,204 +273,7 @@ def _generation(value: Any, where: str) -> Generation:
     return Generation(text, _toxicity(fields, where), fields)
 
 
-# --- writing ----------------------------------------------------------------------------------
-
-
-def shard_name(name: str, index: int, count: int) -> str:
-    """`documents-00003-of-00010.jsonl`."""
-    return f"{name}-{index:05d}-of-{count:05d}.jsonl"
-
-
-def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file whole or not at all; of several processes, the first one does."""
-    if not processes.current().is_first:
-        return
-    temporary = path.parent / f".{path.name}.partial"
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_jsonl(path: epath.Path, records: Iterable[Record]) -> int:
-    """Writes records as JSON Lines, whole or not at all, and returns how many there were."""
-    lines = [_encode_line(record.to_json()) for record in records]
-    write_bytes(path, b"".join(lines))
-    return len(lines)
-
-
-def _encode_line(value: Mapping[str, Any]) -> bytes:
-    try:
-        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:  # A lone surrogate has no UTF-8 form; JSON's escape keeps it.
-        return (json.dumps(value) + "\n").encode()
-
-
-def hash_files(files: Iterable[epath.Path]) -> str:
-    """SHA-256 over the bytes of `files`, in order."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def describe_input(source: str) -> dict[str, Any]:
     """What a manifest says of an input: where it was and the hash of its bytes."""
     files = resolve_files(source)
-    return {"path": str(source), "files": len(files), "sha256": hash_files(files)}
-
-
-def versions() -> dict[str, str]:
-    """The versions that a manifest records."""
-    packages = ("detox-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-    return {package: metadata.version(package) for package in packages}
-
-
-def read_manifest(directory: epath.Path) -> dict[str, Any]:
-    """The manifest of an output directory.
-
-    Raises:
-      UserError: if there is none or it is not one of ours.
-    """
-    path = epath.Path(directory) / MANIFEST
-    if not path.exists():
-        raise UserError(f"{directory}: no {MANIFEST}; not an output of detox-jax")
-    try:
-        manifest = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        manifest = None
-    if not isinstance(manifest, dict) or not {"complete", "settings"} <= manifest.keys():
-        raise UserError(f"{path}: not a manifest of detox-jax")
-    return manifest
-
-
-class OutputDirectory:
-    """A verb's output: opened with the settings that define it, closed with its manifest.
-
-    The manifest is written twice: when the directory is opened, with `"complete": false`, and by
-    `finish`, with the counts. A rerun with the same settings finds what is there (`complete`,
-    `has_shard`) and does the rest; a rerun with other settings is refused, so that two
-    configurations never mix. Everything in it is a function of the settings, no time and no host:
-    a run that was killed and repeated ends with the same bytes.
-
-    Several processes open it together and must bring the same settings. Process 0 looks what is
-    there and writes; the others see what it wrote once `finish` returns.
-
-    Raises:
-      UserError: if the directory cannot be written, holds something else, is another directory on
-        another host, or its settings are others there (which includes the hashes of the data).
-    """
-
-    def __init__(self, directory: str, verb: str, settings: Mapping[str, Any]):
-        self.path = epath.Path(directory)
-        self._manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "verb": verb,
-            "complete": False,
-            "settings": json.loads(json.dumps(settings, sort_keys=True)),
-            "versions": versions(),
-        }
-        run = processes.current()
-        run.agree(
-            {"settings": self._manifest["settings"]},
-            "all processes need the same command and the same data",
-        )
-        self.complete, self._manifest = run.first_decides(lambda: self._open(verb))
-        if not self.complete:
-            self._check_shared()
-
-    def _open(self, verb: str) -> tuple[bool, dict[str, Any]]:
-        """Whether the output is finished, and its manifest; makes the directory where it is not."""
-        if self._matches_existing(verb):
-            return True, self._manifest
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / MANIFEST, self._manifest)
-            write_bytes(self.path / "config.gin", gin.config_str().encode())
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
-        return False, self._manifest
-
-    def _check_shared(self) -> None:
-        """Refuses a directory that is not the same one on every host."""
-        run = processes.current()
-        if not run.several:
-            return
-        # Not the manifest, which an earlier run may have left on every host's own disk.
-        token = self.path / run.first_decides(lambda: f".shared-{uuid.uuid4().hex}")
-        run.first_decides(lambda: write_bytes(token, b""))
-        seen = run.gather(_appears(token))
-
-        def judge() -> None:
-            token.unlink()
-            if blind := [run.name(index) for index, sees in enumerate(seen) if not sees]:
-                raise UserError(
-                    f"{self.path}: not shared between hosts: {', '.join(blind)} does not see what "
-                    "process 0 writes there; give a directory that all hosts share, such as gs://"
-                )
-
-        run.first_decides(judge)
-
-    def _matches_existing(self, verb: str) -> bool:
-        """Whether a finished output with these settings is there; refuses one with others."""
-        if not self.path.exists():
-            return False
-        if not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file; give a directory to write to")
-        if not (self.path / MANIFEST).exists():
-            if any(self.path.glob("*.jsonl")) or any(self.path.glob("results.json")):
-                raise UserError(
-                    f"{self.path}: holds files that this verb did not write; choose another"
-                )
-            return False
-        manifest = read_manifest(self.path)
-        if manifest["verb"] != verb:
-            raise UserError(
-                f"{self.path}: holds the output of `{manifest['verb']}`; choose another"
-            )
-        settings = manifest["settings"], self._manifest["settings"]
-        if difference := processes.first_difference(*settings):
-            name, there, now = difference
-            raise UserError(
-                f"{self.path}: holds output made with other settings ({name}: {there!r} there, "
-                f"{now!r} now); "
-                "choose another directory or delete it"
-            )
-        if manifest["complete"]:
-            self._manifest = manifest
-        return manifest["complete"]
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """The manifest as it stands."""
-        return self._manifest
-
-    def has_shard(self, name: str, index: int, count: int) -> bool:
-        """Whether a shard is already there; shards are written whole or not at all."""
-        shard = self.path / shard_name(name, index, count)
-        return processes.current().first_decides(shard.exists)
-
-    def write_shard(self, name: str, index: int, count: int, records: Iterable[Record]) -> int:
-        """Writes one shard and returns the number of its records."""
-        return write_jsonl(self.path / shard_name(name, index, count), records)
-
-    def finish(self, **counts: Any) -> None:
-        """Marks the output complete; `counts` and other results join the manifest."""
-        self._manifest = {**self._manifest, "complete": True, **counts}
-        processes.current().first_decides(lambda: write_json(self.path / MANIFEST, self._manifest))
-        self.complete = True
-
-
-def _appears(file: epath.Path) -> bool:
-    """Whether a file is there, or comes: a network file system may show it late."""
-    deadline = time.monotonic() + _APPEARS_WITHIN_S
-    while not file.exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+    return {"path": str(source), "files": len(files), "sha256": outputs.hash_files(files)}

@@ -26,7 +26,7 @@ from typing import Any
 import gin
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 
@@ -204,7 +204,7 @@ def sgeat(
             say(f"{name}: answer the zero-shot tasks")
             choices(checkpoint_path=checkpoint, output_dir=_answers(root, name))
 
-    records.write_bytes(root / "config.gin", gin.config_str().encode())
+    outputs.write_bytes(root / "config.gin", gin.config_str().encode())
     say("evaluate")
     evaluate(
         methods={
@@ -230,8 +230,8 @@ def sgeat(
     for path in results:
         say.copy_times(epath.Path(path).parent)
     report(results=results, output_dir=str(root / "report"))
-    records.write_bytes(root / "results.json", epath.Path(results[0]).read_bytes())
-    records.write_bytes(root / "report.html", (root / "report" / "report.html").read_bytes())
+    outputs.write_bytes(root / "results.json", epath.Path(results[0]).read_bytes())
+    outputs.write_bytes(root / "report.html", (root / "report" / "report.html").read_bytes())
     say("done; where to look next:")
     print(
         f"  {root / 'report.html'}     pictures, tables, sample continuations\n"
@@ -267,7 +267,7 @@ def _labels(root: epath.Path, method: Method | None) -> dict[str, Any]:
     """What `evaluate` is told of a method beside its files; nothing of the base."""
     if method is None:
         return {}
-    kept = records.read_manifest(epath.Path(_kept(root, method.corpus)))
+    kept = outputs.read_manifest(epath.Path(_kept(root, method.corpus)))
     return {
         "corpus": method.corpus,
         "adaptation": method.adaptation,
@@ -279,7 +279,7 @@ class _Narrator:
     """Says what is being done, and keeps in `times.json` how long each step took in all runs."""
 
     def __init__(self, root: epath.Path):
-        self._file = root / records.TIMES_FILE
+        self._file = root / outputs.TIMES_FILE
         self._start = self._last = time.monotonic()
         self._title: str | None = None
         steps = json.loads(self._file.read_text())["steps"] if self._file.exists() else []
@@ -290,7 +290,7 @@ class _Narrator:
         if self._title is not None:
             spent = self._seconds.get(self._title, 0.0) + now - self._last
             self._seconds[self._title] = round(spent, 1)
-            records.write_json(self._file, {"steps": list(self._steps())})
+            outputs.write_json(self._file, {"steps": list(self._steps())})
         self._title, self._last = title, now
         print(f"\n[{now - self._start:5.0f} s] {title}", flush=True)
 
@@ -300,8 +300,8 @@ class _Narrator:
 
     def copy_times(self, directory: epath.Path) -> None:
         """Puts the times beside results, where `report` finds them, once."""
-        if not (directory / records.TIMES_FILE).exists():
-            records.write_bytes(directory / records.TIMES_FILE, self._file.read_bytes())
+        if not (directory / outputs.TIMES_FILE).exists():
+            outputs.write_bytes(directory / outputs.TIMES_FILE, self._file.read_bytes())
 
 
 def _check_names(

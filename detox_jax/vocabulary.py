@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
 
-from detox_jax import records, tokenizer_files
+from detox_jax import outputs, records, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from detox_jax.tokenizer_files import TOKENIZER_FILE
@@ -86,7 +86,7 @@ class BPEVocabulary:
         directory = epath.Path(path)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
-            records.write_bytes(directory / name, content)
+            outputs.write_bytes(directory / name, content)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no special token added."""
@@ -157,7 +157,7 @@ def train_vocabulary(documents: str, output_dir: str, vocab_size: int) -> None:
       UserError: if the documents cannot be read or the size is too small.
     """
     settings = {"documents": records.describe_input(documents), "vocab_size": vocab_size}
-    output = records.OutputDirectory(output_dir, "train_vocabulary", settings)
+    output = outputs.OutputDirectory(output_dir, "train_vocabulary", settings)
     if output.complete:
         return
 

@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from tasks import metrics
 from tasks.cached_text import TextTask
@@ -67,7 +67,7 @@ class TextSource(MemorySource):
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests; where it lies does not matter."""
         path = self.path(split)
-        return {"sha256": records.hash_files(_files_of(path))}
+        return {"sha256": outputs.hash_files(_files_of(path))}
 
     def list_shards(self, split: str) -> list[str]:
         """The files of a split."""

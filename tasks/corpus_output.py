@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detox_jax import records
+from detox_jax import outputs, records
 
 SHARD_SIZE = 4000
 
@@ -31,7 +31,7 @@ def write_shards(
     Raises:
       UserError: if the directory cannot be written or holds something else.
     """
-    output = records.OutputDirectory(directory, verb, settings)
+    output = outputs.OutputDirectory(directory, verb, settings)
     if output.complete:
         return
     count = -(-len(rows) // SHARD_SIZE)

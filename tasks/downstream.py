@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from tasks import questions
 from tasks.memory_source import MemorySource
@@ -98,7 +98,7 @@ class FileSource(MemorySource):
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests."""
         del split
-        return {"sha256": records.hash_files(self.files)}
+        return {"sha256": outputs.hash_files(self.files)}
 
     def list_shards(self, split: str) -> list[str]:
         """The files."""

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BASICS = {
     "errors",
     "processes",
+    "outputs",
     "records",
     "tokenizer_files",
     "vocabulary",
@@ -55,9 +56,10 @@ ALLOWED = {
     "progress": set(),
     "foreign": {"errors"},
     "processes": {"errors"},
-    "records": {"errors", "foreign", "processes"},
+    "outputs": {"errors", "processes"},
+    "records": {"errors", "foreign", "outputs"},
     "tokenizer_files": {"errors"},
-    "vocabulary": {"errors", "records", "tokenizer_files"},
+    "vocabulary": {"errors", "outputs", "records", "tokenizer_files"},
 }
 NOTHING_LOCAL = {
     "models.config",

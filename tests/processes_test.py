@@ -6,7 +6,7 @@ from concurrent import futures
 
 import pytest
 
-from detox_jax import processes, records
+from detox_jax import outputs, processes
 from detox_jax.errors import UserError
 
 
@@ -127,11 +127,11 @@ def test_an_output_is_opened_together_and_written_once(as_process, tmp_path):
     written = []
 
     def work(run, index):
-        output = records.OutputDirectory(str(tmp_path / "out"), "score", {"seed": 0})
+        output = outputs.OutputDirectory(str(tmp_path / "out"), "score", {"seed": 0})
         before = output.complete, output.has_shard("a", 0, 1)
         written.append(output.write_shard("a", 0, 1, [records.Document("1", f"by {index}")]))
         output.finish(counts=index)
-        again = records.OutputDirectory(str(tmp_path / "out"), "score", {"seed": 0})
+        again = outputs.OutputDirectory(str(tmp_path / "out"), "score", {"seed": 0})
         return before, again.complete, again.manifest["counts"]
 
     assert on_all(as_process(work)) == [((False, False), True, 0)] * 3
@@ -144,7 +144,7 @@ def test_an_output_is_opened_together_and_written_once(as_process, tmp_path):
 def test_data_that_differs_between_hosts_is_named(as_process, tmp_path):
     def work(run, index):
         settings = {"data": {"source": {"sha256": "ab" if index < 2 else "cd"}}}
-        records.OutputDirectory(str(tmp_path / "out"), "train", settings)
+        outputs.OutputDirectory(str(tmp_path / "out"), "train", settings)
 
     messages = {str(error) for error in on_all(as_process(work))}
     (message,) = messages
@@ -154,13 +154,13 @@ def test_data_that_differs_between_hosts_is_named(as_process, tmp_path):
 
 
 def test_a_directory_of_one_host_alone_is_refused(as_process, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_APPEARS_WITHIN_S", 0.2)
+    monkeypatch.setattr(outputs, "_APPEARS_WITHIN_S", 0.2)
 
     def work(run, index):
         # As the same path is on hosts with disks of their own, where an old run left its manifest.
         directory = tmp_path / ("shared" if index < 2 else "own")
         directory.mkdir(exist_ok=True)
-        records.OutputDirectory(str(directory), "train", {})
+        outputs.OutputDirectory(str(directory), "train", {})
 
     (message,) = {str(error) for error in on_all(as_process(work))}
     assert "not shared between hosts: process 2 (host-2) does not see" in message

@@ -7,7 +7,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 
 
@@ -60,20 +60,20 @@ def test_missing_files(tmp_path):
 
 def test_a_missing_shard_is_named(tmp_path):
     for index in (0, 2):
-        _write(tmp_path / records.shard_name("d", index, 3), GOOD.replace("a", str(index)))
+        _write(tmp_path / outputs.shard_name("d", index, 3), GOOD.replace("a", str(index)))
     with pytest.raises(UserError, match="d-00001-of-00003.jsonl is missing"):
         records.resolve_files(str(tmp_path))
 
 
 def test_two_sets_of_shards_are_ambiguous(tmp_path):
-    _write(tmp_path / records.shard_name("d", 0, 1), GOOD)
-    _write(tmp_path / records.shard_name("e", 0, 1), GOOD)
+    _write(tmp_path / outputs.shard_name("d", 0, 1), GOOD)
+    _write(tmp_path / outputs.shard_name("e", 0, 1), GOOD)
     with pytest.raises(UserError, match="several sets of shards"):
         records.resolve_files(str(tmp_path))
 
 
 def test_unfinished_output_is_not_read(tmp_path):
-    output = records.OutputDirectory(str(tmp_path / "o"), "score", {})
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
     output.write_shard("d", 0, 1, [records.Document("a", "x")])
     with pytest.raises(UserError, match="unfinished"):
         records.resolve_files(str(tmp_path / "o"))
@@ -130,46 +130,5 @@ def test_round_trip_of_any_text(tmp_path_factory, rows, extra):
     """Any string survives: emoji, control characters, line separators, lone surrogates."""
     path = epath.Path(tmp_path_factory.mktemp("r") / "d.jsonl")
     documents = [records.Document(str(i), t, s, extra) for i, (t, s) in enumerate(rows)]
-    assert records.write_jsonl(path, documents) == len(documents)
+    assert outputs.write_jsonl(path, documents) == len(documents)
     assert list(records.read_documents(str(path))) == documents
-
-
-def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path):
-    def run(path, stop_after=None):
-        output = records.OutputDirectory(str(path), "score", {"seed": 1})
-        if output.complete:
-            return
-        for index in range(3):
-            if not output.has_shard("d", index, 3):
-                output.write_shard("d", index, 3, [records.Document(str(index), "x")])
-            if index == stop_after:
-                return
-        output.finish(count=3)
-
-    run(tmp_path / "whole")
-    run(tmp_path / "killed", stop_after=0)
-    assert not records.read_manifest(epath.Path(tmp_path / "killed"))["complete"]
-    run(tmp_path / "killed")
-    run(tmp_path / "killed")
-    whole, killed = [
-        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
-        for name in ("whole", "killed")
-    ]
-    assert whole == killed and len(whole) == 5
-
-
-def test_an_output_directory_of_another_verb_or_of_nobody_is_refused(tmp_path):
-    records.OutputDirectory(str(tmp_path / "o"), "score", {}).finish()
-    with pytest.raises(UserError, match="output of `score`"):
-        records.OutputDirectory(str(tmp_path / "o"), "filter", {})
-    (tmp_path / "p").mkdir()
-    _write(tmp_path / "p" / "d.jsonl", GOOD)
-    with pytest.raises(UserError, match="did not write"):
-        records.OutputDirectory(str(tmp_path / "p"), "filter", {})
-
-
-def test_damaged_manifest(tmp_path):
-    records.OutputDirectory(str(tmp_path), "score", {})
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="not a manifest"):
-        records.OutputDirectory(str(tmp_path), "score", {})

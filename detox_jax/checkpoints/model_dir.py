@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
@@ -85,14 +85,14 @@ class LoadedModel:
 def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: BPEVocabulary) -> None:
     """Writes `model.json` and the vocabulary."""
     vocabulary.save(str(model_dir / VOCABULARY_DIR))
-    records.write_json(model_dir / MODEL_FILE, spec.to_json())
+    outputs.write_json(model_dir / MODEL_FILE, spec.to_json())
 
 
 def keep_origin(base_path: str, model_dir: epath.Path) -> None:
     """A model that is trained on from an imported one keeps what an export of it needs."""
     origin = resolve(base_path)[0] / ORIGIN_FILE
     if origin.exists():
-        records.write_bytes(model_dir / ORIGIN_FILE, origin.read_bytes())
+        outputs.write_bytes(model_dir / ORIGIN_FILE, origin.read_bytes())
 
 
 def read_spec(model_dir: epath.Path) -> ModelSpec:

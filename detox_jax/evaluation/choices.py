@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import records, tokenizer_files
+from detox_jax import outputs, records, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy
@@ -130,7 +130,7 @@ def choices(
     if start_with_bos is None:
         files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
         start_with_bos = bool(added_tokens(files)[0])
-    output = records.OutputDirectory(output_dir, "choices", settings)
+    output = outputs.OutputDirectory(output_dir, "choices", settings)
     if output.complete:
         accuracies = json.loads((output.path / ACCURACIES_FILE).read_text())
     else:
@@ -138,7 +138,7 @@ def choices(
         read = LikelihoodReader(loaded.module, loaded.params, mesh, batch_size, length)
         figures = {}
         for name, task in found.items():
-            shard = output.path / records.shard_name(name, 0, 1)
+            shard = output.path / outputs.shard_name(name, 0, 1)
             if output.has_shard(name, 0, 1):
                 rows = [row for _, row in records.read_jsonl(shard)]
             else:
@@ -156,7 +156,7 @@ def choices(
             "tasks": figures,
             "average": {"name": accuracy.average_name(found), "value": average},
         }
-        records.write_json(output.path / ACCURACIES_FILE, accuracies)
+        outputs.write_json(output.path / ACCURACIES_FILE, accuracies)
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import agreement, comparison_drawing, comparison_tables, figures, rankings
 from detox_jax.evaluation import scored as scored_lib
@@ -56,7 +56,7 @@ def compare(
         "bootstrap_draws": bootstrap_draws,
         "random_seed": random_seed,
     }
-    output = records.OutputDirectory(output_dir, "compare", settings)
+    output = outputs.OutputDirectory(output_dir, "compare", settings)
     if not output.complete:
         scored = _read(sources)
         found = _comparison(scored, bootstrap_draws, random_seed)
@@ -64,8 +64,8 @@ def compare(
         points = {scorer: _flat(methods)[0] for scorer, methods in scored.items()}
         files = {**comparison_tables.files(found), **_pictures(found, points)}
         for name, content in files.items():
-            records.write_bytes(output.path / name, content)
-        records.write_json(output.path / COMPARISON_FILE, finite(found))
+            outputs.write_bytes(output.path / name, content)
+        outputs.write_json(output.path / COMPARISON_FILE, finite(found))
         output.finish(scorers=found["scorers"], texts=found["pairs"][0]["texts"])
     _print(json.loads((output.path / COMPARISON_FILE).read_text()))
     print(f"{output.path / 'comparison.md'}: tables; agreement.png beside it")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.evaluation import metrics
 from detox_jax.evaluation.results import PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE
 from detox_jax.evaluation.scored import Scored
@@ -29,10 +29,10 @@ def write(
       scored: continuations by method, in the same order of prompts.
       checkpoints: the model directory of each method, None where there is none.
     """
-    records.write_json(directory / PROMPTS_FILE, without_nan(_per_prompt(scored)))
-    records.write_json(directory / SAMPLES_FILE, _samples(scored))
+    outputs.write_json(directory / PROMPTS_FILE, without_nan(_per_prompt(scored)))
+    outputs.write_json(directory / SAMPLES_FILE, _samples(scored))
     curves = {name: curve for name, path in checkpoints.items() if (curve := _curve(path))}
-    records.write_json(directory / TRAINING_FILE, {"methods": curves})
+    outputs.write_json(directory / TRAINING_FILE, {"methods": curves})
 
 
 def without_nan(value: Any) -> Any:

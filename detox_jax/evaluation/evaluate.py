@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, details, diversity, metrics, printed, statistics
 from detox_jax.evaluation import scored as scores
@@ -96,7 +96,7 @@ def evaluate(
         "bootstrap_draws": bootstrap_draws,
         "random_seed": random_seed,
     }
-    output = records.OutputDirectory(output_dir, "evaluate", settings)
+    output = outputs.OutputDirectory(output_dir, "evaluate", settings)
     if not output.complete:
         judged = scores.align(
             {
@@ -138,7 +138,7 @@ def evaluate(
             place = output.path / scorer
             place.mkdir(exist_ok=True)
             details.write(place, scored, paths)
-            records.write_json(place / RESULTS_FILE, details.without_nan(results))
+            outputs.write_json(place / RESULTS_FILE, details.without_nan(results))
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
     for scorer in generations:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import processes, records
+from detox_jax import outputs, processes, records
 from detox_jax.evaluation.scored import Scored
 
 
@@ -78,12 +78,12 @@ class PerplexityReader:
         if kept.get("inputs") != inputs:
             kept = {"inputs": inputs, "perplexity": compute()}
             self.directory.mkdir(parents=True, exist_ok=True)
-            records.write_json(file, kept)
+            outputs.write_json(file, kept)
         return kept["perplexity"]
 
 
 def _model(checkpoint_path: str) -> dict[str, Any]:
     """A model's place, and the hash of what its manifest says that it was made from."""
-    manifest = epath.Path(checkpoint_path) / records.MANIFEST
-    made_from = records.hash_files([manifest]) if manifest.exists() else None
+    manifest = epath.Path(checkpoint_path) / outputs.MANIFEST
+    made_from = outputs.hash_files([manifest]) if manifest.exists() else None
     return {"path": checkpoint_path, "manifest": made_from}

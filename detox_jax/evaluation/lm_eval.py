@@ -19,7 +19,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import processes, records
+from detox_jax import outputs, processes
 from detox_jax.errors import UserError
 from detox_jax.evaluation.harness import HarnessModel, harness_model, import_harness
 
@@ -115,7 +115,7 @@ def lm_eval(
         "dtype": model.get_model_info()["model_dtype"],
         "lm_eval": metadata.version("lm_eval"),
     }
-    output = records.OutputDirectory(output_dir, "lm_eval", settings)
+    output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
     for name in _missing(output, names):
         with _notes_on_stderr():
             found = _evaluate(
@@ -140,7 +140,7 @@ def lm_eval(
     parts = processes.current().first_decides(lambda: {n: _read_part(output, n) for n in names})
     figures = summary(parts)
     if not output.complete:
-        records.write_json(output.path / FIGURES_FILE, figures)
+        outputs.write_json(output.path / FIGURES_FILE, figures)
         output.finish(tasks=len(names))
     print_table(figures)
 
@@ -204,24 +204,24 @@ def _part_file(name: str) -> str:
     return f"task-{name}.json"
 
 
-def _missing(output: records.OutputDirectory, names: Sequence[str]) -> list[str]:
+def _missing(output: outputs.OutputDirectory, names: Sequence[str]) -> list[str]:
     """The tasks without figures, as process 0 finds them: others may not see its files yet."""
     return processes.current().first_decides(
         lambda: [name for name in names if not (output.path / _part_file(name)).exists()]
     )
 
 
-def _read_part(output: records.OutputDirectory, name: str) -> dict[str, Any]:
+def _read_part(output: outputs.OutputDirectory, name: str) -> dict[str, Any]:
     return json.loads((output.path / _part_file(name)).read_text())
 
 
-def _write_part(output: records.OutputDirectory, name: str, found: Mapping[str, Any]) -> None:
+def _write_part(output: outputs.OutputDirectory, name: str, found: Mapping[str, Any]) -> None:
     """The samples first: the task is done once its figures are there."""
     figures = dict(found)
     for task, samples in figures.pop("samples", {}).items():
         lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
-        records.write_bytes(output.path / f"samples-{task}.jsonl", "".join(lines).encode())
-    records.write_json(output.path / _part_file(name), _without_nan(figures))
+        outputs.write_bytes(output.path / f"samples-{task}.jsonl", "".join(lines).encode())
+    outputs.write_json(output.path / _part_file(name), _without_nan(figures))
 
 
 def _without_nan(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import drawing, figures, table_formats
 from detox_jax.evaluation.charts import charts, measured
@@ -42,11 +42,11 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
     sources = _sources(results)
     several = [load(source) for source in sources]
     settings = {"results": {source: _describe(source) for source in sources}}
-    output = records.OutputDirectory(output_dir, "report", settings)
+    output = outputs.OutputDirectory(output_dir, "report", settings)
     if not output.complete:
         for data, suffix in zip(several, suffixes(several), strict=True):
             write(data, output.path, suffix)
-        records.write_bytes(output.path / "report.html", page(several).encode())
+        outputs.write_bytes(output.path / "report.html", page(several).encode())
         output.finish(rows=sum(len(data.rows) for data in several))
     print(headline(several[0]))
     print(f"{output.path / 'report.html'}: open it in a browser")
@@ -68,18 +68,18 @@ def _sources(results: Any) -> list[str]:
 
 def _describe(source: str) -> dict[str, Any]:
     """What is shown of a source, but for the times, which differ from run to run."""
-    shown = [file for file in files(source) if file.name != records.TIMES_FILE]
+    shown = [file for file in files(source) if file.name != outputs.TIMES_FILE]
     return {file.name: records.describe_input(str(file)) for file in shown}
 
 
 def write(data: Results, directory: epath.Path, suffix: str = "") -> None:
     """Writes the tables and the pictures of one results; `suffix` ends their names."""
     for extension, table in _TABLES.items():
-        records.write_bytes(directory / f"table{suffix}.{extension}", table(data).encode())
+        outputs.write_bytes(directory / f"table{suffix}.{extension}", table(data).encode())
     pictures = {"toxicity": drawing.overview(measured(data, data.splits[0]))}
     pictures |= {f"figures/{chart.name}": chart.draw() for chart in charts(data)}
     (directory / "figures").mkdir(exist_ok=True)
     for name, figure in pictures.items():
         svg = figures.svg(figure, f"{name}{suffix}")
-        records.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
-        records.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))
+        outputs.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
+        outputs.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))

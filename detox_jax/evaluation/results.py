@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.errors import UserError
 from detox_jax.evaluation import metrics
 from detox_jax.evaluation.statistics import Interval
@@ -142,9 +142,9 @@ def of_each_scorer(source: str) -> list[str]:
     Any other source is its own only one.
     """
     path = epath.Path(source)
-    if not path.is_dir() or not (path / records.MANIFEST).exists():
+    if not path.is_dir() or not (path / outputs.MANIFEST).exists():
         return [source]
-    scorers = records.read_manifest(path).get("scorers") or []
+    scorers = outputs.read_manifest(path).get("scorers") or []
     return [str(path / scorer) for scorer in scorers] or [source]
 
 
@@ -199,7 +199,7 @@ def _baseline(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, A
 
 
 def _beside(path: epath.Path) -> list[epath.Path]:
-    names = (PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE, records.TIMES_FILE)
+    names = (PROMPTS_FILE, SAMPLES_FILE, TRAINING_FILE, outputs.TIMES_FILE)
     return [path.parent / name for name in names]
 
 

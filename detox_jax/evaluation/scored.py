@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import metrics
 
@@ -83,9 +83,9 @@ def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -
 
 def _manifest_of(generations: str) -> Mapping[str, Any]:
     directory = records.resolve_files(generations)[0].parent
-    if not (directory / records.MANIFEST).exists():
+    if not (directory / outputs.MANIFEST).exists():
         return {}
-    return records.read_manifest(directory)
+    return outputs.read_manifest(directory)
 
 
 def join(methods: Mapping[str, Scored], baseline: str, min_coverage: float) -> dict[str, Scored]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from detox_jax import progress, records
+from detox_jax import outputs, progress, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import decoding
@@ -76,7 +76,7 @@ def generate(
     limit = loaded.module.config.max_length - max_new_tokens
     encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
     requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
-    output = records.OutputDirectory(output_dir, "generate", settings)
+    output = outputs.OutputDirectory(output_dir, "generate", settings)
     if output.complete:
         return
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import streamed
@@ -102,7 +102,7 @@ def convert(
 
 
 @contextlib.contextmanager
-def staged(target: str, settings: Mapping[str, Any]) -> Iterator[records.OutputDirectory | None]:
+def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputDirectory | None]:
     """A directory beside `target` that takes its name when all went well, and is else removed.
 
     Yields None where `target` is the finished output of the same settings.
@@ -112,8 +112,8 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[records.OutputD
     """
     path = epath.Path(target)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if path.is_dir() and (path / records.MANIFEST).exists():
-            if records.OutputDirectory(target, "convert", settings).complete:
+        if path.is_dir() and (path / outputs.MANIFEST).exists():
+            if outputs.OutputDirectory(target, "convert", settings).complete:
                 yield None
                 return
         raise UserError(f"{target}: already holds something; choose another directory")
@@ -121,7 +121,7 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[records.OutputD
     if staging.exists():
         staging.rmtree()
     try:
-        output = records.OutputDirectory(str(staging), "convert", settings)
+        output = outputs.OutputDirectory(str(staging), "convert", settings)
         yield output
         if path.exists():
             path.rmdir()
@@ -151,7 +151,7 @@ def import_model(
             f"{directory}: its tokenizer has {vocabulary.vocab_size - 1} tokens, but its embedding "
             f"has {source.config.vocab_size - 1} rows; the two belong to different models"
         )
-    weights = records.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
+    weights = outputs.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
     settings = {
         "source": {**(provenance or {"path": from_hf}), "sha256": weights},
         "param_dtype": param_dtype,
@@ -167,7 +167,7 @@ def import_model(
         del arrays
         scratch.rmtree()
         origin = huggingface.origin(source, settings["source"])
-        records.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
+        outputs.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory))
         count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
@@ -250,7 +250,7 @@ def export_model(
             if verify:
                 _module("verify").verify(source, str(output.path))
         card = model_card.render(checkpoint, export.recorded, results, export.dtype)
-        records.write_bytes(output.path / "README.md", card.encode())
+        outputs.write_bytes(output.path / "README.md", card.encode())
         output.finish()
     print(f"{to_hf}: written, {export.dtype}")
 

@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.interop.encoders import FAMILIES
 from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
 from detox_jax.interop.safetensors_io import SINGLE_FILE
@@ -69,7 +69,7 @@ def write(
         ours = [params[path][layer] if tensor.layered else params[path] for path in tensor.paths]
         tensors[name] = np.ascontiguousarray(tensor.layout.write(ours), np.float32)
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-    records.write_bytes(directory / SINGLE_FILE, content)
+    outputs.write_bytes(directory / SINGLE_FILE, content)
     kept = {name: value for name, value in fields.items() if name not in _LABEL_FIELDS}
     new = {
         "architectures": [family.architecture],
@@ -78,4 +78,4 @@ def write(
         "label2id": {label: i for i, label in enumerate(labels)},
         "dtype": "float32",
     }
-    records.write_json(directory / CONFIG_FILE, {**kept, **new})
+    outputs.write_json(directory / CONFIG_FILE, {**kept, **new})

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import streamed
 from detox_jax.checkpoints.params import Shapes
@@ -273,4 +273,4 @@ def write_model(
         for foreign, parts in zip(names, layers, strict=True):
             writer.write(foreign, tensor.layout.write(parts))
     writer.finish()
-    records.write_json(directory / CONFIG_FILE, fields)
+    outputs.write_json(directory / CONFIG_FILE, fields)

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.errors import UserError
 from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models import adaptation as adaptations
@@ -171,7 +171,7 @@ def plan(
     }
     place = search_lib.slices(topology) if search else _place(job, settings)
     directory = epath.Path(output_dir) / _name(settings)
-    output = records.OutputDirectory(str(directory), "plan", settings)
+    output = outputs.OutputDirectory(str(directory), "plan", settings)
     if output.complete:
         result = json.loads((directory / PLAN_FILE).read_text())
     else:
@@ -179,7 +179,7 @@ def plan(
         planner = Planner(job, programs, compiler_effort)
         found = planner.search(place) if isinstance(place, list) else planner.plan(*place)
         result = found.to_json()
-        records.write_json(directory / PLAN_FILE, result)
+        outputs.write_json(directory / PLAN_FILE, result)
         output.finish(fits=result["fits"], topology=result["topology"])
     print(plan_text.render(result))
     print(f"written to {directory / PLAN_FILE}")
@@ -224,7 +224,7 @@ def _code(patterns: Sequence[str]) -> str:
     versions = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax")]
     if importlib.util.find_spec("libtpu"):
         versions.append(f"libtpu {metadata.version('libtpu')}")
-    return f"{records.hash_files(files)[:16]}, {', '.join(versions)}"
+    return f"{outputs.hash_files(files)[:16]}, {', '.join(versions)}"
 
 
 def _name(settings: Mapping[str, Any]) -> str:
@@ -285,7 +285,7 @@ class Planner:
         if file.exists():
             return Assessed.from_json(json.loads(file.read_text()))
         assessed = assess(job, tpus, name, mesh, self.effort)
-        records.write_json(file, assessed.to_json())
+        outputs.write_json(file, assessed.to_json())
         return assessed
 
     def plan(self, tpus: Slice, mesh: Mesh, generation_mesh: Mesh) -> Assessment:

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import processes, records
+from detox_jax import outputs, processes, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import scorer as scorers
 from detox_jax.toxicity.score_store import ScoreStore
@@ -138,7 +138,7 @@ def _import_file(store: ScoreStore, file: str) -> None:
     """Takes over the scores of a file, once for each content of the file."""
     if not epath.Path(file).is_file():
         raise UserError(f"{file}: no such file; CachedScorer.imports names files of scores")
-    digest = records.hash_files([epath.Path(file)])
+    digest = outputs.hash_files([epath.Path(file)])
     if store.has_import(digest):
         return
     names = (store.attribute, store.attribute.lower(), _ALIASES.get(store.attribute, ""))

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.errors import UserError
 from detox_jax.interop import classifiers, hub
 from detox_jax.models.encoder import Encoder
@@ -106,8 +106,8 @@ class ClassifierScorer:
 
     def _fingerprint(self, found: classifiers.Classifier) -> str:
         """Batches and mesh are left out: they change a score by rounding alone."""
-        digest = hashlib.sha256(records.hash_files(found.files).encode())
-        digest.update(records.hash_files(self._tokenizer.files).encode())
+        digest = hashlib.sha256(outputs.hash_files(found.files).encode())
+        digest.update(outputs.hash_files(self._tokenizer.files).encode())
         settings = (self.label, self.activation, self.max_length, found.config.dtype)
         digest.update(repr(settings).encode())
         return f"classifier-{VERSION}-{self.label}-{digest.hexdigest()[:12]}"

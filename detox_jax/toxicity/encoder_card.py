@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.toxicity import quality
 from detox_jax.toxicity.classifier import RELIABILITY_FILE, ClassifierScorer
 from detox_jax.toxicity.scorer import prepare
@@ -104,7 +104,7 @@ def write(
         "calibration_error": report["labels"][label].get("calibration_error"),
         "against": f"{label} at least 0.5, held-out texts",
     }
-    records.write_json(directory / RELIABILITY_FILE, reliability)
+    outputs.write_json(directory / RELIABILITY_FILE, reliability)
     lines = ["---", "library_name: transformers", "pipeline_tag: text-classification"]
     lines += ["tags: [toxicity]", "---", "", "# Toxicity classifier", ""]
     lines += ["Trained and exported with detox_jax (`detox-jax train_scorer`).", ""]
@@ -115,4 +115,4 @@ def write(
     lines += ["## Quality", "", "On held-out text of the same task, never trained on.", ""]
     lines += [*table(report), ""]
     lines += ["A model of its training text: judge it on your own before you trust it.", ""]
-    records.write_bytes(directory / CARD_FILE, "\n".join(lines).encode())
+    outputs.write_bytes(directory / CARD_FILE, "\n".join(lines).encode())

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 
 SHARD_NAME = "documents"
@@ -137,7 +137,7 @@ def filter(
         "seed": seed,
         "size_of": None if size_of is None else records.describe_input(size_of),
     }
-    output = records.OutputDirectory(output_dir, "filter", settings)
+    output = outputs.OutputDirectory(output_dir, "filter", settings)
     if output.complete:
         return
     documents = list(records.read_documents(input))
@@ -221,9 +221,9 @@ def _fields(selection: Selection) -> dict[str, Any]:
 def _scorer_of(input: str) -> Any:
     """The scorer that the input's manifest names, so that results can say what filtered."""
     directory = records.resolve_files(input)[0].parent
-    if not (directory / records.MANIFEST).exists():
+    if not (directory / outputs.MANIFEST).exists():
         return None
-    return records.read_manifest(directory).get("scorer")
+    return outputs.read_manifest(directory).get("scorer")
 
 
 def _describe(documents: Sequence[records.Document]) -> dict[str, float]:

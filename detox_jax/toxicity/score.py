@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 
-from detox_jax import processes, progress, records
+from detox_jax import outputs, processes, progress, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import scorer as scorers
 
@@ -49,7 +49,7 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
         "input": records.describe_input(input),
         "scorer": scorers.identity(scorer),
     }
-    output = records.OutputDirectory(output_dir, "score", settings)
+    output = outputs.OutputDirectory(output_dir, "score", settings)
     if output.complete:
         return
     shards = [list(shard) for shard in _by_file(input)]

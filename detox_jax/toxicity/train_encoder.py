@@ -18,7 +18,7 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -105,7 +105,7 @@ class EncoderRecipe:
             lambda: sum(1 for _ in data.examples(task, "train")) / self.batch_size,
         )
         settings = {**self._settings(described), "encoder": identity}
-        output = records.OutputDirectory(output_dir, "train_scorer", settings)
+        output = outputs.OutputDirectory(output_dir, "train_scorer", settings)
         if output.complete:
             return
         texts = (prepare(text_of(e)) for e in data.examples(task, "train", self.random_seed))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, sparse
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled, ngram, quality
 
@@ -63,13 +63,13 @@ class NgramRecipe:
             "identity_sentences": self.identity_sentences,
             "data": _describe(examples),
         }
-        output = records.OutputDirectory(output_dir, "train_scorer", settings)
+        output = outputs.OutputDirectory(output_dir, "train_scorer", settings)
         if output.complete:
             return
         self._fit(output_dir, examples)
         scorer = ngram.NgramScorer(str(Path(output_dir) / WEIGHTS_NAME))
         report = measure(scorer, [example for example in examples if example.held_out], sentences)
-        records.write_json(output.path / RELIABILITY_NAME, _reliability(report))
+        outputs.write_json(output.path / RELIABILITY_NAME, _reliability(report))
         identity = {"name": scorer.name, "fingerprint": scorer.fingerprint}
         output.finish(scorer=identity, quality=report)
         print(f"{output_dir}: {scorer.fingerprint}")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -61,7 +61,7 @@ class MetricLog:
             self._rewrite()
 
     def _rewrite(self) -> None:
-        records.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())
+        outputs.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())
 
 
 def _lines_until(file: epath.Path, step: int) -> list[str]:

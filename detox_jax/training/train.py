@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import records
+from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -123,7 +123,7 @@ def train(
         "epochs": epochs,
         "random_seed": random_seed,
     }
-    output = records.OutputDirectory(model_dir, "train", settings)
+    output = outputs.OutputDirectory(model_dir, "train", settings)
     if output.complete:
         return
     steps = loops.total_steps(

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from detox_jax import cli, records
+from detox_jax import cli, outputs, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.parallel import mesh as meshes
@@ -256,7 +256,7 @@ def test_a_run_that_lost_a_process_ends_by_name_and_goes_on_in_one(data, alone, 
             process.kill()
     assert status == 1
     assert re.search(r"detox-jax: error: process 1 of 2 \(.*\) died", errors), errors
-    assert not records.read_manifest(model)["complete"]
+    assert not outputs.read_manifest(model)["complete"]
     assert cli.main(train_flags(data, model)) == 0
     assert_same_losses(model, alone / "model")
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from tasks import corpus_output, demo_corpus
 
@@ -123,7 +123,7 @@ def test_heldout_text_does_not_depend_on_the_size_of_train(corpus, tmp_path):
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_output, "SHARD_SIZE", 20)
     demo_corpus.write_demo_corpus(str(tmp_path / "whole"), num_documents=50)
-    write_jsonl, calls = records.write_jsonl, []
+    write_jsonl, calls = outputs.write_jsonl, []
 
     def killed_at_the_third(path, rows):
         calls.append(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from detox_jax import records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from tasks import corpus_output, real_text
 
@@ -149,7 +149,7 @@ def test_nontoxic_half_is_the_least_toxic(data, tmp_path, monkeypatch, scorer):
     assert len(nontoxic) == len(heldout) // 2
     assert {document.id for document in nontoxic} < {document.id for document in heldout}
     assert not any("idiot" in document.text for document in nontoxic)
-    manifest = records.read_manifest(epath.Path(output / "heldout_nontoxic"))
+    manifest = outputs.read_manifest(epath.Path(output / "heldout_nontoxic"))
     assert manifest["settings"]["scorer"] == scorer
 
 
@@ -195,7 +195,7 @@ def test_limits_hold(data, tmp_path):
 def test_same_seed_same_bytes_and_a_killed_run_resumes(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(corpus_output, "SHARD_SIZE", 100)
     whole = write(data, tmp_path / "whole")
-    write_jsonl, calls = records.write_jsonl, []
+    write_jsonl, calls = outputs.write_jsonl, []
 
     def killed_at_the_second(path, rows):
         calls.append(path)
