@@ -6,7 +6,7 @@ from concurrent import futures
 
 import pytest
 
-from detox_jax import outputs, processes
+from detox_jax import outputs, processes, records
 from detox_jax.errors import UserError
 
 

@@ -131,7 +131,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return write_jsonl(path, rows)
 
-    monkeypatch.setattr(records, "write_jsonl", killed_at_the_third)
+    monkeypatch.setattr(outputs, "write_jsonl", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         demo_corpus.write_demo_corpus(str(tmp_path / "killed"), num_documents=50)
     demo_corpus.write_demo_corpus(str(tmp_path / "killed"), num_documents=50)

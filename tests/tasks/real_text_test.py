@@ -203,7 +203,7 @@ def test_same_seed_same_bytes_and_a_killed_run_resumes(data, tmp_path, monkeypat
             raise KeyboardInterrupt
         return write_jsonl(path, rows)
 
-    monkeypatch.setattr(records, "write_jsonl", killed_at_the_second)
+    monkeypatch.setattr(outputs, "write_jsonl", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         write(data, tmp_path / "killed")
     killed = write(data, tmp_path / "killed")
