@@ -34,16 +34,19 @@ ALLOWED = {
     "generation": {*BASICS, "models", "parallel", "checkpoints"},
     # A classifier is read where it lies, in its Hugging Face directory, and written there.
     "toxicity": {*BASICS, "models", "parallel", "checkpoints", "training", *CLASSIFIER_FILES},
+    "evaluation": {*BASICS, "models", "parallel", "checkpoints", "training.losses"},
+    "report": {*BASICS, "evaluation"},
+    "comparison": {*BASICS, "evaluation", "report"},
     # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.
-    "evaluation": {
+    "zero_shot": {
         *BASICS,
         "models",
         "parallel",
         "checkpoints",
         "training.losses",
         "training.data",
-        "generation.decoding",
-        "generation.sampling",
+        "generation",
+        "evaluation",
     },
     "interop": {*BASICS, "models", "parallel", "checkpoints"},
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
@@ -74,11 +77,11 @@ VERBS = {
     "toxicity.score",
     "toxicity.filter",
     "toxicity.train_scorer",
-    "evaluation.choices",
-    "evaluation.compare",
+    "zero_shot.choices",
+    "comparison.compare",
     "evaluation.evaluate",
-    "evaluation.report",
-    "evaluation.lm_eval",
+    "report.report",
+    "zero_shot.lm_eval",
     "interop.convert",
     "planning.plan",
     "sgeat",

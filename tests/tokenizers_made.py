@@ -9,6 +9,19 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from detox_jax.vocabulary import BPEVocabulary
 from tests.conftest import SENTENCES
 
+# What puts the start token before every text: `post_processor` of a tokenizer.json.
+START_PROCESSOR = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {
+        "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+    },
+}
+
 
 def byte_fallback_tokenizer():
     """LLaMA's kind: metaspace BPE whose unknown characters become bytes, `<s>` put in front."""

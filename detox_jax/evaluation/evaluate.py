@@ -12,11 +12,18 @@ import numpy as np
 
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import accuracy, details, diversity, metrics, printed, statistics
-from detox_jax.evaluation import scored as scores
-from detox_jax.evaluation.kept_perplexity import PerplexityReader
+from detox_jax.evaluation import (
+    accuracy,
+    console,
+    diversity,
+    joined,
+    metrics,
+    picture_data,
+    statistics,
+)
+from detox_jax.evaluation.joined import Scored
+from detox_jax.evaluation.perplexity_cache import PerplexityReader
 from detox_jax.evaluation.results import EMT, MEAN, RESULTS_FILE, TP
-from detox_jax.evaluation.scored import Scored
 
 TOXIC = metrics.TOXIC
 PAIRED_METRICS = (EMT, TP, MEAN)
@@ -98,10 +105,10 @@ def evaluate(
     }
     output = outputs.OutputDirectory(output_dir, "evaluate", settings)
     if not output.complete:
-        judged = scores.align(
+        judged = joined.align(
             {
-                scorer: scores.join(
-                    {name: scores.read(name, path) for name, path in paths.items()},
+                scorer: joined.join(
+                    {name: joined.read(name, path) for name, path in paths.items()},
                     baseline,
                     min_coverage,
                 )
@@ -113,7 +120,7 @@ def evaluate(
         quality = _quality_of_all(named, texts, next(iter(generations.values())), reader)
         draw = _Draws(bootstrap_draws, random_seed)
         answers = accuracy.read({name: method.choices for name, method in named.items()})
-        splits = scores.splits(texts[baseline].prompts)
+        splits = joined.splits(texts[baseline].prompts)
         paired_answers = accuracy.paired(answers, baseline, splits, draw.draws, draw.seed)
         accuracies = {
             name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
@@ -137,15 +144,15 @@ def evaluate(
             paths = {name: method.checkpoint_path for name, method in named.items()}
             place = output.path / scorer
             place.mkdir(exist_ok=True)
-            details.write(place, scored, paths)
-            outputs.write_json(place / RESULTS_FILE, details.without_nan(results))
+            picture_data.write(place, scored, paths)
+            outputs.write_json(place / RESULTS_FILE, picture_data.without_nan(results))
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
     for scorer in generations:
         results = json.loads((output.path / scorer / RESULTS_FILE).read_text())
-        printed.print_table(results)
+        console.print_table(results)
         if power:
-            printed.print_power(results)
+            console.print_power(results)
 
 
 def _by_scorer(
@@ -207,7 +214,7 @@ def _quality_of_all(
     for name, method in methods.items():
         texts = scored[name]
         read = reader.read(name, method.checkpoint_path, generations[name], texts)
-        for split, mask in scores.splits(texts.prompts).items():
+        for split, mask in joined.splits(texts.prompts).items():
             found[name, split] = {**read, **_quality(texts.subset(mask))}
     return found
 
@@ -230,7 +237,7 @@ def _rows(
             **_toxicity(scored.subset(mask), draw),
             **quality[name, split],
         }
-        for split, mask in scores.splits(scored.prompts).items()
+        for split, mask in joined.splits(scored.prompts).items()
     ]
 
 
@@ -281,7 +288,7 @@ def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[d
     reference = _per_prompt(scored[baseline])
     values = {name: _per_prompt(method) for name, method in scored.items() if name != baseline}
     paired = []
-    for split, mask in scores.splits(scored[baseline].prompts).items():
+    for split, mask in joined.splits(scored[baseline].prompts).items():
         differences = {
             (name, metric): statistics.paired_difference(
                 values[name][metric][mask], reference[metric][mask], draw.draws, draw.seed

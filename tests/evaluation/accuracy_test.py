@@ -7,7 +7,7 @@ import pytest
 
 from detox_jax import cli
 from detox_jax.evaluation import accuracy
-from detox_jax.evaluation import report as reports
+from detox_jax.report import report as reports
 from tests.evaluation.evaluate_test import BASE, MINE, results_of, write
 
 RIGHT = {

@@ -16,11 +16,11 @@ import pytest
 from flax.linen import partitioning
 
 from detox_jax.errors import UserError
-from detox_jax.evaluation import likelihood
 from detox_jax.models import kernels
 from detox_jax.models.attention import KeyValues, attend, training_mask
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.zero_shot import likelihood
 from tests.conftest import random_params
 
 B, H, G, K = 2, 4, 2, 8

@@ -1,0 +1,1 @@
+"""How far several scorers agree on the same texts: verb `compare`."""

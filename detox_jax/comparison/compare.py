@@ -1,0 +1,169 @@
+"""Verb `compare`: what several scorers say of the same texts, and of the methods that wrote them.
+
+`detox-jax score --compare` is another name for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from detox_jax import outputs, records
+from detox_jax.comparison import agreement, drawing, rankings, tables
+from detox_jax.errors import UserError
+from detox_jax.evaluation import joined
+from detox_jax.evaluation.joined import Scored
+from detox_jax.report import figures
+from detox_jax.report.table_formats import finite
+
+COMPARISON_FILE = "comparison.json"
+
+
+def compare(
+    scores: Mapping[str, str | Mapping[str, str]],
+    output_dir: str,
+    bootstrap_draws: int = 1000,
+    random_seed: int = 0,
+) -> None:
+    """Compares scorers on the same documents, or the same continuations of one or several methods.
+
+    Writes `comparison.json`, unrounded; `comparison.md`, for people; `agreement.csv`, a line for
+    each two scorers; `agreement.png` and `.svg`, how the scores of one read as the other's; and of
+    several methods `ranking.csv`, `ranking.png` and `.svg`. Records are joined by id, and their
+    texts must be equal. A text that a scorer has no score for is counted and left out.
+
+    Args:
+      scores: what `score` wrote with each scorer, by a name of the user's choice; of several
+        methods, that for each by its name. The first scorer is the one that others are read as.
+      output_dir: where the comparison goes.
+      bootstrap_draws: resamples of the records behind each 95 % interval.
+      random_seed: of the resampling.
+
+    Raises:
+      UserError: for fewer than two scorers, one that stands twice, or different texts.
+    """
+    sources = _by_scorer(scores)
+    settings = {
+        "scores": {
+            scorer: {name: records.describe_input(path) for name, path in paths.items()}
+            for scorer, paths in sources.items()
+        },
+        "bootstrap_draws": bootstrap_draws,
+        "random_seed": random_seed,
+    }
+    output = outputs.OutputDirectory(output_dir, "compare", settings)
+    if not output.complete:
+        scored = _read(sources)
+        found = _comparison(scored, bootstrap_draws, random_seed)
+        found["provenance"] = {"settings": settings, "versions": output.manifest["versions"]}
+        points = {scorer: _flat(methods)[0] for scorer, methods in scored.items()}
+        files = {**tables.files(found), **_pictures(found, points)}
+        for name, content in files.items():
+            outputs.write_bytes(output.path / name, content)
+        outputs.write_json(output.path / COMPARISON_FILE, finite(found))
+        output.finish(scorers=found["scorers"], texts=found["pairs"][0]["texts"])
+    _print(json.loads((output.path / COMPARISON_FILE).read_text()))
+    print(f"{output.path / 'comparison.md'}: tables; agreement.png beside it")
+
+
+def _by_scorer(scores: Any) -> dict[str, dict[str, str]]:
+    """Where the scores of each scorer are, by method; an only method needs no name."""
+    if not isinstance(scores, Mapping) or not scores:
+        raise UserError(f"SCORES is {scores!r}; give {{'SCORER': 'DIR', 'OTHER': 'DIR'}}")
+    methods = {"texts": scores} if all(isinstance(x, str) for x in scores.values()) else scores
+    found: dict[str, dict[str, str]] = {}
+    for name, paths in methods.items():
+        if not isinstance(paths, Mapping) or not all(isinstance(x, str) for x in paths.values()):
+            raise UserError(f"SCORES: {name!r} is {paths!r}; expected {{'SCORER': 'DIR', ...}}")
+        for scorer, path in paths.items():
+            found.setdefault(scorer, {})[name] = path
+    for scorer, places in found.items():
+        if missing := methods.keys() - places.keys():
+            raise UserError(f"SCORES: {min(missing)!r} has no scores of {scorer!r}")
+    if len(found) < 2:
+        raise UserError(f"SCORES names {len(found)} scorer; a comparison takes two or more")
+    return found
+
+
+def _read(sources: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Scored]]:
+    scored = {}
+    for scorer, paths in sources.items():
+        methods = {name: _read_one(name, path) for name, path in paths.items()}
+        scored[scorer] = joined.join(methods, next(iter(methods)), min_coverage=0.0)
+    return joined.align(scored)
+
+
+def _read_one(name: str, path: str) -> Scored:
+    """What `score` wrote; a document is taken for the one continuation of an empty prompt."""
+    found = joined.of_prompts(name, [*map(_as_prompt, records.read_records(path))], path)
+    if not found.coverage:
+        raise UserError(f"{path}: no text has a score; give what `score` wrote")
+    return found
+
+
+def _as_prompt(record: records.Record) -> records.Prompt:
+    if isinstance(record, records.Prompt):
+        return record
+    text = records.Generation(record.text, record.toxicity)
+    return records.Prompt(record.id, "", generations=(text,))
+
+
+def _flat(methods: Mapping[str, Scored]) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of all texts, and the number of the record that each belongs to; both [N]."""
+    scores, record = [], []
+    for method in methods.values():
+        exists_PK = np.array(
+            [np.arange(method.scores_PK.shape[1]) < len(p.generations) for p in method.prompts]
+        )
+        scores.append(method.scores_PK[exists_PK])
+        # Methods continue the same prompts, which are what is resampled.
+        record.append(np.nonzero(exists_PK)[0])
+    return np.concatenate(scores), np.concatenate(record)
+
+
+def _comparison(
+    scored: Mapping[str, Mapping[str, Scored]], draws: int, seed: int
+) -> dict[str, Any]:
+    flat = {scorer: _flat(methods) for scorer, methods in scored.items()}
+    methods = next(iter(scored.values()))
+    return {
+        "scorers": {name: dict(next(iter(x.values())).scorer) for name, x in scored.items()},
+        "pairs": [
+            {"a": a, "b": b, **agreement.compare(flat[a][0], *flat[b], draws, seed)}
+            for a, b in itertools.combinations(scored, 2)
+        ],
+        "methods": [*methods] if len(methods) > 1 else [],
+        "rankings": rankings.rank(scored, draws, seed) if len(methods) > 1 else {},
+    }
+
+
+def _pictures(found: Mapping[str, Any], points: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    pictures = {"agreement": drawing.agreement(found["pairs"], points)}
+    if found["rankings"]:
+        pictures["ranking"] = drawing.ranking(found)
+    return {
+        f"{name}.{kind}": content
+        for name, figure in pictures.items()
+        for kind, content in (
+            ("svg", figures.svg(figure, name).encode()),
+            ("png", figures.png(figure)),
+        )
+    }
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    for title, rows in tables.tables(found):
+        table = Table(title=title)
+        for column in rows[0]:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*row.values())
+        Console(width=140).print(table)
+    for sentence in tables.summary(found):
+        print(sentence)

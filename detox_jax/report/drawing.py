@@ -1,0 +1,252 @@
+"""Pictures of results: toxicity with intervals, against perplexity, by split, over k.
+
+Each function draws on the axes that it is given, every method in its own colour, marker and line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
+from scipy import stats
+
+from detox_jax.evaluation.results import EMT, TOXIC, TP
+from detox_jax.evaluation.statistics import Interval
+from detox_jax.report.figures import (
+    COLOURS,
+    GROUND,
+    INK,
+    STYLE,
+    Measured,
+    rows_height,
+)
+
+Lines = Sequence[tuple[Measured, Sequence[float], Sequence[float]]]
+
+BLUE = COLOURS[0]
+
+
+def overview(methods: Sequence[Measured]) -> Figure:
+    """The picture of a run: toxicity of each method, and toxicity against perplexity."""
+    both = any(method.perplexity for method in methods)
+    with matplotlib.rc_context(STYLE):
+        height = max(3.8, 1.2 + rows_height(methods))
+        figure = Figure(figsize=(9.6 if both else 6.0, height), layout="constrained")
+        axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+        draw_toxicity(axes[0], methods)
+        axes[0].set_title("Toxicity of continuations")
+        if both:
+            draw_quality(axes[1], methods, legend=False)  # the marks at its left are its legend
+            axes[1].set_title("Toxicity against perplexity")
+    return figure
+
+
+def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
+    """Expected maximum toxicity and toxicity probability of each method, with intervals."""
+    for row, method in enumerate(methods):
+        for key, offset, filled in ((EMT, -0.13, True), (TP, 0.13, False)):
+            if (interval := method.intervals.get(key)) is None:
+                continue
+            axes.errorbar(
+                interval.value,
+                row + offset,
+                xerr=_bars(interval),
+                fmt=method.marker,
+                color=method.colour,
+                markerfacecolor=method.colour if filled else "none",
+                markersize=6.5,
+                capsize=3,
+            )
+    for fmt, filled, label in (
+        ("o", True, "Expected maximum"),
+        ("o", False, f"Probability of ≥ {TOXIC}"),
+    ):
+        face = INK if filled else "none"
+        axes.plot([], [], fmt, color=INK, markerfacecolor=face, label=label)
+    axes.set_yticks(range(len(methods)), [method.label for method in methods], fontsize=9)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("Toxicity (95 % intervals); less is better")
+    _legend_below(axes)
+
+
+def draw_quality(axes: Axes, methods: Sequence[Measured], legend: bool = True) -> None:
+    """Expected maximum toxicity against perplexity, with the Pareto front."""
+    points = []
+    for method in methods:
+        toxicity, perplexity = method.intervals.get(EMT), method.perplexity
+        if toxicity is None or perplexity is None:
+            continue
+        points.append((perplexity.value, toxicity.value))
+        axes.errorbar(
+            perplexity.value,
+            toxicity.value,
+            xerr=_bars(perplexity),
+            yerr=_bars(toxicity),
+            fmt=method.marker,
+            color=method.colour,
+            markersize=7.5,
+            capsize=3,
+            label=method.label,
+        )
+    front = pareto_front(points)
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color=INK, linewidth=1, linestyle=":", zorder=0)
+    axes.margins(0.18)
+    axes.set_xlabel("Perplexity; less is better")
+    axes.set_ylabel("Expected max. toxicity")
+    if legend:
+        _legend_below(axes)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points, by ascending x, to which no other is better or equal in both coordinates."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def draw_splits(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
+    """Expected maximum toxicity of each method on each split of the prompts."""
+    indices = sorted({method.index for methods in splits.values() for method in methods})
+    width = 0.8 / max(1, len(indices))
+    labelled = set()
+    for x, methods in enumerate(splits.values()):
+        for method in methods:
+            if (interval := method.intervals.get(EMT)) is None:
+                continue
+            place = x - 0.4 + (indices.index(method.index) + 0.5) * width
+            label = None if method.index in labelled else method.label
+            labelled.add(method.index)
+            axes.bar(
+                place,
+                interval.value,
+                width * 0.9,
+                color=method.colour,
+                hatch=method.hatch,
+                edgecolor=GROUND,
+                linewidth=0,
+                label=label,
+            )
+            axes.errorbar(
+                place,
+                interval.value,
+                yerr=_bars(interval),
+                fmt="none",
+                ecolor=INK,
+                elinewidth=1,
+                capsize=min(2.0, 8 * width),
+            )
+    axes.set_xticks(range(len(splits)), list(splits))
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("Expected max. toxicity")
+    _legend_below(axes)
+
+
+def draw_distribution(axes: Axes, maxima: Sequence[tuple[Measured, Sequence[float]]]) -> None:
+    """Share of prompts whose most toxic continuation reaches a toxicity, for each toxicity."""
+    for method, values in maxima:
+        ordered = sorted(value for value in values if math.isfinite(value))
+        if not ordered:
+            continue
+        shares = [1 - i / len(ordered) for i in range(len(ordered))]
+        axes.step(
+            [0.0, *ordered, 1.0],
+            [1.0, *shares, 0.0],
+            where="pre",
+            linestyle=method.line,
+            color=method.colour,
+            label=method.label,
+        )
+    axes.axvline(TOXIC, color=INK, linewidth=1, linestyle=":")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("Maximum toxicity of a prompt's continuations")
+    axes.set_ylabel("Share of prompts at or above")
+    _legend_below(axes)
+
+
+def draw_k_curve(axes: Axes, curves: Lines) -> None:
+    """Expected maximum toxicity against the number of continuations, k."""
+    _draw_lines(axes, curves, markersize=5)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("Continuations per prompt, k")
+    axes.set_ylabel("Expected max. toxicity")
+
+
+def draw_loss(what: str) -> Callable[[Axes, Lines], None]:
+    """A function that draws losses against steps; `what` says of which text."""
+
+    def draw(axes: Axes, curves: Lines) -> None:
+        _draw_lines(axes, curves, markersize=4, markevery=0.2, linewidth=1.2)
+        axes.set_xlabel("Training step")
+        axes.set_ylabel(f"{what} loss, nats per token")
+
+    return draw
+
+
+def _draw_lines(axes: Axes, curves: Lines, **style: float) -> None:
+    for method, xs, ys in curves:
+        axes.plot(
+            xs,
+            ys,
+            marker=method.marker,
+            linestyle=method.line,
+            color=method.colour,
+            label=method.label,
+            **style,  # type: ignore
+        )
+    _legend_below(axes)
+
+
+def draw_reliability(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
+    """Share of texts that are toxic by their label against the mean score, one point a bin.
+
+    Args:
+      axes: to draw on.
+      bins: mean score, share and number of texts; 95 % intervals of the share are Wilson's (1927),
+        and a bin of unknown size, 0, has none.
+    """
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="Perfectly calibrated")
+    for score, share, count in bins:
+        errors = None
+        if count > 0:
+            test = stats.binomtest(min(count, max(0, round(share * count))), count)
+            errors = _bars(Interval(share, *test.proportion_ci(method="wilson")))
+        axes.errorbar(score, share, yerr=errors, fmt="o", color=BLUE, markersize=5.5, capsize=3)
+    if len(bins) > 1:
+        axes.plot([x for x, *_ in bins], [y for _, y, _ in bins], color=BLUE, label="This scorer")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("Mean score of the texts in a bin")
+    axes.set_ylabel("Share toxic by the label")
+    _legend_below(axes)
+
+
+def _legend_below(axes: Axes) -> None:
+    """A legend half an inch below the axes, clear of the axis label whatever their height."""
+    below = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=below,
+            borderaxespad=0,
+            ncols=2,
+            columnspacing=1.2,
+            handletextpad=0.4,
+        )
+
+
+def _bars(interval: Interval) -> list[list[float]] | None:
+    """Lengths of the error bars below and above; None where there is no interval."""
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return None
+    return [[max(0.0, interval.value - interval.low)], [max(0.0, interval.high - interval.value)]]

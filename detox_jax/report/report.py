@@ -1,0 +1,85 @@
+"""Verb `report`: a page, pictures and tables of what `evaluate` measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from detox_jax import outputs, records
+from detox_jax.errors import UserError
+from detox_jax.evaluation.results import Results, files, load, of_each_scorer, suffixes
+from detox_jax.report import drawing, figures, table_formats
+from detox_jax.report.charts import charts, measured
+from detox_jax.report.headline import headline
+from detox_jax.report.page import page
+
+_TABLES = {
+    "md": table_formats.markdown,
+    "csv": table_formats.csv_table,
+    "json": table_formats.json_table,
+    "tex": table_formats.latex,
+}
+
+
+def report(results: str | Sequence[str], output_dir: str) -> None:
+    """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
+
+    Tables are `table.md`, `table.csv`, `table.json` and `table.tex`; every picture is a PNG and an
+    SVG. With several results or scorers, whose scores do not compare, each has a section of its
+    own on the page and files of its own, whose names end with the scorer: `table-ngram.csv`.
+
+    Args:
+      results: the `results.json` that `evaluate` wrote, or its directory, or a list of them; what
+        lies beside it is shown too: `prompts.json` (distribution, k-curve), `samples.json`
+        (continuations), `training.json` (losses), `times.json` (how long each step took).
+      output_dir: where the report goes.
+
+    Raises:
+      UserError: if results cannot be read, hold no row, or mix two scorers in one file.
+    """
+    sources = _sources(results)
+    several = [load(source) for source in sources]
+    settings = {"results": {source: _describe(source) for source in sources}}
+    output = outputs.OutputDirectory(output_dir, "report", settings)
+    if not output.complete:
+        for data, suffix in zip(several, suffixes(several), strict=True):
+            write(data, output.path, suffix)
+        outputs.write_bytes(output.path / "report.html", page(several).encode())
+        output.finish(rows=sum(len(data.rows) for data in several))
+    print(headline(several[0]))
+    print(f"{output.path / 'report.html'}: open it in a browser")
+
+
+def _sources(results: Any) -> list[str]:
+    sources = [results] if isinstance(results, str) else results
+    if not isinstance(sources, list | tuple) or not sources:
+        raise UserError(
+            f"RESULTS is {results!r}; give a results.json, its directory, or a list: ['a', 'b']"
+        )
+    for i, source in enumerate(sources):
+        if not isinstance(source, str) or not source:
+            raise UserError(f"RESULTS holds {source!r}; give the path of a results.json as text")
+        if source in sources[:i]:
+            raise UserError(f"RESULTS names {source} twice; name each results.json once")
+    return [found for source in sources for found in of_each_scorer(source)]
+
+
+def _describe(source: str) -> dict[str, Any]:
+    """What is shown of a source, but for the times, which differ from run to run."""
+    shown = [file for file in files(source) if file.name != outputs.TIMES_FILE]
+    return {file.name: records.describe_input(str(file)) for file in shown}
+
+
+def write(data: Results, directory: epath.Path, suffix: str = "") -> None:
+    """Writes the tables and the pictures of one results; `suffix` ends their names."""
+    for extension, table in _TABLES.items():
+        outputs.write_bytes(directory / f"table{suffix}.{extension}", table(data).encode())
+    pictures = {"toxicity": drawing.overview(measured(data, data.splits[0]))}
+    pictures |= {f"figures/{chart.name}": chart.draw() for chart in charts(data)}
+    (directory / "figures").mkdir(exist_ok=True)
+    for name, figure in pictures.items():
+        svg = figures.svg(figure, f"{name}{suffix}")
+        outputs.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
+        outputs.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))

@@ -1,0 +1,303 @@
+"""Verb `choices`: zero-shot accuracy, by which of the answers a model finds likeliest.
+
+    OUTPUT_DIR/TASK-00000-of-00001.jsonl   every question's likelihoods
+    OUTPUT_DIR/accuracies.json             accuracy of each task, and their average
+
+Every host reads all questions and builds the same batches, whose rows the mesh splits over the
+devices of all hosts; so the answers are those of one device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from detox_jax import outputs, records, tokenizer_files
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
+from detox_jax.evaluation import accuracy
+from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.zero_shot.harness_model import added_tokens
+from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
+
+ACCURACIES_FILE = "accuracies.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question of a seqio task (`tasks/downstream.py` says what its features are).
+
+    Attributes:
+      id: hash of the question, with a number where the task asks it again.
+      inputs: the context of each choice.
+      targets: each choice, which is scored after its context.
+      answer: number of the right one.
+      lengths: characters of each.
+    """
+
+    id: str
+    inputs: Sequence[str]
+    targets: Sequence[str]
+    answer: int
+    lengths: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model answered.
+
+    Attributes:
+      question: that was asked.
+      likelihoods: of its choices; none where one is longer than the model's context.
+    """
+
+    question: Question
+    likelihoods: Sequence[Likelihood]
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of the output, the question by its id alone."""
+        values = [likelihood.log_probability for likelihood in self.likelihoods]
+        greedy = [likelihood.is_greedy for likelihood in self.likelihoods]
+        answer, lengths = self.question.answer, np.maximum(self.question.lengths, 1)
+        if not values:
+            correct = correct_norm = None
+        elif len(values) == 1:
+            correct = correct_norm = greedy[0]
+        else:
+            correct = int(np.argmax(values)) == answer
+            correct_norm = int(np.argmax(values / lengths)) == answer
+        return {
+            "id": self.question.id,
+            "log_likelihoods": values,
+            "greedy": greedy,
+            "answer": answer,
+            "correct": correct,
+            "correct_norm": correct_norm,
+        }
+
+
+def choices(
+    checkpoint_path: str,
+    output_dir: str,
+    tasks: Sequence[Any],
+    batch_size: int = 32,
+    start_with_bos: bool | None = None,
+    dtype: str | None = None,
+    mesh_shape: Mapping[str, int] | None = None,
+) -> None:
+    """Asks a model the questions of every task and writes what it answered, and how often rightly.
+
+    The answer is the choice of the highest log-likelihood; of a question with one choice, right or
+    wrong is whether the model would write it by itself. `correct_norm` divides the log-likelihood
+    by the choice's characters first, as the harness' `acc_norm` does.
+
+    Args:
+      checkpoint_path: the model.
+      output_dir: where answers and accuracies go; a rerun continues with the first task missing.
+      tasks: seqio tasks of choices (`tasks.downstream`), or names of registered ones.
+      batch_size: texts at once; changes speed and memory alone.
+      start_with_bos: whether the start token stands before every question; as the tokenizer's own
+        files say where None.
+      dtype: of activations; None takes the checkpoint's.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+
+    Raises:
+      UserError: for a checkpoint or a task that cannot be used.
+    """
+    from detox_jax.training import data  # loads TensorFlow: only where it is used
+
+    if batch_size < 1:
+        raise UserError(f"BATCH_SIZE is {batch_size}; must be at least 1")
+    found = {task.name: task for task in map(data.get_task, _listed(tasks))}
+    mesh = meshes.create_mesh(mesh_shape)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
+    split_of = {name: next(iter(task.splits)) for name, task in found.items()}
+    settings = {
+        "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint},
+        "tasks": {n: data.describe_source(task, split_of[n]) for n, task in found.items()},
+        "start_with_bos": start_with_bos,
+        "dtype": dtype,
+    }
+    if start_with_bos is None:
+        files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
+        start_with_bos = bool(added_tokens(files)[0])
+    output = outputs.OutputDirectory(output_dir, "choices", settings)
+    if output.complete:
+        accuracies = json.loads((output.path / ACCURACIES_FILE).read_text())
+    else:
+        length = loaded.module.config.max_length
+        read = LikelihoodReader(loaded.module, loaded.params, mesh, batch_size, length)
+        figures = {}
+        for name, task in found.items():
+            shard = output.path / outputs.shard_name(name, 0, 1)
+            if output.has_shard(name, 0, 1):
+                rows = [row for _, row in records.read_jsonl(shard)]
+            else:
+                questions = parse_questions(data.ragged_examples(task, split_of[name]), name)
+                try:
+                    answers = answer(questions, read, loaded.vocabulary, start_with_bos)
+                except UserError as error:
+                    raise UserError(f"task {name!r}: {error}; leave the task out") from None
+                _check_finite(answers, f"{checkpoint_path} on {name}")
+                output.write_shard(name, 0, 1, answers)  # type: ignore
+                rows = [each.to_json() for each in answers]
+            figures[name] = _figures(rows)
+        average = float(np.mean([task["accuracy"]["value"] for task in figures.values()]))
+        accuracies = {
+            "tasks": figures,
+            "average": {"name": accuracy.average_name(found), "value": average},
+        }
+        outputs.write_json(output.path / ACCURACIES_FILE, accuracies)
+        output.finish(questions=sum(task["questions"] for task in figures.values()))
+    _print(accuracies, output_dir)
+
+
+def _check_finite(answers: Sequence[Answer], what: str) -> None:
+    values = [each.log_probability for own in answers for each in own.likelihoods]
+    if not np.isfinite(values).all():
+        raise UserError(f"{what}: a likelihood is not finite; a broken checkpoint")
+
+
+def _listed(tasks: Any) -> list[Any]:
+    if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+        raise UserError(f"TASKS is {tasks!r}; give a list: ['piqa', 'lambada']")
+    if not tasks:
+        raise UserError("TASKS is empty; give at least one: --gin.TASKS=\"['piqa']\"")
+    return list(tasks)
+
+
+def parse_questions(rows: Any, name: str) -> list[Question]:
+    """The questions of a seqio task.
+
+    Raises:
+      UserError: for a task without the features of choices.
+    """
+    questions, seen = [], dict[str, int]()
+    for row in rows:
+        try:
+            inputs, targets = ([t.decode() for t in row[key]] for key in ("inputs", "targets"))
+            number, lengths = int(row["answer"]), [int(x) for x in row["lengths"]]
+        except (KeyError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"task {name!r}: its examples have no choices ({error}); give one of "
+                "tasks.downstream"
+            ) from None
+        digest = hashlib.sha256(json.dumps([inputs, targets]).encode()).hexdigest()[:16]
+        seen[digest] = seen.get(digest, 0) + 1
+        again = f"-{seen[digest]}" if seen[digest] > 1 else ""
+        questions.append(Question(digest + again, inputs, targets, number, lengths))
+    if not questions:
+        raise UserError(f"task {name!r}: has no questions")
+    return questions
+
+
+def encode(
+    vocabulary: BPEVocabulary, pairs: Sequence[tuple[str, str]], start_with_bos: bool | None
+) -> list[tuple[list[int], list[int]]]:
+    """The tokens of inputs and of targets behind them, as lm-evaluation-harness makes them.
+
+    White space that ends an input belongs to its target; both are tokenised as one, and the tokens
+    behind those of the input alone are the target's.
+
+    Args:
+      vocabulary: the model's.
+      pairs: inputs and targets.
+      start_with_bos: whether the start token comes first; see `choices`.
+
+    Raises:
+      UserError: for a target without a token of its own.
+    """
+    contexts = [context.rstrip() for context, _ in pairs]
+    context_ids = vocabulary.encode_batch(contexts)
+    both_ids = vocabulary.encode_batch([context + target for context, target in pairs])
+    encoded = []
+    for before, both, (_, target) in zip(context_ids, both_ids, pairs, strict=True):
+        if len(both) <= len(before):
+            raise UserError(f"the choice {target!r} has no token of its own behind its question")
+        # A model predicts nothing from nothing: for an empty context there is the start token.
+        start = [vocabulary.bos_id] if start_with_bos or not before else []
+        encoded.append(([*start, *both[: len(before)]], both[len(before) :]))
+    return encoded
+
+
+def answer(
+    questions: Sequence[Question],
+    read: LikelihoodReader,
+    vocabulary: BPEVocabulary,
+    start_with_bos: bool | None,
+) -> list[Answer]:
+    """What the model says of the choices; nothing of those of a question that it cannot read."""
+    texts = [
+        pair
+        for question in questions
+        for pair in zip(question.inputs, question.targets, strict=True)
+    ]
+    tokens = iter(encode(vocabulary, texts, start_with_bos))
+    pairs = [[next(tokens) for _ in question.targets] for question in questions]
+    readable = [all(len(target) <= read.max_length for _, target in own) for own in pairs]
+    if not any(readable):
+        raise UserError(f"every question has a choice beyond the context of {read.max_length}")
+    found = iter(read([p for own, fits in zip(pairs, readable, strict=True) if fits for p in own]))
+    return [
+        Answer(question, [next(found) for _ in question.targets] if fits else [])
+        for question, fits in zip(questions, readable, strict=True)
+    ]
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A task's figures, from the lines of its answers."""
+    answers = [row for row in rows if row["correct"] is not None]
+    found: dict[str, Any] = {
+        "questions": len(answers),
+        "left_out_too_long": len(rows) - len(answers),
+        "accuracy": _mean([row["correct"] for row in answers]),
+        "accuracy_norm": _mean([row["correct_norm"] for row in answers]),
+        "chance": float(np.mean([_chance(len(row["greedy"])) for row in answers])),
+    }
+    if all(len(row["greedy"]) == 1 for row in answers):
+        total = sum(row["log_likelihoods"][0] for row in answers)
+        # A hopeless model's perplexity is beyond what a float can hold.
+        found["perplexity"] = math.exp(min(-total / len(answers), 700.0))
+    return found
+
+
+def _chance(num_choices: int) -> float:
+    return 1 / num_choices if num_choices > 1 else 0.0
+
+
+def _mean(values: Sequence[bool]) -> dict[str, float | None]:
+    """The share of True with its standard error (of the sample, as the harness has it)."""
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {
+        "value": float(np.mean(values)),
+        "standard_error": None if error is None else float(error),
+    }
+
+
+def _print(accuracies: Mapping[str, Any], output_dir: str) -> None:
+    table = Table(title=f"zero-shot accuracy: {output_dir}")
+    for column in ("task", "questions", "accuracy", "standard error", "normalised", "chance"):
+        table.add_column(column)
+    for name, task in accuracies["tasks"].items():
+        error = task["accuracy"]["standard_error"]
+        left_out = task["left_out_too_long"]
+        table.add_row(
+            name,
+            f"{task['questions']:,}" + (f" ({left_out} too long)" if left_out else ""),
+            f"{task['accuracy']['value']:.4f}",
+            "" if error is None else f"{error:.4f}",
+            f"{task['accuracy_norm']['value']:.4f}",
+            f"{task['chance']:.4f}",
+        )
+    average = accuracies["average"]
+    Console(width=100).print(table)
+    print(f"{average['name']}: {average['value']:.4f}")

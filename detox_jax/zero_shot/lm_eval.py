@@ -1,0 +1,307 @@
+"""Verb `lm_eval`: a checkpoint on the tasks of lm-evaluation-harness.
+
+from detox_jax.zero_shot.lm_eval import harness_model
+lm_eval.simple_evaluate(model=harness_model("my_checkpoint"), tasks=["piqa"])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from detox_jax import outputs, processes
+from detox_jax.errors import UserError
+from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, import_harness
+
+__all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]
+
+FIGURES_FILE = "lm_eval.json"
+_KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
+
+
+def lm_eval(
+    checkpoint_path: str,
+    tasks: str | Sequence[str],
+    output_dir: str,
+    num_fewshot: int | None = None,
+    limit: int | float | None = None,
+    include_path: str | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    max_gen_toks: int = 256,
+    gen_kwargs: str | Mapping[str, Any] | None = None,
+    add_bos: bool | None = None,
+    apply_chat_template: bool | str = False,
+    system_instruction: str | None = None,
+    fewshot_as_multiturn: bool = True,
+    log_samples: bool = False,
+    bootstrap_draws: int = 1000,
+    random_seed: int = 0,
+    dtype: str | None = None,
+    mesh_shape: Mapping[str, int] | None = None,
+) -> None:
+    """Writes `lm_eval.json`: every metric of every task, with its standard error.
+
+    Tasks are run one after the other; a rerun goes on with the first that is missing.
+
+    Args:
+      checkpoint_path: a whole model, or an adaptation (its base is found by itself).
+      tasks: names of tasks or groups, a list or separated by commas.
+      output_dir: where the figures go.
+      num_fewshot: examples before each question; the task's own number where None.
+      limit: questions of each task: a number, or a share below 1; all where None.
+      include_path: a directory with further tasks (YAML files of the harness).
+      batch_size: rows at once; changes speed and memory.
+      max_length: tokens that are read at once; all that the model can where None.
+      max_gen_toks: new tokens of a generating task that names no limit.
+      gen_kwargs: settings over those of generating tasks: `temperature=0.7,do_sample=True`.
+      add_bos: whether the start token stands before every text; as the tokenizer says where None.
+      apply_chat_template: ask as in a conversation; a name chooses one of several templates.
+      system_instruction: what the system says first.
+      fewshot_as_multiturn: examples as turns of the conversation, not as one text.
+      log_samples: also write `samples-TASK.jsonl`: questions, answers, likelihoods.
+      bootstrap_draws: resamples behind standard errors that have no formula.
+      random_seed: of few-shot examples, resampling and draws.
+      dtype: of activations; the checkpoint's where None.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+
+    Raises:
+      UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
+        checkpoint cannot be used.
+    """
+    names = _task_names(tasks)
+    with _notes_on_stderr():
+        harness = import_harness()
+        manager = _task_manager(names, include_path)
+        model = harness_model(
+            checkpoint_path,
+            batch_size=batch_size,
+            max_length=max_length,
+            max_gen_toks=max_gen_toks,
+            add_bos=add_bos,
+            chat_template_name=(
+                apply_chat_template if isinstance(apply_chat_template, str) else None
+            ),
+            random_seed=random_seed,
+            dtype=dtype,
+            mesh_shape=mesh_shape,
+        )
+    settings = {
+        "checkpoint": {"path": checkpoint_path, "fingerprint": model.fingerprint},
+        "tasks": names,
+        "num_fewshot": num_fewshot,
+        "limit": limit,
+        "include_path": include_path,
+        "max_length": model.max_length,
+        "max_gen_toks": max_gen_toks,
+        "gen_kwargs": gen_kwargs,
+        "add_bos": add_bos,
+        "apply_chat_template": apply_chat_template,
+        "system_instruction": system_instruction,
+        "fewshot_as_multiturn": fewshot_as_multiturn,
+        "log_samples": log_samples,
+        "bootstrap_draws": bootstrap_draws,
+        "random_seed": random_seed,
+        "dtype": model.get_model_info()["model_dtype"],
+        "lm_eval": metadata.version("lm_eval"),
+    }
+    output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
+    for name in _missing(output, names):
+        with _notes_on_stderr():
+            found = _evaluate(
+                harness,
+                model,
+                manager,
+                name,
+                num_fewshot=num_fewshot,
+                limit=limit,
+                gen_kwargs=gen_kwargs,
+                apply_chat_template=apply_chat_template,
+                system_instruction=system_instruction,
+                fewshot_as_multiturn=fewshot_as_multiturn,
+                log_samples=log_samples,
+                bootstrap_iters=bootstrap_draws,
+                random_seed=random_seed,
+                numpy_random_seed=random_seed,
+                torch_random_seed=random_seed,
+                fewshot_random_seed=random_seed,
+            )
+        _write_part(output, name, found)
+    parts = processes.current().first_decides(lambda: {n: _read_part(output, n) for n in names})
+    figures = summary(parts)
+    if not output.complete:
+        outputs.write_json(output.path / FIGURES_FILE, figures)
+        output.finish(tasks=len(names))
+    print_table(figures)
+
+
+def _task_names(tasks: str | Sequence[str]) -> list[str]:
+    listed = tasks.split(",") if isinstance(tasks, str) else tasks
+    names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    if not names:
+        raise UserError("TASKS names no task; give their names, separated by commas")
+    if odd := [name for name in names if "/" in name or "*" in name]:
+        raise UserError(f"TASKS: {odd[0]!r} is not a task's name; INCLUDE_PATH takes directories")
+    return names
+
+
+@contextlib.contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    """The harness prints notes and bars; standard output is kept for the figures."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _task_manager(names: Sequence[str], include_path: str | None) -> Any:
+    """The harness's index of tasks; its own thousands are read only where one is asked for."""
+    if include_path is not None and not epath.Path(include_path).is_dir():
+        raise UserError(f"INCLUDE_PATH {include_path}: no such directory")
+    unknown = list(names)
+    for defaults in (False, True):
+        if unknown and (defaults or include_path is not None):
+            manager = importlib.import_module("lm_eval.tasks").TaskManager(
+                include_path=include_path, include_defaults=defaults
+            )
+            unknown = sorted(set(names) - set(manager.all_tasks))
+    if unknown:
+        raise UserError(
+            f"lm-evaluation-harness has no task {unknown[0]!r}; `lm_eval ls tasks` lists them, and "
+            "INCLUDE_PATH adds a directory of your own"
+        )
+    return manager
+
+
+def _evaluate(harness: Any, model: Any, manager: Any, name: str, **options: Any) -> dict[str, Any]:
+    """The harness's results for one task or group, and its samples where they are logged."""
+    try:
+        manager.load([name])
+    except (
+        Exception
+    ) as error:  # Whatever reads its data may raise; the task is what the user chose.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"task {name}: cannot be loaded: {reason}") from None
+    results = harness.simple_evaluate(
+        model=model, tasks=[name], task_manager=manager, verbosity=None, **options
+    )
+    kept = {key: results[key] for key in (*_KEPT, "samples") if results.get(key)}
+    return json.loads(json.dumps(kept, default=str))
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _part_file(name: str) -> str:
+    return f"task-{name}.json"
+
+
+def _missing(output: outputs.OutputDirectory, names: Sequence[str]) -> list[str]:
+    """The tasks without figures, as process 0 finds them: others may not see its files yet."""
+    return processes.current().first_decides(
+        lambda: [name for name in names if not (output.path / _part_file(name)).exists()]
+    )
+
+
+def _read_part(output: outputs.OutputDirectory, name: str) -> dict[str, Any]:
+    return json.loads((output.path / _part_file(name)).read_text())
+
+
+def _write_part(output: outputs.OutputDirectory, name: str, found: Mapping[str, Any]) -> None:
+    """The samples first: the task is done once its figures are there."""
+    figures = dict(found)
+    for task, samples in figures.pop("samples", {}).items():
+        lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
+        outputs.write_bytes(output.path / f"samples-{task}.jsonl", "".join(lines).encode())
+    outputs.write_json(output.path / _part_file(name), _without_nan(figures))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `lm_eval.json` holds.
+
+    Args:
+      found: the harness's results by the name of the task or group that was asked for.
+
+    Returns:
+      `rows`, one for each task, metric and filter: `{"task", "metric", "filter", "value",
+      "standard_error", "num_samples", "num_fewshot", "version"}`; `accuracy`, by task, where the
+      harness gives `acc`: `{"value", "standard_error"}`; and `average_accuracy`, the mean over the
+      tasks and groups that were asked for and have one, else None.
+    """
+    rows = []
+    for results in found.values():
+        for task, metrics in {**results["results"], **results.get("groups", {})}.items():
+            rows += _rows(task, metrics, results)
+    accuracy = {
+        row["task"]: {"value": row["value"], "standard_error": row["standard_error"]}
+        for row in rows
+        if row["metric"] == "acc"
+    }
+    of_named = [accuracy[name]["value"] for name in found if name in accuracy]
+    average = sum(of_named) / len(of_named) if of_named else None
+    return {"rows": rows, "accuracy": accuracy, "average_accuracy": average}
+
+
+def _rows(
+    task: str, metrics: Mapping[str, Any], results: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    rows = []
+    for key, value in metrics.items():
+        metric, comma, filter_name = key.partition(",")
+        if not comma or metric.endswith("_stderr"):
+            continue
+        error = metrics.get(f"{metric}_stderr,{filter_name}")
+        rows.append(
+            {
+                "task": task,
+                "metric": metric,
+                "filter": filter_name,
+                "value": value,
+                "standard_error": error if isinstance(error, int | float) else None,
+                "num_samples": results.get("n-samples", {}).get(task, {}).get("effective"),
+                "num_fewshot": results.get("n-shot", {}).get(task),
+                "version": results.get("versions", {}).get(task),
+            }
+        )
+    return rows
+
+
+def print_table(figures: Mapping[str, Any]) -> None:
+    """The figures as a table on standard output."""
+    table = Table(title="lm-evaluation-harness")
+    for column in ("task", "metric", "filter", "value", "standard error", "questions", "few-shot"):
+        table.add_column(column)
+    for row in figures["rows"]:
+        cells = (row["value"], row["standard_error"])
+        table.add_row(
+            row["task"],
+            row["metric"],
+            row["filter"],
+            *(f"{cell:.4f}" if isinstance(cell, int | float) else "" for cell in cells),
+            *(
+                "" if row[name] is None else str(row[name])
+                for name in ("num_samples", "num_fewshot")
+            ),
+        )
+    Console().print(table)
+    if figures["average_accuracy"] is not None:
+        print(f"average accuracy {figures['average_accuracy']:.4f}")

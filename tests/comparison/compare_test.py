@@ -1,0 +1,303 @@
+"""Scorers side by side: figures worked by hand and by scipy, joins, rankings, mistakes."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from detox_jax import cli
+from detox_jax.comparison import agreement, rankings
+from detox_jax.evaluation.joined import Scored
+
+A = [0.9, 0.6, 0.1, 0.2, 0.8, 0.3]
+B = [0.4, 0.3, 0.1, 0.1, 0.7, 0.2]
+
+
+def compared(a, b, record=None, draws=50):
+    record = np.arange(len(a)) if record is None else np.array(record)
+    return agreement.compare(np.array(a, float), np.array(b, float), record, draws)
+
+
+# --- agreement --------------------------------------------------------------------------------
+
+
+def test_agreement_is_that_worked_by_hand():
+    found = compared(A, B)
+    assert (found["share_toxic_a"], found["share_toxic_b"]) == (0.5, pytest.approx(1 / 6))
+    assert found["agreement"]["value"] == pytest.approx(4 / 6)
+    chance = 0.5 / 6 + 0.5 * 5 / 6
+    assert found["kappa"]["value"] == pytest.approx((4 / 6 - chance) / (1 - chance))
+    assert found["difference"] == pytest.approx(np.sqrt(np.mean(np.subtract(A, B) ** 2)))
+
+
+def test_correlations_are_scipys_ties_included():
+    rng = np.random.default_rng(0)
+    a = rng.random(300)
+    b = np.round((a + rng.random(300)) / 2, 1)
+    found = compared(a, b)
+    assert found["spearman"]["value"] == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert found["pearson"]["value"] == pytest.approx(stats.pearsonr(a, b).statistic)
+
+
+def test_a_resample_counts_texts_as_if_they_were_repeated():
+    """The bootstrap's short cut through weights against plain repetition."""
+    rng = np.random.default_rng(1)
+    a, b = rng.random(40), np.round(rng.random(40), 1)
+    counts = rng.integers(0, 4, 40)
+    weighted = agreement._Statistics.of(a, b)(counts.astype(float))
+    a, b = np.repeat(a, counts), np.repeat(b, counts)
+    assert weighted["spearman"] == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert weighted["pearson"] == pytest.approx(stats.pearsonr(a, b).statistic)
+    assert weighted["agreement"] == pytest.approx(np.mean((a >= 0.5) == (b >= 0.5)))
+
+
+def test_intervals_are_over_records_not_texts():
+    """Ten copies of every text in its record: no new evidence, so an interval of the same width."""
+    rng = np.random.default_rng(2)
+    a = rng.random(60)
+    b = (a + rng.random(60)) / 2
+    width = [
+        found["spearman"]["high"] - found["spearman"]["low"]
+        for found in (
+            compared(a, b, draws=300),
+            compared(np.repeat(a, 10), np.repeat(b, 10), np.repeat(np.arange(60), 10), 300),
+        )
+    ]
+    assert width[1] == pytest.approx(width[0], rel=1e-6) and width[0] > 0.05
+
+
+def test_missing_scores_are_counted_and_left_out():
+    found = compared([*A, math.nan, 0.5], [*B, 0.5, math.nan])
+    counts = [found[f"scored_by_{who}"] for who in ("a", "b", "both")]
+    assert (found["texts"], counts) == (8, [7, 7, 6])
+    assert found["agreement"]["value"] == compared(A, B)["agreement"]["value"]
+    nothing = compared([math.nan, 0.1], [0.2, math.nan])
+    assert nothing["scored_by_both"] == 0 and "agreement" not in nothing
+
+
+def test_a_scorer_that_tells_no_texts_apart_has_no_correlation():
+    found = compared(A, [0.1] * 6)
+    assert math.isnan(found["spearman"]["value"]) and math.isnan(found["pearson"]["value"])
+    assert found["kappa"]["value"] == 0
+    assert math.isnan(compared([0.1] * 6, [0.2] * 6)["kappa"]["value"])
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+def test_the_isotonic_curve_pools_what_falls():
+    steps = agreement.isotonic_steps(
+        np.array([0.1, 0.5, 0.3, 0.9, 0.7]), np.array([0.1, 0.2, 0.3, 0.4, 0.4])
+    )
+    assert [(step["from"], step["to"], step["texts"]) for step in steps] == [
+        (0.1, 0.1, 1),
+        (0.2, 0.3, 2),
+        (0.4, 0.4, 2),
+    ]
+    assert [step["value"] for step in steps] == pytest.approx([0.1, 0.4, 0.8])
+
+
+def test_a_distorted_copy_is_read_as_the_original():
+    a = np.random.default_rng(3).random(400)
+    found = compared(a, a**3)
+    assert found["spearman"]["value"] == pytest.approx(1)
+    assert found["calibrated_difference"] < 0.01 < 0.2 < found["difference"]
+    assert found["threshold"]["value"] == pytest.approx(0.125, abs=0.01)
+    assert found["threshold"]["agreement"] == found["threshold"]["kappa"] == 1
+
+
+def test_the_calibration_is_judged_on_texts_that_it_was_not_fitted_to():
+    """Noise has nothing to learn: in the sample, a curve would seem to help."""
+    rng = np.random.default_rng(4)
+    a, b = rng.random(60), rng.random(60)
+    fitted = np.interp(b, *agreement._isotonic(a, b)[:2])
+    assert compared(a, b)["calibrated_difference"] > np.sqrt(np.mean((a - fitted) ** 2))
+
+
+def test_the_bins_are_tenths_of_the_scale():
+    bins = compared([0.2, 0.4, 0.9], [0.05, 0.05, 1.0])["calibration"]["bins"]
+    assert [(x["from"], x["texts"]) for x in bins] == [(0.0, 2), (0.9, 1)]
+    assert [x["mean_a"] for x in bins] == pytest.approx([0.3, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "value", "share"),
+    [
+        (A, B, 0.3, 0.5),
+        ([0.1, 0.2], [0.3, 0.4], math.inf, 0.0),
+        ([0.9, 0.1, 0.1, 0.1], [0.2, 0.2, 0.2, 0.1], math.inf, 0.0),
+        ([0.9, 0.9, 0.1, 0.1], [0.2, 0.2, 0.2, 0.1], 0.2, 0.75),
+    ],
+)
+def test_the_threshold_of_as_many_toxic_texts(a, b, value, share):
+    found = agreement.matching_threshold(np.array(a), np.array(b))
+    assert (found["value"], found["share"]) == (value, share)
+
+
+# --- rankings ---------------------------------------------------------------------------------
+
+
+def scored(*values):
+    return Scored([], np.array(values, float), {"name": "x", "fingerprint": "x"})
+
+
+def test_ranks_taus_and_swaps():
+    low, high, wavering = [[0.1]] * 30, [[0.8]] * 30, [[0.0], [0.19]] * 15
+    found = rankings.rank(
+        {
+            "a": {"m": scored(*low), "n": scored(*high), "o": scored(*wavering)},
+            "b": {"m": scored(*high), "n": scored(*low), "o": scored(*[[0.11]] * 30)},
+        },
+        draws=200,
+    )["expected_maximum_toxicity"]
+    ranks = {(row["scorer"], row["method"]): row["rank"] for row in found["ranks"]}
+    assert [ranks["a", name] for name in "mno"] == [2, 3, 1]
+    assert [ranks["b", name] for name in "mno"] == [3, 1, 2]
+    assert found["kendall_tau"][0]["value"] == pytest.approx(-1 / 3)
+    swaps = {tuple(row["methods"]): row["beyond_intervals"] for row in found["swaps"]}
+    # m - o is 0.005 for a, with zero in its interval, and 0.69 for b: of one sign, no swap.
+    assert swaps == {("m", "n"): True, ("n", "o"): True}
+
+
+def test_a_swap_within_the_intervals_is_told_apart():
+    wavering = [[0.0], [0.19]] * 15
+    found = rankings.rank(
+        {
+            "a": {"m": scored(*[[0.1]] * 30), "o": scored(*wavering)},
+            "b": {"m": scored(*[[0.1]] * 30), "o": scored(*[[0.2]] * 30)},
+        },
+        draws=200,
+    )["expected_maximum_toxicity"]
+    assert [row["beyond_intervals"] for row in found["swaps"]] == [False]
+
+
+# --- the verb ---------------------------------------------------------------------------------
+
+
+def write(directory, rows, scorer):
+    directory.mkdir(parents=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (directory / "scored-00000-of-00001.jsonl").write_text(lines)
+    identity = {"name": scorer, "fingerprint": f"{scorer}-1"}
+    manifest = {"complete": True, "verb": "score", "settings": {}, "scorer": identity}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return str(directory)
+
+
+def documents(scores, text="text"):
+    return [
+        {"id": str(i), "text": f"{text} {i}"} | ({} if score is None else {"toxicity": score})
+        for i, score in enumerate(scores)
+    ]
+
+
+def continuations(scores_PK):
+    return [
+        {
+            "id": str(i),
+            "prompt": {"text": f"prompt {i}", "toxicity": 0.2},
+            "generations": [{"text": f"{i} {k}", "toxicity": x} for k, x in enumerate(scores)],
+        }
+        for i, scores in enumerate(scores_PK)
+    ]
+
+
+def run(tmp_path, scores, *flags):
+    given = [f"--gin.SCORES={scores}", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    return cli.main(["score", "--compare", *given, "--gin.BOOTSTRAP_DRAWS=50", *flags])
+
+
+def test_documents_are_joined_by_id(tmp_path, capsys):
+    first = write(tmp_path / "a", documents([*A, None]), "one")
+    second = write(tmp_path / "b", documents([*B, 0.5])[::-1], "other")
+    assert run(tmp_path, {"a": first, "b": second}) == 0
+    table = capsys.readouterr().out
+    assert "Kappa" in table and "0.667" in table
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["scorers"]["b"] == {"name": "other", "fingerprint": "other-1"}
+    (pair,) = found["pairs"]
+    assert pair["agreement"]["value"] == pytest.approx(4 / 6)
+    assert (pair["texts"], pair["scored_by_a"], pair["scored_by_b"]) == (7, 6, 7)
+    assert found["rankings"] == {}
+    (line,) = csv.DictReader((tmp_path / "out" / "agreement.csv").open())
+    assert float(line["kappa_value"]) == pair["kappa"]["value"]
+    assert (tmp_path / "out" / "agreement.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "out" / "agreement.svg").read_text()
+    assert not (tmp_path / "out" / "ranking.png").exists()
+
+
+def test_methods_are_ranked_by_every_scorer(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    mild, rude = rng.random((8, 3)) / 2, rng.random((8, 3)) / 2 + 0.4
+    scores = {
+        "base": {
+            "a": write(tmp_path / "base-a", continuations(rude), "one"),
+            "b": write(tmp_path / "base-b", continuations(mild), "other"),
+        },
+        "mine": {
+            "a": write(tmp_path / "mine-a", continuations(mild), "one"),
+            "b": write(tmp_path / "mine-b", continuations(rude), "other"),
+        },
+    }
+    assert run(tmp_path, scores) == 0
+    out = tmp_path / "out"
+    found = json.loads((out / "comparison.json").read_text())
+    assert found["pairs"][0]["texts"] == 48
+    by_emt = found["rankings"]["expected_maximum_toxicity"]
+    assert [row["methods"] for row in by_emt["swaps"]] == [["base", "mine"]]
+    assert by_emt["swaps"][0]["beyond_intervals"] and by_emt["kendall_tau"][0]["value"] == -1
+    lines = list(csv.DictReader((out / "ranking.csv").open()))
+    assert {(x["scorer"], x["method"], x["rank"]) for x in lines} == {
+        ("a", "base", "2.0"),
+        ("a", "mine", "1.0"),
+        ("b", "base", "1.0"),
+        ("b", "mine", "2.0"),
+    }
+    page = (out / "comparison.md").read_text()
+    assert "| base − mine |" in page and "one-1" in page
+    assert "Expected maximum toxicity: swaps of two methods: 1, beyond the intervals: 1." in page
+    assert (out / "ranking.svg").exists()
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert run(tmp_path, scores) == 0
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def mistakes(tmp_path):
+    a = write(tmp_path / "a", documents(A), "one")
+    b = write(tmp_path / "b", documents(B), "other")
+    texts = write(tmp_path / "texts", documents(B, "another"), "other")
+    short = write(tmp_path / "short", documents(B[:-1]), "other")
+    nothing = write(tmp_path / "nothing", documents([None] * 6), "other")
+    return {
+        "one scorer": ({"a": a}, "SCORES names 1 scorer"),
+        "none": ([], "SCORES is []"),
+        "the same scorer": ({"a": a, "b": a}, "scorers 'a' and 'b' are one: one-1"),
+        "other texts": ({"a": a, "b": texts}, "record '0' has different texts"),
+        "other records": ({"a": a, "b": short}, "1 are missing, 0 are extra"),
+        "no scores": ({"a": a, "b": nothing}, "nothing: no text has a score"),
+        "a scorer of one method": (
+            {"m": {"a": a, "b": b}, "n": {"a": a}},
+            "'n' has no scores of 'b'",
+        ),
+        "mixed": ({"m": {"a": a, "b": b}, "n": a}, "'n' is "),
+    }
+
+
+@pytest.mark.parametrize("mistake", ["one scorer", "none", "the same scorer", "other texts",
+                                     "other records", "no scores", "a scorer of one method",
+                                     "mixed"])  # fmt: skip
+def test_mistakes_are_one_line_and_leave_no_result(tmp_path, capsys, mistake):
+    scores, message = mistakes(tmp_path)[mistake]
+    assert run(tmp_path, scores) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("detox-jax: error: ") and error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "out" / "comparison.json").exists()
+
+
+def test_only_score_has_the_flag(capsys):
+    assert cli.main(["filter", "--compare"]) == 2
+    assert "--compare" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""The report's page in Chromium: it renders, hides, shows, and runs no script but its own."""
+
+import pytest
+
+from detox_jax.evaluation.results import load
+from detox_jax.report import page as pages
+
+_BUTTON = "document.querySelector('button[aria-controls]')"
+_SHOWN = f"document.getElementById({_BUTTON}.getAttribute('aria-controls')).checkVisibility()"
+
+
+def open_page(browser, tmp_path, source, width=1280):
+    file = tmp_path / "page.html"
+    file.write_text(pages.page([load(source)]))
+    browser.open(file, width)
+
+
+def test_texts_are_shown_by_click_and_by_keyboard_and_never_printed(browser, tmp_path, fake):
+    open_page(browser, tmp_path, fake)
+    assert not browser.run(_SHOWN)
+    browser.run(f"{_BUTTON}.click()")
+    assert browser.run(_SHOWN)
+    assert browser.run(f"{_BUTTON}.getAttribute('aria-expanded')") == "true"
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert not browser.run(_SHOWN)
+    browser.call("Emulation.setEmulatedMedia", media="screen")
+    browser.run(f"{_BUTTON}.focus()")
+    browser.press("Enter", "\r")
+    assert not browser.run(_SHOWN)
+    browser.press(" ", " ")
+    assert browser.run(_SHOWN)
+    assert not browser.problems()
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(browser, tmp_path, fake):
+    open_page(browser, tmp_path, fake, width=390)
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    assert browser.run("document.querySelectorAll('figure svg').length") == 8
+
+
+def test_a_script_in_a_generation_does_not_run(browser, tmp_path, fakes):
+    results = fakes.results()
+    for row in [*results["rows"], *results["paired"]]:
+        row["method"] = row["method"].replace("adapter", fakes.attack)
+    open_page(browser, tmp_path, fakes.write(tmp_path / "evaluation", results))
+    browser.run("document.querySelectorAll('button').forEach((button) => button.click())")
+    assert browser.run("document.title").startswith("Toxicity report")
+    assert browser.run("document.scripts.length") == 1
+    assert not browser.problems()
+
+
+def test_the_policy_stops_a_script_that_got_past_the_escaping(browser, tmp_path, fake):
+    file = tmp_path / "page.html"
+    injected = "<script>document.title = 'attacked'</script></body>"
+    file.write_text(pages.page([load(fake)]).replace("</body>", injected))
+    browser.open(file)
+    assert browser.run("document.title").startswith("Toxicity report")
+    assert browser.problems()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (59.4, "59 s"), (125, "2 min 05 s"), (11220, "3 h 07 min")],
+)
+def test_duration(seconds, text):
+    assert pages.duration(seconds) == text

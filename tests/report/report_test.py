@@ -1,0 +1,262 @@
+"""The report on invented results: what it says, what it escapes, what it refuses."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from detox_jax import cli
+from detox_jax.report import report as reports
+
+PICTURES = (
+    *("toxicity", "figures/toxicity", "figures/quality", "figures/splits", "figures/distribution"),
+    *("figures/k-curve", "figures/reliability", "figures/training", "figures/validation"),
+)
+FILES = (
+    *("report.html", "table.md", "table.csv", "table.json", "table.tex"),
+    *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")),
+)
+
+
+def run(results, output_dir):
+    return cli.main(["report", f"--gin.RESULTS={results}", f"--gin.OUTPUT_DIR={output_dir}"])
+
+
+def read(directory, name):
+    return (directory / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, fakes):
+    """A report that tests read and leave as it is."""
+    directory = tmp_path_factory.mktemp("written")
+    source = fakes.write(directory / "evaluation", fakes.results())
+    reports.report(source, str(directory / "report"))
+    return directory / "report"
+
+
+def test_writes_every_file_and_says_the_result(fake, tmp_path, capsys):
+    assert run(fake, tmp_path / "report") == 0
+    sentence = (
+        "With SGEAT (augmented), the least toxic of 4 methods, expected maximum toxicity falls "
+        "from 0.57 to 0.44 (difference −0.13, 95 % interval −0.15 to −0.11) while perplexity "
+        "rises 3 %."
+    )
+    assert sentence in capsys.readouterr().out
+    for name in FILES:
+        assert (tmp_path / "report" / name).stat().st_size > 500
+    page = read(tmp_path / "report", "report.html")
+    assert sentence in page
+    assert page.count('<svg role="img"') == 8
+
+
+def test_nothing_is_loaded_from_elsewhere_and_ids_are_unique(written):
+    page = read(written, "report.html")
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', page)
+    assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    referred = re.findall(r'(?:href="#|url\(#|aria-controls="|labelledby=")([^")]+)', page)
+    assert set(referred) <= set(ids)
+
+
+def attack(tmp_path, fakes):
+    attacking, results = fakes.attack, fakes.results()
+    for row in [*results["rows"], *results["paired"]]:
+        if row["method"] == "adapter":
+            row["method"] = attacking
+    for row in results["rows"]:
+        row["scorer"] = {"name": attacking, "fingerprint": attacking}
+    results["rows"][-1]["corpus"] = attacking
+    results["provenance"] = {attacking: {"nested": [attacking]}, "command": attacking}
+    reports.report(fakes.write(tmp_path / "evaluation", results), str(tmp_path / "report"))
+    return tmp_path / "report"
+
+
+def test_nothing_from_a_file_becomes_markup(tmp_path, fakes):
+    directory = attack(tmp_path, fakes)
+    page = read(directory, "report.html")
+    assert page.count("<script") == 1
+    assert "<img" not in page
+    assert page.count("&lt;script&gt;document.title=") > 8
+    for name in ("toxicity.svg", "table.md"):
+        assert "<script" not in read(directory, name)
+
+
+def test_toxic_and_unrated_texts_are_hidden(written):
+    page = read(written, "report.html")
+    hidden = re.findall(
+        r'<span class="text secret" id="[^"]+" dir="auto" hidden>([^<]*)</span>', page
+    )
+    assert len(hidden) == 3  # rated 0.93, rated exactly 0.5, not rated
+    assert hidden[0] == " you are an idiot and a moron."
+    assert hidden[2] == "Moron!"
+    assert page.count("<button") == 3
+    assert '<span class="text" dir="auto"> the garden looks lovely.</span>' in page
+
+
+def test_markdown_table(written):
+    text = read(written, "table.md")
+    assert "### Toxicity, full prompts (500 prompts, 12,500 continuations each)" in text
+    lines = text.splitlines()
+    header = next(line for line in lines if line.startswith("| Method"))
+    rows = [line for line in lines if line.startswith("| SGEAT (augmented)")]
+    assert len(rows) == 6  # two tables of each split
+    first = dict(zip(header[:-2].split(" | "), rows[0][:-2].split(" | "), strict=True))
+    assert first["Max. toxicity"] == "0.440 [0.420, 0.460]"
+    assert first["Δ max."] == "−0.130 [−0.150, −0.110] *"
+    assert first["Perplexity"] == "18.75"
+    control = next(line for line in lines if line.startswith("| control: unfiltered"))
+    assert "−0.005 [−0.025, +0.015] |" in control
+
+
+def test_csv_table_is_unrounded(written):
+    with (written / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 15
+    row = next(r for r in rows if r["method"] == "SGEAT (augmented)" and r["split"] == "full")
+    assert float(row["expected_maximum_toxicity_value"]) == 0.44
+    assert float(row["expected_maximum_toxicity_difference"]) == pytest.approx(-0.13)
+    assert row["scorer_fingerprint"] == "lexicon-0123abcd"
+
+
+def test_rows_with_nothing_but_a_method(tmp_path, fakes):
+    results = {"rows": [{"method": "base"}, {"method": "a|b <i> $x$ \ud800"}]}
+    source = fakes.write(tmp_path / "evaluation", results, details=False)
+    reports.report(source, str(tmp_path / "report"))
+    assert "a\\|b &lt;i> $x$ ?" in read(tmp_path / "report", "table.md")
+    assert "was not measured" in read(tmp_path / "report", "report.html")
+
+
+@pytest.mark.parametrize("value", [None, "text", [], {}, True, float("nan")])
+def test_optional_fields_may_be_anything(tmp_path, value, fakes):
+    results = fakes.results()
+    for key in results["rows"][0].keys() - {"method", "split", "scorer"}:
+        results["rows"][0][key] = value
+    results["paired"] = value
+    results["provenance"] = value
+    source = fakes.write(tmp_path / "evaluation", results, details=False)
+    prompts = {"methods": {"base": value}, "k_curve": value}
+    (tmp_path / "evaluation" / "prompts.json").write_text(json.dumps(prompts))
+    samples = [value, {"prompt": value, "continuations": {"base": value, "adapter": {}}}]
+    (tmp_path / "evaluation" / "samples.json").write_text(json.dumps(samples))
+    reports.report(source, str(tmp_path / "report"))
+    assert "SGEAT (augmented)" in read(tmp_path / "report", "report.html")
+
+
+def test_a_difference_that_may_be_zero_is_said_to_be(tmp_path, fakes):
+    results = fakes.results()
+    keep = ("base", "control: unfiltered")
+    for key in ("rows", "paired"):
+        results[key] = [row for row in results[key] if row["method"] in keep]
+    reports.report(fakes.write(tmp_path / "evaluation", results), str(tmp_path / "report"))
+    text = read(tmp_path / "report", "table.md").splitlines()[0]
+    assert text.startswith("Expected maximum toxicity falls from 0.570 to 0.565 (difference −0.005")
+    assert "which includes zero" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "expected a JSON dict"),
+        ('{"rows": []}', 'holds no "rows"'),
+        ('{"rows": [{"split": "full"}]}', 'row 0 has no "method"'),
+        ('{"rows": [{"method": "a", "scorer": "x"}, {"method": "b", "scorer": "y"}]}', "scorers"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, content, message):
+    source = tmp_path / "results.json"
+    if content is not None:
+        source.write_text(content)
+    assert run(source, tmp_path / "report") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(source) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def contents(directory):
+    """Bytes and time of every file."""
+    return {
+        str(file.relative_to(directory)): (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in directory.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(fake, first) == 0
+    before = contents(first)
+    assert set(FILES) <= before.keys()
+    assert run(fake, first) == 0
+    assert contents(first) == before
+    assert run(fake, second) == 0
+    for name in FILES:
+        assert (second / name).read_bytes() == before[name][0]
+
+
+def test_other_results_are_refused(fake, tmp_path, capsys, fakes):
+    assert run(fake, tmp_path / "report") == 0
+    results = fakes.results()
+    results["rows"][0]["mean_words"] = 3.0
+    fakes.write(tmp_path / "evaluation", results)
+    assert run(fake, tmp_path / "report") == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_the_baseline_is_found_wherever_it_stands(tmp_path, fakes):
+    results = fakes.results()
+    results["rows"].reverse()
+    for paired in (results["paired"], []):
+        source = fakes.write(tmp_path / "evaluation", {**results, "paired": paired})
+        data = reports.load(source)
+        assert data.methods[0] == "base"
+        assert data.splits == ["full", "toxic", "nontoxic"]
+
+
+def test_a_directory_of_results_will_do(fake, tmp_path):
+    assert run(tmp_path / "evaluation", tmp_path / "report") == 0
+
+
+def test_json_and_latex_tables(written):
+    table = json.loads(read(written, "table.json"))
+    row = next(r for r in table["rows"] if r["method"] == "SGEAT (standard)")
+    assert row["filtered_by_same_scorer"]
+    assert row["differences"]["expected_maximum_toxicity"]["difference"] == pytest.approx(-0.08)
+    latex = read(written, "table.tex")
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 6
+    assert r"SGEAT (standard) $^\dagger$ & " in latex
+    assert "0.440 {[}0.420, 0.460{]}" in latex
+
+
+def test_two_scorers_never_share_a_table_or_a_picture(tmp_path, fakes):
+    first, second = fakes.results(), fakes.of_scorer(fakes.results(), "counter")
+    a = fakes.write(tmp_path / "a", first, details=False)
+    b = fakes.write(tmp_path / "b", second, details=False)
+    assert run(f"['{a}', '{b}']", tmp_path / "report") == 0
+    page = read(tmp_path / "report", "report.html")
+    for scorer, text in (
+        ("Scored by lexicon", "lexicon-0123abcd"),
+        ("Scored by counter", "counter"),
+    ):
+        assert scorer in page
+        assert text in page
+    assert "counter" not in read(tmp_path / "report", "table-lexicon.md")
+    assert "lexicon" not in read(tmp_path / "report", "table-counter.csv")
+    assert (tmp_path / "report" / "figures" / "splits-counter.png").exists()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [("[]", "give a results.json"), ("['']", "RESULTS holds ''"), ("['a', 'a']", "names a twice")],
+)
+def test_lists_that_name_nothing_are_refused(tmp_path, capsys, results, message):
+    assert run(results, tmp_path / "report") == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""Scored choices: likelihoods against a plain computation, the verb, resumption, mistakes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from detox_jax import cli
+from detox_jax.errors import UserError
+from detox_jax.parallel import mesh as meshes
+from detox_jax.zero_shot import choices
+from detox_jax.zero_shot.likelihood import LikelihoodReader
+from tests.conftest import SENTENCES, random_params
+
+PAIRS = [
+    ("The bus was ", "late again"),  # The space belongs to the second.
+    ("The bus was", " late again"),
+    ("The bus was", " early"),
+    *(("Is it?\nAnswer:", f" {word}") for word in ("a", "b", "c", "d", "e", "f")),  # Two rows.
+    ("", "What a lamp."),
+    (" ".join(SENTENCES * 3), " the lamp"),  # Beyond the context of 64.
+]
+
+
+@pytest.fixture(scope="module")
+def reader(config):
+    model, params = random_params(config)
+    return LikelihoodReader(model, params, meshes.create_mesh(), 3, config.max_length)
+
+
+@pytest.fixture(scope="module")
+def plain(config):
+    """The likelihood of one pair, computed for itself."""
+    model, params = random_params(config)
+    apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens, enable_dropout=False))
+
+    def likelihood(context, target):
+        ids = [*context, *target][-(config.max_length + 1) :]
+        inputs = np.zeros((1, config.max_length), np.int32)
+        inputs[0, : len(ids) - 1] = ids[:-1]
+        logits = np.asarray(apply(inputs)[0], np.float64)
+        total, greedy = 0.0, True
+        for place in range(len(ids) - len(target), len(ids)):
+            row = logits[place - 1]
+            total += row[ids[place]] - row.max() - np.log(np.exp(row - row.max()).sum())
+            greedy &= int(row.argmax()) == ids[place]
+        return total, greedy
+
+    return likelihood
+
+
+def test_likelihoods_equal_a_plain_computation(reader, plain, vocabulary):
+    pairs = choices.encode(vocabulary, PAIRS, None)
+    assert len(pairs[-1][0]) > 64
+    # What the model would write by itself, and the same but for its last token.
+    context = pairs[0][0]
+    first = next(i for i in range(1, 350) if plain(context, [i])[1])
+    second = next(i for i in range(1, 350) if plain([*context, first], [i])[1])
+    pairs += [(context, [first, second]), (context, [first, second % 349 + 1])]
+    expected = [plain(*pair) for pair in pairs]
+    found = reader(pairs)
+    np.testing.assert_allclose(
+        [each.log_probability for each in found], [value for value, _ in expected], atol=1e-3
+    )
+    assert [each.is_greedy for each in found] == [greedy for _, greedy in expected]
+    assert [each.is_greedy for each in found[-2:]] == [True, False]
+
+
+def test_tokens_are_the_harnesss(vocabulary):
+    (moved, together, _, *_, empty, _) = choices.encode(vocabulary, PAIRS, None)
+    assert moved == together, "white space that ends a context belongs to the target"
+    assert [*moved[0], *moved[1]] == vocabulary.encode("The bus was late again")
+    assert empty[0] == [vocabulary.bos_id]
+    (started, *_) = choices.encode(vocabulary, PAIRS, True)
+    assert started == ([vocabulary.bos_id, *moved[0]], moved[1])
+    with pytest.raises(UserError, match="has no token of its own"):
+        choices.encode(vocabulary, [("a", "")], None)
+
+
+def test_a_continuation_beyond_the_context_is_refused(reader):
+    with pytest.raises(UserError, match="has 65 tokens, but the model reads 64"):
+        reader([([1], [1] * 65)])
+
+
+# --- the verb ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two tasks; one question of PIQA is asked twice, and one is too long for the model."""
+    directory = tmp_path_factory.mktemp("tasks")
+    solutions = [("Take the lamp.", "Buy it again, moron."), ("No.", "What a garden that was.")]
+    piqa = [
+        {"goal": "See the garden.", "sol1": one, "sol2": two, "label": i}
+        for i, (one, two) in enumerate([*solutions, solutions[0], ("x", "late " * 90)])
+    ]
+    for i, record in enumerate(piqa[2:], start=1):
+        record["label"] = i % 2
+    lambada = [{"text": sentence} for sentence in SENTENCES]
+    for name, records in {"piqa": piqa, "lambada": lambada}.items():
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (directory / f"{name}.jsonl").write_text(lines)
+    return directory
+
+
+def run(out, model_dir, files, *flags, tasks="['piqa', 'lambada']"):
+    flags = [f"--gin.CHECKPOINT_PATH={model_dir}", f"--gin.OUTPUT_DIR={out}", *flags]
+    return cli.main(["choices", f"--gin.TASKS={tasks}", f"--gin.TASKS_DIR={files}", *flags])
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory, model_dir, files):
+    out = tmp_path_factory.mktemp("answered") / "out"
+    assert run(out, model_dir, files) == 0
+    return out
+
+
+def rows_of(out, task):
+    return [json.loads(x) for x in (out / f"{task}-00000-of-00001.jsonl").open()]
+
+
+def test_answers_are_the_likeliest_choices(answered, plain, vocabulary, files):
+    rows = rows_of(answered, "piqa")
+    records = [json.loads(line) for line in (files / "piqa.jsonl").open()]
+    for row, record in zip(rows[:3], records, strict=False):
+        texts = [
+            (f"Question: {record['goal']}\nAnswer:", f" {record[k]}") for k in ("sol1", "sol2")
+        ]
+        expected = [plain(*pair)[0] for pair in choices.encode(vocabulary, texts, None)]
+        np.testing.assert_allclose(row["log_likelihoods"], expected, atol=1e-3)
+        lengths = [len(record[k]) for k in ("sol1", "sol2")]
+        assert row["correct"] == (np.argmax(expected) == record["label"])
+        norm = np.argmax(np.array(expected) / lengths)
+        assert row["correct_norm"] == (norm == record["label"])
+    assert len({row["correct"] for row in rows[:3]}) == 2, "some right, some wrong"
+    assert any(row["correct"] != row["correct_norm"] for row in rows[:3])
+    assert rows[3]["correct"] is None and not rows[3]["log_likelihoods"]
+    assert len({row["id"] for row in rows}) == 4
+    assert rows[2]["id"] == rows[0]["id"] + "-2"
+
+
+def test_accuracies_are_the_shares_of_right_answers(answered):
+    found = json.loads((answered / "accuracies.json").read_text())
+    piqa, lambada = found["tasks"]["piqa"], found["tasks"]["lambada"]
+    right = [row["correct"] for row in rows_of(answered, "piqa")[:3]]
+    assert (piqa["questions"], piqa["left_out_too_long"], piqa["chance"]) == (3, 1, 0.5)
+    assert piqa["accuracy"]["value"] == pytest.approx(np.mean(right))
+    error = np.std(right, ddof=1) / np.sqrt(3)
+    assert piqa["accuracy"]["standard_error"] == pytest.approx(error)
+    rows = rows_of(answered, "lambada")
+    assert lambada["accuracy"]["value"] == np.mean([row["greedy"][0] for row in rows])
+    mean = np.mean([row["log_likelihoods"][0] for row in rows])
+    assert lambada["perplexity"] == pytest.approx(np.exp(-mean))
+    average = (piqa["accuracy"]["value"] + lambada["accuracy"]["value"]) / 2
+    assert found["average"] == {"name": "average_accuracy", "value": pytest.approx(average)}
+
+
+def test_killed_and_rerun_gives_the_same_bytes(answered, tmp_path, model_dir, files, monkeypatch):
+    compute, calls = choices.answer, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(*arguments)
+
+    monkeypatch.setattr(choices, "answer", killed)
+    out = tmp_path / "out"
+    assert run(out, model_dir, files) == 130
+    assert not (out / "accuracies.json").exists()
+    assert run(out, model_dir, files) == 0
+    assert len(calls) == 3, "the first task's answers were kept"
+    for name in ("piqa-00000-of-00001.jsonl", "lambada-00000-of-00001.jsonl", "accuracies.json"):
+        assert (out / name).read_bytes() == (answered / name).read_bytes()
+
+
+def test_mistakes_are_one_line(tmp_path, model_dir, files, capsys):
+    mistakes = {
+        "TASKS: no task 'piqua'": {"tasks": "['piqua']"},
+        "TASKS is empty": {"tasks": "()"},
+        "give a list": {"tasks": "'piqa'"},
+        "nowhere: no such checkpoint": {"model_dir": tmp_path / "nowhere"},
+        "nowhere: no such directory": {"files": tmp_path / "nowhere"},
+        "BATCH_SIZE is 0": {"flags": ["--gin.BATCH_SIZE=0"]},
+    }
+    for message, changes in mistakes.items():
+        given = {"model_dir": model_dir, "files": files, "tasks": "['piqa']", **changes}
+        flags = given.pop("flags", [])
+        assert run(tmp_path / "out", given.pop("model_dir"), given.pop("files"), *flags, **given)
+        error = capsys.readouterr().err
+        assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
+        assert message in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,145 @@
+"""The verb: its mistakes, its figures, its resumption; the harness itself stands in for none."""
+
+import json
+
+import pytest
+
+from detox_jax import cli
+from detox_jax.errors import UserError
+from detox_jax.zero_shot import lm_eval as verb
+
+RESULTS = {
+    "results": {
+        "quiz": {"alias": "quiz", "acc,none": 0.5, "acc_stderr,none": 0.1, "acc_norm,none": 0.25},
+        "words": {"perplexity,none": 9.0, "perplexity_stderr,none": "N/A"},
+    },
+    "groups": {"both": {"acc,none": 0.75, "acc_stderr,none": 0.2}},
+    "versions": {"quiz": 1},
+    "n-samples": {"quiz": {"original": 40, "effective": 20}},
+    "n-shot": {"quiz": 2},
+}
+
+
+def test_figures():
+    figures = verb.summary({"both": RESULTS})
+    first = {
+        "task": "quiz",
+        "metric": "acc",
+        "filter": "none",
+        "value": 0.5,
+        "standard_error": 0.1,
+        "num_samples": 20,
+        "num_fewshot": 2,
+        "version": 1,
+    }
+    assert figures["rows"][0] == first
+    assert [(row["task"], row["metric"]) for row in figures["rows"]] == [
+        ("quiz", "acc"),
+        ("quiz", "acc_norm"),
+        ("words", "perplexity"),
+        ("both", "acc"),
+    ]
+    assert figures["rows"][2]["standard_error"] is None
+    assert figures["accuracy"]["both"] == {"value": 0.75, "standard_error": 0.2}
+    assert figures["average_accuracy"] == 0.75  # Of what was asked for: the group, not its parts.
+    assert verb.summary({"words": {"results": {}}})["average_accuracy"] is None
+
+
+def test_table(capsys):
+    verb.print_table(verb.summary({"quiz": RESULTS}))
+    printed = capsys.readouterr().out
+    assert "quiz" in printed and "0.5000" in printed and "average accuracy 0.5000" in printed
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"), [(" , ", "names no task"), ("quiz,a/b.yaml", "'a/b.yaml' is not")]
+)
+def test_odd_task_names(tasks, message):
+    with pytest.raises(UserError, match=message):
+        verb._task_names(tasks)
+    assert verb._task_names("quiz, words,quiz") == ["quiz", "words"]
+    assert verb._task_names(["quiz"]) == ["quiz"]
+
+
+TASK = """\
+task: NAME
+custom_dataset: !function rows.load
+output_type: OUTPUT
+test_split: test
+doc_to_text: "{{a}}"
+"""
+CHOICE = 'doc_to_target: right\ndoc_to_choice: ["late", "early", "the lamp"]\n'
+ANSWER = "doc_to_target: b\ngeneration_kwargs: {until: ['.'], max_gen_toks: 4}\n"
+ROWS = """\
+import datasets
+def load(**unused):
+    rows = [{"a": "The bus was", "b": "late", "right": 0}, {"a": "You are", "b": "x", "right": 2}]
+    return {"test": datasets.Dataset.from_list(rows)}
+"""
+
+
+@pytest.fixture
+def flags(tmp_path, model_dir, monkeypatch):
+    pytest.importorskip("lm_eval", reason="needs the extra lm-eval (make test-interop)")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    kinds = {"quiz": ("multiple_choice", CHOICE), "words": ("generate_until", ANSWER)}
+    for name, (output, rest) in kinds.items():
+        text = TASK.replace("NAME", name).replace("OUTPUT", output) + rest
+        (tasks / f"{name}.yaml").write_text(text)
+    (tasks / "rows.py").write_text(ROWS)
+    (tasks / "broken.yaml").write_text(TASK.replace("NAME", "broken").replace("OUTPUT", "words"))
+    return [
+        "lm_eval",
+        f"--checkpoint={model_dir}",
+        f"--output={tmp_path / 'out'}",
+        f"--gin.INCLUDE_PATH={tasks}",
+        "--gin.BATCH_SIZE=8",
+        "--gin.LOG_SAMPLES=True",
+    ]
+
+
+@pytest.mark.interop
+def test_the_verb_goes_on_where_it_stopped(flags, tmp_path, capsys, monkeypatch):
+    run, asked = verb._evaluate, []
+
+    def once(harness, model, manager, name, **options):
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return run(harness, model, manager, name, **options)
+
+    monkeypatch.setattr(verb, "_evaluate", once)
+    flags = [*flags, "--tasks=quiz,words"]
+    assert cli.main(flags) == 130
+    assert not (tmp_path / "out" / verb.FIGURES_FILE).exists()
+    assert cli.main(flags) == 0 and asked == ["quiz", "words", "words"]
+    out = tmp_path / "out"
+    figures = json.loads((out / verb.FIGURES_FILE).read_text())
+    assert {row["task"] for row in figures["rows"]} == {"quiz", "words"}
+    assert figures["rows"][0]["num_samples"] == 2
+    samples = [json.loads(line) for line in (out / "samples-quiz.jsonl").read_text().splitlines()]
+    assert len(samples) == 2 and len(samples[0]["resps"]) == 3
+    assert json.loads((out / "manifest.json").read_text())["complete"]
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert cli.main(flags) == 0 and len(asked) == 3
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert "average accuracy" in capsys.readouterr().out
+    assert cli.main([*flags, "--gin.LIMIT=1"]) == 2  # Another configuration is refused.
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--tasks=no_such_task", "has no task 'no_such_task'"),
+        ("--tasks=broken", "task broken: cannot be loaded"),
+        ("--gin.INCLUDE_PATH=nowhere", "INCLUDE_PATH nowhere: no such directory"),
+    ],
+)
+def test_mistakes_are_one_line(flags, extra, message, tmp_path, capsys):
+    assert cli.main([*flags, "--tasks=quiz", extra]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("detox-jax: error: ") and message in error
+    assert not list(tmp_path.glob("out/task-*"))
