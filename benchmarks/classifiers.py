@@ -24,8 +24,8 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.toxicity import labelled
-from detox_jax.toxicity.classifier import ClassifierScorer
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _VOCAB_SIZE = 30_522

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.toxicity import labelled, ngram, quality
-from detox_jax.toxicity.classifier import ClassifierScorer
 
 _NUM_DRAWS = 500
 _SLOW_TEXTS = 1000

@@ -21,7 +21,7 @@ _PUBLIC = {
     "TopKSampling": "detox_jax.generation.sampling",
     "TopPSampling": "detox_jax.generation.sampling",
     "Decoder": "detox_jax.generation.decoding",
-    "ClassifierScorer": "detox_jax.toxicity.classifier",
+    "ClassifierScorer": "detox_jax.classifiers.classifier",
     "LexiconScorer": "detox_jax.toxicity.lexicon",
     "NgramScorer": "detox_jax.toxicity.ngram",
     "ToxicityScorer": "detox_jax.toxicity.scorer",

@@ -22,8 +22,8 @@ from detox_jax import cli, outputs, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.parallel import mesh as meshes
+from tests.classifiers import classifiers_made
 from tests.conftest import SENTENCES, write_tiny_run
-from tests.toxicity import classifiers_made
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN_S = 1500

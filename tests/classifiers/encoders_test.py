@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from detox_jax.interop import classifiers
+from detox_jax.classifiers import classifier_files
+from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.models import disentangled
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import RelativePositions
-from detox_jax.toxicity.classifier import ClassifierScorer
-from tests.interop import encoders_made
+from tests.classifiers import encoders_made
 
 torch = pytest.importorskip("torch", reason="needs the extra hf (make test-interop)")
 transformers = pytest.importorskip("transformers", reason="needs the extra hf (make test-interop)")
@@ -41,7 +41,7 @@ def made(request, tmp_path_factory):
 
 def test_logits_on_a_ragged_batch(made):
     name, model, _, directory = made
-    found = classifiers.open_classifier(epath.Path(directory))
+    found = classifier_files.open_classifier(epath.Path(directory))
     noise = np.random.default_rng(0)
     ids_BL = noise.integers(5, encoders_made.VOCAB_SIZE, (5, 64))
     mask_BL = np.arange(64)[None] < np.array([1, 9, 17, 40, 64])[:, None]

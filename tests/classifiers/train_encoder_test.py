@@ -7,9 +7,9 @@ import pytest
 from etils import epath
 
 from detox_jax import cli, outputs
-from detox_jax.toxicity.classifier import ClassifierScorer
+from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.training import loop
-from tests.toxicity import classifiers_made
+from tests.classifiers import classifiers_made
 
 RUDE, KIND = ["idiot", "moron"], ["thanks", "good"]
 LABELS = ("toxicity", "threat")

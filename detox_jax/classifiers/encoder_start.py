@@ -18,13 +18,14 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.classifiers import encoder_bodies, encoder_export
+from detox_jax.classifiers.classifier_text import ClassifierTokenizer
 from detox_jax.errors import UserError
-from detox_jax.interop import encoder_bodies, encoder_export, hub
+from detox_jax.interop import hub
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from detox_jax.toxicity.classifier_text import ClassifierTokenizer
 
 _SHIFT = 1  # This package's ids start behind padding.
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}

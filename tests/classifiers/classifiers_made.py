@@ -8,7 +8,7 @@ import safetensors.numpy
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from detox_jax.interop import encoders
+from detox_jax.classifiers import encoders
 from detox_jax.interop.fields import Fields
 from detox_jax.interop.reading import MappedTensors, layer_shapes
 from detox_jax.models.encoder import Encoder

@@ -9,8 +9,8 @@ from typing import Any
 import tokenizers
 from etils import epath
 
+from detox_jax.classifiers import encoder_tokenizers
 from detox_jax.errors import UserError
-from detox_jax.interop import encoder_tokenizers
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, json_object
 
 _SIDES = ("right", "left")

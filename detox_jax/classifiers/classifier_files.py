@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
+from detox_jax.classifiers.encoders import EncoderFamily, family_of, read_config
 from detox_jax.errors import UserError
-from detox_jax.interop.encoders import EncoderFamily, family_of, read_config
 from detox_jax.interop.fields import read_json
 from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
 from detox_jax.interop.safetensors_io import TensorReader

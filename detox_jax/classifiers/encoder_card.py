@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.classifiers.classifier import RELIABILITY_FILE, ClassifierScorer
 from detox_jax.toxicity import quality
-from detox_jax.toxicity.classifier import RELIABILITY_FILE, ClassifierScorer
 from detox_jax.toxicity.scorer import prepare
 
 CARD_FILE = "README.md"

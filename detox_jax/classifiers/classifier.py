@@ -17,12 +17,13 @@ import numpy as np
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.classifiers import classifier_files
+from detox_jax.classifiers.classifier_text import ClassifierTokenizer
+from detox_jax.classifiers.published import SIGMOID, choose_output
 from detox_jax.errors import UserError
-from detox_jax.interop import classifiers, hub
+from detox_jax.interop import hub
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
-from detox_jax.toxicity.classifier_text import ClassifierTokenizer
-from detox_jax.toxicity.published import SIGMOID, choose_output
 from detox_jax.toxicity.scorer import prepare
 
 VERSION = 1
@@ -84,7 +85,7 @@ class ClassifierScorer:
         if batch_size < 1:
             raise UserError(f"ClassifierScorer.batch_size is {batch_size}; must be positive")
         directory, _ = hub.resolve(path, revision)
-        found = classifiers.open_classifier(directory, dtype)
+        found = classifier_files.open_classifier(directory, dtype)
         self._index, self.activation = choose_output(path, label, found.labels, found.problem_type)
         self.label = found.labels[self._index]
         self._num_labels = len(found.labels)
@@ -104,7 +105,7 @@ class ClassifierScorer:
         self.name = path.rstrip("/").split("/")[-1]
         self.fingerprint = self._fingerprint(found)
 
-    def _fingerprint(self, found: classifiers.Classifier) -> str:
+    def _fingerprint(self, found: classifier_files.Classifier) -> str:
         """Batches and mesh are left out: they change a score by rounding alone."""
         digest = hashlib.sha256(outputs.hash_files(found.files).encode())
         digest.update(outputs.hash_files(self._tokenizer.files).encode())

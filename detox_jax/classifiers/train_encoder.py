@@ -21,22 +21,21 @@ from jax.sharding import Mesh
 from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.errors import UserError
-from detox_jax.interop import encoder_export
-from detox_jax.models.encoder import Encoder
-from detox_jax.parallel import mesh as meshes
-from detox_jax.toxicity import encoder_card
-from detox_jax.toxicity.classifier import ClassifierScorer
-from detox_jax.toxicity.encoder_start import EncoderStart, Started
-from detox_jax.toxicity.scorer import prepare
-from detox_jax.training import loop as loops
-from detox_jax.training import step as steps_lib
-from detox_jax.training.labelled_batches import (
+from detox_jax.classifiers import encoder_card, encoder_export
+from detox_jax.classifiers.classifier import ClassifierScorer
+from detox_jax.classifiers.encoder_start import EncoderStart, Started
+from detox_jax.classifiers.labelled_batches import (
     LabelledBatches,
     LabelledTask,
     LabelLoss,
     text_of,
 )
+from detox_jax.errors import UserError
+from detox_jax.models.encoder import Encoder
+from detox_jax.parallel import mesh as meshes
+from detox_jax.toxicity.scorer import prepare
+from detox_jax.training import loop as loops
+from detox_jax.training import step as steps_lib
 from detox_jax.training.optimizer import AdamW
 
 TRAINING_DIR = "training"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import seqio
 
+from detox_jax.classifiers.labelled_batches import LabelledBatches, LabelledTask, LabelLoss
 from detox_jax.errors import UserError
 from detox_jax.training import data, losses
-from detox_jax.training.labelled_batches import LabelledBatches, LabelledTask, LabelLoss
 from tasks.classification import _FEATURES, LabelledSource, LabelledText
 
 TEXTS = [LabelledText(f"text {i}", (i / 10, 1.0), 1.0 + i) for i in range(7)]

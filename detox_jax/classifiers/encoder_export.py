@@ -10,7 +10,7 @@ import safetensors.numpy
 from etils import epath
 
 from detox_jax import outputs
-from detox_jax.interop.encoders import FAMILIES
+from detox_jax.classifiers.encoders import FAMILIES
 from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
 from detox_jax.interop.safetensors_io import SINGLE_FILE
 from detox_jax.models.encoder import Encoder

@@ -5,9 +5,9 @@ import json
 import pytest
 from etils import epath
 
+from detox_jax.classifiers.classifier_text import ClassifierTokenizer
 from detox_jax.errors import UserError
-from detox_jax.toxicity.classifier_text import ClassifierTokenizer
-from tests.interop import encoder_tokenizers_made as made
+from tests.classifiers import encoder_tokenizers_made as made
 
 MAX_LENGTH = 24
 TEXTS = [

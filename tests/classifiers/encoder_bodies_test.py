@@ -8,9 +8,9 @@ import safetensors.numpy
 from etils import epath
 from flax import traverse_util
 
+from detox_jax.classifiers import classifier_files, encoder_bodies, encoder_export
 from detox_jax.errors import UserError
-from detox_jax.interop import classifiers, encoder_bodies, encoder_export
-from tests.toxicity import classifiers_made
+from tests.classifiers import classifiers_made
 
 FAMILIES = ["BERT", "ROBERTA", "DISTILBERT", "DEBERTA"]
 
@@ -24,7 +24,7 @@ def _flat(params):
 def test_export_and_import_give_the_same_bits(name, tmp_path):
     fields = getattr(classifiers_made, name)
     made = classifiers_made.make(tmp_path / "made", fields)
-    found = classifiers.open_classifier(epath.Path(tmp_path / "made"))
+    found = classifier_files.open_classifier(epath.Path(tmp_path / "made"))
     params = _flat(found.read_parameters())
     out = epath.Path(tmp_path / "out")
     out.mkdir()
@@ -34,7 +34,7 @@ def test_export_and_import_give_the_same_bits(name, tmp_path):
     assert written.keys() == made.keys()
     for tensor_name, tensor in made.items():
         np.testing.assert_array_equal(written[tensor_name], tensor)
-    again = classifiers.open_classifier(out)
+    again = classifier_files.open_classifier(out)
     assert again.labels == ("rude", "kind", "threat")
     assert again.problem_type == "multi_label_classification"
     assert again.config == found.config
@@ -42,13 +42,15 @@ def test_export_and_import_give_the_same_bits(name, tmp_path):
 
 def test_a_new_bert_reads_itself(tmp_path):
     classifiers_made.make(tmp_path / "made", classifiers_made.BERT)
-    config = classifiers.open_classifier(epath.Path(tmp_path / "made")).config
-    params = _flat(classifiers.open_classifier(epath.Path(tmp_path / "made")).read_parameters())
+    config = classifier_files.open_classifier(epath.Path(tmp_path / "made")).config
+    params = _flat(
+        classifier_files.open_classifier(epath.Path(tmp_path / "made")).read_parameters()
+    )
     out = epath.Path(tmp_path / "out")
     out.mkdir()
     fields = encoder_export.bert_fields(config)
     encoder_export.write(out, params, config, fields, ["a", "b", "c"])
-    assert classifiers.open_classifier(out).config == config
+    assert classifier_files.open_classifier(out).config == config
 
 
 def _body(tmp_path, rename, config=classifiers_made.BERT, **changes):
@@ -128,7 +130,7 @@ def test_transformers_reads_exports_with_equal_logits(name, tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra hf")
     transformers = pytest.importorskip("transformers", reason="needs the extra hf")
     classifiers_made.make(tmp_path / "made", getattr(classifiers_made, name))
-    found = classifiers.open_classifier(epath.Path(tmp_path / "made"))
+    found = classifier_files.open_classifier(epath.Path(tmp_path / "made"))
     params = found.read_parameters()
     out = epath.Path(tmp_path / "out")
     out.mkdir()

@@ -10,13 +10,12 @@ import safetensors.numpy
 from etils import epath
 
 from detox_jax import cli, outputs, records
+from detox_jax.classifiers import classifier, classifier_files, published
+from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.errors import UserError
-from detox_jax.interop import classifiers
 from detox_jax.models.encoder import Encoder
-from detox_jax.toxicity import classifier, published
 from detox_jax.toxicity import scorer as scorers
-from detox_jax.toxicity.classifier import ClassifierScorer
-from tests.toxicity import classifiers_made
+from tests.classifiers import classifiers_made
 
 TEXTS = [
     "You are an idiot.",
@@ -38,7 +37,7 @@ def bert(tmp_path_factory):
 
 def _logits(directory, texts):
     """Logits of texts, all padded to the longest that the model reads."""
-    found = classifiers.open_classifier(epath.Path(directory))
+    found = classifier_files.open_classifier(epath.Path(directory))
     tokens_BL = np.zeros((len(texts), 40), np.int32)
     for row, text in zip(tokens_BL, texts, strict=True):
         ids = classifiers_made.make_tokenizer().encode(text).ids
@@ -278,7 +277,7 @@ def test_deberta_fields_that_are_not_supported(changes, message, tmp_path):
     directory = epath.Path(tmp_path)
     (directory / "config.json").write_text(json.dumps({**classifiers_made.DEBERTA, **changes}))
     with pytest.raises(UserError, match=message):
-        classifiers.open_classifier(directory)
+        classifier_files.open_classifier(directory)
 
 
 @pytest.mark.parametrize(

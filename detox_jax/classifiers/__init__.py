@@ -1,0 +1,1 @@
+"""Encoders that judge toxicity: read as published, trained, run on the mesh, written back."""
