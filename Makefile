@@ -32,7 +32,7 @@ test-slow: $(VENV)/installed-test
 
 # Two and four processes on loopback, and one, do the same; what a lost one ends in.
 test-multihost: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests/processes_test.py tests/parallel/links_test.py \
+	$(BIN)/python -m pytest tests/parallel/processes_test.py tests/parallel/links_test.py \
 	    tests/parallel/distributed_test.py tests/parallel/multihost_test.py
 
 # Compares with transformers and torch, which nothing else needs.

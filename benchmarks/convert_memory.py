@@ -21,7 +21,7 @@ from etils import epath
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints.streamed import Checkpoint, nested
 from detox_jax.interop import huggingface
-from detox_jax.interop.families import FAMILIES
+from detox_jax.interop.huggingface import FAMILIES
 from detox_jax.interop.safetensors_io import TensorWriter
 from detox_jax.vocabulary import BPEVocabulary
 

@@ -22,9 +22,9 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from detox_jax import native_log, processes
+from detox_jax import terminal
 from detox_jax.errors import UserError
-from detox_jax.parallel import distributed
+from detox_jax.parallel import distributed, processes
 
 VERBS = {
     "train": "detox_jax.training.train",
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Arguments) -> int:
-    with native_log.without_notes():
+    with terminal.without_notes():
         verb, defaults = load_config(arguments)
     if arguments.help:
         print(verb_help(arguments.verb, verb))

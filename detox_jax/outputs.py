@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import gin
 from etils import epath
 
-from detox_jax import processes
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"
 TIMES_FILE = "times.json"  # how long each step took, in every run of it

@@ -11,9 +11,9 @@ from etils import epath
 
 from detox_jax.classifiers.encoders import EncoderFamily, family_of, read_config
 from detox_jax.errors import UserError
-from detox_jax.interop.fields import read_json
-from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
+from detox_jax.interop.config_fields import read_json
 from detox_jax.interop.safetensors_io import TensorReader
+from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes

@@ -11,8 +11,8 @@ from etils import epath
 
 from detox_jax import outputs
 from detox_jax.classifiers.encoders import FAMILIES
-from detox_jax.interop.reading import CONFIG_FILE, MappedTensors
 from detox_jax.interop.safetensors_io import SINGLE_FILE
+from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes

@@ -13,8 +13,8 @@ from typing import Any
 from etils import epath
 
 from detox_jax.errors import UserError
+from detox_jax.interop.config_fields import Fields
 from detox_jax.interop.family import ACTIVATIONS, ATTENTION, Map, linear
-from detox_jax.interop.fields import Fields
 from detox_jax.interop.layouts import Flat, Rows, Table, Tensor
 from detox_jax.models.encoder_config import EncoderConfig, RelativePositions
 

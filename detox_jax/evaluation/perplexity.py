@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from detox_jax import progress, records
+from detox_jax import records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
@@ -126,7 +126,7 @@ def _total_nll(
     shards = meshes.num_batch_shards(mesh)
     rows = -(-rows // shards) * shards
     total = 0.0
-    with meshes.sharding_scope(mesh), progress.bar("perplexity", len(windows)) as advance:
+    with meshes.sharding_scope(mesh), terminal.bar("perplexity", len(windows)) as advance:
         for batch, arrays in _batches(windows, rows):
             arrays = meshes.to_mesh(arrays, meshes.batch_sharding(mesh))
             total += float(batch_nll(loaded.params, *arrays))

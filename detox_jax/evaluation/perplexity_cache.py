@@ -10,8 +10,9 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs, processes, records
+from detox_jax import outputs, records
 from detox_jax.evaluation.joined import Scored
+from detox_jax.parallel import processes
 
 
 @dataclasses.dataclass(frozen=True)

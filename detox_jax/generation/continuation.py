@@ -11,7 +11,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from detox_jax import progress
+from detox_jax import terminal
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation import decoding, sampling
@@ -137,7 +137,7 @@ class Continuer:
             for index, (prompt, name) in enumerate(zip(prompts, names, strict=True))
         ]
         texts = [""] * len(waiting)
-        with progress.bar("generate", len(waiting)) as advance:
+        with terminal.bar("generate", len(waiting)) as advance:
             while waiting:
                 waiting.sort(key=lambda text: -len(text.prompt) - len(text.new))
                 batch = waiting[: self.batch_size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from detox_jax import outputs, progress, records
+from detox_jax import outputs, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import decoding
@@ -91,7 +91,7 @@ def generate(
     )
     rows = decoding.rows_per_batch(batch_size, num_samples, meshes.num_batch_shards(mesh))
     starts = range(0, len(requests), shard_size)
-    with progress.bar("generate", len(requests)) as advance:
+    with terminal.bar("generate", len(requests)) as advance:
         for index, start in enumerate(starts):
             shard = slice(start, min(start + shard_size, len(requests)))
             if output.has_shard(SHARD_NAME, index, len(starts)):
@@ -146,7 +146,7 @@ def _decode_shard(
     num_samples: int,
     rows: int,
     limit: int,
-    advance: progress.Advance,
+    advance: terminal.Advance,
 ) -> list[list[decoding.Sample]]:
     """Samples of each request, in order; decoded bucket by bucket."""
     buckets: dict[int, list[int]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from detox_jax.errors import UserError
-from detox_jax.interop import trained
+from detox_jax.interop import adaptation_files
 from detox_jax.models.adaptation import AdapterConfig
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter.safetensors", "adapter_config.json"
@@ -54,14 +54,14 @@ def export(
             f"the `adapters` library has no family {family!r} with adapters in these places; one "
             f"of {', '.join(_LAYERS)}"
         )
-    arrays, adapter, config = trained.read(model_dir, AdapterConfig)
+    arrays, adapter, config = adaptation_files.read(model_dir, AdapterConfig)
     assert isinstance(adapter, AdapterConfig)
     if adapter.activation not in _NON_LINEARITIES:
         raise UserError(
             f"{model_dir}: AdapterConfig.activation {adapter.activation!r} has no counterpart in "
             f"the `adapters` library; one of {', '.join(_NON_LINEARITIES)}"
         )
-    weights: trained.Arrays = {}
+    weights: adaptation_files.Arrays = {}
     for path, array in arrays.items():
         _, place, leaf = path.split("/")
         side, _, kind = leaf.partition("_")
@@ -78,7 +78,7 @@ def export(
         "name": name,
         "version": "adapters.1.3.0",
     }
-    trained.write(to, WEIGHTS_FILE, weights, CONFIG_FILE, full)
+    adaptation_files.write(to, WEIGHTS_FILE, weights, CONFIG_FILE, full)
 
 
 def _architecture(adapter: AdapterConfig, emb_dim: int) -> dict[str, Any]:

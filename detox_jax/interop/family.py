@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from detox_jax.interop.fields import Fields
+from detox_jax.interop.config_fields import Fields
 from detox_jax.interop.layouts import Flat, Linear, Tensor
 from detox_jax.models.config import RopeScaling, TransformerConfig
 

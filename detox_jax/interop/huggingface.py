@@ -1,7 +1,9 @@
 """Whole models from and to Hugging Face directories, tensor by tensor.
 
 Every tensor of the directory is used exactly once and has the shape that config.json implies, or
-the import fails by its name.
+the import fails by its name. A family is a config mapping and a map of tensors, one line a tensor;
+lines whose parameters a config lacks (biases, an untied head) drop out, so one map serves every
+variant of a family.
 """
 
 from __future__ import annotations
@@ -20,15 +22,19 @@ from detox_jax.checkpoints import streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
-from detox_jax.interop import reading
-from detox_jax.interop.families import FAMILIES
+from detox_jax.interop import gpt, llama
+from detox_jax.interop.config_fields import Fields, read_json
 from detox_jax.interop.family import Family, Map
-from detox_jax.interop.fields import Fields, read_json
-from detox_jax.interop.reading import CONFIG_FILE, foreign_names, layer_shapes
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
+from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, foreign_names, layer_shapes
 from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import BPEVocabulary
 
+# By `model_type`. An export is of the first family that holds a model exactly, so the plainer come
+# first.
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (*gpt.FAMILIES, *llama.FAMILIES)
+}
 _DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _TIED = "token_embedder/embedding"
 
@@ -123,7 +129,7 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     """
     tensors, shapes = active_map(source.family, source.config)
     stored = _stored_names(source)
-    mapped = reading.MappedTensors(tensors, shapes, source.config.num_layers)
+    mapped = MappedTensors(tensors, shapes, source.config.num_layers)
     mapped.check(source.tensors, stored, str(source.directory))
     _check_left_over(source, stored, mapped.expected.keys())
     arrays = streamed.mapped_zeros(scratch, shapes, source.config.parameter_dtype)

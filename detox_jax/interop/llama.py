@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from detox_jax.interop.config_fields import Fields
 from detox_jax.interop.family import (
     ACTIVATIONS,
     ATTENTION,
@@ -17,7 +18,6 @@ from detox_jax.interop.family import (
     take_rope,
     write_rope_scaling,
 )
-from detox_jax.interop.fields import Fields
 from detox_jax.interop.layouts import Flat, Rows, Tensor
 from detox_jax.models.config import TransformerConfig
 

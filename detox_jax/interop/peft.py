@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detox_jax.errors import UserError
-from detox_jax.interop import trained
+from detox_jax.interop import adaptation_files
 from detox_jax.models.adaptation import LoRAConfig
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -106,14 +106,14 @@ def export(model_dir: str, to: str, base_name_or_path: str, family: str) -> None
     """
     if family not in FAMILIES:
         raise UserError(f"no PEFT layout for family {family!r}; one of {', '.join(FAMILIES)}")
-    arrays, lora, _ = trained.read(model_dir, LoRAConfig)
+    arrays, lora, _ = adaptation_files.read(model_dir, LoRAConfig)
     assert isinstance(lora, LoRAConfig)
     where = FAMILIES[family]
     names = sorted({path.removeprefix("layers/").rpartition("/")[0] for path in arrays})
     for name in names:
         if name not in where.modules:
             raise UserError(f"{model_dir}: family {family!r} has no counterpart of {name}")
-    weights: trained.Arrays = {}
+    weights: adaptation_files.Arrays = {}
     widened: dict[str, int] = {}
     ordered = sorted(names, key=lambda name: (where.modules[name], name))
     for module, group in itertools.groupby(ordered, key=where.modules.__getitem__):
@@ -128,11 +128,11 @@ def export(model_dir: str, to: str, base_name_or_path: str, family: str) -> None
     config = _config(lora, where, base_name_or_path, sorted({where.modules[n] for n in names}))
     config["rank_pattern"] = {module: lora.rank * n for module, n in widened.items()}
     config["alpha_pattern"] = {module: lora.alpha * n for module, n in widened.items()}
-    trained.write(to, WEIGHTS_FILE, weights, CONFIG_FILE, config)
+    adaptation_files.write(to, WEIGHTS_FILE, weights, CONFIG_FILE, config)
 
 
 def _module(
-    arrays: trained.Arrays, members: list[str], fused: str | None
+    arrays: adaptation_files.Arrays, members: list[str], fused: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """A `[layers, rank, in]` and B `[layers, out, rank]` of one module."""
     pairs = [(arrays[f"layers/{m}/lora_a"], arrays[f"layers/{m}/lora_b"]) for m in members]

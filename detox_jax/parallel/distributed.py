@@ -12,9 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from detox_jax import processes
 from detox_jax.errors import UserError
-from detox_jax.parallel import links
+from detox_jax.parallel import links, processes
 
 MULTIHOST_VARIABLE = "DETOX_JAX_MULTIHOST"
 # The names are T5X's, but for the first, which says what it is on all platforms.
@@ -178,11 +177,11 @@ class _Store:
         self._client: Any = distributed.global_state.client
 
     def set(self, key: str, value: str) -> None:
-        """See `processes.Store`."""
+        """See `parallel.processes.Store`."""
         self._client.key_value_set(key, value)
 
     def get(self, key: str) -> str:
-        """See `processes.Store`; who waits for a dead process is ended by the links."""
+        """See `parallel.processes.Store`; who waits for a dead process is ended by the links."""
         import jax
 
         while True:

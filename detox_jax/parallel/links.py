@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from detox_jax.errors import UserError
-from detox_jax.processes import PeerError
+from detox_jax.parallel.processes import PeerError
 
 _LONGEST_MESSAGE = 1 << 20
 # A process that fails by itself prints its own error; the others wait this long for theirs.

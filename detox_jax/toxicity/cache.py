@@ -15,8 +15,9 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs, processes, records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.toxicity import scorer as scorers
 from detox_jax.toxicity.score_store import ScoreStore
 

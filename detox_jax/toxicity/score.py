@@ -6,8 +6,9 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 
-from detox_jax import outputs, processes, progress, records
+from detox_jax import outputs, records, terminal
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.toxicity import scorer as scorers
 
 SHARD_NAME = "scored"
@@ -58,7 +59,7 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
             raise UserError(
                 f"{input}: prompt {record.id!r} has no generations; score what `generate` wrote"
             )
-    with progress.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
+    with terminal.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
         for index, shard in enumerate(shards):
             if not output.has_shard(SHARD_NAME, index, len(shards)):
                 scored = _score_records(shard, scorer, advance)
@@ -90,7 +91,7 @@ def _by_file(input: str) -> Iterator[Iterable[records.Record]]:
 
 
 def _score_records(
-    shard: list[records.Record], scorer: scorers.ToxicityScorer, advance: progress.Advance
+    shard: list[records.Record], scorer: scorers.ToxicityScorer, advance: terminal.Advance
 ) -> Iterator[records.Record]:
     for first in range(0, len(shard), _RECORDS_AT_ONCE):
         group = shard[first : first + _RECORDS_AT_ONCE]

@@ -19,7 +19,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from detox_jax import native_log
+from detox_jax import terminal
 from detox_jax.errors import UserError
 from detox_jax.training import epochs
 from detox_jax.vocabulary import BPEVocabulary
@@ -36,7 +36,7 @@ def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | 
     Raises:
       UserError: if the name is not registered, with names near it.
     """
-    with native_log.without_notes():
+    with terminal.without_notes():
         for device in _HIDDEN_DEVICES:
             tf.config.set_visible_devices([], device)
     if not isinstance(mixture_or_task, str):

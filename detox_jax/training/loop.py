@@ -13,12 +13,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import progress
+from detox_jax import terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import metrics
+from detox_jax.training import metric_log
 from detox_jax.training import step as steps_lib
 
 
@@ -99,12 +99,12 @@ class Loop:
     ) -> steps_lib.TrainState:
         """Trains from `state` to the end and returns the last state."""
         start = int(state.step)
-        log = metrics.MetricLog(self.model_dir, start)
+        log = metric_log.MetricLog(self.model_dir, start)
         manager = checkpoints.manager(self.model_dir, max_to_keep=2)
         with (
             meshes.sharding_scope(self.mesh),
             manager,
-            progress.bar("train", self.total_steps, start) as advance,
+            terminal.bar("train", self.total_steps, start) as advance,
         ):
             description = "train"
             for step in range(start + 1, self.total_steps + 1):
@@ -125,7 +125,7 @@ class Loop:
     def _is_due(self, period: int, step: int) -> bool:
         return step == self.total_steps or (period > 0 and step % period == 0)
 
-    def _log(self, log: metrics.MetricLog, step: int, scalars: dict[str, jax.Array]) -> None:
+    def _log(self, log: metric_log.MetricLog, step: int, scalars: dict[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in scalars.items()}
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']} at step {step}")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from detox_jax import progress
+from detox_jax import terminal
 from detox_jax.errors import UserError
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -80,7 +80,7 @@ class LikelihoodReader:
         rows = pack(pairs, self.max_length)
         with (
             meshes.sharding_scope(self._mesh),
-            progress.bar("likelihood", len(pairs)) as advance,
+            terminal.bar("likelihood", len(pairs)) as advance,
         ):
             for batch, arrays in batches(rows, self.batch_size, self._shards):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))

@@ -19,8 +19,9 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import outputs, processes
+from detox_jax import outputs
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, import_harness
 
 __all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]

@@ -9,8 +9,8 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from detox_jax.classifiers import encoders
-from detox_jax.interop.fields import Fields
-from detox_jax.interop.reading import MappedTensors, layer_shapes
+from detox_jax.interop.config_fields import Fields
+from detox_jax.interop.tensors import MappedTensors, layer_shapes
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
 

@@ -18,7 +18,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
 from detox_jax.interop import convert, huggingface
-from detox_jax.interop.families import FAMILIES
+from detox_jax.interop.huggingface import FAMILIES
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
 from tests.conftest import initial_params

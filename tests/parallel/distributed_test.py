@@ -3,9 +3,9 @@
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
-from detox_jax import cli, processes
+from detox_jax import cli
 from detox_jax.errors import UserError
-from detox_jax.parallel import distributed
+from detox_jax.parallel import distributed, processes
 from detox_jax.parallel.distributed import Options
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from detox_jax.errors import UserError
 from detox_jax.parallel import links
-from detox_jax.processes import PeerError
+from detox_jax.parallel.processes import PeerError
 
 SOON = links.Patience(start=2.0, beat=0.2, silence=5.0)
 

@@ -299,7 +299,7 @@ def test_a_host_with_another_configuration_is_named_on_all(data, tmp_path):
 def test_a_host_with_other_code_is_named_on_all(data, tmp_path):
     for room in ("detox_jax", "gin_configs", "tasks"):
         shutil.copytree(ROOT / room, tmp_path / "copy" / room)
-    with (tmp_path / "copy" / "detox_jax" / "progress.py").open("a") as file:
+    with (tmp_path / "copy" / "detox_jax" / "terminal.py").open("a") as file:
         file.write("# Another version.\n")
     outcomes = run(
         2,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from detox_jax import native_log
+from detox_jax import terminal
 
 NOTES = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
@@ -17,13 +17,13 @@ ERRORS = b"E0000 00:00:1795539511.146310   13076 file.cc:7] a real error\nTraceb
 
 
 def test_notes_are_dropped_and_the_rest_is_written(capfd):
-    with native_log.without_notes():
+    with terminal.without_notes():
         os.write(2, NOTES + ERRORS)
     assert capfd.readouterr().err.encode() == ERRORS
 
 
 def test_an_exception_passes_and_stderr_is_put_back(capfd):
-    with pytest.raises(RuntimeError), native_log.without_notes():
+    with pytest.raises(RuntimeError), terminal.without_notes():
         os.write(2, ERRORS)
         raise RuntimeError
     os.write(2, NOTES)

@@ -6,8 +6,9 @@ from concurrent import futures
 
 import pytest
 
-from detox_jax import outputs, processes, records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 
 
 class Store:
@@ -109,7 +110,7 @@ def test_one_process_needs_no_store():
 
 @pytest.fixture
 def as_process(monkeypatch):
-    """Makes threads processes: each sees its own `processes.current()`."""
+    """Makes threads processes: each sees its own `parallel.processes.current()`."""
     own = threading.local()
     monkeypatch.setattr(processes, "current", lambda: own.run)
 

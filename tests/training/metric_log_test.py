@@ -7,7 +7,7 @@ import types
 import pytest
 from etils import epath
 
-from detox_jax.training.metrics import MetricLog
+from detox_jax.training.metric_log import MetricLog
 
 
 @pytest.fixture
