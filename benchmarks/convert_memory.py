@@ -23,7 +23,7 @@ from detox_jax.checkpoints.streamed import Checkpoint, nested
 from detox_jax.interop import huggingface
 from detox_jax.interop.huggingface import FAMILIES
 from detox_jax.interop.safetensors_io import TensorWriter
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 FIELDS = {
     "model_type": "llama",
@@ -89,7 +89,7 @@ def main() -> None:
         directory = Path(root)
         make(directory, megabytes)
         size = (directory / "model.safetensors").stat().st_size / 1e6
-        vocabulary = BPEVocabulary.train(["some text"], 300)
+        vocabulary = Vocabulary.train(["some text"], 300)
         model = epath.Path(directory / "model")
         model.mkdir()
         with Watch() as watch:

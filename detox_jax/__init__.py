@@ -15,7 +15,7 @@ _PUBLIC = {
     "TransformerLM": "detox_jax.models.transformer",
     "create_mesh": "detox_jax.parallel.mesh",
     "load_model": "detox_jax.checkpoints.model_dir",
-    "BPEVocabulary": "detox_jax.vocabulary",
+    "Vocabulary": "detox_jax.vocabulary",
     "Greedy": "detox_jax.generation.sampling",
     "TemperatureSampling": "detox_jax.generation.sampling",
     "TopKSampling": "detox_jax.generation.sampling",

@@ -23,7 +23,7 @@ _SHIFT = 1
 _LINE_BREAK = "\n"
 
 
-class BPEVocabulary:
+class Vocabulary:
     """Text to ids and back, with ids shifted so that 0 is free for padding.
 
     Byte-level BPE is what is trained here; other subword models can be loaded.
@@ -47,7 +47,7 @@ class BPEVocabulary:
         self.fingerprint = files.codec.fingerprint(files.bos, files.eos)
 
     @classmethod
-    def load(cls, path: str) -> BPEVocabulary:
+    def load(cls, path: str) -> Vocabulary:
         """Reads `tokenizer.json`, GPT-2's `vocab.json` and `merges.txt`, or `tokenizer.model`.
 
         Raises:
@@ -56,7 +56,7 @@ class BPEVocabulary:
         return cls(tokenizer_files.read(path))
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> BPEVocabulary:
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Vocabulary:
         """Trains a byte-level BPE; `vocab_size` counts padding and `<|endoftext|>` too.
 
         Raises:
@@ -165,7 +165,7 @@ def train_vocabulary(documents: str, output_dir: str, vocab_size: int) -> None:
         for document in records.read_documents(documents):
             yield document.text
 
-    vocabulary = BPEVocabulary.train(texts(), vocab_size)
+    vocabulary = Vocabulary.train(texts(), vocab_size)
     vocabulary.save(output_dir)
     output.finish(fingerprint=vocabulary.fingerprint, actual_vocab_size=vocabulary.vocab_size)
     print(f"{output_dir}: {vocabulary.vocab_size} ids, fingerprint {vocabulary.fingerprint}")

@@ -1,4 +1,4 @@
-"""`detox_jax.vocabulary.BPEVocabulary` as a `seqio.Vocabulary`."""
+"""`detox_jax.vocabulary.Vocabulary` as a `seqio.Vocabulary`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from detox_jax.errors import UserError
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 PATH_VARIABLE = "DETOX_JAX_VOCABULARY"
 
@@ -33,14 +33,14 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
         self.path = path
 
     @functools.cached_property
-    def bpe(self) -> BPEVocabulary:
+    def bpe(self) -> Vocabulary:
         """The vocabulary itself."""
         path = self.path or os.environ.get(PATH_VARIABLE)
         if not path:
             raise UserError(
                 f"no vocabulary: set VOCABULARY_PATH, or the environment variable {PATH_VARIABLE}"
             )
-        return BPEVocabulary.load(path)
+        return Vocabulary.load(path)
 
     @property
     def bos_id(self) -> int:

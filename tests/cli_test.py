@@ -144,7 +144,7 @@ def test_a_bug_is_not_called_the_users_mistake(vocabulary_flags, monkeypatch):
     def broken(*args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(vocabulary.BPEVocabulary, "train", broken)
+    monkeypatch.setattr(vocabulary.Vocabulary, "train", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         run(*vocabulary_flags)
 

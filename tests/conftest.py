@@ -24,7 +24,7 @@ from detox_jax.checkpoints import model_dir as checkpoints  # noqa: E402
 from detox_jax.models.config import TransformerConfig  # noqa: E402
 from detox_jax.models.transformer import TransformerLM  # noqa: E402
 from detox_jax.parallel import mesh as meshes  # noqa: E402
-from detox_jax.vocabulary import BPEVocabulary  # noqa: E402
+from detox_jax.vocabulary import Vocabulary  # noqa: E402
 
 SENTENCES = [
     "The bus was late again this morning.",
@@ -36,7 +36,7 @@ SENTENCES = [
 ]
 
 
-def write_tiny_run(root: Path, vocabulary: BPEVocabulary, num_documents: int) -> None:
+def write_tiny_run(root: Path, vocabulary: Vocabulary, num_documents: int) -> None:
     """What a tiny training reads: `documents.jsonl`, `vocabulary` and `model.gin`."""
     with (root / "documents.jsonl").open("w") as file:
         for i in range(num_documents):
@@ -64,8 +64,8 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vocabulary() -> BPEVocabulary:
-    return BPEVocabulary.train(SENTENCES * 4, 350)
+def vocabulary() -> Vocabulary:
+    return Vocabulary.train(SENTENCES * 4, 350)
 
 
 @pytest.fixture(scope="session")

@@ -1,69 +1,55 @@
 """Who may import whom (CONTRIBUTING.md): read from the source, without importing anything."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import import_graph
+
 BASICS = {
     "errors",
-    "processes",
+    "terminal",
+    "parallel.processes",
     "outputs",
     "records",
     "tokenizer_files",
     "vocabulary",
-    "progress",
-    "native_log",
 }
-CLASSIFIER_FILES = {
-    "interop.classifiers",
-    "interop.encoder_bodies",
-    "interop.encoder_export",
-    "interop.encoder_tokenizers",
-    "interop.hub",
-}
-# What each room may import beside itself; `NOTHING_LOCAL` below is stricter.
+MODEL = {*BASICS, "models", "parallel", "checkpoints"}
+# What each room may import beside itself, the lowest room first: none may name one below it in this
+# table, so no import runs up. `NOTHING_LOCAL` is stricter.
 ALLOWED = {
-    "models": {"errors"},
-    "parallel": {"errors", "processes", "models"},
-    "checkpoints": {*BASICS, "models", "parallel"},
-    "training": {*BASICS, "models", "parallel", "checkpoints"},
-    "generation": {*BASICS, "models", "parallel", "checkpoints"},
-    # A classifier is read where it lies, in its Hugging Face directory, and written there.
-    "toxicity": {*BASICS, "models", "parallel", "checkpoints", "training", *CLASSIFIER_FILES},
-    "evaluation": {*BASICS, "models", "parallel", "checkpoints", "training.losses"},
-    "report": {*BASICS, "evaluation"},
-    "comparison": {*BASICS, "evaluation", "report"},
-    # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.
-    "zero_shot": {
-        *BASICS,
-        "models",
-        "parallel",
-        "checkpoints",
-        "training.losses",
-        "training.data",
-        "generation",
-        "evaluation",
-    },
-    "interop": {*BASICS, "models", "parallel", "checkpoints"},
-    # `plan` compiles what the verbs `train` and `generate` run, without importing them.
-    "planning": {*BASICS, "models", "parallel", "checkpoints", "training", "generation"},
-    "sgeat": {*BASICS, "checkpoints"},
-    "cli": {"errors", "native_log", "processes", "parallel.distributed"},
-    "__main__": {"cli"},
     "errors": set(),
-    "native_log": set(),
-    "progress": set(),
+    "terminal": set(),
     "foreign": {"errors"},
-    "processes": {"errors"},
-    "outputs": {"errors", "processes"},
+    "models": {"errors"},
+    "parallel": {"errors", "models"},
+    "outputs": {"errors", "parallel.processes"},
     "records": {"errors", "foreign", "outputs"},
     "tokenizer_files": {"errors"},
     "vocabulary": {"errors", "outputs", "records", "tokenizer_files"},
+    "checkpoints": {*BASICS, "models", "parallel"},
+    "training": MODEL,
+    "generation": MODEL,
+    # A laptop room: no network of ours, no JAX.
+    "toxicity": BASICS,
+    "evaluation": {*MODEL, "training.losses"},
+    "report": {*BASICS, "evaluation"},
+    "comparison": {*BASICS, "evaluation", "report"},
+    "interop": MODEL,
+    # A classifier is read where it lies, in its Hugging Face directory, and written there.
+    "classifiers": {*MODEL, "training", "toxicity", "interop"},
+    # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.
+    "zero_shot": {*MODEL, "training.losses", "training.data", "generation", "evaluation"},
+    # `plan` compiles what the verbs `train` and `generate` run, without importing them.
+    "planning": {*MODEL, "training", "generation"},
+    "sgeat": {*BASICS, "checkpoints"},
 }
+# T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.
+ALSO_ALLOWED = {"interop.t5x": {"training.data", "training.optimizer"}}
+# The public names and the verbs are loaded when they are used.
+LOADERS = {"__init__", "cli", "__main__"}
 NOTHING_LOCAL = {
     "models.config",
     "generation.sampling",
@@ -78,85 +64,98 @@ VERBS = {
     "toxicity.filter",
     "toxicity.train_scorer",
     "zero_shot.choices",
+    "zero_shot.lm_eval",
     "comparison.compare",
     "evaluation.evaluate",
     "report.report",
-    "zero_shot.lm_eval",
     "interop.convert",
     "planning.plan",
     "sgeat",
 }
-# T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.
-ALSO_ALLOWED = {"interop.t5x": {"training.data", "training.optimizer"}}
 HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch", "transformers", "t5x", "lm_eval"}
 PLACES = {("interop.t5x", "t5x")}
 
 
-def _modules():
-    for path in sorted((ROOT / "detox_jax").rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT / "detox_jax").with_suffix("").parts)
-        yield name.removesuffix(".__init__"), path
-
-
-def _imports(path):
-    """Dotted names that a module imports; `from a import b` counts as `a.b`."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _local_imports(path):
-    names = {name for name, _ in _modules()}
-    for imported in _imports(path):
-        if imported.startswith("detox_jax."):
-            local = imported.removeprefix("detox_jax.")
-            while local not in names:
-                local = local.rpartition(".")[0]
-                assert local, imported
-            yield local
-
-
-@pytest.mark.parametrize(("name", "path"), list(_modules()), ids=lambda x: str(x))
-def test_imports_of(name, path):
-    if name in ("__init__", ""):
+@pytest.mark.parametrize("name", import_graph.modules())
+def test_imports_of(name):
+    room = import_graph.room_of(name)
+    imported = import_graph.local_imports(import_graph.modules()[name]) - {name}
+    if name in LOADERS:
         return
-    room = name.split(".")[0]
+    if name in NOTHING_LOCAL:
+        assert imported <= {"errors"}
+        return
     allowed = ALLOWED[room] | ALSO_ALLOWED.get(name, set())
-    for imported in _local_imports(path):
-        if name in NOTHING_LOCAL:
-            assert imported == "errors", f"{name} imports {imported}"
-            continue
-        inside = imported.split(".")[0]
-        assert inside == room or inside in allowed or imported in allowed, (
-            f"{name} may not import {imported}"
+    for other in sorted(imported):
+        inside = import_graph.room_of(other)
+        assert inside == room or inside in allowed or other in allowed, (
+            f"{name} may not import {other}"
         )
-        if name not in ("sgeat", "cli") and name != imported:
-            assert imported not in VERBS, f"{name} imports the verb {imported}"
+        if name != "sgeat":
+            assert other not in VERBS, f"{name} imports the verb {other}"
+
+
+def test_no_room_may_import_one_above_it():
+    rooms = [*ALLOWED]
+    for room, allowed in ALLOWED.items():
+        for other in allowed:
+            above = import_graph.room_of(other)
+            assert rooms.index(above) < rooms.index(room), f"{room} may import {other}, above it"
+    assert {*rooms, *LOADERS} == import_graph.room_graph().keys()
+
+
+def test_no_cycle_of_rooms_or_of_modules():
+    rooms = {room: set(others) for room, others in import_graph.room_graph().items()}
+    assert import_graph.cycle(rooms) == []
+    assert import_graph.cycle(import_graph.module_graph()) == []
+    assert import_graph.cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_imports_in_functions_and_in_texts_are_seen(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "def load():\n    from detox_jax.models import config\n"
+        'NAMES = {"x": "detox_jax.training.train", "y": "detox_jax is a package"}\n'
+    )
+    assert import_graph.local_imports(path) == {"models.config", "training.train"}
+    path.write_text("import detox_jax.no_such_module\n")
+    with pytest.raises(AssertionError, match="none of the modules"):
+        import_graph.local_imports(path)
 
 
 def test_detox_jax_never_imports_tasks():
-    for name, path in _modules():
-        for imported in _imports(path):
+    for name, path in import_graph.modules().items():
+        for imported in import_graph.imports(path):
             assert imported.split(".")[0] != "tasks", f"{name} imports {imported}"
 
 
 def test_tensorflow_and_torch_stay_where_they_belong():
-    for name, path in _modules():
-        found = {imported.split(".")[0] for imported in _imports(path)} & HEAVY
-        assert not found or (name, *found) in PLACES or name == "training.data", (
-            f"{name} imports {found}"
+    for name, path in import_graph.modules().items():
+        heavy = {imported.split(".")[0] for imported in import_graph.imports(path)} & HEAVY
+        assert not heavy or (name, *heavy) in PLACES or name == "training.data", (
+            f"{name} imports {heavy}"
         )
 
 
-def test_importing_the_rooms_loads_no_tensorflow():
+@pytest.mark.parametrize(
+    ("imported", "absent"),
+    [
+        (
+            "detox_jax.generation.generate, detox_jax.training.train, detox_jax.toxicity.score, "
+            "detox_jax.evaluation.evaluate, detox_jax.models.transformer, detox_jax.sgeat",
+            "tensorflow torch seqio",
+        ),
+        (
+            "detox_jax.toxicity.score, detox_jax.toxicity.filter, detox_jax.toxicity.train_ngram, "
+            "detox_jax.toxicity.cache, detox_jax.toxicity.remote",
+            "jax flax",
+        ),
+    ],
+)
+def test_importing_the_rooms_loads_nothing_heavy(imported, absent):
     program = (
-        "import sys\n"
-        "import detox_jax.generation.generate, detox_jax.training.train, detox_jax.toxicity.score\n"
-        "import detox_jax.evaluation.evaluate, detox_jax.models.transformer, detox_jax.sgeat\n"
-        "loaded = {'tensorflow', 'torch', 'seqio'} & set(sys.modules)\n"
-        "assert not loaded, loaded\n"
+        f"import sys\nimport {imported}\n"
+        f"loaded = set({absent.split()}) & set(sys.modules)\nassert not loaded, loaded\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

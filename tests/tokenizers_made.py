@@ -6,7 +6,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from tests.conftest import SENTENCES
 
 # What puts the start token before every text: `post_processor` of a tokenizer.json.
@@ -97,7 +97,7 @@ def save_sentencepiece(path):
 
 
 def save_byte_level(path):
-    BPEVocabulary.train(SENTENCES * 4, 350).save(str(path))
+    Vocabulary.train(SENTENCES * 4, 350).save(str(path))
 
 
 def save_llama(path):

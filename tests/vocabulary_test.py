@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from detox_jax.errors import UserError
 from detox_jax.generation.generate import _encode
 from detox_jax.generation.prompts import Request
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from tests.conftest import SENTENCES
 from tests.tokenizers_made import (
     byte_fallback_tokenizer,
@@ -50,7 +50,7 @@ def test_padding_and_end_of_text_have_no_text(vocabulary):
 
 def test_save_and_load(vocabulary, tmp_path):
     vocabulary.save(str(tmp_path))
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     assert loaded.fingerprint == vocabulary.fingerprint
     assert loaded.encode("The bus was late") == vocabulary.encode("The bus was late")
 
@@ -60,7 +60,7 @@ def test_gpt2_files_are_shifted_by_one(tmp_path):
     vocab = {"!": 0, "h": 1, "i": 2, "hi": 3, "<|endoftext|>": 4}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("h i\n")
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     assert loaded.encode("hi!!") == [4, 1, 1]
     assert (loaded.vocab_size, loaded.eos_id) == (6, 5)
     assert loaded.decode([4, 1]) == "hi!"
@@ -68,7 +68,7 @@ def test_gpt2_files_are_shifted_by_one(tmp_path):
 
 @pytest.mark.real
 def test_real_gpt2_files(data_dir):
-    loaded = BPEVocabulary.load(str(data_dir / "tokenizers" / "gpt2"))
+    loaded = Vocabulary.load(str(data_dir / "tokenizers" / "gpt2"))
     assert loaded.encode("Hello world") == [15497, 996]
     assert loaded.encode("!!!") == [10186] and loaded.encode("!") == [1]
     assert loaded.vocab_size == 50258 and loaded.eos_id == 50257
@@ -87,13 +87,13 @@ def test_bad_files(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as error:
-        BPEVocabulary.load(str(tmp_path))
+        Vocabulary.load(str(tmp_path))
     assert message in str(error.value)
 
 
 def test_too_small_a_vocabulary():
     with pytest.raises(UserError, match="at least 258"):
-        BPEVocabulary.train(["text"], 100)
+        Vocabulary.train(["text"], 100)
 
 
 # --- vocabularies of other libraries --------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_fingerprint_of_gpt2_files_does_not_change(tmp_path):
     vocab = {"!": 0, "h": 1, "i": 2, "hi": 3, "<|endoftext|>": 4}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("h i\n")
-    assert BPEVocabulary.load(str(tmp_path)).fingerprint == "24178b1eefff040b"
+    assert Vocabulary.load(str(tmp_path)).fingerprint == "24178b1eefff040b"
 
 
 @pytest.mark.parametrize("make", [byte_fallback_tokenizer, unigram_tokenizer])
@@ -127,7 +127,7 @@ def test_any_tokenizer_json(make, tmp_path):
     names = ("<s>", "</s>") if make is byte_fallback_tokenizer else ("<bos>", "<eos>")
     config = {"bos_token": names[0], "eos_token": {"content": names[1], "lstrip": False}}
     write(tmp_path, tokenizer, tokenizer_config=config)
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     assert (loaded.bos_id, loaded.eos_id) == (2, 3)
     for text in TEXTS:
         theirs = tokenizer.encode(text, add_special_tokens=False).ids
@@ -139,7 +139,7 @@ def test_any_tokenizer_json(make, tmp_path):
 
 def test_a_sentencepiece_model(tmp_path):
     reference = sentencepiece_model(tmp_path)
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     assert (loaded.bos_id, loaded.eos_id, loaded.vocab_size) == (2, 3, 341)
     for text in [*TEXTS, *SENTENCES]:
         assert loaded.encode(text) == [i + 1 for i in reference.EncodeAsIds(text)]
@@ -156,7 +156,7 @@ def test_a_sentencepiece_model(tmp_path):
 def test_a_continuation_keeps_the_space_before_it(save, tmp_path):
     """Prompt and continuation are the text that was cut, wherever it was cut between tokens."""
     save(tmp_path)
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     for text in SENTENCES:
         ids = loaded.encode(text)
         for cut in range(len(ids) + 1):
@@ -172,7 +172,7 @@ def test_a_continuation_keeps_the_space_before_it(save, tmp_path):
 )
 def test_a_continuation_is_encoded_as_it_stands_behind_its_prompt(save, text, tmp_path):
     save(tmp_path)
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     prompt = "The bus"
     (ids,) = loaded.encode_continuations([prompt], [text])
     together = loaded.decode([*loaded.encode(prompt), *ids])
@@ -199,10 +199,10 @@ def test_a_continuation_is_encoded_as_it_stands_behind_its_prompt(save, text, tm
 )
 def test_start_and_end_come_from_the_files(files, expected, tmp_path):
     write(tmp_path, byte_fallback_tokenizer(), **files)
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     assert (loaded.bos_id, loaded.eos_id) == expected
     loaded.save(str(tmp_path / "copy"))
-    copy = BPEVocabulary.load(str(tmp_path / "copy"))
+    copy = Vocabulary.load(str(tmp_path / "copy"))
     assert (copy.bos_id, copy.eos_id, copy.fingerprint) == (*expected, loaded.fingerprint)
 
 
@@ -212,7 +212,7 @@ def test_fingerprint_tells_start_tokens_apart(tmp_path):
         (tmp_path / str(i)).mkdir()
         config = {"bos_token": bos, "eos_token": "</s>"}
         write(tmp_path / str(i), byte_fallback_tokenizer(), tokenizer_config=config)
-        prints.add(BPEVocabulary.load(str(tmp_path / str(i))).fingerprint)
+        prints.add(Vocabulary.load(str(tmp_path / str(i))).fingerprint)
     assert len(prints) == 2
 
 
@@ -226,7 +226,7 @@ def test_chat_template_and_special_tokens_survive_byte_for_byte(tmp_path):
     write(source, tokenizer, tokenizer_config=config)
     (source / "chat_template.jinja").write_bytes(b"{% for m in messages %}\r\n{% endfor %}")
     (source / "README.md").write_text("not the tokenizer's")
-    loaded = BPEVocabulary.load(str(source))
+    loaded = Vocabulary.load(str(source))
     assert loaded.encode("<|im_start|>") == [size + 1] and loaded.vocab_size == size + 2
     loaded.save(str(tmp_path / "copy"))
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
@@ -249,7 +249,7 @@ def test_chat_template_and_special_tokens_survive_byte_for_byte(tmp_path):
 def test_contradicting_files(files, message, tmp_path):
     write(tmp_path, byte_fallback_tokenizer(), **files)
     with pytest.raises(UserError) as error:
-        BPEVocabulary.load(str(tmp_path))
+        Vocabulary.load(str(tmp_path))
     assert message in str(error.value)
 
 
@@ -257,20 +257,20 @@ def test_tokens_added_to_a_sentencepiece_model_are_refused(tmp_path):
     sentencepiece_model(tmp_path)
     (tmp_path / "added_tokens.json").write_text('{"<|im_start|>": 340}')
     with pytest.raises(UserError, match="was added to the SentencePiece model"):
-        BPEVocabulary.load(str(tmp_path))
+        Vocabulary.load(str(tmp_path))
 
 
 def test_a_broken_sentencepiece_model(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
     with pytest.raises(UserError, match="not a readable vocabulary"):
-        BPEVocabulary.load(str(tmp_path))
+        Vocabulary.load(str(tmp_path))
 
 
 def test_documents_start_with_the_start_token(tmp_path):
     from tasks.vocabularies import SeqioBPEVocabulary  # Imports TensorFlow.
 
     write(tmp_path, byte_fallback_tokenizer(), config={"bos_token_id": 1, "eos_token_id": 2})
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     requests = [Request("0", "late"), Request("1", "")]
     assert _encode(requests, loaded, True) == [[2, *loaded.encode("late")], [2]]
     assert SeqioBPEVocabulary(str(tmp_path)).bos_id == 2
@@ -280,7 +280,7 @@ def test_documents_start_with_the_start_token(tmp_path):
 @pytest.mark.real
 def test_stories260k_encodes_like_sentencepiece(data_dir):
     path = data_dir / "models" / "stories260k"
-    loaded = BPEVocabulary.load(str(path))
+    loaded = Vocabulary.load(str(path))
     reference = sentencepiece.SentencePieceProcessor(str(path / "tokenizer.model"))
     assert (loaded.bos_id, loaded.eos_id, loaded.vocab_size) == (2, 3, 513)
     text = (path / "tinystories_sample.txt").read_text()
@@ -303,7 +303,7 @@ def real_lines(data_dir):
 def test_ten_thousand_real_lines_equal_transformers(source, data_dir):
     transformers = pytest.importorskip("transformers")
     path = str(data_dir / source)
-    loaded = BPEVocabulary.load(path)
+    loaded = Vocabulary.load(path)
     cls = transformers.GPT2Tokenizer if "gpt2" in source else transformers.AutoTokenizer
     theirs = cls.from_pretrained(path)
     lines = real_lines(data_dir)

@@ -29,7 +29,7 @@ from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 MODEL_FILE = "model.json"
 VOCABULARY_DIR = "vocabulary"
@@ -77,12 +77,12 @@ class LoadedModel:
 
     module: TransformerLM
     params: params_lib.Params
-    vocabulary: BPEVocabulary
+    vocabulary: Vocabulary
     fingerprint: str
     spec: ModelSpec
 
 
-def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: BPEVocabulary) -> None:
+def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: Vocabulary) -> None:
     """Writes `model.json` and the vocabulary."""
     vocabulary.save(str(model_dir / VOCABULARY_DIR))
     outputs.write_json(model_dir / MODEL_FILE, spec.to_json())
@@ -133,7 +133,7 @@ def save_model(
     model_dir: epath.Path,
     params: params_lib.Params,
     spec: ModelSpec,
-    vocabulary: BPEVocabulary,
+    vocabulary: Vocabulary,
     step: int = 0,
 ) -> None:
     """Writes a model that training did not make: an import, or a test's.
@@ -305,7 +305,7 @@ def load_model(checkpoint_path: str, mesh: Mesh, dtype: str | None = None) -> Lo
     """
     params, spec, fingerprint = load_params(checkpoint_path, mesh)
     model_dir, _ = resolve(checkpoint_path)
-    vocabulary = BPEVocabulary.load(str(model_dir / VOCABULARY_DIR))
+    vocabulary = Vocabulary.load(str(model_dir / VOCABULARY_DIR))
     if vocabulary.fingerprint != spec.vocabulary:
         raise UserError(
             f"{model_dir}: its vocabulary/ is {vocabulary.fingerprint}, but the model was trained "

@@ -64,7 +64,7 @@ def continuation_perplexity(
     """The perplexity of continuations given their prompts under a reference model.
 
     A continuation is tokenised apart from its prompt where its tokens then spell it
-    (`BPEVocabulary.encode_continuations`), and its end is not scored, since the limit of new tokens
+    (`Vocabulary.encode_continuations`), and its end is not scored, since the limit of new tokens
     ends most. Empty continuations have no tokens.
 
     Args:

@@ -13,7 +13,7 @@ from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 SHARD_NAME = "generations"
 
@@ -118,7 +118,7 @@ def _fields(sampling: Sampling) -> dict[str, object]:
     return dataclasses.asdict(sampling) if dataclasses.is_dataclass(sampling) else {}  # type: ignore
 
 
-def _encode(requests: Sequence[Request], vocabulary: BPEVocabulary, start: bool) -> list[list[int]]:
+def _encode(requests: Sequence[Request], vocabulary: Vocabulary, start: bool) -> list[list[int]]:
     """Token ids of every request."""
     encoded = vocabulary.encode_batch([request.text for request in requests])
     return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]
@@ -174,7 +174,7 @@ def _records(
     requests: Sequence[Request],
     encoded: Sequence[list[int]],
     samples: Sequence[Sequence[decoding.Sample]],
-    vocabulary: BPEVocabulary,
+    vocabulary: Vocabulary,
 ) -> Iterator[records.Record]:
     """What is written of each request."""
     for request, prompt, group in zip(requests, encoded, samples, strict=True):

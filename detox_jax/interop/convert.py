@@ -21,7 +21,7 @@ from detox_jax.errors import UserError
 from detox_jax.interop import huggingface, model_card, t5x_checkpoints
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 _SCRATCH = ".scratch"
@@ -145,7 +145,7 @@ def import_model(
     else:
         directory, provenance = _module("hub").resolve(from_hf, revision)
     source = huggingface.open_source(directory, param_dtype)
-    vocabulary = BPEVocabulary.load(str(directory))
+    vocabulary = Vocabulary.load(str(directory))
     if vocabulary.vocab_size > source.config.vocab_size:
         raise UserError(
             f"{directory}: its tokenizer has {vocabulary.vocab_size - 1} tokens, but its embedding "
@@ -205,7 +205,7 @@ class _Export:
 
     checkpoint: Checkpoint
     recorded: dict[str, Any] | None
-    vocabulary: BPEVocabulary
+    vocabulary: Vocabulary
     dtype: str
 
 
@@ -261,7 +261,7 @@ def _open_export(source: str, dtype: str | None) -> _Export:
     dtype = dtype or (recorded["dtype"] if recorded else "float32")
     if dtype not in _EXPORT_DTYPES:
         raise UserError(f"DTYPE is {dtype!r}; one of {', '.join(_EXPORT_DTYPES)}")
-    vocabulary = BPEVocabulary.load(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR))
+    vocabulary = Vocabulary.load(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR))
     return _Export(checkpoint, recorded, vocabulary, dtype)
 
 

@@ -28,7 +28,7 @@ from detox_jax.interop.family import Family, Map
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
 from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, foreign_names, layer_shapes
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 # By `model_type`. An export is of the first family that holds a model exactly, so the plainer come
 # first.
@@ -228,7 +228,7 @@ def config_fields(
     family: Family,
     recorded: dict[str, Any] | None,
     dtype: str,
-    vocabulary: BPEVocabulary,
+    vocabulary: Vocabulary,
 ) -> dict[str, Any]:
     """config.json: as it came, where it still describes the model; else written anew.
 

@@ -22,7 +22,7 @@ from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 Arrays = dict[str, np.ndarray]
 _PREFIX = "checkpoint"
@@ -42,7 +42,7 @@ class Description:
     """
 
     config: TransformerConfig
-    vocabulary: BPEVocabulary
+    vocabulary: Vocabulary
     adaptation: adaptations.Adaptation | None
     base: streamed.Checkpoint | None
 
@@ -66,7 +66,7 @@ class Description:
             if opened.spec.adaptation is not None:
                 raise UserError(f"{base}: is itself an adaptation; give its base as BASE")
             directory = str(opened.model_dir / checkpoints.VOCABULARY_DIR)
-            return cls(opened.spec.config, BPEVocabulary.load(directory), adaptation, opened)
+            return cls(opened.spec.config, Vocabulary.load(directory), adaptation, opened)
         if adaptation is not None:
             raise UserError("ADAPTATION has a base; set BASE to the model it was trained on")
         if model is None or vocabulary is None:
@@ -74,7 +74,7 @@ class Description:
                 "a T5X checkpoint does not say what model it is of; set BASE, or MODEL (a file of "
                 "gin_configs/models) and VOCABULARY_PATH"
             )
-        loaded = BPEVocabulary.load(vocabulary)
+        loaded = Vocabulary.load(vocabulary)
         if loaded.vocab_size > model.vocab_size:
             raise UserError(
                 f"MODEL has vocab_size {model.vocab_size}, but the vocabulary {vocabulary} has "

@@ -24,7 +24,7 @@ def export(vocabulary_dir: str, to: str) -> None:
     (for a bare SentencePiece model one that transformers 5 reads and transformers 4 does not).
 
     Args:
-      vocabulary_dir: a directory that `BPEVocabulary.load` reads.
+      vocabulary_dir: a directory that `Vocabulary.load` reads.
       to: directory, created where it is missing; may hold a model already.
 
     Raises:

@@ -21,7 +21,7 @@ from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
-from detox_jax.planning import chips, plan_text
+from detox_jax.planning import chips, plan_text, sources
 from detox_jax.planning import search as search_lib
 from detox_jax.planning.assessment import Assessed, Assessment, assess
 from detox_jax.planning.chips import Slice
@@ -32,17 +32,10 @@ from detox_jax.training.optimizer import AdamW
 
 DOES_NOT_FIT = 3
 PLAN_FILE = "plan.json"
-# What the compiled programs come from, and what reads them.
-_COMPILED = (
-    "models/*.py",
-    "training/[lso]*.py",
-    "generation/[ds]*.py",
-    "parallel/[mr]*.py",
-    "planning/[cfhrt]*.py",
-    "planning/programs.py",
-)
+# What the compiled programs come from, and what reads them: these modules and all that they import.
+_COMPILED = ("detox_jax.planning.assessment",)
 # What decides the order in which a search tries them.
-_SEARCHED = ("planning/search.py", "planning/job.py", "planning/plan.py")
+_SEARCHED = ("detox_jax.planning.search", "detox_jax.planning.plan")
 # What a search tries for a program on a slice, at most; each costs a compilation.
 _CANDIDATES = 4
 
@@ -217,10 +210,9 @@ def _shape(shape: Mapping[str, int] | str | None, flag: str) -> dict[str, int] |
         ) from None
 
 
-def _code(patterns: Sequence[str]) -> str:
-    """A hash of files of this package, and the versions of those that programs come from."""
-    package = epath.Path(__file__).parent.parent
-    files = [file for pattern in patterns for file in sorted(package.glob(pattern))]
+def _code(modules: Sequence[str]) -> str:
+    """A hash of modules and of what they import, and versions of what programs come from."""
+    files = [epath.Path(file) for file in sources.closure(*modules)]
     versions = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax")]
     if importlib.util.find_spec("libtpu"):
         versions.append(f"libtpu {metadata.version('libtpu')}")

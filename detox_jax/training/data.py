@@ -22,7 +22,7 @@ import tensorflow as tf
 from detox_jax import terminal
 from detox_jax.errors import UserError
 from detox_jax.training import epochs
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 # Accelerators are JAX's; TensorFlow reads and packs on the host.
 _HIDDEN_DEVICES = ("GPU", "TPU")
@@ -51,7 +51,7 @@ def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | 
     return seqio.get_mixture_or_task(mixture_or_task)
 
 
-def vocabulary_of(task: seqio.Task | seqio.Mixture) -> BPEVocabulary:
+def vocabulary_of(task: seqio.Task | seqio.Mixture) -> Vocabulary:
     """The vocabulary of a task's `targets`.
 
     Raises:
@@ -59,7 +59,7 @@ def vocabulary_of(task: seqio.Task | seqio.Mixture) -> BPEVocabulary:
     """
     feature = task.output_features.get("targets")
     vocabulary = getattr(getattr(feature, "vocabulary", None), "bpe", None)
-    if not isinstance(vocabulary, BPEVocabulary):
+    if not isinstance(vocabulary, Vocabulary):
         raise UserError(
             f"task {task.name!r}: its feature 'targets' needs a vocabulary of tasks.vocabularies"
         )

@@ -22,7 +22,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.training import loop as loops
 from detox_jax.training import step as steps_lib
 from detox_jax.training.optimizer import AdamW
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _load_initial(
 
 
 def _resolve_config(
-    model: TransformerConfig | None, base: Base | None, vocabulary: BPEVocabulary
+    model: TransformerConfig | None, base: Base | None, vocabulary: Vocabulary
 ) -> TransformerConfig:
     """MODEL, checked against the checkpoint and the vocabulary, or the checkpoint's own."""
     if model is None and base is None:
@@ -246,7 +246,7 @@ def _model_spec(
     config: TransformerConfig,
     adaptation: adaptations.Adaptation | None,
     base: Base | None,
-    vocabulary: BPEVocabulary,
+    vocabulary: Vocabulary,
     model_dir: epath.Path,
 ) -> checkpoints.ModelSpec:
     reference = None

@@ -25,7 +25,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy
 from detox_jax.parallel import mesh as meshes
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot.harness_model import added_tokens
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 
@@ -201,7 +201,7 @@ def parse_questions(rows: Any, name: str) -> list[Question]:
 
 
 def encode(
-    vocabulary: BPEVocabulary, pairs: Sequence[tuple[str, str]], start_with_bos: bool | None
+    vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], start_with_bos: bool | None
 ) -> list[tuple[list[int], list[int]]]:
     """The tokens of inputs and of targets behind them, as lm-evaluation-harness makes them.
 
@@ -232,7 +232,7 @@ def encode(
 def answer(
     questions: Sequence[Question],
     read: LikelihoodReader,
-    vocabulary: BPEVocabulary,
+    vocabulary: Vocabulary,
     start_with_bos: bool | None,
 ) -> list[Answer]:
     """What the model says of the choices; nothing of those of a question that it cannot read."""

@@ -12,7 +12,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from tests.conftest import random_params
 
 
@@ -83,7 +83,7 @@ def test_no_model_at_all(tmp_path):
 
 def test_the_vocabulary_of_another_checkpoint(copy, vocabulary):
     shutil.rmtree(copy / "vocabulary")
-    BPEVocabulary.train(["zzz yyy xxx"], vocabulary.vocab_size).save(str(copy / "vocabulary"))
+    Vocabulary.train(["zzz yyy xxx"], vocabulary.vocab_size).save(str(copy / "vocabulary"))
     with pytest.raises(UserError, match="put back the vocabulary"):
         _load(copy)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.evaluation import perplexity
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from tests.conftest import SENTENCES, random_params
 from tests.tokenizers_made import save_llama
 
@@ -66,7 +66,7 @@ def test_perplexity_equals_a_plain_computation(tmp_path, config, vocabulary, mod
 def test_continuations_are_read_from_the_start_token_with_the_space_before_them(tmp_path, config):
     """Of a tokenizer like LLaMA's, whose start and end of a document are two tokens."""
     save_llama(tmp_path)
-    vocabulary = BPEVocabulary.load(str(tmp_path))
+    vocabulary = Vocabulary.load(str(tmp_path))
     config = dataclasses.replace(config, vocab_size=vocabulary.vocab_size)
     model, params = random_params(config)
     directory = epath.Path(tmp_path / "model")

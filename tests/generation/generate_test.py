@@ -8,7 +8,7 @@ import pytest
 from detox_jax import cli, records
 from detox_jax.generation import decoding, prompts
 from detox_jax.generation import generate as module
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from tests.tokenizers_made import save_llama
 
 PROMPTS = ["The bus was late", "Thanks", "I think the second film is better than the first one."]
@@ -160,7 +160,7 @@ def test_mistakes_are_one_line_and_leave_nothing(flags, tmp_path, mistake, capsy
 def test_the_space_before_a_continuation_is_kept_where_its_prompt_is(tmp_path):
     """A tokenizer like LLaMA's writes it as part of the word behind it."""
     save_llama(tmp_path)
-    loaded = BPEVocabulary.load(str(tmp_path))
+    loaded = Vocabulary.load(str(tmp_path))
     prompt, ids = "The bus", loaded.encode("The bus was late")
     cut = len(loaded.encode(prompt))
     sample = decoding.Sample(ids[cut:], stopped=True)

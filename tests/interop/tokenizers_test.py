@@ -6,7 +6,7 @@ import pytest
 
 from detox_jax.errors import UserError
 from detox_jax.interop import tokenizers
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from tests.vocabulary_test import (
     SENTENCES,
     TEXTS,
@@ -36,7 +36,7 @@ def test_a_vocabulary_trained_here(tmp_path, vocabulary):
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert {config[f"{name}_token"] for name in ("bos", "eos", "unk")} == {"<|endoftext|>"}
-    assert BPEVocabulary.load(str(tmp_path / "out")).fingerprint == vocabulary.fingerprint
+    assert Vocabulary.load(str(tmp_path / "out")).fingerprint == vocabulary.fingerprint
 
 
 def test_a_config_that_is_there_is_copied(tmp_path):
@@ -60,7 +60,7 @@ def test_autotokenizer_loads_it(name, tmp_path, vocabulary):
     transformers = pytest.importorskip("transformers")
     sources(tmp_path, vocabulary)
     tokenizers.export(str(tmp_path / name), str(tmp_path / "out"))
-    loaded = BPEVocabulary.load(str(tmp_path / name))
+    loaded = Vocabulary.load(str(tmp_path / name))
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
     assert (theirs.bos_token_id, theirs.eos_token_id) == (loaded.bos_id - 1, loaded.eos_id - 1)
     for text in [*TEXTS, *SENTENCES, f"a{theirs.eos_token}b"]:

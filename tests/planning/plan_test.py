@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from detox_jax import cli
-from detox_jax.planning import assessment, chips, plan
+from detox_jax.planning import assessment, chips, plan, sources
 from detox_jax.planning import job as jobs
 from detox_jax.planning.compilation import Memory, _needed
 
@@ -96,9 +96,12 @@ def test_a_plan_is_printed_written_and_read_again(flags, tmp_path, monkeypatch, 
     assert plans(tmp_path) == [written]
 
 
-def test_other_code_is_another_plan():
+def test_other_code_is_another_plan(monkeypatch):
     before = plan._code(plan._COMPILED)
-    assert plan._code(plan._COMPILED[:1]) != before
+    assert plan._code(plan._SEARCHED) != before == plan._code(plan._COMPILED)
+    files = sources.closure(*plan._COMPILED)
+    monkeypatch.setattr(sources, "closure", lambda *modules: files[1:])
+    assert plan._code(plan._COMPILED) != before
     assert ", jax " in before
 
 

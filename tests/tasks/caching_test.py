@@ -13,7 +13,7 @@ import seqio
 
 from detox_jax.errors import UserError
 from detox_jax.training import data
-from detox_jax.vocabulary import BPEVocabulary
+from detox_jax.vocabulary import Vocabulary
 from tasks import corpora
 from tests.conftest import SENTENCES
 
@@ -123,7 +123,7 @@ def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_ca
     fresh = batches(task, use_cached=False)
     assert_equal(batches(task, use_cached=True), fresh)
     assert_equal(batches(task.replace(name=task.name), use_cached=True), fresh)
-    BPEVocabulary.train(SENTENCES, 300).save(str(tmp_path / "other"))
+    Vocabulary.train(SENTENCES, 300).save(str(tmp_path / "other"))
     other = corpora.documents_task(task.source.path("train"), str(tmp_path / "other"))
     with pytest.raises(UserError, match="documents: encoded with vocabulary"):
         batches(other, use_cached=True)

@@ -321,11 +321,11 @@ def test_an_unknown_task_is_told_its_neighbours(flags, tmp_path, capsys):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(flags, base, tmp_path, mistake, capsys):
-    from detox_jax.vocabulary import BPEVocabulary
+    from detox_jax.vocabulary import Vocabulary
 
     extra, message = MISTAKES[mistake]
     other = tmp_path / "other_vocabulary"
-    BPEVocabulary.train(["zzz yyy xxx"], 350).save(str(other))
+    Vocabulary.train(["zzz yyy xxx"], 350).save(str(other))
     names = {"base": base, "tmp": tmp_path, "other_vocabulary": other}
     extra = [flag.format(**names) for flag in extra]
     assert cli.main([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}", *extra]) == 2
