@@ -1,16 +1,10 @@
-"""Finds the verb, parses and checks gin, calls the verb; nothing else.
-
-Layers, each overriding the one before: `gin_configs/runs/VERB.gin`, then every `--gin_file` in
-order, then every `--gin.NAME=VALUE`. Gin itself accepts a misspelt macro and lets a later binding
-kill a REQUIRED without a word, so the bindings are checked before the verb starts: every binding
-must be reachable from the verb, and nothing reachable may be left REQUIRED.
-"""
+"""The command line: finds the verb, has gin configure it, calls it; nothing else."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib
+import inspect
 import os
 import re
 import sys
@@ -20,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import gin
-from gin import config as gin_config
 
-from detox_jax import terminal
+from detox_jax import configuration, terminal
 from detox_jax.errors import UserError
 from detox_jax.parallel import distributed, processes
 
@@ -89,11 +82,6 @@ verbs:
 """
 
 
-Bindings = dict[tuple[str, str], str]
-# What gin raises for a line that it cannot read, or a name in it that does not exist.
-_GIN_ERRORS = (OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError)
-
-
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """The command line, taken apart."""
@@ -132,13 +120,13 @@ def _run(arguments: Arguments) -> int:
     if arguments.help:
         print(verb_help(arguments.verb, verb))
         return 0
-    check_config(verb, defaults)
+    configuration.check(verb, defaults)
     if arguments.dry_run:
         print(gin.config_str())
         return 0
     if arguments.verb in LONE_VERBS and processes.current().several:
         raise UserError(f"{arguments.verb} works in one process: run it on one host alone")
-    distributed.check_agreement(arguments.verb, _named_values())
+    distributed.check_agreement(arguments.verb, configuration.named_values())
     configured = gin.get_configurable(verb)
     if arguments.verb in HOST_VERBS:
         processes.current().first_does(configured)
@@ -242,149 +230,28 @@ def quote_text(value: str) -> str:
     return value
 
 
-def load_config(arguments: Arguments) -> tuple[Callable[..., Any], Bindings]:
-    """Parses the layers; returns the verb's function, not called, and the run file's own bindings.
+def load_config(arguments: Arguments) -> tuple[Callable[..., Any], configuration.Bindings]:
+    """The verb's function, configured and not called, and the run file's own bindings.
 
     Raises:
       UserError: if a file is missing or gin cannot read a line or a binding.
     """
-    gin.clear_config(clear_constants=True)
-    # Gin's second reader takes the folder of an include for a Python package, and breaks where it
-    # is none; so an include would be found from the directory of gin_configs alone.
-    del gin_config._FILE_READERS[1:]
-    roots = [*arguments.search_paths, os.getcwd(), str(_package_root())]
-    for root in roots:
-        # `tasks` lies beside `gin_configs`, and a user's own modules beside their gin files.
-        if root not in sys.path:
-            sys.path.append(root)
-        gin.add_config_file_search_path(root)
-    run_file = _run_file(arguments.verb)
-    files = [_find_file(name, roots) for name in arguments.gin_files]
-    _parse(lambda: gin.parse_config_file(str(run_file)), str(run_file))
-    defaults = _bindings()
-    for file in files:
-        if file != run_file:
-            _parse(lambda file=file: gin.parse_config_file(str(file)), str(file))
-    for binding in arguments.bindings:
-        _parse(lambda binding=binding: gin.parse_config(binding), f"--gin.{binding}")
-    module = importlib.import_module(VERBS[arguments.verb])
-    return getattr(module, arguments.verb), defaults
-
-
-def _find_file(name: str, roots: Sequence[str]) -> Path:
-    for root in ["", *roots]:
-        if (file := Path(root) / name).is_file():
-            return file.resolve()
-    raise UserError(f"--gin_file={name}: no such file; looked in {', '.join(dict.fromkeys(roots))}")
-
-
-def _parse(parse: Callable[[], Any], where: str) -> None:
-    try:
-        parse()
-    except _GIN_ERRORS as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{where}: {' '.join(lines)}") from None
-
-
-# --- checks -----------------------------------------------------------------------------------
-
-
-def _bindings() -> Bindings:
-    """Every `(scope, selector)` that is bound, with its parameters as text."""
-    return {key: repr(sorted(value.items())) for key, value in gin_config._CONFIG.items()}
-
-
-def _named_values() -> dict[str, Any]:
-    """Every bound value by the name that a user gave it by: MACRO, or scope/module.function.x."""
-    named = {}
-    for (scope, selector), parameters in gin_config._CONFIG.items():
-        for parameter, value in parameters.items():
-            bound = "/".join(filter(None, [scope, f"{selector}.{parameter}"]))
-            name = scope if selector == "gin.macro" else bound
-            named[name] = value if isinstance(value, str | int | float | None) else repr(value)
-    return named
-
-
-def check_config(verb: Callable[..., Any], defaults: Bindings) -> None:
-    """Fails on a binding that the verb cannot reach and on a REQUIRED left open.
-
-    What the verb's run file binds may be out of reach: an override can cut off its defaults.
-
-    Raises:
-      UserError: naming every such binding.
-    """
-    reachable = _reachable_bindings(verb)
-    unused, required = [], []
-    for key, value in _bindings().items():
-        scope, selector = key
-        name = scope if selector == "gin.macro" else "/".join(filter(None, [scope, selector]))
-        parameters = gin_config._CONFIG[key]
-        if key not in reachable:
-            if defaults.get(key) != value:
-                unused.append(name)
-        elif any(_is_required(value) for value in gin_config.iterate_references(parameters)):
-            required.append(name)
-    problems = []
-    if unused:
-        names = ", ".join(sorted(unused))
-        problems.append(f"nothing uses {names} (misspelt, or not for this verb?)")
-    if required:
-        flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
-        problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
-    if problems:
-        raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
-
-
-def _is_required(value: Any) -> bool:
-    return getattr(value, "scoped_selector", "") == "gin.REQUIRED/gin.constant"
-
-
-def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
-    """The `(scope, selector)` keys of gin's configuration that a call of `verb` can look up.
-
-    A configurable called in scope a/b looks up its bindings in '', 'a' and 'a/b'; a reference is
-    called in its own scope, or in that of its caller where it has none.
-    """
-    config = gin_config._CONFIG
-    verb_configurable = gin_config._inverse_lookup(verb)
-    if verb_configurable is None:
-        raise UserError(f"the configuration never names the verb {verb.__name__!r}")
-    reached: set[tuple[str, str]] = set()
-    visited: set[tuple[str, str]] = set()
-    queue = [("", verb_configurable.selector)]
-    while queue:
-        scope, selector = queue.pop()
-        if (scope, selector) in visited:
-            continue
-        visited.add((scope, selector))
-        parts = scope.split("/") if scope else []
-        for depth in range(len(parts) + 1):
-            key = ("/".join(parts[:depth]), selector)
-            if key not in config:
-                continue
-            reached.add(key)
-            for reference in gin_config.iterate_references(config[key]):
-                own, referred = reference.config_key
-                queue.append((own or scope, referred))
-    return reached
-
-
-def verb_help(name: str, verb: Callable[..., Any]) -> str:
-    """The verb's summary, its macros with their values, and its docstring."""
-    macros = {
-        scope: parameters.get("value")
-        for (scope, selector), parameters in gin_config._CONFIG.items()
-        if selector == "gin.macro"
-    }
-    width = max((len(macro) for macro in macros), default=0) + 2
-    lines = [f"  {macro:{width}}{_show(value)}" for macro, value in macros.items()]
-    documentation = (verb.__doc__ or "").strip()
-    return (
-        f"detox-jax {name}: {_summary(name)}\n\nmacros (set with --gin.NAME=VALUE):\n"
-        + "\n".join(lines)
-        + f"\n\n{documentation}\n\nsettings behind the macros: {_run_file(name)}"
+    return configuration.load(
+        VERBS[arguments.verb],
+        arguments.verb,
+        _run_file(arguments.verb),
+        arguments.gin_files,
+        arguments.bindings,
+        [*arguments.search_paths, os.getcwd(), str(_package_root())],
     )
 
 
-def _show(value: Any) -> str:
-    return "REQUIRED" if _is_required(value) else repr(value)
+def verb_help(name: str, verb: Callable[..., Any]) -> str:
+    """The verb's summary, its macros with what its run file says of them, and its docstring."""
+    run_file = _run_file(name)
+    macros = configuration.explain(run_file, _package_root())
+    documentation = inspect.cleandoc(verb.__doc__ or "")
+    return (
+        f"detox-jax {name}: {_summary(name)}\n\nmacros (set with --gin.NAME=VALUE):\n{macros}\n\n"
+        f"{documentation}\n\nsettings behind the macros: {run_file}"
+    )

@@ -7,12 +7,15 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import inspect
 import json
 import re
+import shlex
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -23,8 +26,10 @@ from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"
+CONFIG = "config.gin"
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_NOTE = "path"  # a key of settings that says where something was
 _APPEARS_WITHIN_S = 10.0
 SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 
@@ -80,6 +85,55 @@ def hash_files(files: Iterable[epath.Path]) -> str:
     return digest.hexdigest()
 
 
+def settings(
+    verb: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    free: Collection[str],
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The settings of a verb's output: all of its arguments that are not named as free.
+
+    An argument that is forgotten thus decides, and at worst makes a run begin anew; named one by
+    one, a forgotten one would be silently reused.
+
+    Args:
+      verb: the function.
+      arguments: its arguments, `locals()` in its first line.
+      free: those that change where, how fast or how often, and never what is written.
+      instead: of arguments that JSON does not hold, or that name content by its place: the settings
+        that stand for them. Several arguments may stand in one; the others are then given `{}`.
+
+    Raises:
+      TypeError: for an argument that is neither JSON, nor a dataclass, nor in `instead`.
+    """
+    instead = instead or {}
+    names = inspect.signature(verb).parameters.keys()
+    if unknown := ({*free, *instead} - names) | (set(free) & instead.keys()):
+        raise TypeError(f"{verb.__name__}: {sorted(unknown)} are no arguments, or stand twice")
+    decided: dict[str, Any] = {}
+    for name in names:
+        if name in instead:
+            decided |= instead[name]
+        elif name not in free:
+            decided[name] = describe(arguments[name], f"{verb.__name__}.{name}")
+    return decided
+
+
+def describe(value: Any, name: str) -> Any:
+    """A value as settings hold it: JSON as it is, a strategy by its class and its fields.
+
+    Raises:
+      TypeError: naming what is neither.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"method": type(value).__name__, **dataclasses.asdict(value)}
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; say what stands for it in `instead`") from None
+
+
 def versions() -> dict[str, str]:
     """The versions that a manifest records."""
     packages = ("detox-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
@@ -101,6 +155,11 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
         manifest = None
     if not isinstance(manifest, dict) or not {"complete", "settings"} <= manifest.keys():
         raise UserError(f"{path}: not a manifest of detox-jax")
+    if (version := manifest.get("schema_version", 1)) > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: of version {version}, this is version {SCHEMA_VERSION}; a later detox-jax "
+            "wrote it: install that"
+        )
     return manifest
 
 
@@ -110,19 +169,37 @@ class OutputDirectory:
     The manifest is written twice: when the directory is opened, with `"complete": false`, and by
     `finish`, with the counts. A rerun with the same settings finds what is there (`complete`,
     `has_shard`) and does the rest; a rerun with other settings is refused, so that two
-    configurations never mix. Everything in it is a function of the settings, no time and no host:
-    a run that was killed and repeated ends with the same bytes.
+    configurations never mix, unless nothing that an earlier one decided is there yet. Everything in
+    it is a function of the settings, no time and no host: a run that was killed and repeated ends
+    with the same bytes.
+
+    Content decides, not its place: what settings call a `path` says where something was, and is not
+    compared. So a tree of outputs may be moved or named in another way, and goes on.
 
     Several processes open it together and must bring the same settings. Process 0 looks what is
     there and writes; the others see what it wrote once `finish` returns.
+
+    Args:
+      directory: the place.
+      verb: whose output it is.
+      settings: what decides it, see `settings`.
+      has_results: whether there is anything that other settings would have made otherwise; any file
+        but the manifest and `config.gin` where None.
 
     Raises:
       UserError: if the directory cannot be written, holds something else, is another directory on
         another host, or its settings are others there (which includes the hashes of the data).
     """
 
-    def __init__(self, directory: str, verb: str, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        directory: str,
+        verb: str,
+        settings: Mapping[str, Any],
+        has_results: Callable[[], bool] | None = None,
+    ):
         self.path = epath.Path(directory)
+        self._has_results = has_results or self._holds_files
         self._manifest = {
             "schema_version": SCHEMA_VERSION,
             "verb": verb,
@@ -132,7 +209,7 @@ class OutputDirectory:
         }
         run = processes.current()
         run.agree(
-            {"settings": self._manifest["settings"]},
+            {"settings": without_notes(self._manifest["settings"])},
             "all processes need the same command and the same data",
         )
         self.complete, self._manifest = run.first_decides(lambda: self._open(verb))
@@ -146,7 +223,7 @@ class OutputDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / MANIFEST, self._manifest)
-            write_bytes(self.path / "config.gin", gin.config_str().encode())
+            write_bytes(self.path / CONFIG, gin.config_str().encode())
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         return False, self._manifest
@@ -188,17 +265,25 @@ class OutputDirectory:
             raise UserError(
                 f"{self.path}: holds the output of `{manifest['verb']}`; choose another"
             )
-        settings = manifest["settings"], self._manifest["settings"]
-        if difference := processes.first_difference(*settings):
+        difference = _difference(manifest, self._manifest)
+        if difference and not manifest["complete"] and not self._has_results():
+            return False
+        if difference:
             name, there, now = difference
             raise UserError(
                 f"{self.path}: holds output made with other settings ({name}: {there!r} there, "
-                f"{now!r} now); "
-                "choose another directory or delete it"
+                f"{now!r} now); remove this directory alone ({removal(self.path)}), or choose "
+                "another; outputs beside it are kept"
             )
         if manifest["complete"]:
             self._manifest = manifest
         return manifest["complete"]
+
+    def _holds_files(self) -> bool:
+        return any(
+            path.name not in (MANIFEST, CONFIG) and not path.name.startswith(".")
+            for path in self.path.iterdir()
+        )
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -219,6 +304,48 @@ class OutputDirectory:
         self._manifest = {**self._manifest, "complete": True, **counts}
         processes.current().first_decides(lambda: write_json(self.path / MANIFEST, self._manifest))
         self.complete = True
+
+
+def removal(path: epath.Path) -> str:
+    """The command that removes a directory."""
+    return f"{'gcloud storage rm -r' if '://' in str(path) else 'rm -r'} {shlex.quote(str(path))}"
+
+
+def without_notes(value: Any) -> Any:
+    """Settings without what is not compared: where things were."""
+    if isinstance(value, Mapping):
+        return {key: without_notes(item) for key, item in value.items() if key != _NOTE}
+    return [without_notes(item) for item in value] if isinstance(value, list) else value
+
+
+def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting in which a manifest differs from that of this run."""
+    old, new = without_notes(there["settings"]), without_notes(now["settings"])
+    if there.get("schema_version") == 1:
+        old, new = _as_version_2(there["verb"], old, new)
+    return processes.first_difference(old, new)
+
+
+def _as_version_2(verb: str, old: Any, new: Any) -> tuple[Any, Any]:
+    """Settings of a run of version 1 and of this one, as far as version 1 knew them.
+
+    It listed what decides by hand, and named models by their places in `evaluate`, results in
+    `report`.
+    """
+    if verb == "report":
+        old = {"results": list(old["results"].values())}
+    if verb == "evaluate":
+        old = {name: value for name, value in old.items() if name != "reference"}
+        for method in old["methods"].values():
+            method.pop("checkpoint_path", None)
+    return old, _known(new, old)
+
+
+def _known(new: Any, old: Any) -> Any:
+    """`new` without the keys that `old` does not have."""
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        return new
+    return {name: _known(new[name], old[name]) for name in new if name in old}
 
 
 def _appears(file: epath.Path) -> bool:

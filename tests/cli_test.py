@@ -78,8 +78,11 @@ def test_help_of_every_verb_names_its_macros(verb, capsys):
     assert run(verb, "--help") == 0
     text = capsys.readouterr().out
     assert text.startswith(f"detox-jax {verb}: ") and "Args:" in text
-    macros = re.findall(r"^([A-Z_0-9]+) = ", cli._run_file(verb).read_text(), re.MULTILINE)
+    run_file = cli._run_file(verb).read_text()
+    macros = re.findall(r"^([A-Z_0-9]+) = ", run_file, re.MULTILINE)
     assert macros and all(f"\n  {macro} " in text for macro in macros)
+    for comment in re.findall(r"^(# .+)\n[A-Z_0-9]+ = ", run_file, re.MULTILINE):
+        assert f"\n  {comment}\n" in text  # What stands above a macro explains it.
 
 
 def test_general_help_lists_every_verb(capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, configuration
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -65,7 +65,7 @@ def test_runs_are_complete_once_their_required_macros_are_given(verb, capsys):
     required = [
         scope
         for (scope, selector), parameters in gin.config._CONFIG.items()
-        if selector == "gin.macro" and cli._is_required(parameters.get("value"))
+        if selector == "gin.macro" and configuration._is_required(parameters.get("value"))
     ]
     used = [f"--gin.{name}={{'targets': 8}}" for name in required if name not in _OPTIONAL]
     assert cli.main([verb, *used, "--dry_run"]) == 0, capsys.readouterr().err

@@ -45,6 +45,7 @@ ALLOWED = {
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
     "sgeat": {*BASICS, "checkpoints"},
+    "configuration": {"errors"},
 }
 # T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.
 ALSO_ALLOWED = {"interop.t5x": {"training.data", "training.optimizer"}}

@@ -1,5 +1,7 @@
 """Output directories: resumed to the same bytes, refused to whoever they do not belong to."""
 
+import dataclasses
+
 import pytest
 from etils import epath
 
@@ -46,3 +48,94 @@ def test_damaged_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not a manifest"):
         outputs.OutputDirectory(str(tmp_path), "score", {})
+
+
+def _verb(input, output_dir, batch_size=8, seed=0, selection=None):
+    del input, output_dir, batch_size, seed, selection
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    fraction: float
+
+
+def _settings(free=("output_dir", "batch_size"), **arguments):
+    given = {"input": "a.jsonl", "output_dir": "o", "batch_size": 8, "seed": 0, "selection": None}
+    return outputs.settings(
+        _verb, {**given, **arguments}, free=free, instead={"input": {"input": {"sha256": "0"}}}
+    )
+
+
+def test_every_argument_decides_that_is_not_free():
+    assert _settings() == {"input": {"sha256": "0"}, "seed": 0, "selection": None}
+    assert _settings(batch_size=9) == _settings() != _settings(seed=1)
+    assert _settings(selection=Share(0.5))["selection"] == {"method": "Share", "fraction": 0.5}
+
+
+def test_an_argument_that_cannot_be_compared_is_a_mistake_of_the_programmer():
+    with pytest.raises(TypeError, match="_verb.selection: .*not JSON serializable; say what"):
+        _settings(selection=object())
+    with pytest.raises(TypeError, match=r"\['speed'\] are no arguments"):
+        _settings(free=("speed",))
+    with pytest.raises(TypeError, match=r"\['input'\] are no arguments, or stand twice"):
+        _settings(free=("input",))
+
+
+def test_other_settings_are_refused_by_name_with_what_to_remove(tmp_path):
+    path = tmp_path / "o"
+    before = {"seed": 1, "input": {"path": "a", "sha256": "0"}}
+    outputs.OutputDirectory(str(path), "score", before).write_shard("d", 0, 1, [])
+    with pytest.raises(UserError) as error:
+        outputs.OutputDirectory(str(path), "score", {**before, "seed": 2})
+    assert str(error.value) == (
+        f"{path}: holds output made with other settings (seed: 1 there, 2 now); remove this "
+        f"directory alone (rm -r {path}), or choose another; outputs beside it are kept"
+    )
+    with pytest.raises(UserError, match="input.sha256: '0' there, '1' now"):
+        outputs.OutputDirectory(str(path), "score", {**before, "input": {"sha256": "1"}})
+    with pytest.raises(UserError, match="dtype: None there, 'bfloat16' now"):
+        outputs.OutputDirectory(str(path), "score", {**before, "dtype": "bfloat16"})
+
+
+def test_a_place_is_a_note_and_not_compared(tmp_path):
+    for place in ("a.jsonl", "/elsewhere/a.jsonl"):
+        settings = {"inputs": [{"path": place, "sha256": "0"}]}
+        output = outputs.OutputDirectory(str(tmp_path / "o"), "score", settings)
+        assert not output.complete
+        assert outputs.read_manifest(output.path)["settings"] == settings
+        output.write_shard("d", 0, 1, [])
+    output.finish()
+    (tmp_path / "o").rename(tmp_path / "moved")
+    settings = {"inputs": [{"path": "third", "sha256": "0"}]}
+    assert outputs.OutputDirectory(str(tmp_path / "moved"), "score", settings).complete
+
+
+def test_an_output_without_results_takes_new_settings(tmp_path):
+    outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 1})
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 2})
+    assert outputs.read_manifest(output.path)["settings"] == {"seed": 2}
+    (tmp_path / "o" / "notes.txt").write_text("no result")
+    with pytest.raises(UserError, match="seed: 2 there, 3 now"):
+        outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 3})
+    outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 3}, lambda: False)
+    output.finish()
+    with pytest.raises(UserError, match="other settings"):  # a finished one never does
+        outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 4}, lambda: False)
+
+
+def test_a_run_of_version_1_goes_on_where_its_settings_agree(tmp_path):
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "generate", {"seed": 1})
+    output.write_shard("d", 0, 1, [])
+    manifest = outputs.read_manifest(output.path)
+    outputs.write_json(output.path / "manifest.json", {**manifest, "schema_version": 1})
+    with pytest.raises(UserError, match="seed: 1 there, 2 now"):
+        outputs.OutputDirectory(str(tmp_path / "o"), "generate", {"seed": 2, "dtype": None})
+    outputs.OutputDirectory(str(tmp_path / "o"), "generate", {"seed": 1, "dtype": None})
+    assert outputs.read_manifest(output.path)["schema_version"] == 2
+
+
+def test_a_manifest_of_a_later_version_is_refused(tmp_path):
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "generate", {})
+    outputs.write_json(output.path / "manifest.json", {**output.manifest, "schema_version": 3})
+    with pytest.raises(UserError, match="of version 3, this is version 2; a later detox-jax"):
+        outputs.read_manifest(output.path)

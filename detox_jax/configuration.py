@@ -1,0 +1,316 @@
+"""What gin configures: read in layers, bound by name, checked, explained.
+
+Layers, each overriding the one before: `gin_configs/runs/VERB.gin`, then every `--gin_file` in
+order, then every `--gin.NAME=VALUE`. A macro NAME is bound to the verb's parameter `name` where no
+line says otherwise, and so to the fields of the structs that a run file gives the verb
+(`generate.generate.decoding = @decoding.Decoding()`). Gin itself accepts a misspelt macro and lets
+a later binding kill a REQUIRED without a word, so the bindings are checked before the verb starts:
+every binding must be reachable from the verb, and nothing reachable may be left REQUIRED.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config as gin_config
+
+from detox_jax.errors import UserError
+
+Bindings = dict[tuple[str, str], str]
+# What gin raises for a line that it cannot read, or a name in it that does not exist.
+_GIN_ERRORS = (OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError)
+_MACRO = "gin.macro"
+_DYNAMIC = "from __gin__ import dynamic_registration"
+_ASSIGNMENT = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*) *=")
+_INCLUDE = re.compile(r"include +['\"](?P<file>.+)['\"]")
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def load(
+    module: str,
+    verb: str,
+    run_file: Path,
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    roots: Sequence[str],
+) -> tuple[Callable[..., Any], Bindings]:
+    """Parses the layers.
+
+    Args:
+      module: where the verb's function is.
+      verb: its name.
+      run_file: the first layer, whose bindings are defaults.
+      gin_files: the layers over it, as the user named them.
+      bindings: single ones over all files; they may refer to what the files import.
+      roots: directories to look for gin files, and for modules that they import.
+
+    Returns:
+      The verb's function, not called, and the run file's own bindings.
+
+    Raises:
+      UserError: if a file is missing or gin cannot read a line or a binding.
+    """
+    gin.clear_config(clear_constants=True)
+    # Gin's second reader takes the folder of an include for a Python package, and breaks where it
+    # is none; so an include would be found from the directory of gin_configs alone.
+    del gin_config._FILE_READERS[1:]
+    for root in roots:
+        # `tasks` lies beside `gin_configs`, and a user's own modules beside their gin files.
+        if root not in sys.path:
+            sys.path.append(root)
+        gin.add_config_file_search_path(root)
+    files = [_find_file(name, roots) for name in gin_files]
+    modules = _parse_file(run_file)
+    function = getattr(importlib.import_module(module), verb)
+    _bind_by_name(function)
+    defaults = _bindings()
+    for file in files:
+        if file != run_file:
+            modules += _parse_file(file)
+    for binding in bindings:
+        _parse_binding(binding, modules)
+    _bind_by_name(function)  # Again: a file over the run file may have brought another struct.
+    return function, defaults
+
+
+def _find_file(name: str, roots: Sequence[str]) -> Path:
+    for root in ["", *roots]:
+        if (file := Path(root) / name).is_file():
+            return file.resolve()
+    raise UserError(f"--gin_file={name}: no such file; looked in {', '.join(dict.fromkeys(roots))}")
+
+
+def _parse_file(file: Path) -> list[str]:
+    """Parses a file; returns the modules that it and what it includes import."""
+    parsed = _parse(lambda: gin.parse_config_file(str(file)), str(file))
+    return list(_imported(parsed))
+
+
+def _imported(parsed: Any) -> Iterator[str]:
+    yield from parsed.imports
+    for included in parsed.includes:
+        yield from _imported(included)
+
+
+def _import_lines(modules: Iterable[str]) -> list[str]:
+    """Gin's statements that import modules; of two with one name, the later one counts."""
+    by_name = {module.rpartition(".")[2]: module for module in modules}
+    lines = [_DYNAMIC]
+    for module in by_name.values():
+        package, _, name = module.rpartition(".")
+        if package and package != "__gin__":
+            lines.append(f"from {package} import {name}")
+    return lines
+
+
+def _parse_binding(binding: str, modules: Iterable[str]) -> None:
+    """Parses one line of the command line, which may name what the files import and do not use."""
+    try:
+        _parse(lambda: gin.parse_config(binding), f"--gin.{binding}")
+    except UserError:
+        lines = [*_import_lines(modules), binding]
+        try:
+            gin.parse_config("\n".join(lines))
+        except _GIN_ERRORS:
+            pass
+        else:
+            return
+        raise
+
+
+def _parse(parse: Callable[[], Any], where: str) -> Any:
+    try:
+        return parse()
+    except _GIN_ERRORS as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"{where}: {' '.join(lines)}") from None
+
+
+# --- binding by name --------------------------------------------------------------------------
+
+
+def _bind_by_name(verb: Callable[..., Any]) -> None:
+    """Binds the verb's parameters, and its structs' fields, to the macros of their names."""
+    registered = gin_config._inverse_lookup(verb)
+    bound = gin_config._CONFIG.get(("", registered.selector), {}) if registered else {}
+    module = verb.__module__.rpartition(".")[2]
+    lines = _import_lines([verb.__module__])
+    for name in _unbound(inspect.signature(verb).parameters, bound):
+        lines.append(f"{module}.{verb.__name__}.{name} = %{name.upper()}")
+    gin.parse_config("\n".join(lines))
+    selector = _selector(verb)
+    for value in list(gin_config._CONFIG.get(("", selector), {}).values()):
+        if struct := _struct(value):
+            scope, selector = value.config_key
+            fields = [field.name for field in dataclasses.fields(struct)]
+            bound = {
+                name
+                for key in (("", selector), (scope, selector))
+                for name in gin_config._CONFIG.get(key, {})
+            }
+            for name in _unbound(fields, bound):
+                reference = gin_config.ConfigurableReference(f"{name.upper()}/{_MACRO}", True)
+                gin.bind_parameter((scope, selector, name), reference)
+
+
+def _unbound(names: Iterable[str], bound: Container[str]) -> Iterator[str]:
+    """The names that have a macro and no line."""
+    for name in names:
+        if name not in bound and (name.upper(), _MACRO) in gin_config._CONFIG:
+            yield name
+
+
+def _selector(verb: Callable[..., Any]) -> str:
+    configurable = gin_config._inverse_lookup(verb)
+    if configurable is None:
+        raise UserError(f"the configuration never names the verb {verb.__name__!r}")
+    return configurable.selector
+
+
+def _struct(value: Any) -> Any:
+    """The dataclass that a binding calls, `@decoding.Decoding()`, or None."""
+    if not isinstance(value, gin_config.ConfigurableReference) or not value.evaluate:
+        return None
+    called: Any = value.configurable
+    return called.wrapped if dataclasses.is_dataclass(called.wrapped) else None
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def _bindings() -> Bindings:
+    """Every `(scope, selector)` that is bound, with its parameters as text."""
+    return {key: repr(sorted(value.items())) for key, value in gin_config._CONFIG.items()}
+
+
+def named_values() -> dict[str, Any]:
+    """Every bound value by the name that a user gave it by: MACRO, or scope/module.function.x."""
+    named = {}
+    for (scope, selector), parameters in gin_config._CONFIG.items():
+        for parameter, value in parameters.items():
+            bound = "/".join(filter(None, [scope, f"{selector}.{parameter}"]))
+            name = scope if selector == _MACRO else bound
+            named[name] = value if isinstance(value, str | int | float | None) else repr(value)
+    return named
+
+
+def check(verb: Callable[..., Any], defaults: Bindings) -> None:
+    """Fails on a binding that the verb cannot reach and on a REQUIRED left open.
+
+    What the verb's run file binds may be out of reach: an override can cut off its defaults.
+
+    Raises:
+      UserError: naming every such binding.
+    """
+    reachable = _reachable_bindings(verb)
+    unused, required = [], []
+    for key, value in _bindings().items():
+        scope, selector = key
+        name = scope if selector == _MACRO else "/".join(filter(None, [scope, selector]))
+        parameters = gin_config._CONFIG[key]
+        if key not in reachable:
+            if defaults.get(key) != value:
+                unused.append(name)
+        elif any(_is_required(value) for value in gin_config.iterate_references(parameters)):
+            required.append(name)
+    problems = []
+    if unused:
+        names = ", ".join(sorted(unused))
+        problems.append(f"nothing uses {names} (misspelt, or not for this verb?)")
+    if required:
+        flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
+        problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
+    if problems:
+        raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
+
+
+def _is_required(value: Any) -> bool:
+    return getattr(value, "scoped_selector", "") == "gin.REQUIRED/gin.constant"
+
+
+def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
+    """The `(scope, selector)` keys of gin's configuration that a call of `verb` can look up.
+
+    A configurable called in scope a/b looks up its bindings in '', 'a' and 'a/b'; a reference is
+    called in its own scope, or in that of its caller where it has none.
+    """
+    config = gin_config._CONFIG
+    reached: set[tuple[str, str]] = set()
+    visited: set[tuple[str, str]] = set()
+    queue = [("", _selector(verb))]
+    while queue:
+        scope, selector = queue.pop()
+        if (scope, selector) in visited:
+            continue
+        visited.add((scope, selector))
+        parts = scope.split("/") if scope else []
+        for depth in range(len(parts) + 1):
+            key = ("/".join(parts[:depth]), selector)
+            if key not in config:
+                continue
+            reached.add(key)
+            for reference in gin_config.iterate_references(config[key]):
+                own, referred = reference.config_key
+                queue.append((own or scope, referred))
+    return reached
+
+
+# --- help -------------------------------------------------------------------------------------
+
+
+def explain(run_file: Path, root: Path) -> str:
+    """The macros of a run file with the values they have now, under its own comments.
+
+    Args:
+      run_file: the file.
+      root: from where it includes others, whose macros are part of it.
+    """
+    values = {
+        scope: parameters.get("value")
+        for (scope, selector), parameters in gin_config._CONFIG.items()
+        if selector == _MACRO
+    }
+    lines: list[str] = []
+    blocks = _macro_blocks(run_file, root)
+    width = max((len(name) for _, names in blocks for name in names), default=0) + 2
+    for comments, names in blocks:
+        lines += ["", *(f"  # {comment}" for comment in comments)]
+        lines += [f"  {name:{width}}{_show(values.pop(name))}" for name in names if name in values]
+    if values:  # Of the files and bindings over it.
+        lines += ["", *(f"  {name:{width}}{_show(value)}" for name, value in values.items())]
+    return "\n".join(lines[1:])
+
+
+def _macro_blocks(file: Path, root: Path) -> list[tuple[list[str], list[str]]]:
+    """Comments and the macros below them, in the order of the file."""
+    blocks: list[tuple[list[str], list[str]]] = []
+    comments: list[str] = []
+    new_block = False
+    for line in file.read_text().splitlines()[1:]:
+        if include := _INCLUDE.match(line):
+            blocks += _macro_blocks(root / include["file"], root)
+            comments = []
+        elif line.startswith("#"):
+            comments.append(line.removeprefix("#").strip())
+        elif assignment := _ASSIGNMENT.match(line):
+            if comments or new_block or not blocks:
+                blocks.append((comments, []))
+                comments, new_block = [], False
+            blocks[-1][1].append(assignment["name"])
+        elif not line.strip():
+            comments, new_block = [], True
+    return blocks
+
+
+def _show(value: Any) -> str:
+    return "REQUIRED" if _is_required(value) else repr(value)
