@@ -107,16 +107,35 @@ def settings(
     Raises:
       TypeError: for an argument that is neither JSON, nor a dataclass, nor in `instead`.
     """
-    instead = instead or {}
-    names = inspect.signature(verb).parameters.keys()
-    if unknown := ({*free, *instead} - names) | (set(free) & instead.keys()):
-        raise TypeError(f"{verb.__name__}: {sorted(unknown)} are no arguments, or stand twice")
+    names = inspect.signature(verb).parameters
+    return _decided(verb.__name__, {name: arguments[name] for name in names}, free, instead or {})
+
+
+def struct_settings(
+    struct: Any,
+    *,
+    free: Collection[str] = (),
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The same of the fields of a dataclass, which a verb takes in place of many arguments."""
+    values = {field.name: getattr(struct, field.name) for field in dataclasses.fields(struct)}
+    return _decided(type(struct).__name__, values, free, instead or {})
+
+
+def _decided(
+    owner: str,
+    values: Mapping[str, Any],
+    free: Collection[str],
+    instead: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    if unknown := ({*free, *instead} - values.keys()) | (set(free) & instead.keys()):
+        raise TypeError(f"{owner}: {sorted(unknown)} are no arguments, or stand twice")
     decided: dict[str, Any] = {}
-    for name in names:
+    for name, value in values.items():
         if name in instead:
             decided |= instead[name]
         elif name not in free:
-            decided[name] = describe(arguments[name], f"{verb.__name__}.{name}")
+            decided[name] = describe(value, f"{owner}.{name}")
     return decided
 
 

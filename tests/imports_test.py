@@ -44,7 +44,8 @@ ALLOWED = {
     "zero_shot": {*MODEL, "training.losses", "training.data", "generation", "evaluation"},
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
-    "sgeat": {*BASICS, "checkpoints"},
+    "method": {"errors", "models", "generation"},
+    "sgeat": {*BASICS, "checkpoints", "models", "generation", "method"},
     "configuration": {"errors"},
 }
 # T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.

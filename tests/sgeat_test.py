@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from detox_jax import cli, sgeat
+from detox_jax import cli, method, sgeat
 from detox_jax.errors import UserError
+from detox_jax.models.adaptation import LoRAConfig
 from tasks import demo_corpus
 from tests.conftest import SENTENCES
 from tests.toxicity.conftest import KEY, FakeService, running_service
@@ -16,6 +17,7 @@ from __gin__ import dynamic_registration
 from detox_jax import sgeat
 from detox_jax import vocabulary
 from detox_jax.generation import prompts
+from detox_jax.generation import sampling
 from detox_jax.models import config
 from detox_jax.toxicity import filter
 from detox_jax.toxicity import remote
@@ -75,20 +77,14 @@ random/sgeat.Corpus:
 random/filter.filter.selection = @filter.RandomShare()
 calm/sgeat.Corpus.documents = 'heldout_nontoxic'
 METHODS = {
-    'sgeat-whole': @whole/sgeat.Method(),
-    'sgeat-adapter': @adapter/sgeat.Method(),
+    'sgeat-whole': {'corpus': 'standard'},
+    'sgeat-adapter': {'corpus': 'standard', 'adaptation': %ADAPTATION},
     'control-random': @control/sgeat.Method(),
-    'augmented-seed1': @seeded/sgeat.Method(),
+    'augmented-seed1': {'corpus': 'augmented', 'random_seed': 1},
+    'base-top': {'decoding': {'sampling': @sampling.TopKSampling()}},
 }
-control/sgeat.Method:
-  corpus = 'random'
-  adaptation = 'whole'
-  train = @whole/train.train
-seeded/sgeat.Method:
-  corpus = 'augmented'
-  adaptation = 'whole'
-  train = @whole/train.train
-  random_seed = 1
+sampling.TopKSampling.k = 50
+control/sgeat.Method.corpus = 'random'
 """
 
 
@@ -144,8 +140,8 @@ def manifest(directory):
 def test_results_hold_every_method_and_split(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
-    expected = {"base", "sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1"}
-    assert methods == expected
+    trained = {"sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1"}
+    assert methods == {"base", "base-top", *trained}
     assert {row["split"] for row in results["rows"]} == {"full", "toxic", "nontoxic"}
     assert {row["scorer"]["name"] for row in results["rows"]} == {"ngram"}
     for row in results["rows"]:
@@ -207,7 +203,8 @@ def test_controls_have_no_more_words(run_dir):
 def test_every_model_answers_the_zero_shot_tasks(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     for row in results["rows"]:
-        answers = json.loads((run_dir / "choices" / row["method"] / "accuracies.json").read_text())
+        model = "base" if row["method"] == "base-top" else row["method"]
+        answers = json.loads((run_dir / "choices" / model / "accuracies.json").read_text())
         accuracy = answers["tasks"]["lambada"]["accuracy"]["value"]
         assert row["accuracy_lambada"]["value"] == row["average_accuracy"]["value"] == accuracy
     paired = {(row["method"], row["metric"]) for row in results["paired"]}
@@ -221,11 +218,66 @@ def test_the_adapter_alone_is_trained_and_saved(run_dir):
     assert parameters["frozen"] == manifest(run_dir / "base")["parameters"]["trained"]
 
 
-def test_seeds_of_continuations(run_dir):
-    settings = manifest(run_dir / "continuations" / "augmented-seed1" / "generated")["settings"]
-    assert settings["random_seed"] == 1
+def test_seeds_of_training_and_continuations(run_dir):
+    def seeds(model, row):
+        generated = manifest(run_dir / "continuations" / row / "generated")
+        return manifest(model)["settings"]["random_seed"], generated["settings"]["random_seed"]
+
+    assert seeds(run_dir / "models" / "augmented-seed1", "augmented-seed1") == (1, 1)
+    assert seeds(run_dir / "base", "base") == seeds(run_dir / "base", "sgeat-whole") == (0, 0)
+
+
+def test_a_row_without_training_is_the_base_decoded_otherwise(run_dir):
+    settings = manifest(run_dir / "continuations" / "base-top" / "generated")["settings"]
     base = manifest(run_dir / "continuations" / "base" / "generated")["settings"]
-    assert base["random_seed"] == 0
+    assert settings["sampling"] == {"method": "TopKSampling", "k": 50, "temperature": 1.0}
+    assert settings["checkpoint"] == base["checkpoint"]
+    assert not (run_dir / "models" / "base-top").exists()
+    assert not (run_dir / "choices" / "base-top").exists()
+    results = json.loads((run_dir / "results.json").read_text())
+    (row, *_) = [row for row in results["rows"] if row["method"] == "base-top"]
+    assert (row["corpus"], row["adaptation"]) == (None, None)
+    assert row["perplexity"] == results["rows"][0]["perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("adapter", ["sgeat-whole", "sgeat-adapter"]),
+        ("lora", ["sgeat-whole", "sgeat-lora"]),
+        ("prefix", ["sgeat-whole", "sgeat-prefix"]),
+        ("whole", ["sgeat-whole"]),
+    ],
+)
+def test_the_shipped_adaptations_enter_the_method_by_their_files(name, rows, monkeypatch):
+    seen = []
+    monkeypatch.setattr(method, "check_names", lambda corpora, rows, judges: seen.append(rows))
+    monkeypatch.setattr(sgeat, "_given", _stop)
+    flags = ["--gin.OUTPUT_DIR=out", f"--gin_file=gin_configs/adaptation/{name}.gin"]
+    assert cli.main(["sgeat", *flags]) == 2
+    assert [*seen[0]] == rows and [row.corpus for row in seen[0].values()] == ["standard"] * len(
+        rows
+    )
+    assert [row.label for row in seen[0].values()] == [row.removeprefix("sgeat-") for row in rows]
+
+
+def _stop(*args):
+    raise UserError("far enough")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"corpora": "standard"}, "method 'm': has no 'corpora'; a row has corpus, adaptation"),
+        ("standard", "method 'm': 'standard' is no row"),
+        ({"corpus": "standard", "adaptation": "lora"}, "adaptation is 'lora'; give None .*LoRA"),
+        ({"adaptation": LoRAConfig()}, "method 'm': trains, but names no corpus"),
+        ({"decoding": {"top_p": 0.5}}, "method 'm': decoding has no 'top_p'; it has"),
+    ],
+)
+def test_rows_that_say_nothing_that_can_be_done(row, message):
+    with pytest.raises(UserError, match=message):
+        method.rows({"m": row}, None, {"standard": sgeat.Corpus()})
 
 
 def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags, run_dir):
@@ -269,14 +321,14 @@ def test_times_of_every_step(run_dir):
         ({"a": sgeat.Corpus(prompts=str, size_of="b")}, {}, {"j": print}, "must stand before it"),
         ({"a": sgeat.Corpus()}, {}, {"j": print}, "needs prompts, a source or documents"),
         ({"a": sgeat.Corpus(prompts=str, documents="d")}, {}, {"j": print}, "takes no prompts"),
-        ({}, {"m": sgeat.Method("a", "whole", print)}, {"j": print}, "no corpus 'a'"),
-        ({}, {"base": sgeat.Method("a", "whole", print)}, {"j": print}, "may not be called"),
+        ({}, {"m": sgeat.Method("a")}, {"j": print}, "no corpus 'a'"),
+        ({}, {"base": sgeat.Method("a")}, {"j": print}, "may not be called"),
         ({"a": sgeat.Corpus(prompts=str)}, {}, {}, "JUDGES is empty"),
     ],
 )
 def test_names_that_do_not_fit(corpora, methods, judges, message):
     with pytest.raises(UserError, match=message):
-        sgeat._check_names(corpora, methods, judges)
+        method.check_names(corpora, methods, judges)
 
 
 def test_without_a_base_the_remedy_is_named(tmp_path, capsys):

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from detox_jax.generation.sampling import Sampling
+from detox_jax.errors import UserError
+from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import PAD_ID
@@ -27,6 +28,35 @@ from detox_jax.vocabulary import PAD_ID
 _SMALLEST_BUCKET = 16
 # Positions of a cache: of so many a compiler for TPU makes whole tiles, which need no copies.
 _CACHE_MULTIPLE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How text is decoded; the defaults are those of the evaluation protocol.
+
+    Attributes:
+      sampling: how tokens are drawn.
+      max_new_tokens: the limit for each sample, whatever its prompt and its batch.
+      num_samples: continuations a prompt; 1 for documents.
+      batch_size: samples decoded at once; changes speed and memory, not the text.
+      random_seed: of all draws.
+      dtype: of activations; None takes the checkpoint's.
+
+    Raises:
+      UserError: for a number below 1.
+    """
+
+    sampling: Sampling = TopPSampling(0.9)
+    max_new_tokens: int = 20
+    num_samples: int = 25
+    batch_size: int = 256
+    random_seed: int = 0
+    dtype: str | None = None
+
+    def __post_init__(self):
+        for name in ("max_new_tokens", "num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name.upper()} is {getattr(self, name)}; must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

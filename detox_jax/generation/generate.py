@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from detox_jax import outputs, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
-from detox_jax.generation import decoding
+from detox_jax.generation.decoding import (
+    Decoder,
+    Decoding,
+    Sample,
+    bucket_length,
+    rows_per_batch,
+)
 from detox_jax.generation.prompts import PromptMode, Request
-from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 
 SHARD_NAME = "generations"
+# What changes where, how fast or how often, and never what is written.
+FREE = ("output_dir", "model", "mesh_shape")
 
 
 def generate(
     checkpoint_path: str,
     output_dir: str,
     prompts: PromptMode,
-    sampling: Sampling | None = None,
-    max_new_tokens: int = 20,
-    num_samples: int = 1,
-    batch_size: int = 256,
-    random_seed: int = 0,
+    decoding: Decoding | None = None,
     shard_size: int = 1000,
     start_with_end_of_text: bool = True,
     model: TransformerConfig | None = None,
-    dtype: str | None = None,
     mesh_shape: Mapping[str, int] | None = None,
 ) -> None:
     """Generates text from a checkpoint into sharded JSON Lines.
@@ -39,57 +40,68 @@ def generate(
       checkpoint_path: the model.
       output_dir: where the shards go; a rerun continues with the first shard that is missing.
       prompts: what to continue, see `detox_jax.generation.prompts`.
-      sampling: how tokens are drawn; nucleus with p = 0.9 where None.
-      max_new_tokens: the limit for each sample, whatever its prompt and its batch.
-      num_samples: continuations a prompt; 1 for documents.
-      batch_size: samples decoded at once; changes speed and memory, not the text.
-      random_seed: of all draws.
+      decoding: how; as the evaluation protocol has it where None.
       shard_size: requests a shard, the unit of resumption.
       start_with_end_of_text: put the token that starts every training document (`<|endoftext|>`,
         or the vocabulary's own, `<s>`) before every prompt. Unconditional documents always start
         with it.
       model: must agree with the checkpoint where given; None takes the checkpoint's.
-      dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
 
     Raises:
       UserError: for a checkpoint or prompts that cannot be used, or a prompt beyond the context.
     """
-    if min(max_new_tokens, num_samples, batch_size, shard_size) < 1:
-        raise UserError("max_new_tokens, num_samples, batch_size and shard_size must be at least 1")
-    sampling = sampling or TopPSampling(0.9)
+    arguments = locals()
+    decoding = decoding or Decoding()
+    if shard_size < 1:
+        raise UserError(f"shard_size is {shard_size}; must be at least 1")
+    if prompts.makes_documents and decoding.num_samples > 1:
+        raise UserError(
+            f"NUM_SAMPLES is {decoding.num_samples}, but a document has one continuation; pass "
+            "--gin.NUM_SAMPLES=1, and the number of documents as NUM_DOCUMENTS"
+        )
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
-    settings = {
-        "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint},
-        "prompts": prompts.describe(),
-        "sampling": {"method": type(sampling).__name__, **_fields(sampling)},
-        "max_new_tokens": max_new_tokens,
-        "num_samples": num_samples,
-        "random_seed": random_seed,
-        "shard_size": shard_size,
-        "start_with_end_of_text": start_with_end_of_text,
-    }
+
+    # --- what is asked for -------------------------------------------------------------------
+    settings = outputs.settings(
+        generate,
+        arguments,
+        free=FREE,
+        instead={
+            "checkpoint_path": {
+                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
+            },
+            "prompts": {"prompts": prompts.describe()},
+            "decoding": outputs.struct_settings(
+                decoding,
+                free=("batch_size",),
+                instead={"dtype": {"dtype": loaded.module.config.dtype}},
+            ),
+        },
+    )
     listed = prompts.requests()
-    limit = loaded.module.config.max_length - max_new_tokens
+    limit = loaded.module.config.max_length - decoding.max_new_tokens
     encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
     requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
     output = outputs.OutputDirectory(output_dir, "generate", settings)
     if output.complete:
         return
 
-    decoder = decoding.Decoder(
+    # --- shard by shard ----------------------------------------------------------------------
+    decoder = Decoder(
         loaded.module,
         loaded.params,
         mesh,
-        sampling=sampling,
-        max_new_tokens=max_new_tokens,
+        sampling=decoding.sampling,
+        max_new_tokens=decoding.max_new_tokens,
         eos_id=loaded.vocabulary.eos_id,
-        seed=random_seed,
+        seed=decoding.random_seed,
     )
-    rows = decoding.rows_per_batch(batch_size, num_samples, meshes.num_batch_shards(mesh))
+    num_samples, shards = decoding.num_samples, meshes.num_batch_shards(mesh)
+    rows = rows_per_batch(decoding.batch_size, num_samples, shards)
     starts = range(0, len(requests), shard_size)
     with terminal.bar("generate", len(requests)) as advance:
         for index, start in enumerate(starts):
@@ -100,22 +112,15 @@ def generate(
             samples = _decode_shard(
                 decoder, requests[shard], encoded[shard], num_samples, rows, limit, advance
             )
-            output.write_shard(
-                SHARD_NAME,
-                index,
-                len(starts),
-                _records(prompts, requests[shard], encoded[shard], samples, loaded.vocabulary),
-            )
+            written = _records(prompts, requests[shard], encoded[shard], samples, loaded.vocabulary)
+            output.write_shard(SHARD_NAME, index, len(starts), written)
+
     too_long = len(listed) - len(requests)
     output.finish(
         requests=len(requests), samples=len(requests) * num_samples, left_out_too_long=too_long
     )
     left_out = f", {too_long} left out, too long for the context" if too_long else ""
     print(f"{output_dir}: {len(requests)} requests x {num_samples} samples{left_out}")
-
-
-def _fields(sampling: Sampling) -> dict[str, object]:
-    return dataclasses.asdict(sampling) if dataclasses.is_dataclass(sampling) else {}  # type: ignore
 
 
 def _encode(requests: Sequence[Request], vocabulary: Vocabulary, start: bool) -> list[list[int]]:
@@ -140,19 +145,19 @@ def _within(
 
 
 def _decode_shard(
-    decoder: decoding.Decoder,
+    decoder: Decoder,
     requests: Sequence[Request],
     encoded: Sequence[list[int]],
     num_samples: int,
     rows: int,
     limit: int,
     advance: terminal.Advance,
-) -> list[list[decoding.Sample]]:
+) -> list[list[Sample]]:
     """Samples of each request, in order; decoded bucket by bucket."""
     buckets: dict[int, list[int]] = {}
     for i, ids in enumerate(encoded):
-        buckets.setdefault(decoding.bucket_length(len(ids), limit), []).append(i)
-    samples: list[list[decoding.Sample]] = [[] for _ in requests]
+        buckets.setdefault(bucket_length(len(ids), limit), []).append(i)
+    samples: list[list[Sample]] = [[] for _ in requests]
     for bucket, members in sorted(buckets.items()):
         for first in range(0, len(members), rows):
             batch = members[first : first + rows]
@@ -173,7 +178,7 @@ def _records(
     mode: PromptMode,
     requests: Sequence[Request],
     encoded: Sequence[list[int]],
-    samples: Sequence[Sequence[decoding.Sample]],
+    samples: Sequence[Sequence[Sample]],
     vocabulary: Vocabulary,
 ) -> Iterator[records.Record]:
     """What is written of each request."""
@@ -188,6 +193,6 @@ def _records(
         )
 
 
-def _generation(sample: decoding.Sample, text: str) -> records.Generation:
+def _generation(sample: Sample, text: str) -> records.Generation:
     extra = {"num_tokens": len(sample.tokens), "finish": "stop" if sample.stopped else "length"}
     return records.Generation(text, extra=extra)

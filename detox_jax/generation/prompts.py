@@ -36,10 +36,13 @@ class PromptMode(Protocol):
         is an error, since somebody asked for it.
       keeps_prompts: whether the record holds the prompt's text, which its continuation goes on
         from; otherwise a continuation is a text of its own.
+      makes_documents: whether the record is a document, of one continuation; otherwise it is the
+        prompt with any number of them.
     """
 
     skips_long_prompts: ClassVar[bool]
     keeps_prompts: ClassVar[bool]
+    makes_documents: ClassVar[bool]
 
     def requests(self) -> list[Request]:
         """Everything to continue, in the order of the output."""
@@ -69,6 +72,7 @@ class Standard:
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = False
+    makes_documents: ClassVar[bool] = True
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
@@ -102,6 +106,7 @@ class Heuristic:
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = False
+    makes_documents: ClassVar[bool] = True
 
     def _prompts(self) -> list[str]:
         path = epath.Path(self.prompts_file or _HEURISTIC_PROMPTS)
@@ -151,6 +156,7 @@ class Augmented:
 
     skips_long_prompts: ClassVar[bool] = True
     keeps_prompts: ClassVar[bool] = True
+    makes_documents: ClassVar[bool] = True
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
@@ -197,6 +203,7 @@ class PromptFile:
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = True
+    makes_documents: ClassVar[bool] = False
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""

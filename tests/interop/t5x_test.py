@@ -14,7 +14,7 @@ import pytest
 
 from detox_jax.checkpoints import streamed
 from detox_jax.evaluation import perplexity
-from detox_jax.generation import generate, prompts, sampling
+from detox_jax.generation import decoding, generate, prompts, sampling
 from detox_jax.interop import convert, t5x_checkpoints
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
@@ -227,8 +227,7 @@ def test_t5x_decodes_as_we_do(files, whole, imported, model_dir):
         imported,
         str(files / "continuations"),
         prompts.PromptFile(str(files / "p.jsonl")),
-        sampling.Greedy(),
-        max_new_tokens=12,
+        decoding.Decoding(sampling.Greedy(), max_new_tokens=12, num_samples=1),
     )
     (shard,) = (files / "continuations").glob("*-of-00001.jsonl")
     ours = [json.loads(line) for line in shard.read_text().splitlines()]
