@@ -8,8 +8,8 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real plan test-real test-slow test-multihost test-interop test-adapterhub test-t5x \
-    lint types fix clean
+.PHONY: demo test real plan test-real test-slow test-multihost test-bucket test-interop test-adapterhub \
+    test-t5x lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -22,7 +22,7 @@ plan: $(VENV)/installed-tpu
 	$(BIN)/python benchmarks/plan_table.py
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop"
+	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop and not bucket"
 
 test-real: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m real
@@ -34,6 +34,11 @@ test-slow: $(VENV)/installed-test
 test-multihost: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/processes_test.py tests/parallel/links_test.py \
 	    tests/parallel/distributed_test.py tests/parallel/multihost_test.py
+
+# Checkpoints and verbs in gs://, on a stand-in for Google Cloud Storage.
+test-bucket: $(VENV)/installed-test
+	openssl version
+	$(BIN)/python -m pytest -n 2 tests/bucket
 
 # Compares with transformers and torch, which nothing else needs.
 test-interop: $(VENV)/installed-interop
