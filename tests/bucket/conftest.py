@@ -1,4 +1,8 @@
-"""The stand-in for Google Cloud Storage, and processes that take it for the real one."""
+"""The stand-in for Google Cloud Storage, and processes that take it for the real one.
+
+They run under DETOX_JAX_LOCK_PYTHON where it is set (make test-lock): an environment of
+requirements.lock alone, in which no package of the tests can stand in for one that is missing.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import pytest
 
 from tests.bucket.stand_in import Object, Storage
 
+LOCK_PYTHON = os.environ.get("DETOX_JAX_LOCK_PYTHON")
 WITHIN_S = 600
 _started: list[subprocess.Popen] = []
 
@@ -43,7 +48,7 @@ def start(storage: Storage, *command: str | Path, **environment: str) -> subproc
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process = subprocess.Popen(
-        [sys.executable, "-P", *map(str, command)],
+        [LOCK_PYTHON or sys.executable, "-P", *map(str, command)],
         env={**others, **settings, **storage.environment(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
