@@ -8,8 +8,8 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real plan test-real test-slow test-multihost test-interop test-adapterhub test-t5x \
-    lint types fix clean
+.PHONY: demo test real plan test-real test-slow test-multihost test-bucket test-lock test-interop \
+    test-adapterhub test-t5x lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -22,7 +22,7 @@ plan: $(VENV)/installed-tpu
 	$(BIN)/python benchmarks/plan_table.py
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop"
+	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop and not bucket"
 
 test-real: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m real
@@ -34,6 +34,18 @@ test-slow: $(VENV)/installed-test
 test-multihost: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/parallel/processes_test.py tests/parallel/links_test.py \
 	    tests/parallel/distributed_test.py tests/parallel/multihost_test.py
+
+# Checkpoints and verbs in gs://, on a stand-in for Google Cloud Storage.
+test-bucket: $(VENV)/installed-test
+	openssl version
+	$(BIN)/python -m pytest -n 2 tests/bucket
+
+# The same in what a TPU's workers install: pytest stays in its own environment, so that what it
+# brings along cannot stand in for a package that requirements.lock lacks.
+test-lock: $(VENV)-lock/installed $(VENV)/installed-test
+	openssl version
+	$(VENV)-lock/bin/python -m pip check
+	DETOX_JAX_LOCK_PYTHON=$(abspath $(VENV)-lock/bin/python) $(BIN)/python -m pytest -n 2 tests/bucket
 
 # Compares with transformers and torch, which nothing else needs.
 test-interop: $(VENV)/installed-interop
@@ -83,6 +95,14 @@ $(VENV)/installed-test: pyproject.toml $(VENV)/installed
 $(VENV)/installed-interop: pyproject.toml $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[test,hf,lm-eval]'
+	touch $@
+
+# Without their dependencies, or pip would add what the lock lacks.
+$(VENV)-lock/installed: pyproject.toml tpu_scripts/requirements.lock
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --no-deps -r tpu_scripts/requirements.lock
+	$(VENV)-lock/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 $(VENV)-adapterhub/installed: pyproject.toml

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Looks whether a run can work before it starts: number of workers, versions, the coordinator's port,
-# the bucket, the memory of the chips. Needs setup.sh to have run.
+# the bucket, in which each worker saves and restores a small checkpoint, and the memory of the chips.
+# Needs setup.sh to have run. Ends with 2 for what no restart mends (a role, a package or the bucket
+# is missing), and else with 1.
 #
 #   preflight.sh --name=NAME --zone=ZONE --bucket=gs://BUCKET/DIR
 #
@@ -32,7 +34,9 @@ find_workers "$name"
 command=$(quote "JAX_COORDINATOR_PORT=$coordinator_port" \
   bash detox_jax/tpu_scripts/worker/run.sh "preflight-$(date +%Y%m%dT%H%M%S)-$$" \
   python tpu_scripts/worker/preflight.py "--bucket=$bucket" "--port=$coordinator_port" "--timeout=$timeout")
-on_workers "$name" "$log_dir" 30 "$command" || fail "not ready; the logs are in $log_dir"
+status=0
+on_workers "$name" "$log_dir" 30 "$command" || status=$?
+[ "$status" = 0 ] || { say "error: not ready; the logs are in $log_dir" && exit "$status"; }
 [ -z "$dry_run" ] || exit 0
 
 for check in port bucket devices; do

@@ -125,7 +125,7 @@ attempt_once() {
   flags iap
   interruptible "$scripts/setup.sh" "${passed[@]}" "--log_dir=$logs/setup" || return 1
   flags iap bucket num_workers coordinator_port timeout
-  interruptible "$scripts/preflight.sh" "${passed[@]}" "--log_dir=$logs/preflight" || return 1
+  interruptible "$scripts/preflight.sh" "${passed[@]}" "--log_dir=$logs/preflight" || return
   flags iap coordinator_port grace
   interruptible "$scripts/run.sh" "${passed[@]}" "--log_dir=$logs/run" -- "${rest[@]}"
 }

@@ -15,15 +15,18 @@ import pytest
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parent.parent / "tpu_scripts"
+# A sitecustomize.py: JAX with two chips, but the real one for who asks for the CPU.
 FAKE_JAX = """\
-import os, types
-distributed = types.SimpleNamespace(initialize=lambda: None)
-process_count = lambda: int(os.environ["NUM_WORKERS"])
-device_count = lambda: 2 * process_count()
-chip = types.SimpleNamespace(
-    platform="tpu", device_kind="TPU v6 lite", memory_stats=lambda: {"bytes_limit": 32 * 2**30}
-)
-local_devices = lambda: [chip, chip]
+import os, sys, types
+if os.environ.get("JAX_PLATFORMS") != "cpu":
+    jax = sys.modules["jax"] = types.ModuleType("jax")
+    jax.distributed = types.SimpleNamespace(initialize=lambda: None)
+    jax.process_count = lambda: int(os.environ["NUM_WORKERS"])
+    jax.device_count = lambda: 2 * jax.process_count()
+    chip = types.SimpleNamespace(
+        platform="tpu", device_kind="TPU v6 lite", memory_stats=lambda: {"bytes_limit": 32 * 2**30}
+    )
+    jax.local_devices = lambda: [chip, chip]
 """
 
 
@@ -48,7 +51,7 @@ class Cloud:
         shutil.copytree(SCRIPTS, self.checkout / "tpu_scripts")
         subprocess.run(["git", "init", "--quiet", str(self.checkout)], check=True)
         (self.cloud / "python").mkdir(parents=True)
-        (self.cloud / "python" / "jax.py").write_text(FAKE_JAX)
+        (self.cloud / "python" / "sitecustomize.py").write_text(FAKE_JAX)
         programs = root / "bin"
         programs.mkdir()
         (programs / "gcloud").write_text(f"#!{sys.executable} -S\n")
@@ -83,6 +86,11 @@ class Cloud:
     def behave(self, shell: str) -> None:
         """What detox-jax does on each worker."""
         (self.cloud / "behaviour").write_text(shell)
+
+    def answer_of_bucket(self, status: int, reason: str = "") -> None:
+        """What preflight.py hears of the bucket, in place of trying one."""
+        program = f"import sys\nprint({reason!r})\nsys.exit({status})\n"
+        (self.checkout / "tpu_scripts" / "worker" / "bucket.py").write_text(program)
 
     def prepare(self, **scenario) -> None:
         """Is as after create.sh and setup.sh, without their time."""

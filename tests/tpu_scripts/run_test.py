@@ -72,7 +72,8 @@ def test_preflight_meets_writes_and_sees_memory(active, free_port):
     assert status == 0, output
     assert "devices: 2 of 4 TPU v6 lite, 32.00 GiB each" in output
     assert output.endswith("preflight.sh: 2 workers are ready\n")
-    assert list((active.root / "bucket" / "preflight").iterdir()) == []
+    assert "can be written and read, and a checkpoint restored from it" in output
+    assert list((active.root / "bucket").iterdir()) == []
 
 
 def test_preflight_counts_workers(active, free_port):
@@ -92,7 +93,8 @@ def test_preflight_says_that_the_bucket_refuses(active, free_port):
     (active.root / "bucket").write_text("a file, not a directory")
     status, output = preflight(active, free_port)
     assert status == 1
-    assert "preflight: " in output and "bucket" in output
+    assert f"ended with 1: preflight: {active.root / 'bucket'}: " in output
+    assert "Not a directory" in output or "File exists" in output
 
 
 # --- run

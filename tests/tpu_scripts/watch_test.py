@@ -15,6 +15,7 @@ ACTIVE = {"lives": [["ACTIVE"]], "workers": 1}
 
 @pytest.fixture
 def flags(cloud, free_port) -> tuple[str, ...]:
+    cloud.answer_of_bucket(0)
     bucket = f"--bucket={cloud.root / 'bucket'}"
     return (*RESOURCE, bucket, f"--coordinator_port={free_port}", "--poll=0.05", "--grace=0")
 
@@ -61,6 +62,24 @@ def test_a_mistake_of_the_users_is_not_repeated(cloud, flags):
     assert status == 2
     assert output.count("ended with 2: detox-jax: error: misspelt") == 1
     assert not cloud.exists
+
+
+def test_what_preflight_knows_that_no_restart_mends_is_not_repeated(cloud, flags):
+    cloud.play(**ACTIVE)
+    cloud.answer_of_bucket(2, "gs://b: no such bucket")
+    status, output = watch(cloud, flags)
+    assert status == 2
+    assert output.count("ended with 2: preflight: gs://b: no such bucket") == 1
+    assert "preflight.sh: error: not ready; the logs are in runs/tpu/q/" in output
+    assert not cloud.exists
+
+
+def test_another_failure_of_preflight_is_tried_again(cloud, flags):
+    cloud.play(**ACTIVE)
+    cloud.answer_of_bucket(1, "gs://b: 503")
+    status, output = watch(cloud, flags, "--max_restarts=1")
+    assert status == 1
+    assert output.count("ended with 1: preflight: gs://b: 503") == 2
 
 
 def test_a_refused_request_is_not_repeated(cloud, flags):

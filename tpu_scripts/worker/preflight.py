@@ -1,18 +1,22 @@
-"""On a worker: can the workers reach each other, write to the bucket, and see their memory?
+"""On a worker: can the workers reach each other, keep checkpoints in the bucket, see their memory?
 
-Prints a line for each check that passed. The first that fails ends it, with a line and status 1.
+Prints a line for each check that passed. The first that fails ends it, with a line and status 1, or
+2 where no restart mends it: a role, a package or the bucket is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 
-from etils import epath
+
+class Mistake(RuntimeError):
+    """What no restart mends."""
 
 
 def main() -> None:
@@ -21,16 +25,22 @@ def main() -> None:
     parser.add_argument("--bucket", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for peers")
+    # The check takes seconds, but TensorFlow may wait for a bucket without end.
+    parser.add_argument(
+        "--bucket_timeout", type=float, default=300.0, help="seconds for the bucket"
+    )
     args = parser.parse_args()
     index, workers = int(os.environ["WORKER_INDEX"]), int(os.environ["NUM_WORKERS"])
     try:
         meet(os.environ["COORDINATOR_IP"], args.port, index, workers, args.timeout)
-        print(f"port: {args.port} of worker 0 answers")
-        write_to(epath.Path(args.bucket) / "preflight" / f"worker-{index}")
-        print(f"bucket: {args.bucket} can be written and read")
+        print(f"port: {args.port} of worker 0 answers", flush=True)
+        try_bucket(args.bucket, index, args.bucket_timeout)
+        found = f"{args.bucket} can be written and read, and a checkpoint restored from it"
+        print(f"bucket: {found}", flush=True)  # before what libraries say on stderr
         print(f"devices: {describe_devices(workers)}")
-    except Exception as error:  # every kind of bucket has errors of its own
-        sys.exit(f"preflight: {' '.join(str(error).split())}")
+    except Exception as error:
+        print(f"preflight: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, Mistake) else 1)
 
 
 def meet(coordinator: str, port: int, index: int, workers: int, timeout: float) -> None:
@@ -69,18 +79,27 @@ def _connect(coordinator: str, port: int, timeout: float) -> None:
             time.sleep(0.2)
 
 
-def write_to(path: epath.Path) -> None:
-    """Writes, reads and removes a file.
+def try_bucket(bucket: str, index: int, timeout: float) -> None:
+    """Lets bucket.py save and restore a checkpoint, on the CPU: JAX is not started here yet.
 
     Raises:
-      RuntimeError: if what is read is not what was written.
+      Mistake: if a role, a package or the bucket is missing.
+      RuntimeError: if it fails otherwise, or does not end.
     """
-    content = f"{platform.node()} {time.time()}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    if path.read_text() != content:
-        raise RuntimeError(f"{path} reads differently from what was written")
-    path.unlink()
+    script = Path(__file__).with_name("bucket.py")
+    command = [sys.executable, str(script), f"--bucket={bucket}", f"--worker={index}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    try:
+        result = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(
+            f"{bucket}: no checkpoint saved and restored within {timeout:.0f} s"
+        ) from None
+    if result.returncode:
+        reason = result.stdout.strip() or f"{script.name} ended with {result.returncode}"
+        raise (Mistake if result.returncode == 2 else RuntimeError)(reason)
 
 
 def describe_devices(workers: int) -> str:
