@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from detox_jax.training import checkpoints
+from detox_jax.checkpoints import model_dir as checkpoints
 
 
 def _params(step: int) -> dict[str, jax.Array]:

@@ -21,8 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
-from detox_jax.training import checkpoints
 
 ROLES = "roles/storage.objectUser and roles/storage.legacyBucketReader (docs/TPU.md)"
 
