@@ -21,6 +21,7 @@ from detox_jax.tokenizer_files import TOKENIZER_FILE
 PAD_ID = 0
 _SHIFT = 1
 _LINE_BREAK = "\n"
+FREE = ("output_dir",)  # of train_vocabulary, see `outputs.settings`
 
 
 class Vocabulary:
@@ -156,7 +157,12 @@ def train_vocabulary(documents: str, output_dir: str, vocab_size: int) -> None:
     Raises:
       UserError: if the documents cannot be read or the size is too small.
     """
-    settings = {"documents": records.describe_input(documents), "vocab_size": vocab_size}
+    settings = outputs.settings(
+        train_vocabulary,
+        locals(),
+        free=FREE,
+        instead={"documents": {"documents": records.describe_input(documents)}},
+    )
     output = outputs.OutputDirectory(output_dir, "train_vocabulary", settings)
     if output.complete:
         return

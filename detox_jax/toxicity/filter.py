@@ -14,6 +14,7 @@ from detox_jax import outputs, records
 from detox_jax.errors import UserError
 
 SHARD_NAME = "documents"
+FREE = ("output_dir",)  # see `outputs.settings`
 _SHARD_SIZE = 10_000
 
 
@@ -130,13 +131,19 @@ def filter(
     Raises:
       UserError: if nothing is scored, or nothing would be left.
     """
+    arguments = locals()
     selection = selection or LeastToxic()
-    settings = {
-        "input": records.describe_input(input),
-        "selection": {"method": type(selection).__name__, **_fields(selection)},
-        "seed": seed,
-        "size_of": None if size_of is None else records.describe_input(size_of),
-    }
+    size = None if size_of is None else records.describe_input(size_of)
+    settings = outputs.settings(
+        filter,
+        arguments,
+        free=FREE,
+        instead={
+            "input": {"input": records.describe_input(input)},
+            "selection": {"selection": outputs.describe(selection, "filter.selection")},
+            "size_of": {"size_of": size},
+        },
+    )
     output = outputs.OutputDirectory(output_dir, "filter", settings)
     if output.complete:
         return
@@ -212,10 +219,6 @@ def _check_fraction(fraction: float) -> None:
 
 def _share(count: int, fraction: float) -> int:
     return int(count * fraction + 1e-9)  # 0.29 * 100 is a little less than 29
-
-
-def _fields(selection: Selection) -> dict[str, Any]:
-    return dataclasses.asdict(selection) if dataclasses.is_dataclass(selection) else {}  # type: ignore
 
 
 def _scorer_of(input: str) -> Any:

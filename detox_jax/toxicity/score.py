@@ -12,6 +12,7 @@ from detox_jax.parallel import processes
 from detox_jax.toxicity import scorer as scorers
 
 SHARD_NAME = "scored"
+FREE = ("output_dir", "check_only")  # see `outputs.settings`
 _RECORDS_AT_ONCE = 500
 
 
@@ -46,10 +47,15 @@ def score(
 
 def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     files = records.resolve_files(input)
-    settings = {
-        "input": records.describe_input(input),
-        "scorer": scorers.identity(scorer),
-    }
+    settings = outputs.settings(
+        score,
+        {"input": input, "output_dir": output_dir, "scorer": scorer, "check_only": False},
+        free=FREE,
+        instead={
+            "input": {"input": records.describe_input(input)},
+            "scorer": {"scorer": scorers.identity(scorer)},
+        },
+    )
     output = outputs.OutputDirectory(output_dir, "score", settings)
     if output.complete:
         return

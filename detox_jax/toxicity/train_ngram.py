@@ -57,12 +57,9 @@ class NgramRecipe:
             )
         examples = labelled.read_examples(Path(path))
         sentences = labelled.read_identity_sentences(Path(path))
-        settings = {
-            "l2": self.l2,
-            "iterations": self.iterations,
-            "identity_sentences": self.identity_sentences,
-            "data": _describe(examples),
-        }
+        settings = outputs.struct_settings(
+            self, instead={"data_dir": {"data": _describe(examples)}}
+        )
         output = outputs.OutputDirectory(output_dir, "train_scorer", settings)
         if output.complete:
             return

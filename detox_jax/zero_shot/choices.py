@@ -30,6 +30,7 @@ from detox_jax.zero_shot.harness_model import added_tokens
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 
 ACCURACIES_FILE = "accuracies.json"
+FREE = ("output_dir", "batch_size", "mesh_shape")  # see `outputs.settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ def choices(
     Raises:
       UserError: for a checkpoint or a task that cannot be used.
     """
+    arguments = locals()
     from detox_jax.training import data  # loads TensorFlow: only where it is used
 
     if batch_size < 1:
@@ -121,12 +123,18 @@ def choices(
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     split_of = {name: next(iter(task.splits)) for name, task in found.items()}
-    settings = {
-        "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint},
-        "tasks": {n: data.describe_source(task, split_of[n]) for n, task in found.items()},
-        "start_with_bos": start_with_bos,
-        "dtype": dtype,
-    }
+    described = {n: data.describe_source(task, split_of[n]) for n, task in found.items()}
+    settings = outputs.settings(
+        choices,
+        arguments,
+        free=FREE,
+        instead={
+            "checkpoint_path": {
+                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
+            },
+            "tasks": {"tasks": described},
+        },
+    )
     if start_with_bos is None:
         files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
         start_with_bos = bool(added_tokens(files)[0])

@@ -27,6 +27,7 @@ from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, impor
 __all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]
 
 FIGURES_FILE = "lm_eval.json"
+FREE = ("output_dir", "batch_size", "mesh_shape")  # see `outputs.settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -80,6 +81,7 @@ def lm_eval(
       UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
         checkpoint cannot be used.
     """
+    arguments = locals()
     names = _task_names(tasks)
     with _notes_on_stderr():
         harness = import_harness()
@@ -97,25 +99,21 @@ def lm_eval(
             dtype=dtype,
             mesh_shape=mesh_shape,
         )
-    settings = {
-        "checkpoint": {"path": checkpoint_path, "fingerprint": model.fingerprint},
-        "tasks": names,
-        "num_fewshot": num_fewshot,
-        "limit": limit,
-        "include_path": include_path,
-        "max_length": model.max_length,
-        "max_gen_toks": max_gen_toks,
-        "gen_kwargs": gen_kwargs,
-        "add_bos": add_bos,
-        "apply_chat_template": apply_chat_template,
-        "system_instruction": system_instruction,
-        "fewshot_as_multiturn": fewshot_as_multiturn,
-        "log_samples": log_samples,
-        "bootstrap_draws": bootstrap_draws,
-        "random_seed": random_seed,
-        "dtype": model.get_model_info()["model_dtype"],
-        "lm_eval": metadata.version("lm_eval"),
-    }
+    settings = outputs.settings(
+        lm_eval,
+        arguments,
+        free=FREE,
+        instead={
+            "checkpoint_path": {
+                "checkpoint": {"path": checkpoint_path, "fingerprint": model.fingerprint}
+            },
+            "tasks": {"tasks": names},
+            "include_path": {"include_path": include_path and _describe_tasks(include_path)},
+            "max_length": {"max_length": model.max_length},
+            "dtype": {"dtype": model.get_model_info()["model_dtype"]},
+        },
+    )
+    settings["lm_eval"] = metadata.version("lm_eval")
     output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
     for name in _missing(output, names):
         with _notes_on_stderr():
@@ -154,6 +152,12 @@ def _task_names(tasks: str | Sequence[str]) -> list[str]:
     if odd := [name for name in names if "/" in name or "*" in name]:
         raise UserError(f"TASKS: {odd[0]!r} is not a task's name; INCLUDE_PATH takes directories")
     return names
+
+
+def _describe_tasks(directory: str) -> dict[str, str]:
+    """A directory of tasks, by what its files say."""
+    files = sorted(path for path in epath.Path(directory).glob("**/*") if path.is_file())
+    return {"path": directory, "sha256": outputs.hash_files(files)}
 
 
 @contextlib.contextmanager

@@ -72,6 +72,39 @@ def test_manifest(written, model_dir, prompt_file):
 
 
 @pytest.mark.parametrize(
+    ("extra", "difference"),
+    [
+        ("--gin.DTYPE=bfloat16", "dtype: 'float32' there, 'bfloat16' now"),
+        ("--gin.SAMPLING=@sampling.Greedy()", "sampling.method: 'TopPSampling' there, 'Greedy'"),
+        ("--gin.NUM_SAMPLES=2", "num_samples: 3 there, 2 now"),
+        ("--gin.generate.generate.shard_size=3", "shard_size: 2 there, 3 now"),
+    ],
+)
+def test_what_changes_the_text_is_another_output(flags, written, capsys, extra, difference):
+    before = _shards(written)
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={written}", extra]) == 2
+    assert difference in capsys.readouterr().err
+    assert _shards(written) == before
+
+
+def test_what_does_not_change_it_is_the_same_output(flags, written, tmp_path, monkeypatch):
+    """Other batches, another spelling of the paths, and the dtype that the checkpoint has."""
+    monkeypatch.chdir(written.parent)
+    moved = [f.replace("CHECKPOINT_PATH=/", "CHECKPOINT_PATH=/../") for f in flags]
+    extra = ["--gin.DTYPE=float32", "--gin.BATCH_SIZE=9", f"--gin.OUTPUT_DIR={written.name}"]
+    assert moved != flags and cli.main([*moved, *extra]) == 0
+
+
+def test_a_document_takes_one_sample(flags, tmp_path, capsys):
+    extra = ["--gin.PROMPTS=@prompts.Standard()", "--gin.NUM_DOCUMENTS=2"]
+    flags = [*flags, *extra, f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    assert cli.main(flags) == 2
+    assert "NUM_SAMPLES is 3, but a document has one" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*flags, "--gin.NUM_SAMPLES=1"]) == 0
+
+
+@pytest.mark.parametrize(
     "extra", ["--gin.BATCH_SIZE=1", "--gin.MESH_SHAPE={'data': 2, 'fsdp': 2, 'model': 2}"]
 )
 def test_text_does_not_depend_on_batch_size_and_devices(flags, written, tmp_path, extra):

@@ -1,0 +1,44 @@
+"""Every argument of every verb decides what is written, or is known not to.
+
+A new parameter is in neither group and fails here: does a rerun with another value of it have to
+begin anew (DECIDES), or may it go on with what is there (FREE, in the verb's module)?
+"""
+
+import dataclasses
+import importlib
+import inspect
+
+import pytest
+
+from detox_jax import cli
+from detox_jax.generation.decoding import Decoding
+
+DECIDES = {
+    "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text",
+    "score": "input scorer",
+    "filter": "input selection seed size_of",
+    "train_vocabulary": "documents vocab_size",
+    "choices": "checkpoint_path tasks start_with_bos dtype",
+    "lm_eval": "checkpoint_path tasks num_fewshot limit include_path max_length max_gen_toks "
+    "gen_kwargs add_bos apply_chat_template system_instruction fewshot_as_multiturn log_samples "
+    "bootstrap_draws random_seed dtype",
+}
+# Verbs whose outputs are those of other verbs, or of the strategy that they are given.
+OTHERS = {"convert", "sgeat", "train_scorer", "train", "plan", "evaluate", "compare", "report"}
+
+
+@pytest.mark.parametrize("verb", DECIDES)
+def test_every_argument_is_in_one_group(verb):
+    module = importlib.import_module(cli.VERBS[verb])
+    names = list(inspect.signature(getattr(module, verb)).parameters)
+    decides = DECIDES[verb].split()
+    assert sorted([*decides, *module.FREE]) == sorted(names)
+
+
+def test_no_verb_is_left_out():
+    assert {*DECIDES, *OTHERS} == set(cli.VERBS)
+
+
+def test_every_field_of_a_decoding_is_in_one_group():
+    decides = ["sampling", "max_new_tokens", "num_samples", "random_seed", "dtype"]
+    assert sorted([*decides, "batch_size"]) == sorted(f.name for f in dataclasses.fields(Decoding))
