@@ -1,5 +1,7 @@
 """Every gin file parses, and what it describes can be built."""
 
+import dataclasses
+import inspect
 from pathlib import Path
 
 import gin
@@ -28,7 +30,7 @@ def _names(folder):
 
 
 def test_no_file_is_left_out():
-    assert _names("models") == sorted(PARAMETERS)
+    assert _names("models") == sorted(["base", *PARAMETERS])
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == ["demo", "real"]
@@ -69,6 +71,46 @@ def test_runs_are_complete_once_their_required_macros_are_given(verb, capsys):
     ]
     used = [f"--gin.{name}={{'targets': 8}}" for name in required if name not in _OPTIONAL]
     assert cli.main([verb, *used, "--dry_run"]) == 0, capsys.readouterr().err
+
+
+def _defaults(verb):
+    """Python's defaults of a verb's parameters, and of the fields of the structs that it is given,
+    by the key under which gin keeps their bindings."""
+    function, _ = cli.load_config(cli.parse_arguments([verb]))
+    key = ("", configuration._selector(function))
+    parameters = inspect.signature(function).parameters
+    yield key, {name: parameter.default for name, parameter in parameters.items()}
+    for value in gin.config._CONFIG[key].values():
+        if struct := configuration._struct(value):
+            fields = dataclasses.fields(struct)
+            yield value.config_key, {field.name: field.default for field in fields}
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_numbers_are_the_same_in_gin_and_in_python(verb):
+    """A default that stands in both places is one number."""
+    for key, defaults in _defaults(verb):
+        for name, bound in gin.config._CONFIG.get(key, {}).items():
+            by_name = getattr(bound, "config_key", None) == (name.upper(), "gin.macro")
+            if not by_name or (verb, name) == ("plan", "task_feature_lengths"):  # a dict
+                continue
+            macro = gin.config._CONFIG[name.upper(), "gin.macro"]["value"]
+            if defaults[name] in (inspect.Parameter.empty, dataclasses.MISSING):
+                continue
+            if not isinstance(macro, gin.config.ConfigurableReference):
+                assert macro == defaults[name], f"{verb}: {name}"
+
+
+def test_run_files_bind_no_macro_to_the_parameter_of_its_name():
+    """Which is done for them; what is left says something."""
+    for path in (ROOT / "runs").glob("*.gin"):
+        verb = ""
+        for line in path.read_text().splitlines():
+            if not line.startswith(" "):
+                verb = line.removesuffix(":") if line.endswith(f".{path.stem}:") else ""
+            name, _, value = line.strip().partition(" = ")
+            name = name.removeprefix(f"{path.stem}.{path.stem}.")
+            assert not (verb and value == f"%{name.upper()}"), f"{path.name}: {line}"
 
 
 # Required only by a choice that is not the default.
