@@ -31,6 +31,7 @@ TIMES_FILE = "times.json"  # how long each step took, in every run of it
 SCHEMA_VERSION = 2
 _NOTE = "path"  # a key of settings that says where something was
 _APPEARS_WITHIN_S = 10.0
+_SHOWN = 100  # characters of a setting in an error
 SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 
 
@@ -290,8 +291,8 @@ class OutputDirectory:
         if difference:
             name, there, now = difference
             raise UserError(
-                f"{self.path}: holds output made with other settings ({name}: {there!r} there, "
-                f"{now!r} now); remove this directory alone ({removal(self.path)}), or choose "
+                f"{self.path}: holds output made with other settings ({name}: {_short(there)} "
+                f"there, {_short(now)} now); remove this directory alone ({removal(self.path)}), or choose "
                 "another; outputs beside it are kept"
             )
         if manifest["complete"]:
@@ -325,6 +326,11 @@ class OutputDirectory:
         self.complete = True
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def removal(path: epath.Path) -> str:
     """The command that removes a directory."""
     return f"{'gcloud storage rm -r' if '://' in str(path) else 'rm -r'} {shlex.quote(str(path))}"
@@ -351,8 +357,9 @@ def _as_version_2(verb: str, old: Any, new: Any) -> tuple[Any, Any]:
     It listed what decides by hand, and named models by their places in `evaluate`, results in
     `report`.
     """
-    if verb == "report":
-        old = {"results": list(old["results"].values())}
+    if verb == "report":  # Its order was that of the places.
+        old = {"results": sorted(old["results"].values(), key=json.dumps)}
+        new = {**new, "results": sorted(new["results"], key=json.dumps)}
     if verb == "evaluate":
         old = {name: value for name, value in old.items() if name != "reference"}
         for method in old["methods"].values():
