@@ -292,8 +292,8 @@ class OutputDirectory:
             name, there, now = difference
             raise UserError(
                 f"{self.path}: holds output made with other settings ({name}: {_short(there)} "
-                f"there, {_short(now)} now); remove this directory alone ({removal(self.path)}), or choose "
-                "another; outputs beside it are kept"
+                f"there, {_short(now)} now); remove this directory alone "
+                f"({removal(self.path)}), or choose another; outputs beside it are kept"
             )
         if manifest["complete"]:
             self._manifest = manifest
