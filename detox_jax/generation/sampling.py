@@ -121,12 +121,20 @@ def _check_temperature(temperature: float) -> None:
 
 def _draw(weights_RV: jax.Array, keys_R: jax.Array) -> jax.Array:
     """Draws an index with probability proportional to its weight; never one of weight 0."""
+    return _pick(weights_RV, jax.vmap(jax.random.uniform)(keys_R))
+
+
+def _pick(weights_RV: jax.Array, uniform_R: jax.Array) -> jax.Array:
+    """The index at which the cumulative weight passes a share of the whole, from 0 to below 1.
+
+    `cumsum` is a parallel scan, whose sums may fall by a rounding from one index to the next. So
+    the index is the first that passes the target *and* has a weight, not the number of sums below;
+    and where rounding puts the target on the last sum, the last that has a weight.
+    """
     cumulative_RV = jnp.cumsum(weights_RV, axis=-1)
-    uniform_R = jax.vmap(jax.random.uniform)(keys_R)
     target_R1 = (uniform_R * cumulative_RV[:, -1])[:, None]
-    # Indices of weight 0 share their predecessor's sum, so the first sum above the target is never
-    # theirs; rounding can put the target on the last sum, which belongs to the last weight.
-    index_R = jnp.sum(cumulative_RV <= target_R1, axis=-1)
-    ids_V = jnp.arange(weights_RV.shape[-1])
-    last_R = jnp.max(jnp.where(weights_RV > 0, ids_V, 0), axis=-1)
-    return jnp.minimum(index_R, last_R).astype(jnp.int32)
+    possible_RV = weights_RV > 0
+    passes_RV = (cumulative_RV > target_R1) & possible_RV
+    first_R = jnp.argmax(passes_RV, axis=-1)
+    last_R = weights_RV.shape[-1] - 1 - jnp.argmax(possible_RV[:, ::-1], axis=-1)
+    return jnp.where(jnp.any(passes_RV, axis=-1), first_R, last_R).astype(jnp.int32)

@@ -67,6 +67,54 @@ def test_draws_never_land_on_weight_zero():
     assert set(np.asarray(ids).tolist()) <= {1, 3}
 
 
+def _nucleus_of(size, scale=3.0):
+    logits = np.random.default_rng(0).normal(size=(1, size)).astype(np.float32) * scale
+    return sampling.nucleus(jax.nn.softmax(jnp.asarray(logits)), 0.9)
+
+
+@pytest.mark.parametrize("index", [13961, 55210, 211803])
+def test_draws_where_a_sum_falls_short_of_the_one_before_it(index):
+    """Three keys at which the number of sums below the target is a token of weight 0."""
+    weights_1V = _nucleus_of(8192)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), index)
+    token = int(sampling._draw(weights_1V, key[None])[0])
+    assert weights_1V[0, token] > 0
+
+
+def _picked(weights_1V, uniform_R):
+    weights_RV = jnp.broadcast_to(weights_1V, (len(uniform_R), weights_1V.shape[-1]))
+    return np.asarray(jax.jit(sampling._pick)(weights_RV, jnp.asarray(uniform_R)))
+
+
+@pytest.mark.parametrize("size", [8192, 50257, 151936])
+def test_no_draw_is_outside_the_nucleus_where_the_sums_fall(size):
+    """Of all that `jax.random.uniform` can return, the numbers between a sum and a smaller next."""
+    weights_1V = _nucleus_of(size)
+    sums_V = np.asarray(jnp.cumsum(weights_1V, axis=-1)[0])
+    falls = np.flatnonzero(np.diff(sums_V) < 0)
+    ends = np.stack([sums_V[falls], sums_V[falls + 1]]) / sums_V[-1] * 2**23
+    numbers = np.unique(np.rint(ends).astype(np.int64)[..., None] + np.arange(-2, 3))
+    numbers = numbers[(0 <= numbers) & (numbers < 2**23)]
+    uniform_R = (numbers[:: len(numbers) // 200 + 1] * 2.0**-23).astype(np.float32)
+    counted = [np.sum(sums_V <= u * sums_V[-1]) for u in uniform_R]
+    weights_V = np.asarray(weights_1V[0])
+    assert np.any(weights_V[np.minimum(counted, size - 1)] == 0), "no fall reaches a draw"
+    assert np.all(weights_V[_picked(weights_1V, uniform_R)] > 0)
+
+
+@pytest.mark.slow
+def test_no_draw_of_all_is_outside_the_nucleus():
+    """Every number that `jax.random.uniform` can return: the multiples of 2^-23 below 1."""
+    weights_1V = _nucleus_of(8192)
+    drawn = np.zeros(8192, np.int64)
+    for first in range(0, 2**23, 2**13):
+        uniform_R = np.arange(first, first + 2**13, dtype=np.float32) * np.float32(2.0**-23)
+        drawn += np.bincount(_picked(weights_1V, uniform_R), minlength=8192)
+    weights_V = np.asarray(weights_1V[0], np.float64)
+    assert drawn.sum() == 2**23 and drawn[weights_V == 0].sum() == 0
+    np.testing.assert_allclose(drawn / 2**23, weights_V / weights_V.sum(), atol=2e-6)
+
+
 @pytest.mark.parametrize(
     "make",
     [
