@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -213,7 +214,7 @@ def check(verb: Callable[..., Any], defaults: Bindings) -> None:
       UserError: naming every such binding.
     """
     reachable = _reachable_bindings(verb)
-    unused, required = [], []
+    unused, required, infinite = [], [], []
     for key, value in _bindings().items():
         scope, selector = key
         name = scope if selector == _MACRO else "/".join(filter(None, [scope, selector]))
@@ -223,6 +224,8 @@ def check(verb: Callable[..., Any], defaults: Bindings) -> None:
                 unused.append(name)
         elif any(_is_required(value) for value in gin_config.iterate_references(parameters)):
             required.append(name)
+        elif _holds_infinity(list(parameters.values())):
+            infinite.append(name)
     problems = []
     if unused:
         names = ", ".join(sorted(unused))
@@ -230,8 +233,20 @@ def check(verb: Callable[..., Any], defaults: Bindings) -> None:
     if required:
         flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
         problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
+    if infinite:
+        names = ", ".join(sorted(infinite))
+        problems.append(f"not finite: {names}; no file can repeat it: give a number, or None")
     if problems:
         raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
+
+
+def _holds_infinity(value: Any) -> bool:
+    """Gin leaves infinity out of the configuration that it writes, and JSON has none."""
+    if isinstance(value, dict):
+        return any(map(_holds_infinity, (*value, *value.values())))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_infinity, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _is_required(value: Any) -> bool:

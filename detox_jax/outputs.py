@@ -31,6 +31,7 @@ TIMES_FILE = "times.json"  # how long each step took, in every run of it
 SCHEMA_VERSION = 2
 _NOTE = "path"  # a key of settings that says where something was
 _APPEARS_WITHIN_S = 10.0
+_SEEDS = ("random_seed", "seed")
 _SHOWN = 100  # characters of a setting in an error
 SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 
@@ -107,6 +108,7 @@ def settings(
 
     Raises:
       TypeError: for an argument that is neither JSON, nor a dataclass, nor in `instead`.
+      UserError: for a seed that is not one.
     """
     names = inspect.signature(verb).parameters
     return _decided(verb.__name__, {name: arguments[name] for name in names}, free, instead or {})
@@ -133,11 +135,21 @@ def _decided(
         raise TypeError(f"{owner}: {sorted(unknown)} are no arguments, or stand twice")
     decided: dict[str, Any] = {}
     for name, value in values.items():
+        if name in _SEEDS:
+            _check_seed(value)
         if name in instead:
             decided |= instead[name]
         elif name not in free:
             decided[name] = describe(value, f"{owner}.{name}")
     return decided
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(
+            f"RANDOM_SEED is {seed!r}; a whole number from 0 to {2**32 - 1}: JAX would cut any other "
+            "to 32 bits"
+        )
 
 
 def describe(value: Any, name: str) -> Any:

@@ -47,6 +47,8 @@ def test_a_verb_runs_and_a_rerun_changes_nothing(vocabulary_flags, tmp_path):
         (["--gin_file=no_such.gin"], "--gin_file=no_such.gin: no such file"),
         (["--gin.INPUT=%gin.REQUIRED"], "required and not set: INPUT; pass --gin.INPUT"),
         (["--vocab_size=300"], "unknown flag --vocab_size"),
+        (["--gin.VOCAB_SIZE=1e999"], "not finite: VOCAB_SIZE; no file can repeat it"),
+        (["--gin.VOCAB_SIZE={'a': [-1e999]}"], "not finite: VOCAB_SIZE"),
         (["another"], "unexpected argument 'another'"),
         (["--gin_file"], "--gin_file needs a value"),
     ],

@@ -81,6 +81,16 @@ def test_an_argument_that_cannot_be_compared_is_a_mistake_of_the_programmer():
         _settings(free=("input",))
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**32 + 5, 1.0, True, None])
+def test_a_seed_that_would_be_cut_is_refused(seed):
+    with pytest.raises(UserError, match="RANDOM_SEED is .*; a whole number from 0 to 4294967295"):
+        _settings(seed=seed)
+
+
+def test_the_largest_seed_is_one():
+    assert _settings(seed=2**32 - 1)["seed"] == 2**32 - 1
+
+
 def test_other_settings_are_refused_by_name_with_what_to_remove(tmp_path):
     path = tmp_path / "o"
     before = {"seed": 1, "input": {"path": "a", "sha256": "0"}}
