@@ -147,8 +147,8 @@ def _decided(
 def _check_seed(seed: Any) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(
-            f"RANDOM_SEED is {seed!r}; a whole number from 0 to {2**32 - 1}: JAX would cut any other "
-            "to 32 bits"
+            f"RANDOM_SEED is {seed!r}; give a whole number from 0 to {2**32 - 1}: JAX "
+            "would cut any other to 32 bits"
         )
 
 
