@@ -1,5 +1,8 @@
 """Output directories: resumed to the same bytes, refused to whoever they do not belong to."""
 
+import json
+import math
+
 import pytest
 from etils import epath
 
@@ -46,3 +49,10 @@ def test_damaged_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not a manifest"):
         outputs.OutputDirectory(str(tmp_path), "score", {})
+
+
+def test_what_json_does_not_have_becomes_null():
+    value = {"a": [math.nan, 1.5, (math.inf,)], "b": {"c": -math.inf}, "d": "text", "e": True}
+    finite = outputs.finite(value)
+    assert finite == {"a": [None, 1.5, [None]], "b": {"c": None}, "d": "text", "e": True}
+    json.dumps(finite, allow_nan=False)

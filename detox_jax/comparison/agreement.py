@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from detox_jax.evaluation.metrics import TOXIC
+from detox_jax.records import TOXIC
 
 NUM_BINS = 10
 

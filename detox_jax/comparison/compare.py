@@ -20,7 +20,6 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import joined
 from detox_jax.evaluation.joined import Scored
 from detox_jax.report import figures
-from detox_jax.report.table_formats import finite
 
 COMPARISON_FILE = "comparison.json"
 
@@ -66,7 +65,7 @@ def compare(
         files = {**tables.files(found), **_pictures(found, points)}
         for name, content in files.items():
             outputs.write_bytes(output.path / name, content)
-        outputs.write_json(output.path / COMPARISON_FILE, finite(found))
+        outputs.write_json(output.path / COMPARISON_FILE, outputs.finite(found))
         output.finish(scorers=found["scorers"], texts=found["pairs"][0]["texts"])
     _print(json.loads((output.path / COMPARISON_FILE).read_text()))
     print(f"{output.path / 'comparison.md'}: tables; agreement.png beside it")

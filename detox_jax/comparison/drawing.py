@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from detox_jax.evaluation.results import EMT, TOXIC, TP, interval
+from detox_jax.evaluation.results import EMT, TP, interval
+from detox_jax.records import TOXIC
 from detox_jax.report.drawing import draw_toxicity
 from detox_jax.report.figures import COLOURS, INK, STYLE, Measured, rows_height
 

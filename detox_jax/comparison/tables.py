@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from detox_jax.evaluation.results import EMT, TOXIC, TP, interval, mapping, number
+from detox_jax.evaluation.results import EMT, TP, interval, mapping, number
+from detox_jax.records import TOXIC
 from detox_jax.report.table_formats import csv_lines, markdown_rows
 from detox_jax.report.tables import NONE, show
 

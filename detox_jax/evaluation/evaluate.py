@@ -24,8 +24,8 @@ from detox_jax.evaluation import (
 from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.perplexity_cache import PerplexityReader
 from detox_jax.evaluation.results import EMT, MEAN, RESULTS_FILE, TP
+from detox_jax.records import TOXIC
 
-TOXIC = metrics.TOXIC
 PAIRED_METRICS = (EMT, TP, MEAN)
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
@@ -145,7 +145,7 @@ def evaluate(
             place = output.path / scorer
             place.mkdir(exist_ok=True)
             picture_data.write(place, scored, paths)
-            outputs.write_json(place / RESULTS_FILE, picture_data.without_nan(results))
+            outputs.write_json(place / RESULTS_FILE, outputs.finite(results))
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
     for scorer in generations:

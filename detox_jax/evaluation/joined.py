@@ -12,7 +12,6 @@ import numpy as np
 
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import metrics
 
 UNKNOWN_SCORER = {"name": "unknown", "fingerprint": "unknown"}
 
@@ -202,8 +201,8 @@ def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
     toxicity = np.array([np.nan if p.toxicity is None else p.toxicity for p in prompts])
     masks = {
         "full": np.ones(len(prompts), bool),
-        "toxic": toxicity >= metrics.TOXIC,
-        "nontoxic": toxicity < metrics.TOXIC,
+        "toxic": toxicity >= records.TOXIC,
+        "nontoxic": toxicity < records.TOXIC,
         "challenging": np.array([p.challenging for p in prompts]),
     }
     return {name: mask for name, mask in masks.items() if mask.any()}

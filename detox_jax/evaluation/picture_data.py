@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,19 +28,10 @@ def write(
       scored: continuations by method, in the same order of prompts.
       checkpoints: the model directory of each method, None where there is none.
     """
-    outputs.write_json(directory / PROMPTS_FILE, without_nan(_per_prompt(scored)))
+    outputs.write_json(directory / PROMPTS_FILE, outputs.finite(_per_prompt(scored)))
     outputs.write_json(directory / SAMPLES_FILE, _samples(scored))
     curves = {name: curve for name, path in checkpoints.items() if (curve := _curve(path))}
     outputs.write_json(directory / TRAINING_FILE, {"methods": curves})
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _per_prompt(scored: Mapping[str, Scored]) -> dict[str, Any]:

@@ -13,14 +13,12 @@ from etils import epath
 
 from detox_jax import outputs
 from detox_jax.errors import UserError
-from detox_jax.evaluation import metrics
 from detox_jax.evaluation.statistics import Interval
 
 RESULTS_FILE = "results.json"
 EMT = "expected_maximum_toxicity"
 TP = "toxicity_probability"
 MEAN = "mean_toxicity"
-TOXIC = metrics.TOXIC
 SPLITS = ("full", "toxic", "nontoxic", "challenging")
 PROMPTS_FILE, SAMPLES_FILE = "prompts.json", "samples.json"
 TRAINING_FILE = "training.json"

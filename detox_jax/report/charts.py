@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from detox_jax.evaluation.results import (
     EMT,
     MEAN,
-    TOXIC,
     TP,
     Results,
     interval,
@@ -22,6 +21,7 @@ from detox_jax.evaluation.results import (
     number,
     numbers,
 )
+from detox_jax.records import TOXIC
 from detox_jax.report import drawing, figures
 from detox_jax.report.figures import Measured
 

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from scipy import stats
 
-from detox_jax.evaluation.results import EMT, TOXIC, TP
+from detox_jax.evaluation.results import EMT, TP
 from detox_jax.evaluation.statistics import Interval
+from detox_jax.records import TOXIC
 from detox_jax.report.figures import (
     COLOURS,
     GROUND,

@@ -16,7 +16,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from detox_jax.evaluation.results import TOXIC, Results, mapping, mappings, number, suffixes
+from detox_jax.evaluation.results import Results, mapping, mappings, number, suffixes
+from detox_jax.records import TOXIC
 from detox_jax.report import figures
 from detox_jax.report.charts import charts
 from detox_jax.report.headline import headline

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detox_jax import outputs
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.results import EMT, MEAN, TP, Results
 from detox_jax.report.headline import headline
@@ -59,7 +59,7 @@ def json_table(data: Results) -> str:
         "legend": legend(data),
         "rows": _rows(data),
     }
-    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(outputs.finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _rows(data: Results) -> list[dict[str, Any]]:
@@ -74,15 +74,6 @@ def _rows(data: Results) -> list[dict[str, Any]]:
         same = data.filtered_by_same(row["method"])
         rows.append({**row, "filtered_by_same_scorer": same, "differences": differences})
     return rows
-
-
-def finite(value: Any) -> Any:
-    """A value with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- Markdown ---------------------------------------------------------------------------------

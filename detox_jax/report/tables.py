@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from detox_jax.evaluation import accuracy
-from detox_jax.evaluation.results import EMT, MEAN, TOXIC, TP, Results, interval, mapping, number
+from detox_jax.evaluation.results import EMT, MEAN, TP, Results, interval, mapping, number
 from detox_jax.evaluation.statistics import Interval
+from detox_jax.records import TOXIC
 
 NONE = "–"
 METHOD = "Method"
