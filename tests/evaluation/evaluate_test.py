@@ -1,5 +1,6 @@
 """Verb `evaluate` through the command line: figures worked by hand, joins, resumption, mistakes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 
 from detox_jax import cli
 from detox_jax.evaluation import diversity, perplexity
+from detox_jax.evaluation.rows import ContinuationPerplexity
 from tests.conftest import SENTENCES
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -39,6 +41,10 @@ def write(directory, scores, scorer=SCORER):
 def run(out, methods, *flags):
     given = [f"--gin.METHODS={methods}", f"--gin.OUTPUT_DIR={out}", "--gin.BOOTSTRAP_DRAWS=200"]
     return cli.main(["evaluate", *given, "--gin.MIN_COVERAGE=0.5", *flags])
+
+
+def of_value(value):
+    return ContinuationPerplexity(value, 2 * value, 20, 10, reference="a model")
 
 
 def results_of(out):
@@ -190,12 +196,12 @@ def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_pa
     monkeypatch.setattr(
         perplexity,
         "continuation_perplexity",
-        lambda *_: calls.append("perplexity") or {"value": 2.0},
+        lambda *_: calls.append("perplexity") or of_value(2.0),
     )
     assert run(tmp_path / "several", judged, "--gin.REFERENCE=somewhere") == 0
     assert (calls.count("bleu"), calls.count("perplexity")) == (2 * 3, 2)
     other = results_of(tmp_path / "several" / "other")
-    assert other["rows"][0]["continuation_perplexity"] == {"value": 2.0}
+    assert other["rows"][0]["continuation_perplexity"] == dataclasses.asdict(of_value(2.0))
 
 
 def test_report_shows_every_scorer_of_an_evaluation(judged, tmp_path):
@@ -238,7 +244,7 @@ def test_scorers_that_do_not_fit(judged, tmp_path, capsys, change, message):
 def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
     """The same path and models, but other texts; other scores of the same texts change nothing."""
     calls = []
-    compute = lambda _, generations: calls.append(generations) or {"value": float(len(calls))}  # noqa: E731
+    compute = lambda _, generations: calls.append(generations) or of_value(float(len(calls)))  # noqa: E731
     monkeypatch.setattr(perplexity, "continuation_perplexity", compute)
     place = tmp_path / "base"
 

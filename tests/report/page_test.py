@@ -2,8 +2,9 @@
 
 import pytest
 
-from detox_jax.evaluation.results import load
+from detox_jax.evaluation.results_files import load
 from detox_jax.report import page as pages
+from tests.evaluation import results_made
 
 _BUTTON = "document.querySelector('button[aria-controls]')"
 _SHOWN = f"document.getElementById({_BUTTON}.getAttribute('aria-controls')).checkVisibility()"
@@ -38,11 +39,9 @@ def test_a_phone_scrolls_tables_and_not_the_page(browser, tmp_path, fake):
     assert browser.run("document.querySelectorAll('figure svg').length") == 8
 
 
-def test_a_script_in_a_generation_does_not_run(browser, tmp_path, fakes):
-    results = fakes.results()
-    for row in [*results["rows"], *results["paired"]]:
-        row["method"] = row["method"].replace("adapter", fakes.attack)
-    open_page(browser, tmp_path, fakes.write(tmp_path / "evaluation", results))
+def test_a_script_in_a_generation_does_not_run(browser, tmp_path):
+    results = results_made.renamed(results_made.made_results(), "adapter", results_made.ATTACK)
+    open_page(browser, tmp_path, results_made.write(tmp_path / "evaluation", results))
     browser.run("document.querySelectorAll('button').forEach((button) => button.click())")
     assert browser.run("document.title").startswith("Toxicity report")
     assert browser.run("document.scripts.length") == 1
