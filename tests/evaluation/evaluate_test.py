@@ -7,7 +7,9 @@ import shutil
 import pytest
 
 from detox_jax import cli
+from detox_jax.errors import UserError
 from detox_jax.evaluation import diversity, perplexity
+from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation.rows import ContinuationPerplexity
 from tests.conftest import SENTENCES
 
@@ -306,6 +308,41 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, mistake, capsys):
     assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
     assert message in error
     assert not (out / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scorer": {"name": "hand"}}, "scorer.fingerprint: is missing; expected text"),
+        ({"scorer": "hand"}, "scorer: expected an object, got 'hand'"),
+        (
+            {"scorer_reliability": {"scores": [0.5], "shares": ["x"]}},
+            "scorer_reliability.shares[0]: expected a number, got 'x'",
+        ),
+        ({"scorer_reliability": [1]}, "scorer_reliability: expected an object, got [1]"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_named_by_its_field(tmp_path, change, message, capsys):
+    place = write(tmp_path / "base", BASE)
+    file = tmp_path / "base" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert run(tmp_path / "out", {"base": place}) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{file}: {message}" in error
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_scorer_that_filtered_is_in_the_provenance(tmp_path):
+    methods = {
+        "base": write(tmp_path / "base", BASE),
+        "mine": evaluates.Method(write(tmp_path / "mine", MINE), filtered_by=SCORER),
+    }
+    evaluates.evaluate(methods, str(tmp_path / "out"), min_coverage=0.5, bootstrap_draws=20)
+    provenance = results_of(tmp_path / "out")["provenance"]
+    assert provenance["filtered_by"] == {"base": None, "mine": SCORER}
+    methods["mine"] = evaluates.Method(str(tmp_path / "mine"), filtered_by={"name": "hand"})
+    with pytest.raises(UserError, match="METHODS: mine: filtered_by.fingerprint: is missing"):
+        evaluates.evaluate(methods, str(tmp_path / "other"))
 
 
 def test_methods_are_required(tmp_path, capsys):

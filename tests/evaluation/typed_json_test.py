@@ -130,6 +130,7 @@ def test_null_and_a_missing_key_are_nothing_of_their_kind():
         ({"by_name": {"a\nb": 3}}, r"by_name['a\nb']: expected an object, got 3"),
         ({"open": []}, "open: expected an object, got []"),
         ({"count": True}, "count: expected a whole number, got True"),
+        ({"count": -(1 << 63)}, "count: expected a whole number, got -9223372036854775808"),
         ({"either": "odd"}, "either: 'odd' is odd"),
         ({"from": None}, "from: is missing; expected a whole number"),
         ({"ab": 3}, "ab: expected an object, got 3"),

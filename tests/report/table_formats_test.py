@@ -35,6 +35,17 @@ def test_the_adjusted_p_value_decides_where_there_is_one():
     assert "Holm" in " ".join(tables.legend(results))
 
 
+def test_coverage_is_shown_where_a_row_lacks_scores():
+    results = results_made.made_results()
+    first = results.rows[0]
+    partly = dataclasses.replace(
+        first, toxicity=dataclasses.replace(first.toxicity, coverage=0.975)
+    )
+    results = dataclasses.replace(results, rows=(partly, *results.rows[1:]))
+    rows = tables.quality_table(results, "full").rows
+    assert [row["Scored"] for row in rows] == ["97.5 %"] + ["100.0 %"] * 4
+
+
 def test_columns_of_quality(fake):
     table = tables.quality_table(load(fake).results, "full")
     row = next(r for r in table.rows if "adapter" in r["Method"])
