@@ -46,7 +46,7 @@ POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Evaluated:
     """One model's continuations.
 
     Attributes:
@@ -66,8 +66,11 @@ class Method:
     choices: str | None = None
 
 
+Method = Evaluated  # its name in gin files: `@mine/evaluate.Method()`
+
+
 def evaluate(
-    methods: Mapping[str, Method | str | Mapping[str, str]],
+    methods: Mapping[str, Evaluated | str | Mapping[str, str]],
     output_dir: str,
     baseline: str = "base",
     heldout: str | None = None,
@@ -87,7 +90,7 @@ def evaluate(
     below; one without a score is in neither split.
 
     Args:
-      methods: scored continuations by name; what is no `Method` is the generations of one.
+      methods: scored continuations by name; what is no `Evaluated` is the generations of one.
       output_dir: where `results.json` and the files for the report's pictures go.
       baseline: the method that the others are compared with.
       heldout: documents for perplexity, of methods with a checkpoint.
@@ -104,7 +107,7 @@ def evaluate(
       UserError: if methods have other prompts or another scorer, or too few scores; if scorers have
         other texts.
     """
-    named = {k: v if isinstance(v, Method) else Method(v) for k, v in methods.items()}
+    named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
     generations = _by_scorer({name: method.generations for name, method in named.items()})
@@ -196,7 +199,7 @@ def _by_scorer(
     return {scorer: {name: found[scorer] for name, found in outputs.items()} for scorer in scorers}
 
 
-def _describe_method(method: Method) -> dict[str, Any]:
+def _describe_method(method: Evaluated) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
@@ -206,7 +209,7 @@ def _describe_method(method: Method) -> dict[str, Any]:
     return {**fields, "generations": described}
 
 
-def _filtered_by(name: str, method: Method) -> Scorer | None:
+def _filtered_by(name: str, method: Evaluated) -> Scorer | None:
     if method.filtered_by is None:
         return None
     return from_json(Scorer, method.filtered_by, f"METHODS: {name}", "filtered_by")
@@ -228,7 +231,7 @@ class _Draws:
 
 
 def _quality_of_all(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Evaluated],
     scored: Mapping[str, Scored],
     generations: Mapping[str, str],
     reader: PerplexityReader,
@@ -246,7 +249,7 @@ def _quality_of_all(
 
 def _rows(
     name: str,
-    method: Method,
+    method: Evaluated,
     scored: Scored,
     draw: _Draws,
     quality: Mapping[tuple[str, str], Quality],
