@@ -13,6 +13,7 @@ from detox_jax.evaluation.rows import Paired, Power, Row, Scorer
 from detox_jax.evaluation.typed_json import FLAT, same_length
 
 SCHEMA_VERSION = 1
+_MOST = 1 << 53  # whole numbers are exact up to here
 SPLITS = ("full", "toxic", "nontoxic", "challenging")
 
 
@@ -54,6 +55,8 @@ class Reliability:
         same_length(scores=self.scores, shares=self.shares)
         if self.counts:
             same_length(scores=self.scores, counts=self.counts)
+        if any(abs(count) > _MOST for count in self.counts):
+            raise ValueError("a bin has more texts than can be counted")
 
     @property
     def bins(self) -> list[tuple[float, float, int]]:

@@ -214,6 +214,11 @@ def test_lists_that_do_not_fit_together_are_refused(tmp_path):
     place = "provenance.evaluated_by.reliability: lists of different lengths: 4 scores, 1 shares"
     with pytest.raises(UserError, match=place):
         results_files.load(source)
+    results = to_json(results_made.made_results())
+    results["provenance"]["evaluated_by"]["reliability"]["counts"] = [1e300] * 4
+    source = results_made.write(tmp_path / "e", results, details=False)
+    with pytest.raises(UserError, match="reliability: a bin has more texts than can be counted"):
+        results_files.load(source)
     source = results_made.write(tmp_path / "e", results_made.made_results())
     training = {"methods": {"an adapter": {"step": [1], "loss": []}}}
     (tmp_path / "e" / "training.json").write_text(json.dumps(training))
