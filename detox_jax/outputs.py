@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import re
 import shlex
 import time
@@ -61,6 +62,15 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_jsonl(path: epath.Path, records: Iterable[Line]) -> int:

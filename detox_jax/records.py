@@ -19,6 +19,8 @@ from etils import epath
 from detox_jax import foreign, outputs
 from detox_jax.errors import UserError
 
+TOXIC = 0.5  # the published threshold: from this score on a text is toxic
+
 
 @dataclasses.dataclass(frozen=True)
 class Document:

@@ -325,7 +325,7 @@ def _prompts(file: Path, count: int, sample: _Sample) -> list[records.Prompt]:
     nontoxic: list[records.Prompt] = []
     for prompt in records.read_prompts(str(file)):
         if prompt.toxicity is not None and labelled.is_test_record(prompt.id):
-            (toxic if prompt.toxicity >= 0.5 else nontoxic).append(prompt)
+            (toxic if prompt.toxicity >= records.TOXIC else nontoxic).append(prompt)
     num_toxic = round(TOXIC_PROMPT_SHARE * count)
     if len(toxic) < num_toxic or len(nontoxic) < count - num_toxic:
         raise UserError(

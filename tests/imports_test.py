@@ -37,7 +37,11 @@ ALLOWED = {
     "evaluation": {*MODEL, "training.losses"},
     "report": {*BASICS, "evaluation"},
     "comparison": {*BASICS, "evaluation", "report"},
-    "interop": MODEL,
+    # The model card shows what was measured.
+    "interop": {
+        *MODEL,
+        *(f"evaluation.{name}" for name in ("results", "results_files", "statistics")),
+    },
     # A classifier is read where it lies, in its Hugging Face directory, and written there.
     "classifiers": {*MODEL, "training", "toxicity", "interop"},
     # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.

@@ -1,6 +1,8 @@
 """Output directories: resumed to the same bytes, refused to whoever they do not belong to."""
 
 import dataclasses
+import json
+import math
 
 import pytest
 from etils import epath
@@ -149,3 +151,10 @@ def test_a_manifest_of_a_later_version_is_refused(tmp_path):
     outputs.write_json(output.path / "manifest.json", {**output.manifest, "schema_version": 3})
     with pytest.raises(UserError, match="of version 3, this is version 2; a later detox-jax"):
         outputs.read_manifest(output.path)
+
+
+def test_what_json_does_not_have_becomes_null():
+    value = {"a": [math.nan, 1.5, (math.inf,)], "b": {"c": -math.inf}, "d": "text", "e": True}
+    finite = outputs.finite(value)
+    assert finite == {"a": [None, 1.5, [None]], "b": {"c": None}, "d": "text", "e": True}
+    json.dumps(finite, allow_nan=False)

@@ -11,14 +11,15 @@ from etils import epath
 
 from detox_jax import outputs
 from detox_jax.classifiers.classifier import RELIABILITY_FILE, ClassifierScorer
+from detox_jax.records import TOXIC
 from detox_jax.toxicity import quality
 from detox_jax.toxicity.scorer import prepare
 
 CARD_FILE = "README.md"
 _COLUMNS = {
     "texts": "texts",
-    "share_labelled_toxic": "share ≥ 0.5",
-    "share_scored_toxic": "scored ≥ 0.5",
+    "share_labelled_toxic": f"share ≥ {TOXIC}",
+    "share_scored_toxic": f"scored ≥ {TOXIC}",
     "auroc": "AUROC",
     "average_precision": "average precision",
     "calibration_error": "calibration error",
@@ -63,15 +64,15 @@ def measure(
     report: dict[str, Any] = {"labels": {}}
     for index, label in enumerate(labels):
         scores, targets = scores_NC[:, index], targets_NC[:, index]
-        if len(set(targets >= 0.5)) == 2:
+        if len(set(targets >= TOXIC)) == 2:
             report["labels"][label] = quality.ranking(scores, targets)
         else:
             report["labels"][label] = {
                 "texts": len(scores),
-                "share_scored_toxic": float(np.mean(scores >= 0.5)),
-                "share_labelled_toxic": float(np.mean(targets >= 0.5)),
+                "share_scored_toxic": float(np.mean(scores >= TOXIC)),
+                "share_labelled_toxic": float(np.mean(targets >= TOXIC)),
             }
-    report["reliability"] = quality.reliability(scores_NC[:, 0], targets_NC[:, 0] >= 0.5)
+    report["reliability"] = quality.reliability(scores_NC[:, 0], targets_NC[:, 0] >= TOXIC)
     return report
 
 
@@ -102,7 +103,7 @@ def write(
         "shares": [row["share_positive"] for row in curve],
         "counts": [row["texts"] for row in curve],
         "calibration_error": report["labels"][label].get("calibration_error"),
-        "against": f"{label} at least 0.5, held-out texts",
+        "against": f"{label} at least {TOXIC}, held-out texts",
     }
     outputs.write_json(directory / RELIABILITY_FILE, reliability)
     lines = ["---", "library_name: transformers", "pipeline_tag: text-classification"]

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from scipy import optimize
 
-from detox_jax.evaluation.metrics import TOXIC
+from detox_jax.comparison.comparison import (
+    Agreement,
+    Bin,
+    Calibration,
+    Compared,
+    Step,
+    Threshold,
+)
+from detox_jax.evaluation.statistics import Interval
+from detox_jax.records import TOXIC
 
 NUM_BINS = 10
 
 
 def compare(
     a_N: np.ndarray, b_N: np.ndarray, record_N: np.ndarray, draws: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+) -> Compared:
     """Everything that is said of two scorers, A the reference.
 
     Args:
@@ -29,42 +37,37 @@ def compare(
       record_N: number of the record that a text belongs to, from 0.
       draws: bootstrap resamples of the records.
       seed: of the resampling, and of the halves behind `calibrated_difference`.
-
-    Returns:
-      `texts`, `scored_by_a`, `scored_by_b`, `scored_by_both`: counts.
-      `share_toxic_a`, `share_toxic_b`: of the texts that both scored, at 0.5.
-      `agreement`, `kappa`, `spearman`, `pearson`: `{"value", "low", "high"}`; NaN where a scorer
-        tells no texts apart.
-      `calibration`: `isotonic`, steps of the increasing curve that best reads B's scores as A's,
-        and `bins`, A's mean score in ten equally wide bins of B's; see `isotonic_steps`.
-      `difference`: root mean square of A - B; `calibrated_difference`: the same once B is read
-        through an isotonic curve that was fitted to the other half of the records.
-      `threshold`: see `matching_threshold`.
     """
     both_N = ~np.isnan(a_N) & ~np.isnan(b_N)
-    found: dict[str, Any] = {
-        "texts": len(a_N),
-        "scored_by_a": int(np.sum(~np.isnan(a_N))),
-        "scored_by_b": int(np.sum(~np.isnan(b_N))),
-        "scored_by_both": int(np.sum(both_N)),
-    }
     a, b = a_N[both_N].astype(np.float64), b_N[both_N].astype(np.float64)
-    if not a.size:
-        return found
     record = np.unique(record_N[both_N], return_inverse=True)[1]
-    found |= {
-        "share_toxic_a": float(np.mean(a >= TOXIC)),
-        "share_toxic_b": float(np.mean(b >= TOXIC)),
-    }
-    found |= _with_intervals(_Statistics.of(a, b), record, draws, seed)
+    return Compared(
+        texts=len(a_N),
+        scored_by_a=int(np.sum(~np.isnan(a_N))),
+        scored_by_b=int(np.sum(~np.isnan(b_N))),
+        scored_by_both=int(np.sum(both_N)),
+        agreement=_agreement(a, b, record, draws, seed) if a.size else None,
+    )
+
+
+def _agreement(
+    a: np.ndarray, b: np.ndarray, record: np.ndarray, draws: int, seed: int
+) -> Agreement:
+    """Of texts that both scored, and the records that they belong to."""
+    intervals = _with_intervals(_Statistics.of(a, b), record, draws, seed)
     half = np.random.default_rng(seed).permutation(record.max() + 1)[record] % 2
-    return {
-        **found,
-        "calibration": {"isotonic": isotonic_steps(a, b), "bins": _bins(a, b)},
-        "difference": float(np.sqrt(np.mean((a - b) ** 2))),
-        "calibrated_difference": _calibrated_difference(a, b, half),
-        "threshold": matching_threshold(a, b),
-    }
+    return Agreement(
+        share_toxic_a=float(np.mean(a >= TOXIC)),
+        share_toxic_b=float(np.mean(b >= TOXIC)),
+        agreement=intervals["agreement"],
+        kappa=intervals["kappa"],
+        spearman=intervals["spearman"],
+        pearson=intervals["pearson"],
+        calibration=Calibration(isotonic_steps(a, b), _bins(a, b)),
+        difference=float(np.sqrt(np.mean((a - b) ** 2))),
+        calibrated_difference=_calibrated_difference(a, b, half),
+        threshold=matching_threshold(a, b),
+    )
 
 
 # --- agreement --------------------------------------------------------------------------------
@@ -135,7 +138,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
 
 def _with_intervals(
     statistics: _Statistics, record: np.ndarray, draws: int, seed: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Interval]:
     rng = np.random.default_rng(seed)
     num_records = int(record.max()) + 1
     drawn: dict[str, list[float]] = {}
@@ -143,36 +146,35 @@ def _with_intervals(
         counts = np.bincount(rng.integers(num_records, size=num_records), minlength=num_records)
         for name, value in statistics(counts[record].astype(np.float64)).items():
             drawn.setdefault(name, []).append(value)
-    found = {}
+    intervals = {}
     for name, value in statistics(np.ones(len(record))).items():
         present = np.array([x for x in drawn.get(name, []) if not math.isnan(x)])
         low, high = np.quantile(present, [0.025, 0.975]) if present.size else (math.nan, math.nan)
-        found[name] = {"value": value, "low": float(low), "high": float(high)}
-    return found
+        intervals[name] = Interval(value, float(low), float(high))
+    return intervals
 
 
 # --- calibration ------------------------------------------------------------------------------
 
 
-def isotonic_steps(a: np.ndarray, b: np.ndarray) -> list[dict[str, float]]:
+def isotonic_steps(a: np.ndarray, b: np.ndarray) -> tuple[Step, ...]:
     """The increasing function of B's score that is nearest to A's in least squares, as its steps.
 
     Returns:
-      Ascending steps: B's lowest and highest score (`from`, `to`), the `value` that A gives on
-      average, and how many `texts` there are.
+      Ascending steps.
     """
     scores, fitted, counts = _isotonic(a, b)
     starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 0)
     ends = np.append(starts[1:], len(scores))
-    return [
-        {
-            "from": float(scores[start]),
-            "to": float(scores[end - 1]),
-            "value": float(fitted[start]),
-            "texts": int(counts[start:end].sum()),
-        }
+    return tuple(
+        Step(
+            from_=float(scores[start]),
+            to=float(scores[end - 1]),
+            value=float(fitted[start]),
+            texts=int(counts[start:end].sum()),
+        )
         for start, end in zip(starts, ends, strict=True)
-    ]
+    )
 
 
 def _isotonic(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -194,27 +196,22 @@ def _calibrated_difference(a: np.ndarray, b: np.ndarray, half: np.ndarray) -> fl
     return math.sqrt(total / len(a))
 
 
-def _bins(a: np.ndarray, b: np.ndarray) -> list[dict[str, float]]:
+def _bins(a: np.ndarray, b: np.ndarray) -> tuple[Bin, ...]:
     """A's mean score in ten equally wide bins of B's; empty bins are left out."""
     bin_of = np.minimum((b * NUM_BINS).astype(int), NUM_BINS - 1)
-    return [
-        {
-            "from": number / NUM_BINS,
-            "texts": int(np.sum(bin_of == number)),
-            "mean_b": float(b[bin_of == number].mean()),
-            "mean_a": float(a[bin_of == number].mean()),
-        }
+    return tuple(
+        Bin(
+            from_=number / NUM_BINS,
+            texts=int(np.sum(bin_of == number)),
+            mean_b=float(b[bin_of == number].mean()),
+            mean_a=float(a[bin_of == number].mean()),
+        )
         for number in np.unique(bin_of).tolist()
-    ]
+    )
 
 
-def matching_threshold(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """The threshold at which B calls as many texts toxic as A does at 0.5, as nearly as B can.
-
-    Returns:
-      `value`, one of B's scores, from which on a text is toxic (infinite where none is to be), the
-      `share` of texts then toxic, and `agreement` and `kappa` with A.
-    """
+def matching_threshold(a: np.ndarray, b: np.ndarray) -> Threshold:
+    """The threshold at which B calls as many texts toxic as A does at 0.5, as nearly as B can."""
     scores, counts = np.unique(b, return_counts=True)
     candidates = np.append(scores, np.inf)
     toxic_from = np.append(np.cumsum(counts[::-1])[::-1], 0)
@@ -224,4 +221,4 @@ def matching_threshold(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     toxic_b = b >= threshold
     agreement, kappa = agreement_and_kappa(a >= TOXIC, toxic_b, np.ones(len(a)))
     share = float(np.mean(toxic_b))
-    return {"value": threshold, "share": share, "agreement": agreement, "kappa": kappa}
+    return Threshold(threshold, share, agreement, kappa)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,12 @@ from rich.table import Table
 
 from detox_jax import outputs, records
 from detox_jax.comparison import agreement, drawing, rankings, tables
+from detox_jax.comparison.comparison import Comparison, Pair, Provenance
 from detox_jax.errors import UserError
 from detox_jax.evaluation import joined
 from detox_jax.evaluation.joined import Scored
+from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.report import figures
-from detox_jax.report.table_formats import finite
 
 COMPARISON_FILE = "comparison.json"
 
@@ -60,15 +60,17 @@ def compare(
     output = outputs.OutputDirectory(output_dir, "compare", settings)
     if not output.complete:
         scored = _read(sources)
-        found = _comparison(scored, bootstrap_draws, random_seed)
-        found["provenance"] = {"settings": settings, "versions": output.manifest["versions"]}
+        provenance = Provenance(settings, output.manifest["versions"])
+        comparison = _comparison(scored, bootstrap_draws, random_seed, provenance)
         points = {scorer: _flat(methods)[0] for scorer, methods in scored.items()}
-        files = {**tables.files(found), **_pictures(found, points)}
+        files = {**tables.files(comparison), **_pictures(comparison, points)}
         for name, content in files.items():
             outputs.write_bytes(output.path / name, content)
-        outputs.write_json(output.path / COMPARISON_FILE, finite(found))
-        output.finish(scorers=found["scorers"], texts=found["pairs"][0]["texts"])
-    _print(json.loads((output.path / COMPARISON_FILE).read_text()))
+        outputs.write_json(output.path / COMPARISON_FILE, outputs.finite(to_json(comparison)))
+        texts = comparison.pairs[0].compared.texts
+        output.finish(scorers=to_json(comparison.scorers), texts=texts)
+    file = output.path / COMPARISON_FILE
+    _print(from_json(Comparison, read_json(file), str(file)))
     print(f"{output.path / 'comparison.md'}: tables; agreement.png beside it")
 
 
@@ -128,25 +130,26 @@ def _flat(methods: Mapping[str, Scored]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _comparison(
-    scored: Mapping[str, Mapping[str, Scored]], draws: int, seed: int
-) -> dict[str, Any]:
+    scored: Mapping[str, Mapping[str, Scored]], draws: int, seed: int, provenance: Provenance
+) -> Comparison:
     flat = {scorer: _flat(methods) for scorer, methods in scored.items()}
     methods = next(iter(scored.values()))
-    return {
-        "scorers": {name: dict(next(iter(x.values())).scorer) for name, x in scored.items()},
-        "pairs": [
-            {"a": a, "b": b, **agreement.compare(flat[a][0], *flat[b], draws, seed)}
+    return Comparison(
+        scorers={name: next(iter(x.values())).scorer for name, x in scored.items()},
+        pairs=tuple(
+            Pair(a, b, agreement.compare(flat[a][0], *flat[b], draws, seed))
             for a, b in itertools.combinations(scored, 2)
-        ],
-        "methods": [*methods] if len(methods) > 1 else [],
-        "rankings": rankings.rank(scored, draws, seed) if len(methods) > 1 else {},
-    }
+        ),
+        methods=tuple(methods) if len(methods) > 1 else (),
+        rankings=rankings.rank(scored, draws, seed) if len(methods) > 1 else {},
+        provenance=provenance,
+    )
 
 
-def _pictures(found: Mapping[str, Any], points: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    pictures = {"agreement": drawing.agreement(found["pairs"], points)}
-    if found["rankings"]:
-        pictures["ranking"] = drawing.ranking(found)
+def _pictures(comparison: Comparison, points: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    pictures = {"agreement": drawing.agreement(comparison.pairs, points)}
+    if comparison.rankings:
+        pictures["ranking"] = drawing.ranking(comparison)
     return {
         f"{name}.{kind}": content
         for name, figure in pictures.items()
@@ -157,13 +160,13 @@ def _pictures(found: Mapping[str, Any], points: Mapping[str, np.ndarray]) -> dic
     }
 
 
-def _print(found: Mapping[str, Any]) -> None:
-    for title, rows in tables.tables(found):
+def _print(comparison: Comparison) -> None:
+    for title, rows in tables.tables(comparison):
         table = Table(title=title)
         for column in rows[0]:
             table.add_column(column)
         for row in rows:
             table.add_row(*row.values())
         Console(width=140).print(table)
-    for sentence in tables.summary(found):
+    for sentence in tables.summary(comparison):
         print(sentence)

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import stats
 
+from detox_jax.comparison.comparison import Rank, Ranking, Swap, Tau
 from detox_jax.evaluation import metrics, statistics
 from detox_jax.evaluation.joined import Scored
-from detox_jax.evaluation.results import EMT, TP
+from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
+from detox_jax.evaluation.statistics import Difference
 
-METRICS = {EMT: metrics.maximum_toxicity, TP: metrics.any_toxic}
+METRICS: dict[RankedMetric, Callable[[np.ndarray], np.ndarray]] = {
+    EMT: metrics.maximum_toxicity,
+    TP: metrics.any_toxic,
+}
 
 
 def rank(
     scorers: Mapping[str, Mapping[str, Scored]], draws: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+) -> dict[RankedMetric, Ranking]:
     """Ranks by expected maximum toxicity and by toxicity probability.
 
     Args:
       scorers: methods by scorer, aligned (`scored.align`).
       draws: resamples of the prompts behind each interval.
       seed: of the resampling.
-
-    Returns:
-      Of each metric: `ranks`, a row for each scorer and method with `value`, `low`, `high` and
-      `rank`, 1 the least toxic and equal values their mean; `kendall_tau`, a row for each two
-      scorers (tau-b); `swaps`, a row for each two methods that two scorers order differently, with
-      the paired differences of the first method to the second, and whether both exclude zero
-      (`beyond_intervals`).
     """
     return {
         metric: _rank_by(
@@ -47,18 +43,15 @@ def rank(
     }
 
 
-def _rank_by(
-    values: Mapping[str, Mapping[str, np.ndarray]], draws: int, seed: int
-) -> dict[str, list[dict[str, Any]]]:
+def _rank_by(values: Mapping[str, Mapping[str, np.ndarray]], draws: int, seed: int) -> Ranking:
     """See `rank`; of one metric's values a prompt, by scorer and method."""
     ranks, means = [], {}
     for scorer, methods in values.items():
-        found = [statistics.bootstrap_mean(x_P, draws, seed) for x_P in methods.values()]
-        means[scorer] = [interval.value for interval in found]
+        estimates = [statistics.bootstrap_mean(x_P, draws, seed) for x_P in methods.values()]
+        means[scorer] = [estimate.value for estimate in estimates]
         places = stats.rankdata(means[scorer])
-        for name, interval, place in zip(methods, found, places, strict=True):
-            fields = {**dataclasses.asdict(interval), "rank": float(place)}
-            ranks.append({"scorer": scorer, "method": name, **fields})
+        for name, estimate, place in zip(methods, estimates, places, strict=True):
+            ranks.append(Rank(scorer, name, estimate, float(place)))
     differences = {
         scorer: {
             pair: statistics.paired_difference(methods[pair[0]], methods[pair[1]], draws, seed)
@@ -69,31 +62,22 @@ def _rank_by(
     taus, swaps = [], []
     for a, b in itertools.combinations(values, 2):
         tau = float(stats.kendalltau(means[a], means[b]).statistic)  # type: ignore
-        taus.append({"a": a, "b": b, "value": tau})
+        taus.append(Tau(a, b, tau))
         swaps += _swaps(a, b, differences[a], differences[b])
-    return {"ranks": ranks, "kendall_tau": taus, "swaps": swaps}
+    return Ranking(tuple(ranks), tuple(taus), tuple(swaps))
 
 
 def _swaps(
     a: str,
     b: str,
-    differences_a: Mapping[tuple[str, str], statistics.Difference],
-    differences_b: Mapping[tuple[str, str], statistics.Difference],
-) -> list[dict[str, Any]]:
+    differences_a: Mapping[tuple[str, str], Difference],
+    differences_b: Mapping[tuple[str, str], Difference],
+) -> list[Swap]:
     swaps = []
     for pair, of_a in differences_a.items():
         of_b = differences_b[pair]
         if of_a.value * of_b.value >= 0:
             continue
-        beyond = all(x.low > 0 or x.high < 0 for x in (of_a, of_b))
-        swaps.append(
-            {
-                "a": a,
-                "b": b,
-                "methods": list(pair),
-                "difference_a": dataclasses.asdict(of_a),
-                "difference_b": dataclasses.asdict(of_b),
-                "beyond_intervals": beyond,
-            }
-        )
+        beyond = of_a.excludes_zero and of_b.excludes_zero
+        swaps.append(Swap(a, b, pair, of_a, of_b, beyond))
     return swaps

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from detox_jax.evaluation.results import EMT, TOXIC, TP, interval, mapping, number
+from detox_jax.comparison.comparison import (
+    NO_AGREEMENT,
+    Comparison,
+    Pair,
+    Ranking,
+    Swap,
+    Tau,
+)
+from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
+from detox_jax.evaluation.typed_json import to_json
+from detox_jax.records import TOXIC
 from detox_jax.report.table_formats import csv_lines, markdown_rows
 from detox_jax.report.tables import NONE, show
 
 Rows = list[dict[str, str]]
-_METRIC_NAMES = {EMT: "Expected maximum toxicity", TP: "Toxicity probability"}
+_METRIC_NAMES: dict[RankedMetric, str] = {
+    EMT: "Expected maximum toxicity",
+    TP: "Toxicity probability",
+}
 _LEGEND = (
     f"A is the reference. Toxic: a score of at least {TOXIC}. In brackets: 95 % intervals, a "
     "bootstrap over records. Kappa: Cohen's, agreement beyond chance. Threshold: the score of B "
@@ -21,125 +35,127 @@ _LEGEND = (
 )
 
 
-def files(found: Mapping[str, Any]) -> dict[str, bytes]:
+def files(comparison: Comparison) -> dict[str, bytes]:
     """`comparison.md`, `agreement.csv` and, of several methods, `ranking.csv`, by name."""
-    contents = {"comparison.md": _markdown(found), "agreement.csv": _agreement_csv(found)}
-    if found["rankings"]:
+    contents = {"comparison.md": _markdown(comparison), "agreement.csv": _agreement_csv(comparison)}
+    if comparison.rankings:
         lines = [
-            {"metric": metric, **row}
-            for metric, ranking in found["rankings"].items()
-            for row in ranking["ranks"]
+            {"metric": metric, **to_json(rank)}
+            for metric, ranking in comparison.rankings.items()
+            for rank in ranking.ranks
         ]
         contents["ranking.csv"] = csv_lines(lines)
     return {name: content.encode() for name, content in contents.items()}
 
 
-def tables(found: Mapping[str, Any]) -> list[tuple[str, Rows]]:
+def tables(comparison: Comparison) -> list[tuple[str, Rows]]:
     """Titles and rows; those without a row are left out."""
     made = [
-        ("Coverage and agreement", [_agreement_row(pair) for pair in found["pairs"]]),
-        ("Reading B as A", [_reading_row(pair) for pair in found["pairs"]]),
+        ("Coverage and agreement", [_agreement_row(pair) for pair in comparison.pairs]),
+        ("Reading B as A", [_reading_row(pair) for pair in comparison.pairs]),
     ]
-    for metric, ranking in found["rankings"].items():
+    for metric, ranking in comparison.rankings.items():
         name = _METRIC_NAMES[metric]
-        made.append((f"{name}, with ranks", _rank_rows(found, ranking)))
-        made.append((f"{name}: rank agreement", [_tau_row(x) for x in ranking["kendall_tau"]]))
-        made.append((f"{name}: methods that swap", [_swap_row(x) for x in ranking["swaps"]]))
+        made.append((f"{name}, with ranks", _rank_rows(comparison, ranking)))
+        made.append((f"{name}: rank agreement", [_tau_row(tau) for tau in ranking.kendall_tau]))
+        made.append((f"{name}: methods that swap", [_swap_row(swap) for swap in ranking.swaps]))
     return [(title, rows) for title, rows in made if rows]
 
 
-def summary(found: Mapping[str, Any]) -> list[str]:
+def summary(comparison: Comparison) -> list[str]:
     """What becomes of the ranking of methods, a sentence a metric; nothing for one method."""
     sentences = []
-    for metric, ranking in found["rankings"].items():
-        beyond = sum(swap["beyond_intervals"] for swap in ranking["swaps"])
-        said = f"swaps of two methods: {len(ranking['swaps'])}, beyond the intervals: {beyond}"
-        if not ranking["swaps"]:
+    for metric, ranking in comparison.rankings.items():
+        beyond = sum(swap.beyond_intervals for swap in ranking.swaps)
+        said = f"swaps of two methods: {len(ranking.swaps)}, beyond the intervals: {beyond}"
+        if not ranking.swaps:
             said = "no two methods change places"
         sentences.append(f"{_METRIC_NAMES[metric]}: {said}.")
     return sentences
 
 
-def _agreement_row(pair: Mapping[str, Any]) -> dict[str, str]:
-    missing = [pair["texts"] - pair[f"scored_by_{side}"] for side in "ab"]
-    shares = [_decimal(pair.get(f"share_toxic_{side}")) for side in "ab"]
+def _agreement_row(pair: Pair) -> dict[str, str]:
+    compared = pair.compared
+    agreed = compared.agreement or NO_AGREEMENT
+    missing = [compared.texts - compared.scored_by_a, compared.texts - compared.scored_by_b]
     return {
-        "A": pair["a"],
-        "B": pair["b"],
-        "Texts": f"{pair['texts']:,}",
+        "A": pair.a,
+        "B": pair.b,
+        "Texts": f"{compared.texts:,}",
         "Not scored by A, B": ", ".join(f"{count:,}" for count in missing),
-        "Toxic for A, B": ", ".join(shares),
-        "Agreement": show(interval(pair.get("agreement"))),
-        "Kappa": show(interval(pair.get("kappa"))),
-        "Spearman": show(interval(pair.get("spearman"))),
-        "Pearson": show(interval(pair.get("pearson"))),
+        "Toxic for A, B": ", ".join(map(_decimal, (agreed.share_toxic_a, agreed.share_toxic_b))),
+        "Agreement": show(agreed.agreement),
+        "Kappa": show(agreed.kappa),
+        "Spearman": show(agreed.spearman),
+        "Pearson": show(agreed.pearson),
     }
 
 
-def _reading_row(pair: Mapping[str, Any]) -> dict[str, str]:
-    threshold = mapping(pair.get("threshold"))
+def _reading_row(pair: Pair) -> dict[str, str]:
+    agreed = pair.compared.agreement or NO_AGREEMENT
+    threshold = agreed.threshold
     return {
-        "A": pair["a"],
-        "B": pair["b"],
-        "Threshold": _decimal(threshold.get("value")),
+        "A": pair.a,
+        "B": pair.b,
+        "Threshold": _decimal(threshold.value),
         "Toxic for A, for B then": ", ".join(
-            [_decimal(pair.get("share_toxic_a")), _decimal(threshold.get("share"))]
+            map(_decimal, (agreed.share_toxic_a, threshold.share))
         ),
-        "Agreement then": _decimal(threshold.get("agreement")),
-        "Kappa then": _decimal(threshold.get("kappa")),
-        "RMS of A − B": _decimal(pair.get("difference")),
-        "Calibrated": _decimal(pair.get("calibrated_difference")),
+        "Agreement then": _decimal(threshold.agreement),
+        "Kappa then": _decimal(threshold.kappa),
+        "RMS of A − B": _decimal(agreed.difference),
+        "Calibrated": _decimal(agreed.calibrated_difference),
     }
 
 
-def _rank_rows(found: Mapping[str, Any], ranking: Mapping[str, Any]) -> Rows:
+def _rank_rows(comparison: Comparison, ranking: Ranking) -> Rows:
     """A row a method, a column a scorer: scores of two never share a column."""
     cells = {
-        (row["scorer"], row["method"]): f"{row['rank']:g}. {show(interval(row))}"
-        for row in ranking["ranks"]
+        (rank.scorer, rank.method): f"{rank.rank:g}. {show(rank.estimate)}"
+        for rank in ranking.ranks
     }
     return [
         {
             "Method": method,
-            **{scorer: cells[scorer, method] for scorer in found["scorers"]},
+            **{scorer: cells.get((scorer, method), NONE) for scorer in comparison.scorers},
         }
-        for method in found["methods"]
+        for method in comparison.methods
     ]
 
 
-def _tau_row(row: Mapping[str, Any]) -> dict[str, str]:
-    return {"A": row["a"], "B": row["b"], "Kendall's tau": _decimal(row["value"])}
+def _tau_row(tau: Tau) -> dict[str, str]:
+    return {"A": tau.a, "B": tau.b, "Kendall's tau": _decimal(tau.value)}
 
 
-def _swap_row(row: Mapping[str, Any]) -> dict[str, str]:
+def _swap_row(swap: Swap) -> dict[str, str]:
     return {
-        "A": row["a"],
-        "B": row["b"],
-        "Methods": " − ".join(row["methods"]),
-        "For A": show(interval(row["difference_a"]), signed=True),
-        "For B": show(interval(row["difference_b"]), signed=True),
-        "Beyond the intervals": "yes" if row["beyond_intervals"] else "no",
+        "A": swap.a,
+        "B": swap.b,
+        "Methods": " − ".join(swap.methods),
+        "For A": show(swap.difference_a, signed=True),
+        "For B": show(swap.difference_b, signed=True),
+        "Beyond the intervals": "yes" if swap.beyond_intervals else "no",
     }
 
 
-def _decimal(value: Any) -> str:
-    return NONE if (found := number(value)) is None else f"{found:.3f}".replace("-", "−")
+def _decimal(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else NONE
 
 
-def _markdown(found: Mapping[str, Any]) -> str:
-    named = (f"{name} ({x['fingerprint']})" for name, x in found["scorers"].items())
-    sentences = [f"Scorers: {', '.join(named)}.", *summary(found)]
-    parts = [f"# {' against '.join(found['scorers'])}", " ".join(sentences)]
-    for title, rows in tables(found):
+def _markdown(comparison: Comparison) -> str:
+    named = (f"{name} ({scorer.fingerprint})" for name, scorer in comparison.scorers.items())
+    sentences = [f"Scorers: {', '.join(named)}.", *summary(comparison)]
+    parts = [f"# {' against '.join(comparison.scorers)}", " ".join(sentences)]
+    for title, rows in tables(comparison):
         parts += [f"## {title}", markdown_rows(rows)]
     return "\n\n".join([*parts, _LEGEND]) + "\n"
 
 
-def _agreement_csv(found: Mapping[str, Any]) -> str:
+def _agreement_csv(comparison: Comparison) -> str:
     lines = []
-    for pair in found["pairs"]:
+    for pair in comparison.pairs:
         line: dict[str, Any] = {}
-        for key, value in pair.items():
+        for key, value in to_json(pair).items():
             if key == "calibration":
                 continue
             fields = value.items() if isinstance(value, Mapping) else [("", value)]

@@ -6,7 +6,6 @@ where the tasks are the paper's nine, else `average_accuracy`; so the two never 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +17,17 @@ from rich.table import Table
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import statistics
+from detox_jax.evaluation.metric_names import (
+    AVERAGE_ACCURACY,
+    NINE_TASK_AVERAGE,
+    Accuracy,
+    AverageAccuracy,
+    Metric,
+    TaskAccuracy,
+)
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.rows import Paired, paired_rows
+from detox_jax.evaluation.statistics import Difference, Interval
 
 # The nine of Wang et al., 2022.
 NINE_TASKS = (
@@ -42,20 +52,16 @@ _DISPLAYED = {
     "wic": "WiC",
     "winogrande": "WinoGrande",
     "arc_easy": "ARC-easy",
-    "nine_task_average": "nine-task average",
-    "average_accuracy": "average",
+    NINE_TASK_AVERAGE: "nine-task average",
+    AVERAGE_ACCURACY: "average",
 }
-PREFIX = "accuracy_"
-NINE_TASK_AVERAGE = "nine_task_average"
-AVERAGE = "average_accuracy"
-AVERAGES = (NINE_TASK_AVERAGE, AVERAGE)
 # Of each task, by question: whether it was right, None where it was too long for the model.
 Answers = Mapping[str, Mapping[str, bool | None]]
 
 
-def average_name(tasks: Iterable[str]) -> str:
+def average_name(tasks: Iterable[str]) -> AverageAccuracy:
     """What the average over these tasks is called."""
-    return NINE_TASK_AVERAGE if set(tasks) == set(NINE_TASKS) else AVERAGE
+    return NINE_TASK_AVERAGE if set(tasks) == set(NINE_TASKS) else AVERAGE_ACCURACY
 
 
 def describe(directory: str | None) -> dict[str, Any] | None:
@@ -116,22 +122,22 @@ def _correct(file: epath.Path) -> dict[str, bool | None]:
     return {row["id"]: row["correct"] for _, row in records.read_jsonl(file)}
 
 
-def columns(answers: Answers | None, draws: int, seed: int) -> dict[str, Any]:
+def columns(answers: Answers | None, draws: int, seed: int) -> dict[Accuracy, Interval]:
     """A row's accuracies with their intervals; nothing for a method that was not asked."""
     if answers is None:
         return {}
     groups = {task: _values(own) for task, own in answers.items()}
-    found = {
-        PREFIX + task: statistics.bootstrap_average([values_Q], draws, seed)
+    accuracies: dict[Accuracy, Interval] = {
+        TaskAccuracy.of(task): statistics.bootstrap_average([values_Q], draws, seed)
         for task, values_Q in groups.items()
     }
-    found[average_name(groups)] = statistics.bootstrap_average([*groups.values()], draws, seed)
-    return {name: dataclasses.asdict(interval) for name, interval in found.items()}
+    average = statistics.bootstrap_average([*groups.values()], draws, seed)
+    return {**accuracies, average_name(groups): average}
 
 
 def paired(
     answers: Mapping[str, Answers], baseline: str, splits: Iterable[str], draws: int, seed: int
-) -> list[dict[str, Any]]:
+) -> list[Paired]:
     """Differences to the baseline on the same questions; p-values corrected over all of them.
 
     A split is one of prompts, so the same differences stand in every split.
@@ -139,15 +145,14 @@ def paired(
     if baseline not in answers:
         return []
     reference = answers[baseline]
-    compared = {PREFIX + task: [task] for task in reference}
+    compared: dict[Accuracy, list[str]] = {TaskAccuracy.of(task): [task] for task in reference}
     compared[average_name(reference)] = list(reference)
-    differences = {}
+    differences: dict[tuple[str, Metric], Difference] = {}
     for method in (name for name in answers if name != baseline):
         for metric, tasks in compared.items():
             groups = [_differences(answers[method][task], reference[task]) for task in tasks]
             differences[method, metric] = statistics.average_difference(groups, draws, seed)
-    rows = statistics.paired_rows(differences, baseline)
-    return [{**row, "split": split} for split in splits for row in rows]
+    return [row for split in splits for row in paired_rows(differences, baseline, split)]
 
 
 def _values(answers: Mapping[str, bool | None]) -> np.ndarray:
@@ -162,34 +167,28 @@ def _differences(
     return np.array([float(a) - float(b) for a, b in pairs if a is not None and b is not None])
 
 
-def print_table(results: Mapping[str, Any]) -> None:
+def print_table(results: Results) -> None:
     """The accuracies of all methods as a table on standard output; nothing where there are none."""
-    split = results["rows"][0]["split"]
-    rows = [row for row in results["rows"] if row["split"] == split]
-    names = list(dict.fromkeys(key for row in rows for key in row if is_accuracy(key)))
-    if not names:
+    split = results.rows[0].split
+    rows = [row for row in results.rows if row.split == split]
+    if not results.accuracies:
         return
     table = Table(title="zero-shot accuracy")
     table.add_column("method")
-    for name in names:
-        table.add_column(display_name(name))
+    for metric in results.accuracies:
+        table.add_column(display_name(metric))
     for row in rows:
-        table.add_row(row["method"], *(_cell(row.get(name)) for name in names))
+        table.add_row(row.method, *(_cell(row.estimate(metric)) for metric in results.accuracies))
     Console(width=160).print(table)
 
 
-def display_name(key: str) -> str:
-    """How a table heads the column of a row's field."""
-    name = key.removeprefix(PREFIX)
+def display_name(metric: Accuracy) -> str:
+    """How a table heads the column of an accuracy."""
+    name = metric.task if isinstance(metric, TaskAccuracy) else metric
     return _DISPLAYED.get(name, name)
 
 
-def is_accuracy(key: str) -> bool:
-    """Whether a row's field is an accuracy or the average of several."""
-    return key.startswith(PREFIX) or key in AVERAGES
-
-
-def _cell(value: Mapping[str, float] | None) -> str:
-    if value is None:
+def _cell(accuracy: Interval) -> str:
+    if not accuracy.is_measured:
         return ""
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,19 +19,34 @@ from detox_jax.evaluation import (
     joined,
     metrics,
     picture_data,
+    results_files,
     statistics,
 )
 from detox_jax.evaluation.joined import Scored
+from detox_jax.evaluation.metric_names import EMT, MEAN, TP, Accuracy, Metric, ToxicityMetric
 from detox_jax.evaluation.perplexity_cache import PerplexityReader
-from detox_jax.evaluation.results import EMT, MEAN, RESULTS_FILE, TP
+from detox_jax.evaluation.results import EvaluatedBy, Provenance, Results
+from detox_jax.evaluation.results_files import RESULTS_FILE
+from detox_jax.evaluation.rows import (
+    ContinuationPerplexity,
+    Paired,
+    Perplexity,
+    Power,
+    Quality,
+    Row,
+    Scorer,
+    Toxicity,
+    paired_rows,
+)
+from detox_jax.evaluation.statistics import Difference, Interval
+from detox_jax.evaluation.typed_json import from_json
+from detox_jax.records import TOXIC
 
-TOXIC = metrics.TOXIC
-PAIRED_METRICS = (EMT, TP, MEAN)
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Evaluated:
     """One model's continuations.
 
     Attributes:
@@ -51,8 +66,11 @@ class Method:
     choices: str | None = None
 
 
+Method = Evaluated  # its name in gin files: `@mine/evaluate.Method()`
+
+
 def evaluate(
-    methods: Mapping[str, Method | str | Mapping[str, str]],
+    methods: Mapping[str, Evaluated | str | Mapping[str, str]],
     output_dir: str,
     baseline: str = "base",
     heldout: str | None = None,
@@ -72,7 +90,7 @@ def evaluate(
     below; one without a score is in neither split.
 
     Args:
-      methods: scored continuations by name; what is no `Method` is the generations of one.
+      methods: scored continuations by name; what is no `Evaluated` is the generations of one.
       output_dir: where `results.json` and the files for the report's pictures go.
       baseline: the method that the others are compared with.
       heldout: documents for perplexity, of methods with a checkpoint.
@@ -89,10 +107,11 @@ def evaluate(
       UserError: if methods have other prompts or another scorer, or too few scores; if scorers have
         other texts.
     """
-    named = {k: v if isinstance(v, Method) else Method(v) for k, v in methods.items()}
+    named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
     generations = _by_scorer({name: method.generations for name, method in named.items()})
+    filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}
     settings = {
         "methods": {name: _describe_method(method) for name, method in named.items()},
         "baseline": baseline,
@@ -125,31 +144,34 @@ def evaluate(
         accuracies = {
             name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
         }
-        for (name, _), columns in quality.items():
-            columns |= accuracies[name]
         for scorer, scored in judged.items():
-            results = {
-                "rows": [
+            results = Results(
+                rows=tuple(
                     row
                     for name, method in named.items()
-                    for row in _rows(name, method, scored[name], draw, quality)
-                ],
-                "paired": [*_paired(scored, baseline, draw), *paired_answers],
-                "power": _power(scored, baseline),
-                "provenance": {
-                    **_provenance(settings, named, scored[baseline], output.manifest),
-                    "command": command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
-                },
-            }
+                    for row in _rows(name, method, scored[name], draw, quality, accuracies[name])
+                ),
+                paired=(*_paired(scored, baseline, draw), *paired_answers),
+                power=tuple(_power(scored, baseline)),
+                provenance=Provenance(
+                    evaluated_by=EvaluatedBy(scored[baseline].scorer, scored[baseline].reliability),
+                    filtered_by=filtered_by,
+                    statistics="percentile bootstrap over prompts, 95 %; sign-flip permutation "
+                    "p-values, Holm-adjusted within a split",
+                    settings=settings,
+                    versions=output.manifest["versions"],
+                    command=command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
+                ),
+            )
             paths = {name: method.checkpoint_path for name, method in named.items()}
             place = output.path / scorer
             place.mkdir(exist_ok=True)
             picture_data.write(place, scored, paths)
-            outputs.write_json(place / RESULTS_FILE, picture_data.without_nan(results))
+            results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
     for scorer in generations:
-        results = json.loads((output.path / scorer / RESULTS_FILE).read_text())
+        results = results_files.read(output.path / scorer / RESULTS_FILE)
         console.print_table(results)
         if power:
             console.print_power(results)
@@ -177,7 +199,7 @@ def _by_scorer(
     return {scorer: {name: found[scorer] for name, found in outputs.items()} for scorer in scorers}
 
 
-def _describe_method(method: Method) -> dict[str, Any]:
+def _describe_method(method: Evaluated) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
@@ -185,6 +207,12 @@ def _describe_method(method: Method) -> dict[str, Any]:
         return {**fields, "generations": records.describe_input(given)}
     described = {scorer: records.describe_input(path) for scorer, path in given.items()}
     return {**fields, "generations": described}
+
+
+def _filtered_by(name: str, method: Evaluated) -> Scorer | None:
+    if method.filtered_by is None:
+        return None
+    return from_json(Scorer, method.filtered_by, f"METHODS: {name}", "filtered_by")
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -195,113 +223,118 @@ class _Draws:
     draws: int
     seed: int
 
-    def mean(self, values_P: np.ndarray) -> dict[str, float]:
-        return dataclasses.asdict(statistics.bootstrap_mean(values_P, self.draws, self.seed))
+    def mean(self, values_P: np.ndarray) -> Interval:
+        return statistics.bootstrap_mean(values_P, self.draws, self.seed)
 
-    def ratio(self, numerators_P: np.ndarray, denominators_P: np.ndarray) -> dict[str, float]:
-        interval = statistics.bootstrap_ratio(numerators_P, denominators_P, self.draws, self.seed)
-        return dataclasses.asdict(interval)
+    def ratio(self, numerators_P: np.ndarray, denominators_P: np.ndarray) -> Interval:
+        return statistics.bootstrap_ratio(numerators_P, denominators_P, self.draws, self.seed)
 
 
 def _quality_of_all(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Evaluated],
     scored: Mapping[str, Scored],
     generations: Mapping[str, str],
     reader: PerplexityReader,
-) -> dict[tuple[str, str], dict[str, Any]]:
+) -> dict[tuple[str, str], Quality]:
     """What no scorer changes, by method and split: perplexities and the quality of the texts."""
-    found = {}
+    quality = {}
     for name, method in methods.items():
-        texts = scored[name]
-        read = reader.read(name, method.checkpoint_path, generations[name], texts)
+        texts, checkpoint = scored[name], method.checkpoint_path
+        of_model = reader.of_model(name, checkpoint)
+        of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
         for split, mask in joined.splits(texts.prompts).items():
-            found[name, split] = {**read, **_quality(texts.subset(mask))}
-    return found
+            quality[name, split] = _quality(texts.subset(mask), of_model, of_texts)
+    return quality
 
 
 def _rows(
     name: str,
-    method: Method,
+    method: Evaluated,
     scored: Scored,
     draw: _Draws,
-    quality: Mapping[tuple[str, str], Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+    quality: Mapping[tuple[str, str], Quality],
+    accuracies: Mapping[Accuracy, Interval],
+) -> list[Row]:
     """The method's row for each split."""
     return [
-        {
-            "method": name,
-            "corpus": method.corpus,
-            "adaptation": method.adaptation,
-            "split": split,
-            "scorer": scored.scorer,
-            **_toxicity(scored.subset(mask), draw),
-            **quality[name, split],
-        }
+        Row(
+            method=name,
+            corpus=method.corpus,
+            adaptation=method.adaptation,
+            split=split,
+            scorer=scored.scorer,
+            toxicity=_toxicity(scored.subset(mask), draw),
+            quality=quality[name, split],
+            accuracies=accuracies,
+        )
         for split, mask in joined.splits(scored.prompts).items()
     ]
 
 
-def _toxicity(scored: Scored, draw: _Draws) -> dict[str, Any]:
+def _toxicity(scored: Scored, draw: _Draws) -> Toxicity:
     scores_PK = scored.scores_PK
     counts_P = metrics.scored_count_per_prompt(scores_PK)
     sums_P = metrics.toxicity_sum_per_prompt(scores_PK)
-    return {
-        "num_prompts": len(scored.prompts),
-        "num_samples": scored.num_samples,
-        "num_prompts_without_score": sum(p.toxicity is None for p in scored.prompts),
-        "coverage": scored.coverage,
-        "expected_maximum_toxicity": draw.mean(metrics.maximum_toxicity(scores_PK)),
-        "toxicity_probability": draw.mean(metrics.any_toxic(scores_PK, TOXIC)),
-        "mean_toxicity": draw.ratio(sums_P, counts_P),
-        "toxic_fraction": draw.ratio(metrics.toxic_count_per_prompt(scores_PK, TOXIC), counts_P),
-    }
+    return Toxicity(
+        num_prompts=len(scored.prompts),
+        num_samples=scored.num_samples,
+        num_prompts_without_score=sum(p.toxicity is None for p in scored.prompts),
+        coverage=scored.coverage,
+        expected_maximum_toxicity=draw.mean(metrics.maximum_toxicity(scores_PK)),
+        toxicity_probability=draw.mean(metrics.any_toxic(scores_PK, TOXIC)),
+        mean_toxicity=draw.ratio(sums_P, counts_P),
+        toxic_fraction=draw.ratio(metrics.toxic_count_per_prompt(scores_PK, TOXIC), counts_P),
+    )
 
 
-def _quality(scored: Scored) -> dict[str, Any]:
+def _quality(
+    scored: Scored, perplexity: Perplexity | None, of_continuations: ContinuationPerplexity | None
+) -> Quality:
     texts = [[g.text for g in prompt.generations] for prompt in scored.prompts]
     generations = [g for prompt in scored.prompts for g in prompt.generations]
     tokens = [g.extra["num_tokens"] for g in generations if "num_tokens" in g.extra]
     stops = [g.extra["finish"] == "stop" for g in generations if "finish" in g.extra]
-    return {
-        "distinct": [diversity.distinct_n(texts, n) for n in (1, 2, 3)],
-        "distinct_per_ngram": [diversity.distinct_n_per_ngram(texts, n) for n in (1, 2, 3)],
-        "self_bleu": diversity.self_bleu(texts),
-        "empty_fraction": diversity.empty_fraction(texts),
-        "degenerate_fraction": diversity.degenerate_fraction(texts),
-        "mean_words": diversity.mean_words(texts),
-        "mean_tokens": float(np.mean(tokens)) if tokens else None,
-        "early_stop_fraction": float(np.mean(stops)) if stops else None,
-    }
+    return Quality(
+        perplexity=perplexity,
+        continuation_perplexity=of_continuations,
+        distinct=tuple(diversity.distinct_n(texts, n) for n in (1, 2, 3)),
+        distinct_per_ngram=tuple(diversity.distinct_n_per_ngram(texts, n) for n in (1, 2, 3)),
+        self_bleu=diversity.self_bleu(texts),
+        empty_fraction=diversity.empty_fraction(texts),
+        degenerate_fraction=diversity.degenerate_fraction(texts),
+        mean_words=diversity.mean_words(texts),
+        mean_tokens=float(np.mean(tokens)) if tokens else math.nan,
+        early_stop_fraction=float(np.mean(stops)) if stops else math.nan,
+    )
 
 
-def _per_prompt(scored: Scored) -> dict[str, np.ndarray]:
+def _per_prompt(scored: Scored) -> dict[ToxicityMetric, np.ndarray]:
     """What the paired comparisons compare, one value a prompt."""
     return {
-        "expected_maximum_toxicity": metrics.maximum_toxicity(scored.scores_PK),
-        "toxicity_probability": metrics.any_toxic(scored.scores_PK, TOXIC),
-        "mean_toxicity": metrics.mean_toxicity_per_prompt(scored.scores_PK),
+        EMT: metrics.maximum_toxicity(scored.scores_PK),
+        TP: metrics.any_toxic(scored.scores_PK, TOXIC),
+        MEAN: metrics.mean_toxicity_per_prompt(scored.scores_PK),
     }
 
 
-def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[dict[str, Any]]:
+def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[Paired]:
     """Differences to the baseline on the same prompts; p-values corrected over all of a split."""
     reference = _per_prompt(scored[baseline])
     values = {name: _per_prompt(method) for name, method in scored.items() if name != baseline}
     paired = []
     for split, mask in joined.splits(scored[baseline].prompts).items():
-        differences = {
+        differences: dict[tuple[str, Metric], Difference] = {
             (name, metric): statistics.paired_difference(
-                values[name][metric][mask], reference[metric][mask], draw.draws, draw.seed
+                values_P[mask], reference[metric][mask], draw.draws, draw.seed
             )
             for name in values
-            for metric in PAIRED_METRICS
+            for metric, values_P in values[name].items()
         }
-        rows = statistics.paired_rows(differences, baseline)
-        paired += [{**row, "split": split} for row in rows]
+        paired += paired_rows(differences, baseline, split)
     return paired
 
 
-def _power(scored: Mapping[str, Scored], baseline: str) -> list[dict[str, Any]]:
+def _power(scored: Mapping[str, Scored], baseline: str) -> list[Power]:
     """Prompts that show a difference, of a given size and of the size found, with power 0.8."""
     reference = _per_prompt(scored[baseline])
     rows = []
@@ -311,36 +344,9 @@ def _power(scored: Mapping[str, Scored], baseline: str) -> list[dict[str, Any]]:
         for metric, values_P in _per_prompt(method).items():
             differences_P = values_P - reference[metric]
             present_P = differences_P[~np.isnan(differences_P)]
-            found = float(np.mean(present_P)) if present_P.size else 0.0
-            for effect in (*POWER_EFFECTS, found):
+            observed = float(np.mean(present_P)) if present_P.size else 0.0
+            for effect in (*POWER_EFFECTS, observed):
                 possible = effect != 0 and present_P.size > 1
                 needed = statistics.prompts_needed(present_P, effect) if possible else None
-                rows.append(
-                    {
-                        "method": name,
-                        "metric": metric,
-                        "effect": effect,
-                        "observed": effect == found,
-                        "num_prompts": needed,
-                    }
-                )
+                rows.append(Power(name, metric, effect, effect == observed, needed))
     return rows
-
-
-# --- writing ----------------------------------------------------------------------------------
-
-
-def _provenance(
-    settings: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    scored: Scored,
-    manifest: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        "evaluated_by": {**scored.scorer, "reliability": scored.reliability},
-        "filtered_by": {name: method.filtered_by for name, method in methods.items()},
-        "statistics": "percentile bootstrap over prompts, 95 %; sign-flip permutation p-values, "
-        "Holm-adjusted within a split",
-        "settings": settings,
-        "versions": manifest["versions"],
-    }

@@ -12,9 +12,9 @@ import numpy as np
 
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import metrics
-
-UNKNOWN_SCORER = {"name": "unknown", "fingerprint": "unknown"}
+from detox_jax.evaluation.results import Reliability
+from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
+from detox_jax.evaluation.typed_json import from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Scored:
     Attributes:
       prompts: the records.
       scores_PK: toxicity of each continuation, NaN where missing.
-      scorer: name and fingerprint.
-      reliability: of the scorer, as `score` recorded it; None where it knows none.
+      scorer: that gave the scores.
+      reliability: of the scorer, in its own words, as `score` recorded them; None where it has
+        none.
     """
 
     prompts: Sequence[records.Prompt]
     scores_PK: np.ndarray
-    scorer: Mapping[str, str]
+    scorer: Scorer
     reliability: Mapping[str, Any] | None = None
 
     @property
@@ -59,7 +60,7 @@ def read(name: str, generations: str) -> Scored:
     """Reads what `score` wrote for the method `name`.
 
     Raises:
-      UserError: for zero prompts or no continuation at all.
+      UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
     """
     return of_prompts(name, list(records.read_prompts(generations)), generations)
 
@@ -76,16 +77,22 @@ def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -
         for k, generation in enumerate(prompt.generations):
             if generation.toxicity is not None:
                 row[k] = generation.toxicity
-    manifest = _manifest_of(generations)
-    scorer = manifest.get("scorer") or UNKNOWN_SCORER
-    return Scored(prompts, scores_PK, scorer, manifest.get("scorer_reliability"))
+    scorer, reliability = _scorer_of(generations)
+    return Scored(prompts, scores_PK, scorer, reliability)
 
 
-def _manifest_of(generations: str) -> Mapping[str, Any]:
+def _scorer_of(generations: str) -> tuple[Scorer, Mapping[str, Any] | None]:
+    """The scorer that the manifest of `score` names, and what it says of its reliability."""
     directory = records.resolve_files(generations)[0].parent
     if not (directory / outputs.MANIFEST).exists():
-        return {}
-    return outputs.read_manifest(directory)
+        return UNKNOWN_SCORER, None
+    manifest, where = outputs.read_manifest(directory), str(directory / outputs.MANIFEST)
+    scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
+    if reliability is not None:  # What does not fit is said before anything is computed.
+        from_json(Reliability, reliability, where, "scorer_reliability")
+    if not scorer:
+        return UNKNOWN_SCORER, reliability
+    return from_json(Scorer, scorer, where, "scorer"), reliability
 
 
 def join(methods: Mapping[str, Scored], baseline: str, min_coverage: float) -> dict[str, Scored]:
@@ -152,7 +159,7 @@ def _check_other_scorers(
         same = next(iter(scored.values())).scorer
         if identity == same != UNKNOWN_SCORER:
             raise UserError(
-                f"scorers {other!r} and {scorer!r} are one: {same['fingerprint']}; give each "
+                f"scorers {other!r} and {scorer!r} are one: {same.fingerprint}; give each "
                 "scorer once"
             )
 
@@ -178,8 +185,8 @@ def _unscored(prompt: records.Prompt) -> tuple[Any, ...]:
 def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -> None:
     if method.scorer != reference.scorer:
         raise UserError(
-            f"method {name!r} was scored by {method.scorer['fingerprint']}, {baseline!r} by "
-            f"{reference.scorer['fingerprint']}; scores of different scorers do not compare: "
+            f"method {name!r} was scored by {method.scorer.fingerprint}, {baseline!r} by "
+            f"{reference.scorer.fingerprint}; scores of different scorers do not compare: "
             "score both with one"
         )
 
@@ -202,8 +209,8 @@ def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
     toxicity = np.array([np.nan if p.toxicity is None else p.toxicity for p in prompts])
     masks = {
         "full": np.ones(len(prompts), bool),
-        "toxic": toxicity >= metrics.TOXIC,
-        "nontoxic": toxicity < metrics.TOXIC,
+        "toxic": toxicity >= records.TOXIC,
+        "nontoxic": toxicity < records.TOXIC,
         "challenging": np.array([p.challenging for p in prompts]),
     }
     return {name: mask for name, mask in masks.items() if mask.any()}

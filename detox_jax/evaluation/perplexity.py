@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from detox_jax import records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
+from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import losses
 
@@ -25,7 +26,7 @@ def checkpoint_perplexity(
     documents: str,
     batch_size: int = 32,
     mesh_shape: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
+) -> Perplexity:
     """The perplexity of documents, each read from its start token to its end-of-text.
 
     A document longer than the context is read in windows that overlap by half, each token scored
@@ -38,9 +39,9 @@ def checkpoint_perplexity(
       mesh_shape: size of the mesh axes; all devices on `data` where None.
 
     Returns:
-      `value`, exp of the mean negative log-likelihood in nats of a token, end-of-text included;
-      `words`, the same sum spread over white-space words and document ends, which compares models
-      of different vocabularies; `tokens`, `num_words`, `documents`: the counts.
+      Exp of the mean negative log-likelihood in nats of a token, end-of-text included, and of the
+      same sum spread over white-space words and document ends, which compares models of different
+      vocabularies; with the counts.
     """
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh)
@@ -51,7 +52,7 @@ def checkpoint_perplexity(
     total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {documents}")
     words = sum(len(text.split()) + 1 for text in texts)
     tokens = sum(len(ids) - 1 for ids in encoded)
-    return {**_per_unit(total, tokens, words), "documents": len(texts)}
+    return Perplexity(*_per_unit(total, tokens, words), documents=len(texts))
 
 
 def continuation_perplexity(
@@ -60,7 +61,7 @@ def continuation_perplexity(
     num_samples: int = 2,
     batch_size: int = 128,
     mesh_shape: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
+) -> ContinuationPerplexity:
     """The perplexity of continuations given their prompts under a reference model.
 
     A continuation is tokenised apart from its prompt where its tokens then spell it
@@ -75,8 +76,10 @@ def continuation_perplexity(
       mesh_shape: size of the mesh axes; all devices on `data` where None.
 
     Returns:
-      `value` and `words`, per token and per white-space word, with their counts `tokens` and
-      `num_words`, and the `reference`'s fingerprint.
+      Per token and per white-space word, with their counts and the reference's fingerprint.
+
+    Raises:
+      UserError: if every continuation is empty.
     """
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh)
@@ -99,16 +102,12 @@ def continuation_perplexity(
         tokens += scored
     total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {generations}")
     words = sum(len(text.split()) for _, text in pairs)
-    return {**_per_unit(total, tokens, words), "reference": loaded.fingerprint}
+    return ContinuationPerplexity(*_per_unit(total, tokens, words), reference=loaded.fingerprint)
 
 
-def _per_unit(total: float, tokens: int, words: int) -> dict[str, Any]:
-    return {
-        "value": math.exp(total / tokens),
-        "words": math.exp(total / words),
-        "tokens": tokens,
-        "num_words": words,
-    }
+def _per_unit(total: float, tokens: int, words: int) -> tuple[float, float, int, int]:
+    """The first fields of both kinds of perplexity."""
+    return math.exp(total / tokens), math.exp(total / words), tokens, words
 
 
 def _total_nll(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
 from detox_jax import outputs, records
 from detox_jax.evaluation.joined import Scored
+from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
+from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
+
+T = TypeVar("T", Perplexity, ContinuationPerplexity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +35,29 @@ class PerplexityReader:
     reference: str | None
     batch_size: int
 
-    def read(
+    def of_model(self, name: str, checkpoint: str | None) -> Perplexity | None:
+        """A method's perplexity on the held-out documents; None where it cannot be measured.
+
+        Args:
+          name: of the method.
+          checkpoint: its model, if it has one.
+        """
+        from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
+
+        heldout = self.heldout
+        if heldout is None or checkpoint is None:
+            return None
+        return self._once(
+            Perplexity,
+            f"perplexity-{name}.json",
+            {"model": _model(checkpoint), "heldout": self._heldout},
+            lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
+        )
+
+    def of_continuations(
         self, name: str, checkpoint: str | None, generations: str, scored: Scored
-    ) -> dict[str, Any]:
-        """`perplexity` and `continuation_perplexity` of a method, None where there is none.
+    ) -> ContinuationPerplexity | None:
+        """The perplexity of a method's continuations; None where there is no reference.
 
         Args:
           name: of the method.
@@ -43,44 +65,37 @@ class PerplexityReader:
           generations: its continuations: file, glob or directory.
           scored: the same, read.
         """
-        from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
+        from detox_jax.evaluation import perplexity
 
-        found: dict[str, Any] = {"perplexity": None, "continuation_perplexity": None}
-        heldout, reference = self.heldout, self.reference
-        if heldout is not None and checkpoint is not None:
-            found["perplexity"] = self._once(
-                f"perplexity-{name}.json",
-                {"model": _model(checkpoint), "heldout": self._heldout},
-                lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
-            )
-        if reference is not None:
-            found["continuation_perplexity"] = self._once(
-                f"continuation_perplexity-{name}.json",
-                {
-                    "reference": _model(reference),
-                    "model": checkpoint and _model(checkpoint),
-                    "texts": scored.texts_sha256,
-                },
-                lambda: perplexity.continuation_perplexity(reference, generations),
-            )
-        return found
+        reference = self.reference
+        if reference is None:
+            return None
+        return self._once(
+            ContinuationPerplexity,
+            f"continuation_perplexity-{name}.json",
+            {
+                "reference": _model(reference),
+                "model": checkpoint and _model(checkpoint),
+                "texts": scored.texts_sha256,
+            },
+            lambda: perplexity.continuation_perplexity(reference, generations),
+        )
 
     @functools.cached_property
     def _heldout(self) -> dict[str, Any] | None:
         return None if self.heldout is None else records.describe_input(self.heldout)
 
     def _once(
-        self, file_name: str, inputs: dict[str, Any], compute: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
+        self, kind: type[T], file_name: str, inputs: dict[str, Any], compute: Callable[[], T]
+    ) -> T:
         file = self.directory / file_name
-        kept = processes.current().first_decides(
-            lambda: json.loads(file.read_text()) if file.exists() else {}
-        )
-        if kept.get("inputs") != inputs:
-            kept = {"inputs": inputs, "perplexity": compute()}
-            self.directory.mkdir(parents=True, exist_ok=True)
-            outputs.write_json(file, kept)
-        return kept["perplexity"]
+        kept = processes.current().first_decides(lambda: read_json(file) if file.exists() else {})
+        if kept.get("inputs") == inputs:
+            return from_json(kind, kept.get("perplexity"), str(file), "perplexity")
+        measured = compute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        outputs.write_json(file, {"inputs": inputs, "perplexity": to_json(measured)})
+        return measured
 
 
 def _model(checkpoint_path: str) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import stats
@@ -20,20 +19,35 @@ _CHUNK = 1 << 20  # resampled values held at once: they stay in the processor's 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval."""
+    """An estimate and its confidence interval; NaN where there is none."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is an estimate."""
+        return math.isfinite(self.value)
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether there is a confidence interval around it."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval without zero in it."""
+        return self.has_bounds and (self.low > 0 or self.high < 0)
+
+
+UNMEASURED = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class Difference(Interval):
     """A mean paired difference, its confidence interval and its two-sided p-value."""
 
-    value: float
-    low: float
-    high: float
     p_value: float
 
 
@@ -82,7 +96,7 @@ def bootstrap_ratio(
     present = ~np.isnan(numerators) & (denominators > 0)
     numerators, denominators = numerators[present], denominators[present]
     if not numerators.size:
-        return Interval(math.nan, math.nan, math.nan)
+        return UNMEASURED
     constant = bool(np.all(denominators == denominators[0]))
     rng = np.random.default_rng(seed)
     ratios = []
@@ -191,33 +205,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     factors = np.arange(order.size, 0, -1)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
     return adjusted
-
-
-def paired_rows(
-    differences: Mapping[tuple[str, str], Difference], baseline: str
-) -> list[dict[str, Any]]:
-    """Rows of `results.json`, p-values corrected (Holm) over all of them.
-
-    Args:
-      differences: to the baseline, by method and metric.
-      baseline: name of the method that the others are compared with.
-    """
-    adjusted = holm([difference.p_value for difference in differences.values()])
-    return [
-        {
-            "method": method,
-            "baseline": baseline,
-            "metric": metric,
-            "difference": difference.value,
-            "low": difference.low,
-            "high": difference.high,
-            "p_value": difference.p_value,
-            "p_value_holm": float(p_value_holm),
-        }
-        for ((method, metric), difference), p_value_holm in zip(
-            differences.items(), adjusted, strict=True
-        )
-    ]
 
 
 def prompts_needed(

@@ -18,6 +18,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import streamed
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
+from detox_jax.evaluation import results_files
 from detox_jax.interop import huggingface, model_card, t5x_checkpoints
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
@@ -231,25 +232,26 @@ def export_model(
             f"{source}: a gated prefix has no Hugging Face form; export a LoRA, an adapter or a "
             "whole model"
         )
-    card_of = None if results is None else str(model_card.results_file(results))
+    card_of = None if results is None else results_files.results_file(results)
     settings = {
         "checkpoint": {"path": source, "step": checkpoint.step, "config": str(checkpoint.spec)},
         "dtype": export.dtype,
         "merge_lora": merge_lora,
-        "results": None if card_of is None else records.describe_input(card_of),
+        "results": None if card_of is None else records.describe_input(str(card_of)),
         "max_shard_bytes": max_shard_bytes,
     }
     with staged(to_hf, settings) as output:
         if output is None:
             print(f"{to_hf}: is already there, from the same checkpoint")
             return
+        measured = None if card_of is None else results_files.read(card_of)
         if isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora):
             _write_adaptation(export, output.path)
         else:
             _write_whole(export, output.path, max_shard_bytes)
             if verify:
                 _module("verify").verify(source, str(output.path))
-        card = model_card.render(checkpoint, export.recorded, results, export.dtype)
+        card = model_card.render(checkpoint, export.recorded, measured, export.dtype)
         outputs.write_bytes(output.path / "README.md", card.encode())
         output.finish()
     print(f"{to_hf}: written, {export.dtype}")

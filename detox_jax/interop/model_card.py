@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from etils import epath
-
 from detox_jax.checkpoints.streamed import Checkpoint
-from detox_jax.errors import UserError
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.statistics import Interval
 from detox_jax.models import adaptation as adaptations
 
-_RESULTS_FILE = "results.json"
-_COLUMNS = {
-    "expected_maximum_toxicity": "expected maximum toxicity",
-    "toxicity_probability": "toxicity probability",
-}
+_COLUMNS = ("expected maximum toxicity", "toxicity probability")
 
 
 def render(
-    checkpoint: Checkpoint, recorded: dict[str, Any] | None, results: str | None, dtype: str
+    checkpoint: Checkpoint, recorded: dict[str, Any] | None, results: Results | None, dtype: str
 ) -> str:
     """The card as Markdown.
 
     Args:
       checkpoint: what was exported.
       recorded: what the import kept, or None.
-      results: path of a `results.json` of `evaluate`, or None.
+      results: what `evaluate` measured, or None.
       dtype: of the exported weights.
-
-    Raises:
-      UserError: if the results cannot be read.
     """
     source = (recorded or {}).get("source", {})
     base = source.get("repo") or source.get("path")
@@ -49,45 +40,30 @@ def render(
     trained = "the whole model" if kind is None else ", ".join(f"{k} {v}" for k, v in kind.items())
     lines += [f"- trained: {trained}", f"- step: {checkpoint.step}", f"- weights: {dtype}", ""]
     if results is not None:
-        lines += ["## Toxicity", "", *_table(_load(results)), ""]
+        lines += ["## Toxicity", "", *_table(results), ""]
     return "\n".join(lines)
 
 
-def results_file(results: str) -> epath.Path:
-    """The file that RESULTS names, itself or its directory."""
-    path = epath.Path(results)
-    return path / _RESULTS_FILE if path.is_dir() else path
-
-
-def _load(results: str) -> dict[str, Any]:
-    path = results_file(results)
-    try:
-        value = json.loads(path.read_text())
-        if not value["rows"]:
-            raise KeyError("rows")
-        return value
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"RESULTS={results}: not a results.json of `evaluate` ({error})") from None
-
-
-def _table(results: dict[str, Any]) -> list[str]:
+def _table(results: Results) -> list[str]:
     """One row for each method and split, with 95 % intervals; the scorer is named below."""
-    header = ["method", "prompts", *_COLUMNS.values(), "perplexity"]
+    header = ["method", "prompts", *_COLUMNS, "perplexity"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in results["rows"]:
-        perplexity = (row.get("perplexity") or {}).get("value")
-        cells = [_escape(row["method"]), f"{row['split']} ({row['num_prompts']})"]
-        cells += [_interval(row[name]) for name in _COLUMNS]
-        cells += ["–" if perplexity is None else f"{perplexity:.2f}"]
+    for row in results.rows:
+        toxicity, perplexity = row.toxicity, row.quality.perplexity
+        count = "" if toxicity.num_prompts is None else f" ({toxicity.num_prompts})"
+        cells = [_escape(row.method), f"{row.split}{count}"]
+        cells += [_interval(toxicity.expected_maximum_toxicity)]
+        cells += [_interval(toxicity.toxicity_probability)]
+        cells += ["–" if perplexity is None else f"{perplexity.value:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    scorers = sorted({row["scorer"]["fingerprint"] for row in results["rows"]})
-    return [*lines, "", f"Scored by {', '.join(scorers)}; 95 % bootstrap intervals over prompts."]
+    scorer = results.scorer.fingerprint
+    return [*lines, "", f"Scored by {scorer}; 95 % bootstrap intervals over prompts."]
 
 
-def _interval(value: dict[str, float] | None) -> str:
-    if value is None or value.get("value") is None:
+def _interval(interval: Interval) -> str:
+    if not interval.is_measured:
         return "–"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _escape(text: str) -> str:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from detox_jax.evaluation.results import (
-    EMT,
-    MEAN,
-    TOXIC,
-    TP,
-    Results,
-    interval,
-    mapping,
-    number,
-    numbers,
-)
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.results_files import Curve, Evaluation
+from detox_jax.records import TOXIC
 from detox_jax.report import drawing, figures
+from detox_jax.report.drawing import Line
 from detox_jax.report.figures import Measured
 
 _POINTS = 200  # of a training curve: a picture shows no more
@@ -36,41 +29,46 @@ class Chart:
       name: of its files.
       title: above it.
       caption: below it.
-      draw: makes the figure.
+      on_axes: one of the functions of `drawing`.
+      shown: what it draws.
+      height: of the figure, in inches.
     """
 
     name: str
     title: str
     caption: str
-    draw: Callable[[], Figure]
+    on_axes: Callable[[Axes, Any], None]
+    shown: Any
+    height: float
+
+    def draw(self) -> Figure:
+        """The figure."""
+        return figures.single(self.on_axes, self.shown, self.height)
 
 
-def charts(data: Results) -> list[Chart]:
-    """Every picture that the results have figures for."""
-    found = [
-        *_toxicity(data),
-        *_splits(data),
-        *_maxima(data),
-        *_k_curve(data),
-        *_reliability(data),
-        *_losses(data),
-    ]
+def charts(evaluation: Evaluation) -> list[Chart]:
+    """Every picture that an evaluation has figures for."""
     return [
-        Chart(name, title, caption, functools.partial(figures.single, draw, shown, height))
-        for name, title, caption, draw, shown, height in found
+        *_toxicity(evaluation.results),
+        *_splits(evaluation.results),
+        *_maxima(evaluation),
+        *_k_curve(evaluation),
+        *_reliability(evaluation),
+        *_losses(evaluation),
     ]
 
 
-def measured(data: Results, split: str) -> list[Measured]:
+def measured(results: Results, split: str) -> list[Measured]:
     """The rows of a split as the pictures show them."""
     return [
         Measured(
-            row["method"],
-            data.methods.index(row["method"]),
-            {key: x for key in (EMT, TP, MEAN) if (x := interval(row.get(key)))},
-            interval(row.get("perplexity")),
+            row.method,
+            results.methods.index(row.method),
+            row.toxicity.expected_maximum_toxicity,
+            row.toxicity.toxicity_probability,
+            math.nan if row.quality.perplexity is None else row.quality.perplexity.value,
         )
-        for row in data.of_split(split)
+        for row in results.of_split(split)
     ]
 
 
@@ -86,107 +84,103 @@ def _legend_of(drawn: Sequence[tuple]) -> float:
     return _legend([method for method, *_ in drawn])
 
 
-def _toxicity(data: Results) -> list[tuple]:
-    first = data.splits[0]
-    methods = measured(data, first)
+def _toxicity(results: Results) -> list[Chart]:
+    first = results.splits[0]
+    methods = measured(results, first)
     caption = f"On the {first} prompts."
-    found: list[tuple] = [
-        ("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))
-    ]
-    if any(method.perplexity and EMT in method.intervals for method in methods):
+    made = [Chart("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))]
+    if any(m.has_perplexity and m.expected_maximum_toxicity.is_measured for m in methods):
         caption = "Down is less toxic, left predicts text better; dotted: the Pareto front."
         title = "Toxicity against perplexity"
-        found.append(("quality", title, caption, drawing.draw_quality, methods, _legend(methods)))
-    return found
+        made.append(
+            Chart("quality", title, caption, drawing.draw_quality, methods, _legend(methods))
+        )
+    return made
 
 
-def _splits(data: Results) -> list[tuple]:
-    if len(data.splits) < 2:
+def _splits(results: Results) -> list[Chart]:
+    if len(results.splits) < 2:
         return []
-    splits = {split: measured(data, split) for split in data.splits}
+    splits = {split: measured(results, split) for split in results.splits}
     caption = "Prompts split by their own toxicity; bars span 95 % intervals."
     title = "By kind of prompt"
-    return [
-        ("splits", title, caption, drawing.draw_splits, splits, _legend(splits[data.splits[0]]))
-    ]
+    height = _legend(splits[results.splits[0]])
+    return [Chart("splits", title, caption, drawing.draw_splits, splits, height)]
 
 
-def _maxima(data: Results) -> list[tuple]:
+def _maxima(evaluation: Evaluation) -> list[Chart]:
     maxima = []
-    for method in measured(data, data.splits[0]):
-        values = mapping(mapping(data.prompts.get("methods")).get(method.name))
-        if any(map(math.isfinite, found := numbers(values.get("max_toxicity")))):
-            maxima.append((method, found))
+    for method in measured(evaluation.results, evaluation.results.splits[0]):
+        of_method = evaluation.prompts.methods.get(method.name)
+        if of_method and any(map(math.isfinite, of_method.max_toxicity)):
+            maxima.append((method, of_method.max_toxicity))
+    if not maxima:
+        return []
     title = "Distribution of maximum toxicity"
     caption = f"At the dotted line, {TOXIC}, the curve is the toxicity probability."
-    drawn = ("distribution", title, caption, drawing.draw_distribution, maxima, _legend_of(maxima))
-    return [drawn] if maxima else []
+    height = _legend_of(maxima)
+    return [Chart("distribution", title, caption, drawing.draw_distribution, maxima, height)]
 
 
-def _k_curve(data: Results) -> list[tuple]:
-    curves = []
-    for method in measured(data, data.splits[0]):
-        curve = mapping(mapping(data.prompts.get("k_curve")).get(method.name))
-        if line := _line(method, curve.get("k"), curve.get(EMT)):
-            curves.append(line)
+def _k_curve(evaluation: Evaluation) -> list[Chart]:
+    curves: list[Line] = []
+    for method in measured(evaluation.results, evaluation.results.splits[0]):
+        if curve := evaluation.prompts.k_curve.get(method.name):
+            curves += _line(method, curve.k, curve.expected_maximum_toxicity)
+    if not curves:
+        return []
     title = "Toxicity over continuations"
     caption = "More continuations find more toxicity; compare methods at the same k."
-    drawn = ("k-curve", title, caption, drawing.draw_k_curve, curves, _legend_of(curves))
-    return [drawn] if curves else []
+    return [Chart("k-curve", title, caption, drawing.draw_k_curve, curves, _legend_of(curves))]
 
 
-def _reliability(data: Results) -> list[tuple]:
-    found = mapping(mapping(data.provenance.get("evaluated_by")).get("reliability"))
-    scores, shares = numbers(found.get("scores")), numbers(found.get("shares"))
-    counts = numbers(found.get("counts"))
-    if len(counts) != len(scores):
-        counts = [0.0] * len(scores)
-    bins = [
-        (score, share, int(count) if math.isfinite(count) else 0)
-        for score, share, count in zip(scores, shares, counts, strict=False)
-        if math.isfinite(score) and math.isfinite(share)
-    ]
-    if not bins or len(scores) != len(shares):
+def _reliability(evaluation: Evaluation) -> list[Chart]:
+    reliability = evaluation.reliability
+    if reliability is None or not reliability.bins:
         return []
     caption = "On the dotted line a score is the share of such texts that their label calls toxic."
-    if (error := number(found.get("calibration_error"))) is not None:
-        caption += f" Expected calibration error {error:.3f}."
-    if texts := sum(count for *_, count in bins):
+    if math.isfinite(reliability.calibration_error):
+        caption += f" Expected calibration error {reliability.calibration_error:.3f}."
+    if texts := sum(count for *_, count in reliability.bins):
         caption += f" {texts:,} texts."
-    if found.get("against"):
-        caption += f" Against: {found['against']}."
+    if reliability.against:
+        caption += f" Against: {reliability.against}."
+    title = "Reliability of the scorer"
     return [
-        ("reliability", "Reliability of the scorer", caption, drawing.draw_reliability, bins, 3.9)
+        Chart("reliability", title, caption, drawing.draw_reliability, reliability.bins, height=3.9)
     ]
 
 
-def _losses(data: Results) -> list[tuple]:
+def _losses(evaluation: Evaluation) -> list[Chart]:
     # Training may know models that were not evaluated; they come after the others.
-    names = list(dict.fromkeys([*data.methods, *data.training]))
-    found = []
-    for name, what, steps, losses in (
-        ("training", "Training", "step", "loss"),
-        ("validation", "Validation", "validation_step", "validation_loss"),
-    ):
-        curves = []
-        for index, method in enumerate(names):
-            curve = mapping(data.training.get(method))
-            shown = Measured(method, index, {})
-            if line := _line(shown, curve.get(steps), curve.get(losses)):
-                curves.append(line)
-        if curves:
-            caption = f"Long curves are averaged to {_POINTS} points."
-            draw = drawing.draw_loss(what)
-            found.append((name, f"{what} loss", caption, draw, curves, _legend_of(curves)))
-    return found
+    of_method = evaluation.training.methods
+    names = list(dict.fromkeys([*evaluation.results.methods, *of_method]))
+    methods = [Measured(name, index) for index, name in enumerate(names)]
+    training: list[Line] = []
+    validation: list[Line] = []
+    for method in methods:
+        curve = of_method.get(method.name, Curve())
+        training += _line(method, curve.step, curve.loss)
+        validation += _line(method, curve.validation_step, curve.validation_loss)
+    return [
+        *_loss_chart("Training", training),
+        *_loss_chart("Validation", validation),
+    ]
 
 
-def _line(method: Measured, xs: Any, ys: Any) -> tuple[Measured, list[float], list[float]] | None:
-    """A curve of at most `_POINTS` points; None where the two lists do not fit."""
-    x, y = numbers(xs), numbers(ys)
-    if len(x) != len(y) or not any(map(math.isfinite, y)):
-        return None
-    return method, _averaged(x), _averaged(y)
+def _loss_chart(what: str, curves: list[Line]) -> list[Chart]:
+    if not curves:
+        return []
+    caption = f"Long curves are averaged to {_POINTS} points."
+    draw = drawing.draw_loss(what)
+    return [Chart(what.lower(), f"{what} loss", caption, draw, curves, _legend_of(curves))]
+
+
+def _line(method: Measured, xs: Sequence[float], ys: Sequence[float]) -> list[Line]:
+    """A curve of at most `_POINTS` points; nothing where nothing was measured."""
+    if not any(map(math.isfinite, ys)):
+        return []
+    return [(method, _averaged(xs), _averaged(ys))]
 
 
 def _averaged(values: Sequence[float]) -> list[float]:

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from scipy import stats
 
-from detox_jax.evaluation.results import EMT, TOXIC, TP
 from detox_jax.evaluation.statistics import Interval
+from detox_jax.records import TOXIC
 from detox_jax.report.figures import (
     COLOURS,
     GROUND,
@@ -25,14 +25,15 @@ from detox_jax.report.figures import (
     rows_height,
 )
 
-Lines = Sequence[tuple[Measured, Sequence[float], Sequence[float]]]
+Line = tuple[Measured, Sequence[float], Sequence[float]]
+Lines = Sequence[Line]
 
 BLUE = COLOURS[0]
 
 
 def overview(methods: Sequence[Measured]) -> Figure:
     """The picture of a run: toxicity of each method, and toxicity against perplexity."""
-    both = any(method.perplexity for method in methods)
+    both = any(method.has_perplexity for method in methods)
     with matplotlib.rc_context(STYLE):
         height = max(3.8, 1.2 + rows_height(methods))
         figure = Figure(figsize=(9.6 if both else 6.0, height), layout="constrained")
@@ -48,8 +49,11 @@ def overview(methods: Sequence[Measured]) -> Figure:
 def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     """Expected maximum toxicity and toxicity probability of each method, with intervals."""
     for row, method in enumerate(methods):
-        for key, offset, filled in ((EMT, -0.13, True), (TP, 0.13, False)):
-            if (interval := method.intervals.get(key)) is None:
+        for interval, offset, filled in (
+            (method.expected_maximum_toxicity, -0.13, True),
+            (method.toxicity_probability, 0.13, False),
+        ):
+            if not interval.is_measured:
                 continue
             axes.errorbar(
                 interval.value,
@@ -78,14 +82,13 @@ def draw_quality(axes: Axes, methods: Sequence[Measured], legend: bool = True) -
     """Expected maximum toxicity against perplexity, with the Pareto front."""
     points = []
     for method in methods:
-        toxicity, perplexity = method.intervals.get(EMT), method.perplexity
-        if toxicity is None or perplexity is None:
+        toxicity, perplexity = method.expected_maximum_toxicity, method.perplexity
+        if not toxicity.is_measured or not method.has_perplexity:
             continue
-        points.append((perplexity.value, toxicity.value))
+        points.append((perplexity, toxicity.value))
         axes.errorbar(
-            perplexity.value,
+            perplexity,
             toxicity.value,
-            xerr=_bars(perplexity),
             yerr=_bars(toxicity),
             fmt=method.marker,
             color=method.colour,
@@ -119,7 +122,8 @@ def draw_splits(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
     labelled = set()
     for x, methods in enumerate(splits.values()):
         for method in methods:
-            if (interval := method.intervals.get(EMT)) is None:
+            interval = method.expected_maximum_toxicity
+            if not interval.is_measured:
                 continue
             place = x - 0.4 + (indices.index(method.index) + 0.5) * width
             label = None if method.index in labelled else method.label
@@ -247,6 +251,6 @@ def _legend_below(axes: Axes) -> None:
 
 def _bars(interval: Interval) -> list[list[float]] | None:
     """Lengths of the error bars below and above; None where there is no interval."""
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+    if not interval.has_bounds:
         return None
     return [[max(0.0, interval.value - interval.low)], [max(0.0, interval.high - interval.value)]]

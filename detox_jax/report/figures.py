@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -21,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from detox_jax.evaluation.statistics import Interval
+from detox_jax.evaluation.statistics import UNMEASURED, Interval
 
 # Okabe and Ito without yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -66,14 +67,21 @@ class Measured:
     Attributes:
       name: the method's.
       index: its place among the methods, which fixes its colour and marker; 0 is the baseline.
-      intervals: toxicity metrics by name; one that was not measured is missing.
-      perplexity: with its interval where it has one (NaN bounds where not), or None.
+      expected_maximum_toxicity: with its interval.
+      toxicity_probability: with its interval.
+      perplexity: of held-out text, NaN where it was not measured.
     """
 
     name: str
     index: int
-    intervals: Mapping[str, Interval]
-    perplexity: Interval | None = None
+    expected_maximum_toxicity: Interval = UNMEASURED
+    toxicity_probability: Interval = UNMEASURED
+    perplexity: float = math.nan
+
+    @property
+    def has_perplexity(self) -> bool:
+        """Whether a perplexity was measured."""
+        return math.isfinite(self.perplexity)
 
     @property
     def colour(self) -> str:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from detox_jax.evaluation.results import EMT, Results, excludes_zero, interval
+from detox_jax.evaluation.metric_names import EMT
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.rows import Row
 from detox_jax.report.tables import show
 
 
-def headline(data: Results) -> str:
+def headline(results: Results) -> str:
     """The method of least toxicity beside the baseline."""
-    split = data.splits[0]
-    rows = {row["method"]: row for row in data.of_split(split)}
-    values = {name: found for name, row in rows.items() if (found := interval(row.get(EMT)))}
-    others = {name: found for name, found in values.items() if name != data.baseline}
-    if data.baseline not in values or not others:
+    rows = {
+        row.method: row
+        for row in results.of_split(results.splits[0])
+        if row.toxicity.expected_maximum_toxicity.is_measured
+    }
+    values = {name: row.toxicity.expected_maximum_toxicity for name, row in rows.items()}
+    others = [name for name in rows if name != results.baseline]
+    if results.baseline not in rows or not others:
         named = (f"{name}: expected maximum toxicity {show(x)}" for name, x in values.items())
         return "; ".join(named) or "Expected maximum toxicity was not measured"
-    best = min(others, key=lambda name: others[name].value)
-    before, after = values[data.baseline].value, others[best].value
+    best = min(others, key=lambda name: values[name].value)
+    before, after = values[results.baseline].value, values[best].value
     digits = 2 if abs(after - before) >= 0.01 else 3
     sentence = _change("expected maximum toxicity", before, after, digits)
-    sentence += _difference(data, best, split, digits)
-    sentence += _perplexity(rows[data.baseline], rows[best]) + "."
+    sentence += _difference(results, rows[best], digits)
+    sentence += _perplexity(rows[results.baseline], rows[best]) + "."
     if len(others) > 1:
         return f"With {best}, the least toxic of {len(others)} methods, {sentence}"
     return sentence[0].upper() + sentence[1:]
@@ -38,23 +41,23 @@ def _change(what: str, before: float, after: float, digits: int) -> str:
     return f"{what} {'falls' if after < before else 'rises'} from {old} to {new}"
 
 
-def _difference(data: Results, method: str, split: str, digits: int) -> str:
-    difference = data.difference(method, split, EMT)
-    if difference is None or not math.isfinite(difference.low):
+def _difference(results: Results, row: Row, digits: int) -> str:
+    pair = results.pair(row, EMT)
+    if pair is None or not pair.interval.is_measured or not pair.interval.has_bounds:
         return ""
-    value, low, high = (f"{x:.{digits}f}" for x in dataclasses.astuple(difference))
+    value, low, high = (f"{x:.{digits}f}" for x in dataclasses.astuple(pair.interval))
     doubt = ""
-    if not excludes_zero(difference):
+    if not pair.interval.excludes_zero:
         doubt = ", which includes zero"
-    elif not data.is_significant(method, split, EMT):
+    elif not pair.is_significant:
         doubt = ", not significant after correction for the number of comparisons"
     words = f" (difference {value}, 95 % interval {low} to {high}{doubt})"
     return words.replace("-", "−")
 
 
-def _perplexity(base: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    before, after = interval(base.get("perplexity")), interval(row.get("perplexity"))
-    if before is None or after is None or before.value <= 0:
+def _perplexity(base: Row, row: Row) -> str:
+    before, after = base.quality.perplexity, row.quality.perplexity
+    if before is None or after is None or not before.value > 0 or math.isnan(after.value):
         return ""
     percent = 100 * (after.value / before.value - 1)
     if abs(percent) < 0.5:

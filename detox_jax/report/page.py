@@ -9,97 +9,37 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from detox_jax.evaluation.results import TOXIC, Results, mapping, mappings, number, suffixes
+from detox_jax.errors import UserError
+from detox_jax.evaluation.results import Provenance, Results
+from detox_jax.evaluation.results_files import Evaluation, Sample, Times, suffixes
+from detox_jax.evaluation.typed_json import to_json
+from detox_jax.records import TOXIC
 from detox_jax.report import figures
-from detox_jax.report.charts import charts
+from detox_jax.report.charts import Chart, charts
 from detox_jax.report.headline import headline
-from detox_jax.report.tables import NONE, legend, tables
+from detox_jax.report.tables import NONE, Table, legend, tables
 
 
-def page(several: Sequence[Results]) -> str:
-    """The page of one or several results, whole; the headline is that of the first."""
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    script = (here / "report.js").read_text()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.jinja").render(
-        style=Markup((here / "report.css").read_text()),
-        script=Markup(script),
-        script_hash=f"sha256-{digest}",
-        headline=headline(several[0]),
-        methods=several[0].methods,
-        dash=NONE,
-        results=[
-            _section(data, f"results{suffix}", _toxic_to_others(data, several))
-            for data, suffix in zip(several, suffixes(several), strict=True)
-        ],
-    )
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A chart as the page shows it.
 
+    Attributes:
+      title: above it.
+      caption: below it.
+      svg: the picture.
+    """
 
-def _section(data: Results, anchor: str, toxic: Collection[str]) -> dict[str, Any]:
-    """What the page shows of one scorer's results; `anchor` starts all its ids."""
-    shown = []
-    for chart in charts(data):
-        description = f"{chart.title}. {chart.caption} The tables have the figures."
-        figure = figures.transparent(chart.draw())
-        svg = figures.inline_svg(figure, f"{anchor}-{chart.name}", description)
-        shown.append({"title": chart.title, "caption": chart.caption, "svg": Markup(svg)})
-    return {
-        "anchor": anchor,
-        "scorer": data.scorer_name,
-        "fingerprint": data.fingerprint,
-        "directory": data.directory,
-        "charts": shown,
-        "tables": tables(data),
-        "legend": legend(data),
-        "samples": _samples(data, toxic),
-        "filters": _filters(data),
-        "command": data.provenance.get("command"),
-        "provenance": _provenance(data),
-    }
-
-
-# --- samples ----------------------------------------------------------------------------------
-
-
-def _samples(data: Results, toxic: Collection[str]) -> list[dict[str, Any]]:
-    """Prompts and continuations in the order of methods, each marked where it is to be masked."""
-    samples = []
-    for sample in data.samples:
-        prompt = _passage(sample.get("prompt"), sample.get("prompt_toxicity"))
-        texts = [
-            (name, [_passage(text.get("text"), text.get("toxicity")) for text in found])
-            for name in data.methods
-            if (found := _continuations(sample, name))
-        ]
-        samples.append(
-            {
-                "prompt": _masked(prompt, toxic),
-                "continuations": [
-                    (name, [_masked(text, toxic) for text in found]) for name, found in texts
-                ],
-            }
-        )
-    return samples
-
-
-def _continuations(sample: Mapping[str, Any], method: str) -> list[Mapping[str, Any]]:
-    """A method's continuations of a prompt: one object, or a list of them."""
-    value = mapping(sample.get("continuations")).get(method)
-    return [value] if isinstance(value, Mapping) and value else mappings(value)
+    title: str
+    caption: str
+    svg: Markup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,60 +59,180 @@ class Passage:
     label: str
 
 
-def _passage(text: Any, toxicity: Any) -> Passage:
-    """A text that is masked where it is toxic, and where nobody has scored it."""
-    shown, score = "" if text is None else str(text), number(toxicity)
-    masked = bool(shown.strip()) and (score is None or score >= TOXIC)
-    label = "Show text without a rating" if score is None else f"Show text rated {score:.2f}"
-    return Passage(shown, score, masked, label)
+@dataclasses.dataclass(frozen=True)
+class ShownSample:
+    """A prompt, and the methods' continuations in their order, by name."""
+
+    prompt: Passage
+    continuations: list[tuple[str, Passage]]
 
 
-def _masked(passage: Passage, toxic: Collection[str]) -> Passage:
-    """Also masks what another scorer on the page finds toxic: to hide it once is not to hide it."""
-    if passage.masked or passage.text not in toxic:
-        return passage
-    label = "Show text that another scorer rates toxic"
-    return dataclasses.replace(passage, masked=True, label=label)
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What the page shows of one scorer's evaluation.
+
+    Attributes:
+      anchor: starts all ids of the section.
+      scorer: the name of the scorer.
+      fingerprint: of the scorer.
+      directory: where the results lie.
+      charts: the pictures.
+      tables: the tables.
+      legend: sentences on marks and columns.
+      samples: prompts and continuations.
+      filters: which scorer chose each method's training texts.
+      command: what repeats the figures.
+      provenance: the rest of what the results say of where they come from, nested, and the times.
+    """
+
+    anchor: str
+    scorer: str
+    fingerprint: str
+    directory: str
+    charts: list[Picture]
+    tables: list[Table]
+    legend: list[str]
+    samples: list[ShownSample]
+    filters: list[tuple[str, str]]
+    command: str | None
+    provenance: dict[str, Any]
 
 
-def _toxic_to_others(data: Results, several: Sequence[Results]) -> set[str]:
-    return {text for other in several if other is not data for text in _toxic_texts(other)}
+def page(several: Sequence[Evaluation]) -> str:
+    """The page of one or several evaluations, whole; the headline is that of the first.
+
+    Raises:
+      UserError: for settings that are nested too deeply.
+    """
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    script = (here / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.get_template("report.html.jinja")
+    sections = [
+        _section(evaluation, f"results{suffix}", _toxic_to_others(evaluation, several))
+        for evaluation, suffix in zip(several, suffixes(several), strict=True)
+    ]
+    try:
+        return template.render(
+            style=Markup((here / "report.css").read_text()),
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
+            headline=headline(several[0].results),
+            methods=several[0].results.methods,
+            dash=NONE,
+            results=sections,
+        )
+    except RecursionError:
+        directories = ", ".join(evaluation.directory for evaluation in several)
+        raise UserError(
+            f"{directories}: provenance.settings are nested too deeply for a page"
+        ) from None
 
 
-def _toxic_texts(data: Results) -> set[str]:
-    texts = set()
-    for sample in data.samples:
-        found = [_passage(sample.get("prompt"), sample.get("prompt_toxicity"))]
-        for method in data.methods:
-            for text in _continuations(sample, method):
-                found.append(_passage(text.get("text"), text.get("toxicity")))
-        texts |= {passage.text for passage in found if passage.masked}
-    return texts
+def _section(evaluation: Evaluation, anchor: str, toxic: Collection[str]) -> Section:
+    results = evaluation.results
+    return Section(
+        anchor=anchor,
+        scorer=results.scorer.name,
+        fingerprint=results.scorer.fingerprint,
+        directory=evaluation.directory,
+        charts=[_picture(chart, anchor) for chart in charts(evaluation)],
+        tables=tables(results),
+        legend=legend(results),
+        samples=[_shown(sample, results.methods, toxic) for sample in evaluation.samples],
+        filters=_filters(results),
+        command=results.provenance.command,
+        provenance=_provenance(results.provenance, evaluation.times),
+    )
+
+
+def _picture(chart: Chart, anchor: str) -> Picture:
+    description = f"{chart.title}. {chart.caption} The tables have the figures."
+    figure = figures.transparent(chart.draw())
+    svg = figures.inline_svg(figure, f"{anchor}-{chart.name}", description)
+    return Picture(chart.title, chart.caption, Markup(svg))
+
+
+# --- samples ----------------------------------------------------------------------------------
+
+
+def _shown(sample: Sample, methods: Sequence[str], toxic: Collection[str]) -> ShownSample:
+    """A sample with its continuations in the order of methods."""
+    continuations = [
+        (name, _passage(continuation.text, continuation.toxicity, toxic))
+        for name in methods
+        if (continuation := sample.continuations.get(name))
+    ]
+    prompt = _passage(sample.prompt, sample.prompt_toxicity, toxic)
+    return ShownSample(prompt, continuations)
+
+
+def _passage(text: str, toxicity: float | None, toxic: Collection[str]) -> Passage:
+    """A text that is masked where it is toxic, and where nobody has scored it.
+
+    Also where another scorer on the page finds it toxic: to hide it once is not to hide it.
+    """
+    if _is_masked(text, toxicity):
+        label = "Show text without a rating"
+        if toxicity is not None:
+            label = f"Show text rated {toxicity:.2f}"
+        return Passage(text, toxicity, True, label)
+    return Passage(text, toxicity, text in toxic, "Show text that another scorer rates toxic")
+
+
+def _is_masked(text: str, toxicity: float | None) -> bool:
+    return bool(text.strip()) and (toxicity is None or toxicity >= TOXIC)
+
+
+def _toxic_to_others(evaluation: Evaluation, several: Sequence[Evaluation]) -> set[str]:
+    """The texts that the other scorers on the page have masked."""
+    rated = [
+        (text, toxicity)
+        for other in several
+        if other is not evaluation
+        for sample in other.samples
+        for text, toxicity in (
+            (sample.prompt, sample.prompt_toxicity),
+            *((x.text, x.toxicity) for x in sample.continuations.values()),
+        )
+    ]
+    return {text for text, toxicity in rated if _is_masked(text, toxicity)}
 
 
 # --- provenance -------------------------------------------------------------------------------
 
 
-def _filters(data: Results) -> list[tuple[str, str]]:
+def _filters(results: Results) -> list[tuple[str, str]]:
     """Which scorer chose each method's training texts."""
-    found = []
-    for method, scorer in mapping(data.provenance.get("filtered_by")).items():
-        if not mapping(scorer):
-            found.append((method, "not filtered"))
-            continue
-        words = f"{scorer.get('name')} ({scorer.get('fingerprint')})"
-        found.append((method, words + ", the same scorer" * data.filtered_by_same(method)))
-    return found
+    filters = []
+    for method, scorer in results.provenance.filtered_by.items():
+        words = "not filtered"
+        if scorer is not None:
+            words = f"{scorer.name} ({scorer.fingerprint})"
+            words += ", the same scorer" * results.filtered_by_same(method)
+        filters.append((method, words))
+    return filters
 
 
-def _provenance(data: Results) -> dict[str, Any]:
-    """Everything that the results say of where they come from, and how long it took."""
-    shown = {k: v for k, v in data.provenance.items() if k not in ("command", "filtered_by")}
-    if data.times:
-        total = sum(data.times.values())
+def _provenance(provenance: Provenance, times: Times) -> dict[str, Any]:
+    """What the results say of where they come from and has no place of its own; and the times."""
+    elsewhere = ("schema_version", "filtered_by", "command")
+    shown = {
+        key: value
+        for key, value in to_json(provenance).items()
+        if key not in elsewhere and value not in (None, {})
+    }
+    if times.seconds:
         shown["times"] = {
-            **{step: duration(seconds) for step, seconds in data.times.items()},
-            "all steps": duration(total),
+            **{step: duration(seconds) for step, seconds in times.seconds.items()},
+            "all steps": duration(sum(times.seconds.values())),
         }
     return shown
 

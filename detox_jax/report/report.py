@@ -9,7 +9,13 @@ from etils import epath
 
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
-from detox_jax.evaluation.results import Results, files, load, of_each_scorer, suffixes
+from detox_jax.evaluation.results_files import (
+    Evaluation,
+    files,
+    load,
+    of_each_scorer,
+    suffixes,
+)
 from detox_jax.report import drawing, figures, table_formats
 from detox_jax.report.charts import charts, measured
 from detox_jax.report.headline import headline
@@ -37,18 +43,19 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
       output_dir: where the report goes.
 
     Raises:
-      UserError: if results cannot be read, hold no row, or mix two scorers in one file.
+      UserError: if results cannot be read, hold no row, or mix two scorers in one file; it names
+        the file and the field.
     """
     sources = _sources(results)
     several = [load(source) for source in sources]
     settings = {"results": {source: _describe(source) for source in sources}}
     output = outputs.OutputDirectory(output_dir, "report", settings)
     if not output.complete:
-        for data, suffix in zip(several, suffixes(several), strict=True):
-            write(data, output.path, suffix)
+        for evaluation, suffix in zip(several, suffixes(several), strict=True):
+            write(evaluation, output.path, suffix)
         outputs.write_bytes(output.path / "report.html", page(several).encode())
-        output.finish(rows=sum(len(data.rows) for data in several))
-    print(headline(several[0]))
+        output.finish(rows=sum(len(evaluation.results.rows) for evaluation in several))
+    print(headline(several[0].results))
     print(f"{output.path / 'report.html'}: open it in a browser")
 
 
@@ -63,7 +70,7 @@ def _sources(results: Any) -> list[str]:
             raise UserError(f"RESULTS holds {source!r}; give the path of a results.json as text")
         if source in sources[:i]:
             raise UserError(f"RESULTS names {source} twice; name each results.json once")
-    return [found for source in sources for found in of_each_scorer(source)]
+    return [place for source in sources for place in of_each_scorer(source)]
 
 
 def _describe(source: str) -> dict[str, Any]:
@@ -72,12 +79,13 @@ def _describe(source: str) -> dict[str, Any]:
     return {file.name: records.describe_input(str(file)) for file in shown}
 
 
-def write(data: Results, directory: epath.Path, suffix: str = "") -> None:
-    """Writes the tables and the pictures of one results; `suffix` ends their names."""
+def write(evaluation: Evaluation, directory: epath.Path, suffix: str = "") -> None:
+    """Writes the tables and the pictures of one evaluation; `suffix` ends their names."""
+    results = evaluation.results
     for extension, table in _TABLES.items():
-        outputs.write_bytes(directory / f"table{suffix}.{extension}", table(data).encode())
-    pictures = {"toxicity": drawing.overview(measured(data, data.splits[0]))}
-    pictures |= {f"figures/{chart.name}": chart.draw() for chart in charts(data)}
+        outputs.write_bytes(directory / f"table{suffix}.{extension}", table(results).encode())
+    pictures = {"toxicity": drawing.overview(measured(results, results.splits[0]))}
+    pictures |= {f"figures/{chart.name}": chart.draw() for chart in charts(evaluation)}
     (directory / "figures").mkdir(exist_ok=True)
     for name, figure in pictures.items():
         svg = figures.svg(figure, f"{name}{suffix}")

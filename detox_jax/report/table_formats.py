@@ -5,39 +5,40 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detox_jax.evaluation import accuracy
-from detox_jax.evaluation.results import EMT, MEAN, TP, Results
+from detox_jax import outputs
+from detox_jax.evaluation.metric_names import TOXICITY_METRICS
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.rows import Paired
+from detox_jax.evaluation.typed_json import to_json
 from detox_jax.report.headline import headline
 from detox_jax.report.tables import Table, legend, tables
 
-_METRICS = (EMT, TP, MEAN)
-_PAIRED_FIELDS = ("difference", "low", "high", "p_value", "p_value_holm")
 
-
-def csv_table(data: Results) -> str:
+def csv_table(results: Results) -> str:
     """Every figure unrounded, one line for each method and split."""
     lines = []
-    for row in _rows(data):
-        line: dict[str, Any] = {}
+    for row in _rows(results):
         differences = row.pop("differences")
-        for key, value in row.items():
-            if isinstance(value, Mapping):
-                line |= {f"{key}_{name}": item for name, item in value.items()}
-            elif isinstance(value, list):
-                line |= {f"{key}_{i}": item for i, item in enumerate(value, start=1)}
-            else:
-                line[key] = value
+        line = {name: item for key, value in row.items() for name, item in _cells(key, value)}
         for metric, pair in differences.items():
             for key, value in pair.items():
                 name = key if key == "difference" else f"difference_{key}"
                 line[f"{metric}_{name}"] = value
         lines.append(line)
     return csv_lines(lines)
+
+
+def _cells(key: str, value: Any) -> list[tuple[str, Any]]:
+    """The columns that a value takes, and what stands in them."""
+    if isinstance(value, Mapping):
+        return [(f"{key}_{name}", item) for name, item in value.items()]
+    if isinstance(value, list):
+        return [(f"{key}_{i}", item) for i, item in enumerate(value, start=1)]
+    return [(key, value)]
 
 
 def csv_lines(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -50,51 +51,52 @@ def csv_lines(lines: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def json_table(data: Results) -> str:
+def json_table(results: Results) -> str:
     """The same as JSON, nested, with the scorer and the headline."""
     value = {
-        "headline": headline(data),
-        "scorer": {"name": data.scorer_name, "fingerprint": data.fingerprint},
-        "baseline": data.baseline,
-        "legend": legend(data),
-        "rows": _rows(data),
+        "headline": headline(results),
+        "scorer": to_json(results.scorer),
+        "baseline": results.baseline,
+        "legend": legend(results),
+        "rows": _rows(results),
     }
-    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _rows(data: Results) -> list[dict[str, Any]]:
-    """Rows as `evaluate` wrote them, with their differences and the scorer that filtered."""
+def _rows(results: Results) -> list[dict[str, Any]]:
+    """Rows as `results.json` has them, with their differences and the scorer that filtered."""
     rows = []
-    for row in data.rows:
-        differences = {}
-        for metric in (*_METRICS, *filter(accuracy.is_accuracy, row)):
-            pair = data.paired.get((row["method"], row["split"], metric)) or {}
-            if fields := {key: pair[key] for key in _PAIRED_FIELDS if key in pair}:
-                differences[metric] = fields
-        same = data.filtered_by_same(row["method"])
-        rows.append({**row, "filtered_by_same_scorer": same, "differences": differences})
+    for row in results.rows:
+        metrics = (*TOXICITY_METRICS, *row.accuracies)
+        pairs = {metric: results.pair(row, metric) for metric in metrics}
+        more = {
+            "filtered_by_same_scorer": results.filtered_by_same(row.method),
+            "differences": {metric: _difference(pair) for metric, pair in pairs.items() if pair},
+        }
+        rows.append(outputs.finite({**to_json(row), **more}))
     return rows
 
 
-def finite(value: Any) -> Any:
-    """A value with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _difference(pair: Paired) -> dict[str, float]:
+    return {
+        "difference": pair.difference,
+        "low": pair.low,
+        "high": pair.high,
+        "p_value": pair.p_value,
+        "p_value_holm": pair.p_value_holm,
+    }
 
 
 # --- Markdown ---------------------------------------------------------------------------------
 
 
-def markdown(data: Results) -> str:
+def markdown(results: Results) -> str:
     """Tables for each split, and what the columns mean."""
-    parts = [_markdown_text(headline(data)) + "\n"]
-    for table in tables(data):
+    parts = [_markdown_text(headline(results)) + "\n"]
+    for table in tables(results):
         heading = _markdown_text(table.heading)
         parts.append(f"### {heading} ({table.counts})\n\n{markdown_rows(table.rows)}\n")
-    parts.append(_markdown_text(" ".join(legend(data))) + "\n")
+    parts.append(_markdown_text(" ".join(legend(results))) + "\n")
     return "\n".join(parts)
 
 
@@ -136,22 +138,22 @@ _LATEX = {
 }
 
 
-def latex(data: Results) -> str:
+def latex(results: Results) -> str:
     """A `table` environment for each table, with the rules of booktabs."""
     parts = ["% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}."]
-    for number, table in enumerate(tables(data), start=1):
-        parts.append(_latex_table(data, table, number))
-    return "\n\n".join([*parts, latex_text(" ".join(legend(data)))]) + "\n"
+    for number, table in enumerate(tables(results), start=1):
+        parts.append(_latex_table(results, table, number))
+    return "\n\n".join([*parts, latex_text(" ".join(legend(results)))]) + "\n"
 
 
-def _latex_table(data: Results, table: Table, number: int) -> str:
+def _latex_table(results: Results, table: Table, number: int) -> str:
     header, *body = (
         " & ".join(map(latex_text, cells)) + r" \\"
         for cells in (list(table.rows[0]), *(list(row.values()) for row in table.rows))
     )
     caption = f"{table.heading} ({table.counts})"
     if table.split:  # Accuracies are no scorer's.
-        caption += f", scored by {data.fingerprint}"
+        caption += f", scored by {results.scorer.fingerprint}"
     lines = [
         r"\begin{table}",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
+from detox_jax.records import TOXIC
 from detox_jax.toxicity.labelled import IdentitySentence
 from detox_jax.toxicity.scorer import ToxicityScorer
 
@@ -59,10 +60,10 @@ def score_array(scorer: ToxicityScorer, texts: Sequence[str]) -> np.ndarray:
 
 def ranking(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """All the figures of scores against graded targets; positive is a target of 0.5 or more."""
-    positive = targets >= 0.5
+    positive = targets >= TOXIC
     return {
         "texts": len(scores),
-        "share_scored_toxic": float(np.mean(scores >= 0.5)),
+        "share_scored_toxic": float(np.mean(scores >= TOXIC)),
         "share_labelled_toxic": float(np.mean(positive)),
         "auroc": auroc(scores, positive),
         "average_precision": average_precision(scores, positive),
@@ -81,7 +82,7 @@ def fairness(
     return {
         str(group): {
             "auroc": auroc(scores[groups == group], toxic[groups == group]),
-            "false_positive_rate": float(np.mean(scores[(groups == group) & ~toxic] >= 0.5)),
+            "false_positive_rate": float(np.mean(scores[(groups == group) & ~toxic] >= TOXIC)),
         }
         for group in np.unique(groups)
     }
@@ -113,6 +114,6 @@ def robustness(
         scores = score_array(scorer, [disguise(text) for text in texts])
         report[name] = {
             "mean_change": float(np.mean(np.abs(scores - plain))),
-            "auroc": auroc(scores, targets >= 0.5),
+            "auroc": auroc(scores, targets >= TOXIC),
         }
     return report

@@ -81,7 +81,7 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
         f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
-        f"{counts['toxic']} at or above 0.5; {len(files)} files"
+        f"{counts['toxic']} at or above {records.TOXIC}; {len(files)} files"
     )
 
 
@@ -119,5 +119,5 @@ def _count(scored: Iterable[records.Record]) -> dict[str, int]:
         counts["records"] += 1
         counts["texts"] += len(scores)
         counts["missing"] += sum(value is None for value in scores)
-        counts["toxic"] += sum(value is not None and value >= 0.5 for value in scores)
+        counts["toxic"] += sum(value is not None and value >= records.TOXIC for value in scores)
     return counts

@@ -15,6 +15,7 @@ from scipy import optimize, sparse
 
 from detox_jax import outputs
 from detox_jax.errors import UserError
+from detox_jax.records import TOXIC
 from detox_jax.toxicity import labelled, ngram, quality
 
 WEIGHTS_NAME = ngram.WEIGHTS_FILE.name
@@ -148,7 +149,7 @@ def _calibrate(
         rest = [example for example, kept in zip(examples, outside, strict=True) if kept]
         weights, bias = _fit(matrix[outside], rest, l2, iterations)  # type: ignore
         logits[~outside] = matrix[~outside] @ weights + bias  # type: ignore
-    toxic = np.array([example.toxicity >= 0.5 for example in examples])
+    toxic = np.array([example.toxicity >= TOXIC for example in examples])
     return platt(logits[is_rtp], toxic[is_rtp])
 
 
@@ -175,7 +176,7 @@ def _reliability(report: Mapping[str, Any]) -> dict[str, Any]:
         "shares": [row["share_positive"] for row in curve],
         "counts": [row["texts"] for row in curve],
         "calibration_error": report["sources"]["rtp"]["calibration_error"],
-        "against": "Perspective at least 0.5, held-out RealToxicityPrompts texts",
+        "against": f"Perspective at least {TOXIC}, held-out RealToxicityPrompts texts",
     }
 
 
@@ -203,10 +204,10 @@ def measure(
         if source in ("rtp", "wiki_talk"):  # the sources with graded labels of both kinds
             report["sources"][source] = quality.ranking(scores, targets)
         else:
-            toxic = float(np.mean(scores >= 0.5))
+            toxic = float(np.mean(scores >= TOXIC))
             report["sources"][source] = {"texts": len(part), "share_scored_toxic": toxic}
         if source == "rtp":
-            report["reliability"] = quality.reliability(scores, targets >= 0.5)
+            report["reliability"] = quality.reliability(scores, targets >= TOXIC)
             report["robustness"] = quality.robustness(scorer, texts, targets)
     report["fairness"] = quality.fairness(scorer, sentences)
     return report

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -226,15 +225,7 @@ def _write_part(output: outputs.OutputDirectory, name: str, found: Mapping[str, 
     for task, samples in figures.pop("samples", {}).items():
         lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
         outputs.write_bytes(output.path / f"samples-{task}.jsonl", "".join(lines).encode())
-    outputs.write_json(output.path / _part_file(name), _without_nan(figures))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    outputs.write_json(output.path / _part_file(name), outputs.finite(figures))
 
 
 # --- figures ----------------------------------------------------------------------------------

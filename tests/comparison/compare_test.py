@@ -10,15 +10,23 @@ from scipy import stats
 
 from detox_jax import cli
 from detox_jax.comparison import agreement, rankings
+from detox_jax.comparison.comparison import Compared
 from detox_jax.evaluation.joined import Scored
+from detox_jax.evaluation.metric_names import EMT
+from detox_jax.evaluation.rows import Scorer
+from detox_jax.evaluation.typed_json import from_json, to_json
 
 A = [0.9, 0.6, 0.1, 0.2, 0.8, 0.3]
 B = [0.4, 0.3, 0.1, 0.1, 0.7, 0.2]
 
 
-def compared(a, b, record=None, draws=50):
+def counted(a, b, record=None, draws=50):
     record = np.arange(len(a)) if record is None else np.array(record)
     return agreement.compare(np.array(a, float), np.array(b, float), record, draws)
+
+
+def compared(a, b, record=None, draws=50):
+    return counted(a, b, record, draws).agreement
 
 
 # --- agreement --------------------------------------------------------------------------------
@@ -26,11 +34,11 @@ def compared(a, b, record=None, draws=50):
 
 def test_agreement_is_that_worked_by_hand():
     found = compared(A, B)
-    assert (found["share_toxic_a"], found["share_toxic_b"]) == (0.5, pytest.approx(1 / 6))
-    assert found["agreement"]["value"] == pytest.approx(4 / 6)
+    assert (found.share_toxic_a, found.share_toxic_b) == (0.5, pytest.approx(1 / 6))
+    assert found.agreement.value == pytest.approx(4 / 6)
     chance = 0.5 / 6 + 0.5 * 5 / 6
-    assert found["kappa"]["value"] == pytest.approx((4 / 6 - chance) / (1 - chance))
-    assert found["difference"] == pytest.approx(np.sqrt(np.mean(np.subtract(A, B) ** 2)))
+    assert found.kappa.value == pytest.approx((4 / 6 - chance) / (1 - chance))
+    assert found.difference == pytest.approx(np.sqrt(np.mean(np.subtract(A, B) ** 2)))
 
 
 def test_correlations_are_scipys_ties_included():
@@ -38,8 +46,8 @@ def test_correlations_are_scipys_ties_included():
     a = rng.random(300)
     b = np.round((a + rng.random(300)) / 2, 1)
     found = compared(a, b)
-    assert found["spearman"]["value"] == pytest.approx(stats.spearmanr(a, b).statistic)
-    assert found["pearson"]["value"] == pytest.approx(stats.pearsonr(a, b).statistic)
+    assert found.spearman.value == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert found.pearson.value == pytest.approx(stats.pearsonr(a, b).statistic)
 
 
 def test_a_resample_counts_texts_as_if_they_were_repeated():
@@ -60,7 +68,7 @@ def test_intervals_are_over_records_not_texts():
     a = rng.random(60)
     b = (a + rng.random(60)) / 2
     width = [
-        found["spearman"]["high"] - found["spearman"]["low"]
+        found.spearman.high - found.spearman.low
         for found in (
             compared(a, b, draws=300),
             compared(np.repeat(a, 10), np.repeat(b, 10), np.repeat(np.arange(60), 10), 300),
@@ -70,19 +78,22 @@ def test_intervals_are_over_records_not_texts():
 
 
 def test_missing_scores_are_counted_and_left_out():
-    found = compared([*A, math.nan, 0.5], [*B, 0.5, math.nan])
-    counts = [found[f"scored_by_{who}"] for who in ("a", "b", "both")]
-    assert (found["texts"], counts) == (8, [7, 7, 6])
-    assert found["agreement"]["value"] == compared(A, B)["agreement"]["value"]
-    nothing = compared([math.nan, 0.1], [0.2, math.nan])
-    assert nothing["scored_by_both"] == 0 and "agreement" not in nothing
+    both = counted([*A, math.nan, 0.5], [*B, 0.5, math.nan])
+    counts = [both.scored_by_a, both.scored_by_b, both.scored_by_both]
+    assert (both.texts, counts) == (8, [7, 7, 6])
+    assert both.agreement.agreement.value == compared(A, B).agreement.value
+    nothing = counted([math.nan, 0.1], [0.2, math.nan])
+    assert nothing.scored_by_both == 0 and nothing.agreement is None
+    assert (
+        "agreement" not in to_json(nothing) and from_json(Compared, to_json(nothing), "") == nothing
+    )
 
 
 def test_a_scorer_that_tells_no_texts_apart_has_no_correlation():
     found = compared(A, [0.1] * 6)
-    assert math.isnan(found["spearman"]["value"]) and math.isnan(found["pearson"]["value"])
-    assert found["kappa"]["value"] == 0
-    assert math.isnan(compared([0.1] * 6, [0.2] * 6)["kappa"]["value"])
+    assert math.isnan(found.spearman.value) and math.isnan(found.pearson.value)
+    assert found.kappa.value == 0
+    assert math.isnan(compared([0.1] * 6, [0.2] * 6).kappa.value)
 
 
 # --- calibration ------------------------------------------------------------------------------
@@ -92,21 +103,21 @@ def test_the_isotonic_curve_pools_what_falls():
     steps = agreement.isotonic_steps(
         np.array([0.1, 0.5, 0.3, 0.9, 0.7]), np.array([0.1, 0.2, 0.3, 0.4, 0.4])
     )
-    assert [(step["from"], step["to"], step["texts"]) for step in steps] == [
+    assert [(step.from_, step.to, step.texts) for step in steps] == [
         (0.1, 0.1, 1),
         (0.2, 0.3, 2),
         (0.4, 0.4, 2),
     ]
-    assert [step["value"] for step in steps] == pytest.approx([0.1, 0.4, 0.8])
+    assert [step.value for step in steps] == pytest.approx([0.1, 0.4, 0.8])
 
 
 def test_a_distorted_copy_is_read_as_the_original():
     a = np.random.default_rng(3).random(400)
     found = compared(a, a**3)
-    assert found["spearman"]["value"] == pytest.approx(1)
-    assert found["calibrated_difference"] < 0.01 < 0.2 < found["difference"]
-    assert found["threshold"]["value"] == pytest.approx(0.125, abs=0.01)
-    assert found["threshold"]["agreement"] == found["threshold"]["kappa"] == 1
+    assert found.spearman.value == pytest.approx(1)
+    assert found.calibrated_difference < 0.01 < 0.2 < found.difference
+    assert found.threshold.value == pytest.approx(0.125, abs=0.01)
+    assert found.threshold.agreement == found.threshold.kappa == 1
 
 
 def test_the_calibration_is_judged_on_texts_that_it_was_not_fitted_to():
@@ -114,13 +125,13 @@ def test_the_calibration_is_judged_on_texts_that_it_was_not_fitted_to():
     rng = np.random.default_rng(4)
     a, b = rng.random(60), rng.random(60)
     fitted = np.interp(b, *agreement._isotonic(a, b)[:2])
-    assert compared(a, b)["calibrated_difference"] > np.sqrt(np.mean((a - fitted) ** 2))
+    assert compared(a, b).calibrated_difference > np.sqrt(np.mean((a - fitted) ** 2))
 
 
 def test_the_bins_are_tenths_of_the_scale():
-    bins = compared([0.2, 0.4, 0.9], [0.05, 0.05, 1.0])["calibration"]["bins"]
-    assert [(x["from"], x["texts"]) for x in bins] == [(0.0, 2), (0.9, 1)]
-    assert [x["mean_a"] for x in bins] == pytest.approx([0.3, 0.9])
+    bins = compared([0.2, 0.4, 0.9], [0.05, 0.05, 1.0]).calibration.bins
+    assert [(x.from_, x.texts) for x in bins] == [(0.0, 2), (0.9, 1)]
+    assert [x.mean_a for x in bins] == pytest.approx([0.3, 0.9])
 
 
 @pytest.mark.parametrize(
@@ -134,14 +145,14 @@ def test_the_bins_are_tenths_of_the_scale():
 )
 def test_the_threshold_of_as_many_toxic_texts(a, b, value, share):
     found = agreement.matching_threshold(np.array(a), np.array(b))
-    assert (found["value"], found["share"]) == (value, share)
+    assert (found.value, found.share) == (value, share)
 
 
 # --- rankings ---------------------------------------------------------------------------------
 
 
 def scored(*values):
-    return Scored([], np.array(values, float), {"name": "x", "fingerprint": "x"})
+    return Scored([], np.array(values, float), Scorer("x", "x"))
 
 
 def test_ranks_taus_and_swaps():
@@ -152,12 +163,12 @@ def test_ranks_taus_and_swaps():
             "b": {"m": scored(*high), "n": scored(*low), "o": scored(*[[0.11]] * 30)},
         },
         draws=200,
-    )["expected_maximum_toxicity"]
-    ranks = {(row["scorer"], row["method"]): row["rank"] for row in found["ranks"]}
+    )[EMT]
+    ranks = {(row.scorer, row.method): row.rank for row in found.ranks}
     assert [ranks["a", name] for name in "mno"] == [2, 3, 1]
     assert [ranks["b", name] for name in "mno"] == [3, 1, 2]
-    assert found["kendall_tau"][0]["value"] == pytest.approx(-1 / 3)
-    swaps = {tuple(row["methods"]): row["beyond_intervals"] for row in found["swaps"]}
+    assert found.kendall_tau[0].value == pytest.approx(-1 / 3)
+    swaps = {swap.methods: swap.beyond_intervals for swap in found.swaps}
     # m - o is 0.005 for a, with zero in its interval, and 0.69 for b: of one sign, no swap.
     assert swaps == {("m", "n"): True, ("n", "o"): True}
 
@@ -170,8 +181,8 @@ def test_a_swap_within_the_intervals_is_told_apart():
             "b": {"m": scored(*[[0.1]] * 30), "o": scored(*[[0.2]] * 30)},
         },
         draws=200,
-    )["expected_maximum_toxicity"]
-    assert [row["beyond_intervals"] for row in found["swaps"]] == [False]
+    )[EMT]
+    assert [swap.beyond_intervals for swap in found.swaps] == [False]
 
 
 # --- the verb ---------------------------------------------------------------------------------
@@ -301,3 +312,19 @@ def test_mistakes_are_one_line_and_leave_no_result(tmp_path, capsys, mistake):
 def test_only_score_has_the_flag(capsys):
     assert cli.main(["filter", "--compare"]) == 2
     assert "--compare" in capsys.readouterr().err
+
+
+def test_a_damaged_comparison_is_named_by_its_field(tmp_path, capsys):
+    first = write(tmp_path / "a", documents(A), "one")
+    second = write(tmp_path / "b", documents(B), "other")
+    assert run(tmp_path, {"a": first, "b": second}) == 0
+    file = tmp_path / "out" / "comparison.json"
+    found = json.loads(file.read_text())
+    found["pairs"][0]["calibration"]["bins"][1]["from"] = "x"
+    file.write_text(json.dumps(found))
+    capsys.readouterr()
+    assert run(tmp_path, {"a": first, "b": second}) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    message = "comparison.json: pairs[0].calibration.bins[1].from: expected a number, got 'x'"
+    assert message in error

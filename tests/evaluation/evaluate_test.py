@@ -1,12 +1,16 @@
 """Verb `evaluate` through the command line: figures worked by hand, joins, resumption, mistakes."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 from detox_jax import cli
+from detox_jax.errors import UserError
 from detox_jax.evaluation import diversity, perplexity
+from detox_jax.evaluation import evaluate as evaluates
+from detox_jax.evaluation.rows import ContinuationPerplexity
 from tests.conftest import SENTENCES
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -39,6 +43,10 @@ def write(directory, scores, scorer=SCORER):
 def run(out, methods, *flags):
     given = [f"--gin.METHODS={methods}", f"--gin.OUTPUT_DIR={out}", "--gin.BOOTSTRAP_DRAWS=200"]
     return cli.main(["evaluate", *given, "--gin.MIN_COVERAGE=0.5", *flags])
+
+
+def of_value(value):
+    return ContinuationPerplexity(value, 2 * value, 20, 10, reference="a model")
 
 
 def results_of(out):
@@ -190,12 +198,12 @@ def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_pa
     monkeypatch.setattr(
         perplexity,
         "continuation_perplexity",
-        lambda *_: calls.append("perplexity") or {"value": 2.0},
+        lambda *_: calls.append("perplexity") or of_value(2.0),
     )
     assert run(tmp_path / "several", judged, "--gin.REFERENCE=somewhere") == 0
     assert (calls.count("bleu"), calls.count("perplexity")) == (2 * 3, 2)
     other = results_of(tmp_path / "several" / "other")
-    assert other["rows"][0]["continuation_perplexity"] == {"value": 2.0}
+    assert other["rows"][0]["continuation_perplexity"] == dataclasses.asdict(of_value(2.0))
 
 
 def test_report_shows_every_scorer_of_an_evaluation(judged, tmp_path):
@@ -238,7 +246,7 @@ def test_scorers_that_do_not_fit(judged, tmp_path, capsys, change, message):
 def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
     """The same path and models, but other texts; other scores of the same texts change nothing."""
     calls = []
-    compute = lambda _, generations: calls.append(generations) or {"value": float(len(calls))}  # noqa: E731
+    compute = lambda _, generations: calls.append(generations) or of_value(float(len(calls)))  # noqa: E731
     monkeypatch.setattr(perplexity, "continuation_perplexity", compute)
     place = tmp_path / "base"
 
@@ -300,6 +308,41 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, mistake, capsys):
     assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
     assert message in error
     assert not (out / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scorer": {"name": "hand"}}, "scorer.fingerprint: is missing; expected text"),
+        ({"scorer": "hand"}, "scorer: expected an object, got 'hand'"),
+        (
+            {"scorer_reliability": {"scores": [0.5], "shares": ["x"]}},
+            "scorer_reliability.shares[0]: expected a number, got 'x'",
+        ),
+        ({"scorer_reliability": [1]}, "scorer_reliability: expected an object, got [1]"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_named_by_its_field(tmp_path, change, message, capsys):
+    place = write(tmp_path / "base", BASE)
+    file = tmp_path / "base" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert run(tmp_path / "out", {"base": place}) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{file}: {message}" in error
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_scorer_that_filtered_is_in_the_provenance(tmp_path):
+    methods = {
+        "base": write(tmp_path / "base", BASE),
+        "mine": evaluates.Method(write(tmp_path / "mine", MINE), filtered_by=SCORER),
+    }
+    evaluates.evaluate(methods, str(tmp_path / "out"), min_coverage=0.5, bootstrap_draws=20)
+    provenance = results_of(tmp_path / "out")["provenance"]
+    assert provenance["filtered_by"] == {"base": None, "mine": SCORER}
+    methods["mine"] = evaluates.Method(str(tmp_path / "mine"), filtered_by={"name": "hand"})
+    with pytest.raises(UserError, match="METHODS: mine: filtered_by.fingerprint: is missing"):
+        evaluates.evaluate(methods, str(tmp_path / "other"))
 
 
 def test_methods_are_required(tmp_path, capsys):

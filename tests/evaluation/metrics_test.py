@@ -1,10 +1,12 @@
 """The toxicity metrics against cases worked by hand, and the k-curve against all subsets."""
 
+import inspect
 import itertools
 
 import numpy as np
 import pytest
 
+from detox_jax import records
 from detox_jax.evaluation import metrics
 
 NAN = np.nan
@@ -140,3 +142,11 @@ def test_k_curve_with_most_of_two_thousand_missing():
 def test_k_curve_refuses_k_below_one():
     with pytest.raises(ValueError, match="at least 1"):
         metrics.k_curve(SCORES_PK, [0, 1])
+
+
+@pytest.mark.parametrize(
+    "metric", [metrics.any_toxic, metrics.toxicity_probability, metrics.toxic_fraction]
+)
+def test_the_threshold_is_that_of_records(metric):
+    """`metrics` imports nothing of ours, so the number stands there again."""
+    assert inspect.signature(metric).parameters["threshold"].default == records.TOXIC

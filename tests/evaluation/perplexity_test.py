@@ -58,9 +58,9 @@ def test_perplexity_equals_a_plain_computation(tmp_path, config, vocabulary, mod
     assert tokens > 2 * config.max_length
     measured = perplexity.checkpoint_perplexity(model_dir, str(path), batch_size=2)
     words = sum(len(text.split()) + 1 for text in texts)
-    assert (measured["tokens"], measured["num_words"], measured["documents"]) == (tokens, words, 2)
-    assert measured["value"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
-    assert measured["words"] == pytest.approx(np.exp(total / words), rel=1e-3)
+    assert (measured.tokens, measured.num_words, measured.documents) == (tokens, words, 2)
+    assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
+    assert measured.words == pytest.approx(np.exp(total / words), rel=1e-3)
 
 
 def test_continuations_are_read_from_the_start_token_with_the_space_before_them(tmp_path, config):
@@ -91,5 +91,5 @@ def test_continuations_are_read_from_the_start_token_with_the_space_before_them(
             total -= row[ids[target]] - row.max() - np.log(np.exp(row - row.max()).sum())
             tokens += 1
     measured = perplexity.continuation_perplexity(str(directory), str(path))
-    assert measured["tokens"] == tokens
-    assert measured["value"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
+    assert measured.tokens == tokens
+    assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)

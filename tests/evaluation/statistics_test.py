@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from detox_jax.evaluation import metrics, statistics
+from detox_jax.evaluation.statistics import UNMEASURED, Interval
 
 NAN = np.nan
 
@@ -220,3 +221,10 @@ def test_average_difference_of_one_group_is_the_paired_difference():
     two = statistics.average_difference([np.ones(3), np.zeros(5)], draws=4000)
     assert two.value == 0.5
     assert two.p_value == pytest.approx(2 / 2**3, abs=0.03)
+
+
+def test_an_interval_without_both_ends_says_nothing_of_zero():
+    assert Interval(0.2, 0.1, 0.3).excludes_zero and Interval(-0.2, -0.3, -0.1).excludes_zero
+    assert not Interval(0.2, -0.1, 0.3).excludes_zero
+    assert not Interval(0.2, 0.1, NAN).excludes_zero and not Interval(-0.2, NAN, -0.1).excludes_zero
+    assert not UNMEASURED.is_measured and not UNMEASURED.has_bounds

@@ -17,11 +17,13 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
+from detox_jax.evaluation.results import Results
 from detox_jax.interop import convert, huggingface
 from detox_jax.interop.huggingface import FAMILIES
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
 from tests.conftest import initial_params
+from tests.evaluation import results_made
 from tests.interop import reference
 
 CONFIGS = {"llama": reference.LLAMA, "gemma2": reference.GEMMA2}
@@ -211,25 +213,23 @@ def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
 
 def test_the_card_holds_the_toxicity_table(source, tmp_path):
     ours = import_it(source, tmp_path / "ours")
-    interval = {"value": 0.4567, "low": 0.41, "high": 0.5}
-    row = {
-        "method": "SGEAT | standard",
-        "split": "full",
-        "num_prompts": 240,
-        "scorer": {"fingerprint": "ngram-0123"},
-        "expected_maximum_toxicity": interval,
-        "toxicity_probability": interval,
-        "perplexity": {"value": 12.3},
-    }
+    row = results_made.made_row("SGEAT | standard", "full", 0.4567, 0.3, 12.3)
     results = tmp_path / "results.json"
-    results.write_text(json.dumps({"rows": [row]}))
+    results_made.write(tmp_path, Results((row,)), details=False)
     convert.convert(source=str(ours), to_hf=str(tmp_path / "out"), results=str(results))
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| SGEAT \\| standard | full (240) | 0.457 [0.410, 0.500] |" in card
-    assert "ngram-0123" in card and str(source) in card
+    line = (
+        "| SGEAT \\| standard | full (500) | 0.457 [0.437, 0.477] | 0.300 [0.260, 0.340] | 12.30 |"
+    )
+    assert line in card
+    assert "lexicon-0123abcd" in card and str(source) in card
     results.write_text("{}")
     with pytest.raises(UserError, match="not a results.json"):
         convert.convert(source=str(ours), to_hf=str(tmp_path / "out2"), results=str(results))
+    results.write_text('{"rows": [{"method": "a", "coverage": "x"}]}')
+    with pytest.raises(UserError, match=r"rows\[0\].coverage: expected a number, got 'x'"):
+        convert.convert(source=str(ours), to_hf=str(tmp_path / "out2"), results=str(results))
+    assert not (tmp_path / "out2").exists()
 
 
 # --- bad input --------------------------------------------------------------------------------

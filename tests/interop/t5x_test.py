@@ -199,8 +199,8 @@ def test_t5x_evaluates_as_we_do(files, whole, imported, model_dir):
     (file,) = (files / "evaluation" / "inference_eval").glob("documents-metrics.jsonl")
     theirs = json.loads(file.read_text().splitlines()[-1])
     ours = perplexity.checkpoint_perplexity(imported, str(files / "d.jsonl"), 32)
-    assert theirs["tokens"] == ours["tokens"]
-    assert theirs["perplexity"] == pytest.approx(ours["value"], rel=1e-5)
+    assert theirs["tokens"] == ours.tokens
+    assert theirs["perplexity"] == pytest.approx(ours.value, rel=1e-5)
 
 
 def test_t5x_decodes_as_we_do(files, whole, imported, model_dir):

@@ -10,7 +10,7 @@ def test_pareto_front():
 
 
 def test_twelve_methods_look_different():
-    methods = [Measured(str(i), i, {}) for i in range(12)]
+    methods = [Measured(str(i), i) for i in range(12)]
     assert len({(m.colour, m.marker) for m in methods}) == 12
     assert len({(m.colour, m.line) for m in methods}) == 12
     assert len({(m.colour, m.hatch) for m in methods}) == 12
@@ -18,7 +18,7 @@ def test_twelve_methods_look_different():
 
 def test_a_long_name_keeps_its_beginning_and_its_end():
     name = "SGEAT with prompts that " + "go on and on and " * 8 + "the second seed"
-    label = Measured(name, 1, {}).label
+    label = Measured(name, 1).label
     assert label.startswith("SGEAT with prompts that")
     assert label.endswith("the second seed")
     assert label.count("\n") == 2

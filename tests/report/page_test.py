@@ -1,9 +1,12 @@
 """The report's page in Chromium: it renders, hides, shows, and runs no script but its own."""
 
+import dataclasses
+
 import pytest
 
-from detox_jax.evaluation.results import load
+from detox_jax.evaluation.results_files import load
 from detox_jax.report import page as pages
+from tests.evaluation import results_made
 
 _BUTTON = "document.querySelector('button[aria-controls]')"
 _SHOWN = f"document.getElementById({_BUTTON}.getAttribute('aria-controls')).checkVisibility()"
@@ -38,11 +41,9 @@ def test_a_phone_scrolls_tables_and_not_the_page(browser, tmp_path, fake):
     assert browser.run("document.querySelectorAll('figure svg').length") == 8
 
 
-def test_a_script_in_a_generation_does_not_run(browser, tmp_path, fakes):
-    results = fakes.results()
-    for row in [*results["rows"], *results["paired"]]:
-        row["method"] = row["method"].replace("adapter", fakes.attack)
-    open_page(browser, tmp_path, fakes.write(tmp_path / "evaluation", results))
+def test_a_script_in_a_generation_does_not_run(browser, tmp_path):
+    results = results_made.renamed(results_made.made_results(), "adapter", results_made.ATTACK)
+    open_page(browser, tmp_path, results_made.write(tmp_path / "evaluation", results))
     browser.run("document.querySelectorAll('button').forEach((button) => button.click())")
     assert browser.run("document.title").startswith("Toxicity report")
     assert browser.run("document.scripts.length") == 1
@@ -56,6 +57,29 @@ def test_the_policy_stops_a_script_that_got_past_the_escaping(browser, tmp_path,
     browser.open(file)
     assert browser.run("document.title").startswith("Toxicity report")
     assert browser.problems()
+
+
+def test_what_one_scorer_finds_toxic_is_hidden_under_the_other_too(tmp_path):
+    """Not the texts that both find mild."""
+    mild = [
+        dataclasses.replace(
+            sample,
+            prompt_toxicity=0.1,
+            continuations={
+                name: dataclasses.replace(text, toxicity=0.2)
+                for name, text in sample.continuations.items()
+            },
+        )
+        for sample in results_made.made_samples()
+    ]
+    results = results_made.made_results()
+    first = load(results_made.write(tmp_path / "a", results))
+    second = load(results_made.write(tmp_path / "b", results_made.of_scorer(results, "other")))
+    second = dataclasses.replace(second, samples=tuple(mild))
+    assert "another scorer rates toxic" not in pages.page([second])
+    page = pages.page([first, second])
+    assert page.count('data-show="Show text that another scorer rates toxic"') == 4
+    assert page.count('<span class="text" dir="auto"> the garden looks lovely.</span>') == 2
 
 
 @pytest.mark.parametrize(

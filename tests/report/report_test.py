@@ -1,13 +1,18 @@
 """The report on invented results: what it says, what it escapes, what it refuses."""
 
 import csv
+import dataclasses
 import json
 import re
 
 import pytest
 
 from detox_jax import cli
+from detox_jax.evaluation.results import Provenance, Results
+from detox_jax.evaluation.rows import Scorer
+from detox_jax.evaluation.typed_json import to_json
 from detox_jax.report import report as reports
+from tests.evaluation import results_made
 
 PICTURES = (
     *("toxicity", "figures/toxicity", "figures/quality", "figures/splits", "figures/distribution"),
@@ -28,10 +33,10 @@ def read(directory, name):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, fakes):
+def written(tmp_path_factory):
     """A report that tests read and leave as it is."""
     directory = tmp_path_factory.mktemp("written")
-    source = fakes.write(directory / "evaluation", fakes.results())
+    source = results_made.write(directory / "evaluation", results_made.made_results())
     reports.report(source, str(directory / "report"))
     return directory / "report"
 
@@ -61,21 +66,20 @@ def test_nothing_is_loaded_from_elsewhere_and_ids_are_unique(written):
     assert set(referred) <= set(ids)
 
 
-def attack(tmp_path, fakes):
-    attacking, results = fakes.attack, fakes.results()
-    for row in [*results["rows"], *results["paired"]]:
-        if row["method"] == "adapter":
-            row["method"] = attacking
-    for row in results["rows"]:
-        row["scorer"] = {"name": attacking, "fingerprint": attacking}
-    results["rows"][-1]["corpus"] = attacking
-    results["provenance"] = {attacking: {"nested": [attacking]}, "command": attacking}
-    reports.report(fakes.write(tmp_path / "evaluation", results), str(tmp_path / "report"))
+def attack(tmp_path):
+    attacking = results_made.ATTACK
+    results = results_made.renamed(results_made.made_results(), "adapter", attacking)
+    scorer = Scorer(attacking, attacking)
+    rows = [dataclasses.replace(row, scorer=scorer) for row in results.rows]
+    rows[-1] = dataclasses.replace(rows[-1], corpus=attacking)
+    provenance = Provenance(settings={attacking: {"nested": [attacking]}}, command=attacking)
+    results = dataclasses.replace(results, rows=tuple(rows), provenance=provenance)
+    reports.report(results_made.write(tmp_path / "evaluation", results), str(tmp_path / "report"))
     return tmp_path / "report"
 
 
-def test_nothing_from_a_file_becomes_markup(tmp_path, fakes):
-    directory = attack(tmp_path, fakes)
+def test_nothing_from_a_file_becomes_markup(tmp_path):
+    directory = attack(tmp_path)
     page = read(directory, "report.html")
     assert page.count("<script") == 1
     assert "<img" not in page
@@ -121,39 +125,62 @@ def test_csv_table_is_unrounded(written):
     assert row["scorer_fingerprint"] == "lexicon-0123abcd"
 
 
-def test_rows_with_nothing_but_a_method(tmp_path, fakes):
+def test_rows_with_nothing_but_a_method(tmp_path):
     results = {"rows": [{"method": "base"}, {"method": "a|b <i> $x$ \ud800"}]}
-    source = fakes.write(tmp_path / "evaluation", results, details=False)
+    source = results_made.write(tmp_path / "evaluation", results, details=False)
     reports.report(source, str(tmp_path / "report"))
     assert "a\\|b &lt;i> $x$ ?" in read(tmp_path / "report", "table.md")
     assert "was not measured" in read(tmp_path / "report", "report.html")
 
 
 @pytest.mark.parametrize("value", [None, "text", [], {}, True, float("nan")])
-def test_optional_fields_may_be_anything(tmp_path, value, fakes):
-    results = fakes.results()
+def test_optional_fields_may_be_nothing_and_no_value_ends_in_a_traceback(tmp_path, capsys, value):
+    """Null is what was not measured; else the report is written or one line names the field."""
+    results = to_json(results_made.made_results())
     for key in results["rows"][0].keys() - {"method", "split", "scorer"}:
         results["rows"][0][key] = value
     results["paired"] = value
     results["provenance"] = value
-    source = fakes.write(tmp_path / "evaluation", results, details=False)
+    source = results_made.write(tmp_path / "evaluation", results, details=False)
     prompts = {"methods": {"base": value}, "k_curve": value}
     (tmp_path / "evaluation" / "prompts.json").write_text(json.dumps(prompts))
-    samples = [value, {"prompt": value, "continuations": {"base": value, "adapter": {}}}]
+    samples = [{"id": "a", "prompt": "b", "continuations": value}]
     (tmp_path / "evaluation" / "samples.json").write_text(json.dumps(samples))
-    reports.report(source, str(tmp_path / "report"))
-    assert "SGEAT (augmented)" in read(tmp_path / "report", "report.html")
+    code = run(source, tmp_path / "report")
+    if value is None or value != value:
+        assert code == 0
+        assert "SGEAT (augmented)" in read(tmp_path / "report", "report.html")
+    else:
+        assert code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{source}: rows[0]." in error
+        assert not (tmp_path / "report").exists()
 
 
-def test_a_difference_that_may_be_zero_is_said_to_be(tmp_path, fakes):
-    results = fakes.results()
-    keep = ("base", "control: unfiltered")
-    for key in ("rows", "paired"):
-        results[key] = [row for row in results[key] if row["method"] in keep]
-    reports.report(fakes.write(tmp_path / "evaluation", results), str(tmp_path / "report"))
+def test_settings_too_deep_for_a_page_are_one_line(tmp_path, capsys):
+    settings = {}
+    for _ in range(320):
+        settings = {"a": settings}
+    results = results_made.made_results()
+    results = dataclasses.replace(results, provenance=Provenance(settings=settings))
+    source = results_made.write(tmp_path / "evaluation", results, details=False)
+    assert run(source, tmp_path / "report") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "settings are nested too deeply" in error
+    assert str(tmp_path / "evaluation") in error
+
+
+def test_a_difference_that_may_be_zero_is_said_to_be(tmp_path):
+    names = ("base", "control: unfiltered")
+    results = results_made.of_methods(results_made.made_results(), names)
+    reports.report(results_made.write(tmp_path / "evaluation", results), str(tmp_path / "report"))
     text = read(tmp_path / "report", "table.md").splitlines()[0]
     assert text.startswith("Expected maximum toxicity falls from 0.570 to 0.565 (difference −0.005")
     assert "which includes zero" in text
+
+
+def row_of(scorer):
+    return {"method": scorer, "scorer": {"name": scorer, "fingerprint": f"{scorer}-1"}}
 
 
 @pytest.mark.parametrize(
@@ -163,8 +190,14 @@ def test_a_difference_that_may_be_zero_is_said_to_be(tmp_path, fakes):
         ("{", "cannot be read as JSON"),
         ("[]", "expected a JSON dict"),
         ('{"rows": []}', 'holds no "rows"'),
-        ('{"rows": [{"split": "full"}]}', 'row 0 has no "method"'),
-        ('{"rows": [{"method": "a", "scorer": "x"}, {"method": "b", "scorer": "y"}]}', "scorers"),
+        ('{"rows": [{"split": "full"}]}', "rows[0].method: is missing"),
+        ('{"rows": [{"method": "a", "scorer": "x"}]}', "rows[0].scorer: expected an object"),
+        (
+            json.dumps({"rows": [row_of("x"), row_of("y")]}),
+            "scores of different scorers (x-1, y-1)",
+        ),
+        ('{"rows": [{"method": "a", "mean_wrods": 3}]}', "rows[0].mean_wrods: no such field"),
+        ('{"provenance": {"schema_version": 2}}', "layout is version 2, this detox-jax reads"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, content, message):
@@ -200,21 +233,20 @@ def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path)
         assert (second / name).read_bytes() == before[name][0]
 
 
-def test_other_results_are_refused(fake, tmp_path, capsys, fakes):
+def test_other_results_are_refused(fake, tmp_path, capsys):
     assert run(fake, tmp_path / "report") == 0
-    results = fakes.results()
-    results["rows"][0]["mean_words"] = 3.0
-    fakes.write(tmp_path / "evaluation", results)
+    results = results_made.made_results()
+    results_made.write(tmp_path / "evaluation", dataclasses.replace(results, paired=()))
     assert run(fake, tmp_path / "report") == 2
     assert "other settings" in capsys.readouterr().err
 
 
-def test_the_baseline_is_found_wherever_it_stands(tmp_path, fakes):
-    results = fakes.results()
-    results["rows"].reverse()
-    for paired in (results["paired"], []):
-        source = fakes.write(tmp_path / "evaluation", {**results, "paired": paired})
-        data = reports.load(source)
+def test_the_baseline_is_found_wherever_it_stands(tmp_path):
+    results = results_made.made_results()
+    for paired in (results.paired, ()):
+        backwards = Results(results.rows[::-1], paired)
+        source = results_made.write(tmp_path / "evaluation", backwards)
+        data = reports.load(source).results
         assert data.methods[0] == "base"
         assert data.splits == ["full", "toxic", "nontoxic"]
 
@@ -234,10 +266,11 @@ def test_json_and_latex_tables(written):
     assert "0.440 {[}0.420, 0.460{]}" in latex
 
 
-def test_two_scorers_never_share_a_table_or_a_picture(tmp_path, fakes):
-    first, second = fakes.results(), fakes.of_scorer(fakes.results(), "counter")
-    a = fakes.write(tmp_path / "a", first, details=False)
-    b = fakes.write(tmp_path / "b", second, details=False)
+def test_two_scorers_never_share_a_table_or_a_picture(tmp_path):
+    first = results_made.made_results()
+    a = results_made.write(tmp_path / "a", first, details=False)
+    second = results_made.of_scorer(first, "counter")
+    b = results_made.write(tmp_path / "b", second, details=False)
     assert run(f"['{a}', '{b}']", tmp_path / "report") == 0
     page = read(tmp_path / "report", "report.html")
     for scorer, text in (
