@@ -20,6 +20,8 @@ from detox_jax.models import config
 from detox_jax.toxicity import filter
 from detox_jax.toxicity import remote
 from detox_jax.toxicity import score
+from detox_jax.training import fit
+from detox_jax.training import loop
 from detox_jax.training import train
 from tasks import demo_corpus
 
@@ -39,10 +41,11 @@ config.TransformerConfig:
   max_length = 64
 pretrain/train.train:
   model = @config.TransformerConfig()
-  epochs = None
-  train_steps = 2
   batch_size = 8
-train.train.eval_period = 0
+pretrain/fit.Budget:
+  epochs = None
+  train_steps = 3
+loop.Periods.eval = 0
 
 NUM_DOCUMENTS = 24
 DOCUMENT_MAX_NEW_TOKENS = 8
@@ -221,6 +224,14 @@ def test_the_adapter_alone_is_trained_and_saved(run_dir):
     assert parameters["frozen"] == manifest(run_dir / "base")["parameters"]["trained"]
 
 
+def test_every_training_has_its_own_budget(run_dir):
+    trained = {"base": 3, "models/sgeat-whole": 2, "models/sgeat-adapter": 2}
+    for directory, steps in trained.items():
+        written = manifest(run_dir / directory)
+        assert written["steps"] == written["settings"]["train_steps"] == steps
+        assert written["settings"]["epochs"] is None
+
+
 def test_seeds_of_continuations(run_dir):
     settings = manifest(run_dir / "continuations" / "augmented-seed1" / "generated")["settings"]
     assert settings["random_seed"] == 1
@@ -253,7 +264,7 @@ def test_the_configuration_beside_the_results_repeats_the_run(run_dir, capsys):
     command = results["provenance"]["command"].split()
     assert command[:2] == ["detox-jax", "sgeat"]
     assert cli.main([*command[1:], "--dry_run"]) == 0
-    assert "train.train.train_steps" in capsys.readouterr().out
+    assert "fit.Budget.train_steps" in capsys.readouterr().out
 
 
 def test_times_of_every_step(run_dir):

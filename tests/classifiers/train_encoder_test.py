@@ -119,6 +119,19 @@ def test_a_mesh_changes_nothing_but_rounding(documents, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_parts_of_a_batch_change_nothing_but_rounding(documents, tmp_path):
+    for parts in (1, 2):
+        changes = {"ACCUMULATION_STEPS": parts, "TRAIN_STEPS": 10, "MESH_SHAPE": "data=4,model=2"}
+        assert run(documents, tmp_path / str(parts), **changes) == 0
+    losses = [
+        json.loads((tmp_path / f"{parts}/training/metrics.jsonl").read_text().splitlines()[0])
+        for parts in (1, 2)
+    ]
+    assert losses[0]["step"] == losses[1]["step"] == 10
+    assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bytes(documents, trained, tmp_path, monkeypatch):
     original = loop._save
 
@@ -175,6 +188,8 @@ BAD = {
     "vocabulary": ({"VOCAB_SIZE": 4}, "VOCAB_SIZE is 4"),
     "heads": ({"NUM_HEADS": 3}, "no multiple of num_heads"),
     "mesh": ({"BATCH_SIZE": 6}, "BATCH_SIZE 6 is no multiple"),
+    "parts": ({"ACCUMULATION_STEPS": 3}, "times ACCUMULATION_STEPS 3"),
+    "computation": ({"computation.Computation.remat": "full"}, "REMAT: of language models"),
     "length": ({"LENGTH": 2}, "LENGTH is 2"),
     "weight": ({"POSITIVE_WEIGHT": 0}, "positive_weight is 0"),
     "encoder": ({"ENCODER": "/no/such/encoder"}, "no such directory"),
