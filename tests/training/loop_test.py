@@ -31,7 +31,8 @@ def _state(step=0, value=0.0):
 def _step(state, frozen, batch):
     """Counts, and calls a step's number its loss."""
     step = state.step + 1
-    state = state.replace(step=step, params=jax.tree.map(lambda w: w + 1, state.params))
+    more = lambda tree: jax.tree.map(lambda x: x + 1, tree)  # noqa: E731
+    state = state.replace(step=step, params=more(state.params), opt_state=more(state.opt_state))
     return state, {"loss": step * 1.0, "tokens": jnp.sum(batch["x"])}
 
 
