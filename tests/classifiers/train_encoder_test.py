@@ -8,7 +8,11 @@ from etils import epath
 
 from detox_jax import cli, outputs
 from detox_jax.classifiers.classifier import ClassifierScorer
+from detox_jax.classifiers.train_encoder import EncoderRecipe
+from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.training import loop
+from detox_jax.training.fit import Budget
 from tests.classifiers import classifiers_made
 
 RUDE, KIND = ["idiot", "moron"], ["thanks", "good"]
@@ -204,6 +208,15 @@ def test_settings_that_make_no_sense(name, documents, tmp_path, capsys, monkeypa
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_is_trained_by_a_process_that_has_no_others(monkeypatch, tmp_path):
+    """Asked of a verb that process 0 runs as if it were alone, while the others wait."""
+    several = processes.Processes(0, ("here", "there"))
+    monkeypatch.setattr(processes, "_current", several)
+    recipe = EncoderRecipe(task=None, budget=Budget(train_steps=1))
+    with several._by_itself(), pytest.raises(UserError, match="in one process: run it on one host"):
+        recipe.train(str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("value", [1.5, -0.1, True, "high"])
