@@ -11,6 +11,8 @@ from detox_jax import cli, configuration
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.training.fit import Budget
+from detox_jax.training.loop import Periods
 
 ROOT = Path(__file__).resolve().parent.parent / "gin_configs"
 # V D + M D + L (12 D^2 + 13 D) + 2 D; the vocabulary V padded to a multiple of 128, M the context.
@@ -139,3 +141,21 @@ def test_the_encoder_is_a_scorer_to_train(capsys):
 def test_experiments(name, capsys):
     assert cli.main(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin", "--dry_run"]) == 0
     assert f"OUTPUT_DIR = 'runs/{name}'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "scope", "budget", "periods"),
+    [
+        ("demo", "pretrain", Budget(train_steps=450), Periods(eval=225)),
+        ("demo", "whole", Budget(epochs=3), Periods()),
+        ("real", "pretrain", Budget(train_steps=2000), Periods(checkpoint=200, eval=500)),
+        ("real", "whole/seed1", Budget(train_steps=50), Periods()),
+    ],
+)
+def test_a_training_of_an_experiment_has_the_budget_of_its_scope(name, scope, budget, periods):
+    cli.load_config(
+        cli.parse_arguments(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin"])
+    )
+    with gin.config_scope(scope):
+        assert gin.get_configurable(Budget)() == budget
+        assert gin.get_configurable(Periods)() == periods

@@ -22,6 +22,8 @@ from detox_jax.models import config
 from detox_jax.toxicity import filter
 from detox_jax.toxicity import remote
 from detox_jax.toxicity import score
+from detox_jax.training import fit
+from detox_jax.training import loop
 from detox_jax.training import train
 from tasks import demo_corpus
 
@@ -41,10 +43,11 @@ config.TransformerConfig:
   max_length = 64
 pretrain/train.train:
   model = @config.TransformerConfig()
-  epochs = None
-  train_steps = 2
   batch_size = 8
-train.train.eval_period = 0
+pretrain/fit.Budget:
+  epochs = None
+  train_steps = 3
+loop.Periods.eval = 0
 
 NUM_DOCUMENTS = 24
 DOCUMENT_MAX_NEW_TOKENS = 8
@@ -218,6 +221,14 @@ def test_the_adapter_alone_is_trained_and_saved(run_dir):
     assert parameters["frozen"] == manifest(run_dir / "base")["parameters"]["trained"]
 
 
+def test_every_training_has_its_own_budget(run_dir):
+    trained = {"base": 3, "models/sgeat-whole": 2, "models/sgeat-adapter": 2}
+    for directory, steps in trained.items():
+        written = manifest(run_dir / directory)
+        assert written["steps"] == written["settings"]["train_steps"] == steps
+        assert written["settings"]["epochs"] is None
+
+
 def test_seeds_of_training_and_continuations(run_dir):
     def seeds(model, row):
         generated = manifest(run_dir / "continuations" / row / "generated")
@@ -255,10 +266,9 @@ def test_the_shipped_adaptations_enter_the_method_by_their_files(name, rows, mon
     monkeypatch.setattr(sgeat, "_given", _stop)
     flags = ["--gin.OUTPUT_DIR=out", f"--gin_file=gin_configs/adaptation/{name}.gin"]
     assert cli.main(["sgeat", *flags]) == 2
-    assert [*seen[0]] == rows and [row.corpus for row in seen[0].values()] == ["standard"] * len(
-        rows
-    )
-    assert [row.label for row in seen[0].values()] == [row.removeprefix("sgeat-") for row in rows]
+    assert [*seen[0]] == rows
+    for name, row in seen[0].items():
+        assert (row.corpus, row.label) == ("standard", name.removeprefix("sgeat-"))
 
 
 def _stop(*args):
@@ -305,7 +315,7 @@ def test_the_configuration_beside_the_results_repeats_the_run(run_dir, capsys):
     command = results["provenance"]["command"].split()
     assert command[:2] == ["detox-jax", "sgeat"]
     assert cli.main([*command[1:], "--dry_run"]) == 0
-    assert "train.train.train_steps" in capsys.readouterr().out
+    assert "fit.Budget.train_steps" in capsys.readouterr().out
 
 
 def test_times_of_every_step(run_dir):

@@ -138,6 +138,13 @@ def save_model(
 ) -> None:
     """Writes a model that training did not make: an import, or a test's.
 
+    Args:
+      model_dir: where it goes; exists.
+      params: all of it, or of an adaptation what was trained.
+      spec: for `model.json`.
+      vocabulary: that the embedding belongs to.
+      step: under which the parameters are saved.
+
     Raises:
       UserError: for parameters that are not finite.
     """
@@ -208,14 +215,28 @@ def vocabulary_dir(checkpoint_path: str) -> str:
 
 
 def restore_item(model_dir: epath.Path, step: int, item: str, arguments: Any) -> Any:
-    """Restores one item of a step, as Orbax's `arguments` say."""
+    """Restores one item of a step.
+
+    Args:
+      model_dir: of the model.
+      step: one of `saved_steps`.
+      item: `params`, `opt_state` or `data`.
+      arguments: Orbax's, which say how to read it, such as `JsonRestore()`.
+    """
     directory = checkpoints_dir(model_dir) / str(step)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(item)) as checkpointer:
         return checkpointer.restore(directory, args=ocp.args.Composite(**{item: arguments}))[item]
 
 
 def restore_arrays(model_dir: epath.Path, step: int, item: str, abstract: Any) -> Any:
-    """Restores one item into the shapes and shardings of `abstract`."""
+    """Restores one item that holds arrays.
+
+    Args:
+      model_dir: of the model.
+      step: one of `saved_steps`.
+      item: `params` or `opt_state`.
+      abstract: `ShapeDtypeStruct`s of the arrays, with the shardings that they shall have.
+    """
     return restore_item(model_dir, step, item, ocp.args.StandardRestore(abstract))
 
 

@@ -94,7 +94,14 @@ def _cell(value: float | None) -> str:
 def write(
     directory: epath.Path, facts: Facts, report: Mapping[str, Any], scorer: ClassifierScorer
 ) -> None:
-    """Writes `README.md`, and `reliability.json` as reports draw it."""
+    """Writes `README.md`, and `reliability.json` as reports draw it.
+
+    Args:
+      directory: of the classifier.
+      facts: what the card says beside the quality.
+      report: from `measure`.
+      scorer: of the label whose reliability is written.
+    """
     curve = report["reliability"]
     label = scorer.label
     reliability = {

@@ -317,7 +317,13 @@ def family_of(values: dict[str, Any], file: epath.Path, what: str) -> EncoderFam
 def read_config(
     family: EncoderFamily, values: dict[str, Any], file: epath.Path, num_labels: int
 ) -> EncoderConfig:
-    """This package's config of a classifier with so many labels.
+    """This package's config of a classifier.
+
+    Args:
+      family: of the model.
+      values: config.json.
+      file: where that is, for errors.
+      num_labels: outputs.
 
     Raises:
       UserError: for a field of config.json that is malformed or not supported.

@@ -1,4 +1,4 @@
-"""Labelled texts to batches: every text a row of its own, and the loss of its labels.
+"""The objective `Labels`: every text a row of its own, and the loss of its labels.
 
 A task gives examples `{"text", "labels", "weight"}`: a string, numbers from 0 to 1 (the share of
 raters who gave each label), and by how much the text counts.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.training import epochs, losses
+from detox_jax.training.objective import Objective
 from detox_jax.training.step import Batch
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
@@ -114,12 +115,12 @@ class LabelledTask:
 
         return data.examples(self.task, "train", seed)
 
-    def validation_batches(self, max_batches: int) -> Iterator[dict[str, np.ndarray]]:
-        """The first batches of the validation split."""
+    def validation_batches(self, max_batches: int | None) -> Iterator[dict[str, np.ndarray]]:
+        """The first batches of the validation split, all of them where None."""
         from detox_jax.training import data  # tensorflow: not for importing this module
 
         examples = iter(data.examples(self.task, "validation", seed=0))
-        for _ in range(max_batches):
+        for _ in itertools.count() if max_batches is None else range(max_batches):
             batch = list(itertools.islice(examples, self.batch_size))
             if not batch:
                 return
@@ -140,15 +141,23 @@ class LabelledBatches:
       identity: what decides the batches.
     """
 
-    def __init__(self, source: LabelledTask, seed: int, identity: dict[str, Any]):
+    def __init__(
+        self,
+        source: LabelledTask,
+        seed: int,
+        identity: Mapping[str, Any],
+        rows: Collection[int] | None = None,
+    ):
         """Starts at the first text.
 
         Args:
           source: where the batches come from.
           seed: of the order.
           identity: what else decides them: data, tokenizer.
+          rows: of each batch that are given; all where None.
         """
         self._source = source
+        self._rows = rows
         sizes = {"batch_size": source.batch_size, "length": source.length, "seed": seed}
         self.identity = {"task": source.task.name, **sizes, **identity}
         self._stream = epochs.EpochStream(
@@ -162,7 +171,8 @@ class LabelledBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return self._source.batch(list(itertools.islice(self._stream, self._source.batch_size)))
+        batch = self._source.batch(list(itertools.islice(self._stream, self._source.batch_size)))
+        return _rows_of(batch, self._rows)
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
@@ -175,3 +185,59 @@ class LabelledBatches:
           UserError: if it belongs to other data, naming what differs.
         """
         self._stream.restore(state)
+
+
+def _rows_of(batch: dict[str, np.ndarray], rows: Collection[int] | None) -> dict[str, np.ndarray]:
+    return batch if rows is None else {name: values[sorted(rows)] for name, values in batch.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Objective):
+    """Every label of a text on its own: what an encoder that judges is trained for.
+
+    Attributes:
+      names: of the labels, in order.
+      encode: texts to ids, special tokens included, cut.
+      label_loss: of a batch.
+      identity: what decides the batches beside task, sizes and seed: data, tokenizer.
+    """
+
+    names: tuple[str, ...]
+    encode: Encode
+    label_loss: LabelLoss
+    identity: Mapping[str, Any]
+
+    def source(self, task: Any, batch_size: int, length: int) -> LabelledTask:
+        """The task, its texts as ids."""
+        return LabelledTask(task, self.names, self.encode, length, batch_size)
+
+    def batches(
+        self,
+        task: Any,
+        *,
+        batch_size: int,
+        length: int,
+        seed: int,
+        rows: Collection[int] | None = None,
+    ) -> LabelledBatches:
+        """See `Objective`, and `LabelledTask.batch` for what is in a batch."""
+        return LabelledBatches(self.source(task, batch_size, length), seed, self.identity, rows)
+
+    def validation_batches(
+        self,
+        task: Any,
+        *,
+        batch_size: int,
+        length: int,
+        max_batches: int | None = None,
+        rows: Collection[int] | None = None,
+    ) -> Iterator[Batch]:
+        """See `Objective`."""
+        for batch in self.source(task, batch_size, length).validation_batches(max_batches):
+            yield _rows_of(batch, rows)
+
+    def loss(
+        self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `LabelLoss`."""
+        return self.label_loss(model, params, batch, dropout_key)

@@ -8,6 +8,7 @@ the checkpoints to go on from and metrics.jsonl.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,23 +20,19 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from detox_jax import outputs
-from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers import encoder_card, encoder_export
 from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.classifiers.encoder_start import EncoderStart, Started
-from detox_jax.classifiers.labelled_batches import (
-    LabelledBatches,
-    LabelledTask,
-    LabelLoss,
-    text_of,
-)
+from detox_jax.classifiers.labelled_batches import LabelledTask, LabelLoss, Labels, text_of
 from detox_jax.errors import UserError
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import processes
+from detox_jax.parallel.computation import Computation, read_mesh_shape
 from detox_jax.toxicity.scorer import prepare
-from detox_jax.training import loop as loops
-from detox_jax.training import step as steps_lib
+from detox_jax.training.fit import Budget, fit
+from detox_jax.training.loop import Periods
 from detox_jax.training.optimizer import AdamW
 
 TRAINING_DIR = "training"
@@ -49,38 +46,31 @@ class EncoderRecipe:
     Attributes:
       task: of seqio, with examples of text, labels and weight and a validation split; see
         `tasks.classification`.
+      budget: for how long: updates, or passes over the training texts.
       labels: names of the labels, as the task orders them; the first is the one of the card.
       start: pretrained or new.
-      train_steps: updates; or give `epochs`.
-      epochs: passes over the training texts, instead of `train_steps`.
       length: tokens at which texts are cut.
       batch_size: texts an update, over all hosts.
       optimizer: its settings.
       loss: of the labels.
       random_seed: of a new head or encoder, data order and dropout.
-      mesh_shape: size of the mesh axes; all devices on `data` where None.
-      checkpoint_period: steps between checkpoints; the last step is always saved.
-      eval_period: steps between validation losses; never where 0.
-      eval_steps: batches of a validation loss.
-      log_period: steps between metrics.
+      computation: how it is computed: the mesh, of the scorer that is measured too, and the parts
+        of a batch; the rest is of language models.
+      periods: how often to save, validate and log.
       quality_texts: held-out texts on which the quality is measured, at most.
     """
 
     task: Any
+    budget: Budget
     labels: tuple[str, ...] = ("toxicity",)
     start: EncoderStart = EncoderStart()
-    train_steps: int | None = None
-    epochs: float | None = None
     length: int = 128
     batch_size: int = 32
     optimizer: AdamW = AdamW()
     loss: LabelLoss = LabelLoss()
     random_seed: int = 0
-    mesh_shape: Mapping[str, int] | None = None
-    checkpoint_period: int = 1000
-    eval_period: int = 1000
-    eval_steps: int = 20
-    log_period: int = 10
+    computation: Computation = Computation()
+    periods: Periods = Periods()
     quality_texts: int = 20_000
 
     def train(self, output_dir: str) -> None:
@@ -91,37 +81,40 @@ class EncoderRecipe:
         """
         from detox_jax.training import data  # tensorflow: not for importing this module
 
-        if jax.process_count() > 1:
+        # `several` is False here: this verb runs on process 0 as if it were alone.
+        if len(processes.current().hosts) > 1:
             raise UserError("train_scorer trains an encoder in one process: run it on one host")
-        mesh = meshes.create_mesh(self.mesh_shape)
+        mesh = self.computation.create_mesh()
         self._check(mesh)
         task = data.get_task(self.task)
         described = {split: data.describe_source(task, split) for split in ("train", "validation")}
         identity = self.start.check(len(self.labels), self.length)
-        steps = loops.total_steps(
-            self.train_steps,
-            self.epochs,
-            lambda: sum(1 for _ in data.examples(task, "train")) / self.batch_size,
+        steps = self.budget.steps(
+            lambda: sum(1 for _ in data.examples(task, "train")) / self.batch_size
         )
         settings = {**self._settings(described), "encoder": identity}
         output = outputs.OutputDirectory(output_dir, "train_scorer", settings)
         if output.complete:
             return
+
+        # --- training ---
         texts = (prepare(text_of(e)) for e in data.examples(task, "train", self.random_seed))
         started = self.start.open(
             output.path, itertools.islice(texts, _VOCABULARY_TEXTS), len(self.labels), self.length
         )
-        source = LabelledTask(
-            task, self.labels, started.tokenizer.encode, self.length, self.batch_size
-        )
-        batches = LabelledBatches(
-            source, self.random_seed, {"source": described["train"], "encoder": identity}
-        )
-        params = self._run(output.path / TRAINING_DIR, mesh, started, source, batches, steps)
+        decides = {"source": described["train"], "encoder": identity}
+        objective = Labels(self.labels, started.tokenizer.encode, self.loss, decides)
+        params = self._fit(output.path / TRAINING_DIR, mesh, started, objective, task, steps)
         encoder_export.write(output.path, params, started.config, started.fields, self.labels)
+
+        # --- the quality, of what was written ---
+        source = objective.source(task, self.batch_size, self.length)
         held_out = list(itertools.islice(self._held_out(source), self.quality_texts))
         scorer = ClassifierScorer(
-            output_dir, label=self.labels[0], max_length=self.length, mesh_shape=self.mesh_shape
+            output_dir,
+            label=self.labels[0],
+            max_length=self.length,
+            mesh_shape=read_mesh_shape(self.computation.mesh_shape),
         )
         report = encoder_card.measure(scorer, held_out, self.labels)
         encoder_card.write(output.path, self._card(described, started, steps), report, scorer)
@@ -136,53 +129,57 @@ class EncoderRecipe:
             raise UserError("LABELS is empty; name what to learn, such as ('toxicity',)")
         if self.length < 4:
             raise UserError(f"LENGTH is {self.length}; texts need at least 4 tokens")
-        shards = meshes.num_batch_shards(mesh)
-        if self.batch_size < 1 or self.batch_size % shards:
-            raise UserError(
-                f"BATCH_SIZE {self.batch_size} is no multiple of the mesh's {shards} batch shards"
-            )
+        if self.computation.overrides:
+            names = ", ".join(name.upper() for name in self.computation.overrides)
+            raise UserError(f"{names}: of language models, an encoder has none; leave it None")
+        meshes.rows_at_once(mesh, self.batch_size, self.computation.accumulation_steps)
 
     def _settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the classifier."""
-        names = ("labels", "train_steps", "epochs", "length", "batch_size", "random_seed")
+        names = ("labels", "length", "batch_size", "random_seed", "quality_texts")
         parts = {name: getattr(self, name) for name in names}
         strategies = {
             name: dataclasses.asdict(getattr(self, name)) for name in ("start", "optimizer", "loss")
         }
-        return {**parts, **strategies, "data": described, "quality_texts": self.quality_texts}
+        return {**parts, **dataclasses.asdict(self.budget), **strategies, "data": described}
 
-    def _run(
+    def _fit(
         self,
         directory: epath.Path,
         mesh: Mesh,
         started: Started,
-        source: LabelledTask,
-        batches: LabelledBatches,
+        objective: Labels,
+        task: Any,
         steps: int,
     ) -> dict[str, np.ndarray]:
         """Trains up to `steps`; the parameters by path, on the host."""
         directory.mkdir(parents=True, exist_ok=True)
-        transformation = self.optimizer.transformation(steps)
-        params = started.parameters(mesh, self.random_seed)
-        state = steps_lib.create_state(params, mesh, transformation)
-        if saved := checkpoints.saved_steps(directory):
-            state, data_state = loops.restore(directory, saved[-1], state)
-            batches.restore(data_state)
-        model = Encoder(started.config)
         validation = None
-        if self.eval_period:
-            validation = lambda: source.validation_batches(self.eval_steps)  # noqa: E731
-        loop = loops.Loop(
-            model_dir=directory,
-            total_steps=steps,
-            periods=loops.Periods(self.checkpoint_period, self.eval_period, self.log_period),
-            mesh=mesh,
-            step_fn=steps_lib.jit_train_step(model, transformation, self.random_seed, self.loss),
-            eval_fn=steps_lib.jit_eval_step(model, self.loss),
-            learning_rate=self.optimizer.learning_rate_at(steps),
-            validation=validation,
+        if self.periods.eval:
+            validation = functools.partial(
+                objective.validation_batches,
+                task,
+                batch_size=self.batch_size,
+                length=self.length,
+                max_batches=self.periods.eval_steps,
+            )
+        batches = objective.batches(
+            task, batch_size=self.batch_size, length=self.length, seed=self.random_seed
         )
-        state = loop.run(state, {}, batches)
+        state = fit(
+            Encoder(started.config),
+            started.parameters(mesh, self.random_seed),
+            {},
+            objective,
+            batches,
+            validation,
+            steps=steps,
+            optimizer=self.optimizer,
+            computation=self.computation,
+            periods=self.periods,
+            seed=self.random_seed,
+            directory=directory,
+        )
         flat = traverse_util.flatten_dict(state.params, sep="/")
         return {path: np.asarray(jax.device_get(value)) for path, value in flat.items()}
 

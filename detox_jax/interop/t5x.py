@@ -244,7 +244,7 @@ def get_dataset(
         )
     size = cfg.batch_size // num_shards
     make = functools.partial(
-        data.train_batches,
+        data.BatchIterator,
         task,
         batch_size=cfg.batch_size,
         length=length,

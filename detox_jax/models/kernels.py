@@ -4,6 +4,17 @@ Training and prefill attend causally to their own input; a kernel computes that 
 never holds the scores of all pairs of positions. A decoding step, one position a row, is always
 plain. Which kernel exists depends on the devices that the program is compiled for, which are those
 of the mesh in use (`jax.set_mesh`) and not necessarily of this machine.
+
+Why it exists: the scores of plain attention are `B H L L` numbers, written to memory and read again
+in every layer, forward and backward; at the lengths of training they are most of what a step moves,
+and a backward pass that keeps them is what runs out of memory first. The kernels are JAX's own
+(Pallas for TPU, cuDNN for GPU); what is ours is to know when one may run, and to fit this model's
+arrays to it. Four things must be known to change that. XLA splits what it compiles over devices,
+but never the inside of a kernel: it runs in `shard_map`, on the rows and heads that a device has,
+and where no mesh says how to split them there is none. Splash attention takes whole blocks, so rows
+are padded behind their end, where a causal query never looks. What a kernel returns carries the
+name `RESULTS`, the only handle by which a rematerialisation policy can save it. And a kernel that
+was asked for by name is never replaced: it runs, or the user is told what stands against it.
 """
 
 from __future__ import annotations

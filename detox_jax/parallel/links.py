@@ -45,7 +45,13 @@ class Patience:
 
 
 def open_links(address: str, index: int, count: int, patience: Patience) -> Links:
-    """Meets all processes at `HOST:PORT`.
+    """Meets all processes.
+
+    Args:
+      address: `HOST:PORT` of process 0, which listens there.
+      index: which process this is, from 0.
+      count: of all processes.
+      patience: how long to wait for the others, and later for a sign of life.
 
     Raises:
       UserError: if the coordinator does not answer, its port cannot be opened, or processes were
@@ -205,6 +211,14 @@ class Links:
         connections: Mapping[int, Connection],
         patience: Patience,
     ):
+        """Takes over connections that are open; `open_links` makes them.
+
+        Args:
+          index: of this process.
+          hosts: names of the machines, by process.
+          connections: open ones, by the process at the other end.
+          patience: how long a silence may be.
+        """
         self.hosts = tuple(hosts)
         self._index = index
         self._open = dict(connections)

@@ -14,7 +14,7 @@ from detox_jax.planning.advice import advice
 from detox_jax.planning.chips import Slice
 from detox_jax.planning.compilation import Memory, compile_program
 from detox_jax.planning.hlo import Module
-from detox_jax.planning.job import Generation, Job
+from detox_jax.planning.job import Job
 from detox_jax.planning.roofline import Roofline, Work, batches, chip_hours, roofline
 
 # The loop over new tokens in `generation.decoding.decode`.
@@ -109,7 +109,18 @@ def _make(cls: Any, value: dict[str, Any]) -> Any:
 
 
 def assess(job: Job, tpus: Slice, name: str, mesh: Mesh, effort: float = 0.0) -> Assessed:
-    """Compiles one program of a job, with so much of XLA's effort, and measures it."""
+    """Compiles one program of a job and measures it.
+
+    Args:
+      job: what is planned.
+      tpus: the slice.
+      name: `train`, or that of one of the job's generations.
+      mesh: of the slice's devices.
+      effort: of XLA, see `compilation.compile_program`.
+
+    Raises:
+      UserError: if the mesh does not divide the model.
+    """
     program = job.train_step(mesh) if name == "train" else job.decode(name, mesh)
     started = time.monotonic()
     memory, module = compile_program(program, tpus.device_hbm, effort)
@@ -240,6 +251,6 @@ class Assessment:
         }
 
     def _batch_seconds(self, program: Assessed) -> float:
-        use: Generation = self.job.generations[program.name]
+        use = self.job.generations[program.name]
         step = program.phases["step"].roofline.seconds
         return program.phases["prefill"].roofline.seconds + use.max_new_tokens * step

@@ -155,13 +155,27 @@ def _recomputed(
 def prefill(
     config: TransformerConfig, adaptation: Adaptation | None, *, rows: int, length: int
 ) -> float:
-    """Filling the cache from prompts; their logits are not needed."""
+    """Filling the cache from prompts; their logits are not needed.
+
+    Args:
+      config: sizes.
+      adaptation: of the model that generates.
+      rows: prompts.
+      length: of a prompt, padding included.
+    """
     return rows * length * config.num_layers * layer(config, adaptation, length).total
 
 
 def decode_step(
     config: TransformerConfig, adaptation: Adaptation | None, *, rows: int, context: int
 ) -> float:
-    """One new token a row, which attends to `context` positions of the cache and to itself."""
+    """One new token a row.
+
+    Args:
+      config: sizes.
+      adaptation: of the model that generates.
+      rows: samples that are decoded at once.
+      context: positions of the cache that the token attends to, beside itself.
+    """
     flops = layer(config, adaptation, context + 1)
     return rows * (config.num_layers * flops.total + logits(config))

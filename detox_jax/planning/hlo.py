@@ -2,6 +2,16 @@
 
 XLA's own cost analysis counts the body of a loop once, and with scanned layers nearly everything
 happens in loops; here each computation is counted as often as its loops run it.
+
+Why it exists: `plan` says what a program sends and reads on a slice that nobody has rented, so all
+that it has is what the compiler wrote, and of that JAX hands over the text. Five things must be
+known to read it. It is the program of one device: shapes are those of its part, not of the whole
+array. It is what is left after all passes: the inside of a fusion touches no memory, and libtpu
+writes one asynchronous collective into several fusions, told to be one by its `channel_id`. Where
+an array lies is in its layout (`S(1)` is VMEM), and only HBM costs. How often a loop runs is noted
+by XLA's CPU compiler (`known_trip_count`) and not by libtpu, where the condition's constant tells
+it. And no version of XLA promises this text to the next: `tests/planning/hlo_test.py` compares its
+sums with XLA's own count of the same program without loops, and holds a text as libtpu writes it.
 """
 
 from __future__ import annotations

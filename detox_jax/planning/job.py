@@ -11,11 +11,12 @@ from jax.sharding import Mesh
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding
-from detox_jax.generation.sampling import Sampling
+from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel.computation import MeshShape
 from detox_jax.planning import programs
 from detox_jax.planning.programs import Model, Program
 from detox_jax.planning.roofline import Run
@@ -23,7 +24,7 @@ from detox_jax.training.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
+class Decoding:
     """One use of `generate`.
 
     Attributes:
@@ -53,6 +54,40 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Generations:
+    """What `generate` is asked for: documents before training, continuations of prompts after it.
+
+    Attributes:
+      sampling: how tokens are drawn.
+      document_max_new_tokens: the limit for a document.
+      prompt_length: of the prompts, padded, in tokens.
+      num_samples: continuations of each.
+      max_new_tokens: the limit for a continuation.
+      batch_size: samples decoded at once.
+      mesh_shape: as of `Computation`, for generation; that of training where None.
+    """
+
+    sampling: Sampling = TopPSampling(0.9)
+    document_max_new_tokens: int = 1000
+    prompt_length: int = 16
+    num_samples: int = 25
+    max_new_tokens: int = 20
+    batch_size: int = 256
+    mesh_shape: MeshShape = None
+
+    def decodings(self, trained: Model) -> dict[str, Decoding]:
+        """The uses of `generate` by name: of the base, and of the model that was trained."""
+        return {
+            "documents": Decoding(
+                trained.base, 1, 1, self.document_max_new_tokens, self.batch_size
+            ),
+            "continuations": Decoding(
+                trained, self.prompt_length, self.num_samples, self.max_new_tokens, self.batch_size
+            ),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
     """A model, how it is trained, and what it generates before and after.
 
@@ -73,7 +108,7 @@ class Job:
     accumulation_steps: int
     length: int
     sampling: Sampling
-    generations: dict[str, Generation]
+    generations: dict[str, Decoding]
     run: Run
 
     @property

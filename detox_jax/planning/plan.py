@@ -17,15 +17,15 @@ from jax.sharding import Mesh
 
 from detox_jax import outputs
 from detox_jax.errors import UserError
-from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel.computation import Computation, read_mesh_shape
 from detox_jax.planning import chips, plan_text, sources
 from detox_jax.planning import search as search_lib
 from detox_jax.planning.assessment import Assessed, Assessment, assess
 from detox_jax.planning.chips import Slice
-from detox_jax.planning.job import Generation, Job
+from detox_jax.planning.job import Generations, Job
 from detox_jax.planning.programs import Model
 from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
@@ -45,25 +45,14 @@ def plan(
     output_dir: str,
     adaptation: adaptations.Adaptation | None = None,
     topology: str | None = None,
-    mesh_shape: Mapping[str, int] | str | None = None,
-    generation_mesh_shape: Mapping[str, int] | str | None = None,
     search: bool = False,
     checkpoint_dtype: str | None = None,
     optimizer: AdamW | None = None,
-    sampling: Sampling | None = None,
     task_feature_lengths: Mapping[str, int] | None = None,
     batch_size: int = 512,
-    accumulation_steps: int = 1,
-    epochs: float = 3,
-    kept_tokens: int = 27_300_000,
-    num_documents: int = 100_000,
-    document_max_new_tokens: int = 1000,
-    num_prompts: int = 100_000,
-    prompt_length: int = 16,
-    num_samples: int = 25,
-    max_new_tokens: int = 20,
-    generation_batch_size: int = 256,
-    evaluated_models: int = 2,
+    computation: Computation | None = None,
+    generations: Generations | None = None,
+    run: Run | None = None,
     compiler_effort: float = 0.0,
 ) -> int:
     """Compiles the programs of `train` and `generate` for a slice, and says whether they fit.
@@ -74,29 +63,18 @@ def plan(
         is read, unless the code that it came from has changed.
       adaptation: what is trained; the whole model where None.
       topology: chip and shape of the slice, `v5p:8x8x8`; with `search` the chip alone, or None.
-      mesh_shape: sizes of `data`, `fsdp` and `model`, as a dict or `data=1,fsdp=64,model=8`; all
-        devices on `fsdp` where None.
-      generation_mesh_shape: the same for generation; `mesh_shape` where None.
-      search: try slices from small to large until all programs fit. Then `accumulation_steps` is
-        the least, and `generation_batch_size` the most, that is tried.
+      search: try slices from small to large until all programs fit. Then `accumulation_steps` of
+        `computation` is the least, and `batch_size` of `generations` the most, that is tried.
       checkpoint_dtype: of the base's parameters, as they are stored, frozen and generated from;
         `param_dtype` where None.
       optimizer: its settings; SGEAT's where None.
-      sampling: how tokens are drawn; nucleus with p = 0.9 where None.
       task_feature_lengths: `{"targets": length}`, the packed length in tokens.
       batch_size: packed rows an update.
-      accumulation_steps: parts of a batch that are computed one after the other.
-      epochs: passes over what the filter keeps.
-      kept_tokens: of the documents that the filter keeps (the paper: 78 updates of 512 rows of
-        2048 tokens are 3 epochs of 27.3M).
-      num_documents: that the model writes.
-      document_max_new_tokens: the limit for each.
-      num_prompts: of RealToxicityPrompts.
-      prompt_length: their padded length, in tokens.
-      num_samples: continuations of each.
-      max_new_tokens: the limit for each.
-      generation_batch_size: samples decoded at once.
-      evaluated_models: whose continuations are measured: base and result.
+      computation: how training is computed, see `Computation`; its mesh is all devices on `fsdp`
+        where it names none.
+      generations: what is generated, and how much at once, see `Generations`; the paper's where
+        None.
+      run: how much of everything, see `Run`; the paper's where None.
       compiler_effort: XLA's `exec_time_optimization_effort`, from -1, a fraction of the compiler's
         time and slower programs of about the same sizes, to 1; 0 is what `train` runs.
 
@@ -109,6 +87,8 @@ def plan(
     """
     # Nothing runs here, and what is compiled for is not this machine.
     jax.config.update("jax_platforms", "cpu")
+
+    # --- what is planned; mistakes are found before anything is written ---
     if not search and (topology is None or ":" not in topology):
         raise UserError(
             "plan needs a slice: --topology=v5p:8x8x8, or --search for the smallest that fits"
@@ -119,27 +99,22 @@ def plan(
         )
     if not -1 <= compiler_effort <= 1:
         raise UserError(f"COMPILER_EFFORT is {compiler_effort}; from -1 to 1")
+    computation, generations = computation or Computation(), generations or Generations()
+    model = computation.configure(model)
     trained = Model(model, adaptation, checkpoint_dtype or model.param_dtype)
-    length = (task_feature_lengths or {}).get("targets", model.max_length)
     job = Job(
         model=trained,
         optimizer=optimizer or AdamW(),
         batch_size=batch_size,
-        accumulation_steps=accumulation_steps,
-        length=length,
-        sampling=sampling or TopPSampling(0.9),
-        generations={
-            "documents": Generation(
-                trained.base, 1, 1, document_max_new_tokens, generation_batch_size
-            ),
-            "continuations": Generation(
-                trained, prompt_length, num_samples, max_new_tokens, generation_batch_size
-            ),
-        },
-        run=Run(num_documents, kept_tokens, epochs, num_prompts, num_samples, evaluated_models),
+        accumulation_steps=computation.accumulation_steps,
+        length=(task_feature_lengths or {}).get("targets", model.max_length),
+        sampling=generations.sampling,
+        generations=generations.decodings(trained),
+        run=run or Run(),
     )
     _check(job)
-    # Mistakes are found before anything is written.
+
+    # --- what the plan is known by: its programs, and all of it ---
     work = {
         "model": dataclasses.asdict(model),
         "adaptation": adaptations.to_json(adaptation),
@@ -147,22 +122,29 @@ def plan(
         "optimizer": dataclasses.asdict(job.optimizer),
         "sampling": repr(job.sampling),
         "batch_size": batch_size,
-        "length": length,
-        "lengths": [document_max_new_tokens, prompt_length, num_samples, max_new_tokens],
+        "length": job.length,
+        "lengths": [
+            generations.document_max_new_tokens,
+            generations.prompt_length,
+            generations.num_samples,
+            generations.max_new_tokens,
+        ],
         "compiler_effort": compiler_effort,
         "code": _code(_COMPILED),
     }
     settings = {
         **work,
-        "accumulation_steps": accumulation_steps,
-        "generation_batch_size": generation_batch_size,
+        "accumulation_steps": computation.accumulation_steps,
+        "generation_batch_size": generations.batch_size,
         "topology": topology,
-        "mesh": _shape(mesh_shape, "--mesh"),
-        "generation_mesh": _shape(generation_mesh_shape, "GENERATION_MESH_SHAPE"),
+        "mesh": read_mesh_shape(computation.mesh_shape, "--mesh"),
+        "generation_mesh": read_mesh_shape(generations.mesh_shape, "GENERATION_MESH_SHAPE"),
         "search": _code(_SEARCHED) if search else None,
-        "run": dataclasses.asdict(job.run),
+        "run": {**dataclasses.asdict(job.run), "num_samples": generations.num_samples},
     }
     place = search_lib.slices(topology) if search else _place(job, settings)
+
+    # --- compiling, or reading what is there ---
     directory = epath.Path(output_dir) / _name(settings)
     output = outputs.OutputDirectory(str(directory), "plan", settings)
     if output.complete:
@@ -170,8 +152,8 @@ def plan(
     else:
         programs = epath.Path(output_dir) / "programs" / _digest(work)
         planner = Planner(job, programs, compiler_effort)
-        found = planner.search(place) if isinstance(place, list) else planner.plan(*place)
-        result = found.to_json()
+        assessment = planner.search(place) if isinstance(place, list) else planner.plan(*place)
+        result = assessment.to_json()
         outputs.write_json(directory / PLAN_FILE, result)
         output.finish(fits=result["fits"], topology=result["topology"])
     print(plan_text.render(result))
@@ -191,23 +173,6 @@ def _check(job: Job) -> None:
                 f"{name}: prompts of {use.prompt_length} and {use.max_new_tokens} new tokens are "
                 f"beyond the model's max_length {job.model.config.max_length}"
             )
-
-
-def _shape(shape: Mapping[str, int] | str | None, flag: str) -> dict[str, int] | None:
-    """A mesh as a dict; `data=1,fsdp=64,model=8` is read.
-
-    Raises:
-      UserError: if it is neither.
-    """
-    if shape is None or isinstance(shape, Mapping):
-        return None if shape is None else dict(shape)
-    try:
-        pairs = [part.split("=") for part in str(shape).split(",") if part]
-        return {name.strip(): int(size) for name, size in pairs}
-    except ValueError:
-        raise UserError(
-            f"{flag}={shape}: expected sizes of the axes, such as data=1,fsdp=64,model=8"
-        ) from None
 
 
 def _code(modules: Sequence[str]) -> str:
@@ -265,7 +230,14 @@ class Planner:
     effort: float = 0.0
 
     def assess(self, job: Job, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
-        """One program on a mesh of a slice, of the planner's job or a search's change of it."""
+        """One program on a mesh of a slice, compiled or read.
+
+        Args:
+          job: the planner's, or what a search made of it.
+          tpus: the slice.
+          name: `train`, or that of one of the job's generations.
+          mesh: of the slice's devices.
+        """
         sizes = "-".join(f"{axis}{size}" for axis, size in mesh.shape.items())
         at_once = (
             f"{job.accumulation_steps}parts"

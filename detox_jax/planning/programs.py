@@ -97,7 +97,20 @@ def train_step(
     total_steps: int,
     accumulation_steps: int = 1,
 ) -> Program:
-    """The update that `train` jits, traced for a batch of packed rows."""
+    """The update that `train` jits, traced for a batch of packed rows.
+
+    Args:
+      model: with the adaptation that is trained.
+      optimizer: its settings.
+      mesh: of devices that need not exist.
+      batch_size: packed rows an update.
+      length: of a row, in tokens.
+      total_steps: of the run, where a schedule ends.
+      accumulation_steps: parts of a batch that are computed one after the other.
+
+    Raises:
+      UserError: if the mesh does not divide the model.
+    """
     transformation = optimizer.transformation(total_steps)
     trained, frozen = model.params(mesh)
     state = steps.abstract_state(trained, mesh, transformation)
@@ -122,7 +135,20 @@ def decode(
     num_samples: int,
     max_new_tokens: int,
 ) -> Program:
-    """Prefill and loop of decoding steps that `generate` jits, traced for a batch of prompts."""
+    """Prefill and loop of decoding steps that `generate` jits, traced for a batch of prompts.
+
+    Args:
+      model: that generates.
+      sampling: how tokens are drawn.
+      mesh: of devices that need not exist.
+      num_rows: prompts of a batch.
+      prompt_length: of a prompt, padded, in tokens.
+      num_samples: continuations of each.
+      max_new_tokens: the limit for each.
+
+    Raises:
+      UserError: if the mesh does not divide the model.
+    """
     # A model that is loaded to generate has no dropout and no rematerialisation.
     config = dataclasses.replace(model.config, dropout_rate=0.0, remat="none")
     trained, frozen = dataclasses.replace(model, config=config).params(mesh)

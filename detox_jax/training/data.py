@@ -121,6 +121,20 @@ class BatchIterator:
         rows: Collection[int] | None = None,
         use_cached: bool = False,
     ):
+        """Starts at the first row; nothing is read yet.
+
+        Args:
+          task: of seqio.
+          batch_size: rows of a batch, over all processes.
+          length: of a row, in tokens.
+          seed: of the order of all epochs.
+          split: of the task.
+          rows: of each batch that this process gets; all where None.
+          use_cached: read what `seqio_cache_tasks` wrote, see `add_cache_dir`.
+
+        Raises:
+          UserError: if there is no such split, or it is not cached, or with another vocabulary.
+        """
         _check_split(task, split)
         if use_cached:
             _check_cached(task, split)
@@ -162,28 +176,6 @@ class BatchIterator:
         self._stream.restore(state)
 
 
-def train_batches(
-    task: seqio.Task | seqio.Mixture,
-    *,
-    batch_size: int,
-    length: int,
-    seed: int,
-    split: str = "train",
-    rows: Collection[int] | None = None,
-    use_cached: bool = False,
-) -> BatchIterator:
-    """Endless training batches, or of each the `rows` named; see `BatchIterator`."""
-    return BatchIterator(
-        task,
-        batch_size=batch_size,
-        length=length,
-        seed=seed,
-        split=split,
-        rows=rows,
-        use_cached=use_cached,
-    )
-
-
 def batches_per_epoch(
     task: seqio.Task | seqio.Mixture,
     *,
@@ -192,7 +184,18 @@ def batches_per_epoch(
     split: str = "train",
     use_cached: bool = False,
 ) -> float:
-    """Packed rows of one pass over the data, in batches; reads the data once."""
+    """Packed rows of one pass over the data, in batches; reads the data once.
+
+    Args:
+      task: of seqio.
+      batch_size: rows of a batch, over all processes.
+      length: of a row, in tokens.
+      split: of the task.
+      use_cached: read what `seqio_cache_tasks` wrote.
+
+    Raises:
+      UserError: for a mixture, which has no epochs.
+    """
     if isinstance(task, seqio.Mixture):
         raise UserError(f"mixture {task.name!r} has no epochs; set TRAIN_STEPS instead of EPOCHS")
     rows = _rows(task, length, split, seed=None, use_cached=use_cached)
@@ -208,9 +211,18 @@ def validation_batches(
     max_batches: int | None = None,
     rows: Collection[int] | None = None,
 ) -> Iterator[Row]:
-    """One pass over a split, unshuffled, or of each batch the `rows` named.
+    """One pass over a split, unshuffled; rows of weight 0 fill the last batch.
 
-    Rows of weight 0 fill the last batch.
+    Args:
+      task: of seqio.
+      batch_size: rows of a batch, over all processes.
+      length: of a row, in tokens.
+      split: of the task.
+      max_batches: how many; all where None.
+      rows: of each batch that this process gets; all where None.
+
+    Raises:
+      UserError: if there is no such split.
     """
     _check_split(task, split)
     kept = frozenset(range(batch_size) if rows is None else rows)

@@ -24,29 +24,19 @@ from detox_jax.training import step as steps_lib
 
 @dataclasses.dataclass(frozen=True)
 class Periods:
-    """Every how many steps something happens; 0 is never."""
+    """Every how many steps something happens, 0 being never, and how long a validation is.
 
-    checkpoint: int
-    eval: int
-    log: int
-
-
-def total_steps(
-    train_steps: int | None, epochs: float | None, batches_per_epoch: Callable[[], float]
-) -> int:
-    """How many steps `train_steps` or `epochs` ask for.
-
-    Raises:
-      UserError: if it is not one of the two, or no step at all.
+    Attributes:
+      checkpoint: steps between checkpoints; the last step is always saved.
+      eval: steps between validation losses, where there is something to validate on.
+      log: steps between metrics.
+      eval_steps: batches of a validation.
     """
-    if (train_steps is None) == (epochs is None):
-        raise UserError("set one of TRAIN_STEPS and EPOCHS, and leave the other None")
-    if train_steps is None:
-        assert epochs is not None
-        train_steps = round(epochs * batches_per_epoch())
-    if train_steps < 1:
-        raise UserError(f"nothing to train: {train_steps} steps; set TRAIN_STEPS or EPOCHS higher")
-    return train_steps
+
+    checkpoint: int = 1000
+    eval: int = 1000
+    log: int = 10
+    eval_steps: int = 20
 
 
 def restore(
@@ -80,7 +70,7 @@ class Loop:
       periods: how often to log, validate and save.
       mesh: on which the batches are laid out.
       step_fn: from `step.jit_train_step`.
-      eval_fn: from `step.jit_eval_step`.
+      eval_fns: from `step.jit_eval_step`, by the name that the log knows their mean by.
       learning_rate: as a function of the step, for the log.
       validation: makes the validation batches, or None where there are none.
     """
@@ -90,7 +80,7 @@ class Loop:
     periods: Periods
     mesh: Mesh
     step_fn: Callable[..., Any]
-    eval_fn: Callable[..., Any]
+    eval_fns: Mapping[str, Callable[..., Any]]
     learning_rate: optax.Schedule
     validation: Callable[[], Any] | None
 
@@ -113,8 +103,7 @@ class Loop:
                     self._log(log, step, scalars)
                     description = f"train, loss {scalars['loss']:.3f}"
                 if self.validation and self._is_due(self.periods.eval, step):
-                    loss = self._validation_loss(state, frozen)
-                    log.write(step, {"validation_loss": loss})
+                    log.write(step, self._validate(state, frozen))
                 if self._is_due(self.periods.checkpoint, step):
                     self._check_finite(step, state)
                     log.flush()
@@ -147,13 +136,16 @@ class Loop:
             "directory with a lower learning rate"
         )
 
-    def _validation_loss(self, state: steps_lib.TrainState, frozen: params_lib.Params) -> float:
+    def _validate(self, state: steps_lib.TrainState, frozen: params_lib.Params) -> dict[str, float]:
         assert self.validation is not None
-        total = tokens = 0.0
+        totals, weights = dict.fromkeys(self.eval_fns, 0.0), dict.fromkeys(self.eval_fns, 0.0)
         for batch in self.validation():
-            batch_total, batch_tokens = self.eval_fn(state.params, frozen, self._to_mesh(batch))
-            total, tokens = total + float(batch_total), tokens + float(batch_tokens)
-        return total / max(tokens, 1.0)
+            on_mesh = self._to_mesh(batch)
+            for name, eval_fn in self.eval_fns.items():
+                total, weight = eval_fn(state.params, frozen, on_mesh)
+                totals[name] += float(total)
+                weights[name] += float(weight)
+        return {name: totals[name] / max(weights[name], 1.0) for name in self.eval_fns}
 
     def _to_mesh(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Each host's rows as one array over the mesh."""

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.parallel import processes
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -27,7 +27,7 @@ class MetricLog:
         self._file = model_dir / METRICS_FILE
         self._lines: list[str] = []
         self._writer: Any = None
-        self._is_first = jax.process_index() == 0
+        self._is_first = processes.current().is_first
         if not self._is_first:
             return
         self._appends = "://" not in str(model_dir)

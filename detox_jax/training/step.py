@@ -42,7 +42,17 @@ class TrainState:
 def batch_loss(
     model: TransformerLM, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Summed loss in nats and number of target tokens of a packed batch `[B, L]`."""
+    """Next-token loss of a packed batch: the `Loss` of language models.
+
+    Args:
+      model: the network.
+      params: all of its parameters.
+      batch: arrays `[B, L]`, see `data.BatchIterator`.
+      dropout_key: None where there is no dropout.
+
+    Returns:
+      The sum of the losses in nats, and the number of target tokens.
+    """
     return losses.next_token_loss(
         model,
         params,
@@ -69,6 +79,16 @@ def train_step(
     accumulation_steps: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of the trainable parameters; the same for every adaptation and every loss.
+
+    Args:
+      state: before the update.
+      frozen: the other parameters; empty where all are trained.
+      batch: arrays with the rows on axis 0.
+      model: the network; its config has a `dropout_rate`.
+      optimizer: of the trainable parameters.
+      seed: of dropout, which also depends on the step.
+      loss: what is minimised, divided by its weight.
+      accumulation_steps: parts of the batch that are computed one after the other.
 
     Returns:
       The next state, and `loss` (nats a token), `grad_norm`, `tokens` of this batch: of another
@@ -127,6 +147,15 @@ def init_trainable(
     """A state with freshly initialised trainable parameters, created sharded over the mesh.
 
     The frozen parameters are not initialised at all: they come from a checkpoint.
+
+    Args:
+      model: the network, adaptation included.
+      mesh: where the parameters go.
+      optimizer: of the trainable parameters.
+      seed: of the random numbers; the same parameters come out on every mesh.
+
+    Raises:
+      UserError: if the mesh does not divide an axis of a parameter.
     """
     with meshes.sharding_scope(mesh):
         params = jit_init(model, mesh, seed)()

@@ -19,8 +19,10 @@ from detox_jax.models import kernels
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.training import loop as loops
-from detox_jax.training import step as steps_lib
+from detox_jax.parallel.computation import Computation
+from detox_jax.training.fit import Budget, fit
+from detox_jax.training.loop import Periods
+from detox_jax.training.objective import LanguageModeling
 from detox_jax.training.optimizer import AdamW
 from detox_jax.vocabulary import Vocabulary
 
@@ -40,22 +42,14 @@ def train(
     model_dir: str,
     mixture_or_task_name: Any,
     task_feature_lengths: Mapping[str, int],
-    train_steps: int | None = None,
-    epochs: float | None = None,
+    budget: Budget,
     initial_checkpoint_path: str | None = None,
     adaptation: adaptations.Adaptation | None = None,
     optimizer: AdamW | None = None,
     batch_size: int = 512,
-    accumulation_steps: int = 1,
     random_seed: int = 0,
-    mesh_shape: Mapping[str, int] | None = None,
-    remat: str | None = None,
-    attention_kernel: str | None = None,
-    logits_chunk: int | None = None,
-    checkpoint_period: int = 1000,
-    eval_period: int = 1000,
-    eval_steps: int = 20,
-    log_period: int = 10,
+    computation: Computation | None = None,
+    periods: Periods | None = None,
     cache_dir: str | None = None,
 ) -> None:
     """Trains a model and leaves it in `model_dir`.
@@ -65,23 +59,15 @@ def train(
       model_dir: where checkpoints and metrics go; a rerun resumes from the last checkpoint.
       mixture_or_task_name: a seqio task or mixture, or its name.
       task_feature_lengths: `{"targets": length}`, the packed length in tokens.
-      train_steps: updates; or give `epochs`.
-      epochs: passes over the packed data, instead of `train_steps`.
+      budget: for how long: updates, or passes over the packed data; see `Budget`.
       initial_checkpoint_path: what to start from; random weights where None.
       adaptation: what to add and train; None trains the whole model.
       optimizer: its settings; SGEAT's where None.
       batch_size: packed rows an update, over all hosts.
-      accumulation_steps: parts of a batch that are computed one after the other, for less memory;
-        the update stays that of the whole batch.
       random_seed: of initialisation, data order and dropout.
-      mesh_shape: see `parallel.mesh.create_mesh`; all devices on `data` where None.
-      remat: overrides the model's where not None, see `TransformerConfig`.
-      attention_kernel: the same.
-      logits_chunk: the same.
-      checkpoint_period: steps between checkpoints; the last step is always saved.
-      eval_period: steps between validation losses, for tasks with a validation split.
-      eval_steps: batches of a validation loss.
-      log_period: steps between metrics.
+      computation: how it is computed, see `Computation`; on all devices, as the model says, where
+        None.
+      periods: how often to save, validate (tasks with a validation split) and log, see `Periods`.
       cache_dir: where `seqio_cache_tasks` wrote the task; encoded on the way where None.
 
     Raises:
@@ -89,97 +75,87 @@ def train(
     """
     from detox_jax.training import data  # tensorflow: not for `import detox_jax.training.train`
 
-    optimizer = optimizer or AdamW()
-    mesh = meshes.create_mesh(mesh_shape)
+    optimizer, periods = optimizer or AdamW(), periods or Periods()
+    computation = computation or Computation()
+
+    # --- model and data ---
+    mesh = computation.create_mesh()
     task = data.get_task(mixture_or_task_name)
     use_cached = cache_dir is not None
     if use_cached:
         data.add_cache_dir(cache_dir)
     vocabulary = data.vocabulary_of(task)
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint)
-    config = _resolve_config(model, base, vocabulary)
-    how = {"remat": remat, "attention_kernel": attention_kernel, "logits_chunk": logits_chunk}
-    config = dataclasses.replace(config, **{k: v for k, v in how.items() if v is not None})
+    config = computation.configure(_resolve_config(model, base, vocabulary))
     length = _check_lengths(task_feature_lengths, config)
-    rows_at_once = meshes.rows_at_once(mesh, batch_size, accumulation_steps)
+    rows_at_once = meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
     with meshes.sharding_scope(mesh):
         kernel, why = kernels.choose(config, rows_at_once, length)
+    objective = LanguageModeling(use_cached)
     rows = meshes.local_rows(mesh, batch_size)
-    batches = data.train_batches(
-        task,
-        batch_size=batch_size,
-        length=length,
-        seed=random_seed,
-        rows=rows,
-        use_cached=use_cached,
+    batches = objective.batches(
+        task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
     )
+
+    # --- what decides the result ---
     settings = {
         "config": config.numerics(),
         "adaptation": adaptations.to_json(adaptation),
         "optimizer": dataclasses.asdict(optimizer),
         "initial_checkpoint": None if base is None else base.fingerprint,
         "data": batches.identity,
-        "train_steps": train_steps,
-        "epochs": epochs,
+        "train_steps": budget.train_steps,
+        "epochs": budget.epochs,
         "random_seed": random_seed,
     }
     output = outputs.OutputDirectory(model_dir, "train", settings)
     if output.complete:
         return
-    steps = loops.total_steps(
-        train_steps,
-        epochs,
+    steps = budget.steps(
         lambda: data.batches_per_epoch(
             task, batch_size=batch_size, length=length, use_cached=use_cached
-        ),
+        )
     )
+
+    # --- what a checkpoint means: model.json, vocabulary ---
     spec = _model_spec(config, adaptation, base, vocabulary, output.path)
     checkpoints.write_spec(output.path, spec, vocabulary)
     if base is not None and adaptation is None:
         checkpoints.keep_origin(base.path, output.path)
-
     print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
-    network = TransformerLM(config, adaptation)
-    transformation = optimizer.transformation(steps)
-    # Restart order:
-    # 1. the last checkpoint of model_dir: parameters, optimizer, step, position in the data;
-    # 2. else the initial checkpoint: parameters alone;
-    # 3. else random parameters. An adaptation's own parameters are always random at first.
+
+    # --- training ---
+    params, frozen = None, {}
     if base is not None and adaptation is None:
         # A checkpoint may be stored in fewer bits than training needs: MODEL says which.
         params = params_lib.cast(base.params, config.parameter_dtype)
-        base = None  # Its memory is needed, or has become the state's.
-        state, frozen = steps_lib.create_state(params, mesh, transformation), {}
-    else:
-        state = steps_lib.init_trainable(network, mesh, transformation, random_seed)
-        frozen = {} if base is None else base.params
-    if saved := checkpoints.saved_steps(output.path):
-        state, data_state = loops.restore(output.path, saved[-1], state)
-        batches.restore(data_state)
-
+    elif base is not None:
+        frozen = base.params
+    base = None  # Its memory is needed, or is that of what is trained.
     validation = None
-    if eval_period and data.has_split(task, "validation"):
+    if periods.eval and data.has_split(task, "validation"):
         validation = functools.partial(
-            data.validation_batches,
+            objective.validation_batches,
             task,
             batch_size=batch_size,
             length=length,
-            max_batches=eval_steps,
+            max_batches=periods.eval_steps,
             rows=rows,
         )
-    loop = loops.Loop(
-        model_dir=output.path,
-        total_steps=steps,
-        periods=loops.Periods(checkpoint_period, eval_period, log_period),
-        mesh=mesh,
-        step_fn=steps_lib.jit_train_step(
-            network, transformation, random_seed, accumulation_steps=accumulation_steps
-        ),
-        eval_fn=steps_lib.jit_eval_step(network),
-        learning_rate=optimizer.learning_rate_at(steps),
-        validation=validation,
+    state = fit(
+        TransformerLM(config, adaptation),
+        params,
+        frozen,
+        objective,
+        batches,
+        validation,
+        steps=steps,
+        optimizer=optimizer,
+        computation=computation,
+        periods=periods,
+        seed=random_seed,
+        directory=output.path,
     )
-    state = loop.run(state, frozen, batches)
     trained, untouched = params_lib.count(state.params), params_lib.count(frozen)
     output.finish(steps=steps, parameters={"trained": trained, "frozen": untouched})
     print(f"{model_dir}: {steps} steps, {trained:,} parameters trained, {untouched:,} frozen")

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import seqio
 
-from detox_jax.classifiers.labelled_batches import LabelledBatches, LabelledTask, LabelLoss
+from detox_jax.classifiers.labelled_batches import (
+    LabelledBatches,
+    LabelledTask,
+    LabelLoss,
+    Labels,
+)
 from detox_jax.errors import UserError
 from detox_jax.training import data, losses
 from tasks.classification import _FEATURES, LabelledSource, LabelledText
@@ -71,6 +76,50 @@ def test_validation_is_filled_with_rows_of_no_weight():
     numbers = sorted(n for batch in batches for n in batch["tokens"][:, 1] if n)
     assert numbers == [1, 2, 3, 4, 5]
     assert len(list(_source().validation_batches(1))) == 1
+
+
+def _objective(**changes):
+    settings = {"names": ("a", "b"), "encode": _encode, "label_loss": LabelLoss(3.0)}
+    return Labels(**{**settings, "identity": {"source": "x"}, **changes})
+
+
+def test_the_objectives_batches_are_those_of_the_task():
+    batches = _objective().batches(_task(), batch_size=3, length=5, seed=4)
+    plain = LabelledBatches(_source(), 4, {"source": "x"})
+    assert batches.identity == plain.identity
+    assert batches.identity["source"] == "x" and batches.identity["seed"] == 4
+    for _ in range(4):
+        expected = next(plain)
+        for name, values in next(batches).items():
+            np.testing.assert_array_equal(values, expected[name])
+    assert batches.state() == plain.state()
+
+
+def test_a_process_gets_its_rows_of_the_objectives_batches():
+    sizes = {"batch_size": 3, "length": 5}
+    for make in (
+        lambda rows: [next(_objective().batches(_task(), **sizes, seed=0, rows=rows))],
+        lambda rows: list(_objective().validation_batches(_task(), **sizes, rows=rows)),
+    ):
+        for whole, part in zip(make(None), make({2, 0}), strict=True):
+            for name, values in part.items():
+                np.testing.assert_array_equal(values, whole[name][[0, 2]])
+
+
+def test_the_objective_validates_on_as_many_batches_as_are_asked_for():
+    validate = _objective().validation_batches
+    sizes = {"batch_size": 3, "length": 5}
+    assert len(list(validate(_task(), **sizes))) == 2
+    (batch,) = validate(_task(), **sizes, max_batches=1)
+    np.testing.assert_array_equal(batch["tokens"], next(_source().validation_batches(1))["tokens"])
+
+
+def test_the_objectives_loss_is_the_label_loss():
+    logits = np.array([[0.3, -2.0], [4.0, 0.0], [9.0, 9.0]], np.float32)
+    batch = next(_objective().batches(_task(), batch_size=3, length=5, seed=0))
+    found = _objective().loss(_Fixed(), logits, batch, None)  # type: ignore
+    assert found == LabelLoss(3.0)(_Fixed(), logits, batch, None)  # type: ignore
+    assert found != LabelLoss()(_Fixed(), logits, batch, None)  # type: ignore
 
 
 def test_labels_are_checked():

@@ -8,7 +8,11 @@ from etils import epath
 
 from detox_jax import cli, outputs
 from detox_jax.classifiers.classifier import ClassifierScorer
+from detox_jax.classifiers.train_encoder import EncoderRecipe
+from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.training import loop
+from detox_jax.training.fit import Budget
 from tests.classifiers import classifiers_made
 
 RUDE, KIND = ["idiot", "moron"], ["thanks", "good"]
@@ -119,6 +123,19 @@ def test_a_mesh_changes_nothing_but_rounding(documents, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_parts_of_a_batch_change_nothing_but_rounding(documents, tmp_path):
+    for parts in (1, 2):
+        changes = {"ACCUMULATION_STEPS": parts, "TRAIN_STEPS": 10, "MESH_SHAPE": "data=4,model=2"}
+        assert run(documents, tmp_path / str(parts), **changes) == 0
+    losses = [
+        json.loads((tmp_path / f"{parts}/training/metrics.jsonl").read_text().splitlines()[0])
+        for parts in (1, 2)
+    ]
+    assert losses[0]["step"] == losses[1]["step"] == 10
+    assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bytes(documents, trained, tmp_path, monkeypatch):
     original = loop._save
 
@@ -175,6 +192,8 @@ BAD = {
     "vocabulary": ({"VOCAB_SIZE": 4}, "VOCAB_SIZE is 4"),
     "heads": ({"NUM_HEADS": 3}, "no multiple of num_heads"),
     "mesh": ({"BATCH_SIZE": 6}, "BATCH_SIZE 6 is no multiple"),
+    "parts": ({"ACCUMULATION_STEPS": 3}, "times ACCUMULATION_STEPS 3"),
+    "computation": ({"computation.Computation.remat": "full"}, "REMAT: of language models"),
     "length": ({"LENGTH": 2}, "LENGTH is 2"),
     "weight": ({"POSITIVE_WEIGHT": 0}, "positive_weight is 0"),
     "encoder": ({"ENCODER": "/no/such/encoder"}, "no such directory"),
@@ -189,6 +208,15 @@ def test_settings_that_make_no_sense(name, documents, tmp_path, capsys, monkeypa
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_is_trained_by_a_process_that_has_no_others(monkeypatch, tmp_path):
+    """Asked of a verb that process 0 runs as if it were alone, while the others wait."""
+    several = processes.Processes(0, ("here", "there"))
+    monkeypatch.setattr(processes, "_current", several)
+    recipe = EncoderRecipe(task=None, budget=Budget(train_steps=1))
+    with several._by_itself(), pytest.raises(UserError, match="in one process: run it on one host"):
+        recipe.train(str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("value", [1.5, -0.1, True, "high"])

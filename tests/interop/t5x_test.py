@@ -18,7 +18,10 @@ from detox_jax.generation import decoding, generate, prompts, sampling
 from detox_jax.interop import convert, t5x_checkpoints
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.parallel.computation import Computation
 from detox_jax.training import train
+from detox_jax.training.fit import Budget
+from detox_jax.training.loop import Periods
 from detox_jax.training.optimizer import AdamW
 from tasks import corpora
 from tests.conftest import SENTENCES
@@ -132,12 +135,12 @@ def test_the_first_20_losses_are_our_trainers(files, whole, model_dir, record_pr
         str(files / "ours"),
         task,
         {"targets": 32},
-        train_steps=STEPS,
+        Budget(train_steps=STEPS),
         initial_checkpoint_path=model_dir,
         optimizer=AdamW(learning_rate=1e-3),
         batch_size=8,
-        mesh_shape={"data": jax.device_count()},
-        log_period=1,
+        computation=Computation({"data": jax.device_count()}),
+        periods=Periods(log=1),
     )
     lines = (files / "ours" / "metrics.jsonl").read_text().splitlines()
     ours = [json.loads(line)["loss"] for line in lines]

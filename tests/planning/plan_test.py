@@ -172,6 +172,31 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps(
     assert plans(tmp_path)[0]["fits"] is False
 
 
+def test_how_training_is_computed_overrides_the_model(flags, tmp_path, replace_compiler):
+    asked = replace_compiler(lambda *args: 8 * GIB)
+    chosen = ["--gin.REMAT=full", "--gin.LOGITS_CHUNK=8", "--gin.ATTENTION_KERNEL=plain"]
+    assert cli.main([*flags, *SLICE]) == 0
+    assert cli.main([*flags, *SLICE, *chosen]) == 0
+    configs = [job.model.config for job, _, name, _ in asked if name == "train"]
+    assert [c.remat for c in configs] == ["none", "full"]
+    assert [c.logits_chunk for c in configs] == [None, 8]
+    assert [c.attention_kernel for c in configs] == ["auto", "plain"]
+    assert len(plans(tmp_path)) == 2  # Another plan, with programs of its own.
+
+
+def test_a_plan_is_kept_under_the_settings_that_it_always_had(flags, tmp_path, replace_compiler):
+    replace_compiler(lambda *args: 8 * GIB)
+    mesh = "--gin.GENERATION_MESH_SHAPE={'model': 4}"
+    assert cli.main([*flags, *SLICE, mesh, "--gin.EPOCHS=2", "--gin.NUM_PROMPTS=7"]) == 0
+    (file,) = (tmp_path / "plans").glob("*/manifest.json")
+    settings = json.loads(file.read_text())["settings"]
+    assert settings["lengths"] == [6, 4, 2, 5] and settings["generation_batch_size"] == 8
+    assert settings["mesh"] == {"fsdp": 2, "model": 2}
+    assert settings["generation_mesh"] == {"model": 4} and settings["accumulation_steps"] == 1
+    run = {"documents": 100_000, "kept_tokens": 27_300_000, "epochs": 2, "prompts": 7}
+    assert settings["run"] == {**run, "num_samples": 2, "evaluated_models": 2}
+
+
 def test_search_takes_the_smallest_slice_and_the_first_mesh(flags, tmp_path, replace_compiler):
     """Training fits from four devices on, generation where heads are split by at most two."""
 

@@ -49,8 +49,8 @@ def test_two_devices_share_a_chips_links():
 
 
 def test_the_papers_run():
-    run = Run(100_000, 27_300_000, 3, 100_000, 25, 2)
-    assert run.train_steps(512 * 2048) == 78
+    run = Run(100_000, 27_300_000, 3, 100_000, 2)
+    assert run == Run() and run.train_steps(512 * 2048) == 78
     assert run.train_steps(10**12) == 1
     assert batches(100, 32) == 4
     assert chip_hours(3600, TPUS) == 16

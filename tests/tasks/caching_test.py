@@ -42,7 +42,7 @@ def write_documents(directory, vocabulary):
 
 
 def batches(task, use_cached, rows=None, count=25):
-    iterator = data.train_batches(
+    iterator = data.BatchIterator(
         task, batch_size=4, length=32, seed=3, rows=rows, use_cached=use_cached
     )
     return list(itertools.islice(iterator, count))

@@ -37,7 +37,7 @@ def task(tmp_path_factory, texts, vocabulary_path):
 
 def batches(task, **changes):
     settings = {"batch_size": 4, "length": 32, "seed": 0, **changes}
-    return data.train_batches(task, **settings)
+    return data.BatchIterator(task, **settings)
 
 
 def take(iterator, count):

@@ -1,21 +1,17 @@
 """The log of a training run while it grows, when it is killed and when it goes on."""
 
 import json
-import sys
-import types
 
 import pytest
 from etils import epath
 
+from detox_jax.parallel import processes
 from detox_jax.training.metric_log import MetricLog
 
 
 @pytest.fixture
-def log_of(tmp_path, monkeypatch):
-    """Makes logs of one directory; TensorBoard's events go nowhere, as clu loads tensorflow."""
-    writer = types.SimpleNamespace(write_scalars=lambda *_: None, flush=lambda: None)
-    writers = types.SimpleNamespace(SummaryWriter=lambda _: writer)
-    monkeypatch.setitem(sys.modules, "clu", types.SimpleNamespace(metric_writers=writers))
+def log_of(tmp_path, no_tensorboard):
+    """Makes logs of one directory."""
     return lambda resume_step: MetricLog(epath.Path(tmp_path), resume_step)
 
 
@@ -59,3 +55,11 @@ def test_an_object_store_gets_the_whole_file_at_each_flush(log_of, steps, tmp_pa
     log.write(20, {"loss": 1.0})
     log.flush()
     assert steps() == [10, 20]
+
+
+def test_the_process_that_writes_files_writes_the_log(log_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_current", processes.Processes(1, ("here", "there")))
+    log = log_of(0)
+    log.write(10, {"loss": 1.0})
+    log.flush()
+    assert list(tmp_path.iterdir()) == []

@@ -307,7 +307,7 @@ MISTAKES = {
     "steps and epochs": (["--gin.EPOCHS=1"], "one of TRAIN_STEPS and EPOCHS"),
     "missing input": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
     "mesh does not divide": (["--gin.MESH_SHAPE={{'data': 3}}"], "does not divide the 8 devices"),
-    "diverged": (["--gin.LEARNING_RATE=1e30"], "the loss is"),
+    "diverged": (["--gin.LEARNING_RATE=1e30", "--gin.CHECKPOINT_PERIOD=0"], "the loss is"),
 }
 
 

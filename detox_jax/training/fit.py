@@ -1,0 +1,135 @@
+"""One training for every objective: the state, where it goes on from, and the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+from etils import epath
+
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.errors import UserError
+from detox_jax.parallel.computation import Computation
+from detox_jax.training import loop as loops
+from detox_jax.training import step as steps_lib
+from detox_jax.training.objective import Batches, Objective
+from detox_jax.training.optimizer import AdamW
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """For how long to train: one of the two.
+
+    Attributes:
+      train_steps: updates.
+      epochs: passes over the training data.
+
+    Raises:
+      UserError: if both are given, or none.
+    """
+
+    train_steps: int | None = None
+    epochs: float | None = None
+
+    def __post_init__(self):
+        if (self.train_steps is None) == (self.epochs is None):
+            raise UserError("set one of TRAIN_STEPS and EPOCHS, and leave the other None")
+
+    def steps(self, batches_per_epoch: Callable[[], float]) -> int:
+        """How many updates that is.
+
+        Args:
+          batches_per_epoch: counts them, which may read all of the data; asked of epochs alone.
+
+        Raises:
+          UserError: if it is no update at all.
+        """
+        steps = self.train_steps
+        if steps is None:
+            assert self.epochs is not None
+            steps = round(self.epochs * batches_per_epoch())
+        if steps < 1:
+            raise UserError(f"nothing to train: {steps} steps; set TRAIN_STEPS or EPOCHS higher")
+        return steps
+
+
+def fit(
+    network: Any,
+    params: params_lib.Params | None,
+    frozen: params_lib.Params,
+    objective: Objective,
+    batches: Batches,
+    validation: Callable[[], Iterable[steps_lib.Batch]] | None,
+    *,
+    steps: int,
+    optimizer: AdamW,
+    computation: Computation,
+    periods: loops.Periods,
+    seed: int,
+    directory: epath.Path,
+) -> steps_lib.TrainState:
+    """Trains up to `steps`, or goes on where an earlier run in `directory` stopped.
+
+    Args:
+      network: a module whose config has a `dropout_rate`.
+      params: where the trainable parameters start, on the mesh of `computation`; they are used up.
+        Random ones of a language model, or of its adaptation, where None.
+      frozen: the other parameters; empty where all are trained.
+      objective: what is minimised.
+      batches: of the objective.
+      validation: makes the held-out batches anew for each validation; None for no validation.
+      steps: of the whole run, those of earlier runs included.
+      optimizer: its settings.
+      computation: mesh, and parts of a batch; what a config holds is the network's already.
+      periods: how often to log, validate and save.
+      seed: of random parameters and of dropout.
+      directory: where checkpoints and metrics go; exists.
+
+    Returns:
+      The last state.
+
+    Raises:
+      UserError: if training diverges, or a saved position belongs to other data.
+    """
+    mesh = computation.create_mesh()
+    transformation = optimizer.transformation(steps)
+
+    # Restart order:
+    # 1. the last step saved in `directory`: parameters, optimizer, step, position in the data;
+    # 2. else `params`, which a checkpoint held: parameters alone;
+    # 3. else random parameters. An adaptation's own parameters are always random at first.
+    if params is None:
+        state = steps_lib.init_trainable(network, mesh, transformation, seed)
+    else:
+        state = steps_lib.create_state(params, mesh, transformation)
+    if saved := checkpoints.saved_steps(directory):
+        first = state
+        state, position = loops.restore(directory, saved[-1], first)
+        batches.restore(position)
+        # Whoever called may still name what was to be the start; a run needs that memory itself.
+        jax.tree.map(lambda x: x.delete(), first)
+
+    losses = {"loss": objective.loss, **objective.measures()}
+    loop = loops.Loop(
+        model_dir=directory,
+        total_steps=steps,
+        periods=periods,
+        mesh=mesh,
+        step_fn=steps_lib.jit_train_step(
+            network,
+            transformation,
+            seed,
+            objective.loss,
+            accumulation_steps=computation.accumulation_steps,
+        ),
+        eval_fns={
+            f"validation_{name}": steps_lib.jit_eval_step(network, loss)
+            for name, loss in losses.items()
+        },
+        learning_rate=optimizer.learning_rate_at(steps),
+        validation=validation,
+    )
+    return loop.run(state, frozen, batches)

@@ -1,0 +1,154 @@
+"""The loop by itself: what happens at which step, what it refuses, what it finds again."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
+from detox_jax.parallel import mesh as meshes
+from detox_jax.training import loop as loops
+from detox_jax.training import step as steps_lib
+from tests.training.conftest import Numbered
+
+pytestmark = pytest.mark.usefixtures("no_tensorboard")
+
+
+def _ones(noise):
+    return {"x": np.ones((8, 2), np.float32)}
+
+
+def _state(step=0, value=0.0):
+    return steps_lib.TrainState(
+        jnp.asarray(step, jnp.int32), {"w": jnp.full(2, value)}, {"mu": jnp.zeros(2)}
+    )
+
+
+def _step(state, frozen, batch):
+    """Counts, and calls a step's number its loss."""
+    step = state.step + 1
+    more = lambda tree: jax.tree.map(lambda x: x + 1, tree)  # noqa: E731
+    state = state.replace(step=step, params=more(state.params), opt_state=more(state.opt_state))
+    return state, {"loss": step * 1.0, "tokens": jnp.sum(batch["x"])}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, one_device_mesh):
+    """Runs a loop in `tmp_path`; gives its last state and what was saved, by step."""
+    saved = {}
+    original = loops._save
+
+    def save(manager, step, state, data):
+        saved[step] = data
+        original(manager, step, state, data)
+
+    monkeypatch.setattr(loops, "_save", save)
+
+    def run(state=None, total=7, step_fn=_step, batches=None, **changes):
+        settings = {
+            "periods": loops.Periods(checkpoint=3, eval=4, log=2),
+            "eval_fns": {},
+            "validation": None,
+            **changes,
+        }
+        loop = loops.Loop(
+            model_dir=epath.Path(tmp_path),
+            total_steps=total,
+            mesh=one_device_mesh,
+            step_fn=step_fn,
+            learning_rate=lambda step: step / 10,
+            **settings,
+        )
+        return loop.run(state or _state(), {}, batches or Numbered(_ones)), saved
+
+    return run
+
+
+@pytest.fixture
+def log(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    return lambda: [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_every_period_has_its_steps_and_the_last_step_has_all(run, log):
+    evaluate = lambda *_: (jnp.asarray(1.0), jnp.asarray(1.0))  # noqa: E731
+    state, saved = run(
+        eval_fns={"validation_loss": evaluate}, validation=lambda: [_ones(None), _ones(None)]
+    )
+    assert int(state.step) == 7 and list(saved) == [3, 6, 7]
+    assert [line["step"] for line in log() if "loss" in line] == [2, 4, 6, 7]
+    assert [line["step"] for line in log() if "validation_loss" in line] == [4, 7]
+    # The learning rate is that of the update, which counts from 0.
+    assert log()[0] == {"step": 2, "loss": 2.0, "tokens": 16.0, "learning_rate": 0.1}
+
+
+def test_a_period_of_0_leaves_the_last_step_alone(run, log):
+    _, saved = run(periods=loops.Periods(0, 0, 0))
+    assert list(saved) == [7] and [line["step"] for line in log()] == [7]
+
+
+def test_goes_on_behind_the_step_of_its_state(run, log):
+    batches = Numbered(_ones)
+    state, saved = run(_state(step=4, value=4.0), batches=batches)
+    assert batches.taken == 3 and list(saved) == [6, 7]
+    assert np.asarray(state.params["w"]).tolist() == [7.0, 7.0]
+
+
+def test_a_position_is_that_behind_the_saved_step(run):
+    _, saved = run()
+    assert {step: data["taken"] for step, data in saved.items()} == {3: 3, 6: 6, 7: 7}
+
+
+def test_validation_is_the_mean_over_all_batches_for_every_name(run, log):
+    rows = [np.full((8, 2), value, np.float32) for value in (1.0, 2.0)]
+    evaluations = {
+        # Sums of 16 and 32, weights of 1 and 3: no mean of means.
+        "validation_loss": lambda _, __, b: (jnp.sum(b["x"]), b["x"][0, 0] * 2 - 1),
+        "validation_nothing": lambda *_: (jnp.zeros(()), jnp.zeros(())),
+    }
+    run(total=1, eval_fns=evaluations, validation=lambda: [{"x": x} for x in rows])
+    assert log()[-1] == {"step": 1, "validation_loss": 48.0 / 4, "validation_nothing": 0.0}
+
+
+def _broken_at(step, change):
+    def broken(state, frozen, batch):
+        state, scalars = _step(state, frozen, batch)
+        return change(state, scalars) if int(state.step) == step else (state, scalars)
+
+    return broken
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_where_it_is_logged(run, tmp_path):
+    broken = _broken_at(4, lambda state, scalars: (state, {**scalars, "loss": jnp.inf}))
+    with pytest.raises(UserError, match=r"the loss is inf at step 4: .* the last good step is 3"):
+        run(step_fn=broken)
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [3]
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [("params", "parameter w is not finite"), ("opt_state", "optimizer state mu is not finite")],
+)
+def test_what_is_not_finite_is_not_saved(run, tmp_path, changed, what):
+    def change(state, scalars):
+        nan = jax.tree.map(lambda x: x * jnp.nan, getattr(state, changed))
+        return state.replace(**{changed: nan}), scalars
+
+    with pytest.raises(UserError, match=f"{what} at step 3: .* no step is saved"):
+        run(step_fn=_broken_at(3, change))
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == []
+
+
+def test_what_was_saved_is_restored_as_it_is_asked_for(run, tmp_path):
+    state, _ = run()
+    mesh = meshes.create_mesh({"data": 8})
+    like = jax.device_put(_state(value=9.0), meshes.replicated(mesh))
+    restored, position = loops.restore(epath.Path(tmp_path), 7, like)
+    assert int(restored.step) == 7 and position["taken"] == 7
+    for name in ("params", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(restored, name), getattr(state, name))
+    assert restored.params["w"].sharding == meshes.replicated(mesh)

@@ -1,0 +1,89 @@
+"""AdamW: schedules, what decays, how moments are stored, settings that make no sense."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.training import step as steps
+from detox_jax.training.optimizer import AdamW
+from tests.conftest import random_params
+
+
+def _updated(optimizer, params, gradients):
+    """Parameters after one update."""
+    transformation = optimizer.transformation(1)
+    updates, _ = transformation.update(gradients, transformation.init(params), params)
+    return optax.apply_updates(params, updates)
+
+
+def test_schedules():
+    constant = AdamW(learning_rate=2e-5).learning_rate_at(100)
+    assert float(constant(0)) == float(constant(99)) == pytest.approx(2e-5)
+    cosine = AdamW(1e-3, "cosine", warmup_steps=10, min_learning_rate=1e-4).learning_rate_at(100)
+    assert float(cosine(0)) == 0 and float(cosine(5)) == pytest.approx(5e-4)
+    assert float(cosine(10)) == pytest.approx(1e-3)
+    assert float(cosine(55)) == pytest.approx((1e-3 + 1e-4) / 2)
+    assert float(cosine(100)) == pytest.approx(1e-4)
+
+
+def test_a_constant_rate_is_warmed_up_too():
+    rate = AdamW(learning_rate=1e-3, warmup_steps=4).learning_rate_at(100)
+    assert [float(rate(i)) for i in (0, 2, 4, 99)] == pytest.approx([0, 5e-4, 1e-3, 1e-3])
+
+
+def test_a_run_shorter_than_its_warm_up_still_ends():
+    rate = AdamW(1e-3, "cosine", warmup_steps=10).learning_rate_at(5)
+    assert float(rate(5)) == pytest.approx(5e-4)
+
+
+def test_weight_decay_spares_biases_and_norms(config):
+    """With gradients clipped to almost nothing, only decay moves parameters."""
+    optimizer = AdamW(learning_rate=0.1, weight_decay=0.5, max_grad_norm=1e-30, eps=1.0)
+    _, before = random_params(config)
+    after = _updated(optimizer, before, jax.tree.map(jnp.ones_like, before))
+    old, new = before["layers"]["mlp"]["wi"], after["layers"]["mlp"]["wi"]
+    np.testing.assert_array_equal(new["bias"], old["bias"])
+    np.testing.assert_allclose(new["kernel"], old["kernel"] * (1 - 0.1 * 0.5), rtol=1e-5)
+    np.testing.assert_array_equal(after["final_norm"]["scale"], before["final_norm"]["scale"])
+
+
+def test_gradients_are_clipped_by_their_common_norm():
+    """Adam divides a gradient by itself, but for eps: a large one shows how large it was."""
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    optimizer = AdamW(learning_rate=1.0, weight_decay=0.0, max_grad_norm=1.0, eps=1e3)
+    large = _updated(optimizer, params, {"a": jnp.full(1, 30.0), "b": jnp.full(1, 40.0)})
+    small = _updated(optimizer, params, {"a": jnp.full(1, 0.6), "b": jnp.full(1, 0.8)})
+    assert float(large["b"][0]) == pytest.approx(-0.8 / 1e3, rel=1e-2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), large, small)
+
+
+def test_the_first_moment_alone_may_be_smaller(config, one_device_mesh):
+    model = TransformerLM(config)
+    state = steps.abstract_state(
+        checkpoints.abstract_on_mesh(model, one_device_mesh),
+        one_device_mesh,
+        AdamW(mu_dtype="bfloat16").transformation(1),
+    )
+    dtypes = {
+        name: {x.dtype.name for x in jax.tree.leaves(optax.tree.get(state.opt_state, name))}
+        for name in ("mu", "nu")
+    }
+    assert dtypes == {"mu": {"bfloat16"}, "nu": {"float32"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "linear"}, "AdamW.schedule is 'linear'; one of constant, cosine"),
+        ({"mu_dtype": "float16"}, "AdamW.mu_dtype is 'float16'"),
+        ({"learning_rate": 0.0}, "AdamW.learning_rate is 0.0; must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
+        AdamW(**changes)
