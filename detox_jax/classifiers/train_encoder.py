@@ -81,6 +81,7 @@ class EncoderRecipe:
         """
         from detox_jax.training import data  # tensorflow: not for importing this module
 
+        # --- what decides the result ---
         # `several` is False here: this verb runs on process 0 as if it were alone.
         if len(processes.current().hosts) > 1:
             raise UserError("train_scorer trains an encoder in one process: run it on one host")

@@ -106,11 +106,11 @@ def fit(
     else:
         state = steps_lib.create_state(params, mesh, transformation)
     if saved := checkpoints.saved_steps(directory):
-        first = state
-        state, position = loops.restore(directory, saved[-1], first)
+        initial = state
+        state, position = loops.restore(directory, saved[-1], initial)
         batches.restore(position)
-        # Whoever called may still name what was to be the start; a run needs that memory itself.
-        jax.tree.map(lambda x: x.delete(), first)
+        # The caller's frame still refers to `params`: without this the loop would hold them twice.
+        jax.tree.map(lambda x: x.delete(), initial)
 
     losses = {"loss": objective.loss, **objective.measures()}
     loop = loops.Loop(
