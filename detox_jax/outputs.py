@@ -386,6 +386,8 @@ def _as_version_2(verb: str, old: Any, new: Any) -> tuple[Any, Any]:
         old = {name: value for name, value in old.items() if name != "reference"}
         for method in old["methods"].values():
             method.pop("checkpoint_path", None)
+    if verb == "train":
+        old["config"].pop("remat", None)
     return old, _known(new, old)
 
 

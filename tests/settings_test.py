@@ -14,6 +14,13 @@ from detox_jax import cli
 from detox_jax.generation.decoding import Decoding
 
 DECIDES = {
+    "train": "model mixture_or_task_name task_feature_lengths budget initial_checkpoint_path "
+    "adaptation optimizer batch_size random_seed cache_dir",
+    "plan": "model adaptation topology search checkpoint_dtype optimizer task_feature_lengths "
+    "batch_size computation generations run compiler_effort",
+    "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",
+    "compare": "scores bootstrap_draws random_seed",
+    "report": "results",
     "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text",
     "score": "input scorer",
     "filter": "input selection seed size_of",
@@ -24,7 +31,7 @@ DECIDES = {
     "bootstrap_draws random_seed dtype",
 }
 # Verbs whose outputs are those of other verbs, or of the strategy that they are given.
-OTHERS = {"convert", "sgeat", "train_scorer", "train", "plan", "evaluate", "compare", "report"}
+OTHERS = {"convert", "sgeat", "train_scorer"}
 
 
 @pytest.mark.parametrize("verb", DECIDES)

@@ -310,6 +310,20 @@ def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags
     assert len(flags.service.requests) == asked, "the cache has the scores"
 
 
+def test_a_tree_that_was_moved_goes_on_under_its_new_name(flags, run_dir, tmp_path, monkeypatch):
+    """Content decides, not where it lies or how its place is spelt."""
+    shutil.copytree(run_dir, tmp_path / "elsewhere")
+    before = files_of(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "elsewhere" / "report")  # what is missing is made again
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*flags, "--gin.OUTPUT_DIR=./elsewhere"]) == 0
+    after = files_of(tmp_path / "elsewhere")
+    changed = {name for name in before if before[name] != after[name]}
+    assert after.keys() == before.keys()
+    # What says where the run now is.
+    assert changed == {"config.gin", "report/config.gin", "report/manifest.json"}
+
+
 def test_the_configuration_beside_the_results_repeats_the_run(run_dir, capsys):
     results = json.loads((run_dir / "results.json").read_text())
     command = results["provenance"]["command"].split()

@@ -137,12 +137,17 @@ class EncoderRecipe:
 
     def _settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the classifier."""
-        names = ("labels", "length", "batch_size", "random_seed", "quality_texts")
-        parts = {name: getattr(self, name) for name in names}
-        strategies = {
-            name: dataclasses.asdict(getattr(self, name)) for name in ("start", "optimizer", "loss")
-        }
-        return {**parts, **dataclasses.asdict(self.budget), **strategies, "data": described}
+        strategies = {"start": self.start, "optimizer": self.optimizer, "loss": self.loss}
+        described_as = {name: {name: dataclasses.asdict(x)} for name, x in strategies.items()}
+        return outputs.struct_settings(
+            self,
+            free=("computation", "periods"),
+            instead={
+                **described_as,
+                "task": {"data": described},
+                "budget": outputs.struct_settings(self.budget),
+            },
+        )
 
     def _fit(
         self,

@@ -25,6 +25,9 @@ from detox_jax.report import figures
 COMPARISON_FILE = "comparison.json"
 
 
+FREE = ("output_dir",)  # see `outputs.settings`
+
+
 def compare(
     scores: Mapping[str, str | Mapping[str, str]],
     output_dir: str,
@@ -48,15 +51,15 @@ def compare(
     Raises:
       UserError: for fewer than two scorers, one that stands twice, or different texts.
     """
+    arguments = locals()
     sources = _by_scorer(scores)
-    settings = {
-        "scores": {
-            scorer: {name: records.describe_input(path) for name, path in paths.items()}
-            for scorer, paths in sources.items()
-        },
-        "bootstrap_draws": bootstrap_draws,
-        "random_seed": random_seed,
+    described = {
+        scorer: {name: records.describe_input(path) for name, path in paths.items()}
+        for scorer, paths in sources.items()
     }
+    settings = outputs.settings(
+        compare, arguments, free=FREE, instead={"scores": {"scores": described}}
+    )
     output = outputs.OutputDirectory(output_dir, "compare", settings)
     if not output.complete:
         scored = _read(sources)

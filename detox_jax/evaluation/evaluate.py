@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from detox_jax import outputs, records
+from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
 from detox_jax.evaluation import (
     accuracy,
@@ -43,6 +45,10 @@ from detox_jax.evaluation.typed_json import from_json
 from detox_jax.records import TOXIC
 
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
+
+
+# See `outputs.settings`.
+FREE = ("output_dir", "batch_size", "power", "command")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,22 +113,26 @@ def evaluate(
       UserError: if methods have other prompts or another scorer, or too few scores; if scorers have
         other texts.
     """
+    arguments = locals()
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
     generations = _by_scorer({name: method.generations for name, method in named.items()})
     filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}
-    settings = {
-        "methods": {name: _describe_method(method) for name, method in named.items()},
-        "baseline": baseline,
-        "heldout": None if heldout is None else records.describe_input(heldout),
-        "reference": reference,
-        "threshold": {"operator": ">=", "value": TOXIC},
-        "min_coverage": min_coverage,
-        "bootstrap_draws": bootstrap_draws,
-        "random_seed": random_seed,
-    }
-    output = outputs.OutputDirectory(output_dir, "evaluate", settings)
+    settings = outputs.settings(
+        evaluate,
+        arguments,
+        free=FREE,
+        instead={
+            "methods": {"methods": {name: _describe_method(m) for name, m in named.items()}},
+            "heldout": {"heldout": heldout and records.describe_input(heldout)},
+            "reference": {"reference": reference and identity(reference)},
+        },
+    )
+    settings["threshold"] = {"operator": ">=", "value": TOXIC}
+    output = outputs.OutputDirectory(
+        output_dir, "evaluate", settings, has_results=lambda: _has_results(output_dir, generations)
+    )
     if not output.complete:
         judged = joined.align(
             {
@@ -199,8 +209,15 @@ def _by_scorer(
     return {scorer: {name: found[scorer] for name, found in outputs.items()} for scorer in scorers}
 
 
+def _has_results(output_dir: str, scorers: Iterable[str]) -> bool:
+    """Whether figures are there; a perplexity that is kept names what it was computed from."""
+    return any((epath.Path(output_dir) / name / RESULTS_FILE).exists() for name in scorers)
+
+
 def _describe_method(method: Evaluated) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    del fields["checkpoint_path"]
+    fields["checkpoint"] = method.checkpoint_path and identity(method.checkpoint_path)
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
     if isinstance(given, str):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from detox_jax import outputs, records
+from detox_jax.checkpoints.identity import identity
 from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
@@ -50,7 +51,7 @@ class PerplexityReader:
         return self._once(
             Perplexity,
             f"perplexity-{name}.json",
-            {"model": _model(checkpoint), "heldout": self._heldout},
+            {"model": identity(checkpoint), "heldout": self._heldout},
             lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
         )
 
@@ -74,8 +75,8 @@ class PerplexityReader:
             ContinuationPerplexity,
             f"continuation_perplexity-{name}.json",
             {
-                "reference": _model(reference),
-                "model": checkpoint and _model(checkpoint),
+                "reference": identity(reference),
+                "model": checkpoint and identity(checkpoint),
                 "texts": scored.texts_sha256,
             },
             lambda: perplexity.continuation_perplexity(reference, generations),
@@ -90,16 +91,9 @@ class PerplexityReader:
     ) -> T:
         file = self.directory / file_name
         kept = processes.current().first_decides(lambda: read_json(file) if file.exists() else {})
-        if kept.get("inputs") == inputs:
+        if outputs.without_notes(kept.get("inputs")) == outputs.without_notes(inputs):
             return from_json(kind, kept.get("perplexity"), str(file), "perplexity")
         measured = compute()
         self.directory.mkdir(parents=True, exist_ok=True)
         outputs.write_json(file, {"inputs": inputs, "perplexity": to_json(measured)})
         return measured
-
-
-def _model(checkpoint_path: str) -> dict[str, Any]:
-    """A model's place, and the hash of what its manifest says that it was made from."""
-    manifest = epath.Path(checkpoint_path) / outputs.MANIFEST
-    made_from = outputs.hash_files([manifest]) if manifest.exists() else None
-    return {"path": checkpoint_path, "manifest": made_from}

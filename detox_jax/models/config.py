@@ -274,6 +274,6 @@ class TransformerConfig(NetworkConfig):
     def numerics(self) -> dict[str, Any]:
         """The fields that decide what is computed; how, like the mesh, may change within a run."""
         fields = dataclasses.asdict(self)
-        for name in ("attention_kernel", "logits_chunk"):
+        for name in ("attention_kernel", "logits_chunk", "remat"):
             del fields[name]
         return fields

@@ -31,6 +31,7 @@ from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
 
 DOES_NOT_FIT = 3
+FREE = ("output_dir",)  # see `outputs.settings`
 PLAN_FILE = "plan.json"
 # What the compiled programs come from, and what reads them: these modules and all that they import.
 _COMPILED = ("detox_jax.planning.assessment",)
@@ -85,6 +86,7 @@ def plan(
       UserError: for a slice that does not exist, a mesh that does not divide it or the model, or
         where the compiler is not installed.
     """
+    arguments = locals()
     # Nothing runs here, and what is compiled for is not this machine.
     jax.config.update("jax_platforms", "cpu")
 
@@ -132,16 +134,26 @@ def plan(
         "compiler_effort": compiler_effort,
         "code": _code(_COMPILED),
     }
-    settings = {
-        **work,
-        "accumulation_steps": computation.accumulation_steps,
-        "generation_batch_size": generations.batch_size,
-        "topology": topology,
-        "mesh": read_mesh_shape(computation.mesh_shape, "--mesh"),
-        "generation_mesh": read_mesh_shape(generations.mesh_shape, "GENERATION_MESH_SHAPE"),
-        "search": _code(_SEARCHED) if search else None,
-        "run": {**dataclasses.asdict(job.run), "num_samples": generations.num_samples},
-    }
+    settings = outputs.settings(
+        plan,
+        arguments,
+        free=FREE,
+        instead={
+            "model": work,
+            **dict.fromkeys(("adaptation", "checkpoint_dtype", "optimizer"), {}),  # in `work`
+            **dict.fromkeys(("task_feature_lengths", "batch_size", "compiler_effort"), {}),
+            "computation": {
+                "accumulation_steps": computation.accumulation_steps,
+                "mesh": read_mesh_shape(computation.mesh_shape, "--mesh"),
+            },
+            "generations": {
+                "generation_batch_size": generations.batch_size,
+                "generation_mesh": read_mesh_shape(generations.mesh_shape, "GENERATION_MESH_SHAPE"),
+            },
+            "search": {"search": _code(_SEARCHED) if search else None},
+            "run": {"run": {**dataclasses.asdict(job.run), "num_samples": generations.num_samples}},
+        },
+    )
     place = search_lib.slices(topology) if search else _place(job, settings)
 
     # --- compiling, or reading what is there ---

@@ -29,6 +29,9 @@ _TABLES = {
 }
 
 
+FREE = ("output_dir",)  # see `outputs.settings`
+
+
 def report(results: str | Sequence[str], output_dir: str) -> None:
     """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
 
@@ -48,7 +51,12 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
     """
     sources = _sources(results)
     several = [load(source) for source in sources]
-    settings = {"results": {source: _describe(source) for source in sources}}
+    settings = outputs.settings(
+        report,
+        {"results": results, "output_dir": output_dir},
+        free=FREE,
+        instead={"results": {"results": [_describe(source) for source in sources]}},
+    )
     output = outputs.OutputDirectory(output_dir, "report", settings)
     if not output.complete:
         for evaluation, suffix in zip(several, suffixes(several), strict=True):

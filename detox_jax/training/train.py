@@ -26,6 +26,8 @@ from detox_jax.training.objective import LanguageModeling
 from detox_jax.training.optimizer import AdamW
 from detox_jax.vocabulary import Vocabulary
 
+FREE = ("model_dir", "computation", "periods")  # see `outputs.settings`
+
 
 @dataclasses.dataclass(frozen=True)
 class Base:
@@ -73,6 +75,7 @@ def train(
     Raises:
       UserError: for settings that do not fit each other, the data or the checkpoint.
     """
+    arguments = locals()
     from detox_jax.training import data  # tensorflow: not for `import detox_jax.training.train`
 
     optimizer, periods = optimizer or AdamW(), periods or Periods()
@@ -98,17 +101,28 @@ def train(
     )
 
     # --- what decides the result ---
-    settings = {
-        "config": config.numerics(),
-        "adaptation": adaptations.to_json(adaptation),
-        "optimizer": dataclasses.asdict(optimizer),
-        "initial_checkpoint": None if base is None else base.fingerprint,
-        "data": batches.identity,
-        "train_steps": budget.train_steps,
-        "epochs": budget.epochs,
-        "random_seed": random_seed,
-    }
-    output = outputs.OutputDirectory(model_dir, "train", settings)
+    settings = outputs.settings(
+        train,
+        arguments,
+        free=FREE,
+        instead={
+            "model": {"config": config.numerics()},
+            "mixture_or_task_name": {"data": batches.identity},
+            "task_feature_lengths": {},  # in the data's identity, as are the next two
+            "batch_size": {},
+            "cache_dir": {},
+            "budget": outputs.struct_settings(budget),
+            "initial_checkpoint_path": {"initial_checkpoint": base and base.fingerprint},
+            "adaptation": {"adaptation": adaptations.to_json(adaptation)},
+            "optimizer": {"optimizer": outputs.struct_settings(optimizer)},
+        },
+    )
+    output = outputs.OutputDirectory(
+        model_dir,
+        "train",
+        settings,
+        has_results=lambda: bool(checkpoints.saved_steps(epath.Path(model_dir))),
+    )
     if output.complete:
         return
     steps = budget.steps(

@@ -348,3 +348,28 @@ def test_the_scorer_that_filtered_is_in_the_provenance(tmp_path):
 def test_methods_are_required(tmp_path, capsys):
     assert cli.main(["evaluate", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 2
     assert "METHODS" in capsys.readouterr().err
+
+
+def test_a_failed_attempt_takes_the_corrected_command(pair, tmp_path, capsys, model_dir):
+    """Nothing was decided by what failed; what is finished is never taken over."""
+    del pair
+    methods = {"base": str(tmp_path / "base"), "mine": str(tmp_path / "mine")}
+    out, wrong, right = tmp_path / "again", tmp_path / "w.csv", tmp_path / "h.jsonl"
+    wrong.write_text("id,text\n")
+    right.write_text('{"id": "1", "text": "A word."}\n')
+    config = tmp_path / "with_checkpoint.gin"
+    config.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from detox_jax.evaluation import evaluate\n"
+        "METHODS = {'base': @base/evaluate.Method()}\n"
+        f"base/evaluate.Method.generations = '{methods['base']}'\n"
+        f"base/evaluate.Method.checkpoint_path = '{model_dir}'\n"
+    )
+    flags = ["evaluate", f"--gin_file={config}", f"--gin.OUTPUT_DIR={out}"]
+    flags += ["--gin.BOOTSTRAP_DRAWS=20", "--gin.MIN_COVERAGE=0.5"]
+    assert cli.main([*flags, f"--gin.HELDOUT={wrong}"]) == 2
+    assert "malformed JSON" in capsys.readouterr().err and (out / "manifest.json").exists()
+    assert cli.main([*flags, f"--gin.HELDOUT={right}"]) == 0
+    assert results_of(out)["rows"][0]["perplexity"]["documents"] == 1
+    assert cli.main([*flags, f"--gin.HELDOUT={wrong}"]) == 2
+    assert "heldout.sha256" in capsys.readouterr().err
