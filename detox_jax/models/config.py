@@ -267,7 +267,7 @@ class TransformerConfig(NetworkConfig):
     def architecture(self) -> dict[str, Any]:
         """The fields that decide which checkpoints fit; the rest may change from run to run."""
         fields = self.numerics()
-        for name in ("dropout_rate", "dtype", "param_dtype", "remat", "init_std"):
+        for name in ("dropout_rate", "dtype", "param_dtype", "init_std"):
             del fields[name]
         return fields
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +32,8 @@ class EpochStream:
           identity: see above.
           if_empty: what to say where an epoch has no example.
         """
-        self.identity = identity
+        # As a checkpoint gives it back: JSON has no tuples.
+        self.identity = json.loads(json.dumps(identity))
         self._read_epoch = read_epoch
         self._seed = seed
         self._if_empty = if_empty

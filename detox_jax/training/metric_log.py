@@ -12,6 +12,7 @@ from detox_jax import outputs
 from detox_jax.parallel import processes
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
 
 
 class MetricLog:
@@ -37,7 +38,10 @@ class MetricLog:
         # clu imports tensorflow, which scoring and generation do without.
         from clu import metric_writers
 
-        self._writer = metric_writers.SummaryWriter(str(model_dir / "tensorboard"))
+        events = model_dir / TENSORBOARD_DIR
+        if resume_step == 0 and events.exists():  # Of a run that left no step, maybe of another.
+            events.rmtree()
+        self._writer = metric_writers.SummaryWriter(str(events))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Logs scalars of one step."""

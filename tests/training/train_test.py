@@ -157,12 +157,17 @@ def test_a_model_that_is_not_finite_is_not_saved(
     assert not json.loads((tmp_path / "m" / "manifest.json").read_text())["complete"]
 
 
-def test_a_learning_rate_at_which_training_diverges(flags, tmp_path, capsys):
-    flags = without(flags, "LEARNING_RATE")
-    extra = ["--gin.LEARNING_RATE=1e30", f"--gin.MODEL_DIR={tmp_path / 'm'}"]
-    assert cli.main([*flags, *extra]) == 2
+def test_a_learning_rate_at_which_training_diverges(flags, base, tmp_path, capsys):
+    """And the same directory takes a lower one, since no step of it is worth going on from."""
+    flags = [*without(flags, "LEARNING_RATE"), f"--gin.MODEL_DIR={tmp_path / 'm'}"]
+    assert cli.main([*flags, "--gin.LEARNING_RATE=1e30"]) == 2
     assert "training has diverged; no step is saved" in capsys.readouterr().err
     assert checkpoints.saved_steps(epath.Path(tmp_path / "m")) == []
+    assert cli.main([*flags, "--gin.LEARNING_RATE=1e-2"]) == 0
+    assert metrics(tmp_path / "m") == metrics(base)
+    assert len(list((tmp_path / "m" / "tensorboard").glob("events*"))) == 1
+    assert cli.main([*flags, "--gin.LEARNING_RATE=1e-3"]) == 2
+    assert "optimizer.learning_rate: 0.01 there, 0.001 now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["adapter", "lora", "prefix"])
