@@ -7,32 +7,28 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import inspect
 import json
 import math
 import re
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any, Protocol
 
 import gin
 from etils import epath
 
+from detox_jax import output_settings
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"
 CONFIG = "config.gin"
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
-SCHEMA_VERSION = 2
-_NOTE = "path"  # a key of settings that says where something was
 _APPEARS_WITHIN_S = 10.0
-_SEEDS = ("random_seed", "seed")
 _SHOWN = 100  # characters of a setting in an error
 SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 
@@ -97,85 +93,6 @@ def hash_files(files: Iterable[epath.Path]) -> str:
     return digest.hexdigest()
 
 
-def settings(
-    verb: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    *,
-    free: Collection[str],
-    instead: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """The settings of a verb's output: all of its arguments that are not named as free.
-
-    An argument that is forgotten thus decides, and at worst makes a run begin anew; named one by
-    one, a forgotten one would be silently reused.
-
-    Args:
-      verb: the function.
-      arguments: its arguments, `locals()` in its first line.
-      free: those that change where, how fast or how often, and never what is written.
-      instead: of arguments that JSON does not hold, or that name content by its place: the settings
-        that stand for them. Several arguments may stand in one; the others are then given `{}`.
-
-    Raises:
-      TypeError: for an argument that is neither JSON, nor a dataclass, nor in `instead`.
-      UserError: for a seed that is not one.
-    """
-    names = inspect.signature(verb).parameters
-    return _decided(verb.__name__, {name: arguments[name] for name in names}, free, instead or {})
-
-
-def struct_settings(
-    struct: Any,
-    *,
-    free: Collection[str] = (),
-    instead: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """The same of the fields of a dataclass, which a verb takes in place of many arguments."""
-    values = {field.name: getattr(struct, field.name) for field in dataclasses.fields(struct)}
-    return _decided(type(struct).__name__, values, free, instead or {})
-
-
-def _decided(
-    owner: str,
-    values: Mapping[str, Any],
-    free: Collection[str],
-    instead: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    if unknown := ({*free, *instead} - values.keys()) | (set(free) & instead.keys()):
-        raise TypeError(f"{owner}: {sorted(unknown)} are no arguments, or stand twice")
-    decided: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in _SEEDS:
-            _check_seed(value)
-        if name in instead:
-            decided |= instead[name]
-        elif name not in free:
-            decided[name] = describe(value, f"{owner}.{name}")
-    return decided
-
-
-def _check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UserError(
-            f"RANDOM_SEED is {seed!r}; give a whole number from 0 to {2**32 - 1}: JAX "
-            "would cut any other to 32 bits"
-        )
-
-
-def describe(value: Any, name: str) -> Any:
-    """A value as settings hold it: JSON as it is, a strategy by its class and its fields.
-
-    Raises:
-      TypeError: naming what is neither.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"method": type(value).__name__, **dataclasses.asdict(value)}
-    try:
-        return json.loads(json.dumps(value))
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}; say what stands for it in `instead`") from None
-
-
 def versions() -> dict[str, str]:
     """The versions that a manifest records."""
     packages = ("detox-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
@@ -197,10 +114,10 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
         manifest = None
     if not isinstance(manifest, dict) or not {"complete", "settings"} <= manifest.keys():
         raise UserError(f"{path}: not a manifest of detox-jax")
-    if (version := manifest.get("schema_version", 1)) > SCHEMA_VERSION:
+    if (version := manifest.get("schema_version", 1)) > output_settings.SCHEMA_VERSION:
         raise UserError(
-            f"{path}: of version {version}, this is version {SCHEMA_VERSION}; a later detox-jax "
-            "wrote it: install that"
+            f"{path}: of version {version}, this is version {output_settings.SCHEMA_VERSION}; a "
+            "later detox-jax wrote it: install that"
         )
     return manifest
 
@@ -224,7 +141,7 @@ class OutputDirectory:
     Args:
       directory: the place.
       verb: whose output it is.
-      settings: what decides it, see `settings`.
+      settings: what decides it, see `output_settings`.
       has_results: whether there is anything that other settings would have made otherwise; any file
         but the manifest and `config.gin` where None.
 
@@ -243,7 +160,7 @@ class OutputDirectory:
         self.path = epath.Path(directory)
         self._has_results = has_results or self._holds_files
         self._manifest = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": output_settings.SCHEMA_VERSION,
             "verb": verb,
             "complete": False,
             "settings": json.loads(json.dumps(settings, sort_keys=True)),
@@ -251,7 +168,7 @@ class OutputDirectory:
         }
         run = processes.current()
         run.agree(
-            {"settings": without_notes(self._manifest["settings"])},
+            {"settings": output_settings.without_notes(self._manifest["settings"])},
             "all processes need the same command and the same data",
         )
         self.complete, self._manifest = run.first_decides(lambda: self._open(verb))
@@ -307,7 +224,7 @@ class OutputDirectory:
             raise UserError(
                 f"{self.path}: holds the output of `{manifest['verb']}`; choose another"
             )
-        difference = _difference(manifest, self._manifest)
+        difference = output_settings.difference(manifest, self._manifest)
         if difference and not manifest["complete"] and not self._has_results():
             return False
         if difference:
@@ -356,46 +273,6 @@ def _short(value: Any) -> str:
 def removal(path: epath.Path) -> str:
     """The command that removes a directory."""
     return f"{'gcloud storage rm -r' if '://' in str(path) else 'rm -r'} {shlex.quote(str(path))}"
-
-
-def without_notes(value: Any) -> Any:
-    """Settings without what is not compared: where things were."""
-    if isinstance(value, Mapping):
-        return {key: without_notes(item) for key, item in value.items() if key != _NOTE}
-    return [without_notes(item) for item in value] if isinstance(value, list) else value
-
-
-def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first setting in which a manifest differs from that of this run."""
-    old, new = without_notes(there["settings"]), without_notes(now["settings"])
-    if there.get("schema_version") == 1:
-        old, new = _as_version_2(there["verb"], old, new)
-    return processes.first_difference(old, new)
-
-
-def _as_version_2(verb: str, old: Any, new: Any) -> tuple[Any, Any]:
-    """Settings of a run of version 1 and of this one, as far as version 1 knew them.
-
-    It listed what decides by hand, and named models by their places in `evaluate`, results in
-    `report`.
-    """
-    if verb == "report":  # Its order was that of the places.
-        old = {"results": sorted(old["results"].values(), key=json.dumps)}
-        new = {**new, "results": sorted(new["results"], key=json.dumps)}
-    if verb == "evaluate":
-        old = {name: value for name, value in old.items() if name != "reference"}
-        for method in old["methods"].values():
-            method.pop("checkpoint_path", None)
-    if verb == "train":
-        old["config"].pop("remat", None)
-    return old, _known(new, old)
-
-
-def _known(new: Any, old: Any) -> Any:
-    """`new` without the keys that `old` does not have."""
-    if not isinstance(new, dict) or not isinstance(old, dict):
-        return new
-    return {name: _known(new[name], old[name]) for name in new if name in old}
 
 
 def _appears(file: epath.Path) -> bool:

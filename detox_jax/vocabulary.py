@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
 
-from detox_jax import outputs, records, tokenizer_files
+from detox_jax import output_settings, outputs, records, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from detox_jax.tokenizer_files import TOKENIZER_FILE
@@ -21,7 +21,7 @@ from detox_jax.tokenizer_files import TOKENIZER_FILE
 PAD_ID = 0
 _SHIFT = 1
 _LINE_BREAK = "\n"
-FREE = ("output_dir",)  # of train_vocabulary, see `outputs.settings`
+FREE = ("output_dir",)  # of train_vocabulary, see `output_settings`
 
 
 class Vocabulary:
@@ -157,7 +157,7 @@ def train_vocabulary(documents: str, output_dir: str, vocab_size: int) -> None:
     Raises:
       UserError: if the documents cannot be read or the size is too small.
     """
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         train_vocabulary,
         locals(),
         free=FREE,

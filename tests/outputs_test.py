@@ -1,6 +1,5 @@
 """Output directories: resumed to the same bytes, refused to whoever they do not belong to."""
 
-import dataclasses
 import json
 import math
 
@@ -50,47 +49,6 @@ def test_damaged_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not a manifest"):
         outputs.OutputDirectory(str(tmp_path), "score", {})
-
-
-def _verb(input, output_dir, batch_size=8, seed=0, selection=None):
-    del input, output_dir, batch_size, seed, selection
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    fraction: float
-
-
-def _settings(free=("output_dir", "batch_size"), **arguments):
-    given = {"input": "a.jsonl", "output_dir": "o", "batch_size": 8, "seed": 0, "selection": None}
-    return outputs.settings(
-        _verb, {**given, **arguments}, free=free, instead={"input": {"input": {"sha256": "0"}}}
-    )
-
-
-def test_every_argument_decides_that_is_not_free():
-    assert _settings() == {"input": {"sha256": "0"}, "seed": 0, "selection": None}
-    assert _settings(batch_size=9) == _settings() != _settings(seed=1)
-    assert _settings(selection=Share(0.5))["selection"] == {"method": "Share", "fraction": 0.5}
-
-
-def test_an_argument_that_cannot_be_compared_is_a_mistake_of_the_programmer():
-    with pytest.raises(TypeError, match="_verb.selection: .*not JSON serializable; say what"):
-        _settings(selection=object())
-    with pytest.raises(TypeError, match=r"\['speed'\] are no arguments"):
-        _settings(free=("speed",))
-    with pytest.raises(TypeError, match=r"\['input'\] are no arguments, or stand twice"):
-        _settings(free=("input",))
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32, 2**32 + 5, 1.0, True, None])
-def test_a_seed_that_would_be_cut_is_refused(seed):
-    with pytest.raises(UserError, match="RANDOM_SEED is .*; give .* to 4294967295"):
-        _settings(seed=seed)
-
-
-def test_the_largest_seed_is_one():
-    assert _settings(seed=2**32 - 1)["seed"] == 2**32 - 1
 
 
 def test_other_settings_are_refused_by_name_with_what_to_remove(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import output_settings, outputs
 
 _STEPS_DIR = "checkpoints"  # of `model_dir`, which loads JAX
 
@@ -30,7 +30,7 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     model_dir = path.parent.parent if names_step else path
     if (model_dir / outputs.MANIFEST).exists():
         manifest = outputs.read_manifest(model_dir)
-        decided = [outputs.without_notes(manifest["settings"]), manifest.get("versions")]
+        decided = [output_settings.without_notes(manifest["settings"]), manifest.get("versions")]
         made_from = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
         step = int(path.name) if names_step else manifest.get("steps")
     elif model_dir.exists() and (model_dir / "model.json").exists():

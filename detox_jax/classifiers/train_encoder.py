@@ -19,7 +19,7 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from detox_jax import outputs
+from detox_jax import output_settings, outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers import encoder_card, encoder_export
 from detox_jax.classifiers.classifier import ClassifierScorer
@@ -139,13 +139,13 @@ class EncoderRecipe:
         """What decides the classifier."""
         strategies = {"start": self.start, "optimizer": self.optimizer, "loss": self.loss}
         described_as = {name: {name: dataclasses.asdict(x)} for name, x in strategies.items()}
-        return outputs.struct_settings(
+        return output_settings.of_struct(
             self,
             free=("computation", "periods"),
             instead={
                 **described_as,
                 "task": {"data": described},
-                "budget": outputs.struct_settings(self.budget),
+                "budget": output_settings.of_struct(self.budget),
             },
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import outputs, records
+from detox_jax import output_settings, outputs, records
 from detox_jax.comparison import agreement, drawing, rankings, tables
 from detox_jax.comparison.comparison import Comparison, Pair, Provenance
 from detox_jax.errors import UserError
@@ -25,7 +25,7 @@ from detox_jax.report import figures
 COMPARISON_FILE = "comparison.json"
 
 
-FREE = ("output_dir",)  # see `outputs.settings`
+FREE = ("output_dir",)  # see `output_settings`
 
 
 def compare(
@@ -57,7 +57,7 @@ def compare(
         scorer: {name: records.describe_input(path) for name, path in paths.items()}
         for scorer, paths in sources.items()
     }
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         compare, arguments, free=FREE, instead={"scores": {"scores": described}}
     )
     output = outputs.OutputDirectory(output_dir, "compare", settings)

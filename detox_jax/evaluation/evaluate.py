@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import output_settings, outputs, records
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
 from detox_jax.evaluation import (
@@ -47,7 +47,7 @@ from detox_jax.records import TOXIC
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
 
-# See `outputs.settings`.
+# See `output_settings`.
 FREE = ("output_dir", "batch_size", "power", "command")
 
 
@@ -119,7 +119,7 @@ def evaluate(
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
     generations = _by_scorer({name: method.generations for name, method in named.items()})
     filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         evaluate,
         arguments,
         free=FREE,

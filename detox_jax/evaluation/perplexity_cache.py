@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import output_settings, outputs, records
 from detox_jax.checkpoints.identity import identity
 from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
@@ -91,7 +91,9 @@ class PerplexityReader:
     ) -> T:
         file = self.directory / file_name
         kept = processes.current().first_decides(lambda: read_json(file) if file.exists() else {})
-        if outputs.without_notes(kept.get("inputs")) == outputs.without_notes(inputs):
+        if output_settings.without_notes(kept.get("inputs")) == output_settings.without_notes(
+            inputs
+        ):
             return from_json(kind, kept.get("perplexity"), str(file), "perplexity")
         measured = compute()
         self.directory.mkdir(parents=True, exist_ok=True)

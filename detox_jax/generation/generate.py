@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from detox_jax import outputs, records, terminal
+from detox_jax import output_settings, outputs, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import (
@@ -66,7 +66,7 @@ def generate(
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
 
     # --- what is asked for -------------------------------------------------------------------
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         generate,
         arguments,
         free=FREE,
@@ -75,7 +75,7 @@ def generate(
                 "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
             },
             "prompts": {"prompts": prompts.describe()},
-            "decoding": outputs.struct_settings(
+            "decoding": output_settings.of_struct(
                 decoding,
                 free=("batch_size",),
                 instead={"dtype": {"dtype": loaded.module.config.dtype}},

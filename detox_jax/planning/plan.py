@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import outputs
+from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
@@ -31,7 +31,7 @@ from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
 
 DOES_NOT_FIT = 3
-FREE = ("output_dir",)  # see `outputs.settings`
+FREE = ("output_dir",)  # see `output_settings`
 PLAN_FILE = "plan.json"
 # What the compiled programs come from, and what reads them: these modules and all that they import.
 _COMPILED = ("detox_jax.planning.assessment",)
@@ -134,7 +134,7 @@ def plan(
         "compiler_effort": compiler_effort,
         "code": _code(_COMPILED),
     }
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         plan,
         arguments,
         free=FREE,

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import output_settings, outputs, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation.results_files import (
     Evaluation,
@@ -29,7 +29,7 @@ _TABLES = {
 }
 
 
-FREE = ("output_dir",)  # see `outputs.settings`
+FREE = ("output_dir",)  # see `output_settings`
 
 
 def report(results: str | Sequence[str], output_dir: str) -> None:
@@ -51,7 +51,7 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
     """
     sources = _sources(results)
     several = [load(source) for source in sources]
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         report,
         {"results": results, "output_dir": output_dir},
         free=FREE,

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from detox_jax import outputs, records
+from detox_jax import output_settings, outputs, records
 from detox_jax.errors import UserError
 
 SHARD_NAME = "documents"
-FREE = ("output_dir",)  # see `outputs.settings`
+FREE = ("output_dir",)  # see `output_settings`
 _SHARD_SIZE = 10_000
 
 
@@ -134,13 +134,13 @@ def filter(
     arguments = locals()
     selection = selection or LeastToxic()
     size = None if size_of is None else records.describe_input(size_of)
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         filter,
         arguments,
         free=FREE,
         instead={
             "input": {"input": records.describe_input(input)},
-            "selection": {"selection": outputs.describe(selection, "filter.selection")},
+            "selection": {"selection": output_settings.describe(selection, "filter.selection")},
             "size_of": {"size_of": size},
         },
     )

@@ -6,13 +6,13 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 
-from detox_jax import outputs, records, terminal
+from detox_jax import output_settings, outputs, records, terminal
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.toxicity import scorer as scorers
 
 SHARD_NAME = "scored"
-FREE = ("output_dir", "check_only")  # see `outputs.settings`
+FREE = ("output_dir", "check_only")  # see `output_settings`
 _RECORDS_AT_ONCE = 500
 
 
@@ -47,7 +47,7 @@ def score(
 
 def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     files = records.resolve_files(input)
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         score,
         {"input": input, "output_dir": output_dir, "scorer": scorer, "check_only": False},
         free=FREE,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, sparse
 
-from detox_jax import outputs
+from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.records import TOXIC
 from detox_jax.toxicity import labelled, ngram, quality
@@ -58,7 +58,7 @@ class NgramRecipe:
             )
         examples = labelled.read_examples(Path(path))
         sentences = labelled.read_identity_sentences(Path(path))
-        settings = outputs.struct_settings(
+        settings = output_settings.of_struct(
             self, instead={"data_dir": {"data": _describe(examples)}}
         )
         output = outputs.OutputDirectory(output_dir, "train_scorer", settings)

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import outputs
+from detox_jax import output_settings, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -26,7 +26,7 @@ from detox_jax.training.objective import LanguageModeling
 from detox_jax.training.optimizer import AdamW
 from detox_jax.vocabulary import Vocabulary
 
-FREE = ("model_dir", "computation", "periods")  # see `outputs.settings`
+FREE = ("model_dir", "computation", "periods")  # see `output_settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def train(
     )
 
     # --- what decides the result ---
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         train,
         arguments,
         free=FREE,
@@ -111,10 +111,10 @@ def train(
             "task_feature_lengths": {},  # in the data's identity, as are the next two
             "batch_size": {},
             "cache_dir": {},
-            "budget": outputs.struct_settings(budget),
+            "budget": output_settings.of_struct(budget),
             "initial_checkpoint_path": {"initial_checkpoint": base and base.fingerprint},
             "adaptation": {"adaptation": adaptations.to_json(adaptation)},
-            "optimizer": {"optimizer": outputs.struct_settings(optimizer)},
+            "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
         },
     )
     output = outputs.OutputDirectory(

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import outputs, records, tokenizer_files
+from detox_jax import output_settings, outputs, records, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy
@@ -30,7 +30,7 @@ from detox_jax.zero_shot.harness_model import added_tokens
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 
 ACCURACIES_FILE = "accuracies.json"
-FREE = ("output_dir", "batch_size", "mesh_shape")  # see `outputs.settings`
+FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def choices(
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     split_of = {name: next(iter(task.splits)) for name, task in found.items()}
     described = {n: data.describe_source(task, split_of[n]) for n, task in found.items()}
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         choices,
         arguments,
         free=FREE,

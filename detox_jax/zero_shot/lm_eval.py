@@ -18,7 +18,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import outputs
+from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, import_harness
@@ -26,7 +26,7 @@ from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, impor
 __all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]
 
 FIGURES_FILE = "lm_eval.json"
-FREE = ("output_dir", "batch_size", "mesh_shape")  # see `outputs.settings`
+FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -98,7 +98,7 @@ def lm_eval(
             dtype=dtype,
             mesh_shape=mesh_shape,
         )
-    settings = outputs.settings(
+    settings = output_settings.of_verb(
         lm_eval,
         arguments,
         free=FREE,

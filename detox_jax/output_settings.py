@@ -1,0 +1,144 @@
+"""What decides an output: the settings that a manifest records and a rerun compares.
+
+All of a verb's arguments decide, but for those that it names as free; content counts, not its
+place. A `path` in settings says where something was: a note, not compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from detox_jax.errors import UserError
+from detox_jax.parallel import processes
+
+SCHEMA_VERSION = 2
+_NOTE = "path"
+_SEEDS = ("random_seed", "seed")
+
+
+def of_verb(
+    verb: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    free: Collection[str],
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The settings of a verb's output: all of its arguments that are not named as free.
+
+    An argument that is forgotten thus decides, and at worst makes a run begin anew; named one by
+    one, a forgotten one would be silently reused.
+
+    Args:
+      verb: the function.
+      arguments: its arguments, `locals()` in its first line.
+      free: those that change where, how fast or how often, and never what is written.
+      instead: of arguments that JSON does not hold, or that name content by its place: the settings
+        that stand for them. Several arguments may stand in one; the others are then given `{}`.
+
+    Raises:
+      TypeError: for an argument that is neither JSON, nor a dataclass, nor in `instead`.
+      UserError: for a seed that is not one.
+    """
+    names = inspect.signature(verb).parameters
+    return _decided(verb.__name__, {name: arguments[name] for name in names}, free, instead or {})
+
+
+def of_struct(
+    struct: Any,
+    *,
+    free: Collection[str] = (),
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The same of the fields of a dataclass, which a verb takes in place of many arguments."""
+    values = {field.name: getattr(struct, field.name) for field in dataclasses.fields(struct)}
+    return _decided(type(struct).__name__, values, free, instead or {})
+
+
+def _decided(
+    owner: str,
+    values: Mapping[str, Any],
+    free: Collection[str],
+    instead: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    if unknown := ({*free, *instead} - values.keys()) | (set(free) & instead.keys()):
+        raise TypeError(f"{owner}: {sorted(unknown)} are no arguments, or stand twice")
+    decided: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in _SEEDS:
+            _check_seed(value)
+        if name in instead:
+            decided |= instead[name]
+        elif name not in free:
+            decided[name] = describe(value, f"{owner}.{name}")
+    return decided
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(
+            f"RANDOM_SEED is {seed!r}; give a whole number from 0 to {2**32 - 1}: JAX "
+            "would cut any other to 32 bits"
+        )
+
+
+def describe(value: Any, name: str) -> Any:
+    """A value as settings hold it: JSON as it is, a strategy by its class and its fields.
+
+    Raises:
+      TypeError: naming what is neither.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"method": type(value).__name__, **dataclasses.asdict(value)}
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; say what stands for it in `instead`") from None
+
+
+def without_notes(value: Any) -> Any:
+    """Settings without what is not compared: where things were."""
+    if isinstance(value, Mapping):
+        return {key: without_notes(item) for key, item in value.items() if key != _NOTE}
+    return [without_notes(item) for item in value] if isinstance(value, list) else value
+
+
+def agree(there: Any, now: Any) -> bool:
+    """Whether two settings are the same, wherever things were."""
+    return without_notes(there) == without_notes(now)
+
+
+def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting in which a manifest differs from that of this run."""
+    old, new = without_notes(there["settings"]), without_notes(now["settings"])
+    if there.get("schema_version") == 1:
+        old, new = _as_version_2(there["verb"], old, new)
+    return processes.first_difference(old, new)
+
+
+def _as_version_2(verb: str, old: Any, new: Any) -> tuple[Any, Any]:
+    """Settings of a run of version 1 and of this one, as far as version 1 knew them.
+
+    It listed what decides by hand, and named models by their places in `evaluate`, results in
+    `report`.
+    """
+    if verb == "report":  # Its order was that of the places.
+        old = {"results": sorted(old["results"].values(), key=json.dumps)}
+        new = {**new, "results": sorted(new["results"], key=json.dumps)}
+    if verb == "evaluate":
+        old = {name: value for name, value in old.items() if name != "reference"}
+        for method in old["methods"].values():
+            method.pop("checkpoint_path", None)
+    if verb == "train":
+        old["config"].pop("remat", None)
+    return old, _known(new, old)
+
+
+def _known(new: Any, old: Any) -> Any:
+    """`new` without the keys that `old` does not have."""
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        return new
+    return {name: _known(new[name], old[name]) for name in new if name in old}

@@ -1,0 +1,65 @@
+"""Which settings decide an output, and what is no setting at all."""
+
+import dataclasses
+
+import pytest
+
+from detox_jax import output_settings
+from detox_jax.errors import UserError
+
+
+def _verb(input, output_dir, batch_size=8, seed=0, selection=None):
+    del input, output_dir, batch_size, seed, selection
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    fraction: float
+
+
+def _settings(free=("output_dir", "batch_size"), **arguments):
+    given = {"input": "a.jsonl", "output_dir": "o", "batch_size": 8, "seed": 0, "selection": None}
+    return output_settings.of_verb(
+        _verb, {**given, **arguments}, free=free, instead={"input": {"input": {"sha256": "0"}}}
+    )
+
+
+def test_every_argument_decides_that_is_not_free():
+    assert _settings() == {"input": {"sha256": "0"}, "seed": 0, "selection": None}
+    assert _settings(batch_size=9) == _settings() != _settings(seed=1)
+    assert _settings(selection=Share(0.5))["selection"] == {"method": "Share", "fraction": 0.5}
+
+
+def test_an_argument_that_cannot_be_compared_is_a_mistake_of_the_programmer():
+    with pytest.raises(TypeError, match="_verb.selection: .*not JSON serializable; say what"):
+        _settings(selection=object())
+    with pytest.raises(TypeError, match=r"\['speed'\] are no arguments"):
+        _settings(free=("speed",))
+    with pytest.raises(TypeError, match=r"\['input'\] are no arguments, or stand twice"):
+        _settings(free=("input",))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**32 + 5, 1.0, True, None])
+def test_a_seed_that_would_be_cut_is_refused(seed):
+    with pytest.raises(UserError, match="RANDOM_SEED is .*; give .* to 4294967295"):
+        _settings(seed=seed)
+
+
+def test_the_largest_seed_is_one():
+    assert _settings(seed=2**32 - 1)["seed"] == 2**32 - 1
+
+
+def test_a_struct_decides_by_its_fields():
+    assert output_settings.of_struct(Share(0.5)) == {"fraction": 0.5}
+    assert output_settings.of_struct(Share(0.5), free=("fraction",)) == {}
+    assert output_settings.of_struct(Share(0.5), instead={"fraction": {"half": True}}) == {
+        "half": True
+    }
+    with pytest.raises(TypeError, match=r"Share: \['share'\] are no arguments"):
+        output_settings.of_struct(Share(0.5), free=("share",))
+
+
+def test_places_do_not_make_settings_differ():
+    here, there = {"in": [{"path": "a", "sha256": 1}]}, {"in": [{"path": "b", "sha256": 1}]}
+    assert output_settings.agree(here, there)
+    assert not output_settings.agree(here, {"in": [{"path": "a", "sha256": 2}]})
