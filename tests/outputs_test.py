@@ -41,6 +41,35 @@ def test_an_output_directory_of_another_verb_or_of_nobody_is_refused(tmp_path):
         outputs.OutputDirectory(str(tmp_path / "p"), "filter", {})
 
 
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({"seed": 2}, "seed: 1 there, 2 now"),
+        ({"sampling": {"method": "TopP", "p": 0.8}}, "sampling.p: 0.9 there, 0.8 now"),
+        ({"sampling": None}, "sampling: {'method': 'TopP', 'p': 0.9} there, None now"),
+        ({"dtype": "bfloat16"}, "dtype: None there, 'bfloat16' now"),
+    ],
+)
+def test_other_settings_are_refused_with_their_name_and_both_values(
+    tmp_path, now, message, finished
+):
+    settings = {"seed": 1, "sampling": {"method": "TopP", "p": 0.9}}
+    output = outputs.OutputDirectory(str(tmp_path), "generate", settings)
+    if finished:
+        output.finish()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError) as error:
+        outputs.OutputDirectory(str(tmp_path), "generate", {**settings, **now})
+    assert str(error.value) == (
+        f"{tmp_path}: holds output made with other settings ({message}); choose another directory "
+        "or delete it"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    same = dict(reversed(settings.items()))  # The order of the settings is not one.
+    assert outputs.OutputDirectory(str(tmp_path), "generate", same).complete == finished
+
+
 def test_damaged_manifest(tmp_path):
     outputs.OutputDirectory(str(tmp_path), "score", {})
     (tmp_path / "manifest.json").write_text("{")
