@@ -36,7 +36,7 @@ def test_what_a_manifest_says():
     ("change", "message"),
     [
         ({"max_new_tokens": 10}, "'mine' was generated with max_new_tokens 10, 'base' with 20"),
-        ({"sampling": GREEDY}, "sampling .*Greedy.*; .* own_decoding = "),
+        ({"sampling": GREEDY}, "sampling .*Greedy.*own_decoding = "),
         ({"start_with_end_of_text": False}, "start_with_end_of_text False, 'base' with True"),
     ],
 )
