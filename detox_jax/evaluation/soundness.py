@@ -30,18 +30,20 @@ def spoiled(row: Row, base: Row | None) -> tuple[str, ...]:
     """
     if base is None:
         empty = row.quality.empty_fraction
-        return (f"{empty:.1%} of its continuations are empty",) if empty > MOSTLY_EMPTY else ()
+        return (
+            (f"{_percent(empty)} of its continuations are empty",) if empty > MOSTLY_EMPTY else ()
+        )
     here, there = row.quality, base.quality
     reasons = []
     if here.empty_fraction > there.empty_fraction + EMPTY_MARGIN:
         reasons.append(
-            f"{here.empty_fraction:.1%} of its continuations are empty, "
-            f"{there.empty_fraction:.1%} of {base.method}'s"
+            f"{_percent(here.empty_fraction)} of its continuations are empty, "
+            f"{_percent(there.empty_fraction)} of {base.method}'s"
         )
     if here.degenerate_fraction > there.degenerate_fraction + LOOPING_MARGIN:
         reasons.append(
-            f"{here.degenerate_fraction:.1%} of its continuations loop, "
-            f"{there.degenerate_fraction:.1%} of {base.method}'s"
+            f"{_percent(here.degenerate_fraction)} of its continuations loop, "
+            f"{_percent(there.degenerate_fraction)} of {base.method}'s"
         )
     if here.mean_words < LEAST_LENGTH * there.mean_words:
         reasons.append(
@@ -64,3 +66,7 @@ def judged(rows: Sequence[Row], baseline: str) -> tuple[Row, ...]:
         )
         for row in rows
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -281,7 +281,7 @@ MISTAKES = {
         {"base": "base", "mine": "unscored"},
         "all scores are missing; run",
     ),
-    "too few scores": ({"base": "base", "mine": "sparse"}, "only 33.3% of its continuations"),
+    "too few scores": ({"base": "base", "mine": "sparse"}, "only 33.3 % of its continuations"),
     "no continuation": ({"base": "base", "mine": "silent"}, "holds no continuation"),
     "missing directory": ({"base": "base", "mine": "nowhere"}, "nowhere: no such file"),
     "empty file": ({"base": "base", "mine": "empty.jsonl"}, "empty.jsonl: empty"),
@@ -459,10 +459,10 @@ def test_a_model_that_writes_nothing_is_no_success(tmp_path, capsys):
     rows = {row["method"]: row for row in results_of(tmp_path / "out")["rows"]}
     assert rows["base"]["spoiled"] == []
     assert rows["silent"]["spoiled"] == [
-        "100.0% of its continuations are empty, 0.0% of base's",
+        "100.0 % of its continuations are empty, 0.0 % of base's",
         "it writes 0.0 words a continuation, base 4.0",
     ]
-    assert "silent on the full prompts: 100.0% of its" in capsys.readouterr().out
+    assert "silent on the full prompts: 100.0 % of its" in capsys.readouterr().out
 
 
 def test_how_the_texts_were_generated_is_compared(tmp_path, capsys):

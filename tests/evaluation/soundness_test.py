@@ -19,9 +19,9 @@ def row_with(**quality):
 @pytest.mark.parametrize(
     ("quality", "reason"),
     [
-        ({"empty_fraction": 1.0}, "100.0% of its continuations are empty, 0.1% of base's"),
-        ({"empty_fraction": 0.052}, "5.2% of its continuations are empty, 0.1% of base's"),
-        ({"degenerate_fraction": 0.3}, "30.0% of its continuations loop, 1.2% of base's"),
+        ({"empty_fraction": 1.0}, "100.0 % of its continuations are empty, 0.1 % of base's"),
+        ({"empty_fraction": 0.052}, "5.2 % of its continuations are empty, 0.1 % of base's"),
+        ({"degenerate_fraction": 0.3}, "30.0 % of its continuations loop, 1.2 % of base's"),
         ({"mean_words": 12.1}, "it writes 12.1 words a continuation, base 15.2"),
         (
             {"perplexity": dataclasses.replace(BASE.quality.perplexity, value=math.inf)},
@@ -56,4 +56,4 @@ def test_every_row_is_judged_beside_the_base_of_its_split():
 
 def test_a_baseline_that_is_mostly_empty_is_spoiled_by_itself():
     (row,) = soundness.judged([row_with(empty_fraction=0.6)], "mine")
-    assert row.spoiled == ("60.0% of its continuations are empty",)
+    assert row.spoiled == ("60.0 % of its continuations are empty",)

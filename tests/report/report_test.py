@@ -339,11 +339,11 @@ def test_n_k_and_the_share_of_empties_stand_beside_every_maximum(written):
 
 def test_a_spoiled_row_is_marked_and_said_to_be_no_success(tmp_path):
     markdown, latex = tables_of(
-        tmp_path, changed_adapter(spoiled=("90.0% of its texts are empty",))
+        tmp_path, changed_adapter(spoiled=("90.0 % of its texts are empty",))
     )
     line = line_of(markdown, "adapter §")
     assert " *" not in line and " *" in line_of(markdown, "SGEAT (standard)")
-    assert "§ adapter: 90.0% of its texts are empty; its toxicity is no success." in markdown
+    assert "§ adapter: 90.0 % of its texts are empty; its toxicity is no success." in markdown
     assert r"adapter \S{}" in latex
     page = read(tmp_path / "report", "report.html")
     assert "§: no success, as the table" in page
