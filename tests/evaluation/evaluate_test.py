@@ -281,7 +281,7 @@ MISTAKES = {
         {"base": "base", "mine": "unscored"},
         "all scores are missing; run",
     ),
-    "too few scores": ({"base": "base", "mine": "sparse"}, "only 33.3 % of its continuations"),
+    "too few scores": ({"base": "base", "mine": "sparse"}, "only 33.3% of its continuations"),
     "no continuation": ({"base": "base", "mine": "silent"}, "holds no continuation"),
     "missing directory": ({"base": "base", "mine": "nowhere"}, "nowhere: no such file"),
     "empty file": ({"base": "base", "mine": "empty.jsonl"}, "empty.jsonl: empty"),
