@@ -25,6 +25,7 @@ from detox_jax.interop import hub
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
 from detox_jax.toxicity.scorer import prepare
+from detox_jax.vocabulary import ID_SHIFT
 
 VERSION = 1
 RELIABILITY_FILE = "reliability.json"
@@ -32,7 +33,6 @@ RELIABILITY_FILE = "reliability.json"
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Batches of longer texts have fewer rows, so that their attention scores fit beside each other.
 _FULL_BATCH_LENGTH = 128
-_SHIFT = 1  # This package's ids start behind padding.
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -92,7 +92,7 @@ class ClassifierScorer:
         self.reliability = _read_reliability(directory, self.label)
         config = found.config
         self._tokenizer = ClassifierTokenizer(
-            directory, config.vocab_size - _SHIFT, config.max_length, max_length
+            directory, config.vocab_size - ID_SHIFT, config.max_length, max_length
         )
         self.max_length = self._tokenizer.max_length
         self._mesh = meshes.create_mesh(mesh_shape)
@@ -145,7 +145,7 @@ class ClassifierScorer:
             size = min(most, _round_up(1 << (len(rows) - 1).bit_length(), self._shards))
             tokens_BL = np.zeros((size, length), np.int32)
             for row, i in enumerate(rows):
-                tokens_BL[row, : len(ids[i])] = np.asarray(ids[i], np.int32) + _SHIFT
+                tokens_BL[row, : len(ids[i])] = np.asarray(ids[i], np.int32) + ID_SHIFT
             yield rows, tokens_BL
 
     def _padded_length(self, length: int) -> int:

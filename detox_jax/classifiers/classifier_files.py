@@ -18,6 +18,7 @@ from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -60,7 +61,7 @@ class Classifier:
         shapes = meshes.param_shapes(Encoder(self.config))
         tensors = {
             name: tensor
-            for name, tensor in self.family.tensors(self.config.vocab_size - 1).items()
+            for name, tensor in self.family.tensors(self.config.vocab_size - ID_SHIFT).items()
             if tensor.paths[0] in shapes
         }
         covered = [path for tensor in tensors.values() for path in tensor.paths]

@@ -16,6 +16,7 @@ from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 _LABEL_FIELDS = ("num_labels", "_num_labels", "torch_dtype", "finetuning_task")
 
@@ -25,7 +26,7 @@ def bert_fields(config: EncoderConfig) -> dict[str, Any]:
     assert config.activation == "gelu_exact" and config.head_activation == "tanh"
     return {
         "model_type": "bert",
-        "vocab_size": config.vocab_size - 1,
+        "vocab_size": config.vocab_size - ID_SHIFT,
         "hidden_size": config.emb_dim,
         "num_attention_heads": config.num_heads,
         "num_hidden_layers": config.num_layers,
@@ -60,7 +61,7 @@ def write(
     shapes = meshes.param_shapes(Encoder(config))
     lines = {
         name: tensor
-        for name, tensor in family.tensors(config.vocab_size - 1).items()
+        for name, tensor in family.tensors(config.vocab_size - ID_SHIFT).items()
         if tensor.paths[0] in shapes
     }
     mapped = MappedTensors(lines, shapes, config.num_layers)

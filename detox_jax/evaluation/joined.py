@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import outputs, records
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Reliability
 from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
@@ -83,16 +83,13 @@ def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -
 
 def _scorer_of(generations: str) -> tuple[Scorer, Mapping[str, Any] | None]:
     """The scorer that the manifest of `score` names, and what it says of its reliability."""
-    directory = records.resolve_files(generations)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
-        return UNKNOWN_SCORER, None
-    manifest, where = outputs.read_manifest(directory), str(directory / outputs.MANIFEST)
+    path, manifest = records.manifest_of(generations) or ("", {})
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
-        from_json(Reliability, reliability, where, "scorer_reliability")
+        from_json(Reliability, reliability, str(path), "scorer_reliability")
     if not scorer:
         return UNKNOWN_SCORER, reliability
-    return from_json(Scorer, scorer, where, "scorer"), reliability
+    return from_json(Scorer, scorer, str(path), "scorer"), reliability
 
 
 def join(methods: Mapping[str, Scored], baseline: str, min_coverage: float) -> dict[str, Scored]:

@@ -15,14 +15,14 @@ from etils import epath
 from detox_jax import outputs, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.interop import huggingface, model_card, t5x_checkpoints
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 _SCRATCH = ".scratch"
@@ -149,8 +149,9 @@ def import_model(
     vocabulary = Vocabulary.load(str(directory))
     if vocabulary.vocab_size > source.config.vocab_size:
         raise UserError(
-            f"{directory}: its tokenizer has {vocabulary.vocab_size - 1} tokens, but its embedding "
-            f"has {source.config.vocab_size - 1} rows; the two belong to different models"
+            f"{directory}: its tokenizer has {vocabulary.vocab_size - ID_SHIFT} tokens, but its "
+            f"embedding has {source.config.vocab_size - ID_SHIFT} rows; the two belong to "
+            "different models"
         )
     weights = outputs.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
     settings = {
@@ -168,7 +169,7 @@ def import_model(
         del arrays
         scratch.rmtree()
         origin = huggingface.origin(source, settings["source"])
-        outputs.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
+        outputs.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory))
         count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
@@ -263,7 +264,7 @@ def _open_export(source: str, dtype: str | None) -> _Export:
     dtype = dtype or (recorded["dtype"] if recorded else "float32")
     if dtype not in _EXPORT_DTYPES:
         raise UserError(f"DTYPE is {dtype!r}; one of {', '.join(_EXPORT_DTYPES)}")
-    vocabulary = Vocabulary.load(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR))
+    vocabulary = Vocabulary.load(str(checkpoint.model_dir / places.VOCABULARY_DIR))
     return _Export(checkpoint, recorded, vocabulary, dtype)
 
 
@@ -295,7 +296,7 @@ def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -
         config, family, export.recorded, export.dtype, export.vocabulary
     )
     huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
-    _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
+    _module("tokenizers").export(checkpoint.model_dir / places.VOCABULARY_DIR, directory)
 
 
 def export_t5x(source: str, to_t5x: str) -> None:

@@ -17,8 +17,7 @@ import numpy as np
 from etils import epath
 
 from detox_jax import outputs
-from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
@@ -28,7 +27,7 @@ from detox_jax.interop.family import Family, Map
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
 from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, foreign_names, layer_shapes
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 # By `model_type`. An export is of the first family that holds a model exactly, so the plainer come
 # first.
@@ -110,7 +109,7 @@ def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     shapes = streamed.shapes_of(config)
     tensors = {
         name: tensor
-        for name, tensor in family.tensors(config.vocab_size - 1).items()
+        for name, tensor in family.tensors(config.vocab_size - ID_SHIFT).items()
         if tensor.paths[0] in shapes
     }
     covered = [path for tensor in tensors.values() for path in tensor.paths]
@@ -186,7 +185,7 @@ def origin(source: Source, provenance: dict[str, Any]) -> dict[str, Any]:
 def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What the import recorded of this model or of its base; None for one trained here."""
     root = checkpoint.base or checkpoint
-    file = root.model_dir / checkpoints.ORIGIN_FILE
+    file = root.model_dir / places.ORIGIN_FILE
     return json.loads(file.read_text()) if file.exists() else None
 
 
@@ -249,8 +248,8 @@ def config_fields(
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.write(config),
-        "bos_token_id": vocabulary.bos_id - 1,
-        "eos_token_id": vocabulary.eos_id - 1,
+        "bos_token_id": vocabulary.bos_id - ID_SHIFT,
+        "eos_token_id": vocabulary.eos_id - ID_SHIFT,
         "dtype": dtype,
     }
 

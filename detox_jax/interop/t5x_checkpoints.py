@@ -18,7 +18,7 @@ from flax import traverse_util
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
@@ -65,7 +65,7 @@ class Description:
             opened = streamed.Checkpoint.open(base)
             if opened.spec.adaptation is not None:
                 raise UserError(f"{base}: is itself an adaptation; give its base as BASE")
-            directory = str(opened.model_dir / checkpoints.VOCABULARY_DIR)
+            directory = str(opened.model_dir / places.VOCABULARY_DIR)
             return cls(opened.spec.config, Vocabulary.load(directory), adaptation, opened)
         if adaptation is not None:
             raise UserError("ADAPTATION has a base; set BASE to the model it was trained on")

@@ -23,6 +23,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.continuation import Continuer, Settings
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from detox_jax.vocabulary import ID_SHIFT
 from detox_jax.zero_shot import chat
 from detox_jax.zero_shot.likelihood import LikelihoodReader
 
@@ -114,7 +115,7 @@ class HarnessModel:
         before, after = added_tokens(files)
         if add_bos is not None:
             before = [files.bos] if add_bos else []
-        self._before, self._after = ([i + 1 for i in ids] for ids in (before, after))
+        self._before, self._after = ([i + ID_SHIFT for i in ids] for ids in (before, after))
         self._loaded = loaded
         self._reader = LikelihoodReader(
             loaded.module, loaded.params, mesh, batch_size, self.max_length
