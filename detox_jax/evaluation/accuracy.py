@@ -178,7 +178,8 @@ def print_table(results: Results) -> None:
     for metric in results.accuracies:
         table.add_column(display_name(metric))
     for row in rows:
-        table.add_row(row.method, *(_cell(row.estimate(metric)) for metric in results.accuracies))
+        estimates = (row.estimate(metric) for metric in results.accuracies)
+        table.add_row(row.method, *(estimate.text(absent="") for estimate in estimates))
     Console(width=160).print(table)
 
 
@@ -186,9 +187,3 @@ def display_name(metric: Accuracy) -> str:
     """How a table heads the column of an accuracy."""
     name = metric.task if isinstance(metric, TaskAccuracy) else metric
     return _DISPLAYED.get(name, name)
-
-
-def _cell(accuracy: Interval) -> str:
-    if not accuracy.is_measured:
-        return ""
-    return f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"

@@ -8,7 +8,8 @@ from rich.table import Table
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
-from detox_jax.evaluation.statistics import Interval
+
+_NO_SCORES = "no scores"
 
 
 def print_table(results: Results) -> None:
@@ -22,9 +23,9 @@ def print_table(results: Results) -> None:
         table.add_row(
             row.split,
             row.method,
-            _show(row.toxicity.expected_maximum_toxicity),
-            _show(row.toxicity.toxicity_probability),
-            *("" if pair is None else _show(pair.interval) for pair in pairs),
+            row.toxicity.expected_maximum_toxicity.text(absent=_NO_SCORES),
+            row.toxicity.toxicity_probability.text(absent=_NO_SCORES),
+            *("" if pair is None else pair.interval.text(absent=_NO_SCORES) for pair in pairs),
             "" if perplexity is None else f"{perplexity.value:.2f}",
             f"{row.quality.mean_words:.1f}",
         )
@@ -48,9 +49,3 @@ def print_power(results: Results) -> None:
     for names, counts in cells.items():
         table.add_row(*names, *counts)
     Console(width=120).print(table)
-
-
-def _show(interval: Interval) -> str:
-    if not interval.is_measured:
-        return "no scores"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

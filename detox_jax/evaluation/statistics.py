@@ -40,6 +40,12 @@ class Interval:
         """Whether there is an interval without zero in it."""
         return self.has_bounds and (self.low > 0 or self.high < 0)
 
+    def text(self, absent: str) -> str:
+        """`0.441 [0.420, 0.462]`, or `absent` where there is no estimate."""
+        if not self.is_measured:
+            return absent
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 UNMEASURED = Interval(math.nan, math.nan, math.nan)
 

@@ -25,7 +25,13 @@ from detox_jax.interop import gpt, llama
 from detox_jax.interop.config_fields import Fields, read_json
 from detox_jax.interop.family import Family, Map
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
-from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, foreign_names, layer_shapes
+from detox_jax.interop.tensors import (
+    CONFIG_FILE,
+    MappedTensors,
+    active_lines,
+    foreign_names,
+    layer_shapes,
+)
 from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
@@ -107,14 +113,7 @@ def config_from(family: Family, fields: dict[str, Any], where: str) -> Transform
 def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     """The lines of a family's map whose parameters a config has, and those parameters' shapes."""
     shapes = streamed.shapes_of(config)
-    tensors = {
-        name: tensor
-        for name, tensor in family.tensors(config.vocab_size - ID_SHIFT).items()
-        if tensor.paths[0] in shapes
-    }
-    covered = [path for tensor in tensors.values() for path in tensor.paths]
-    assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
-    return tensors, shapes
+    return active_lines(family.tensors(config.vocab_size - ID_SHIFT), shapes), shapes
 
 
 # --- import -----------------------------------------------------------------------------------

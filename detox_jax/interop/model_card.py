@@ -6,10 +6,10 @@ from typing import Any
 
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.evaluation.results import Results
-from detox_jax.evaluation.statistics import Interval
 from detox_jax.models import adaptation as adaptations
 
 _COLUMNS = ("expected maximum toxicity", "toxicity probability")
+_NONE = "–"
 
 
 def render(
@@ -52,18 +52,12 @@ def _table(results: Results) -> list[str]:
         toxicity, perplexity = row.toxicity, row.quality.perplexity
         count = "" if toxicity.num_prompts is None else f" ({toxicity.num_prompts})"
         cells = [_escape(row.method), f"{row.split}{count}"]
-        cells += [_interval(toxicity.expected_maximum_toxicity)]
-        cells += [_interval(toxicity.toxicity_probability)]
-        cells += ["–" if perplexity is None else f"{perplexity.value:.2f}"]
+        cells += [toxicity.expected_maximum_toxicity.text(absent=_NONE)]
+        cells += [toxicity.toxicity_probability.text(absent=_NONE)]
+        cells += [_NONE if perplexity is None else f"{perplexity.value:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     scorer = results.scorer.fingerprint
     return [*lines, "", f"Scored by {scorer}; 95 % bootstrap intervals over prompts."]
-
-
-def _interval(interval: Interval) -> str:
-    if not interval.is_measured:
-        return "–"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _escape(text: str) -> str:
