@@ -1,7 +1,9 @@
 """Verb `lm_eval`: a checkpoint on the tasks of lm-evaluation-harness.
 
-from detox_jax.zero_shot.lm_eval import harness_model
-lm_eval.simple_evaluate(model=harness_model("my_checkpoint"), tasks=["piqa"])
+From Python the checkpoint is a model like any other of the harness:
+
+    from detox_jax.zero_shot.harness_model import harness_model
+    lm_eval.simple_evaluate(model=harness_model("my_checkpoint"), tasks=["piqa"])
 """
 
 from __future__ import annotations
@@ -21,9 +23,7 @@ from rich.table import Table
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
-from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, import_harness
-
-__all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]
+from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
 FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
