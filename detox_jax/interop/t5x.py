@@ -254,18 +254,3 @@ def get_dataset(
         use_cached=cfg.use_cached,
     )
     return Batches(make, (size, length), model_dir)
-
-
-# --- sharding ---------------------------------------------------------------------------------
-
-
-def logical_axes(model: LanguageModel) -> set[str]:
-    """The names of all axes of a model's parameters, which T5X's rules must know."""
-    shape = {"decoder_input_tokens": (1, 1)}
-    variables = jax.eval_shape(
-        functools.partial(model.get_initial_variables, input_shapes=shape), jax.random.key(0)
-    )
-    metadata = jax.tree.leaves(
-        core.unfreeze(variables["params_axes"]), is_leaf=lambda x: hasattr(x, "names")
-    )
-    return {name for leaf in metadata for name in leaf.names}
