@@ -111,7 +111,7 @@ def plan(
         accumulation_steps=computation.accumulation_steps,
         length=(task_feature_lengths or {}).get("targets", model.max_length),
         sampling=generations.sampling,
-        generations=generations.decodings(trained),
+        generations=generations.programs(trained),
         run=run or Run(),
     )
     _check(job)
