@@ -15,7 +15,7 @@ from etils import epath
 from detox_jax.errors import UserError
 from detox_jax.interop.config_fields import Fields
 from detox_jax.interop.family import ACTIVATIONS, ATTENTION, Map, linear
-from detox_jax.interop.layouts import Flat, Rows, Table, Tensor
+from detox_jax.interop.layouts import Copied, Flat, Rows, Tensor
 from detox_jax.models.encoder_config import EncoderConfig, RelativePositions
 from detox_jax.vocabulary import ID_SHIFT
 
@@ -51,8 +51,8 @@ def _norm(name: str, path: str) -> Map:
 def _embeddings(name: str, num_tokens: int) -> Map:
     return {
         f"{name}.word_embeddings.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
-        f"{name}.position_embeddings.weight": Tensor(Table(), "position_embedder/embedding"),
-        f"{name}.token_type_embeddings.weight": Tensor(Table(), "type_embedder/embedding"),
+        f"{name}.position_embeddings.weight": Tensor(Copied(), "position_embedder/embedding"),
+        f"{name}.token_type_embeddings.weight": Tensor(Copied(), "type_embedder/embedding"),
         **_norm(f"{name}.LayerNorm", "embedding_norm"),
     }
 
@@ -241,7 +241,7 @@ def _map_deberta(num_tokens: int) -> Map:
     encoder, layer = "deberta.encoder", "deberta.encoder.layer.{}"
     return {
         **_embeddings("deberta.embeddings", num_tokens),
-        f"{encoder}.rel_embeddings.weight": Tensor(Table(), "distance_embedder/embedding"),
+        f"{encoder}.rel_embeddings.weight": Tensor(Copied(), "distance_embedder/embedding"),
         **_norm(f"{encoder}.LayerNorm", "distance_norm"),
         **_layer(layer, suffix="_proj"),
         **linear(f"{layer}.attention.self.pos_key_proj", f"{ATTENTION}/position_key"),

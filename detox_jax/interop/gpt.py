@@ -18,7 +18,7 @@ from detox_jax.interop.family import (
     take_rope,
     write_rope_scaling,
 )
-from detox_jax.interop.layouts import Conv1D, Flat, FusedHeads, Rows, Table, Tensor
+from detox_jax.interop.layouts import Conv1D, Copied, Flat, FusedHeads, Rows, Tensor
 from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import ID_SHIFT
 
@@ -63,7 +63,7 @@ def _map_gpt2(num_tokens: int) -> Map:
     layer = "transformer.h.{}"
     return {
         "transformer.wte.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
-        "transformer.wpe.weight": Tensor(Table(), "position_embedder/embedding"),
+        "transformer.wpe.weight": Tensor(Copied(), "position_embedder/embedding"),
         f"{layer}.ln_1.weight": Tensor(Flat(), "layers/pre_attention_norm/scale"),
         f"{layer}.ln_1.bias": Tensor(Flat(), "layers/pre_attention_norm/bias"),
         f"{layer}.attn.c_attn.weight": Tensor(Conv1D(), *(f"{path}/kernel" for path in _FUSED)),
@@ -128,7 +128,7 @@ def _map_opt(num_tokens: int) -> Map:
     body, layer = "model.decoder", "model.decoder.layers.{}"
     return {
         f"{body}.embed_tokens.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
-        f"{body}.embed_positions.weight": Tensor(Table(), "position_embedder/embedding"),
+        f"{body}.embed_positions.weight": Tensor(Copied(), "position_embedder/embedding"),
         f"{layer}.self_attn_layer_norm.weight": Tensor(Flat(), "layers/pre_attention_norm/scale"),
         f"{layer}.self_attn_layer_norm.bias": Tensor(Flat(), "layers/pre_attention_norm/bias"),
         **attention(f"{layer}.self_attn", out="out_proj"),

@@ -75,8 +75,8 @@ class Flat:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of positions, row for row."""
+class Copied:
+    """A table of positions, row for row: the same here as there."""
 
     def foreign_shape(self, shapes: Sequence[Shape]) -> Shape:
         """The same."""
