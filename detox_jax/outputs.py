@@ -255,7 +255,17 @@ class OutputDirectory:
         return processes.current().first_decides(shard.exists)
 
     def write_shard(self, name: str, index: int, count: int, records: Iterable[Line]) -> int:
-        """Writes one shard and returns the number of its records."""
+        """Writes one shard, whole or not at all.
+
+        Args:
+          name: what the shard is of.
+          index: its number.
+          count: the number of shards of that name.
+          records: its lines, in order.
+
+        Returns:
+          The number of its records.
+        """
         return write_jsonl(self.path / shard_name(name, index, count), records)
 
     def finish(self, **counts: Any) -> None:

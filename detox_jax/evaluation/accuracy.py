@@ -141,6 +141,13 @@ def paired(
     """Differences to the baseline on the same questions; p-values corrected over all of them.
 
     A split is one of prompts, so the same differences stand in every split.
+
+    Args:
+      answers: by method, by task, by question; see `Answers`.
+      baseline: the method that the others are compared with; without its answers there is no row.
+      splits: the splits that the rows are written for.
+      draws: how often questions are resampled, and signs flipped.
+      seed: of the draws.
     """
     if baseline not in answers:
         return []

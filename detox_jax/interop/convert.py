@@ -138,7 +138,19 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
 def import_model(
     from_hf: str, to: str, revision: str | None, param_dtype: str, verify: bool
 ) -> None:
-    """Writes a checkpoint directory from a Hugging Face model."""
+    """Writes a checkpoint directory from a Hugging Face model.
+
+    Args:
+      from_hf: a local directory, or a repository of the hub.
+      to: the checkpoint directory.
+      revision: branch, tag or commit of the repository; its main branch where None.
+      param_dtype: `float32` or `bfloat16`, in which parameters are kept.
+      verify: whether transformers must give the same logits before the output counts as complete.
+
+    Raises:
+      UserError: for another dtype, a model that cannot be expressed here, or one whose tokenizer
+        has more tokens than its embedding has rows.
+    """
     if param_dtype not in ("float32", "bfloat16"):
         raise UserError(f"PARAM_DTYPE is {param_dtype!r}; one of float32, bfloat16")
     if epath.Path(from_hf).is_dir():
@@ -221,7 +233,20 @@ def export_model(
     max_shard_bytes: int,
     verify: bool,
 ) -> None:
-    """Writes a Hugging Face directory from a checkpoint."""
+    """Writes a Hugging Face directory from a checkpoint.
+
+    Args:
+      source: the checkpoint directory.
+      to_hf: a local directory.
+      dtype: of the weights; None for that of the model it was imported from, or float32.
+      merge_lora: whether a LoRA is merged into its base; otherwise it is written alone, for peft.
+      results: a `results.json` of `evaluate`, or its directory, for the model card; None for none.
+      max_shard_bytes: the limit of a file of weights.
+      verify: whether transformers must give the same logits before the output counts as complete.
+
+    Raises:
+      UserError: for settings that cannot be, or a model that has no Hugging Face form.
+    """
     if "://" in to_hf:
         raise UserError(f"--to_hf={to_hf}: give a local directory, and upload it from there")
     if max_shard_bytes < 1:

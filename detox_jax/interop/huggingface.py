@@ -260,7 +260,15 @@ def write_model(
     dtype: str,
     max_shard_bytes: int,
 ) -> None:
-    """Writes config.json and the weights, LoRA merged, tensor by tensor."""
+    """Writes config.json and the weights, LoRA merged, tensor by tensor.
+
+    Args:
+      checkpoint: the model.
+      directory: where the files are written.
+      fields: the content of config.json, see `config_fields`.
+      dtype: of the weights.
+      max_shard_bytes: the limit of a file of weights.
+    """
     family = FAMILIES[fields["model_type"]]
     config = checkpoint.spec.config
     tensors, shapes = active_map(family, config)

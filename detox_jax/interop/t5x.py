@@ -140,7 +140,17 @@ class TrainedOnly(optimizers.OptaxWrapper):
         return super().init_state(self._split(params)[0])
 
     def apply_gradient(self, hyper_params: Any, params: Any, state: Any, grads: Any) -> Any:
-        """Updates the trained parameters."""
+        """Updates the trained parameters.
+
+        Args:
+          hyper_params: T5X's.
+          params: all parameters, frozen ones included.
+          state: the optimizer's, of the trained parameters alone.
+          grads: of all parameters.
+
+        Returns:
+          All parameters, the frozen ones as they were, and the new state.
+        """
         trained, frozen = self._split(params)
         updated, state = super().apply_gradient(hyper_params, trained, state, self._split(grads)[0])
         combined = params_lib.combine(updated, frozen)

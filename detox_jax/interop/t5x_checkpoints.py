@@ -56,6 +56,12 @@ class Description:
     ) -> Description:
         """From what the user gave.
 
+        Args:
+          base: the model directory that training started from.
+          model: the model's sizes, where there is no base.
+          vocabulary: the directory of the model's tokenizer, where there is no base.
+          adaptation: what was trained of the base; None for everything.
+
         Raises:
           UserError: if that does not describe a model.
         """

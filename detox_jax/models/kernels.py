@@ -57,7 +57,15 @@ class Kernel(abc.ABC):
         v_BLGK: jax.Array,
         segment_ids_BL: jax.Array | None,
     ) -> jax.Array:
-        """The weighted values, `[B, L, H, K]`; segments do not see each other."""
+        """The weighted values, `[B, L, H, K]`; segments do not see each other.
+
+        Args:
+          q_BLHK: the queries.
+          k_BLGK: the keys; each of the G groups serves `H / G` heads.
+          v_BLGK: the values.
+          segment_ids_BL: the number of the document that a position belongs to; None where a row
+            is one document.
+        """
         return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
 
     @abc.abstractmethod

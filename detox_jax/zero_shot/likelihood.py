@@ -107,6 +107,15 @@ def read(
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of `targets_BT`, each after the index of its row that `reads_BT` names.
 
+    Args:
+      model: the network.
+      params: its parameters.
+      tokens_BL: contexts, each with the branches that continue it, see `Row`.
+      branches_BL: 0 for a context's tokens, a branch's number for its own.
+      positions_BL: how many tokens each token sees before it.
+      reads_BT: the index after which each target stands.
+      targets_BT: the tokens that are scored.
+
     Returns:
       `log_probs_BT`, and whether each target is the most probable token there.
     """
