@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -155,7 +156,12 @@ def _task_names(tasks: str | Sequence[str]) -> list[str]:
 
 def _describe_tasks(directory: str) -> dict[str, str]:
     """A directory of tasks, by what its files say."""
-    files = sorted(path for path in epath.Path(directory).glob("**/*") if path.is_file())
+    # Python compiles a task's functions into this one as the harness loads them.
+    files = sorted(
+        epath.Path(path)
+        for path in Path(directory).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
     return {"path": directory, "sha256": outputs.hash_files(files)}
 
 
