@@ -114,6 +114,8 @@ def evaluate(
         other texts.
     """
     arguments = locals()
+
+    # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
@@ -135,6 +137,7 @@ def evaluate(
     )
     if not output.complete:
         judged = joined.align(
+        # --- the scores, and what no scorer changes ------------------------------------------
             {
                 scorer: joined.join(
                     {name: joined.read(name, path) for name, path in paths.items()},
@@ -155,6 +158,8 @@ def evaluate(
             name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
         }
         for scorer, scored in judged.items():
+
+        # --- every metric and difference, for each scorer ------------------------------------
             results = Results(
                 rows=tuple(
                     row
@@ -181,6 +186,8 @@ def evaluate(
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
     for scorer in generations:
+
+    # --- what a reader sees ------------------------------------------------------------------
         results = results_files.read(output.path / scorer / RESULTS_FILE)
         console.print_table(results)
         if power:

@@ -82,6 +82,8 @@ def lm_eval(
         checkpoint cannot be used.
     """
     arguments = locals()
+
+    # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
     with _notes_on_stderr():
         harness = import_harness()
@@ -99,6 +101,8 @@ def lm_eval(
             dtype=dtype,
             mesh_shape=mesh_shape,
         )
+
+    # --- what decides the output -------------------------------------------------------------
     settings = output_settings.of_verb(
         lm_eval,
         arguments,
@@ -115,6 +119,8 @@ def lm_eval(
     )
     settings["lm_eval"] = metadata.version("lm_eval")
     output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
+
+    # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):
         with _notes_on_stderr():
             found = _evaluate(
@@ -135,7 +141,9 @@ def lm_eval(
                 torch_random_seed=random_seed,
                 fewshot_random_seed=random_seed,
             )
-        _write_part(output, name, found)
+        _write_part(output, name, answered)
+
+    # --- the figures of all tasks ------------------------------------------------------------
     parts = processes.current().first_decides(lambda: {n: _read_part(output, n) for n in names})
     figures = summary(parts)
     if not output.complete:
