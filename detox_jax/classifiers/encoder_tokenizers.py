@@ -2,7 +2,9 @@
 
 A directory without `tokenizer.json` has the files of its tokenizer's class instead, and the class
 says the rest: what is normalised, where words end, which tokens stand around a text. Here they are
-built as transformers 5 builds them, so that ids are equal.
+built as transformers 5 builds them, so that ids are equal. They are built here, and not by it, so
+that a published classifier scores without it, and gives the same scores whichever version of it is
+installed: ids decide scores, and a fingerprint knows only the files.
 
     vocab.txt                    BERT, DistilBERT: WordPiece
     vocab.json and merges.txt    RoBERTa: byte-level BPE

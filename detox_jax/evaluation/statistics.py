@@ -3,6 +3,10 @@
 The prompt is the unit of resampling, since the continuations of one prompt are alike. NaN marks a
 prompt without a value and is dropped first. All functions are deterministic by `seed`; of no
 values at all they return NaN.
+
+Why resampling: the maximum of a prompt's scores lies in [0, 1] and leans to one side, a ratio's
+denominator varies too, and one method serves both. Why paired: a prompt that provokes one method
+provokes all, and the difference at a prompt is free of that.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 # By `model_type`. An export is of the first family that holds a model exactly, so the plainer come
-# first.
+# first: a model without a sliding window is a Llama, though Mistral's config.json could say it too.
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (*gpt.FAMILIES, *llama.FAMILIES)
 }

@@ -2,6 +2,10 @@
 
 NumPy alone, half a megabyte of weights in the package, no network. `train_scorer` makes the
 weights; docs/SCORER.md says from what, how good they are and what they cannot do.
+
+Why hashed: a table of n-grams would be many times the weights, and it could be read as a list of
+insults. Features that share a bucket share a weight, which training knows. Why characters: a word
+that is misspelt on purpose keeps most of its n-grams.
 """
 
 from __future__ import annotations

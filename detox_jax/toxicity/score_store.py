@@ -58,7 +58,8 @@ class ScoreStore:
     """The scores that one scorer gave, in a file that other scorers may share.
 
     A file of another schema version, or a corrupted one, is set aside as `PATH.corrupt` with a
-    warning, and a new one is begun.
+    warning, and a new one is begun: it holds nothing that the scorer cannot give again, so it must
+    not end a run of hours. It is not removed, since a service's scores cost money and quota.
 
     Attributes:
       path: of the SQLite file, on a local disk; made where it is missing.
