@@ -211,8 +211,8 @@ def read(path: str) -> TokenizerFiles:
             f'a document; name its "eos_token" in {TOKENIZER_CONFIG_FILE}'
         )
     bos, bos_file = _boundary("bos", codec, settings, path)
-    kept = {*_KEPT, eos_file, bos_file}
-    files = {name: content for name, content in files.items() if name in kept}
+    names_kept = {*_KEPT, eos_file, bos_file}
+    files = {name: content for name, content in files.items() if name in names_kept}
     return TokenizerFiles(codec, eos if bos is None else bos, eos, files, path)
 
 

@@ -65,7 +65,7 @@ class _Settings:
         return tokenizers.AddedToken(default, special=True, normalized=False)
 
     def _from_fields(self, name: str, value: dict[str, Any], file: str) -> tokenizers.AddedToken:
-        fields = {key: each for key, each in value.items() if key not in ("__type", "special")}
+        fields = {key: field for key, field in value.items() if key not in ("__type", "special")}
         try:
             return tokenizers.AddedToken(fields.pop("content"), special=True, **fields)
         except (KeyError, TypeError) as error:
@@ -81,7 +81,9 @@ def build(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
     Raises:
       UserError: if a file cannot be read, or a special token is not in the vocabulary.
     """
-    names = next((each for each in _BUILDERS if all((directory / n).exists() for n in each)), None)
+    names = next(
+        (files for files in _BUILDERS if all((directory / file).exists() for file in files)), None
+    )
     if names is None:
         return None
     also = [name for name in _SETTINGS_FILES if (directory / name).exists()]
@@ -227,12 +229,12 @@ def _deberta_pieces(contents: list[bytes], settings: _Settings) -> tokenizers.To
             pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme),
         ]
     )
-    own = [
+    added_tokens = [
         tokenizers.AddedToken(piece.piece, normalized=False, special=piece.type == _CONTROL)
         for piece in proto.pieces
         if piece.type in (_CONTROL, _USER_DEFINED)
     ]
-    tokenizer.add_tokens(own)
+    tokenizer.add_tokens(added_tokens)
     return _finish(tokenizer, settings, _DEBERTA_TOKENS, ("cls_token", "sep_token"))
 
 

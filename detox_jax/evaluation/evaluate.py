@@ -135,9 +135,10 @@ def evaluate(
     output = outputs.OutputDirectory(
         output_dir, "evaluate", settings, has_results=lambda: _has_results(output_dir, generations)
     )
+
     if not output.complete:
-        judged = joined.align(
         # --- the scores, and what no scorer changes ------------------------------------------
+        judged = joined.align(
             {
                 scorer: joined.join(
                     {name: joined.read(name, path) for name, path in paths.items()},
@@ -157,9 +158,9 @@ def evaluate(
         accuracies = {
             name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
         }
-        for scorer, scored in judged.items():
 
         # --- every metric and difference, for each scorer ------------------------------------
+        for scorer, scored in judged.items():
             results = Results(
                 rows=tuple(
                     row
@@ -185,9 +186,9 @@ def evaluate(
             results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
-    for scorer in generations:
 
     # --- what a reader sees ------------------------------------------------------------------
+    for scorer in generations:
         results = results_files.read(output.path / scorer / RESULTS_FILE)
         console.print_table(results)
         if power:

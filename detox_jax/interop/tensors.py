@@ -78,10 +78,10 @@ class MappedTensors:
             if foreign not in stored:
                 raise UserError(f"{where}: tensor {foreign!r} is missing; download the model again")
             wanted = tensor.layout.foreign_shape(layer_shapes(tensor, self.shapes))
-            found = reader.shapes[stored[foreign]]
-            if found != wanted:
+            shape = reader.shapes[stored[foreign]]
+            if shape != wanted:
                 raise UserError(
-                    f"{where}: tensor {foreign!r} has shape {list(found)}, but {CONFIG_FILE} "
+                    f"{where}: tensor {foreign!r} has shape {list(shape)}, but {CONFIG_FILE} "
                     f"implies {list(wanted)}"
                 )
 

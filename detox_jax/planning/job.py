@@ -181,8 +181,10 @@ class Job:
         weights = self.parameters["base"] // config.num_layers * copies
         hidden = config.mlp_dim * len(config.mlp_activations)
         at_work = (weights + 4 * tokens * hidden) // shape["model"]
-        kept = tokens * config.num_layers * self._kept_a_token(shape["model"])
-        return self.least_train_bytes(shape) + config.activation_dtype.itemsize * (at_work + kept)
+        for_backward = tokens * config.num_layers * self._kept_a_token(shape["model"])
+        return self.least_train_bytes(shape) + config.activation_dtype.itemsize * (
+            at_work + for_backward
+        )
 
     def _kept_a_token(self, model: int) -> int:
         """Numbers that the backward pass has of a layer beside its input, heads being split."""

@@ -79,7 +79,7 @@ class ScoreStore:
         """
 
         def read(database: sqlite3.Connection) -> dict[str, float | None]:
-            found = {}
+            scores = {}
             query = (
                 "SELECT score FROM scores WHERE text_sha256 = ? AND fingerprint = ?"
                 " AND attribute = ?"
@@ -87,8 +87,8 @@ class ScoreStore:
             for text in texts:
                 key = (text_key(text), self.fingerprint, self.attribute)
                 if row := database.execute(query, key).fetchone():
-                    found[text] = row[0]
-            return found
+                    scores[text] = row[0]
+            return scores
 
         texts = list(texts)
         return self._with_database(read)

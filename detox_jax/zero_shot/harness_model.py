@@ -194,8 +194,10 @@ class HarnessModel:
     ) -> list[tuple[float, bool]]:
         """The same of ids; the first of each triple names it for the harness's cache."""
         del kwargs
-        found = self._reader([(context, continuation) for _, context, continuation in requests])
-        answers = [(one.log_probability, one.is_greedy) for one in found]
+        likelihoods = self._reader(
+            [(context, continuation) for _, context, continuation in requests]
+        )
+        answers = [(read.log_probability, read.is_greedy) for read in likelihoods]
         for (name, _, _), answer in zip(requests, answers, strict=True):
             if name is not None:
                 self._remember("loglikelihood", name, answer)
@@ -235,10 +237,10 @@ class HarnessModel:
         texts = [""] * len(requests)
         for members in groups.values():
             settings = Settings.parse(requests[members[0]].args[1], self.max_gen_toks)
-            found = self._continuer(
+            continuations = self._continuer(
                 [encoded[i] for i in members], [names[i] for i in members], settings
             )
-            for number, text in zip(members, found, strict=True):
+            for number, text in zip(members, continuations, strict=True):
                 texts[number] = text
                 self._remember("generate_until", requests[number].args, text)
         return texts
@@ -302,8 +304,8 @@ class HarnessModel:
 
 def move_spaces(context: str, continuation: str) -> tuple[str, str]:
     """Spaces at the end of a context belong to the continuation, whose first token holds them."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + continuation
 
 
 def rolling_windows(ids: Sequence[int], prefix: int, max_length: int) -> list[tuple[Ids, Ids]]:

@@ -76,7 +76,7 @@ class LikelihoodReader:
         Raises:
           UserError: if a continuation alone is longer than the model reads.
         """
-        found = [Likelihood(0.0, True)] * len(pairs)  # Nothing is certain to follow.
+        likelihoods = [Likelihood(0.0, True)] * len(pairs)  # Nothing is certain to follow.
         rows = pack(pairs, self.max_length)
         with (
             meshes.sharding_scope(self._mesh),
@@ -91,9 +91,9 @@ class LikelihoodReader:
                 ):  # The last rows of a batch may be padding.
                     for pair, scored in row.scored.items():
                         total = float(log_probs_T[scored].sum(dtype=np.float64))
-                        found[pair] = Likelihood(total, bool(is_best_T[scored].all()))
+                        likelihoods[pair] = Likelihood(total, bool(is_best_T[scored].all()))
                     advance(len(row.scored))
-        return found
+        return likelihoods
 
 
 def read(

@@ -123,7 +123,7 @@ def lm_eval(
     # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):
         with _notes_on_stderr():
-            found = _evaluate(
+            answered = _evaluate(
                 harness,
                 model,
                 manager,
