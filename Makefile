@@ -22,7 +22,8 @@ plan: $(VENV)/installed-tpu
 	$(BIN)/python benchmarks/plan_table.py
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 -m "not real and not slow and not interop and not bucket"
+	$(BIN)/python -m pytest -n 2 --dist loadfile \
+	    -m "not real and not slow and not interop and not bucket"
 
 test-real: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m real
@@ -49,7 +50,7 @@ test-lock: $(VENV)-lock/installed $(VENV)/installed-test
 
 # Compares with transformers and torch, which nothing else needs.
 test-interop: $(VENV)/installed-interop
-	$(BIN)/python -m pytest -n 2 -m interop
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m interop
 
 # AdapterHub's library wants an older transformers than everything else.
 test-adapterhub: $(VENV)-adapterhub/installed

@@ -1,15 +1,22 @@
 """Eight virtual devices, and the small models and texts that tests share."""
 
 import functools
+import gc
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 
 # Tests compile many small programs and run each once: compiling fast matters more than running.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true"
+    " --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
 )
+if metadata.version("jax").startswith("0.10."):
+    # The emitters that later ones have alone take four times as long.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# Traces make many objects that live, and JAX lets XLA collect its own at every collection.
+gc.set_threshold(100_000, 50, 100)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

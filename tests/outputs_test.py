@@ -8,6 +8,7 @@ from etils import epath
 
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 
 
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path):
@@ -42,6 +43,89 @@ def test_an_output_directory_of_another_verb_or_of_nobody_is_refused(tmp_path):
     (tmp_path / "p" / "d.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="did not write"):
         outputs.OutputDirectory(str(tmp_path / "p"), "filter", {})
+    with pytest.raises(UserError, match="d.jsonl: is a file; give a directory to write to"):
+        outputs.OutputDirectory(str(tmp_path / "p" / "d.jsonl"), "filter", {})
+    with pytest.raises(UserError, match="below: cannot be written: Not a directory"):
+        outputs.OutputDirectory(str(tmp_path / "p" / "d.jsonl" / "below"), "filter", {})
+    with pytest.raises(UserError, match="no manifest.json; not an output of detox-jax"):
+        outputs.read_manifest(epath.Path(tmp_path / "p"))
+
+
+def test_a_manifest_is_a_function_of_the_settings(tmp_path):
+    """Its bytes are compared between runs and machines: no order, no time, no host."""
+    for name, settings in (("a", {"x": 1, "y": "é"}), ("b", {"y": "é", "x": 1})):
+        output = outputs.OutputDirectory(str(tmp_path / "new" / name), "score", settings)
+        assert not output.complete
+        output.finish(counts={"documents": 2})
+        assert output.complete and output.manifest["counts"] == {"documents": 2}
+    a, b = ((tmp_path / "new" / name / "manifest.json").read_bytes() for name in "ab")
+    assert a == b and "é".encode() in a
+    manifest = json.loads(a)
+    assert list(manifest) == [
+        *("schema_version", "verb", "complete", "settings", "versions", "counts")
+    ]
+    assert (manifest["schema_version"], manifest["verb"]) == (1, "score")
+
+
+def test_bytes_of_json_and_of_json_lines(tmp_path):
+    path = epath.Path(tmp_path / "file")
+    outputs.write_json(path, {"b": ["é"], "a": 1})
+    assert path.read_text() == '{\n  "b": [\n    "é"\n  ],\n  "a": 1\n}\n'
+    texts = ["é", "lone \ud800"]  # A lone surrogate has no bytes of its own.
+    assert outputs.write_jsonl(path, [records.Generation(text) for text in texts]) == 2
+    assert path.read_text() == (
+        '{"text": "é", "toxicity": null}\n{"text": "lone \\ud800", "toxicity": null}\n'
+    )
+
+
+def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
+    for index in (1, 0):
+        run = processes.Processes(index, ("a", "b"))
+        monkeypatch.setattr(processes, "current", lambda run=run: run)
+        outputs.write_bytes(epath.Path(tmp_path / "file"), b"x")
+        assert (tmp_path / "file").exists() == (index == 0)
+
+
+def test_a_file_that_comes_late_is_waited_for(tmp_path, monkeypatch):
+    """Network file systems show a file late; here between two looks."""
+    file, naps = epath.Path(tmp_path / "file"), []
+
+    def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 3:
+            file.touch()
+
+    monkeypatch.setattr(outputs.time, "sleep", sleep)
+    assert outputs._appears(file) and len(naps) == 3
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({"seed": 2}, "seed: 1 there, 2 now"),
+        ({"sampling": {"method": "TopP", "p": 0.8}}, "sampling.p: 0.9 there, 0.8 now"),
+        ({"sampling": None}, "sampling: {'method': 'TopP', 'p': 0.9} there, None now"),
+        ({"dtype": "bfloat16"}, "dtype: None there, 'bfloat16' now"),
+    ],
+)
+def test_other_settings_are_refused_with_their_name_and_both_values(
+    tmp_path, now, message, finished
+):
+    settings = {"seed": 1, "sampling": {"method": "TopP", "p": 0.9}}
+    output = outputs.OutputDirectory(str(tmp_path), "generate", settings)
+    if finished:
+        output.finish()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError) as error:
+        outputs.OutputDirectory(str(tmp_path), "generate", {**settings, **now})
+    assert str(error.value) == (
+        f"{tmp_path}: holds output made with other settings ({message}); choose another directory "
+        "or delete it"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    same = dict(reversed(settings.items()))  # The order of the settings is not one.
+    assert outputs.OutputDirectory(str(tmp_path), "generate", same).complete == finished
 
 
 def test_damaged_manifest(tmp_path):

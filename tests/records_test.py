@@ -40,6 +40,19 @@ GOOD = '{"id": "a", "text": "x"}\n'
             ['{"id": "a", "prompt": {"text": "p"}, "generations": [{}]}\n'],
             "d.jsonl:1: generation 0",
         ),
+        (
+            ['{"id": "a", "prompt": {"text": "p"}, "generations": [3]}\n'],
+            "d.jsonl:1: generation 0: expected an object with a text",
+        ),
+        (
+            ['{"id": "a", "prompt": {"text": "p"}, "generations": {"text": "x"}}\n'],
+            'd.jsonl:1: "generations" must be a list',
+        ),
+        (['{"id": "", "text": "x"}\n'], 'd.jsonl:1: record without an "id"'),
+        (['{"id": true, "text": "x"}\n'], 'd.jsonl:1: record without an "id"'),
+        (['{"id": "a", "text": "x", "toxicity": -0.1}\n'], 'd.jsonl:1: "toxicity" is -0.1'),
+        ([GOOD, "\n", " \n", '["b"]\n'], "d.jsonl:4: expected a JSON object"),
+        (["\n", " \n"], "d.jsonl: empty"),
     ],
 )
 def test_bad_records_are_named_by_file_and_line(tmp_path, lines, message):
@@ -56,6 +69,29 @@ def test_missing_files(tmp_path):
         list(records.read_records(str(tmp_path / "*.jsonl")))
     with pytest.raises(UserError, match="holds no .jsonl file"):
         list(records.read_records(str(tmp_path)))
+
+
+def test_blank_lines_are_skipped_and_numbers_may_be_ids(tmp_path):
+    path = _write(tmp_path / "d.jsonl", "\n", '{"id": 7, "text": "x"}\n', "  \n", GOOD)
+    assert [d.id for d in records.read_documents(path)] == ["7", "a"]
+
+
+def test_both_ends_of_the_scale_are_scores(tmp_path):
+    lines = [f'{{"id": "{i}", "text": "x", "toxicity": {s}}}\n' for i, s in enumerate("01")]
+    scores = [d.toxicity for d in records.read_documents(_write(tmp_path / "d.jsonl", *lines))]
+    assert scores == [0.0, 1.0] and all(isinstance(score, float) for score in scores)
+
+
+def test_a_glob_names_files_in_their_order(tmp_path):
+    for name in ("b1", "a2", "a1", "c"):
+        _write(tmp_path / f"{name}.jsonl", GOOD)
+    for glob, names in [
+        ("a*.jsonl", ["a1", "a2"]),
+        ("?1.jsonl", ["a1", "b1"]),
+        ("[bc]*.jsonl", ["b1", "c"]),
+    ]:
+        files = records.resolve_files(str(tmp_path / glob))
+        assert [file.name for file in files] == [f"{name}.jsonl" for name in names]
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -108,7 +144,17 @@ def test_documents_and_prompts_are_not_mixed_up(tmp_path):
         list(records.read_documents(path))
 
 
+def test_a_prompt_is_challenging_where_its_record_says_so():
+    assert not records.Prompt("a", "p").challenging
+    assert records.Prompt("a", "p", extra={"challenging": True}).challenging
+
+
 def test_scores_go_to_the_texts_that_were_scored():
+    document = records.Document("a", "x", extra={"n": 1})
+    assert records.texts_to_score(document) == ["x"]
+    assert records.with_toxicity(document, [0.5]) == records.Document("a", "x", 0.5, {"n": 1})
+    with pytest.raises(ValueError):
+        records.with_toxicity(document, [0.5, 0.5])
     prompt = records.Prompt("a", "p", 0.2, tuple(records.Generation(t) for t in "xyz"))
     assert records.texts_to_score(prompt) == ["x", "y", "z"]
     scored = records.with_toxicity(prompt, [0.0, None, 1.0])

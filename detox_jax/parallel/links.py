@@ -86,7 +86,7 @@ def _take_roll(address: str, count: int, patience: Patience) -> Links:
                 )
             for each in ready:
                 if each is server:
-                    pending.append(Connection(server.accept()[0].detach()))
+                    pending.append(_linked(server.accept()[0]))
                     continue
                 assert isinstance(each, Connection)
                 pending.remove(each)
@@ -158,7 +158,7 @@ def _call_in(address: str, index: int, count: int, patience: Patience) -> Links:
                 ) from None
             time.sleep(0.2)
     dialled.settimeout(None)
-    connection = Connection(dialled.detach())
+    connection = _linked(dialled)
     _send(connection, {"index": index, "count": count, "host": socket.gethostname()})
     answer = _receive(connection) if connection.poll(patience.start + patience.beat) else None
     if answer is None:
@@ -169,6 +169,12 @@ def _call_in(address: str, index: int, count: int, patience: Patience) -> Links:
     if "error" in answer:
         raise {"user": UserError, "peer": PeerError}[answer["kind"]](answer["error"])
     return Links(index, answer["hosts"], {0: connection}, patience)
+
+
+def _linked(dialled: socket.socket) -> Connection:
+    # A message leaves at once, or is lost with a process that says why it fails and is gone.
+    dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Connection(dialled.detach())
 
 
 def _split(address: str) -> tuple[str, int]:

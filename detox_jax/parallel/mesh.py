@@ -8,6 +8,7 @@ activation, whose batch is already split over `fsdp`, falls through to its secon
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -191,8 +192,15 @@ def abstract_params(model: TransformerLM | Encoder) -> tuple[Any, Any]:
     """Shapes and logical axis names of a model's parameters, without creating any.
 
     Returns:
-      Two trees of the same structure: `ShapeDtypeStruct`s and `PartitionSpec`s of logical names.
+      Two trees of the same structure, to be read and not changed: `ShapeDtypeStruct`s and
+      `PartitionSpec`s of logical names.
     """
+    hashable: Any = model  # Modules of Flax are, though their types do not say so.
+    return _abstract_params(hashable)
+
+
+@functools.cache  # Loading, sharding and counting ask for it, dozens of times in a run of `sgeat`.
+def _abstract_params(model: TransformerLM | Encoder) -> tuple[Any, Any]:
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     variables = jax.eval_shape(
         lambda tokens: model.init(jax.random.key(0), tokens, enable_dropout=False), tokens

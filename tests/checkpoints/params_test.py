@@ -22,6 +22,9 @@ def test_partition_and_combine_are_inverse():
 def test_pattern_must_match_the_whole_path():
     with pytest.raises(ValueError, match="no parameter path matches"):
         params_lib.partition(TREE, "kernel")
+    tree = {"a": {"kernel": 1, "kernel_scale": 2}, "b": {"a": {"kernel": 3}}}
+    assert params_lib.partition(tree, "a/kernel")[0] == {"a": {"kernel": 1}}
+    assert params_lib.partition(tree, "a/kernel|b/.*")[1] == {"a": {"kernel_scale": 2}}
 
 
 def test_combine_refuses_a_shared_path():

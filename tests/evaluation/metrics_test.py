@@ -92,6 +92,8 @@ def test_missing_everywhere_is_nan_without_a_warning(recwarn):
     assert np.isnan(metrics.toxicity_probability(nothing))
     assert np.isnan(metrics.mean_toxicity(nothing))
     assert np.isnan(metrics.toxic_fraction(nothing))
+    assert np.isnan(metrics.mean_toxicity_per_prompt(nothing)).all()
+    assert np.isnan(metrics.toxic_fraction_per_prompt(nothing)).all()
     assert np.isnan(metrics.k_curve(nothing, [1])).all()
     assert np.isnan(metrics.expected_maximum_toxicity(np.zeros((2, 0))))
     assert not recwarn.list

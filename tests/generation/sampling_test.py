@@ -60,6 +60,16 @@ def test_nucleus_equals_sorting(head, p, seed):
         np.testing.assert_array_equal(kept, probs >= threshold)
 
 
+@pytest.mark.parametrize(("p", "size"), [(0.5, 1), (0.75, 2), (0.875, 3), (0.9375, 4), (1.0, 5)])
+def test_a_nucleus_of_mass_exactly_p_is_that_set(p, size):
+    """Powers of two, whose sums have no rounding: one token more would not be needed."""
+    probs = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625], np.float32)
+    order = [3, 0, 4, 2, 1]  # The nucleus goes by probability, not by id.
+    kept = np.asarray(sampling.nucleus(jnp.asarray(probs[None, order]), p))[0]
+    expected = np.where(np.arange(5) < (5 if size >= 4 else size), probs, 0)  # The last two tie.
+    np.testing.assert_array_equal(kept, expected[order])
+
+
 def test_draws_never_land_on_weight_zero():
     weights = jnp.asarray([[0.0, 1e-30, 0.0, 1.0, 0.0]])
     keys = jax.random.split(jax.random.key(1), 4096)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import types
 
 import jax
 import ml_dtypes
@@ -18,15 +17,11 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Results
-from detox_jax.interop import convert, huggingface
-from detox_jax.interop.huggingface import FAMILIES
+from detox_jax.interop import convert
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
-from detox_jax.models.transformer import TransformerLM
 from tests.conftest import initial_params
 from tests.evaluation import results_made
 from tests.interop import reference
-
-CONFIGS = {"llama": reference.LLAMA, "gemma2": reference.GEMMA2}
 
 
 class CopiedTokenizer:
@@ -63,21 +58,6 @@ def assert_same_parameters(one, other):
     assert first.paths == second.paths and first.paths
     for path in first.paths:
         np.testing.assert_array_equal(first.read(path), second.read(path))
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_logits_equal_an_independent_numpy_forward_pass(name, tmp_path):
-    tensors = reference.make(tmp_path / "hf", CONFIGS[name])
-    opened = huggingface.open_source(epath.Path(tmp_path / "hf"))
-    arrays = huggingface.read_parameters(opened, epath.Path(tmp_path / "scratch"))
-    ids = np.random.default_rng(1).integers(0, 349, 14)
-    params = streamed.nested({path: np.asarray(array) for path, array in arrays.items()})
-    ours = TransformerLM(opened.config).apply(
-        {"params": params}, ids[None] + 1, enable_dropout=False
-    )[0]
-    theirs = reference.logits(CONFIGS[name], tensors, ids)
-    np.testing.assert_allclose(ours[:, 1:350], theirs, atol=2e-5, rtol=2e-5)
-    assert np.all(np.asarray(ours[:, 0]) < -1e9) and np.all(np.asarray(ours[:, 350:]) < -1e9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -143,13 +123,6 @@ def _adapted(model_dir, adaptation, config, vocabulary, mesh, where):
     where.mkdir()
     checkpoints.save_model(epath.Path(where), added, spec, vocabulary)
     return where
-
-
-def test_a_new_config_names_the_tokens_that_start_and_end_a_text(config):
-    """SentencePiece vocabularies start a text with another token than they end it with."""
-    boundaries = types.SimpleNamespace(bos_id=2, eos_id=3)
-    fields = huggingface.config_fields(config, FAMILIES["gpt2"], None, "float32", boundaries)
-    assert (fields["bos_token_id"], fields["eos_token_id"]) == (1, 2)
 
 
 def test_lora_is_merged(model_dir, config, vocabulary, one_device_mesh, tmp_path):
@@ -380,29 +353,3 @@ def test_verify_without_transformers_says_what_to_install(source, tmp_path, monk
     with pytest.raises(UserError, match=r"pip install 'detox-jax\[hf\]'"):
         import_it(source, tmp_path / "ours", verify=True)
     assert not (tmp_path / "ours").exists()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_maps_its_own_config_and_back(family):
-    """The map covers every parameter once, and what a family writes it reads as the same."""
-    fields = {
-        "vocab_size": 100,
-        "hidden_size": 64,
-        "n_embd": 64,
-        "num_attention_heads": 4,
-        "n_head": 4,
-        "num_hidden_layers": 2,
-        "n_layer": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "intermediate_size": 40,
-        "ffn_dim": 40,
-        "max_position_embeddings": 64,
-        "n_positions": 64,
-    }
-    opened = huggingface.Fields(fields, family)
-    config = FAMILIES[family].read(opened)
-    huggingface.active_map(FAMILIES[family], config)
-    assert huggingface._differences(FAMILIES[family], config) == []
-    recorded = {"config": {"model_type": family}}
-    assert huggingface.choose_family(config, recorded).model_type == family

@@ -3,8 +3,9 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from detox_jax.errors import UserError
 from detox_jax.models.transformer import TransformerLM
@@ -35,15 +36,25 @@ def test_impossible_meshes_are_refused(shape, message):
 
 
 @dataclasses.dataclass(frozen=True)
+class FakeClient:
+    """Whose devices those of `index` are: the process that looks."""
+
+    index: int
+
+    def process_index(self):
+        return self.index
+
+
+@dataclasses.dataclass(frozen=True)
 class FakeDevice:
-    """A chip of a slice, as `mesh_utils` and `Mesh` look at it."""
+    """A chip of a slice, as `mesh_utils`, `Mesh` and shardings look at it."""
 
     id: int
-    slice_index: int
+    slice_index: int = 0
     process_index: int = 0
     platform: str = "cpu"
     device_kind: str = "fake"
-    client: None = None
+    client: FakeClient | None = None
 
 
 def _slices(num_slices, chips):
@@ -81,6 +92,41 @@ def test_all_slices_are_data_where_nothing_is_said():
 def test_impossible_slices_are_refused(shape, message):
     with pytest.raises(UserError, match=message):
         meshes.create_mesh(shape, _slices(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("chips", "shape", "num_rows", "rows"),
+    [
+        (2, {"data": 8}, 16, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
+        (4, {"fsdp": 4, "model": 2}, 8, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        # A model that is split over hosts: these read the same rows.
+        (2, {"model": 8}, 3, [[0, 1, 2]] * 4),
+        (2, {"data": 2, "model": 4}, 4, [[0, 1], [0, 1], [2, 3], [2, 3]]),
+        (1, {"data": 2, "fsdp": 2, "model": 2}, 4, [[0], [0], [1], [1], [2], [2], [3], [3]]),
+    ],
+)
+def test_each_host_reads_the_rows_of_its_own_devices(chips, shape, num_rows, rows):
+    hosts = range(8 // chips)
+
+    def mesh_on(host):
+        devices = [
+            FakeDevice(i, process_index=i // chips, client=FakeClient(host)) for i in range(8)
+        ]
+        return meshes.create_mesh(shape, devices)
+
+    assert [meshes.local_rows(mesh_on(host), num_rows) for host in hosts] == rows
+
+
+def test_hosts_whose_devices_are_mixed_read_rows_that_are_not_neighbours():
+    def mesh_on(host):
+        devices = [FakeDevice(i, process_index=i % 2, client=FakeClient(host)) for i in range(4)]
+        return Mesh(np.array(devices).reshape(4, 1, 1), meshes.AXES)
+
+    assert [meshes.local_rows(mesh_on(host), 8) for host in (0, 1)] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+def test_one_process_reads_all_rows():
+    assert meshes.local_rows(meshes.create_mesh({"data": 2, "model": 4}), 6) == [0, 1, 2, 3, 4, 5]
 
 
 def test_parameter_shardings_follow_the_rules(config):

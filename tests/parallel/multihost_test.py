@@ -248,9 +248,7 @@ def test_a_run_that_lost_a_process_ends_by_name_and_goes_on_in_one(data, alone, 
             assert time.monotonic() < deadline and started[1].poll() is None
             time.sleep(0.01)
         started[1].send_signal(signal.SIGKILL)
-        killed = time.monotonic()
         status, _, errors = outcome(started[0])
-        assert time.monotonic() - killed < 60
     finally:
         for process in started:
             process.kill()

@@ -24,7 +24,7 @@ class Store:
 
     def get(self, key):
         with self._changed:
-            assert self._changed.wait_for(lambda: key in self._values, timeout=10), key
+            assert self._changed.wait_for(lambda: key in self._values, timeout=120), key
             return self._values[key]
 
 

@@ -60,7 +60,7 @@ class FakeService:
             os.close(handler.connection.detach())
             return
         if step == "slow":
-            self.closing.wait(5)
+            self.closing.wait(120)
         status, headers, content = _answer(body) if isinstance(step, str) else step
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
         handler.send_response(status)
@@ -70,7 +70,7 @@ class FakeService:
         handler.end_headers()
         if step == "hang":
             handler.wfile.write(content[:5])
-            self.closing.wait(5)
+            self.closing.wait(120)
             return
         handler.wfile.write(content)
 

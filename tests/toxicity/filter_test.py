@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detox_jax import cli, records
+from detox_jax.errors import UserError
 from detox_jax.toxicity import filter as filters
 
 
@@ -124,6 +125,23 @@ def test_a_random_share_does_not_look_at_scores():
     assert 0.05 < np.mean([d.toxicity for d in kept]) < 0.15
 
 
+def test_half_is_kept_and_length_is_in_tenths_unless_told():
+    assert filters.LeastToxic() == filters.LeastToxic(0.5)
+    assert filters.RandomShare() == filters.RandomShare(0.5)
+    assert filters.LeastToxicPerLength() == filters.LeastToxicPerLength(0.5, 10)
+    assert filters.LeastToxic(1.0).fraction == 1.0
+    for fraction in (0.0, -0.1, 1.1, 2.0):
+        with pytest.raises(UserError, match=f"KEEP_FRACTION is {fraction}"):
+            filters.LeastToxic(fraction)
+
+
+def test_one_stratum_is_the_plain_filter():
+    documents = [document(i, (i * 7 % 100) / 100, words=i + 1) for i in range(100)]
+    generator = np.random.default_rng(0)
+    kept = filters.LeastToxicPerLength(0.3, strata=1).select(documents, generator)
+    assert ids(kept) == ids(filters.LeastToxic(0.3).select(documents, generator))
+
+
 @pytest.mark.parametrize("selection", ["LeastToxicPerLength", "RandomShare"])
 def test_other_selections_from_the_command_line(selection, scored, tmp_path):
     assert run(scored, tmp_path / "out", f"--gin.SELECTION=@filter.{selection}()") == 0
@@ -135,6 +153,31 @@ def test_the_scorer_is_carried_on(scored, tmp_path):
     assert run(tmp_path / "s", tmp_path / "out") == 0
     assert manifest(tmp_path / "out")["filtered_by"] == manifest(tmp_path / "s")["scorer"]
     assert manifest(tmp_path / "out")["filtered_by"]["name"] == "ngram"
+
+
+@pytest.mark.parametrize("selection", ["LeastToxic", "LeastToxicPerLength"])
+def test_who_scored_has_filtered_where_scores_decide(selection, scored, tmp_path):
+    assert cli.main(["score", f"--gin.INPUT={scored}", f"--gin.OUTPUT_DIR={tmp_path / 's'}"]) == 0
+    assert run(tmp_path / "s", tmp_path / "out", f"--gin.SELECTION=@filter.{selection}()") == 0
+    assert manifest(tmp_path / "out")["filtered_by"]["name"] == "ngram"
+
+
+def test_shards_hold_every_kept_document_once_in_order(scored, tmp_path, monkeypatch):
+    assert run(scored, tmp_path / "one") == 0
+    monkeypatch.setattr(filters, "_SHARD_SIZE", 2)
+    assert run(scored, tmp_path / "three") == 0
+    shards = sorted(path.name for path in (tmp_path / "three").glob("*.jsonl"))
+    assert shards == [f"documents-{i:05d}-of-00003.jsonl" for i in range(3)]
+    assert read(tmp_path / "three") == read(tmp_path / "one")
+
+
+def test_a_rerun_of_a_finished_filter_writes_nothing(scored, tmp_path, capsys):
+    assert run(scored, tmp_path / "out") == 0
+    (shard,) = (tmp_path / "out").glob("*.jsonl")
+    shard.unlink()  # It would come back.
+    capsys.readouterr()
+    assert run(scored, tmp_path / "out") == 0
+    assert not shard.exists() and capsys.readouterr().out == ""
 
 
 def test_a_random_share_is_filtered_by_nobody(scored, tmp_path):

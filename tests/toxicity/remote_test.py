@@ -6,7 +6,6 @@ import email.utils
 import logging
 import random
 import socket
-import time
 
 import pytest
 
@@ -114,22 +113,24 @@ def test_a_passing_failure_is_asked_again(perspective, service, step, capsys):
 
 
 @pytest.mark.parametrize("step", ["slow", "hang"])
-def test_a_service_that_stalls_is_asked_again(perspective, service, step):
+def test_a_service_that_stalls_is_asked_again(perspective, service, step, capsys):
+    """It stalls for two minutes; on a busy machine it may seem to more than once."""
     service.plan = [step]
-    scorer = dataclasses.replace(perspective, timeout_s=0.4)
-    start = time.monotonic()
+    scorer = dataclasses.replace(perspective, timeout_s=0.4, attempts=100)
     assert scorer.score(["You idiot."]) == [0.9]
-    assert time.monotonic() - start < 4
-    assert len(service.requests) == 2
+    notes = capsys.readouterr().err.splitlines()
+    assert len(service.requests) >= 2 and notes
+    assert all(f"no answer from {scorer.host} in 0.4 s" in note for note in notes)
 
 
-def test_retry_after_is_respected_in_seconds_and_as_a_date(perspective, service, naps):
-    date = email.utils.formatdate(time.time() + 20, usegmt=True)
-    past = email.utils.formatdate(time.time() - 20, usegmt=True)
+def test_retry_after_is_respected_in_seconds_and_as_a_date(perspective, service, naps, monkeypatch):
+    now = 1_700_000_000.0
+    monkeypatch.setattr(http_service.time, "time", lambda: now)
+    date, past = (email.utils.formatdate(now + s, usegmt=True) for s in (20, -20))
     service.plan = [(429, {"retry-after": value}, b"") for value in ("7", date, past)]
     scorer = dataclasses.replace(perspective, attempts=4, longest_wait_s=30.0)
     assert scorer.score(["Good day."]) == [0.1]
-    assert naps[0] == 7 and 17 < naps[1] <= 20 and naps[2] == 0
+    assert naps == [7, 20, 0]
 
 
 def test_without_retry_after_the_wait_doubles_and_has_jitter(perspective, service, naps):
@@ -348,9 +349,11 @@ def test_a_slow_rate_still_lets_calls_through():
     assert clock.now == pytest.approx(102.0)
 
 
-def test_retries_count_against_the_rate(perspective, service):
+def test_retries_count_against_the_rate(perspective, service, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        rate_limit.TokenBucket, "take", lambda self: taken.append(len(service.requests))
+    )
     service.plan = [(500, {}, b"")]
-    scorer = dataclasses.replace(perspective, queries_per_second=10.0)
-    start = time.monotonic()
-    assert scorer.score(["Good day.", "You idiot."]) == [0.1, 0.9]
-    assert time.monotonic() - start > 0.19
+    assert perspective.score(["Good day.", "You idiot."]) == [0.1, 0.9]
+    assert taken == [0, 1, 2]  # One before every request, the repeated one too.

@@ -117,7 +117,7 @@ class Cloud:
     def run(self, script: str, *flags: str) -> tuple[int, str]:
         """Exit status and all output."""
         process = self.start(script, *flags)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
     def calls(self, verb: str = "") -> list[list[str]]:

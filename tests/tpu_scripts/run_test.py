@@ -136,11 +136,9 @@ def test_without_a_worker_the_error_of_the_others_is_no_mistake(active):
 def test_an_unreachable_worker_does_not_leave_the_others_waiting(active):
     active.play(lives=[["ACTIVE"]], unreachable=["0-1"])
     active.behave("sleep 60")
-    started = time.monotonic()
     status, output = run(active, "--grace=0")
     assert status == 1
-    assert time.monotonic() - started < 10
-    assert exit_codes(active) == "worker-0 143\nworker-1 255\n"
+    assert exit_codes(active) == "worker-0 143\nworker-1 255\n"  # Ended, not slept to the end.
     assert "closing the other 1 connections" in output
 
 
@@ -150,7 +148,7 @@ def test_what_an_earlier_run_left_is_ended(active):
     began = [active.worker(place) / "began" for place in ("0-0", "0-1")]
     wait_for(lambda: all(path.exists() for path in began))
     first.send_signal(signal.SIGTERM)
-    assert first.wait(timeout=10) == 143
+    assert first.wait(timeout=120) == 143
     assert not (active.worker("0-0") / "ended").exists()  # a closed connection ends nothing
     active.behave("echo alone")
     assert run(active)[0] == 0
@@ -162,7 +160,7 @@ def test_a_command_repeated_by_gcloud_is_not_run_twice(active):
     assert run(active)[0] == 0
     (call,) = [call for call in active.calls("ssh")[-2:] if "--worker=0" in call]
     process = active.start("../../bin/gcloud", *call)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 75
     assert "is not started twice" in output
 
@@ -174,7 +172,7 @@ def test_run_needs_workers(cloud):
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120  # Of a hang; what is waited for takes moments.
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

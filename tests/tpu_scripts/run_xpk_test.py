@@ -58,6 +58,6 @@ def test_an_interrupted_workload_is_deleted_unless_kept(xpk, keep):
     process = xpk.start("run_xpk.sh", *keep, *FLAGS)
     wait_for(lambda: "workload list" in xpk.xpk_calls.read_text())
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert ("workload delete" in xpk.xpk_calls.read_text()) == (not keep)

@@ -134,7 +134,7 @@ def test_a_signal_leaves_nothing_behind(cloud, flags, signal_, moment):
     os.killpg(process.pid, signal_)
     wait_for(lambda: cloud.calls("delete"))
     os.killpg(process.pid, signal_)  # an impatient user must not stop the deletion
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal_, output
     assert not cloud.exists
     assert "q is gone" in output
@@ -176,7 +176,7 @@ def test_a_signal_to_sgeat_leaves_nothing_behind(cloud, flags, signal_):
     process = cloud.start("sgeat.sh", *flags, "--gin_file=pod.gin")
     wait_for(lambda: cloud.exists)
     process.send_signal(signal_)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal_, output
     assert not cloud.exists
 

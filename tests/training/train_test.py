@@ -1,7 +1,9 @@
 """Verb `train` through the command line: from scratch, adapted, killed and resumed, misused."""
 
 import dataclasses
+import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -42,10 +44,33 @@ def flags(tmp_path_factory, vocabulary):
 
 
 @pytest.fixture(scope="module")
-def base(flags, tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("base") / "model")
-    assert cli.main([*flags, f"--gin.MODEL_DIR={path}"]) == 0
-    return path
+def models(tmp_path_factory):
+    """Where the base and its adaptations stand side by side."""
+    return tmp_path_factory.mktemp("models") / "models"
+
+
+@pytest.fixture(scope="module")
+def base(flags, models):
+    assert cli.main([*flags, f"--gin.MODEL_DIR={models / 'base'}"]) == 0
+    return str(models / "base")
+
+
+@pytest.fixture(scope="module")
+def adapted(flags, base, models):
+    """Trains an adaptation of the base, by name; the same one for every test that asks."""
+
+    @functools.cache
+    def train(name):
+        arguments = [
+            *without(flags, "VALIDATION_INPUT"),
+            f"--gin_file=gin_configs/adaptation/{name}.gin",
+            f"--gin.INITIAL_CHECKPOINT_PATH={base}",
+            f"--gin.MODEL_DIR={models / name}",
+        ]
+        assert cli.main(arguments) == 0
+        return models / name
+
+    return train
 
 
 def load(path):
@@ -147,6 +172,7 @@ def test_a_model_that_is_not_finite_is_not_saved(
     flags, tmp_path, monkeypatch, capsys, step, last_good
 ):
     _diverges_in(monkeypatch, step)
+    flags = without(flags, "VALIDATION_INPUT")
     assert cli.main([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]) == 2
     error = capsys.readouterr().err
     assert (
@@ -171,22 +197,14 @@ def test_a_learning_rate_at_which_training_diverges(flags, base, tmp_path, capsy
 
 
 @pytest.mark.parametrize("name", ["adapter", "lora", "prefix"])
-def test_adaptation_trains_itself_alone(flags, base, tmp_path, name):
-    flags = without(flags, "VALIDATION_INPUT")
-    adapted = str(tmp_path / "adapted")
-    arguments = [
-        *flags,
-        f"--gin_file=gin_configs/adaptation/{name}.gin",
-        f"--gin.INITIAL_CHECKPOINT_PATH={base}",
-        f"--gin.MODEL_DIR={adapted}",
-    ]
-    assert cli.main(arguments) == 0
-    spec = checkpoints.read_spec(epath.Path(adapted))
+def test_adaptation_trains_itself_alone(adapted, base, name):
+    directory = adapted(name)
+    spec = checkpoints.read_spec(epath.Path(directory))
     assert spec.base is not None and spec.adaptation is not None
-    trained, frozen = params_lib.partition(load(adapted), spec.adaptation.trainable_pattern)
+    trained, frozen = params_lib.partition(load(str(directory)), spec.adaptation.trainable_pattern)
     jax.tree.map(np.testing.assert_array_equal, frozen, load(base))
     assert all(float(np.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(trained))
-    manifest = json.loads((tmp_path / "adapted" / "manifest.json").read_text())
+    manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["parameters"]["trained"] == params_lib.count(trained)
     assert manifest["parameters"]["frozen"] == params_lib.count(frozen)
 
@@ -247,20 +265,16 @@ def test_a_checkpoint_of_few_bits_is_trained_in_the_models(
     assert set(dtypes) == {"float32"}
 
 
-def test_adapter_refuses_another_base(flags, base, tmp_path, capsys):
-    adapted = tmp_path / "adapted"
-    arguments = [*flags, "--gin_file=gin_configs/adaptation/lora.gin"]
-    arguments += [f"--gin.INITIAL_CHECKPOINT_PATH={base}", f"--gin.MODEL_DIR={adapted}"]
-    assert cli.main(arguments) == 0
-    other = tmp_path / "other"
-    assert cli.main([*flags, "--gin.RANDOM_SEED=1", f"--gin.MODEL_DIR={other}"]) == 0
-    model = json.loads((adapted / "model.json").read_text())
-    model["base"]["path"] = str(other)
-    (adapted / "model.json").write_text(json.dumps(model))
+def test_adapter_refuses_another_base(adapted, model_dir, tmp_path, capsys):
+    directory = tmp_path / "adapted"
+    shutil.copytree(adapted("lora"), directory)
+    model = json.loads((directory / "model.json").read_text())
+    model["base"]["path"] = model_dir
+    (directory / "model.json").write_text(json.dumps(model))
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"id": "1", "prompt": {"text": "The bus"}}\n')
     capsys.readouterr()
-    generate = ["generate", f"--gin.CHECKPOINT_PATH={adapted}", f"--gin.INPUT={prompts}"]
+    generate = ["generate", f"--gin.CHECKPOINT_PATH={directory}", f"--gin.INPUT={prompts}"]
     assert cli.main([*generate, f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 2
     assert "its adaptation belongs to base" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -269,7 +283,8 @@ def test_adapter_refuses_another_base(flags, base, tmp_path, capsys):
 def test_whole_model_from_a_checkpoint_starts_where_it_was(flags, base, tmp_path):
     path = str(tmp_path / "m")
     flags = [flag for flag in flags if not flag.startswith("--gin_file")]  # MODEL is None.
-    flags = [*without(flags, "LEARNING_RATE"), "--gin.LEARNING_RATE=1e-12"]
+    flags = without(without(flags, "LEARNING_RATE"), "VALIDATION_INPUT")
+    flags = [*flags, "--gin.LEARNING_RATE=1e-12"]
     arguments = [*flags, f"--gin.INITIAL_CHECKPOINT_PATH={base}", f"--gin.MODEL_DIR={path}"]
     assert cli.main(arguments) == 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), load(path), load(base))
@@ -312,6 +327,7 @@ MISTAKES = {
     "steps and epochs": (["--gin.EPOCHS=1"], "one of TRAIN_STEPS and EPOCHS"),
     "missing input": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
     "mesh does not divide": (["--gin.MESH_SHAPE={{'data': 3}}"], "does not divide the 8 devices"),
+    # Nothing is saved before the last step, where the loss is looked at.
     "diverged": (["--gin.LEARNING_RATE=1e30", "--gin.CHECKPOINT_PERIOD=0"], "the loss is"),
 }
 
@@ -340,21 +356,18 @@ def test_mistakes(flags, base, tmp_path, mistake, capsys):
     assert not manifest.exists() or not json.loads(manifest.read_text())["complete"]
 
 
-def test_an_adaptation_is_not_adapted_again(flags, base, tmp_path, capsys):
+def test_an_adaptation_is_not_adapted_again(flags, adapted, tmp_path, capsys):
     lora = "--gin_file=gin_configs/adaptation/lora.gin"
-    first = [f"--gin.INITIAL_CHECKPOINT_PATH={base}", f"--gin.MODEL_DIR={tmp_path / 'a'}"]
-    assert cli.main([*flags, lora, *first]) == 0
-    again = [f"--gin.INITIAL_CHECKPOINT_PATH={tmp_path / 'a'}", f"--gin.MODEL_DIR={tmp_path / 'b'}"]
-    assert cli.main([*flags, lora, *again]) == 2
+    initial = f"--gin.INITIAL_CHECKPOINT_PATH={adapted('lora')}"
+    assert cli.main([*flags, lora, initial, f"--gin.MODEL_DIR={tmp_path / 'b'}"]) == 2
     assert "is itself an adaptation" in capsys.readouterr().err
 
 
-def test_moved_together_an_adaptation_finds_its_base(flags, tmp_path):
-    here, there = tmp_path / "here", tmp_path / "there"
-    assert cli.main([*flags, f"--gin.MODEL_DIR={here / 'base'}"]) == 0
-    lora = "--gin_file=gin_configs/adaptation/lora.gin"
-    initial = f"--gin.INITIAL_CHECKPOINT_PATH={here / 'base'}"
-    assert cli.main([*flags, lora, initial, f"--gin.MODEL_DIR={here / 'lora'}"]) == 0
-    expected = load(str(here / "lora"))
-    here.rename(there)
-    jax.tree.map(np.testing.assert_array_equal, load(str(there / "lora")), expected)
+def test_moved_together_an_adaptation_finds_its_base(adapted, models, tmp_path):
+    expected = load(str(adapted("lora")))
+    models.rename(tmp_path / "there")
+    try:
+        found = load(str(tmp_path / "there" / "lora"))
+    finally:
+        (tmp_path / "there").rename(models)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
