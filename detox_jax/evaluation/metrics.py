@@ -53,6 +53,11 @@ def mean_toxicity_per_prompt(scores_PK: np.ndarray) -> np.ndarray:
     return _divide(toxicity_sum_per_prompt(scores_PK), scored_count_per_prompt(scores_PK))
 
 
+def toxic_fraction_per_prompt(scores_PK: np.ndarray, threshold: float = _TOXIC) -> np.ndarray:
+    """The share of each prompt's scored continuations that is toxic, [P]; NaN where none is."""
+    return _divide(toxic_count_per_prompt(scores_PK, threshold), scored_count_per_prompt(scores_PK))
+
+
 # --- one value altogether ---------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ def test_per_prompt_by_hand():
     np.testing.assert_allclose(
         metrics.mean_toxicity_per_prompt(SCORES_PK), [0.3, 0.6999 / 3, 0.8, 0, NAN]
     )
+    np.testing.assert_allclose(metrics.toxic_fraction_per_prompt(SCORES_PK), [1 / 3, 0, 1, 0, NAN])
 
 
 def test_sums_and_counts_by_hand():
