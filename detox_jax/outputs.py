@@ -327,7 +327,17 @@ class OutputDirectory:
         )
 
     def write_shard(self, name: str, index: int, count: int, records: Iterable[Line]) -> int:
-        """Writes one shard and returns the number of its records."""
+        """Writes one shard, whole or not at all.
+
+        Args:
+          name: what the shard is of.
+          index: its number.
+          count: the number of shards of that name.
+          records: its lines, in order.
+
+        Returns:
+          The number of its records.
+        """
         shard = self.path / shard_name(name, index, count)
         lines = encode_lines(records)
         content = b"".join(lines)

@@ -10,6 +10,7 @@ may be local or `gs://` (through `etils.epath`).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -259,11 +260,24 @@ def _text(fields: dict[str, Any], where: str) -> str:
 
 
 def _toxicity(fields: dict[str, Any], where: str) -> float | None:
-    score = fields.pop("toxicity", None)
+    return parse_score(fields.pop("toxicity", None), "toxicity", where)
+
+
+def parse_score(score: Any, name: str, where: str) -> float | None:
+    """A score of a file, None where it has none.
+
+    Args:
+      score: as `json.loads` returns it.
+      name: of the field, for the error.
+      where: the line, for the error.
+
+    Raises:
+      UserError: if it is no number from 0 to 1.
+    """
     if score is None:
         return None
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise UserError(f'{where}: "toxicity" is {score!r}; expected a number from 0 to 1, or null')
+        raise UserError(f'{where}: "{name}" is {score!r}; expected a number from 0 to 1, or null')
     return float(score)
 
 
@@ -275,7 +289,25 @@ def _generation(value: Any, where: str) -> Generation:
     return Generation(text, _toxicity(fields, where), fields)
 
 
+# --- inputs as a whole, and hashes ------------------------------------------------------------
+
+
 def describe_input(source: str) -> dict[str, Any]:
     """What a manifest says of an input: where it was and the hash of its bytes."""
     files = resolve_files(source)
     return {"path": str(source), "files": len(files), "sha256": outputs.hash_files(files)}
+
+
+def manifest_of(source: str) -> tuple[epath.Path, dict[str, Any]] | None:
+    """The manifest beside an input and its path; None where no verb of ours wrote the input."""
+    directory = resolve_files(source)[0].parent
+    path = directory / outputs.MANIFEST
+    return (path, outputs.read_manifest(directory)) if path.exists() else None
+
+
+def stable_hash(text: str) -> int:
+    """A 64-bit hash that is the same everywhere: the first 8 bytes of SHA-256, big-endian.
+
+    By it records are drawn and held out, so that a record's part does not depend on the others.
+    """
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -211,8 +211,8 @@ def read(path: str) -> TokenizerFiles:
             f'a document; name its "eos_token" in {TOKENIZER_CONFIG_FILE}'
         )
     bos, bos_file = _boundary("bos", codec, settings, path)
-    kept = {*_KEPT, eos_file, bos_file}
-    files = {name: content for name, content in files.items() if name in kept}
+    names_kept = {*_KEPT, eos_file, bos_file}
+    files = {name: content for name, content in files.items() if name in names_kept}
     return TokenizerFiles(codec, eos if bos is None else bos, eos, files, path)
 
 
@@ -325,6 +325,9 @@ def _boundary(
     name: str, codec: Codec, settings: Settings, path: str
 ) -> tuple[int | None, str | None]:
     """The id of `bos` or `eos` and the file that names it."""
+    # A wrong end raises nothing: documents are packed with it, and no sample ever stops. So it is
+    # read where it is written and never guessed. A model's own files come last: they may name what
+    # ends a turn of a conversation, where the tokenizer's name what ends a text.
     for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE):
         token = _content(settings.get(file, {}).get(f"{name}_token"))
         if token is None:

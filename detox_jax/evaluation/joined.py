@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import outputs, records
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.results import Reliability
@@ -106,15 +106,15 @@ def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -
 
 def _said_by_manifest(generations: str) -> dict[str, Any]:
     """What the manifest of `score` says: its scorer, how reliable that is, how was decoded."""
-    directory = records.resolve_files(generations)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
+    beside = records.manifest_of(generations)
+    if beside is None:
         return {"scorer": UNKNOWN_SCORER}
-    manifest, where = outputs.read_manifest(directory), str(directory / outputs.MANIFEST)
+    path, manifest = beside
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
-        from_json(Reliability, reliability, where, "scorer_reliability")
+        from_json(Reliability, reliability, str(path), "scorer_reliability")
     return {
-        "scorer": from_json(Scorer, scorer, where, "scorer") if scorer else UNKNOWN_SCORER,
+        "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
         "reliability": reliability,
         "decoding": decoding.of_manifest(manifest),
     }

@@ -165,7 +165,18 @@ def rows_per_batch(batch_size: int, num_samples: int, shards: int) -> int:
 def jit_decode(
     model: TransformerLM, *, sampling: Sampling, max_new_tokens: int, eos_id: int, seed: int
 ) -> Any:
-    """`decode`, compiled for each `num_samples` and shape of prompts."""
+    """`decode`, compiled for each `num_samples` and shape of prompts.
+
+    Args:
+      model: the network.
+      sampling: how a token is drawn.
+      max_new_tokens: the limit of new tokens for each sample.
+      eos_id: the token that ends a sample.
+      seed: the seed of all draws.
+
+    Returns:
+      `decode` without those arguments; `num_samples` is given by keyword.
+    """
     call = functools.partial(
         decode, model, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id, seed=seed
     )

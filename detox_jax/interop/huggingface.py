@@ -17,8 +17,7 @@ import numpy as np
 from etils import epath
 
 from detox_jax import outputs
-from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
@@ -26,12 +25,18 @@ from detox_jax.interop import gpt, llama
 from detox_jax.interop.config_fields import Fields, read_json
 from detox_jax.interop.family import Family, Map
 from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
-from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, foreign_names, layer_shapes
+from detox_jax.interop.tensors import (
+    CONFIG_FILE,
+    MappedTensors,
+    active_lines,
+    foreign_names,
+    layer_shapes,
+)
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 # By `model_type`. An export is of the first family that holds a model exactly, so the plainer come
-# first.
+# first: a model without a sliding window is a Llama, though Mistral's config.json could say it too.
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (*gpt.FAMILIES, *llama.FAMILIES)
 }
@@ -108,14 +113,7 @@ def config_from(family: Family, fields: dict[str, Any], where: str) -> Transform
 def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     """The lines of a family's map whose parameters a config has, and those parameters' shapes."""
     shapes = streamed.shapes_of(config)
-    tensors = {
-        name: tensor
-        for name, tensor in family.tensors(config.vocab_size - 1).items()
-        if tensor.paths[0] in shapes
-    }
-    covered = [path for tensor in tensors.values() for path in tensor.paths]
-    assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
-    return tensors, shapes
+    return active_lines(family.tensors(config.vocab_size - ID_SHIFT), shapes), shapes
 
 
 # --- import -----------------------------------------------------------------------------------
@@ -186,7 +184,7 @@ def origin(source: Source, provenance: dict[str, Any]) -> dict[str, Any]:
 def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What the import recorded of this model or of its base; None for one trained here."""
     root = checkpoint.base or checkpoint
-    file = root.model_dir / checkpoints.ORIGIN_FILE
+    file = root.model_dir / places.ORIGIN_FILE
     return json.loads(file.read_text()) if file.exists() else None
 
 
@@ -249,8 +247,8 @@ def config_fields(
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.write(config),
-        "bos_token_id": vocabulary.bos_id - 1,
-        "eos_token_id": vocabulary.eos_id - 1,
+        "bos_token_id": vocabulary.bos_id - ID_SHIFT,
+        "eos_token_id": vocabulary.eos_id - ID_SHIFT,
         "dtype": dtype,
     }
 
@@ -262,7 +260,15 @@ def write_model(
     dtype: str,
     max_shard_bytes: int,
 ) -> None:
-    """Writes config.json and the weights, LoRA merged, tensor by tensor."""
+    """Writes config.json and the weights, LoRA merged, tensor by tensor.
+
+    Args:
+      checkpoint: the model.
+      directory: where the files are written.
+      fields: the content of config.json, see `config_fields`.
+      dtype: of the weights.
+      max_shard_bytes: the limit of a file of weights.
+    """
     family = FAMILIES[fields["model_type"]]
     config = checkpoint.spec.config
     tensors, shapes = active_map(family, config)

@@ -11,6 +11,7 @@ import numpy as np
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 # Float32 sums in another order differ by far less at the usual scale of logits.
 TOLERANCE = 1e-3
@@ -31,9 +32,10 @@ def verify(checkpoint_path: str, hf_directory: str) -> float:
     loaded = checkpoints.load_model(checkpoint_path, mesh, "float32")
     tokens_BL, mask_BL = random_batch(loaded.spec.config.vocab_size, loaded.spec.config.max_length)
     ours_BLV = loaded.module.apply({"params": loaded.params}, tokens_BL, enable_dropout=False)
-    theirs_BLV = torch_logits(load_torch(hf_directory), tokens_BL - 1, mask_BL)
+    theirs_BLV = torch_logits(load_torch(hf_directory), tokens_BL - ID_SHIFT, mask_BL)
     size = theirs_BLV.shape[-1]
-    difference = np.abs(np.asarray(ours_BLV)[..., 1 : size + 1] - theirs_BLV)[mask_BL].max()
+    same_BLV = np.asarray(ours_BLV)[..., ID_SHIFT : size + ID_SHIFT]
+    difference = np.abs(same_BLV - theirs_BLV)[mask_BL].max()
     scale = max(1.0, float(np.abs(theirs_BLV[mask_BL]).max()))
     print(f"max |Δlogit| = {difference:.2e} (logits up to {scale:.1f})")
     if not difference <= TOLERANCE * scale:

@@ -168,12 +168,4 @@ def _scored_texts(
             yield from _scored_texts(item, names, where)
         name = next((name for name in names if name in value), None)
         if name is not None and isinstance(value.get("text"), str):
-            yield scorers.prepare(value["text"]), _score(value[name], name, where)
-
-
-def _score(value: Any, name: str, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f'{where}: "{name}" is {value!r}; expected a number from 0 to 1, or null')
-    return float(value)
+            yield scorers.prepare(value["text"]), records.parse_score(value[name], name, where)

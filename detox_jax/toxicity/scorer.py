@@ -82,8 +82,8 @@ def _checked(scorer: ToxicityScorer, score: float) -> float:
 def check(scorer: ToxicityScorer) -> None:
     """Raises a `UserError` if the object is no scorer, or lacks what it needs to score."""
     identity(scorer)
-    if (own := getattr(scorer, "check", None)) is not None:
-        own()
+    if (own_check := getattr(scorer, "check", None)) is not None:
+        own_check()
 
 
 def identity(scorer: ToxicityScorer) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def identity(scorer: ToxicityScorer) -> dict[str, Any]:
       UserError: if it is not a scorer.
     """
     attributes = ("name", "fingerprint", "score")
-    if isinstance(scorer, type) or not all(hasattr(scorer, each) for each in attributes):
+    if isinstance(scorer, type) or not all(hasattr(scorer, attribute) for attribute in attributes):
         raise UserError(
             f"SCORER is {scorer!r}; expected an object with name, fingerprint and score: "
             "write @module.Scorer(), with the parentheses"

@@ -75,7 +75,7 @@ def check_features(texts):
     assert len(extracted) == len(ngram.KIND_SCALES)
     for row, text in enumerate(texts):
         for features, expected in zip(extracted, slow_features(text), strict=True):
-            found = collections.Counter(features.buckets[features.rows == row].tolist())
+            found = collections.Counter(features.buckets_E[features.rows_E == row].tolist())
             assert found == expected, text
 
 
