@@ -23,7 +23,7 @@ from rich.table import Table
 from detox_jax import output_settings, outputs, records, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
-from detox_jax.evaluation import accuracy
+from detox_jax.evaluation import accuracy, perplexity
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
@@ -156,7 +156,7 @@ def choices(
             "tasks": figures,
             "average": {"name": accuracy.average_name(by_name), "value": average},
         }
-        outputs.write_json(output.path / ACCURACIES_FILE, accuracies)
+        outputs.write_json(output.path / ACCURACIES_FILE, outputs.finite(accuracies))
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
 
@@ -255,8 +255,8 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     if all(len(row["greedy"]) == 1 for row in answers):
         total = sum(row["log_likelihoods"][0] for row in answers)
-        # A hopeless model's perplexity is beyond what a float can hold.
-        figures["perplexity"] = math.exp(min(-total / len(answers), 700.0))
+        # A hopeless model's is beyond what a number holds, and null in the file.
+        figures["perplexity"] = perplexity.exp(-total / len(answers))
     return figures
 
 
