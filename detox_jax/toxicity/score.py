@@ -59,12 +59,13 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     output = outputs.OutputDirectory(output_dir, "score", settings)
     if output.complete:
         return
-    shards = [list(shard) for shard in _by_file(input)]
-    for record in itertools.chain.from_iterable(shards):
-        if not records.texts_to_score(record):
-            raise UserError(
-                f"{input}: prompt {record.id!r} has no generations; score what `generate` wrote"
-            )
+    # Of a batch's files the one with the requests gives no record, and no shard.
+    shards = [shard for _, found in records.read_by_file(input) if (shard := list(found))]
+    every = [record for shard in shards for record in shard]
+    if every and not any(records.texts_to_score(record) for record in every):
+        raise UserError(
+            f"{input}: prompt {every[0].id!r} has no generations; score what `generate` wrote"
+        )
     with terminal.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
         for index, shard in enumerate(shards):
             if not output.has_shard(SHARD_NAME, index, len(shards)):
@@ -83,17 +84,6 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
         f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
         f"{counts['toxic']} at or above {records.TOXIC}; {len(files)} files"
     )
-
-
-def _by_file(input: str) -> Iterator[Iterable[records.Record]]:
-    """Records file by file, ids checked over all of them."""
-    seen: set[str] = set()
-    for file in records.resolve_files(input):
-        shard = list(records.read_records(str(file)))
-        if again := next((record.id for record in shard if record.id in seen), None):
-            raise UserError(f"{file}: duplicate id {again!r}; it is in an earlier file of {input}")
-        seen.update(record.id for record in shard)
-        yield shard
 
 
 def _score_records(

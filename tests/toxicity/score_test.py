@@ -191,7 +191,7 @@ def test_two_scorers_do_not_mix_in_one_directory(documents, tmp_path, capsys):
     [
         (b"", "bad.jsonl: empty"),
         (b'{"id": "1", "text": "a"}\n{"id": \n', "bad.jsonl:2: malformed JSON"),
-        (b'{"text": "a"}\n', 'bad.jsonl:1: record without an "id"'),
+        (b'{"id": 1.5, "text": "a"}\n', 'bad.jsonl:1: record without an "id"'),
         (b'{"id": "1"}\n', 'bad.jsonl:1: record without a "text"'),
         (b'{"id": "1", "text": "\xff"}\n', "bad.jsonl:1: not UTF-8"),
         (b'{"id": "1", "text": "a"}\n{"id": "1", "text": "b"}\n', "duplicate id '1'"),
@@ -210,7 +210,7 @@ def test_bad_input(content, message, tmp_path, capsys):
 def test_an_id_in_two_shards(documents, tmp_path, capsys):
     (documents / "documents-00002-of-00003.jsonl").write_text('{"id": "0", "text": "again"}\n')
     assert run(documents, tmp_path / "out") == 2
-    assert "documents-00002-of-00003.jsonl: duplicate id '0'" in capsys.readouterr().err
+    assert "documents-00002-of-00003.jsonl:1: duplicate id '0'" in capsys.readouterr().err
 
 
 def test_missing_input_and_unwritable_output(documents, tmp_path, capsys):
