@@ -1,4 +1,4 @@
-"""JSON Lines: the one place that opens such a file, plain or compressed.
+"""JSON Lines and plain text: the one place that opens such a file, compressed or not.
 
 Whether a file is compressed is told by its first bytes, whatever its name: gzip and Zstandard are
 read as they are. A byte order mark, which Windows' editors write, is no part of the text.
@@ -46,6 +46,15 @@ def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, _parsed(raw, f"{file}:{number}")
     if empty:
         raise UserError(f"{file}: empty; expected one JSON record a line")
+
+
+def read_bytes(file: epath.Path) -> bytes:
+    """A whole file, such as a list of words, decompressed and without a byte order mark.
+
+    Raises:
+      UserError: for a damaged compressed file.
+    """
+    return b"".join(raw for _, raw in _lines(file)).removeprefix(_BYTE_ORDER_MARK)
 
 
 def _parsed(raw: bytes, where: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ BASICS = {
     "parallel.processes",
     "output_settings",
     "outputs",
+    "jsonl",
     "records",
     "tokenizer_files",
     "vocabulary",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Iterator
 
 from detox_jax import output_settings, outputs, records, terminal
@@ -77,12 +76,13 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     output.finish(
         scorer=scorers.identity(scorer),
         scorer_reliability=getattr(scorer, "reliability", None),
+        scorer_languages=scorers.languages(scorer),
         counts=counts,
     )
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
-        f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
-        f"{counts['toxic']} at or above {records.TOXIC}; {len(files)} files"
+        f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score"
+        f"{_of_these(counts)}, {counts['toxic']} at or above {records.TOXIC}; {len(files)} files"
     )
 
 
@@ -91,23 +91,40 @@ def _score_records(
 ) -> Iterator[records.Record]:
     for first in range(0, len(shard), _RECORDS_AT_ONCE):
         group = shard[first : first + _RECORDS_AT_ONCE]
-        texts = [records.texts_to_score(record) for record in group]
-        scores = iter(scorers.score_texts(scorer, [text for some in texts for text in some]))
-        for record, some in zip(group, texts, strict=True):
-            yield records.with_toxicity(record, list(itertools.islice(scores, len(some))))
+        texts = [text for record in group for text in records.texts_to_score(record)]
+        scores = scorers.score_texts(scorer, texts)
+        unreadable = scorers.unreadable(scorer, texts, scores)
+        first_text = 0
+        for record in group:
+            end = first_text + len(records.texts_to_score(record))
+            yield records.with_toxicity(record, scores[first_text:end], unreadable[first_text:end])
+            first_text = end
         advance(len(group))
 
 
 def _count(scored: Iterable[records.Record]) -> dict[str, int]:
-    counts = {"records": 0, "texts": 0, "missing": 0, "toxic": 0}
+    """What the manifest says; `missing` is all that has no score, the unreadable among it."""
+    names = ["records", "texts", "missing", "unreadable", "empty", "toxic", "without_texts"]
+    counts: dict[str, int] = dict.fromkeys(names, 0)
     for record in scored:
-        scores = (
-            [record.toxicity]
-            if isinstance(record, records.Document)
-            else [generation.toxicity for generation in record.generations]
-        )
+        texts = [record] if isinstance(record, records.Document) else record.generations
         counts["records"] += 1
-        counts["texts"] += len(scores)
-        counts["missing"] += sum(value is None for value in scores)
-        counts["toxic"] += sum(value is not None and value >= records.TOXIC for value in scores)
+        counts["without_texts"] += not texts
+        for text in texts:
+            counts["texts"] += 1
+            counts["missing"] += text.toxicity is None
+            counts["unreadable"] += text.unreadable
+            counts["empty"] += records.is_empty(text.text)
+            counts["toxic"] += text.toxicity is not None and text.toxicity >= records.TOXIC
     return counts
+
+
+def _of_these(counts: dict[str, int]) -> str:
+    """What a line about scores adds where there is something to say."""
+    notes = {
+        "unreadable": "in letters that it cannot read",
+        "empty": f"empty, which is {scorers.EMPTY_SCORE}",
+        "without_texts": "records without continuations",
+    }
+    said = [f"{counts[name]} {note}" for name, note in notes.items() if counts[name]]
+    return f" ({', '.join(said)})" if said else ""
