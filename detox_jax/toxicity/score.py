@@ -81,8 +81,8 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     )
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
-        f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score"
-        f"{_of_these(counts)}, {counts['toxic']} at or above {records.TOXIC}; {len(files)} files"
+        f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
+        f"{counts['toxic']} at or above {records.TOXIC}{_notes(counts)}; {len(files)} files"
     )
 
 
@@ -119,12 +119,11 @@ def _count(scored: Iterable[records.Record]) -> dict[str, int]:
     return counts
 
 
-def _of_these(counts: dict[str, int]) -> str:
+def _notes(counts: dict[str, int]) -> str:
     """What a line about scores adds where there is something to say."""
     notes = {
         "unreadable": "in letters that it cannot read",
-        "empty": f"empty, which is {scorers.EMPTY_SCORE}",
+        "empty": f"empty, each {scorers.EMPTY_SCORE}",
         "without_texts": "records without continuations",
     }
-    said = [f"{counts[name]} {note}" for name, note in notes.items() if counts[name]]
-    return f" ({', '.join(said)})" if said else ""
+    return "".join(f"; {counts[name]} {note}" for name, note in notes.items() if counts[name])

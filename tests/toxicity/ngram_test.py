@@ -169,7 +169,7 @@ def test_every_text_that_it_can_read_has_a_score():
         "\u4eca\u5929\u5929\u6c14\u5f88\u597d",  # Chinese, calm
         "\u4f60\u662f\u50bb\u74dc",  # Chinese, an insult
         "\u0623\u0646\u062a \u0623\u062d\u0645\u0642",  # Arabic, an insult
-        "\u0421\u0435\u0433\u043e\u0434\u043d\u044f \u0434\u043e\u0436\u0434\u044c",  # Russian, calm
+        "\u0418\u0434\u0451\u0442 \u0434\u043e\u0436\u0434\u044c",  # Russian, calm
         "\u0422\u044b \u0434\u0443\u0440\u0430\u043a",  # Russian, an insult
         "You idiot \u4f60\u662f\u50bb\u74dc",  # a third is unread
     ],

@@ -188,11 +188,11 @@ def test_a_text_that_is_refused_has_no_score(perspective, service, code):
     assert len(service.requests) == 3
 
 
-def _message(text, **more):
+def _message(text):
     return (
         400,
         {},
-        {"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT", **more}},
+        {"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}},
     )
 
 

@@ -189,9 +189,8 @@ def test_what_the_scorer_cannot_read_is_marked_apart_from_what_is_missing(tmp_pa
         records=2, texts=3, missing=1, unreadable=1, empty=1, without_texts=1
     )
     said = capsys.readouterr().out
-    assert (
-        "1 without a score (1 in letters that it cannot read, 1 empty, which is 0.0, 1 reco" in said
-    )
+    assert "1 without a score, 0 at or above 0.5; 1 in letters that it cannot read; " in said
+    assert "; 1 empty, each 0.0; 1 records without continuations; 1 files" in said
     # Read by another scorer, a text is no longer marked.
     score_verb.score(str(tmp_path / "out"), str(tmp_path / "other"), SometimesSilent([0.5, None]))
     (first, _) = read(tmp_path / "other" / "scored-00000-of-00001.jsonl")
