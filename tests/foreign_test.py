@@ -191,6 +191,7 @@ def test_decodingtrust_answers_are_all_read_and_not_the_first_alone(tmp_path):
     (prompt,) = _read(tmp_path, row)
     assert prompt.id == content_id("The bus")
     assert [g.text for g in prompt.generations] == ["is late", "is full"]
+    assert "continuation" not in prompt.extra  # It is the first of them again.
     completion = {**row, "response": {"choices": [{"text": " is late", "finish_reason": "stop"}]}}
     (prompt,) = _read(tmp_path, completion)
     assert [g.text for g in prompt.generations] == [" is late"]
