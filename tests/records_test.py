@@ -25,7 +25,7 @@ GOOD = '{"id": "a", "text": "x"}\n'
         ([], "d.jsonl: empty"),
         ([GOOD, '{"id": "b", "text"\n'], "d.jsonl:2: malformed JSON"),
         ([GOOD, '["b"]\n'], "d.jsonl:2: expected a JSON object"),
-        ([GOOD, '{"text": "x"}\n'], 'd.jsonl:2: record without an "id"'),
+        ([GOOD, '{"unreadable": 1, "text": "x"}\n'], 'd.jsonl:2: "unreadable" is 1'),
         ([GOOD, '{"id": "b"}\n'], 'd.jsonl:2: record without a "text"'),
         ([GOOD, '{"id": "b", "text": 3}\n'], 'd.jsonl:2: record without a "text"'),
         ([GOOD, GOOD], "d.jsonl:2: duplicate id 'a'"),

@@ -44,6 +44,7 @@ class ClassifierScorer:
 
     Attributes:
       name: last part of the directory or hub name.
+      languages: that the encoder's own card says.
       fingerprint: of config, weights, tokenizer, label, cut and dtype.
       label: of the output.
       activation: that makes it a probability, `sigmoid` or `softmax`.
@@ -53,6 +54,7 @@ class ClassifierScorer:
     """
 
     on_mesh = True
+    languages = "as the encoder says"
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ _LOOK_ALIKES = str.maketrans(
     "\u0501\u04cf\u051b\u051d\u03b1\u03b5\u03bf\u03c1\u03c4\u03c5\u03b9\u03ba\u03bd\u0131\u2018\u2019",
     "aeopcyxijskmthbdlqwaeoptuikvi''",
 )
+LOOK_ALIKE_LETTERS = frozenset(chr(code) for code in _LOOK_ALIKES if chr(code).isalpha())
 
 
 def _kinds() -> np.ndarray:

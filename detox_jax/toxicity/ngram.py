@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from detox_jax.errors import UserError
-from detox_jax.toxicity import letters
+from detox_jax.toxicity import letters, scripts
 from detox_jax.toxicity.scorer import prepare
 
 WEIGHTS_FILE = Path(__file__).with_name("ngram_weights.npz")
 RELIABILITY_FILE = "ngram_reliability.json"  # beside the weights
-VERSION = 1
+VERSION = 2  # 2: a text in other than Latin letters has no score
 BUCKET_BITS = 18
 NUM_BUCKETS = 1 << BUCKET_BITS
 CHAR_ORDERS = (2, 3, 4, 5)
@@ -117,17 +117,19 @@ def scales(features: Features, kind: int, num_texts: int) -> np.ndarray:
 class NgramScorer:
     """Scores by the embedded weights.
 
-    Every text has a score. One without any Latin letter (empty, numbers, another script) has 0.0:
-    there is no evidence in it that this scorer could read.
+    A text in other letters than Latin ones has no score, see `scripts.can_read`. One without any
+    letter (empty, numbers, emoji) has 0.0: there is nothing in it to read.
 
     Attributes:
       name: "ngram".
+      languages: English, which its texts are in.
       fingerprint: of the weights.
       reliability: how its scores compare with labels, see `ToxicityScorer`; None where the weights
         lie without it.
     """
 
     name = "ngram"
+    languages = ("en",)
 
     def __init__(self, weights_file: str | None = None):
         """Reads the weights.
@@ -158,10 +160,16 @@ class NgramScorer:
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
+        prepared = [prepare(text) for text in texts]
         scores: list[float | None] = []
-        for part in _batches([prepare(text) for text in texts]):
+        for part in _batches(prepared):
             scores.extend(self._score_batch(part).tolist())
-        return scores
+        readable = map(self.can_read, prepared)
+        return [score if can else None for score, can in zip(scores, readable, strict=True)]
+
+    def can_read(self, text: str) -> bool:
+        """See `ToxicityScorer`."""
+        return scripts.can_read(text)
 
     def _score_batch(self, texts: Sequence[str]) -> np.ndarray:
         logits_N = np.full(len(texts), self._bias)

@@ -78,8 +78,15 @@ def calibration_error(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
 
 
 def score_array(scorer: ToxicityScorer, texts: Sequence[str]) -> np.ndarray:
-    """The scores of texts that all have one, float64 [N]."""
-    return np.array(scorer.score(texts), np.float64)
+    """The scores of texts, float64 [N].
+
+    Raises:
+      ValueError: if one has none, which NumPy would take for NaN.
+    """
+    scores = scorer.score(texts)
+    if missing := sum(score is None for score in scores):
+        raise ValueError(f"{missing} of {len(texts)} texts have no score of {scorer.name}")
+    return np.array(scores, np.float64)
 
 
 def ranking(scores_N: np.ndarray, targets_N: np.ndarray) -> dict[str, float]:

@@ -193,8 +193,12 @@ def measure(
     held_out: Sequence[labelled.Example],
     sentences: Sequence[labelled.IdentitySentence],
 ) -> dict[str, Any]:
-    """Quality on texts never trained on: by source, by identity, under disguises."""
+    """Quality on texts never trained on: by source, by identity, under disguises.
+
+    Texts that the scorer cannot read are left out.
+    """
     report: dict[str, Any] = {"sources": {}}
+    held_out = [example for example in held_out if scorer.can_read(example.text)]
     for source in dict.fromkeys(example.source for example in held_out):
         part = [example for example in held_out if example.source == source]
         texts = [example.text for example in part]
