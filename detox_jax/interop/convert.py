@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -19,7 +19,7 @@ from detox_jax.checkpoints import streamed
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
-from detox_jax.interop import huggingface, model_card, t5x_checkpoints
+from detox_jax.interop import huggingface, model_card, safetensors_io, t5x_checkpoints
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import Vocabulary
@@ -33,6 +33,7 @@ def convert(
     to: str | None = None,
     revision: str | None = None,
     param_dtype: str = "float32",
+    ignore_fields: Sequence[str] | str = (),
     source: str | None = None,
     to_hf: str | None = None,
     dtype: str | None = None,
@@ -54,6 +55,8 @@ def convert(
       to: the checkpoint directory that an import writes.
       revision: of a hub name; the newest, which is then recorded, where None.
       param_dtype: of the imported parameters, `float32` or `bfloat16`.
+      ignore_fields: fields of config.json that are unknown here and change no logit, as the user
+        says; commas separate them in a text.
       source: a checkpoint of this package to export.
       to_hf: the Hugging Face directory that the export writes.
       dtype: of the exported weights; that of the import, or else `float32`, where None.
@@ -75,11 +78,14 @@ def convert(
         raise UserError("BASE, MODEL, VOCABULARY_PATH and ADAPTATION are for --from_t5x alone")
     if verify and (from_t5x is not None or to_t5x is not None):
         raise UserError("--verify is for Hugging Face; from and to T5X, bits are copied")
+    ignored = _names(ignore_fields)
+    if ignored and from_hf is None:
+        raise UserError("IGNORE_FIELDS is for --from_hf alone")
     ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
     ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
     match {name: end for name, end in ends.items() if end is not None}:
         case {"from_hf": str(start), "to": str(target), **rest} if not rest:
-            import_model(start, target, revision, param_dtype, verify)
+            import_model(start, target, revision, param_dtype, verify, ignored)
         case {"from": str(start), "to_hf": str(target), **rest} if not rest:
             export_model(
                 start,
@@ -100,6 +106,13 @@ def convert(
                 "convert goes one way: --from_hf=DIR_OR_REPO --to=DIR, --from=DIR --to_hf=DIR, "
                 "--from_t5x=DIR --to=DIR, or --from=DIR --to_t5x=DIR"
             )
+
+
+def _names(fields: Sequence[str] | str) -> tuple[str, ...]:
+    names = fields.split(",") if isinstance(fields, str) else fields
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(f"IGNORE_FIELDS is {fields!r}; give names: \"['first', 'second']\"")
+    return tuple(name.strip() for name in names)
 
 
 @contextlib.contextmanager
@@ -136,16 +149,26 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
 
 
 def import_model(
-    from_hf: str, to: str, revision: str | None, param_dtype: str, verify: bool
+    from_hf: str,
+    to: str,
+    revision: str | None,
+    param_dtype: str,
+    verify: bool,
+    ignored: Sequence[str] = (),
 ) -> None:
-    """Writes a checkpoint directory from a Hugging Face model."""
+    """Writes a checkpoint directory from a Hugging Face model, see `convert`."""
     if param_dtype not in ("float32", "bfloat16"):
         raise UserError(f"PARAM_DTYPE is {param_dtype!r}; one of float32, bfloat16")
     if epath.Path(from_hf).is_dir():
         directory, provenance = epath.Path(from_hf), {}
     else:
         directory, provenance = _module("hub").resolve(from_hf, revision)
-    source = huggingface.open_source(directory, param_dtype)
+    source = huggingface.open_source(directory, param_dtype, ignored)
+    if not source.tensors.is_sharded and (directory / safetensors_io.INDEX_FILE).exists():
+        print(
+            f"{directory}: {safetensors_io.SINGLE_FILE} is read, as transformers does; "
+            f"{safetensors_io.INDEX_FILE} and its shards are not"
+        )
     vocabulary = Vocabulary.load(str(directory))
     if vocabulary.vocab_size > source.config.vocab_size:
         raise UserError(
@@ -156,6 +179,7 @@ def import_model(
     settings = {
         "source": {**(provenance or {"path": from_hf}), "sha256": weights},
         "param_dtype": param_dtype,
+        **({"ignored_fields": list(ignored)} if ignored else {}),
     }
     with staged(to, settings) as output:
         if output is None:

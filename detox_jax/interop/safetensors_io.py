@@ -21,6 +21,7 @@ from detox_jax.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_config.json"
 DTYPES: dict[str, Any] = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -29,11 +30,25 @@ DTYPES: dict[str, Any] = {
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
+def refuse_adapter(directory: epath.Path) -> None:
+    """Refuses a directory whose model is not all that transformers would load from it.
+
+    Raises:
+      UserError: if it holds an adapter of PEFT, which transformers puts into the model.
+    """
+    if (directory / ADAPTER_FILE).exists():
+        raise UserError(
+            f"{directory / ADAPTER_FILE}: an adapter, which transformers loads with its base; save "
+            "the two as one with PEFT's merge_and_unload, or take the adapter's files away"
+        )
+
+
 class TensorReader:
     """The tensors of a directory by name.
 
     Attributes:
       files: the safetensors files, in order.
+      is_sharded: whether an index says which file holds a tensor.
       shapes: of every tensor.
       dtypes: of every tensor, as safetensors names them.
 
@@ -53,7 +68,9 @@ class TensorReader:
             "convert it once, in a sandbox, with transformers: "
             f"{auto_class}.from_pretrained(DIR).save_pretrained(NEW_DIR)"
         )
+        refuse_adapter(directory)
         wanted = self._find()
+        self.is_sharded = bool(wanted)
         self.files = [directory / name for name in sorted(set(wanted.values()))]
         if not wanted:
             self.files = [directory / SINGLE_FILE]
@@ -73,6 +90,10 @@ class TensorReader:
     def _find(self) -> dict[str, str]:
         """Which shard holds each tensor, by the index; empty where there is only one file."""
         directory = self._directory
+        # Where both are there, transformers reads the single file, and so do we: the index may be
+        # that of an older model.
+        if (directory / SINGLE_FILE).exists():
+            return {}
         if (directory / INDEX_FILE).exists():
             index = json.loads((directory / INDEX_FILE).read_text())
             wanted = index.get("weight_map")
@@ -82,8 +103,6 @@ class TensorReader:
                 if Path(name).name != name or not (directory / name).exists():
                     raise UserError(f"{directory}: shard {name} is missing; download it again")
             return wanted
-        if (directory / SINGLE_FILE).exists():
-            return {}
         for pattern in _PICKLES:
             for file in sorted(directory.glob(pattern)):
                 raise UserError(

@@ -272,6 +272,16 @@ BAD = {
     "multimodal": (_edit_config(model_type="gemma3"), "gemma3_text"),
     "classifier": (_edit_config(architectures=["LlamaForSequenceClassification"]), "no causal"),
     "unknown field": (_edit_config(router_aux_loss=1), "router_aux_loss = 1 is not supported"),
+    "mlx": (_edit_config(quantization={"bits": 4}), "quantization = .* is not supported; detox"),
+    "another file": (_edit_config(transformers_weights="x.safetensors"), "transformers_weights"),
+    "adapter in a model": (
+        lambda s: (s / "adapter_config.json").write_text("{}"),
+        "adapter_config.json: an adapter, which transformers loads with its base",
+    ),
+    "adapter alone": (
+        lambda s: [(s / "config.json").unlink(), (s / "adapter_config.json").write_text("{}")],
+        "adapter_config.json: an adapter",
+    ),
     "no size": (_edit_config(hidden_size=None), 'has no "hidden_size"'),
     "odd rope": (_edit_config(rope_scaling={"type": "yarn", "factor": 2}), "rope_type"),
     "odd activation": (_edit_config(hidden_act="mish"), 'hidden_act = "mish"'),
@@ -294,6 +304,58 @@ BAD = {
     ),
     "untied head": (_edit_config(tie_word_embeddings=True), "differs from the embedding"),
 }
+
+
+def test_unknown_fields_can_be_ignored_by_name(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _edit_config(router_aux_loss=1, my_note="x")(source)
+    command = ["convert", "--from_hf=hf", "--to=ours"]
+    assert cli.main(command) == 2
+    advice = "--gin.IGNORE_FIELDS=\"['router_aux_loss', 'my_note']\""
+    assert advice in capsys.readouterr().err
+    assert cli.main([*command, advice.replace('"', "")]) == 0  # A shell takes the quotes away.
+    origin = json.loads((tmp_path / "ours" / "huggingface.json").read_text())
+    assert origin["ignored_fields"] == ["router_aux_loss", "my_note"]
+    manifest = json.loads((tmp_path / "ours" / "manifest.json").read_text())
+    assert manifest["settings"]["ignored_fields"] == origin["ignored_fields"]
+    assert cli.main(["convert", "--from=ours", "--to_hf=back"]) == 0
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["router_aux_loss"] == 1
+
+
+def test_what_decides_the_computation_cannot_be_ignored(source, tmp_path):
+    _edit_config(quantization_config={"bits": 4})(source)
+    for name in ("quantization_config", "rope_theta"):
+        with pytest.raises(UserError, match=f"{name} decides what is computed"):
+            import_it(source, tmp_path / "ours", ignore_fields=name)
+    with pytest.raises(UserError, match="has no typing_error, which IGNORE_FIELDS names"):
+        import_it(source, tmp_path / "ours", ignore_fields=["typing_error"])
+    with pytest.raises(UserError, match="IGNORE_FIELDS is for --from_hf alone"):
+        convert.convert(source="x", to_hf="y", ignore_fields=["z"])
+    with pytest.raises(UserError, match="IGNORE_FIELDS is .*; give names"):
+        import_it(source, tmp_path / "ours", ignore_fields=[1])
+
+
+def test_beside_a_single_file_the_index_is_another_models(tmp_path, vocabulary, capsys):
+    """As transformers: a newer single file over a sharded model, whose files are still there."""
+    reference.make(tmp_path / "hf", reference.LLAMA)
+    vocabulary.save(str(tmp_path / "hf"))
+    new = import_it(tmp_path / "hf", tmp_path / "new")
+    old = {name: x + 1 for name, x in safetensors.numpy.load_file(_single(tmp_path)).items()}
+    shard = "model-00001-of-00001.safetensors"
+    safetensors.numpy.save_file(old, tmp_path / "hf" / shard)
+    index = {"weight_map": dict.fromkeys(old, shard)}
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "hf" / "pytorch_model.bin").write_bytes(b"older still")
+    capsys.readouterr()
+    assert_same_parameters(new, import_it(tmp_path / "hf", tmp_path / "both"))
+    assert "model.safetensors is read" in capsys.readouterr().out
+    _single(tmp_path).unlink()
+    with pytest.raises(AssertionError):
+        assert_same_parameters(new, import_it(tmp_path / "hf", tmp_path / "sharded"))
+
+
+def _single(directory):
+    return directory / "hf" / "model.safetensors"
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -328,6 +390,16 @@ def test_a_tied_head_may_repeat_the_embedding(tmp_path, vocabulary):
     vocabulary.save(str(tmp_path / "hf"))
     without = import_it(tmp_path / "hf", tmp_path / "without")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    safetensors.numpy.save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    assert_same_parameters(without, import_it(tmp_path / "hf", tmp_path / "ours"))
+
+
+def test_a_tied_head_may_stand_for_the_embedding(tmp_path, vocabulary):
+    config = {**reference.LLAMA, "tie_word_embeddings": True}
+    tensors = reference.make(tmp_path / "hf", config)
+    vocabulary.save(str(tmp_path / "hf"))
+    without = import_it(tmp_path / "hf", tmp_path / "without")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
     safetensors.numpy.save_file(tensors, tmp_path / "hf" / "model.safetensors")
     assert_same_parameters(without, import_it(tmp_path / "hf", tmp_path / "ours"))
 
