@@ -7,6 +7,7 @@ tokenizer has tokens.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -91,6 +92,14 @@ class Vocabulary:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
             outputs.write_bytes(directory / name, content)
+
+    @property
+    def files_sha256(self) -> str:
+        """Of the files that `save` writes; they hold more than what decides the ids."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self._files.items()):
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no special token added."""

@@ -178,6 +178,7 @@ def import_model(
     weights = outputs.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
     settings = {
         "source": {**(provenance or {"path": from_hf}), "sha256": weights},
+        "vocabulary": vocabulary.files_sha256,
         "param_dtype": param_dtype,
         **({"ignored_fields": list(ignored)} if ignored else {}),
     }
@@ -194,10 +195,21 @@ def import_model(
         origin = huggingface.origin(source, settings["source"])
         outputs.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
         if verify:
-            _module("verify").verify(str(output.path), str(directory))
+            _module("verify").verify(str(output.path), str(directory), _written(source))
         count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
         output.finish(family=source.family.model_type, parameters=count)
-    print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors")
+    rounded = ""
+    if _written(source) != "float32":
+        rounded = (
+            f", {source.dtype} rounded to {_written(source)}; PARAM_DTYPE=float32 keeps all bits"
+        )
+    print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors{rounded}")
+
+
+def _written(source: huggingface.Source) -> str:
+    """The dtype that the weights were rounded to; float32 holds all of them."""
+    stored = source.config.param_dtype
+    return "float32" if stored == source.dtype else stored
 
 
 def import_t5x(from_t5x: str, to: str, described: t5x_checkpoints.Description) -> None:
@@ -269,16 +281,23 @@ def export_model(
             print(f"{to_hf}: is already there, from the same checkpoint")
             return
         measured = None if card_of is None else results_files.read(card_of)
+        share = 0.0
         if isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora):
             _write_adaptation(export, output.path)
         else:
-            _write_whole(export, output.path, max_shard_bytes)
+            share = _write_whole(export, output.path, max_shard_bytes)
             if verify:
-                _module("verify").verify(source, str(output.path))
+                _module("verify").verify(source, str(output.path), export.dtype)
         card = model_card.render(checkpoint, export.recorded, measured, export.dtype)
         outputs.write_bytes(output.path / "README.md", card.encode())
         output.finish()
     print(f"{to_hf}: written, {export.dtype}")
+    if share:
+        measured = "" if verify else "--verify measures what that changes, "
+        print(
+            f"{to_hf}: {export.dtype} does not hold {share:.1%} of the weights, which are rounded; "
+            f"{measured}--gin.DTYPE=float32 keeps all bits"
+        )
 
 
 def _open_export(source: str, dtype: str | None) -> _Export:
@@ -311,15 +330,16 @@ def _base_name(recorded: Mapping[str, Any] | None, base: Checkpoint) -> str:
     return str(origin.get("repo") or origin.get("path") or base.model_dir)
 
 
-def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -> None:
+def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -> float:
+    """The whole model; returns the share of its weights that were rounded."""
     checkpoint = export.checkpoint
     config = checkpoint.spec.config
     family = huggingface.choose_family(config, export.recorded)
     fields = huggingface.config_fields(
         config, family, export.recorded, export.dtype, export.vocabulary
     )
-    huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
     _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
+    return huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
 
 
 def export_t5x(source: str, to_t5x: str) -> None:

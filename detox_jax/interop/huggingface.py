@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,7 +156,7 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
       UserError: if a tensor is missing, left over, of another shape, or holds NaN.
     """
     tensors, shapes = active_map(source.family, source.config)
-    stored = _stored_names(source)
+    stored = stored_names(source)
     mapped = MappedTensors(tensors, shapes, source.config.num_layers)
     mapped.check(source.tensors, stored, str(source.directory))
     _check_left_over(source, stored, mapped.expected.keys())
@@ -166,7 +166,7 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     return arrays
 
 
-def _stored_names(source: Source) -> dict[str, str]:
+def stored_names(source: Source) -> dict[str, str]:
     """Full tensor names to those in the files, which leave out the prefix of a bare body.
 
     Of a tied pair either name serves: safetensors' `save_model` keeps one of two names that share
@@ -301,8 +301,15 @@ def write_model(
     fields: dict[str, Any],
     dtype: str,
     max_shard_bytes: int,
-) -> None:
-    """Writes config.json and the weights, LoRA merged, tensor by tensor."""
+) -> float:
+    """Writes config.json and the weights, LoRA merged, tensor by tensor.
+
+    Returns:
+      The share of the weights that `dtype` does not hold exactly.
+
+    Raises:
+      UserError: for weights that are not finite, in the checkpoint or in `dtype`.
+    """
     family = FAMILIES[fields["model_type"]]
     config = checkpoint.spec.config
     tensors, shapes = active_map(family, config)
@@ -312,11 +319,20 @@ def write_model(
         for foreign in foreign_names(name, tensor, config.num_layers)
     }
     writer = TensorWriter(directory, plan, max_shard_bytes)
+    for foreign, value in foreign_tensors(checkpoint, family):
+        writer.write(foreign, value)
+    writer.finish()
+    outputs.write_json(directory / CONFIG_FILE, fields)
+    return writer.num_rounded / writer.num_values
+
+
+def foreign_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of a family's model by name, LoRA merged, in no rounded dtype."""
+    config = checkpoint.spec.config
+    tensors, _ = active_map(family, config)
     for name, tensor in tensors.items():
         values = [checkpoint.merged(path) for path in tensor.paths]
         layers = zip(*(streamed.by_layer(v, tensor.layered) for v in values), strict=True)
         names = foreign_names(name, tensor, config.num_layers)
         for foreign, parts in zip(names, layers, strict=True):
-            writer.write(foreign, tensor.layout.write(parts))
-    writer.finish()
-    outputs.write_json(directory / CONFIG_FILE, fields)
+            yield foreign, tensor.layout.write(parts)

@@ -154,6 +154,10 @@ class TensorWriter:
     """Writes tensors at their places in files whose headers are written first.
 
     A shard holds at most `max_shard_bytes`, and at least one tensor.
+
+    Attributes:
+      num_values: written so far.
+      num_rounded: of them, those that their planned dtype does not hold exactly.
     """
 
     def __init__(
@@ -172,6 +176,7 @@ class TensorWriter:
         self._places: dict[str, tuple[epath.Path, int]] = {}
         self._tensors = dict(tensors)
         self._left = set(tensors)
+        self.num_values = self.num_rounded = 0
         shards = _shards(tensors, max_shard_bytes)
         names = [SINGLE_FILE]
         if len(shards) > 1:
@@ -207,18 +212,43 @@ class TensorWriter:
                 self._places[name] = (file, start + entry["data_offsets"][0])
 
     def write(self, name: str, tensor: np.ndarray) -> None:
-        """Writes one tensor, cast to its planned dtype."""
+        """Writes one tensor, cast to its planned dtype.
+
+        Raises:
+          UserError: if it holds a number that is not finite there, or beyond that dtype.
+        """
         shape, dtype = self._tensors[name]
         assert tensor.shape == shape, (name, tensor.shape, shape)
         file, offset = self._places[name]
+        stored = rounded(tensor, DTYPES[dtype].name, f"tensor {name!r}")
+        self.num_values += stored.size
+        self.num_rounded += np.count_nonzero(stored.astype(np.float32) != tensor.astype(np.float32))
         with open(file, "r+b") as stream:
             stream.seek(offset)
-            stream.write(np.ascontiguousarray(tensor, DTYPES[dtype]).tobytes())
+            stream.write(np.ascontiguousarray(stored).tobytes())
         self._left.remove(name)
 
     def finish(self) -> None:
         """Checks that every tensor was written once."""
         assert not self._left, sorted(self._left)
+
+
+def rounded(array: np.ndarray, dtype: str, where: str) -> np.ndarray:
+    """The array in another dtype, by its name.
+
+    Raises:
+      UserError: naming `where`, if a number is not finite, or not in that dtype.
+    """
+    with np.errstate(over="ignore"):
+        cast = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    if not np.isfinite(cast.astype(np.float32)).all():
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(f"{where} holds NaN or infinity; give a checkpoint that is finite")
+        raise UserError(
+            f"{where} holds {np.abs(array.astype(np.float32)).max():.3g}, beyond what "
+            f"{dtype} holds; pass --gin.DTYPE=float32"
+        )
+    return cast
 
 
 def _num_bytes(shape: tuple[int, ...], dtype: str) -> int:

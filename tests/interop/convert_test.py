@@ -32,6 +32,9 @@ class CopiedTokenizer:
         shutil.copy(str(vocabulary_dir / "tokenizer.json"), str(to / "tokenizer.json"))
 
 
+REAL_MODULE = convert._module
+
+
 @pytest.fixture(autouse=True)
 def copied_tokenizer(monkeypatch):
     real = convert._module
@@ -78,6 +81,28 @@ def test_round_trip_is_exact_and_sharded(tmp_path, vocabulary, dtype):
     assert_same_parameters(ours, again)
 
 
+def test_how_a_model_generates_stays_with_it(source, tmp_path, vocabulary):
+    settings = b'{"eos_token_id": [0, 5], "temperature": 0.6,  "pad_token_id": 7}\n'
+    (source / "generation_config.json").write_bytes(settings)
+    _edit_config(eos_token_id=0)(source)
+    ours = import_it(source, tmp_path / "ours")
+    assert (ours / "vocabulary" / "generation_config.json").read_bytes() == settings
+    spec = checkpoints.read_spec(epath.Path(ours))
+    assert spec.vocabulary == vocabulary.fingerprint  # Of ids, which it does not change.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "_module", REAL_MODULE)
+        convert.convert(source=str(ours), to_hf=str(tmp_path / "back"))
+    assert (tmp_path / "back" / "generation_config.json").read_bytes() == settings
+
+
+def test_another_tokenizer_is_another_import(source, tmp_path):
+    import_it(source, tmp_path / "ours")
+    import_it(source, tmp_path / "ours")
+    (source / "generation_config.json").write_text('{"eos_token_id": [0, 5]}')
+    with pytest.raises(UserError, match="made with other settings"):
+        import_it(source, tmp_path / "ours")
+
+
 def test_what_is_exported_again_keeps_its_config(source, tmp_path):
     ours = import_it(source, tmp_path / "ours")
     convert.convert(source=str(ours), to_hf=str(tmp_path / "back"))
@@ -111,13 +136,13 @@ def test_a_whole_model_trained_here_is_exported_as_gpt2(model_dir, tmp_path, con
         np.testing.assert_array_equal(ours, back)
 
 
-def _adapted(model_dir, adaptation, config, vocabulary, mesh, where):
+def _adapted(model_dir, adaptation, config, vocabulary, mesh, where, scale=0.1):
     """An adapted checkpoint whose own parameters are random, not zero."""
     _, spec, fingerprint = checkpoints.load_params(model_dir, mesh)
     fresh = initial_params(config, adaptation)
     added, _ = params_lib.partition(fresh, adaptation.trainable_pattern)
     noise = np.random.default_rng(3)
-    added = jax.tree.map(lambda x: np.float32(noise.normal(size=x.shape) * 0.1), added)
+    added = jax.tree.map(lambda x: np.float32(noise.normal(size=x.shape) * scale), added)
     base = {"path": model_dir, "fingerprint": fingerprint}
     spec = dataclasses.replace(spec, adaptation=adaptation, base=base)
     where.mkdir()
@@ -142,6 +167,68 @@ def test_lora_is_merged(model_dir, config, vocabulary, one_device_mesh, tmp_path
     base = checkpoints.load_model(model_dir, one_device_mesh)
     plain = base.module.apply({"params": base.params}, tokens, enable_dropout=False)
     assert float(abs(plain - logits[0]).max()) > 0.1
+
+
+def test_lora_over_a_bfloat16_base_is_added_in_float32_and_rounded_once(
+    source, vocabulary, one_device_mesh, tmp_path, capsys
+):
+    base = import_it(source, tmp_path / "base", param_dtype="bfloat16")
+    assert (
+        "float32 rounded to bfloat16; PARAM_DTYPE=float32 keeps all bits" in capsys.readouterr().out
+    )
+    config = streamed.Checkpoint.open(str(base)).spec.config
+    adaptation = LoRAConfig(3, alpha=7.0, target_modules=("query", "wi"))
+    adapted = _adapted(
+        str(base), adaptation, config, vocabulary, one_device_mesh, tmp_path / "lora"
+    )
+    checkpoint = streamed.Checkpoint.open(str(adapted))
+    path = "layers/mlp/wi_0/kernel"
+    kernel, a, b = (
+        checkpoint.read(path.replace("kernel", leaf)) for leaf in ("kernel", "lora_a", "lora_b")
+    )
+    assert kernel.dtype == ml_dtypes.bfloat16
+    expected = np.float32(kernel) + np.einsum("ndr,nrf->ndf", a, b) * np.float32(7 / 3)
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        convert.convert(source=str(adapted), to_hf=str(out), dtype=dtype)
+        written = safetensors.numpy.load_file(out / "model.safetensors")
+        assert {str(tensor.dtype) for tensor in written.values()} == {dtype}
+        for layer, values in enumerate(expected):
+            tensor = written[f"model.layers.{layer}.mlp.gate_proj.weight"]
+            np.testing.assert_allclose(
+                np.float32(tensor.T), np.float32(values.astype(tensor.dtype)), atol=1e-6
+            )
+    assert "bfloat16 does not hold" in capsys.readouterr().out
+
+
+def test_an_export_that_rounds_says_so(source, tmp_path, capsys):
+    ours = import_it(source, tmp_path / "ours")
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "exact"))
+    assert "rounded" not in capsys.readouterr().out
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "half"), dtype="float16")
+    printed = capsys.readouterr().out
+    assert "float16 does not hold" in printed and "--gin.DTYPE=float32 keeps all bits" in printed
+
+
+def test_weights_beyond_the_exported_dtype_are_refused(source, tmp_path):
+    _edit_tensors(lambda tensors: tensors["model.norm.weight"].__setitem__(3, 7e4))(source)
+    ours = import_it(source, tmp_path / "ours")
+    with pytest.raises(UserError, match="'model.norm.weight' holds 7e.04, beyond what float16"):
+        convert.convert(source=str(ours), to_hf=str(tmp_path / "half"), dtype="float16")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "ours"]
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "bf16"), dtype="bfloat16")
+
+
+def test_a_merge_that_is_not_finite_is_refused(source, vocabulary, one_device_mesh, tmp_path):
+    """Base and addition are finite, and their sum is not."""
+    base = import_it(source, tmp_path / "base")
+    config = streamed.Checkpoint.open(str(base)).spec.config
+    adaptation = LoRAConfig(3, target_modules=("query",))
+    where = tmp_path / "lora"
+    adapted = _adapted(str(base), adaptation, config, vocabulary, one_device_mesh, where, 1e30)
+    with pytest.raises(UserError, match="q_proj.weight' holds NaN or infinity"):
+        convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf2"))
+    assert not (tmp_path / "hf2").exists()
 
 
 def test_an_adaptation_of_another_base_is_refused(

@@ -97,14 +97,14 @@ def test_of_a_tied_pair_either_name_serves(family, embedding, head):
         config=config_of(family, tie_word_embeddings=True),
     )
     full = huggingface._embedding_name(FAMILIES[family])
-    assert huggingface._stored_names(source)[full] == head
-    assert head not in huggingface._stored_names(source)
+    assert huggingface.stored_names(source)[full] == head
+    assert head not in huggingface.stored_names(source)
     source.config = config_of(family, tie_word_embeddings=False)
-    assert full not in huggingface._stored_names(source)
+    assert full not in huggingface.stored_names(source)
     names[embedding] = (99, 64)
     source.config = config_of(family, tie_word_embeddings=True)
-    assert huggingface._stored_names(source)[full] == embedding
-    assert huggingface._stored_names(source)[head] == head
+    assert huggingface.stored_names(source)[full] == embedding
+    assert huggingface.stored_names(source)[head] == head
 
 
 @pytest.mark.parametrize(
