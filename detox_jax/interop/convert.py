@@ -185,6 +185,8 @@ def import_model(
     with staged(to, settings) as output:
         if output is None:
             print(f"{to}: is already there, from the same files")
+            if verify:
+                _module("verify").verify(to, str(directory), _written(source))
             return
         scratch = output.path / _SCRATCH
         arrays = huggingface.read_parameters(source, scratch)
@@ -268,6 +270,12 @@ def export_model(
             f"{source}: a gated prefix has no Hugging Face form; export a LoRA, an adapter or a "
             "whole model"
         )
+    alone = isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora)
+    if alone and verify:
+        raise UserError(
+            "--verify compares whole models, and this adaptation goes out alone; merge a LoRA "
+            "(MERGE_LORA=True), or leave --verify out"
+        )
     card_of = None if results is None else results_files.results_file(results)
     settings = {
         "checkpoint": {"path": source, "step": checkpoint.step, "config": str(checkpoint.spec)},
@@ -279,10 +287,12 @@ def export_model(
     with staged(to_hf, settings) as output:
         if output is None:
             print(f"{to_hf}: is already there, from the same checkpoint")
+            if verify:
+                _module("verify").verify(source, to_hf, export.dtype)
             return
         measured = None if card_of is None else results_files.read(card_of)
         share = 0.0
-        if isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora):
+        if alone:
             _write_adaptation(export, output.path)
         else:
             share = _write_whole(export, output.path, max_shard_bytes)

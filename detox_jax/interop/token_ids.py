@@ -8,8 +8,10 @@ as transformers 4 did and as the model was trained; so a difference is told, and
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import tokenizers
@@ -35,6 +37,15 @@ _TEXTS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """What a tokenizer makes of one text: ids without and with those around it, and back."""
+
+    ids: list[int]
+    text: str
+    around: list[int] | None
+
+
 def compare(vocabulary_dir: str, directory: str) -> int:
     """Prints how many of the texts have other ids, or other text of their ids, in transformers.
 
@@ -43,60 +54,66 @@ def compare(vocabulary_dir: str, directory: str) -> int:
       directory: from which `AutoTokenizer` loads.
 
     Returns:
-      How many differ; all of them where transformers cannot load the tokenizer.
+      How many differ; all of them where transformers cannot use the tokenizer.
     """
     transformers: Any = importlib.import_module("transformers")
-    texts = [*_TEXTS, *_around_end(Vocabulary.load(vocabulary_dir))]
+    vocabulary = Vocabulary.load(vocabulary_dir)
+    end = vocabulary.id_to_token(vocabulary.eos_id)
+    texts = (*_TEXTS, f"a{end}b", f"a {end} b", "")
+    ours = _our_readings(vocabulary_dir, vocabulary, texts)
     try:
-        theirs = transformers.AutoTokenizer.from_pretrained(directory)
+        auto = transformers.AutoTokenizer.from_pretrained(directory)
+        theirs = [_their_reading(auto, text) for text in texts]
     except Exception as error:  # Anything: it runs the class that tokenizer_config.json names.
         reason = (str(error) or repr(error)).strip().splitlines()[0]
-        print(
-            f"warning: {directory}: AutoTokenizer cannot load it, and no ids were compared: "
-            f"{reason}",
-            file=sys.stderr,
-        )
+        _warn(f"{directory}: AutoTokenizer cannot read it, and no ids were compared: {reason}")
         return len(texts)
-    differences = _differences(vocabulary_dir, theirs, texts)
-    if not differences:
+    triples = zip(texts, ours, theirs, strict=True)
+    differences = [found for triple in triples if (found := _difference(*triple))]
+    if differences:
+        _warn(
+            f"{directory}: {len(differences)} of {len(texts)} texts are read otherwise by "
+            f"AutoTokenizer ({type(auto).__name__}, transformers {transformers.__version__}), as "
+            f"{differences[0]}; {TOKENIZER_FILE} is followed here. If the model was trained so, "
+            f'"tokenizer_class": "PreTrainedTokenizerFast" in {TOKENIZER_CONFIG_FILE} has '
+            "transformers follow it too"
+        )
+    else:
         print(f"ids of {len(texts)} texts equal those of AutoTokenizer")
-        return 0
-    print(
-        f"warning: {directory}: {len(differences)} of {len(texts)} texts are read otherwise by "
-        f"AutoTokenizer ({type(theirs).__name__}, transformers {transformers.__version__}), as "
-        f"{differences[0]}; {TOKENIZER_FILE} is followed here. If the model was trained so, "
-        f'"tokenizer_class": "PreTrainedTokenizerFast" in {TOKENIZER_CONFIG_FILE} has '
-        "transformers follow it too",
-        file=sys.stderr,
-    )
     return len(differences)
 
 
-def _around_end(vocabulary: Vocabulary) -> list[str]:
-    end = vocabulary.id_to_token(vocabulary.eos_id)
-    return [f"a{end}b", f"a {end} b", ""]
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
-def _differences(vocabulary_dir: str, theirs: Any, texts: list[str]) -> list[str]:
-    """What differs, one line for each text that does."""
-    vocabulary = Vocabulary.load(vocabulary_dir)
+def _our_readings(
+    vocabulary_dir: str, vocabulary: Vocabulary, texts: Sequence[str]
+) -> list[_Reading]:
     files = tokenizer_files.read(vocabulary_dir).files
-    around = _around(files[TOKENIZER_FILE]) if TOKENIZER_FILE in files else None
-    found = []
-    for text in texts:
-        ours = [i - 1 for i in vocabulary.encode(text)]
-        ids = list(theirs.encode(text, add_special_tokens=False))
-        if ours != ids:
-            found.append(f"{text!r}: {ours} here, {ids} there")
-            continue
-        decoded = theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if vocabulary.decode([i + 1 for i in ids]) != decoded:
-            found.append(f"{ids}: {vocabulary.decode([i + 1 for i in ids])!r} here, {decoded!r}")
-        elif not text and around is not None and around != theirs.encode(""):
-            found.append(f"around a text: {around} here, {theirs.encode('')} there")
-    return found
+    pipeline = None
+    if TOKENIZER_FILE in files:  # Its post-processor says what stands around a text.
+        pipeline = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE].decode())
+        pipeline.no_padding()
+    around = pipeline and pipeline.encode("", add_special_tokens=True).ids
+    return [
+        _Reading([i - 1 for i in ids], vocabulary.decode(ids), around)
+        for ids in vocabulary.encode_batch(texts)
+    ]
 
 
-def _around(content: bytes) -> list[int]:
-    """The ids that the post-processor of `tokenizer.json` puts around a text."""
-    return tokenizers.Tokenizer.from_str(content.decode()).encode("", add_special_tokens=True).ids
+def _their_reading(auto: Any, text: str) -> _Reading:
+    ids = list(auto.encode(text, add_special_tokens=False))
+    back = auto.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return _Reading(ids, back, list(auto.encode("")))
+
+
+def _difference(text: str, ours: _Reading, theirs: _Reading) -> str | None:
+    """The first difference in words."""
+    if ours.ids != theirs.ids:
+        return f"{text!r}: ids {ours.ids} here, {theirs.ids} there"
+    if ours.text != theirs.text:
+        return f"ids {ours.ids}: {ours.text!r} here, {theirs.text!r} there"
+    if ours.around is not None and ours.around != theirs.around:
+        return f"the ids around a text: {ours.around} here, {theirs.around} there"
+    return None

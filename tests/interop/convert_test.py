@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import ml_dtypes
@@ -269,6 +270,8 @@ def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
         assert (out / "adapter_config.json").exists() and (out / "README.md").exists()
         assert len(list(out.glob("*.safetensors"))) == 1
         assert f"/{epath.Path(model_dir).name}" in (out / "adapter_config.json").read_text()
+        with pytest.raises(UserError, match="--verify compares whole models"):
+            convert.convert(source=str(adapted), to_hf=str(out), merge_lora=False, verify=True)
 
 
 def test_the_card_holds_the_toxicity_table(source, tmp_path):
@@ -498,6 +501,21 @@ def test_a_bare_body_has_no_prefix(tmp_path, vocabulary):
     bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     safetensors.numpy.save_file(bare, tmp_path / "hf" / "model.safetensors")
     assert_same_parameters(whole, import_it(tmp_path / "hf", tmp_path / "ours"))
+
+
+def test_what_is_there_is_verified_all_the_same(source, tmp_path, monkeypatch):
+    ours, back = import_it(source, tmp_path / "ours"), tmp_path / "back"
+    convert.convert(source=str(ours), to_hf=str(back), dtype="bfloat16")
+    verified = []
+    real = convert._module
+    fake = types.SimpleNamespace(verify=lambda *arguments: verified.append(arguments))
+    monkeypatch.setattr(convert, "_module", lambda name: fake if name == "verify" else real(name))
+    import_it(source, ours, verify=True)
+    convert.convert(source=str(ours), to_hf=str(back), dtype="bfloat16", verify=True)
+    assert verified == [
+        (str(ours), str(source), "float32"),
+        (str(ours), str(back), "bfloat16"),
+    ]
 
 
 def test_verify_without_transformers_says_what_to_install(source, tmp_path, monkeypatch):
