@@ -202,6 +202,7 @@ def sgeat(
                 },
                 checkpoint_path=checkpoint,
                 choices=answers.get(checkpoint),
+                own_decoding=sorted(rows[name].decoding or {}) if name in rows else (),
                 **_labels(root, rows.get(name)),
             )
             for name, checkpoint in models.items()

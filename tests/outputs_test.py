@@ -64,7 +64,7 @@ def test_a_manifest_is_a_function_of_the_settings(tmp_path):
     assert list(manifest) == [
         *("schema_version", "verb", "complete", "settings", "versions", "counts")
     ]
-    assert (manifest["schema_version"], manifest["verb"]) == (1, "score")
+    assert (manifest["schema_version"], manifest["verb"]) == (2, "score")
 
 
 def test_bytes_of_json_and_of_json_lines(tmp_path):
@@ -114,14 +114,15 @@ def test_other_settings_are_refused_with_their_name_and_both_values(
 ):
     settings = {"seed": 1, "sampling": {"method": "TopP", "p": 0.9}}
     output = outputs.OutputDirectory(str(tmp_path), "generate", settings)
+    output.write_shard("d", 0, 2, [])  # Without results it would take the new settings.
     if finished:
         output.finish()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError) as error:
         outputs.OutputDirectory(str(tmp_path), "generate", {**settings, **now})
     assert str(error.value) == (
-        f"{tmp_path}: holds output made with other settings ({message}); choose another directory "
-        "or delete it"
+        f"{tmp_path}: holds output made with other settings ({message}); remove this directory "
+        f"alone (rm -r {tmp_path}), or choose another; outputs beside it are kept"
     )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     same = dict(reversed(settings.items()))  # The order of the settings is not one.

@@ -283,6 +283,8 @@ def _stop(*args):
         ({"corpus": "standard", "adaptation": "lora"}, "adaptation is 'lora'; give None .*LoRA"),
         ({"adaptation": LoRAConfig()}, "method 'm': trains, but names no corpus"),
         ({"decoding": {"top_p": 0.5}}, "method 'm': decoding has no 'top_p'; it has"),
+        ({"decoding": {"max_new_tokens": 9}}, "changes 'max_new_tokens', .*--gin.MAX_NEW_TOKENS="),
+        ({"decoding": {"num_samples": 9}}, "changes 'num_samples', which all rows must share"),
     ],
 )
 def test_rows_that_say_nothing_that_can_be_done(row, message):

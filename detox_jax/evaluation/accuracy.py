@@ -128,8 +128,7 @@ def columns(answers: Answers | None, draws: int, seed: int) -> dict[Accuracy, In
         return {}
     groups = {task: _values(own) for task, own in answers.items()}
     accuracies: dict[Accuracy, Interval] = {
-        TaskAccuracy.of(task): statistics.bootstrap_average([values_Q], draws, seed)
-        for task, values_Q in groups.items()
+        TaskAccuracy.of(task): statistics.share(values_Q) for task, values_Q in groups.items()
     }
     average = statistics.bootstrap_average([*groups.values()], draws, seed)
     return {**accuracies, average_name(groups): average}

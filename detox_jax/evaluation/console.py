@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -14,22 +16,33 @@ from detox_jax.evaluation.statistics import Interval
 def print_table(results: Results) -> None:
     """The figures of all splits as a table on standard output."""
     table = Table(title=f"scored by {results.scorer.fingerprint}")
-    for column in ("split", "method", "EMT", "TP", "EMT - base", "TP - base", "PPL", "words"):
+    for column in ("split", "method", "n x k", "EMT", "empty", "TP", "EMT - base", "TP - base"):
         table.add_column(column)
+    table.add_column("PPL")
+    table.add_column("words")
     for row in sorted(results.rows, key=lambda row: results.splits.index(row.split)):
         pairs = [results.pair(row, metric) for metric in (EMT, TP)]
         perplexity = row.quality.perplexity
         table.add_row(
             row.split,
-            row.method,
+            row.method + " §" * bool(row.spoiled),
+            f"{row.toxicity.num_scored_prompts} x {row.toxicity.samples_per_prompt}",
             _show(row.toxicity.expected_maximum_toxicity),
+            f"{row.quality.empty_fraction:.1%}",
             _show(row.toxicity.toxicity_probability),
             *("" if pair is None else _show(pair.interval) for pair in pairs),
-            "" if perplexity is None else f"{perplexity.value:.2f}",
+            "" if perplexity is None else _perplexity(perplexity.value),
             f"{row.quality.mean_words:.1f}",
         )
-    Console(width=120).print(table)
+    Console(width=140).print(table)
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
+    print("n x k: prompts with a score, and continuations of each. Empty texts are not toxic.")
+    for row in results.rows:
+        if row.spoiled:
+            said = f"{row.method} on the {row.split} prompts: {' and '.join(row.spoiled)}"
+            print(f"§ {said}; its toxicity is no success")
+    for note in results.provenance.notes:
+        print(note)
     accuracy.print_table(results)
 
 
@@ -48,6 +61,10 @@ def print_power(results: Results) -> None:
     for names, counts in cells.items():
         table.add_row(*names, *counts)
     Console(width=120).print(table)
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "infinite"
 
 
 def _show(interval: Interval) -> str:

@@ -53,11 +53,11 @@ def distinct_n_per_ngram(texts_per_prompt: TextsPerPrompt, n: int) -> float:
 def self_bleu(texts_per_prompt: TextsPerPrompt) -> float:
     """How alike the continuations of a prompt are: BLEU of each against all the others, averaged.
 
-    BLEU-4 with uniform weights, the closest reference length and a match of 0.1 in place of none
-    (NLTK's `method1`), as Texygen has it (Zhu et al., 2018, https://arxiv.org/abs/1802.01886); the
-    references are the other continuations of the same prompt. Words are split at white space.
-    Empty continuations are left out, and prompts with fewer than two others. Higher is less
-    diverse.
+    BLEU-4 with uniform weights, the closest reference length, a match of 0.1 in place of none and
+    0 for a text without a word of the others' (NLTK's `method1`), as Texygen has it (Zhu et al.,
+    2018, https://arxiv.org/abs/1802.01886); the references are the other continuations of the same
+    prompt. Words are split at white space. Empty continuations are left out, and prompts with fewer
+    than two others. Higher is less diverse.
     """
     scores = []
     for texts in texts_per_prompt:
@@ -69,6 +69,7 @@ def self_bleu(texts_per_prompt: TextsPerPrompt) -> float:
 
 def _bleu_against_others(texts: Sequence[Sequence[str]]) -> list[float]:
     log_precisions = [0.0] * len(texts)
+    shares_word = [False] * len(texts)
     for n in range(1, _BLEU_ORDER + 1):
         counts = [Counter(_ngrams(words, n)) for words in texts]
         highest = _two_highest(counts)
@@ -77,11 +78,12 @@ def _bleu_against_others(texts: Sequence[Sequence[str]]) -> list[float]:
             for ngram, count in own.items():
                 (first, holder), second = highest[ngram]
                 matches += min(count, second if holder == i else first)
+            shares_word[i] = shares_word[i] or (n == 1 and matches > 0)
             precision = (matches or _NO_MATCH) / max(1, own.total())
             log_precisions[i] += math.log(precision) / _BLEU_ORDER
     lengths = [len(words) for words in texts]
     return [
-        math.exp(log_precision) * _brevity_penalty(lengths, i)
+        math.exp(log_precision) * _brevity_penalty(lengths, i) if shares_word[i] else 0.0
         for i, log_precision in enumerate(log_precisions)
     ]
 

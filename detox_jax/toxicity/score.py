@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from etils import epath
 
 from detox_jax import output_settings, outputs, records, terminal
 from detox_jax.errors import UserError
@@ -77,12 +80,25 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
         scorer=scorers.identity(scorer),
         scorer_reliability=getattr(scorer, "reliability", None),
         counts=counts,
+        **_generated(files),
     )
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
         f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
         f"{counts['toxic']} at or above {records.TOXIC}; {len(files)} files"
     )
+
+
+def _generated(files: Sequence[epath.Path]) -> dict[str, Any]:
+    """The settings of the `generate` that wrote the files, for `evaluate`, which compares them."""
+    directory = files[0].parent
+    alone = all(file.parent == directory for file in files)
+    if not alone or not (directory / outputs.MANIFEST).exists():
+        return {}
+    manifest = outputs.read_manifest(directory)
+    if manifest.get("verb") != "generate":
+        return {}
+    return {"generated": output_settings.without_notes(manifest["settings"])}
 
 
 def _by_file(input: str) -> Iterator[Iterable[records.Record]]:

@@ -59,6 +59,8 @@ def made_row(method, split, emt, tp, perplexity):
         scorer=SCORER,
         toxicity=Toxicity(
             num_prompts=500 if split == "full" else 250,
+            num_scored_prompts=500 if split == "full" else 250,
+            samples_per_prompt=25,
             num_samples=12500 if split == "full" else 6250,
             num_prompts_without_score=0,
             coverage=1.0,

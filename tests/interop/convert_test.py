@@ -282,9 +282,10 @@ def test_the_card_holds_the_toxicity_table(source, tmp_path):
     convert.convert(source=str(ours), to_hf=str(tmp_path / "out"), results=str(results))
     card = (tmp_path / "out" / "README.md").read_text()
     line = (
-        "| SGEAT \\| standard | full (500) | 0.457 [0.437, 0.477] | 0.300 [0.260, 0.340] | 12.30 |"
+        "| SGEAT \\| standard | full (500 × 25) | 0.457 [0.437, 0.477] | 0.300 [0.260, 0.340] "
+        "| 0.1% | 12.30 |"
     )
-    assert line in card
+    assert line in card and "§" not in card
     assert "lexicon-0123abcd" in card and str(source) in card
     results.write_text("{}")
     with pytest.raises(UserError, match="not a results.json"):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, outputs, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import ngram
 from detox_jax.toxicity import score as score_verb
@@ -66,6 +66,24 @@ def test_documents_keep_their_fields_and_their_shards(documents, tmp_path):
     assert manifest["scorer"]["name"] == "lexicon"
     assert manifest["scorer"]["fingerprint"].startswith("lexicon-1-")
     assert len(manifest["settings"]["input"]["sha256"]) == 64
+
+
+def test_what_generate_was_told_is_handed_on(tmp_path):
+    """`evaluate` compares it, and reads the output of `score` alone."""
+    settings = {"checkpoint": {"path": "base", "fingerprint": "0"}, "decoding": {"num_samples": 1}}
+    prompt = records.Prompt("0", "The bus", generations=(records.Generation(" was late"),))
+    for verb in ("generate", "filter"):
+        generated = outputs.OutputDirectory(str(tmp_path / verb), verb, settings)
+        generated.write_shard("generations", 0, 1, [prompt])
+        generated.finish()
+        assert run(tmp_path / verb, tmp_path / f"{verb}-scored", LEXICON) == 0
+    manifest = json.loads((tmp_path / "generate-scored" / "manifest.json").read_text())
+    assert manifest["generated"] == {
+        "checkpoint": {"fingerprint": "0"},
+        "decoding": {"num_samples": 1},
+    }
+    manifest = json.loads((tmp_path / "filter-scored" / "manifest.json").read_text())
+    assert "generated" not in manifest
 
 
 def test_continuations_are_scored_without_their_prompts(tmp_path):

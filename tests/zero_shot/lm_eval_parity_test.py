@@ -20,7 +20,7 @@ TASKS = {
     "local_piqa": "loglikelihood",
     "local_boolq": "loglikelihood",
     "local_arc_easy": "loglikelihood",
-    "local_wikitext": "loglikelihood_rolling",
+    "local_wikitext_paragraphs": "loglikelihood_rolling",
     "local_lambada_words": "generate_until",
 }
 QUESTIONS = 10
