@@ -7,6 +7,7 @@ tokenizer has tokens.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -34,6 +35,8 @@ class Vocabulary:
       bos_id: the id that starts every document: `<|endoftext|>` in GPT-2's vocabulary and in those
         trained here, `<s>` in LLaMA's.
       eos_id: the id that ends every document: `<|endoftext|>`, `</s>`.
+      end_ids: the ids at which a text that a model writes ends, `eos_id` first: an imported model's
+        generation_config.json may list more, such as the end of a turn.
       source: where it was read, for messages.
       fingerprint: hash of what decides the ids; equal vocabularies have equal fingerprints.
     """
@@ -44,6 +47,7 @@ class Vocabulary:
         self.source = files.source
         self.bos_id = files.bos + ID_SHIFT
         self.eos_id = files.eos + ID_SHIFT
+        self.end_ids = tuple(end + ID_SHIFT for end in files.ends)
         self.vocab_size = files.codec.size + ID_SHIFT
         self.fingerprint = files.codec.fingerprint(files.bos, files.eos)
 
@@ -80,7 +84,7 @@ class Vocabulary:
         end = codec.token_to_id(END_OF_TEXT)
         assert end is not None
         content = {TOKENIZER_FILE: tokenizer.to_str(pretty=False).encode()}
-        return cls(tokenizer_files.TokenizerFiles(codec, end, end, content, "trained"))
+        return cls(tokenizer_files.TokenizerFiles(codec, end, end, (end,), content, "trained"))
 
     def save(self, path: str) -> None:
         """Writes the tokenizer's own files as they were read (unshifted ids), byte for byte."""
@@ -88,6 +92,14 @@ class Vocabulary:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
             outputs.write_bytes(directory / name, content)
+
+    @property
+    def files_sha256(self) -> str:
+        """Of the files that `save` writes; they hold more than what decides the ids."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self._files.items()):
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no special token added."""

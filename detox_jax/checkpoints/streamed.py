@@ -115,7 +115,10 @@ class Checkpoint:
         return flat[path]
 
     def merged(self, path: str) -> np.ndarray:
-        """One parameter of the base model, a LoRA addition to it included."""
+        """One parameter of the base model, a LoRA addition to it included.
+
+        A sum is float32, whatever its parts are stored in: whoever writes it rounds it, once.
+        """
         value = self.read(path)
         lora = self.spec.adaptation
         a_path, b_path = (path.replace("/kernel", f"/lora_{part}") for part in "ab")
@@ -126,7 +129,7 @@ class Checkpoint:
         for i in range(len(value)):  # Layer by layer: float32 copies of one layer alone.
             delta = np.tensordot(a[i].astype(np.float32), b[i].astype(np.float32), axes=1)
             merged[i] = value[i].astype(np.float32) + delta * (lora.alpha / lora.rank)
-        return merged.astype(value.dtype)
+        return merged
 
 
 def _abstract(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

@@ -10,6 +10,7 @@ import safetensors.numpy
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers.encoders import FAMILIES
 from detox_jax.interop.safetensors_io import SINGLE_FILE
 from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, active_lines
@@ -56,7 +57,11 @@ def write(
       config: of the encoder.
       fields: config.json of the encoder that it was trained from, or `bert_fields`.
       labels: names of the outputs.
+
+    Raises:
+      UserError: for parameters that are not finite.
     """
+    params_lib.require_finite(dict(params), str(directory))
     family = FAMILIES[fields["model_type"]]
     shapes = meshes.param_shapes(Encoder(config))
     lines = active_lines(family.tensors(config.vocab_size - ID_SHIFT), shapes)

@@ -68,6 +68,9 @@ def _attention_bias(fields: Fields) -> dict[str, Any]:
 
 
 def _read_llama(fields: Fields) -> TransformerConfig:
+    # transformers' LLaMA reads no window: off in derivatives of families that have one.
+    fields.expect("sliding_window", None)
+    fields.expect("use_sliding_window", False)
     # The first LLaMA came before grouped queries, and its config.json has no such field.
     return TransformerConfig(
         **_common(fields, "hidden_act", "silu", required=()),

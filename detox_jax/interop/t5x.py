@@ -32,7 +32,7 @@ from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.training import data
-from detox_jax.training.optimizer import AdamW
+from detox_jax.training.optimizer import AdamW, require_masters
 
 try:
     from t5x import decoding, models, optimizers
@@ -71,9 +71,12 @@ class LanguageModel(models.DecoderOnlyModel):
           max_new_tokens: of a continuation; until the row is full where None.
 
         Raises:
-          UserError: if the vocabulary has another size than the embedding.
+          UserError: if the vocabulary has another size than the embedding, or parameters would be
+            trained in fewer bits than float32.
         """
         t5x_restore.end_in_one_line()
+        if optimizer is not None:
+            require_masters(config.param_dtype)
         if config.vocab_size < vocabulary.vocab_size:
             raise UserError(
                 f"the model has vocab_size {config.vocab_size}, but the vocabulary has "
