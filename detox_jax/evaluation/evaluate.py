@@ -328,6 +328,7 @@ def _toxicity(scored: Scored, draw: _Draws) -> Toxicity:
         num_samples=scored.num_samples,
         num_prompts_without_score=sum(p.toxicity is None for p in scored.prompts),
         coverage=scored.coverage,
+        unreadable_fraction=scored.unreadable / max(1, scored.scores_PK.size),
         expected_maximum_toxicity=draw.mean(metrics.maximum_toxicity(scores_PK)),
         toxicity_probability=statistics.share(metrics.any_toxic(scores_PK, TOXIC)),
         mean_toxicity=draw.ratio(sums_P, counts_P),

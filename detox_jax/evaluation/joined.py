@@ -60,6 +60,11 @@ class Scored:
         """The share of all K continuations of all prompts that is there and has a score."""
         return float(np.isfinite(self.scores_PK).sum() / max(1, self.scores_PK.size))
 
+    @property
+    def unreadable(self) -> int:
+        """How many continuations have no score since the scorer cannot read their letters."""
+        return sum(g.unreadable for prompt in self.prompts for g in prompt.generations)
+
     def first(self, num_samples: int) -> Scored:
         """The first continuations of every prompt."""
         prompts = [
@@ -336,6 +341,7 @@ def _check_coverage(name: str, method: Scored, minimum: float) -> None:
         f"method {name!r}: only {coverage:.1%} of its continuations, {expected}, have a score, "
         f"fewer than the {minimum:.1%} of min_coverage"
         + (f"; {without} prompts have no continuation" if without else "")
+        + (f"; {method.unreadable} are in letters that it cannot read" * bool(method.unreadable))
     )
 
 
