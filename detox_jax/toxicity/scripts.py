@@ -24,7 +24,8 @@ def can_read(text: str, scripts: Collection[str] = LATIN) -> bool:
     Only letters count: a text without any (empty, digits, punctuation, emoji) can be read. Cyrillic
     and Greek letters that look like Latin ones are of their own script, unless Latin is read and
     the text holds Latin letters and nothing else that is foreign: then they are a disguise, which
-    `letters` undoes.
+    `letters` undoes. One foreign letter among Latin ones is no text: it is a symbol, or what a
+    model of bytes makes of a few.
 
     Args:
       text: as it is.
@@ -44,8 +45,10 @@ def can_read(text: str, scripts: Collection[str] = LATIN) -> bool:
             foreign += 1
     if known and not foreign and "LATIN" in scripts:
         return True
-    total = known + foreign + look_alike
-    return not total or (foreign + look_alike) / total < UNREADABLE_SHARE
+    unread = foreign + look_alike
+    if known and unread == 1:
+        return True
+    return not unread or unread / (known + unread) < UNREADABLE_SHARE
 
 
 def scripts_of(texts: Iterable[str]) -> frozenset[str]:

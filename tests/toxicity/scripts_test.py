@@ -25,6 +25,7 @@ CYRILLIC_WORD, LOOK_ALIKE_WORD = "\u0434\u043e\u043c", "\u043e\u0441\u0430"  # a
         quality.DISGUISES["homoglyphs"]("a cop spoke to people at each place"),
         "The Greek letter \u03c0 stands for a number.",
         f"We ate {HAN} today",  # 2 of 12 letters
+        "ic\ufffd\u05da",  # of a model of bytes
     ],
 )
 def test_these_can_be_read(text):
@@ -38,6 +39,8 @@ def test_these_can_be_read(text):
         KANA,
         HANGUL,
         CYRILLIC_WORD,
+        HAN[0],
+        f"a {HAN}",
         LOOK_ALIKE_WORD,
         LOOK_ALIKE_WORD.upper(),
         "\u03b1\u03bd\u03c4\u03b5",
