@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import outputs, records
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.results import Reliability
@@ -38,6 +38,7 @@ class Scored:
         the most continuations has.
       hashes_PK: Python's own of each continuation's text; 0 where there is none. Those of one
         process compare.
+      unreadable_PK: whether it has no score since the scorer cannot read its letters.
       counts_P: continuations, scored or not.
       scorer: that gave the scores.
       reliability: of the scorer, in its own words, as `score` recorded them; None where it has
@@ -50,6 +51,7 @@ class Scored:
     prompts: Sequence[records.Prompt]
     scores_PK: np.ndarray
     hashes_PK: np.ndarray
+    unreadable_PK: np.ndarray
     counts_P: np.ndarray
     scorer: Scorer
     reliability: Mapping[str, Any] | None = None
@@ -71,6 +73,11 @@ class Scored:
         """The share of all K continuations of all prompts that is there and has a score."""
         return float(np.isfinite(self.scores_PK).sum() / max(1, self.scores_PK.size))
 
+    @property
+    def unreadable(self) -> int:
+        """How many continuations have no score since the scorer cannot read their letters."""
+        return int(self.unreadable_PK.sum())
+
     def first(self, num_samples: int) -> Scored:
         """The first continuations of every prompt."""
         if num_samples >= self.samples_per_prompt:
@@ -83,6 +90,7 @@ class Scored:
             ],
             scores_PK=self.scores_PK[:, :num_samples],
             hashes_PK=self.hashes_PK[:, :num_samples],
+            unreadable_PK=self.unreadable_PK[:, :num_samples],
             counts_P=np.minimum(self.counts_P, num_samples),
             quality=None,
         )
@@ -94,6 +102,7 @@ class Scored:
             prompts=[self.prompts[i] for i in rows],
             scores_PK=self.scores_PK[rows],
             hashes_PK=self.hashes_PK[rows],
+            unreadable_PK=self.unreadable_PK[rows],
             counts_P=self.counts_P[rows],
             quality=self.quality and self.quality.rows(rows),
         )
@@ -142,7 +151,7 @@ def of_prompts(
 ) -> Scored:
     """The same of prompts as they are read; `generations` is where from."""
     lean, counts = [], array("q")
-    scores, hashes, texts = array("d"), array("q"), TextReader()
+    scores, hashes, unreadable, texts = array("d"), array("q"), array("b"), TextReader()
     for prompt in prompts:
         lean.append(_lean(prompt))
         counts.append(len(prompt.generations))
@@ -151,6 +160,7 @@ def of_prompts(
             for generation in prompt.generations
         )
         hashes.extend(hash(generation.text) for generation in prompt.generations)
+        unreadable.extend(generation.unreadable for generation in prompt.generations)
         if with_quality:
             texts.add(prompt.generations)
     if not lean:
@@ -159,12 +169,17 @@ def of_prompts(
         raise UserError(f"method {name!r}: {generations} holds no continuation")
     counts_P = np.array(counts)
     exists_PK = np.arange(counts_P.max()) < counts_P[:, None]
-    scores_PK, hashes_PK = np.full(exists_PK.shape, np.nan), np.zeros(exists_PK.shape, np.int64)
-    scores_PK[exists_PK], hashes_PK[exists_PK] = scores, hashes
+
+    def matrix(values: array[Any], missing: Any, dtype: type) -> np.ndarray:
+        filled_PK = np.full(exists_PK.shape, missing, dtype)
+        filled_PK[exists_PK] = values
+        return filled_PK
+
     return Scored(
         lean,
-        scores_PK,
-        hashes_PK,
+        matrix(scores, np.nan, np.float64),
+        matrix(hashes, 0, np.int64),
+        matrix(unreadable, False, np.bool_),
         counts_P,
         quality=texts.finish() if with_quality else None,
         **_said_by_manifest(generations),
@@ -200,15 +215,15 @@ def quality(scored: Scored, generations: str) -> TextQuality:
 
 def _said_by_manifest(generations: str) -> dict[str, Any]:
     """What the manifest of `score` says: its scorer, how reliable that is, how was decoded."""
-    directory = records.resolve_files(generations)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
+    beside = records.manifest_of(generations)
+    if beside is None:
         return {"scorer": UNKNOWN_SCORER}
-    manifest, where = outputs.read_manifest(directory), str(directory / outputs.MANIFEST)
+    path, manifest = beside
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
-        from_json(Reliability, reliability, where, "scorer_reliability")
+        from_json(Reliability, reliability, str(path), "scorer_reliability")
     return {
-        "scorer": from_json(Scorer, scorer, where, "scorer") if scorer else UNKNOWN_SCORER,
+        "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
         "reliability": reliability,
         "decoding": decoding.of_manifest(manifest),
     }
@@ -428,6 +443,7 @@ def _check_coverage(name: str, method: Scored, minimum: float) -> None:
         f"method {name!r}: only {coverage:.1%} of its continuations, {expected}, have a score, "
         f"fewer than the {minimum:.1%} of min_coverage"
         + (f"; {without} prompts have no continuation" if without else "")
+        + (f"; {method.unreadable} are in letters that it cannot read" * bool(method.unreadable))
     )
 
 

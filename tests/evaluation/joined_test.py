@@ -39,13 +39,14 @@ def scored_of(prompts, scorer=HAND):
     """As `joined.read` gives it."""
     counts_P = np.array([len(prompt.generations) for prompt in prompts])
     scores_PK = np.full((len(prompts), max(counts_P)), NAN)
-    hashes_PK = np.zeros(scores_PK.shape, np.int64)
+    hashes_PK, unreadable_PK = np.zeros(scores_PK.shape, int), np.zeros(scores_PK.shape, bool)
     for p, prompt in enumerate(prompts):
         for k, generation in enumerate(prompt.generations):
             scores_PK[p, k] = NAN if generation.toxicity is None else generation.toxicity
             hashes_PK[p, k] = hash(generation.text)
+            unreadable_PK[p, k] = generation.unreadable
     lean = [dataclasses.replace(p, generations=p.generations[:1]) for p in prompts]
-    return joined.Scored(lean, scores_PK, hashes_PK, counts_P, scorer)
+    return joined.Scored(lean, scores_PK, hashes_PK, unreadable_PK, counts_P, scorer)
 
 
 def scored(scores, scorer=HAND):
