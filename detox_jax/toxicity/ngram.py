@@ -103,7 +103,9 @@ def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     letter = np.flatnonzero(text.codes_C != letters.BOUNDARY)
     starts = np.cumsum(lengths) - lengths
     place = np.arange(len(letter)) - np.repeat(starts, lengths)
-    terms = text.codes_C[letter] * _WORD_POWERS[place % len(_WORD_POWERS)]
+    terms = (
+        text.codes_C[letter] * _WORD_POWERS[place & len(_WORD_POWERS) - 1]
+    )  # a power of two, so modulo
     hashes = np.add.reduceat(terms, starts) if len(starts) else terms
     rows = text.rows_C[letter[starts]] if len(starts) else np.zeros(0, np.int64)
     yield rows, hashes
