@@ -1,4 +1,4 @@
-"""JSON Lines and plain text: the one place that opens such a file, compressed or not.
+"""JSON, JSON Lines and plain text: the one place that reads such a file, compressed or not.
 
 Whether a file is compressed is told by its first bytes, whatever its name: gzip and Zstandard are
 read as they are. A byte order mark, which Windows' editors write, is no part of the text.
@@ -57,9 +57,41 @@ def read_bytes(file: epath.Path) -> bytes:
     return b"".join(raw for _, raw in _lines(file)).removeprefix(_BYTE_ORDER_MARK)
 
 
+def json_object(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that a file of settings holds.
+
+    Raises:
+      UserError: naming `where`, if it is malformed or no object.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise UserError(f"{where}: malformed JSON: nested too deeply") from None
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise UserError(f"{where}: malformed JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+class _TwiceError(ValueError):
+    """A field that stands twice in one object; the parser would drop the first in silence."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def _parsed(raw: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
@@ -71,6 +103,10 @@ def _parsed(raw: bytes, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: malformed JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise UserError(f"{where}: malformed JSON: nested too deeply") from None
+    except _TwiceError as error:
+        raise UserError(f"{where}: {str(error)!r} stands twice in one object") from None
+    except ValueError:  # Python reads no whole number of thousands of digits.
+        raise UserError(f"{where}: malformed JSON: a number of too many digits") from None
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
     return value

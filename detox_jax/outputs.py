@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import gin
 from etils import epath
 
-from detox_jax import directory_lock, output_settings
+from detox_jax import directory_lock, jsonl, output_settings
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 
@@ -90,7 +90,7 @@ def remove_partial_files(directory: epath.Path) -> None:
 
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, _encoded(value, indent=2))
 
 
 def finite(value: Any) -> Any:
@@ -111,14 +111,14 @@ def write_jsonl(path: epath.Path, records: Iterable[Line]) -> int:
 
 def encode_lines(records: Iterable[Line]) -> list[bytes]:
     """Each record as its line of JSON."""
-    return [_encode_line(record.to_json()) for record in records]
+    return [_encoded(record.to_json()) for record in records]
 
 
-def _encode_line(value: Mapping[str, Any]) -> bytes:
+def _encoded(value: Any, indent: int | None = None) -> bytes:
     try:
-        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:  # A lone surrogate has no UTF-8 form; JSON's escape keeps it.
-        return (json.dumps(value) + "\n").encode()
+        return (json.dumps(value, indent=indent) + "\n").encode()
 
 
 def hash_files(files: Iterable[epath.Path]) -> str:
@@ -171,10 +171,10 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{directory}: no {MANIFEST}; not an output of detox-jax")
     try:
-        manifest = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        manifest = None
-    if not isinstance(manifest, dict) or not {"complete", "settings"} <= manifest.keys():
+        manifest = jsonl.json_object(path.read_bytes(), str(path))
+    except UserError:
+        manifest = {}
+    if not {"complete", "settings"} <= manifest.keys():
         raise UserError(f"{path}: not a manifest of detox-jax")
     if (version := manifest.get("schema_version", 1)) > output_settings.SCHEMA_VERSION:
         raise UserError(

@@ -36,6 +36,13 @@ def given(fields: dict[str, Any], where: str) -> str | None:
             f'{where}: record without an "id" that can be used: it is {record_id!r}; expected '
             "text, a whole number or null"
         )
+    try:
+        record_id.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: the id {record_id!r} holds half a character (a lone surrogate), which no "
+            "file name and no hash can; give another"
+        ) from None
     return record_id
 
 

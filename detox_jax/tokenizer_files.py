@@ -16,6 +16,7 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers
 
+from detox_jax import jsonl
 from detox_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -201,7 +202,9 @@ def read(path: str) -> TokenizerFiles:
     names = (*_KEPT, *MODEL_FILES)
     files = {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
     settings = {
-        name: json_object(files[name], f"{path}/{name}") for name in files if name in _SETTINGS
+        name: jsonl.json_object(files[name], f"{path}/{name}")
+        for name in files
+        if name in _SETTINGS
     }
     try:
         codec = _codec(path, files, settings)
@@ -224,21 +227,6 @@ def read(path: str) -> TokenizerFiles:
 
 _SETTINGS = (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, *MODEL_FILES)
 Settings = dict[str, dict[str, Any]]
-
-
-def json_object(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that a file of settings holds.
-
-    Raises:
-      UserError: naming `where`, if it is malformed or no object.
-    """
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{where}: malformed JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:

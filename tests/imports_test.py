@@ -33,9 +33,11 @@ ALLOWED = {
     "parallel": {"errors", "models"},
     "output_settings": {"errors", "parallel.processes"},
     "directory_lock": {"errors"},
-    "outputs": {"directory_lock", "errors", "parallel.processes", "output_settings"},
+    "outputs": {
+        *("directory_lock", "errors", "jsonl", "parallel.processes", "output_settings"),
+    },
     "records": {"errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"},
-    "tokenizer_files": {"errors"},
+    "tokenizer_files": {"errors", "jsonl"},
     "vocabulary": {"errors", "output_settings", "outputs", "records", "tokenizer_files"},
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,

@@ -1,12 +1,13 @@
 """JSON Lines as they come: compressed, with a byte order mark, and damaged."""
 
 import gzip
+import json
 
 import pyarrow
 import pytest
 from etils import epath
 
-from detox_jax import jsonl, records
+from detox_jax import jsonl, outputs, records
 from detox_jax.errors import UserError
 
 LINES = b'{"id": "a", "text": "caf\xc3\xa9"}\r\n\n{"id": "b", "text": "x\\u2028y"}\n'
@@ -62,7 +63,10 @@ def test_what_follows_a_compressed_file_is_refused(tmp_path):
     ("content", "message"),
     [
         (b"[\n  {\n", "d.jsonl:1: a JSON array over several lines"),
-        (b"[" * 200_000, "d.jsonl:1: "),
+        (b'{"a": ' * 200_000, "d.jsonl:1: malformed JSON: nested too deeply"),
+        (b'{"a": 1}\n{"n": ' + b"9" * 5000 + b"}", "d.jsonl:2: malformed JSON: a number of too"),
+        (b'{"text": "first", "text": "second"}', "d.jsonl:1: 'text' stands twice in one object"),
+        (b'{"prompt": {"a": 1, "a": 1}}', "d.jsonl:1: 'a' stands twice in one object"),
         (b'[{"a": 1}]\n', "d.jsonl:1: expected a JSON object, got list"),
         (b"\xef\xbb\xbf\n", "d.jsonl: empty"),
         ("{}".encode("utf-16"), "d.jsonl:1: not UTF-8"),
@@ -89,3 +93,23 @@ def test_a_file_that_lies_there_plain_and_compressed_is_not_read_twice(tmp_path)
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(LINES))
     with pytest.raises(UserError, match="holds d.jsonl plain and compressed"):
         records.resolve_files(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no JSON", b"[1]", b"\xff{}", b'{"a":' * 200_000, b"9" * 5000, b"null"]
+)
+def test_a_file_of_settings_that_is_no_object_is_one_error(content):
+    with pytest.raises(UserError, match="^config.json: "):
+        jsonl.json_object(content, "config.json")
+
+
+def test_half_a_character_is_text_and_no_id(tmp_path):
+    """Scraped JSON holds half an emoji here and there; an id becomes a hash and part of a name."""
+    (tmp_path / "d.jsonl").write_text('{"id": "a", "text": "\\ud83d half"}\n')
+    (document,) = records.read_documents(str(tmp_path / "d.jsonl"))
+    assert document.text == "\ud83d half"
+    outputs.write_json(epath.Path(tmp_path / "s.json"), {"text": document.text})
+    assert json.loads((tmp_path / "s.json").read_text()) == {"text": document.text}
+    (tmp_path / "d.jsonl").write_text('{"id": "\\ud83d", "text": "x"}\n')
+    with pytest.raises(UserError, match="d.jsonl:1: the id .* holds half a character"):
+        list(records.read_documents(str(tmp_path / "d.jsonl")))

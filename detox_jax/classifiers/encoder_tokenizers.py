@@ -22,7 +22,7 @@ import tokenizers
 from etils import epath
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
-from detox_jax import tokenizer_files
+from detox_jax import jsonl, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.tokenizer_files import (
     ADDED_TOKENS_FILE,
@@ -90,7 +90,7 @@ def build(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
     where = str(directory)
     settings = _Settings(
         {
-            name: tokenizer_files.json_object((directory / name).read_bytes(), f"{where}/{name}")
+            name: jsonl.json_object((directory / name).read_bytes(), f"{where}/{name}")
             for name in also
         },
         where,

@@ -9,7 +9,6 @@ variant of a family.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import jsonl, outputs
 from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
@@ -222,7 +221,7 @@ def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What the import recorded of this model or of its base; None for one trained here."""
     root = checkpoint.base or checkpoint
     file = root.model_dir / places.ORIGIN_FILE
-    return json.loads(file.read_text()) if file.exists() else None
+    return jsonl.json_object(file.read_bytes(), str(file)) if file.exists() else None
 
 
 def choose_family(config: TransformerConfig, recorded: dict[str, Any] | None) -> Family:
