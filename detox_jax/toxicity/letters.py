@@ -104,22 +104,22 @@ def _fold(text: str) -> str:
 def _undo_leet(kind_C: np.ndarray, digit_C: np.ndarray) -> np.ndarray:
     """Codes of letters, of signs that stand for letters, and of stars that mask letters."""
     letter_C = (kind_C > BOUNDARY) & (kind_C < STAR)
-    star_C = kind_C == STAR
-    leet_C = (kind_C > _LEET) & (kind_C < _DROPPED)
-    in_run_C = letter_C | digit_C | leet_C | star_C
-    # Letters before and after each byte in its run; a run lies between two bytes outside runs.
-    breaks = np.flatnonzero(~in_run_C)
-    run_C = np.cumsum(~in_run_C) - 1
-    num_letters = np.concatenate([[0], np.cumsum(letter_C)])
-    before_C = num_letters[:-1] - num_letters[breaks[run_C]]
-    after_C = num_letters[np.append(breaks, len(kind_C))[run_C + 1]] - num_letters[1:]
-    codes_C = np.where(letter_C, kind_C, BOUNDARY).astype(np.uint8)
+    sign_C = (kind_C >= STAR) & (kind_C < _DROPPED)
+    codes_C = kind_C * letter_C
+    signs = np.flatnonzero(sign_C)  # A few in a hundred bytes: what follows is of them alone.
+    # Letters before and after each sign in its run; a run lies between two bytes outside runs.
+    breaks = np.flatnonzero(~(letter_C | sign_C | digit_C))
+    run = np.searchsorted(breaks, signs)
+    num_letters_C = np.cumsum(letter_C)
+    before = num_letters_C[signs] - num_letters_C[breaks[run - 1]]
+    after = num_letters_C[breaks[run]] - num_letters_C[signs]
+    star = kind_C[signs] == STAR
     # At the end of a word a digit may be a letter ("1d10t5"), a sign is punctuation ("no!").
-    meant_C = leet_C & (before_C + after_C >= 2) & ((after_C > 0) | (digit_C & (before_C > 0)))
-    codes_C[meant_C] = kind_C[meant_C] - _LEET
+    meant = ~star & (before + after >= 2) & ((after > 0) | (digit_C[signs] & (before > 0)))
+    codes_C[signs[meant]] = kind_C[signs[meant]] - _LEET
     # "f**k" and "f***" mask letters; "*word*" is emphasis.
-    beside_C = np.concatenate([[False], star_C[:-1]]) | np.concatenate([star_C[1:], [False]])
-    codes_C[star_C & (before_C > 0) & ((after_C > 0) | beside_C)] = STAR
+    beside_star = (kind_C[signs - 1] == STAR) | (kind_C[signs + 1] == STAR)
+    codes_C[signs[star & (before > 0) & ((after > 0) | beside_star)]] = STAR
     return codes_C
 
 

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,7 @@ LENGTH_POWER = 0.35
 _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1 << 20
 
 _BITS_PER_CODE = 5
+_LOOKED_UP = 3  # letters of an n-gram, up to which its weight is looked up by itself
 _WORD_BASE = 0x9E3779B97F4A7C15
 _PAIR_FACTOR = 0xD6E8FEB86659FD93
 _SALT_FACTOR = 0xA24BAED4963EE407
@@ -64,25 +68,31 @@ def extract(texts: Sequence[str]) -> list[Features]:
     exactly, 5 bits a letter; words are hashed as sum of letter[i] B^i modulo 2^64. Both are then
     mixed with a salt for their kind into `2^BUCKET_BITS` buckets.
     """
-    text = letters.read_letters(texts)
-    kinds = [*_char_grams(text), *_words(text)]
-    return [Features(rows, _bucket(hashes, salt)) for salt, (rows, hashes) in enumerate(kinds)]
+    kinds = _occurrences(letters.read_letters(texts))
+    return [Features(rows_E, _bucket(hashes_E, salt)) for salt, (rows_E, hashes_E) in kinds]
+
+
+def _occurrences(text: letters.Letters) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """Kinds by number, with the rows and the hashes of the features, before they are mixed."""
+    return enumerate(itertools.chain(_char_grams(text), _words(text)))
 
 
 def _char_grams(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and exact values of the n-grams of each order."""
     boundary = text.codes_C == letters.BOUNDARY
-    codes = text.codes_C.astype(np.uint64)
+    # A boundary is shared by the texts beside it; the next character is the word's own.
+    rows_C = text.rows_C.copy()
+    rows_C[:-1][boundary[:-1]] = text.rows_C[1:][boundary[:-1]]
+    codes = text.codes_C.astype(np.uint32)  # Which holds the 25 bits of five letters.
     grams, inside = codes, np.ones(len(codes), bool)
     for order in range(2, max(CHAR_ORDERS) + 1):
-        grams = (grams[:-1] << np.uint64(_BITS_PER_CODE)) + codes[order - 1 :]
+        grams = (grams[:-1] << np.uint32(_BITS_PER_CODE)) + codes[order - 1 :]
         inside = inside[:-1]
         if order > 2:
             inside = inside & ~boundary[order - 2 : -1]
         if order in CHAR_ORDERS:
             starts = np.flatnonzero(inside)
-            # A boundary is shared by the texts beside it; the next character is the word's own.
-            yield text.rows_C[starts + boundary[starts]], grams[starts]
+            yield rows_C[starts], grams[starts]
 
 
 def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -93,7 +103,9 @@ def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     letter = np.flatnonzero(text.codes_C != letters.BOUNDARY)
     starts = np.cumsum(lengths) - lengths
     place = np.arange(len(letter)) - np.repeat(starts, lengths)
-    terms = text.codes_C[letter] * _WORD_POWERS[place % len(_WORD_POWERS)]
+    terms = (
+        text.codes_C[letter] * _WORD_POWERS[place & len(_WORD_POWERS) - 1]
+    )  # a power of two, so modulo
     hashes = np.add.reduceat(terms, starts) if len(starts) else terms
     rows = text.rows_C[letter[starts]] if len(starts) else np.zeros(0, np.int64)
     yield rows, hashes
@@ -103,14 +115,25 @@ def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _bucket(hashes_E: np.ndarray, salt: int) -> np.ndarray:
     """The upper bits of a mixed hash; `salt` keeps kinds of features apart."""
-    mixed = (hashes_E ^ np.uint64(salt * _SALT_FACTOR % _MODULUS)) * np.uint64(_WORD_BASE)
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(_MIX)
-    return (mixed >> np.uint64(64 - BUCKET_BITS)).astype(np.int32)
+    mixed = hashes_E.astype(np.uint64) ^ np.uint64(salt * _SALT_FACTOR % _MODULUS)
+    mixed *= np.uint64(_WORD_BASE)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= np.uint64(_MIX)
+    mixed >>= np.uint64(64 - BUCKET_BITS)
+    return mixed.astype(np.int32)
 
 
 def scales(features: Features, kind: int, num_texts: int) -> np.ndarray:
     """What a text's features of one kind are multiplied by, [N], N being `num_texts`."""
-    counts_N = np.bincount(features.rows_E, minlength=num_texts)
+    return _scales(_counts(features.rows_E, num_texts), kind)
+
+
+def _counts(rows_E: np.ndarray, num_texts: int) -> np.ndarray:
+    """How many entries each text has, [N]; the rows do not fall."""
+    return np.diff(np.searchsorted(rows_E, np.arange(num_texts + 1)))
+
+
+def _scales(counts_N: np.ndarray, kind: int) -> np.ndarray:
     return KIND_SCALES[kind] / np.maximum(counts_N, 1) ** LENGTH_POWER
 
 
@@ -154,6 +177,12 @@ class NgramScorer:
         file = path.with_name(RELIABILITY_FILE)
         self.reliability = json.loads(file.read_text()) if file.exists() else None
         self._weights = weights.astype(np.float32)
+        # Of short n-grams there are so few that their weights are looked up, not their buckets.
+        self._of_grams = {
+            kind: self._weights[_bucket(np.arange(1 << order * _BITS_PER_CODE), kind)]
+            for kind, order in enumerate(CHAR_ORDERS)
+            if order <= _LOOKED_UP
+        }
         self._bias = float(bias)
         digest = hashlib.sha256(weights.tobytes() + bias.tobytes())
         self.fingerprint = f"{self.name}-{VERSION}-{digest.hexdigest()[:12]}"
@@ -161,9 +190,9 @@ class NgramScorer:
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
         prepared = [prepare(text) for text in texts]
-        scores: list[float | None] = []
-        for part in _batches(prepared):
-            scores.extend(self._score_batch(part).tolist())
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = pool.map(self._score_batch, _batches(prepared))
+            scores = [score for part in parts for score in part.tolist()]
         readable = map(self.can_read, prepared)
         return [score if can else None for score, can in zip(scores, readable, strict=True)]
 
@@ -173,14 +202,19 @@ class NgramScorer:
 
     def _score_batch(self, texts: Sequence[str]) -> np.ndarray:
         logits_N = np.full(len(texts), self._bias)
-        for kind, features in enumerate(extract(texts)):
-            weights_E = self._weights[features.buckets_E]
-            evidence_N = np.bincount(features.rows_E, weights_E, minlength=len(texts))
-            logits_N += evidence_N * scales(features, kind, len(texts))
+        for kind, (rows_E, hashes_E) in _occurrences(letters.read_letters(texts)):
+            weights_E = self._weigh(hashes_E, kind)
+            counts_N = _counts(rows_E, len(texts))
+            logits_N += np.bincount(rows_E, weights_E, len(texts)) * _scales(counts_N, kind)
             if kind == 0:
-                readable_N = np.bincount(features.rows_E, minlength=len(texts)) > 0
+                readable_N = counts_N > 0
         probabilities_N = 1 / (1 + np.exp(-np.clip(logits_N, -30, 30)))
         return np.where(readable_N, probabilities_N, 0.0)
+
+    def _weigh(self, hashes_E: np.ndarray, kind: int) -> np.ndarray:
+        if kind in self._of_grams:
+            return self._of_grams[kind][hashes_E]
+        return self._weights[_bucket(hashes_E, kind)]
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,6 +1,7 @@
 """The n-gram scorer: its features against a slow reference, its scores, its weights file."""
 
 import collections
+import os
 
 import numpy as np
 import pytest
@@ -103,6 +104,21 @@ def test_a_score_is_the_logistic_of_the_scaled_weights(tmp_path):
         logit += scale * evidence / sum(kind.values()) ** ngram.LENGTH_POWER
     (score,) = ngram.NgramScorer(str(tmp_path / "w.npz")).score([text])
     assert score == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("_LOOKED_UP", 0), ("_LOOKED_UP", 4)])
+def test_scores_do_not_depend_on_what_is_looked_up(monkeypatch, name, value):
+    texts = ["you are a fool", "1d10t f**k", "", "well, good morning to all of you " * 50]
+    expected = ngram.NgramScorer().score(texts)
+    monkeypatch.setattr(ngram, name, value)
+    assert ngram.NgramScorer().score(texts) == expected
+
+
+def test_processors_decide_no_score(monkeypatch):
+    texts = [f"text {i} of some that differ, you {'fool' * (i % 3)}" for i in range(700)]
+    expected = ngram.NgramScorer().score(texts)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert ngram.NgramScorer().score(texts) == expected
 
 
 def test_scores_do_not_depend_on_the_batch(monkeypatch):
