@@ -90,7 +90,22 @@ class TopPSampling:
         return _draw(nucleus(probs_RV, self.p), keys_R)
 
 
-def nucleus(probs_RV: jax.Array, p: float) -> jax.Array:
+def sample_among(
+    sampling: Sampling, logits_RV: jax.Array, kept_RV: jax.Array, keys_R: jax.Array
+) -> jax.Array:
+    """Draws among the tokens of `kept_RV`, which stand in for the sampling's own nucleus.
+
+    Where they are that nucleus, it is the draw of `sampling.sample`, bit for bit.
+    """
+    if isinstance(sampling, TopPSampling):
+        # What is left out may be the likeliest by far, and would take all of the softmax.
+        top_R1 = jnp.max(jnp.where(kept_RV, logits_RV, -jnp.inf), axis=-1, keepdims=True)
+        probs_RV = jax.nn.softmax(jnp.minimum(logits_RV, top_R1) / sampling.temperature)
+        return _draw(jnp.where(kept_RV, probs_RV, 0.0), keys_R)
+    return sampling.sample(jnp.where(kept_RV, logits_RV, -jnp.inf), keys_R)
+
+
+def nucleus(probs_RV: jax.Array, p: float | jax.Array) -> jax.Array:
     """Zeroes the probabilities outside the nucleus of mass `p`; what is left is not normalised.
 
     The nucleus is found as the largest threshold at which the probabilities not below it still sum
