@@ -169,6 +169,19 @@ def load(methods: Sequence[Method], base: LoadedModel, mesh: Mesh) -> list[Loade
     return [method.load(base, mesh) for method in methods]
 
 
+def refuse(verb: str, methods: Sequence[Method]) -> None:
+    """Refuses steering in a verb that reads a model's own probabilities.
+
+    Raises:
+      UserError: if there is any method.
+    """
+    if methods:
+        raise UserError(
+            f"{verb} reads the model's own probabilities and supports no STEERING; leave it out, "
+            "and evaluate what `generate` writes with it"
+        )
+
+
 def settings(loaded: Sequence[Loaded]) -> dict[str, Any]:
     """What stands for STEERING in the settings of a decoding; nothing where it is empty."""
     return {"steering": [method.settings for method in loaded]} if loaded else {}

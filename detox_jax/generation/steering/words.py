@@ -26,7 +26,7 @@ from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 
-_INSULTS = Path(__file__).with_name("insults.txt")
+INSULTS = Path(__file__).with_name("insults.txt")
 _COMMENT = "#"
 
 Phrase = tuple[int, ...]  # token ids
@@ -52,7 +52,7 @@ class BannedWords:
           UserError: for a list that cannot be read or is empty, a phrase that the vocabulary cannot
             write, or so many that no token is left.
         """
-        source = str(self.words_file or _INSULTS)
+        source = str(self.words_file or INSULTS)
         words = read_words(source)
         phrases = phrases_of(words, base.vocabulary, source)
         automaton = Automaton.of_phrases(phrases, base.vocabulary.vocab_size)
