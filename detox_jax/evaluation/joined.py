@@ -37,6 +37,7 @@ class Scored:
         none.
       decoding: settings of the `generate` that wrote the continuations; None where the files do
         not say.
+      chosen_by: the scorer that chose them among more samples; None where none did.
     """
 
     prompts: Sequence[records.Prompt]
@@ -44,6 +45,12 @@ class Scored:
     scorer: Scorer
     reliability: Mapping[str, Any] | None = None
     decoding: Mapping[str, Any] | None = None
+    chosen_by: Scorer | None = None
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether something changed the model's distribution before the draws."""
+        return bool((self.decoding or {}).get("steering"))
 
     @property
     def num_samples(self) -> int:
@@ -113,7 +120,9 @@ def _said_by_manifest(generations: str) -> dict[str, Any]:
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
         from_json(Reliability, reliability, where, "scorer_reliability")
+    chooser = (manifest.get("chosen") or {}).get("filtered_by")
     return {
+        "chosen_by": from_json(Scorer, chooser, where, "chosen.filtered_by") if chooser else None,
         "scorer": from_json(Scorer, scorer, where, "scorer") if scorer else UNKNOWN_SCORER,
         "reliability": reliability,
         "decoding": decoding.of_manifest(manifest),

@@ -20,13 +20,14 @@ from rich.table import Table
 
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import processes
 from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, import_harness
 
 __all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]
 
 FIGURES_FILE = "lm_eval.json"
-FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -50,6 +51,7 @@ def lm_eval(
     random_seed: int = 0,
     dtype: str | None = None,
     mesh_shape: Mapping[str, int] | None = None,
+    steering: Sequence[Any] = (),
 ) -> None:
     """Writes `lm_eval.json`: every metric of every task, with its standard error.
 
@@ -75,12 +77,14 @@ def lm_eval(
       random_seed: of few-shot examples, resampling and draws.
       dtype: of activations; the checkpoint's where None.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      steering: refused where not empty: what is read here are the model's own probabilities.
 
     Raises:
       UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
         checkpoint cannot be used.
     """
     arguments = locals()
+    steering_lib.refuse("lm_eval", steering)
     names = _task_names(tasks)
     with _notes_on_stderr():
         harness = import_harness()
