@@ -56,10 +56,10 @@ class BannedWords:
         words = read_words(source)
         phrases = phrases_of(words, base.vocabulary, source)
         automaton = Automaton.of_phrases(phrases, base.vocabulary.vocab_size)
-        if automaton.most_banned >= base.vocabulary.vocab_size - 1:
+        # Padding is no token, and a text that could only end would be no text.
+        if automaton.most_banned >= base.vocabulary.vocab_size - 2:
             raise UserError(
-                f"{source}: bans all {base.vocabulary.vocab_size - 1} tokens of the vocabulary "
-                "at once; leave some phrases out"
+                f"{source}: bans all tokens of the vocabulary but end-of-text; leave phrases out"
             )
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
         settings = {

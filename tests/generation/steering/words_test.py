@@ -1,9 +1,12 @@
 """Words that are never finished: the list, its spellings, and the automaton."""
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax import tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import words
 from detox_jax.generation.steering.steering import Distribution
@@ -91,20 +94,32 @@ def test_the_projects_own_list_says_whose_it_is():
     assert listed == sorted(listed) and [word.lower() for word in listed] == listed
 
 
-def test_what_the_tokenizer_cannot_write_is_refused():
-    """A vocabulary of words, to which all others are one unknown token."""
+@pytest.fixture
+def of_words():
+    """A vocabulary of three words, to which all others are one unknown token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-
-    from detox_jax import tokenizer_files
 
     ids = {"[UNK]": 0, "moron": 1, "you": 2, "<|endoftext|>": 3}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore
     codec = tokenizer_files.TokenizersCodec(tokenizer)
-    vocabulary = Vocabulary(tokenizer_files.TokenizerFiles(codec, 3, 3, {}, "made"))
-    assert words.phrases_of(["moron"], vocabulary, "list") == [(2,)]
+    return Vocabulary(tokenizer_files.TokenizerFiles(codec, 3, 3, {}, "made"))
+
+
+def test_what_the_tokenizer_cannot_write_is_refused(of_words):
+    assert words.phrases_of(["moron"], of_words, "list") == [(2,)]
     with pytest.raises(UserError, match="list: the tokenizer cannot write 'idiot'"):
-        words.phrases_of(["moron", "idiot"], vocabulary, "list")
+        words.phrases_of(["moron", "idiot"], of_words, "list")
+
+
+def test_a_list_of_all_tokens_is_refused(of_words, one_device_mesh, tmp_path):
+    path, model = tmp_path / "all.txt", types.SimpleNamespace(vocabulary=of_words)
+    path.write_text("moron\nyou\n[UNK]\n")
+    with pytest.raises(UserError, match="all.txt: bans all tokens of the vocabulary but"):
+        words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
+    path.write_text("moron\n[UNK]\n")
+    loaded = words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
+    assert loaded.settings["words"]["phrases"] == 2
 
 
 def test_phrases_that_the_vocabulary_spells_are_banned_in_text(vocabulary):
