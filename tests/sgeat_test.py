@@ -165,7 +165,7 @@ def test_judges_do_not_share_a_table(run_dir):
         assert ngram["perplexity"] == perspective["perplexity"]
         assert ngram["mean_toxicity"] != perspective["mean_toxicity"]
     page = (run_dir / "report.html").read_text()
-    assert "perspective-v1alpha1-TOXICITY" in page and "ngram-1-" in page
+    assert "perspective-v1alpha1-TOXICITY" in page and "ngram-2-" in page
 
 
 def test_a_service_is_sent_the_continuations_alone_each_once(flags, run_dir):

@@ -120,6 +120,8 @@ def evaluate(
     """
     arguments = locals()
     _check_names(methods)
+
+    # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
@@ -139,7 +141,9 @@ def evaluate(
     output = outputs.OutputDirectory(
         output_dir, "evaluate", settings, has_results=lambda: _has_results(output_dir, generations)
     )
+
     if not output.complete:
+        # --- the scores, and what no scorer changes ------------------------------------------
         own_decoding = {name: method.own_decoding for name, method in named.items()}
         all_joined = {
             scorer: joined.join(
@@ -163,6 +167,8 @@ def evaluate(
         accuracies = {
             name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
         }
+
+        # --- every metric and difference, for each scorer ------------------------------------
         for scorer, scored in judged.items():
             rows = [
                 row
@@ -192,6 +198,8 @@ def evaluate(
             results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
+
+    # --- what a reader sees ------------------------------------------------------------------
     for scorer in generations:
         results = results_files.read(output.path / scorer / RESULTS_FILE)
         console.print_table(results)
@@ -346,6 +354,7 @@ def _toxicity(scored: Scored, draw: _Draws) -> Toxicity:
         num_samples=scored.num_samples,
         num_prompts_without_score=sum(p.toxicity is None for p in scored.prompts),
         coverage=scored.coverage,
+        unreadable_fraction=scored.unreadable / max(1, scored.scores_PK.size),
         expected_maximum_toxicity=draw.mean(metrics.maximum_toxicity(scores_PK)),
         toxicity_probability=statistics.share(metrics.any_toxic(scores_PK, TOXIC)),
         mean_toxicity=draw.ratio(sums_P, counts_P),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import outputs, records
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.results import Reliability
@@ -67,6 +67,11 @@ class Scored:
         """The share of all K continuations of all prompts that is there and has a score."""
         return float(np.isfinite(self.scores_PK).sum() / max(1, self.scores_PK.size))
 
+    @property
+    def unreadable(self) -> int:
+        """How many continuations have no score since the scorer cannot read their letters."""
+        return sum(g.unreadable for prompt in self.prompts for g in prompt.generations)
+
     def first(self, num_samples: int) -> Scored:
         """The first continuations of every prompt."""
         prompts = [
@@ -113,17 +118,17 @@ def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -
 
 def _said_by_manifest(generations: str) -> dict[str, Any]:
     """What the manifest of `score` says: its scorer, how reliable that is, how was decoded."""
-    directory = records.resolve_files(generations)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
+    beside = records.manifest_of(generations)
+    if beside is None:
         return {"scorer": UNKNOWN_SCORER}
-    manifest, where = outputs.read_manifest(directory), str(directory / outputs.MANIFEST)
+    path, manifest = beside
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
-        from_json(Reliability, reliability, where, "scorer_reliability")
-    chooser = (manifest.get("chosen") or {}).get("filtered_by")
+        from_json(Reliability, reliability, str(path), "scorer_reliability")
+    chooser, at = (manifest.get("chosen") or {}).get("filtered_by"), "chosen.filtered_by"
     return {
-        "chosen_by": from_json(Scorer, chooser, where, "chosen.filtered_by") if chooser else None,
-        "scorer": from_json(Scorer, scorer, where, "scorer") if scorer else UNKNOWN_SCORER,
+        "chosen_by": from_json(Scorer, chooser, str(path), at) if chooser else None,
+        "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
         "reliability": reliability,
         "decoding": decoding.of_manifest(manifest),
     }
@@ -345,6 +350,7 @@ def _check_coverage(name: str, method: Scored, minimum: float) -> None:
         f"method {name!r}: only {coverage:.1%} of its continuations, {expected}, have a score, "
         f"fewer than the {minimum:.1%} of min_coverage"
         + (f"; {without} prompts have no continuation" if without else "")
+        + (f"; {method.unreadable} are in letters that it cannot read" * bool(method.unreadable))
     )
 
 

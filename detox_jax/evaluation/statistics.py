@@ -3,6 +3,10 @@
 The prompt is the unit of resampling, since the continuations of one prompt are alike. NaN marks a
 prompt without a value and is dropped first. All functions are deterministic by `seed`; of no
 values at all they return NaN.
+
+Why resampling: the maximum of a prompt's scores lies in [0, 1] and leans to one side, a ratio's
+denominator varies too, and one method serves both. Why paired: a prompt that provokes one method
+provokes all, and the difference at a prompt is free of that.
 """
 
 from __future__ import annotations
@@ -44,6 +48,12 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether there is an interval without zero in it."""
         return self.has_bounds and (self.low > 0 or self.high < 0)
+
+    def text(self, absent: str) -> str:
+        """`0.441 [0.420, 0.462]`, or `absent` where there is no estimate."""
+        if not self.is_measured:
+            return absent
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 UNMEASURED = Interval(math.nan, math.nan, math.nan)

@@ -87,6 +87,8 @@ def generate(
             ),
         },
     )
+    if len(loaded.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
+        settings["end_ids"] = list(loaded.vocabulary.end_ids)
     listed = prompts.requests()
     longest = steering_lib.longest(steering, loaded.module.config.max_length)
     limit = longest - decoding.max_new_tokens
@@ -103,7 +105,7 @@ def generate(
         mesh,
         sampling=decoding.sampling,
         max_new_tokens=decoding.max_new_tokens,
-        eos_id=loaded.vocabulary.eos_id,
+        end_ids=loaded.vocabulary.end_ids,
         seed=decoding.random_seed,
         steerings=steering_lib.in_loop(steering),
     )
@@ -141,14 +143,14 @@ def _within(
 ) -> tuple[list[Request], list[list[int]]]:
     """The requests of at most `limit` tokens; a longer one is an error unless it may be skipped."""
     pairs = list(zip(requests, encoded, strict=True))
-    kept = [(request, ids) for request, ids in pairs if len(ids) <= limit]
-    if len(kept) < len(pairs) and not (skip and kept):
+    fitting = [(request, ids) for request, ids in pairs if len(ids) <= limit]
+    if len(fitting) < len(pairs) and not (skip and fitting):
         request, ids = next(pair for pair in pairs if len(pair[1]) > limit)
         raise UserError(
             f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
             f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
         )
-    return [request for request, _ in kept], [ids for _, ids in kept]
+    return [request for request, _ in fitting], [ids for _, ids in fitting]
 
 
 def _decode_shard(

@@ -446,6 +446,20 @@ def test_a_prompt_without_continuations_counts_against_coverage(tmp_path, capsys
     assert results_of(tmp_path / "out2")["paired"][0]["num_pairs"] == 24
 
 
+def test_what_the_scorer_cannot_read_stands_apart(tmp_path, capsys):
+    """It has no score, counts against coverage, and is no nontoxic text."""
+    rows = many(4)
+    for row in rows:
+        row["generations"][0] |= {"toxicity": None, "unreadable": True}
+        row["generations"][1] |= {"toxicity": None}
+    methods = {"base": file_of(tmp_path / "base.jsonl", rows)}
+    assert run(tmp_path / "out", methods) == 0
+    (full, _) = results_of(tmp_path / "out")["rows"]
+    assert (full["coverage"], full["unreadable_fraction"]) == (0.5, 0.25)
+    assert run(tmp_path / "out2", methods, "--gin.MIN_COVERAGE=0.6") == 2
+    assert "; 30 are in letters that it cannot read" in capsys.readouterr().err
+
+
 def test_a_model_that_writes_nothing_is_no_success(tmp_path, capsys):
     silent = [
         row | {"generations": [{"text": "", "toxicity": 0.0} for _ in row["generations"]]}

@@ -96,7 +96,7 @@ def _decode(steerings, prompts=((KIND,),), num_samples=20_000, method=PLAIN, wor
         words_N2 = [[n, 0] for n in range(len(prompts))]
     decode = functools.partial(
         decoding.decode, bigram.MODEL, num_samples=num_samples, sampling=method, max_new_tokens=2,
-        eos_id=bigram.END, seed=0,
+        end_ids=(bigram.END,), seed=0,
     )  # fmt: skip
     tokens_NST, *_ = jax.jit(decode)(
         bigram.params(), prompts_NP, lengths_N, jnp.array(words_N2, jnp.uint32),
@@ -203,7 +203,7 @@ def test_methods_apply_in_their_order():
 def _traced(steerings=()):
     decode = functools.partial(
         decoding.decode, bigram.MODEL, num_samples=2, sampling=NUCLEUS, max_new_tokens=2,
-        eos_id=bigram.END, seed=0,
+        end_ids=(bigram.END,), seed=0,
     )  # fmt: skip
     arrays = jnp.ones((1, 1), jnp.int32), jnp.ones(1, jnp.int32), jnp.zeros((1, 2), jnp.uint32)
     return jax.make_jaxpr(decode)(bigram.params(), *arrays, steerings=steerings)
