@@ -34,6 +34,8 @@ class Vocabulary:
       bos_id: the id that starts every document: `<|endoftext|>` in GPT-2's vocabulary and in those
         trained here, `<s>` in LLaMA's.
       eos_id: the id that ends every document: `<|endoftext|>`, `</s>`.
+      end_ids: the ids at which a text that a model writes ends, `eos_id` first: an imported model's
+        generation_config.json may list more, such as the end of a turn.
       source: where it was read, for messages.
       fingerprint: hash of what decides the ids; equal vocabularies have equal fingerprints.
     """
@@ -44,6 +46,7 @@ class Vocabulary:
         self.source = files.source
         self.bos_id = files.bos + _SHIFT
         self.eos_id = files.eos + _SHIFT
+        self.end_ids = tuple(end + _SHIFT for end in files.ends)
         self.vocab_size = files.codec.size + _SHIFT
         self.fingerprint = files.codec.fingerprint(files.bos, files.eos)
 
@@ -80,7 +83,7 @@ class Vocabulary:
         end = codec.token_to_id(END_OF_TEXT)
         assert end is not None
         content = {TOKENIZER_FILE: tokenizer.to_str(pretty=False).encode()}
-        return cls(tokenizer_files.TokenizerFiles(codec, end, end, content, "trained"))
+        return cls(tokenizer_files.TokenizerFiles(codec, end, end, (end,), content, "trained"))
 
     def save(self, path: str) -> None:
         """Writes the tokenizer's own files as they were read (unshifted ids), byte for byte."""

@@ -82,6 +82,8 @@ def generate(
             ),
         },
     )
+    if len(loaded.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
+        settings["end_ids"] = list(loaded.vocabulary.end_ids)
     listed = prompts.requests()
     limit = loaded.module.config.max_length - decoding.max_new_tokens
     encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
@@ -97,7 +99,7 @@ def generate(
         mesh,
         sampling=decoding.sampling,
         max_new_tokens=decoding.max_new_tokens,
-        eos_id=loaded.vocabulary.eos_id,
+        end_ids=loaded.vocabulary.end_ids,
         seed=decoding.random_seed,
     )
     num_samples, shards = decoding.num_samples, meshes.num_batch_shards(mesh)

@@ -112,6 +112,8 @@ def lm_eval(
             "dtype": {"dtype": model.get_model_info()["model_dtype"]},
         },
     )
+    if len(model.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
+        settings["end_ids"] = list(model.vocabulary.end_ids)
     settings["lm_eval"] = metadata.version("lm_eval")
     output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
     for name in _missing(output, names):

@@ -82,7 +82,7 @@ def test_greedy_text_is_the_same_for_64_tokens(made, one_device_mesh):
         one_device_mesh,
         sampling=Greedy(),
         max_new_tokens=64,
-        eos_id=-1,
+        end_ids=(-1,),
         seed=0,
     )
     names = [str(i) for i in range(len(prompts))]
