@@ -15,6 +15,7 @@ from detox_jax.generation.decoding import (
     rows_per_batch,
 )
 from detox_jax.generation.prompts import PromptMode, Request
+from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
@@ -89,6 +90,8 @@ def generate(
     )
     if len(loaded.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(loaded.vocabulary.end_ids)
+    if not isinstance(decoding.sampling, Greedy):
+        settings[output_settings.DRAW] = DRAW_VERSION
     listed = prompts.requests()
     longest = steering_lib.longest(steering, loaded.module.config.max_length)
     limit = longest - decoding.max_new_tokens

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from detox_jax.errors import UserError
-from detox_jax.generation.sampling import nucleus
 
 # exp of more overflows float32; a ratio of probabilities so large decides alone.
 _LARGEST_EXPONENT = 80.0
+_BITS_OF_ONE = 0x3F800000  # float32 1.0
 
 
 def log_probs(logits: jax.Array, valid_V: jax.Array) -> jax.Array:
@@ -36,8 +36,22 @@ def nucleus_mask(logits_RV: jax.Array, allowed_RV: jax.Array, p: jax.Array | flo
       allowed_RV: what may be in it.
       p: its mass.
     """
-    probs_RV = jax.nn.softmax(jnp.where(allowed_RV, logits_RV, -jnp.inf))
-    return nucleus(probs_RV.astype(jnp.float32), p) > 0
+    probs_RV = jax.nn.softmax(jnp.where(allowed_RV, logits_RV, -jnp.inf)).astype(jnp.float32)
+    # The largest threshold at which the probabilities not below it still sum to p, by bisection
+    # over the bits of a float32, whose order is that of the numbers.
+    bits_RV = jax.lax.bitcast_convert_type(probs_RV, jnp.int32)
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low_R, high_R = bounds
+        middle_R = low_R + (high_R - low_R) // 2
+        mass_R = jnp.sum(jnp.where(bits_RV >= middle_R[:, None], probs_RV, 0.0), axis=-1)
+        enough_R = mass_R >= p
+        return jnp.where(enough_R, middle_R, low_R), jnp.where(enough_R, high_R, middle_R)
+
+    rows = probs_RV.shape[0]
+    bounds = (jnp.zeros(rows, jnp.int32), jnp.full(rows, _BITS_OF_ONE + 1, jnp.int32))
+    threshold_R, _ = jax.lax.fori_loop(0, 31, halve, bounds)
+    return allowed_RV & (probs_RV > 0) & (bits_RV >= threshold_R[:, None])
 
 
 def with_experts(
