@@ -174,7 +174,8 @@ def sample_among(
         jnp.zeros(rows, bool),
         jnp.full(rows, -1.0, probs_RV.dtype),
     )
-    return jax.lax.while_loop(lambda state: ~jnp.all(state[2]), draw, start)[1]
+    most = probs_RV.shape[-1]  # Every draw but the last rejects a token.
+    return jax.lax.while_loop(lambda s: ~jnp.all(s[2]) & (s[0] < most), draw, start)[1]
 
 
 def _check_temperature(temperature: float) -> None:

@@ -14,7 +14,8 @@ stands in the list, and its nucleus replaces the sampling's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -27,7 +28,8 @@ from detox_jax.errors import UserError
 from detox_jax.generation import sampling as sampling_lib
 from detox_jax.generation.steering import formulas
 
-# Arrays by the axis that their rows are on: 0, or 1 for a cache, whose axis 0 are the layers.
+# Arrays by the axis that their rows are on: 0, or 1 for a cache, whose axis 0 are the layers, or 2
+# where models are stacked before them.
 State = dict[int, Any]
 
 
@@ -229,17 +231,68 @@ def adjust(
     return distribution, tuple(after)
 
 
-def repeat(states: Sequence[State], times: int) -> tuple[State, ...]:
-    """Each row's state so many times, one after the other, for the samples of a prompt."""
-    return _by_axis(lambda axis, leaf: jnp.repeat(leaf, times, axis=axis), states)
+def empty(
+    steerings: Sequence[Steering], rows: int, prompt_length: int, positions: int
+) -> tuple[State, ...]:
+    """States of rows in which nothing is read yet, of the shapes that `start` gives.
+
+    Args:
+      steerings: the methods.
+      rows: R.
+      prompt_length: to which prompts are padded.
+      positions: see `Steering.start`.
+    """
+    prompts_RP = jax.ShapeDtypeStruct((rows, prompt_length), jnp.int32)
+    lengths_R = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    shapes = jax.eval_shape(lambda p, n: start(steerings, p, n, positions), prompts_RP, lengths_R)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _by_axis(change: Any, *states: Sequence[State]) -> tuple[State, ...]:
-    """Changes every array of the states, told the axis of its rows."""
+def put(
+    states: Sequence[State], new: Sequence[State], comes_R: jax.Array, of_row: Callable[..., Any]
+) -> tuple[State, ...]:
+    """The states with those of rows that come in.
+
+    Args:
+      states: of R rows.
+      new: of N prompts.
+      comes_R: which rows are replaced.
+      of_row: `of_row(array, axis=axis)` gives each row what its prompt has on that axis.
+    """
+
+    def put_leaf(axis: int, leaf: jax.Array, new_leaf: jax.Array) -> jax.Array:
+        comes = comes_R.reshape([-1 if i == axis else 1 for i in range(leaf.ndim)])
+        return jnp.where(comes, of_row(new_leaf, axis=axis), leaf)
+
+    return by_axis(put_leaf, states, new)
+
+
+def hold(goes_R: jax.Array, before: Sequence[State], after: Sequence[State]) -> tuple[State, ...]:
+    """The states after a step, where rows that wait have read nothing.
+
+    A cache's own place beyond its index is never read, so it is enough to hold the indices.
+    """
+
+    def hold_leaf(axis: int, old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(new.dtype, jnp.integer):
+            return new
+        goes = goes_R.reshape([-1 if i == axis else 1 for i in range(new.ndim)])
+        return jnp.where(goes, new, old)
+
+    return by_axis(hold_leaf, before, after)
+
+
+def by_axis(change: Callable[..., Any], *states: Sequence[State]) -> tuple[State, ...]:
+    """Changes every array of the states, told the axis of its rows: `change(axis, *arrays)`."""
     return tuple(
         {
-            axis: jax.tree.map(lambda *leaves, a=axis: change(a, *leaves), *(s[axis] for s in same))
+            axis: jax.tree.map(functools.partial(change, axis), *(state[axis] for state in same))
             for axis in same[0]
         }
         for same in zip(*states, strict=True)
     )
+
+
+def repeat(states: Sequence[State], times: int) -> tuple[State, ...]:
+    """Each row's state so many times, one after the other, for the samples of a prompt."""
+    return by_axis(lambda axis, leaf: jnp.repeat(leaf, times, axis=axis), states)
