@@ -234,16 +234,26 @@ def load_params(checkpoint_path: str, mesh: Mesh) -> tuple[params_lib.Params, Mo
     """
     model_dir, step = resolve(checkpoint_path)
     spec = read_spec(model_dir)
-    model = TransformerLM(spec.config, spec.adaptation)
-    abstract = abstract_on_mesh(model, mesh)
     if spec.base is None:
+        abstract = abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
         params = _restore_params(model_dir, step, abstract)
         return params, spec, params_lib.fingerprint(params)
     base, _ = load_base(spec, model_dir, mesh)
+    params = params_lib.combine(base, load_trained(model_dir, step, mesh))
+    return params, spec, params_lib.fingerprint(params)
+
+
+def load_trained(model_dir: epath.Path, step: int, mesh: Mesh) -> params_lib.Params:
+    """The parameters that an adaptation trained, without its base's, on the mesh.
+
+    Raises:
+      UserError: if they hold numbers that are not finite.
+    """
+    spec = read_spec(model_dir)
+    abstract = abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
     pattern = adaptations.trainable_pattern(spec.adaptation)
     trained, _ = params_lib.partition(abstract, pattern)
-    params = params_lib.combine(base, _restore_params(model_dir, step, trained))
-    return params, spec, params_lib.fingerprint(params)
+    return _restore_params(model_dir, step, trained)
 
 
 def _restore_params(

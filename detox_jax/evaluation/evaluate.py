@@ -160,6 +160,8 @@ def evaluate(
         judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
         texts = next(iter(judged.values()))
         reader = PerplexityReader(output.path, heldout, reference, batch_size)
+        chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
+        filtered_by |= chosen_by
         quality = _quality_of_all(named, texts, generations[first], reader)
         draw = _Draws(bootstrap_draws, random_seed)
         answers = accuracy.read({name: method.choices for name, method in named.items()})
@@ -187,7 +189,7 @@ def evaluate(
                     "interval, continuations clustered by prompt; sign-flip permutation p-values, "
                     f"Holm-adjusted within a split; resamples of {statistics.COUNTED_FROM:,} "
                     "prompts and more drawn as counts",
-                    notes=all_joined[scorer].notes,
+                    notes=(*all_joined[scorer].notes, *_notes(named, scored)),
                     settings=settings,
                     versions=output.manifest["versions"],
                     command=command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
@@ -290,12 +292,36 @@ def _quality_of_all(
     quality = {}
     for name, method in methods.items():
         texts, checkpoint = scored[name], method.checkpoint_path
-        of_model = reader.of_model(name, checkpoint)
+        # What the checkpoint says of held-out text is not what a steered row draws from.
+        of_model = reader.of_model(name, None if texts.is_steered else checkpoint)
         of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
         of_prompts = joined.quality(texts, generations[name])
         for split, mask in joined.splits(texts.prompts).items():
             quality[name, split] = _quality(of_prompts.rows(mask), of_model, of_texts)
     return quality
+
+
+def _notes(methods: Mapping[str, Evaluated], scored: Mapping[str, Scored]) -> list[str]:
+    """Sentences on what steering and the choice among samples mean for the figures."""
+    notes = []
+    steered = [name for name, of in scored.items() if of.is_steered]
+    if measured := [name for name in steered if methods[name].checkpoint_path is not None]:
+        notes.append(
+            f"Without a perplexity on held-out text, which is not measured of a steered model: "
+            f"{', '.join(measured)}."
+        )
+    for name, of in scored.items():
+        if of.chosen_by is None:
+            continue
+        number = (of.decoding or {}).get("best_of", {}).get("samples_per_result")
+        of_how_many = f"{number:g}" if number else "several"
+        same = of.chosen_by == of.scorer
+        flatters = ", the judge itself: its toxicity here flatters it" if same else ""
+        notes.append(
+            f"Continuations of {name} are each the least toxic of {of_how_many} samples by "
+            f"{of.chosen_by.fingerprint}{flatters}."
+        )
+    return notes
 
 
 def _rows(

@@ -46,6 +46,7 @@ class Scored:
       decoding: settings of the `generate` that wrote the continuations; None where the files do
         not say.
       quality: of the texts; None where nobody asked, or some were cut off since.
+      chosen_by: the scorer that chose them among more samples; None where none did.
     """
 
     prompts: Sequence[records.Prompt]
@@ -57,6 +58,12 @@ class Scored:
     reliability: Mapping[str, Any] | None = None
     decoding: Mapping[str, Any] | None = None
     quality: TextQuality | None = None
+    chosen_by: Scorer | None = None
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether something changed the model's distribution before the draws."""
+        return bool((self.decoding or {}).get("steering"))
 
     @property
     def num_samples(self) -> int:
@@ -222,7 +229,9 @@ def _said_by_manifest(generations: str) -> dict[str, Any]:
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
         from_json(Reliability, reliability, str(path), "scorer_reliability")
+    chooser, at = (manifest.get("chosen") or {}).get("filtered_by"), "chosen.filtered_by"
     return {
+        "chosen_by": from_json(Scorer, chooser, str(path), at) if chooser else None,
         "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
         "reliability": reliability,
         "decoding": decoding.of_manifest(manifest),

@@ -91,12 +91,23 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
 
 
 def _generated(files: Sequence[epath.Path]) -> dict[str, Any]:
-    """The settings of the `generate` that wrote the files, for `evaluate`, which compares them."""
+    """The settings of the `generate` that wrote the files, for `evaluate`, which compares them.
+
+    Where `filter` chose among them, also how, and by which scorer.
+    """
     directory = files[0].parent
     alone = all(file.parent == directory for file in files)
     if not alone or not (directory / outputs.MANIFEST).exists():
         return {}
     manifest = outputs.read_manifest(directory)
+    if manifest.get("verb") == "filter" and manifest.get("generated"):
+        chosen = {
+            "selection": manifest["settings"]["selection"],
+            "samples_per_result": manifest["samples_per_result"],
+            "acceptance_rate": manifest["counts"]["acceptance_rate"],
+            "filtered_by": manifest["filtered_by"],
+        }
+        return {"generated": manifest["generated"], "chosen": chosen}
     if manifest.get("verb") != "generate":
         return {}
     return {"generated": output_settings.without_notes(manifest["settings"])}

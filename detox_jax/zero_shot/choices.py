@@ -24,6 +24,7 @@ from detox_jax import output_settings, outputs, records, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
@@ -32,7 +33,7 @@ from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 from detox_jax.zero_shot.questions import Question
 
 ACCURACIES_FILE = "accuracies.json"
-FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,7 @@ def choices(
     start_with_bos: bool | None = None,
     dtype: str | None = None,
     mesh_shape: Mapping[str, int] | None = None,
+    steering: Sequence[Any] = (),
 ) -> None:
     """Asks a model the questions of every task and writes what it answered, and how often rightly.
 
@@ -95,11 +97,13 @@ def choices(
         files say where None.
       dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      steering: refused where not empty: what is read here are the model's own probabilities.
 
     Raises:
       UserError: for a checkpoint or a task that cannot be used.
     """
     arguments = locals()
+    steering_lib.refuse("choices", steering)
     from detox_jax.training import data  # loads TensorFlow: only where it is used
 
     if batch_size < 1:

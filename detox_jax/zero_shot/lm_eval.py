@@ -23,11 +23,12 @@ from rich.table import Table
 
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import processes
 from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
-FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -51,6 +52,7 @@ def lm_eval(
     random_seed: int = 0,
     dtype: str | None = None,
     mesh_shape: Mapping[str, int] | None = None,
+    steering: Sequence[Any] = (),
 ) -> None:
     """Writes `lm_eval.json`: every metric of every task, with its standard error.
 
@@ -76,12 +78,14 @@ def lm_eval(
       random_seed: of few-shot examples, resampling and draws.
       dtype: of activations; the checkpoint's where None.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      steering: refused where not empty: what is read here are the model's own probabilities.
 
     Raises:
       UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
         checkpoint cannot be used.
     """
     arguments = locals()
+    steering_lib.refuse("lm_eval", steering)
 
     # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
