@@ -103,7 +103,7 @@ def of_words():
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore
     codec = tokenizer_files.TokenizersCodec(tokenizer)
-    return Vocabulary(tokenizer_files.TokenizerFiles(codec, 3, 3, {}, "made"))
+    return Vocabulary(tokenizer_files.TokenizerFiles(codec, 3, 3, (3,), {}, "made"))
 
 
 def test_what_the_tokenizer_cannot_write_is_refused(of_words):
