@@ -174,11 +174,10 @@ def test_a_model_that_is_not_finite_is_not_saved(
     _diverges_in(monkeypatch, step)
     flags = without(flags, "VALIDATION_INPUT")
     assert cli.main([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]) == 2
-    error = capsys.readouterr().err
-    assert (
-        error.count("\n") == 1
-        and f"training has diverged; the last good step is {last_good}" in error
-    )
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert f"training has diverged; the last good step is {last_good}" in error
+    # Damage between two saves shows in the next loss, and is gone back behind; here in vain.
+    assert sum("BACK TO STEP 4" in line for line in warnings) == (2 if step == 5 else 0)
     assert checkpoints.saved_steps(epath.Path(tmp_path / "m"))[-1] == last_good
     assert not json.loads((tmp_path / "m" / "manifest.json").read_text())["complete"]
 
@@ -327,8 +326,10 @@ MISTAKES = {
     "steps and epochs": (["--gin.EPOCHS=1"], "one of TRAIN_STEPS and EPOCHS"),
     "missing input": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
     "mesh does not divide": (["--gin.MESH_SHAPE={{'data': 3}}"], "does not divide the 8 devices"),
-    # Nothing is saved before the last step, where the loss is looked at.
-    "diverged": (["--gin.LEARNING_RATE=1e30", "--gin.CHECKPOINT_PERIOD=0"], "the loss is"),
+    "diverged": (
+        ["--gin.LEARNING_RATE=1e30", "--gin.CHECKPOINT_PERIOD=0"],
+        "5 steps up to 6 are not finite: training has diverged; no step is saved",
+    ),
 }
 
 
