@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,8 +20,8 @@ _STORAGE_ERRORS = frozenset(
 )
 # As tensorstore, TensorFlow and Google's clients name the same, in errors of every class.
 _STORAGE_WORDS = re.compile(
-    r"No space left on device|Disk quota exceeded|Input/output error|Read-only file system"
-    r"|\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED)\b"
+    "|".join(re.escape(os.strerror(number)) for number in sorted(_STORAGE_ERRORS))
+    + r"|\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED)\b"
 )
 
 
@@ -38,7 +39,7 @@ class Unavailable(RuntimeError):
     """
 
 
-def storage_trouble(error: BaseException) -> str | None:
+def storage_trouble(error: BaseException | None) -> str | None:
     """What fails, in a few words, where an error is the storage's or the network's; else None.
 
     A missing or damaged file is neither: it stays missing.

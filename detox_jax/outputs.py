@@ -7,6 +7,7 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ import gin
 from etils import epath
 
 from detox_jax import output_settings
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError, storage_trouble, writing
 from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"
@@ -47,12 +48,17 @@ def shard_name(name: str, index: int, count: int) -> str:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file whole or not at all; of several processes, the first one does."""
+    """Writes a file whole or not at all; of several processes, the first one does.
+
+    Raises:
+      Unavailable: where the storage fails, such as a full disk.
+    """
     if not processes.current().is_first:
         return
     temporary = path.parent / f".{path.name}.partial"
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with writing(path):
+        temporary.write_bytes(content)
+        temporary.replace(path)
 
 
 def write_json(path: epath.Path, value: Any) -> None:
@@ -146,7 +152,8 @@ class OutputDirectory:
         but the manifest and `config.gin` where None.
 
     Raises:
-      UserError: if the directory cannot be written, holds something else, is another directory on
+      Unavailable: where the storage fails.
+      UserError: if the directory must not be written, holds something else, is another directory on
         another host, or its settings are others there (which includes the hashes of the data).
     """
 
@@ -183,8 +190,13 @@ class OutputDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / MANIFEST, self._manifest)
             write_bytes(self.path / CONFIG, gin.config_str().encode())
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        except (OSError, Unavailable) as error:
+            cause = error.__cause__ if isinstance(error, Unavailable) else error
+            is_read_only = isinstance(cause, OSError) and cause.errno == errno.EROFS
+            if storage_trouble(cause) is None or is_read_only:
+                reason = getattr(cause, "strerror", None) or cause
+                raise UserError(f"{self.path}: cannot be written: {reason}") from None
+            raise Unavailable(f"{self.path}: cannot be written: {storage_trouble(cause)}") from None
         return False, self._manifest
 
     def _check_shared(self) -> None:

@@ -208,3 +208,37 @@ def test_elsewhere_a_signal_to_one_of_two_ends_both(data, tmp_path, model_dir):
     assert "process 1 of 2" in outcomes[0][2] and "Traceback" not in outcomes[0][2]
     assert not json.loads((output / "manifest.json").read_text())["complete"]
     shutil.rmtree(output)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from detox_jax import cli
+from detox_jax.training import loop
+
+original = loop._save
+
+def save(manager, step, *rest):
+    if step == 4:  # A file may not grow: what a full disk or a quota is to a process.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    original(manager, step, *rest)
+
+loop._save = save
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_in_a_save_is_one_line_and_the_run_goes_on_when_there_is_room(data, tmp_path):
+    model = tmp_path / "model"
+    arguments = [*flags(data, model, 6), "--gin.CHECKPOINT_PERIOD=2"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-c", FULL_DISK, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, cwd=multihost.ROOT, env=environment
+    )
+    (line,) = re.findall("detox-jax: error: .*", done.stderr)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"{model}/checkpoints/4: cannot be written: " in line and "make room" in line
+    status, _, errors = multihost.outcome(start_alone(*arguments))
+    assert status == 0, errors
+    assert sorted(path.name for path in (model / "checkpoints").iterdir()) == ["4", "6"]

@@ -30,5 +30,7 @@ fi
 echo "$own_group" >"$state/group"
 
 cd "$root"
+# What an earlier run left on another worker does not take part in this one.
+export DETOX_JAX_RUN="$run_id"
 export PATH="$HOME/detox_jax_env/bin:$PATH"
 exec "$@"
