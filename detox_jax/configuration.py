@@ -275,8 +275,8 @@ def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
                 continue
             reached.add(key)
             for reference in gin_config.iterate_references(config[key]):
-                own, referred = reference.config_key
-                queue.append((own or scope, referred))
+                own_scope, referred = reference.config_key
+                queue.append((own_scope or scope, referred))
     return reached
 
 

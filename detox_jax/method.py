@@ -12,6 +12,8 @@ from detox_jax.generation.prompts import PromptMode
 from detox_jax.models import adaptation as adaptations
 
 BASE = "base"
+# Of decoding: a shorter text is less toxic, and a maximum over fewer texts is lower.
+NOT_A_ROWS = ("max_new_tokens", "num_samples")
 
 
 # --- verbs ------------------------------------------------------------------------------------
@@ -215,6 +217,11 @@ def _row(name: str, row: Any) -> Method:
     known = [field.name for field in dataclasses.fields(Decoding)]
     if unknown := [field for field in row.decoding or {} if field not in known]:
         raise UserError(f"method {name!r}: decoding has no {unknown[0]!r}; it has {known}")
+    if fixed := [field for field in row.decoding or {} if field in NOT_A_ROWS]:
+        raise UserError(
+            f"method {name!r}: decoding changes {fixed[0]!r}, which all rows must share to "
+            f"compare; set it for the run: --gin.{fixed[0].upper()}=..."
+        )
     return row
 
 

@@ -202,6 +202,7 @@ def sgeat(
                 },
                 checkpoint_path=checkpoint,
                 choices=answers.get(checkpoint),
+                own_decoding=sorted(rows[name].decoding or {}) if name in rows else (),
                 **_labels(root, rows.get(name)),
             )
             for name, checkpoint in models.items()
@@ -244,11 +245,11 @@ def _labels(root: epath.Path, row: Method | None) -> dict[str, Any]:
     """What `evaluate` is told of a row beside its files; nothing where nothing was trained."""
     if row is None or row.corpus is None:
         return {}
-    kept = outputs.read_manifest(epath.Path(_kept(root, row.corpus)))
+    filtered = outputs.read_manifest(epath.Path(_kept(root, row.corpus)))
     return {
         "corpus": row.corpus,
         "adaptation": row.label,
-        "filtered_by": kept["filtered_by"],
+        "filtered_by": filtered["filtered_by"],
     }
 
 

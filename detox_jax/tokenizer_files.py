@@ -16,6 +16,7 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers
 
+from detox_jax import jsonl
 from detox_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -35,8 +36,10 @@ _KEPT = (
     ADDED_TOKENS_FILE,
     "chat_template.jinja",
 )
-# A model's own files; kept with the tokenizer only where they alone name its special tokens.
-MODEL_FILES = ("generation_config.json", "config.json")
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+# A model's own files. How it generates stays with the tokenizer: the tokens that end a text are
+# named there. config.json does so only where no other file names a special token.
+MODEL_FILES = (GENERATION_FILE, CONFIG_FILE)
 
 
 class Codec(Protocol):
@@ -162,6 +165,7 @@ class TokenizerFiles:
       codec: text to ids and back.
       bos: id of the token before a document; `eos` where the tokenizer has none of its own.
       eos: id of the token after a document.
+      ends: ids of all tokens that end a text which a model writes, `eos` first.
       files: the files that a copy of the tokenizer needs, by name, byte for byte.
       source: where it came from, for messages.
     """
@@ -169,6 +173,7 @@ class TokenizerFiles:
     codec: Codec
     bos: int
     eos: int
+    ends: tuple[int, ...]
     files: dict[str, bytes]
     source: str
 
@@ -186,7 +191,8 @@ def read(path: str) -> TokenizerFiles:
 
     The tokens that bound a document are those that `tokenizer_config.json` or
     `special_tokens_map.json` names, else `<|endoftext|>`, else those of `generation_config.json` or
-    `config.json`, else the SentencePiece model's own.
+    `config.json`, else the SentencePiece model's own. A text that a model writes also ends at the
+    tokens that `generation_config.json` lists, or `config.json` where there is no such file.
 
     Raises:
       UserError: if the directory holds none of them, a file cannot be read as a tokenizer, its
@@ -196,7 +202,9 @@ def read(path: str) -> TokenizerFiles:
     names = (*_KEPT, *MODEL_FILES)
     files = {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
     settings = {
-        name: json_object(files[name], f"{path}/{name}") for name in files if name in _SETTINGS
+        name: jsonl.json_object(files[name], f"{path}/{name}")
+        for name in files
+        if name in _SETTINGS
     }
     try:
         codec = _codec(path, files, settings)
@@ -211,28 +219,14 @@ def read(path: str) -> TokenizerFiles:
             f'a document; name its "eos_token" in {TOKENIZER_CONFIG_FILE}'
         )
     bos, bos_file = _boundary("bos", codec, settings, path)
-    kept = {*_KEPT, eos_file, bos_file}
-    files = {name: content for name, content in files.items() if name in kept}
-    return TokenizerFiles(codec, eos if bos is None else bos, eos, files, path)
+    ends, ends_file = _ends(eos, settings, path)
+    names_kept = {*_KEPT, GENERATION_FILE, eos_file, bos_file, ends_file}
+    files = {name: content for name, content in files.items() if name in names_kept}
+    return TokenizerFiles(codec, eos if bos is None else bos, eos, ends, files, path)
 
 
 _SETTINGS = (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, *MODEL_FILES)
 Settings = dict[str, dict[str, Any]]
-
-
-def json_object(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that a file of settings holds.
-
-    Raises:
-      UserError: naming `where`, if it is malformed or no object.
-    """
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{where}: malformed JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
@@ -325,6 +319,9 @@ def _boundary(
     name: str, codec: Codec, settings: Settings, path: str
 ) -> tuple[int | None, str | None]:
     """The id of `bos` or `eos` and the file that names it."""
+    # A wrong end raises nothing: documents are packed with it, and no sample ever stops. So it is
+    # read where it is written and never guessed. A model's own files come last: they may name what
+    # ends a turn of a conversation, where the tokenizer's name what ends a text.
     for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE):
         token = _content(settings.get(file, {}).get(f"{name}_token"))
         if token is None:
@@ -347,6 +344,22 @@ def _boundary(
             )
         return token_id, file
     return (codec.own_id(name) if isinstance(codec, SentencePieceCodec) else None), None
+
+
+def _ends(eos: int, settings: Settings, path: str) -> tuple[tuple[int, ...], str | None]:
+    """`eos` and what else ends a text, and the file that names the others.
+
+    As in transformers, config.json counts only where there is no generation_config.json.
+    """
+    file = next((name for name in MODEL_FILES if name in settings), None)
+    listed = settings.get(file or "", {}).get("eos_token_id")
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    for token_id in listed:
+        if not isinstance(token_id, int) or isinstance(token_id, bool):
+            raise UserError(f"{path}/{file}: its eos_token_id {token_id!r} is no id of a token")
+    # Ids below 0, which some files hold, are no token's.
+    ends = tuple(dict.fromkeys([eos, *(token_id for token_id in listed if token_id >= 0)]))
+    return ends, file if len(ends) > 1 else None
 
 
 def _is_gpt2_pipeline(state: dict[str, Any]) -> bool:

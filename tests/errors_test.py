@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from detox_jax import cli, errors, outputs
+from detox_jax import cli, errors
 from detox_jax.errors import Unavailable, UserError, storage_trouble
 
 
@@ -47,14 +47,14 @@ def test_what_is_none_of_it_stays_what_it_is(error):
 def test_a_full_disk_is_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
     documents = tmp_path / "documents.jsonl"
     documents.write_text('{"id": "1", "text": "The bus was late."}\n')
-    original = type(outputs.epath.Path(tmp_path)).write_bytes
+    original = os.fsync
 
-    def full(path, content):
-        if "-00000-of-" in path.name:
+    def full(descriptor):
+        if "-00000-of-" in os.readlink(f"/proc/self/fd/{descriptor}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return original(path, content)
+        return original(descriptor)
 
-    monkeypatch.setattr(type(outputs.epath.Path(tmp_path)), "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     output = tmp_path / "scored"
     score = ["score", f"--gin.INPUT={documents}", f"--gin.OUTPUT_DIR={output}"]
     assert cli.main(score) == 1

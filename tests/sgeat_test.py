@@ -165,7 +165,7 @@ def test_judges_do_not_share_a_table(run_dir):
         assert ngram["perplexity"] == perspective["perplexity"]
         assert ngram["mean_toxicity"] != perspective["mean_toxicity"]
     page = (run_dir / "report.html").read_text()
-    assert "perspective-v1alpha1-TOXICITY" in page and "ngram-1-" in page
+    assert "perspective-v1alpha1-TOXICITY" in page and "ngram-2-" in page
 
 
 def test_a_service_is_sent_the_continuations_alone_each_once(flags, run_dir):
@@ -283,6 +283,8 @@ def _stop(*args):
         ({"corpus": "standard", "adaptation": "lora"}, "adaptation is 'lora'; give None .*LoRA"),
         ({"adaptation": LoRAConfig()}, "method 'm': trains, but names no corpus"),
         ({"decoding": {"top_p": 0.5}}, "method 'm': decoding has no 'top_p'; it has"),
+        ({"decoding": {"max_new_tokens": 9}}, "changes 'max_new_tokens', .*--gin.MAX_NEW_TOKENS="),
+        ({"decoding": {"num_samples": 9}}, "changes 'num_samples', which all rows must share"),
     ],
 )
 def test_rows_that_say_nothing_that_can_be_done(row, message):

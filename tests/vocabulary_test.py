@@ -206,6 +206,36 @@ def test_start_and_end_come_from_the_files(files, expected, tmp_path):
     assert (copy.bos_id, copy.eos_id, copy.fingerprint) == (*expected, loaded.fingerprint)
 
 
+@pytest.mark.parametrize(
+    ("files", "ends"),
+    [
+        ({}, (3,)),
+        ({"generation_config": {"eos_token_id": [2, 5, 2]}}, (3, 6)),
+        ({"generation_config": {"eos_token_id": 5}, "config": {"eos_token_id": 7}}, (3, 6)),
+        ({"generation_config": {"temperature": 0.6}, "config": {"eos_token_id": [2, 7]}}, (3,)),
+        ({"config": {"eos_token_id": [2, 7]}}, (3, 8)),
+        ({"config": {"eos_token_id": -1}}, (3,)),
+    ],
+)
+def test_a_text_ends_at_any_token_that_the_model_lists(files, ends, tmp_path):
+    settings = {"eos_token": "</s>"}
+    write(tmp_path, byte_fallback_tokenizer(), tokenizer_config=settings, **files)
+    loaded = Vocabulary.load(str(tmp_path))
+    assert loaded.end_ids == ends and loaded.eos_id == 3
+    loaded.save(str(tmp_path / "copy"))
+    assert Vocabulary.load(str(tmp_path / "copy")).end_ids == ends
+    kept = (tmp_path / "copy" / "generation_config.json").exists()
+    assert kept == ("generation_config" in files)
+
+
+def test_an_end_that_is_no_token_is_refused(tmp_path):
+    settings = {"eos_token": "</s>"}
+    listed = {"eos_token_id": [2, "</s>"]}
+    write(tmp_path, byte_fallback_tokenizer(), tokenizer_config=settings, generation_config=listed)
+    with pytest.raises(UserError, match="generation_config.json: its eos_token_id '</s>' is no id"):
+        Vocabulary.load(str(tmp_path))
+
+
 def test_fingerprint_tells_start_tokens_apart(tmp_path):
     prints = set()
     for i, bos in enumerate(("<s>", "</s>")):

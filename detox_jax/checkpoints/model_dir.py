@@ -1,13 +1,7 @@
 """Checkpoints: Orbax for arrays, `model.json` and `vocabulary/` for what they mean.
 
-    MODEL_DIR/model.json             config, adaptation, base (of an adapter-only checkpoint)
-    MODEL_DIR/vocabulary/            tokenizer.json
-    MODEL_DIR/huggingface.json       where an imported model came from, and its config.json
-    MODEL_DIR/checkpoints/STEP/      params, opt_state, data and their hashes, see `steps`
-
-A checkpoint is named by MODEL_DIR (its last step) or by MODEL_DIR/checkpoints/STEP. One that an
-adaptation trained holds the trained parameters alone, with path and fingerprint of its base, and
-refuses any other base.
+`places` says where what lies. A checkpoint that an adaptation trained holds the trained parameters
+alone, with path and fingerprint of its base, and refuses any other base.
 """
 
 from __future__ import annotations
@@ -23,8 +17,8 @@ from jax.sharding import Mesh
 
 from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as steps_lib
-from detox_jax.checkpoints.steps import CHECKPOINTS_DIR as CHECKPOINTS_DIR
 from detox_jax.checkpoints.steps import absolute as absolute
 from detox_jax.checkpoints.steps import checkpoints_dir as checkpoints_dir
 from detox_jax.checkpoints.steps import is_local as is_local
@@ -36,10 +30,6 @@ from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
-
-MODEL_FILE = "model.json"
-VOCABULARY_DIR = "vocabulary"
-ORIGIN_FILE = "huggingface.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +79,15 @@ class LoadedModel:
 
 def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: Vocabulary) -> None:
     """Writes `model.json` and the vocabulary."""
-    vocabulary.save(str(model_dir / VOCABULARY_DIR))
-    outputs.write_json(model_dir / MODEL_FILE, spec.to_json())
+    vocabulary.save(str(model_dir / places.VOCABULARY_DIR))
+    outputs.write_json(model_dir / places.MODEL_FILE, spec.to_json())
 
 
 def keep_origin(base_path: str, model_dir: epath.Path) -> None:
     """A model that is trained on from an imported one keeps what an export of it needs."""
-    origin = resolve(base_path)[0] / ORIGIN_FILE
+    origin = resolve(base_path)[0] / places.ORIGIN_FILE
     if origin.exists():
-        outputs.write_bytes(model_dir / ORIGIN_FILE, origin.read_bytes())
+        outputs.write_bytes(model_dir / places.ORIGIN_FILE, origin.read_bytes())
 
 
 def read_spec(model_dir: epath.Path) -> ModelSpec:
@@ -106,10 +96,10 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
     Raises:
       UserError: if it is missing or is not ours.
     """
-    file = model_dir / MODEL_FILE
+    file = model_dir / places.MODEL_FILE
     if not file.exists():
         raise UserError(
-            f"{model_dir}: no {MODEL_FILE}; not a model that detox-jax trained or imported"
+            f"{model_dir}: no {places.MODEL_FILE}; not a model that detox-jax trained or imported"
         )
     try:
         value = json.loads(file.read_text())
@@ -154,28 +144,20 @@ def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
     Raises:
       UserError: if there is no such checkpoint, or no finished step in it.
     """
-    path = epath.Path(checkpoint_path)
-    model_dir = _model_dir_of(path)
-    step = None if model_dir == path else int(path.name)
+    model_dir, step = places.split(checkpoint_path)
     if not model_dir.exists():
         raise UserError(f"{checkpoint_path}: no such checkpoint")
     read_spec(model_dir)
     steps = saved_steps(model_dir)
     if not steps or (step is not None and step not in steps):
-        found = f"it holds steps {steps}" if steps else "training has saved none yet"
-        raise UserError(f"{checkpoint_path}: no such step; {found}")
+        saved = f"it holds steps {steps}" if steps else "training has saved none yet"
+        raise UserError(f"{checkpoint_path}: no such step; {saved}")
     return model_dir, steps[-1] if step is None else step
-
-
-def _model_dir_of(path: epath.Path) -> epath.Path:
-    """MODEL_DIR of `MODEL_DIR/checkpoints/STEP`; any other path is its own."""
-    names_step = path.parent.name == CHECKPOINTS_DIR and path.name.isdigit()
-    return path.parent.parent if names_step else path
 
 
 def vocabulary_dir(checkpoint_path: str) -> str:
     """Where a checkpoint's vocabulary lies."""
-    return str(resolve(checkpoint_path)[0] / VOCABULARY_DIR)
+    return str(resolve(checkpoint_path)[0] / places.VOCABULARY_DIR)
 
 
 def restore_arrays(model_dir: epath.Path, step: int, item: str, abstract: Any) -> Any:
@@ -211,9 +193,7 @@ def load_params(
         another, or holds numbers that are not finite.
     """
     model_dir, step = resolve(checkpoint_path)
-    only = (
-        None if _model_dir_of(epath.Path(checkpoint_path)) == epath.Path(checkpoint_path) else step
-    )
+    only = places.split(checkpoint_path)[1]
     spec = read_spec(model_dir)
     model = TransformerLM(spec.config, spec.adaptation)
     wanted = abstract_on_mesh(model, mesh)
@@ -239,18 +219,34 @@ def load_base(
     assert spec.base is not None
     path = find_base(spec.base["path"], model_dir)
     params, base_spec, fingerprint = load_params(path, mesh, strict=True)
+    check_base(spec, model_dir, path, fingerprint)
+    return params, base_spec
+
+
+def check_base(spec: ModelSpec, model_dir: epath.Path, base: Any, fingerprint: str) -> None:
+    """Refuses a base that is not the one that was adapted.
+
+    Args:
+      spec: of the adaptation.
+      model_dir: of the adaptation.
+      base: where the base is, for the error.
+      fingerprint: of the base that is there.
+
+    Raises:
+      UserError: naming both.
+    """
+    assert spec.base is not None
     if fingerprint != spec.base["fingerprint"]:
         raise UserError(
-            f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but {path} "
+            f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but {base} "
             f"is {fingerprint}; give the base that it was trained on"
         )
-    return params, base_spec
 
 
 def find_base(recorded: str, model_dir: epath.Path) -> str:
     """The base's path: as recorded, which is relative to the adaptation, or to where this runs."""
     for candidate in (model_dir / recorded, epath.Path(recorded)):
-        if (_model_dir_of(candidate) / MODEL_FILE).exists():
+        if (places.split(candidate)[0] / places.MODEL_FILE).exists():
             return str(candidate)
     raise UserError(f"{model_dir}: its base model {recorded} is gone; put it back")
 
@@ -289,7 +285,7 @@ def load_model(
     """
     params, spec, fingerprint = load_params(checkpoint_path, mesh, strict)
     model_dir, _ = resolve(checkpoint_path)
-    vocabulary = Vocabulary.load(str(model_dir / VOCABULARY_DIR))
+    vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
     if vocabulary.fingerprint != spec.vocabulary:
         raise UserError(
             f"{model_dir}: its vocabulary/ is {vocabulary.fingerprint}, but the model was trained "

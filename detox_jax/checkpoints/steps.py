@@ -23,10 +23,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.errors import Unavailable, UserError, storage_trouble, writing
 from detox_jax.parallel import processes
 
-CHECKPOINTS_DIR = "checkpoints"
 DAMAGED_DIR = "damaged"
 ARRAYS = ("params", "opt_state")
 _ITEMS = (*ARRAYS, "data", "record")
@@ -46,7 +46,7 @@ class Damaged(Exception):
 
 def checkpoints_dir(model_dir: epath.Path) -> epath.Path:
     """Where the steps lie."""
-    return absolute(model_dir / CHECKPOINTS_DIR)
+    return absolute(model_dir / places.CHECKPOINTS_DIR)
 
 
 def absolute(path: epath.Path) -> epath.Path:
@@ -75,7 +75,7 @@ def remove_unfinished(model_dir: epath.Path) -> None:
     """
 
     def remove() -> None:
-        directory = model_dir / CHECKPOINTS_DIR
+        directory = model_dir / places.CHECKPOINTS_DIR
         if not directory.exists():
             return
         for path in directory.iterdir():
@@ -103,7 +103,7 @@ def set_aside(model_dir: epath.Path, steps: Sequence[int]) -> None:
 
 
 def _named_steps(model_dir: epath.Path) -> list[epath.Path]:
-    directory = model_dir / CHECKPOINTS_DIR
+    directory = model_dir / places.CHECKPOINTS_DIR
     if not directory.exists():
         return []
     return [path for path in directory.iterdir() if path.name.isdigit()]

@@ -21,7 +21,6 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import steps as steps_lib
 from detox_jax.checkpoints.params import Shapes
-from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import TransformerConfig
@@ -80,11 +79,7 @@ class Checkpoint:
         if spec.base is None:
             return cls(model_dir, step, spec)
         base = cls.open(checkpoints.find_base(spec.base["path"], model_dir))
-        if base.fingerprint != spec.base["fingerprint"]:
-            raise UserError(
-                f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but "
-                f"{base.model_dir} is {base.fingerprint}; give the base that it was trained on"
-            )
+        checkpoints.check_base(spec, model_dir, base.model_dir, base.fingerprint)
         return cls(model_dir, step, spec, base)
 
     @functools.cached_property
@@ -135,7 +130,10 @@ class Checkpoint:
         return flat[path]
 
     def merged(self, path: str) -> np.ndarray:
-        """One parameter of the base model, a LoRA addition to it included."""
+        """One parameter of the base model, a LoRA addition to it included.
+
+        A sum is float32, whatever its parts are stored in: whoever writes it rounds it, once.
+        """
         value = self.read(path)
         lora = self.spec.adaptation
         a_path, b_path = (path.replace("/kernel", f"/lora_{part}") for part in "ab")
@@ -146,7 +144,7 @@ class Checkpoint:
         for i in range(len(value)):  # Layer by layer: float32 copies of one layer alone.
             delta = np.tensordot(a[i].astype(np.float32), b[i].astype(np.float32), axes=1)
             merged[i] = value[i].astype(np.float32) + delta * (lora.alpha / lora.rank)
-        return merged.astype(value.dtype)
+        return merged
 
 
 def _abstract(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

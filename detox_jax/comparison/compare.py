@@ -100,7 +100,7 @@ def _read(sources: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Score
     scored = {}
     for scorer, paths in sources.items():
         methods = {name: _read_one(name, path) for name, path in paths.items()}
-        scored[scorer] = joined.join(methods, next(iter(methods)), min_coverage=0.0)
+        scored[scorer] = joined.join(methods, next(iter(methods)), min_coverage=0.0).methods
     return joined.align(scored)
 
 

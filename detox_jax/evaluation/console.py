@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
-from detox_jax.evaluation.statistics import Interval
+
+_NO_SCORES = "no scores"
 
 
 def print_table(results: Results) -> None:
     """The figures of all splits as a table on standard output."""
     table = Table(title=f"scored by {results.scorer.fingerprint}")
-    for column in ("split", "method", "EMT", "TP", "EMT - base", "TP - base", "PPL", "words"):
+    for column in ("split", "method", "n x k", "EMT", "empty", "TP", "EMT - base", "TP - base"):
         table.add_column(column)
+    table.add_column("PPL")
+    table.add_column("words")
     for row in sorted(results.rows, key=lambda row: results.splits.index(row.split)):
         pairs = [results.pair(row, metric) for metric in (EMT, TP)]
         perplexity = row.quality.perplexity
         table.add_row(
             row.split,
-            row.method,
-            _show(row.toxicity.expected_maximum_toxicity),
-            _show(row.toxicity.toxicity_probability),
-            *("" if pair is None else _show(pair.interval) for pair in pairs),
-            "" if perplexity is None else f"{perplexity.value:.2f}",
+            row.method + " §" * bool(row.spoiled),
+            f"{row.toxicity.num_scored_prompts} x {row.toxicity.samples_per_prompt}",
+            row.toxicity.expected_maximum_toxicity.text(absent=_NO_SCORES),
+            f"{row.quality.empty_fraction:.1%}",
+            row.toxicity.toxicity_probability.text(absent=_NO_SCORES),
+            *("" if pair is None else pair.interval.text(absent=_NO_SCORES) for pair in pairs),
+            "" if perplexity is None else _perplexity(perplexity.value),
             f"{row.quality.mean_words:.1f}",
         )
-    Console(width=120).print(table)
+    Console(width=140).print(table)
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
+    print("n x k: prompts with a score, and continuations of each. Empty texts are not toxic.")
+    for row in results.rows:
+        if row.spoiled:
+            said = f"{row.method} on the {row.split} prompts: {' and '.join(row.spoiled)}"
+            print(f"§ {said}; its toxicity is no success")
+    for note in results.provenance.notes:
+        print(note)
     accuracy.print_table(results)
 
 
@@ -50,7 +64,5 @@ def print_power(results: Results) -> None:
     Console(width=120).print(table)
 
 
-def _show(interval: Interval) -> str:
-    if not interval.is_measured:
-        return "no scores"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+def _perplexity(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "infinite"

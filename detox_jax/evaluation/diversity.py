@@ -53,11 +53,11 @@ def distinct_n_per_ngram(texts_per_prompt: TextsPerPrompt, n: int) -> float:
 def self_bleu(texts_per_prompt: TextsPerPrompt) -> float:
     """How alike the continuations of a prompt are: BLEU of each against all the others, averaged.
 
-    BLEU-4 with uniform weights, the closest reference length and a match of 0.1 in place of none
-    (NLTK's `method1`), as Texygen has it (Zhu et al., 2018, https://arxiv.org/abs/1802.01886); the
-    references are the other continuations of the same prompt. Words are split at white space.
-    Empty continuations are left out, and prompts with fewer than two others. Higher is less
-    diverse.
+    BLEU-4 with uniform weights, the closest reference length, a match of 0.1 in place of none and
+    0 for a text without a word of the others' (NLTK's `method1`), as Texygen has it (Zhu et al.,
+    2018, https://arxiv.org/abs/1802.01886); the references are the other continuations of the same
+    prompt. Words are split at white space. Empty continuations are left out, and prompts with fewer
+    than two others. Higher is less diverse.
     """
     scores = []
     for texts in texts_per_prompt:
@@ -69,19 +69,21 @@ def self_bleu(texts_per_prompt: TextsPerPrompt) -> float:
 
 def _bleu_against_others(texts: Sequence[Sequence[str]]) -> list[float]:
     log_precisions = [0.0] * len(texts)
+    shares_word = [False] * len(texts)
     for n in range(1, _BLEU_ORDER + 1):
         counts = [Counter(_ngrams(words, n)) for words in texts]
         highest = _two_highest(counts)
-        for i, own in enumerate(counts):
+        for i, counts_i in enumerate(counts):
             matches = 0
-            for ngram, count in own.items():
+            for ngram, count in counts_i.items():
                 (first, holder), second = highest[ngram]
                 matches += min(count, second if holder == i else first)
-            precision = (matches or _NO_MATCH) / max(1, own.total())
+            shares_word[i] = shares_word[i] or (n == 1 and matches > 0)
+            precision = (matches or _NO_MATCH) / max(1, counts_i.total())
             log_precisions[i] += math.log(precision) / _BLEU_ORDER
     lengths = [len(words) for words in texts]
     return [
-        math.exp(log_precision) * _brevity_penalty(lengths, i)
+        math.exp(log_precision) * _brevity_penalty(lengths, i) if shares_word[i] else 0.0
         for i, log_precision in enumerate(log_precisions)
     ]
 
@@ -92,8 +94,8 @@ def _two_highest(counts: Sequence[Counter]) -> dict[tuple, tuple[tuple[int, int]
     What a text may match is the highest count among the others: the second where it is the holder.
     """
     highest: dict[tuple, tuple[tuple[int, int], int]] = {}
-    for i, own in enumerate(counts):
-        for ngram, count in own.items():
+    for i, counts_i in enumerate(counts):
+        for ngram, count in counts_i.items():
             (first, holder), second = highest.get(ngram, ((0, -1), 0))
             if count > first:
                 highest[ngram] = ((count, i), first)
@@ -104,10 +106,10 @@ def _two_highest(counts: Sequence[Counter]) -> dict[tuple, tuple[tuple[int, int]
 
 def _brevity_penalty(lengths: Sequence[int], i: int) -> float:
     """Penalty of text i against the length of another that is closest, the shorter of two."""
-    own = lengths[i]
+    length_i = lengths[i]
     others = (length for j, length in enumerate(lengths) if j != i)
-    closest = min(others, key=lambda length: (abs(length - own), length))
-    return 1.0 if own > closest else math.exp(1 - closest / own)
+    closest = min(others, key=lambda length: (abs(length - length_i), length))
+    return 1.0 if length_i > closest else math.exp(1 - closest / length_i)
 
 
 def empty_fraction(texts_per_prompt: TextsPerPrompt) -> float:

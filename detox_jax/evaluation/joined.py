@@ -1,20 +1,27 @@
-"""Scored continuations of several methods, read and joined by the id of the prompt."""
+"""Scored continuations of several methods, read, and joined to what compares.
+
+Prompts are joined by their ids, and must be the same texts with the same scores. What can be cut to
+a common part is, and said; what cannot is refused.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from detox_jax import outputs, records
+from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.evaluation import decoding
 from detox_jax.evaluation.results import Reliability
 from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
 from detox_jax.evaluation.typed_json import from_json
+
+_SHOWN = 60  # characters of a text in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +30,20 @@ class Scored:
 
     Attributes:
       prompts: the records.
-      scores_PK: toxicity of each continuation, NaN where missing.
+      scores_PK: toxicity of each continuation, NaN where missing; as many columns as the prompt of
+        the most continuations has.
       scorer: that gave the scores.
       reliability: of the scorer, in its own words, as `score` recorded them; None where it has
         none.
+      decoding: settings of the `generate` that wrote the continuations; None where the files do
+        not say.
     """
 
     prompts: Sequence[records.Prompt]
     scores_PK: np.ndarray
     scorer: Scorer
     reliability: Mapping[str, Any] | None = None
+    decoding: Mapping[str, Any] | None = None
 
     @property
     def num_samples(self) -> int:
@@ -40,9 +51,27 @@ class Scored:
         return sum(len(prompt.generations) for prompt in self.prompts)
 
     @property
+    def samples_per_prompt(self) -> int:
+        """Continuations that every prompt should have, K."""
+        return self.scores_PK.shape[1]
+
+    @property
     def coverage(self) -> float:
-        """The share of continuations that have a score."""
-        return float(np.isfinite(self.scores_PK).sum() / max(1, self.num_samples))
+        """The share of all K continuations of all prompts that is there and has a score."""
+        return float(np.isfinite(self.scores_PK).sum() / max(1, self.scores_PK.size))
+
+    @property
+    def unreadable(self) -> int:
+        """How many continuations have no score since the scorer cannot read their letters."""
+        return sum(g.unreadable for prompt in self.prompts for g in prompt.generations)
+
+    def first(self, num_samples: int) -> Scored:
+        """The first continuations of every prompt."""
+        prompts = [
+            dataclasses.replace(prompt, generations=prompt.generations[:num_samples])
+            for prompt in self.prompts
+        ]
+        return dataclasses.replace(self, prompts=prompts, scores_PK=self.scores_PK[:, :num_samples])
 
     @property
     def texts_sha256(self) -> str:
@@ -77,43 +106,152 @@ def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -
         for k, generation in enumerate(prompt.generations):
             if generation.toxicity is not None:
                 row[k] = generation.toxicity
-    scorer, reliability = _scorer_of(generations)
-    return Scored(prompts, scores_PK, scorer, reliability)
+    return Scored(prompts, scores_PK, **_said_by_manifest(generations))
 
 
-def _scorer_of(generations: str) -> tuple[Scorer, Mapping[str, Any] | None]:
-    """The scorer that the manifest of `score` names, and what it says of its reliability."""
-    directory = records.resolve_files(generations)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
-        return UNKNOWN_SCORER, None
-    manifest, where = outputs.read_manifest(directory), str(directory / outputs.MANIFEST)
+def _said_by_manifest(generations: str) -> dict[str, Any]:
+    """What the manifest of `score` says: its scorer, how reliable that is, how was decoded."""
+    beside = records.manifest_of(generations)
+    if beside is None:
+        return {"scorer": UNKNOWN_SCORER}
+    path, manifest = beside
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
-        from_json(Reliability, reliability, where, "scorer_reliability")
-    if not scorer:
-        return UNKNOWN_SCORER, reliability
-    return from_json(Scorer, scorer, where, "scorer"), reliability
+        from_json(Reliability, reliability, str(path), "scorer_reliability")
+    return {
+        "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
+        "reliability": reliability,
+        "decoding": decoding.of_manifest(manifest),
+    }
 
 
-def join(methods: Mapping[str, Scored], baseline: str, min_coverage: float) -> dict[str, Scored]:
-    """Every method in the order of the baseline's prompts.
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Methods that compare.
+
+    Attributes:
+      methods: all in the baseline's order of prompts, with as many continuations of each.
+      notes: a sentence for what was cut to a common part, and for what could not be checked.
+    """
+
+    methods: dict[str, Scored]
+    notes: tuple[str, ...]
+
+
+def join(
+    methods: Mapping[str, Scored],
+    baseline: str,
+    min_coverage: float,
+    own_decoding: Mapping[str, Collection[str]] | None = None,
+) -> Joined:
+    """Every method in the order of the baseline's prompts, cut to equally many continuations.
+
+    A score or a flag of a prompt that one method's file has and another's lacks is that of the
+    prompt; two that differ are refused.
+
+    Args:
+      methods: as they were read, by name.
+      baseline: that of the method that the others are compared with.
+      min_coverage: the smallest share of continuations that must have a score.
+      own_decoding: names of the settings of decoding in which a method is meant to differ.
 
     Raises:
-      UserError: for methods of different scorers or prompts, and for too few scores.
+      UserError: for methods of different scorers, prompts or decoding, and for too few scores.
     """
     reference = methods[baseline]
     order = [prompt.id for prompt in reference.prompts]
     joined = {}
     for name, method in methods.items():
         _check_scorer(name, method, baseline, reference)
-        _check_coverage(name, method.coverage, min_coverage)
+        _check_coverage(name, method, min_coverage)
         if missing := _difference(method, order):
             raise UserError(
                 f"method {name!r} and {baseline!r} have different prompts: {missing}; generate "
                 "both from the same prompts"
             )
         joined[name] = _in_order(method, order)
-    return joined
+    notes = decoding.compare(
+        {name: method.decoding for name, method in methods.items()}, baseline, own_decoding or {}
+    )
+    joined, cut = _equally_many(_of_same_prompts(joined))
+    return Joined(joined, (*cut, *notes))
+
+
+def _of_same_prompts(methods: Mapping[str, Scored]) -> dict[str, Scored]:
+    """The methods with what any of them says of its prompts, which must not contradict."""
+    said: list[tuple[str, records.Prompt]] = []
+    for name, method in methods.items():
+        for i, prompt in enumerate(method.prompts):
+            if i == len(said):
+                said.append((name, prompt))
+                continue
+            other, known = said[i]
+            _check_prompt(f"methods {other!r} and {name!r}: prompt {prompt.id!r}", known, prompt)
+            said[i] = (other, _with_split(known, prompt.toxicity, _challenging(prompt)))
+    agreed = [(known.toxicity, _challenging(known)) for _, known in said]
+    return {
+        name: dataclasses.replace(
+            method,
+            prompts=[
+                _with_split(prompt, *split)
+                for prompt, split in zip(method.prompts, agreed, strict=True)
+            ],
+        )
+        for name, method in methods.items()
+    }
+
+
+def _check_prompt(where: str, known: records.Prompt, prompt: records.Prompt) -> None:
+    for what, a, b in (
+        ("texts", known.text, prompt.text),
+        ("toxicity", known.toxicity, prompt.toxicity),
+        ('"challenging"', _challenging(known), _challenging(prompt)),
+    ):
+        if None not in (a, b) and a != b:
+            raise UserError(
+                f"{where} has different {what}: {_short(a)} and {_short(b)}; the same id must be "
+                "the same prompt: generate both from one file"
+            )
+
+
+def _with_split(
+    prompt: records.Prompt, toxicity: float | None, challenging: bool | None
+) -> records.Prompt:
+    """A prompt with what it lacks of the two that decide its splits."""
+    if prompt.toxicity is None and toxicity is not None:
+        prompt = dataclasses.replace(prompt, toxicity=toxicity)
+    if _challenging(prompt) is None and challenging is not None:
+        extra = {**prompt.extra, "challenging": challenging}
+        prompt = dataclasses.replace(prompt, extra=extra)
+    return prompt
+
+
+def _challenging(prompt: records.Prompt) -> bool | None:
+    """The flag; None where the record has none."""
+    return prompt.challenging if prompt.extra.get("challenging") is not None else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _equally_many(methods: Mapping[str, Scored]) -> tuple[dict[str, Scored], tuple[str, ...]]:
+    """The first K continuations of every prompt, K the fewest that a method has; and what is cut.
+
+    A maximum over more continuations is higher, so other numbers of them do not compare.
+    """
+    counts = {name: method.samples_per_prompt for name, method in methods.items()}
+    fewest = min(counts.values())
+    more = [f"{name} has {count}" for name, count in counts.items() if count > fewest]
+    if not more:
+        return dict(methods), ()
+    least = [name for name, count in counts.items() if count == fewest]
+    note = (
+        f"Compared on the first {fewest} continuations of each prompt, as many as "
+        f"{', '.join(least)} has ({', '.join(more)})."
+    )
+    return {name: method.first(fewest) for name, method in methods.items()}, (note,)
 
 
 def align(scorers: Mapping[str, Mapping[str, Scored]]) -> dict[str, dict[str, Scored]]:
@@ -191,14 +329,20 @@ def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -
         )
 
 
-def _check_coverage(name: str, coverage: float, minimum: float) -> None:
+def _check_coverage(name: str, method: Scored, minimum: float) -> None:
+    coverage = method.coverage
     if coverage == 0:
         raise UserError(f"method {name!r}: all scores are missing; run `score` on it")
-    if coverage < minimum:
-        raise UserError(
-            f"method {name!r}: only {coverage:.1%} of its continuations have a score, fewer "
-            f"than the {minimum:.1%} of min_coverage"
-        )
+    if coverage >= minimum:
+        return
+    expected = f"{method.samples_per_prompt} of each of its {len(method.prompts)} prompts"
+    without = sum(not prompt.generations for prompt in method.prompts)
+    raise UserError(
+        f"method {name!r}: only {coverage:.1%} of its continuations, {expected}, have a score, "
+        f"fewer than the {minimum:.1%} of min_coverage"
+        + (f"; {without} prompts have no continuation" if without else "")
+        + (f"; {method.unreadable} are in letters that it cannot read" * bool(method.unreadable))
+    )
 
 
 def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:

@@ -96,7 +96,8 @@ def continuation_perplexity(
     prompts, texts = zip(*pairs, strict=True)
     encoded = vocabulary.encode_batch(prompts), vocabulary.encode_continuations(prompts, texts)
     for prompt, text in zip(*encoded, strict=True):
-        ids = [vocabulary.bos_id, *prompt, *text][-(context + 1) :]
+        # A context that is cut keeps its start token, which begins every text of the model's.
+        ids = [vocabulary.bos_id, *[*prompt, *text][-context:]]
         scored = min(len(text), len(ids) - 1)
         windows.append((ids, len(ids) - 1 - scored))
         tokens += scored
@@ -107,7 +108,18 @@ def continuation_perplexity(
 
 def _per_unit(total: float, tokens: int, words: int) -> tuple[float, float, int, int]:
     """The first fields of both kinds of perplexity."""
-    return math.exp(total / tokens), math.exp(total / words), tokens, words
+    return exp(total / tokens), exp(total / words), tokens, words
+
+
+def exp(nats: float) -> float:
+    """The exponential; infinity where it is more than a number holds.
+
+    Text without spaces is one word, of thousands of nats.
+    """
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
 
 
 def _total_nll(

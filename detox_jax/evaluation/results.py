@@ -12,7 +12,7 @@ from detox_jax.evaluation.metric_names import Accuracy, Metric
 from detox_jax.evaluation.rows import Paired, Power, Row, Scorer
 from detox_jax.evaluation.typed_json import FLAT, same_length
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MOST = 1 << 53  # whole numbers are exact up to here
 SPLITS = ("full", "toxic", "nontoxic", "challenging")
 
@@ -74,10 +74,11 @@ class Provenance:
     """Where results come from.
 
     Attributes:
-      schema_version: of the file's layout.
+      schema_version: of the file's layout; 1, which did not say it, had no n, k and judgement.
       evaluated_by: the scorer.
       filtered_by: the scorer that chose each method's training texts, None where none did.
       statistics: what the intervals and p-values are.
+      notes: sentences on what was cut to a common part, and on what was not compared.
       settings: of `evaluate`, as its manifest has them.
       versions: of packages.
       command: what repeats the run.
@@ -87,6 +88,7 @@ class Provenance:
     evaluated_by: EvaluatedBy | None = None
     filtered_by: Mapping[str, Scorer | None] = dataclasses.field(default_factory=dict)
     statistics: str | None = None
+    notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     command: str | None = None
@@ -149,6 +151,11 @@ class Results:
     @functools.cached_property
     def _pairs(self) -> dict[tuple[str, str, str], Paired]:
         return {(pair.method, pair.split, pair.metric): pair for pair in self.paired}
+
+    def is_significant(self, row: Row, metric: Metric) -> bool:
+        """Whether the row's difference to the baseline is significant, and no spoiled one's."""
+        pair = self.pair(row, metric)
+        return pair is not None and pair.is_significant and not row.spoiled
 
     def filtered_by_same(self, method: str) -> bool:
         """Whether the scorer that evaluates also chose the method's training texts."""

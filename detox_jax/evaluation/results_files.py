@@ -13,6 +13,7 @@ from etils import epath
 
 from detox_jax import outputs
 from detox_jax.errors import UserError
+from detox_jax.evaluation import soundness
 from detox_jax.evaluation.results import SCHEMA_VERSION, Reliability, Results
 from detox_jax.evaluation.typed_json import from_json, read_json, same_length, to_json
 
@@ -176,8 +177,14 @@ def read(path: epath.Path) -> Results:
     if not path.exists():
         raise UserError(f"{path}: no such file; give the results.json that `evaluate` wrote")
     value = read_json(path, dict)
-    _check_version(path, value)
+    version = _version(path, value)
     results = from_json(Results, value, str(path))
+    if version < 2:  # Its rows were not judged.
+        results = dataclasses.replace(
+            results,
+            rows=soundness.judged(results.rows, results.baseline) if results.rows else (),
+            provenance=dataclasses.replace(results.provenance, schema_version=SCHEMA_VERSION),
+        )
     scorers = sorted({row.scorer.fingerprint for row in results.rows})
     if not scorers:
         raise UserError(f'{path}: holds no "rows": not a results.json that `evaluate` wrote')
@@ -223,16 +230,19 @@ def _read_beside(path: epath.Path, shape: type[T], absent: T, kind: type = dict)
     return from_json(shape, read_json(path, kind), str(path)) if path.exists() else absent
 
 
-def _check_version(path: epath.Path, value: Mapping[str, Any]) -> None:
+def _version(path: epath.Path, value: Mapping[str, Any]) -> int:
+    """The version of the layout, which the first one did not say."""
     provenance = value.get("provenance")
     version = provenance.get("schema_version") if isinstance(provenance, dict) else None
-    # The first layout did not say which it was.
-    if version not in (None, SCHEMA_VERSION):
-        raise UserError(
-            f"{path}: its layout is version {reprlib.repr(version)}, this detox-jax reads version "
-            f"{SCHEMA_VERSION}; run `evaluate` again into a new directory, or use the detox-jax "
-            "that wrote it"
-        )
+    if version is None:
+        return 1
+    if isinstance(version, int) and 1 <= version <= SCHEMA_VERSION:
+        return version
+    raise UserError(
+        f"{path}: its layout is version {reprlib.repr(version)}, this detox-jax reads up to "
+        f"version {SCHEMA_VERSION}; run `evaluate` again into a new directory, or use the "
+        "detox-jax that wrote it"
+    )
 
 
 # --- writing ----------------------------------------------------------------------------------

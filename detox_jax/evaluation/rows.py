@@ -70,9 +70,14 @@ class Toxicity:
 
     Attributes:
       num_prompts: of the split; None where a file does not say.
+      num_scored_prompts: those with a score of a continuation, over which the means are; None where
+        a file does not say.
+      samples_per_prompt: continuations that every prompt should have, k; None where a file does not
+        say.
       num_samples: continuations, scored or not; None where a file does not say.
       num_prompts_without_score: prompts whose own toxicity is unknown.
-      coverage: the share of continuations that have a score.
+      coverage: the share of all k continuations of all prompts that has a score.
+      unreadable_fraction: the share of them that has none since the scorer cannot read its letters.
       expected_maximum_toxicity: mean over prompts of the highest score.
       toxicity_probability: share of prompts with a toxic continuation.
       mean_toxicity: over continuations.
@@ -80,9 +85,12 @@ class Toxicity:
     """
 
     num_prompts: int | None
+    num_scored_prompts: int | None
+    samples_per_prompt: int | None
     num_samples: int | None
     num_prompts_without_score: int | None
     coverage: float
+    unreadable_fraction: float
     expected_maximum_toxicity: Interval
     toxicity_probability: Interval
     mean_toxicity: Interval
@@ -128,6 +136,7 @@ class Row:
       adaptation: how.
       split: of the prompts.
       scorer: that evaluated.
+      spoiled: why low toxicity is no success here, a clause each (see `soundness`).
       toxicity: by this scorer.
       quality: by none.
       accuracies: zero-shot; only of tasks that it was asked.
@@ -138,6 +147,7 @@ class Row:
     adaptation: str | None
     split: str = "full"
     scorer: Scorer = UNKNOWN_SCORER
+    spoiled: tuple[str, ...] = ()
     toxicity: Toxicity = dataclasses.field(metadata=FLAT)
     quality: Quality = dataclasses.field(metadata=FLAT)
     accuracies: Mapping[Accuracy, Interval] = dataclasses.field(metadata=FLAT)
@@ -168,6 +178,7 @@ class Paired:
       p_value: two-sided.
       p_value_holm: the same, corrected for the number of comparisons.
       split: of the prompts.
+      num_pairs: prompts, or questions, that both have a value of; None where a file does not say.
     """
 
     method: str
@@ -179,6 +190,7 @@ class Paired:
     p_value: float
     p_value_holm: float
     split: str
+    num_pairs: int | None = None
 
     @property
     def interval(self) -> Interval:
@@ -215,6 +227,7 @@ def paired_rows(
             p_value=difference.p_value,
             p_value_holm=float(p_value_holm),
             split=split,
+            num_pairs=difference.num_pairs,
         )
         for ((method, metric), difference), p_value_holm in zip(
             differences.items(), adjusted, strict=True

@@ -1,8 +1,12 @@
-"""Uncertainty over prompts: bootstrap intervals, paired comparisons, sizes of samples.
+"""Uncertainty over prompts: bootstrap and Wilson intervals, paired comparisons, sample sizes.
 
 The prompt is the unit of resampling, since the continuations of one prompt are alike. NaN marks a
 prompt without a value and is dropped first. All functions are deterministic by `seed`; of no
 values at all they return NaN.
+
+Why resampling: the maximum of a prompt's scores lies in [0, 1] and leans to one side, a ratio's
+denominator varies too, and one method serves both. Why paired: a prompt that provokes one method
+provokes all, and the difference at a prompt is free of that.
 """
 
 from __future__ import annotations
@@ -36,9 +40,20 @@ class Interval:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
+    def has_no_width(self) -> bool:
+        """Whether its ends are one: of equal values, of which a resampling sees no spread."""
+        return self.has_bounds and self.low == self.high
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether there is an interval without zero in it."""
         return self.has_bounds and (self.low > 0 or self.high < 0)
+
+    def text(self, absent: str) -> str:
+        """`0.441 [0.420, 0.462]`, or `absent` where there is no estimate."""
+        if not self.is_measured:
+            return absent
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 UNMEASURED = Interval(math.nan, math.nan, math.nan)
@@ -46,9 +61,15 @@ UNMEASURED = Interval(math.nan, math.nan, math.nan)
 
 @dataclasses.dataclass(frozen=True)
 class Difference(Interval):
-    """A mean paired difference, its confidence interval and its two-sided p-value."""
+    """A mean paired difference with its confidence interval.
+
+    Attributes:
+      p_value: two-sided.
+      num_pairs: how many differences it is the mean of.
+    """
 
     p_value: float
+    num_pairs: int
 
 
 def bootstrap_mean(
@@ -109,6 +130,48 @@ def bootstrap_ratio(
     return Interval(float(value), float(low), float(high))
 
 
+def share(
+    numerators_P: np.ndarray, denominators_P: np.ndarray | None = None, level: float = 0.95
+) -> Interval:
+    """A share with Wilson's interval, which has a width at 0 and at 1 too.
+
+    Of continuations, of which a prompt has several, the number of values is the effective one:
+    `share * (1 - share)` over the variance of a ratio whose clusters are the prompts. At 0 and 1,
+    where that is unknown, every prompt counts as one value.
+
+    Args:
+      numerators_P: e.g. how many of a prompt's continuations are toxic; NaN is dropped.
+      denominators_P: how many continuations it has; prompts with 0 are dropped. One a prompt where
+        None.
+      level: of confidence.
+
+    Returns:
+      The share and the interval's ends, both in [0, 1].
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22:209-212; effective
+    sizes as Dean and Pagano (2015), Journal of Survey Statistics and Methodology 3:484-503.
+    """
+    numerators = np.asarray(numerators_P, np.float64)
+    ones = np.ones_like(numerators)
+    denominators = ones if denominators_P is None else np.asarray(denominators_P, np.float64)
+    present = ~np.isnan(numerators) & (denominators > 0)
+    numerators, denominators = numerators[present], denominators[present]
+    if not numerators.size:
+        return UNMEASURED
+    value = numerators.sum() / denominators.sum()
+    residuals = numerators - value * denominators
+    variance = np.sum(residuals**2) / denominators.sum() ** 2
+    n = numerators.size
+    if variance > 0:
+        n = min(value * (1 - value) / variance, denominators.sum())
+    z = stats.norm.ppf((1 + level) / 2)
+    centre = (value + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))
+    # On paper the ends hold the share; at 0 and 1 rounding would put them beside it.
+    low, high = min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))
+    return Interval(float(value), float(low), float(high))
+
+
 def paired_difference(
     a_P: np.ndarray,
     b_P: np.ndarray,
@@ -142,7 +205,7 @@ def paired_difference(
     differences = differences[~np.isnan(differences)]
     interval = bootstrap_mean(differences, draws, seed, level)
     p_value = _sign_flip(differences, draws, seed) if differences.size else math.nan
-    return Difference(interval.value, interval.low, interval.high, p_value)
+    return Difference(interval.value, interval.low, interval.high, p_value, differences.size)
 
 
 def bootstrap_average(
@@ -188,7 +251,7 @@ def average_difference(
     interval = bootstrap_average(groups, draws, seed, level)
     weighted = np.concatenate([np.asarray(d, np.float64) / len(d) for d in groups])
     p_value = _sign_flip(weighted, draws, seed)
-    return Difference(interval.value, interval.low, interval.high, p_value)
+    return Difference(interval.value, interval.low, interval.high, p_value, weighted.size)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

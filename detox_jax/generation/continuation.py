@@ -180,7 +180,7 @@ class Continuer:
                 self._mesh,
                 sampling=key[0],
                 max_new_tokens=key[1],
-                eos_id=self._loaded.vocabulary.eos_id,
+                end_ids=self._loaded.vocabulary.end_ids,
                 seed=self._seed,
             )
         return self._decoders[key]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,8 +65,8 @@ class Sample:
     """One decoded continuation.
 
     Attributes:
-      tokens: the new ids, end-of-text not included.
-      stopped: whether end-of-text ended it; False where the limit did.
+      tokens: the new ids, the one that ended it not included.
+      stopped: whether an end token ended it; False where the limit did.
     """
 
     tokens: list[int]
@@ -96,7 +97,7 @@ class Decoder:
       mesh: over whose `data` and `fsdp` axes the rows are split.
       sampling: how a token is drawn.
       max_new_tokens: the exact limit for every sample.
-      eos_id: what ends a sample.
+      end_ids: any of which ends a sample.
       seed: of all draws.
     """
 
@@ -108,13 +109,13 @@ class Decoder:
         *,
         sampling: Sampling,
         max_new_tokens: int,
-        eos_id: int,
+        end_ids: tuple[int, ...],
         seed: int,
     ):
         self.params = params
         self.mesh = mesh
         self._decode = jit_decode(
-            model, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id, seed=seed
+            model, sampling=sampling, max_new_tokens=max_new_tokens, end_ids=end_ids, seed=seed
         )
 
     def __call__(
@@ -163,11 +164,27 @@ def rows_per_batch(batch_size: int, num_samples: int, shards: int) -> int:
 
 
 def jit_decode(
-    model: TransformerLM, *, sampling: Sampling, max_new_tokens: int, eos_id: int, seed: int
+    model: TransformerLM,
+    *,
+    sampling: Sampling,
+    max_new_tokens: int,
+    end_ids: tuple[int, ...],
+    seed: int,
 ) -> Any:
-    """`decode`, compiled for each `num_samples` and shape of prompts."""
+    """`decode`, compiled for each `num_samples` and shape of prompts.
+
+    Args:
+      model: the network.
+      sampling: how a token is drawn.
+      max_new_tokens: the limit of new tokens for each sample.
+      end_ids: the tokens that end a sample.
+      seed: the seed of all draws.
+
+    Returns:
+      `decode` without those arguments; `num_samples` is given by keyword.
+    """
     call = functools.partial(
-        decode, model, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id, seed=seed
+        decode, model, sampling=sampling, max_new_tokens=max_new_tokens, end_ids=end_ids, seed=seed
     )
     return jax.jit(call, static_argnames="num_samples")
 
@@ -182,7 +199,7 @@ def decode(
     num_samples: int,
     sampling: Sampling,
     max_new_tokens: int,
-    eos_id: int,
+    end_ids: tuple[int, ...],
     seed: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Decodes S samples for each of N prompts; rows R = N S.
@@ -196,7 +213,7 @@ def decode(
       num_samples: S.
       sampling: how a token is drawn.
       max_new_tokens: T.
-      eos_id: what ends a sample.
+      end_ids: any of which ends a sample.
       seed: of all draws.
 
     Returns:
@@ -226,7 +243,7 @@ def decode(
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_R, t)
         token_R = jnp.where(done_R, PAD_ID, sampling.sample(logits_R1V[:, 0], keys))
         tokens_RT = jax.lax.dynamic_update_slice(tokens_RT, token_R[:, None], (0, t))
-        return t + 1, token_R, done_R | (token_R == eos_id), tokens_RT, variables["cache"]
+        return t + 1, token_R, done_R | _is_end(token_R, end_ids), tokens_RT, variables["cache"]
 
     start = (
         jnp.zeros((), jnp.int32),
@@ -237,9 +254,13 @@ def decode(
     )
     _, _, _, tokens_RT, _ = jax.lax.while_loop(proceed, step, start)
     tokens_NST = tokens_RT.reshape(N, S, T)
-    is_eos_NST = tokens_NST == eos_id
-    lengths_NS = jnp.sum((tokens_NST != PAD_ID) & ~is_eos_NST, axis=-1)
-    return tokens_NST, lengths_NS, jnp.any(is_eos_NST, axis=-1)
+    is_end_NST = _is_end(tokens_NST, end_ids)
+    lengths_NS = jnp.sum((tokens_NST != PAD_ID) & ~is_end_NST, axis=-1)
+    return tokens_NST, lengths_NS, jnp.any(is_end_NST, axis=-1)
+
+
+def _is_end(tokens: jax.Array, end_ids: tuple[int, ...]) -> jax.Array:
+    return functools.reduce(operator.or_, [tokens == end_id for end_id in end_ids])
 
 
 def _prefill(

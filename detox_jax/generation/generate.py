@@ -84,6 +84,8 @@ def generate(
             ),
         },
     )
+    if len(loaded.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
+        settings["end_ids"] = list(loaded.vocabulary.end_ids)
     listed = prompts.requests()
     limit = loaded.module.config.max_length - decoding.max_new_tokens
     encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
@@ -99,7 +101,7 @@ def generate(
         mesh,
         sampling=decoding.sampling,
         max_new_tokens=decoding.max_new_tokens,
-        eos_id=loaded.vocabulary.eos_id,
+        end_ids=loaded.vocabulary.end_ids,
         seed=decoding.random_seed,
     )
     num_samples, shards = decoding.num_samples, meshes.num_batch_shards(mesh)
@@ -136,14 +138,14 @@ def _within(
 ) -> tuple[list[Request], list[list[int]]]:
     """The requests of at most `limit` tokens; a longer one is an error unless it may be skipped."""
     pairs = list(zip(requests, encoded, strict=True))
-    kept = [(request, ids) for request, ids in pairs if len(ids) <= limit]
-    if len(kept) < len(pairs) and not (skip and kept):
+    fitting = [(request, ids) for request, ids in pairs if len(ids) <= limit]
+    if len(fitting) < len(pairs) and not (skip and fitting):
         request, ids = next(pair for pair in pairs if len(pair[1]) > limit)
         raise UserError(
             f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
             f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
         )
-    return [request for request, _ in kept], [ids for _, ids in kept]
+    return [request for request, _ in fitting], [ids for _, ids in fitting]
 
 
 def _decode_shard(

@@ -52,11 +52,9 @@ def read(
     wanted = abstract if spec.base is None else params_lib.partition(abstract, pattern)[0]
     restored = checkpoints.restore_arrays(path, step, "params", wanted)
     trained, _ = params_lib.partition(restored, pattern)
+    params_lib.require_finite(trained, f"{model_dir}, step {step}")
     flat = traverse_util.flatten_dict(trained, sep="/")
     arrays = {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise UserError(f"{model_dir}: {name} holds NaN or infinity; a broken checkpoint")
     return arrays, spec.adaptation, spec.config
 
 
@@ -64,6 +62,13 @@ def write(
     to: str, weights_name: str, weights: Arrays, config_name: str, config: Mapping[str, Any]
 ) -> None:
     """Writes safetensors and their config; the config goes last and makes the directory complete.
+
+    Args:
+      to: the directory.
+      weights_name: the name of the file of weights.
+      weights: the arrays by the names that the other library gives them.
+      config_name: the name of the config's file.
+      config: what the other library must know to build the adaptation.
 
     Raises:
       UserError: if the directory holds an adaptation already.

@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from etils import epath
 
+from detox_jax import jsonl
 from detox_jax.errors import UserError
 
 # Fields that change no logit: names, special tokens (the tokenizer's files hold them), what only
-# training or another task reads, and how the Hugging Face code runs.
+# training or another task reads, how the Hugging Face code runs, and what its models never read,
+# such as `n_special` of gpt2-medium, `max_sequence_length` of LLaMA 1, `is_llama_config` of SmolLM.
 _IGNORABLE = frozenset(
-    """_attn_implementation _name_or_path activation_dropout architectures attention_dropout
-    attn_pdrop bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
-    dropout dtype embd_pdrop eos_token_id finetuning_task gradient_checkpointing hidden_dropout
-    id2label is_decoder keys_to_ignore_at_inference label2id layerdrop model_type n_ctx
-    output_attentions output_hidden_states output_past pad_token_id prefix pretraining_tp
+    """_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
+    _flash_attn_2_enabled _name_or_path _num_labels activation_dropout architectures
+    attention_dropout attention_probs_dropout_prob attn_pdrop auto_map bos_token_id
+    cache_implementation chunk_size_feed_forward classifier_dropout custom_pipelines dropout dtype
+    embd_pdrop eos_token_id finetuning_task gradient_checkpointing hidden_dropout
+    hidden_dropout_prob id2label is_decoder is_llama_config keys_to_ignore_at_inference label2id
+    layerdrop max_sequence_length model_type n_ctx n_special num_labels output_attentions
+    output_hidden_states output_past pad_token_id predict_special_tokens prefix pretraining_tp
     problem_type resid_pdrop return_dict sep_token_id summary_activation summary_first_dropout
     summary_proj_to_labels summary_type summary_use_proj task_specific_params tokenizer_class
-    torch_dtype transformers_version use_cache""".split()
+    torch_dtype transformers.js_config transformers_version unsloth_fixed unsloth_version
+    use_cache""".split()
+)
+# How to generate, which configs held before generation_config.json.
+_GENERATION = frozenset(
+    """bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample
+    early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty
+    forced_bos_token_id forced_eos_token_id length_penalty max_length max_new_tokens min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+    remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens temperature
+    top_k top_p typical_p""".split()
 )
 # Fields of every family that must have a value that means "off"; families map some of them.
 _OFF: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,),
+    "is_causal": (True,),
     "is_encoder_decoder": (False,),
     "layer_norm_elementwise_affine": (True,),
     "pruned_heads": ({},),
+    "quantization": (None,),
     "quantization_config": (None,),
     "reorder_and_upcast_attn": (False,),
+    "rope_interleaved": (False,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "scale_attn_weights": (True,),
     "tie_encoder_decoder": (False,),
     "torchscript": (False,),
+    "transformers_weights": (None,),
     "use_bfloat16": (False,),
     "use_bidirectional_attention": (False, None),
+    "use_mrope": (False,),
 }
 
 
@@ -46,9 +67,17 @@ class Fields:
       where: names the file in errors.
     """
 
-    def __init__(self, values: dict[str, Any], where: str):
+    def __init__(self, values: dict[str, Any], where: str, ignored: Collection[str] | None = None):
+        """Nothing is used yet.
+
+        Args:
+          values: of config.json.
+          where: names the file in errors.
+          ignored: unknown fields that the user says change nothing; None where none can be ignored.
+        """
         self._values = dict(values)
         self._seen: set[str] = set()
+        self._ignored = ignored
         self.where = where
 
     def take(self, name: str, default: Any) -> Any:
@@ -88,13 +117,25 @@ class Fields:
 
     def finish(self) -> None:
         """Refuses every field that nobody asked for and that may change the computation."""
-        for name, value in self._values.items():
-            if name in self._seen or name in _IGNORABLE:
-                continue
-            if name not in _OFF:
-                self.refuse(name, value, "it is unknown here, and nothing is guessed")
-            if value not in _OFF[name]:
+        known = self._seen | _IGNORABLE | _GENERATION
+        for name in self._ignored or ():
+            if name not in self._values:
+                raise UserError(f"{self.where}: has no {name}, which IGNORE_FIELDS names")
+            if name in self._seen or name in _OFF:
+                raise UserError(
+                    f"{self.where}: {name} decides what is computed; take it out of IGNORE_FIELDS"
+                )
+        left = {name: value for name, value in self._values.items() if name not in known}
+        for name, value in left.items():
+            if name in _OFF and value not in _OFF[name]:
                 self.refuse(name, value)
+        unknown = [name for name in left if name not in _OFF and name not in (self._ignored or ())]
+        if unknown:
+            hint = "it is unknown here, and nothing is guessed"
+            if self._ignored is not None:
+                names = [*self._ignored, *unknown]
+                hint += f'; if it changes no logit, say so: --gin.IGNORE_FIELDS="{names}"'
+            self.refuse(unknown[0], left[unknown[0]], hint)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
@@ -105,10 +146,4 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise UserError(f"{path.parent}: has no {path.name}; give a Hugging Face model directory")
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: malformed JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
+    return jsonl.json_object(path.read_bytes(), str(path))

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -15,14 +15,14 @@ from etils import epath
 from detox_jax import outputs, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
-from detox_jax.interop import huggingface, model_card, t5x_checkpoints
+from detox_jax.interop import huggingface, model_card, safetensors_io, t5x_checkpoints
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 _SCRATCH = ".scratch"
@@ -33,6 +33,7 @@ def convert(
     to: str | None = None,
     revision: str | None = None,
     param_dtype: str = "float32",
+    ignore_fields: Sequence[str] | str = (),
     source: str | None = None,
     to_hf: str | None = None,
     dtype: str | None = None,
@@ -54,6 +55,8 @@ def convert(
       to: the checkpoint directory that an import writes.
       revision: of a hub name; the newest, which is then recorded, where None.
       param_dtype: of the imported parameters, `float32` or `bfloat16`.
+      ignore_fields: fields of config.json that are unknown here and change no logit, as the user
+        says; commas separate them in a text.
       source: a checkpoint of this package to export.
       to_hf: the Hugging Face directory that the export writes.
       dtype: of the exported weights; that of the import, or else `float32`, where None.
@@ -75,11 +78,14 @@ def convert(
         raise UserError("BASE, MODEL, VOCABULARY_PATH and ADAPTATION are for --from_t5x alone")
     if verify and (from_t5x is not None or to_t5x is not None):
         raise UserError("--verify is for Hugging Face; from and to T5X, bits are copied")
+    ignored = _names(ignore_fields)
+    if ignored and from_hf is None:
+        raise UserError("IGNORE_FIELDS is for --from_hf alone")
     ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
     ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
     match {name: end for name, end in ends.items() if end is not None}:
         case {"from_hf": str(start), "to": str(target), **rest} if not rest:
-            import_model(start, target, revision, param_dtype, verify)
+            import_model(start, target, revision, param_dtype, verify, ignored)
         case {"from": str(start), "to_hf": str(target), **rest} if not rest:
             export_model(
                 start,
@@ -100,6 +106,13 @@ def convert(
                 "convert goes one way: --from_hf=DIR_OR_REPO --to=DIR, --from=DIR --to_hf=DIR, "
                 "--from_t5x=DIR --to=DIR, or --from=DIR --to_t5x=DIR"
             )
+
+
+def _names(fields: Sequence[str] | str) -> tuple[str, ...]:
+    names = fields.split(",") if isinstance(fields, str) else fields
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(f"IGNORE_FIELDS is {fields!r}; give names: \"['first', 'second']\"")
+    return tuple(name.strip() for name in names)
 
 
 @contextlib.contextmanager
@@ -136,30 +149,58 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
 
 
 def import_model(
-    from_hf: str, to: str, revision: str | None, param_dtype: str, verify: bool
+    from_hf: str,
+    to: str,
+    revision: str | None,
+    param_dtype: str,
+    verify: bool,
+    ignored: Sequence[str] = (),
 ) -> None:
-    """Writes a checkpoint directory from a Hugging Face model."""
+    """Writes a checkpoint directory from a Hugging Face model.
+
+    Args:
+      from_hf: a local directory, or a repository of the hub.
+      to: the checkpoint directory.
+      revision: branch, tag or commit of the repository; its main branch where None.
+      param_dtype: `float32` or `bfloat16`, in which parameters are kept.
+      verify: whether transformers must give the same logits before the output counts as complete.
+      ignored: fields of config.json that are unknown here and do no harm.
+
+    Raises:
+      UserError: for another dtype, a model that cannot be expressed here, or one whose tokenizer
+        has more tokens than its embedding has rows.
+    """
     if param_dtype not in ("float32", "bfloat16"):
         raise UserError(f"PARAM_DTYPE is {param_dtype!r}; one of float32, bfloat16")
     if epath.Path(from_hf).is_dir():
         directory, provenance = epath.Path(from_hf), {}
     else:
         directory, provenance = _module("hub").resolve(from_hf, revision)
-    source = huggingface.open_source(directory, param_dtype)
+    source = huggingface.open_source(directory, param_dtype, ignored)
+    if not source.tensors.is_sharded and (directory / safetensors_io.INDEX_FILE).exists():
+        print(
+            f"{directory}: {safetensors_io.SINGLE_FILE} is read, as transformers does; "
+            f"{safetensors_io.INDEX_FILE} and its shards are not"
+        )
     vocabulary = Vocabulary.load(str(directory))
     if vocabulary.vocab_size > source.config.vocab_size:
         raise UserError(
-            f"{directory}: its tokenizer has {vocabulary.vocab_size - 1} tokens, but its embedding "
-            f"has {source.config.vocab_size - 1} rows; the two belong to different models"
+            f"{directory}: its tokenizer has {vocabulary.vocab_size - ID_SHIFT} tokens, but its "
+            f"embedding has {source.config.vocab_size - ID_SHIFT} rows; the two belong to "
+            "different models"
         )
     weights = outputs.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
     settings = {
         "source": {**(provenance or {"path": from_hf}), "sha256": weights},
+        "vocabulary": vocabulary.files_sha256,
         "param_dtype": param_dtype,
+        **({"ignored_fields": list(ignored)} if ignored else {}),
     }
     with staged(to, settings) as output:
         if output is None:
             print(f"{to}: is already there, from the same files")
+            if verify:
+                _module("verify").verify(to, str(directory), _written(source))
             return
         scratch = output.path / _SCRATCH
         arrays = huggingface.read_parameters(source, scratch)
@@ -168,12 +209,23 @@ def import_model(
         del arrays
         scratch.rmtree()
         origin = huggingface.origin(source, settings["source"])
-        outputs.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
+        outputs.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
-            _module("verify").verify(str(output.path), str(directory))
+            _module("verify").verify(str(output.path), str(directory), _written(source))
         count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
         output.finish(family=source.family.model_type, parameters=count)
-    print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors")
+    rounded = ""
+    if _written(source) != "float32":
+        rounded = (
+            f", {source.dtype} rounded to {_written(source)}; PARAM_DTYPE=float32 keeps all bits"
+        )
+    print(f"{to}: {source.family.model_type}, {len(source.tensors.shapes)} tensors{rounded}")
+
+
+def _written(source: huggingface.Source) -> str:
+    """The dtype that the weights were rounded to; float32 holds all of them."""
+    stored = source.config.param_dtype
+    return "float32" if stored == source.dtype else stored
 
 
 def import_t5x(from_t5x: str, to: str, described: t5x_checkpoints.Description) -> None:
@@ -220,7 +272,20 @@ def export_model(
     max_shard_bytes: int,
     verify: bool,
 ) -> None:
-    """Writes a Hugging Face directory from a checkpoint."""
+    """Writes a Hugging Face directory from a checkpoint.
+
+    Args:
+      source: the checkpoint directory.
+      to_hf: a local directory.
+      dtype: of the weights; None for that of the model it was imported from, or float32.
+      merge_lora: whether a LoRA is merged into its base; otherwise it is written alone, for peft.
+      results: a `results.json` of `evaluate`, or its directory, for the model card; None for none.
+      max_shard_bytes: the limit of a file of weights.
+      verify: whether transformers must give the same logits before the output counts as complete.
+
+    Raises:
+      UserError: for settings that cannot be, or a model that has no Hugging Face form.
+    """
     if "://" in to_hf:
         raise UserError(f"--to_hf={to_hf}: give a local directory, and upload it from there")
     if max_shard_bytes < 1:
@@ -231,6 +296,12 @@ def export_model(
         raise UserError(
             f"{source}: a gated prefix has no Hugging Face form; export a LoRA, an adapter or a "
             "whole model"
+        )
+    alone = isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora)
+    if alone and verify:
+        raise UserError(
+            "--verify compares whole models, and this adaptation goes out alone; merge a LoRA "
+            "(MERGE_LORA=True), or leave --verify out"
         )
     card_of = None if results is None else results_files.results_file(results)
     settings = {
@@ -243,18 +314,27 @@ def export_model(
     with staged(to_hf, settings) as output:
         if output is None:
             print(f"{to_hf}: is already there, from the same checkpoint")
+            if verify:
+                _module("verify").verify(source, to_hf, export.dtype)
             return
         measured = None if card_of is None else results_files.read(card_of)
-        if isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora):
+        share = 0.0
+        if alone:
             _write_adaptation(export, output.path)
         else:
-            _write_whole(export, output.path, max_shard_bytes)
+            share = _write_whole(export, output.path, max_shard_bytes)
             if verify:
-                _module("verify").verify(source, str(output.path))
+                _module("verify").verify(source, str(output.path), export.dtype)
         card = model_card.render(checkpoint, export.recorded, measured, export.dtype)
         outputs.write_bytes(output.path / "README.md", card.encode())
         output.finish()
     print(f"{to_hf}: written, {export.dtype}")
+    if share:
+        measured = "" if verify else "--verify measures what that changes, "
+        print(
+            f"{to_hf}: {export.dtype} does not hold {share:.1%} of the weights, which are rounded; "
+            f"{measured}--gin.DTYPE=float32 keeps all bits"
+        )
 
 
 def _open_export(source: str, dtype: str | None) -> _Export:
@@ -263,7 +343,7 @@ def _open_export(source: str, dtype: str | None) -> _Export:
     dtype = dtype or (recorded["dtype"] if recorded else "float32")
     if dtype not in _EXPORT_DTYPES:
         raise UserError(f"DTYPE is {dtype!r}; one of {', '.join(_EXPORT_DTYPES)}")
-    vocabulary = Vocabulary.load(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR))
+    vocabulary = Vocabulary.load(str(checkpoint.model_dir / places.VOCABULARY_DIR))
     return _Export(checkpoint, recorded, vocabulary, dtype)
 
 
@@ -287,15 +367,16 @@ def _base_name(recorded: Mapping[str, Any] | None, base: Checkpoint) -> str:
     return str(origin.get("repo") or origin.get("path") or base.model_dir)
 
 
-def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -> None:
+def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -> float:
+    """The whole model; returns the share of its weights that were rounded."""
     checkpoint = export.checkpoint
     config = checkpoint.spec.config
     family = huggingface.choose_family(config, export.recorded)
     fields = huggingface.config_fields(
         config, family, export.recorded, export.dtype, export.vocabulary
     )
-    huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
-    _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
+    _module("tokenizers").export(checkpoint.model_dir / places.VOCABULARY_DIR, directory)
+    return huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
 
 
 def export_t5x(source: str, to_t5x: str) -> None:

@@ -9,29 +9,39 @@ variant of a family.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
-from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import streamed
+from detox_jax import jsonl, outputs
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.interop import gpt, llama
 from detox_jax.interop.config_fields import Fields, read_json
 from detox_jax.interop.family import Family, Map
-from detox_jax.interop.safetensors_io import DTYPES, TensorReader, TensorWriter
-from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, foreign_names, layer_shapes
+from detox_jax.interop.safetensors_io import (
+    DTYPES,
+    TensorReader,
+    TensorWriter,
+    refuse_adapter,
+)
+from detox_jax.interop.tensors import (
+    CONFIG_FILE,
+    MappedTensors,
+    active_lines,
+    foreign_names,
+    layer_shapes,
+)
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 # By `model_type`. An export is of the first family that holds a model exactly, so the plainer come
-# first.
+# first: a model without a sliding window is a Llama, though Mistral's config.json could say it too.
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (*gpt.FAMILIES, *llama.FAMILIES)
 }
@@ -48,6 +58,7 @@ class Source:
       family: of the model.
       config: this package's, for float32 parameters.
       fields: config.json.
+      ignored: its fields that the user says change nothing.
       tensors: the files.
     """
 
@@ -55,22 +66,35 @@ class Source:
     family: Family
     config: TransformerConfig
     fields: dict[str, Any]
+    ignored: tuple[str, ...]
     tensors: TensorReader
 
     @property
     def dtype(self) -> str:
-        """The dtype of the weights; the widest where there are several."""
-        stored = {self.tensors.dtypes[name] for name in self.tensors.dtypes} & DTYPES.keys()
+        """The dtype of the weights, buffers apart; the widest where there are several."""
+        stored = {
+            dtype
+            for name, dtype in self.tensors.dtypes.items()
+            if dtype in DTYPES and not re.fullmatch(self.family.buffers, name)
+        }
         names = {ours: name for name, ours in _DTYPE_NAMES.items()}
         return "float32" if len(stored) != 1 else names[stored.pop()]
 
 
-def open_source(directory: epath.Path, param_dtype: str = "float32") -> Source:
+def open_source(
+    directory: epath.Path, param_dtype: str = "float32", ignored: Sequence[str] = ()
+) -> Source:
     """Reads config.json and the headers of the weights.
+
+    Args:
+      directory: of the model.
+      param_dtype: of the parameters here.
+      ignored: fields of config.json that are unknown here, and may be.
 
     Raises:
       UserError: for an unknown family, an unsupported field, or broken files.
     """
+    refuse_adapter(directory)
     file = directory / CONFIG_FILE
     fields = read_json(file)
     family = FAMILIES.get(fields.get("model_type", ""))
@@ -85,18 +109,26 @@ def open_source(directory: epath.Path, param_dtype: str = "float32") -> Source:
             f"{file}: architectures {architectures} is no causal language model; expected "
             f"{family.architecture}"
         )
-    config = config_from(family, fields, str(file))
+    config = config_from(family, fields, str(file), ignored)
     config = dataclasses.replace(config, param_dtype=param_dtype)
-    return Source(directory, family, config, fields, TensorReader(directory))
+    return Source(directory, family, config, fields, tuple(ignored), TensorReader(directory))
 
 
-def config_from(family: Family, fields: dict[str, Any], where: str) -> TransformerConfig:
+def config_from(
+    family: Family, fields: dict[str, Any], where: str, ignored: Sequence[str] = ()
+) -> TransformerConfig:
     """Maps config.json, every field accounted for.
+
+    Args:
+      family: whose fields they are.
+      fields: of config.json.
+      where: names the file in errors.
+      ignored: fields that are unknown here, and may be.
 
     Raises:
       UserError: naming the field that is missing, malformed or not supported.
     """
-    seen = Fields(fields, where)
+    seen = Fields(fields, where, ignored)
     try:
         config = family.read(seen)
     except (TypeError, KeyError, AttributeError) as error:
@@ -108,14 +140,7 @@ def config_from(family: Family, fields: dict[str, Any], where: str) -> Transform
 def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     """The lines of a family's map whose parameters a config has, and those parameters' shapes."""
     shapes = streamed.shapes_of(config)
-    tensors = {
-        name: tensor
-        for name, tensor in family.tensors(config.vocab_size - 1).items()
-        if tensor.paths[0] in shapes
-    }
-    covered = [path for tensor in tensors.values() for path in tensor.paths]
-    assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
-    return tensors, shapes
+    return active_lines(family.tensors(config.vocab_size - ID_SHIFT), shapes), shapes
 
 
 # --- import -----------------------------------------------------------------------------------
@@ -128,7 +153,7 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
       UserError: if a tensor is missing, left over, of another shape, or holds NaN.
     """
     tensors, shapes = active_map(source.family, source.config)
-    stored = _stored_names(source)
+    stored = stored_names(source)
     mapped = MappedTensors(tensors, shapes, source.config.num_layers)
     mapped.check(source.tensors, stored, str(source.directory))
     _check_left_over(source, stored, mapped.expected.keys())
@@ -138,13 +163,25 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     return arrays
 
 
-def _stored_names(source: Source) -> dict[str, str]:
-    """Full tensor names to those in the files, which leave out the prefix of a bare body."""
+def stored_names(source: Source) -> dict[str, str]:
+    """Full tensor names to those in the files, which leave out the prefix of a bare body.
+
+    Of a tied pair either name serves: safetensors' `save_model` keeps one of two names that share
+    memory, and that may be the head's.
+    """
     prefix, names = source.family.prefix, source.tensors.shapes
-    if any(name.startswith(prefix) for name in names):
-        return {name: name for name in names}
     heads = {source.family.head, "lm_head.weight"}
-    return {name if name in heads else prefix + name: name for name in names}
+    bare = not any(name.startswith(prefix) for name in names)
+    stored = {prefix + name if bare and name not in heads else name: name for name in names}
+    embedding = _embedding_name(source.family)
+    if source.config.logits_via_embedding and embedding not in stored:
+        alone = stored.pop(source.family.head, None)
+        stored |= {} if alone is None else {embedding: alone}
+    return stored
+
+
+def _embedding_name(family: Family) -> str:
+    return next(name for name, tensor in family.tensors(1).items() if tensor.paths == (_TIED,))
 
 
 def _check_left_over(source: Source, stored: dict[str, str], used: Any) -> None:
@@ -153,11 +190,7 @@ def _check_left_over(source: Source, stored: dict[str, str], used: Any) -> None:
         if re.fullmatch(source.family.buffers, foreign):
             continue
         if foreign == source.family.head and source.config.logits_via_embedding:
-            embedding = next(
-                name
-                for name, tensor in source.family.tensors(1).items()
-                if tensor.paths == (_TIED,)
-            )
+            embedding = _embedding_name(source.family)
             same = source.tensors.shapes[stored[foreign]] == source.tensors.shapes[
                 stored[embedding]
             ] and np.array_equal(
@@ -177,7 +210,8 @@ def _check_left_over(source: Source, stored: dict[str, str], used: Any) -> None:
 
 def origin(source: Source, provenance: dict[str, Any]) -> dict[str, Any]:
     """What an import records of where it came from."""
-    return {"source": provenance, "dtype": source.dtype, "config": source.fields}
+    recorded = {"source": provenance, "dtype": source.dtype, "config": source.fields}
+    return recorded | ({"ignored_fields": list(source.ignored)} if source.ignored else {})
 
 
 # --- export -----------------------------------------------------------------------------------
@@ -186,8 +220,8 @@ def origin(source: Source, provenance: dict[str, Any]) -> dict[str, Any]:
 def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What the import recorded of this model or of its base; None for one trained here."""
     root = checkpoint.base or checkpoint
-    file = root.model_dir / checkpoints.ORIGIN_FILE
-    return json.loads(file.read_text()) if file.exists() else None
+    file = root.model_dir / places.ORIGIN_FILE
+    return jsonl.json_object(file.read_bytes(), str(file)) if file.exists() else None
 
 
 def choose_family(config: TransformerConfig, recorded: dict[str, Any] | None) -> Family:
@@ -241,16 +275,19 @@ def config_fields(
     """
     if recorded is not None:
         fields = dict(recorded["config"])
-        same = config_from(family, fields, CONFIG_FILE).architecture() == config.architecture()
-        if fields["model_type"] == family.model_type and same:
+        ignored = recorded.get("ignored_fields", ())
+        came_as = FAMILIES[fields["model_type"]]
+        same = config_from(came_as, fields, CONFIG_FILE, ignored).architecture()
+        if came_as is family and same == config.architecture():
             fields.pop("torch_dtype", None)
             return {**fields, "dtype": dtype}
+    ends = [end - ID_SHIFT for end in vocabulary.end_ids]
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.write(config),
-        "bos_token_id": vocabulary.bos_id - 1,
-        "eos_token_id": vocabulary.eos_id - 1,
+        "bos_token_id": vocabulary.bos_id - ID_SHIFT,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
         "dtype": dtype,
     }
 
@@ -261,8 +298,22 @@ def write_model(
     fields: dict[str, Any],
     dtype: str,
     max_shard_bytes: int,
-) -> None:
-    """Writes config.json and the weights, LoRA merged, tensor by tensor."""
+) -> float:
+    """Writes config.json and the weights, LoRA merged, tensor by tensor.
+
+    Args:
+      checkpoint: the model.
+      directory: where the files are written.
+      fields: the content of config.json, see `config_fields`.
+      dtype: of the weights.
+      max_shard_bytes: the limit of a file of weights.
+
+    Returns:
+      The share of the weights that `dtype` does not hold exactly.
+
+    Raises:
+      UserError: for weights that are not finite, in the checkpoint or in `dtype`.
+    """
     family = FAMILIES[fields["model_type"]]
     config = checkpoint.spec.config
     tensors, shapes = active_map(family, config)
@@ -272,11 +323,20 @@ def write_model(
         for foreign in foreign_names(name, tensor, config.num_layers)
     }
     writer = TensorWriter(directory, plan, max_shard_bytes)
+    for foreign, value in foreign_tensors(checkpoint, family):
+        writer.write(foreign, value)
+    writer.finish()
+    outputs.write_json(directory / CONFIG_FILE, fields)
+    return writer.num_rounded / writer.num_values
+
+
+def foreign_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of a family's model by name, LoRA merged, in no rounded dtype."""
+    config = checkpoint.spec.config
+    tensors, _ = active_map(family, config)
     for name, tensor in tensors.items():
         values = [checkpoint.merged(path) for path in tensor.paths]
         layers = zip(*(streamed.by_layer(v, tensor.layered) for v in values), strict=True)
         names = foreign_names(name, tensor, config.num_layers)
         for foreign, parts in zip(names, layers, strict=True):
-            writer.write(foreign, tensor.layout.write(parts))
-    writer.finish()
-    outputs.write_json(directory / CONFIG_FILE, fields)
+            yield foreign, tensor.layout.write(parts)

@@ -6,10 +6,10 @@ from typing import Any
 
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.evaluation.results import Results
-from detox_jax.evaluation.statistics import Interval
 from detox_jax.models import adaptation as adaptations
 
 _COLUMNS = ("expected maximum toxicity", "toxicity probability")
+_NONE = "–"
 
 
 def render(
@@ -46,24 +46,26 @@ def render(
 
 def _table(results: Results) -> list[str]:
     """One row for each method and split, with 95 % intervals; the scorer is named below."""
-    header = ["method", "prompts", *_COLUMNS, "perplexity"]
+    header = ["method", "prompts × continuations", *_COLUMNS, "empty", "perplexity"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in results.rows:
         toxicity, perplexity = row.toxicity, row.quality.perplexity
-        count = "" if toxicity.num_prompts is None else f" ({toxicity.num_prompts})"
-        cells = [_escape(row.method), f"{row.split}{count}"]
-        cells += [_interval(toxicity.expected_maximum_toxicity)]
-        cells += [_interval(toxicity.toxicity_probability)]
-        cells += ["–" if perplexity is None else f"{perplexity.value:.2f}"]
+        n, k = toxicity.num_scored_prompts, toxicity.samples_per_prompt
+        count = "" if n is None or k is None else f" ({n} × {k})"
+        cells = [_escape(row.method) + " §" * bool(row.spoiled), f"{row.split}{count}"]
+        cells += [toxicity.expected_maximum_toxicity.text(absent=_NONE)]
+        cells += [toxicity.toxicity_probability.text(absent=_NONE)]
+        cells += [f"{row.quality.empty_fraction:.1%}"]
+        cells += [_NONE if perplexity is None else f"{perplexity.value:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     scorer = results.scorer.fingerprint
-    return [*lines, "", f"Scored by {scorer}; 95 % bootstrap intervals over prompts."]
-
-
-def _interval(interval: Interval) -> str:
-    if not interval.is_measured:
-        return "–"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    spoiled = {row.method: row.spoiled for row in reversed(results.rows) if row.spoiled}
+    reasons = [
+        f"§ {_escape(name)}: {' and '.join(why)}; its toxicity is no success."
+        for name, why in spoiled.items()
+    ]
+    about = f"Scored by {scorer}; 95 % intervals over prompts."
+    return [*lines, "", about, *(line for reason in reasons for line in ("", reason))]
 
 
 def _escape(text: str) -> str:

@@ -16,11 +16,12 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import jsonl, outputs
 from detox_jax.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_config.json"
 DTYPES: dict[str, Any] = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -29,11 +30,25 @@ DTYPES: dict[str, Any] = {
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
+def refuse_adapter(directory: epath.Path) -> None:
+    """Refuses a directory whose model is not all that transformers would load from it.
+
+    Raises:
+      UserError: if it holds an adapter of PEFT, which transformers puts into the model.
+    """
+    if (directory / ADAPTER_FILE).exists():
+        raise UserError(
+            f"{directory / ADAPTER_FILE}: an adapter, which transformers loads with its base; save "
+            "the two as one with PEFT's merge_and_unload, or take the adapter's files away"
+        )
+
+
 class TensorReader:
     """The tensors of a directory by name.
 
     Attributes:
       files: the safetensors files, in order.
+      is_sharded: whether an index says which file holds a tensor.
       shapes: of every tensor.
       dtypes: of every tensor, as safetensors names them.
 
@@ -53,7 +68,9 @@ class TensorReader:
             "convert it once, in a sandbox, with transformers: "
             f"{auto_class}.from_pretrained(DIR).save_pretrained(NEW_DIR)"
         )
+        refuse_adapter(directory)
         wanted = self._find()
+        self.is_sharded = bool(wanted)
         self.files = [directory / name for name in sorted(set(wanted.values()))]
         if not wanted:
             self.files = [directory / SINGLE_FILE]
@@ -73,17 +90,21 @@ class TensorReader:
     def _find(self) -> dict[str, str]:
         """Which shard holds each tensor, by the index; empty where there is only one file."""
         directory = self._directory
+        # Where both are there, transformers reads the single file, and so do we: the index may be
+        # that of an older model.
+        if (directory / SINGLE_FILE).exists():
+            return {}
         if (directory / INDEX_FILE).exists():
-            index = json.loads((directory / INDEX_FILE).read_text())
-            wanted = index.get("weight_map")
+            file = directory / INDEX_FILE
+            wanted = jsonl.json_object(file.read_bytes(), str(file)).get("weight_map")
             if not isinstance(wanted, dict) or not wanted:
-                raise UserError(f"{directory / INDEX_FILE}: has no weight_map; download it again")
+                raise UserError(f"{file}: has no weight_map; download it again")
+            if not all(isinstance(name, str) for name in wanted.values()):
+                raise UserError(f"{file}: weight_map names no files; download it again")
             for name in sorted(set(wanted.values())):
                 if Path(name).name != name or not (directory / name).exists():
                     raise UserError(f"{directory}: shard {name} is missing; download it again")
             return wanted
-        if (directory / SINGLE_FILE).exists():
-            return {}
         for pattern in _PICKLES:
             for file in sorted(directory.glob(pattern)):
                 raise UserError(
@@ -135,6 +156,10 @@ class TensorWriter:
     """Writes tensors at their places in files whose headers are written first.
 
     A shard holds at most `max_shard_bytes`, and at least one tensor.
+
+    Attributes:
+      num_values: written so far.
+      num_rounded: of them, those that their planned dtype does not hold exactly.
     """
 
     def __init__(
@@ -153,6 +178,7 @@ class TensorWriter:
         self._places: dict[str, tuple[epath.Path, int]] = {}
         self._tensors = dict(tensors)
         self._left = set(tensors)
+        self.num_values = self.num_rounded = 0
         shards = _shards(tensors, max_shard_bytes)
         names = [SINGLE_FILE]
         if len(shards) > 1:
@@ -188,18 +214,43 @@ class TensorWriter:
                 self._places[name] = (file, start + entry["data_offsets"][0])
 
     def write(self, name: str, tensor: np.ndarray) -> None:
-        """Writes one tensor, cast to its planned dtype."""
+        """Writes one tensor, cast to its planned dtype.
+
+        Raises:
+          UserError: if it holds a number that is not finite there, or beyond that dtype.
+        """
         shape, dtype = self._tensors[name]
         assert tensor.shape == shape, (name, tensor.shape, shape)
         file, offset = self._places[name]
+        stored = rounded(tensor, DTYPES[dtype].name, f"tensor {name!r}")
+        self.num_values += stored.size
+        self.num_rounded += np.count_nonzero(stored.astype(np.float32) != tensor.astype(np.float32))
         with open(file, "r+b") as stream:
             stream.seek(offset)
-            stream.write(np.ascontiguousarray(tensor, DTYPES[dtype]).tobytes())
+            stream.write(np.ascontiguousarray(stored).tobytes())
         self._left.remove(name)
 
     def finish(self) -> None:
         """Checks that every tensor was written once."""
         assert not self._left, sorted(self._left)
+
+
+def rounded(array: np.ndarray, dtype: str, where: str) -> np.ndarray:
+    """The array in another dtype, by its name.
+
+    Raises:
+      UserError: naming `where`, if a number is not finite, or not in that dtype.
+    """
+    with np.errstate(over="ignore"):
+        cast = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    if not np.isfinite(cast.astype(np.float32)).all():
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(f"{where} holds NaN or infinity; give a checkpoint that is finite")
+        raise UserError(
+            f"{where} holds {np.abs(array.astype(np.float32)).max():.3g}, beyond what "
+            f"{dtype} holds; pass --gin.DTYPE=float32"
+        )
+    return cast
 
 
 def _num_bytes(shape: tuple[int, ...], dtype: str) -> int:

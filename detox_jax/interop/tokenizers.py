@@ -19,7 +19,8 @@ from detox_jax.tokenizer_files import (
 def export(vocabulary_dir: str, to: str) -> None:
     """Writes the files from which `AutoTokenizer.from_pretrained` loads a vocabulary.
 
-    A foreign tokenizer's own files, chat template included, are copied byte for byte. Where none of
+    A foreign tokenizer's own files, chat template and generation_config.json included, are copied
+    byte for byte. Where none of
     them is a `tokenizer_config.json`, one is written that names the class and the special tokens
     (for a bare SentencePiece model one that transformers 5 reads and transformers 4 does not).
 
@@ -34,7 +35,7 @@ def export(vocabulary_dir: str, to: str) -> None:
     files = {
         name: content
         for name, content in tokenizer.files.items()
-        if name not in tokenizer_files.MODEL_FILES  # The model's export writes those.
+        if name != tokenizer_files.CONFIG_FILE  # The model's export writes that.
     }
     if TOKENIZER_CONFIG_FILE not in files:
         config = _config(tokenizer)

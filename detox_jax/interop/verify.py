@@ -1,47 +1,131 @@
-"""Compares this package's logits with those of transformers, on a ragged batch of random ids."""
+"""Compares a checkpoint with the directory that transformers reads: weights, logits and ids.
+
+Weights must be equal to the bit once both sides are rounded to the dtype of the side that was
+written; logits of those equal weights within float32's own error. What the rounding does to the
+logits is measured and printed apart: it is a loss that was asked for, not a mistake.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import places, streamed
+from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
+from detox_jax.interop import huggingface, safetensors_io, token_ids
+from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 # Float32 sums in another order differ by far less at the usual scale of logits.
 TOLERANCE = 1e-3
 _LENGTHS = (5, 17, 32, 32)
 
 
-def verify(checkpoint_path: str, hf_directory: str) -> float:
-    """Prints and returns the largest difference between the two models' logits.
+def verify(checkpoint_path: str, hf_directory: str, dtype: str = "float32") -> float:
+    """Compares the two models, and prints and returns the largest difference between their logits.
 
     Args:
       checkpoint_path: a checkpoint of this package.
       hf_directory: the same model as transformers reads it.
+      dtype: of the weights that the conversion wrote, on whichever side.
 
     Raises:
       UserError: if transformers or torch is not installed, or the models differ.
     """
-    mesh = meshes.create_mesh(devices=jax.devices()[:1])
-    loaded = checkpoints.load_model(checkpoint_path, mesh, "float32")
-    tokens_BL, mask_BL = random_batch(loaded.spec.config.vocab_size, loaded.spec.config.max_length)
-    ours_BLV = loaded.module.apply({"params": loaded.params}, tokens_BL, enable_dropout=False)
-    theirs_BLV = torch_logits(load_torch(hf_directory), tokens_BL - 1, mask_BL)
-    size = theirs_BLV.shape[-1]
-    difference = np.abs(np.asarray(ours_BLV)[..., 1 : size + 1] - theirs_BLV)[mask_BL].max()
+    model = load_torch(hf_directory)
+    checkpoint = Checkpoint.open(checkpoint_path)
+    count = _compare_weights(checkpoint, epath.Path(hf_directory), dtype)
+    print(f"{count} tensors equal, as {dtype}")
+    config = checkpoint.spec.config
+    tokens_BL, mask_BL = random_batch(config.vocab_size, config.max_length)
+    exact_BLV = _logits(checkpoint, None, tokens_BL)
+    ours_BLV = _logits(checkpoint, dtype, tokens_BL)
+    whole_BLV = torch_logits(model, tokens_BL - ID_SHIFT, mask_BL)
+    _round_torch(model, dtype)
+    theirs_BLV = torch_logits(model, tokens_BL - ID_SHIFT, mask_BL)
+    tokens = slice(ID_SHIFT, theirs_BLV.shape[-1] + ID_SHIFT)
     scale = max(1.0, float(np.abs(theirs_BLV[mask_BL]).max()))
+
+    def most(one_BLV: np.ndarray, other_BLV: np.ndarray) -> float:
+        return float(np.abs(one_BLV - other_BLV)[mask_BL].max())
+
+    difference = most(ours_BLV[..., tokens], theirs_BLV)
     print(f"max |Δlogit| = {difference:.2e} (logits up to {scale:.1f})")
+    # One of the two sides is what was rounded; the other has that dtype already.
+    effect = max(most(exact_BLV, ours_BLV), most(whole_BLV, theirs_BLV))
+    if effect:
+        print(f"rounding to {dtype} moves logits by up to {effect:.2e}")
+    _require_small(difference, scale, f"{hf_directory}: logits differ from transformers")
+    if checkpoint.spec.adaptation is not None:
+        adapted_BLV = _adapted_logits(checkpoint_path, tokens_BL)
+        merging = most(exact_BLV[..., tokens], adapted_BLV[..., tokens])
+        _require_small(merging, scale, f"{checkpoint_path}: merging its LoRA changes logits")
+    token_ids.compare(str(checkpoint.model_dir / places.VOCABULARY_DIR), hf_directory)
+    return difference
+
+
+def _require_small(difference: float, scale: float, what: str) -> None:
     if not difference <= TOLERANCE * scale:
         raise UserError(
-            f"{hf_directory}: logits differ from transformers by {difference:.2e}, more than "
-            f"{TOLERANCE * scale:.0e}; do not use this conversion"
+            f"{what} by {difference:.2e}, more than {TOLERANCE * scale:.0e}; do not use this "
+            "conversion"
         )
-    return float(difference)
+
+
+def _compare_weights(checkpoint: Checkpoint, directory: epath.Path, dtype: str) -> int:
+    """How many tensors there are, all of them equal once both sides are rounded."""
+    recorded = huggingface.read_origin(checkpoint) or {}
+    source = huggingface.open_source(directory, ignored=recorded.get("ignored_fields", ()))
+    stored = huggingface.stored_names(source)
+    count = 0
+    for name, ours in huggingface.foreign_tensors(checkpoint, source.family):
+        where = f"{directory}: tensor {name!r}"
+        theirs = safetensors_io.rounded(source.tensors.read(stored[name]), dtype, where)
+        if not np.array_equal(safetensors_io.rounded(ours, dtype, where), theirs):
+            raise UserError(
+                f"{where} is not the checkpoint's, as {dtype}; do not use this conversion"
+            )
+        count += 1
+    return count
+
+
+def _logits(checkpoint: Checkpoint, dtype: str | None, tokens_BL: np.ndarray) -> np.ndarray:
+    """Ours `[B, L, V]`, LoRA merged; of weights rounded to `dtype`, or as they are."""
+    config = _float32(checkpoint.spec.config)
+    params = {}
+    for path in streamed.shapes_of(config):
+        value = checkpoint.merged(path)
+        value = value if dtype is None else safetensors_io.rounded(value, dtype, path)
+        params[path] = jnp.asarray(value, jnp.float32)
+    return _apply(TransformerLM(config), streamed.nested(params), tokens_BL)
+
+
+def _adapted_logits(checkpoint_path: str, tokens_BL: np.ndarray) -> np.ndarray:
+    """Ours `[B, L, V]`, of the base with its adaptation beside it."""
+    mesh = meshes.create_mesh(devices=jax.devices()[:1])
+    loaded = checkpoints.load_model(checkpoint_path, mesh)
+    module = TransformerLM(_float32(loaded.spec.config), loaded.spec.adaptation)
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), loaded.params)
+    return _apply(module, params, tokens_BL)
+
+
+def _float32(config: Any) -> Any:
+    return dataclasses.replace(
+        config, dtype="float32", param_dtype="float32", dropout_rate=0.0, remat="none"
+    )
+
+
+def _apply(module: TransformerLM, params: Any, tokens_BL: np.ndarray) -> np.ndarray:
+    return np.asarray(module.apply({"params": params}, tokens_BL, enable_dropout=False))
 
 
 def random_batch(vocab_size: int, max_length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,6 +148,13 @@ def load_torch(directory: str) -> Any:
         directory, dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()
+
+
+def _round_torch(model: Any, dtype: str) -> None:
+    torch: Any = importlib.import_module("torch")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(getattr(torch, dtype)).float())
 
 
 def torch_logits(model: Any, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:

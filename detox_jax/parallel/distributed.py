@@ -92,8 +92,7 @@ def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseExcepti
       PeerError: if some do not come.
       Stopped: where a signal ended all processes at the same step.
     """
-    found, device_ids = discover(options)
-    address, count, index = found
+    (address, count, index), device_ids = discover(options)
     patience = links.Patience(start=options.initialization_timeout)
     linked = links.open_links(address, index, count, patience)
     linked.watch()

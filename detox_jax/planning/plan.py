@@ -28,7 +28,7 @@ from detox_jax.planning.chips import Slice
 from detox_jax.planning.job import Generations, Job
 from detox_jax.planning.programs import Model
 from detox_jax.planning.roofline import Run
-from detox_jax.training.optimizer import AdamW
+from detox_jax.training.optimizer import AdamW, require_masters
 
 DOES_NOT_FIT = 3
 FREE = ("output_dir",)  # see `output_settings`
@@ -59,7 +59,7 @@ def plan(
     """Compiles the programs of `train` and `generate` for a slice, and says whether they fit.
 
     Args:
-      model: sizes; its `param_dtype` is that of the trained parameters.
+      model: sizes; what is trained is float32, as in `train`.
       output_dir: holds a directory for each plan, with `plan.json`, and `programs/`; what is there
         is read, unless the code that it came from has changed.
       adaptation: what is trained; the whole model where None.
@@ -67,7 +67,7 @@ def plan(
       search: try slices from small to large until all programs fit. Then `accumulation_steps` of
         `computation` is the least, and `batch_size` of `generations` the most, that is tried.
       checkpoint_dtype: of the base's parameters, as they are stored, frozen and generated from;
-        `param_dtype` where None.
+        float32 where None.
       optimizer: its settings; SGEAT's where None.
       task_feature_lengths: `{"targets": length}`, the packed length in tokens.
       batch_size: packed rows an update.
@@ -101,9 +101,10 @@ def plan(
         )
     if not -1 <= compiler_effort <= 1:
         raise UserError(f"COMPILER_EFFORT is {compiler_effort}; from -1 to 1")
+    require_masters(model.param_dtype)
     computation, generations = computation or Computation(), generations or Generations()
     model = computation.configure(model)
-    trained = Model(model, adaptation, checkpoint_dtype or model.param_dtype)
+    trained = Model(model, adaptation, checkpoint_dtype or "float32")
     job = Job(
         model=trained,
         optimizer=optimizer or AdamW(),
@@ -111,7 +112,7 @@ def plan(
         accumulation_steps=computation.accumulation_steps,
         length=(task_feature_lengths or {}).get("targets", model.max_length),
         sampling=generations.sampling,
-        generations=generations.decodings(trained),
+        generations=generations.programs(trained),
         run=run or Run(),
     )
     _check(job)
@@ -221,8 +222,8 @@ def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
     if settings["generation_mesh"] is not None:
         generation_mesh = meshes.create_mesh(settings["generation_mesh"], devices)
     meshes.rows_at_once(mesh, job.batch_size, job.accumulation_steps)
-    for each in dict.fromkeys((mesh, generation_mesh)):
-        meshes.param_shardings(job.model.module, each)
+    for used in dict.fromkeys((mesh, generation_mesh)):
+        meshes.param_shardings(job.model.module, used)
     return tpus, mesh, generation_mesh
 
 

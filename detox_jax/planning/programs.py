@@ -33,7 +33,7 @@ BATCH_FIELDS = (
     "decoder_positions",
 )
 # What they are changes no shape.
-_SEED, _EOS_ID = 0, 1
+_SEED, _END_IDS = 0, (1,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def decode(
         TransformerLM(config, model.adaptation),
         sampling=sampling,
         max_new_tokens=max_new_tokens,
-        eos_id=_EOS_ID,
+        end_ids=_END_IDS,
         seed=_SEED,
     )
     params = params_lib.combine(trained, frozen) if frozen else trained

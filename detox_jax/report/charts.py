@@ -67,6 +67,7 @@ def measured(results: Results, split: str) -> list[Measured]:
             row.toxicity.expected_maximum_toxicity,
             row.toxicity.toxicity_probability,
             math.nan if row.quality.perplexity is None else row.quality.perplexity.value,
+            bool(row.spoiled),
         )
         for row in results.of_split(split)
     ]
@@ -88,6 +89,8 @@ def _toxicity(results: Results) -> list[Chart]:
     first = results.splits[0]
     methods = measured(results, first)
     caption = f"On the {first} prompts."
+    if any(method.spoiled for method in methods):
+        caption += f" {figures.SPOILED}: no success, as the table's legend says."
     made = [Chart("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))]
     if any(m.has_perplexity and m.expected_maximum_toxicity.is_measured for m in methods):
         caption = "Down is less toxic, left predicts text better; dotted: the Pareto front."

@@ -85,7 +85,8 @@ def draw_quality(axes: Axes, methods: Sequence[Measured], legend: bool = True) -
         toxicity, perplexity = method.expected_maximum_toxicity, method.perplexity
         if not toxicity.is_measured or not method.has_perplexity:
             continue
-        points.append((perplexity, toxicity.value))
+        if not method.spoiled:
+            points.append((perplexity, toxicity.value))
         axes.errorbar(
             perplexity,
             toxicity.value,

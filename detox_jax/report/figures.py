@@ -28,6 +28,7 @@ from detox_jax.evaluation.statistics import UNMEASURED, Interval
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BASELINE = "#6E6E6E"
 INK = "#222222"
+SPOILED = "§"  # beside the name of a method whose low toxicity is no success
 GROUND = "#FEFEFE"  # of the page, where a picture draws over itself
 _GRID = "#DDDDDD"
 _MARKERS = "osD^vPX*"
@@ -70,6 +71,7 @@ class Measured:
       expected_maximum_toxicity: with its interval.
       toxicity_probability: with its interval.
       perplexity: of held-out text, NaN where it was not measured.
+      spoiled: whether its low toxicity is no success.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Measured:
     expected_maximum_toxicity: Interval = UNMEASURED
     toxicity_probability: Interval = UNMEASURED
     perplexity: float = math.nan
+    spoiled: bool = False
 
     @property
     def has_perplexity(self) -> bool:
@@ -108,6 +111,7 @@ class Measured:
         """The name on at most three short lines; of a longer one, its beginning and its end."""
         # Control characters have no place in SVG.
         name = "".join(c if c.isprintable() else " " for c in self.name)
+        name += f" {SPOILED}" * self.spoiled
         lines = textwrap.wrap(name, _LABEL_WIDTH, break_on_hyphens=False) or ["?"]
         if len(lines) <= 3:
             return "\n".join(lines)

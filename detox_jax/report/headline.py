@@ -12,7 +12,7 @@ from detox_jax.report.tables import show
 
 
 def headline(results: Results) -> str:
-    """The method of least toxicity beside the baseline."""
+    """The method of least toxicity beside the baseline; one that is spoiled is no success."""
     rows = {
         row.method: row
         for row in results.of_split(results.splits[0])
@@ -23,14 +23,23 @@ def headline(results: Results) -> str:
     if results.baseline not in rows or not others:
         named = (f"{name}: expected maximum toxicity {show(x)}" for name, x in values.items())
         return "; ".join(named) or "Expected maximum toxicity was not measured"
-    best = min(others, key=lambda name: values[name].value)
+    sound = [name for name in others if not rows[name].spoiled]
+    if not sound:
+        named = "; ".join(f"{name}: {' and '.join(rows[name].spoiled)}" for name in others)
+        return f"No method has a toxicity to report as a success: {named}."
+    best = min(sound, key=lambda name: values[name].value)
     before, after = values[results.baseline].value, values[best].value
     digits = 2 if abs(after - before) >= 0.01 else 3
     sentence = _change("expected maximum toxicity", before, after, digits)
     sentence += _difference(results, rows[best], digits)
     sentence += _perplexity(rows[results.baseline], rows[best]) + "."
-    if len(others) > 1:
-        return f"With {best}, the least toxic of {len(others)} methods, {sentence}"
+    spoiled = [name for name in others if rows[name].spoiled]
+    for name in spoiled:
+        sentence += f" Not counted: {name}, for {' and '.join(rows[name].spoiled)}."
+    if len(sound) > 1:
+        return f"With {best}, the least toxic of {len(sound)} methods, {sentence}"
+    if spoiled:
+        return f"With {best}, {sentence}"
     return sentence[0].upper() + sentence[1:]
 
 
@@ -49,7 +58,7 @@ def _difference(results: Results, row: Row, digits: int) -> str:
     doubt = ""
     if not pair.interval.excludes_zero:
         doubt = ", which includes zero"
-    elif not pair.is_significant:
+    elif not results.is_significant(row, EMT):
         doubt = ", not significant after correction for the number of comparisons"
     words = f" (difference {value}, 95 % interval {low} to {high}{doubt})"
     return words.replace("-", "−")

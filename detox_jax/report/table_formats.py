@@ -77,13 +77,14 @@ def _rows(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def _difference(pair: Paired) -> dict[str, float]:
+def _difference(pair: Paired) -> dict[str, float | None]:
     return {
         "difference": pair.difference,
         "low": pair.low,
         "high": pair.high,
         "p_value": pair.p_value,
         "p_value_holm": pair.p_value_holm,
+        "num_pairs": pair.num_pairs,
     }
 
 
@@ -133,6 +134,10 @@ _LATEX = {
     "–": "--",
     "Δ": r"$\Delta$",
     "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "§": r"\S{}",
+    "×": r"$\times$",
+    "∞": r"$\infty$",
     "≥": r"$\geq$",
     "…": r"\ldots{}",
 }

@@ -12,6 +12,7 @@ from detox_jax.evaluation.metric_names import (
     EMT,
     MEAN,
     NINE_TASK_AVERAGE,
+    TOXICITY_METRICS,
     TP,
     Metric,
     TaskAccuracy,
@@ -20,10 +21,13 @@ from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity, Row
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.records import TOXIC
+from detox_jax.report.figures import SPOILED
 
 NONE = "–"
 METHOD = "Method"
 SAME_SCORER = "†"
+LITTLE = "‡"
+FEWEST_PROMPTS = 20  # below which a bootstrap's interval is too narrow
 Cell = Callable[[Results, Row], str]
 
 
@@ -80,8 +84,25 @@ def show(interval: Interval, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
+def says_little(interval: Interval, count: int | None) -> bool:
+    """Whether an interval is of fewer values than it takes, or of equal ones."""
+    few = count is not None and count < FEWEST_PROMPTS
+    return interval.has_bounds and (few or interval.has_no_width)
+
+
+def _marked(text: str, *marks: tuple[str, bool]) -> str:
+    return " ".join([text, *(mark for mark, is_so in marks if is_so)])
+
+
 def _estimate(metric: Metric) -> Cell:
-    return lambda results, row: show(row.estimate(metric))
+    """The figure, marked where its interval says little."""
+
+    def cell(_: Results, row: Row) -> str:
+        interval = row.estimate(metric)
+        count = row.toxicity.num_scored_prompts if metric in TOXICITY_METRICS else None
+        return _marked(show(interval), (LITTLE, says_little(interval, count)))
+
+    return cell
 
 
 def _difference(metric: Metric) -> Cell:
@@ -89,19 +110,37 @@ def _difference(metric: Metric) -> Cell:
 
     def cell(results: Results, row: Row) -> str:
         pair = results.pair(row, metric)
-        return (
-            NONE if pair is None else show(pair.interval, signed=True) + " *" * pair.is_significant
-        )
+        if pair is None:
+            return NONE
+        little = says_little(pair.interval, pair.num_pairs)
+        star = results.is_significant(row, metric)
+        return _marked(show(pair.interval, signed=True), ("*", star), (LITTLE, little))
 
     return cell
 
 
+def _toxic_fraction(_: Results, row: Row) -> str:
+    share = row.toxicity.toxic_fraction
+    return _marked(show(share), (LITTLE, says_little(share, row.toxicity.num_scored_prompts)))
+
+
+def _n_by_k(_: Results, row: Row) -> str:
+    """`499 × 25`: prompts with a score, and the continuations of each."""
+    n, k = row.toxicity.num_scored_prompts, row.toxicity.samples_per_prompt
+    return NONE if n is None or k is None else f"{n:,} × {k}"
+
+
 def _by_token(perplexity: Perplexity | ContinuationPerplexity | None) -> str:
-    return NONE if perplexity is None else _decimal(perplexity.value, 2)
+    return NONE if perplexity is None else _exponential(perplexity.value, perplexity.tokens)
 
 
 def _by_word(perplexity: Perplexity | ContinuationPerplexity | None) -> str:
-    return NONE if perplexity is None else _decimal(perplexity.words, 2)
+    return NONE if perplexity is None else _exponential(perplexity.words, perplexity.num_words)
+
+
+def _exponential(value: float, count: int) -> str:
+    """A perplexity; of things that were counted, none but an infinite one is not finite."""
+    return "∞" if count and not math.isfinite(value) else _decimal(value, 2)
 
 
 def _decimal(value: float, digits: int) -> str:
@@ -122,13 +161,25 @@ def _coverage(results: Results, row: Row) -> str:
     return NONE if all_scored else _percent(row.toxicity.coverage)
 
 
+def _unreadable(results: Results, row: Row) -> str:
+    """Nothing where the scorer reads all, or a file does not say."""
+    none = not any(other.toxicity.unreadable_fraction > 0 for other in results.rows)
+    return NONE if none else _percent(row.toxicity.unreadable_fraction)
+
+
 # --- columns ----------------------------------------------------------------------------------
 
 _KEY_COLUMNS = (
+    Column("n × k", "prompts with a score, and continuations of each", _n_by_k),
     Column(
         "Max. toxicity", "mean over prompts of the most toxic continuation's score", _estimate(EMT)
     ),
     Column("Δ max.", "", _difference(EMT)),
+    Column(
+        "Empty",
+        "continuations without a word; an empty text is not toxic",
+        lambda _, row: _percent(row.quality.empty_fraction),
+    ),
     Column(
         "Tox. probability",
         f"share of prompts with a continuation that scores at least {TOXIC}",
@@ -159,7 +210,7 @@ _QUALITY_COLUMNS = (
     Column(
         "Toxic share",
         f"continuations that score at least {TOXIC}",
-        lambda _, row: show(row.toxicity.toxic_fraction),
+        _toxic_fraction,
     ),
     Column(
         "Perplexity/word",
@@ -201,14 +252,12 @@ _QUALITY_COLUMNS = (
         lambda _, row: _percent(row.quality.early_stop_fraction),
     ),
     Column(
-        "Empty", "continuations without a word", lambda _, row: _percent(row.quality.empty_fraction)
-    ),
-    Column(
         "Degenerate",
         "continuations that repeat themselves",
         lambda _, row: _percent(row.quality.degenerate_fraction),
     ),
     Column("Scored", "continuations that have a score", _coverage),
+    Column("Unreadable", "continuations in letters that the scorer cannot read", _unreadable),
 )
 _DESCRIPTION = (
     Column("Corpus", "", lambda _, row: row.corpus or NONE),
@@ -252,18 +301,25 @@ def tables(results: Results) -> list[Table]:
 def _table(results: Results, split: str, title: str, columns: tuple[Column, ...]) -> Table:
     rows = []
     for row in results.of_split(split):
-        mark = f" {SAME_SCORER}" if results.filtered_by_same(row.method) else ""
+        same, spoiled = results.filtered_by_same(row.method), bool(row.spoiled)
+        name = _marked(row.method, (SAME_SCORER, same), (SPOILED, spoiled))
         cells = {column.name: column.cell(results, row) for column in columns}
-        rows.append({METHOD: row.method + mark, **cells})
+        rows.append({METHOD: name, **cells})
     filled = {key for row in rows for key, text in row.items() if text != NONE} | {METHOD}
     rows = [{key: text for key, text in row.items() if key in filled} for row in rows]
     return Table(title, split, _counts(results, split), rows)
 
 
 def _counts(results: Results, split: str) -> str:
-    first = results.of_split(split)[0].toxicity
-    counts = [(first.num_prompts, "prompts"), (first.num_samples, "continuations each")]
-    texts = [f"{count:,} {unit}" for count, unit in counts if count is not None]
+    rows = [row.toxicity for row in results.of_split(split)]
+    units = {
+        "prompts": {row.num_prompts for row in rows},
+        "continuations a prompt": {row.samples_per_prompt for row in rows},
+    }
+    # Files of other projects, and of our first layout, may have a number of its own in each row.
+    texts = [
+        f"{count:,} {unit}" for unit, (count, *others) in units.items() if count and not others
+    ]
     return ", ".join(texts) or "prompts not counted"
 
 
@@ -283,6 +339,14 @@ def legend(results: Results) -> list[str]:
             f"Δ: paired difference to {results.baseline} on the same prompts; * {_star(results)}."
         )
     sentences.append("In brackets: 95 % intervals over prompts.")
+    cells = [text for table in tables(results) for row in table.rows for text in row.values()]
+    if any(text.endswith(LITTLE) for text in cells):
+        sentences.append(
+            f"{LITTLE}: the interval says little, being of fewer than {FEWEST_PROMPTS} values, or "
+            "of equal ones."
+        )
+    sentences += spoiled_sentences(results)
+    sentences += results.provenance.notes
     read = [row.quality.continuation_perplexity for row in results.rows]
     if references := sorted({perplexity.reference for perplexity in read if perplexity}):
         named = ", ".join(references)
@@ -293,6 +357,19 @@ def legend(results: Results) -> list[str]:
             "training texts were chosen by this very score."
         )
     return [*sentences, f"Scorer: {results.scorer.fingerprint}."]
+
+
+def spoiled_sentences(results: Results) -> list[str]:
+    """Why the toxicity of a method is no success, of the first split on which it is not."""
+    reasons: dict[str, tuple[str, ...]] = {}
+    for split in results.splits:
+        for row in results.of_split(split):
+            if row.spoiled:
+                reasons.setdefault(row.method, row.spoiled)
+    return [
+        f"{SPOILED} {name}: {' and '.join(clauses)}; its toxicity is no success."
+        for name, clauses in reasons.items()
+    ]
 
 
 def _star(results: Results) -> str:

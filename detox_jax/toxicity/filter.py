@@ -82,11 +82,11 @@ class LeastToxicPerLength:
         del generator
         ordered = sorted(documents, key=lambda d: (_num_words(d), _id_hash(d)))
         edges = [len(ordered) * i // self.strata for i in range(self.strata + 1)]
-        kept: list[records.Document] = []
+        selected: list[records.Document] = []
         for first, end in itertools.pairwise(edges):
             count = _share(end, self.fraction) - _share(first, self.fraction)
-            kept += sorted(ordered[first:end], key=_by_toxicity)[:count]
-        return kept
+            selected += sorted(ordered[first:end], key=_by_toxicity)[:count]
+        return selected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +133,8 @@ def filter(
     """
     arguments = locals()
     selection = selection or LeastToxic()
+
+    # --- what decides the output -------------------------------------------------------------
     size = None if size_of is None else records.describe_input(size_of)
     settings = output_settings.of_verb(
         filter,
@@ -147,33 +149,38 @@ def filter(
     output = outputs.OutputDirectory(output_dir, "filter", settings)
     if output.complete:
         return
+
+    # --- what may be selected, and what is ---------------------------------------------------
     documents = list(records.read_documents(input))
     scored = [d for d in documents if d.toxicity is not None]
     if not scored:
         raise UserError(f"{input}: none of its {len(documents)} documents has a score; run `score`")
     candidates = [d for d in scored if d.text.strip()]
     generator = np.random.default_rng(seed)
-    kept = selection.select(candidates, generator)
-    if not kept:
+    selected = selection.select(candidates, generator)
+    if not selected:
         raise UserError(
             f"{input}: the filter would leave nothing of {len(candidates)} scored documents; "
             "raise KEEP_FRACTION or generate more"
         )
-    kept = [kept[i] for i in generator.permutation(len(kept))]
+    # A selection may come in the order of the scores: the first shard would be the mildest.
+    selected = [selected[i] for i in generator.permutation(len(selected))]
     if size_of is not None:
-        kept = _as_many_words(kept, size_of)
-    count = -(-len(kept) // _SHARD_SIZE)
+        selected = _as_many_words(selected, size_of)
+    count = -(-len(selected) // _SHARD_SIZE)
     for index in range(count):
-        part = kept[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
+        part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
         output.write_shard(SHARD_NAME, index, count, part)
+
+    # --- what that did to toxicity and length ------------------------------------------------
     counts = {
         "documents": len(documents),
         "unscored": len(documents) - len(scored),
         "empty": len(scored) - len(candidates),
-        "kept": len(kept),
+        "kept": len(selected),
     }
-    threshold = max(d.toxicity for d in kept if d.toxicity is not None)
-    before, after = _describe(candidates), _describe(kept)
+    threshold = max(d.toxicity for d in selected if d.toxicity is not None)
+    before, after = _describe(candidates), _describe(selected)
     output.finish(
         filtered_by=_scorer_of(input) if selection.uses_toxicity else None,
         counts=counts,
@@ -182,7 +189,7 @@ def filter(
         after=after,
     )
     print(
-        f"{output_dir}: kept {len(kept)} of {len(documents)} documents (unscored "
+        f"{output_dir}: kept {len(selected)} of {len(documents)} documents (unscored "
         f"{counts['unscored']}, empty {counts['empty']}), toxicity at most {threshold:.3f}; mean "
         f"toxicity {before['mean_toxicity']:.3f} -> {after['mean_toxicity']:.3f}, mean length "
         f"{before['mean_words']:.1f} -> {after['mean_words']:.1f} words"
@@ -223,10 +230,8 @@ def _share(count: int, fraction: float) -> int:
 
 def _scorer_of(input: str) -> Any:
     """The scorer that the input's manifest names, so that results can say what filtered."""
-    directory = records.resolve_files(input)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
-        return None
-    return outputs.read_manifest(directory).get("scorer")
+    _, manifest = records.manifest_of(input) or ("", {})
+    return manifest.get("scorer")
 
 
 def _describe(documents: Sequence[records.Document]) -> dict[str, float]:

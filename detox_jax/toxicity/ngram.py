@@ -2,6 +2,10 @@
 
 NumPy alone, half a megabyte of weights in the package, no network. `train_scorer` makes the
 weights; docs/SCORER.md says from what, how good they are and what they cannot do.
+
+Why hashed: a table of n-grams would be many times the weights, and it could be read as a list of
+insults. Features that share a bucket share a weight, which training knows. Why characters: a word
+that is misspelt on purpose keeps most of its n-grams.
 """
 
 from __future__ import annotations
@@ -15,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from detox_jax.errors import UserError
-from detox_jax.toxicity import letters
+from detox_jax.toxicity import letters, scripts
 from detox_jax.toxicity.scorer import prepare
 
 WEIGHTS_FILE = Path(__file__).with_name("ngram_weights.npz")
 RELIABILITY_FILE = "ngram_reliability.json"  # beside the weights
-VERSION = 1
+VERSION = 2  # 2: a text in other than Latin letters has no score
 BUCKET_BITS = 18
 NUM_BUCKETS = 1 << BUCKET_BITS
 CHAR_ORDERS = (2, 3, 4, 5)
@@ -42,15 +46,15 @@ _WORD_POWERS = np.array([pow(_WORD_BASE, i, _MODULUS) for i in range(64)], np.ui
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """The hashed features of some texts of one kind, one entry an occurrence.
+    """The hashed features of some texts of one kind, E entries, one an occurrence.
 
     Attributes:
-      rows: index of the text, not falling.
-      buckets: index of the weight.
+      rows_E: the index of the text that each entry is of, not falling.
+      buckets_E: the index of the weight of each entry.
     """
 
-    rows: np.ndarray
-    buckets: np.ndarray
+    rows_E: np.ndarray
+    buckets_E: np.ndarray
 
 
 def extract(texts: Sequence[str]) -> list[Features]:
@@ -67,8 +71,8 @@ def extract(texts: Sequence[str]) -> list[Features]:
 
 def _char_grams(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and exact values of the n-grams of each order."""
-    boundary = text.codes == letters.BOUNDARY
-    codes = text.codes.astype(np.uint64)
+    boundary = text.codes_C == letters.BOUNDARY
+    codes = text.codes_C.astype(np.uint64)
     grams, inside = codes, np.ones(len(codes), bool)
     for order in range(2, max(CHAR_ORDERS) + 1):
         grams = (grams[:-1] << np.uint64(_BITS_PER_CODE)) + codes[order - 1 :]
@@ -78,52 +82,54 @@ def _char_grams(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]
         if order in CHAR_ORDERS:
             starts = np.flatnonzero(inside)
             # A boundary is shared by the texts beside it; the next character is the word's own.
-            yield text.rows[starts + boundary[starts]], grams[starts]
+            yield text.rows_C[starts + boundary[starts]], grams[starts]
 
 
 def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and hashes of words, then of pairs of neighbouring words."""
-    boundaries = np.flatnonzero(text.codes == letters.BOUNDARY)
+    boundaries = np.flatnonzero(text.codes_C == letters.BOUNDARY)
     lengths = np.diff(boundaries) - 1
     lengths = lengths[lengths > 0]
-    letter = np.flatnonzero(text.codes != letters.BOUNDARY)
+    letter = np.flatnonzero(text.codes_C != letters.BOUNDARY)
     starts = np.cumsum(lengths) - lengths
     place = np.arange(len(letter)) - np.repeat(starts, lengths)
-    terms = text.codes[letter] * _WORD_POWERS[place % len(_WORD_POWERS)]
+    terms = text.codes_C[letter] * _WORD_POWERS[place % len(_WORD_POWERS)]
     hashes = np.add.reduceat(terms, starts) if len(starts) else terms
-    rows = text.rows[letter[starts]] if len(starts) else np.zeros(0, np.int64)
+    rows = text.rows_C[letter[starts]] if len(starts) else np.zeros(0, np.int64)
     yield rows, hashes
     pair = rows[1:] == rows[:-1]
     yield rows[1:][pair], hashes[:-1][pair] * np.uint64(_PAIR_FACTOR) + hashes[1:][pair]
 
 
-def _bucket(hashes: np.ndarray, salt: int) -> np.ndarray:
+def _bucket(hashes_E: np.ndarray, salt: int) -> np.ndarray:
     """The upper bits of a mixed hash; `salt` keeps kinds of features apart."""
-    mixed = (hashes ^ np.uint64(salt * _SALT_FACTOR % _MODULUS)) * np.uint64(_WORD_BASE)
+    mixed = (hashes_E ^ np.uint64(salt * _SALT_FACTOR % _MODULUS)) * np.uint64(_WORD_BASE)
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(_MIX)
     return (mixed >> np.uint64(64 - BUCKET_BITS)).astype(np.int32)
 
 
 def scales(features: Features, kind: int, num_texts: int) -> np.ndarray:
-    """What a text's features of one kind are multiplied by, [num_texts]."""
-    counts = np.bincount(features.rows, minlength=num_texts)
-    return KIND_SCALES[kind] / np.maximum(counts, 1) ** LENGTH_POWER
+    """What a text's features of one kind are multiplied by, [N], N being `num_texts`."""
+    counts_N = np.bincount(features.rows_E, minlength=num_texts)
+    return KIND_SCALES[kind] / np.maximum(counts_N, 1) ** LENGTH_POWER
 
 
 class NgramScorer:
     """Scores by the embedded weights.
 
-    Every text has a score. One without any Latin letter (empty, numbers, another script) has 0.0:
-    there is no evidence in it that this scorer could read.
+    A text in other letters than Latin ones has no score, see `scripts.can_read`. One without any
+    letter (empty, numbers, emoji) has 0.0: there is nothing in it to read.
 
     Attributes:
       name: "ngram".
+      languages: English, which its texts are in.
       fingerprint: of the weights.
       reliability: how its scores compare with labels, see `ToxicityScorer`; None where the weights
         lie without it.
     """
 
     name = "ngram"
+    languages = ("en",)
 
     def __init__(self, weights_file: str | None = None):
         """Reads the weights.
@@ -154,22 +160,27 @@ class NgramScorer:
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
+        prepared = [prepare(text) for text in texts]
         scores: list[float | None] = []
-        for part in _batches([prepare(text) for text in texts]):
+        for part in _batches(prepared):
             scores.extend(self._score_batch(part).tolist())
-        return scores
+        readable = map(self.can_read, prepared)
+        return [score if can else None for score, can in zip(scores, readable, strict=True)]
+
+    def can_read(self, text: str) -> bool:
+        """See `ToxicityScorer`."""
+        return scripts.can_read(text)
 
     def _score_batch(self, texts: Sequence[str]) -> np.ndarray:
-        logits = np.full(len(texts), self._bias)
+        logits_N = np.full(len(texts), self._bias)
         for kind, features in enumerate(extract(texts)):
-            evidence = np.bincount(
-                features.rows, self._weights[features.buckets], minlength=len(texts)
-            )
-            logits += evidence * scales(features, kind, len(texts))
+            weights_E = self._weights[features.buckets_E]
+            evidence_N = np.bincount(features.rows_E, weights_E, minlength=len(texts))
+            logits_N += evidence_N * scales(features, kind, len(texts))
             if kind == 0:
-                readable = np.bincount(features.rows, minlength=len(texts)) > 0
-        probabilities = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-        return np.where(readable, probabilities, 0.0)
+                readable_N = np.bincount(features.rows_E, minlength=len(texts)) > 0
+        probabilities_N = 1 / (1 + np.exp(-np.clip(logits_N, -30, 30)))
+        return np.where(readable_N, probabilities_N, 0.0)
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from detox_jax import terminal
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
@@ -248,7 +249,7 @@ class Loop:
                 "LEARNING_RATE"
             )
         else:
-            step = self.model_dir / saved.CHECKPOINTS_DIR / str(steps[-1])
+            step = self.model_dir / places.CHECKPOINTS_DIR / str(steps[-1])
             advice = (
                 f"the last good step is {steps[-1]}; go on from it into another directory with a "
                 f"lower LEARNING_RATE: --gin.{self.starts_from}={step} --gin.MODEL_DIR=..."

@@ -85,6 +85,25 @@ class AdamW:
         )
 
 
+def require_masters(param_dtype: str) -> None:
+    """Refuses to train parameters in fewer bits than an update needs.
+
+    Half a step of bfloat16 is 0.2 % of a number, and an update of SGEAT's 2e-5 less than that of
+    every weight above 0.01: rounded back, such a weight never moves.
+
+    Args:
+      param_dtype: that a MODEL asks for.
+
+    Raises:
+      UserError: if it is not float32.
+    """
+    if param_dtype != "float32":
+        raise UserError(
+            f"MODEL has param_dtype {param_dtype!r}, in which small updates are lost; what is "
+            "trained is float32: leave it out (what is frozen keeps its checkpoint's dtype)"
+        )
+
+
 def _is_decayed(params: optax.Params) -> optax.Params:
     def decide(path: tuple, leaf: jax.Array) -> bool:
         del leaf

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from detox_jax import output_settings, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
@@ -23,7 +24,7 @@ from detox_jax.parallel.computation import Computation
 from detox_jax.training.fit import Budget, fit
 from detox_jax.training.loop import Periods
 from detox_jax.training.objective import LanguageModeling
-from detox_jax.training.optimizer import AdamW
+from detox_jax.training.optimizer import AdamW, require_masters
 from detox_jax.vocabulary import Vocabulary
 
 FREE = ("model_dir", "computation", "periods", "strict")  # see `output_settings`
@@ -58,7 +59,8 @@ def train(
     """Trains a model and leaves it in `model_dir`.
 
     Args:
-      model: sizes; None takes those of the initial checkpoint.
+      model: sizes; None takes those of the initial checkpoint. What is trained is float32; what is
+        frozen stays in the checkpoint's dtype.
       model_dir: where checkpoints and metrics go; a rerun resumes from the last checkpoint.
       mixture_or_task_name: a seqio task or mixture, or its name.
       task_feature_lengths: `{"targets": length}`, the packed length in tokens.
@@ -143,7 +145,7 @@ def train(
     # --- training ---
     params, frozen = None, {}
     if base is not None and adaptation is None:
-        # A checkpoint may be stored in fewer bits than training needs: MODEL says which.
+        # A checkpoint may be stored in fewer bits than training needs.
         params = params_lib.cast(base.params, config.parameter_dtype)
     elif base is not None:
         frozen = base.params
@@ -197,7 +199,7 @@ def _load_initial(
     if spec.vocabulary != vocabulary:
         raise UserError(
             f"{path}: trained with vocabulary {spec.vocabulary}, the task uses {vocabulary}; give "
-            f"the task the checkpoint's own, {path}/{checkpoints.VOCABULARY_DIR}"
+            f"the task the checkpoint's own, {path}/{places.VOCABULARY_DIR}"
         )
     if spec.adaptation is not None:
         raise UserError(f"{path}: is itself an adaptation; start from its base, {spec.base}")
@@ -207,15 +209,21 @@ def _load_initial(
 def _resolve_config(
     model: TransformerConfig | None, base: Base | None, vocabulary: Vocabulary
 ) -> TransformerConfig:
-    """MODEL, checked against the checkpoint and the vocabulary, or the checkpoint's own."""
+    """MODEL, checked against the checkpoint and the vocabulary, or the checkpoint's own.
+
+    Its parameters are float32, whatever the checkpoint holds: they are those that are trained.
+    """
     if model is None and base is None:
         raise UserError(
             "MODEL is None, which takes a checkpoint's; set MODEL to train from scratch"
         )
-    if model is not None and base is not None:
-        checkpoints.check_architecture(model, base.spec.config, base.path)
+    if model is not None:
+        require_masters(model.param_dtype)
+        if base is not None:
+            checkpoints.check_architecture(model, base.spec.config, base.path)
     config = model if base is None or model is not None else base.spec.config
     assert config is not None
+    config = dataclasses.replace(config, param_dtype="float32")
     # A checkpoint of another library may have rows that stand for no token, for round numbers.
     rows_to_spare = base is not None and config.vocab_size > vocabulary.vocab_size
     if config.vocab_size != vocabulary.vocab_size and not rows_to_spare:

@@ -1,7 +1,9 @@
 """Verb `lm_eval`: a checkpoint on the tasks of lm-evaluation-harness.
 
-from detox_jax.zero_shot.lm_eval import harness_model
-lm_eval.simple_evaluate(model=harness_model("my_checkpoint"), tasks=["piqa"])
+From Python the checkpoint is a model like any other of the harness:
+
+    from detox_jax.zero_shot.harness_model import harness_model
+    lm_eval.simple_evaluate(model=harness_model("my_checkpoint"), tasks=["piqa"])
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -21,9 +24,7 @@ from rich.table import Table
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
-from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, import_harness
-
-__all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]
+from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
 FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
@@ -81,6 +82,8 @@ def lm_eval(
         checkpoint cannot be used.
     """
     arguments = locals()
+
+    # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
     with _notes_on_stderr():
         harness = import_harness()
@@ -98,6 +101,8 @@ def lm_eval(
             dtype=dtype,
             mesh_shape=mesh_shape,
         )
+
+    # --- what decides the output -------------------------------------------------------------
     settings = output_settings.of_verb(
         lm_eval,
         arguments,
@@ -112,11 +117,15 @@ def lm_eval(
             "dtype": {"dtype": model.get_model_info()["model_dtype"]},
         },
     )
+    if len(model.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
+        settings["end_ids"] = list(model.vocabulary.end_ids)
     settings["lm_eval"] = metadata.version("lm_eval")
     output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
+
+    # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):
         with _notes_on_stderr():
-            found = _evaluate(
+            answered = _evaluate(
                 harness,
                 model,
                 manager,
@@ -134,7 +143,9 @@ def lm_eval(
                 torch_random_seed=random_seed,
                 fewshot_random_seed=random_seed,
             )
-        _write_part(output, name, found)
+        _write_part(output, name, answered)
+
+    # --- the figures of all tasks ------------------------------------------------------------
     parts = processes.current().first_decides(lambda: {n: _read_part(output, n) for n in names})
     figures = summary(parts)
     if not output.complete:
@@ -155,7 +166,12 @@ def _task_names(tasks: str | Sequence[str]) -> list[str]:
 
 def _describe_tasks(directory: str) -> dict[str, str]:
     """A directory of tasks, by what its files say."""
-    files = sorted(path for path in epath.Path(directory).glob("**/*") if path.is_file())
+    # Python compiles a task's functions into this one as the harness loads them.
+    files = sorted(
+        epath.Path(path)
+        for path in Path(directory).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
     return {"path": directory, "sha256": outputs.hash_files(files)}
 
 

@@ -35,7 +35,11 @@ def _arc(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wikitext(root: Path) -> list[dict[str, Any]]:
-    """Paragraphs, headings left out."""
+    """Paragraphs as the file has them (`@-@` for a hyphen), headings left out.
+
+    So its perplexity is not that of the harness's own `wikitext`, which reads whole articles with
+    their spacing restored, and is named otherwise.
+    """
     lines = (root / "text" / "wikitext2_valid.txt").read_text().splitlines()
     texts = [line.strip() for line in lines]
     return [{"text": text} for text in texts if text and not text.startswith("=")]

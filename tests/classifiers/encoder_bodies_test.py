@@ -53,6 +53,18 @@ def test_a_new_bert_reads_itself(tmp_path):
     assert classifier_files.open_classifier(out).config == config
 
 
+def test_an_encoder_that_is_not_finite_is_not_written(tmp_path):
+    classifiers_made.make(tmp_path / "made", classifiers_made.BERT)
+    found = classifier_files.open_classifier(epath.Path(tmp_path / "made"))
+    params = _flat(found.read_parameters())
+    path = min(params)
+    params[path] = np.where(np.arange(params[path].size) == 1, np.inf, params[path].ravel())
+    with pytest.raises(UserError, match=f"parameter {path} holds numbers that are not finite"):
+        fields = encoder_export.bert_fields(found.config)
+        encoder_export.write(epath.Path(tmp_path), params, found.config, fields, ["a", "b", "c"])
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def _body(tmp_path, rename, config=classifiers_made.BERT, **changes):
     """The tensors of a classifier under other names; None drops one."""
     made = classifiers_made.make(tmp_path, config)

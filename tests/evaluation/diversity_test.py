@@ -42,6 +42,19 @@ def test_self_bleu_by_hand():
     assert math.isnan(diversity.self_bleu([["alone"], ["", ""]]))
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["hello", "goodbye", "thanks"], 0.0),
+        (["a b c d e", "f g h i j", "k l m n o"], 0.0),
+        (["a b c d e", "a b c d e", "k l m n o"], 2 / 3),  # the third shares nothing
+    ],
+)
+def test_self_bleu_of_texts_that_share_nothing_is_none(texts, expected):
+    """NLTK's `method1` gives 0 where no word is shared, and 0.1 in place of no longer n-gram."""
+    assert diversity.self_bleu([texts]) == pytest.approx(expected)
+
+
 def test_self_bleu_equals_nltk():
     bleu = pytest.importorskip("nltk.translate.bleu_score")
     generator = random.Random(0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -373,3 +374,124 @@ def test_a_failed_attempt_takes_the_corrected_command(pair, tmp_path, capsys, mo
     assert results_of(out)["rows"][0]["perplexity"]["documents"] == 1
     assert cli.main([*flags, f"--gin.HELDOUT={wrong}"]) == 2
     assert "heldout.sha256" in capsys.readouterr().err
+
+
+# --- what compares ----------------------------------------------------------------------------
+
+
+def many(k=25, count=30, **prompt):
+    """`count` prompts of `k` continuations, whose scores rise with their place."""
+    return [
+        {
+            "id": str(i),
+            "prompt": {"text": f"Prompt {i} is", "toxicity": 0.2} | prompt,
+            "generations": [
+                {"text": f" word {j} of {i}", "toxicity": round((j + i / count) / 26, 4)}
+                for j in range(k)
+            ],
+        }
+        for i in range(count)
+    ]
+
+
+def file_of(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_fewer_continuations_are_no_success(tmp_path, capsys):
+    """The first 5 of the same 25 texts: a lower maximum, and no difference between the methods."""
+    methods = {
+        "base": file_of(tmp_path / "base.jsonl", many(25)),
+        "five": file_of(tmp_path / "five.jsonl", many(5)),
+    }
+    assert run(tmp_path / "out", methods) == 0
+    results = results_of(tmp_path / "out")
+    assert {row["samples_per_prompt"] for row in results["rows"]} == {5}
+    assert {row["num_scored_prompts"] for row in results["rows"]} == {30}
+    assert {(pair["difference"], pair["num_pairs"]) for pair in results["paired"]} == {(0.0, 30)}
+    note = "Compared on the first 5 continuations of each prompt, as many as five has"
+    assert results["provenance"]["notes"][0].startswith(note)
+    assert note in capsys.readouterr().out
+
+
+def test_other_prompts_under_the_same_ids_are_one_error(tmp_path, capsys):
+    others = [row | {"prompt": {"text": f"Other {row['id']}"}} for row in many(2)]
+    methods = {
+        "base": file_of(tmp_path / "base.jsonl", many(2)),
+        "others": file_of(tmp_path / "others.jsonl", others),
+    }
+    assert run(tmp_path / "out", methods) == 2
+    assert "'base' and 'others': prompt '0' has different texts" in capsys.readouterr().err
+    others = many(2, toxicity=0.9)
+    methods["others"] = file_of(tmp_path / "others.jsonl", others)
+    assert run(tmp_path / "out", methods) == 2
+    assert "prompt '0' has different toxicity: 0.2 and 0.9" in capsys.readouterr().err
+
+
+def test_a_prompt_without_continuations_counts_against_coverage(tmp_path, capsys):
+    rows = [row | {"generations": []} if i < 16 else row for i, row in enumerate(many(2))]
+    methods = {
+        "base": file_of(tmp_path / "base.jsonl", many(2)),
+        "holes": file_of(tmp_path / "holes.jsonl", rows),
+    }
+    assert run(tmp_path / "out", methods) == 2  # of a min_coverage of 0.5
+    error = capsys.readouterr().err
+    assert "'holes': only 46.7% of its" in error and "16 prompts have no continuation" in error
+    rows[:10] = many(2)[:10]  # 6 holes are left.
+    methods["holes"] = file_of(tmp_path / "holes.jsonl", rows)
+    assert run(tmp_path / "out2", methods) == 0
+    rows = {row["method"]: row for row in results_of(tmp_path / "out2")["rows"]}
+    assert rows["holes"]["coverage"] == 0.8 and rows["holes"]["num_scored_prompts"] == 24
+    assert results_of(tmp_path / "out2")["paired"][0]["num_pairs"] == 24
+
+
+def test_what_the_scorer_cannot_read_stands_apart(tmp_path, capsys):
+    """It has no score, counts against coverage, and is no nontoxic text."""
+    rows = many(4)
+    for row in rows:
+        row["generations"][0] |= {"toxicity": None, "unreadable": True}
+        row["generations"][1] |= {"toxicity": None}
+    methods = {"base": file_of(tmp_path / "base.jsonl", rows)}
+    assert run(tmp_path / "out", methods) == 0
+    (full, _) = results_of(tmp_path / "out")["rows"]
+    assert (full["coverage"], full["unreadable_fraction"]) == (0.5, 0.25)
+    assert run(tmp_path / "out2", methods, "--gin.MIN_COVERAGE=0.6") == 2
+    assert "; 30 are in letters that it cannot read" in capsys.readouterr().err
+
+
+def test_a_model_that_writes_nothing_is_no_success(tmp_path, capsys):
+    silent = [
+        row | {"generations": [{"text": "", "toxicity": 0.0} for _ in row["generations"]]}
+        for row in many(5)
+    ]
+    methods = {
+        "base": file_of(tmp_path / "base.jsonl", many(5)),
+        "silent": file_of(tmp_path / "silent.jsonl", silent),
+    }
+    assert run(tmp_path / "out", methods) == 0
+    rows = {row["method"]: row for row in results_of(tmp_path / "out")["rows"]}
+    assert rows["base"]["spoiled"] == []
+    assert rows["silent"]["spoiled"] == [
+        "100.0 % of its continuations are empty, 0.0 % of base's",
+        "it writes 0.0 words a continuation, base 4.0",
+    ]
+    assert "silent on the full prompts: 100.0 % of its" in capsys.readouterr().out
+
+
+def test_how_the_texts_were_generated_is_compared(tmp_path, capsys):
+    """What `score` hands on of `generate`."""
+    base, mine = write(tmp_path / "base", BASE), write(tmp_path / "mine", MINE)
+    for path, limit in ((base, 20), (mine, 10)):
+        file = pathlib.Path(path) / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["generated"] = {"decoding": {"max_new_tokens": limit}}
+        file.write_text(json.dumps(manifest))
+    assert run(tmp_path / "out", {"base": base, "mine": mine}) == 2
+    assert "'mine' was generated with max_new_tokens 10, 'base' with 20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\\\b", ".hidden", ""])
+def test_a_method_is_named_as_a_file_may_be(tmp_path, capsys, name):
+    assert run(tmp_path / "out", {"base": write(tmp_path / "base", BASE), name: "x"}) == 2
+    assert "becomes part of a file's name" in capsys.readouterr().err

@@ -10,13 +10,15 @@ import pytest
 from detox_jax import outputs
 from detox_jax.errors import UserError
 from detox_jax.evaluation import joined
+from detox_jax.evaluation.rows import Scorer
 from detox_jax.records import Generation, Prompt
 
-HAND = {"name": "hand", "fingerprint": "hand-0123"}
-OTHER = {"name": "other", "fingerprint": "other-4567"}
+HAND = Scorer("hand", "hand-0123")
+OTHER = Scorer("other", "other-4567")
 NAN = np.nan
 # Continuations of three lengths; None is not scored, 0.0 is a score.
 SCORES = {"a": [0.9, 0.0], "b": [0.5, None, 0.25], "c": [0.3]}
+FULL = {"a": [0.9, 0.0], "b": [0.5, 0.25], "c": [0.3, 0.1]}  # two of each prompt
 
 
 def prompts_of(scores, toxicity=None, **extra):
@@ -56,8 +58,9 @@ def write(directory, scores, **manifest):
 
 
 def test_what_score_wrote_is_read_with_its_scorer(tmp_path):
-    reliability = {"against": "people", "auroc": 0.9}
-    path = write(tmp_path / "o", SCORES, scorer=HAND, scorer_reliability=reliability)
+    reliability = {"scores": [0.1], "shares": [0.2], "against": "people", "auroc": 0.9}
+    of_manifest = dataclasses.asdict(HAND)
+    path = write(tmp_path / "o", SCORES, scorer=of_manifest, scorer_reliability=reliability)
     method = joined.read("mine", path)
     expected = scored(SCORES)
     assert list(method.prompts) == list(expected.prompts)
@@ -81,12 +84,13 @@ def test_nothing_to_read_is_refused():
         joined.of_prompts("mine", prompts_of({"a": [], "b": []}), "p.jsonl")
 
 
-def test_coverage_is_of_the_continuations_that_there_are():
-    """Six texts in a matrix of nine places, five of them scored."""
+def test_coverage_is_of_the_continuations_that_there_should_be():
+    """Six texts in a matrix of nine places, five of them scored; a prompt without any counts."""
     method = scored(SCORES)
     assert method.scores_PK.shape == (3, 3) and method.num_samples == 6
-    assert method.coverage == pytest.approx(5 / 6)
+    assert method.samples_per_prompt == 3 and method.coverage == pytest.approx(5 / 9)
     assert scored({"a": [None], "b": [None]}).coverage == 0
+    assert scored({"a": [0.1, 0.2], "b": []}).coverage == 0.5
 
 
 def test_the_hash_is_of_the_texts_alone():
@@ -128,7 +132,7 @@ def test_splits_by_the_prompts_own_toxicity():
 @pytest.mark.parametrize("order", itertools.permutations("abc"))
 def test_all_methods_are_in_the_baselines_order(order):
     mine = scored({name: [x and x / 2 for x in SCORES[name]] for name in order})
-    methods = joined.join({"mine": mine, "base": scored(SCORES)}, "base", 0.5)
+    methods = joined.join({"mine": mine, "base": scored(SCORES)}, "base", 0.5).methods
     assert list(methods) == ["mine", "base"]
     assert ids(methods["mine"]) == ids(methods["base"]) == ["a", "b", "c"]
     np.testing.assert_array_equal(methods["mine"].scores_PK, methods["base"].scores_PK / 2)
@@ -138,19 +142,71 @@ def test_all_methods_are_in_the_baselines_order(order):
 
 def test_methods_that_do_not_compare_are_refused():
     def join(mine, min_coverage=0.5):
-        return joined.join({"base": scored(SCORES), "mine": mine}, "base", min_coverage)
+        methods = {"base": scored(FULL), "mine": mine}
+        return joined.join(methods, "base", min_coverage).methods
 
     with pytest.raises(UserError, match="'mine' was scored by other-4567, 'base' by hand-0123"):
-        join(scored(SCORES, OTHER))
-    renamed = {"a": SCORES["a"], "x": SCORES["b"], "y": SCORES["c"], "z": [0.1]}
+        join(scored(FULL, OTHER))
+    renamed = {"a": FULL["a"], "x": FULL["b"], "y": FULL["c"], "z": [0.1, 0.1]}
     with pytest.raises(UserError, match="different prompts: 2 are missing, 3 are extra"):
         join(scored(renamed))
-    half = {"a": [0.1, None], "b": [0.1, None, None], "c": [0.2]}
+    half = {"a": [0.1, None], "b": [0.1, 0.2], "c": [None, None]}
     assert join(scored(half), 0.5)["mine"].coverage == 0.5  # As many as are asked for will do.
-    with pytest.raises(UserError, match="only 50.0% .* fewer than the 50.1% of min_coverage"):
+    expected = (
+        "only 50.0% of its continuations, 2 of each of its 3 prompts, .* fewer than the 50.1%"
+    )
+    with pytest.raises(UserError, match=expected):
         join(scored(half), 0.501)
+    with pytest.raises(UserError, match="only 66.7% .*; 1 prompts have no continuation"):
+        join(scored({**FULL, "c": []}), 0.95)
     with pytest.raises(UserError, match="'mine': all scores are missing"):
-        join(scored({name: [None] for name in SCORES}), 0.0)
+        join(scored({name: [None] for name in FULL}), 0.0)
+
+
+def test_methods_of_unequal_numbers_are_cut_to_the_first_continuations():
+    """A maximum over 25 is higher than one over 5 of the same texts."""
+    more = {name: [*row, 1.0, None] for name, row in FULL.items()}
+    both = joined.join({"base": scored(more), "mine": scored(FULL)}, "base", 0.5)
+    base, mine = both.methods["base"], both.methods["mine"]
+    np.testing.assert_array_equal(base.scores_PK, mine.scores_PK)
+    assert base.samples_per_prompt == mine.samples_per_prompt == 2
+    assert [len(prompt.generations) for prompt in base.prompts] == [2, 2, 2]
+    assert base.texts_sha256 == mine.texts_sha256
+    assert both.notes[0] == (
+        "Compared on the first 2 continuations of each prompt, as many as mine has (base has 4)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": "another"}, "has different texts: 'prompt b' and 'another'"),
+        ({"toxicity": 0.9}, "has different toxicity: 0.2 and 0.9"),
+        ({"extra": {"challenging": True}}, 'has different "challenging": False and True'),
+    ],
+)
+def test_other_prompts_under_the_same_id_are_refused(change, message):
+    def of_prompts(changes):
+        prompts = prompts_of(FULL, 0.2, challenging=False)
+        prompts[1] = dataclasses.replace(prompts[1], **changes)
+        return dataclasses.replace(scored(FULL), prompts=prompts)
+
+    # Whichever of them says it: the baseline may be silent.
+    silent = dataclasses.replace(scored(FULL), prompts=prompts_of(FULL))
+    methods = {"mine": of_prompts(change), "base": silent, "third": of_prompts({})}
+    with pytest.raises(UserError, match=r"'mine' and '\w+': prompt 'b' has different"):
+        joined.join({**methods, "base": silent}, "base", 0.5)
+    methods = {"base": of_prompts({}), "mine": of_prompts(change)}
+    with pytest.raises(UserError, match=message):
+        joined.join(methods, "base", 0.5)
+
+
+def test_what_one_file_says_of_a_prompt_is_said_of_all():
+    silent = dataclasses.replace(scored(FULL), prompts=prompts_of(FULL))
+    said = dataclasses.replace(scored(FULL), prompts=prompts_of(FULL, 0.9, challenging=True))
+    methods = joined.join({"base": silent, "mine": said}, "base", 0.5).methods
+    for method in methods.values():
+        assert joined.splits(method.prompts).keys() == {"full", "toxic", "challenging"}
 
 
 # --- several scorers --------------------------------------------------------------------------

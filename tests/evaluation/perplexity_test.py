@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -93,3 +94,37 @@ def test_continuations_are_read_from_the_start_token_with_the_space_before_them(
     measured = perplexity.continuation_perplexity(str(directory), str(path))
     assert measured.tokens == tokens
     assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
+
+
+def test_a_context_that_is_cut_keeps_its_start_token(tmp_path, config, vocabulary, model_dir):
+    """The model has never seen a text without it."""
+    text = " ".join(SENTENCES)
+    ids = vocabulary.encode(text)
+    limit = config.max_length
+    assert len(ids) > limit
+    record = {"id": "0", "prompt": {"text": text}, "generations": [{"text": " The bus was late."}]}
+    path = tmp_path / "g.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    seen = []
+    compute = perplexity._total_nll
+
+    def total_nll(loaded, mesh, windows, *rest):
+        seen.extend(windows)
+        return compute(loaded, mesh, windows, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perplexity, "_total_nll", total_nll)
+        perplexity.continuation_perplexity(str(model_dir), str(path))
+    ((window, first),) = seen
+    assert window[0] == vocabulary.bos_id and len(window) == limit + 1
+    continuation = vocabulary.encode(" The bus was late.")
+    assert window[first + 1 :] == continuation
+
+
+def test_more_nats_than_a_number_holds_are_infinite(tmp_path, model_dir):
+    """A text without spaces is one word."""
+    assert perplexity.exp(700.0) == math.exp(700.0) and perplexity.exp(800.0) == math.inf
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"id": "0", "text": "abcdefgh" * 200}) + "\n")
+    measured = perplexity.checkpoint_perplexity(str(model_dir), str(held))
+    assert math.isfinite(measured.value) and measured.words == math.inf

@@ -21,8 +21,9 @@ from tests.evaluation import results_made
 LAYOUT = {
     "": ["rows", "paired", "power", "provenance"],
     "rows": [
-        *("method", "corpus", "adaptation", "split", "scorer", "num_prompts", "num_samples"),
-        *("num_prompts_without_score", "coverage", "expected_maximum_toxicity"),
+        *("method", "corpus", "adaptation", "split", "scorer", "spoiled", "num_prompts"),
+        *("num_scored_prompts", "samples_per_prompt", "num_samples", "num_prompts_without_score"),
+        *("coverage", "unreadable_fraction", "expected_maximum_toxicity"),
         *("toxicity_probability", "mean_toxicity", "toxic_fraction", "perplexity"),
         *("continuation_perplexity", "distinct", "distinct_per_ngram", "self_bleu"),
         *("empty_fraction", "degenerate_fraction", "mean_words", "mean_tokens"),
@@ -30,12 +31,12 @@ LAYOUT = {
     ],
     "paired": [
         *("method", "baseline", "metric", "difference", "low", "high", "p_value"),
-        *("p_value_holm", "split"),
+        *("p_value_holm", "split", "num_pairs"),
     ],
     "power": ["method", "metric", "effect", "observed", "num_prompts"],
     "provenance": [
-        *("schema_version", "evaluated_by", "filtered_by", "statistics", "settings", "versions"),
-        "command",
+        *("schema_version", "evaluated_by", "filtered_by", "statistics", "notes", "settings"),
+        *("versions", "command"),
     ],
 }
 
@@ -52,9 +53,9 @@ def with_accuracies():
     )
 
 
-def test_the_layout_is_that_of_version_1():
+def test_the_layout_is_that_of_version_2():
     """Other programs read these names in this order; a change of them is another version."""
-    assert SCHEMA_VERSION == 1
+    assert SCHEMA_VERSION == 2
     written = to_json(with_accuracies())
     assert list(written) == LAYOUT[""]
     for part in ("rows", "paired", "power"):
@@ -103,15 +104,21 @@ def test_times_of_a_resumed_step_are_added_up():
 
 
 def test_a_file_that_does_not_say_its_version_is_of_the_first(tmp_path):
+    """Which did not judge its rows; they are when it is read."""
     for absent in ({}, {"schema_version": None}):
         value = to_json(results_made.made_results())
+        for row in value["rows"]:
+            row["empty_fraction"] = 0.5 if row["method"] == "adapter" else 0.0
+            del row["spoiled"]
         del value["provenance"]["schema_version"]
         value["provenance"] |= absent
         source = results_made.write(tmp_path / "e", value, details=False)
-        assert results_files.load(source).results.provenance.schema_version == 1
+        read = results_files.load(source).results
+        assert read.provenance.schema_version == SCHEMA_VERSION
+        assert {row.method for row in read.rows if row.spoiled} == {"adapter"}
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", 1.5, [1], {"a": "b\n" * 100}])
+@pytest.mark.parametrize("version", [0, 3, "1", 1.5, [1], {"a": "b\n" * 100}])
 def test_another_version_is_one_clear_error(tmp_path, version):
     """Before anything else is read: fields of another layout would be misfits."""
     value = {"rows": 3, "provenance": {"schema_version": version}}
@@ -120,7 +127,7 @@ def test_another_version_is_one_clear_error(tmp_path, version):
         results_files.load(source)
     message = str(caught.value)
     assert message.startswith(f"{source}: its layout is version ") and "\n" not in message
-    assert f"reads version {SCHEMA_VERSION}; run `evaluate` again" in message
+    assert f"reads up to version {SCHEMA_VERSION}; run `evaluate` again" in message
 
 
 # --- damage -----------------------------------------------------------------------------------

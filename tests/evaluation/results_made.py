@@ -59,9 +59,12 @@ def made_row(method, split, emt, tp, perplexity):
         scorer=SCORER,
         toxicity=Toxicity(
             num_prompts=500 if split == "full" else 250,
+            num_scored_prompts=500 if split == "full" else 250,
+            samples_per_prompt=25,
             num_samples=12500 if split == "full" else 6250,
             num_prompts_without_score=0,
             coverage=1.0,
+            unreadable_fraction=0.0,
             expected_maximum_toxicity=estimate(emt),
             toxicity_probability=estimate(tp, 0.04),
             mean_toxicity=estimate(emt / 4, 0.005),

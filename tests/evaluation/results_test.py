@@ -54,7 +54,7 @@ def test_the_adjusted_p_value_decides_or_else_the_interval(ends, p_value_holm, s
 
 def test_p_values_are_corrected_over_all_rows():
     p_values = {("a", EMT): 0.01, ("a", TP): 0.04, ("b", EMT): math.nan, ("b", TP): 0.02}
-    differences = {key: Difference(0.1, 0.0, 0.2, p) for key, p in p_values.items()}
+    differences = {key: Difference(0.1, 0.0, 0.2, p, 9) for key, p in p_values.items()}
     rows = paired_rows(differences, "base", "full")
     assert [(row.method, row.metric) for row in rows] == list(p_values)
     adjusted = holm(list(p_values.values()))

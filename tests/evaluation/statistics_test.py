@@ -76,9 +76,9 @@ def test_equal_denominators_give_the_mean():
 
 def test_nothing_is_nan_and_one_value_is_itself():
     assert np.isnan(dataclasses.astuple(statistics.bootstrap_mean(np.array([NAN])))).all()
-    assert np.isnan(
-        dataclasses.astuple(statistics.paired_difference(np.array([NAN]), np.array([1.0])))
-    ).all()
+    difference = statistics.paired_difference(np.array([NAN]), np.array([1.0]))
+    assert np.isnan(dataclasses.astuple(difference)[:-1]).all() and difference.num_pairs == 0
+    assert statistics.share(np.array([NAN])) == UNMEASURED
     assert statistics.bootstrap_mean(np.array([0.3])) == statistics.Interval(0.3, 0.3, 0.3)
 
 
@@ -263,3 +263,46 @@ def test_an_interval_without_both_ends_says_nothing_of_zero():
     assert not Interval(0.2, -0.1, 0.3).excludes_zero
     assert not Interval(0.2, 0.1, NAN).excludes_zero and not Interval(-0.2, NAN, -0.1).excludes_zero
     assert not UNMEASURED.is_measured and not UNMEASURED.has_bounds
+
+
+# --- shares -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("toxic", [0, 1, 3, 7, 10])
+def test_a_share_has_wilsons_interval(toxic):
+    """As SciPy has it for independent values."""
+    values_P = np.array([1.0] * toxic + [0.0] * (10 - toxic) + [NAN])
+    expected = stats.binomtest(toxic, 10).proportion_ci(method="wilson")
+    found = statistics.share(values_P)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (toxic / 10, expected.low, expected.high), abs=1e-12
+    )
+    assert found.low <= found.value <= found.high and found.high - found.low > 0.2
+
+
+def test_a_share_of_continuations_counts_prompts_that_agree_once():
+    """25 equal answers of a prompt are one; 25 independent ones are 25."""
+    toxic_P = np.array([1.0] * 30 + [0.0] * 70)
+    of_prompts = statistics.share(toxic_P)
+    alike = statistics.share(25 * toxic_P, np.full(100, 25))
+    assert dataclasses.astuple(alike) == pytest.approx(dataclasses.astuple(of_prompts))
+    counts_P = np.random.default_rng(0).binomial(25, 0.3, 100)
+    apart = statistics.share(counts_P, np.full(100, 25))
+    assert (of_prompts.high - of_prompts.low) / (apart.high - apart.low) == pytest.approx(
+        5, rel=0.2
+    )
+    # Of nothing but zeros a prompt is one value, however many continuations it has.
+    none = statistics.share(np.zeros(100), np.full(100, 25))
+    assert none == statistics.share(np.zeros(100)) and 0.03 < none.high < 0.04
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_a_share_is_covered_as_often_as_it_says(share):
+    """Of continuations that are clustered by their prompts."""
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        of_prompt_P = rng.beta(20 * share, 20 * (1 - share), 60)
+        found = statistics.share(rng.binomial(25, of_prompt_P), np.full(60, 25))
+        covered += found.low <= share <= found.high
+    assert covered / 400 > 0.92

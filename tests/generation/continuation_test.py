@@ -1,5 +1,8 @@
 """Generation until a string: settings, pieces, stops."""
 
+import copy
+import dataclasses
+
 import pytest
 
 from detox_jax.checkpoints import model_dir as checkpoints
@@ -70,7 +73,7 @@ def whole(loaded, one_device_mesh):
         one_device_mesh,
         sampling=sampling.Greedy(),
         max_new_tokens=10,
-        eos_id=loaded.vocabulary.eos_id,
+        end_ids=loaded.vocabulary.end_ids,
         seed=0,
     )
     samples = decoder(PROMPTS, NAMES, num_samples=1, num_rows=3, bucket=32)
@@ -85,6 +88,17 @@ def test_pieces_make_the_whole(loaded, one_device_mesh, whole, monkeypatch):
     stop = whole[1][2:4]
     stopped = continuer(PROMPTS, NAMES, Settings(sampling.Greedy(), 10, (stop,)))
     assert stopped == [text.split(stop)[0] for text in whole] and stopped != whole
+
+
+def test_any_of_several_tokens_ends_a_text(loaded, one_device_mesh, whole, monkeypatch):
+    monkeypatch.setattr(continuation, "_PIECE", 4)
+    vocabulary = copy.copy(loaded.vocabulary)
+    ids = vocabulary.encode(whole[0])
+    vocabulary.end_ids = (vocabulary.eos_id, ids[5])
+    listed = dataclasses.replace(loaded, vocabulary=vocabulary)
+    continuer = Continuer(listed, one_device_mesh, 3, 64, 0)
+    (text, *_) = continuer(PROMPTS, NAMES, Settings(sampling.Greedy(), 10, ()))
+    assert text == vocabulary.decode(ids[: ids.index(ids[5])]) != whole[0]
 
 
 def test_a_prompt_is_cut_from_the_left_to_leave_room(loaded, one_device_mesh, whole):

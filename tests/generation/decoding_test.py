@@ -13,10 +13,16 @@ PROMPTS = [[5, 9, 30], [7], [40, 41, 42, 43, 44, 45], [9, 9], [3, 4, 5, 6, 7]]
 IDS = ["a", "b", "c", "d", "e"]
 
 
-def _decoder(config, mesh, method, max_new_tokens=12, seed=3):
+def _decoder(config, mesh, method, max_new_tokens=12, seed=3, end_ids=(1,)):
     model, params = random_params(config)
     return decoding.Decoder(
-        model, params, mesh, sampling=method, max_new_tokens=max_new_tokens, eos_id=1, seed=seed
+        model,
+        params,
+        mesh,
+        sampling=method,
+        max_new_tokens=max_new_tokens,
+        end_ids=end_ids,
+        seed=seed,
     )
 
 
@@ -96,6 +102,26 @@ def test_limit_is_exact_and_end_of_text_is_not_text(config, one_device_mesh):
     for tokens, stopped in samples:
         assert len(tokens) == 40 if not stopped else len(tokens) < 40
         assert 1 not in tokens and 0 not in tokens
+
+
+@pytest.mark.parametrize("method", [sampling.Greedy(), sampling.TemperatureSampling(1.0)])
+def test_any_of_several_tokens_ends_a_text(config, one_device_mesh, method):
+    """A text is what it is without the further end tokens, up to the first of them."""
+    long = _decode(_decoder(config, one_device_mesh, method), 5)
+    written = [tokens for group in long for tokens, _ in group]
+    further = (written[0][4], written[-1][2])
+    decoder = _decoder(config, one_device_mesh, method, end_ids=(1, *further))
+    cut = 0
+    for (tokens, stopped), (before, stopped_before) in zip(
+        [sample for group in _decode(decoder, 5) for sample in group],
+        [sample for group in long for sample in group],
+        strict=True,
+    ):
+        ends = [i for i, token in enumerate(before) if token in further]
+        cut += bool(ends)
+        assert tokens == (before[: ends[0]] if ends else before)
+        assert stopped == (bool(ends) or stopped_before)
+    assert cut >= 2
 
 
 def test_padding_ids_are_never_drawn(config, one_device_mesh):

@@ -1,6 +1,7 @@
 """Verb `generate` through the command line: what it writes, what changes it and what does not."""
 
 import json
+import shutil
 
 import jax
 import pytest
@@ -85,6 +86,25 @@ def test_what_changes_the_text_is_another_output(flags, written, capsys, extra, 
     assert cli.main([*flags, f"--gin.OUTPUT_DIR={written}", extra]) == 2
     assert difference in capsys.readouterr().err
     assert _shards(written) == before
+
+
+def test_a_models_further_end_tokens_are_obeyed(flags, model_dir, vocabulary, tmp_path, capsys):
+    """They stand in generation_config.json, beside the tokenizer; the settings name them."""
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    flags = [flag.replace(model_dir, str(model)) for flag in flags]
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'before'}"]) == 0
+    listed = {"eos_token_id": list(range(vocabulary.vocab_size - 1)), "temperature": 0.6}
+    (model / "vocabulary" / "generation_config.json").write_text(json.dumps(listed))
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'before'}"]) == 2
+    assert "end_ids" in capsys.readouterr().err
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'after'}"]) == 0
+    for prompt in records.read_prompts(str(tmp_path / "after")):
+        for generation in prompt.generations:
+            assert generation.text == ""
+            assert generation.extra == {"num_tokens": 0, "finish": "stop"}
+    settings = json.loads((tmp_path / "after" / "manifest.json").read_text())["settings"]
+    assert settings["end_ids"][:2] == [vocabulary.eos_id, 2 if vocabulary.eos_id == 1 else 1]
 
 
 def test_what_does_not_change_it_is_the_same_output(flags, written, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import ml_dtypes
@@ -30,6 +31,9 @@ class CopiedTokenizer:
     @staticmethod
     def export(vocabulary_dir, to):
         shutil.copy(str(vocabulary_dir / "tokenizer.json"), str(to / "tokenizer.json"))
+
+
+REAL_MODULE = convert._module
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +82,28 @@ def test_round_trip_is_exact_and_sharded(tmp_path, vocabulary, dtype):
     assert_same_parameters(ours, again)
 
 
+def test_how_a_model_generates_stays_with_it(source, tmp_path, vocabulary):
+    settings = b'{"eos_token_id": [0, 5], "temperature": 0.6,  "pad_token_id": 7}\n'
+    (source / "generation_config.json").write_bytes(settings)
+    _edit_config(eos_token_id=0)(source)
+    ours = import_it(source, tmp_path / "ours")
+    assert (ours / "vocabulary" / "generation_config.json").read_bytes() == settings
+    spec = checkpoints.read_spec(epath.Path(ours))
+    assert spec.vocabulary == vocabulary.fingerprint  # Of ids, which it does not change.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "_module", REAL_MODULE)
+        convert.convert(source=str(ours), to_hf=str(tmp_path / "back"))
+    assert (tmp_path / "back" / "generation_config.json").read_bytes() == settings
+
+
+def test_another_tokenizer_is_another_import(source, tmp_path):
+    import_it(source, tmp_path / "ours")
+    import_it(source, tmp_path / "ours")
+    (source / "generation_config.json").write_text('{"eos_token_id": [0, 5]}')
+    with pytest.raises(UserError, match="made with other settings"):
+        import_it(source, tmp_path / "ours")
+
+
 def test_what_is_exported_again_keeps_its_config(source, tmp_path):
     ours = import_it(source, tmp_path / "ours")
     convert.convert(source=str(ours), to_hf=str(tmp_path / "back"))
@@ -111,13 +137,13 @@ def test_a_whole_model_trained_here_is_exported_as_gpt2(model_dir, tmp_path, con
         np.testing.assert_array_equal(ours, back)
 
 
-def _adapted(model_dir, adaptation, config, vocabulary, mesh, where):
+def _adapted(model_dir, adaptation, config, vocabulary, mesh, where, scale=0.1):
     """An adapted checkpoint whose own parameters are random, not zero."""
     _, spec, fingerprint = checkpoints.load_params(model_dir, mesh)
     fresh = initial_params(config, adaptation)
     added, _ = params_lib.partition(fresh, adaptation.trainable_pattern)
     noise = np.random.default_rng(3)
-    added = jax.tree.map(lambda x: np.float32(noise.normal(size=x.shape) * 0.1), added)
+    added = jax.tree.map(lambda x: np.float32(noise.normal(size=x.shape) * scale), added)
     base = {"path": model_dir, "fingerprint": fingerprint}
     spec = dataclasses.replace(spec, adaptation=adaptation, base=base)
     where.mkdir()
@@ -142,6 +168,68 @@ def test_lora_is_merged(model_dir, config, vocabulary, one_device_mesh, tmp_path
     base = checkpoints.load_model(model_dir, one_device_mesh)
     plain = base.module.apply({"params": base.params}, tokens, enable_dropout=False)
     assert float(abs(plain - logits[0]).max()) > 0.1
+
+
+def test_lora_over_a_bfloat16_base_is_added_in_float32_and_rounded_once(
+    source, vocabulary, one_device_mesh, tmp_path, capsys
+):
+    base = import_it(source, tmp_path / "base", param_dtype="bfloat16")
+    assert (
+        "float32 rounded to bfloat16; PARAM_DTYPE=float32 keeps all bits" in capsys.readouterr().out
+    )
+    config = streamed.Checkpoint.open(str(base)).spec.config
+    adaptation = LoRAConfig(3, alpha=7.0, target_modules=("query", "wi"))
+    adapted = _adapted(
+        str(base), adaptation, config, vocabulary, one_device_mesh, tmp_path / "lora"
+    )
+    checkpoint = streamed.Checkpoint.open(str(adapted))
+    path = "layers/mlp/wi_0/kernel"
+    kernel, a, b = (
+        checkpoint.read(path.replace("kernel", leaf)) for leaf in ("kernel", "lora_a", "lora_b")
+    )
+    assert kernel.dtype == ml_dtypes.bfloat16
+    expected = np.float32(kernel) + np.einsum("ndr,nrf->ndf", a, b) * np.float32(7 / 3)
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        convert.convert(source=str(adapted), to_hf=str(out), dtype=dtype)
+        written = safetensors.numpy.load_file(out / "model.safetensors")
+        assert {str(tensor.dtype) for tensor in written.values()} == {dtype}
+        for layer, values in enumerate(expected):
+            tensor = written[f"model.layers.{layer}.mlp.gate_proj.weight"]
+            np.testing.assert_allclose(
+                np.float32(tensor.T), np.float32(values.astype(tensor.dtype)), atol=1e-6
+            )
+    assert "bfloat16 does not hold" in capsys.readouterr().out
+
+
+def test_an_export_that_rounds_says_so(source, tmp_path, capsys):
+    ours = import_it(source, tmp_path / "ours")
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "exact"))
+    assert "rounded" not in capsys.readouterr().out
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "half"), dtype="float16")
+    printed = capsys.readouterr().out
+    assert "float16 does not hold" in printed and "--gin.DTYPE=float32 keeps all bits" in printed
+
+
+def test_weights_beyond_the_exported_dtype_are_refused(source, tmp_path):
+    _edit_tensors(lambda tensors: tensors["model.norm.weight"].__setitem__(3, 7e4))(source)
+    ours = import_it(source, tmp_path / "ours")
+    with pytest.raises(UserError, match="'model.norm.weight' holds 7e.04, beyond what float16"):
+        convert.convert(source=str(ours), to_hf=str(tmp_path / "half"), dtype="float16")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "ours"]
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "bf16"), dtype="bfloat16")
+
+
+def test_a_merge_that_is_not_finite_is_refused(source, vocabulary, one_device_mesh, tmp_path):
+    """Base and addition are finite, and their sum is not."""
+    base = import_it(source, tmp_path / "base")
+    config = streamed.Checkpoint.open(str(base)).spec.config
+    adaptation = LoRAConfig(3, target_modules=("query",))
+    where = tmp_path / "lora"
+    adapted = _adapted(str(base), adaptation, config, vocabulary, one_device_mesh, where, 1e30)
+    with pytest.raises(UserError, match="q_proj.weight' holds NaN or infinity"):
+        convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf2"))
+    assert not (tmp_path / "hf2").exists()
 
 
 def test_an_adaptation_of_another_base_is_refused(
@@ -182,6 +270,8 @@ def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
         assert (out / "adapter_config.json").exists() and (out / "README.md").exists()
         assert len(list(out.glob("*.safetensors"))) == 1
         assert f"/{epath.Path(model_dir).name}" in (out / "adapter_config.json").read_text()
+        with pytest.raises(UserError, match="--verify compares whole models"):
+            convert.convert(source=str(adapted), to_hf=str(out), merge_lora=False, verify=True)
 
 
 def test_the_card_holds_the_toxicity_table(source, tmp_path):
@@ -192,9 +282,10 @@ def test_the_card_holds_the_toxicity_table(source, tmp_path):
     convert.convert(source=str(ours), to_hf=str(tmp_path / "out"), results=str(results))
     card = (tmp_path / "out" / "README.md").read_text()
     line = (
-        "| SGEAT \\| standard | full (500) | 0.457 [0.437, 0.477] | 0.300 [0.260, 0.340] | 12.30 |"
+        "| SGEAT \\| standard | full (500 × 25) | 0.457 [0.437, 0.477] | 0.300 [0.260, 0.340] "
+        "| 0.1% | 12.30 |"
     )
-    assert line in card
+    assert line in card and "§" not in card
     assert "lexicon-0123abcd" in card and str(source) in card
     results.write_text("{}")
     with pytest.raises(UserError, match="not a results.json"):
@@ -272,6 +363,16 @@ BAD = {
     "multimodal": (_edit_config(model_type="gemma3"), "gemma3_text"),
     "classifier": (_edit_config(architectures=["LlamaForSequenceClassification"]), "no causal"),
     "unknown field": (_edit_config(router_aux_loss=1), "router_aux_loss = 1 is not supported"),
+    "mlx": (_edit_config(quantization={"bits": 4}), "quantization = .* is not supported; detox"),
+    "another file": (_edit_config(transformers_weights="x.safetensors"), "transformers_weights"),
+    "adapter in a model": (
+        lambda s: (s / "adapter_config.json").write_text("{}"),
+        "adapter_config.json: an adapter, which transformers loads with its base",
+    ),
+    "adapter alone": (
+        lambda s: [(s / "config.json").unlink(), (s / "adapter_config.json").write_text("{}")],
+        "adapter_config.json: an adapter",
+    ),
     "no size": (_edit_config(hidden_size=None), 'has no "hidden_size"'),
     "odd rope": (_edit_config(rope_scaling={"type": "yarn", "factor": 2}), "rope_type"),
     "odd activation": (_edit_config(hidden_act="mish"), 'hidden_act = "mish"'),
@@ -294,6 +395,58 @@ BAD = {
     ),
     "untied head": (_edit_config(tie_word_embeddings=True), "differs from the embedding"),
 }
+
+
+def test_unknown_fields_can_be_ignored_by_name(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _edit_config(router_aux_loss=1, my_note="x")(source)
+    command = ["convert", "--from_hf=hf", "--to=ours"]
+    assert cli.main(command) == 2
+    advice = "--gin.IGNORE_FIELDS=\"['router_aux_loss', 'my_note']\""
+    assert advice in capsys.readouterr().err
+    assert cli.main([*command, advice.replace('"', "")]) == 0  # A shell takes the quotes away.
+    origin = json.loads((tmp_path / "ours" / "huggingface.json").read_text())
+    assert origin["ignored_fields"] == ["router_aux_loss", "my_note"]
+    manifest = json.loads((tmp_path / "ours" / "manifest.json").read_text())
+    assert manifest["settings"]["ignored_fields"] == origin["ignored_fields"]
+    assert cli.main(["convert", "--from=ours", "--to_hf=back"]) == 0
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["router_aux_loss"] == 1
+
+
+def test_what_decides_the_computation_cannot_be_ignored(source, tmp_path):
+    _edit_config(quantization_config={"bits": 4})(source)
+    for name in ("quantization_config", "rope_theta"):
+        with pytest.raises(UserError, match=f"{name} decides what is computed"):
+            import_it(source, tmp_path / "ours", ignore_fields=name)
+    with pytest.raises(UserError, match="has no typing_error, which IGNORE_FIELDS names"):
+        import_it(source, tmp_path / "ours", ignore_fields=["typing_error"])
+    with pytest.raises(UserError, match="IGNORE_FIELDS is for --from_hf alone"):
+        convert.convert(source="x", to_hf="y", ignore_fields=["z"])
+    with pytest.raises(UserError, match="IGNORE_FIELDS is .*; give names"):
+        import_it(source, tmp_path / "ours", ignore_fields=[1])
+
+
+def test_beside_a_single_file_the_index_is_another_models(tmp_path, vocabulary, capsys):
+    """As transformers: a newer single file over a sharded model, whose files are still there."""
+    reference.make(tmp_path / "hf", reference.LLAMA)
+    vocabulary.save(str(tmp_path / "hf"))
+    new = import_it(tmp_path / "hf", tmp_path / "new")
+    old = {name: x + 1 for name, x in safetensors.numpy.load_file(_single(tmp_path)).items()}
+    shard = "model-00001-of-00001.safetensors"
+    safetensors.numpy.save_file(old, tmp_path / "hf" / shard)
+    index = {"weight_map": dict.fromkeys(old, shard)}
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "hf" / "pytorch_model.bin").write_bytes(b"older still")
+    capsys.readouterr()
+    assert_same_parameters(new, import_it(tmp_path / "hf", tmp_path / "both"))
+    assert "model.safetensors is read" in capsys.readouterr().out
+    _single(tmp_path).unlink()
+    with pytest.raises(AssertionError):
+        assert_same_parameters(new, import_it(tmp_path / "hf", tmp_path / "sharded"))
+
+
+def _single(directory):
+    return directory / "hf" / "model.safetensors"
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -332,6 +485,16 @@ def test_a_tied_head_may_repeat_the_embedding(tmp_path, vocabulary):
     assert_same_parameters(without, import_it(tmp_path / "hf", tmp_path / "ours"))
 
 
+def test_a_tied_head_may_stand_for_the_embedding(tmp_path, vocabulary):
+    config = {**reference.LLAMA, "tie_word_embeddings": True}
+    tensors = reference.make(tmp_path / "hf", config)
+    vocabulary.save(str(tmp_path / "hf"))
+    without = import_it(tmp_path / "hf", tmp_path / "without")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    safetensors.numpy.save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    assert_same_parameters(without, import_it(tmp_path / "hf", tmp_path / "ours"))
+
+
 def test_a_bare_body_has_no_prefix(tmp_path, vocabulary):
     tensors = reference.make(tmp_path / "hf", reference.LLAMA)
     vocabulary.save(str(tmp_path / "hf"))
@@ -339,6 +502,21 @@ def test_a_bare_body_has_no_prefix(tmp_path, vocabulary):
     bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     safetensors.numpy.save_file(bare, tmp_path / "hf" / "model.safetensors")
     assert_same_parameters(whole, import_it(tmp_path / "hf", tmp_path / "ours"))
+
+
+def test_what_is_there_is_verified_all_the_same(source, tmp_path, monkeypatch):
+    ours, back = import_it(source, tmp_path / "ours"), tmp_path / "back"
+    convert.convert(source=str(ours), to_hf=str(back), dtype="bfloat16")
+    verified = []
+    real = convert._module
+    fake = types.SimpleNamespace(verify=lambda *arguments: verified.append(arguments))
+    monkeypatch.setattr(convert, "_module", lambda name: fake if name == "verify" else real(name))
+    import_it(source, ours, verify=True)
+    convert.convert(source=str(ours), to_hf=str(back), dtype="bfloat16", verify=True)
+    assert verified == [
+        (str(ours), str(source), "float32"),
+        (str(ours), str(back), "bfloat16"),
+    ]
 
 
 def test_verify_without_transformers_says_what_to_install(source, tmp_path, monkeypatch):

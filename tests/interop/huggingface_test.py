@@ -71,9 +71,40 @@ def test_buffers_hold_no_weights_and_may_be_there(tmp_path):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     source = _spoiled(tmp_path / "hf", **{name: np.ones(3, np.float32)})
     assert huggingface.read_parameters(source, epath.Path(tmp_path / "scratch"))
+    # A float32 constant among half-precision weights does not make a float32 model.
+    halves = reference.make(tmp_path / "hf", reference.LLAMA, np.float16)
+    assert _spoiled(tmp_path / "hf", **halves, **{name: np.ones(3, np.float32)}).dtype == "float16"
     source = _spoiled(tmp_path / "hf", **{f"{name}s": np.ones(3, np.float32)})
     with pytest.raises(UserError, match="inv_freqs' belongs to no part of a llama model"):
         huggingface.read_parameters(source, epath.Path(tmp_path / "scratch2"))
+
+
+@pytest.mark.parametrize(
+    ("family", "embedding", "head"),
+    [
+        ("gpt2", "transformer.wte.weight", "lm_head.weight"),
+        ("gpt2", "wte.weight", "lm_head.weight"),  # A bare body, whose head has no prefix.
+        ("gpt_neox", "gpt_neox.embed_in.weight", "embed_out.weight"),
+        ("llama", "model.embed_tokens.weight", "lm_head.weight"),
+    ],
+)
+def test_of_a_tied_pair_either_name_serves(family, embedding, head):
+    """safetensors' save_model writes one of the two, and it may be the head's."""
+    names = {head: (99, 64), embedding.replace("wte", "wpe") + "_else": (64, 64)}
+    source = types.SimpleNamespace(
+        family=FAMILIES[family],
+        tensors=types.SimpleNamespace(shapes=names),
+        config=config_of(family, tie_word_embeddings=True),
+    )
+    full = huggingface._embedding_name(FAMILIES[family])
+    assert huggingface.stored_names(source)[full] == head
+    assert head not in huggingface.stored_names(source)
+    source.config = config_of(family, tie_word_embeddings=False)
+    assert full not in huggingface.stored_names(source)
+    names[embedding] = (99, 64)
+    source.config = config_of(family, tie_word_embeddings=True)
+    assert huggingface.stored_names(source)[full] == embedding
+    assert huggingface.stored_names(source)[head] == head
 
 
 @pytest.mark.parametrize(
@@ -103,9 +134,12 @@ def test_a_class_that_is_not_named_is_the_familys(tmp_path):
 
 def test_a_new_config_names_the_tokens_that_start_and_end_a_text(config):
     """SentencePiece vocabularies start a text with another token than they end it with."""
-    boundaries = types.SimpleNamespace(bos_id=2, eos_id=3)
+    boundaries = types.SimpleNamespace(bos_id=2, eos_id=3, end_ids=(3,))
     fields = huggingface.config_fields(config, FAMILIES["gpt2"], None, "float32", boundaries)
     assert (fields["bos_token_id"], fields["eos_token_id"]) == (1, 2)
+    boundaries.end_ids = (3, 7)
+    fields = huggingface.config_fields(config, FAMILIES["gpt2"], None, "float32", boundaries)
+    assert fields["eos_token_id"] == [2, 6]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -139,7 +173,7 @@ def test_a_recorded_config_is_kept_while_it_describes_the_model(tmp_path):
     opened = huggingface.open_source(epath.Path(tmp_path / "hf"))
     recorded = json.loads(json.dumps(huggingface.origin(opened, {"repo": "a/b"})))
     assert recorded["source"] == {"repo": "a/b"} and recorded["dtype"] == "float32"
-    boundaries = types.SimpleNamespace(bos_id=2, eos_id=3)
+    boundaries = types.SimpleNamespace(bos_id=2, eos_id=3, end_ids=(3,))
 
     def fields(config):
         llama = FAMILIES["llama"]

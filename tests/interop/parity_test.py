@@ -9,6 +9,7 @@ import pytest
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Greedy
 from detox_jax.interop import convert, verify
@@ -82,7 +83,7 @@ def test_greedy_text_is_the_same_for_64_tokens(made, one_device_mesh):
         one_device_mesh,
         sampling=Greedy(),
         max_new_tokens=64,
-        eos_id=-1,
+        end_ids=(-1,),
         seed=0,
     )
     names = [str(i) for i in range(len(prompts))]
@@ -104,9 +105,9 @@ def test_round_trip_is_exact_and_transformers_reads_it(made, monkeypatch):
         (root / "back" / "config.json").read_text()
     )
     # Without the record of the import, config.json is written anew and means the same.
-    (root / "ours" / checkpoints.ORIGIN_FILE).rename(root / "ours" / "kept")
+    (root / "ours" / places.ORIGIN_FILE).rename(root / "ours" / "kept")
     convert.convert(source=str(root / "ours"), to_hf=str(root / "anew"))
-    (root / "ours" / "kept").rename(root / "ours" / checkpoints.ORIGIN_FILE)
+    (root / "ours" / "kept").rename(root / "ours" / places.ORIGIN_FILE)
     again, information = transformers.AutoModelForCausalLM.from_pretrained(
         root / "anew", attn_implementation="eager", output_loading_info=True
     )

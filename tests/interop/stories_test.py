@@ -41,7 +41,7 @@ def test_greedy_text_from_bos_is_its_authors(stories, one_device_mesh):
         one_device_mesh,
         sampling=Greedy(),
         max_new_tokens=len(pieces.encode(reference)),
-        eos_id=-1,
+        end_ids=(-1,),
         seed=0,
     )
     ((sample,),) = decoder([[BOS]], ["0"], num_samples=1, num_rows=1, bucket=1)

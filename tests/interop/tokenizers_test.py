@@ -46,6 +46,16 @@ def test_a_config_that_is_there_is_copied(tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_how_a_model_generates_is_copied(tmp_path):
+    """Byte for byte, with what this package has no use for; config.json is the model's export's."""
+    settings = {"eos_token_id": [2, 5], "do_sample": True, "temperature": 0.6, "x": None}
+    write(tmp_path, byte_fallback_tokenizer(), generation_config=settings, config={"x": 1})
+    tokenizers.export(str(tmp_path), str(tmp_path / "out"))
+    name = "generation_config.json"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
 def test_another_tokenizer_is_not_overwritten(tmp_path, vocabulary):
     vocabulary.save(str(tmp_path / "own"))
     write(tmp_path, byte_fallback_tokenizer())

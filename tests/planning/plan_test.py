@@ -119,6 +119,7 @@ def test_other_code_is_another_plan(monkeypatch):
         ([*SLICE, "--gin.TASK_FEATURE_LENGTHS={'targets': 64}"], "from 2 to the model's max"),
         ([*SLICE, "--gin.DOCUMENT_MAX_NEW_TOKENS=32"], "documents: prompts of 1 and 32 new"),
         ([*SLICE, "--gin.CHECKPOINT_DTYPE=float16"], "CHECKPOINT_DTYPE is 'float16'"),
+        ([*SLICE, "--gin.TransformerConfig.param_dtype=bfloat16"], "what is trained is float32"),
         ([*SLICE, "--gin.MU_DTYPE=float16"], "AdamW.mu_dtype is 'float16'"),
         ([*SLICE, "--gin.ACCUMULATION_STEPS=3"], "batch shards times ACCUMULATION_STEPS 3"),
         ([*SLICE, "--gin.ACCUMULATION_STEPS=0"], "ACCUMULATION_STEPS is 0; must be positive"),

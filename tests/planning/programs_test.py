@@ -18,7 +18,9 @@ def test_the_jaxpr_of_decoding_is_the_decoders(config):
     adaptation = AdapterConfig(8)
     module, params = random_params(config, adaptation)
     sampling = TopPSampling(0.9)
-    decoder = Decoder(module, params, mesh, sampling=sampling, max_new_tokens=5, eos_id=1, seed=0)
+    decoder = Decoder(
+        module, params, mesh, sampling=sampling, max_new_tokens=5, end_ids=(1,), seed=0
+    )
     arrays = jax.device_put(
         (np.ones((4, 16), np.int32), np.ones(4, np.int32), np.ones((4, 2), np.uint32)),
         meshes.batch_sharding(mesh),

@@ -39,3 +39,32 @@ def test_without_a_baseline_that_was_measured_every_method_is_named():
     ]
     results = dataclasses.replace(results, rows=tuple(rows))
     assert headline(results) == "adapter: expected maximum toxicity 0.460 [0.440, 0.480]"
+
+
+def spoil(results, *names):
+    rows = [
+        dataclasses.replace(row, spoiled=("it writes nothing",)) if row.method in names else row
+        for row in results.rows
+    ]
+    return dataclasses.replace(results, rows=tuple(rows))
+
+
+def test_a_spoiled_method_is_no_victory():
+    results = results_made.made_results()
+    assert headline(results).startswith("With SGEAT (augmented), the least toxic of 4 methods")
+    said = headline(spoil(results, "SGEAT (augmented)"))
+    assert said.startswith("With adapter, the least toxic of 3 methods")
+    assert said.endswith(" Not counted: SGEAT (augmented), for it writes nothing.")
+    only = results_made.of_methods(results, ("base", "adapter"))
+    assert headline(spoil(only, "adapter")) == (
+        "No method has a toxicity to report as a success: adapter: it writes nothing."
+    )
+
+
+def test_a_spoiled_method_has_no_mark_of_significance():
+    results = results_made.made_results()
+    row = next(row for row in results.rows if row.method == "adapter")
+    assert results.is_significant(row, "expected_maximum_toxicity")
+    spoiled = spoil(results, "adapter")
+    row = next(row for row in spoiled.rows if row.method == "adapter")
+    assert not spoiled.is_significant(row, "expected_maximum_toxicity")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from detox_jax import cli
 from detox_jax.evaluation.results import Provenance, Results
 from detox_jax.evaluation.rows import Scorer
+from detox_jax.evaluation.statistics import Interval
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.report import report as reports
 from tests.evaluation import results_made
@@ -102,7 +104,7 @@ def test_toxic_and_unrated_texts_are_hidden(written):
 
 def test_markdown_table(written):
     text = read(written, "table.md")
-    assert "### Toxicity, full prompts (500 prompts, 12,500 continuations each)" in text
+    assert "### Toxicity, full prompts (500 prompts, 25 continuations a prompt)" in text
     lines = text.splitlines()
     header = next(line for line in lines if line.startswith("| Method"))
     rows = [line for line in lines if line.startswith("| SGEAT (augmented)")]
@@ -197,7 +199,7 @@ def row_of(scorer):
             "scores of different scorers (x-1, y-1)",
         ),
         ('{"rows": [{"method": "a", "mean_wrods": 3}]}', "rows[0].mean_wrods: no such field"),
-        ('{"provenance": {"schema_version": 2}}', "layout is version 2, this detox-jax reads"),
+        ('{"provenance": {"schema_version": 3}}', "layout is version 3, this detox-jax reads"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, content, message):
@@ -293,3 +295,90 @@ def test_two_scorers_never_share_a_table_or_a_picture(tmp_path):
 def test_lists_that_name_nothing_are_refused(tmp_path, capsys, results, message):
     assert run(results, tmp_path / "report") == 2
     assert message in capsys.readouterr().err
+
+
+# --- what a figure is worth -------------------------------------------------------------------
+
+
+def tables_of(tmp_path, results):
+    tmp_path.mkdir(exist_ok=True)
+    source = results_made.write(tmp_path / "evaluation", results)
+    reports.report(source, str(tmp_path / "report"))
+    return read(tmp_path / "report", "table.md"), read(tmp_path / "report", "table.tex")
+
+
+def changed_adapter(quality=None, toxicity=None, **row_changes):
+    """The invented results with another adapter on the full split."""
+    results = results_made.made_results()
+    rows = []
+    for row in results.rows:
+        if (row.method, row.split) == ("adapter", "full"):
+            row = dataclasses.replace(
+                row,
+                quality=dataclasses.replace(row.quality, **(quality or {})),
+                toxicity=dataclasses.replace(row.toxicity, **(toxicity or {})),
+                **row_changes,
+            )
+        rows.append(row)
+    return dataclasses.replace(results, rows=tuple(rows))
+
+
+def line_of(markdown, method):
+    return next(line for line in markdown.splitlines() if line.startswith(f"| {method}"))
+
+
+def test_n_k_and_the_share_of_empties_stand_beside_every_maximum(written):
+    markdown = read(written, "table.md")
+    headers = [line for line in markdown.splitlines() if "| Max. toxicity |" in line]
+    assert len(headers) == 3
+    for header in headers:
+        assert "| n × k | Max. toxicity | Δ max. | Empty |" in header
+    assert "| 500 × 25 | 0.460" in line_of(markdown, "adapter")
+    assert "| 0.1 % |" in line_of(markdown, "adapter")
+
+
+def test_a_spoiled_row_is_marked_and_said_to_be_no_success(tmp_path):
+    markdown, latex = tables_of(
+        tmp_path, changed_adapter(spoiled=("90.0 % of its texts are empty",))
+    )
+    line = line_of(markdown, "adapter §")
+    assert " *" not in line and " *" in line_of(markdown, "SGEAT (standard)")
+    assert "§ adapter: 90.0 % of its texts are empty; its toxicity is no success." in markdown
+    assert r"adapter \S{}" in latex
+    page = read(tmp_path / "report", "report.html")
+    assert "§: no success, as the table" in page
+
+
+def test_an_interval_that_says_little_is_marked(tmp_path):
+    few = changed_adapter(toxicity={"num_scored_prompts": 19})
+    markdown, _ = tables_of(tmp_path / "few", few)
+    assert "0.460 [0.440, 0.480] ‡" in line_of(markdown, "adapter")
+    assert "‡" not in line_of(markdown, "base")
+    assert "‡: the interval says little, being of fewer than 20 values" in markdown
+    equal = changed_adapter(toxicity={"expected_maximum_toxicity": Interval(0.46, 0.46, 0.46)})
+    markdown, _ = tables_of(tmp_path / "equal", equal)
+    assert "0.460 [0.460, 0.460] ‡" in line_of(markdown, "adapter")
+
+
+def test_a_difference_of_few_prompts_is_marked(tmp_path):
+    results = results_made.made_results()
+    paired = [dataclasses.replace(pair, num_pairs=19) for pair in results.paired]
+    markdown, _ = tables_of(tmp_path, dataclasses.replace(results, paired=tuple(paired)))
+    assert "−0.110 [−0.130, −0.090] * ‡" in line_of(markdown, "adapter")
+
+
+def test_an_infinite_perplexity_is_no_missing_one(tmp_path):
+    row = results_made.made_results().rows[0]
+    infinite = dataclasses.replace(row.quality.perplexity, words=math.inf)
+    results = changed_adapter(quality={"perplexity": infinite})
+    markdown, latex = tables_of(tmp_path, results)
+    assert "| ∞ |" in markdown and r"$\infty$" in latex
+
+
+def test_what_was_cut_is_said(tmp_path):
+    results = results_made.made_results()
+    note = "Compared on the first 5 continuations of each prompt, as many as x has (y has 25)."
+    provenance = dataclasses.replace(results.provenance, notes=(note,))
+    markdown, _ = tables_of(tmp_path, dataclasses.replace(results, provenance=provenance))
+    assert note in markdown
+    assert note in read(tmp_path / "report", "report.html")

@@ -7,6 +7,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -243,16 +244,56 @@ def test_what_is_planned_is_what_is_trained(flags, request, tmp_path, monkeypatc
     assert jax.tree.map(facts, planned.arguments) == jax.tree.map(facts, arguments)
 
 
-def test_a_checkpoint_of_few_bits_is_trained_in_the_models(
-    flags, model_dir, vocabulary, tmp_path, monkeypatch
-):
+@pytest.fixture(scope="module")
+def small(model_dir, vocabulary, tmp_path_factory):
+    """A base that is stored in bfloat16."""
     spec = checkpoints.read_spec(epath.Path(model_dir))
     stored = dataclasses.replace(spec.config, param_dtype="bfloat16")
-    small = epath.Path(tmp_path / "small")
-    small.mkdir()
+    path = epath.Path(tmp_path_factory.mktemp("small"))
     params = params_lib.cast(load(model_dir), "bfloat16")
-    spec = dataclasses.replace(spec, config=stored)
-    checkpoints.save_model(small, params, spec, vocabulary)
+    checkpoints.save_model(path, params, dataclasses.replace(spec, config=stored), vocabulary)
+    return str(path)
+
+
+def _one_small_step(flags, small, where, *extra):
+    """SGEAT's learning rate, from the base's own config: no MODEL on the command line."""
+    for name in ("LEARNING_RATE", "TRAIN_STEPS", "VALIDATION_INPUT"):
+        flags = without(flags, name)
+    flags = [flag for flag in flags if "model.gin" not in flag]
+    flags += ["--gin.TRAIN_STEPS=1", "--gin.LEARNING_RATE=2e-5", *extra]
+    paths = [f"--gin.INITIAL_CHECKPOINT_PATH={small}", f"--gin.MODEL_DIR={where}"]
+    assert cli.main([*flags, *paths]) == 0
+    return checkpoints.load_params(str(where), meshes.create_mesh())
+
+
+def test_one_small_step_moves_all_weights_of_a_bfloat16_base(flags, small, tmp_path):
+    params, spec, _ = _one_small_step(flags, small, tmp_path / "model")
+    assert spec.config.param_dtype == "float32"
+    moved, total = 0, 0
+    for before, after in zip(jax.tree.leaves(load(small)), jax.tree.leaves(params), strict=True):
+        assert after.dtype == jnp.float32
+        used = (before != 0) & (after != 0)  # Rows of no token have no gradient.
+        moved += int(((before.astype(jnp.float32) != after) & used).sum())
+        total += int(used.sum())
+    assert moved > 0.9 * total
+    rounded = [
+        (a != b.astype(a.dtype)).mean()
+        for a, b in zip(jax.tree.leaves(load(small)), jax.tree.leaves(params), strict=True)
+    ]
+    assert np.mean(rounded) < 0.5  # In bfloat16 most would have stayed where they were.
+
+
+def test_an_adaptation_of_a_bfloat16_base_is_float32_and_leaves_the_base(flags, small, tmp_path):
+    extra = "--gin_file=gin_configs/adaptation/lora.gin"
+    params, spec, _ = _one_small_step(flags, small, tmp_path / "lora", extra)
+    assert spec.config.param_dtype == "float32" and spec.adaptation is not None
+    added, base = params_lib.partition(params, spec.adaptation.trainable_pattern)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(added)} == {"float32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(base)} == {"bfloat16"}
+    jax.tree.map(np.testing.assert_array_equal, base, load(small))
+
+
+def test_a_checkpoint_of_few_bits_is_trained_in_the_models(flags, small, tmp_path, monkeypatch):
     dtypes = []
 
     def run(loop, state, frozen, batches):
@@ -302,6 +343,10 @@ MISTAKES = {
     "vocabulary does not fit": (
         ["--gin.TransformerConfig.vocab_size=999"],
         "MODEL has vocab_size 999",
+    ),
+    "trained in few bits": (
+        ["--gin.TransformerConfig.param_dtype=bfloat16"],
+        "in which small updates are lost; what is trained is float32",
     ),
     "nothing to adapt": (
         ["--gin_file=gin_configs/adaptation/lora.gin"],

@@ -1,0 +1,74 @@
+"""Whether methods were decoded alike: what `score` hands on of `generate`, and its comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from detox_jax.errors import UserError
+
+_SETTINGS = (
+    "max_new_tokens",
+    "sampling",
+    "start_with_end_of_text",
+    "num_samples",
+    "random_seed",
+    "dtype",
+)
+# Those that must be equal; a seed may differ, and `joined` cuts to equally many samples.
+_COMPARED = ("max_new_tokens", "sampling", "start_with_end_of_text")
+_NEVER_OWN = ("max_new_tokens",)  # A shorter text is a less toxic one, whatever wrote it.
+
+
+def of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the continuations were decoded that `score` scored; None where its manifest is silent."""
+    settings = manifest.get("generated")
+    if not isinstance(settings, Mapping):
+        return None
+    decoding = settings.get("decoding")
+    # Before version 2 of manifests all of it stood in one place.
+    places = [decoding, settings] if isinstance(decoding, Mapping) else [settings]
+    return {name: place[name] for name in _SETTINGS for place in places if name in place}
+
+
+def compare(
+    decodings: Mapping[str, Mapping[str, Any] | None],
+    baseline: str,
+    own: Mapping[str, Collection[str]],
+) -> tuple[str, ...]:
+    """Refuses methods that were decoded otherwise than the baseline.
+
+    Args:
+      decodings: of each method, None where its files do not say.
+      baseline: the method that the others are compared with.
+      own: names of the settings in which a method is meant to differ.
+
+    Returns:
+      A sentence where something could not be compared.
+
+    Raises:
+      UserError: naming the method and the setting.
+    """
+    reference = decodings[baseline]
+    for name, decoding in decodings.items():
+        if reference is None or decoding is None:
+            continue
+        for setting in _COMPARED:
+            there, here = reference.get(setting), decoding.get(setting)
+            if setting in own.get(name, ()) and setting not in _NEVER_OWN:
+                continue
+            if None not in (there, here) and there != here:
+                raise UserError(
+                    f"method {name!r} was generated with {setting} {here!r}, {baseline!r} with "
+                    f"{there!r}; generate both alike" + _advice(setting)
+                )
+    unknown = [name for name, decoding in decodings.items() if decoding is None]
+    if not unknown:
+        return ()
+    return (f"Not compared, since the files do not say: how {', '.join(unknown)} was decoded.",)
+
+
+def _advice(setting: str) -> str:
+    if setting in _NEVER_OWN:
+        return ""
+    return f", or say that the method is this: `evaluate.Method.own_decoding = ['{setting}']`"

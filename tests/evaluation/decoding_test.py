@@ -1,0 +1,59 @@
+"""Methods that were decoded otherwise do not compare."""
+
+import pytest
+
+from detox_jax.errors import UserError
+from detox_jax.evaluation import decoding
+
+TOP_P = {"method": "TopPSampling", "p": 0.9}
+GREEDY = {"method": "Greedy"}
+SETTINGS = {
+    "decoding": {"max_new_tokens": 20, "sampling": TOP_P, "random_seed": 0, "num_samples": 25},
+    "start_with_end_of_text": True,
+}
+
+
+def of(**changes):
+    known = decoding.of_manifest({"generated": SETTINGS})
+    return {**known, **changes}
+
+
+def compare(mine, own=()):
+    return decoding.compare({"base": of(), "mine": mine}, "base", {"mine": own})
+
+
+def test_what_a_manifest_says():
+    known = decoding.of_manifest({"generated": SETTINGS})
+    assert known["max_new_tokens"] == 20 and known["sampling"] == TOP_P
+    assert known["start_with_end_of_text"] is True
+    flat = {**SETTINGS["decoding"], "start_with_end_of_text": True}  # up to version 1
+    assert decoding.of_manifest({"generated": flat}) == known
+    assert decoding.of_manifest({}) is None
+    assert decoding.of_manifest({"generated": 3}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_new_tokens": 10}, "'mine' was generated with max_new_tokens 10, 'base' with 20"),
+        ({"sampling": GREEDY}, "sampling .*Greedy.*own_decoding = "),
+        ({"start_with_end_of_text": False}, "start_with_end_of_text False, 'base' with True"),
+    ],
+)
+def test_another_decoding_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        compare(of(**change))
+
+
+def test_a_method_may_be_its_decoding_but_not_its_limit():
+    assert compare(of(sampling=GREEDY), own=["sampling"]) == ()
+    with pytest.raises(UserError, match="max_new_tokens 10"):
+        compare(of(max_new_tokens=10), own=["max_new_tokens"])
+
+
+def test_seeds_and_numbers_of_samples_may_differ():
+    assert compare(of(random_seed=7, num_samples=5)) == ()
+
+
+def test_what_is_unknown_is_said():
+    assert compare(None) == ("Not compared, since the files do not say: how mine was decoded.",)
