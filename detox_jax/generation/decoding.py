@@ -1,4 +1,5 @@
-"""Decoding: prompts are prefilled once, shared by their samples, and extended in one jitted loop.
+"""Decoding: prompts are prefilled, shared by their samples, and extended in one jitted loop, whose
+rows take the next sample when theirs has ended.
 
 Random numbers are named by what they are for, `fold_in(seed, record id, sample, position)`, and
 the length of a row's cache by its own prompt, so a row's text does not depend on its neighbours,
@@ -11,25 +12,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from detox_jax.errors import UserError
+from detox_jax.generation import slots
 from detox_jax.generation.sampling import Sampling, TopPSampling
+from detox_jax.generation.schedule import Filling, Schedule
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import PAD_ID
 
 _SMALLEST_BUCKET = 16
-# Positions of a cache: of so many a compiler for TPU makes whole tiles, which need no copies.
-_CACHE_MULTIPLE = 16
+# Of the module, not of a decoder: a second model of the same configuration finds them compiled.
+# Rows are donated, so that there is one cache.
+_empty = jax.jit(slots.empty, static_argnums=(0, 2))
+_insert = jax.jit(slots.insert, static_argnums=0, donate_argnums=2)
+_advance = jax.jit(slots.advance, static_argnums=0, donate_argnums=2)
+_select = jax.jit(slots.select, static_argnums=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,17 +98,14 @@ def record_words(record_id: str) -> np.ndarray:
 
 
 class Decoder:
-    """Decodes batches of prompts that share a bucket.
+    """Decodes prompts that share a bucket, in rows that are refilled as their samples end.
+
+    Decoders of equal configurations share their compiled programs, whatever their weights.
 
     Attributes:
-      model: the network.
-      params: its parameters, on the mesh.
+      params: the parameters, on the mesh.
       mesh: over whose `data` and `fsdp` axes the rows are split.
-      sampling: how a token is drawn.
-      max_new_tokens: the exact limit for every sample.
-      end_ids: any of which ends a sample.
-      seed: of all draws.
-      steerings: loaded methods, in their order.
+      row_steps: how often a row has taken a step so far.
     """
 
     def __init__(
@@ -118,11 +120,26 @@ class Decoder:
         seed: int,
         steerings: Sequence[steering_lib.Steering] = (),
     ):
+        """Prepares decoding; nothing is compiled yet.
+
+        Args:
+          model: the network.
+          params: its parameters, on the mesh.
+          mesh: over whose `data` and `fsdp` axes the rows are split.
+          sampling: how a token is drawn.
+          max_new_tokens: the exact limit for every sample.
+          end_ids: any of which ends a sample.
+          seed: of all draws.
+          steerings: loaded methods, in their order.
+        """
         self.params = params
         self.mesh = mesh
-        self.steerings = tuple(steerings)
-        self._decode = jit_decode(
-            model, sampling=sampling, max_new_tokens=max_new_tokens, end_ids=end_ids, seed=seed
+        self._steerings = tuple(steerings)
+        self.row_steps = 0
+        self._seed = np.uint32(seed)
+        self._shards = meshes.num_batch_shards(mesh)
+        self._make = functools.partial(
+            slots.Program, model, sampling, max_new_tokens, end_ids, shards=self._shards
         )
 
     def __call__(
@@ -140,179 +157,97 @@ class Decoder:
           prompts: token ids, each of at least one token and at most `bucket`.
           record_ids: names of the prompts, which seed their draws.
           num_samples: continuations a prompt.
-          num_rows: prompts that the compiled batch holds; missing ones are padding.
+          num_rows: prompts whose samples are decoded at once, a multiple of the mesh's batch
+            shards; there may be more prompts, or fewer.
           bucket: padded length of the prompts.
         """
-        tokens_NP = np.full((num_rows, bucket), PAD_ID, np.int32)
-        lengths_N = np.zeros(num_rows, np.int32)
-        words_N2 = np.zeros((num_rows, 2), np.uint32)
-        for n, (prompt, record_id) in enumerate(zip(prompts, record_ids, strict=True)):
-            tokens_NP[n, : len(prompt)] = prompt
-            lengths_N[n] = len(prompt)
-            words_N2[n] = record_words(record_id)
-        sharding = meshes.batch_sharding(self.mesh)
-        arrays = meshes.to_mesh((tokens_NP, lengths_N, words_N2), sharding)
-        with meshes.sharding_scope(self.mesh):
-            result = self._decode(
-                self.params, *arrays, num_samples=num_samples, steerings=self.steerings
+        samples: list[list[Sample]] = [[] for _ in prompts]
+        for n, of_prompt in self.finished(
+            prompts, record_ids, num_samples=num_samples, num_rows=num_rows, bucket=bucket
+        ):
+            samples[n] = of_prompt
+        return samples
+
+    def finished(
+        self,
+        prompts: Sequence[Sequence[int]],
+        record_ids: Sequence[str],
+        *,
+        num_samples: int,
+        num_rows: int,
+        bucket: int,
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """The same, prompt by prompt as they end: the index of each, and its samples."""
+        program = self._make(bucket=bucket)
+        rows = Schedule(
+            len(prompts),
+            num_samples,
+            most_rows=num_rows * num_samples,
+            limit=program.max_new_tokens,
+            shards=self._shards,
+            has_prefill=bucket > 1,
+        )
+        ended: dict[int, dict[int, Sample]] = {}
+        state = None
+        while not rows.finished:
+            if state is None:
+                state = self._run(_empty, program, rows.num_rows)
+            while filling := rows.fill():
+                insertion = self._insertion(filling, prompts, record_ids, bucket)
+                state = self._run(_insert, program, state, insertion, self._seed)
+            state = self._run(_advance, program, state, np.int32(rows.enough))
+            step_R, done_R, tokens_RT = meshes.to_host(
+                (state.step_R, state.done_R, state.tokens_RT)
             )
-        tokens_NST, lengths_NS, stopped_NS = meshes.to_host(result)
-        return [
-            [
-                Sample(tokens_NST[n, s, : lengths_NS[n, s]].tolist(), bool(stopped_NS[n, s]))
-                for s in range(num_samples)
-            ]
-            for n in range(len(prompts))
-        ]
+            before = rows.row_steps
+            for row, n, sample in rows.advance(step_R, done_R):
+                of_prompt = ended.setdefault(n, {})
+                of_prompt[sample] = _sample(tokens_RT[row, : step_R[row]], program.end_ids)
+                if len(of_prompt) == num_samples:
+                    yield n, [of_prompt[s] for s in range(num_samples)]
+                    del ended[n]
+            self.row_steps += rows.row_steps - before
+            if (stay := rows.shrink()) is not None:
+                state = self._run(_select, state, self._to_mesh(stay), self._shards)
+
+    def _run(self, function: Any, *arguments: Any) -> Any:
+        """Calls a compiled function; parameters go behind the program, what steers at the end."""
+        if isinstance(arguments[0], slots.Program):
+            arguments = (arguments[0], self.params, *arguments[1:], self._steerings)
+        with meshes.sharding_scope(self.mesh):
+            return function(*arguments)
+
+    def _to_mesh(self, tree: Any) -> Any:
+        return meshes.to_mesh(tree, meshes.batch_sharding(self.mesh))
+
+    def _insertion(
+        self,
+        filling: Filling,
+        prompts: Sequence[Sequence[int]],
+        record_ids: Sequence[str],
+        bucket: int,
+    ) -> slots.Insertion:
+        """The arrays of an insertion, every shard's prompts in its own part."""
+        room = filling.room
+        N = self._shards * room
+        tokens_NP = np.full((N, bucket), PAD_ID, np.int32)
+        lengths_N = np.zeros(N, np.int32)
+        words_N2 = np.zeros((N, 2), np.uint32)
+        for shard, members in enumerate(filling.prompts):
+            for place, n in enumerate(members, shard * room):
+                tokens_NP[place, : len(prompts[n])] = prompts[n]
+                lengths_N[place] = len(prompts[n])
+                words_N2[place] = record_words(record_ids[n])
+        arrays = (tokens_NP, lengths_N, words_N2, filling.source_R, filling.sample_R)
+        return slots.Insertion(*self._to_mesh(arrays))
+
+
+def _sample(tokens_T: np.ndarray, end_ids: tuple[int, ...]) -> Sample:
+    stopped = bool(slots.is_end(tokens_T[-1], end_ids))
+    return Sample((tokens_T[:-1] if stopped else tokens_T).tolist(), stopped)
 
 
 def rows_per_batch(batch_size: int, num_samples: int, shards: int) -> int:
     """Prompts a batch: about `batch_size` samples, and a multiple of the mesh's batch shards."""
     prompts = max(1, batch_size // num_samples)
     return -(-prompts // shards) * shards
-
-
-def jit_decode(
-    model: TransformerLM,
-    *,
-    sampling: Sampling,
-    max_new_tokens: int,
-    end_ids: tuple[int, ...],
-    seed: int,
-) -> Any:
-    """`decode`, compiled for each `num_samples` and shape of prompts.
-
-    Args:
-      model: the network.
-      sampling: how a token is drawn.
-      max_new_tokens: the limit of new tokens for each sample.
-      end_ids: the tokens that end a sample.
-      seed: the seed of all draws.
-
-    Returns:
-      `decode` without those arguments; `num_samples` is given by keyword.
-    """
-    call = functools.partial(
-        decode, model, sampling=sampling, max_new_tokens=max_new_tokens, end_ids=end_ids, seed=seed
-    )
-    return jax.jit(call, static_argnames="num_samples")
-
-
-def decode(
-    model: TransformerLM,
-    params: Any,
-    prompts_NP: jax.Array,
-    lengths_N: jax.Array,
-    words_N2: jax.Array,
-    *,
-    num_samples: int,
-    sampling: Sampling,
-    max_new_tokens: int,
-    end_ids: tuple[int, ...],
-    seed: int,
-    steerings: Sequence[steering_lib.Steering] = (),
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Decodes S samples for each of N prompts; rows R = N S.
-
-    Args:
-      model: the network.
-      params: its parameters.
-      prompts_NP: ids, padded on the right.
-      lengths_N: tokens of each prompt; 0 for a row of padding, which is not decoded.
-      words_N2: uint32 names of the prompts.
-      num_samples: S.
-      sampling: how a token is drawn.
-      max_new_tokens: T.
-      end_ids: any of which ends a sample.
-      seed: of all draws.
-      steerings: what changes the distribution before a draw.
-
-    Returns:
-      `tokens_NST` (padding behind the end), `lengths_NS`, `stopped_NS`.
-    """
-    N, P = prompts_NP.shape
-    S, T = num_samples, max_new_tokens
-    positions = -(-(P + T) // _CACHE_MULTIPLE) * _CACHE_MULTIPLE
-    cache = _prefill(model, params, prompts_NP, lengths_N, positions)
-    cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, S, axis=1), cache)
-    steered = steering_lib.start(steerings, prompts_NP, lengths_N, positions)
-    steered = steering_lib.repeat(steered, S)
-    keys_R = _row_keys(words_N2, S, seed)
-    last_N = jnp.take_along_axis(prompts_NP, jnp.maximum(lengths_N - 1, 0)[:, None], axis=1)[:, 0]
-
-    def proceed(state: Any) -> jax.Array:
-        t, _, done_R, *_ = state
-        return (t < T) & ~jnp.all(done_R)
-
-    def step(state: Any) -> Any:
-        t, token_R, done_R, tokens_RT, cache, steered = state
-        logits_R1V, variables = model.apply(
-            {"params": params, "cache": cache},
-            token_R[:, None],
-            decode=True,
-            enable_dropout=False,
-            mutable=["cache"],
-        )
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_R, t)
-        if steerings:
-            distribution, steered = steering_lib.adjust(
-                steerings, steered, logits_R1V[:, 0], token_R, model.config.vocab_size
-            )
-            drawn_R = distribution.draw(sampling, keys)
-        else:
-            drawn_R = sampling.sample(logits_R1V[:, 0], keys)
-        token_R = jnp.where(done_R, PAD_ID, drawn_R)
-        tokens_RT = jax.lax.dynamic_update_slice(tokens_RT, token_R[:, None], (0, t))
-        done_R = done_R | _is_end(token_R, end_ids)
-        return t + 1, token_R, done_R, tokens_RT, variables["cache"], steered
-
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.repeat(last_N, S),
-        jnp.repeat(lengths_N == 0, S),
-        jnp.full((N * S, T), PAD_ID, jnp.int32),
-        cache,
-        steered,
-    )
-    _, _, _, tokens_RT, *_ = jax.lax.while_loop(proceed, step, start)
-    tokens_NST = tokens_RT.reshape(N, S, T)
-    is_end_NST = _is_end(tokens_NST, end_ids)
-    lengths_NS = jnp.sum((tokens_NST != PAD_ID) & ~is_end_NST, axis=-1)
-    return tokens_NST, lengths_NS, jnp.any(is_end_NST, axis=-1)
-
-
-def _is_end(tokens: jax.Array, end_ids: tuple[int, ...]) -> jax.Array:
-    return functools.reduce(operator.or_, [tokens == end_id for end_id in end_ids])
-
-
-def _prefill(
-    model: TransformerLM, params: Any, prompts_NP: jax.Array, lengths_N: jax.Array, size: int
-) -> Any:
-    """The cache of the prompts, all but their last token, which the first decoding step reads."""
-    N = prompts_NP.shape[0]
-    sized = jax.eval_shape(
-        lambda tokens: model.apply(
-            {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
-        )[1]["cache"],
-        jax.ShapeDtypeStruct((N, size), jnp.int32),
-    )
-    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sized)
-    _, variables = model.apply(
-        {"params": params, "cache": cache},
-        prompts_NP,
-        prefill=True,
-        prefill_lengths=jnp.maximum(lengths_N - 1, 0),
-        enable_dropout=False,
-        mutable=["cache"],
-    )
-    return variables["cache"]
-
-
-def _row_keys(words_N2: jax.Array, num_samples: int, seed: int) -> jax.Array:
-    """One key a row, from the seed, the record's name and the sample's index."""
-
-    def of_prompt(words_2: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), words_2[0]), words_2[1])
-        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))
-
-    return jax.vmap(of_prompt)(words_N2).reshape(-1)

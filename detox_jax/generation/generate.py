@@ -172,19 +172,19 @@ def _decode_shard(
     for i, ids in enumerate(encoded):
         buckets.setdefault(bucket_length(len(ids), limit), []).append(i)
     samples: list[list[Sample]] = [[] for _ in requests]
+    # One shard after the other, though its last rows wait for each other: a shard that is decoded
+    # again after an interruption then runs as before, to the last bit.
     for bucket, members in sorted(buckets.items()):
-        for first in range(0, len(members), rows):
-            batch = members[first : first + rows]
-            decoded = decoder(
-                [encoded[i] for i in batch],
-                [requests[i].id for i in batch],
-                num_samples=num_samples,
-                num_rows=rows,
-                bucket=bucket,
-            )
-            for i, group in zip(batch, decoded, strict=True):
-                samples[i] = group
-            advance(len(batch))
+        finished = decoder.finished(
+            [encoded[i] for i in members],
+            [requests[i].id for i in members],
+            num_samples=num_samples,
+            num_rows=rows,
+            bucket=bucket,
+        )
+        for n, of_request in finished:
+            samples[members[n]] = of_request
+            advance()
     return samples
 
 

@@ -17,7 +17,7 @@ from detox_jax.planning.hlo import Module
 from detox_jax.planning.job import Job
 from detox_jax.planning.roofline import Roofline, Work, batches, chip_hours, roofline
 
-# The loop over new tokens in `generation.decoding.decode`.
+# The loop over new tokens in `generation.slots.advance`.
 _DECODE_LOOP = "jit(decode)/while"
 
 

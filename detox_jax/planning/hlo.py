@@ -128,7 +128,9 @@ class Module:
                 yield called, 1
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs; at most, for one that may end early.
+        """How often a loop runs; at most, for one that may end early, and 1 where nothing tells.
+
+        Nothing does of the draws of a nucleus, two or three.
 
         JAX's loops count from 0 to the one integer constant that their condition compares with.
         """

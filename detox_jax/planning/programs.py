@@ -1,7 +1,7 @@
 """The programs that `train` and `generate` run, for a mesh that need not exist, from shapes alone.
 
-The functions are the verbs' own: `training.step.jit_train_step` and `generation.decoding.
-jit_decode`. Only their arguments are shapes here, so that 530B parameters take no memory.
+The functions are the verbs' own: `training.step.jit_train_step`, and `insert` and `advance` of
+`generation.slots`. Only their arguments are shapes here, so that 530B parameters take no memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.generation import decoding
+from detox_jax.generation import slots
 from detox_jax.generation.sampling import Sampling
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
@@ -135,7 +135,10 @@ def decode(
     num_samples: int,
     max_new_tokens: int,
 ) -> Program:
-    """Prefill and loop of decoding steps that `generate` jits, traced for a batch of prompts.
+    """Prefill and loop of decoding steps that `generate` runs, traced for a batch of prompts.
+
+    It compiles them apart, so that rows can be filled again, and keeps the cache between them; here
+    they are one program, which holds the same.
 
     Args:
       model: that generates.
@@ -153,17 +156,32 @@ def decode(
     config = dataclasses.replace(model.config, dropout_rate=0.0, remat="none")
     trained, frozen = dataclasses.replace(model, config=config).params(mesh)
     sharding = meshes.batch_sharding(mesh)
-    prompts = jax.ShapeDtypeStruct((num_rows, prompt_length), jnp.int32, sharding=sharding)
-    lengths = jax.ShapeDtypeStruct((num_rows,), jnp.int32, sharding=sharding)
-    words = jax.ShapeDtypeStruct((num_rows, 2), jnp.uint32, sharding=sharding)
-    call = decoding.jit_decode(
-        TransformerLM(config, model.adaptation),
-        sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        end_ids=_END_IDS,
-        seed=_SEED,
+    rows = num_rows * num_samples
+
+    def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    insertion = slots.Insertion(
+        prompts_NP=array((num_rows, prompt_length)),
+        lengths_N=array((num_rows,)),
+        words_N2=array((num_rows, 2), jnp.uint32),
+        source_R=array((rows,)),
+        sample_R=array((rows,)),
     )
+    program = slots.Program(
+        TransformerLM(config, model.adaptation),
+        sampling,
+        max_new_tokens,
+        _END_IDS,
+        prompt_length,
+        meshes.num_batch_shards(mesh),
+    )
+
+    def decode(params: Any, insertion: slots.Insertion) -> jax.Array:
+        state = slots.empty(program, params, rows)
+        state = slots.insert(program, params, state, insertion, jnp.uint32(_SEED))
+        return slots.advance(program, params, state, jnp.int32(rows)).tokens_RT
+
     params = params_lib.combine(trained, frozen) if frozen else trained
     with meshes.sharding_scope(mesh):
-        arguments = (params, prompts, lengths, words)
-        return Program(call.trace(*arguments, num_samples=num_samples), arguments)
+        return Program(jax.jit(decode).trace(params, insertion), (params, insertion))

@@ -291,8 +291,3 @@ def by_axis(change: Callable[..., Any], *states: Sequence[State]) -> tuple[State
         }
         for same in zip(*states, strict=True)
     )
-
-
-def repeat(states: Sequence[State], times: int) -> tuple[State, ...]:
-    """Each row's state so many times, one after the other, for the samples of a prompt."""
-    return by_axis(lambda axis, leaf: jnp.repeat(leaf, times, axis=axis), states)

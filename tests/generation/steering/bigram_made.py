@@ -35,7 +35,7 @@ def params(base=BASE, clean=EXPERT, dirty=ANTI, shift=0.0):
 
 
 class Bigram(nn.Module):
-    """See above; the cache knows how much a row has read and behind which code."""
+    """See above; the cache holds which codes a row has read, at the positions of its tokens."""
 
     config: TransformerConfig = dataclasses.field(default_factory=lambda: CONFIG)
 
@@ -46,18 +46,25 @@ class Bigram(nn.Module):
         del enable_dropout
         B, L = tokens_BL.shape
         table = self.param("table", nn.initializers.zeros, (3, 6, 8))
-        ready = self.has_variable("cache", "mode")
-        mode = self.variable("cache", "mode", jnp.zeros, (1, B), jnp.int32)
+        ready = self.has_variable("cache", "codes")
+        codes = self.variable("cache", "codes", jnp.zeros, (1, B, 1, L, 1), jnp.float32)
         index = self.variable("cache", "cache_index", jnp.zeros, (1, B), jnp.int32)
         codes_BL = sum((tokens_BL == code) * number for code, number in _MODES.items())
+        mode_B = jnp.zeros(B, jnp.int32)
         if ready and prefill:
-            read_BL = jnp.arange(L) < prefill_lengths[:, None]
-            mode.value = jnp.max(jnp.where(read_BL, codes_BL, 0), axis=-1)[None]
+            start = codes_BL.astype(jnp.float32)[None, :, None, :, None]
+            codes.value = jax.lax.dynamic_update_slice(codes.value, start, (0,) * 5)
             index.value = prefill_lengths[None].astype(jnp.int32)
         elif ready and decode:
-            mode.value = jnp.maximum(mode.value, codes_BL[:, 0])
+            places = jnp.arange(codes.value.shape[3])
+            here_BM = places == index.value[0][:, None]
+            read_BM = codes.value[0, :, 0, :, 0]
+            read_BM = jnp.where(here_BM, codes_BL, read_BM)
+            codes.value = read_BM[None, :, None, :, None]
+            seen_BM = places <= index.value[0][:, None]
+            mode_B = jnp.max(jnp.where(seen_BM, read_BM, 0), axis=-1).astype(jnp.int32)
             index.value = index.value + 1
-        logits_BLV = table[mode.value[0][:, None], tokens_BL]
+        logits_BLV = table[mode_B[:, None], tokens_BL]
         ids = jnp.arange(8)
         return jnp.where((ids > 0) & (ids < 4), logits_BLV, -1e10)
 

@@ -1,15 +1,14 @@
 """What all methods have in common, and whole loops whose result is known."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detox_jax.generation import decoding, sampling
+from detox_jax.generation import decoding, sampling, slots
 from detox_jax.generation.steering import contrast, experts, steering, words
 from detox_jax.generation.steering.branches import Branches
+from detox_jax.parallel import mesh as meshes
 from tests.generation.steering import bigram_made as bigram
 from tests.generation.steering.bigram_made import DIRTY, KIND, RUDE
 
@@ -88,21 +87,25 @@ def test_two_tokens_are_as_computed_by_hand(name):
     np.testing.assert_allclose(found[1:], (clean, both), atol=1e-6)
 
 
-def _decode(steerings, prompts=((KIND,),), num_samples=20_000, method=PLAIN, words_N2=None):
-    width = max(map(len, prompts))
-    prompts_NP = jnp.array([[*p, *[0] * (width - len(p))] for p in prompts], jnp.int32)
-    lengths_N = jnp.array([len(p) for p in prompts], jnp.int32)
-    if words_N2 is None:
-        words_N2 = [[n, 0] for n in range(len(prompts))]
-    decode = functools.partial(
-        decoding.decode, bigram.MODEL, num_samples=num_samples, sampling=method, max_new_tokens=2,
-        end_ids=(bigram.END,), seed=0,
-    )  # fmt: skip
-    tokens_NST, *_ = jax.jit(decode)(
-        bigram.params(), prompts_NP, lengths_N, jnp.array(words_N2, jnp.uint32),
+def _decode(steerings, prompts=((KIND,),), num_samples=20_000, method=PLAIN, names=None, rows=0):
+    """Two new tokens of every sample, `[N, S, 2]`, 0 behind the end."""
+    mesh = meshes.create_mesh(devices=jax.devices()[:1])
+    decoder = decoding.Decoder(
+        bigram.MODEL,  # type: ignore
+        bigram.params(),
+        mesh,
+        sampling=method,
+        max_new_tokens=2,
+        end_ids=(bigram.END,),
+        seed=0,
         steerings=steerings,
-    )  # fmt: skip
-    return np.asarray(tokens_NST)
+    )
+    names = names or [f"p{n}" for n in range(len(prompts))]
+    samples = decoder(
+        prompts, names, num_samples=num_samples, num_rows=rows or len(prompts), bucket=4
+    )
+    ended = [[[*s.tokens, *[bigram.END] * s.stopped, 0][:2] for s in of] for of in samples]
+    return np.array(ended)
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -153,7 +156,7 @@ def test_a_row_does_not_depend_on_its_batch(name):
     steerings = (METHODS[name](1.5, 0.0) if name in METHODS else bans((KIND, RUDE)),)
     together = _decode(steerings, PROMPTS, 50)
     for n, prompt in enumerate(PROMPTS):
-        alone = _decode(steerings, (prompt,), 50, words_N2=[[n, 0]])
+        alone = _decode(steerings, (prompt,), 50, names=[f"p{n}"])
         assert (alone[0] == together[n]).all()
 
 
@@ -201,21 +204,37 @@ def test_methods_apply_in_their_order():
 
 
 def _traced(steerings=()):
-    decode = functools.partial(
-        decoding.decode, bigram.MODEL, num_samples=2, sampling=NUCLEUS, max_new_tokens=2,
-        end_ids=(bigram.END,), seed=0,
-    )  # fmt: skip
+    """What runs of the loop: rows made, filled, and advanced."""
+    program = slots.Program(bigram.MODEL, NUCLEUS, 2, (bigram.END,), bucket=1, shards=1)
     arrays = jnp.ones((1, 1), jnp.int32), jnp.ones(1, jnp.int32), jnp.zeros((1, 2), jnp.uint32)
-    return jax.make_jaxpr(decode)(bigram.params(), *arrays, steerings=steerings)
+    insertion = slots.Insertion(*arrays, jnp.zeros(2, jnp.int32), jnp.arange(2))
+
+    def run(params, steerings):
+        rows = slots.empty(program, params, 2, steerings)
+        rows = slots.insert(program, params, rows, insertion, jnp.uint32(0), steerings)
+        return slots.advance(program, params, rows, jnp.int32(2), steerings)
+
+    return jax.make_jaxpr(run)(bigram.params(), steerings)
 
 
 def test_a_loop_without_steering_is_what_it_was(monkeypatch):
-    """It calls nothing of it, so that it is the same program."""
+    """It computes nothing for it, so that it is the same program."""
     without = str(_traced())
     assert str(_traced((prefix(),))) != without
-    for name in ("adjust", "Distribution"):
+    for name in ("adjust", "hold", "Distribution"):
         monkeypatch.setattr(steering, name, None)
+    for name in ("empty", "start", "put", "by_axis"):
+        monkeypatch.setattr(steering, name, lambda *_: ())
     assert str(_traced()) == without
+
+
+@pytest.mark.parametrize("name", [*METHODS, "bans"])
+def test_a_row_that_takes_anothers_place_is_as_one_of_its_own(name):
+    """Prompts of which two fit at once: rows are refilled as their texts end."""
+    steerings = (METHODS[name](1.5, 0.0) if name in METHODS else bans((KIND, RUDE)),)
+    prompts = PROMPTS * 5
+    together = _decode(steerings, prompts, 7)
+    assert (_decode(steerings, prompts, 7, rows=2) == together).all()
 
 
 def test_one_program_serves_all_strengths():

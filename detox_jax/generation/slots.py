@@ -1,0 +1,308 @@
+"""Rows in which samples are decoded: `insert` puts prompts into free ones, `advance` adds tokens.
+
+A row is a sample at its own position: its cache, its random key and its count of tokens go with it.
+So a row's text does not depend on when it was inserted, on its place, or on what stands beside it,
+and a row whose text has ended can take another sample while its neighbours go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from flax.linen import partitioning
+
+from detox_jax.generation.sampling import Sampling
+from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.models.attention import CACHE_AXES
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.vocabulary import PAD_ID
+
+# Positions of a cache: of so many a compiler for TPU makes whole tiles, which need no copies.
+_CACHE_MULTIPLE = 16
+_INDEX = "cache_index"
+
+Steerings = Sequence[steering_lib.Steering]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What compiled programs depend on beside shapes: equal ones share them, whatever the weights.
+
+    Attributes:
+      model: the network.
+      sampling: how a token is drawn.
+      max_new_tokens: T, the exact limit for every sample.
+      end_ids: any of which ends a sample.
+      bucket: P, to which prompts are padded.
+      shards: parts into which a mesh splits the rows; a row is filled from its own part's prompts.
+    """
+
+    model: TransformerLM
+    sampling: Sampling
+    max_new_tokens: int
+    end_ids: tuple[int, ...]
+    bucket: int
+    shards: int
+
+    @property
+    def positions(self) -> int:
+        """Positions of a row's cache, which follow from the prompts' bucket alone."""
+        return -(-(self.bucket + self.max_new_tokens) // _CACHE_MULTIPLE) * _CACHE_MULTIPLE
+
+    def apply(self, params: Any, cache: Any, tokens: jax.Array, **how: Any) -> tuple[Any, Any]:
+        """The network's logits and the cache after them."""
+        logits, variables = self.model.apply(
+            {"params": params, "cache": cache},
+            tokens,
+            enable_dropout=False,
+            mutable=["cache"],
+            **how,
+        )
+        return logits, variables["cache"]
+
+    def empty_cache(self, params: Any, rows: int, positions: int) -> Any:
+        """A cache in which nothing is filled; its leaves have rows at axis 1."""
+        shapes = jax.eval_shape(
+            lambda tokens: self.model.apply(
+                {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
+            )[1]["cache"],
+            jax.ShapeDtypeStruct((rows, positions), jnp.int32),
+        )
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+@struct.dataclass
+class Slots:
+    """R rows. All but the cache and what steers have rows at axis 0.
+
+    Attributes:
+      cache: of the network, rows at axis 1.
+      token_R: the last token, which the next step reads.
+      key_R: random keys.
+      step_R: how many tokens the sample has.
+      done_R: whether it has ended, or there is none.
+      tokens_RT: its tokens, padding behind them.
+      steered: the states of what steers, by the axis of their rows.
+    """
+
+    cache: Any
+    token_R: jax.Array
+    key_R: jax.Array
+    step_R: jax.Array
+    done_R: jax.Array
+    tokens_RT: jax.Array
+    steered: tuple[steering_lib.State, ...] = ()
+
+
+@struct.dataclass
+class Insertion:
+    """Samples that come in, and where.
+
+    Attributes:
+      prompts_NP: ids, padded on the right.
+      lengths_N: tokens of each prompt, at least 1; 0 where there is none.
+      words_N2: uint32 names of the prompts.
+      source_R: which of the prompts of a row's own shard it continues; -1 leaves the row as it is.
+      sample_R: which of the prompt's samples it is.
+    """
+
+    prompts_NP: Any
+    lengths_N: Any
+    words_N2: Any
+    source_R: Any
+    sample_R: Any
+
+
+def empty(program: Program, params: Any, rows: int, steerings: Steerings = ()) -> Slots:
+    """Rows without samples."""
+    positions = program.positions
+    slots = Slots(
+        cache=program.empty_cache(params, rows, positions),
+        token_R=jnp.full(rows, PAD_ID, jnp.int32),
+        key_R=jnp.broadcast_to(jax.random.key(0), rows),
+        step_R=jnp.zeros(rows, jnp.int32),
+        done_R=jnp.ones(rows, bool),
+        tokens_RT=jnp.full((rows, program.max_new_tokens), PAD_ID, jnp.int32),
+        steered=steering_lib.empty(steerings, rows, program.bucket, positions),
+    )
+    return _on_mesh(slots)
+
+
+def insert(
+    program: Program,
+    params: Any,
+    slots: Slots,
+    insertion: Insertion,
+    seed: jax.Array,
+    steerings: Steerings = (),
+) -> Slots:
+    """Prefills prompts, each once, and puts their samples into rows.
+
+    Args:
+      program: what is decoded.
+      params: parameters of its network.
+      slots: the rows.
+      insertion: what comes in.
+      seed: of all draws.
+      steerings: what changes the distribution before a draw.
+    """
+    comes_R = insertion.source_R >= 0
+    of_row = functools.partial(_of_rows, program.shards, jnp.maximum(insertion.source_R, 0))
+    length_R, words_R2 = of_row(insertion.lengths_N), of_row(insertion.words_N2)
+    before_N = jnp.maximum(insertion.lengths_N - 1, 0)
+    last_N = jnp.take_along_axis(insertion.prompts_NP, before_N[:, None], axis=1)[:, 0]
+    cache = slots.cache
+    if program.bucket > 1:  # The first step reads the last token, so one alone has no prefill.
+        cache = _with_prefilled(program, params, cache, insertion, comes_R)
+    states = steering_lib.start(
+        steerings, insertion.prompts_NP, insertion.lengths_N, program.positions
+    )
+    index = jnp.where(comes_R, jnp.maximum(length_R - 1, 0), cache[_INDEX])
+    return _on_mesh(
+        dataclasses.replace(
+            slots,
+            cache={**cache, _INDEX: index},
+            token_R=jnp.where(comes_R, of_row(last_N), slots.token_R),
+            key_R=jnp.where(comes_R, _row_keys(words_R2, insertion.sample_R, seed), slots.key_R),
+            step_R=jnp.where(comes_R, 0, slots.step_R),
+            done_R=~comes_R & slots.done_R,
+            tokens_RT=jnp.where(comes_R[:, None], PAD_ID, slots.tokens_RT),
+            steered=steering_lib.put(slots.steered, states, comes_R, of_row),
+        )
+    )
+
+
+def advance(
+    program: Program, params: Any, slots: Slots, enough: jax.Array, steerings: Steerings = ()
+) -> Slots:
+    """Adds tokens to all rows that are not done, until `enough` are.
+
+    Args:
+      program: what is decoded.
+      params: parameters of its network.
+      slots: the rows.
+      enough: how many rows are done in the end, at most all.
+      steerings: what changes the distribution before a draw.
+    """
+
+    def proceed(state: tuple[jax.Array, Slots]) -> jax.Array:
+        t, slots = state
+        return (t < program.max_new_tokens) & (jnp.sum(slots.done_R) < enough)
+
+    def step(state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
+        t, slots = state
+        logits_R1V, cache = program.apply(params, slots.cache, slots.token_R[:, None], decode=True)
+        keys_R = jax.vmap(jax.random.fold_in)(slots.key_R, slots.step_R)
+        goes_R, steered = ~slots.done_R, slots.steered
+        if steerings:
+            vocab_size = program.model.config.vocab_size
+            distribution, steered = steering_lib.adjust(
+                steerings, steered, logits_R1V[:, 0], slots.token_R, vocab_size
+            )
+            steered = steering_lib.hold(goes_R, slots.steered, steered)
+            drawn_R = distribution.draw(program.sampling, keys_R)
+        else:
+            drawn_R = program.sampling.sample(logits_R1V[:, 0], keys_R)
+        token_R = jnp.where(goes_R, drawn_R, PAD_ID)
+        # A row that waits stays where it is: behind its cache there is no room.
+        index = jnp.where(goes_R, cache[_INDEX], slots.cache[_INDEX])
+        here_RT = jnp.arange(program.max_new_tokens) == slots.step_R[:, None]
+        step_R = slots.step_R + goes_R
+        ended_R = is_end(token_R, program.end_ids) | (step_R == program.max_new_tokens)
+        return t + 1, dataclasses.replace(
+            slots,
+            cache={**cache, _INDEX: index},
+            token_R=token_R,
+            step_R=step_R,
+            done_R=slots.done_R | ended_R,
+            tokens_RT=jnp.where(here_RT & goes_R[:, None], token_R[:, None], slots.tokens_RT),
+            steered=steered,
+        )
+
+    # Counted, though no row takes more steps than that: the limit tells a plan how long it runs.
+    _, slots = jax.lax.while_loop(proceed, step, (jnp.zeros((), jnp.int32), slots))
+    return _on_mesh(slots)
+
+
+def select(slots: Slots, row_K: jax.Array, shards: int) -> Slots:
+    """Some of the rows, by their places within their shards."""
+    of_row = functools.partial(_of_rows, shards, row_K)
+    cache = jax.tree.map(functools.partial(of_row, axis=1), slots.cache)
+    steered = steering_lib.by_axis(lambda axis, leaf: of_row(leaf, axis=axis), slots.steered)
+    rest = jax.tree.map(of_row, dataclasses.replace(slots, cache=None, steered=()))
+    return _on_mesh(dataclasses.replace(rest, cache=cache, steered=steered))
+
+
+def is_end(tokens: jax.Array, end_ids: tuple[int, ...]) -> jax.Array:
+    """Which of the tokens end a text; of arrays of NumPy too."""
+    return functools.reduce(operator.or_, [tokens == end_id for end_id in end_ids])
+
+
+def _of_rows(shards: int, index_R: jax.Array, x: jax.Array, axis: int = 0) -> jax.Array:
+    """`x[index]` on an axis of which every shard has an equal part, indexed within it."""
+    parts = x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
+    take = functools.partial(jnp.take, axis=axis)
+    taken = jax.vmap(take, in_axes=(axis, 0), out_axes=axis)(parts, index_R.reshape(shards, -1))
+    return taken.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
+def _with_prefilled(
+    program: Program, params: Any, cache: Any, insertion: Insertion, comes_R: jax.Array
+) -> Any:
+    """The cache with the prompts' keys and values at the start of the rows that come in."""
+    N, P = insertion.prompts_NP.shape
+    _, prefilled = program.apply(
+        params,
+        program.empty_cache(params, N, P),
+        insertion.prompts_NP,
+        prefill=True,
+        prefill_lengths=jnp.maximum(insertion.lengths_N - 1, 0),
+    )
+    source_R = jnp.maximum(insertion.source_R, 0)
+
+    def put(leaf: jax.Array, new: jax.Array) -> jax.Array:
+        new = _of_rows(program.shards, source_R, new, axis=1)
+        comes = comes_R.reshape(1, -1, *[1] * (leaf.ndim - 2))
+        start = jax.lax.slice_in_dim(leaf, 0, P, axis=3)
+        return jax.lax.dynamic_update_slice(leaf, jnp.where(comes, new, start), (0,) * leaf.ndim)
+
+    return {
+        name: leaf if name == _INDEX else put(leaf, prefilled[name]) for name, leaf in cache.items()
+    }
+
+
+def _row_keys(words_R2: jax.Array, sample_R: jax.Array, seed: jax.Array) -> jax.Array:
+    """One key a row, from the seed, the record's name and the sample's index."""
+
+    def of_row(words_2: jax.Array, sample: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), words_2[0]), words_2[1])
+        return jax.random.fold_in(key, sample)
+
+    return jax.vmap(of_row)(words_R2, sample_R)
+
+
+def _on_mesh(slots: Slots) -> Slots:
+    """The rows split over the mesh, always alike: another sharding would be another program."""
+    constrain: Any = partitioning.with_sharding_constraint
+    cache = {
+        name: constrain(leaf, ("layers", "batch") if name == _INDEX else CACHE_AXES)
+        for name, leaf in slots.cache.items()
+    }
+
+    def constrain_state(axis: int, leaf: jax.Array) -> jax.Array:
+        names = [None] * axis + ["batch"] + [None] * (leaf.ndim - axis - 1)
+        if leaf.ndim >= len(CACHE_AXES):  # of a network, whatever stands before
+            names[-3:] = CACHE_AXES[-3:]
+        return constrain(leaf, tuple(names))
+
+    steered = steering_lib.by_axis(constrain_state, slots.steered)
+    rest = dataclasses.replace(slots, cache=None, steered=())
+    rest = jax.tree.map(lambda leaf: constrain(leaf, ("batch", "length")[: leaf.ndim]), rest)
+    return dataclasses.replace(rest, cache=cache, steered=steered)
