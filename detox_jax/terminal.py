@@ -49,25 +49,28 @@ def without_notes() -> Iterator[None]:
 def without_echoes() -> Iterator[None]:
     """Drops what Orbax prints of a failed read or write beside raising it.
 
-    Its threads log the traceback; and the reads and writes that were under way end after their
-    event loop, of which each prints another.
+    Its threads log the traceback; reads and writes that were under way end after their event loop,
+    of which each prints another, and asyncio prints those that nobody asked, at the very end.
     """
-    before, absl = sys.unraisablehook, logging.getLogger("absl")
+    before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
-    def is_no_echo(record: logging.LogRecord) -> bool:
-        return "_SignalingThread.run() raised an exception" not in record.getMessage()
-
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_no_echo)
     sys.unraisablehook = hook
-    absl.addFilter(is_no_echo)
     try:
         yield
     finally:
         sys.unraisablehook = before
-        absl.removeFilter(is_no_echo)
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    unasked = "exception was never retrieved" in message and "orbax" in message
+    return not unasked and "_SignalingThread.run() raised an exception" not in message
 
 
 class Advance(Protocol):
