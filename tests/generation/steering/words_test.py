@@ -99,8 +99,8 @@ def of_words():
     """A vocabulary of three words, to which all others are one unknown token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    ids = {"[UNK]": 0, "moron": 1, "you": 2, "<|endoftext|>": 3}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    ids = {"unk": 0, "moron": 1, "you": 2, "<|endoftext|>": 3}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="unk"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore
     codec = tokenizer_files.TokenizersCodec(tokenizer)
     return Vocabulary(tokenizer_files.TokenizerFiles(codec, 3, 3, (3,), {}, "made"))
@@ -114,10 +114,10 @@ def test_what_the_tokenizer_cannot_write_is_refused(of_words):
 
 def test_a_list_of_all_tokens_is_refused(of_words, one_device_mesh, tmp_path):
     path, model = tmp_path / "all.txt", types.SimpleNamespace(vocabulary=of_words)
-    path.write_text("moron\nyou\n[UNK]\n")
+    path.write_text("moron\nyou\nunk\n")
     with pytest.raises(UserError, match="all.txt: bans all tokens of the vocabulary but"):
         words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
-    path.write_text("moron\n[UNK]\n")
+    path.write_text("moron\nunk\n")
     loaded = words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
     assert loaded.settings["words"]["phrases"] == 2
 
