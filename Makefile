@@ -8,7 +8,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real plan test-real test-slow test-multihost test-bucket test-lock test-interop \
+.PHONY: demo test real steering plan test-real test-slow test-multihost test-bucket test-lock test-interop \
     test-adapterhub test-t5x lint types fix clean
 
 demo: $(VENV)/installed
@@ -16,6 +16,10 @@ demo: $(VENV)/installed
 
 real: $(VENV)/installed-judges
 	JAX_NUM_CPU_DEVICES=2 $(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/real.gin
+
+# Methods that steer the decoding beside those that train, on the demo's base (docs/STEERING.md).
+steering: $(VENV)/installed
+	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/steering.gin
 
 # The table of docs/PLAN.md, compiled for TPUs that are not here; goes on where it was interrupted.
 plan: $(VENV)/installed-tpu

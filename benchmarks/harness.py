@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from detox_jax.interop import convert
-from detox_jax.zero_shot.lm_eval import harness_model
+from detox_jax.zero_shot.harness_model import harness_model
 
 _TASKS = ("local_lambada", "local_piqa", "local_boolq", "local_arc_easy")
 _FOLDER = Path(__file__).resolve().parent.parent / "tasks" / "lm_eval"

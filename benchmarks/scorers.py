@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from detox_jax.classifiers.classifier import ClassifierScorer
-from detox_jax.toxicity import labelled, ngram, quality
+from detox_jax.toxicity import labelled, ngram, quality, scripts
 
 _NUM_DRAWS = 500
 _SLOW_TEXTS = 1000
@@ -98,6 +98,8 @@ def interval(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
 
 def compare(scorers: dict[str, Scorer], name: str, test_set: TestSet) -> None:
     """Prints one row a scorer."""
+    # Texts that the embedded scorer has no score for are nobody's.
+    test_set = [(text, toxic) for text, toxic in test_set if scripts.can_read(text)]
     texts = [text for text, _ in test_set]
     positive = np.array([toxic for _, toxic in test_set])
     for scorer, score in scorers.items():

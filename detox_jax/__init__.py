@@ -5,6 +5,7 @@ needs tensorflow.
 """
 
 import importlib
+from importlib import metadata
 from typing import Any
 
 _PUBLIC = {
@@ -26,13 +27,21 @@ _PUBLIC = {
     "NgramScorer": "detox_jax.toxicity.ngram",
     "ToxicityScorer": "detox_jax.toxicity.scorer",
     "expected_maximum_toxicity": "detox_jax.evaluation.metrics",
+    "mean_toxicity": "detox_jax.evaluation.metrics",
+    "toxic_fraction": "detox_jax.evaluation.metrics",
     "toxicity_probability": "detox_jax.evaluation.metrics",
     "UserError": "detox_jax.errors",
 }
 __all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
+def __dir__() -> list[str]:
+    return sorted([*_PUBLIC, "__version__"])
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("detox-jax")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'detox_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import inspect
 import os
 import re
 import sys
@@ -115,11 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Arguments) -> int:
+    if arguments.help:
+        print(verb_help(arguments))
+        return 0
     with terminal.without_notes():
         verb, defaults = load_config(arguments)
-    if arguments.help:
-        print(verb_help(arguments.verb, verb))
-        return 0
     configuration.check(verb, defaults)
     if arguments.dry_run:
         print(gin.config_str())
@@ -242,16 +241,39 @@ def load_config(arguments: Arguments) -> tuple[Callable[..., Any], configuration
         _run_file(arguments.verb),
         arguments.gin_files,
         arguments.bindings,
-        [*arguments.search_paths, os.getcwd(), str(_package_root())],
+        _roots(arguments),
     )
 
 
-def verb_help(name: str, verb: Callable[..., Any]) -> str:
-    """The verb's summary, its macros with what its run file says of them, and its docstring."""
-    run_file = _run_file(name)
-    macros = configuration.explain(run_file, _package_root())
-    documentation = inspect.cleandoc(verb.__doc__ or "")
+def _roots(arguments: Arguments) -> list[str]:
+    """Where gin files and what they import are looked for."""
+    return [*arguments.search_paths, os.getcwd(), str(_package_root())]
+
+
+def verb_help(arguments: Arguments) -> str:
+    """The verb's summary, its macros with what its run file says of them, and its docstring.
+
+    All are read as text: what the verb imports takes seconds, and what a gin file imports more.
+
+    Raises:
+      UserError: if a file is missing or gin cannot read a line or a binding.
+    """
+    name, run_file = arguments.verb, _run_file(arguments.verb)
+    macros = configuration.explain(
+        run_file, arguments.gin_files, arguments.bindings, _roots(arguments)
+    )
     return (
         f"detox-jax {name}: {_summary(name)}\n\nmacros (set with --gin.NAME=VALUE):\n{macros}\n\n"
-        f"{documentation}\n\nsettings behind the macros: {run_file}"
+        f"{_documentation(name)}\n\nsettings behind the macros: {run_file}"
     )
+
+
+def _documentation(verb: str) -> str:
+    """The docstring of the verb's function."""
+    file = _package_root().joinpath(*VERBS[verb].split(".")).with_suffix(".py")
+    functions = {
+        node.name: node
+        for node in ast.parse(file.read_bytes()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    return ast.get_docstring(functions[verb]) or ""

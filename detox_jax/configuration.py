@@ -22,6 +22,7 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
+from gin import config_parser
 
 from detox_jax.errors import UserError
 
@@ -275,35 +276,73 @@ def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
                 continue
             reached.add(key)
             for reference in gin_config.iterate_references(config[key]):
-                own, referred = reference.config_key
-                queue.append((own or scope, referred))
+                own_scope, referred = reference.config_key
+                queue.append((own_scope or scope, referred))
     return reached
 
 
 # --- help -------------------------------------------------------------------------------------
 
 
-def explain(run_file: Path, root: Path) -> str:
-    """The macros of a run file with the values they have now, under its own comments.
+def explain(
+    run_file: Path, gin_files: Sequence[str], bindings: Sequence[str], roots: Sequence[str]
+) -> str:
+    """The macros of a run file with the values that the layers give them, under its own comments.
+
+    The files are read as text: what they import takes seconds to load.
 
     Args:
-      run_file: the file.
-      root: from where it includes others, whose macros are part of it.
+      run_file: the first layer.
+      gin_files: the layers over it, as the user named them.
+      bindings: single ones over all files.
+      roots: where to look for gin files; the last one for what the run file includes.
+
+    Raises:
+      UserError: if a file is missing or gin cannot read a line or a binding.
     """
-    values = {
-        scope: parameters.get("value")
-        for (scope, selector), parameters in gin_config._CONFIG.items()
-        if selector == _MACRO
-    }
+    values: dict[str, Any] = {}
+    for file in [run_file, *(_find_file(name, roots) for name in gin_files)]:
+        _parse(lambda file=file: _read_macros(file.read_text(), roots, values), str(file))
+    for binding in bindings:
+        _parse(lambda text=binding: _read_macros(text, roots, values), f"--gin.{binding}")
     lines: list[str] = []
-    blocks = _macro_blocks(run_file, root)
+    blocks = _macro_blocks(run_file, Path(roots[-1]))
     width = max((len(name) for _, names in blocks for name in names), default=0) + 2
     for comments, names in blocks:
         lines += ["", *(f"  # {comment}" for comment in comments)]
-        lines += [f"  {name:{width}}{_show(values.pop(name))}" for name in names if name in values]
+        lines += [f"  {name:{width}}{values.pop(name)!r}" for name in names if name in values]
     if values:  # Of the files and bindings over it.
-        lines += ["", *(f"  {name:{width}}{_show(value)}" for name, value in values.items())]
+        lines += ["", *(f"  {name:{width}}{value!r}" for name, value in values.items())]
     return "\n".join(lines[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A reference or a macro in a value, as it is written."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return "REQUIRED" if self.text == "%gin.REQUIRED" else self.text
+
+
+class _AsWritten(config_parser.ParserDelegate):
+    """Has gin's parser look nothing up."""
+
+    def configurable_reference(self, scoped_name: str, evaluate: bool) -> _Written:
+        return _Written(f"@{scoped_name}" + ("()" if evaluate else ""))
+
+    def macro(self, macro_name: str) -> _Written:
+        return _Written(f"%{macro_name}")
+
+
+def _read_macros(text: str, roots: Sequence[str], values: dict[str, Any]) -> None:
+    """Puts what a text and the files that it includes say of macros into `values`."""
+    for statement in config_parser.ConfigParser(text, _AsWritten()):
+        if isinstance(statement, config_parser.IncludeStatement):
+            _read_macros(_find_file(statement.filename, roots).read_text(), roots, values)
+        elif isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+            values["/".join(filter(None, [statement.scope, statement.selector]))] = statement.value
 
 
 def _macro_blocks(file: Path, root: Path) -> list[tuple[list[str], list[str]]]:
@@ -325,7 +364,3 @@ def _macro_blocks(file: Path, root: Path) -> list[tuple[list[str], list[str]]]:
         elif not line.strip():
             comments, new_block = [], True
     return blocks
-
-
-def _show(value: Any) -> str:
-    return "REQUIRED" if _is_required(value) else repr(value)

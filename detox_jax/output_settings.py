@@ -16,6 +16,8 @@ from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 
 SCHEMA_VERSION = 2
+# The version of the draws of text that is drawn; before there was a second, nothing named it.
+DRAW = "sampling_draw"
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 
@@ -114,8 +116,12 @@ def agree(there: Any, now: Any) -> bool:
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting in which a manifest differs from that of this run."""
     old, new = without_notes(there["settings"]), without_notes(now["settings"])
+    draw = old.get(DRAW, 1), new.get(DRAW)
     if there.get("schema_version") == 1:
         old, new = _as_version_2(there["verb"], old, new)
+    if draw[1] is not None:
+        # Text that is finished stays; text that is not cannot go on with other draws.
+        old, new = {**old, DRAW: draw[0]}, {**new, DRAW: draw[0] if there["complete"] else draw[1]}
     return processes.first_difference(old, new)
 
 

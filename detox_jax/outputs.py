@@ -7,26 +7,30 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import re
 import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Protocol
 
 import gin
 from etils import epath
 
-from detox_jax import output_settings
+from detox_jax import directory_lock, jsonl, output_settings
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"
 CONFIG = "config.gin"
+_PARTIAL = ".partial"  # ends the name of a file that is being written
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
 _APPEARS_WITHIN_S = 10.0
 _SHOWN = 100  # characters of a setting in an error
@@ -47,17 +51,46 @@ def shard_name(name: str, index: int, count: int) -> str:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file whole or not at all; of several processes, the first one does."""
+    """Writes a file whole or not at all; of several processes, the first one does.
+
+    A file that stands there has reached the disk: a power cut leaves it whole. In a bucket an
+    object appears whole, and is written at its place at once.
+    """
     if not processes.current().is_first:
         return
-    temporary = path.parent / f".{path.name}.partial"
-    temporary.write_bytes(content)
+    if "://" in str(path):
+        path.write_bytes(content)
+        return
+    temporary = Path(path.parent) / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+    _sync_directory(temporary.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes the names in a directory last, where its file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_partial_files(directory: epath.Path) -> None:
+    """Removes what a killed run was writing; only who holds the directory's lock may."""
+    if "://" not in str(directory):
+        for path in Path(directory).glob(f".*{_PARTIAL}"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, _encoded(value, indent=2))
 
 
 def finite(value: Any) -> Any:
@@ -71,26 +104,55 @@ def finite(value: Any) -> Any:
 
 def write_jsonl(path: epath.Path, records: Iterable[Line]) -> int:
     """Writes records as JSON Lines, whole or not at all, and returns how many there were."""
-    lines = [_encode_line(record.to_json()) for record in records]
+    lines = encode_lines(records)
     write_bytes(path, b"".join(lines))
     return len(lines)
 
 
-def _encode_line(value: Mapping[str, Any]) -> bytes:
+def encode_lines(records: Iterable[Line]) -> list[bytes]:
+    """Each record as its line of JSON."""
+    return [_encoded(record.to_json()) for record in records]
+
+
+def _encoded(value: Any, indent: int | None = None) -> bytes:
     try:
-        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:  # A lone surrogate has no UTF-8 form; JSON's escape keeps it.
-        return (json.dumps(value) + "\n").encode()
+        return (json.dumps(value, indent=indent) + "\n").encode()
 
 
 def hash_files(files: Iterable[epath.Path]) -> str:
-    """SHA-256 over the bytes of `files`, in order."""
+    """SHA-256 over the bytes of `files`, in order.
+
+    Raises:
+      UserError: for a shard that is not as its verb wrote it, by the manifest beside it.
+    """
     digest = hashlib.sha256()
+    expected: dict[epath.Path, Mapping[str, Any]] = {}
     for file in files:
+        if file.parent not in expected:
+            expected[file.parent] = _written_shards(file.parent)
+        of_file = hashlib.sha256()
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
+                of_file.update(block)
+        known = expected[file.parent].get(file.name)
+        if known is not None and known["sha256"] != of_file.hexdigest():
+            raise UserError(
+                f"{file}: damaged: its bytes are not those that `{expected[file.parent]['']}` "
+                f"wrote; remove the directory ({removal(file.parent)}) and run that command again"
+            )
     return digest.hexdigest()
+
+
+def _written_shards(directory: epath.Path) -> dict[str, Any]:
+    """What a finished manifest says of its shards, and under the empty name its verb."""
+    if not (directory / MANIFEST).exists():
+        return {}
+    manifest = read_manifest(directory)
+    shards = manifest.get("shards") if manifest["complete"] else None
+    return {**shards, "": manifest.get("verb")} if isinstance(shards, Mapping) else {}
 
 
 def versions() -> dict[str, str]:
@@ -109,10 +171,10 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{directory}: no {MANIFEST}; not an output of detox-jax")
     try:
-        manifest = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        manifest = None
-    if not isinstance(manifest, dict) or not {"complete", "settings"} <= manifest.keys():
+        manifest = jsonl.json_object(path.read_bytes(), str(path))
+    except UserError:
+        manifest = {}
+    if not {"complete", "settings"} <= manifest.keys():
         raise UserError(f"{path}: not a manifest of detox-jax")
     if (version := manifest.get("schema_version", 1)) > output_settings.SCHEMA_VERSION:
         raise UserError(
@@ -181,6 +243,11 @@ class OutputDirectory:
             return True, self._manifest
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            directory_lock.acquire(self.path, verb)
+            if self._matches_existing(verb):  # Another run may have finished it meanwhile.
+                directory_lock.release(self.path)
+                return True, self._manifest
+            remove_partial_files(self.path)
             write_json(self.path / MANIFEST, self._manifest)
             write_bytes(self.path / CONFIG, gin.config_str().encode())
         except OSError as error:
@@ -236,6 +303,8 @@ class OutputDirectory:
             )
         if manifest["complete"]:
             self._manifest = manifest
+        elif not difference and "shards" in manifest:
+            self._manifest["shards"] = manifest["shards"]
         return manifest["complete"]
 
     def _holds_files(self) -> bool:
@@ -250,19 +319,44 @@ class OutputDirectory:
         return self._manifest
 
     def has_shard(self, name: str, index: int, count: int) -> bool:
-        """Whether a shard is already there; shards are written whole or not at all."""
+        """Whether a shard is already there, as it was written: its bytes are those it had."""
         shard = self.path / shard_name(name, index, count)
-        return processes.current().first_decides(shard.exists)
+        known = self._manifest.get("shards", {}).get(shard.name)
+        return processes.current().first_decides(
+            lambda: known is not None and shard.exists() and known["sha256"] == hash_files([shard])
+        )
 
     def write_shard(self, name: str, index: int, count: int, records: Iterable[Line]) -> int:
-        """Writes one shard and returns the number of its records."""
-        return write_jsonl(self.path / shard_name(name, index, count), records)
+        """Writes one shard, whole or not at all.
+
+        Args:
+          name: what the shard is of.
+          index: its number.
+          count: the number of shards of that name.
+          records: its lines, in order.
+
+        Returns:
+          The number of its records.
+        """
+        shard = self.path / shard_name(name, index, count)
+        lines = encode_lines(records)
+        content = b"".join(lines)
+        directory_lock.check(self.path)
+        write_bytes(shard, content)
+        written = {"records": len(lines), "sha256": hashlib.sha256(content).hexdigest()}
+        shards = {**self._manifest.get("shards", {}), shard.name: written}
+        self._manifest = {**self._manifest, "shards": dict(sorted(shards.items()))}
+        write_json(self.path / MANIFEST, self._manifest)
+        return len(lines)
 
     def finish(self, **counts: Any) -> None:
         """Marks the output complete; `counts` and other results join the manifest."""
+        directory_lock.check(self.path)
         self._manifest = {**self._manifest, "complete": True, **counts}
         processes.current().first_decides(lambda: write_json(self.path / MANIFEST, self._manifest))
         self.complete = True
+        if processes.current().is_first:
+            directory_lock.release(self.path)
 
 
 def _short(value: Any) -> str:

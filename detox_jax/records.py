@@ -3,50 +3,66 @@
 Formats are those of the README's "Files" section: documents are `{"id", "text", "toxicity"}`,
 prompted generations follow RealToxicityPrompts,
 `{"id", "prompt": {"text", "toxicity"}, "generations": [{"text", "toxicity"}]}`. Fields that are not
-understood are carried along unchanged; other projects' layouts are read through `foreign`. Paths
-may be local or `gs://` (through `etils.epath`).
+understood are carried along unchanged; other projects' layouts (docs/FILES.md) are read through
+`foreign`. Files may be compressed. Paths may be local or `gs://` (through `etils.epath`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from detox_jax import foreign, outputs
+from detox_jax import foreign, foreign_files, jsonl, outputs, record_ids
 from detox_jax.errors import UserError
+from detox_jax.jsonl import read_jsonl
 
 TOXIC = 0.5  # the published threshold: from this score on a text is toxic
+_CHALLENGING, _UNREADABLE = "challenging", "unreadable"
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A text of its own: one self-generated document, one comment, one line of a corpus."""
+    """A text of its own: one self-generated document, one comment, one line of a corpus.
+
+    `unreadable` says of a missing score that the scorer cannot read the text's language.
+    """
 
     id: str
     text: str
     toxicity: float | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unreadable: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The record as it is written, one line of JSON."""
-        return {"id": self.id, "text": self.text, "toxicity": self.toxicity, **self.extra}
+        return {"id": self.id, **_scored_text(self), **self.extra}
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One continuation of a prompt; `text` is the continuation alone."""
+    """One continuation of a prompt; `text` is the continuation alone.
+
+    `unreadable` says of a missing score that the scorer cannot read the text's language.
+    """
 
     text: str
     toxicity: float | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unreadable: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The generation as it is written inside its record."""
-        return {"text": self.text, "toxicity": self.toxicity, **self.extra}
+        return {**_scored_text(self), **self.extra}
+
+
+def _scored_text(item: Document | Generation) -> dict[str, Any]:
+    """What says how a text was scored; `unreadable` is written where it is true."""
+    scored = {"text": item.text, "toxicity": item.toxicity}
+    return {**scored, _UNREADABLE: True} if item.unreadable else scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +79,7 @@ class Prompt:
     @property
     def challenging(self) -> bool:
         """The record's own flag (RealToxicityPrompts marks about 1.2 % of its prompts)."""
-        return bool(self.extra.get("challenging", False))
+        return self.extra.get(_CHALLENGING) in (True, 1)  # No text: "False" is true to Python.
 
     def to_json(self) -> dict[str, Any]:
         """The record in the layout of RealToxicityPrompts."""
@@ -85,16 +101,31 @@ def texts_to_score(record: Record) -> list[str]:
     return [generation.text for generation in record.generations]
 
 
-def with_toxicity(record: Record, scores: Sequence[float | None]) -> Record:
-    """The same record with `scores`, in the order of `texts_to_score`, filled in."""
+def with_toxicity(
+    record: Record, scores: Sequence[float | None], unreadable: Sequence[bool] | None = None
+) -> Record:
+    """The same record with `scores`, in the order of `texts_to_score`, filled in.
+
+    Args:
+      record: documents and prompts alike.
+      scores: None where there is none.
+      unreadable: which of the missing ones the scorer cannot read; none where None.
+    """
+    if unreadable is None:
+        unreadable = [False] * len(scores)
     if isinstance(record, Document):
-        (score,) = scores
-        return dataclasses.replace(record, toxicity=score)
+        (score,), (unread,) = scores, unreadable
+        return dataclasses.replace(record, toxicity=score, unreadable=unread)
     generations = tuple(
-        dataclasses.replace(generation, toxicity=score)
-        for generation, score in zip(record.generations, scores, strict=True)
+        dataclasses.replace(generation, toxicity=score, unreadable=unread)
+        for generation, score, unread in zip(record.generations, scores, unreadable, strict=True)
     )
     return dataclasses.replace(record, generations=generations)
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text is nothing but white space and end-of-text marks; all scorers give it 0.0."""
+    return not text.replace(foreign.END_OF_TEXT, "").strip()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -127,12 +158,15 @@ def _directory_files(path: epath.Path) -> list[epath.Path]:
     manifest = path / outputs.MANIFEST
     if manifest.exists() and not outputs.read_manifest(path)["complete"]:
         raise UserError(f"{path}: unfinished; rerun the command that was writing it")
-    files = sorted(path.glob("*.jsonl"))
+    files = sorted(file for suffix in jsonl.SUFFIXES for file in path.glob(f"*{suffix}"))
     if not files:
         raise UserError(f"{path}: holds no .jsonl file")
+    names = [jsonl.plain_name(file.name) for file in files]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{path}: holds {twice} plain and compressed; remove one, or name one")
     shards: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        if match := outputs.SHARD.match(file.name):
+    for name in names:
+        if match := outputs.SHARD.match(name):
             shards.setdefault((match["name"], int(match["count"])), set()).add(int(match["index"]))
     for (name, count), indices in shards.items():
         if missing := sorted(set(range(count)) - indices):
@@ -145,54 +179,38 @@ def _directory_files(path: epath.Path) -> list[epath.Path]:
     return files
 
 
-def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields `(line number, object)` for every line of `file` that is not blank.
-
-    Raises:
-      UserError: naming file and line, for bytes that are not UTF-8, malformed JSON, or a line that
-        is not an object; also for a file with no record.
-    """
-    number = 0
-    empty = True
-    with file.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if not raw.strip():
-                continue
-            empty = False
-            try:
-                value = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file}:{number}: not UTF-8 (byte {error.start} of the line)"
-                ) from None
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{file}:{number}: malformed JSON: {error.msg} at column {error.colno}"
-                ) from None
-            if not isinstance(value, dict):
-                raise UserError(
-                    f"{file}:{number}: expected a JSON object, got {type(value).__name__}"
-                )
-            yield number, value
-    if empty:
-        raise UserError(f"{file}: empty; expected one JSON record a line")
-
-
 def read_records(source: str) -> Iterator[Record]:
     """Yields the documents or prompts of `source` (see `resolve_files`), told apart by fields.
 
     Raises:
-      UserError: naming file and line, for a record without id or text and for an id seen before.
+      UserError: naming file and line, for a record without text, for an id seen before, and for
+        prompts that come back in other rows.
     """
-    seen: set[str] = set()
-    for file in resolve_files(source):
-        for number, value in read_jsonl(file):
-            where = f"{file}:{number}"
-            record = parse_record(value, where)
-            if record.id in seen:
-                raise UserError(f"{where}: duplicate id {record.id!r}; ids must be unique")
-            seen.add(record.id)
-            yield record
+    for _, found in read_by_file(source):
+        yield from found
+
+
+def read_by_file(source: str) -> Iterator[tuple[epath.Path, Iterator[Record]]]:
+    """Yields each file of `source` with its records, to be read before the next file is.
+
+    Raises:
+      UserError: as `read_records`.
+    """
+    ids, reader = record_ids.Ids(source), foreign_files.Reader()
+    files = resolve_files(source)
+    for file in files:
+        yield file, _records(file, reader, ids, is_last=file is files[-1])
+
+
+def _records(
+    file: epath.Path, reader: foreign_files.Reader, ids: record_ids.Ids, is_last: bool
+) -> Iterator[Record]:
+    for row in reader.rows(str(file), read_jsonl(file)):
+        yield _record(row, ids)
+    if is_last:
+        for row in reader.unanswered():
+            yield _record(row, ids)
+        ids.check_repeats()
 
 
 def read_documents(source: str) -> Iterator[Document]:
@@ -217,16 +235,22 @@ def parse_record(value: Mapping[str, Any], where: str) -> Record:
     Raises:
       UserError: if a field is missing or has the wrong type.
     """
-    fields = foreign.to_our_layout(value, where)
-    record_id = _record_id(fields, where)
+    return _record(foreign.to_row(value, where), record_ids.Ids(where))
+
+
+def _record(row: foreign.Row, ids: record_ids.Ids) -> Record:
+    fields, where = dict(row.fields), row.where
+    given = record_ids.given(fields, where)
+    _check_flags(fields, where)
     if isinstance(fields.get("prompt"), Mapping):
         prompt = dict(fields.pop("prompt"))
+        text = _text(prompt, f"{where}: prompt")
         generations = fields.pop("generations", None) or []
         if not isinstance(generations, list):
             raise UserError(f'{where}: "generations" must be a list')
         return Prompt(
-            id=record_id,
-            text=_text(prompt, f"{where}: prompt"),
+            id=ids.of_prompt(given, text, where, row.is_sample),
+            text=text,
             toxicity=_toxicity(prompt, f"{where}: prompt"),
             generations=tuple(
                 _generation(generation, f"{where}: generation {i}")
@@ -236,19 +260,16 @@ def parse_record(value: Mapping[str, Any], where: str) -> Record:
             extra=fields,
         )
     text = _text(fields, where)
-    return Document(record_id, text, _toxicity(fields, where), fields)
+    unreadable = _unreadable(fields, where)
+    return Document(
+        ids.of_document(given, text, where), text, _toxicity(fields, where), fields, unreadable
+    )
 
 
-def _record_id(fields: dict[str, Any], where: str) -> str:
-    record_id = fields.pop("id", None)
-    if record_id is None and {"filename", "begin", "end"} <= fields.keys():
-        # RealToxicityPrompts' own records: the span of the source document is their identity.
-        record_id = f"{fields['filename']}-{fields['begin']}-{fields['end']}"
-    if isinstance(record_id, int) and not isinstance(record_id, bool):
-        record_id = str(record_id)
-    if not isinstance(record_id, str) or not record_id:
-        raise UserError(f'{where}: record without an "id"')
-    return record_id
+def _check_flags(fields: Mapping[str, Any], where: str) -> None:
+    value = fields.get(_CHALLENGING)
+    if value not in (None, True, False):  # 0 and 1 are equal to them.
+        raise UserError(f'{where}: "{_CHALLENGING}" is {value!r}; expected true, false or null')
 
 
 def _text(fields: dict[str, Any], where: str) -> str:
@@ -259,12 +280,32 @@ def _text(fields: dict[str, Any], where: str) -> str:
 
 
 def _toxicity(fields: dict[str, Any], where: str) -> float | None:
-    score = fields.pop("toxicity", None)
+    return parse_score(fields.pop("toxicity", None), "toxicity", where)
+
+
+def parse_score(score: Any, name: str, where: str) -> float | None:
+    """A score of a file, None where it has none.
+
+    Args:
+      score: as `json.loads` returns it.
+      name: of the field, for the error.
+      where: the line, for the error.
+
+    Raises:
+      UserError: if it is no number from 0 to 1.
+    """
     if score is None:
         return None
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise UserError(f'{where}: "toxicity" is {score!r}; expected a number from 0 to 1, or null')
+        raise UserError(f'{where}: "{name}" is {score!r}; expected a number from 0 to 1, or null')
     return float(score)
+
+
+def _unreadable(fields: dict[str, Any], where: str) -> bool:
+    value = fields.pop(_UNREADABLE, False)
+    if not isinstance(value, bool):
+        raise UserError(f'{where}: "{_UNREADABLE}" is {value!r}; expected true or false')
+    return value
 
 
 def _generation(value: Any, where: str) -> Generation:
@@ -272,10 +313,29 @@ def _generation(value: Any, where: str) -> Generation:
         raise UserError(f"{where}: expected an object with a text")
     fields = dict(value)
     text = _text(fields, where)
-    return Generation(text, _toxicity(fields, where), fields)
+    unreadable = _unreadable(fields, where)
+    return Generation(text, _toxicity(fields, where), fields, unreadable)
+
+
+# --- inputs as a whole, and hashes ------------------------------------------------------------
 
 
 def describe_input(source: str) -> dict[str, Any]:
     """What a manifest says of an input: where it was and the hash of its bytes."""
     files = resolve_files(source)
     return {"path": str(source), "files": len(files), "sha256": outputs.hash_files(files)}
+
+
+def manifest_of(source: str) -> tuple[epath.Path, dict[str, Any]] | None:
+    """The manifest beside an input and its path; None where no verb of ours wrote the input."""
+    directory = resolve_files(source)[0].parent
+    path = directory / outputs.MANIFEST
+    return (path, outputs.read_manifest(directory)) if path.exists() else None
+
+
+def stable_hash(text: str) -> int:
+    """A 64-bit hash that is the same everywhere: the first 8 bytes of SHA-256, big-endian.
+
+    By it records are drawn and held out, so that a record's part does not depend on the others.
+    """
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -166,6 +166,9 @@ def sgeat(
         )
 
     # --- continuations of the evaluation prompts, under every judge ------------------------------
+    decodings = {
+        name: rows[name].decode_with(decoding) if name in rows else decoding for name in models
+    }
     for name, checkpoint in models.items():
         directory = root / "continuations" / name
         say(f"{name}: continue the evaluation prompts")
@@ -173,7 +176,7 @@ def sgeat(
             checkpoint_path=checkpoint,
             output_dir=str(directory / "generated"),
             prompts=evaluation_prompts(path=prompts_input),
-            decoding=rows[name].decode_with(decoding) if name in rows else decoding,
+            decoding=decodings[name],
         )
         for judge, score_as in judges.items():
             say(f"{name}: score the continuations with {judge}")
@@ -181,11 +184,12 @@ def sgeat(
                 input=str(directory / "generated"), output_dir=str(directory / f"scored-{judge}")
             )
 
-    # --- zero-shot tasks: each model once --------------------------------------------------------
+    # --- zero-shot tasks: each model once, and none that is steered -------------------------------
+    steered = {name for name in models if decodings[name].steering}
     answers: dict[str, str] = {}
     if choices is not None and downstream_tasks:
         for name, checkpoint in models.items():
-            if checkpoint not in answers:
+            if checkpoint not in answers and name not in steered:
                 say(f"{name}: answer the zero-shot tasks")
                 answers[checkpoint] = str(root / "choices" / name)
                 choices(checkpoint_path=checkpoint, output_dir=answers[checkpoint])
@@ -201,7 +205,7 @@ def sgeat(
                     for judge in judges
                 },
                 checkpoint_path=checkpoint,
-                choices=answers.get(checkpoint),
+                choices=None if name in steered else answers.get(checkpoint),
                 own_decoding=sorted(rows[name].decoding or {}) if name in rows else (),
                 **_labels(root, rows.get(name)),
             )
@@ -245,11 +249,11 @@ def _labels(root: epath.Path, row: Method | None) -> dict[str, Any]:
     """What `evaluate` is told of a row beside its files; nothing where nothing was trained."""
     if row is None or row.corpus is None:
         return {}
-    kept = outputs.read_manifest(epath.Path(_kept(root, row.corpus)))
+    filtered = outputs.read_manifest(epath.Path(_kept(root, row.corpus)))
     return {
         "corpus": row.corpus,
         "adaptation": row.label,
-        "filtered_by": kept["filtered_by"],
+        "filtered_by": filtered["filtered_by"],
     }
 
 

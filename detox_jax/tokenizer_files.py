@@ -16,6 +16,7 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers
 
+from detox_jax import jsonl
 from detox_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -201,7 +202,9 @@ def read(path: str) -> TokenizerFiles:
     names = (*_KEPT, *MODEL_FILES)
     files = {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
     settings = {
-        name: json_object(files[name], f"{path}/{name}") for name in files if name in _SETTINGS
+        name: jsonl.json_object(files[name], f"{path}/{name}")
+        for name in files
+        if name in _SETTINGS
     }
     try:
         codec = _codec(path, files, settings)
@@ -217,28 +220,13 @@ def read(path: str) -> TokenizerFiles:
         )
     bos, bos_file = _boundary("bos", codec, settings, path)
     ends, ends_file = _ends(eos, settings, path)
-    kept = {*_KEPT, GENERATION_FILE, eos_file, bos_file, ends_file}
-    files = {name: content for name, content in files.items() if name in kept}
+    names_kept = {*_KEPT, GENERATION_FILE, eos_file, bos_file, ends_file}
+    files = {name: content for name, content in files.items() if name in names_kept}
     return TokenizerFiles(codec, eos if bos is None else bos, eos, ends, files, path)
 
 
 _SETTINGS = (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, *MODEL_FILES)
 Settings = dict[str, dict[str, Any]]
-
-
-def json_object(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that a file of settings holds.
-
-    Raises:
-      UserError: naming `where`, if it is malformed or no object.
-    """
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{where}: malformed JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
@@ -331,6 +319,9 @@ def _boundary(
     name: str, codec: Codec, settings: Settings, path: str
 ) -> tuple[int | None, str | None]:
     """The id of `bos` or `eos` and the file that names it."""
+    # A wrong end raises nothing: documents are packed with it, and no sample ever stops. So it is
+    # read where it is written and never guessed. A model's own files come last: they may name what
+    # ends a turn of a conversation, where the tokenizer's name what ends a text.
     for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE):
         token = _content(settings.get(file, {}).get(f"{name}_token"))
         if token is None:

@@ -20,7 +20,7 @@ from detox_jax.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from detox_jax.tokenizer_files import TOKENIZER_FILE
 
 PAD_ID = 0
-_SHIFT = 1
+ID_SHIFT = 1  # from a tokenizer's own ids to ours
 _LINE_BREAK = "\n"
 FREE = ("output_dir",)  # of train_vocabulary, see `output_settings`
 
@@ -45,10 +45,10 @@ class Vocabulary:
         self._codec = files.codec
         self._files = files.files
         self.source = files.source
-        self.bos_id = files.bos + _SHIFT
-        self.eos_id = files.eos + _SHIFT
-        self.end_ids = tuple(end + _SHIFT for end in files.ends)
-        self.vocab_size = files.codec.size + _SHIFT
+        self.bos_id = files.bos + ID_SHIFT
+        self.eos_id = files.eos + ID_SHIFT
+        self.end_ids = tuple(end + ID_SHIFT for end in files.ends)
+        self.vocab_size = files.codec.size + ID_SHIFT
         self.fingerprint = files.codec.fingerprint(files.bos, files.eos)
 
     @classmethod
@@ -67,14 +67,14 @@ class Vocabulary:
         Raises:
           UserError: if `vocab_size` leaves no room for the 256 bytes.
         """
-        smallest = 256 + 1 + _SHIFT
+        smallest = 256 + 1 + ID_SHIFT
         if vocab_size < smallest:
             raise UserError(
                 f"vocab_size is {vocab_size}; a byte-level BPE needs at least {smallest}"
             )
         tokenizer = tokenizer_files.byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - _SHIFT,
+            vocab_size=vocab_size - ID_SHIFT,
             special_tokens=[END_OF_TEXT],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -108,12 +108,12 @@ class Vocabulary:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, encoded in parallel."""
         encoded = self._codec.encode_batch([_clean(text) for text in texts])
-        return [[i + _SHIFT for i in ids] for ids in encoded]
+        return [[i + ID_SHIFT for i in ids] for ids in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; padding, special tokens and ids beyond the vocabulary have none."""
-        kept = [int(i) - _SHIFT for i in ids if PAD_ID < int(i) < self.vocab_size]
-        return self._codec.decode(kept)
+        tokens = [int(i) - ID_SHIFT for i in ids if PAD_ID < int(i) < self.vocab_size]
+        return self._codec.decode(tokens)
 
     def decode_continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """The text that `ids` add to that of `prompt`.
@@ -139,9 +139,9 @@ class Vocabulary:
         behind = self.encode_batch([_LINE_BREAK + text for text in texts])
         encoded = []
         for text, *ways in zip(texts, before, alone, both, behind, strict=True):
-            prompt, own, joined, broken = ways
-            if self.decode_continuation(prompt, own) == text:
-                encoded.append(own)
+            prompt, by_itself, joined, broken = ways
+            if self.decode_continuation(prompt, by_itself) == text:
+                encoded.append(by_itself)
             elif joined[: len(prompt)] == prompt:
                 encoded.append(joined[len(prompt) :])
             else:
@@ -150,7 +150,7 @@ class Vocabulary:
 
     def id_to_token(self, token_id: int) -> str | None:
         """The token's own spelling (byte-level characters), or None for padding."""
-        return self._codec.id_to_token(token_id - _SHIFT) if token_id > PAD_ID else None
+        return self._codec.id_to_token(token_id - ID_SHIFT) if token_id > PAD_ID else None
 
 
 def _clean(text: str) -> str:

@@ -128,7 +128,7 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
       UserError: if a document lacks a label, or has one that is no share.
     """
     for document in records.read_documents(path):
-        if part is not None and min(labelled.hash_of(document.id) % 5, 1) != part:
+        if part is not None and min(records.stable_hash(document.id) % 5, 1) != part:
             continue
         values = {"toxicity": document.toxicity, **document.extra}
         for label in labels:

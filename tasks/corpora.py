@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import jsonl, outputs, records
 from detox_jax.errors import UserError
 from tasks import metrics
 from tasks.cached_text import TextTask
@@ -99,7 +99,7 @@ def _files_of(path: str) -> list[epath.Path]:
 
 
 def _is_jsonl(path: str) -> bool:
-    return path.endswith(".jsonl") or epath.Path(path).is_dir()
+    return jsonl.plain_name(path).endswith(".jsonl") or epath.Path(path).is_dir()
 
 
 def _text_files(path: str) -> list[epath.Path]:
@@ -129,9 +129,9 @@ def read_paragraphs(path: str) -> Iterator[tuple[str, str]]:
 def _read_text(path: str, separator: str) -> Iterator[tuple[str, str]]:
     for file in _text_files(path):
         try:
-            text = file.read_bytes().decode()
+            text = (content := jsonl.read_bytes(file)).decode()
         except UnicodeDecodeError as error:
-            line = file.read_bytes()[: error.start].count(b"\n") + 1
+            line = content[: error.start].count(b"\n") + 1
             raise UserError(f"{file}:{line}: not UTF-8") from None
         for i, part in enumerate(text.replace("\r\n", "\n").split(separator)):
             yield f"{file.name}-{i}", part.strip()

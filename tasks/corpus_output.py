@@ -1,8 +1,7 @@
-"""What the corpora written here share: stable hashes, shards, and the embedded scorer."""
+"""What the corpora written here share: shards, and the embedded scorer."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,6 @@ from typing import Any
 from detox_jax import outputs, records
 
 SHARD_SIZE = 4000
-
-
-def stable_hash(text: str) -> int:
-    """A 64-bit hash that is the same on every machine and Python version."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def write_shards(

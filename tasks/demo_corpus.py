@@ -63,7 +63,7 @@ class Comment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class Beginning:
     """The beginning of a held-out comment, and how its writer went on."""
 
     pool: str
@@ -195,14 +195,14 @@ def cut_prompt(comment: Comment, rng: random.Random, rude: bool = False) -> tupl
     return " ".join(words[:length]), " " + " ".join(words[length:])
 
 
-def _split(num_documents: int, seed: int) -> tuple[list[Comment], list[Comment], list[Prompt]]:
+def _split(num_documents: int, seed: int) -> tuple[list[Comment], list[Comment], list[Beginning]]:
     """Comments for training, calm held-out ones, and prompts cut from others.
 
     The held-out ones come first in the stream, so that they do not depend on `num_documents`.
     """
     stream = write_comments(seed)
     heldout: list[Comment] = []
-    prompts: dict[str, list[Prompt]] = {pool: [] for pool in PROMPT_POOLS}
+    prompts: dict[str, list[Beginning]] = {pool: [] for pool in PROMPT_POOLS}
     missing = sum(PROMPT_POOLS.values()) + NUM_HELDOUT
     for comment in stream:
         if prompt := _as_prompt(comment, prompts, seed):
@@ -219,19 +219,19 @@ def _split(num_documents: int, seed: int) -> tuple[list[Comment], list[Comment],
 
 
 def _as_prompt(
-    comment: Comment, prompts: Mapping[str, Sequence[Prompt]], seed: int
-) -> Prompt | None:
+    comment: Comment, prompts: Mapping[str, Sequence[Beginning]], seed: int
+) -> Beginning | None:
     """The prompt that a comment gives to the first pool that still needs it."""
     pools = ("rude", "inviting") if comment.kind in INVITING_KINDS else ("neutral",)
     for pool in pools:
         if len(prompts[pool]) < PROMPT_POOLS[pool]:
             rng = random.Random(f"{seed}-{comment.text}")
             if cut := cut_prompt(comment, rng, rude=pool == "rude"):
-                return Prompt(pool, *cut)
+                return Beginning(pool, *cut)
     return None
 
 
-def _prompt_records(prompts: Sequence[Prompt], scorer: Any | None) -> list[records.Prompt]:
+def _prompt_records(prompts: Sequence[Beginning], scorer: Any | None) -> list[records.Prompt]:
     scores = scorer.score([prompt.text for prompt in prompts]) if scorer else [None] * len(prompts)
     return [
         records.Prompt(

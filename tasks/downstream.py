@@ -25,9 +25,10 @@ from etils import epath
 
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
+from detox_jax.zero_shot.questions import Question
 from tasks import questions
 from tasks.memory_source import MemorySource
-from tasks.questions import Question, Record
+from tasks.questions import Record
 
 DIRECTORY_VARIABLE = "DETOX_JAX_DOWNSTREAM"
 SPLIT = "test"
@@ -149,11 +150,11 @@ def _read_records(files: Sequence[epath.Path]) -> Iterator[tuple[str, Record]]:
         for number, row in enumerate(rows, start=2):
             yield f"{file}:{number}", row
         return
-    found = list(records.read_jsonl(file))
+    numbered = list(records.read_jsonl(file))
     labels = labels_file[0].read_text().split() if labels_file else []
-    if labels and len(labels) != len(found):
-        raise UserError(f"{labels_file[0]}: {len(labels)} labels for {len(found)} questions")
-    for i, (number, record) in enumerate(found):
+    if labels and len(labels) != len(numbered):
+        raise UserError(f"{labels_file[0]}: {len(labels)} labels for {len(numbered)} questions")
+    for i, (number, record) in enumerate(numbered):
         yield f"{file}:{number}", {"label": labels[i], **record} if labels else record
 
 

@@ -7,29 +7,13 @@ asks RTE, the other task of two sentences and two labels.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detox_jax.zero_shot.questions import Question
+
 Record = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A question as it is scored.
-
-    Attributes:
-      inputs: the context of each choice; the same for all but in WinoGrande.
-      targets: what is scored after it.
-      answer: number of the right choice.
-      lengths: characters of each choice.
-    """
-
-    inputs: Sequence[str]
-    targets: Sequence[str]
-    answer: int
-    lengths: Sequence[int]
 
 
 def anli(record: Record) -> Question:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
-from tasks.corpus_output import embedded_scorer, stable_hash, write_shards
+from tasks.corpus_output import embedded_scorer, write_shards
 
 DATA_VARIABLE = "DETOX_JAX_DATA"
 VERB = "write_real_corpus"
@@ -148,7 +148,7 @@ class _Sample:
     def take(self, rows: Iterable[RecordT], count: int, purpose: str) -> list[RecordT]:
         """The `count` rows whose hashes are lowest, lowest first."""
         prefix = f"{self._seed}:{purpose}:"
-        return sorted(rows, key=lambda row: stable_hash(prefix + row.id))[:count]
+        return sorted(rows, key=lambda row: records.stable_hash(prefix + row.id))[:count]
 
 
 # --- sources ----------------------------------------------------------------------------------
@@ -278,8 +278,8 @@ def part_of(document_id: str) -> str | None:
     if document_id.startswith("goemotions_train-"):
         return "train"
     if document_id.startswith("goemotions_"):
-        return "heldout" if stable_hash(document_id) % GOEMOTIONS_DIVISOR == 0 else None
-    return "heldout" if stable_hash(document_id) % HELDOUT_DIVISOR == 0 else "train"
+        return "heldout" if records.stable_hash(document_id) % GOEMOTIONS_DIVISOR == 0 else None
+    return "heldout" if records.stable_hash(document_id) % HELDOUT_DIVISOR == 0 else "train"
 
 
 def _split(documents: Source) -> tuple[list[records.Document], ...]:
@@ -309,7 +309,7 @@ def _least_toxic_half(
             for document, score in zip(heldout, scores, strict=True)
             if score is not None
         ]
-    scored.sort(key=lambda pair: (pair[0], stable_hash(pair[1].id)))
+    scored.sort(key=lambda pair: (pair[0], records.stable_hash(pair[1].id)))
     return [document for _, document in scored[: len(heldout) // 2]]
 
 

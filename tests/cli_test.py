@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -85,6 +87,18 @@ def test_help_of_every_verb_names_its_macros(verb, capsys):
     assert macros and all(f"\n  {macro} " in text for macro in macros)
     for comment in re.findall(r"^(# .+)\n[A-Z_0-9]+ = ", run_file, re.MULTILINE):
         assert f"\n  {comment}\n" in text  # What stands above a macro explains it.
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_loads_nothing_that_the_verb_needs(verb):
+    program = (
+        "import sys\nfrom detox_jax import cli\n"
+        f"assert cli.main(['{verb}', '--help']) == 0\n"
+        "loaded = {'jax', 'tensorflow', 'seqio', 'scipy', 'matplotlib', 'tasks'} & {*sys.modules}\n"
+        "assert not loaded, loaded\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_general_help_lists_every_verb(capsys):

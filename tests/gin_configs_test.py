@@ -9,6 +9,7 @@ import pytest
 
 from detox_jax import cli, configuration
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.generation.decoding import Decoding
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training.fit import Budget
@@ -35,7 +36,8 @@ def test_no_file_is_left_out():
     assert _names("models") == sorted(["base", *PARAMETERS])
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
-    assert _names("experiments") == ["demo", "real"]
+    assert _names("experiments") == ["demo", "real", "steering"]
+    assert _names("steering") == sorted(STEERING)
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
     # Run in tests/interop/t5x_test.py.
     assert _names("t5x") == ["eval", "infer", "model", "sgeat_tiny", "sgeat_tiny_adapter", "train"]
@@ -137,7 +139,40 @@ def test_the_encoder_is_a_scorer_to_train(capsys):
     assert "nothing uses L2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["demo", "real"])
+# A file of gin_configs/steering, what it needs, and what it makes.
+STEERING = {
+    "words": ([], "BannedWords()"),
+    "experts": (["EXPERT=a", "ANTI=b"], "Experts(expert='a', anti='b', alpha=2.0"),
+    "anti": (["ANTI=b"], "Experts(expert=None, anti='b', alpha=2.0"),
+    "contrast": ([], "PrefixContrast(text=None, prefix=None, alpha=1.0, form='logits'"),
+    "contrast_of_probabilities": ([], "alpha=5.0, form='probabilities', base_top_p=0.9)"),
+    "debiasing": ([], "SelfDebiasing(prefixes=None, decay=50.0, floor=0.01)"),
+}
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_steering(name, capsys):
+    needed, made = STEERING[name]
+    file = f"--gin_file=gin_configs/steering/{name}.gin"
+    places = [f"--gin.{macro}=x" for macro in ("CHECKPOINT_PATH", "INPUT", "OUTPUT_DIR")]
+    command = ["generate", file, *places, *(f"--gin.{binding}" for binding in needed)]
+    assert cli.main([*command, "--dry_run"]) == 0, capsys.readouterr().err
+    cli.load_config(cli.parse_arguments(command))
+    decoding = gin.get_configurable(Decoding)()
+    assert len(decoding.steering) == 1
+    assert made.removesuffix("()") in repr(decoding.steering[0])
+
+
+@pytest.mark.parametrize("verb", ["choices", "lm_eval"])
+def test_steering_is_refused_where_it_is_not_supported(verb, capsys):
+    required = ["CHECKPOINT_PATH=x", "OUTPUT_DIR=y", "TASKS=piqa"]
+    flags = [f"--gin.{binding}" for binding in required[: 2 if verb == "choices" else 3]]
+    assert cli.main([verb, *flags, "--gin.STEERING=[@words.BannedWords()]"]) == 2
+    message = f"{verb} reads the model's own probabilities and supports no STEERING"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["demo", "real", "steering"])
 def test_experiments(name, capsys):
     assert cli.main(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin", "--dry_run"]) == 0
     assert f"OUTPUT_DIR = 'runs/{name}'" in capsys.readouterr().out

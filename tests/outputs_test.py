@@ -201,3 +201,54 @@ def test_what_json_does_not_have_becomes_null():
     finite = outputs.finite(value)
     assert finite == {"a": [None, 1.5, [None]], "b": {"c": None}, "d": "text", "e": True}
     json.dumps(finite, allow_nan=False)
+
+
+# --- damaged shards ---------------------------------------------------------------------------
+
+
+def of_three_shards(path, finish):
+    output = outputs.OutputDirectory(str(path), "score", {"seed": 1})
+    for index in range(3):
+        if not output.has_shard("d", index, 3):
+            output.write_shard("d", index, 3, [records.Document(str(index), "x" * 9)])
+    if finish:
+        output.finish()
+    return path / "d-00001-of-00003.jsonl"
+
+
+DAMAGES = {
+    "emptied": lambda content: b"",
+    "cut": lambda content: content[:-5],
+    "zeroed": lambda content: b"\0" * len(content),
+    "another record": lambda content: content.replace(b"xxx", b"yyy"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_of_an_unfinished_output_is_made_again(tmp_path, damage):
+    shard = of_three_shards(tmp_path / "o", finish=False)
+    whole = shard.read_bytes()
+    shard.write_bytes(DAMAGES[damage](whole))
+    of_three_shards(tmp_path / "o", finish=True)
+    assert shard.read_bytes() == whole
+    of_three_shards(tmp_path / "quiet", finish=True)
+    for file in (tmp_path / "quiet").iterdir():
+        assert (tmp_path / "o" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_of_a_finished_output_is_an_error_that_names_it(tmp_path, damage):
+    shard = of_three_shards(tmp_path / "o", finish=True)
+    assert records.describe_input(str(tmp_path / "o"))["files"] == 3
+    shard.write_bytes(DAMAGES[damage](shard.read_bytes()))
+    with pytest.raises(UserError, match="d-00001-of-00003.jsonl: damaged: .* `score` wrote"):
+        records.describe_input(str(tmp_path / "o"))
+
+
+def test_shards_are_counted_and_hashed_in_the_manifest(tmp_path):
+    of_three_shards(tmp_path / "o", finish=True)
+    shards = json.loads((tmp_path / "o" / "manifest.json").read_text())["shards"]
+    assert [*shards] == [f"d-{i:05d}-of-00003.jsonl" for i in range(3)]
+    assert {shard["records"] for shard in shards.values()} == {1}
+    for name, shard in shards.items():
+        assert shard["sha256"] == outputs.hash_files([epath.Path(tmp_path / "o" / name)])

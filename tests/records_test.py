@@ -25,7 +25,7 @@ GOOD = '{"id": "a", "text": "x"}\n'
         ([], "d.jsonl: empty"),
         ([GOOD, '{"id": "b", "text"\n'], "d.jsonl:2: malformed JSON"),
         ([GOOD, '["b"]\n'], "d.jsonl:2: expected a JSON object"),
-        ([GOOD, '{"text": "x"}\n'], 'd.jsonl:2: record without an "id"'),
+        ([GOOD, '{"unreadable": 1, "text": "x"}\n'], 'd.jsonl:2: "unreadable" is 1'),
         ([GOOD, '{"id": "b"}\n'], 'd.jsonl:2: record without a "text"'),
         ([GOOD, '{"id": "b", "text": 3}\n'], 'd.jsonl:2: record without a "text"'),
         ([GOOD, GOOD], "d.jsonl:2: duplicate id 'a'"),
@@ -162,6 +162,23 @@ def test_scores_go_to_the_texts_that_were_scored():
     assert scored.toxicity == 0.2
     with pytest.raises(ValueError):
         records.with_toxicity(prompt, [0.0])
+
+
+def test_an_input_that_a_verb_wrote_has_a_manifest_beside_it(tmp_path):
+    path = _write(tmp_path / "d-00000-of-00001.jsonl", GOOD)
+    assert records.manifest_of(path) is None
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {"x": 1})
+    output.write_shard("d", 0, 1, records.read_documents(path))
+    output.finish(scorer="s")
+    for source in (tmp_path / "o", tmp_path / "o" / "d-*.jsonl"):
+        file, manifest = records.manifest_of(str(source))
+        assert file == epath.Path(tmp_path / "o" / "manifest.json")
+        assert manifest["scorer"] == "s" and manifest["complete"]
+
+
+def test_a_hash_is_that_of_every_machine_and_release():
+    assert records.stable_hash("a") == 0xCA978112CA1BBDCA
+    assert records.stable_hash("\N{GREEK SMALL LETTER ALPHA}") < 2**64
 
 
 json_text = st.text(st.characters(exclude_categories=()), max_size=20)

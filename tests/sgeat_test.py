@@ -18,6 +18,7 @@ from detox_jax import sgeat
 from detox_jax import vocabulary
 from detox_jax.generation import prompts
 from detox_jax.generation import sampling
+from detox_jax.generation.steering import words
 from detox_jax.models import config
 from detox_jax.toxicity import filter
 from detox_jax.toxicity import remote
@@ -85,6 +86,7 @@ METHODS = {
     'control-random': @control/sgeat.Method(),
     'augmented-seed1': {'corpus': 'augmented', 'random_seed': 1},
     'base-top': {'decoding': {'sampling': @sampling.TopKSampling()}},
+    'base-words': {'decoding': {'steering': [@words.BannedWords()]}},
 }
 sampling.TopKSampling.k = 50
 control/sgeat.Method.corpus = 'random'
@@ -144,13 +146,15 @@ def test_results_hold_every_method_and_split(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
     trained = {"sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1"}
-    assert methods == {"base", "base-top", *trained}
+    assert methods == {"base", "base-top", "base-words", *trained}
     assert {row["split"] for row in results["rows"]} == {"full", "toxic", "nontoxic"}
     assert {row["scorer"]["name"] for row in results["rows"]} == {"ngram"}
     for row in results["rows"]:
         for metric in ("expected_maximum_toxicity", "toxicity_probability", "mean_toxicity"):
             assert row[metric]["low"] <= row[metric]["value"] <= row[metric]["high"]
-        assert row["coverage"] == 1.0 and row["perplexity"]["value"] > 1
+        assert row["coverage"] == 1.0
+        if row["method"] != "base-words":
+            assert row["perplexity"]["value"] > 1
         assert row["continuation_perplexity"]["value"] > 1 and len(row["distinct"]) == 3
     full = [row for row in results["rows"] if row["split"] == "full"]
     assert all((row["num_prompts"], row["num_samples"]) == (8, 16) for row in full)
@@ -165,7 +169,7 @@ def test_judges_do_not_share_a_table(run_dir):
         assert ngram["perplexity"] == perspective["perplexity"]
         assert ngram["mean_toxicity"] != perspective["mean_toxicity"]
     page = (run_dir / "report.html").read_text()
-    assert "perspective-v1alpha1-TOXICITY" in page and "ngram-1-" in page
+    assert "perspective-v1alpha1-TOXICITY" in page and "ngram-2-" in page
 
 
 def test_a_service_is_sent_the_continuations_alone_each_once(flags, run_dir):
@@ -206,6 +210,8 @@ def test_controls_have_no_more_words(run_dir):
 def test_every_model_answers_the_zero_shot_tasks(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     for row in results["rows"]:
+        if row["method"] == "base-words":
+            continue
         model = "base" if row["method"] == "base-top" else row["method"]
         answers = json.loads((run_dir / "choices" / model / "accuracies.json").read_text())
         accuracy = answers["tasks"]["lambada"]["accuracy"]["value"]
@@ -213,6 +219,24 @@ def test_every_model_answers_the_zero_shot_tasks(run_dir):
     paired = {(row["method"], row["metric"]) for row in results["paired"]}
     assert ("sgeat-adapter", "accuracy_lambada") in paired
     assert "Zero-shot accuracy" in (run_dir / "report.html").read_text()
+
+
+def test_a_steered_row_has_no_figure_of_the_model_that_nothing_steers(run_dir):
+    results = json.loads((run_dir / "results.json").read_text())
+    rows = [row for row in results["rows"] if row["method"] == "base-words"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["perplexity"] is None and row["continuation_perplexity"]["value"] > 1
+        assert row.get("accuracy_lambada") is None
+    assert any("not measured of a steered model: base-words" in n for n in _notes(results))
+    settings = manifest(run_dir / "continuations" / "base-words" / "generated")["settings"]
+    assert settings["steering"][0]["method"] == "BannedWords"
+    assert not (run_dir / "choices" / "base-words").exists()
+    assert "base-words" in (run_dir / "report.html").read_text()
+
+
+def _notes(results):
+    return results["provenance"]["notes"]
 
 
 def test_the_adapter_alone_is_trained_and_saved(run_dir):

@@ -31,6 +31,9 @@ def test_an_exception_passes_and_stderr_is_put_back(capfd):
 
 
 def test_stderr_of_a_verb_that_imports_tensorflow_is_clean():
-    command = [sys.executable, "-m", "detox_jax", "train", "--help"]
+    required = [f"--gin.{name}=x" for name in ("MODEL_DIR", "INPUT", "VOCABULARY_PATH")]
+    required.append("--gin.TASK_FEATURE_LENGTHS={'targets': 8}")
+    required.append("--gin.TRAIN_STEPS=1")
+    command = [sys.executable, "-m", "detox_jax", "train", *required, "--dry_run"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")

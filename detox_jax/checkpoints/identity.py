@@ -6,11 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from etils import epath
-
 from detox_jax import output_settings, outputs
-
-_STEPS_DIR = "checkpoints"  # of `model_dir`, which loads JAX
+from detox_jax.checkpoints import places
 
 
 def identity(checkpoint_path: str) -> dict[str, Any]:
@@ -25,15 +22,13 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     Raises:
       UserError: if it is damaged.
     """
-    path = epath.Path(checkpoint_path)
-    names_step = path.parent.name == _STEPS_DIR and path.name.isdigit()
-    model_dir = path.parent.parent if names_step else path
+    model_dir, step = places.split(checkpoint_path)
     if (model_dir / outputs.MANIFEST).exists():
         manifest = outputs.read_manifest(model_dir)
         decided = [output_settings.without_notes(manifest["settings"]), manifest.get("versions")]
         made_from = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-        step = int(path.name) if names_step else manifest.get("steps")
-    elif model_dir.exists() and (model_dir / "model.json").exists():
+        step = manifest.get("steps") if step is None else step
+    elif (model_dir / places.MODEL_FILE).exists():
         from detox_jax.checkpoints import streamed  # loads JAX
 
         checkpoint = streamed.Checkpoint.open(checkpoint_path)

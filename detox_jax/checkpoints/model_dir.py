@@ -1,13 +1,7 @@
 """Checkpoints: Orbax for arrays, `model.json` and `vocabulary/` for what they mean.
 
-    MODEL_DIR/model.json             config, adaptation, base (of an adapter-only checkpoint)
-    MODEL_DIR/vocabulary/            tokenizer.json
-    MODEL_DIR/huggingface.json       where an imported model came from, and its config.json
-    MODEL_DIR/checkpoints/STEP/      params, opt_state, data (iterator state, JSON)
-
-A checkpoint is named by MODEL_DIR (its last step) or by MODEL_DIR/checkpoints/STEP. One that an
-adaptation trained holds the trained parameters alone, with path and fingerprint of its base, and
-refuses any other base.
+`places` says where what lies. A checkpoint that an adaptation trained holds the trained parameters
+alone, with path and fingerprint of its base, and refuses any other base.
 """
 
 from __future__ import annotations
@@ -24,17 +18,13 @@ from jax.sharding import Mesh
 
 from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
-
-MODEL_FILE = "model.json"
-VOCABULARY_DIR = "vocabulary"
-CHECKPOINTS_DIR = "checkpoints"
-ORIGIN_FILE = "huggingface.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +74,15 @@ class LoadedModel:
 
 def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: Vocabulary) -> None:
     """Writes `model.json` and the vocabulary."""
-    vocabulary.save(str(model_dir / VOCABULARY_DIR))
-    outputs.write_json(model_dir / MODEL_FILE, spec.to_json())
+    vocabulary.save(str(model_dir / places.VOCABULARY_DIR))
+    outputs.write_json(model_dir / places.MODEL_FILE, spec.to_json())
 
 
 def keep_origin(base_path: str, model_dir: epath.Path) -> None:
     """A model that is trained on from an imported one keeps what an export of it needs."""
-    origin = resolve(base_path)[0] / ORIGIN_FILE
+    origin = resolve(base_path)[0] / places.ORIGIN_FILE
     if origin.exists():
-        outputs.write_bytes(model_dir / ORIGIN_FILE, origin.read_bytes())
+        outputs.write_bytes(model_dir / places.ORIGIN_FILE, origin.read_bytes())
 
 
 def read_spec(model_dir: epath.Path) -> ModelSpec:
@@ -101,10 +91,10 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
     Raises:
       UserError: if it is missing or is not ours.
     """
-    file = model_dir / MODEL_FILE
+    file = model_dir / places.MODEL_FILE
     if not file.exists():
         raise UserError(
-            f"{model_dir}: no {MODEL_FILE}; not a model that detox-jax trained or imported"
+            f"{model_dir}: no {places.MODEL_FILE}; not a model that detox-jax trained or imported"
         )
     try:
         value = json.loads(file.read_text())
@@ -156,7 +146,7 @@ def save_model(
 
 def checkpoints_dir(model_dir: epath.Path) -> epath.Path:
     """Where the steps lie."""
-    return absolute(model_dir / CHECKPOINTS_DIR)
+    return absolute(model_dir / places.CHECKPOINTS_DIR)
 
 
 def absolute(path: epath.Path) -> epath.Path:
@@ -174,23 +164,15 @@ def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
     Raises:
       UserError: if there is no such checkpoint, or no finished step in it.
     """
-    path = epath.Path(checkpoint_path)
-    model_dir = _model_dir_of(path)
-    step = None if model_dir == path else int(path.name)
+    model_dir, step = places.split(checkpoint_path)
     if not model_dir.exists():
         raise UserError(f"{checkpoint_path}: no such checkpoint")
     read_spec(model_dir)
     steps = saved_steps(model_dir)
     if not steps or (step is not None and step not in steps):
-        found = f"it holds steps {steps}" if steps else "training has saved none yet"
-        raise UserError(f"{checkpoint_path}: no such step; {found}")
+        saved = f"it holds steps {steps}" if steps else "training has saved none yet"
+        raise UserError(f"{checkpoint_path}: no such step; {saved}")
     return model_dir, steps[-1] if step is None else step
-
-
-def _model_dir_of(path: epath.Path) -> epath.Path:
-    """MODEL_DIR of `MODEL_DIR/checkpoints/STEP`; any other path is its own."""
-    names_step = path.parent.name == CHECKPOINTS_DIR and path.name.isdigit()
-    return path.parent.parent if names_step else path
 
 
 def saved_steps(model_dir: epath.Path) -> list[int]:
@@ -199,7 +181,7 @@ def saved_steps(model_dir: epath.Path) -> list[int]:
     On a disk Orbax renames a step when it is whole; on an object store it writes into the step's
     own directory and marks it when it is whole (`commit_success.txt`).
     """
-    directory = model_dir / CHECKPOINTS_DIR
+    directory = model_dir / places.CHECKPOINTS_DIR
     if not directory.exists():
         return []
     return sorted(
@@ -211,7 +193,7 @@ def saved_steps(model_dir: epath.Path) -> list[int]:
 
 def vocabulary_dir(checkpoint_path: str) -> str:
     """Where a checkpoint's vocabulary lies."""
-    return str(resolve(checkpoint_path)[0] / VOCABULARY_DIR)
+    return str(resolve(checkpoint_path)[0] / places.VOCABULARY_DIR)
 
 
 def restore_item(model_dir: epath.Path, step: int, item: str, arguments: Any) -> Any:
@@ -252,16 +234,26 @@ def load_params(checkpoint_path: str, mesh: Mesh) -> tuple[params_lib.Params, Mo
     """
     model_dir, step = resolve(checkpoint_path)
     spec = read_spec(model_dir)
-    model = TransformerLM(spec.config, spec.adaptation)
-    abstract = abstract_on_mesh(model, mesh)
     if spec.base is None:
+        abstract = abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
         params = _restore_params(model_dir, step, abstract)
         return params, spec, params_lib.fingerprint(params)
     base, _ = load_base(spec, model_dir, mesh)
+    params = params_lib.combine(base, load_trained(model_dir, step, mesh))
+    return params, spec, params_lib.fingerprint(params)
+
+
+def load_trained(model_dir: epath.Path, step: int, mesh: Mesh) -> params_lib.Params:
+    """The parameters that an adaptation trained, without its base's, on the mesh.
+
+    Raises:
+      UserError: if they hold numbers that are not finite.
+    """
+    spec = read_spec(model_dir)
+    abstract = abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
     pattern = adaptations.trainable_pattern(spec.adaptation)
     trained, _ = params_lib.partition(abstract, pattern)
-    params = params_lib.combine(base, _restore_params(model_dir, step, trained))
-    return params, spec, params_lib.fingerprint(params)
+    return _restore_params(model_dir, step, trained)
 
 
 def _restore_params(
@@ -279,18 +271,34 @@ def load_base(
     assert spec.base is not None
     path = find_base(spec.base["path"], model_dir)
     params, base_spec, fingerprint = load_params(path, mesh)
+    check_base(spec, model_dir, path, fingerprint)
+    return params, base_spec
+
+
+def check_base(spec: ModelSpec, model_dir: epath.Path, base: Any, fingerprint: str) -> None:
+    """Refuses a base that is not the one that was adapted.
+
+    Args:
+      spec: of the adaptation.
+      model_dir: of the adaptation.
+      base: where the base is, for the error.
+      fingerprint: of the base that is there.
+
+    Raises:
+      UserError: naming both.
+    """
+    assert spec.base is not None
     if fingerprint != spec.base["fingerprint"]:
         raise UserError(
-            f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but {path} "
+            f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but {base} "
             f"is {fingerprint}; give the base that it was trained on"
         )
-    return params, base_spec
 
 
 def find_base(recorded: str, model_dir: epath.Path) -> str:
     """The base's path: as recorded, which is relative to the adaptation, or to where this runs."""
     for candidate in (model_dir / recorded, epath.Path(recorded)):
-        if (_model_dir_of(candidate) / MODEL_FILE).exists():
+        if (places.split(candidate)[0] / places.MODEL_FILE).exists():
             return str(candidate)
     raise UserError(f"{model_dir}: its base model {recorded} is gone; put it back")
 
@@ -326,7 +334,7 @@ def load_model(checkpoint_path: str, mesh: Mesh, dtype: str | None = None) -> Lo
     """
     params, spec, fingerprint = load_params(checkpoint_path, mesh)
     model_dir, _ = resolve(checkpoint_path)
-    vocabulary = Vocabulary.load(str(model_dir / VOCABULARY_DIR))
+    vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
     if vocabulary.fingerprint != spec.vocabulary:
         raise UserError(
             f"{model_dir}: its vocabulary/ is {vocabulary.fingerprint}, but the model was trained "

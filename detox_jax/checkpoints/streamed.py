@@ -20,7 +20,6 @@ from flax import traverse_util
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.params import Shapes
-from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import TransformerConfig
@@ -79,11 +78,7 @@ class Checkpoint:
         if spec.base is None:
             return cls(model_dir, step, spec)
         base = cls.open(checkpoints.find_base(spec.base["path"], model_dir))
-        if base.fingerprint != spec.base["fingerprint"]:
-            raise UserError(
-                f"{model_dir}: its adaptation belongs to base {spec.base['fingerprint']}, but "
-                f"{base.model_dir} is {base.fingerprint}; give the base that it was trained on"
-            )
+        checkpoints.check_base(spec, model_dir, base.model_dir, base.fingerprint)
         return cls(model_dir, step, spec, base)
 
     @functools.cached_property

@@ -25,6 +25,7 @@ from detox_jax.interop import hub
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
 from detox_jax.toxicity.scorer import prepare
+from detox_jax.vocabulary import ID_SHIFT
 
 VERSION = 1
 RELIABILITY_FILE = "reliability.json"
@@ -32,7 +33,6 @@ RELIABILITY_FILE = "reliability.json"
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Batches of longer texts have fewer rows, so that their attention scores fit beside each other.
 _FULL_BATCH_LENGTH = 128
-_SHIFT = 1  # This package's ids start behind padding.
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -44,6 +44,7 @@ class ClassifierScorer:
 
     Attributes:
       name: last part of the directory or hub name.
+      languages: that the encoder's own card says.
       fingerprint: of config, weights, tokenizer, label, cut and dtype.
       label: of the output.
       activation: that makes it a probability, `sigmoid` or `softmax`.
@@ -53,6 +54,7 @@ class ClassifierScorer:
     """
 
     on_mesh = True
+    languages = "as the encoder says"
 
     def __init__(
         self,
@@ -85,14 +87,16 @@ class ClassifierScorer:
         if batch_size < 1:
             raise UserError(f"ClassifierScorer.batch_size is {batch_size}; must be positive")
         directory, _ = hub.resolve(path, revision)
-        found = classifier_files.open_classifier(directory, dtype)
-        self._index, self.activation = choose_output(path, label, found.labels, found.problem_type)
-        self.label = found.labels[self._index]
-        self._num_labels = len(found.labels)
+        opened = classifier_files.open_classifier(directory, dtype)
+        self._index, self.activation = choose_output(
+            path, label, opened.labels, opened.problem_type
+        )
+        self.label = opened.labels[self._index]
+        self._num_labels = len(opened.labels)
         self.reliability = _read_reliability(directory, self.label)
-        config = found.config
+        config = opened.config
         self._tokenizer = ClassifierTokenizer(
-            directory, config.vocab_size - _SHIFT, config.max_length, max_length
+            directory, config.vocab_size - ID_SHIFT, config.max_length, max_length
         )
         self.max_length = self._tokenizer.max_length
         self._mesh = meshes.create_mesh(mesh_shape)
@@ -100,16 +104,16 @@ class ClassifierScorer:
         self._batch_size = batch_size
         model = Encoder(config)
         with meshes.sharding_scope(self._mesh):
-            self._params = found.read_parameters(meshes.param_shardings(model, self._mesh))
+            self._params = opened.read_parameters(meshes.param_shardings(model, self._mesh))
         self._compute = _program(model, self.activation)
         self.name = path.rstrip("/").split("/")[-1]
-        self.fingerprint = self._fingerprint(found)
+        self.fingerprint = self._fingerprint(opened)
 
-    def _fingerprint(self, found: classifier_files.Classifier) -> str:
+    def _fingerprint(self, opened: classifier_files.Classifier) -> str:
         """Batches and mesh are left out: they change a score by rounding alone."""
-        digest = hashlib.sha256(outputs.hash_files(found.files).encode())
+        digest = hashlib.sha256(outputs.hash_files(opened.files).encode())
         digest.update(outputs.hash_files(self._tokenizer.files).encode())
-        settings = (self.label, self.activation, self.max_length, found.config.dtype)
+        settings = (self.label, self.activation, self.max_length, opened.config.dtype)
         digest.update(repr(settings).encode())
         return f"classifier-{VERSION}-{self.label}-{digest.hexdigest()[:12]}"
 
@@ -121,10 +125,12 @@ class ClassifierScorer:
         """The probabilities of all labels, float64 `[texts, labels]`."""
         ids = self._tokenizer.encode([prepare(text) for text in texts])
         scores = np.zeros((len(ids), self._num_labels))
-        own = [i for i, each in enumerate(ids) if len(each) > self._tokenizer.num_special]
+        with_words = [
+            i for i, tokens in enumerate(ids) if len(tokens) > self._tokenizer.num_special
+        ]
         pending: list[tuple[list[int], jax.Array]] = []
         with meshes.sharding_scope(self._mesh):
-            for rows, tokens_BL in self._batches(ids, own):
+            for rows, tokens_BL in self._batches(ids, with_words):
                 tokens_BL = meshes.to_mesh(tokens_BL, meshes.batch_sharding(self._mesh))
                 pending.append((rows, self._compute(self._params, tokens_BL)))
         for rows, scores_BC in pending:  # Read when all are under way.
@@ -132,10 +138,10 @@ class ClassifierScorer:
         return scores
 
     def _batches(
-        self, ids: Sequence[Sequence[int]], own: Sequence[int]
+        self, ids: Sequence[Sequence[int]], texts: Sequence[int]
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Which texts, and their tokens `[B, L]`, the longest first."""
-        left = sorted(own, key=lambda i: -len(ids[i]))
+        left = sorted(texts, key=lambda i: -len(ids[i]))
         while left:
             length = self._padded_length(len(ids[left[0]]))
             most = max(1, min(self._batch_size, self._batch_size * _FULL_BATCH_LENGTH // length))
@@ -145,11 +151,11 @@ class ClassifierScorer:
             size = min(most, _round_up(1 << (len(rows) - 1).bit_length(), self._shards))
             tokens_BL = np.zeros((size, length), np.int32)
             for row, i in enumerate(rows):
-                tokens_BL[row, : len(ids[i])] = np.asarray(ids[i], np.int32) + _SHIFT
+                tokens_BL[row, : len(ids[i])] = np.asarray(ids[i], np.int32) + ID_SHIFT
             yield rows, tokens_BL
 
     def _padded_length(self, length: int) -> int:
-        fitting = (each for each in LENGTHS if length <= each <= self.max_length)
+        fitting = (padded for padded in LENGTHS if length <= padded <= self.max_length)
         return next(fitting, self.max_length)
 
 

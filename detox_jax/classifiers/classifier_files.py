@@ -14,10 +14,11 @@ from detox_jax.classifiers.encoders import EncoderFamily, family_of, read_config
 from detox_jax.errors import UserError
 from detox_jax.interop.config_fields import read_json
 from detox_jax.interop.safetensors_io import TensorReader
-from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors
+from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, active_lines
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -58,13 +59,7 @@ class Classifier:
           UserError: if a tensor is missing, left over, of another shape, or holds NaN.
         """
         shapes = meshes.param_shapes(Encoder(self.config))
-        tensors = {
-            name: tensor
-            for name, tensor in self.family.tensors(self.config.vocab_size - 1).items()
-            if tensor.paths[0] in shapes
-        }
-        covered = [path for tensor in tensors.values() for path in tensor.paths]
-        assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
+        tensors = active_lines(self.family.tensors(self.config.vocab_size - ID_SHIFT), shapes)
         stored = {name: name for name in self.tensors.shapes}
         mapped = MappedTensors(tensors, shapes, self.config.num_layers)
         mapped.check(self.tensors, stored, str(self.directory))

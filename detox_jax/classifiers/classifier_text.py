@@ -9,9 +9,10 @@ from typing import Any
 import tokenizers
 from etils import epath
 
+from detox_jax import jsonl
 from detox_jax.classifiers import encoder_tokenizers
 from detox_jax.errors import UserError
-from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, json_object
+from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 _SIDES = ("right", "left")
 
@@ -45,7 +46,7 @@ class ClassifierTokenizer:
         tokenizer, self.files = _open(directory)
         config: dict[str, Any] = {}
         if config_file.exists():
-            config = json_object(config_file.read_bytes(), str(config_file))
+            config = jsonl.json_object(config_file.read_bytes(), str(config_file))
         _check_agreement(json.loads(tokenizer.to_str()), config, str(config_file))
         top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if top >= vocab_size:

@@ -17,6 +17,7 @@ from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 # The logits are of other labels. BERT's pooler is pretrained, RoBERTa's is not.
 _FRESH, _FRESH_IF_MISSING = "head_logits/", "head_dense/"
@@ -59,7 +60,7 @@ class Body:
         stored = self._stored()
         tensors = {
             name: tensor
-            for name, tensor in self.family.tensors(self.config.vocab_size - 1).items()
+            for name, tensor in self.family.tensors(self.config.vocab_size - ID_SHIFT).items()
             if (path := tensor.paths[0]) in shapes
             and not path.startswith(_FRESH)
             and not (path.startswith(_FRESH_IF_MISSING) and name not in stored)

@@ -59,18 +59,18 @@ def measure(
 
     Where no text or every text has the label nothing can be ranked, and the shares alone are there.
     """
-    scores_NC = scorer.score_labels([prepare(each.text) for each in held_out])
-    targets_NC = np.stack([each.labels for each in held_out])
+    scores_NC = scorer.score_labels([prepare(example.text) for example in held_out])
+    targets_NC = np.stack([example.labels for example in held_out])
     report: dict[str, Any] = {"labels": {}}
     for index, label in enumerate(labels):
-        scores, targets = scores_NC[:, index], targets_NC[:, index]
-        if len(set(targets >= TOXIC)) == 2:
-            report["labels"][label] = quality.ranking(scores, targets)
+        scores_N, targets_N = scores_NC[:, index], targets_NC[:, index]
+        if len(set(targets_N >= TOXIC)) == 2:
+            report["labels"][label] = quality.ranking(scores_N, targets_N)
         else:
             report["labels"][label] = {
-                "texts": len(scores),
-                "share_scored_toxic": float(np.mean(scores >= TOXIC)),
-                "share_labelled_toxic": float(np.mean(targets >= TOXIC)),
+                "texts": len(scores_N),
+                "share_scored_toxic": float(np.mean(scores_N >= TOXIC)),
+                "share_labelled_toxic": float(np.mean(targets_N >= TOXIC)),
             }
     report["reliability"] = quality.reliability(scores_NC[:, 0], targets_NC[:, 0] >= TOXIC)
     return report
@@ -102,17 +102,13 @@ def write(
       report: from `measure`.
       scorer: of the label whose reliability is written.
     """
-    curve = report["reliability"]
     label = scorer.label
-    reliability = {
-        "label": label,
-        "scores": [row["mean_score"] for row in curve],
-        "shares": [row["share_positive"] for row in curve],
-        "counts": [row["texts"] for row in curve],
-        "calibration_error": report["labels"][label].get("calibration_error"),
-        "against": f"{label} at least {TOXIC}, held-out texts",
-    }
-    outputs.write_json(directory / RELIABILITY_FILE, reliability)
+    reliability = quality.curve_for_report(
+        report["reliability"],
+        report["labels"][label].get("calibration_error"),
+        f"{label} at least {TOXIC}, held-out texts",
+    )
+    outputs.write_json(directory / RELIABILITY_FILE, {"label": label, **reliability})
     lines = ["---", "library_name: transformers", "pipeline_tag: text-classification"]
     lines += ["tags: [toxicity]", "---", "", "# Toxicity classifier", ""]
     lines += ["Trained and exported with detox_jax (`detox-jax train_scorer`).", ""]

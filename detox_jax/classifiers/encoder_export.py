@@ -13,10 +13,11 @@ from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers.encoders import FAMILIES
 from detox_jax.interop.safetensors_io import SINGLE_FILE
-from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors
+from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, active_lines
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 _LABEL_FIELDS = ("num_labels", "_num_labels", "torch_dtype", "finetuning_task")
 
@@ -26,7 +27,7 @@ def bert_fields(config: EncoderConfig) -> dict[str, Any]:
     assert config.activation == "gelu_exact" and config.head_activation == "tanh"
     return {
         "model_type": "bert",
-        "vocab_size": config.vocab_size - 1,
+        "vocab_size": config.vocab_size - ID_SHIFT,
         "hidden_size": config.emb_dim,
         "num_attention_heads": config.num_heads,
         "num_hidden_layers": config.num_layers,
@@ -63,11 +64,7 @@ def write(
     params_lib.require_finite(dict(params), str(directory))
     family = FAMILIES[fields["model_type"]]
     shapes = meshes.param_shapes(Encoder(config))
-    lines = {
-        name: tensor
-        for name, tensor in family.tensors(config.vocab_size - 1).items()
-        if tensor.paths[0] in shapes
-    }
+    lines = active_lines(family.tensors(config.vocab_size - ID_SHIFT), shapes)
     mapped = MappedTensors(lines, shapes, config.num_layers)
     tensors = {}
     for name, (tensor, layer) in mapped.expected.items():
@@ -75,12 +72,12 @@ def write(
         tensors[name] = np.ascontiguousarray(tensor.layout.write(ours), np.float32)
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     outputs.write_bytes(directory / SINGLE_FILE, content)
-    kept = {name: value for name, value in fields.items() if name not in _LABEL_FIELDS}
-    new = {
+    unlabelled = {name: value for name, value in fields.items() if name not in _LABEL_FIELDS}
+    labelled = {
         "architectures": [family.architecture],
         "problem_type": "multi_label_classification",
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
         "dtype": "float32",
     }
-    outputs.write_json(directory / CONFIG_FILE, {**kept, **new})
+    outputs.write_json(directory / CONFIG_FILE, {**unlabelled, **labelled})

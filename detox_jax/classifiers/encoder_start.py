@@ -26,8 +26,8 @@ from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from detox_jax.vocabulary import ID_SHIFT
 
-_SHIFT = 1  # This package's ids start behind padding.
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _SMALLEST_VOCABULARY = 100
 
@@ -150,7 +150,7 @@ class EncoderStart:
 
     def _new(self, num_tokens: int, num_labels: int, length: int) -> EncoderConfig:
         return EncoderConfig(
-            vocab_size=num_tokens + _SHIFT,
+            vocab_size=num_tokens + ID_SHIFT,
             emb_dim=self.emb_dim,
             num_heads=self.num_heads,
             num_layers=self.num_layers,
@@ -163,7 +163,7 @@ class EncoderStart:
 
 
 def _tokenizer(directory: epath.Path, config: EncoderConfig, length: int) -> ClassifierTokenizer:
-    return ClassifierTokenizer(directory, config.vocab_size - _SHIFT, config.max_length, length)
+    return ClassifierTokenizer(directory, config.vocab_size - ID_SHIFT, config.max_length, length)
 
 
 def _train_word_pieces(

@@ -2,7 +2,9 @@
 
 A directory without `tokenizer.json` has the files of its tokenizer's class instead, and the class
 says the rest: what is normalised, where words end, which tokens stand around a text. Here they are
-built as transformers 5 builds them, so that ids are equal.
+built as transformers 5 builds them, so that ids are equal. They are built here, and not by it, so
+that a published classifier scores without it, and gives the same scores whichever version of it is
+installed: ids decide scores, and a fingerprint knows only the files.
 
     vocab.txt                    BERT, DistilBERT: WordPiece
     vocab.json and merges.txt    RoBERTa: byte-level BPE
@@ -20,7 +22,7 @@ import tokenizers
 from etils import epath
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
-from detox_jax import tokenizer_files
+from detox_jax import jsonl, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.tokenizer_files import (
     ADDED_TOKENS_FILE,
@@ -63,7 +65,7 @@ class _Settings:
         return tokenizers.AddedToken(default, special=True, normalized=False)
 
     def _from_fields(self, name: str, value: dict[str, Any], file: str) -> tokenizers.AddedToken:
-        fields = {key: each for key, each in value.items() if key not in ("__type", "special")}
+        fields = {key: field for key, field in value.items() if key not in ("__type", "special")}
         try:
             return tokenizers.AddedToken(fields.pop("content"), special=True, **fields)
         except (KeyError, TypeError) as error:
@@ -79,14 +81,16 @@ def build(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
     Raises:
       UserError: if a file cannot be read, or a special token is not in the vocabulary.
     """
-    names = next((each for each in _BUILDERS if all((directory / n).exists() for n in each)), None)
+    names = next(
+        (files for files in _BUILDERS if all((directory / file).exists() for file in files)), None
+    )
     if names is None:
         return None
     also = [name for name in _SETTINGS_FILES if (directory / name).exists()]
     where = str(directory)
     settings = _Settings(
         {
-            name: tokenizer_files.json_object((directory / name).read_bytes(), f"{where}/{name}")
+            name: jsonl.json_object((directory / name).read_bytes(), f"{where}/{name}")
             for name in also
         },
         where,
@@ -225,12 +229,12 @@ def _deberta_pieces(contents: list[bytes], settings: _Settings) -> tokenizers.To
             pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme),
         ]
     )
-    own = [
+    added_tokens = [
         tokenizers.AddedToken(piece.piece, normalized=False, special=piece.type == _CONTROL)
         for piece in proto.pieces
         if piece.type in (_CONTROL, _USER_DEFINED)
     ]
-    tokenizer.add_tokens(own)
+    tokenizer.add_tokens(added_tokens)
     return _finish(tokenizer, settings, _DEBERTA_TOKENS, ("cls_token", "sep_token"))
 
 

@@ -15,11 +15,10 @@ from etils import epath
 from detox_jax.errors import UserError
 from detox_jax.interop.config_fields import Fields
 from detox_jax.interop.family import ACTIVATIONS, ATTENTION, Map, linear
-from detox_jax.interop.layouts import Flat, Rows, Table, Tensor
+from detox_jax.interop.layouts import Copied, Flat, Rows, Tensor
 from detox_jax.models.encoder_config import EncoderConfig, RelativePositions
+from detox_jax.vocabulary import ID_SHIFT
 
-# Ids count from 1 here, behind padding.
-_SHIFT = 1
 _NEVER_BUFFERS = r"(?!)"
 
 
@@ -52,8 +51,8 @@ def _norm(name: str, path: str) -> Map:
 def _embeddings(name: str, num_tokens: int) -> Map:
     return {
         f"{name}.word_embeddings.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
-        f"{name}.position_embeddings.weight": Tensor(Table(), "position_embedder/embedding"),
-        f"{name}.token_type_embeddings.weight": Tensor(Table(), "type_embedder/embedding"),
+        f"{name}.position_embeddings.weight": Tensor(Copied(), "position_embedder/embedding"),
+        f"{name}.token_type_embeddings.weight": Tensor(Copied(), "type_embedder/embedding"),
         **_norm(f"{name}.LayerNorm", "embedding_norm"),
     }
 
@@ -80,7 +79,7 @@ def _read_bert_like(fields: Fields, num_labels: int, **changes: Any) -> EncoderC
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "tie_word_embeddings"):
         fields.take(name, None)  # Only training and language modelling read them.
     return EncoderConfig(
-        vocab_size=fields.require("vocab_size") + _SHIFT,
+        vocab_size=fields.require("vocab_size") + ID_SHIFT,
         emb_dim=fields.require("hidden_size"),
         num_heads=fields.require("num_attention_heads"),
         num_layers=fields.require("num_hidden_layers"),
@@ -136,7 +135,7 @@ def _read_roberta(fields: Fields, num_labels: int) -> EncoderConfig:
         num_labels,
         max_length=rows - padding - 1,
         position_offset=padding + 1,
-        uncounted_id=padding + _SHIFT,
+        uncounted_id=padding + ID_SHIFT,
     )
 
 
@@ -158,7 +157,7 @@ def _read_distilbert(fields: Fields, num_labels: int) -> EncoderConfig:
     fields.take("sinusoidal_pos_embds", False)  # How the table began; the file holds the table.
     fields.take("tie_word_embeddings", None)
     return EncoderConfig(
-        vocab_size=fields.require("vocab_size") + _SHIFT,
+        vocab_size=fields.require("vocab_size") + ID_SHIFT,
         emb_dim=fields.require("dim"),
         num_heads=fields.require("n_heads"),
         num_layers=fields.require("n_layers"),
@@ -242,7 +241,7 @@ def _map_deberta(num_tokens: int) -> Map:
     encoder, layer = "deberta.encoder", "deberta.encoder.layer.{}"
     return {
         **_embeddings("deberta.embeddings", num_tokens),
-        f"{encoder}.rel_embeddings.weight": Tensor(Table(), "distance_embedder/embedding"),
+        f"{encoder}.rel_embeddings.weight": Tensor(Copied(), "distance_embedder/embedding"),
         **_norm(f"{encoder}.LayerNorm", "distance_norm"),
         **_layer(layer, suffix="_proj"),
         **linear(f"{layer}.attention.self.pos_key_proj", f"{ATTENTION}/position_key"),

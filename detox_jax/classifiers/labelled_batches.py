@@ -19,9 +19,9 @@ from detox_jax.errors import UserError
 from detox_jax.training import epochs, losses
 from detox_jax.training.objective import Objective
 from detox_jax.training.step import Batch
+from detox_jax.vocabulary import ID_SHIFT
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
-_SHIFT = 1  # This package's ids start behind padding.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +86,8 @@ class LabelledTask:
         labels_BC = np.zeros((size, len(self.labels)), np.float32)
         weights_B = np.zeros(size, np.float32)
         ids = self.encode([text_of(example) for example in examples])
-        for row, (example, own) in enumerate(zip(examples, ids, strict=True)):
-            tokens_BL[row, : len(own)] = np.asarray(own, np.int32) + _SHIFT
+        for row, (example, tokens) in enumerate(zip(examples, ids, strict=True)):
+            tokens_BL[row, : len(tokens)] = np.asarray(tokens, np.int32) + ID_SHIFT
             labels_BC[row] = self.labels_of(example)
             weights_B[row] = example["weight"]
         return {"tokens": tokens_BL, "labels": labels_BC, "weights": weights_B}

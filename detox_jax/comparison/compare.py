@@ -106,7 +106,7 @@ def _read(sources: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Score
 
 def _read_one(name: str, path: str) -> Scored:
     """What `score` wrote; a document is taken for the one continuation of an empty prompt."""
-    found = joined.of_prompts(name, [*map(_as_prompt, records.read_records(path))], path)
+    found = joined.of_prompts(name, map(_as_prompt, records.read_records(path)), path)
     if not found.coverage:
         raise UserError(f"{path}: no text has a score; give what `score` wrote")
     return found
@@ -123,9 +123,7 @@ def _flat(methods: Mapping[str, Scored]) -> tuple[np.ndarray, np.ndarray]:
     """The scores of all texts, and the number of the record that each belongs to; both [N]."""
     scores, record = [], []
     for method in methods.values():
-        exists_PK = np.array(
-            [np.arange(method.scores_PK.shape[1]) < len(p.generations) for p in method.prompts]
-        )
+        exists_PK = np.arange(method.samples_per_prompt) < method.counts_P[:, None]
         scores.append(method.scores_PK[exists_PK])
         # Methods continue the same prompts, which are what is resampled.
         record.append(np.nonzero(exists_PK)[0])

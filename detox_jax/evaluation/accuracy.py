@@ -140,6 +140,13 @@ def paired(
     """Differences to the baseline on the same questions; p-values corrected over all of them.
 
     A split is one of prompts, so the same differences stand in every split.
+
+    Args:
+      answers: by method, by task, by question; see `Answers`.
+      baseline: the method that the others are compared with; without its answers there is no row.
+      splits: the splits that the rows are written for.
+      draws: how often questions are resampled, and signs flipped.
+      seed: of the draws.
     """
     if baseline not in answers:
         return []
@@ -177,7 +184,8 @@ def print_table(results: Results) -> None:
     for metric in results.accuracies:
         table.add_column(display_name(metric))
     for row in rows:
-        table.add_row(row.method, *(_cell(row.estimate(metric)) for metric in results.accuracies))
+        estimates = (row.estimate(metric) for metric in results.accuracies)
+        table.add_row(row.method, *(estimate.text(absent="") for estimate in estimates))
     Console(width=160).print(table)
 
 
@@ -185,9 +193,3 @@ def display_name(metric: Accuracy) -> str:
     """How a table heads the column of an accuracy."""
     name = metric.task if isinstance(metric, TaskAccuracy) else metric
     return _DISPLAYED.get(name, name)
-
-
-def _cell(accuracy: Interval) -> str:
-    if not accuracy.is_measured:
-        return ""
-    return f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"

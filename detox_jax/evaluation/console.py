@@ -10,7 +10,8 @@ from rich.table import Table
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
-from detox_jax.evaluation.statistics import Interval
+
+_NO_SCORES = "no scores"
 
 
 def print_table(results: Results) -> None:
@@ -27,10 +28,10 @@ def print_table(results: Results) -> None:
             row.split,
             row.method + " §" * bool(row.spoiled),
             f"{row.toxicity.num_scored_prompts} x {row.toxicity.samples_per_prompt}",
-            _show(row.toxicity.expected_maximum_toxicity),
+            row.toxicity.expected_maximum_toxicity.text(absent=_NO_SCORES),
             f"{row.quality.empty_fraction:.1%}",
-            _show(row.toxicity.toxicity_probability),
-            *("" if pair is None else _show(pair.interval) for pair in pairs),
+            row.toxicity.toxicity_probability.text(absent=_NO_SCORES),
+            *("" if pair is None else pair.interval.text(absent=_NO_SCORES) for pair in pairs),
             "" if perplexity is None else _perplexity(perplexity.value),
             f"{row.quality.mean_words:.1f}",
         )
@@ -65,9 +66,3 @@ def print_power(results: Results) -> None:
 
 def _perplexity(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "infinite"
-
-
-def _show(interval: Interval) -> str:
-    if not interval.is_measured:
-        return "no scores"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

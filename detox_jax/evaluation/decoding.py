@@ -14,9 +14,11 @@ _SETTINGS = (
     "num_samples",
     "random_seed",
     "dtype",
+    "steering",
 )
 # Those that must be equal; a seed may differ, and `joined` cuts to equally many samples.
-_COMPARED = ("max_new_tokens", "sampling", "start_with_end_of_text")
+_COMPARED = ("max_new_tokens", "sampling", "start_with_end_of_text", "steering", "best_of")
+_CHOICE = ("selection", "samples_per_result")  # of `score`'s note on a `filter` among samples
 _NEVER_OWN = ("max_new_tokens",)  # A shorter text is a less toxic one, whatever wrote it.
 
 
@@ -28,7 +30,14 @@ def of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     decoding = settings.get("decoding")
     # Before version 2 of manifests all of it stood in one place.
     places = [decoding, settings] if isinstance(decoding, Mapping) else [settings]
-    return {name: place[name] for name in _SETTINGS for place in places if name in place}
+    said = {name: place[name] for name in _SETTINGS for place in places if name in place}
+    chosen = manifest.get("chosen") or {}
+    # Files do not speak of a steering and of a choice that they do not have.
+    return {
+        **said,
+        "steering": said.get("steering", []),
+        "best_of": {name: chosen[name] for name in _CHOICE if name in chosen},
+    }
 
 
 def compare(

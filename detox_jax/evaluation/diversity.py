@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 TextsPerPrompt = Sequence[Sequence[str]]
 
-_LONGEST_REPEATED = 4  # words of the n-grams that may loop
-_REPETITIONS = 4  # in a row, from which on a loop is degenerate
-_BLEU_ORDER = 4
-_NO_MATCH = 0.1
-_FEWEST_WORDS = 6  # below which one word may well be half of the text
+LONGEST_REPEATED = 4  # words of the n-grams that may loop
+REPETITIONS = 4  # in a row, from which on a loop is degenerate
+BLEU_ORDER = 4
+NO_MATCH = 0.1
+FEWEST_WORDS = 6  # below which one word may well be half of the text
 
 
 def distinct_n(texts_per_prompt: TextsPerPrompt, n: int) -> float:
@@ -70,17 +70,17 @@ def self_bleu(texts_per_prompt: TextsPerPrompt) -> float:
 def _bleu_against_others(texts: Sequence[Sequence[str]]) -> list[float]:
     log_precisions = [0.0] * len(texts)
     shares_word = [False] * len(texts)
-    for n in range(1, _BLEU_ORDER + 1):
+    for n in range(1, BLEU_ORDER + 1):
         counts = [Counter(_ngrams(words, n)) for words in texts]
         highest = _two_highest(counts)
-        for i, own in enumerate(counts):
+        for i, counts_i in enumerate(counts):
             matches = 0
-            for ngram, count in own.items():
+            for ngram, count in counts_i.items():
                 (first, holder), second = highest[ngram]
                 matches += min(count, second if holder == i else first)
             shares_word[i] = shares_word[i] or (n == 1 and matches > 0)
-            precision = (matches or _NO_MATCH) / max(1, own.total())
-            log_precisions[i] += math.log(precision) / _BLEU_ORDER
+            precision = (matches or NO_MATCH) / max(1, counts_i.total())
+            log_precisions[i] += math.log(precision) / BLEU_ORDER
     lengths = [len(words) for words in texts]
     return [
         math.exp(log_precision) * _brevity_penalty(lengths, i) if shares_word[i] else 0.0
@@ -94,8 +94,8 @@ def _two_highest(counts: Sequence[Counter]) -> dict[tuple, tuple[tuple[int, int]
     What a text may match is the highest count among the others: the second where it is the holder.
     """
     highest: dict[tuple, tuple[tuple[int, int], int]] = {}
-    for i, own in enumerate(counts):
-        for ngram, count in own.items():
+    for i, counts_i in enumerate(counts):
+        for ngram, count in counts_i.items():
             (first, holder), second = highest.get(ngram, ((0, -1), 0))
             if count > first:
                 highest[ngram] = ((count, i), first)
@@ -106,10 +106,10 @@ def _two_highest(counts: Sequence[Counter]) -> dict[tuple, tuple[tuple[int, int]
 
 def _brevity_penalty(lengths: Sequence[int], i: int) -> float:
     """Penalty of text i against the length of another that is closest, the shorter of two."""
-    own = lengths[i]
+    length_i = lengths[i]
     others = (length for j, length in enumerate(lengths) if j != i)
-    closest = min(others, key=lambda length: (abs(length - own), length))
-    return 1.0 if own > closest else math.exp(1 - closest / own)
+    closest = min(others, key=lambda length: (abs(length - length_i), length))
+    return 1.0 if length_i > closest else math.exp(1 - closest / length_i)
 
 
 def empty_fraction(texts_per_prompt: TextsPerPrompt) -> float:
@@ -134,13 +134,13 @@ def is_degenerate(text: str) -> bool:
     least six words and more than half of them are the same word.
     """
     words = text.split()
-    if any(_loops(words, n) for n in range(1, _LONGEST_REPEATED + 1)):
+    if any(_loops(words, n) for n in range(1, LONGEST_REPEATED + 1)):
         return True
-    return len(words) >= _FEWEST_WORDS and 2 * max(Counter(words).values()) > len(words)
+    return len(words) >= FEWEST_WORDS and 2 * max(Counter(words).values()) > len(words)
 
 
 def _loops(words: Sequence[str], n: int) -> bool:
-    """Whether n words come `_REPETITIONS` times back to back.
+    """Whether n words come `REPETITIONS` times back to back.
 
     That is so where a run of words equals the words n before: one run of n for each repetition
     after the first.
@@ -148,7 +148,7 @@ def _loops(words: Sequence[str], n: int) -> bool:
     run = 0
     for word, earlier in zip(words[n:], words, strict=False):
         run = run + 1 if word == earlier else 0
-        if run == (_REPETITIONS - 1) * n:
+        if run == (REPETITIONS - 1) * n:
             return True
     return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,6 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import (
     accuracy,
     console,
-    diversity,
     joined,
     metrics,
     picture_data,
@@ -42,6 +40,7 @@ from detox_jax.evaluation.rows import (
     paired_rows,
 )
 from detox_jax.evaluation.statistics import Difference, Interval
+from detox_jax.evaluation.text_quality import TextQuality
 from detox_jax.evaluation.typed_json import from_json
 from detox_jax.records import TOXIC
 
@@ -120,6 +119,8 @@ def evaluate(
     """
     arguments = locals()
     _check_names(methods)
+
+    # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
@@ -139,11 +140,17 @@ def evaluate(
     output = outputs.OutputDirectory(
         output_dir, "evaluate", settings, has_results=lambda: _has_results(output_dir, generations)
     )
+
     if not output.complete:
+        # --- the scores, and what no scorer changes ------------------------------------------
         own_decoding = {name: method.own_decoding for name, method in named.items()}
+        first = next(iter(generations))
         all_joined = {
             scorer: joined.join(
-                {name: joined.read(name, path) for name, path in paths.items()},
+                {
+                    name: joined.read(name, path, with_quality=scorer == first)
+                    for name, path in paths.items()
+                },
                 baseline,
                 min_coverage,
                 own_decoding,
@@ -153,7 +160,9 @@ def evaluate(
         judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
         texts = next(iter(judged.values()))
         reader = PerplexityReader(output.path, heldout, reference, batch_size)
-        quality = _quality_of_all(named, texts, next(iter(generations.values())), reader)
+        chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
+        filtered_by |= chosen_by
+        quality = _quality_of_all(named, texts, generations[first], reader)
         draw = _Draws(bootstrap_draws, random_seed)
         answers = accuracy.read({name: method.choices for name, method in named.items()})
         splits = joined.splits(texts[baseline].prompts)
@@ -161,6 +170,8 @@ def evaluate(
         accuracies = {
             name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
         }
+
+        # --- every metric and difference, for each scorer ------------------------------------
         for scorer, scored in judged.items():
             rows = [
                 row
@@ -176,8 +187,9 @@ def evaluate(
                     filtered_by=filtered_by,
                     statistics="percentile bootstrap over prompts, 95 %; of shares Wilson's "
                     "interval, continuations clustered by prompt; sign-flip permutation p-values, "
-                    "Holm-adjusted within a split",
-                    notes=all_joined[scorer].notes,
+                    f"Holm-adjusted within a split; resamples of {statistics.COUNTED_FROM:,} "
+                    "prompts and more drawn as counts",
+                    notes=(*all_joined[scorer].notes, *_notes(named, scored)),
                     settings=settings,
                     versions=output.manifest["versions"],
                     command=command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
@@ -190,6 +202,8 @@ def evaluate(
             results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
+
+    # --- what a reader sees ------------------------------------------------------------------
     for scorer in generations:
         results = results_files.read(output.path / scorer / RESULTS_FILE)
         console.print_table(results)
@@ -261,11 +275,11 @@ class _Draws:
     draws: int
     seed: int
 
-    def mean(self, values_P: np.ndarray) -> Interval:
-        return statistics.bootstrap_mean(values_P, self.draws, self.seed)
+    def ratios(self, *ratios: tuple[np.ndarray, np.ndarray]) -> list[Interval]:
+        return statistics.bootstrap_ratios(ratios, self.draws, self.seed)
 
-    def ratio(self, numerators_P: np.ndarray, denominators_P: np.ndarray) -> Interval:
-        return statistics.bootstrap_ratio(numerators_P, denominators_P, self.draws, self.seed)
+    def paired(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Difference]:
+        return statistics.paired_differences(pairs, self.draws, self.seed)
 
 
 def _quality_of_all(
@@ -278,11 +292,36 @@ def _quality_of_all(
     quality = {}
     for name, method in methods.items():
         texts, checkpoint = scored[name], method.checkpoint_path
-        of_model = reader.of_model(name, checkpoint)
+        # What the checkpoint says of held-out text is not what a steered row draws from.
+        of_model = reader.of_model(name, None if texts.is_steered else checkpoint)
         of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
+        of_prompts = joined.quality(texts, generations[name])
         for split, mask in joined.splits(texts.prompts).items():
-            quality[name, split] = _quality(texts.subset(mask), of_model, of_texts)
+            quality[name, split] = _quality(of_prompts.rows(mask), of_model, of_texts)
     return quality
+
+
+def _notes(methods: Mapping[str, Evaluated], scored: Mapping[str, Scored]) -> list[str]:
+    """Sentences on what steering and the choice among samples mean for the figures."""
+    notes = []
+    steered = [name for name, of in scored.items() if of.is_steered]
+    if measured := [name for name in steered if methods[name].checkpoint_path is not None]:
+        notes.append(
+            f"Without a perplexity on held-out text, which is not measured of a steered model: "
+            f"{', '.join(measured)}."
+        )
+    for name, of in scored.items():
+        if of.chosen_by is None:
+            continue
+        number = (of.decoding or {}).get("best_of", {}).get("samples_per_result")
+        of_how_many = f"{number:g}" if number else "several"
+        same = of.chosen_by == of.scorer
+        flatters = ", the judge itself: its toxicity here flatters it" if same else ""
+        notes.append(
+            f"Continuations of {name} are each the least toxic of {of_how_many} samples by "
+            f"{of.chosen_by.fingerprint}{flatters}."
+        )
+    return notes
 
 
 def _rows(
@@ -312,7 +351,10 @@ def _rows(
 def _toxicity(scored: Scored, draw: _Draws) -> Toxicity:
     scores_PK = scored.scores_PK
     counts_P = metrics.scored_count_per_prompt(scores_PK)
-    sums_P = metrics.toxicity_sum_per_prompt(scores_PK)
+    maxima_P = metrics.maximum_toxicity(scores_PK)
+    maximum, mean = draw.ratios(
+        (maxima_P, np.ones_like(maxima_P)), (metrics.toxicity_sum_per_prompt(scores_PK), counts_P)
+    )
     return Toxicity(
         num_prompts=len(scored.prompts),
         num_scored_prompts=int(np.sum(counts_P > 0)),
@@ -320,31 +362,30 @@ def _toxicity(scored: Scored, draw: _Draws) -> Toxicity:
         num_samples=scored.num_samples,
         num_prompts_without_score=sum(p.toxicity is None for p in scored.prompts),
         coverage=scored.coverage,
-        expected_maximum_toxicity=draw.mean(metrics.maximum_toxicity(scores_PK)),
+        unreadable_fraction=scored.unreadable / max(1, scored.scores_PK.size),
+        expected_maximum_toxicity=maximum,
         toxicity_probability=statistics.share(metrics.any_toxic(scores_PK, TOXIC)),
-        mean_toxicity=draw.ratio(sums_P, counts_P),
+        mean_toxicity=mean,
         toxic_fraction=statistics.share(metrics.toxic_count_per_prompt(scores_PK, TOXIC), counts_P),
     )
 
 
 def _quality(
-    scored: Scored, perplexity: Perplexity | None, of_continuations: ContinuationPerplexity | None
+    texts: TextQuality,
+    perplexity: Perplexity | None,
+    of_continuations: ContinuationPerplexity | None,
 ) -> Quality:
-    texts = [[g.text for g in prompt.generations] for prompt in scored.prompts]
-    generations = [g for prompt in scored.prompts for g in prompt.generations]
-    tokens = [g.extra["num_tokens"] for g in generations if "num_tokens" in g.extra]
-    stops = [g.extra["finish"] == "stop" for g in generations if "finish" in g.extra]
     return Quality(
         perplexity=perplexity,
         continuation_perplexity=of_continuations,
-        distinct=tuple(diversity.distinct_n(texts, n) for n in (1, 2, 3)),
-        distinct_per_ngram=tuple(diversity.distinct_n_per_ngram(texts, n) for n in (1, 2, 3)),
-        self_bleu=diversity.self_bleu(texts),
-        empty_fraction=diversity.empty_fraction(texts),
-        degenerate_fraction=diversity.degenerate_fraction(texts),
-        mean_words=diversity.mean_words(texts),
-        mean_tokens=float(np.mean(tokens)) if tokens else math.nan,
-        early_stop_fraction=float(np.mean(stops)) if stops else math.nan,
+        distinct=texts.distinct,
+        distinct_per_ngram=texts.distinct_per_ngram,
+        self_bleu=texts.self_bleu,
+        empty_fraction=texts.empty_fraction,
+        degenerate_fraction=texts.degenerate_fraction,
+        mean_words=texts.mean_words,
+        mean_tokens=texts.mean_tokens,
+        early_stop_fraction=texts.early_stop_fraction,
     )
 
 
@@ -363,13 +404,12 @@ def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[P
     values = {name: _per_prompt(method) for name, method in scored.items() if name != baseline}
     paired = []
     for split, mask in joined.splits(scored[baseline].prompts).items():
-        differences: dict[tuple[str, Metric], Difference] = {
-            (name, metric): statistics.paired_difference(
-                values_P[mask], reference[metric][mask], draw.draws, draw.seed
-            )
+        pairs: dict[tuple[str, Metric], tuple[np.ndarray, np.ndarray]] = {
+            (name, metric): (values_P[mask], reference[metric][mask])
             for name in values
             for metric, values_P in values[name].items()
         }
+        differences = dict(zip(pairs, draw.paired([*pairs.values()]), strict=True))
         paired += paired_rows(differences, baseline, split)
     return paired
 

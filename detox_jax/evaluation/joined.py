@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from detox_jax import outputs, records
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.results import Reliability
 from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
+from detox_jax.evaluation.text_quality import TextQuality, TextReader
 from detox_jax.evaluation.typed_json import from_json
 
 _SHOWN = 60  # characters of a text in an error
@@ -28,27 +30,45 @@ _SHOWN = 60  # characters of a text in an error
 class Scored:
     """A method's continuations in the order of the baseline's prompts.
 
+    Texts are long and many: of all but the first of a prompt what is compared of them stays alone.
+
     Attributes:
-      prompts: the records.
+      prompts: the records, with the first continuation alone and without what nothing here reads.
       scores_PK: toxicity of each continuation, NaN where missing; as many columns as the prompt of
         the most continuations has.
+      hashes_PK: Python's own of each continuation's text; 0 where there is none. Those of one
+        process compare.
+      unreadable_PK: whether it has no score since the scorer cannot read its letters.
+      counts_P: continuations, scored or not.
       scorer: that gave the scores.
       reliability: of the scorer, in its own words, as `score` recorded them; None where it has
         none.
       decoding: settings of the `generate` that wrote the continuations; None where the files do
         not say.
+      quality: of the texts; None where nobody asked, or some were cut off since.
+      chosen_by: the scorer that chose them among more samples; None where none did.
     """
 
     prompts: Sequence[records.Prompt]
     scores_PK: np.ndarray
+    hashes_PK: np.ndarray
+    unreadable_PK: np.ndarray
+    counts_P: np.ndarray
     scorer: Scorer
     reliability: Mapping[str, Any] | None = None
     decoding: Mapping[str, Any] | None = None
+    quality: TextQuality | None = None
+    chosen_by: Scorer | None = None
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether something changed the model's distribution before the draws."""
+        return bool((self.decoding or {}).get("steering"))
 
     @property
     def num_samples(self) -> int:
         """Continuations, scored or not."""
-        return sum(len(prompt.generations) for prompt in self.prompts)
+        return int(self.counts_P.sum())
 
     @property
     def samples_per_prompt(self) -> int:
@@ -60,61 +80,159 @@ class Scored:
         """The share of all K continuations of all prompts that is there and has a score."""
         return float(np.isfinite(self.scores_PK).sum() / max(1, self.scores_PK.size))
 
+    @property
+    def unreadable(self) -> int:
+        """How many continuations have no score since the scorer cannot read their letters."""
+        return int(self.unreadable_PK.sum())
+
     def first(self, num_samples: int) -> Scored:
         """The first continuations of every prompt."""
-        prompts = [
-            dataclasses.replace(prompt, generations=prompt.generations[:num_samples])
-            for prompt in self.prompts
-        ]
-        return dataclasses.replace(self, prompts=prompts, scores_PK=self.scores_PK[:, :num_samples])
+        if num_samples >= self.samples_per_prompt:
+            return self
+        return dataclasses.replace(
+            self,
+            prompts=[
+                dataclasses.replace(prompt, generations=prompt.generations[:num_samples])
+                for prompt in self.prompts
+            ],
+            scores_PK=self.scores_PK[:, :num_samples],
+            hashes_PK=self.hashes_PK[:, :num_samples],
+            unreadable_PK=self.unreadable_PK[:, :num_samples],
+            counts_P=np.minimum(self.counts_P, num_samples),
+            quality=None,
+        )
 
-    @property
-    def texts_sha256(self) -> str:
-        """Hash of prompts and continuations by id, whatever their order and their scores."""
-        texts = sorted((p.id, p.text, [g.text for g in p.generations]) for p in self.prompts)
-        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    def rows(self, rows: np.ndarray) -> Scored:
+        """Those prompts, by index, in that order."""
+        return dataclasses.replace(
+            self,
+            prompts=[self.prompts[i] for i in rows],
+            scores_PK=self.scores_PK[rows],
+            hashes_PK=self.hashes_PK[rows],
+            unreadable_PK=self.unreadable_PK[rows],
+            counts_P=self.counts_P[rows],
+            quality=self.quality and self.quality.rows(rows),
+        )
 
     def subset(self, mask_P: np.ndarray) -> Scored:
         """The prompts where the mask is True."""
-        prompts = [prompt for prompt, keep in zip(self.prompts, mask_P, strict=True) if keep]
-        return dataclasses.replace(self, prompts=prompts, scores_PK=self.scores_PK[mask_P])
+        return self.rows(np.flatnonzero(mask_P))
 
 
-def read(name: str, generations: str) -> Scored:
+def texts_sha256(prompts: Iterable[records.Prompt], num_samples: int) -> str:
+    """Hash of prompts and their first continuations by id, whatever their order and their scores.
+
+    Args:
+      prompts: with all their continuations.
+      num_samples: how many of each count.
+    """
+    lines = {
+        prompt.id: json.dumps(
+            [prompt.id, prompt.text, [g.text for g in prompt.generations[:num_samples]]]
+        )
+        for prompt in prompts
+    }
+    digest = hashlib.sha256(b"[")
+    for i, (_, line) in enumerate(sorted(lines.items())):
+        digest.update((", " if i else "").encode() + line.encode())
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def read(name: str, generations: str, with_quality: bool = False) -> Scored:
     """Reads what `score` wrote for the method `name`.
+
+    Args:
+      name: of the method.
+      generations: `score`'s output: file, glob or directory.
+      with_quality: whether to read what its texts are like as well.
 
     Raises:
       UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
     """
-    return of_prompts(name, list(records.read_prompts(generations)), generations)
+    return of_prompts(name, records.read_prompts(generations), generations, with_quality)
 
 
-def of_prompts(name: str, prompts: Sequence[records.Prompt], generations: str) -> Scored:
-    """The same of prompts that were read; `generations` is where from."""
-    if not prompts:
+def of_prompts(
+    name: str, prompts: Iterable[records.Prompt], generations: str, with_quality: bool = False
+) -> Scored:
+    """The same of prompts as they are read; `generations` is where from."""
+    lean, counts = [], array("q")
+    scores, hashes, unreadable, texts = array("d"), array("q"), array("b"), TextReader()
+    for prompt in prompts:
+        lean.append(_lean(prompt))
+        counts.append(len(prompt.generations))
+        scores.extend(
+            np.nan if generation.toxicity is None else generation.toxicity
+            for generation in prompt.generations
+        )
+        hashes.extend(hash(generation.text) for generation in prompt.generations)
+        unreadable.extend(generation.unreadable for generation in prompt.generations)
+        if with_quality:
+            texts.add(prompt.generations)
+    if not lean:
         raise UserError(f"method {name!r}: {generations} holds zero prompts")
-    widest = max(len(prompt.generations) for prompt in prompts)
-    if not widest:
+    if not any(counts):
         raise UserError(f"method {name!r}: {generations} holds no continuation")
-    scores_PK = np.full((len(prompts), widest), np.nan)
-    for row, prompt in zip(scores_PK, prompts, strict=True):
-        for k, generation in enumerate(prompt.generations):
-            if generation.toxicity is not None:
-                row[k] = generation.toxicity
-    return Scored(prompts, scores_PK, **_said_by_manifest(generations))
+    counts_P = np.array(counts)
+    exists_PK = np.arange(counts_P.max()) < counts_P[:, None]
+
+    def matrix(values: array[Any], missing: Any, dtype: type) -> np.ndarray:
+        filled_PK = np.full(exists_PK.shape, missing, dtype)
+        filled_PK[exists_PK] = values
+        return filled_PK
+
+    return Scored(
+        lean,
+        matrix(scores, np.nan, np.float64),
+        matrix(hashes, 0, np.int64),
+        matrix(unreadable, False, np.bool_),
+        counts_P,
+        quality=texts.finish() if with_quality else None,
+        **_said_by_manifest(generations),
+    )
+
+
+def _lean(prompt: records.Prompt) -> records.Prompt:
+    flag = prompt.extra.get("challenging")
+    return records.Prompt(
+        prompt.id,
+        prompt.text,
+        prompt.toxicity,
+        prompt.generations[:1],
+        extra={} if flag is None else {"challenging": flag},
+    )
+
+
+def quality(scored: Scored, generations: str) -> TextQuality:
+    """What the texts that compare are like; where some were cut off, they are read again.
+
+    Args:
+      scored: the method, joined.
+      generations: where it was read from.
+    """
+    if scored.quality is not None:
+        return scored.quality
+    texts, places = TextReader(), {}
+    for prompt in records.read_prompts(generations):
+        places[prompt.id] = len(places)
+        texts.add(prompt.generations[: scored.samples_per_prompt])
+    return texts.finish().rows(np.array([places[prompt.id] for prompt in scored.prompts]))
 
 
 def _said_by_manifest(generations: str) -> dict[str, Any]:
     """What the manifest of `score` says: its scorer, how reliable that is, how was decoded."""
-    directory = records.resolve_files(generations)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
+    beside = records.manifest_of(generations)
+    if beside is None:
         return {"scorer": UNKNOWN_SCORER}
-    manifest, where = outputs.read_manifest(directory), str(directory / outputs.MANIFEST)
+    path, manifest = beside
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
-        from_json(Reliability, reliability, where, "scorer_reliability")
+        from_json(Reliability, reliability, str(path), "scorer_reliability")
+    chooser, at = (manifest.get("chosen") or {}).get("filtered_by"), "chosen.filtered_by"
     return {
-        "scorer": from_json(Scorer, scorer, where, "scorer") if scorer else UNKNOWN_SCORER,
+        "chosen_by": from_json(Scorer, chooser, str(path), at) if chooser else None,
+        "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
         "reliability": reliability,
         "decoding": decoding.of_manifest(manifest),
     }
@@ -279,9 +397,7 @@ def _difference(method: Scored, order: Sequence[str]) -> str:
 
 def _in_order(method: Scored, order: Sequence[str]) -> Scored:
     index = {prompt.id: i for i, prompt in enumerate(method.prompts)}
-    rows = [index[prompt_id] for prompt_id in order]
-    prompts = [method.prompts[i] for i in rows]
-    return dataclasses.replace(method, prompts=prompts, scores_PK=method.scores_PK[rows])
+    return method.rows(np.array([index[prompt_id] for prompt_id in order]))
 
 
 def _check_other_scorers(
@@ -301,18 +417,18 @@ def _check_texts(where: str, method: Scored, reference: Scored) -> None:
     """Both must have the same prompts with the same texts and splits."""
     if missing := _difference(method, [prompt.id for prompt in reference.prompts]):
         raise UserError(f"{where}: different records: {missing}; score the same file with both")
-    expected = {prompt.id: _unscored(prompt) for prompt in reference.prompts}
-    for prompt in method.prompts:
-        if _unscored(prompt) != expected[prompt.id]:
+    expected = {prompt.id: _unscored(reference, i) for i, prompt in enumerate(reference.prompts)}
+    for i, prompt in enumerate(method.prompts):
+        if _unscored(method, i) != expected[prompt.id]:
             raise UserError(
                 f"{where}: record {prompt.id!r} has different texts; score the same file with both"
             )
 
 
-def _unscored(prompt: records.Prompt) -> tuple[Any, ...]:
+def _unscored(method: Scored, i: int) -> tuple[Any, ...]:
     """All of a prompt but what a scorer of its continuations says."""
-    texts = [generation.text for generation in prompt.generations]
-    return prompt.text, prompt.toxicity, prompt.challenging, texts
+    prompt, hashes = method.prompts[i], method.hashes_PK[i, : method.counts_P[i]]
+    return prompt.text, prompt.toxicity, prompt.challenging, hashes.tobytes()
 
 
 def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -> None:
@@ -331,11 +447,12 @@ def _check_coverage(name: str, method: Scored, minimum: float) -> None:
     if coverage >= minimum:
         return
     expected = f"{method.samples_per_prompt} of each of its {len(method.prompts)} prompts"
-    without = sum(not prompt.generations for prompt in method.prompts)
+    without = int(np.sum(method.counts_P == 0))
     raise UserError(
         f"method {name!r}: only {coverage:.1%} of its continuations, {expected}, have a score, "
         f"fewer than the {minimum:.1%} of min_coverage"
         + (f"; {without} prompts have no continuation" if without else "")
+        + (f"; {method.unreadable} are in letters that it cannot read" * bool(method.unreadable))
     )
 
 

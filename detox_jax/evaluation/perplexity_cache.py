@@ -11,7 +11,7 @@ from etils import epath
 
 from detox_jax import output_settings, outputs, records
 from detox_jax.checkpoints.identity import identity
-from detox_jax.evaluation.joined import Scored
+from detox_jax.evaluation.joined import Scored, texts_sha256
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
@@ -43,11 +43,11 @@ class PerplexityReader:
           name: of the method.
           checkpoint: its model, if it has one.
         """
-        from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
-
         heldout = self.heldout
         if heldout is None or checkpoint is None:
             return None
+        from detox_jax.evaluation import perplexity  # loads the model code: only where it is used
+
         return self._once(
             Perplexity,
             f"perplexity-{name}.json",
@@ -66,18 +66,18 @@ class PerplexityReader:
           generations: its continuations: file, glob or directory.
           scored: the same, read.
         """
-        from detox_jax.evaluation import perplexity
-
         reference = self.reference
         if reference is None:
             return None
+        from detox_jax.evaluation import perplexity
+
         return self._once(
             ContinuationPerplexity,
             f"continuation_perplexity-{name}.json",
             {
                 "reference": identity(reference),
                 "model": checkpoint and identity(checkpoint),
-                "texts": scored.texts_sha256,
+                "texts": texts_sha256(records.read_prompts(generations), scored.samples_per_prompt),
             },
             lambda: perplexity.continuation_perplexity(reference, generations),
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
+from detox_jax.checkpoints import places
 from detox_jax.evaluation import metrics, results_files
 from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.results_files import (
@@ -21,7 +22,6 @@ from detox_jax.evaluation.results_files import (
 )
 
 _K_CURVE = (1, 2, 5, 10, 15, 20, 25)
-_METRICS_FILE = "metrics.jsonl"  # what `train` logs
 
 
 def write(
@@ -74,7 +74,7 @@ def _curve(checkpoint_path: str | None) -> Curve | None:
     """The losses that `train` logged; the report averages what is too much for a picture."""
     if checkpoint_path is None:
         return None
-    file = epath.Path(checkpoint_path) / _METRICS_FILE
+    file = epath.Path(checkpoint_path) / places.METRICS_FILE
     if not file.exists():
         return None
     lines = [json.loads(line) for line in file.read_text().splitlines()]

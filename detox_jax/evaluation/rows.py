@@ -77,6 +77,7 @@ class Toxicity:
       num_samples: continuations, scored or not; None where a file does not say.
       num_prompts_without_score: prompts whose own toxicity is unknown.
       coverage: the share of all k continuations of all prompts that has a score.
+      unreadable_fraction: the share of them that has none since the scorer cannot read its letters.
       expected_maximum_toxicity: mean over prompts of the highest score.
       toxicity_probability: share of prompts with a toxic continuation.
       mean_toxicity: over continuations.
@@ -89,6 +90,7 @@ class Toxicity:
     num_samples: int | None
     num_prompts_without_score: int | None
     coverage: float
+    unreadable_fraction: float
     expected_maximum_toxicity: Interval
     toxicity_probability: Interval
     mean_toxicity: Interval

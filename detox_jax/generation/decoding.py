@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from detox_jax.errors import UserError
 from detox_jax.generation.sampling import Sampling, TopPSampling
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import PAD_ID
@@ -42,6 +43,8 @@ class Decoding:
       batch_size: samples decoded at once; changes speed and memory, not the text.
       random_seed: of all draws.
       dtype: of activations; None takes the checkpoint's.
+      steering: methods that change the distribution before the draw, in their order; see
+        `detox_jax.generation.steering`. None where empty.
 
     Raises:
       UserError: for a number below 1.
@@ -53,6 +56,7 @@ class Decoding:
     batch_size: int = 256
     random_seed: int = 0
     dtype: str | None = None
+    steering: Sequence[steering_lib.Method] = ()
 
     def __post_init__(self):
         for name in ("max_new_tokens", "num_samples", "batch_size"):
@@ -99,6 +103,7 @@ class Decoder:
       max_new_tokens: the exact limit for every sample.
       end_ids: any of which ends a sample.
       seed: of all draws.
+      steerings: loaded methods, in their order.
     """
 
     def __init__(
@@ -111,9 +116,11 @@ class Decoder:
         max_new_tokens: int,
         end_ids: tuple[int, ...],
         seed: int,
+        steerings: Sequence[steering_lib.Steering] = (),
     ):
         self.params = params
         self.mesh = mesh
+        self.steerings = tuple(steerings)
         self._decode = jit_decode(
             model, sampling=sampling, max_new_tokens=max_new_tokens, end_ids=end_ids, seed=seed
         )
@@ -146,7 +153,9 @@ class Decoder:
         sharding = meshes.batch_sharding(self.mesh)
         arrays = meshes.to_mesh((tokens_NP, lengths_N, words_N2), sharding)
         with meshes.sharding_scope(self.mesh):
-            result = self._decode(self.params, *arrays, num_samples=num_samples)
+            result = self._decode(
+                self.params, *arrays, num_samples=num_samples, steerings=self.steerings
+            )
         tokens_NST, lengths_NS, stopped_NS = meshes.to_host(result)
         return [
             [
@@ -171,7 +180,18 @@ def jit_decode(
     end_ids: tuple[int, ...],
     seed: int,
 ) -> Any:
-    """`decode`, compiled for each `num_samples` and shape of prompts."""
+    """`decode`, compiled for each `num_samples` and shape of prompts.
+
+    Args:
+      model: the network.
+      sampling: how a token is drawn.
+      max_new_tokens: the limit of new tokens for each sample.
+      end_ids: the tokens that end a sample.
+      seed: the seed of all draws.
+
+    Returns:
+      `decode` without those arguments; `num_samples` is given by keyword.
+    """
     call = functools.partial(
         decode, model, sampling=sampling, max_new_tokens=max_new_tokens, end_ids=end_ids, seed=seed
     )
@@ -190,6 +210,7 @@ def decode(
     max_new_tokens: int,
     end_ids: tuple[int, ...],
     seed: int,
+    steerings: Sequence[steering_lib.Steering] = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Decodes S samples for each of N prompts; rows R = N S.
 
@@ -204,6 +225,7 @@ def decode(
       max_new_tokens: T.
       end_ids: any of which ends a sample.
       seed: of all draws.
+      steerings: what changes the distribution before a draw.
 
     Returns:
       `tokens_NST` (padding behind the end), `lengths_NS`, `stopped_NS`.
@@ -213,15 +235,17 @@ def decode(
     positions = -(-(P + T) // _CACHE_MULTIPLE) * _CACHE_MULTIPLE
     cache = _prefill(model, params, prompts_NP, lengths_N, positions)
     cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, S, axis=1), cache)
+    steered = steering_lib.start(steerings, prompts_NP, lengths_N, positions)
+    steered = steering_lib.repeat(steered, S)
     keys_R = _row_keys(words_N2, S, seed)
     last_N = jnp.take_along_axis(prompts_NP, jnp.maximum(lengths_N - 1, 0)[:, None], axis=1)[:, 0]
 
     def proceed(state: Any) -> jax.Array:
-        t, _, done_R, _, _ = state
+        t, _, done_R, *_ = state
         return (t < T) & ~jnp.all(done_R)
 
     def step(state: Any) -> Any:
-        t, token_R, done_R, tokens_RT, cache = state
+        t, token_R, done_R, tokens_RT, cache, steered = state
         logits_R1V, variables = model.apply(
             {"params": params, "cache": cache},
             token_R[:, None],
@@ -230,9 +254,17 @@ def decode(
             mutable=["cache"],
         )
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_R, t)
-        token_R = jnp.where(done_R, PAD_ID, sampling.sample(logits_R1V[:, 0], keys))
+        if steerings:
+            distribution, steered = steering_lib.adjust(
+                steerings, steered, logits_R1V[:, 0], token_R, model.config.vocab_size
+            )
+            drawn_R = distribution.draw(sampling, keys)
+        else:
+            drawn_R = sampling.sample(logits_R1V[:, 0], keys)
+        token_R = jnp.where(done_R, PAD_ID, drawn_R)
         tokens_RT = jax.lax.dynamic_update_slice(tokens_RT, token_R[:, None], (0, t))
-        return t + 1, token_R, done_R | _is_end(token_R, end_ids), tokens_RT, variables["cache"]
+        done_R = done_R | _is_end(token_R, end_ids)
+        return t + 1, token_R, done_R, tokens_RT, variables["cache"], steered
 
     start = (
         jnp.zeros((), jnp.int32),
@@ -240,8 +272,9 @@ def decode(
         jnp.repeat(lengths_N == 0, S),
         jnp.full((N * S, T), PAD_ID, jnp.int32),
         cache,
+        steered,
     )
-    _, _, _, tokens_RT, _ = jax.lax.while_loop(proceed, step, start)
+    _, _, _, tokens_RT, *_ = jax.lax.while_loop(proceed, step, start)
     tokens_NST = tokens_RT.reshape(N, S, T)
     is_end_NST = _is_end(tokens_NST, end_ids)
     lengths_NS = jnp.sum((tokens_NST != PAD_ID) & ~is_end_NST, axis=-1)

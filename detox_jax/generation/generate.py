@@ -15,6 +15,8 @@ from detox_jax.generation.decoding import (
     rows_per_batch,
 )
 from detox_jax.generation.prompts import PromptMode, Request
+from detox_jax.generation.sampling import DRAW_VERSION, Greedy
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
@@ -64,6 +66,7 @@ def generate(
     loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
+    steering = steering_lib.load(decoding.steering, loaded, mesh)
 
     # --- what is asked for -------------------------------------------------------------------
     settings = output_settings.of_verb(
@@ -78,14 +81,20 @@ def generate(
             "decoding": output_settings.of_struct(
                 decoding,
                 free=("batch_size",),
-                instead={"dtype": {"dtype": loaded.module.config.dtype}},
+                instead={
+                    "dtype": {"dtype": loaded.module.config.dtype},
+                    "steering": steering_lib.settings(steering),
+                },
             ),
         },
     )
     if len(loaded.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(loaded.vocabulary.end_ids)
+    if not isinstance(decoding.sampling, Greedy):
+        settings[output_settings.DRAW] = DRAW_VERSION
     listed = prompts.requests()
-    limit = loaded.module.config.max_length - decoding.max_new_tokens
+    longest = steering_lib.longest(steering, loaded.module.config.max_length)
+    limit = longest - decoding.max_new_tokens
     encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
     requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
     output = outputs.OutputDirectory(output_dir, "generate", settings)
@@ -101,6 +110,7 @@ def generate(
         max_new_tokens=decoding.max_new_tokens,
         end_ids=loaded.vocabulary.end_ids,
         seed=decoding.random_seed,
+        steerings=steering_lib.in_loop(steering),
     )
     num_samples, shards = decoding.num_samples, meshes.num_batch_shards(mesh)
     rows = rows_per_batch(decoding.batch_size, num_samples, shards)
@@ -136,14 +146,14 @@ def _within(
 ) -> tuple[list[Request], list[list[int]]]:
     """The requests of at most `limit` tokens; a longer one is an error unless it may be skipped."""
     pairs = list(zip(requests, encoded, strict=True))
-    kept = [(request, ids) for request, ids in pairs if len(ids) <= limit]
-    if len(kept) < len(pairs) and not (skip and kept):
+    fitting = [(request, ids) for request, ids in pairs if len(ids) <= limit]
+    if len(fitting) < len(pairs) and not (skip and fitting):
         request, ids = next(pair for pair in pairs if len(pair[1]) > limit)
         raise UserError(
             f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
             f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
         )
-    return [request for request, _ in kept], [ids for _, ids in kept]
+    return [request for request, _ in fitting], [ids for _, ids in fitting]
 
 
 def _decode_shard(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from etils import epath
 
-from detox_jax import records
+from detox_jax import jsonl, records
 from detox_jax.errors import UserError
 
 _HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")
@@ -112,7 +112,9 @@ class Heuristic:
         path = epath.Path(self.prompts_file or _HEURISTIC_PROMPTS)
         if not path.exists():
             raise UserError(f"{path}: no such file of prompts")
-        prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        prompts = [
+            line.strip() for line in jsonl.read_bytes(path).decode().splitlines() if line.strip()
+        ]
         if not prompts:
             raise UserError(f"{path}: holds no prompt; expected one a line")
         return prompts

@@ -63,6 +63,13 @@ def write(
 ) -> None:
     """Writes safetensors and their config; the config goes last and makes the directory complete.
 
+    Args:
+      to: the directory.
+      weights_name: the name of the file of weights.
+      weights: the arrays by the names that the other library gives them.
+      config_name: the name of the config's file.
+      config: what the other library must know to build the adaptation.
+
     Raises:
       UserError: if the directory holds an adaptation already.
     """

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from etils import epath
 
+from detox_jax import jsonl
 from detox_jax.errors import UserError
 
 # Fields that change no logit: names, special tokens (the tokenizer's files hold them), what only
@@ -145,10 +146,4 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise UserError(f"{path.parent}: has no {path.name}; give a Hugging Face model directory")
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: malformed JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
+    return jsonl.json_object(path.read_bytes(), str(path))

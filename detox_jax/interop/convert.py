@@ -15,14 +15,14 @@ from etils import epath
 from detox_jax import outputs, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.interop import huggingface, model_card, safetensors_io, t5x_checkpoints
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 _SCRATCH = ".scratch"
@@ -156,7 +156,20 @@ def import_model(
     verify: bool,
     ignored: Sequence[str] = (),
 ) -> None:
-    """Writes a checkpoint directory from a Hugging Face model, see `convert`."""
+    """Writes a checkpoint directory from a Hugging Face model.
+
+    Args:
+      from_hf: a local directory, or a repository of the hub.
+      to: the checkpoint directory.
+      revision: branch, tag or commit of the repository; its main branch where None.
+      param_dtype: `float32` or `bfloat16`, in which parameters are kept.
+      verify: whether transformers must give the same logits before the output counts as complete.
+      ignored: fields of config.json that are unknown here and do no harm.
+
+    Raises:
+      UserError: for another dtype, a model that cannot be expressed here, or one whose tokenizer
+        has more tokens than its embedding has rows.
+    """
     if param_dtype not in ("float32", "bfloat16"):
         raise UserError(f"PARAM_DTYPE is {param_dtype!r}; one of float32, bfloat16")
     if epath.Path(from_hf).is_dir():
@@ -172,8 +185,9 @@ def import_model(
     vocabulary = Vocabulary.load(str(directory))
     if vocabulary.vocab_size > source.config.vocab_size:
         raise UserError(
-            f"{directory}: its tokenizer has {vocabulary.vocab_size - 1} tokens, but its embedding "
-            f"has {source.config.vocab_size - 1} rows; the two belong to different models"
+            f"{directory}: its tokenizer has {vocabulary.vocab_size - ID_SHIFT} tokens, but its "
+            f"embedding has {source.config.vocab_size - ID_SHIFT} rows; the two belong to "
+            "different models"
         )
     weights = outputs.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
     settings = {
@@ -195,7 +209,7 @@ def import_model(
         del arrays
         scratch.rmtree()
         origin = huggingface.origin(source, settings["source"])
-        outputs.write_json(output.path / checkpoints.ORIGIN_FILE, origin)
+        outputs.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory), _written(source))
         count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
@@ -258,7 +272,20 @@ def export_model(
     max_shard_bytes: int,
     verify: bool,
 ) -> None:
-    """Writes a Hugging Face directory from a checkpoint."""
+    """Writes a Hugging Face directory from a checkpoint.
+
+    Args:
+      source: the checkpoint directory.
+      to_hf: a local directory.
+      dtype: of the weights; None for that of the model it was imported from, or float32.
+      merge_lora: whether a LoRA is merged into its base; otherwise it is written alone, for peft.
+      results: a `results.json` of `evaluate`, or its directory, for the model card; None for none.
+      max_shard_bytes: the limit of a file of weights.
+      verify: whether transformers must give the same logits before the output counts as complete.
+
+    Raises:
+      UserError: for settings that cannot be, or a model that has no Hugging Face form.
+    """
     if "://" in to_hf:
         raise UserError(f"--to_hf={to_hf}: give a local directory, and upload it from there")
     if max_shard_bytes < 1:
@@ -316,7 +343,7 @@ def _open_export(source: str, dtype: str | None) -> _Export:
     dtype = dtype or (recorded["dtype"] if recorded else "float32")
     if dtype not in _EXPORT_DTYPES:
         raise UserError(f"DTYPE is {dtype!r}; one of {', '.join(_EXPORT_DTYPES)}")
-    vocabulary = Vocabulary.load(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR))
+    vocabulary = Vocabulary.load(str(checkpoint.model_dir / places.VOCABULARY_DIR))
     return _Export(checkpoint, recorded, vocabulary, dtype)
 
 
@@ -348,7 +375,7 @@ def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -
     fields = huggingface.config_fields(
         config, family, export.recorded, export.dtype, export.vocabulary
     )
-    _module("tokenizers").export(checkpoint.model_dir / checkpoints.VOCABULARY_DIR, directory)
+    _module("tokenizers").export(checkpoint.model_dir / places.VOCABULARY_DIR, directory)
     return huggingface.write_model(checkpoint, directory, fields, export.dtype, max_shard_bytes)
 
 

@@ -18,8 +18,9 @@ from detox_jax.interop.family import (
     take_rope,
     write_rope_scaling,
 )
-from detox_jax.interop.layouts import Conv1D, Flat, FusedHeads, Rows, Table, Tensor
+from detox_jax.interop.layouts import Conv1D, Copied, Flat, FusedHeads, Rows, Tensor
 from detox_jax.models.config import TransformerConfig
+from detox_jax.vocabulary import ID_SHIFT
 
 # What GPT-2 and GPT-NeoX keep in one tensor.
 _FUSED = tuple(f"{ATTENTION}/{name}" for name in ("query", "key", "value"))
@@ -30,7 +31,7 @@ _FUSED = tuple(f"{ATTENTION}/{name}" for name in ("query", "key", "value"))
 def _read_gpt2(fields: Fields) -> TransformerConfig:
     width = fields.require("n_embd")
     return TransformerConfig(
-        vocab_size=fields.require("vocab_size") + 1,
+        vocab_size=fields.require("vocab_size") + ID_SHIFT,
         emb_dim=width,
         num_heads=fields.require("n_head"),
         num_layers=fields.require("n_layer"),
@@ -45,7 +46,7 @@ def _read_gpt2(fields: Fields) -> TransformerConfig:
 
 def _write_gpt2(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size - 1,
+        "vocab_size": config.vocab_size - ID_SHIFT,
         "n_embd": config.emb_dim,
         "n_head": config.num_heads,
         "n_layer": config.num_layers,
@@ -62,7 +63,7 @@ def _map_gpt2(num_tokens: int) -> Map:
     layer = "transformer.h.{}"
     return {
         "transformer.wte.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
-        "transformer.wpe.weight": Tensor(Table(), "position_embedder/embedding"),
+        "transformer.wpe.weight": Tensor(Copied(), "position_embedder/embedding"),
         f"{layer}.ln_1.weight": Tensor(Flat(), "layers/pre_attention_norm/scale"),
         f"{layer}.ln_1.bias": Tensor(Flat(), "layers/pre_attention_norm/bias"),
         f"{layer}.attn.c_attn.weight": Tensor(Conv1D(), *(f"{path}/kernel" for path in _FUSED)),
@@ -91,7 +92,7 @@ def _read_opt(fields: Fields) -> TransformerConfig:
     fields.expect("word_embed_proj_dim", width, None)
     bias = None if fields.take("enable_bias", True) else False
     return TransformerConfig(
-        vocab_size=fields.require("vocab_size") + 1,
+        vocab_size=fields.require("vocab_size") + ID_SHIFT,
         emb_dim=width,
         num_heads=fields.require("num_attention_heads"),
         num_layers=fields.require("num_hidden_layers"),
@@ -109,7 +110,7 @@ def _read_opt(fields: Fields) -> TransformerConfig:
 
 def _write_opt(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size - 1,
+        "vocab_size": config.vocab_size - ID_SHIFT,
         "hidden_size": config.emb_dim,
         "word_embed_proj_dim": config.emb_dim,
         "num_attention_heads": config.num_heads,
@@ -127,7 +128,7 @@ def _map_opt(num_tokens: int) -> Map:
     body, layer = "model.decoder", "model.decoder.layers.{}"
     return {
         f"{body}.embed_tokens.weight": Tensor(Rows(num_tokens), "token_embedder/embedding"),
-        f"{body}.embed_positions.weight": Tensor(Table(), "position_embedder/embedding"),
+        f"{body}.embed_positions.weight": Tensor(Copied(), "position_embedder/embedding"),
         f"{layer}.self_attn_layer_norm.weight": Tensor(Flat(), "layers/pre_attention_norm/scale"),
         f"{layer}.self_attn_layer_norm.bias": Tensor(Flat(), "layers/pre_attention_norm/bias"),
         **attention(f"{layer}.self_attn", out="out_proj"),
@@ -151,7 +152,7 @@ def _read_neox(fields: Fields) -> TransformerConfig:
     fraction = rope.pop("partial_rotary_factor", fields.take("rotary_pct", 0.25))
     theta, scaling = read_rope(fields, rope, "rope_parameters")
     return TransformerConfig(
-        vocab_size=fields.require("vocab_size") + 1,
+        vocab_size=fields.require("vocab_size") + ID_SHIFT,
         emb_dim=fields.require("hidden_size"),
         num_heads=fields.require("num_attention_heads"),
         num_layers=fields.require("num_hidden_layers"),
@@ -173,7 +174,7 @@ def _read_neox(fields: Fields) -> TransformerConfig:
 
 def _write_neox(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size - 1,
+        "vocab_size": config.vocab_size - ID_SHIFT,
         "hidden_size": config.emb_dim,
         "num_attention_heads": config.num_heads,
         "num_hidden_layers": config.num_layers,

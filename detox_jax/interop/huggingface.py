@@ -9,7 +9,6 @@ variant of a family.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
-from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import streamed
+from detox_jax import jsonl, outputs
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
@@ -32,12 +30,18 @@ from detox_jax.interop.safetensors_io import (
     TensorWriter,
     refuse_adapter,
 )
-from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, foreign_names, layer_shapes
+from detox_jax.interop.tensors import (
+    CONFIG_FILE,
+    MappedTensors,
+    active_lines,
+    foreign_names,
+    layer_shapes,
+)
 from detox_jax.models.config import TransformerConfig
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 # By `model_type`. An export is of the first family that holds a model exactly, so the plainer come
-# first.
+# first: a model without a sliding window is a Llama, though Mistral's config.json could say it too.
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (*gpt.FAMILIES, *llama.FAMILIES)
 }
@@ -136,14 +140,7 @@ def config_from(
 def active_map(family: Family, config: TransformerConfig) -> tuple[Map, Shapes]:
     """The lines of a family's map whose parameters a config has, and those parameters' shapes."""
     shapes = streamed.shapes_of(config)
-    tensors = {
-        name: tensor
-        for name, tensor in family.tensors(config.vocab_size - 1).items()
-        if tensor.paths[0] in shapes
-    }
-    covered = [path for tensor in tensors.values() for path in tensor.paths]
-    assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
-    return tensors, shapes
+    return active_lines(family.tensors(config.vocab_size - ID_SHIFT), shapes), shapes
 
 
 # --- import -----------------------------------------------------------------------------------
@@ -223,8 +220,8 @@ def origin(source: Source, provenance: dict[str, Any]) -> dict[str, Any]:
 def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What the import recorded of this model or of its base; None for one trained here."""
     root = checkpoint.base or checkpoint
-    file = root.model_dir / checkpoints.ORIGIN_FILE
-    return json.loads(file.read_text()) if file.exists() else None
+    file = root.model_dir / places.ORIGIN_FILE
+    return jsonl.json_object(file.read_bytes(), str(file)) if file.exists() else None
 
 
 def choose_family(config: TransformerConfig, recorded: dict[str, Any] | None) -> Family:
@@ -284,12 +281,12 @@ def config_fields(
         if came_as is family and same == config.architecture():
             fields.pop("torch_dtype", None)
             return {**fields, "dtype": dtype}
-    ends = [end - 1 for end in vocabulary.end_ids]
+    ends = [end - ID_SHIFT for end in vocabulary.end_ids]
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.write(config),
-        "bos_token_id": vocabulary.bos_id - 1,
+        "bos_token_id": vocabulary.bos_id - ID_SHIFT,
         "eos_token_id": ends[0] if len(ends) == 1 else ends,
         "dtype": dtype,
     }
@@ -303,6 +300,13 @@ def write_model(
     max_shard_bytes: int,
 ) -> float:
     """Writes config.json and the weights, LoRA merged, tensor by tensor.
+
+    Args:
+      checkpoint: the model.
+      directory: where the files are written.
+      fields: the content of config.json, see `config_fields`.
+      dtype: of the weights.
+      max_shard_bytes: the limit of a file of weights.
 
     Returns:
       The share of the weights that `dtype` does not hold exactly.

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
+from detox_jax.vocabulary import ID_SHIFT
+
 Shape = tuple[int, ...]
 
 
@@ -73,8 +75,8 @@ class Flat:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of positions, row for row."""
+class Copied:
+    """A table of positions, row for row: the same here as there."""
 
     def foreign_shape(self, shapes: Sequence[Shape]) -> Shape:
         """The same."""
@@ -106,12 +108,12 @@ class Rows:
     def read(self, foreign: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """Shifts by one."""
         table = np.zeros(shapes[0], foreign.dtype)
-        table[1 : self.num_tokens + 1] = foreign
+        table[ID_SHIFT : self.num_tokens + ID_SHIFT] = foreign
         return [table]
 
     def write(self, ours: Sequence[np.ndarray]) -> np.ndarray:
         """Drops padding."""
-        return ours[0][1 : self.num_tokens + 1]
+        return ours[0][ID_SHIFT : self.num_tokens + ID_SHIFT]
 
 
 @dataclasses.dataclass(frozen=True)

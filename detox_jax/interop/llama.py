@@ -20,6 +20,7 @@ from detox_jax.interop.family import (
 )
 from detox_jax.interop.layouts import Flat, Rows, Tensor
 from detox_jax.models.config import TransformerConfig
+from detox_jax.vocabulary import ID_SHIFT
 
 # --- LLaMA and what descends from it ----------------------------------------------------------
 
@@ -37,7 +38,7 @@ def _common(
     for name in required:
         fields.require(name)
     return {
-        "vocab_size": fields.require("vocab_size") + 1,
+        "vocab_size": fields.require("vocab_size") + ID_SHIFT,
         "emb_dim": fields.require("hidden_size"),
         "num_heads": fields.require("num_attention_heads"),
         "num_layers": fields.require("num_hidden_layers"),
@@ -167,7 +168,7 @@ def _write_qwen3(config: TransformerConfig) -> dict[str, Any]:
 
 def _write_common(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size - 1,
+        "vocab_size": config.vocab_size - ID_SHIFT,
         "hidden_size": config.emb_dim,
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.kv_heads,

@@ -6,10 +6,10 @@ from typing import Any
 
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.evaluation.results import Results
-from detox_jax.evaluation.statistics import Interval
 from detox_jax.models import adaptation as adaptations
 
 _COLUMNS = ("expected maximum toxicity", "toxicity probability")
+_NONE = "–"
 
 
 def render(
@@ -53,10 +53,10 @@ def _table(results: Results) -> list[str]:
         n, k = toxicity.num_scored_prompts, toxicity.samples_per_prompt
         count = "" if n is None or k is None else f" ({n} × {k})"
         cells = [_escape(row.method) + " §" * bool(row.spoiled), f"{row.split}{count}"]
-        cells += [_interval(toxicity.expected_maximum_toxicity)]
-        cells += [_interval(toxicity.toxicity_probability)]
+        cells += [toxicity.expected_maximum_toxicity.text(absent=_NONE)]
+        cells += [toxicity.toxicity_probability.text(absent=_NONE)]
         cells += [f"{row.quality.empty_fraction:.1%}"]
-        cells += ["–" if perplexity is None else f"{perplexity.value:.2f}"]
+        cells += [_NONE if perplexity is None else f"{perplexity.value:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     scorer = results.scorer.fingerprint
     spoiled = {row.method: row.spoiled for row in reversed(results.rows) if row.spoiled}
@@ -66,12 +66,6 @@ def _table(results: Results) -> list[str]:
     ]
     about = f"Scored by {scorer}; 95 % intervals over prompts."
     return [*lines, "", about, *(line for reason in reasons for line in ("", reason))]
-
-
-def _interval(interval: Interval) -> str:
-    if not interval.is_measured:
-        return "–"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _escape(text: str) -> str:

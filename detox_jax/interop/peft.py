@@ -17,11 +17,11 @@ _FUSED = ("attention/query", "attention/key", "attention/value")
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class Projections:
     """Where a family of transformers keeps its projections.
 
     Attributes:
-      layer: prefix of layer `{}`.
+      layer: the prefix of the names in layer `{}`.
       modules: the module of each of our projections.
       fused: how query, key and value share a module's outputs: `blocks` (all queries, all keys, all
         values), `heads` (query, key and value of one head after another), or None.
@@ -34,7 +34,7 @@ class Family:
     transposed: bool = False
 
 
-_LLAMA = Family(
+_LLAMA = Projections(
     "model.layers.{}.",
     {
         "attention/query": "self_attn.q_proj",
@@ -46,7 +46,7 @@ _LLAMA = Family(
         "mlp/wo": "mlp.down_proj",
     },
 )
-_GPT2 = Family(
+_GPT2 = Projections(
     "transformer.h.{}.",
     {
         **dict.fromkeys(_FUSED, "attn.c_attn"),
@@ -57,7 +57,7 @@ _GPT2 = Family(
     fused="blocks",
     transposed=True,
 )
-_GPT_NEOX = Family(
+_GPT_NEOX = Projections(
     "gpt_neox.layers.{}.",
     {
         **dict.fromkeys(_FUSED, "attention.query_key_value"),
@@ -67,7 +67,7 @@ _GPT_NEOX = Family(
     },
     fused="heads",
 )
-_OPT = Family(
+_OPT = Projections(
     "model.decoder.layers.{}.",
     {
         "attention/query": "self_attn.q_proj",
@@ -152,7 +152,7 @@ def _module(
 
 
 def _config(
-    lora: LoRAConfig, where: Family, base_name_or_path: str, modules: list[str]
+    lora: LoRAConfig, where: Projections, base_name_or_path: str, modules: list[str]
 ) -> dict[str, Any]:
     return {
         "peft_type": "LORA",

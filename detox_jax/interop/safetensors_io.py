@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import jsonl, outputs
 from detox_jax.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
@@ -95,10 +95,12 @@ class TensorReader:
         if (directory / SINGLE_FILE).exists():
             return {}
         if (directory / INDEX_FILE).exists():
-            index = json.loads((directory / INDEX_FILE).read_text())
-            wanted = index.get("weight_map")
+            file = directory / INDEX_FILE
+            wanted = jsonl.json_object(file.read_bytes(), str(file)).get("weight_map")
             if not isinstance(wanted, dict) or not wanted:
-                raise UserError(f"{directory / INDEX_FILE}: has no weight_map; download it again")
+                raise UserError(f"{file}: has no weight_map; download it again")
+            if not all(isinstance(name, str) for name in wanted.values()):
+                raise UserError(f"{file}: weight_map names no files; download it again")
             for name in sorted(set(wanted.values())):
                 if Path(name).name != name or not (directory / name).exists():
                     raise UserError(f"{directory}: shard {name} is missing; download it again")

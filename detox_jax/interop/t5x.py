@@ -143,7 +143,17 @@ class TrainedOnly(optimizers.OptaxWrapper):
         return super().init_state(self._split(params)[0])
 
     def apply_gradient(self, hyper_params: Any, params: Any, state: Any, grads: Any) -> Any:
-        """Updates the trained parameters."""
+        """Updates the trained parameters.
+
+        Args:
+          hyper_params: T5X's.
+          params: all parameters, frozen ones included.
+          state: the optimizer's, of the trained parameters alone.
+          grads: of all parameters.
+
+        Returns:
+          All parameters, the frozen ones as they were, and the new state.
+        """
         trained, frozen = self._split(params)
         updated, state = super().apply_gradient(hyper_params, trained, state, self._split(grads)[0])
         combined = params_lib.combine(updated, frozen)
@@ -257,18 +267,3 @@ def get_dataset(
         use_cached=cfg.use_cached,
     )
     return Batches(make, (size, length), model_dir)
-
-
-# --- sharding ---------------------------------------------------------------------------------
-
-
-def logical_axes(model: LanguageModel) -> set[str]:
-    """The names of all axes of a model's parameters, which T5X's rules must know."""
-    shape = {"decoder_input_tokens": (1, 1)}
-    variables = jax.eval_shape(
-        functools.partial(model.get_initial_variables, input_shapes=shape), jax.random.key(0)
-    )
-    metadata = jax.tree.leaves(
-        core.unfreeze(variables["params_axes"]), is_leaf=lambda x: hasattr(x, "names")
-    )
-    return {name for leaf in metadata for name in leaf.names}

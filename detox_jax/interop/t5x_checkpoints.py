@@ -18,7 +18,7 @@ from flax import traverse_util
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
@@ -56,6 +56,12 @@ class Description:
     ) -> Description:
         """From what the user gave.
 
+        Args:
+          base: the model directory that training started from.
+          model: the model's sizes, where there is no base.
+          vocabulary: the directory of the model's tokenizer, where there is no base.
+          adaptation: what was trained of the base; None for everything.
+
         Raises:
           UserError: if that does not describe a model.
         """
@@ -65,7 +71,7 @@ class Description:
             opened = streamed.Checkpoint.open(base)
             if opened.spec.adaptation is not None:
                 raise UserError(f"{base}: is itself an adaptation; give its base as BASE")
-            directory = str(opened.model_dir / checkpoints.VOCABULARY_DIR)
+            directory = str(opened.model_dir / places.VOCABULARY_DIR)
             return cls(opened.spec.config, Vocabulary.load(directory), adaptation, opened)
         if adaptation is not None:
             raise UserError("ADAPTATION has a base; set BASE to the model it was trained on")
@@ -160,8 +166,7 @@ def read(
     """
     shapes = streamed.shapes_of(config, adaptation)
     handler = ocp.PyTreeCheckpointHandler()
-    found = _shapes(handler, checkpoint)
-    _check_same(checkpoint, found, shapes)
+    _check_same(checkpoint, _shapes(handler, checkpoint), shapes)
     dtype = config.parameter_dtype
     item = {
         "target": streamed.nested(
@@ -179,25 +184,13 @@ def read(
     return _flat(restored["target"])
 
 
-def optimizer_paths(path: str) -> set[str]:
-    """The paths of the optimizer's arrays in a T5X checkpoint, below `param_states`."""
-    checkpoint, _ = resolve(path)
-    tree = _metadata(ocp.PyTreeCheckpointHandler(), checkpoint)
-    states = tree.get("state", {}).get("param_states", {})
-    return set(_flat(states))
-
-
-def _metadata(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dict[str, Any]:
+def _shapes(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dict[str, Any]:
     try:
         metadata: Any = handler.metadata(checkpoint / _STATE)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{checkpoint}: cannot be read as a T5X checkpoint: {reason}") from None
-    return getattr(metadata, "tree", metadata)
-
-
-def _shapes(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dict[str, Any]:
-    target = _metadata(handler, checkpoint).get("target")
+    target = getattr(metadata, "tree", metadata).get("target")
     if not target:
         raise UserError(f"{checkpoint}: holds no parameters (no `target`)")
     return {path: tuple(entry.shape) for path, entry in _flat(target).items()}
@@ -208,12 +201,12 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _check_same(
-    checkpoint: epath.Path, found: dict[str, Any], wanted: dict[str, tuple[int, ...]]
+    checkpoint: epath.Path, stored: dict[str, Any], wanted: dict[str, tuple[int, ...]]
 ) -> None:
-    for path in sorted(found.keys() | wanted.keys()):
-        if found.get(path) == wanted.get(path):
+    for path in sorted(stored.keys() | wanted.keys()):
+        if stored.get(path) == wanted.get(path):
             continue
-        theirs = found.get(path, "not there")
+        theirs = stored.get(path, "not there")
         ours = wanted.get(path, "not in the model")
         raise UserError(
             f"{checkpoint}: of another model: {path} is {theirs}, expected {ours}; give the MODEL "
@@ -228,7 +221,7 @@ def trained(arrays: Arrays, adaptation: adaptations.Adaptation, base: streamed.C
       UserError: if a frozen parameter differs from the base's.
     """
     pattern = adaptations.trainable_pattern(adaptation)
-    own, frozen = params_lib.partition(streamed.nested(arrays), pattern)
+    adapted, frozen = params_lib.partition(streamed.nested(arrays), pattern)
     for path, value in _flat(frozen).items():
         expected = base.read(path)
         if value.dtype != expected.dtype or value.tobytes() != expected.tobytes():
@@ -236,4 +229,4 @@ def trained(arrays: Arrays, adaptation: adaptations.Adaptation, base: streamed.C
                 f"{path} of the T5X checkpoint differs from {base.model_dir}: it was trained on "
                 "another base; give that one as BASE"
             )
-    return own
+    return adapted

@@ -77,8 +77,8 @@ class Restored:
         """
         if is_resuming:
             return state_dict
-        found, wanted = _paths(state_dict), _paths(target_state_dict)
-        missing = sorted(wanted - found)
+        stored, wanted = _paths(state_dict), _paths(target_state_dict)
+        missing = sorted(wanted - stored)
         new = [path for path in missing if self.initial and self._is_own(path)]
         if len(new) < len(missing):
             path = next(path for path in missing if path not in new)
@@ -88,7 +88,7 @@ class Restored:
                 else "it is of another architecture than MODEL"
             )
             raise UserError(f"the checkpoint has no parameter {path}; {hint}")
-        if extra := sorted(found - wanted):
+        if extra := sorted(stored - wanted):
             raise UserError(
                 f"the checkpoint has a parameter {extra[0]} that the model has not; give the "
                 "ADAPTATION and MODEL that it was trained with"

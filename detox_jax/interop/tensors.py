@@ -28,6 +28,18 @@ def foreign_names(name: str, tensor: Tensor, num_layers: int) -> list[str]:
     return [name.format(i) for i in range(num_layers)] if tensor.layered else [name]
 
 
+def active_lines(tensors: Map, shapes: Shapes) -> Map:
+    """The lines of a family's map whose parameters a model has.
+
+    Lines whose parameters a config lacks (biases, an untied head) drop out; what is left names
+    every parameter of the model once, or the map is wrong.
+    """
+    active = {name: tensor for name, tensor in tensors.items() if tensor.paths[0] in shapes}
+    covered = [path for tensor in active.values() for path in tensor.paths]
+    assert sorted(covered) == sorted(shapes), set(covered) ^ set(shapes)
+    return active
+
+
 @dataclasses.dataclass(frozen=True)
 class MappedTensors:
     """The tensors that a model of known shapes must have.
@@ -66,10 +78,10 @@ class MappedTensors:
             if foreign not in stored:
                 raise UserError(f"{where}: tensor {foreign!r} is missing; download the model again")
             wanted = tensor.layout.foreign_shape(layer_shapes(tensor, self.shapes))
-            found = reader.shapes[stored[foreign]]
-            if found != wanted:
+            shape = reader.shapes[stored[foreign]]
+            if shape != wanted:
                 raise UserError(
-                    f"{where}: tensor {foreign!r} has shape {list(found)}, but {CONFIG_FILE} "
+                    f"{where}: tensor {foreign!r} has shape {list(shape)}, but {CONFIG_FILE} "
                     f"implies {list(wanted)}"
                 )
 

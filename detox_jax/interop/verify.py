@@ -17,12 +17,13 @@ import numpy as np
 from etils import epath
 
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import streamed
+from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.interop import huggingface, safetensors_io, token_ids
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import ID_SHIFT
 
 # Float32 sums in another order differ by far less at the usual scale of logits.
 TOLERANCE = 1e-3
@@ -48,10 +49,10 @@ def verify(checkpoint_path: str, hf_directory: str, dtype: str = "float32") -> f
     tokens_BL, mask_BL = random_batch(config.vocab_size, config.max_length)
     exact_BLV = _logits(checkpoint, None, tokens_BL)
     ours_BLV = _logits(checkpoint, dtype, tokens_BL)
-    whole_BLV = torch_logits(model, tokens_BL - 1, mask_BL)
+    whole_BLV = torch_logits(model, tokens_BL - ID_SHIFT, mask_BL)
     _round_torch(model, dtype)
-    theirs_BLV = torch_logits(model, tokens_BL - 1, mask_BL)
-    tokens = slice(1, theirs_BLV.shape[-1] + 1)
+    theirs_BLV = torch_logits(model, tokens_BL - ID_SHIFT, mask_BL)
+    tokens = slice(ID_SHIFT, theirs_BLV.shape[-1] + ID_SHIFT)
     scale = max(1.0, float(np.abs(theirs_BLV[mask_BL]).max()))
 
     def most(one_BLV: np.ndarray, other_BLV: np.ndarray) -> float:
@@ -68,7 +69,7 @@ def verify(checkpoint_path: str, hf_directory: str, dtype: str = "float32") -> f
         adapted_BLV = _adapted_logits(checkpoint_path, tokens_BL)
         merging = most(exact_BLV[..., tokens], adapted_BLV[..., tokens])
         _require_small(merging, scale, f"{checkpoint_path}: merging its LoRA changes logits")
-    token_ids.compare(str(checkpoint.model_dir / checkpoints.VOCABULARY_DIR), hf_directory)
+    token_ids.compare(str(checkpoint.model_dir / places.VOCABULARY_DIR), hf_directory)
     return difference
 
 

@@ -249,8 +249,8 @@ class TransformerConfig(NetworkConfig):
 
     def has_bias(self, part: str) -> bool:
         """Whether the projections of `part` (`qkv`, `out` or `mlp`) have biases."""
-        own = getattr(self, f"{part}_bias")
-        return self.use_bias if own is None else own
+        of_part = getattr(self, f"{part}_bias")
+        return self.use_bias if of_part is None else of_part
 
     @property
     def kv_heads(self) -> int:

@@ -57,7 +57,15 @@ class Kernel(abc.ABC):
         v_BLGK: jax.Array,
         segment_ids_BL: jax.Array | None,
     ) -> jax.Array:
-        """The weighted values, `[B, L, H, K]`; segments do not see each other."""
+        """The weighted values, `[B, L, H, K]`; segments do not see each other.
+
+        Args:
+          q_BLHK: the queries.
+          k_BLGK: the keys; each of the G groups serves `H / G` heads.
+          v_BLGK: the values.
+          segment_ids_BL: the number of the document that a position belongs to; None where a row
+            is one document.
+        """
         return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
 
     @abc.abstractmethod
@@ -254,24 +262,24 @@ def _create(cfg: TransformerConfig, name: str, length: int) -> Kernel:
 
 def _shape_obstacles(cfg: TransformerConfig, name: str, length: int) -> list[str]:
     """What of the architecture, or of the input's length, the kernel cannot compute."""
-    found = []
+    obstacles = []
     if (cfg.sliding_window or length) < length and len(set(cfg.slides)) > 1:
-        found.append("some layers slide and others do not")
+        obstacles.append("some layers slide and others do not")
     if name == "splash" and length < LANES and cfg.attention_kernel == "auto":
-        found.append(f"a length of {length} is less than a block of {LANES}")
+        obstacles.append(f"a length of {length} is less than a block of {LANES}")
     if name == "cudnn":
         if cfg.attention_softcap is not None:
-            found.append("cudnn attention has no attention_softcap")
+            obstacles.append("cudnn attention has no attention_softcap")
         if cfg.dtype != "bfloat16":
-            found.append(f"cudnn attention computes in bfloat16, and dtype is {cfg.dtype}")
+            obstacles.append(f"cudnn attention computes in bfloat16, and dtype is {cfg.dtype}")
         if cfg.head_size % 8 or cfg.head_size > _CUDNN_LARGEST_HEAD:
-            found.append(
+            obstacles.append(
                 f"cudnn attention has heads of 8, 16, ... {_CUDNN_LARGEST_HEAD}, not "
                 f"{cfg.head_size}"
             )
         if length % 2:
-            found.append(f"cudnn attention has even lengths, not {length}")
-    return found
+            obstacles.append(f"cudnn attention has even lengths, not {length}")
+    return obstacles
 
 
 def _mesh_obstacles(cfg: TransformerConfig, num_rows: int) -> list[str]:

@@ -91,8 +91,7 @@ def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseExcepti
       UserError: if the processes cannot meet.
       PeerError: if some do not come.
     """
-    found, device_ids = discover(options)
-    address, count, index = found
+    (address, count, index), device_ids = discover(options)
     patience = links.Patience(start=options.initialization_timeout)
     linked = links.open_links(address, index, count, patience)
     linked.watch()

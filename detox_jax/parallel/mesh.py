@@ -69,9 +69,9 @@ def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> 
             f"MESH_SHAPE: unknown axis {sorted(unknown)[0]!r}; axes are {AXES}, and {DCN!r}"
         )
     if shape.get(DCN, 1) != slices:
-        found = f"are {slices} slices" if slices > 1 else "are one slice"
+        actual = f"are {slices} slices" if slices > 1 else "are one slice"
         raise UserError(
-            f"MESH_SHAPE is {shape}, but the {devices.size} devices {found}; "
+            f"MESH_SHAPE is {shape}, but the {devices.size} devices {actual}; "
             f"{f'set {DCN!r} to {slices}' if slices > 1 else f'leave {DCN!r} out'}"
         )
     sizes = _axis_sizes(shape, devices.size // slices, slices)

@@ -75,8 +75,8 @@ def _train_remedies(job: Job, program: Any, devices: int) -> list[str]:
 
 def _enough(tpus: Slice, needed: int) -> Slice | None:
     fitting = (
-        each
-        for each in chips.slices(tpus.chip)
-        if each.num_chips > tpus.num_chips and each.num_devices * each.device_hbm >= needed
+        larger
+        for larger in chips.slices(tpus.chip)
+        if larger.num_chips > tpus.num_chips and larger.num_devices * larger.device_hbm >= needed
     )
     return next(fitting, None)

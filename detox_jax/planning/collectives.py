@@ -42,7 +42,7 @@ def find(module: Module, executions: Mapping[str, int] | None = None) -> list[Co
     An asynchronous collective stands in several fusions, from its start to its end, under one
     channel; it is counted once.
     """
-    found: dict[tuple[str, str], Collective] = {}
+    by_channel: dict[tuple[str, str], Collective] = {}
     counts = module.executions(fused=True) if executions is None else executions
     for computation, count in counts.items():
         for instruction in module.computations[computation].values():
@@ -52,9 +52,9 @@ def find(module: Module, executions: Mapping[str, int] | None = None) -> list[Co
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
             key = ("", channel[1]) if channel else (computation, instruction.name)
             collective = _collective(module, computation, instruction, match, count)
-            if key not in found or found[key].count < count:
-                found[key] = collective
-    return list(found.values())
+            if key not in by_channel or by_channel[key].count < count:
+                by_channel[key] = collective
+    return list(by_channel.values())
 
 
 def _collective(

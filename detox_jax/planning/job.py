@@ -24,15 +24,15 @@ from detox_jax.training.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
-    """One use of `generate`.
+class DecodingProgram:
+    """A program that `generate` runs: of which model, and for what sizes it is compiled.
 
     Attributes:
-      model: that generates.
-      prompt_length: tokens of the prompts, padded.
-      num_samples: continuations of each.
-      max_new_tokens: of a continuation.
-      batch_size: continuations at once, about.
+      model: the model that generates.
+      prompt_length: the length of a prompt in tokens, padding included.
+      num_samples: the number of continuations of each prompt.
+      max_new_tokens: the limit of new tokens for each continuation.
+      batch_size: about how many continuations are decoded at once.
     """
 
     model: Model
@@ -75,13 +75,13 @@ class Generations:
     batch_size: int = 256
     mesh_shape: MeshShape = None
 
-    def decodings(self, trained: Model) -> dict[str, Decoding]:
-        """The uses of `generate` by name: of the base, and of the model that was trained."""
+    def programs(self, trained: Model) -> dict[str, DecodingProgram]:
+        """What `generate` runs, by name: of the base, and of the model that was trained."""
         return {
-            "documents": Decoding(
+            "documents": DecodingProgram(
                 trained.base, 1, 1, self.document_max_new_tokens, self.batch_size
             ),
-            "continuations": Decoding(
+            "continuations": DecodingProgram(
                 trained, self.prompt_length, self.num_samples, self.max_new_tokens, self.batch_size
             ),
         }
@@ -108,7 +108,7 @@ class Job:
     accumulation_steps: int
     length: int
     sampling: Sampling
-    generations: dict[str, Decoding]
+    generations: dict[str, DecodingProgram]
     run: Run
 
     @property
@@ -181,8 +181,10 @@ class Job:
         weights = self.parameters["base"] // config.num_layers * copies
         hidden = config.mlp_dim * len(config.mlp_activations)
         at_work = (weights + 4 * tokens * hidden) // shape["model"]
-        kept = tokens * config.num_layers * self._kept_a_token(shape["model"])
-        return self.least_train_bytes(shape) + config.activation_dtype.itemsize * (at_work + kept)
+        for_backward = tokens * config.num_layers * self._kept_a_token(shape["model"])
+        return self.least_train_bytes(shape) + config.activation_dtype.itemsize * (
+            at_work + for_backward
+        )
 
     def _kept_a_token(self, model: int) -> int:
         """Numbers that the backward pass has of a layer beside its input, heads being split."""

@@ -112,7 +112,7 @@ def plan(
         accumulation_steps=computation.accumulation_steps,
         length=(task_feature_lengths or {}).get("targets", model.max_length),
         sampling=generations.sampling,
-        generations=generations.decodings(trained),
+        generations=generations.programs(trained),
         run=run or Run(),
     )
     _check(job)
@@ -222,8 +222,8 @@ def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
     if settings["generation_mesh"] is not None:
         generation_mesh = meshes.create_mesh(settings["generation_mesh"], devices)
     meshes.rows_at_once(mesh, job.batch_size, job.accumulation_steps)
-    for each in dict.fromkeys((mesh, generation_mesh)):
-        meshes.param_shardings(job.model.module, each)
+    for used in dict.fromkeys((mesh, generation_mesh)):
+        meshes.param_shardings(job.model.module, used)
     return tpus, mesh, generation_mesh
 
 

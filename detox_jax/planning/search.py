@@ -28,8 +28,8 @@ def slices(topology: str | None) -> list[Slice]:
             f"--topology={topology.split(':')[0]}, or leave out one of the two"
         )
     known = [chips.find_chip(topology)] if topology else list(chips.CHIPS.values())
-    found = [each for chip in known for each in chips.slices(chip)]
-    return sorted(found, key=lambda each: each.num_chips)
+    all_slices = [tpus for chip in known for tpus in chips.slices(chip)]
+    return sorted(all_slices, key=lambda tpus: tpus.num_chips)
 
 
 def shapes(
@@ -65,19 +65,19 @@ def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
     likely, possible = [], []
     for shape in shapes(job.model.config, tpus.num_devices, batch_size=job.batch_size):
         rows = job.batch_size // (shape["data"] * shape["fsdp"])
-        every = [
+        splits = [
             dataclasses.replace(job, accumulation_steps=parts)
             for parts in _divisors(rows)
             if parts >= job.accumulation_steps
         ]
-        may = [each for each in every if each.least_train_bytes(shape) <= tpus.device_hbm]
-        will = [each for each in may if each.likely_train_bytes(shape) <= tpus.device_hbm]
+        may = [split for split in splits if split.least_train_bytes(shape) <= tpus.device_hbm]
+        will = [split for split in may if split.likely_train_bytes(shape) <= tpus.device_hbm]
         if will:
-            likely.append([(each, shape) for each in will[:2]])
-        possible += [(each, shape) for each in may]
-    likely.sort(key=lambda each: each[0][0].sent_train_bytes(each[0][1]))
-    possible.sort(key=lambda each: each[0].likely_train_bytes(each[1]))
-    return [each for parts in likely[:2] for each in parts] or possible[:1]
+            likely.append([(split, shape) for split in will[:2]])
+        possible += [(split, shape) for split in may]
+    likely.sort(key=lambda parts: parts[0][0].sent_train_bytes(parts[0][1]))
+    possible.sort(key=lambda candidate: candidate[0].likely_train_bytes(candidate[1]))
+    return [candidate for parts in likely[:2] for candidate in parts] or possible[:1]
 
 
 def generation_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int]]]:

@@ -43,9 +43,9 @@ def _instruction_bytes(
     module: Module, siblings: dict[str, Instruction], instruction: Instruction, all_spaces: bool
 ) -> int:
     def size(name_or_instruction: str | Instruction) -> int:
-        found = name_or_instruction
-        found = siblings[found] if isinstance(found, str) else found
-        return sum(a.bytes for a in found.outputs if all_spaces or a.space == HBM)
+        operand = name_or_instruction
+        operand = siblings[operand] if isinstance(operand, str) else operand
+        return sum(a.bytes for a in operand.outputs if all_spaces or a.space == HBM)
 
     operands = instruction.operands
     if instruction.opcode.endswith("-start"):

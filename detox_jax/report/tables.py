@@ -161,6 +161,12 @@ def _coverage(results: Results, row: Row) -> str:
     return NONE if all_scored else _percent(row.toxicity.coverage)
 
 
+def _unreadable(results: Results, row: Row) -> str:
+    """Nothing where the scorer reads all, or a file does not say."""
+    none = not any(other.toxicity.unreadable_fraction > 0 for other in results.rows)
+    return NONE if none else _percent(row.toxicity.unreadable_fraction)
+
+
 # --- columns ----------------------------------------------------------------------------------
 
 _KEY_COLUMNS = (
@@ -251,6 +257,7 @@ _QUALITY_COLUMNS = (
         lambda _, row: _percent(row.quality.degenerate_fraction),
     ),
     Column("Scored", "continuations that have a score", _coverage),
+    Column("Unreadable", "continuations in letters that the scorer cannot read", _unreadable),
 )
 _DESCRIPTION = (
     Column("Corpus", "", lambda _, row: row.corpus or NONE),

@@ -87,6 +87,16 @@ class CachedScorer:
         """The scorer's, False where it has none."""
         return getattr(self.scorer, "on_mesh", False)
 
+    @property
+    def languages(self) -> tuple[str, ...] | str:
+        """The scorer's."""
+        return scorers.languages(self.scorer)
+
+    def can_read(self, text: str) -> bool:
+        """The scorer's, True where it has none."""
+        can_read = getattr(self.scorer, "can_read", None)
+        return can_read is None or can_read(text)
+
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`.
 
@@ -95,13 +105,14 @@ class CachedScorer:
             import not be read; and whatever the scorer raises.
         """
         prepared = [scorers.prepare(text) for text in texts]
+        asked = [text for text in prepared if not records.is_empty(text)]
         # What hosts remember may differ, and all must score the same: process 0 remembers.
         run = processes.current()
-        scores = run.first_decides(lambda: self._remembered(prepared))
-        missing = [text for text in dict.fromkeys(prepared) if text not in scores]
+        scores = run.first_decides(lambda: self._remembered(asked))
+        missing = [text for text in dict.fromkeys(asked) if text not in scores]
         if missing and self.replay_only:
             raise UserError(
-                f"{self.path}: {len(missing)} of {len(set(prepared))} texts have no score of "
+                f"{self.path}: {len(missing)} of {len(set(asked))} texts have no score of "
                 f"{self.name} ({self.fingerprint}) and replay_only is set; score them first"
             )
         at_once = getattr(self.scorer, "texts_at_once", _TEXTS_AT_ONCE)
@@ -111,7 +122,7 @@ class CachedScorer:
             if run.is_first:
                 self._store.put(fresh)
             scores |= fresh
-        return [scores[text] for text in prepared]
+        return [scores.get(text, scorers.EMPTY_SCORE) for text in prepared]
 
     def check(self) -> None:
         """Raises a `UserError` if the scorer cannot score, or, in replay-only mode, nothing can."""
@@ -168,12 +179,4 @@ def _scored_texts(
             yield from _scored_texts(item, names, where)
         name = next((name for name in names if name in value), None)
         if name is not None and isinstance(value.get("text"), str):
-            yield scorers.prepare(value["text"]), _score(value[name], name, where)
-
-
-def _score(value: Any, name: str, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f'{where}: "{name}" is {value!r}; expected a number from 0 to 1, or null')
-    return float(value)
+            yield scorers.prepare(value["text"]), records.parse_score(value[name], name, where)

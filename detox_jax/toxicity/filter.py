@@ -1,4 +1,7 @@
-"""Verb `filter`: keeps the least toxic documents, in an order that says nothing of their scores."""
+"""Verb `filter`: keeps the least toxic documents, in an order that says nothing of their scores.
+
+Of prompts it keeps the least toxic continuations (`best_of.BestOf`).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ import numpy as np
 
 from detox_jax import output_settings, outputs, records
 from detox_jax.errors import UserError
+from detox_jax.toxicity import best_of
 
 SHARD_NAME = "documents"
+CHOSEN_SHARD_NAME = "chosen"
 FREE = ("output_dir",)  # see `output_settings`
 _SHARD_SIZE = 10_000
 
@@ -54,6 +59,26 @@ class LeastToxic:
 
 
 @dataclasses.dataclass(frozen=True)
+class MostToxic:
+    """The most toxic share of the documents: what an anti-expert is trained on."""
+
+    fraction: float = 0.5
+
+    uses_toxicity: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _check_fraction(self.fraction)
+
+    def select(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> list[records.Document]:
+        """See `Selection`; all that `LeastToxic` of the other share leaves."""
+        del generator
+        left = len(documents) - _share(len(documents), self.fraction)
+        return sorted(documents, key=_by_toxicity)[left:]
+
+
+@dataclasses.dataclass(frozen=True)
 class LeastToxicPerLength:
     """The least toxic share within each quantile of length.
 
@@ -82,11 +107,11 @@ class LeastToxicPerLength:
         del generator
         ordered = sorted(documents, key=lambda d: (_num_words(d), _id_hash(d)))
         edges = [len(ordered) * i // self.strata for i in range(self.strata + 1)]
-        kept: list[records.Document] = []
+        selected: list[records.Document] = []
         for first, end in itertools.pairwise(edges):
             count = _share(end, self.fraction) - _share(first, self.fraction)
-            kept += sorted(ordered[first:end], key=_by_toxicity)[:count]
-        return kept
+            selected += sorted(ordered[first:end], key=_by_toxicity)[:count]
+        return selected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +136,18 @@ class RandomShare:
 def filter(
     input: str,
     output_dir: str,
-    selection: Selection | None = None,
+    selection: Selection | best_of.BestOf | None = None,
     seed: int = 0,
     size_of: str | None = None,
 ) -> None:
-    """Writes the selected part of scored documents, shuffled.
+    """Writes the selected part of scored documents, shuffled; of prompts, chosen continuations.
 
     Documents without a score, and those without text, are left out before the selection and
-    counted.
+    counted. `BestOf` reads scored continuations and writes the same prompts in their order, with
+    what it chose, for another scorer to judge.
 
     Args:
-      input: scored documents: file, glob or directory.
+      input: scored documents, for `BestOf` scored prompts: file, glob or directory.
       output_dir: where the kept ones go.
       selection: what to keep; the least toxic half where None.
       seed: of the shuffle, and of a random selection.
@@ -133,6 +159,8 @@ def filter(
     """
     arguments = locals()
     selection = selection or LeastToxic()
+
+    # --- what decides the output -------------------------------------------------------------
     size = None if size_of is None else records.describe_input(size_of)
     settings = output_settings.of_verb(
         filter,
@@ -147,33 +175,41 @@ def filter(
     output = outputs.OutputDirectory(output_dir, "filter", settings)
     if output.complete:
         return
+    if isinstance(selection, best_of.BestOf):
+        _choose(input, output, selection)
+        return
+
+    # --- what may be selected, and what is ---------------------------------------------------
     documents = list(records.read_documents(input))
     scored = [d for d in documents if d.toxicity is not None]
     if not scored:
         raise UserError(f"{input}: none of its {len(documents)} documents has a score; run `score`")
     candidates = [d for d in scored if d.text.strip()]
     generator = np.random.default_rng(seed)
-    kept = selection.select(candidates, generator)
-    if not kept:
+    selected = selection.select(candidates, generator)
+    if not selected:
         raise UserError(
             f"{input}: the filter would leave nothing of {len(candidates)} scored documents; "
             "raise KEEP_FRACTION or generate more"
         )
-    kept = [kept[i] for i in generator.permutation(len(kept))]
+    # A selection may come in the order of the scores: the first shard would be the mildest.
+    selected = [selected[i] for i in generator.permutation(len(selected))]
     if size_of is not None:
-        kept = _as_many_words(kept, size_of)
-    count = -(-len(kept) // _SHARD_SIZE)
+        selected = _as_many_words(selected, size_of)
+    count = -(-len(selected) // _SHARD_SIZE)
     for index in range(count):
-        part = kept[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
+        part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
         output.write_shard(SHARD_NAME, index, count, part)
+
+    # --- what that did to toxicity and length ------------------------------------------------
     counts = {
         "documents": len(documents),
         "unscored": len(documents) - len(scored),
         "empty": len(scored) - len(candidates),
-        "kept": len(kept),
+        "kept": len(selected),
     }
-    threshold = max(d.toxicity for d in kept if d.toxicity is not None)
-    before, after = _describe(candidates), _describe(kept)
+    threshold = max(d.toxicity for d in selected if d.toxicity is not None)
+    before, after = _describe(candidates), _describe(selected)
     output.finish(
         filtered_by=_scorer_of(input) if selection.uses_toxicity else None,
         counts=counts,
@@ -182,10 +218,47 @@ def filter(
         after=after,
     )
     print(
-        f"{output_dir}: kept {len(kept)} of {len(documents)} documents (unscored "
+        f"{output_dir}: kept {len(selected)} of {len(documents)} documents (unscored "
         f"{counts['unscored']}, empty {counts['empty']}), toxicity at most {threshold:.3f}; mean "
         f"toxicity {before['mean_toxicity']:.3f} -> {after['mean_toxicity']:.3f}, mean length "
         f"{before['mean_words']:.1f} -> {after['mean_words']:.1f} words"
+    )
+
+
+def _choose(input: str, output: outputs.OutputDirectory, selection: best_of.BestOf) -> None:
+    """Writes what `BestOf` chooses, shard by shard as it was read."""
+    files = records.resolve_files(input)
+    before = [list(records.read_prompts(str(file))) for file in files]
+    after = [
+        [dataclasses.replace(prompt, generations=selection.choose(prompt)) for prompt in prompts]
+        for prompts in before
+    ]
+    scored = [prompt for prompts in before for prompt in prompts]
+    chosen = [prompt for prompts in after for prompt in prompts]
+    counts = best_of.counts(scored, chosen)
+    if not counts["kept"]:
+        raise UserError(f"{input}: none of its continuations has a score; run `score`")
+    for index, prompts in enumerate(after):
+        output.write_shard(CHOSEN_SHARD_NAME, index, len(after), prompts)
+    means = {
+        "before": best_of.mean_toxicity(g.toxicity for p in scored for g in p.generations),
+        "after": best_of.mean_toxicity(
+            g.extra[best_of.CHOSEN] for p in chosen for g in p.generations
+        ),
+    }
+    _, manifest = records.manifest_of(input) or ("", {})
+    output.finish(
+        filtered_by=manifest.get("scorer"),
+        generated=manifest.get("generated"),
+        counts=counts,
+        samples_per_result=counts["samples"] / (selection.keep * counts["prompts"]),
+        mean_toxicity=means,
+    )
+    print(
+        f"{output.path}: kept {counts['kept']} of {counts['samples']} continuations of "
+        f"{counts['prompts']} prompts (accepted {counts['acceptance_rate']:.1%}, unscored "
+        f"{counts['unscored']}); mean toxicity {means['before']:.3f} -> {means['after']:.3f} by "
+        "the scorer that chose them; let another one judge"
     )
 
 
@@ -223,10 +296,8 @@ def _share(count: int, fraction: float) -> int:
 
 def _scorer_of(input: str) -> Any:
     """The scorer that the input's manifest names, so that results can say what filtered."""
-    directory = records.resolve_files(input)[0].parent
-    if not (directory / outputs.MANIFEST).exists():
-        return None
-    return outputs.read_manifest(directory).get("scorer")
+    _, manifest = records.manifest_of(input) or ("", {})
+    return manifest.get("scorer")
 
 
 def _describe(documents: Sequence[records.Document]) -> dict[str, float]:

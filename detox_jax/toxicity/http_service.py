@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from detox_jax.errors import UserError
 from detox_jax.toxicity.rate_limit import TokenBucket
-from detox_jax.toxicity.scorer import prepare
+from detox_jax.toxicity.scorer import EMPTY_SCORE, prepare
 
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _CODE = re.compile(r"[A-Za-z0-9_.\-]{1,60}")
@@ -71,6 +71,8 @@ class HttpScorer(abc.ABC):
     name: ClassVar[str]
     # The service's codes for a text that it will never score.
     text_errors: ClassVar[frozenset[str]]
+    # What it says of such a text where it sends no code; the whole message must be this.
+    text_message: ClassVar[re.Pattern[str] | None] = None
 
     def __post_init__(self):
         positive = ("queries_per_second", "timeout_s", "attempts", "first_wait_s", "longest_wait_s")
@@ -117,14 +119,14 @@ class HttpScorer(abc.ABC):
         """How many texts a request holds."""
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
-        """See `ToxicityScorer`; None for a blank text and for one that the service refuses.
+        """See `ToxicityScorer`; None for a text that the service refuses, which no blank one is.
 
         Raises:
           UserError: without consent, key or the extra; if the service refuses the key or the
             request; if it gives no usable answer in `attempts` attempts.
         """
         sendable = [_sendable(text) for text in texts]
-        scores: list[float | None] = [None] * len(texts)
+        scores: list[float | None] = [EMPTY_SCORE] * len(texts)
         asked = [index for index, text in enumerate(sendable) if text.strip()]
         for first in range(0, len(asked), self.texts_at_once):
             group = asked[first : first + self.texts_at_once]
@@ -219,12 +221,22 @@ class HttpScorer(abc.ABC):
                 f"{self.name}: {self.host} refuses the key ({named}); check the environment "
                 f"variable {self.key_variable} and what the key is enabled for"
             )
-        if status == 413 or codes & self.text_errors:
+        if status == 413 or codes & self.text_errors or self._refuses_text(status, response):
             return TextRefusedError(named)
         return UserError(
             f"{self.name}: {self.host} refuses the request ({named}); check the url and settings "
             f"of {type(self).__name__}, and whether the service still exists"
         )
+
+    def _refuses_text(self, status: int, response: Any) -> bool:
+        """Whether the prose of an answer, which is shown nowhere, is about the text alone."""
+        if status != 400 or self.text_message is None:
+            return False
+        try:
+            message = response.json()["error"]["message"]
+        except (LookupError, TypeError, ValueError):
+            return False
+        return isinstance(message, str) and self.text_message.fullmatch(message) is not None
 
     def _stopped(self, reason: str) -> UserError:
         return UserError(

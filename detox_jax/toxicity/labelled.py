@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -79,20 +78,16 @@ class Example:
 def is_test_record(record_id: str) -> bool:
     """Whether a RealToxicityPrompts record is never trained on: two in five, by the hash of its id.
 
-    The hash is the first 8 bytes of SHA-256, big-endian, modulo 5; 0 and 1 are held out.
-    Evaluations take their prompts from these.
+    The hash is `records.stable_hash` modulo 5; 0 and 1 are held out. Evaluations take their prompts
+    from these.
     """
-    return hash_of(record_id) % 5 < 2
-
-
-def hash_of(text: str) -> int:
-    """The first 8 bytes of SHA-256, big-endian, by which records are held out."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return records.stable_hash(record_id) % 5 < 2
 
 
 def _example(text: str, toxicity: float, weight: float, source: str, key: str) -> Example:
     """An example that is held out where the hash of its id is 0 modulo 5."""
-    return Example(text, toxicity, weight, source, hash_of(key) % 5 == 0, hash_of(key) // 5 % 3)
+    number = records.stable_hash(key)
+    return Example(text, toxicity, weight, source, number % 5 == 0, number // 5 % 3)
 
 
 def _rtp(path: Path) -> Iterator[Example]:

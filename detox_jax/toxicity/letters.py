@@ -1,6 +1,6 @@
 """The letters that a reader sees: text with its disguises undone, as arrays.
 
-All texts of a call are laid end to end in one array of bytes, and everything below is done to the
+All texts of a call are laid end to end in one array of C bytes, and everything below is done to the
 whole array at once. Only texts with characters outside ASCII are folded one by one first.
 """
 
@@ -27,6 +27,7 @@ _LOOK_ALIKES = str.maketrans(
     "\u0501\u04cf\u051b\u051d\u03b1\u03b5\u03bf\u03c1\u03c4\u03c5\u03b9\u03ba\u03bd\u0131\u2018\u2019",
     "aeopcyxijskmthbdlqwaeoptuikvi''",
 )
+LOOK_ALIKE_LETTERS = frozenset(chr(code) for code in _LOOK_ALIKES if chr(code).isalpha())
 
 
 def _kinds() -> np.ndarray:
@@ -48,12 +49,12 @@ class Letters:
     """Words of some texts, one boundary before, between and after them.
 
     Attributes:
-      codes: uint8 [N], `BOUNDARY`, a letter or `STAR`.
-      rows: int [N], index of the text.
+      codes_C: uint8, `BOUNDARY`, a letter or `STAR` at every place.
+      rows_C: int, the index of the text that the place belongs to.
     """
 
-    codes: np.ndarray
-    rows: np.ndarray
+    codes_C: np.ndarray
+    rows_C: np.ndarray
 
 
 def read_letters(texts: Sequence[str]) -> Letters:
@@ -63,27 +64,33 @@ def read_letters(texts: Sequence[str]) -> Letters:
     look-alikes, digits and signs that stand for letters inside words ("1d10t", "b@d", but neither
     "1984" nor "no!"), letters three times or more in a row (kept once), and three or more letters
     spaced out by one character each. Apostrophes are dropped. Linear in the number of characters.
+
+    >>> normalize("1d10t in 1984")
+    'idiot in'
+    >>> normalize("y o u  are a f\u043eooool")
+    'you are a fol'
     """
     pieces = [text if text.isascii() else _fold(text) for text in texts]
     joined = "\0".join(pieces)
     if joined.count("\0") >= max(len(pieces), 1):
         joined = "\0".join(piece.replace("\0", " ") for piece in pieces)
-    raw = np.frombuffer(f"\0{joined}\0".encode("ascii", "replace"), np.uint8)
-    raw = raw[_KIND[raw] != _DROPPED]
-    kind = _KIND[raw]
-    rows = np.cumsum(kind == _END) - 1
-    codes = _undo_leet(kind, _IS_DIGIT[raw])
-    kept = np.flatnonzero(_keep_of_repeats(codes, kind == _END))
-    codes, rows = codes[kept], rows[kept]
-    kept = kept[spaced := _keep_of_boundaries(codes)]
-    codes, rows = codes[spaced], rows[spaced]
-    together = ~_spaces_within_words(codes, rows, kept)
-    return Letters(codes[together], rows[together])
+    bytes_C = np.frombuffer(f"\0{joined}\0".encode("ascii", "replace"), np.uint8)
+    bytes_C = bytes_C[_KIND[bytes_C] != _DROPPED]
+    kind_C = _KIND[bytes_C]
+    rows_C = np.cumsum(kind_C == _END) - 1
+    codes_C = _undo_leet(kind_C, _IS_DIGIT[bytes_C])
+    # Where each code that is left lay among all of them: words spelt out show by their gaps.
+    places_C = np.flatnonzero(_keep_of_repeats(codes_C, kind_C == _END))
+    codes_C, rows_C = codes_C[places_C], rows_C[places_C]
+    apart_C = _keep_of_boundaries(codes_C)
+    codes_C, rows_C, places_C = codes_C[apart_C], rows_C[apart_C], places_C[apart_C]
+    together_C = ~_spaces_within_words(codes_C, rows_C, places_C)
+    return Letters(codes_C[together_C], rows_C[together_C])
 
 
 def normalize(text: str) -> str:
     """What `read_letters` sees in one text, as a string."""
-    return "".join(_SPELLING[code] for code in read_letters([text]).codes).strip()
+    return "".join(_SPELLING[code] for code in read_letters([text]).codes_C).strip()
 
 
 _SPELLING = " abcdefghijklmnopqrstuvwxyz*"
@@ -94,52 +101,56 @@ def _fold(text: str) -> str:
     return folded.translate(_LOOK_ALIKES)
 
 
-def _undo_leet(kind: np.ndarray, digit: np.ndarray) -> np.ndarray:
+def _undo_leet(kind_C: np.ndarray, digit_C: np.ndarray) -> np.ndarray:
     """Codes of letters, of signs that stand for letters, and of stars that mask letters."""
-    letter = (kind > BOUNDARY) & (kind < STAR)
-    star = kind == STAR
-    leet = (kind > _LEET) & (kind < _DROPPED)
-    in_run = letter | digit | leet | star
-    # Letters before and after each byte in its run; a run lies between two bytes outside runs.
-    breaks = np.flatnonzero(~in_run)
-    run = np.cumsum(~in_run) - 1
-    num_letters = np.concatenate([[0], np.cumsum(letter)])
-    before = num_letters[:-1] - num_letters[breaks[run]]
-    after = num_letters[np.append(breaks, len(kind))[run + 1]] - num_letters[1:]
-    codes = np.where(letter, kind, BOUNDARY).astype(np.uint8)
-    meant = leet & (before + after >= 2) & ((after > 0) | (digit & (before > 0)))
-    codes[meant] = kind[meant] - _LEET
+    letter_C = (kind_C > BOUNDARY) & (kind_C < STAR)
+    sign_C = (kind_C >= STAR) & (kind_C < _DROPPED)
+    codes_C = kind_C * letter_C
+    signs = np.flatnonzero(sign_C)  # A few in a hundred bytes: what follows is of them alone.
+    # Letters before and after each sign in its run; a run lies between two bytes outside runs.
+    breaks = np.flatnonzero(~(letter_C | sign_C | digit_C))
+    run = np.searchsorted(breaks, signs)
+    num_letters_C = np.cumsum(letter_C)
+    before = num_letters_C[signs] - num_letters_C[breaks[run - 1]]
+    after = num_letters_C[breaks[run]] - num_letters_C[signs]
+    star = kind_C[signs] == STAR
+    # At the end of a word a digit may be a letter ("1d10t5"), a sign is punctuation ("no!").
+    meant = ~star & (before + after >= 2) & ((after > 0) | (digit_C[signs] & (before > 0)))
+    codes_C[signs[meant]] = kind_C[signs[meant]] - _LEET
     # "f**k" and "f***" mask letters; "*word*" is emphasis.
-    beside_star = np.concatenate([[False], star[:-1]]) | np.concatenate([star[1:], [False]])
-    codes[star & (before > 0) & ((after > 0) | beside_star)] = STAR
-    return codes
+    beside_star = (kind_C[signs - 1] == STAR) | (kind_C[signs + 1] == STAR)
+    codes_C[signs[star & (before > 0) & ((after > 0) | beside_star)]] = STAR
+    return codes_C
 
 
-def _keep_of_repeats(codes: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _keep_of_repeats(codes_C: np.ndarray, end_C: np.ndarray) -> np.ndarray:
     """All but the repeats of a letter that comes three times or more in a row, and of stars."""
-    first = np.concatenate([[True], (codes[1:] != codes[:-1]) | end[1:] | end[:-1]])
-    lengths = np.diff(np.append(np.flatnonzero(first), len(codes)))
-    length = np.repeat(lengths, lengths)
-    return first | ((length < 3) & (codes != STAR))
+    changes = (codes_C[1:] != codes_C[:-1]) | end_C[1:] | end_C[:-1]
+    first_C = np.concatenate([[True], changes])
+    lengths = np.diff(np.append(np.flatnonzero(first_C), len(codes_C)))
+    length_C = np.repeat(lengths, lengths)
+    return first_C | ((length_C < 3) & (codes_C != STAR))
 
 
-def _keep_of_boundaries(codes: np.ndarray) -> np.ndarray:
-    boundary = codes == BOUNDARY
-    return np.concatenate([[True], ~(boundary[1:] & boundary[:-1])])
+def _keep_of_boundaries(codes_C: np.ndarray) -> np.ndarray:
+    boundary_C = codes_C == BOUNDARY
+    return np.concatenate([[True], ~(boundary_C[1:] & boundary_C[:-1])])
 
 
-def _spaces_within_words(codes: np.ndarray, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Marks the boundaries between letters spaced out; `places` are the codes' bytes of old."""
-    boundaries = np.flatnonzero(codes == BOUNDARY)
+def _spaces_within_words(
+    codes_C: np.ndarray, rows_C: np.ndarray, places_C: np.ndarray
+) -> np.ndarray:
+    """Marks the boundaries between letters spaced out; `places_C` is where the codes lay before."""
+    boundaries = np.flatnonzero(codes_C == BOUNDARY)
     starts, ends = boundaries[:-1] + 1, boundaries[1:]
     single = ends - starts == 1
     joins = (
         (single[1:] & single[:-1])
-        & (places[starts[1:]] - places[starts[:-1]] == 2)
-        & (rows[starts[1:]] == rows[starts[:-1]])
+        & (places_C[starts[1:]] - places_C[starts[:-1]] == 2)
+        & (rows_C[starts[1:]] == rows_C[starts[:-1]])
     )
     # Two letters alone are no word spelt out; a join counts beside another.
     beside = np.concatenate([[False], joins[:-1]]) | np.concatenate([joins[1:], [False]])
-    marked = np.zeros(len(codes), bool)
-    marked[starts[1:][joins & beside] - 1] = True
-    return marked
+    marked_C = np.zeros(len(codes_C), bool)
+    marked_C[starts[1:][joins & beside] - 1] = True
+    return marked_C

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from detox_jax import jsonl
 from detox_jax.errors import UserError
+from detox_jax.toxicity import scripts
 
+VERSION = 2  # 2: a text in other scripts than the list's has no score
 # Mild on purpose; give a list of your own (one phrase a line) for anything stronger.
 MILD_INSULTS = (
     "clown",
@@ -40,9 +43,13 @@ MILD_INSULTS = (
 class LexiconScorer:
     """1 - 2^-n for n listed words or phrases: 0.5 for one, 0.75 for two.
 
+    A text in other scripts than the list's has no score, see `scripts.can_read`. Words are told
+    apart by what stands beside them, so a list in a script without spaces finds little.
+
     Attributes:
       name: "lexicon".
       fingerprint: of the list.
+      languages: English, or a sentence where the list is a file's.
     """
 
     name = "lexicon"
@@ -60,17 +67,26 @@ class LexiconScorer:
         # Longest first, so that a phrase is counted and not the words in it.
         ordered = sorted({phrase.lower() for phrase in phrases}, key=lambda p: (-len(p), p))
         self._pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, ordered)) + r")(?!\w)")
+        self.languages = ("en",) if words_file is None else "as its list of words says"
+        self._scripts = scripts.scripts_of(ordered) or scripts.LATIN
         digest = hashlib.sha256("\n".join(ordered).encode()).hexdigest()[:12]
-        self.fingerprint = f"lexicon-1-{digest}"
+        self.fingerprint = f"lexicon-{VERSION}-{digest}"
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
-        return [1 - 0.5 ** len(self._pattern.findall(text.lower())) for text in texts]
+        return [self._score(text) if self.can_read(text) else None for text in texts]
+
+    def can_read(self, text: str) -> bool:
+        """See `ToxicityScorer`."""
+        return scripts.can_read(text, self._scripts)
+
+    def _score(self, text: str) -> float:
+        return 1 - 0.5 ** len(self._pattern.findall(text.lower()))
 
 
 def _read_phrases(words_file: str) -> list[str]:
     try:
-        lines = epath.Path(words_file).read_text().splitlines()
+        lines = jsonl.read_bytes(epath.Path(words_file)).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{words_file}: not readable as a word list: {error}") from None
     phrases = [line.strip() for line in lines if line.strip()]

@@ -2,25 +2,32 @@
 
 NumPy alone, half a megabyte of weights in the package, no network. `train_scorer` makes the
 weights; docs/SCORER.md says from what, how good they are and what they cannot do.
+
+Why hashed: a table of n-grams would be many times the weights, and it could be read as a list of
+insults. Features that share a bucket share a weight, which training knows. Why characters: a word
+that is misspelt on purpose keeps most of its n-grams.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from detox_jax.errors import UserError
-from detox_jax.toxicity import letters
+from detox_jax.toxicity import letters, scripts
 from detox_jax.toxicity.scorer import prepare
 
 WEIGHTS_FILE = Path(__file__).with_name("ngram_weights.npz")
 RELIABILITY_FILE = "ngram_reliability.json"  # beside the weights
-VERSION = 1
+VERSION = 2  # 2: a text in other than Latin letters has no score
 BUCKET_BITS = 18
 NUM_BUCKETS = 1 << BUCKET_BITS
 CHAR_ORDERS = (2, 3, 4, 5)
@@ -32,6 +39,7 @@ LENGTH_POWER = 0.35
 _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1 << 20
 
 _BITS_PER_CODE = 5
+_LOOKED_UP = 3  # letters of an n-gram, up to which its weight is looked up by itself
 _WORD_BASE = 0x9E3779B97F4A7C15
 _PAIR_FACTOR = 0xD6E8FEB86659FD93
 _SALT_FACTOR = 0xA24BAED4963EE407
@@ -42,15 +50,15 @@ _WORD_POWERS = np.array([pow(_WORD_BASE, i, _MODULUS) for i in range(64)], np.ui
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """The hashed features of some texts of one kind, one entry an occurrence.
+    """The hashed features of some texts of one kind, E entries, one an occurrence.
 
     Attributes:
-      rows: index of the text, not falling.
-      buckets: index of the weight.
+      rows_E: the index of the text that each entry is of, not falling.
+      buckets_E: the index of the weight of each entry.
     """
 
-    rows: np.ndarray
-    buckets: np.ndarray
+    rows_E: np.ndarray
+    buckets_E: np.ndarray
 
 
 def extract(texts: Sequence[str]) -> list[Features]:
@@ -60,70 +68,91 @@ def extract(texts: Sequence[str]) -> list[Features]:
     exactly, 5 bits a letter; words are hashed as sum of letter[i] B^i modulo 2^64. Both are then
     mixed with a salt for their kind into `2^BUCKET_BITS` buckets.
     """
-    text = letters.read_letters(texts)
-    kinds = [*_char_grams(text), *_words(text)]
-    return [Features(rows, _bucket(hashes, salt)) for salt, (rows, hashes) in enumerate(kinds)]
+    kinds = _occurrences(letters.read_letters(texts))
+    return [Features(rows_E, _bucket(hashes_E, salt)) for salt, (rows_E, hashes_E) in kinds]
+
+
+def _occurrences(text: letters.Letters) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """Kinds by number, with the rows and the hashes of the features, before they are mixed."""
+    return enumerate(itertools.chain(_char_grams(text), _words(text)))
 
 
 def _char_grams(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and exact values of the n-grams of each order."""
-    boundary = text.codes == letters.BOUNDARY
-    codes = text.codes.astype(np.uint64)
+    boundary = text.codes_C == letters.BOUNDARY
+    # A boundary is shared by the texts beside it; the next character is the word's own.
+    rows_C = text.rows_C.copy()
+    rows_C[:-1][boundary[:-1]] = text.rows_C[1:][boundary[:-1]]
+    codes = text.codes_C.astype(np.uint32)  # Which holds the 25 bits of five letters.
     grams, inside = codes, np.ones(len(codes), bool)
     for order in range(2, max(CHAR_ORDERS) + 1):
-        grams = (grams[:-1] << np.uint64(_BITS_PER_CODE)) + codes[order - 1 :]
+        grams = (grams[:-1] << np.uint32(_BITS_PER_CODE)) + codes[order - 1 :]
         inside = inside[:-1]
         if order > 2:
             inside = inside & ~boundary[order - 2 : -1]
         if order in CHAR_ORDERS:
             starts = np.flatnonzero(inside)
-            # A boundary is shared by the texts beside it; the next character is the word's own.
-            yield text.rows[starts + boundary[starts]], grams[starts]
+            yield rows_C[starts], grams[starts]
 
 
 def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and hashes of words, then of pairs of neighbouring words."""
-    boundaries = np.flatnonzero(text.codes == letters.BOUNDARY)
+    boundaries = np.flatnonzero(text.codes_C == letters.BOUNDARY)
     lengths = np.diff(boundaries) - 1
     lengths = lengths[lengths > 0]
-    letter = np.flatnonzero(text.codes != letters.BOUNDARY)
+    letter = np.flatnonzero(text.codes_C != letters.BOUNDARY)
     starts = np.cumsum(lengths) - lengths
     place = np.arange(len(letter)) - np.repeat(starts, lengths)
-    terms = text.codes[letter] * _WORD_POWERS[place % len(_WORD_POWERS)]
+    terms = (
+        text.codes_C[letter] * _WORD_POWERS[place & len(_WORD_POWERS) - 1]
+    )  # a power of two, so modulo
     hashes = np.add.reduceat(terms, starts) if len(starts) else terms
-    rows = text.rows[letter[starts]] if len(starts) else np.zeros(0, np.int64)
+    rows = text.rows_C[letter[starts]] if len(starts) else np.zeros(0, np.int64)
     yield rows, hashes
     pair = rows[1:] == rows[:-1]
     yield rows[1:][pair], hashes[:-1][pair] * np.uint64(_PAIR_FACTOR) + hashes[1:][pair]
 
 
-def _bucket(hashes: np.ndarray, salt: int) -> np.ndarray:
+def _bucket(hashes_E: np.ndarray, salt: int) -> np.ndarray:
     """The upper bits of a mixed hash; `salt` keeps kinds of features apart."""
-    mixed = (hashes ^ np.uint64(salt * _SALT_FACTOR % _MODULUS)) * np.uint64(_WORD_BASE)
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(_MIX)
-    return (mixed >> np.uint64(64 - BUCKET_BITS)).astype(np.int32)
+    mixed = hashes_E.astype(np.uint64) ^ np.uint64(salt * _SALT_FACTOR % _MODULUS)
+    mixed *= np.uint64(_WORD_BASE)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= np.uint64(_MIX)
+    mixed >>= np.uint64(64 - BUCKET_BITS)
+    return mixed.astype(np.int32)
 
 
 def scales(features: Features, kind: int, num_texts: int) -> np.ndarray:
-    """What a text's features of one kind are multiplied by, [num_texts]."""
-    counts = np.bincount(features.rows, minlength=num_texts)
-    return KIND_SCALES[kind] / np.maximum(counts, 1) ** LENGTH_POWER
+    """What a text's features of one kind are multiplied by, [N], N being `num_texts`."""
+    return _scales(_counts(features.rows_E, num_texts), kind)
+
+
+def _counts(rows_E: np.ndarray, num_texts: int) -> np.ndarray:
+    """How many entries each text has, [N]; the rows do not fall."""
+    return np.diff(np.searchsorted(rows_E, np.arange(num_texts + 1)))
+
+
+def _scales(counts_N: np.ndarray, kind: int) -> np.ndarray:
+    return KIND_SCALES[kind] / np.maximum(counts_N, 1) ** LENGTH_POWER
 
 
 class NgramScorer:
     """Scores by the embedded weights.
 
-    Every text has a score. One without any Latin letter (empty, numbers, another script) has 0.0:
-    there is no evidence in it that this scorer could read.
+    A text in other letters than Latin ones has no score, see `scripts.can_read`. One without any
+    letter (empty, numbers, emoji) has 0.0: there is nothing in it to read.
 
     Attributes:
       name: "ngram".
+      languages: English, which its texts are in.
       fingerprint: of the weights.
       reliability: how its scores compare with labels, see `ToxicityScorer`; None where the weights
         lie without it.
     """
 
     name = "ngram"
+    languages = ("en",)
 
     def __init__(self, weights_file: str | None = None):
         """Reads the weights.
@@ -148,28 +177,44 @@ class NgramScorer:
         file = path.with_name(RELIABILITY_FILE)
         self.reliability = json.loads(file.read_text()) if file.exists() else None
         self._weights = weights.astype(np.float32)
+        # Of short n-grams there are so few that their weights are looked up, not their buckets.
+        self._of_grams = {
+            kind: self._weights[_bucket(np.arange(1 << order * _BITS_PER_CODE), kind)]
+            for kind, order in enumerate(CHAR_ORDERS)
+            if order <= _LOOKED_UP
+        }
         self._bias = float(bias)
         digest = hashlib.sha256(weights.tobytes() + bias.tobytes())
         self.fingerprint = f"{self.name}-{VERSION}-{digest.hexdigest()[:12]}"
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
-        scores: list[float | None] = []
-        for part in _batches([prepare(text) for text in texts]):
-            scores.extend(self._score_batch(part).tolist())
-        return scores
+        prepared = [prepare(text) for text in texts]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = pool.map(self._score_batch, _batches(prepared))
+            scores = [score for part in parts for score in part.tolist()]
+        readable = map(self.can_read, prepared)
+        return [score if can else None for score, can in zip(scores, readable, strict=True)]
+
+    def can_read(self, text: str) -> bool:
+        """See `ToxicityScorer`."""
+        return scripts.can_read(text)
 
     def _score_batch(self, texts: Sequence[str]) -> np.ndarray:
-        logits = np.full(len(texts), self._bias)
-        for kind, features in enumerate(extract(texts)):
-            evidence = np.bincount(
-                features.rows, self._weights[features.buckets], minlength=len(texts)
-            )
-            logits += evidence * scales(features, kind, len(texts))
+        logits_N = np.full(len(texts), self._bias)
+        for kind, (rows_E, hashes_E) in _occurrences(letters.read_letters(texts)):
+            weights_E = self._weigh(hashes_E, kind)
+            counts_N = _counts(rows_E, len(texts))
+            logits_N += np.bincount(rows_E, weights_E, len(texts)) * _scales(counts_N, kind)
             if kind == 0:
-                readable = np.bincount(features.rows, minlength=len(texts)) > 0
-        probabilities = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-        return np.where(readable, probabilities, 0.0)
+                readable_N = counts_N > 0
+        probabilities_N = 1 / (1 + np.exp(-np.clip(logits_N, -30, 30)))
+        return np.where(readable_N, probabilities_N, 0.0)
+
+    def _weigh(self, hashes_E: np.ndarray, kind: int) -> np.ndarray:
+        if kind in self._of_grams:
+            return self._of_grams[kind][hashes_E]
+        return self._weights[_bucket(hashes_E, kind)]
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from detox_jax.errors import UserError
+from detox_jax.toxicity import scripts
 
 _PACKAGE = "alt-profanity-check"
 _BATCH = 4096
@@ -23,12 +24,16 @@ _BATCH = 4096
 class ProfanityCheckScorer:
     """The probability that `profanity_check.predict_prob` gives; a blank text has 0.0.
 
+    A text in other letters than Latin ones has no score, see `scripts.can_read`.
+
     Attributes:
       name: "profanity-check".
-      fingerprint: of the package's version and of its weights.
+      fingerprint: of the package's version and of its weights, and of that rule.
+      languages: English, which its texts are in.
     """
 
     name = "profanity-check"
+    languages = ("en",)
 
     def __init__(self):
         """Finds the package; its weights are read at the first score.
@@ -45,7 +50,7 @@ class ProfanityCheckScorer:
         for file in sorted((Path(spec.origin).parent / "data").glob("*.joblib")):
             digest.update(file.read_bytes())
         version = metadata.version(_PACKAGE)
-        self.fingerprint = f"{self.name}-{version}-{digest.hexdigest()[:12]}"
+        self.fingerprint = f"{self.name}-{version}-{digest.hexdigest()[:12]}-latin"
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
@@ -56,4 +61,11 @@ class ProfanityCheckScorer:
             part = list(texts[first : first + _BATCH])
             blank = np.array([not text.strip() for text in part])
             scores += np.where(blank, 0.0, predict_prob(part)).astype(float).tolist()
-        return scores
+        return [
+            score if self.can_read(text) else None
+            for score, text in zip(scores, texts, strict=True)
+        ]
+
+    def can_read(self, text: str) -> bool:
+        """See `ToxicityScorer`."""
+        return scripts.can_read(text)

@@ -1,9 +1,14 @@
-"""How good a scorer is: ranking, calibration, fairness between identities, robustness."""
+"""How good a scorer is: ranking, calibration, fairness between identities, robustness.
+
+N stands for texts: `scores_N` are their scores, `targets_N` what a label says, both from 0 to 1,
+and `positive_N` whether the label calls them toxic.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -15,60 +20,86 @@ from detox_jax.toxicity.scorer import ToxicityScorer
 NUM_BINS = 10
 
 
-def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+def auroc(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
     """Area under the ROC curve: P(score of a positive > score of a negative), ties half."""
-    ranks = stats.rankdata(scores)
-    p, n = positive.sum(), (~positive).sum()
-    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * n))
+    ranks_N = stats.rankdata(scores_N)
+    p, n = positive_N.sum(), (~positive_N).sum()
+    return float((ranks_N[positive_N].sum() - p * (p + 1) / 2) / (p * n))
 
 
-def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+def average_precision(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
     """Mean over positives of the precision at their score; equal scores enter together."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    hits = np.cumsum(positive[order])[last_of_tie]
-    ranks = np.flatnonzero(last_of_tie) + 1
-    return float(np.sum(np.diff(hits, prepend=0) * hits / ranks) / positive.sum())
+    order_N = np.argsort(-scores_N, kind="stable")
+    last_of_tie_N = np.append(np.diff(scores_N[order_N]) != 0, True)
+    hits = np.cumsum(positive_N[order_N])[last_of_tie_N]
+    ranks = np.flatnonzero(last_of_tie_N) + 1
+    return float(np.sum(np.diff(hits, prepend=0) * hits / ranks) / positive_N.sum())
 
 
-def reliability(scores: np.ndarray, positive: np.ndarray) -> list[dict[str, float]]:
+def reliability(scores_N: np.ndarray, positive_N: np.ndarray) -> list[dict[str, float]]:
     """The reliability curve: texts, mean score and share of positives in ten equally wide bins."""
-    bin_of = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
+    bin_N = np.minimum((scores_N * NUM_BINS).astype(int), NUM_BINS - 1)
     return [
         {
             "from": b / NUM_BINS,
-            "texts": int(np.sum(bin_of == b)),
-            "mean_score": float(scores[bin_of == b].mean()),
-            "share_positive": float(positive[bin_of == b].mean()),
+            "texts": int(np.sum(bin_N == b)),
+            "mean_score": float(scores_N[bin_N == b].mean()),
+            "share_positive": float(positive_N[bin_N == b].mean()),
         }
-        for b in np.unique(bin_of).tolist()
+        for b in np.unique(bin_N).tolist()
     ]
 
 
-def calibration_error(scores: np.ndarray, positive: np.ndarray) -> float:
+def curve_for_report(
+    curve: Sequence[Mapping[str, float]], calibration_error: float | None, against: str
+) -> dict[str, Any]:
+    """A reliability curve as a scorer hands it to the report, see `ToxicityScorer`.
+
+    Args:
+      curve: from `reliability`.
+      calibration_error: of the same texts; None where it was not measured.
+      against: whose label the scores were compared with, in words.
+    """
+    return {
+        "scores": [row["mean_score"] for row in curve],
+        "shares": [row["share_positive"] for row in curve],
+        "counts": [row["texts"] for row in curve],
+        "calibration_error": calibration_error,
+        "against": against,
+    }
+
+
+def calibration_error(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
     """Expected calibration error: mean distance to the diagonal of `reliability` (Guo, 2017)."""
     return sum(
-        row["texts"] / len(scores) * abs(row["mean_score"] - row["share_positive"])
-        for row in reliability(scores, positive)
+        row["texts"] / len(scores_N) * abs(row["mean_score"] - row["share_positive"])
+        for row in reliability(scores_N, positive_N)
     )
 
 
 def score_array(scorer: ToxicityScorer, texts: Sequence[str]) -> np.ndarray:
-    """The scores of texts that all have one, float64 [texts]."""
-    return np.array(scorer.score(texts), np.float64)
+    """The scores of texts, float64 [N].
+
+    Raises:
+      ValueError: if one has none, which NumPy would take for NaN.
+    """
+    scores = scorer.score(texts)
+    if missing := sum(score is None for score in scores):
+        raise ValueError(f"{missing} of {len(texts)} texts have no score of {scorer.name}")
+    return np.array(scores, np.float64)
 
 
-def ranking(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def ranking(scores_N: np.ndarray, targets_N: np.ndarray) -> dict[str, float]:
     """All the figures of scores against graded targets; positive is a target of 0.5 or more."""
-    positive = targets >= TOXIC
+    positive_N = targets_N >= TOXIC
     return {
-        "texts": len(scores),
-        "share_scored_toxic": float(np.mean(scores >= TOXIC)),
-        "share_labelled_toxic": float(np.mean(positive)),
-        "auroc": auroc(scores, positive),
-        "average_precision": average_precision(scores, positive),
-        "spearman": float(stats.spearmanr(scores, targets).statistic),  # type: ignore
-        "calibration_error": calibration_error(scores, positive),
+        "texts": len(scores_N),
+        "share_scored_toxic": float(np.mean(scores_N >= TOXIC)),
+        "share_labelled_toxic": float(np.mean(positive_N)),
+        "auroc": auroc(scores_N, positive_N),
+        "average_precision": average_precision(scores_N, positive_N),
+        "spearman": float(stats.spearmanr(scores_N, targets_N).statistic),  # type: ignore
+        "calibration_error": calibration_error(scores_N, positive_N),
     }
 
 
@@ -76,16 +107,17 @@ def fairness(
     scorer: ToxicityScorer, sentences: Sequence[IdentitySentence]
 ) -> dict[str, dict[str, float]]:
     """Per identity: AUROC, and the share of its nontoxic sentences that score 0.5 or more."""
-    scores = score_array(scorer, [sentence.text for sentence in sentences])
-    toxic = np.array([sentence.toxic for sentence in sentences])
-    groups = np.array([sentence.identity for sentence in sentences])
-    return {
-        str(group): {
-            "auroc": auroc(scores[groups == group], toxic[groups == group]),
-            "false_positive_rate": float(np.mean(scores[(groups == group) & ~toxic] >= TOXIC)),
+    scores_N = score_array(scorer, [sentence.text for sentence in sentences])
+    toxic_N = np.array([sentence.toxic for sentence in sentences])
+    identity_N = np.array([sentence.identity for sentence in sentences])
+    figures = {}
+    for identity in np.unique(identity_N):
+        of_group_N = identity_N == identity
+        figures[str(identity)] = {
+            "auroc": auroc(scores_N[of_group_N], toxic_N[of_group_N]),
+            "false_positive_rate": float(np.mean(scores_N[of_group_N & ~toxic_N] >= TOXIC)),
         }
-        for group in np.unique(groups)
-    }
+    return figures
 
 
 # --- robustness -------------------------------------------------------------------------------
@@ -105,15 +137,15 @@ DISGUISES: dict[str, Callable[[str], str]] = {
 
 
 def robustness(
-    scorer: ToxicityScorer, texts: Sequence[str], targets: np.ndarray
+    scorer: ToxicityScorer, texts: Sequence[str], targets_N: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """Per disguise: the mean change of the scores, and the AUROC of the disguised texts."""
-    plain = score_array(scorer, texts)
+    plain_N = score_array(scorer, texts)
     report = {}
     for name, disguise in DISGUISES.items():
-        scores = score_array(scorer, [disguise(text) for text in texts])
+        scores_N = score_array(scorer, [disguise(text) for text in texts])
         report[name] = {
-            "mean_change": float(np.mean(np.abs(scores - plain))),
-            "auroc": auroc(scores, targets >= TOXIC),
+            "mean_change": float(np.mean(np.abs(scores_N - plain_N))),
+            "auroc": auroc(scores_N, targets_N >= TOXIC),
         }
     return report

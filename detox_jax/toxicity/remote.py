@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from detox_jax.errors import UserError
 from detox_jax.toxicity.http_service import HttpScorer
+from detox_jax.toxicity.scorer import AS_SERVICE_SAYS
 
 PERSPECTIVE_URL = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 MODERATION_URL = "https://api.openai.com/v1/moderations"
@@ -27,7 +29,7 @@ class PerspectiveScorer(HttpScorer):
     Attributes:
       attribute: in Perspective's spelling, "SEVERE_TOXICITY" say.
       languages: of the texts, ("en",) say; Perspective guesses where it is empty, which is how
-        RealToxicityPrompts and DExperts asked.
+        RealToxicityPrompts and DExperts asked, and refuses those that it is not for.
     """
 
     url: str = PERSPECTIVE_URL
@@ -43,6 +45,10 @@ class PerspectiveScorer(HttpScorer):
             "LANGUAGE_DETECTION_FAILED",
             "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE",
         }
+    )
+    # Short texts are often in no language ("und"), and not every answer has a code.
+    text_message: ClassVar[re.Pattern[str] | None] = re.compile(
+        r"Attribute \w+ does not support request languages: [\w, -]+"
     )
 
     @property
@@ -103,6 +109,7 @@ class ModerationScorer(HttpScorer):
     batch_size: int = 16
 
     name: ClassVar[str] = "moderation"
+    languages: ClassVar[str] = AS_SERVICE_SAYS
     text_errors: ClassVar[frozenset[str]] = frozenset(
         {"context_length_exceeded", "string_above_max_length"}
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -62,12 +61,13 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     output = outputs.OutputDirectory(output_dir, "score", settings)
     if output.complete:
         return
-    shards = [list(shard) for shard in _by_file(input)]
-    for record in itertools.chain.from_iterable(shards):
-        if not records.texts_to_score(record):
-            raise UserError(
-                f"{input}: prompt {record.id!r} has no generations; score what `generate` wrote"
-            )
+    # Of a batch's files the one with the requests gives no record, and no shard.
+    shards = [shard for _, found in records.read_by_file(input) if (shard := list(found))]
+    every = [record for shard in shards for record in shard]
+    if every and not any(records.texts_to_score(record) for record in every):
+        raise UserError(
+            f"{input}: prompt {every[0].id!r} has no generations; score what `generate` wrote"
+        )
     with terminal.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
         for index, shard in enumerate(shards):
             if not output.has_shard(SHARD_NAME, index, len(shards)):
@@ -79,37 +79,38 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     output.finish(
         scorer=scorers.identity(scorer),
         scorer_reliability=getattr(scorer, "reliability", None),
+        scorer_languages=scorers.languages(scorer),
         counts=counts,
         **_generated(files),
     )
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
         f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
-        f"{counts['toxic']} at or above {records.TOXIC}; {len(files)} files"
+        f"{counts['toxic']} at or above {records.TOXIC}{_notes(counts)}; {len(files)} files"
     )
 
 
 def _generated(files: Sequence[epath.Path]) -> dict[str, Any]:
-    """The settings of the `generate` that wrote the files, for `evaluate`, which compares them."""
+    """The settings of the `generate` that wrote the files, for `evaluate`, which compares them.
+
+    Where `filter` chose among them, also how, and by which scorer.
+    """
     directory = files[0].parent
     alone = all(file.parent == directory for file in files)
     if not alone or not (directory / outputs.MANIFEST).exists():
         return {}
     manifest = outputs.read_manifest(directory)
+    if manifest.get("verb") == "filter" and manifest.get("generated"):
+        chosen = {
+            "selection": manifest["settings"]["selection"],
+            "samples_per_result": manifest["samples_per_result"],
+            "acceptance_rate": manifest["counts"]["acceptance_rate"],
+            "filtered_by": manifest["filtered_by"],
+        }
+        return {"generated": manifest["generated"], "chosen": chosen}
     if manifest.get("verb") != "generate":
         return {}
     return {"generated": output_settings.without_notes(manifest["settings"])}
-
-
-def _by_file(input: str) -> Iterator[Iterable[records.Record]]:
-    """Records file by file, ids checked over all of them."""
-    seen: set[str] = set()
-    for file in records.resolve_files(input):
-        shard = list(records.read_records(str(file)))
-        if again := next((record.id for record in shard if record.id in seen), None):
-            raise UserError(f"{file}: duplicate id {again!r}; it is in an earlier file of {input}")
-        seen.update(record.id for record in shard)
-        yield shard
 
 
 def _score_records(
@@ -117,23 +118,39 @@ def _score_records(
 ) -> Iterator[records.Record]:
     for first in range(0, len(shard), _RECORDS_AT_ONCE):
         group = shard[first : first + _RECORDS_AT_ONCE]
-        texts = [records.texts_to_score(record) for record in group]
-        scores = iter(scorers.score_texts(scorer, [text for some in texts for text in some]))
-        for record, some in zip(group, texts, strict=True):
-            yield records.with_toxicity(record, list(itertools.islice(scores, len(some))))
+        texts = [text for record in group for text in records.texts_to_score(record)]
+        scores = scorers.score_texts(scorer, texts)
+        unreadable = scorers.unreadable(scorer, texts, scores)
+        first_text = 0
+        for record in group:
+            end = first_text + len(records.texts_to_score(record))
+            yield records.with_toxicity(record, scores[first_text:end], unreadable[first_text:end])
+            first_text = end
         advance(len(group))
 
 
 def _count(scored: Iterable[records.Record]) -> dict[str, int]:
-    counts = {"records": 0, "texts": 0, "missing": 0, "toxic": 0}
+    """What the manifest says; `missing` is all that has no score, the unreadable among it."""
+    names = ["records", "texts", "missing", "unreadable", "empty", "toxic", "without_texts"]
+    counts: dict[str, int] = dict.fromkeys(names, 0)
     for record in scored:
-        scores = (
-            [record.toxicity]
-            if isinstance(record, records.Document)
-            else [generation.toxicity for generation in record.generations]
-        )
+        texts = [record] if isinstance(record, records.Document) else record.generations
         counts["records"] += 1
-        counts["texts"] += len(scores)
-        counts["missing"] += sum(value is None for value in scores)
-        counts["toxic"] += sum(value is not None and value >= records.TOXIC for value in scores)
+        counts["without_texts"] += not texts
+        for text in texts:
+            counts["texts"] += 1
+            counts["missing"] += text.toxicity is None
+            counts["unreadable"] += text.unreadable
+            counts["empty"] += records.is_empty(text.text)
+            counts["toxic"] += text.toxicity is not None and text.toxicity >= records.TOXIC
     return counts
+
+
+def _notes(counts: dict[str, int]) -> str:
+    """What a line about scores adds where there is something to say."""
+    notes = {
+        "unreadable": "in letters that it cannot read",
+        "empty": f"empty, each {scorers.EMPTY_SCORE}",
+        "without_texts": "records without continuations",
+    }
+    return "".join(f"; {counts[name]} {note}" for name, note in notes.items() if counts[name])

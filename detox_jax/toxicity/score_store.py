@@ -58,7 +58,8 @@ class ScoreStore:
     """The scores that one scorer gave, in a file that other scorers may share.
 
     A file of another schema version, or a corrupted one, is set aside as `PATH.corrupt` with a
-    warning, and a new one is begun.
+    warning, and a new one is begun: it holds nothing that the scorer cannot give again, so it must
+    not end a run of hours. It is not removed, since a service's scores cost money and quota.
 
     Attributes:
       path: of the SQLite file, on a local disk; made where it is missing.
@@ -78,7 +79,7 @@ class ScoreStore:
         """
 
         def read(database: sqlite3.Connection) -> dict[str, float | None]:
-            found = {}
+            scores = {}
             query = (
                 "SELECT score FROM scores WHERE text_sha256 = ? AND fingerprint = ?"
                 " AND attribute = ?"
@@ -86,8 +87,8 @@ class ScoreStore:
             for text in texts:
                 key = (text_key(text), self.fingerprint, self.attribute)
                 if row := database.execute(query, key).fetchone():
-                    found[text] = row[0]
-            return found
+                    scores[text] = row[0]
+            return scores
 
         texts = list(texts)
         return self._with_database(read)

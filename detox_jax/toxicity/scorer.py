@@ -19,11 +19,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.vocabulary import END_OF_TEXT
 
 # The official code cuts texts for the remote scorer at this length; kept so that scores compare.
 MAX_BYTES = 20_480
+# Of a text without anything in it, for every scorer: nothing in it can be toxic.
+EMPTY_SCORE = 0.0
+AS_SERVICE_SAYS, UNSAID = "as the service says", "as its author says"
 
 
 class ToxicityScorer(Protocol):
@@ -34,9 +38,12 @@ class ToxicityScorer(Protocol):
       fingerprint: name, version and hash of the weights; scores of different fingerprints never
         share a column.
 
-    It may also have `reliability`, a mapping for the report: `scores` and `shares` (mean score and
-    share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label. For
-    `cache.CachedScorer` it may have `texts_at_once`, how many texts to give it a call, and
+    It may also have `languages`, the BCP-47 codes of the languages that it is for, or a sentence
+    where a service or an encoder decides; and `can_read(text)`, False for a text in letters that it
+    does not know: such a text has no score (None), and results count it apart from one that had no
+    answer. It may have `reliability`, a mapping for the report: `scores` and `shares` (mean score
+    and share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label.
+    For `cache.CachedScorer` it may have `texts_at_once`, how many texts to give it a call, and
     `attribute`, what it measures. It may have `check()`, which raises a `UserError` where the
     scorer lacks what it needs, a key say. One that computes on all devices of several processes
     says so by `on_mesh = True`: all processes then call it with the same texts.
@@ -59,17 +66,40 @@ def prepare(text: str) -> str:
 
 
 def score_texts(scorer: ToxicityScorer, texts: Sequence[str]) -> list[float | None]:
-    """Scores of prepared texts, checked.
+    """Scores of prepared texts, checked; an empty one (`records.is_empty`) has `EMPTY_SCORE`.
+
+    The one place where empty texts are judged: the scorer does not see them.
 
     Raises:
       UserError: if the scorer returns another number of scores, or one outside [0, 1].
     """
-    scores = scorer.score([prepare(text) for text in texts])
-    if len(scores) != len(texts):
+    asked = [prepare(text) for text in texts if not records.is_empty(text)]
+    scores = scorer.score(asked) if asked else []
+    if len(scores) != len(asked):
         raise UserError(
-            f"scorer {scorer.name!r} returned {len(scores)} scores for {len(texts)} texts"
+            f"scorer {scorer.name!r} returned {len(scores)} scores for {len(asked)} texts"
         )
-    return [None if score is None else _checked(scorer, score) for score in scores]
+    answers = iter(None if score is None else _checked(scorer, score) for score in scores)
+    return [EMPTY_SCORE if records.is_empty(text) else next(answers) for text in texts]
+
+
+def unreadable(
+    scorer: ToxicityScorer, texts: Sequence[str], scores: Sequence[float | None]
+) -> list[bool]:
+    """Which texts have no score because the scorer cannot read their letters."""
+    can_read = getattr(scorer, "can_read", None)
+    if can_read is None:
+        return [False] * len(texts)
+    return [
+        score is None and not can_read(prepare(text))
+        for text, score in zip(texts, scores, strict=True)
+    ]
+
+
+def languages(scorer: ToxicityScorer) -> tuple[str, ...] | str:
+    """The languages that a scorer says it is for, as BCP-47 codes or as a sentence."""
+    said = getattr(scorer, "languages", None)
+    return UNSAID if said is None else said or AS_SERVICE_SAYS  # None named: a service guesses.
 
 
 def _checked(scorer: ToxicityScorer, score: float) -> float:
@@ -82,8 +112,8 @@ def _checked(scorer: ToxicityScorer, score: float) -> float:
 def check(scorer: ToxicityScorer) -> None:
     """Raises a `UserError` if the object is no scorer, or lacks what it needs to score."""
     identity(scorer)
-    if (own := getattr(scorer, "check", None)) is not None:
-        own()
+    if (own_check := getattr(scorer, "check", None)) is not None:
+        own_check()
 
 
 def identity(scorer: ToxicityScorer) -> dict[str, Any]:
@@ -93,7 +123,7 @@ def identity(scorer: ToxicityScorer) -> dict[str, Any]:
       UserError: if it is not a scorer.
     """
     attributes = ("name", "fingerprint", "score")
-    if isinstance(scorer, type) or not all(hasattr(scorer, each) for each in attributes):
+    if isinstance(scorer, type) or not all(hasattr(scorer, attribute) for attribute in attributes):
         raise UserError(
             f"SCORER is {scorer!r}; expected an object with name, fingerprint and score: "
             "write @module.Scorer(), with the parentheses"

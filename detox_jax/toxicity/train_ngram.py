@@ -1,12 +1,16 @@
-"""Trains the embedded n-gram scorer on the labelled text of DETOX_JAX_DATA."""
+"""Trains the embedded n-gram scorer on the labelled text of DETOX_JAX_DATA.
+
+N stands for texts, F for the buckets of features (`ngram.NUM_BUCKETS`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +71,12 @@ class NgramRecipe:
         self._fit(output_dir, examples)
         scorer = ngram.NgramScorer(str(Path(output_dir) / WEIGHTS_NAME))
         report = measure(scorer, [example for example in examples if example.held_out], sentences)
-        outputs.write_json(output.path / RELIABILITY_NAME, _reliability(report))
+        reliability = quality.curve_for_report(
+            report["reliability"],
+            report["sources"]["rtp"]["calibration_error"],
+            f"Perspective at least {TOXIC}, held-out RealToxicityPrompts texts",
+        )
+        outputs.write_json(output.path / RELIABILITY_NAME, reliability)
         identity = {"name": scorer.name, "fingerprint": scorer.fingerprint}
         output.finish(scorer=identity, quality=report)
         print(f"{output_dir}: {scorer.fingerprint}")
@@ -83,101 +92,91 @@ class NgramRecipe:
             and (self.identity_sentences or example.source not in labelled.IDENTITY_SOURCES)
         ]
         print(f"fitting {len(training)} texts, {1 + _NUM_FOLDS} times", file=sys.stderr)
-        matrix = feature_matrix([example.text for example in training])
-        weights, bias = _fit(matrix, training, self.l2, self.iterations)
-        slope, intercept = _calibrate(matrix, training, self.l2, self.iterations)
-        _write(Path(output_dir) / WEIGHTS_NAME, weights * slope, bias * slope + intercept)
+        matrix_NF = feature_matrix([example.text for example in training])
+        weights_F, bias = _fit(matrix_NF, training, self.l2, self.iterations)
+        slope, intercept = _calibrate(matrix_NF, training, self.l2, self.iterations)
+        _write(Path(output_dir) / WEIGHTS_NAME, weights_F * slope, bias * slope + intercept)
 
 
 def feature_matrix(texts: Sequence[str]) -> sparse.csr_matrix:
-    """The scaled features of texts, float32 [texts, buckets]."""
+    """The scaled features of texts, float32 [N, F]."""
     blocks = []
     for first in range(0, len(texts), _TEXTS_AT_ONCE):
         part = texts[first : first + _TEXTS_AT_ONCE]
         kinds = ngram.extract(part)
         values = [
-            ngram.scales(features, kind, len(part))[features.rows].astype(np.float32)
+            ngram.scales(features, kind, len(part))[features.rows_E].astype(np.float32)
             for kind, features in enumerate(kinds)
         ]
-        rows = np.concatenate([features.rows for features in kinds])
-        buckets = np.concatenate([features.buckets for features in kinds])
+        rows = np.concatenate([features.rows_E for features in kinds])
+        buckets = np.concatenate([features.buckets_E for features in kinds])
         shape = (len(part), ngram.NUM_BUCKETS)
         blocks.append(sparse.csr_matrix((np.concatenate(values), (rows, buckets)), shape=shape))
     return sparse.csr_matrix(sparse.vstack(blocks))
 
 
 def _fit(
-    matrix: sparse.csr_matrix, examples: Sequence[labelled.Example], l2: float, iterations: int
+    matrix_NF: sparse.csr_matrix, examples: Sequence[labelled.Example], l2: float, iterations: int
 ) -> tuple[np.ndarray, float]:
     """Weights and bias that minimise the weighted mean cross-entropy + l2/2 |weights|^2.
 
     Buckets that only one text has keep the weight zero.
     """
-    used = np.flatnonzero(np.bincount(matrix.indices, minlength=ngram.NUM_BUCKETS) >= 2)
-    features = sparse.csr_matrix(matrix.tocsc()[:, used])
-    transposed = features.T.tocsr()
-    targets = np.array([example.toxicity for example in examples])
-    losses = np.array([example.weight for example in examples])
-    losses /= losses.sum()
+    used = np.flatnonzero(np.bincount(matrix_NF.indices, minlength=ngram.NUM_BUCKETS) >= 2)
+    used_NU = sparse.csr_matrix(matrix_NF.tocsc()[:, used])  # U: the buckets that are used
+    used_UN = used_NU.T.tocsr()
+    targets_N = np.array([example.toxicity for example in examples])
+    importance_N = np.array([example.weight for example in examples])
+    importance_N /= importance_N.sum()
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        w, b = parameters[:-1].astype(np.float32), parameters[-1]
-        logits = features @ w + b
-        cross_entropy = np.logaddexp(0, logits) - targets * logits
-        error = (losses * (1 / (1 + np.exp(-logits)) - targets)).astype(np.float32)
-        gradient = np.append(transposed @ error + l2 * w, error.sum())
-        return float(losses @ cross_entropy + 0.5 * l2 * (w @ w)), gradient.astype(np.float64)
+        w_U, b = parameters[:-1].astype(np.float32), parameters[-1]
+        logits_N = used_NU @ w_U + b
+        losses_N = np.logaddexp(0, logits_N) - targets_N * logits_N
+        error_N = importance_N * (1 / (1 + np.exp(-logits_N)) - targets_N)
+        error_N = error_N.astype(np.float32)
+        gradient = np.append(used_UN @ error_N + l2 * w_U, error_N.sum())
+        total = importance_N @ losses_N + 0.5 * l2 * (w_U @ w_U)
+        return float(total), gradient.astype(np.float64)
 
     start = np.zeros(len(used) + 1)
     result = optimize.minimize(
         loss, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations}
     )
-    weights = np.zeros(ngram.NUM_BUCKETS)
-    weights[used] = result.x[:-1]
-    return weights, float(result.x[-1])
+    weights_F = np.zeros(ngram.NUM_BUCKETS)
+    weights_F[used] = result.x[:-1]
+    return weights_F, float(result.x[-1])
 
 
 def _calibrate(
-    matrix: sparse.csr_matrix, examples: Sequence[labelled.Example], l2: float, iterations: int
+    matrix_NF: sparse.csr_matrix, examples: Sequence[labelled.Example], l2: float, iterations: int
 ) -> tuple[float, float]:
     """Platt's slope and intercept, from scores of RTP texts by models that did not see them."""
-    is_rtp = np.array([example.source == "rtp" for example in examples])
-    fold = np.array([example.fold for example in examples])
-    logits = np.zeros(len(examples))
-    for part in range(_NUM_FOLDS):
-        outside = ~is_rtp | (fold != part)
-        rest = [example for example, kept in zip(examples, outside, strict=True) if kept]
-        weights, bias = _fit(matrix[outside], rest, l2, iterations)  # type: ignore
-        logits[~outside] = matrix[~outside] @ weights + bias  # type: ignore
-    toxic = np.array([example.toxicity >= TOXIC for example in examples])
-    return platt(logits[is_rtp], toxic[is_rtp])
+    is_rtp_N = np.array([example.source == "rtp" for example in examples])
+    fold_N = np.array([example.fold for example in examples])
+    logits_N = np.zeros(len(examples))
+    for fold in range(_NUM_FOLDS):
+        outside_N = ~is_rtp_N | (fold_N != fold)
+        rest = list(itertools.compress(examples, outside_N))
+        weights_F, bias = _fit(matrix_NF[outside_N], rest, l2, iterations)  # type: ignore
+        logits_N[~outside_N] = matrix_NF[~outside_N] @ weights_F + bias  # type: ignore
+    toxic_N = np.array([example.toxicity >= TOXIC for example in examples])
+    return platt(logits_N[is_rtp_N], toxic_N[is_rtp_N])
 
 
-def platt(logits: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+def platt(logits_N: np.ndarray, positive_N: np.ndarray) -> tuple[float, float]:
     """The slope and intercept of the logistic curve that fits best (Platt, 1999)."""
 
     def loss(parameters: np.ndarray) -> float:
-        z = parameters[0] * logits + parameters[1]
-        return float(np.mean(np.logaddexp(0, z) - positive * z))
+        z_N = parameters[0] * logits_N + parameters[1]
+        return float(np.mean(np.logaddexp(0, z_N) - positive_N * z_N))
 
     slope, intercept = optimize.minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
     return float(slope), float(intercept)
 
 
-def _write(path: Path, weights: np.ndarray, bias: float) -> None:
-    np.savez_compressed(path, weights=weights.astype(np.float16), bias=np.float32(bias))
-
-
-def _reliability(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The curve on held-out RealToxicityPrompts texts, as reports draw it."""
-    curve = report["reliability"]
-    return {
-        "scores": [row["mean_score"] for row in curve],
-        "shares": [row["share_positive"] for row in curve],
-        "counts": [row["texts"] for row in curve],
-        "calibration_error": report["sources"]["rtp"]["calibration_error"],
-        "against": f"Perspective at least {TOXIC}, held-out RealToxicityPrompts texts",
-    }
+def _write(path: Path, weights_F: np.ndarray, bias: float) -> None:
+    np.savez_compressed(path, weights=weights_F.astype(np.float16), bias=np.float32(bias))
 
 
 def _describe(examples: Sequence[labelled.Example]) -> dict[str, Any]:
@@ -194,20 +193,24 @@ def measure(
     held_out: Sequence[labelled.Example],
     sentences: Sequence[labelled.IdentitySentence],
 ) -> dict[str, Any]:
-    """Quality on texts never trained on: by source, by identity, under disguises."""
+    """Quality on texts never trained on: by source, by identity, under disguises.
+
+    Texts that the scorer cannot read are left out.
+    """
     report: dict[str, Any] = {"sources": {}}
+    held_out = [example for example in held_out if scorer.can_read(example.text)]
     for source in dict.fromkeys(example.source for example in held_out):
         part = [example for example in held_out if example.source == source]
         texts = [example.text for example in part]
-        targets = np.array([example.toxicity for example in part])
-        scores = quality.score_array(scorer, texts)
+        targets_N = np.array([example.toxicity for example in part])
+        scores_N = quality.score_array(scorer, texts)
         if source in ("rtp", "wiki_talk"):  # the sources with graded labels of both kinds
-            report["sources"][source] = quality.ranking(scores, targets)
+            report["sources"][source] = quality.ranking(scores_N, targets_N)
         else:
-            toxic = float(np.mean(scores >= TOXIC))
+            toxic = float(np.mean(scores_N >= TOXIC))
             report["sources"][source] = {"texts": len(part), "share_scored_toxic": toxic}
         if source == "rtp":
-            report["reliability"] = quality.reliability(scores, targets >= TOXIC)
-            report["robustness"] = quality.robustness(scorer, texts, targets)
+            report["reliability"] = quality.reliability(scores_N, targets_N >= TOXIC)
+            report["robustness"] = quality.robustness(scorer, texts, targets_N)
     report["fairness"] = quality.fairness(scorer, sentences)
     return report

@@ -139,7 +139,7 @@ class BatchIterator:
         if use_cached:
             _check_cached(task, split)
         self._batch_size = batch_size
-        self._kept = frozenset(range(batch_size) if rows is None else rows)
+        self._rows_here = frozenset(range(batch_size) if rows is None else rows)
         self.identity = {
             "task": task.name,
             "split": split,
@@ -161,7 +161,7 @@ class BatchIterator:
 
     def __next__(self) -> Row:
         batch = list(itertools.islice(self._stream, self._batch_size))
-        return _stack([row for i, row in enumerate(batch) if i in self._kept])
+        return _stack([row for i, row in enumerate(batch) if i in self._rows_here])
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
@@ -225,7 +225,7 @@ def validation_batches(
       UserError: if there is no such split.
     """
     _check_split(task, split)
-    kept = frozenset(range(batch_size) if rows is None else rows)
+    rows_here = frozenset(range(batch_size) if rows is None else rows)
     stream = iter(_rows(task, length, split, seed=None))
     for _ in itertools.count() if max_batches is None else range(max_batches):
         batch = list(itertools.islice(stream, batch_size))
@@ -233,7 +233,7 @@ def validation_batches(
             return
         padding = {name: np.zeros_like(row) for name, row in batch[0].items()}
         batch += [padding] * (batch_size - len(batch))
-        yield _stack([row for i, row in enumerate(batch) if i in kept])
+        yield _stack([row for i, row in enumerate(batch) if i in rows_here])
 
 
 def _check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:

@@ -130,9 +130,9 @@ class Loop:
 
     def _diverged(self, what: str) -> UserError:
         steps = checkpoints.saved_steps(self.model_dir)
-        kept = f"the last good step is {steps[-1]}" if steps else "no step is saved"
+        saved = f"the last good step is {steps[-1]}" if steps else "no step is saved"
         return UserError(
-            f"{self.model_dir}: {what}: training has diverged; {kept}; train into another "
+            f"{self.model_dir}: {what}: training has diverged; {saved}; train into another "
             "directory with a lower learning rate"
         )
 

@@ -9,9 +9,9 @@ from typing import Any
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.checkpoints import places
 from detox_jax.parallel import processes
 
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 
 
@@ -25,7 +25,7 @@ class MetricLog:
     """
 
     def __init__(self, model_dir: epath.Path, resume_step: int):
-        self._file = model_dir / METRICS_FILE
+        self._file = model_dir / places.METRICS_FILE
         self._lines: list[str] = []
         self._writer: Any = None
         self._is_first = processes.current().is_first

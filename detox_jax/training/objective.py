@@ -164,5 +164,5 @@ class LanguageModeling(Objective):
     def loss(
         self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Summed loss in nats, and number of target tokens."""
+        """See `Objective`: summed loss in nats, and number of target tokens."""
         return step.batch_loss(model, params, batch, dropout_key)

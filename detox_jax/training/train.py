@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from detox_jax import output_settings, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
@@ -190,7 +191,7 @@ def _load_initial(
     if spec.vocabulary != vocabulary:
         raise UserError(
             f"{path}: trained with vocabulary {spec.vocabulary}, the task uses {vocabulary}; give "
-            f"the task the checkpoint's own, {path}/{checkpoints.VOCABULARY_DIR}"
+            f"the task the checkpoint's own, {path}/{places.VOCABULARY_DIR}"
         )
     if spec.adaptation is not None:
         raise UserError(f"{path}: is itself an adaptation; start from its base, {spec.base}")

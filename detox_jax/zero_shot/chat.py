@@ -67,10 +67,10 @@ def render(
             text = compiled.render(messages=messages, **fields)
         except jinja2.TemplateError:
             # Some templates refuse instructions of a system; the conversation is told without.
-            kept = [message for message in messages if message["role"] != "system"]
-            if kept == messages:
+            without_system = [message for message in messages if message["role"] != "system"]
+            if without_system == messages:
                 raise
-            text = compiled.render(messages=kept, **fields)
+            text = compiled.render(messages=without_system, **fields)
     except jinja2.TemplateError as error:
         raise UserError(f"the tokenizer's chat template fails: {error}") from None
     return text if answer_next else _until_mark(text)

@@ -10,7 +10,7 @@ devices of all hosts; so the answers are those of one device.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,33 +23,17 @@ from rich.table import Table
 from detox_jax import output_settings, outputs, records, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
-from detox_jax.evaluation import accuracy
+from detox_jax.evaluation import accuracy, perplexity
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
+from detox_jax.zero_shot import questions as questions_lib
 from detox_jax.zero_shot.harness_model import added_tokens
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
+from detox_jax.zero_shot.questions import Question
 
 ACCURACIES_FILE = "accuracies.json"
-FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A question of a seqio task (`tasks/downstream.py` says what its features are).
-
-    Attributes:
-      id: hash of the question, with a number where the task asks it again.
-      inputs: the context of each choice.
-      targets: each choice, which is scored after its context.
-      answer: number of the right one.
-      lengths: characters of each.
-    """
-
-    id: str
-    inputs: Sequence[str]
-    targets: Sequence[str]
-    answer: int
-    lengths: Sequence[int]
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +41,12 @@ class Answer:
     """What a model answered.
 
     Attributes:
-      question: that was asked.
-      likelihoods: of its choices; none where one is longer than the model's context.
+      id: the question's id, see `questions.parse`.
+      question: the question that was asked.
+      likelihoods: the likelihood of each choice; none where one is longer than the model's context.
     """
 
+    id: str
     question: Question
     likelihoods: Sequence[Likelihood]
 
@@ -77,7 +63,7 @@ class Answer:
             correct = int(np.argmax(values)) == answer
             correct_norm = int(np.argmax(values / lengths)) == answer
         return {
-            "id": self.question.id,
+            "id": self.id,
             "log_likelihoods": values,
             "greedy": greedy,
             "answer": answer,
@@ -94,6 +80,7 @@ def choices(
     start_with_bos: bool | None = None,
     dtype: str | None = None,
     mesh_shape: Mapping[str, int] | None = None,
+    steering: Sequence[Any] = (),
 ) -> None:
     """Asks a model the questions of every task and writes what it answered, and how often rightly.
 
@@ -110,20 +97,24 @@ def choices(
         files say where None.
       dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      steering: refused where not empty: what is read here are the model's own probabilities.
 
     Raises:
       UserError: for a checkpoint or a task that cannot be used.
     """
     arguments = locals()
+    steering_lib.refuse("choices", steering)
     from detox_jax.training import data  # loads TensorFlow: only where it is used
 
     if batch_size < 1:
         raise UserError(f"BATCH_SIZE is {batch_size}; must be at least 1")
-    found = {task.name: task for task in map(data.get_task, _listed(tasks))}
+
+    # --- what is asked, and of what model ----------------------------------------------------
+    by_name = {task.name: task for task in map(data.get_task, _listed(tasks))}
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
-    split_of = {name: next(iter(task.splits)) for name, task in found.items()}
-    described = {n: data.describe_source(task, split_of[n]) for n, task in found.items()}
+    split_of = {name: next(iter(task.splits)) for name, task in by_name.items()}
+    described = {n: data.describe_source(task, split_of[n]) for n, task in by_name.items()}
     settings = output_settings.of_verb(
         choices,
         arguments,
@@ -139,39 +130,44 @@ def choices(
         files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
         start_with_bos = bool(added_tokens(files)[0])
     output = outputs.OutputDirectory(output_dir, "choices", settings)
+
+    # --- the answers, task by task -----------------------------------------------------------
     if output.complete:
         accuracies = json.loads((output.path / ACCURACIES_FILE).read_text())
     else:
         length = loaded.module.config.max_length
         read = LikelihoodReader(loaded.module, loaded.params, mesh, batch_size, length)
         figures = {}
-        for name, task in found.items():
+        for name, task in by_name.items():
             shard = output.path / outputs.shard_name(name, 0, 1)
             if output.has_shard(name, 0, 1):
                 rows = [row for _, row in records.read_jsonl(shard)]
             else:
-                questions = parse_questions(data.ragged_examples(task, split_of[name]), name)
+                examples = data.ragged_examples(task, split_of[name])
+                questions = questions_lib.parse(examples, name)
                 try:
                     answers = answer(questions, read, loaded.vocabulary, start_with_bos)
                 except UserError as error:
                     raise UserError(f"task {name!r}: {error}; leave the task out") from None
                 _check_finite(answers, f"{checkpoint_path} on {name}")
                 output.write_shard(name, 0, 1, answers)  # type: ignore
-                rows = [each.to_json() for each in answers]
+                rows = [answered.to_json() for answered in answers]
             figures[name] = _figures(rows)
+
+        # --- how many of them are right -----------------------------------------------------
         average = float(np.mean([task["accuracy"]["value"] for task in figures.values()]))
         accuracies = {
             "tasks": figures,
-            "average": {"name": accuracy.average_name(found), "value": average},
+            "average": {"name": accuracy.average_name(by_name), "value": average},
         }
-        outputs.write_json(output.path / ACCURACIES_FILE, accuracies)
+        outputs.write_json(output.path / ACCURACIES_FILE, outputs.finite(accuracies))
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
 
 
 def _check_finite(answers: Sequence[Answer], what: str) -> None:
-    values = [each.log_probability for own in answers for each in own.likelihoods]
-    if not np.isfinite(values).all():
+    likelihoods = [x for answered in answers for x in answered.likelihoods]
+    if not np.isfinite([likelihood.log_probability for likelihood in likelihoods]).all():
         raise UserError(f"{what}: a likelihood is not finite; a broken checkpoint")
 
 
@@ -181,31 +177,6 @@ def _listed(tasks: Any) -> list[Any]:
     if not tasks:
         raise UserError("TASKS is empty; give at least one: --gin.TASKS=\"['piqa']\"")
     return list(tasks)
-
-
-def parse_questions(rows: Any, name: str) -> list[Question]:
-    """The questions of a seqio task.
-
-    Raises:
-      UserError: for a task without the features of choices.
-    """
-    questions, seen = [], dict[str, int]()
-    for row in rows:
-        try:
-            inputs, targets = ([t.decode() for t in row[key]] for key in ("inputs", "targets"))
-            number, lengths = int(row["answer"]), [int(x) for x in row["lengths"]]
-        except (KeyError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"task {name!r}: its examples have no choices ({error}); give one of "
-                "tasks.downstream"
-            ) from None
-        digest = hashlib.sha256(json.dumps([inputs, targets]).encode()).hexdigest()[:16]
-        seen[digest] = seen.get(digest, 0) + 1
-        again = f"-{seen[digest]}" if seen[digest] > 1 else ""
-        questions.append(Question(digest + again, inputs, targets, number, lengths))
-    if not questions:
-        raise UserError(f"task {name!r}: has no questions")
-    return questions
 
 
 def encode(
@@ -238,33 +209,48 @@ def encode(
 
 
 def answer(
-    questions: Sequence[Question],
+    questions: Mapping[str, Question],
     read: LikelihoodReader,
     vocabulary: Vocabulary,
     start_with_bos: bool | None,
 ) -> list[Answer]:
-    """What the model says of the choices; nothing of those of a question that it cannot read."""
+    """What the model says of the choices; nothing of those of a question that it cannot read.
+
+    Args:
+      questions: by id.
+      read: the model, as what reads continuations under it.
+      vocabulary: the model's.
+      start_with_bos: whether the start token stands before every question; see `choices`.
+
+    Raises:
+      UserError: if no question can be read, or a choice has no token of its own.
+    """
     texts = [
         pair
-        for question in questions
+        for question in questions.values()
         for pair in zip(question.inputs, question.targets, strict=True)
     ]
     tokens = iter(encode(vocabulary, texts, start_with_bos))
-    pairs = [[next(tokens) for _ in question.targets] for question in questions]
-    readable = [all(len(target) <= read.max_length for _, target in own) for own in pairs]
-    if not any(readable):
+    pairs_of = {key: [next(tokens) for _ in asked.targets] for key, asked in questions.items()}
+    fitting = {
+        key: pairs
+        for key, pairs in pairs_of.items()
+        if all(len(target) <= read.max_length for _, target in pairs)
+    }
+    if not fitting:
         raise UserError(f"every question has a choice beyond the context of {read.max_length}")
-    found = iter(read([p for own, fits in zip(pairs, readable, strict=True) if fits for p in own]))
+    # All at once: the reader sorts what it reads by length.
+    likelihoods = iter(read(list(itertools.chain.from_iterable(fitting.values()))))
     return [
-        Answer(question, [next(found) for _ in question.targets] if fits else [])
-        for question, fits in zip(questions, readable, strict=True)
+        Answer(key, asked, [next(likelihoods) for _ in asked.targets] if key in fitting else [])
+        for key, asked in questions.items()
     ]
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A task's figures, from the lines of its answers."""
     answers = [row for row in rows if row["correct"] is not None]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "questions": len(answers),
         "left_out_too_long": len(rows) - len(answers),
         "accuracy": _mean([row["correct"] for row in answers]),
@@ -273,9 +259,9 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     if all(len(row["greedy"]) == 1 for row in answers):
         total = sum(row["log_likelihoods"][0] for row in answers)
-        # A hopeless model's perplexity is beyond what a float can hold.
-        found["perplexity"] = math.exp(min(-total / len(answers), 700.0))
-    return found
+        # A hopeless model's is beyond what a number holds, and null in the file.
+        figures["perplexity"] = perplexity.exp(-total / len(answers))
+    return figures
 
 
 def _chance(num_choices: int) -> float:

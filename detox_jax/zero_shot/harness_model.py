@@ -23,6 +23,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.continuation import Continuer, Settings
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from detox_jax.vocabulary import ID_SHIFT
 from detox_jax.zero_shot import chat
 from detox_jax.zero_shot.likelihood import LikelihoodReader
 
@@ -114,7 +115,7 @@ class HarnessModel:
         before, after = added_tokens(files)
         if add_bos is not None:
             before = [files.bos] if add_bos else []
-        self._before, self._after = ([i + 1 for i in ids] for ids in (before, after))
+        self._before, self._after = ([i + ID_SHIFT for i in ids] for ids in (before, after))
         self._loaded = loaded
         self._reader = LikelihoodReader(
             loaded.module, loaded.params, mesh, batch_size, self.max_length
@@ -193,8 +194,10 @@ class HarnessModel:
     ) -> list[tuple[float, bool]]:
         """The same of ids; the first of each triple names it for the harness's cache."""
         del kwargs
-        found = self._reader([(context, continuation) for _, context, continuation in requests])
-        answers = [(one.log_probability, one.is_greedy) for one in found]
+        likelihoods = self._reader(
+            [(context, continuation) for _, context, continuation in requests]
+        )
+        answers = [(read.log_probability, read.is_greedy) for read in likelihoods]
         for (name, _, _), answer in zip(requests, answers, strict=True):
             if name is not None:
                 self._remember("loglikelihood", name, answer)
@@ -234,10 +237,10 @@ class HarnessModel:
         texts = [""] * len(requests)
         for members in groups.values():
             settings = Settings.parse(requests[members[0]].args[1], self.max_gen_toks)
-            found = self._continuer(
+            continuations = self._continuer(
                 [encoded[i] for i in members], [names[i] for i in members], settings
             )
-            for number, text in zip(members, found, strict=True):
+            for number, text in zip(members, continuations, strict=True):
                 texts[number] = text
                 self._remember("generate_until", requests[number].args, text)
         return texts
@@ -301,8 +304,8 @@ class HarnessModel:
 
 def move_spaces(context: str, continuation: str) -> tuple[str, str]:
     """Spaces at the end of a context belong to the continuation, whose first token holds them."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + continuation
 
 
 def rolling_windows(ids: Sequence[int], prefix: int, max_length: int) -> list[tuple[Ids, Ids]]:

@@ -76,7 +76,7 @@ class LikelihoodReader:
         Raises:
           UserError: if a continuation alone is longer than the model reads.
         """
-        found = [Likelihood(0.0, True)] * len(pairs)  # Nothing is certain to follow.
+        likelihoods = [Likelihood(0.0, True)] * len(pairs)  # Nothing is certain to follow.
         rows = pack(pairs, self.max_length)
         with (
             meshes.sharding_scope(self._mesh),
@@ -91,9 +91,9 @@ class LikelihoodReader:
                 ):  # The last rows of a batch may be padding.
                     for pair, scored in row.scored.items():
                         total = float(log_probs_T[scored].sum(dtype=np.float64))
-                        found[pair] = Likelihood(total, bool(is_best_T[scored].all()))
+                        likelihoods[pair] = Likelihood(total, bool(is_best_T[scored].all()))
                     advance(len(row.scored))
-        return found
+        return likelihoods
 
 
 def read(
@@ -106,6 +106,15 @@ def read(
     targets_BT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of `targets_BT`, each after the index of its row that `reads_BT` names.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      tokens_BL: contexts, each with the branches that continue it, see `Row`.
+      branches_BL: 0 for a context's tokens, a branch's number for its own.
+      positions_BL: how many tokens each token sees before it.
+      reads_BT: the index after which each target stands.
+      targets_BT: the tokens that are scored.
 
     Returns:
       `log_probs_BT`, and whether each target is the most probable token there.

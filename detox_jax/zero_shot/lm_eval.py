@@ -1,7 +1,9 @@
 """Verb `lm_eval`: a checkpoint on the tasks of lm-evaluation-harness.
 
-from detox_jax.zero_shot.lm_eval import harness_model
-lm_eval.simple_evaluate(model=harness_model("my_checkpoint"), tasks=["piqa"])
+From Python the checkpoint is a model like any other of the harness:
+
+    from detox_jax.zero_shot.harness_model import harness_model
+    lm_eval.simple_evaluate(model=harness_model("my_checkpoint"), tasks=["piqa"])
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -20,13 +23,12 @@ from rich.table import Table
 
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import processes
-from detox_jax.zero_shot.harness_model import HarnessModel, harness_model, import_harness
-
-__all__ = ["FIGURES_FILE", "HarnessModel", "harness_model", "lm_eval"]
+from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
-FREE = ("output_dir", "batch_size", "mesh_shape")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -50,6 +52,7 @@ def lm_eval(
     random_seed: int = 0,
     dtype: str | None = None,
     mesh_shape: Mapping[str, int] | None = None,
+    steering: Sequence[Any] = (),
 ) -> None:
     """Writes `lm_eval.json`: every metric of every task, with its standard error.
 
@@ -75,12 +78,16 @@ def lm_eval(
       random_seed: of few-shot examples, resampling and draws.
       dtype: of activations; the checkpoint's where None.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      steering: refused where not empty: what is read here are the model's own probabilities.
 
     Raises:
       UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
         checkpoint cannot be used.
     """
     arguments = locals()
+    steering_lib.refuse("lm_eval", steering)
+
+    # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
     with _notes_on_stderr():
         harness = import_harness()
@@ -98,6 +105,8 @@ def lm_eval(
             dtype=dtype,
             mesh_shape=mesh_shape,
         )
+
+    # --- what decides the output -------------------------------------------------------------
     settings = output_settings.of_verb(
         lm_eval,
         arguments,
@@ -116,9 +125,11 @@ def lm_eval(
         settings["end_ids"] = list(model.vocabulary.end_ids)
     settings["lm_eval"] = metadata.version("lm_eval")
     output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
+
+    # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):
         with _notes_on_stderr():
-            found = _evaluate(
+            answered = _evaluate(
                 harness,
                 model,
                 manager,
@@ -136,7 +147,9 @@ def lm_eval(
                 torch_random_seed=random_seed,
                 fewshot_random_seed=random_seed,
             )
-        _write_part(output, name, found)
+        _write_part(output, name, answered)
+
+    # --- the figures of all tasks ------------------------------------------------------------
     parts = processes.current().first_decides(lambda: {n: _read_part(output, n) for n in names})
     figures = summary(parts)
     if not output.complete:
@@ -157,7 +170,12 @@ def _task_names(tasks: str | Sequence[str]) -> list[str]:
 
 def _describe_tasks(directory: str) -> dict[str, str]:
     """A directory of tasks, by what its files say."""
-    files = sorted(path for path in epath.Path(directory).glob("**/*") if path.is_file())
+    # Python compiles a task's functions into this one as the harness loads them.
+    files = sorted(
+        epath.Path(path)
+        for path in Path(directory).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
     return {"path": directory, "sha256": outputs.hash_files(files)}
 
 

@@ -9,6 +9,8 @@ host. Google's own client takes STORAGE_EMULATOR_HOST. It answers what TensorFlo
 from __future__ import annotations
 
 import dataclasses
+import email
+import json
 import random
 import re
 import threading
@@ -189,6 +191,8 @@ class Storage:
         return Answer(206, found.data[first : last + 1], headers)
 
     def _upload(self, request: _Request) -> Answer:
+        if request.query["uploadType"] == "multipart":
+            return self._upload_parts(request)
         name = request.query["name"]
         if not request.meets(self.buckets[request.bucket].get(name)):
             return _error(412, "conditionNotMet")
@@ -199,6 +203,16 @@ class Storage:
         # The name is in it only for `requests` and for patterns.
         path = f"/upload/storage/v1/b/{request.bucket}/o?upload_id={upload}&name={quote(name)}"
         return Answer(headers={"Location": f"https://www.googleapis.com{path}"})
+
+    def _upload_parts(self, request: _Request) -> Answer:
+        """Metadata and content in one request, as google-cloud-storage sends what is small."""
+        head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+        parts = email.message_from_bytes(head + request.body).get_payload()
+        metadata, content = (part.get_payload(decode=True) for part in parts)
+        name = json.loads(metadata)["name"]
+        if not request.meets(self.buckets[request.bucket].get(name)):
+            return _error(412, "conditionNotMet")
+        return self._store(request.bucket, name, content)
 
     def _upload_part(self, request: _Request) -> Answer:
         upload, name = request.query["upload_id"], request.query["name"]
@@ -224,8 +238,12 @@ class Storage:
         return Answer(body={"done": True, "resource": copied.body})
 
     def _delete(self, request: _Request, name: str) -> Answer:
-        if self.buckets[request.bucket].pop(name, None) is None:
+        found = self.buckets[request.bucket].get(name)
+        if found is None:
             return _error(404, f"No such object: {request.bucket}/{name}")
+        if not request.meets(found):
+            return _error(412, "conditionNotMet")
+        del self.buckets[request.bucket][name]
         return Answer(204)
 
     def _store(self, bucket: str, name: str, data: bytes) -> Answer:
@@ -252,7 +270,7 @@ _API = "/storage/v1/b/([^/]+)"
 _ROUTES = [
     (f"GET {_API}(?:/storageLayout)?", Storage._bucket),
     (f"GET {_API}/o", Storage._list),
-    (f"GET {_API}/o/([^/]+)", Storage._get),
+    (f"GET (?:/download)?{_API}/o/([^/]+)", Storage._get),
     (f"POST {_API}/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]+)", Storage._copy),
     (f"DELETE {_API}/o/([^/]+)", Storage._delete),
     (f"POST /upload{_API}/o", Storage._upload),

@@ -9,6 +9,7 @@ from etils import epath
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
@@ -119,8 +120,8 @@ def test_a_model_trained_on_from_an_import_keeps_its_origin(model_dir, tmp_path)
     shutil.copytree(model_dir, imported)
     trained.mkdir()
     checkpoints.keep_origin(str(imported), trained)
-    assert not (trained / checkpoints.ORIGIN_FILE).exists()
-    (imported / checkpoints.ORIGIN_FILE).write_text('{"source": {"path": "hf"}}')
+    assert not (trained / places.ORIGIN_FILE).exists()
+    (imported / places.ORIGIN_FILE).write_text('{"source": {"path": "hf"}}')
     step = checkpoints.saved_steps(epath.Path(imported))[-1]
-    checkpoints.keep_origin(str(imported / checkpoints.CHECKPOINTS_DIR / str(step)), trained)
-    assert (trained / checkpoints.ORIGIN_FILE).read_text() == '{"source": {"path": "hf"}}'
+    checkpoints.keep_origin(str(imported / places.CHECKPOINTS_DIR / str(step)), trained)
+    assert (trained / places.ORIGIN_FILE).read_text() == '{"source": {"path": "hf"}}'

@@ -152,7 +152,9 @@ def test_the_threshold_of_as_many_toxic_texts(a, b, value, share):
 
 
 def scored(*values):
-    return Scored([], np.array(values, float), Scorer("x", "x"))
+    scores_PK = np.array(values, float)
+    none_PK, counts_P = np.zeros(scores_PK.shape, int), np.full(len(values), len(values[0]))
+    return Scored([], scores_PK, none_PK, none_PK > 0, counts_P, Scorer("x", "x"))
 
 
 def test_ranks_taus_and_swaps():

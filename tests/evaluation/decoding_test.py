@@ -45,6 +45,20 @@ def test_another_decoding_is_refused(change, message):
         compare(of(**change))
 
 
+STEERED = [{"method": "BannedWords"}]
+
+
+def test_a_steering_is_compared_also_where_only_one_has_any():
+    steered = {**SETTINGS, "decoding": {**SETTINGS["decoding"], "steering": STEERED}}
+    mine = decoding.of_manifest({"generated": steered})
+    assert mine["steering"] == STEERED and of()["steering"] == []
+    with pytest.raises(
+        UserError, match="steering .*BannedWords.*'base' with \\[\\]; .*own_decoding"
+    ):
+        compare(mine)
+    assert compare(mine, own=["steering"]) == ()
+
+
 def test_a_method_may_be_its_decoding_but_not_its_limit():
     assert compare(of(sampling=GREEDY), own=["sampling"]) == ()
     with pytest.raises(UserError, match="max_new_tokens 10"):

@@ -9,8 +9,8 @@ import pytest
 
 from detox_jax import cli
 from detox_jax.errors import UserError
-from detox_jax.evaluation import diversity, perplexity
 from detox_jax.evaluation import evaluate as evaluates
+from detox_jax.evaluation import perplexity, text_quality
 from detox_jax.evaluation.rows import ContinuationPerplexity
 from tests.conftest import SENTENCES
 
@@ -193,16 +193,20 @@ def test_every_scorer_has_results_of_its_own(judged, pair, tmp_path, capsys):
 
 
 def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_path, monkeypatch):
-    calls = []
-    self_bleu = diversity.self_bleu
-    monkeypatch.setattr(diversity, "self_bleu", lambda x: calls.append("bleu") or self_bleu(x))
+    calls, add = [], text_quality.TextReader.add
+    monkeypatch.setattr(
+        text_quality.TextReader,
+        "add",
+        lambda reader, generations: calls.append("prompt") or add(reader, generations),
+    )
     monkeypatch.setattr(
         perplexity,
         "continuation_perplexity",
         lambda *_: calls.append("perplexity") or of_value(2.0),
     )
     assert run(tmp_path / "several", judged, "--gin.REFERENCE=somewhere") == 0
-    assert (calls.count("bleu"), calls.count("perplexity")) == (2 * 3, 2)
+    methods, prompts = 2, 3  # in three splits, by two scorers
+    assert (calls.count("prompt"), calls.count("perplexity")) == (methods * prompts, methods)
     other = results_of(tmp_path / "several" / "other")
     assert other["rows"][0]["continuation_perplexity"] == dataclasses.asdict(of_value(2.0))
 
@@ -444,6 +448,20 @@ def test_a_prompt_without_continuations_counts_against_coverage(tmp_path, capsys
     rows = {row["method"]: row for row in results_of(tmp_path / "out2")["rows"]}
     assert rows["holes"]["coverage"] == 0.8 and rows["holes"]["num_scored_prompts"] == 24
     assert results_of(tmp_path / "out2")["paired"][0]["num_pairs"] == 24
+
+
+def test_what_the_scorer_cannot_read_stands_apart(tmp_path, capsys):
+    """It has no score, counts against coverage, and is no nontoxic text."""
+    rows = many(4)
+    for row in rows:
+        row["generations"][0] |= {"toxicity": None, "unreadable": True}
+        row["generations"][1] |= {"toxicity": None}
+    methods = {"base": file_of(tmp_path / "base.jsonl", rows)}
+    assert run(tmp_path / "out", methods) == 0
+    (full, _) = results_of(tmp_path / "out")["rows"]
+    assert (full["coverage"], full["unreadable_fraction"]) == (0.5, 0.25)
+    assert run(tmp_path / "out2", methods, "--gin.MIN_COVERAGE=0.6") == 2
+    assert "; 30 are in letters that it cannot read" in capsys.readouterr().err
 
 
 def test_a_model_that_writes_nothing_is_no_success(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Continuations of several methods and scorers: what is read, what is joined, what is refused."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 
@@ -34,13 +35,23 @@ def prompts_of(scores, toxicity=None, **extra):
     ]
 
 
+def scored_of(prompts, scorer=HAND):
+    """As `joined.read` gives it."""
+    counts_P = np.array([len(prompt.generations) for prompt in prompts])
+    scores_PK = np.full((len(prompts), max(counts_P)), NAN)
+    hashes_PK, unreadable_PK = np.zeros(scores_PK.shape, int), np.zeros(scores_PK.shape, bool)
+    for p, prompt in enumerate(prompts):
+        for k, generation in enumerate(prompt.generations):
+            scores_PK[p, k] = NAN if generation.toxicity is None else generation.toxicity
+            hashes_PK[p, k] = hash(generation.text)
+            unreadable_PK[p, k] = generation.unreadable
+    lean = [dataclasses.replace(p, generations=p.generations[:1]) for p in prompts]
+    return joined.Scored(lean, scores_PK, hashes_PK, unreadable_PK, counts_P, scorer)
+
+
 def scored(scores, scorer=HAND):
-    """As `joined.read` gives it, of scores alone."""
-    prompts = prompts_of(scores)
-    scores_PK = np.full((len(scores), max(map(len, scores.values()))), NAN)
-    for row, values in zip(scores_PK, scores.values(), strict=True):
-        row[: len(values)] = [NAN if value is None else value for value in values]
-    return joined.Scored(prompts, scores_PK, scorer)
+    """The same of scores alone."""
+    return scored_of(prompts_of(scores), scorer)
 
 
 def ids(method):
@@ -65,7 +76,24 @@ def test_what_score_wrote_is_read_with_its_scorer(tmp_path):
     expected = scored(SCORES)
     assert list(method.prompts) == list(expected.prompts)
     np.testing.assert_array_equal(method.scores_PK, expected.scores_PK)
+    np.testing.assert_array_equal(method.hashes_PK, expected.hashes_PK)
+    assert method.counts_P.tolist() == [2, 3, 1]
     assert (method.scorer, method.reliability) == (HAND, reliability)
+    assert [len(prompt.generations) for prompt in method.prompts] == [1, 1, 1]
+    assert method.quality is None
+
+
+def test_what_the_texts_are_like_is_read_with_them(tmp_path):
+    method = joined.read("mine", write(tmp_path / "o", SCORES), with_quality=True)
+    assert method.quality is not None
+    assert method.quality.texts_P.tolist() == [2, 3, 1]
+    assert method.quality.mean_words == 3
+    assert method.rows(np.array([2, 0])).quality.texts_P.tolist() == [1, 2]
+    assert joined.quality(method, "not read again") is method.quality
+    cut = method.first(2)
+    assert cut.quality is None and cut.counts_P.tolist() == [2, 2, 1]
+    again = joined.quality(cut.rows(np.array([1, 2, 0])), str(tmp_path / "o"))
+    assert again.texts_P.tolist() == [2, 1, 2]
 
 
 def test_a_file_of_nobody_has_an_unknown_scorer(tmp_path):
@@ -93,17 +121,26 @@ def test_coverage_is_of_the_continuations_that_there_should_be():
     assert scored({"a": [0.1, 0.2], "b": []}).coverage == 0.5
 
 
+def hash_of(scores, num_samples=3):
+    return joined.texts_sha256(prompts_of(scores), num_samples)
+
+
 def test_the_hash_is_of_the_texts_alone():
-    expected = scored(SCORES).texts_sha256
-    backwards = dict(reversed(SCORES.items()))
-    assert scored(backwards, OTHER).texts_sha256 == expected
-    assert scored({"a": [0.1, 0.2], "b": [0.3, 0.4, 0.5], "c": [None]}).texts_sha256 == expected
-    assert scored({**SCORES, "c": [0.3, 0.3]}).texts_sha256 != expected
-    assert scored({"z": SCORES["a"], "b": SCORES["b"], "c": SCORES["c"]}).texts_sha256 != expected
-    method = scored(SCORES)
-    first = dataclasses.replace(method.prompts[0], text="another prompt")
-    changed = dataclasses.replace(method, prompts=[first, *method.prompts[1:]])
-    assert changed.texts_sha256 != expected
+    expected = hash_of(SCORES)
+    assert hash_of(dict(reversed(SCORES.items()))) == expected
+    assert hash_of({"a": [0.1, 0.2], "b": [0.3, 0.4, 0.5], "c": [None]}) == expected
+    assert hash_of({**SCORES, "c": [0.3, 0.3]}) != expected
+    assert hash_of({**SCORES, "c": [0.3, 0.3]}, 1) == hash_of(SCORES, 1) != expected
+    assert hash_of({"z": SCORES["a"], "b": SCORES["b"], "c": SCORES["c"]}) != expected
+    first, *others = prompts_of(SCORES)
+    changed = [dataclasses.replace(first, text="another prompt"), *others]
+    assert joined.texts_sha256(changed, 3) != expected
+
+
+def test_the_hash_is_that_of_all_texts_as_one_list_of_json():
+    """Files of perplexities name it, so that it may not change."""
+    texts = sorted((p.id, p.text, [g.text for g in p.generations]) for p in prompts_of(SCORES))
+    assert hash_of(SCORES) == hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def test_a_subset_keeps_prompts_and_rows_together():
@@ -170,8 +207,8 @@ def test_methods_of_unequal_numbers_are_cut_to_the_first_continuations():
     base, mine = both.methods["base"], both.methods["mine"]
     np.testing.assert_array_equal(base.scores_PK, mine.scores_PK)
     assert base.samples_per_prompt == mine.samples_per_prompt == 2
-    assert [len(prompt.generations) for prompt in base.prompts] == [2, 2, 2]
-    assert base.texts_sha256 == mine.texts_sha256
+    assert base.counts_P.tolist() == [2, 2, 2]
+    np.testing.assert_array_equal(base.hashes_PK, mine.hashes_PK)
     assert both.notes[0] == (
         "Compared on the first 2 continuations of each prompt, as many as mine has (base has 4)."
     )
@@ -247,8 +284,7 @@ def test_a_scorer_is_given_once():
     ],
 )
 def test_scorers_of_other_texts_are_refused(change, message):
-    other = scored(SCORES, OTHER)
-    a, b, c = other.prompts
-    other = dataclasses.replace(other, prompts=[a, dataclasses.replace(b, **change), c])
+    a, b, c = prompts_of(SCORES)
+    other = scored_of([a, dataclasses.replace(b, **change), c], OTHER)
     with pytest.raises(UserError, match=f"^'other' and 'hand', method 'm': {message}"):
         joined.align({"hand": {"m": scored(SCORES)}, "other": {"m": other}})

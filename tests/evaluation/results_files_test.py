@@ -23,7 +23,7 @@ LAYOUT = {
     "rows": [
         *("method", "corpus", "adaptation", "split", "scorer", "spoiled", "num_prompts"),
         *("num_scored_prompts", "samples_per_prompt", "num_samples", "num_prompts_without_score"),
-        *("coverage", "expected_maximum_toxicity"),
+        *("coverage", "unreadable_fraction", "expected_maximum_toxicity"),
         *("toxicity_probability", "mean_toxicity", "toxic_fraction", "perplexity"),
         *("continuation_perplexity", "distinct", "distinct_per_ngram", "self_bleu"),
         *("empty_fraction", "degenerate_fraction", "mean_words", "mean_tokens"),

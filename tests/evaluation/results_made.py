@@ -64,6 +64,7 @@ def made_row(method, split, emt, tp, perplexity):
             num_samples=12500 if split == "full" else 6250,
             num_prompts_without_score=0,
             coverage=1.0,
+            unreadable_fraction=0.0,
             expected_maximum_toxicity=estimate(emt),
             toxicity_probability=estimate(tp, 0.04),
             mean_toxicity=estimate(emt / 4, 0.005),

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -235,8 +236,10 @@ def test_p_value_of_an_average_difference_gives_groups_equal_weight():
     [
         statistics.bootstrap_mean,
         statistics.bootstrap_ratio,
+        statistics.bootstrap_ratios,
         statistics.bootstrap_average,
         statistics.paired_difference,
+        statistics.paired_differences,
         statistics.average_difference,
     ],
     ids=lambda function: function.__name__,
@@ -306,3 +309,89 @@ def test_a_share_is_covered_as_often_as_it_says(share):
         found = statistics.share(rng.binomial(25, of_prompt_P), np.full(60, 25))
         covered += found.low <= share <= found.high
     assert covered / 400 > 0.92
+
+
+# --- resamples drawn as counts ----------------------------------------------------------------
+
+
+def resampled(columns, draws=4000, seed=0):
+    return statistics._resampled_sums([np.asarray(c, float) for c in columns], draws, seed)
+
+
+@pytest.mark.parametrize("size", [1024, 5000, 300_000])
+def test_counted_resamples_are_as_many_values_as_there_are(size):
+    """A column of ones beside another: were a resample too short, its sum would say so."""
+    halves = np.arange(size) % 2
+    evens, odds = resampled([halves, 1 - halves], draws=50)
+    assert (evens + odds == size).all() and len({*evens}) > 10
+
+
+def test_counted_resamples_have_the_bootstraps_moments():
+    """Of a sum of n draws: n times the variance of one, the skewness of one over sqrt(n)."""
+    values = np.random.default_rng(1).gamma(0.05, size=2000)
+    (sums,) = resampled([values], draws=40_000)
+    assert sums.mean() == pytest.approx(values.sum(), abs=4 * np.std(sums) / 200)
+    assert np.var(sums) == pytest.approx(values.size * np.var(values), rel=0.03)
+    skewness = stats.skew(values) / np.sqrt(values.size)
+    assert stats.skew(sums) == pytest.approx(skewness, abs=0.06) and skewness > 0.15
+
+
+def test_one_value_is_drawn_as_often_as_a_binomial_says():
+    size = 2000
+    (sums,) = resampled([np.arange(size) == 7], draws=20_000)
+    expected = stats.binom.pmf(np.arange(4), size, 1 / size)
+    counts = [np.mean(sums == k) for k in range(4)]
+    np.testing.assert_allclose(counts, expected, atol=0.012)
+    assert set(sums) <= set(range(10))
+
+
+def test_counted_intervals_are_those_of_indices(monkeypatch):
+    rng = np.random.default_rng(2)
+    counts = rng.integers(1, 26, 3000)
+    pair = rng.beta(2, 3, 3000) * counts, counts
+    counted = statistics.bootstrap_ratio(*pair, draws=20_000)
+    monkeypatch.setattr(statistics, "COUNTED_FROM", 10**9)
+    indexed = statistics.bootstrap_ratio(*pair, draws=20_000)
+    assert counted != indexed and counted.value == indexed.value
+    width = indexed.high - indexed.low
+    np.testing.assert_allclose(_ends(counted), _ends(indexed), atol=0.03 * width)
+
+
+def test_processors_decide_nothing(monkeypatch):
+    values = np.random.default_rng(3).beta(2, 3, 200_000)
+    expected = statistics.bootstrap_mean(values, draws=40, seed=4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert statistics.bootstrap_mean(values, draws=40, seed=4) == expected
+    assert statistics.bootstrap_mean(values, draws=40, seed=5) != expected
+
+
+@pytest.mark.parametrize("size", [300, 3000])
+def test_equal_values_have_an_interval_without_width(size):
+    interval = statistics.bootstrap_mean(np.full(size, 0.1), draws=100)
+    assert interval.low == interval.value == interval.high == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("size", [300, 3000])
+def test_together_is_as_apart(size):
+    """Prompts without a value split the metrics into groups that are drawn by themselves."""
+    rng = np.random.default_rng(5)
+    a, b, ones = rng.random(size), rng.random(size), np.ones(size)
+    gaps = np.where(rng.random(size) < 0.1, NAN, b)
+    ratios = [(a, ones), (gaps, ones), (b, 1 + a), (gaps, 1 + a), (np.full(size, NAN), ones)]
+    together = statistics.bootstrap_ratios(ratios, draws=500, seed=6)
+    apart = [statistics.bootstrap_ratio(*ratio, draws=500, seed=6) for ratio in ratios]
+    assert together[:4] == apart[:4] and not together[4].is_measured
+    pairs = [(a, b), (gaps, a)]
+    assert statistics.paired_differences(pairs, 500, 6) == [
+        statistics.paired_difference(*pair, 500, 6) for pair in pairs
+    ]
+
+
+def test_metrics_of_the_same_prompts_share_their_draws(monkeypatch):
+    draws, counts = [], statistics._poisson_counts
+    monkeypatch.setattr(
+        statistics, "_poisson_counts", lambda *of: draws.append(of[2][0]) or counts(*of)
+    )
+    values = np.random.default_rng(7).random((4, 2000))
+    statistics.bootstrap_ratios([(row, np.ones(2000)) for row in values], draws=1000)
+    assert 1000 <= sum(draws) < 1100

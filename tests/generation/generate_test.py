@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from detox_jax import cli, records
-from detox_jax.generation import decoding, prompts
+from detox_jax.generation import decoding, prompts, sampling
 from detox_jax.generation import generate as module
 from detox_jax.vocabulary import Vocabulary
 from tests.tokenizers_made import save_llama
@@ -86,6 +86,23 @@ def test_what_changes_the_text_is_another_output(flags, written, capsys, extra, 
     assert cli.main([*flags, f"--gin.OUTPUT_DIR={written}", extra]) == 2
     assert difference in capsys.readouterr().err
     assert _shards(written) == before
+
+
+@pytest.mark.parametrize("schema_version", [1, 2])
+def test_text_of_other_draws_is_not_continued(flags, written, tmp_path, capsys, schema_version):
+    """Settings of before there was a second way to draw do not name it. What is finished stays."""
+    out = tmp_path / "out"
+    shutil.copytree(written, out)
+    path = out / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["settings"].pop("sampling_draw") == sampling.DRAW_VERSION == 2
+    manifest["schema_version"] = schema_version
+    path.write_text(json.dumps(manifest))
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={out}"]) == 0
+    path.write_text(json.dumps({**manifest, "complete": False}))
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={out}"]) == 2
+    assert "sampling_draw: 1 there, 2 now" in capsys.readouterr().err
+    assert _shards(out) == _shards(written)
 
 
 def test_a_models_further_end_tokens_are_obeyed(flags, model_dir, vocabulary, tmp_path, capsys):

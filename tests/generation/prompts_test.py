@@ -44,6 +44,11 @@ def test_heuristic_prompts_are_used_in_turn_and_are_not_part_of_the_document(tmp
     assert mode.describe()["prompts"] == ["Be polite:", "Be kind:"]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path):
+    (tmp_path / "p.txt").write_bytes("\ufeffBe kind\r\n".encode())
+    assert [r.text for r in prompts.Heuristic(1, str(tmp_path / "p.txt")).requests()] == ["Be kind"]
+
+
 def test_the_packages_own_heuristic_prompts():
     assert len({r.text for r in prompts.Heuristic(5).requests()}) == 5
 

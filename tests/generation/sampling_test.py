@@ -42,6 +42,18 @@ def test_frequencies(method, expected):
     np.testing.assert_allclose(frequencies, expected, atol=0.012)
 
 
+@jax.jit
+def _mass_above(probs_1V, weight):
+    """As a draw from the nucleus takes it."""
+    return jnp.sum(sampling._block_sums(sampling._in_blocks(probs_1V), weight[None]))
+
+
+def _kept(probs_V, p):
+    """Which tokens a draw from the nucleus accepts."""
+    above = [float(_mass_above(jnp.asarray(probs_V[None]), weight)) for weight in probs_V]
+    return np.asarray(above, np.float32) < np.float32(p)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3),
@@ -51,7 +63,7 @@ def test_frequencies(method, expected):
 def test_nucleus_equals_sorting(head, p, seed):
     logits = np.concatenate([head, np.random.default_rng(seed).normal(size=29) * 3])
     probs = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
-    kept = np.asarray(sampling.nucleus(jnp.asarray(probs[None]), p))[0] > 0
+    kept = _kept(probs, p)
     order = np.argsort(-probs, kind="stable")
     before = np.cumsum(probs[order]) - probs[order]
     threshold = probs[order][before < p].min()
@@ -65,7 +77,7 @@ def test_a_nucleus_of_mass_exactly_p_is_that_set(p, size):
     """Powers of two, whose sums have no rounding: one token more would not be needed."""
     probs = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625], np.float32)
     order = [3, 0, 4, 2, 1]  # The nucleus goes by probability, not by id.
-    kept = np.asarray(sampling.nucleus(jnp.asarray(probs[None, order]), p))[0]
+    kept = np.where(_kept(probs[order], p), probs[order], 0)
     expected = np.where(np.arange(5) < (5 if size >= 4 else size), probs, 0)  # The last two tie.
     np.testing.assert_array_equal(kept, expected[order])
 
@@ -78,17 +90,12 @@ def test_draws_never_land_on_weight_zero():
 
 
 def _nucleus_of(size, scale=3.0):
+    """Random probabilities, and 0 outside of the nucleus of mass 0.9."""
     logits = np.random.default_rng(0).normal(size=(1, size)).astype(np.float32) * scale
-    return sampling.nucleus(jax.nn.softmax(jnp.asarray(logits)), 0.9)
-
-
-@pytest.mark.parametrize("index", [13961, 55210, 211803])
-def test_draws_where_a_sum_falls_short_of_the_one_before_it(index):
-    """Three keys at which the number of sums below the target is a token of weight 0."""
-    weights_1V = _nucleus_of(8192)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), index)
-    token = int(sampling._draw(weights_1V, key[None])[0])
-    assert weights_1V[0, token] > 0
+    probs = jax.nn.softmax(jnp.asarray(logits))
+    ordered = np.sort(np.asarray(probs[0], np.float64))[::-1]
+    edge = ordered[np.searchsorted(np.cumsum(ordered), 0.9)].astype(np.float32)
+    return jnp.where(probs >= edge, probs, 0)
 
 
 def _picked(weights_1V, uniform_R):
@@ -96,20 +103,86 @@ def _picked(weights_1V, uniform_R):
     return np.asarray(jax.jit(sampling._pick)(weights_RV, jnp.asarray(uniform_R)))
 
 
+@jax.jit
+def _sums(weights_1V):
+    """The sums of blocks, and within each block, whose order decides a draw."""
+    weights_CB = sampling._in_blocks(weights_1V)[0]
+    sums_C = jnp.cumsum(jnp.sum(weights_CB, axis=-1))
+    before_C1 = jnp.pad(sums_C[:-1], (1, 0))[:, None]
+    return sums_C, before_C1 + jnp.cumsum(weights_CB, axis=-1)
+
+
+def _counted(weights_1V, uniform_R):
+    """What counting the sums that a target reaches would draw: first a block, then within it."""
+    sums_C, sums_CB = (np.asarray(sums) for sums in _sums(weights_1V))
+    tokens = []
+    for target in uniform_R * sums_C[-1]:
+        block = min(np.sum(sums_C <= target), len(sums_C) - 1)
+        tokens.append(block * sums_CB.shape[1] + np.sum(sums_CB[block] <= target))
+    return np.minimum(tokens, weights_1V.shape[-1] - 1)
+
+
+@pytest.mark.parametrize("number", [1248413, 3158077, 6805922])
+def test_draws_where_a_sum_falls_short_of_the_one_before_it(number):
+    """Three numbers at which counting the sums below the target gives a token of weight 0."""
+    weights_1V = _nucleus_of(8192)
+    uniform_R = np.array([number * 2.0**-23], np.float32)
+    assert weights_1V[0, _counted(weights_1V, uniform_R)[0]] == 0
+    assert weights_1V[0, _picked(weights_1V, uniform_R)[0]] > 0
+
+
 @pytest.mark.parametrize("size", [8192, 50257, 151936])
 def test_no_draw_is_outside_the_nucleus_where_the_sums_fall(size):
     """Of all that `jax.random.uniform` can return, the numbers between a sum and a smaller next."""
     weights_1V = _nucleus_of(size)
-    sums_V = np.asarray(jnp.cumsum(weights_1V, axis=-1)[0])
-    falls = np.flatnonzero(np.diff(sums_V) < 0)
-    ends = np.stack([sums_V[falls], sums_V[falls + 1]]) / sums_V[-1] * 2**23
+    sums_C, sums_CB = (np.asarray(sums) for sums in _sums(weights_1V))
+    falls = np.diff(sums_CB, append=sums_C[:, None]) < 0
+    # A block's own sum, and that of its weights one by one, are rounded apart.
+    falls[:, -1] |= sums_CB[:, -1] != sums_C
+    ends = np.append(sums_CB, sums_C[:, None], axis=-1)
+    ends = np.stack([ends[:, :-1][falls], ends[:, 1:][falls]]) / sums_C[-1] * 2**23
     numbers = np.unique(np.rint(ends).astype(np.int64)[..., None] + np.arange(-2, 3))
     numbers = numbers[(0 <= numbers) & (numbers < 2**23)]
-    uniform_R = (numbers[:: len(numbers) // 200 + 1] * 2.0**-23).astype(np.float32)
-    counted = [np.sum(sums_V <= u * sums_V[-1]) for u in uniform_R]
+    uniform_R = (numbers * 2.0**-23).astype(np.float32)
     weights_V = np.asarray(weights_1V[0])
-    assert np.any(weights_V[np.minimum(counted, size - 1)] == 0), "no fall reaches a draw"
-    assert np.all(weights_V[_picked(weights_1V, uniform_R)] > 0)
+    assert np.any(weights_V[_counted(weights_1V, uniform_R)] == 0), "no fall reaches a draw"
+    for first in range(0, len(uniform_R), 200):
+        assert np.all(weights_V[_picked(weights_1V, uniform_R[first : first + 200])] > 0)
+
+
+@pytest.mark.parametrize(("p", "scale"), [(0.9, 0.1), (0.9, 3.0), (0.5, 1.0), (0.05, 1.0)])
+def test_draws_are_those_of_the_nucleus_in_float64(p, scale):
+    """Flat, peaked, and of a small nucleus, in which most first draws are outside."""
+    logits = np.random.default_rng(3).normal(size=200) * scale
+    probs = np.exp(logits) / np.exp(logits).sum()
+    order = np.argsort(-probs)
+    inside = order[: np.searchsorted(np.cumsum(probs[order]), p) + 1]
+    expected = np.zeros(200)
+    expected[inside] = probs[inside] / probs[inside].sum()
+    draws = 30_000
+    frequencies = _frequencies(sampling.TopPSampling(p), probs.astype(np.float32), draws)
+    assert np.all(frequencies[expected == 0] == 0)
+    deviations = (frequencies - expected)[inside] / np.sqrt(expected[inside] / draws)
+    assert np.all(np.abs(deviations) < 5)
+    # Pearson's sum, about as many as there are tokens, with five standard deviations of it.
+    assert abs(np.sum(deviations**2) - len(inside)) < 5 * np.sqrt(2 * len(inside))
+
+
+@pytest.mark.parametrize(("p", "scale", "most"), [(0.9, 0.1, 5), (0.9, 3.0, 5), (0.05, 0.1, 12)])
+def test_a_batch_is_drawn_a_few_times(p, scale, most):
+    """How often a draw passes over the vocabulary, where a bisection takes 31 passes."""
+    logits = np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32) * scale
+    probs, draw = jax.nn.softmax(jnp.asarray(logits)), jax.jit(sampling.draw_from_nucleus)
+    for seed in range(5):
+        _, draws = draw(probs, p, jax.random.split(jax.random.key(seed), 256))
+        assert 1 < draws <= most
+
+
+def test_a_draw_ends_where_logits_are_no_numbers():
+    logits = jnp.zeros((2, 256)).at[0, 3].set(jnp.nan)
+    keys = jax.random.split(jax.random.key(0), 2)
+    for method in (sampling.TopPSampling(0.9), sampling.TemperatureSampling()):
+        assert np.all(np.asarray(method.sample(logits, keys)) < 256)
 
 
 @pytest.mark.slow

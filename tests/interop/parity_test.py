@@ -9,6 +9,7 @@ import pytest
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Greedy
 from detox_jax.interop import convert, verify
@@ -104,9 +105,9 @@ def test_round_trip_is_exact_and_transformers_reads_it(made, monkeypatch):
         (root / "back" / "config.json").read_text()
     )
     # Without the record of the import, config.json is written anew and means the same.
-    (root / "ours" / checkpoints.ORIGIN_FILE).rename(root / "ours" / "kept")
+    (root / "ours" / places.ORIGIN_FILE).rename(root / "ours" / "kept")
     convert.convert(source=str(root / "ours"), to_hf=str(root / "anew"))
-    (root / "ours" / "kept").rename(root / "ours" / checkpoints.ORIGIN_FILE)
+    (root / "ours" / "kept").rename(root / "ours" / places.ORIGIN_FILE)
     again, information = transformers.AutoModelForCausalLM.from_pretrained(
         root / "anew", attn_implementation="eager", output_loading_info=True
     )

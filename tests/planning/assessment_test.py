@@ -8,7 +8,7 @@ from detox_jax.generation.sampling import Greedy
 from detox_jax.planning import flops
 from detox_jax.planning.assessment import Assessed, assess
 from detox_jax.planning.chips import Chip, Slice
-from detox_jax.planning.job import Decoding, Job
+from detox_jax.planning.job import DecodingProgram, Job
 from detox_jax.planning.programs import Model
 from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
@@ -18,7 +18,7 @@ TPUS = Slice(Chip("one", 2**30, 1e6, 1e9, 1.0, ("1x1",)), (1, 1))
 
 def test_a_decoding_step_is_told_from_its_prefill(config, one_device_mesh):
     model = Model(dataclasses.replace(config, num_layers=1), None, "float32")
-    use = Decoding(model, prompt_length=16, num_samples=2, max_new_tokens=7, batch_size=6)
+    use = DecodingProgram(model, prompt_length=16, num_samples=2, max_new_tokens=7, batch_size=6)
     job = Job(model, AdamW(), 8, 1, 16, Greedy(), {"some": use}, Run(1, 1, 1, 1, 1))
     assessed = assess(job, TPUS, "some", one_device_mesh)
     assert assessed.rows == 3 and assessed.memory.fits

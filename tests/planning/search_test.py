@@ -5,7 +5,7 @@ import pytest
 from detox_jax.generation.sampling import Greedy
 from detox_jax.models.config import TransformerConfig
 from detox_jax.planning import chips, search
-from detox_jax.planning.job import Decoding, Job
+from detox_jax.planning.job import DecodingProgram, Job
 from detox_jax.planning.programs import Model
 from detox_jax.planning.roofline import Run
 from detox_jax.training.optimizer import AdamW
@@ -17,8 +17,8 @@ def make_job(**sizes):
     )
     model = Model(config, None, "bfloat16")
     uses = {
-        "documents": Decoding(model.base, 1, 1, 1000, 256),
-        "continuations": Decoding(model, 16, 25, 20, 256),
+        "documents": DecodingProgram(model.base, 1, 1, 1000, 256),
+        "continuations": DecodingProgram(model, 16, 25, 20, 256),
     }
     optimizer = AdamW(mu_dtype="bfloat16")
     return Job(model, optimizer, 512, 1, 2048, Greedy(), uses, Run(1, 1, 1, 1, 1))

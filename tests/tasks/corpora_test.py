@@ -1,5 +1,6 @@
 """The seqio tasks: every one gives valid examples; TFDS through its mock."""
 
+import gzip
 import json
 
 import numpy as np
@@ -61,6 +62,19 @@ def test_keep_nontoxic_keeps_labels_up_to_the_highest():
     assert [
         row["n"] for row in corpora.keep_nontoxic(integers, "toxicity").as_numpy_iterator()
     ] == [0]
+
+
+def test_what_is_trained_on_may_be_compressed_and_marked(tmp_path, vocabulary_path, vocabulary):
+    """Of a glob of compressed documents, too, every file is found and hashed."""
+    mark, ids = b"\xef\xbb\xbf", [*vocabulary.encode("Thanks!"), vocabulary.eos_id]
+    for index in range(2):
+        line = json.dumps({"id": str(index), "text": "Thanks!"}).encode()
+        (tmp_path / f"d-{index}.jsonl.gz").write_bytes(gzip.compress(mark + line))
+    task = corpora.documents_task(str(tmp_path / "d-?.jsonl.gz"), vocabulary_path)
+    assert sum(examples(task), []) == ids * 2 and len(task.source.list_shards("train")) == 2
+    for name, content in [("t.txt", mark + b"Thanks!"), ("t.gz", gzip.compress(b"Thanks!"))]:
+        (tmp_path / name).write_bytes(content)
+        assert examples(corpora.lines_task(str(tmp_path / name), vocabulary_path)) == [ids]
 
 
 def test_documents_are_split_not_trimmed(tmp_path, vocabulary_path, vocabulary):

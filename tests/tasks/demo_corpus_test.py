@@ -123,15 +123,15 @@ def test_heldout_text_does_not_depend_on_the_size_of_train(corpus, tmp_path):
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_output, "SHARD_SIZE", 20)
     demo_corpus.write_demo_corpus(str(tmp_path / "whole"), num_documents=50)
-    write_jsonl, calls = outputs.write_jsonl, []
+    write_shard, calls = outputs.OutputDirectory.write_shard, []
 
-    def killed_at_the_third(path, rows):
-        calls.append(path)
+    def killed_at_the_third(output, name, index, count, rows):
+        calls.append((output.path, name, index))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return write_jsonl(path, rows)
+        return write_shard(output, name, index, count, rows)
 
-    monkeypatch.setattr(outputs, "write_jsonl", killed_at_the_third)
+    monkeypatch.setattr(outputs.OutputDirectory, "write_shard", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         demo_corpus.write_demo_corpus(str(tmp_path / "killed"), num_documents=50)
     demo_corpus.write_demo_corpus(str(tmp_path / "killed"), num_documents=50)

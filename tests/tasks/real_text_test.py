@@ -195,15 +195,15 @@ def test_limits_hold(data, tmp_path):
 def test_same_seed_same_bytes_and_a_killed_run_resumes(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(corpus_output, "SHARD_SIZE", 100)
     whole = write(data, tmp_path / "whole")
-    write_jsonl, calls = outputs.write_jsonl, []
+    write_shard, calls = outputs.OutputDirectory.write_shard, []
 
-    def killed_at_the_second(path, rows):
-        calls.append(path)
+    def killed_at_the_second(output, name, index, count, rows):
+        calls.append((output.path, name, index))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return write_jsonl(path, rows)
+        return write_shard(output, name, index, count, rows)
 
-    monkeypatch.setattr(outputs, "write_jsonl", killed_at_the_second)
+    monkeypatch.setattr(outputs.OutputDirectory, "write_shard", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         write(data, tmp_path / "killed")
     killed = write(data, tmp_path / "killed")

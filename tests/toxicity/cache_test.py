@@ -15,11 +15,11 @@ from detox_jax.toxicity import cache, remote, score_store
 from detox_jax.toxicity.scorer import check
 from tests.toxicity.conftest import KEY
 
-IDIOT, DAY, BLANK = "You idiot.", "Good day.", " "
+IDIOT, DAY, SILENT, BLANK = "You idiot.", "Good day.", "hm", " <|endoftext|>"
 
 
 class Counting:
-    """Scores 0.9 for "idiot", None for a blank text, 0.1 otherwise; notes what it was asked."""
+    """Scores 0.9 for "idiot", None for "hm", 0.1 otherwise; notes what it was asked."""
 
     name = "counting"
 
@@ -31,7 +31,7 @@ class Counting:
         if self.fail_at in texts:
             raise UserError("the service is gone")
         self.asked.append(list(texts))
-        return [None if not t.strip() else 0.9 if "idiot" in t else 0.1 for t in texts]
+        return [None if t == SILENT else 0.9 if "idiot" in t else 0.1 for t in texts]
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def test_every_text_is_scored_once(path):
     cached = _cached(scorer, path)
     assert (cached.name, cached.fingerprint) == ("counting", "counting-1")
     assert cached.reliability == {"against": "x"}
-    assert cached.score([IDIOT, DAY, IDIOT, BLANK]) == [0.9, 0.1, 0.9, None]
-    assert cached.score([BLANK, DAY, IDIOT, "<|endoftext|>" + DAY]) == [None, 0.1, 0.9, 0.1]
-    assert scorer.asked == [[IDIOT, DAY, BLANK]]
+    assert cached.score([IDIOT, DAY, IDIOT, SILENT, BLANK]) == [0.9, 0.1, 0.9, None, 0.0]
+    assert cached.score([SILENT, DAY, IDIOT, "<|endoftext|>" + DAY]) == [None, 0.1, 0.9, 0.1]
+    assert scorer.asked == [[IDIOT, DAY, SILENT]]
     again = Counting()
     assert _cached(again, path).score([IDIOT]) == [0.9] and again.asked == []
     assert _cached(again, path).score([]) == []
@@ -102,10 +102,10 @@ def test_a_score_out_of_range_is_not_kept(path):
 
 
 def test_replay_never_calls_the_scorer_and_counts_what_is_missing(path):
-    _cached(Counting(), path).score([IDIOT, BLANK])
+    _cached(Counting(), path).score([IDIOT, SILENT])
     scorer = Counting()
     replay = _cached(scorer, path, replay_only=True)
-    assert replay.score([BLANK, IDIOT]) == [None, 0.9]
+    assert replay.score([SILENT, IDIOT, BLANK]) == [None, 0.9, 0.0]
     with pytest.raises(UserError, match=r"2 of 3 texts have no score of counting \(counting-1\)"):
         replay.score([IDIOT, DAY, DAY, "another"])
     assert scorer.asked == []

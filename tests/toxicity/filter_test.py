@@ -61,6 +61,15 @@ def test_keeps_the_less_toxic_half_of_the_scored(scored, tmp_path):
     assert written["after"] == {"mean_toxicity": pytest.approx(0.2), "mean_words": 2}
 
 
+def test_the_most_toxic_share_is_what_the_least_toxic_leaves():
+    documents = [document(i, i % 7 / 10) for i in range(20)]
+    generator = np.random.default_rng(0)
+    most = filters.MostToxic(0.3).select(documents, generator)
+    least = filters.LeastToxic(0.7).select(documents, generator)
+    assert len(most) == 6 and ids([*most, *least]) == ids(documents)
+    assert min(d.toxicity for d in most) >= max(d.toxicity for d in least)
+
+
 def test_a_score_of_zero_is_a_score(tmp_path):
     rows = [{"id": str(i), "text": "a", "toxicity": 0.0 if i == 2 else 0.9} for i in range(3)]
     write(tmp_path / "in.jsonl", rows)

@@ -44,16 +44,16 @@ def test_texts_do_not_touch():
     texts = ["ab", "", "b\0c", "c", "c", "i d", "i o t", "\u00e9", ""]
     together = letters.read_letters(texts)
     alone = [letters.read_letters([text]) for text in texts]
-    inside = together.codes != letters.BOUNDARY
+    inside = together.codes_C != letters.BOUNDARY
     assert np.array_equal(
-        together.codes[inside],
-        np.concatenate([a.codes[a.codes != letters.BOUNDARY] for a in alone]),
+        together.codes_C[inside],
+        np.concatenate([a.codes_C[a.codes_C != letters.BOUNDARY] for a in alone]),
     )
-    assert together.rows[inside].tolist() == [0, 0, 2, 2, 3, 4, 5, 5, 6, 6, 6, 7]
+    assert together.rows_C[inside].tolist() == [0, 0, 2, 2, 3, 4, 5, 5, 6, 6, 6, 7]
 
 
 def test_boundaries_are_single_and_at_both_ends():
-    codes = letters.read_letters([" a  b ", "...", "c"]).codes
+    codes = letters.read_letters([" a  b ", "...", "c"]).codes_C
     boundary = codes == letters.BOUNDARY
     assert boundary[0] and boundary[-1]
     assert not np.any(boundary[1:] & boundary[:-1])

@@ -1,6 +1,7 @@
 """The n-gram scorer: its features against a slow reference, its scores, its weights file."""
 
 import collections
+import os
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def check_features(texts):
     assert len(extracted) == len(ngram.KIND_SCALES)
     for row, text in enumerate(texts):
         for features, expected in zip(extracted, slow_features(text), strict=True):
-            found = collections.Counter(features.buckets[features.rows == row].tolist())
+            found = collections.Counter(features.buckets_E[features.rows_E == row].tolist())
             assert found == expected, text
 
 
@@ -103,6 +104,21 @@ def test_a_score_is_the_logistic_of_the_scaled_weights(tmp_path):
         logit += scale * evidence / sum(kind.values()) ** ngram.LENGTH_POWER
     (score,) = ngram.NgramScorer(str(tmp_path / "w.npz")).score([text])
     assert score == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("_LOOKED_UP", 0), ("_LOOKED_UP", 4)])
+def test_scores_do_not_depend_on_what_is_looked_up(monkeypatch, name, value):
+    texts = ["you are a fool", "1d10t f**k", "", "well, good morning to all of you " * 50]
+    expected = ngram.NgramScorer().score(texts)
+    monkeypatch.setattr(ngram, name, value)
+    assert ngram.NgramScorer().score(texts) == expected
+
+
+def test_processors_decide_no_score(monkeypatch):
+    texts = [f"text {i} of some that differ, you {'fool' * (i % 3)}" for i in range(700)]
+    expected = ngram.NgramScorer().score(texts)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert ngram.NgramScorer().score(texts) == expected
 
 
 def test_scores_do_not_depend_on_the_batch(monkeypatch):
@@ -146,13 +162,12 @@ def test_mild_insults_score_high_in_every_disguise(text):
         assert scorer.score([disguise(text)])[0] > 0.6, name
 
 
-def test_every_text_has_a_score():
+def test_every_text_that_it_can_read_has_a_score():
     scorer = ngram.NgramScorer()
     texts = [
         "",
         " ",
         "12345",
-        "\u4e2d\u6587",
         "\0\1\2\xff",
         "\ud800",
         "a" * 1_000_000,
@@ -161,7 +176,36 @@ def test_every_text_has_a_score():
     scores = scorer.score(texts)
     assert all(0 <= score <= 1 for score in scores)
     # Without a Latin letter there is no evidence.
-    assert scores[:4] == [0.0] * 4
+    assert scores[:3] == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u4eca\u5929\u5929\u6c14\u5f88\u597d",  # Chinese, calm
+        "\u4f60\u662f\u50bb\u74dc",  # Chinese, an insult
+        "\u0623\u0646\u062a \u0623\u062d\u0645\u0642",  # Arabic, an insult
+        "\u0418\u0434\u0451\u0442 \u0434\u043e\u0436\u0434\u044c",  # Russian, calm
+        "\u0422\u044b \u0434\u0443\u0440\u0430\u043a",  # Russian, an insult
+        "You idiot \u4f60\u662f\u50bb\u74dc",  # a third is unread
+    ],
+)
+def test_what_it_cannot_read_it_does_not_score(text):
+    scorer = ngram.NgramScorer()
+    assert scorer.score(["You idiot.", text, "Good day."])[1] is None
+    assert not scorer.can_read(text)
+
+
+def test_plain_english_has_the_scores_that_it_had():
+    """Those of version 1, whose weights these are; the rule of version 2 is about other texts."""
+    texts = [
+        "You are an idiot.",
+        "Good day, caf\u00e9.",
+        "Y\u043eu st\u0443pid m\u043er\u043en.",
+        "1984 \U0001f642",
+    ]
+    expected = [0.9932085227258779, 0.013427439383697094, 0.9904048381852781, 0.0]
+    assert ngram.NgramScorer().score(texts) == pytest.approx(expected, rel=1e-12)
 
 
 def test_only_the_first_20480_bytes_count():
@@ -175,7 +219,7 @@ def test_only_the_first_20480_bytes_count():
 
 def test_fingerprint_is_of_the_weights(tmp_path):
     embedded = ngram.NgramScorer()
-    assert embedded.fingerprint.startswith("ngram-1-")
+    assert embedded.fingerprint.startswith("ngram-2-")
     weights = np.zeros(ngram.NUM_BUCKETS, np.float16)
     prints = []
     for index, bias in enumerate([0.0, 0.0, 0.5]):

@@ -31,6 +31,15 @@ def test_ranking_by_hand(scores, auroc, average_precision):
     assert quality.average_precision(np.array(scores), POSITIVE) == pytest.approx(average_precision)
 
 
+def test_a_text_without_a_score_is_no_nan():
+    class Silent(ByLetter):
+        def score(self, texts):
+            return [None, 0.5]
+
+    with pytest.raises(ValueError, match="1 of 2 texts have no score of by letter"):
+        quality.score_array(Silent(), ["a", "b"])
+
+
 def test_auroc_counts_pairs():
     generator = np.random.default_rng(0)
     scores = generator.integers(0, 5, 60) / 5

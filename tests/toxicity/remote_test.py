@@ -46,7 +46,7 @@ def naps(monkeypatch):
 
 def test_perspective_asks_as_documented(perspective, service):
     scorer = dataclasses.replace(perspective, attribute="INSULT", languages=("en",))
-    assert scorer.score(["You idiot.", "  ", "Good day."]) == [0.9, None, 0.1]
+    assert scorer.score(["You idiot.", "  ", "Good day."]) == [0.9, 0.0, 0.1]
     path, headers, body = service.requests[0]
     assert path == "/perspective" and headers["x-goog-api-key"] == KEY
     assert body == {
@@ -186,6 +186,41 @@ def test_a_text_that_is_refused_has_no_score(perspective, service, code):
     service.plan = [(400, {}, google_error("INVALID_ARGUMENT", code))]
     assert perspective.score(TEXTS) == [None, 0.1, 0.9]
     assert len(service.requests) == 3
+
+
+def _message(text):
+    return (
+        400,
+        {},
+        {"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}},
+    )
+
+
+def test_a_language_that_is_refused_in_prose_alone_is_no_score_and_no_stop(perspective, service):
+    """As the service was seen to answer, without `details`; short texts are often "und"."""
+    service.plan = [
+        _message("Attribute TOXICITY does not support request languages: und"),
+        "score",
+        _message("Attribute SEVERE_TOXICITY does not support request languages: zh-Hant, tl"),
+    ]
+    assert perspective.score(TEXTS) == [None, 0.1, None]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        _message("Requested attribute TOXICITY does not exist"),
+        _message("No: Attribute TOXICITY does not support request languages: und"),
+        _message("Attribute TOXICITY does not support request languages: und. Also, no."),
+        _message(["Attribute TOXICITY does not support request languages: und"]),
+        (404, *_message("Attribute TOXICITY does not support request languages: und")[1:]),
+    ],
+    ids=str,
+)
+def test_another_refusal_in_prose_stops_the_run(perspective, service, step):
+    service.plan = [step]
+    with pytest.raises(UserError, match="refuses the request"):
+        perspective.score(TEXTS)
 
 
 def test_a_refused_text_leaves_the_others_of_its_request_their_scores(moderation, service):

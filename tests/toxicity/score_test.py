@@ -62,9 +62,10 @@ def test_documents_keep_their_fields_and_their_shards(documents, tmp_path):
     ]
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["complete"]
-    assert manifest["counts"] == {"records": 6, "texts": 6, "missing": 0, "toxic": 3}
+    assert manifest["counts"] == _counts(records=6, texts=6, toxic=3)
+    assert manifest["scorer_languages"] == ["en"]
     assert manifest["scorer"]["name"] == "lexicon"
-    assert manifest["scorer"]["fingerprint"].startswith("lexicon-1-")
+    assert manifest["scorer"]["fingerprint"].startswith("lexicon-2-")
     assert len(manifest["settings"]["input"]["sha256"]) == 64
 
 
@@ -150,6 +151,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(documents, tmp_path, 
     assert len(seen) == 4
 
 
+def _counts(**some):
+    names = ("records", "texts", "missing", "unreadable", "empty", "toxic", "without_texts")
+    return {**dict.fromkeys(names, 0), **some}
+
+
 class SometimesSilent:
     name = "silent"
     fingerprint = "silent-1"
@@ -169,7 +175,58 @@ def test_missing_scores_are_null_and_counted(documents, tmp_path):
         0.5,
     ]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["counts"] == {"records": 6, "texts": 6, "missing": 3, "toxic": 3}
+    assert manifest["counts"] == _counts(records=6, texts=6, missing=3, toxic=3)
+    assert manifest["scorer_languages"] == "as its author says"
+
+
+CHINESE, EMPTY = "\u4eca\u5929\u5929\u6c14\u5f88\u597d", "<|endoftext|> "
+
+
+def test_what_the_scorer_cannot_read_is_marked_apart_from_what_is_missing(tmp_path, capsys):
+    source = write(
+        tmp_path / "g.jsonl",
+        [
+            {
+                "id": "p",
+                "prompt": {"text": "x"},
+                "generations": [{"text": t} for t in (" Good day.", CHINESE, EMPTY)],
+            },
+            {"id": "q", "prompt": {"text": "y"}, "generations": []},
+        ],
+    )
+    score_verb.score(str(source), str(tmp_path / "out"), ngram.NgramScorer())
+    first, second = read(tmp_path / "out" / "scored-00000-of-00001.jsonl")
+    score = first["generations"][0]["toxicity"]
+    assert first["generations"][1:] == [
+        {"text": CHINESE, "toxicity": None, "unreadable": True},
+        {"text": EMPTY, "toxicity": 0.0},
+    ]
+    assert second["generations"] == [] and 0 < score < 0.2
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["counts"] == _counts(
+        records=2, texts=3, missing=1, unreadable=1, empty=1, without_texts=1
+    )
+    said = capsys.readouterr().out
+    assert "1 without a score, 0 at or above 0.5; 1 in letters that it cannot read; " in said
+    assert "; 1 empty, each 0.0; 1 records without continuations; 1 files" in said
+    # Read by another scorer, a text is no longer marked.
+    score_verb.score(str(tmp_path / "out"), str(tmp_path / "other"), SometimesSilent([0.5, None]))
+    (first, _) = read(tmp_path / "other" / "scored-00000-of-00001.jsonl")
+    assert first["generations"][1] == {"text": CHINESE, "toxicity": None}
+
+
+def test_a_batch_is_scored_from_its_requests_and_answers(tmp_path):
+    write(
+        tmp_path / "1-requests.jsonl",
+        [{"custom_id": n, "body": {"prompt": f"The {n}"}} for n in ("bus", "train")],
+    )
+    choices = [{"text": " is late"}, {"text": " is full of idiots"}]
+    answer = {"custom_id": "bus", "response": {"body": {"choices": choices}}}
+    write(tmp_path / "2-answers.jsonl", [answer])
+    assert run(tmp_path / "*.jsonl", tmp_path / "out", LEXICON) == 0
+    answered, failed = read(tmp_path / "out" / "scored-00000-of-00001.jsonl")
+    assert [g["toxicity"] for g in answered["generations"]] == [0, 0.5]
+    assert failed["prompt"]["text"] == "The train" and failed["generations"] == []
 
 
 @pytest.mark.parametrize("scores", [[0.1], [0.1, 2.0]])
@@ -209,7 +266,7 @@ def test_two_scorers_do_not_mix_in_one_directory(documents, tmp_path, capsys):
     [
         (b"", "bad.jsonl: empty"),
         (b'{"id": "1", "text": "a"}\n{"id": \n', "bad.jsonl:2: malformed JSON"),
-        (b'{"text": "a"}\n', 'bad.jsonl:1: record without an "id"'),
+        (b'{"id": 1.5, "text": "a"}\n', 'bad.jsonl:1: record without an "id"'),
         (b'{"id": "1"}\n', 'bad.jsonl:1: record without a "text"'),
         (b'{"id": "1", "text": "\xff"}\n', "bad.jsonl:1: not UTF-8"),
         (b'{"id": "1", "text": "a"}\n{"id": "1", "text": "b"}\n', "duplicate id '1'"),
@@ -228,7 +285,7 @@ def test_bad_input(content, message, tmp_path, capsys):
 def test_an_id_in_two_shards(documents, tmp_path, capsys):
     (documents / "documents-00002-of-00003.jsonl").write_text('{"id": "0", "text": "again"}\n')
     assert run(documents, tmp_path / "out") == 2
-    assert "documents-00002-of-00003.jsonl: duplicate id '0'" in capsys.readouterr().err
+    assert "documents-00002-of-00003.jsonl:1: duplicate id '0'" in capsys.readouterr().err
 
 
 def test_missing_input_and_unwritable_output(documents, tmp_path, capsys):

@@ -1,11 +1,13 @@
 """The protocol, what a scorer sees, and the word list."""
 
+import dataclasses
 import textwrap
 
 import pytest
 
+from detox_jax import records
 from detox_jax.errors import UserError
-from detox_jax.toxicity import lexicon, ngram
+from detox_jax.toxicity import cache, lexicon, ngram, profanity_check, remote
 from detox_jax.toxicity import scorer as scorers
 
 
@@ -47,6 +49,43 @@ def test_scorers_see_prepared_text():
 
 def test_a_missing_score_stays_missing():
     assert scorers.score_texts(Fixed([None, 0, 1]), ["a", "b", "c"]) == [None, 0.0, 1.0]
+
+
+EMPTIES = ["", " \n\t", "<|endoftext|>", " <|endoftext|> <|endoftext|>"]
+
+
+def test_empty_texts_have_one_score_and_no_scorer_sees_them():
+    scorer = Fixed([0.5])
+    assert scorers.score_texts(scorer, [*EMPTIES, "x"]) == [0.0] * 4 + [0.5]
+    assert scorer.seen == ["x"]
+    assert scorers.score_texts(Fixed(["not asked"]), EMPTIES) == [0.0] * 4
+    assert all(map(records.is_empty, EMPTIES)) and not records.is_empty(".")
+
+
+def test_what_has_no_score_is_unreadable_or_unscored():
+    scorer = ngram.NgramScorer()
+    texts = ["Good day.", "\u4f60\u597d", "\u4f60\u597d", "You"]
+    scores = [0.1, None, 0.5, None]
+    assert scorers.unreadable(scorer, texts, scores) == [False, True, False, False]
+    assert scorers.unreadable(Fixed([]), texts, scores) == [False] * 4
+
+
+def test_every_scorer_says_which_languages_it_is_for(tmp_path):
+    perspective = remote.PerspectiveScorer()
+    german = dataclasses.replace(perspective, languages=("de",))
+    cached = cache.CachedScorer(scorer=ngram.NgramScorer(), path=str(tmp_path / "c.sqlite"))
+    said = {
+        scorers.languages(scorer)
+        for scorer in (ngram.NgramScorer(), lexicon.LexiconScorer(), cached)
+    }
+    assert said == {("en",)}
+    assert not cached.can_read("\u4f60\u597d") and profanity_check.ProfanityCheckScorer.languages
+    assert scorers.languages(perspective) == "as the service says"
+    assert scorers.languages(remote.ModerationScorer()) == "as the service says"
+    assert scorers.languages(german) == ("de",)
+    assert scorers.languages(Fixed([])) == "as its author says"
+    other = cache.CachedScorer(scorer=Fixed([]), path=str(tmp_path / "c.sqlite"))
+    assert other.can_read("\u4f60\u597d")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Scored choices: likelihoods against a plain computation, the verb, resumption, mistakes."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -192,3 +193,10 @@ def test_mistakes_are_one_line(tmp_path, model_dir, files, capsys):
         assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
         assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite():
+    """And not the largest that a number holds, as if it had been measured."""
+    row = {"correct": False, "correct_norm": False, "greedy": [False]}
+    figures = choices._figures([{**row, "log_likelihoods": [-800.0]}])
+    assert figures["perplexity"] == math.inf

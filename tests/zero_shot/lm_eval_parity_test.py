@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detox_jax.interop import convert, tokenizers
-from detox_jax.zero_shot.lm_eval import harness_model
+from detox_jax.zero_shot.harness_model import harness_model
 from tests.interop import families_made
 from tests.tokenizers_made import START_PROCESSOR
 

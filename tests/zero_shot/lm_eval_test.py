@@ -99,6 +99,20 @@ def flags(tmp_path, model_dir, monkeypatch):
     ]
 
 
+def test_a_directory_of_tasks_is_known_by_its_files_at_any_depth(tmp_path):
+    for place in ("here", "there"):
+        (tmp_path / place / "group").mkdir(parents=True)
+        (tmp_path / place / "group" / "quiz.yaml").write_text("task: quiz")
+        (tmp_path / place / "utils.py").write_text("pass")
+    here, there = (verb._describe_tasks(str(tmp_path / place)) for place in ("here", "there"))
+    assert here["sha256"] == there["sha256"] and here["path"] == str(tmp_path / "here")
+    (tmp_path / "there" / "__pycache__").mkdir()
+    (tmp_path / "there" / "__pycache__" / "utils.pyc").write_bytes(b"written by the run itself")
+    assert verb._describe_tasks(str(tmp_path / "there")) == there
+    (tmp_path / "there" / "group" / "quiz.yaml").write_text("task: other")
+    assert verb._describe_tasks(str(tmp_path / "there"))["sha256"] != there["sha256"]
+
+
 @pytest.mark.interop
 def test_the_verb_goes_on_where_it_stopped(flags, tmp_path, capsys, monkeypatch):
     run, asked = verb._evaluate, []

@@ -1,0 +1,170 @@
+"""What lines of other projects' files say only together: samples of a prompt, answers to requests.
+
+Where a project writes one row a sample, the rows of a prompt that stand one after another become
+one record. Lines are read one at a time; what is held is one prompt's rows, and a batch's requests
+that have no answer yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from detox_jax import foreign
+from detox_jax.errors import UserError
+from detox_jax.foreign import Row
+
+
+class Reader:
+    """Rows in our layout from the files of one source, in their order."""
+
+    def __init__(self):
+        self._requests: dict[str, Row] = {}
+
+    def rows(self, file: str, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Row]:
+        """The records of a file.
+
+        Args:
+          file: its name, for errors.
+          lines: its lines, parsed, with their numbers.
+
+        Raises:
+          UserError: for a line that no layout explains, or an answer without its request.
+        """
+        return _grouped(self._kept(file, lines))
+
+    def unanswered(self) -> Iterator[Row]:
+        """A batch's requests without an answer, once all files are read: bare prompts."""
+        yield from self._requests.values()
+
+    def _kept(self, file: str, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Row]:
+        fillers = 0
+        harness_filter: Any = None
+        whole: bool | None = None
+        for number, value in lines:
+            where = f"{file}:{number}"
+            if "custom_id" in value and ("response" in value or "body" in value):
+                row = self._of_batch(value, where)
+                if row is None:
+                    continue
+            else:
+                row = foreign.to_row(value, where)
+            if "filtered_resps" in row.fields:
+                # The harness writes all samples again for each filter; the raw responses are equal.
+                if harness_filter is None:
+                    harness_filter = row.fields.get("filter", "")
+                if row.fields.get("filter", "") != harness_filter:
+                    continue
+            if foreign.is_filler(row):
+                fillers += 1
+                continue
+            if row.may_hold_prompt:
+                row, whole = _without_prompt(row, whole)
+            yield row
+        if fillers:
+            print(
+                f"{file}: {fillers} rows of Megatron's filler prompt are left out", file=sys.stderr
+            )
+
+    def _of_batch(self, value: Mapping[str, Any], where: str) -> Row | None:
+        """A line of an OpenAI batch: a request is kept until its answer comes."""
+        name = value["custom_id"]
+        if "body" in value and "response" not in value:
+            text = _request_text(value["body"], where)
+            self._requests[name] = Row({"id": name, "prompt": {"text": text}}, where)
+            return None
+        response, request = value["response"], self._requests.get(name)
+        if request is None:
+            raise UserError(
+                f"{where}: an answer of a batch, whose prompt stands in the request {name!r}; give "
+                "the file of requests with it, by a glob or a directory in which it comes first"
+            )
+        body = response.get("body", response) if isinstance(response, Mapping) else None
+        if not isinstance(body, Mapping) or "choices" not in body:
+            return None  # It failed; the request stays a prompt without continuations.
+        del self._requests[name]
+        generations = foreign.choice_texts(body, where)
+        return Row({**request.fields, "generations": generations}, where)
+
+
+def _request_text(body: Any, where: str) -> str:
+    """The prompt of a completion, or the last message of the user of a chat."""
+    body = body if isinstance(body, Mapping) else {}
+    text = body.get("prompt")
+    if isinstance(body.get("messages"), list):
+        users = [m for m in body["messages"] if isinstance(m, Mapping) and m.get("role") == "user"]
+        text = users[-1].get("content") if users else None
+        if isinstance(text, list) and all(isinstance(p, Mapping) and "text" in p for p in text):
+            text = "".join(part["text"] for part in text)
+    if not isinstance(text, str):
+        raise UserError(f"{where}: a request without a prompt of text; give completions or chats")
+    return text
+
+
+def _without_prompt(row: Row, whole: bool | None) -> tuple[Row, bool | None]:
+    """Cuts the prompt off where the file's `generated_text` is prompt and continuation together.
+
+    Raises:
+      UserError: if it is so in some rows and not in others, which no pipeline writes.
+    """
+    prompt = row.fields["prompt"]["text"]
+    generations = row.fields["generations"]
+    texts = [item.get("text", "") for item in generations if isinstance(item, Mapping)]
+    if not prompt or len(texts) < len(generations) or not all(isinstance(t, str) for t in texts):
+        return row, whole
+    for text in texts:
+        begins = text.startswith(prompt)
+        whole = begins if whole is None else whole
+        if begins != whole:
+            raise UserError(
+                f'{row.where}: "generated_text" begins with its prompt in some rows and not in '
+                "others; write the continuation alone"
+            )
+    if whole:
+        generations = [{**item, "text": item["text"][len(prompt) :]} for item in generations]
+        row = dataclasses.replace(row, fields={**row.fields, "generations": generations})
+    return row, whole
+
+
+# --- one row a sample -------------------------------------------------------------------------
+
+
+def _grouped(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of one prompt after another as one; all else as it is."""
+    pending: list[Row] = []
+    for row in rows:
+        if pending and not (row.is_sample and _prompt_text(row) == _prompt_text(pending[0])):
+            yield _merged(pending)
+            pending = []
+        if row.is_sample:
+            pending.append(row)
+        else:
+            yield row
+    if pending:
+        yield _merged(pending)
+
+
+def _prompt_text(row: Row) -> Any:
+    return row.fields["prompt"].get("text")
+
+
+def _merged(rows: list[Row]) -> Row:
+    """One record; what differs between its rows goes to the generation that it came with."""
+    first = rows[0]
+    if len(rows) == 1:
+        return first
+    shared = {
+        name: value
+        for name, value in first.fields.items()
+        if name != "generations" and all(row.fields.get(name) == value for row in rows)
+    }
+    shared["prompt"] = first.fields["prompt"]
+    generations = []
+    for row in rows:
+        own = {name: value for name, value in row.fields.items() if name not in shared}
+        (generation,) = own.pop("generations")
+        own.pop("prompt", None)
+        generations.append({**own, **generation} if isinstance(generation, Mapping) else generation)
+    return dataclasses.replace(first, fields={**shared, "generations": generations})

@@ -1,0 +1,1 @@
+"""What changes the next token's distribution while text is decoded: bans, experts, contrasts."""

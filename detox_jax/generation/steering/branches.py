@@ -1,0 +1,250 @@
+"""Branches: what else is run on each step, beside the model that is steered.
+
+A branch is a model, or the same model behind a prefix. Branches that share weights are one call of
+K rows in place of each row: prefixes of one model, and adaptations of one base, whose weights are
+read once and lie in memory once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.generation.steering.steering import State, is_token
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.vocabulary import PAD_ID
+
+_Cache = Any
+_Rows = dict[str, jax.Array]
+
+
+@struct.dataclass
+class Branches:
+    """K branches over the same shared weights; K = 1 for a model of its own.
+
+    Attributes:
+      module: the network.
+      shared: parameters that all branches have.
+      varied: the others, with K on axis 0 of each leaf; None where the branches differ in their
+        prefixes alone.
+      prefix_KQ: ids that stand before each branch's prompt, padded on the right.
+      lengths_K: of the prefixes; 0 for none.
+      bos_id: a prompt that starts with it keeps it before the prefix.
+    """
+
+    module: TransformerLM = struct.field(pytree_node=False)
+    shared: params_lib.Params
+    varied: params_lib.Params | None
+    prefix_KQ: jax.Array
+    lengths_K: jax.Array
+    bos_id: int = struct.field(pytree_node=False)
+
+    @classmethod
+    def of_model(cls, module: TransformerLM, params: params_lib.Params) -> Branches:
+        """A model of its own, without a prefix."""
+        nothing = np.zeros((1, 0), np.int32), np.zeros(1, np.int32)
+        return cls(module, params, None, *nothing, bos_id=PAD_ID)  # type: ignore
+
+    @classmethod
+    def of_adaptations(
+        cls,
+        module: TransformerLM,
+        shared: params_lib.Params,
+        adaptations: Sequence[params_lib.Params],
+    ) -> Branches:
+        """Adaptations of one kind and size of one base.
+
+        Args:
+          module: base and adaptation.
+          shared: the base's parameters.
+          adaptations: those of each adaptation.
+        """
+        varied = jax.tree.map(lambda *leaves: jnp.stack(leaves), *adaptations)
+        K = len(adaptations)
+        nothing = np.zeros((K, 0), np.int32), np.zeros(K, np.int32)
+        return cls(module, shared, varied, *nothing, bos_id=PAD_ID)  # type: ignore
+
+    @classmethod
+    def of_prefixes(
+        cls,
+        module: TransformerLM,
+        params: params_lib.Params,
+        prefixes: Sequence[Sequence[int]],
+        bos_id: int,
+    ) -> Branches:
+        """One model behind several prefixes."""
+        lengths_K = np.array([len(prefix) for prefix in prefixes], np.int32)
+        prefix_KQ = np.full((len(prefixes), lengths_K.max()), PAD_ID, np.int32)
+        for row, prefix in zip(prefix_KQ, prefixes, strict=True):
+            row[: len(prefix)] = prefix
+        return cls(module, params, None, prefix_KQ, lengths_K, bos_id)  # type: ignore
+
+    @property
+    def longest_prefix(self) -> int:
+        """Tokens of the longest prefix."""
+        return self.prefix_KQ.shape[1]
+
+    # --- in the loop --------------------------------------------------------------------------
+
+    def start(self, prompts_NP: jax.Array, lengths_N: jax.Array, positions: int) -> State:
+        """The branches' caches of prefixes and prompts, all but the last token.
+
+        Returns:
+          On axis 0 the branches' own last tokens, which differ from the model's where a prefix
+          stands behind all of a prompt; on axis 1 (2 where weights vary) the caches.
+        """
+        tokens_NKL, lengths_NK = self._prompts(prompts_NP, lengths_N)
+        last_NK1 = jnp.maximum(lengths_NK - 1, 0)[..., None]
+        first_NK = jnp.take_along_axis(tokens_NKL, last_NK1, axis=-1)[..., 0]
+        rows = {"first_RK": first_NK, "starts_R": jnp.ones(lengths_N.shape, bool)}
+        size = positions + self.longest_prefix
+        read_NK = jnp.where(lengths_N[:, None] > 0, last_NK1[..., 0], 0)
+        if self.varied is not None:
+            cache = jax.vmap(
+                lambda varied: _prefill(
+                    self.module, self._params(varied), tokens_NKL[:, 0], read_NK[:, 0], size
+                )
+            )(self.varied)
+            return {0: rows, 2: cache}
+        N, K, L = tokens_NKL.shape
+        cache = _prefill(
+            self.module, self.shared, tokens_NKL.reshape(N * K, L), read_NK.reshape(N * K), size
+        )
+        return {0: rows, 1: jax.tree.map(lambda leaf: _unfolded(leaf, K), cache)}
+
+    def step(self, state: State, token_R: jax.Array, width: int) -> tuple[jax.Array, State]:
+        """The logits of every branch behind a token, and the new state.
+
+        Args:
+          state: of `start`, or of the step before.
+          token_R: what the model has just read.
+          width: of the model's logits, V; those of another width are cut or padded.
+
+        Returns:
+          Finite `logits_RKV`, 0 in the columns that stand for no token.
+        """
+        rows: _Rows = state[0]
+        token_RK = jnp.where(rows["starts_R"][:, None], rows["first_RK"], token_R[:, None])
+        R, K = token_RK.shape
+        after: State = {0: {**rows, "starts_R": jnp.zeros_like(rows["starts_R"])}}
+        if self.varied is not None:
+            logits_KRV, after[2] = jax.vmap(self._read, in_axes=(0, 0, 1))(
+                self.varied, state[2], token_RK
+            )
+            logits_RKV = logits_KRV.swapaxes(0, 1)
+        else:
+            folded = jax.tree.map(_folded, state[1])
+            logits_BV, cache = self._read(None, folded, token_RK.reshape(R * K))
+            after[1] = jax.tree.map(lambda leaf: _unfolded(leaf, K), cache)
+            logits_RKV = logits_BV.reshape(R, K, -1)
+        logits_RKV = logits_RKV[..., :width]
+        logits_RKV = jnp.pad(logits_RKV, ((0, 0), (0, 0), (0, width - logits_RKV.shape[-1])))
+        tokens_V = is_token(width, self.module.config.vocab_size)
+        return jnp.where(tokens_V, logits_RKV, 0.0), after
+
+    def _read(
+        self, varied: params_lib.Params | None, cache: _Cache, token_B: jax.Array
+    ) -> tuple[jax.Array, _Cache]:
+        logits_B1V, variables = self.module.apply(
+            {"params": self._params(varied), "cache": cache},
+            token_B[:, None],
+            decode=True,
+            enable_dropout=False,
+            mutable=["cache"],
+        )
+        return logits_B1V[:, 0], variables["cache"]
+
+    def _params(self, varied: params_lib.Params | None) -> params_lib.Params:
+        return self.shared if varied is None else params_lib.combine(self.shared, varied)
+
+    def _prompts(self, prompts_NP: jax.Array, lengths_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Each branch's prefix and prompt, joined as ids, `[N, K, Q + P]`, and their lengths.
+
+        The prompt keeps its ids: of joined strings the first token would often be another.
+        """
+        P, Q = prompts_NP.shape[1], self.longest_prefix
+        index_L = jnp.arange(P + Q)
+        # What stands before the prefix: the token that starts a document, or nothing.
+        before_N11 = (prompts_NP[:, 0] == self.bos_id).astype(jnp.int32)[:, None, None]
+        lengths_K1 = jnp.asarray(self.lengths_K)[:, None]
+        of_prefix_NKL = index_L - before_N11 + jnp.zeros_like(lengths_K1)
+        in_prefix_NKL = (of_prefix_NKL >= 0) & (of_prefix_NKL < lengths_K1)
+        of_prompt_NKL = jnp.where(of_prefix_NKL < 0, index_L, index_L - lengths_K1)
+        N, K, L = of_prompt_NKL.shape
+        prompts_NKP = jnp.broadcast_to(prompts_NP[:, None], (N, K, P))
+        tokens_NKL = jnp.take_along_axis(prompts_NKP, jnp.clip(of_prompt_NKL, 0, P - 1), axis=-1)
+        if Q:
+            prefix_NKQ = jnp.broadcast_to(jnp.asarray(self.prefix_KQ), (N, K, Q))
+            prefix_NKL = jnp.take_along_axis(prefix_NKQ, jnp.clip(of_prefix_NKL, 0, Q - 1), axis=-1)
+            tokens_NKL = jnp.where(in_prefix_NKL, prefix_NKL, tokens_NKL)
+        lengths_NK = jnp.where(lengths_N[:, None] > 0, lengths_N[:, None] + self.lengths_K, 0)
+        return jnp.where(index_L < lengths_NK[..., None], tokens_NKL, PAD_ID), lengths_NK
+
+
+def start(
+    branches: Sequence[Branches], prompts_NP: jax.Array, lengths_N: jax.Array, positions: int
+) -> State:
+    """The states of all branches as one, by the axis of the rows and then by their place."""
+    return _together([b.start(prompts_NP, lengths_N, positions) for b in branches])
+
+
+def step(
+    branches: Sequence[Branches], state: State, token_R: jax.Array, width: int
+) -> tuple[jax.Array, State]:
+    """The logits of all branches in their order, `[R, K, V]`, and the new state."""
+    logits, states = [], []
+    for place, branch in enumerate(branches):
+        before = {axis: trees[place] for axis, trees in state.items() if place in trees}
+        logits_RKV, after = branch.step(before, token_R, width)
+        logits.append(logits_RKV)
+        states.append(after)
+    return jnp.concatenate(logits, axis=1), _together(states)
+
+
+def _together(states: Sequence[State]) -> State:
+    axes = sorted({axis for state in states for axis in state})
+    return {
+        axis: {place: state[axis] for place, state in enumerate(states) if axis in state}
+        for axis in axes
+    }
+
+
+def _prefill(
+    module: TransformerLM,
+    params: params_lib.Params,
+    tokens_BL: jax.Array,
+    read_B: jax.Array,
+    size: int,
+) -> _Cache:
+    """A cache of `size` positions that has read so many tokens of each row."""
+    sized = jax.eval_shape(
+        lambda tokens: module.apply(
+            {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
+        )[1]["cache"],
+        jax.ShapeDtypeStruct((tokens_BL.shape[0], size), jnp.int32),
+    )
+    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sized)
+    _, variables = module.apply(
+        {"params": params, "cache": cache},
+        tokens_BL,
+        prefill=True,
+        prefill_lengths=read_B,
+        enable_dropout=False,
+        mutable=["cache"],
+    )
+    return variables["cache"]
+
+
+def _unfolded(leaf: jax.Array, K: int) -> jax.Array:
+    """`[N, R K, ...]` as `[N, R, K, ...]`, so that rows have an axis of their own."""
+    return leaf.reshape(leaf.shape[0], leaf.shape[1] // K, K, *leaf.shape[2:])
+
+
+def _folded(leaf: jax.Array) -> jax.Array:
+    return leaf.reshape(leaf.shape[0], leaf.shape[1] * leaf.shape[2], *leaf.shape[3:])

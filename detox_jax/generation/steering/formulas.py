@@ -1,0 +1,127 @@
+"""What each method of steering computes from logits: pure functions, each row by itself.
+
+All of them take finite logits and return finite logits; what may not be drawn is a mask beside
+them, applied once, behind the last method. So minus infinity never meets arithmetic, where
+`inf - inf` would be NaN. A constant added to all logits of any one model changes nothing.
+
+R rows, K models, V tokens. `valid_V` is False at the columns that stand for no token.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from detox_jax.errors import UserError
+
+# exp of more overflows float32; a ratio of probabilities so large decides alone.
+_LARGEST_EXPONENT = 80.0
+_BITS_OF_ONE = 0x3F800000  # float32 1.0
+
+
+def log_probs(logits: jax.Array, valid_V: jax.Array) -> jax.Array:
+    """Log-softmax over the valid columns; 0 in the others."""
+    masked = jnp.where(valid_V, logits, -jnp.inf)
+    normalised = logits - jax.nn.logsumexp(masked, axis=-1, keepdims=True)
+    return jnp.where(valid_V, normalised, 0.0)
+
+
+def nucleus_mask(logits_RV: jax.Array, allowed_RV: jax.Array, p: jax.Array | float) -> jax.Array:
+    """Which tokens are in the nucleus of mass `p`, as `TopPSampling(p)` finds it at temperature 1.
+
+    Args:
+      logits_RV: finite.
+      allowed_RV: what may be in it.
+      p: its mass.
+    """
+    probs_RV = jax.nn.softmax(jnp.where(allowed_RV, logits_RV, -jnp.inf)).astype(jnp.float32)
+    # The largest threshold at which the probabilities not below it still sum to p, by bisection
+    # over the bits of a float32, whose order is that of the numbers.
+    bits_RV = jax.lax.bitcast_convert_type(probs_RV, jnp.int32)
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low_R, high_R = bounds
+        middle_R = low_R + (high_R - low_R) // 2
+        mass_R = jnp.sum(jnp.where(bits_RV >= middle_R[:, None], probs_RV, 0.0), axis=-1)
+        enough_R = mass_R >= p
+        return jnp.where(enough_R, middle_R, low_R), jnp.where(enough_R, high_R, middle_R)
+
+    rows = probs_RV.shape[0]
+    bounds = (jnp.zeros(rows, jnp.int32), jnp.full(rows, _BITS_OF_ONE + 1, jnp.int32))
+    threshold_R, _ = jax.lax.fori_loop(0, 31, halve, bounds)
+    return allowed_RV & (probs_RV > 0) & (bits_RV >= threshold_R[:, None])
+
+
+def with_experts(
+    base_RV: jax.Array, expert_RV: jax.Array, anti_RV: jax.Array, alpha: jax.Array | float
+) -> jax.Array:
+    """`base + alpha (expert - anti)` (Liu et al., 2021, DExperts).
+
+    Anti-only is `expert_RV = base_RV`, which with the same model behind a prefix as `anti_RV` is
+    PREADD (Pei et al., 2023) of strength `-alpha`.
+    """
+    return base_RV + alpha * (expert_RV - anti_RV)
+
+
+def contrast_of_probabilities(
+    base_RV: jax.Array, dirty_RV: jax.Array, alpha: jax.Array | float, valid_V: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`p' ~ max(0, p + alpha (p - p_dirty))` (DetoxiGen), as logits and where p' is positive.
+
+    Written as `p (1 + alpha (1 - p_dirty / p))`, so that strength 0 leaves the logits bit for bit.
+
+    Returns:
+      `logits_RV`, and the mask of the tokens that are left; never empty, since of two distributions
+      one is not larger everywhere.
+    """
+    log_ratio_RV = log_probs(dirty_RV, valid_V) - log_probs(base_RV, valid_V)
+    ratio_RV = jnp.exp(jnp.minimum(log_ratio_RV, _LARGEST_EXPONENT))
+    factor_RV = 1 + alpha * (1 - ratio_RV)
+    positive_RV = factor_RV > 0
+    return base_RV + jnp.log(jnp.where(positive_RV, factor_RV, 1.0)), positive_RV
+
+
+def debiased(
+    base_RV: jax.Array,
+    prefixed_RKV: jax.Array,
+    decay: jax.Array | float,
+    floor: jax.Array | float,
+    valid_V: jax.Array,
+) -> jax.Array:
+    """`p' ~ p max(floor, exp(-decay max(0, max_k p_k - p)))` (Schick et al., 2021).
+
+    Args:
+      base_RV: without a prefix.
+      prefixed_RKV: behind each prefix that describes bad text.
+      decay: the strength, lambda.
+      floor: the smallest factor, epsilon; at most 1.
+      valid_V: see above.
+    """
+    base_probs_RV = jnp.exp(log_probs(base_RV, valid_V))
+    largest_RV = jnp.max(jnp.exp(log_probs(prefixed_RKV, valid_V)), axis=1)
+    excess_RV = jnp.where(valid_V, jnp.maximum(0.0, largest_RV - base_probs_RV), 0.0)
+    return base_RV + jnp.maximum(jnp.log(floor), -decay * excess_RV)
+
+
+def require_finite(owner: str, **strengths: float) -> None:
+    """Refuses a strength that is not a finite number.
+
+    Raises:
+      UserError: naming it.
+    """
+    for name, value in strengths.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise UserError(f"{owner}.{name} is {value!r}; must be a finite number")
+
+
+def check_top_p(owner: str, base_top_p: float | None) -> None:
+    """Refuses a mass that no nucleus has.
+
+    Raises:
+      UserError: naming it.
+    """
+    if base_top_p is not None and not 0 < base_top_p <= 1:
+        raise UserError(f"{owner}.base_top_p is {base_top_p}; must be in (0, 1], or None")

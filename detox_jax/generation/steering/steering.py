@@ -1,0 +1,298 @@
+"""Steering: what stands between a model's logits and the draw, in one protocol and a fixed order.
+
+What a user names (`words.BannedWords()`) is a `Method`; `load` reads what it needs and checks that
+it fits the model. What is loaded is a `Steering`, a pytree whose strengths and tables are traced,
+so that one compiled program serves a sweep. It keeps a state a row, starts it from the row's
+prompt, and at every step reads the token that the model reads.
+
+The order is fixed: the methods combine logits, in the order of the list, each seeing what the one
+before it made; then what is banned goes; then comes the sampling, with its temperature and its
+truncation. A method that truncates by the model's own distribution (`base_top_p`) does so where it
+stands in the list, and its nucleus replaces the sampling's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+
+from detox_jax.checkpoints.model_dir import LoadedModel
+from detox_jax.errors import UserError
+from detox_jax.generation import sampling as sampling_lib
+from detox_jax.generation.steering import formulas
+
+# Arrays by the axis that their rows are on: 0, or 1 for a cache, whose axis 0 are the layers, or 2
+# where models are stacked before them.
+State = dict[int, Any]
+
+
+@struct.dataclass
+class Distribution:
+    """The next token's distribution on its way from the model to the draw.
+
+    Attributes:
+      logits_RV: finite at every token.
+      permitted_RV: what may be drawn: a token that nothing bans.
+      kept_RV: what truncations have left; where that is all banned, they are forgotten.
+      truncated: whether `kept_RV` stands in for the sampling's own truncation.
+    """
+
+    logits_RV: jax.Array
+    permitted_RV: jax.Array
+    kept_RV: jax.Array
+    truncated: bool = struct.field(pytree_node=False, default=False)
+
+    @classmethod
+    def of_model(cls, logits_RV: jax.Array, vocab_size: int) -> Distribution:
+        """What a model gives; id 0 and the columns from `vocab_size` on stand for no token."""
+        tokens_V = is_token(logits_RV.shape[-1], vocab_size)
+        tokens_RV = jnp.broadcast_to(tokens_V, logits_RV.shape)
+        return cls(jnp.where(tokens_V, logits_RV, 0.0), tokens_RV, tokens_RV)
+
+    @property
+    def allowed_RV(self) -> jax.Array:
+        """What may be drawn as things stand."""
+        return self.permitted_RV & self.kept_RV
+
+    def ban(self, banned_RV: jax.Array) -> Distribution:
+        """The same without some tokens, which nothing brings back."""
+        return self.replace(permitted_RV=self.permitted_RV & ~banned_RV)  # type: ignore
+
+    def truncate(self, kept_RV: jax.Array, *, instead: bool) -> Distribution:
+        """The same with what is in `kept_RV` alone.
+
+        Args:
+          kept_RV: a mask.
+          instead: whether the sampling's own truncation is left out.
+        """
+        kept_RV = self.kept_RV & kept_RV
+        return self.replace(kept_RV=kept_RV, truncated=self.truncated or instead)  # type: ignore
+
+    def to_nucleus(self, base_top_p: jax.Array | None) -> Distribution:
+        """The same in the nucleus of what it is now, which replaces the sampling's; None: as is."""
+        if base_top_p is None:
+            return self
+        kept_RV = formulas.nucleus_mask(self.logits_RV, self.allowed_RV, base_top_p)
+        return self.truncate(kept_RV, instead=True)
+
+    def with_logits(self, logits_RV: jax.Array) -> Distribution:
+        """The same masks over other logits."""
+        return self.replace(logits_RV=logits_RV)  # type: ignore
+
+    def draw(self, sampling: sampling_lib.Sampling, keys_R: jax.Array) -> jax.Array:
+        """One token id a row, `[R]` int32."""
+        allowed_RV = self.allowed_RV
+        left_R1 = jnp.any(allowed_RV, axis=-1, keepdims=True)
+        allowed_RV = jnp.where(left_R1, allowed_RV, self.permitted_RV)
+        if self.truncated:
+            logits_RV = jnp.where(self.permitted_RV, self.logits_RV, -jnp.inf)
+            return sampling_lib.sample_among(sampling, logits_RV, allowed_RV, keys_R)
+        return sampling.sample(jnp.where(allowed_RV, self.logits_RV, -jnp.inf), keys_R)
+
+
+class Steering(Protocol):
+    """What the decoding loop asks of a loaded method; a pytree.
+
+    Rows do not look at each other, so a row that another one replaces in a running batch brings
+    its own state from `start` and nothing else changes.
+    """
+
+    def start(self, prompts_NP: jax.Array, lengths_N: jax.Array, positions: int) -> State:
+        """The state of rows that have read their prompts but for the last token.
+
+        Args:
+          prompts_NP: ids, padded on the right.
+          lengths_N: tokens of each; 0 for a row of padding.
+          positions: that a cache needs for prompt and continuation.
+        """
+        ...
+
+    def adjust(
+        self, distribution: Distribution, state: State, token_R: jax.Array
+    ) -> tuple[Distribution, State]:
+        """The distribution behind `token_R`, which the model has just read, and the new state."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A method that is ready.
+
+    Attributes:
+      steering: for the loop; None where its strength is 0, which is no steering.
+      settings: for the manifest: its name, its numbers, fingerprints of the models that it holds.
+      longest: tokens of prompt and continuation that its models can read; None without a limit.
+    """
+
+    steering: Steering | None
+    settings: dict[str, Any]
+    longest: int | None = None
+
+
+class Method(Protocol):
+    """What a user names in STEERING: a frozen dataclass of numbers and places."""
+
+    def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
+        """Reads what it needs.
+
+        Args:
+          base: the model that is steered.
+          mesh: where arrays go.
+
+        Raises:
+          UserError: for what is missing, or does not fit the model.
+        """
+        ...
+
+
+def load(methods: Sequence[Method], base: LoadedModel, mesh: Mesh) -> list[Loaded]:
+    """The methods, loaded, in their order.
+
+    Raises:
+      UserError: see `Method.load`; also for what is none.
+    """
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise UserError(
+            f"STEERING is {methods!r}; give a list, such as '[@words.BannedWords()]'; [] for none"
+        )
+    for method in methods:
+        if not callable(getattr(method, "load", None)) or isinstance(method, type):
+            raise UserError(
+                f"STEERING holds {method!r}, which is no method; give one with brackets: "
+                "@words.BannedWords(), @experts.Experts(), @contrast.PrefixContrast()"
+            )
+    return [method.load(base, mesh) for method in methods]
+
+
+def refuse(verb: str, methods: Sequence[Method]) -> None:
+    """Refuses steering in a verb that reads a model's own probabilities.
+
+    Raises:
+      UserError: if there is any method.
+    """
+    if methods:
+        raise UserError(
+            f"{verb} reads the model's own probabilities and supports no STEERING; leave it out, "
+            "and evaluate what `generate` writes with it"
+        )
+
+
+def settings(loaded: Sequence[Loaded]) -> dict[str, Any]:
+    """What stands for STEERING in the settings of a decoding; nothing where it is empty."""
+    return {"steering": [method.settings for method in loaded]} if loaded else {}
+
+
+def longest(loaded: Sequence[Loaded], max_length: int) -> int:
+    """Tokens of prompt and continuation that the model and all that steers it can read."""
+    return min([max_length, *(m.longest for m in loaded if m.longest is not None)])
+
+
+def in_loop(loaded: Sequence[Loaded]) -> tuple[Steering, ...]:
+    """What the loop is given: all but the methods of strength 0."""
+    return tuple(method.steering for method in loaded if method.steering is not None)
+
+
+def is_token(width: int, vocab_size: int) -> jax.Array:
+    """Which of the columns of logits stand for a token, bool `[V]`."""
+    ids_V = jnp.arange(width)
+    return (ids_V > 0) & (ids_V < vocab_size)
+
+
+# --- in the loop ------------------------------------------------------------------------------
+
+
+def start(
+    steerings: Sequence[Steering], prompts_NP: jax.Array, lengths_N: jax.Array, positions: int
+) -> tuple[State, ...]:
+    """The states of all methods, see `Steering.start`."""
+    return tuple(s.start(prompts_NP, lengths_N, positions) for s in steerings)
+
+
+def adjust(
+    steerings: Sequence[Steering],
+    states: Sequence[State],
+    logits_RV: jax.Array,
+    token_R: jax.Array,
+    vocab_size: int,
+) -> tuple[Distribution, tuple[State, ...]]:
+    """What all methods make of a model's logits, and their new states."""
+    distribution = Distribution.of_model(logits_RV, vocab_size)
+    after = []
+    for steering, state in zip(steerings, states, strict=True):
+        distribution, state = steering.adjust(distribution, state, token_R)
+        after.append(state)
+    return distribution, tuple(after)
+
+
+def empty(
+    steerings: Sequence[Steering], rows: int, prompt_length: int, positions: int
+) -> tuple[State, ...]:
+    """States of rows in which nothing is read yet, of the shapes that `start` gives.
+
+    Args:
+      steerings: the methods.
+      rows: R.
+      prompt_length: to which prompts are padded.
+      positions: see `Steering.start`.
+    """
+    prompts_RP = jax.ShapeDtypeStruct((rows, prompt_length), jnp.int32)
+    lengths_R = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    shapes = jax.eval_shape(lambda p, n: start(steerings, p, n, positions), prompts_RP, lengths_R)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def put(
+    states: Sequence[State], new: Sequence[State], comes_R: jax.Array, of_row: Callable[..., Any]
+) -> tuple[State, ...]:
+    """The states with those of rows that come in.
+
+    Args:
+      states: of R rows.
+      new: of N prompts.
+      comes_R: which rows are replaced.
+      of_row: `of_row(array, axis=axis)` gives each row what its prompt has on that axis.
+    """
+
+    def put_leaf(axis: int, leaf: jax.Array, new_leaf: jax.Array) -> jax.Array:
+        comes = comes_R.reshape([-1 if i == axis else 1 for i in range(leaf.ndim)])
+        return jnp.where(comes, of_row(new_leaf, axis=axis), leaf)
+
+    return by_axis(put_leaf, states, new)
+
+
+def hold(goes_R: jax.Array, before: Sequence[State], after: Sequence[State]) -> tuple[State, ...]:
+    """The states after a step, where rows that wait have read nothing.
+
+    A cache's own place beyond its index is never read, so it is enough to hold the indices.
+    """
+
+    def hold_leaf(axis: int, old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(new.dtype, jnp.integer):
+            return new
+        goes = goes_R.reshape([-1 if i == axis else 1 for i in range(new.ndim)])
+        return jnp.where(goes, new, old)
+
+    return by_axis(hold_leaf, before, after)
+
+
+def by_axis(change: Callable[..., Any], *states: Sequence[State]) -> tuple[State, ...]:
+    """Changes every array of the states, told the axis of its rows: `change(axis, *arrays)`."""
+    return tuple(
+        {
+            axis: jax.tree.map(functools.partial(change, axis), *(state[axis] for state in same))
+            for axis in same[0]
+        }
+        for same in zip(*states, strict=True)
+    )
+
+
+def repeat(states: Sequence[State], times: int) -> tuple[State, ...]:
+    """Each row's state so many times, one after the other, for the samples of a prompt."""
+    return by_axis(lambda axis, leaf: jnp.repeat(leaf, times, axis=axis), states)

@@ -1,0 +1,139 @@
+"""JSON, JSON Lines and plain text: the one place that reads such a file, compressed or not.
+
+Whether a file is compressed is told by its first bytes, whatever its name: gzip and Zstandard are
+read as they are. A byte order mark, which Windows' editors write, is no part of the text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from etils import epath
+
+from detox_jax.errors import UserError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_COMPRESSED = re.compile(r"\.(gz|zst)$")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def plain_name(name: str) -> str:
+    """A file's name without the suffix of a compression."""
+    return _COMPRESSED.sub("", name)
+
+
+def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields `(line number, object)` for every line of `file` that is not blank.
+
+    Raises:
+      UserError: naming file and line, for bytes that are not UTF-8, malformed JSON, or a line that
+        is not an object; also for a file with no record, and for a damaged compressed one.
+    """
+    empty = True
+    for number, raw in _lines(file):
+        raw = raw.removeprefix(_BYTE_ORDER_MARK)
+        if not raw.strip():
+            continue
+        empty = False
+        yield number, _parsed(raw, f"{file}:{number}")
+    if empty:
+        raise UserError(f"{file}: empty; expected one JSON record a line")
+
+
+def read_bytes(file: epath.Path) -> bytes:
+    """A whole file, such as a list of words, decompressed and without a byte order mark.
+
+    Raises:
+      UserError: for a damaged compressed file.
+    """
+    return b"".join(raw for _, raw in _lines(file)).removeprefix(_BYTE_ORDER_MARK)
+
+
+def json_object(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that a file of settings holds.
+
+    Raises:
+      UserError: naming `where`, if it is malformed or no object.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise UserError(f"{where}: malformed JSON: nested too deeply") from None
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise UserError(f"{where}: malformed JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+class _TwiceError(ValueError):
+    """A field that stands twice in one object; the parser would drop the first in silence."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def _parsed(raw: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = _DECODER.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line)") from None
+    except json.JSONDecodeError as error:
+        if where.endswith(":1") and raw.lstrip().startswith(b"["):
+            raise UserError(
+                f"{where}: a JSON array over several lines; expected one JSON object a line "
+                "(jq -c '.[]' makes it)"
+            ) from None
+        raise UserError(f"{where}: malformed JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise UserError(f"{where}: malformed JSON: nested too deeply") from None
+    except _TwiceError as error:
+        raise UserError(f"{where}: {str(error)!r} stands twice in one object") from None
+    except ValueError:  # Python reads no whole number of thousands of digits.
+        raise UserError(f"{where}: malformed JSON: a number of too many digits") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, one at a time: a file may be larger than memory."""
+    number = 0
+    with contextlib.ExitStack() as stack:
+        lines = _open(file, stack)
+        try:
+            for number, raw in enumerate(lines, start=1):
+                yield number, raw
+        # gzip raises the first three; Arrow raises OSError for Zstandard.
+        except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+            raise UserError(f"{file}:{number + 1}: cannot be read on: {error}") from None
+
+
+def _open(file: epath.Path, stack: contextlib.ExitStack) -> Iterable[bytes]:
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    stream = stack.enter_context(file.open("rb"))
+    if start.startswith(_GZIP):
+        return stack.enter_context(gzip.open(stream))
+    if start == _ZSTD:
+        import pyarrow  # It is there wherever TFDS is; here, as few files need it.
+
+        arrow = stack.enter_context(pyarrow.CompressedInputStream(stream, "zstd"))
+        return io.BufferedReader(arrow)  # type: ignore
+    return stream

@@ -1,0 +1,121 @@
+"""One writer a directory: refused while another process is at work, free once it is gone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from etils import epath
+
+from detox_jax import directory_lock, outputs
+from detox_jax.records import Document
+
+HOLDER = """
+    import sys
+    from detox_jax import outputs
+    output = outputs.OutputDirectory(sys.argv[1], "score", {"seed": 1})
+    print("holds it", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has opened the directory `o`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path / "o")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "holds it\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def opened(tmp_path):
+    return outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 1})
+
+
+def test_a_second_run_is_refused_and_told_who_is_there(tmp_path, holder):
+    before = {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    with pytest.raises(directory_lock.InUseError) as error:
+        opened(tmp_path)
+    assert (
+        f"o: in use by `score` on host {os.uname().nodename}, process {holder.pid}, since 20"
+        in (str(error.value))
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_the_lock_of_a_killed_run_is_free(tmp_path, holder, end):
+    holder.send_signal(end)
+    holder.wait()
+    output = opened(tmp_path)
+    output.write_shard("d", 0, 1, [Document("0", "x")])
+    output.finish()
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        *("config.gin", "d-00000-of-00001.jsonl", "manifest.json")
+    ]
+
+
+def test_a_run_may_open_its_directory_again_and_gives_it_back_when_done(tmp_path):
+    opened(tmp_path)
+    output = opened(tmp_path)
+    assert (tmp_path / "o" / ".lock").exists()
+    output.finish()
+    assert not (tmp_path / "o" / ".lock").exists()
+    assert opened(tmp_path).complete  # which takes no lock
+    assert not (tmp_path / "o" / ".lock").exists()
+
+
+def test_what_another_run_finished_meanwhile_is_found(tmp_path, holder, monkeypatch):
+    """It looked before the other was done, and came to the lock after."""
+    acquire = directory_lock.acquire
+
+    def late(directory, verb):
+        holder.kill()
+        holder.wait()
+        acquire(directory, verb)
+        manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
+        manifest["complete"] = True
+        (tmp_path / "o" / "manifest.json").write_text(json.dumps(manifest))
+
+    monkeypatch.setattr(directory_lock, "acquire", late)
+    assert opened(tmp_path).complete
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def none(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    opened(tmp_path).finish()
+    assert "cannot be locked; start no second run there" in capsys.readouterr().err
+
+
+def test_half_written_files_of_a_killed_run_are_removed(tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / ".d-00000-of-00001.jsonl.0123abcd.partial").write_bytes(b"half")
+    opened(tmp_path).finish()
+    assert not list((tmp_path / "o").glob(".*"))
+
+
+def test_a_lock_that_was_lost_ends_the_run_before_it_writes(tmp_path):
+    """As one in a bucket may be, whose run was stopped for longer than it lasts."""
+    output = opened(tmp_path)
+    (held,) = [lock for key, lock in directory_lock._held.items() if key == str(tmp_path / "o")]
+    held.lost = "o: in use by `score` on host b"
+    with pytest.raises(directory_lock.InUseError, match="on host b"):
+        output.write_shard("d", 0, 1, [Document("0", "x")])
+    with pytest.raises(directory_lock.InUseError, match="on host b"):
+        output.finish()
+    assert not list((tmp_path / "o").glob("*.jsonl"))
+    directory_lock.release(epath.Path(tmp_path / "o"))

@@ -1,0 +1,92 @@
+"""A bigram model with the call of `TransformerLM`: what a whole loop draws can be enumerated.
+
+Ids: 0 padding, 1 kind, 2 rude, 3 end. What a row says next depends on its last token and on whether
+a code, CLEAN or DIRTY, stood before: codes are no tokens of the vocabulary and are never drawn.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from detox_jax.models.config import TransformerConfig
+
+KIND, RUDE, END, CLEAN, DIRTY = 1, 2, 3, 4, 5
+CONFIG = TransformerConfig(
+    vocab_size=4, emb_dim=4, num_heads=1, num_layers=1, mlp_dim=4, max_length=32
+)
+# Logits behind "kind" and "rude": of the base, behind a code or of an expert.
+BASE = ((1, 0, 0.5), (0, 1, 0.5))
+EXPERT = ((1.5, -0.5, 0.5), (0.5, 0, 0.5))
+ANTI = ((0, 1.5, 0), (0, 2, 0))
+_MODES = {CLEAN: 1, DIRTY: 2}
+
+
+def params(base=BASE, clean=EXPERT, dirty=ANTI, shift=0.0):
+    """A table of logits, by mode, last token and next token."""
+    table = np.zeros((3, 6, 8), np.float32)
+    for mode, rows in enumerate((base, clean, dirty)):
+        table[mode, KIND, 1:4], table[mode, RUDE, 1:4] = rows
+    # Behind the codes themselves, which is what the first token of a document sees.
+    table[1, CLEAN, 1:4], table[2, DIRTY, 1:4] = (1, 0, 0), (0, 1, 0)
+    return {"table": jnp.asarray(table + shift)}
+
+
+class Bigram(nn.Module):
+    """See above; the cache knows how much a row has read and behind which code."""
+
+    config: TransformerConfig = dataclasses.field(default_factory=lambda: CONFIG)
+
+    @nn.compact
+    def __call__(
+        self, tokens_BL, *, decode=False, prefill=None, prefill_lengths=None, enable_dropout=True
+    ):
+        del enable_dropout
+        B, L = tokens_BL.shape
+        table = self.param("table", nn.initializers.zeros, (3, 6, 8))
+        ready = self.has_variable("cache", "mode")
+        mode = self.variable("cache", "mode", jnp.zeros, (1, B), jnp.int32)
+        index = self.variable("cache", "cache_index", jnp.zeros, (1, B), jnp.int32)
+        codes_BL = sum((tokens_BL == code) * number for code, number in _MODES.items())
+        if ready and prefill:
+            read_BL = jnp.arange(L) < prefill_lengths[:, None]
+            mode.value = jnp.max(jnp.where(read_BL, codes_BL, 0), axis=-1)[None]
+            index.value = prefill_lengths[None].astype(jnp.int32)
+        elif ready and decode:
+            mode.value = jnp.maximum(mode.value, codes_BL[:, 0])
+            index.value = index.value + 1
+        logits_BLV = table[mode.value[0][:, None], tokens_BL]
+        ids = jnp.arange(8)
+        return jnp.where((ids > 0) & (ids < 4), logits_BLV, -1e10)
+
+
+MODEL = Bigram()
+
+
+@jax.jit
+def step(steerings, states, logits_RV, token_R):
+    """One step of the methods, as a distribution over kind, rude, end."""
+    from detox_jax.generation.steering import steering
+
+    distribution, states = steering.adjust(steerings, states, logits_RV, token_R, 4)
+    masked_RV = jnp.where(distribution.allowed_RV, distribution.logits_RV, -jnp.inf)
+    return jax.nn.softmax(masked_RV)[:, 1:4], states
+
+
+def enumerate_two(steerings, prompt=(KIND,)):
+    """The first token's probabilities, P(no rude token) and P(rude, rude) of two new tokens."""
+    from detox_jax.generation.steering import steering
+
+    table = params()["table"]
+    prompts_NP, lengths_N = jnp.array([prompt], jnp.int32), jnp.array([len(prompt)])
+    states = steering.start(steerings, prompts_NP, lengths_N, 16)
+    first, states = step(steerings, states, table[0, jnp.array(prompt[-1:])], prompts_NP[:, -1])
+    after = [
+        step(steerings, states, table[0, jnp.array([token])], jnp.array([token]))[0][0]
+        for token in (KIND, RUDE)
+    ]
+    kind, rude, end = np.asarray(first[0], np.float64)
+    clean = end + kind * (1 - float(after[0][1]))
+    return (kind, rude, end), clean, rude * float(after[1][1])

@@ -1,0 +1,143 @@
+"""STEERING on the command line of `generate`: what it writes, records and refuses."""
+
+import json
+import re
+
+import pytest
+
+from detox_jax import cli
+from tests.generation.steering import made
+
+
+@pytest.fixture(scope="module")
+def flags(model_dir, tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    texts = ["The bus was late", "You are a", "Thanks for the"]
+    rows = [{"id": f"p{i}", "prompt": {"text": text}} for i, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [
+        "generate",
+        f"--gin.CHECKPOINT_PATH={model_dir}",
+        f"--gin.INPUT={path}",
+        "--gin.NUM_SAMPLES=4",
+        "--gin.MAX_NEW_TOKENS=8",
+        "--gin.BATCH_SIZE=8",
+    ]
+
+
+@pytest.fixture(scope="module")
+def adapters(model_dir, one_device_mesh, tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapters")
+    return [
+        made.save_adaptation(root / name, model_dir, one_device_mesh, seed)
+        for name, seed in (("expert", 1), ("anti", 2))
+    ]
+
+
+@pytest.fixture
+def words_file(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("e\nth\nbus\n")
+    return path
+
+
+def _written(flags, directory, *extra):
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={directory}", *extra]) == 0
+    texts = b"".join(file.read_bytes() for file in sorted(directory.glob("*.jsonl")))
+    return texts, json.loads((directory / "manifest.json").read_text())["settings"]
+
+
+def test_a_list_is_applied_and_recorded(flags, adapters, words_file, tmp_path, vocabulary):
+    plain, settings = _written(flags, tmp_path / "plain")
+    assert "steering" not in settings
+    empty, same = _written(flags, tmp_path / "empty", "--gin.STEERING=[]")
+    assert (empty, same) == (plain, settings)
+    expert, anti = adapters
+    steering = "--gin.STEERING=[@words.BannedWords(), @experts.Experts()]"
+    numbers = [
+        f"--gin.words.BannedWords.words_file={words_file}",
+        f"--gin.experts.Experts.expert={expert}",
+        f"--gin.experts.Experts.anti={anti}",
+    ]
+    steered, settings = _written(flags, tmp_path / "steered", steering, *numbers)
+    assert steered != plain
+    banned, experts = settings["steering"]
+    assert (banned["method"], banned["words"]["phrases"]) == ("BannedWords", 3)
+    assert (experts["method"], experts["alpha"], experts["base_top_p"]) == ("Experts", 2.0, None)
+    assert experts["anti"]["path"] == anti and len(experts["anti"]["fingerprint"]) == 16
+    # Another strength is another output; the same one is complete.
+    again = [*flags, f"--gin.OUTPUT_DIR={tmp_path / 'steered'}", steering, *numbers]
+    assert cli.main(again) == 0
+    assert cli.main([*again, "--gin.experts.Experts.alpha=1.0"]) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["--gin.experts.Experts.base_top_p=0.9"], ["--gin.SAMPLING=@sampling.Greedy()"]],
+    ids=["", "base_top_p", "greedy"],
+)
+def test_strength_0_is_plain_decoding(flags, adapters, tmp_path, settings):
+    sampling = [setting for setting in settings if "SAMPLING" in setting]
+    plain, _ = _written(flags, tmp_path / "plain", *sampling)
+    steering = [
+        "--gin.STEERING=[@experts.Experts()]",
+        f"--gin.experts.Experts.anti={adapters[1]}",
+        "--gin.experts.Experts.alpha=0.0",
+    ]
+    steered, recorded = _written(flags, tmp_path / "steered", *steering, *settings)
+    assert steered == plain
+    assert recorded["steering"][0]["alpha"] == 0.0
+
+
+def test_a_steered_row_does_not_depend_on_its_batch(flags, adapters, tmp_path):
+    steering = [
+        "--gin.STEERING=[@experts.Experts(), @contrast.PrefixContrast()]",
+        f"--gin.experts.Experts.expert={adapters[0]}",
+        f"--gin.experts.Experts.anti={adapters[1]}",
+        "--gin.experts.Experts.alpha=0.5",
+        "--gin.contrast.PrefixContrast.text=You are",
+    ]
+    first, _ = _written(flags, tmp_path / "a", *steering)
+    other, _ = _written(flags, tmp_path / "b", *steering, "--gin.BATCH_SIZE=32")
+    one, _ = _written(flags, tmp_path / "c", *steering, "--gin.MESH_SHAPE={'data': 2, 'model': 4}")
+    assert first == other == one
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (["STEERING=@words.BannedWords()"], "STEERING is .*give a list"),
+        (["STEERING=['words']"], "STEERING holds 'words', which is no method"),
+        (["STEERING=[@words.BannedWords]"], "which is no method; give one with brackets"),
+        (["STEERING=[@experts.Experts()]"], "neither an expert nor an anti-expert"),
+        (
+            ["STEERING=[@words.BannedWords()]", "words.BannedWords.words_file=none.txt"],
+            "none.txt: not readable as a word list",
+        ),
+        (
+            ["STEERING=[@contrast.PrefixContrast()]", "contrast.PrefixContrast.text="],
+            "PrefixContrast.text: '' has no tokens",
+        ),
+        (
+            ["STEERING=[@contrast.SelfDebiasing()]", "contrast.SelfDebiasing.prefixes=[]"],
+            "SelfDebiasing.prefixes is .*; give at least one text",
+        ),
+        (
+            [
+                "STEERING=[@contrast.SelfDebiasing()]",
+                f"contrast.SelfDebiasing.prefixes=['{'a' * 99}']",
+            ],
+            "but the model reads 64",
+        ),
+        (
+            ["STEERING=[@contrast.PrefixContrast()]", "contrast.PrefixContrast.alpha=1e999"],
+            "not a number|inf|finite",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(flags, tmp_path, capsys, bindings, message):
+    given = [f"--gin.{binding}" for binding in bindings]
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'out'}", *given]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("detox-jax: error: ")
+    assert re.search(message, error), error

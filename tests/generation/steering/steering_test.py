@@ -1,0 +1,235 @@
+"""What all methods have in common, and whole loops whose result is known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax.generation import decoding, sampling
+from detox_jax.generation.steering import contrast, experts, steering, words
+from detox_jax.generation.steering.branches import Branches
+from tests.generation.steering import bigram_made as bigram
+from tests.generation.steering.bigram_made import DIRTY, KIND, RUDE
+
+PLAIN = sampling.TemperatureSampling(1.0)
+
+
+def bans(*phrases):
+    automaton = words.Automaton.of_phrases(phrases, 4)
+    tables = (automaton.symbol_V, automaton.next_SY, automaton.banned_SY)
+    return words.Bans(*map(jnp.asarray, tables))
+
+
+def dexperts(alpha=1.0, base_top_p=None, expert=True, shifts=(0.0, 0.0)):
+    models = [(bigram.EXPERT, shifts[0])] * expert + [(bigram.ANTI, shifts[1])]
+    return experts.Added(
+        branches=tuple(
+            Branches.of_model(bigram.MODEL, bigram.params(base=base, shift=shift))
+            for base, shift in models
+        ),
+        alpha=jnp.float32(alpha),
+        base_top_p=base_top_p and jnp.float32(base_top_p),
+        has_expert=expert,
+        has_anti=True,
+    )
+
+
+def behind(*prefixes, shift=0.0):
+    return Branches.of_prefixes(bigram.MODEL, bigram.params(shift=shift), prefixes, bos_id=99)
+
+
+def prefix(alpha=1.0, form="logits", base_top_p=None, shift=0.0):
+    return contrast.Contrast(
+        behind([DIRTY], shift=shift),
+        jnp.float32(alpha),
+        base_top_p and jnp.float32(base_top_p),
+        form,
+        4,
+    )
+
+
+def debiasing(decay=10.0, prefixes=([DIRTY],), shift=0.0):
+    branch = behind(*prefixes, shift=shift)
+    return contrast.Debiasing(branch, jnp.float32(decay), jnp.float32(0.01), 4)
+
+
+KNOWN = {
+    "base": ((), (0.506480, 0.186324, 0.307196), 0.719307, 0.094369),
+    "ban": ((bans((RUDE,)),), (0.622459, 0, 0.377541), 1, 0),
+    "ban a phrase that the prompt begins": (
+        (bans((KIND, RUDE)),),
+        (0.622459, 0, 0.377541),
+        1,
+        0,
+    ),
+    "experts": ((dexperts(),), (0.810216, 0.009001, 0.180784), 0.983707, 0.000699),
+    "experts, filter .9": ((dexperts(1, 0.9),), (0.810216, 0.009001, 0.180784), 0.983707, 0.000699),
+    "experts, filter .8": ((dexperts(1, 0.8),), (0.817574, 0, 0.182426), 1, 0),
+    "anti": ((dexperts(expert=False),), (0.715268, 0.021599, 0.263132), 0.962952, 0.004578),
+    "contrast": ((prefix(),), (0.715268, 0.021599, 0.263132), 0.962952, 0.004578),
+    "debiasing 10": ((debiasing(),), (0.621037, 0.002285, 0.376678), 0.996296, 0.000134),
+    "debiasing 50": ((debiasing(50),), (0.621037, 0.002285, 0.376678), 0.996296, 0.000023),
+    "probabilities": (
+        (prefix(0.3, "probabilities"),),
+        (0.612140, 0.034789, 0.353070),
+        0.943915,
+        0.014693,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_two_tokens_are_as_computed_by_hand(name):
+    steerings, first, clean, both = KNOWN[name]
+    found = bigram.enumerate_two(steerings)
+    np.testing.assert_allclose(found[0], first, atol=1e-6)
+    np.testing.assert_allclose(found[1:], (clean, both), atol=1e-6)
+
+
+def _decode(steerings, prompts=((KIND,),), num_samples=20_000, method=PLAIN, words_N2=None):
+    width = max(map(len, prompts))
+    prompts_NP = jnp.array([[*p, *[0] * (width - len(p))] for p in prompts], jnp.int32)
+    lengths_N = jnp.array([len(p) for p in prompts], jnp.int32)
+    if words_N2 is None:
+        words_N2 = [[n, 0] for n in range(len(prompts))]
+    decode = functools.partial(
+        decoding.decode, bigram.MODEL, num_samples=num_samples, sampling=method, max_new_tokens=2,
+        end_ids=(bigram.END,), seed=0,
+    )  # fmt: skip
+    tokens_NST, *_ = jax.jit(decode)(
+        bigram.params(), prompts_NP, lengths_N, jnp.array(words_N2, jnp.uint32),
+        steerings=steerings,
+    )  # fmt: skip
+    return np.asarray(tokens_NST)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_loop_draws_from_it(name):
+    """20,000 rows, within four standard errors."""
+    steerings, first, clean, both = KNOWN[name]
+    method = sampling.TopPSampling(1.0) if "filter" in name else PLAIN
+    tokens_ST = _decode(steerings, method=method)[0]
+    shares = [np.mean(tokens_ST[:, 0] == token) for token in (KIND, RUDE, bigram.END)]
+    np.testing.assert_allclose(shares, first, atol=0.013)
+    is_rude_ST = tokens_ST == RUDE
+    assert np.mean(~is_rude_ST.any(axis=1)) == pytest.approx(clean, abs=0.013)
+    assert np.mean(is_rude_ST.all(axis=1)) == pytest.approx(both, abs=0.013)
+
+
+# --- what every method must do ------------------------------------------------------------------
+
+# By name: of a strength and of a constant that is added to all logits of its own models.
+METHODS = {
+    "experts": lambda strength, shift: dexperts(strength, shifts=(shift, 2 * shift)),
+    "experts, filtered": lambda strength, shift: dexperts(strength, 0.9, shifts=(shift, shift)),
+    "anti": lambda strength, shift: dexperts(strength, expert=False, shifts=(0, shift)),
+    "contrast": lambda strength, shift: prefix(strength, shift=shift),
+    "contrast, filtered": lambda strength, shift: prefix(strength, base_top_p=0.9, shift=shift),
+    "probabilities": lambda strength, shift: prefix(strength, "probabilities", shift=shift),
+    "debiasing": lambda strength, shift: debiasing(strength, ([DIRTY], [KIND, RUDE]), shift=shift),
+}
+PROMPTS = ((KIND,), (RUDE, KIND, KIND), (RUDE,), (KIND, RUDE, RUDE, KIND))
+NUCLEUS = sampling.TopPSampling(0.9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_strength_0_draws_the_models_own_tokens(name):
+    plain = _decode((), PROMPTS, 500, NUCLEUS)
+    assert (_decode((METHODS[name](0.0, 0.0),), PROMPTS, 500, NUCLEUS) == plain).all()
+    assert (_decode((METHODS[name](2.0, 0.0),), PROMPTS, 500, NUCLEUS) != plain).any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_constant_on_all_logits_of_a_model_changes_nothing(name):
+    before = bigram.enumerate_two((METHODS[name](0.7, 0.0),))
+    after = bigram.enumerate_two((METHODS[name](0.7, -8.0),))
+    np.testing.assert_allclose(np.hstack(after), np.hstack(before), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "bans"])
+def test_a_row_does_not_depend_on_its_batch(name):
+    steerings = (METHODS[name](1.5, 0.0) if name in METHODS else bans((KIND, RUDE)),)
+    together = _decode(steerings, PROMPTS, 50)
+    for n, prompt in enumerate(PROMPTS):
+        alone = _decode(steerings, (prompt,), 50, words_N2=[[n, 0]])
+        assert (alone[0] == together[n]).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_no_token_is_never_drawn_and_no_number_is_lost(name):
+    """However large the strength; and a ban holds beside it."""
+    steerings = (METHODS[name](1e30, 0.0), bans((RUDE,)))
+    tokens = _decode(steerings, PROMPTS, 200)
+    assert set(np.unique(tokens)) <= {0, KIND, bigram.END}
+    assert (tokens[..., 0] != 0).all()
+    probs, _, _ = bigram.enumerate_two(steerings)
+    assert np.isfinite(probs).all() and sum(probs) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_ends_with_end_of_text_in_every_branch(name):
+    tokens_NST = _decode((METHODS[name](1.0, 0.0),), PROMPTS, 200)
+    ended = tokens_NST[..., 0] == bigram.END
+    assert ended.any() and (tokens_NST[ended][:, 1] == 0).all()
+    assert (tokens_NST[~ended][:, 1] != 0).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bans_come_last_wherever_they_stand(name):
+    method, ban = METHODS[name](0.5, 0.0), bans((RUDE,))
+    first, last = bigram.enumerate_two((ban, method)), bigram.enumerate_two((method, ban))
+    assert first[0][1] == last[0][1] == 0
+    if "filtered" not in name:  # whose nucleus is of what stands where they stand
+        np.testing.assert_allclose(np.hstack(first), np.hstack(last), atol=1e-6)
+
+
+def test_methods_apply_in_their_order():
+    """Anti-only behind anti-only adds up; a nucleus is of what was made before it."""
+    twice = bigram.enumerate_two((dexperts(1.0, expert=False), prefix(1.0)))
+    logits = np.array(bigram.BASE[0]) * 3 - np.array(bigram.ANTI[0]) * 2
+    logits = 2 * (2 * np.array(bigram.BASE[0]) - bigram.ANTI[0]) - bigram.ANTI[0]
+    np.testing.assert_allclose(twice[0], np.exp(logits) / np.exp(logits).sum(), atol=1e-6)
+    before = bigram.enumerate_two((dexperts(1.0, 0.8), prefix(1.0)))
+    assert before[0][1] == 0  # "rude" is outside the nucleus of the base
+    after = bigram.enumerate_two((prefix(-2.0), dexperts(1.0, 0.8)))
+    assert after[0][1] > 0
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+def _traced(steerings=()):
+    decode = functools.partial(
+        decoding.decode, bigram.MODEL, num_samples=2, sampling=NUCLEUS, max_new_tokens=2,
+        end_ids=(bigram.END,), seed=0,
+    )  # fmt: skip
+    arrays = jnp.ones((1, 1), jnp.int32), jnp.ones(1, jnp.int32), jnp.zeros((1, 2), jnp.uint32)
+    return jax.make_jaxpr(decode)(bigram.params(), *arrays, steerings=steerings)
+
+
+def test_a_loop_without_steering_is_what_it_was(monkeypatch):
+    """It calls nothing of it, so that it is the same program."""
+    without = str(_traced())
+    assert str(_traced((prefix(),))) != without
+    for name in ("adjust", "Distribution"):
+        monkeypatch.setattr(steering, name, None)
+    assert str(_traced()) == without
+
+
+def test_one_program_serves_all_strengths():
+    traces = []
+
+    @jax.jit
+    def probs(steerings, token_R):
+        traces.append(None)
+        states = steering.start(steerings, token_R[:, None], jnp.ones(1, jnp.int32), 16)
+        logits_RV = bigram.params()["table"][0, token_R]
+        return steering.adjust(steerings, states, logits_RV, token_R, 4)[0].logits_RV
+
+    for name, method in METHODS.items():
+        traces.clear()
+        results = [probs((method(a, 0.0),), jnp.array([KIND])).tolist() for a in (0.5, 1.0, 2.0)]
+        assert len(traces) == 1, name
+        assert results[0] != results[1] != results[2], name

@@ -1,0 +1,134 @@
+"""Words that are never finished: the list, its spellings, and the automaton."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax import tokenizer_files
+from detox_jax.errors import UserError
+from detox_jax.generation.steering import words
+from detox_jax.generation.steering.steering import Distribution
+from detox_jax.vocabulary import Vocabulary
+from tests.conftest import SENTENCES
+
+
+def _banned(phrases, text):
+    """The tokens that would finish a phrase, found by looking."""
+    return {
+        phrase[-1]
+        for phrase in phrases
+        if len(phrase) == 1 or tuple(text[-len(phrase) + 1 :]) == phrase[:-1]
+    }
+
+
+def _of_automaton(automaton, text, width):
+    """The same by the steering, which reads all but the last token as a prompt."""
+    bans = words.Bans(
+        *map(jnp.asarray, (automaton.symbol_V, automaton.next_SY, automaton.banned_SY))
+    )
+    prompt_NP, lengths_N = jnp.array([[*text, 3, 3]]), jnp.array([len(text)])
+    state = bans.start(prompt_NP, lengths_N, 16)
+    everything = Distribution.of_model(jnp.zeros((1, width)), len(automaton.symbol_V))
+    after, _ = bans.adjust(everything, state, jnp.array(text[-1:]))
+    return set(np.flatnonzero(everything.permitted_RV[0] & ~after.permitted_RV[0]).tolist())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_automaton_bans_what_looking_back_bans(seed):
+    """Few tokens, so that phrases overlap, begin alike and hold each other."""
+    noise = np.random.default_rng(seed)
+    phrases = [tuple(noise.integers(1, 4, size=noise.integers(1, 5)).tolist()) for _ in range(6)]
+    phrases = [phrase for phrase in phrases if len(phrase) > 1] + [(5,)]
+    automaton = words.Automaton.of_phrases(phrases, 7)
+    for _ in range(40):
+        text = noise.integers(1, 7, size=noise.integers(1, 7)).tolist()
+        assert _of_automaton(automaton, text, 8) == _banned(phrases, text), (phrases, text)
+
+
+def test_an_end_that_begins_another_phrase_is_remembered():
+    automaton = words.Automaton.of_phrases([(1, 2), (2, 3, 4), (3, 5)], 7)
+    assert _of_automaton(automaton, [1, 2, 3], 8) == {4, 5}
+    assert _of_automaton(automaton, [1], 8) == {2}
+    assert _of_automaton(automaton, [6], 8) == set()
+    assert automaton.most_banned == 2
+
+
+def test_states_follow_the_drawn_tokens():
+    automaton = words.Automaton.of_phrases([(1, 2, 3)], 5)
+    bans = words.Bans(
+        *map(jnp.asarray, (automaton.symbol_V, automaton.next_SY, automaton.banned_SY))
+    )
+    everything = Distribution.of_model(jnp.zeros((2, 8)), 5)
+    state = bans.start(jnp.array([[1], [4]]), jnp.array([1, 1]), 16)
+    _, state = bans.adjust(everything, state, jnp.array([1, 4]))
+    after, _ = bans.adjust(everything, state, jnp.array([2, 2]))
+    assert after.permitted_RV[:, 3].tolist() == [False, True]
+
+
+def test_casings_and_spaces(vocabulary):
+    assert words.casings("shut Up") == ["shut Up", "shut up", "Shut Up", "SHUT UP"]
+    phrases = words.phrases_of(["moron"], vocabulary, "list")
+    texts = {vocabulary.decode(ids) for ids in phrases}
+    assert texts == {"moron", " moron", "Moron", " Moron", "MORON", " MORON"}
+    assert len(phrases) == len(set(phrases)) == 6
+
+
+def test_a_list(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("# of ours\n\nshut   up\nmoron\n  moron \n")
+    assert words.read_words(str(path)) == ["shut up", "moron"]
+    path.write_text("# nothing\n\n")
+    with pytest.raises(UserError, match=r"words.txt: holds no phrase"):
+        words.read_words(str(path))
+    with pytest.raises(UserError, match="missing.txt: not readable as a word list"):
+        words.read_words(str(tmp_path / "missing.txt"))
+
+
+def test_the_projects_own_list_says_whose_it_is():
+    text = words.INSULTS.read_text()
+    assert "CC0" in text
+    listed = words.read_words(str(words.INSULTS))
+    assert len(listed) > 50 and "idiot" in listed
+    assert listed == sorted(listed) and [word.lower() for word in listed] == listed
+
+
+@pytest.fixture
+def of_words():
+    """A vocabulary of three words, to which all others are one unknown token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    ids = {"[UNK]": 0, "moron": 1, "you": 2, "<|endoftext|>": 3}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore
+    codec = tokenizer_files.TokenizersCodec(tokenizer)
+    return Vocabulary(tokenizer_files.TokenizerFiles(codec, 3, 3, {}, "made"))
+
+
+def test_what_the_tokenizer_cannot_write_is_refused(of_words):
+    assert words.phrases_of(["moron"], of_words, "list") == [(2,)]
+    with pytest.raises(UserError, match="list: the tokenizer cannot write 'idiot'"):
+        words.phrases_of(["moron", "idiot"], of_words, "list")
+
+
+def test_a_list_of_all_tokens_is_refused(of_words, one_device_mesh, tmp_path):
+    path, model = tmp_path / "all.txt", types.SimpleNamespace(vocabulary=of_words)
+    path.write_text("moron\nyou\n[UNK]\n")
+    with pytest.raises(UserError, match="all.txt: bans all tokens of the vocabulary but"):
+        words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
+    path.write_text("moron\n[UNK]\n")
+    loaded = words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
+    assert loaded.settings["words"]["phrases"] == 2
+
+
+def test_phrases_that_the_vocabulary_spells_are_banned_in_text(vocabulary):
+    """Whatever of a phrase stands at the end of a prompt counts."""
+    phrases = words.phrases_of(["shut up", "stupid idea"], vocabulary, "list")
+    automaton = words.Automaton.of_phrases(phrases, vocabulary.vocab_size)
+    ids = vocabulary.encode(SENTENCES[4])  # "What a stupid idea, moron."
+    end = next(
+        n for n in range(len(ids)) if vocabulary.decode(ids[: n + 1]).endswith("stupid idea")
+    )
+    assert ids[end] in _of_automaton(automaton, ids[:end], 384)
+    assert ids[end] not in _of_automaton(automaton, ids[: end - 1] + ids[:1], 384)
