@@ -119,7 +119,10 @@ def save_and_restore(model_dir: epath.Path) -> None:
             saved = ocp.args.Composite(params=ocp.args.StandardSave(params))
             manager.save(step, args=saved)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, params)
-    restored = checkpoints.restore_arrays(model_dir, 2, "params", abstract)
+    try:
+        restored = checkpoints.restore_arrays(model_dir, 2, "params", abstract)
+    except UserError as error:  # Damage a moment after the save is the storage's, nobody's mistake.
+        raise RuntimeError(str(error)) from error
     if checkpoints.saved_steps(model_dir) != [2] or not np.array_equal(restored["x"], params["x"]):
         raise RuntimeError(f"{model_dir}: a checkpoint is restored differently from what was saved")
 
