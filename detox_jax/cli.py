@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     A verb that has an answer to give by its exit status returns it; the others return nothing.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with preemption.handled(), terminal.without_echoes():
+    terminal.drop_echoes()
+    with preemption.handled():
         return _main(sys.argv[1:] if argv is None else argv)
 
 

@@ -45,26 +45,25 @@ def without_notes() -> Iterator[None]:
                     os.write(2, line)
 
 
-@contextlib.contextmanager
-def without_echoes() -> Iterator[None]:
-    """Drops what Orbax prints of a failed read or write beside raising it.
+def drop_echoes() -> None:
+    """Drops from here on what Orbax prints of a failed read or write beside raising it.
 
     Its threads log the traceback; reads and writes that were under way end after their event loop,
-    of which each prints another, and asyncio prints those that nobody asked, at the very end.
+    of which each prints another, and asyncio prints those that nobody asked, at the very end. That
+    may be after the verb has returned, so nothing is put back.
     """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_no_echo)  # once, however often it is added
     before = sys.unraisablehook
+    if getattr(before, "drops_echoes", False):
+        return
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_no_echo)
+    hook.drops_echoes = True  # type: ignore
     sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:

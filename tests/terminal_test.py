@@ -52,8 +52,8 @@ def test_stderr_of_a_verb_that_imports_tensorflow_is_clean():
 def test_what_orbax_says_beside_raising_it_is_dropped(caplog, name, message, is_shown):
     logger = logging.getLogger(name)
     logger.addHandler(caplog.handler)
-    with terminal.without_echoes():
-        logger.error(message)
+    terminal.drop_echoes()
+    logger.error(message)
     logger.removeHandler(caplog.handler)
     assert (message in caplog.text) == is_shown
 
@@ -70,7 +70,8 @@ def test_futures_that_end_after_their_loop_are_dropped_and_others_are_not(monkey
         Loses()
 
     other = RuntimeError("another")
-    with terminal.without_echoes():
-        lose(RuntimeError("Event loop is closed"))
-        lose(other)
+    terminal.drop_echoes()
+    terminal.drop_echoes()
+    lose(RuntimeError("Event loop is closed"))
+    lose(other)
     assert seen == [other]
