@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from detox_jax.evaluation.rows import Row
 
 # Beyond the base's, in shares of continuations; and the least length, as a share of the base's.
-# Between honest methods and the base of our runs these differ by less than a fifth of that.
+# Conventions, see docs/TRUST.md.
 EMPTY_MARGIN = 0.05
 LOOPING_MARGIN = 0.05
 LEAST_LENGTH = 0.8
