@@ -57,6 +57,22 @@ def read_bytes(file: epath.Path) -> bytes:
     return b"".join(raw for _, raw in _lines(file)).removeprefix(_BYTE_ORDER_MARK)
 
 
+def read_lines(file: epath.Path, kind: str) -> list[str]:
+    """The lines of a text file such as a list of words, as `read_bytes` reads it.
+
+    Args:
+      file: UTF-8 text, compressed or not.
+      kind: what it should be, with its article, for the error.
+
+    Raises:
+      UserError: for a file that cannot be read or is no UTF-8.
+    """
+    try:
+        return read_bytes(file).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable as {kind}: {error}") from None
+
+
 def json_object(content: bytes, where: str) -> dict[str, Any]:
     """The JSON object that a file of settings holds.
 

@@ -112,9 +112,8 @@ class Heuristic:
         path = epath.Path(self.prompts_file or _HEURISTIC_PROMPTS)
         if not path.exists():
             raise UserError(f"{path}: no such file of prompts")
-        prompts = [
-            line.strip() for line in jsonl.read_bytes(path).decode().splitlines() if line.strip()
-        ]
+        lines = jsonl.read_lines(path, "a list of prompts")
+        prompts = [line.strip() for line in lines if line.strip()]
         if not prompts:
             raise UserError(f"{path}: holds no prompt; expected one a line")
         return prompts

@@ -85,10 +85,7 @@ class LexiconScorer:
 
 
 def _read_phrases(words_file: str) -> list[str]:
-    try:
-        lines = jsonl.read_bytes(epath.Path(words_file)).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{words_file}: not readable as a word list: {error}") from None
+    lines = jsonl.read_lines(epath.Path(words_file), "a word list")
     phrases = [line.strip() for line in lines if line.strip()]
     if not phrases:
         raise UserError(f"{words_file}: holds no phrase; expected one a line")

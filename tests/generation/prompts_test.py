@@ -49,6 +49,12 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path):
     assert [r.text for r in prompts.Heuristic(1, str(tmp_path / "p.txt")).requests()] == ["Be kind"]
 
 
+def test_a_file_of_prompts_that_is_no_utf_8_is_refused(tmp_path):
+    (tmp_path / "p.txt").write_bytes("Sé amable".encode("latin-1"))
+    with pytest.raises(UserError, match=r"p\.txt: not readable as a list of prompts"):
+        prompts.Heuristic(1, str(tmp_path / "p.txt")).requests()
+
+
 def test_the_packages_own_heuristic_prompts():
     assert len({r.text for r in prompts.Heuristic(5).requests()}) == 5
 

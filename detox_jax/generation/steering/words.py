@@ -20,6 +20,7 @@ from etils import epath
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax import jsonl
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
@@ -76,10 +77,7 @@ def read_words(source: str) -> list[str]:
     Raises:
       UserError: for a file that cannot be read or holds none.
     """
-    try:
-        lines = epath.Path(source).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not readable as a word list: {error}") from None
+    lines = jsonl.read_lines(epath.Path(source), "a word list")
     words = [" ".join(line.split()) for line in lines if not line.startswith(_COMMENT)]
     words = [word for word in dict.fromkeys(words) if word]
     if not words:

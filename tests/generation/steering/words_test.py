@@ -1,5 +1,6 @@
 """Words that are never finished: the list, its spellings, and the automaton."""
 
+import gzip
 import types
 
 import jax.numpy as jnp
@@ -84,6 +85,13 @@ def test_a_list(tmp_path):
         words.read_words(str(path))
     with pytest.raises(UserError, match="missing.txt: not readable as a word list"):
         words.read_words(str(tmp_path / "missing.txt"))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_part_of_the_first_phrase(tmp_path, compress):
+    path = tmp_path / "words.txt"
+    path.write_bytes(compress("\ufeffshut up\r\nmoron\r\n".encode()))
+    assert words.read_words(str(path)) == ["shut up", "moron"]
 
 
 def test_the_projects_own_list_says_whose_it_is():
