@@ -55,6 +55,11 @@ def storage_trouble(error: BaseException | None) -> str | None:
     return found.group()
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, or its first `most` characters and an ellipsis: a message stays a line."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 @contextlib.contextmanager
 def writing(path: Any) -> Iterator[None]:
     """Turns the storage's errors into one line that names what was being written.

@@ -17,7 +17,7 @@ import re
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ import gin
 from etils import epath
 
 from detox_jax import directory_lock, jsonl, output_settings
-from detox_jax.errors import Unavailable, UserError, storage_trouble, writing
+from detox_jax.errors import Unavailable, UserError, shortened, storage_trouble, writing
 from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"
@@ -63,10 +63,15 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
     if not processes.current().is_first:
         return
     with writing(path):
-        if "://" in str(path):
-            path.write_bytes(content)
-        else:
+        if is_local(path):
             _write_durably(Path(path), content)
+        else:
+            path.write_bytes(content)
+
+
+def is_local(path: str | epath.Path) -> bool:
+    """Whether a path is on a disk, not in an object store."""
+    return "://" not in str(path)
 
 
 def _write_durably(path: Path, content: bytes) -> None:
@@ -91,7 +96,7 @@ def _sync_directory(directory: Path) -> None:
 
 def remove_partial_files(directory: epath.Path) -> None:
     """Removes what a killed run was writing; only who holds the directory's lock may."""
-    if "://" not in str(directory):
+    if is_local(directory):
         for path in Path(directory).glob(f".*{_PARTIAL}"):
             if path.is_file():
                 path.unlink(missing_ok=True)
@@ -141,18 +146,32 @@ def hash_files(files: Iterable[epath.Path]) -> str:
     for file in files:
         if file.parent not in expected:
             expected[file.parent] = _written_shards(file.parent)
-        of_file = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-                of_file.update(block)
         known = expected[file.parent].get(file.name)
+        of_file = hashlib.sha256()
+        for block in _blocks(file):
+            digest.update(block)
+            if known is not None:
+                of_file.update(block)
         if known is not None and known["sha256"] != of_file.hexdigest():
             raise UserError(
                 f"{file}: damaged: its bytes are not those that `{expected[file.parent]['']}` "
                 f"wrote; remove the directory ({removal(file.parent)}) and run that command again"
             )
     return digest.hexdigest()
+
+
+def _hash_of(file: epath.Path) -> str:
+    """SHA-256 of one file, whatever its manifest says."""
+    digest = hashlib.sha256()
+    for block in _blocks(file):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(file: epath.Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            yield block
 
 
 def _written_shards(directory: epath.Path) -> dict[str, Any]:
@@ -312,10 +331,11 @@ class OutputDirectory:
         if difference and not manifest["complete"] and not self._has_results():
             return False
         if difference:
-            name, there, now = difference
+            name, *values = difference
+            there, now = (shortened(repr(value), _SHOWN) for value in values)
             raise UserError(
-                f"{self.path}: holds output made with other settings ({name}: {_short(there)} "
-                f"there, {_short(now)} now); remove this directory alone "
+                f"{self.path}: holds output made with other settings ({name}: {there} "
+                f"there, {now} now); remove this directory alone "
                 f"({removal(self.path)}), or choose another; outputs beside it are kept"
             )
         if manifest["complete"]:
@@ -340,7 +360,7 @@ class OutputDirectory:
         shard = self.path / shard_name(name, index, count)
         known = self._manifest.get("shards", {}).get(shard.name)
         return processes.current().first_decides(
-            lambda: known is not None and shard.exists() and known["sha256"] == hash_files([shard])
+            lambda: known is not None and shard.exists() and known["sha256"] == _hash_of(shard)
         )
 
     def write_shard(self, name: str, index: int, count: int, records: Iterable[Line]) -> int:
@@ -376,14 +396,9 @@ class OutputDirectory:
             directory_lock.release(self.path)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
 def removal(path: epath.Path) -> str:
     """The command that removes a directory."""
-    return f"{'gcloud storage rm -r' if '://' in str(path) else 'rm -r'} {shlex.quote(str(path))}"
+    return f"{'rm -r' if is_local(path) else 'gcloud storage rm -r'} {shlex.quote(str(path))}"
 
 
 def _appears(file: epath.Path) -> bool:

@@ -21,7 +21,6 @@ from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as steps_lib
 from detox_jax.checkpoints.steps import absolute as absolute
 from detox_jax.checkpoints.steps import checkpoints_dir as checkpoints_dir
-from detox_jax.checkpoints.steps import is_local as is_local
 from detox_jax.checkpoints.steps import manager as manager
 from detox_jax.checkpoints.steps import saved_steps as saved_steps
 from detox_jax.errors import UserError
@@ -270,7 +269,7 @@ def find_base(recorded: str, model_dir: epath.Path) -> str:
 
 def base_reference(base_path: str, model_dir: epath.Path) -> str:
     """How a base is recorded: relative to the adaptation where both are local, else as given."""
-    if "://" in base_path or not is_local(model_dir):
+    if not outputs.is_local(base_path) or not outputs.is_local(model_dir):
         return base_path
     return os.path.relpath(base_path, model_dir)
 

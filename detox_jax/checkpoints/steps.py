@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 import orbax.checkpoint as ocp
 from etils import epath
 
+from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
-from detox_jax.errors import Unavailable, UserError, storage_trouble, writing
+from detox_jax.errors import Unavailable, UserError, shortened, storage_trouble, writing
 from detox_jax.parallel import processes
 
 DAMAGED_DIR = "damaged"
@@ -51,12 +52,7 @@ def checkpoints_dir(model_dir: epath.Path) -> epath.Path:
 
 def absolute(path: epath.Path) -> epath.Path:
     """The path as Orbax wants it: absolute, where it is local."""
-    return epath.Path(os.path.abspath(path)) if is_local(path) else path
-
-
-def is_local(path: epath.Path) -> bool:
-    """Whether a path is on a disk, not in an object store."""
-    return "://" not in str(path)
+    return epath.Path(os.path.abspath(path)) if outputs.is_local(path) else path
 
 
 def saved_steps(model_dir: epath.Path) -> list[int]:
@@ -280,8 +276,7 @@ def _together(read: Callable[[], _Read]) -> _Read:
 
 
 def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    text = shortened(" ".join(str(error).split()), _SHOWN)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from detox_jax import records
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, shortened
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.rows import UNKNOWN_SCORER
 from detox_jax.evaluation.scored_texts import Scored
@@ -104,9 +104,10 @@ def _check_prompt(where: str, known: records.Prompt, prompt: records.Prompt) -> 
         ('"challenging"', _challenging(known), _challenging(prompt)),
     ):
         if None not in (a, b) and a != b:
+            here, there = (shortened(repr(value), _SHOWN) for value in (a, b))
             raise UserError(
-                f"{where} has different {what}: {_short(a)} and {_short(b)}; the same id must be "
-                "the same prompt: generate both from one file"
+                f"{where} has different {what}: {here} and {there}; the same id must be the same "
+                "prompt: generate both from one file"
             )
 
 
@@ -125,11 +126,6 @@ def _with_split(
 def _challenging(prompt: records.Prompt) -> bool | None:
     """The flag; None where the record has none."""
     return prompt.challenging if prompt.extra.get("challenging") is not None else None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _equally_many(methods: Mapping[str, Scored]) -> tuple[dict[str, Scored], tuple[str, ...]]:

@@ -286,7 +286,7 @@ def export_model(
     Raises:
       UserError: for settings that cannot be, or a model that has no Hugging Face form.
     """
-    if "://" in to_hf:
+    if not outputs.is_local(to_hf):
         raise UserError(f"--to_hf={to_hf}: give a local directory, and upload it from there")
     if max_shard_bytes < 1:
         raise UserError("MAX_SHARD_GB must be positive")

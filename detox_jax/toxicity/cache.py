@@ -55,7 +55,7 @@ class CachedScorer:
 
     def __post_init__(self):
         scorers.identity(self.scorer)
-        if "://" in self.path:
+        if not outputs.is_local(self.path):
             raise UserError(f"{self.path}: a score cache is an SQLite file on a local disk")
         if isinstance(self.imports, str):
             raise UserError(

@@ -33,7 +33,7 @@ class MetricLog:
         self._is_first = processes.current().is_first
         if not self._is_first:
             return
-        self._appends = "://" not in str(model_dir)
+        self._appends = outputs.is_local(model_dir)
         if self._file.exists():
             self._lines = self._read()
             self.forget_after(resume_step)
