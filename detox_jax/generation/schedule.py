@@ -94,14 +94,22 @@ class Schedule:
 
     @property
     def enough(self) -> int:
-        """The rows without a sample that is still going on, at which to leave the loop."""
+        """The rows without a sample that is still going on, at which to leave the loop.
+
+        More than there are now, so that every turn of the loop takes a step.
+        """
         free = self.num_rows - self._live
         if self._waiting:
             return free + self._patience
-        smaller = self._size(self.num_rows // 2)
-        if smaller < self.num_rows and self._saves(smaller):
-            return self.num_rows - smaller
+        if self._half < self.num_rows and self._saves(self._half):
+            # A shard may have too many of those that go on to be made smaller.
+            return max(self.num_rows - self._half, free + 1)
         return self.num_rows
+
+    @property
+    def _half(self) -> int:
+        """The size at which a smaller batch takes the place of this one."""
+        return self._size(self.num_rows // 2)
 
     @property
     def _patience(self) -> int:
@@ -183,7 +191,7 @@ class Schedule:
             for shard in range(self._shards)
         ]
         smaller = self._size(max(map(len, live)) * self._shards)
-        if smaller > self.num_rows // 2 or not self._saves(smaller):
+        if smaller > self._half or not self._saves(smaller):
             return None
         stay = smaller // self._shards
         # The rows that are live, and others to make up the number.

@@ -124,6 +124,18 @@ def test_any_of_several_tokens_ends_a_text(config, one_device_mesh, method):
     assert cut >= 2
 
 
+def test_short_texts_of_more_prompts_than_rows_end(config, one_device_mesh):
+    """Batches shrink while several samples go on: no turn of the loop may stand still."""
+    prompts = [[5 + n, 9] for n in range(12)]
+    ids = [str(n) for n in range(12)]
+    method, end_ids = sampling.TemperatureSampling(1.0), tuple(range(1, 80, 2))
+    many = _decoder(config, one_device_mesh, method, max_new_tokens=20, end_ids=end_ids)
+    few = _decoder(config, one_device_mesh, method, max_new_tokens=20, end_ids=end_ids)
+    samples = _decode(many, 10, prompts, ids, num_samples=25)
+    assert samples == _decode(few, 1, prompts, ids, num_samples=25)
+    assert many.row_steps < 12 * 25 * 20
+
+
 def test_padding_ids_are_never_drawn(config, one_device_mesh):
     decoder = _decoder(config, one_device_mesh, sampling.TemperatureSampling(50.0))
     tokens = [t for group in _decode(decoder, 5, num_samples=40) for s in group for t in s[0]]

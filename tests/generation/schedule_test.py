@@ -1,0 +1,77 @@
+"""Which sample stands in which row: every sample once, and a loop that always goes on."""
+
+import numpy as np
+import pytest
+
+from detox_jax.generation.schedule import Schedule
+
+# The most prompts at once, samples of each, shards; the first are the demo's.
+SHAPES = [(10, 25, 1), (8, 25, 1), (32, 25, 1), (150, 1, 1), (4, 8, 1), (16, 1, 8), (8, 25, 4)]
+LIMIT = 20  # tokens of a sample
+
+
+def _decode(schedule, lengths, shards):
+    """The loop of `Decoder.finished`, with samples that end after so many tokens.
+
+    Args:
+      schedule: of the samples.
+      lengths: tokens by prompt and index of the sample.
+      shards: of the batch.
+
+    Returns:
+      What ended, in order, and the sizes that the batch had.
+    """
+    step_R, done_R = np.zeros(schedule.num_rows, int), np.ones(schedule.num_rows, bool)
+    length_R = np.zeros(schedule.num_rows, int)
+    ended, sizes = [], [schedule.num_rows]
+    while not schedule.finished:
+        while filling := schedule.fill():
+            per_shard = schedule.num_rows // shards
+            for row in np.flatnonzero(filling.source_R >= 0):
+                prompt = filling.prompts[row // per_shard][filling.source_R[row]]
+                step_R[row], done_R[row] = 0, False
+                length_R[row] = lengths[prompt, filling.sample_R[row]]
+        enough = schedule.enough
+        assert done_R.sum() < enough <= schedule.num_rows
+        while done_R.sum() < enough:
+            step_R += ~done_R
+            done_R |= step_R >= length_R
+        ended += [(n, sample) for _, n, sample in schedule.advance(step_R, done_R)]
+        per_shard = schedule.num_rows // shards
+        if (stay := schedule.shrink()) is not None:
+            stay = (stay.reshape(shards, -1) + per_shard * np.arange(shards)[:, None]).ravel()
+            step_R, done_R, length_R = step_R[stay], done_R[stay], length_R[stay]
+            sizes.append(schedule.num_rows)
+    return ended, sizes
+
+
+@pytest.mark.parametrize("end", [1 / 4, 1 / 12, 1 / 100], ids="end={:.2f}".format)
+@pytest.mark.parametrize(("rows", "samples", "shards"), SHAPES)
+def test_every_turn_takes_a_step_and_every_sample_ends_once(rows, samples, shards, end):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        prompts = int(rng.integers(1, 4 * rows))
+        lengths = np.minimum(rng.geometric(end, (prompts, samples)), LIMIT)
+        schedule = Schedule(
+            prompts,
+            samples,
+            most_rows=rows * samples,
+            limit=LIMIT,
+            shards=shards,
+            has_prefill=True,
+        )
+        ended, sizes = _decode(schedule, lengths, shards)
+        assert sorted(ended) == [(n, sample) for n in range(prompts) for sample in range(samples)]
+        assert sizes == sorted(set(sizes), reverse=True)
+        assert all(size % shards == 0 for size in sizes)
+
+
+def test_the_last_samples_go_on_in_a_smaller_batch():
+    """One sample of 250 takes all steps: a batch of 250 rows halves once it alone is left."""
+    lengths = np.ones((10, 25), int)
+    lengths[3, 7] = 100
+    schedule = Schedule(10, 25, most_rows=250, limit=100, shards=1, has_prefill=True)
+    ended, sizes = _decode(schedule, lengths, shards=1)
+    assert ended[-1] == (3, 7)
+    assert sizes == [250, 16]
+    assert schedule.row_steps == 250 + 99 * 16
