@@ -50,7 +50,7 @@ ALLOWED = {
     # The model card shows what was measured.
     "interop": {
         *MODEL,
-        *(f"evaluation.{name}" for name in ("results", "results_files", "statistics")),
+        *(f"evaluation.{name}" for name in ("results", "results_files", "soundness", "statistics")),
     },
     # A classifier is read where it lies, in its Hugging Face directory, and written there.
     "classifiers": {*MODEL, "training", "toxicity", "interop"},

@@ -10,6 +10,7 @@ from rich.table import Table
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.soundness import SPOILED, sentence
 
 _NO_SCORES = "no scores"
 
@@ -26,7 +27,7 @@ def print_table(results: Results) -> None:
         perplexity = row.quality.perplexity
         table.add_row(
             row.split,
-            row.method + " §" * bool(row.spoiled),
+            row.method + f" {SPOILED}" * bool(row.spoiled),
             f"{row.toxicity.num_scored_prompts} x {row.toxicity.samples_per_prompt}",
             row.toxicity.expected_maximum_toxicity.text(absent=_NO_SCORES),
             f"{row.quality.empty_fraction:.1%}",
@@ -40,8 +41,7 @@ def print_table(results: Results) -> None:
     print("n x k: prompts with a score, and continuations of each. Empty texts are not toxic.")
     for row in results.rows:
         if row.spoiled:
-            said = f"{row.method} on the {row.split} prompts: {' and '.join(row.spoiled)}"
-            print(f"§ {said}; its toxicity is no success")
+            print(sentence(f"{row.method} on the {row.split} prompts", row.spoiled))
     for note in results.provenance.notes:
         print(note)
     accuracy.print_table(results)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 
-from detox_jax.checkpoints import places
+from detox_jax.checkpoints import metric_lines, places
 from detox_jax.evaluation import metrics, results_files
 from detox_jax.evaluation.results_files import (
     Continuation,
@@ -77,12 +76,12 @@ def _curve(checkpoint_path: str | None) -> Curve | None:
     file = epath.Path(checkpoint_path) / places.METRICS_FILE
     if not file.exists():
         return None
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    losses = [line for line in lines if "loss" in line]
-    validation = [line for line in lines if "validation_loss" in line]
+    lines = [values for line in metric_lines.read(file) if (values := metric_lines.scalars(line))]
+    losses = [values for values in lines if "loss" in values]
+    validation = [values for values in lines if "validation_loss" in values]
     return Curve(
-        step=tuple(line["step"] for line in losses),
-        loss=tuple(line["loss"] for line in losses),
-        validation_step=tuple(line["step"] for line in validation),
-        validation_loss=tuple(line["validation_loss"] for line in validation),
+        step=tuple(int(values["step"]) for values in losses),
+        loss=tuple(values["loss"] for values in losses),
+        validation_step=tuple(int(values["step"]) for values in validation),
+        validation_loss=tuple(values["validation_loss"] for values in validation),
     )

@@ -157,6 +157,16 @@ class Results:
         pair = self.pair(row, metric)
         return pair is not None and pair.is_significant and not row.spoiled
 
+    @functools.cached_property
+    def spoiled(self) -> dict[str, tuple[str, ...]]:
+        """Why the toxicity of a method is no success, of the first split on which it is not."""
+        reasons: dict[str, tuple[str, ...]] = {}
+        for split in self.splits:
+            for row in self.of_split(split):
+                if row.spoiled:
+                    reasons.setdefault(row.method, row.spoiled)
+        return reasons
+
     def filtered_by_same(self, method: str) -> bool:
         """Whether the scorer that evaluates also chose the method's training texts."""
         scorer = self.provenance.filtered_by.get(method)

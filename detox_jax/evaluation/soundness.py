@@ -19,6 +19,7 @@ EMPTY_MARGIN = 0.05
 LOOPING_MARGIN = 0.05
 LEAST_LENGTH = 0.8
 MOSTLY_EMPTY = 0.5  # whatever the base's
+SPOILED = "§"  # beside the name of a method whose low toxicity is no success
 
 
 def spoiled(row: Row, base: Row | None) -> tuple[str, ...]:
@@ -54,6 +55,11 @@ def spoiled(row: Row, base: Row | None) -> tuple[str, ...]:
         if math.isfinite(there.perplexity.value) and not math.isfinite(here.perplexity.value):
             reasons.append("its perplexity is beyond all numbers")
     return tuple(reasons)
+
+
+def sentence(name: str, reasons: Sequence[str]) -> str:
+    """What the mark beside a method's name means; the caller ends it."""
+    return f"{SPOILED} {name}: {' and '.join(reasons)}; its toxicity is no success"
 
 
 def judged(rows: Sequence[Row], baseline: str) -> tuple[Row, ...]:

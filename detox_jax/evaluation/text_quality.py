@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detox_jax import records
-from detox_jax.evaluation import diversity
+from detox_jax.evaluation import diversity, metrics
 
 _CHUNK = 1 << 16  # words counted at once: their arrays stay in the processor's cache
 _KEY_BITS = 63
@@ -67,12 +67,12 @@ class TextQuality:
     @property
     def distinct(self) -> tuple[float, ...]:
         """`diversity.distinct_n`, n from 1 to 3."""
-        return tuple(map(_mean, self.distinct_PN.T))
+        return tuple(map(metrics.mean, self.distinct_PN.T))
 
     @property
     def distinct_per_ngram(self) -> tuple[float, ...]:
         """`diversity.distinct_n_per_ngram`, n from 1 to 3."""
-        return tuple(map(_mean, self.distinct_per_ngram_PN.T))
+        return tuple(map(metrics.mean, self.distinct_per_ngram_PN.T))
 
     @property
     def self_bleu(self) -> float:
@@ -214,9 +214,9 @@ def _quality(words: _Words, generations: Sequence[Sequence[records.Generation]])
         words_P=total(stream.length_T),
         bleu_P=total(bleu_T),
         bleu_texts_P=total(in_bleu_T),
-        distinct_PN=np.stack([_divide(u, spaced_words_P) for u in spaced_unique_NP], axis=1),
+        distinct_PN=np.stack([metrics.divide(u, spaced_words_P) for u in spaced_unique_NP], axis=1),
         distinct_per_ngram_PN=np.stack(
-            [_divide(*pair) for pair in zip(unique_NP, ngrams_NP, strict=False)], axis=1
+            [metrics.divide(*pair) for pair in zip(unique_NP, ngrams_NP, strict=False)], axis=1
         ),
         tokens_P=np.array([sum(of) for of in tokens], np.float64),
         counted_P=np.array([len(of) for of in tokens]),
@@ -372,16 +372,6 @@ def _bits_of(size: int) -> int:
     return max(1, size - 1).bit_length()
 
 
-def _divide(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    nothing = np.full(numerators.shape, np.nan)
-    return np.divide(numerators, denominators, out=nothing, where=denominators > 0)
-
-
 def _ratio(numerators_P: np.ndarray, denominators_P: np.ndarray) -> float:
     below = float(denominators_P.sum())
     return float(numerators_P.sum()) / below if below else math.nan
-
-
-def _mean(values_P: np.ndarray) -> float:
-    present = values_P[~np.isnan(values_P)]
-    return float(np.mean(present)) if present.size else math.nan

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 from flax.linen import partitioning
 
+from detox_jax.generation import caches
 from detox_jax.generation.sampling import Sampling
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.models.attention import CACHE_AXES
@@ -55,27 +56,6 @@ class Program:
     def positions(self) -> int:
         """Positions of a row's cache, which follow from the prompts' bucket alone."""
         return -(-(self.bucket + self.max_new_tokens) // _CACHE_MULTIPLE) * _CACHE_MULTIPLE
-
-    def apply(self, params: Any, cache: Any, tokens: jax.Array, **how: Any) -> tuple[Any, Any]:
-        """The network's logits and the cache after them."""
-        logits, variables = self.model.apply(
-            {"params": params, "cache": cache},
-            tokens,
-            enable_dropout=False,
-            mutable=["cache"],
-            **how,
-        )
-        return logits, variables["cache"]
-
-    def empty_cache(self, params: Any, rows: int, positions: int) -> Any:
-        """A cache in which nothing is filled; its leaves have rows at axis 1."""
-        shapes = jax.eval_shape(
-            lambda tokens: self.model.apply(
-                {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
-            )[1]["cache"],
-            jax.ShapeDtypeStruct((rows, positions), jnp.int32),
-        )
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @struct.dataclass
@@ -124,7 +104,7 @@ def empty(program: Program, params: Any, rows: int, steerings: Steerings = ()) -
     """Rows without samples."""
     positions = program.positions
     slots = Slots(
-        cache=program.empty_cache(params, rows, positions),
+        cache=caches.empty(program.model, params, rows, positions),
         token_R=jnp.full(rows, PAD_ID, jnp.int32),
         key_R=jnp.broadcast_to(jax.random.key(0), rows),
         step_R=jnp.zeros(rows, jnp.int32),
@@ -198,7 +178,9 @@ def advance(
 
     def step(state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         t, slots = state
-        logits_R1V, cache = program.apply(params, slots.cache, slots.token_R[:, None], decode=True)
+        logits_R1V, cache = caches.apply(
+            program.model, params, slots.cache, slots.token_R[:, None], decode=True
+        )
         keys_R = jax.vmap(jax.random.fold_in)(slots.key_R, slots.step_R)
         goes_R, steered = ~slots.done_R, slots.steered
         if steerings:
@@ -258,9 +240,10 @@ def _with_prefilled(
 ) -> Any:
     """The cache with the prompts' keys and values at the start of the rows that come in."""
     N, P = insertion.prompts_NP.shape
-    _, prefilled = program.apply(
+    _, prefilled = caches.apply(
+        program.model,
         params,
-        program.empty_cache(params, N, P),
+        caches.empty(program.model, params, N, P),
         insertion.prompts_NP,
         prefill=True,
         prefill_lengths=jnp.maximum(insertion.lengths_N - 1, 0),

@@ -6,6 +6,7 @@ from typing import Any
 
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.soundness import SPOILED, sentence
 from detox_jax.models import adaptation as adaptations
 
 _COLUMNS = ("expected maximum toxicity", "toxicity probability")
@@ -52,18 +53,14 @@ def _table(results: Results) -> list[str]:
         toxicity, perplexity = row.toxicity, row.quality.perplexity
         n, k = toxicity.num_scored_prompts, toxicity.samples_per_prompt
         count = "" if n is None or k is None else f" ({n} × {k})"
-        cells = [_escape(row.method) + " §" * bool(row.spoiled), f"{row.split}{count}"]
+        cells = [_escape(row.method) + f" {SPOILED}" * bool(row.spoiled), f"{row.split}{count}"]
         cells += [toxicity.expected_maximum_toxicity.text(absent=_NONE)]
         cells += [toxicity.toxicity_probability.text(absent=_NONE)]
         cells += [f"{row.quality.empty_fraction:.1%}"]
         cells += [_NONE if perplexity is None else f"{perplexity.value:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     scorer = results.scorer.fingerprint
-    spoiled = {row.method: row.spoiled for row in reversed(results.rows) if row.spoiled}
-    reasons = [
-        f"§ {_escape(name)}: {' and '.join(why)}; its toxicity is no success."
-        for name, why in spoiled.items()
-    ]
+    reasons = [f"{sentence(_escape(name), why)}." for name, why in results.spoiled.items()]
     about = f"Scored by {scorer}; 95 % intervals over prompts."
     return [*lines, "", about, *(line for reason in reasons for line in ("", reason))]
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Curve, Evaluation
+from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.records import TOXIC
 from detox_jax.report import drawing, figures
 from detox_jax.report.drawing import Line
@@ -90,7 +91,7 @@ def _toxicity(results: Results) -> list[Chart]:
     methods = measured(results, first)
     caption = f"On the {first} prompts."
     if any(method.spoiled for method in methods):
-        caption += f" {figures.SPOILED}: no success, as the table's legend says."
+        caption += f" {SPOILED}: no success, as the table's legend says."
     made = [Chart("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))]
     if any(m.has_perplexity and m.expected_maximum_toxicity.is_measured for m in methods):
         caption = "Down is less toxic, left predicts text better; dotted: the Pareto front."

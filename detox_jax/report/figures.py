@@ -22,13 +22,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.evaluation.statistics import UNMEASURED, Interval
 
 # Okabe and Ito without yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BASELINE = "#6E6E6E"
 INK = "#222222"
-SPOILED = "§"  # beside the name of a method whose low toxicity is no success
 GROUND = "#FEFEFE"  # of the page, where a picture draws over itself
 _GRID = "#DDDDDD"
 _MARKERS = "osD^vPX*"

@@ -19,9 +19,9 @@ from detox_jax.evaluation.metric_names import (
 )
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity, Row
+from detox_jax.evaluation.soundness import SPOILED, sentence
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.records import TOXIC
-from detox_jax.report.figures import SPOILED
 
 NONE = "–"
 METHOD = "Method"
@@ -328,7 +328,8 @@ def _counts(results: Results, split: str) -> str:
 
 def legend(results: Results) -> list[str]:
     """What marks and columns mean, a sentence each; of the columns that are shown."""
-    shown = {name for table in tables(results) for name in table.rows[0]}
+    made = tables(results)
+    shown = {name for table in made for name in table.rows[0]}
     sentences = [
         f"{column.name}: {column.meaning}."
         for column in (*_KEY_COLUMNS, *_QUALITY_COLUMNS)
@@ -339,13 +340,13 @@ def legend(results: Results) -> list[str]:
             f"Δ: paired difference to {results.baseline} on the same prompts; * {_star(results)}."
         )
     sentences.append("In brackets: 95 % intervals over prompts.")
-    cells = [text for table in tables(results) for row in table.rows for text in row.values()]
+    cells = [text for table in made for row in table.rows for text in row.values()]
     if any(text.endswith(LITTLE) for text in cells):
         sentences.append(
             f"{LITTLE}: the interval says little, being of fewer than {FEWEST_PROMPTS} values, or "
             "of equal ones."
         )
-    sentences += spoiled_sentences(results)
+    sentences += [f"{sentence(name, why)}." for name, why in results.spoiled.items()]
     sentences += results.provenance.notes
     read = [row.quality.continuation_perplexity for row in results.rows]
     if references := sorted({perplexity.reference for perplexity in read if perplexity}):
@@ -357,19 +358,6 @@ def legend(results: Results) -> list[str]:
             "training texts were chosen by this very score."
         )
     return [*sentences, f"Scorer: {results.scorer.fingerprint}."]
-
-
-def spoiled_sentences(results: Results) -> list[str]:
-    """Why the toxicity of a method is no success, of the first split on which it is not."""
-    reasons: dict[str, tuple[str, ...]] = {}
-    for split in results.splits:
-        for row in results.of_split(split):
-            if row.spoiled:
-                reasons.setdefault(row.method, row.spoiled)
-    return [
-        f"{SPOILED} {name}: {' and '.join(clauses)}; its toxicity is no success."
-        for name, clauses in reasons.items()
-    ]
 
 
 def _star(results: Results) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from detox_jax import outputs
-from detox_jax.checkpoints import places
+from detox_jax.checkpoints import metric_lines, places
 from detox_jax.errors import writing
 from detox_jax.parallel import processes
 
@@ -35,7 +35,7 @@ class MetricLog:
             return
         self._appends = outputs.is_local(model_dir)
         if self._file.exists():
-            self._lines = self._read()
+            self._lines = metric_lines.read(self._file)
             self.forget_after(resume_step)
         # clu imports tensorflow, which scoring and generation do without.
         from clu import metric_writers
@@ -50,12 +50,11 @@ class MetricLog:
         if not self._is_first:
             return
         if self._appends and self._file.exists():
-            self._lines = self._read()
-        steps = [_step_of(line) for line in self._lines]
-        if damaged := steps.count(None):
+            self._lines = metric_lines.read(self._file)
+        read = [(line, metric_lines.scalars(line)) for line in self._lines]
+        if damaged := sum(values is None for _, values in read):
             processes.warn(f"{self._file}: {damaged} damaged line(s) dropped")
-        numbered = zip(steps, self._lines, strict=True)
-        self._lines = [line for at, line in numbered if at is not None and at <= step]
+        self._lines = [line for line, values in read if values and values["step"] <= step]
         self._rewrite()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -80,18 +79,5 @@ class MetricLog:
         if not self._appends:
             self._rewrite()
 
-    def _read(self) -> list[str]:
-        # A last line that a kill cut short is none.
-        return self._file.read_bytes().decode(errors="replace").split("\n")[:-1]
-
     def _rewrite(self) -> None:
         outputs.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())
-
-
-def _step_of(line: str) -> int | None:
-    """Whose line it is; None of one that a power cut or a bad disk left."""
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return step if isinstance(step, int) else None

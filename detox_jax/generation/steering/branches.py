@@ -16,6 +16,7 @@ import numpy as np
 from flax import struct
 
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.generation import caches
 from detox_jax.generation.steering.steering import State, is_token
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.vocabulary import PAD_ID
@@ -151,14 +152,10 @@ class Branches:
     def _read(
         self, varied: params_lib.Params | None, cache: _Cache, token_B: jax.Array
     ) -> tuple[jax.Array, _Cache]:
-        logits_B1V, variables = self.module.apply(
-            {"params": self._params(varied), "cache": cache},
-            token_B[:, None],
-            decode=True,
-            enable_dropout=False,
-            mutable=["cache"],
+        logits_B1V, cache = caches.apply(
+            self.module, self._params(varied), cache, token_B[:, None], decode=True
         )
-        return logits_B1V[:, 0], variables["cache"]
+        return logits_B1V[:, 0], cache
 
     def _params(self, varied: params_lib.Params | None) -> params_lib.Params:
         return self.shared if varied is None else params_lib.combine(self.shared, varied)
@@ -223,22 +220,9 @@ def _prefill(
     size: int,
 ) -> _Cache:
     """A cache of `size` positions that has read so many tokens of each row."""
-    sized = jax.eval_shape(
-        lambda tokens: module.apply(
-            {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
-        )[1]["cache"],
-        jax.ShapeDtypeStruct((tokens_BL.shape[0], size), jnp.int32),
-    )
-    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sized)
-    _, variables = module.apply(
-        {"params": params, "cache": cache},
-        tokens_BL,
-        prefill=True,
-        prefill_lengths=read_B,
-        enable_dropout=False,
-        mutable=["cache"],
-    )
-    return variables["cache"]
+    cache = caches.empty(module, params, tokens_BL.shape[0], size)
+    _, cache = caches.apply(module, params, cache, tokens_BL, prefill=True, prefill_lengths=read_B)
+    return cache
 
 
 def _unfolded(leaf: jax.Array, K: int) -> jax.Array:

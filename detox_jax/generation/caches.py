@@ -1,0 +1,43 @@
+"""A network's caches: empty ones, and what the network says while it fills one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from detox_jax.models.transformer import TransformerLM
+
+
+def empty(model: TransformerLM, params: Any, rows: int, positions: int) -> Any:
+    """A cache in which nothing is filled; its leaves have rows at axis 1."""
+    shapes = jax.eval_shape(
+        lambda tokens: model.apply(
+            {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
+        )[1]["cache"],
+        jax.ShapeDtypeStruct((rows, positions), jnp.int32),
+    )
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def apply(
+    model: TransformerLM, params: Any, cache: Any, tokens_BL: jax.Array, **how: Any
+) -> tuple[jax.Array, Any]:
+    """The network's logits and the cache after them.
+
+    Args:
+      model: the network.
+      params: of the network.
+      cache: of `empty`, or of the call before.
+      tokens_BL: ids that come next.
+      **how: `decode`, or `prefill` with `prefill_lengths`.
+    """
+    logits_BLV, variables = model.apply(
+        {"params": params, "cache": cache},
+        tokens_BL,
+        enable_dropout=False,
+        mutable=["cache"],
+        **how,
+    )
+    return logits_BLV, variables["cache"]
