@@ -191,8 +191,8 @@ def load_params(
       UserError: if the checkpoint, or the base of an adapter-only one, is missing, damaged,
         another, or holds numbers that are not finite.
     """
-    model_dir, _ = resolve(checkpoint_path)
-    only = places.split(checkpoint_path)[1]
+    resolve(checkpoint_path)
+    model_dir, only = places.split(checkpoint_path)
     spec = read_spec(model_dir)
     base = None if spec.base is None else load_base(spec, model_dir, mesh)[0]
     params = load_trained(model_dir, mesh, strict=strict, only=only)
@@ -300,7 +300,7 @@ def load_model(
       UserError: if it is missing, damaged or inconsistent.
     """
     params, spec, fingerprint = load_params(checkpoint_path, mesh, strict)
-    model_dir, _ = resolve(checkpoint_path)
+    model_dir, _ = places.split(checkpoint_path)
     vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
     if vocabulary.fingerprint != spec.vocabulary:
         raise UserError(

@@ -73,10 +73,12 @@ def _curve(checkpoint_path: str | None) -> Curve | None:
     """The losses that `train` logged; the report averages what is too much for a picture."""
     if checkpoint_path is None:
         return None
-    file = epath.Path(checkpoint_path) / places.METRICS_FILE
+    model_dir, step = places.split(checkpoint_path)
+    file = model_dir / places.METRICS_FILE
     if not file.exists():
         return None
     lines = [values for line in metric_lines.read(file) if (values := metric_lines.scalars(line))]
+    lines = [values for values in lines if step is None or values["step"] <= step]
     losses = [values for values in lines if "loss" in values]
     validation = [values for values in lines if "validation_loss" in values]
     return Curve(

@@ -40,8 +40,12 @@ class Selection(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class LeastToxic:
-    """The least toxic share of the documents; SGEAT keeps half (SPEC: `filter`)."""
+class _Share:
+    """What selections of a share have in common.
+
+    Attributes:
+      fraction: of the documents, to keep.
+    """
 
     fraction: float = 0.5
 
@@ -49,6 +53,11 @@ class LeastToxic:
 
     def __post_init__(self):
         _check_fraction(self.fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastToxic(_Share):
+    """The least toxic share of the documents; SGEAT keeps half (SPEC: `filter`)."""
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
@@ -59,15 +68,8 @@ class LeastToxic:
 
 
 @dataclasses.dataclass(frozen=True)
-class MostToxic:
+class MostToxic(_Share):
     """The most toxic share of the documents: what an anti-expert is trained on."""
-
-    fraction: float = 0.5
-
-    uses_toxicity: ClassVar[bool] = True
-
-    def __post_init__(self):
-        _check_fraction(self.fraction)
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
@@ -79,7 +81,7 @@ class MostToxic:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeastToxicPerLength:
+class LeastToxicPerLength(_Share):
     """The least toxic share within each quantile of length.
 
     The least toxic half is also the shorter half; filtering within strata tells a model that
@@ -90,13 +92,10 @@ class LeastToxicPerLength:
       strata: how many quantiles of length in words.
     """
 
-    fraction: float = 0.5
     strata: int = 10
 
-    uses_toxicity: ClassVar[bool] = True
-
     def __post_init__(self):
-        _check_fraction(self.fraction)
+        super().__post_init__()
         if self.strata < 1:
             raise UserError(f"LeastToxicPerLength.strata is {self.strata}; must be at least 1")
 
@@ -115,15 +114,10 @@ class LeastToxicPerLength:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomShare:
+class RandomShare(_Share):
     """A random share: the control that shows what filtering adds to self-generation."""
 
-    fraction: float = 0.5
-
     uses_toxicity: ClassVar[bool] = False
-
-    def __post_init__(self):
-        _check_fraction(self.fraction)
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator

@@ -41,3 +41,10 @@ def test_the_reports_curve_lacks_that_line_alone(tmp_path, line):
     assert curve is not None
     assert (curve.step, curve.loss) == ((10,), (2.5,))
     assert (curve.validation_step, curve.validation_loss) == ((30,), (2.0,))
+
+
+def test_a_step_that_is_named_has_the_curve_up_to_it(tmp_path):
+    lines = [GOOD, '{"step": 20, "loss": 2.4}', '{"step": 30, "loss": 2.3}', ""]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    curve = picture_data._curve(str(tmp_path / "checkpoints" / "20"))
+    assert curve is not None and curve.step == (10, 20)
