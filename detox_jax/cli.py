@@ -14,7 +14,7 @@ from typing import Any
 
 import gin
 
-from detox_jax import configuration, terminal
+from detox_jax import compilation_cache, configuration, terminal
 from detox_jax.errors import Unavailable, UserError, storage_trouble
 from detox_jax.parallel import distributed, preemption, processes
 
@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     terminal.drop_echoes()
+    compilation_cache.enable()
     with preemption.handled():
         return _main(sys.argv[1:] if argv is None else argv)
 

@@ -25,6 +25,7 @@ MODEL = {*BASICS, "models", "parallel", "checkpoints"}
 ALLOWED = {
     "errors": set(),
     "terminal": set(),
+    "compilation_cache": set(),
     "jsonl": {"errors"},
     "foreign": {"errors"},
     "foreign_files": {"errors", "foreign"},
