@@ -1,0 +1,104 @@
+"""The shape of GPT-2 small with random weights, for us and for transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+VOCAB_SIZE = 50_257
+LAYERS, WIDTH, HEADS, POSITIONS = 12, 768, 12, 1024
+
+
+def ours(adaptation: Any = None, **sizes: Any) -> tuple[Any, Any, Any]:
+    """Our network, its mesh of one device, and random parameters."""
+    import jax
+
+    from detox_jax.models.config import TransformerConfig
+    from detox_jax.models.transformer import TransformerLM
+    from detox_jax.parallel import mesh as meshes
+
+    fields = {
+        "vocab_size": VOCAB_SIZE + 1,  # with padding
+        "emb_dim": WIDTH,
+        "num_heads": HEADS,
+        "num_layers": LAYERS,
+        "mlp_dim": 4 * WIDTH,
+        "max_length": POSITIONS,
+        "dropout_rate": 0.0,
+        **sizes,
+    }
+    model = TransformerLM(TransformerConfig(**fields), adaptation)
+    mesh = meshes.create_mesh({"data": 1}, jax.devices()[:1])
+    params = jax.jit(
+        lambda: model.init(jax.random.key(0), np.ones((1, 1), np.int32), enable_dropout=False)[
+            "params"
+        ]
+    )()
+    return model, mesh, params
+
+
+def torchs() -> Any:
+    """The network of transformers."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB_SIZE,
+        n_positions=POSITIONS,
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def decoder(max_new_tokens: int, end_ids: tuple[int, ...] = (0,)) -> Any:
+    """A `Decoder` with the evaluation protocol's nucleus; id 0 is padding, which nobody draws."""
+    from detox_jax.generation.decoding import Decoder
+    from detox_jax.generation.sampling import TopPSampling
+
+    model, mesh, params = ours()
+    return Decoder(
+        model,
+        params,
+        mesh,
+        sampling=TopPSampling(0.9),
+        max_new_tokens=max_new_tokens,
+        end_ids=end_ids,
+        seed=0,
+    )
+
+
+def generate(prompts: np.ndarray, samples: int, new_tokens: int) -> Any:
+    """What a user of transformers calls, for prompts of equal length; returns the work."""
+    import torch
+
+    model = torchs().eval()
+    ids = torch.tensor(prompts)
+
+    def work() -> float:
+        with torch.inference_mode():
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                top_k=0,
+                top_p=0.9,
+                num_return_sequences=samples,
+                min_new_tokens=new_tokens,
+                max_new_tokens=new_tokens,
+                pad_token_id=VOCAB_SIZE - 1,
+            )
+        return float(len(prompts) * samples * new_tokens)
+
+    return work
+
+
+def random_prompts(number: int, length: int) -> np.ndarray:
+    """Ids that neither side gives a meaning."""
+    return np.random.default_rng(0).integers(5, VOCAB_SIZE - 5, (number, length))

@@ -1,0 +1,113 @@
+"""Measures rows of docs/PERFORMANCE.md: sides take turns, each in a process of its own.
+
+    pip install 'detox-jax[hf]' alt-profanity-check pandas
+    python -m benchmarks.speed.run [ROW ...] [--rounds=3] [--output=benchmarks/speed/results.json]
+
+A row is a file beside this one. A row that is measured again takes the place of what the output
+holds of it. Printed for each: units a second, and by how much ours is faster, as the median over
+rounds with the least and the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.sides import Row
+
+HERE = Path(__file__).parent
+NO_ROWS = {"__init__", "run", "sides", "table", "gpt2", "comments", "processes"}
+PACKAGES = ("jax", "jaxlib", "torch", "transformers", "numpy", "scipy", "pandas")
+
+
+def row_names() -> list[str]:
+    """The rows that there are."""
+    return sorted(file.stem for file in HERE.glob("*.py") if file.stem not in NO_ROWS)
+
+
+def measure(name: str, row: Row, rounds: int) -> dict[str, Any]:
+    """All sides of a row in every round, each round in the opposite order of the one before."""
+    sides: dict[str, list[dict[str, float]]] = {side: [] for side in row.sides}
+    for turn in range(rounds):
+        for side in list(row.sides)[:: -1 if turn % 2 else 1]:
+            command = [sys.executable, "-m", f"benchmarks.speed.{name}", side]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            sides[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"  {side}: {sides[side][-1]['seconds']:.2f} s", flush=True)
+    return {"what": row.what, "unit": row.unit, "sides": sides}
+
+
+def ratios(sides: dict[str, list[dict[str, float]]], side: str) -> np.ndarray:
+    """Ours over the side's, units a second, by round."""
+    ours = next(iter(sides))
+    rates = [
+        np.array([turn["work"] / turn["seconds"] for turn in sides[name]]) for name in (ours, side)
+    ]
+    return rates[0] / rates[1]
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": model or platform.processor(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def commit() -> str:
+    """The commit that is measured, marked where files differ from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return described.stdout.strip()
+
+
+def main() -> None:
+    """Measures the rows that are named, or all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rows", nargs="*", default=row_names(), metavar="ROW")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=HERE / "results.json")
+    flags = parser.parse_args()
+    if unknown := set(flags.rows) - set(row_names()):
+        parser.error(f"no row {', '.join(sorted(unknown))}; one of: {', '.join(row_names())}")
+    results = json.loads(flags.output.read_text()) if flags.output.exists() else {}
+    for name in flags.rows:
+        row: Row = importlib.import_module(f"benchmarks.speed.{name}").ROW
+        print(f"{name}: {row.what}", flush=True)
+        measured = measure(name, row, flags.rounds)
+        for side in measured["sides"]:
+            values = ratios(measured["sides"], side)
+            spread = f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
+            print(f"  {side}: ours is {spread} times as fast", flush=True)
+        results[name] = {**measured, "commit": commit(), **environment()}
+        flags.output.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Row: the verb `score` beside a script with alt-profanity-check, whole processes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.speed import comments, processes
+from benchmarks.speed.sides import Row, Side, Work, main
+
+NUMBER = 100_000
+SCRIPT = """
+import json, sys
+import profanity_check
+documents = [json.loads(line) for line in open(sys.argv[1])]
+scores = profanity_check.predict_prob([document["text"] for document in documents])
+with open(sys.argv[2], "w") as file:
+    for document, score in zip(documents, scores):
+        document["toxicity"] = float(score)
+        file.write(json.dumps(document) + "\\n")
+"""
+
+
+def _file() -> Path:
+    file = Path(tempfile.mkdtemp()) / "documents.jsonl"
+    comments.write(file, NUMBER, scored=False)
+    return file
+
+
+def _ours() -> Work:
+    return processes.verb("score", _file(), NUMBER)
+
+
+def _theirs() -> Work:
+    return processes.script(SCRIPT, _file(), NUMBER)
+
+
+ROW = Row(
+    f"{NUMBER:,} comments from file to file, whole process",
+    "texts",
+    {
+        "ours": Side(_ours, warm_up=False, notes=processes.memory),
+        "alt-profanity-check": Side(_theirs, warm_up=False, notes=processes.memory),
+    },
+)
+
+if __name__ == "__main__":
+    main(ROW)

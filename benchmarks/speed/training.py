@@ -1,0 +1,105 @@
+"""Row: a training step of 4 rows of 256 tokens, whole beside torch, adapter, LoRA."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed import gpt2
+from benchmarks.speed.sides import Row, Side, Work, main
+
+ROWS, LENGTH, STEPS = 4, 256, 4
+_memory: dict[str, float] = {}
+
+
+def packed(tokens_BL: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch of rows that are a document each."""
+    tokens = tokens_BL.astype(np.int32)
+    ones = np.ones(tokens[:, 1:].shape, np.int32)
+    return {
+        "decoder_input_tokens": tokens[:, :-1],
+        "decoder_target_tokens": tokens[:, 1:],
+        "decoder_loss_weights": ones,
+        "decoder_segment_ids": ones,
+        "decoder_positions": np.cumsum(ones, axis=1, dtype=np.int32) - 1,
+    }
+
+
+def _ours(kind: str | None) -> Work:
+    import jax
+
+    from detox_jax.checkpoints import params as params_lib
+    from detox_jax.models import adaptation
+    from detox_jax.training import step
+    from detox_jax.training.optimizer import AdamW
+
+    adapted = {
+        None: None,
+        "adapter": adaptation.AdapterConfig(bottleneck_dim=256),
+        "lora": adaptation.LoRAConfig(rank=8),
+    }[kind]
+    model, mesh, params = gpt2.ours(adapted)
+    trainable, frozen = params, {}
+    if adapted is not None:
+        trainable, frozen = params_lib.partition(params, adaptation.trainable_pattern(adapted))
+    optimizer = AdamW().transformation(total_steps=100)
+    state = step.create_state(trainable, mesh, optimizer)
+    batch = packed(gpt2.random_prompts(ROWS, LENGTH + 1))
+    compiled = step.jit_train_step(model, optimizer, 0).lower(state, frozen, batch).compile()
+    memory = compiled.memory_analysis()
+    _memory["xla_mib"] = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
+    held = [state]
+
+    def work() -> float:
+        for _ in range(STEPS):
+            held[0], metrics = compiled(held[0], frozen, batch)
+        jax.block_until_ready(metrics)
+        return float(STEPS * ROWS * LENGTH)
+
+    return work
+
+
+def _theirs() -> Work:
+    import torch
+
+    model = gpt2.torchs().train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=2e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    ids = torch.tensor(gpt2.random_prompts(ROWS, LENGTH + 1))
+
+    def work() -> float:
+        for _ in range(STEPS):
+            logits = model(ids[:, :-1]).logits
+            loss: Any = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), ids[:, 1:].flatten()
+            )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return float(STEPS * ROWS * LENGTH)
+
+    return work
+
+
+def _notes() -> Mapping[str, float]:
+    return _memory
+
+
+ROW = Row(
+    f"training steps of {ROWS} x {LENGTH} tokens, float32",
+    "tokens",
+    {
+        "ours": Side(functools.partial(_ours, None), notes=_notes),
+        "torch, fused AdamW": Side(_theirs),
+        "ours, adapter 256": Side(functools.partial(_ours, "adapter"), notes=_notes),
+        "ours, LoRA 8": Side(functools.partial(_ours, "lora"), notes=_notes),
+    },
+)
+
+if __name__ == "__main__":
+    main(ROW)
