@@ -15,8 +15,8 @@ from typing import Any
 import gin
 
 from detox_jax import configuration, terminal
-from detox_jax.errors import UserError
-from detox_jax.parallel import distributed, processes
+from detox_jax.errors import Unavailable, UserError, storage_trouble
+from detox_jax.parallel import distributed, preemption, processes
 
 VERBS = {
     "train": "detox_jax.training.train",
@@ -94,13 +94,18 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0, 2 for a mistake of the user's, or the verb's own.
+    """Runs one verb; returns the exit status (docs/RELIABILITY.md), or the verb's own.
 
     A verb that has an answer to give by its exit status returns it; the others return nothing.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with preemption.handled(), terminal.without_echoes():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     try:
-        options, rest = distributed.take_flags(sys.argv[1:] if argv is None else argv)
+        options, rest = distributed.take_flags(argv)
         arguments = parse_arguments(rest)
         if not arguments.verb:
             print(usage())
@@ -108,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
         else:
             distributed.run(options, lambda: _run(arguments), _report)
-    except (UserError, processes.PeerError, BrokenPipeError, KeyboardInterrupt) as error:
+    except (UserError, Unavailable, OSError, KeyboardInterrupt) as error:
         return _report(error)
     return 0
 
@@ -135,14 +140,21 @@ def _run(arguments: Arguments) -> int:
 
 def _report(error: BaseException) -> int:
     """Prints what ended a verb; returns the exit status."""
-    if isinstance(error, UserError | processes.PeerError):
+    preemption.ending()
+    if (trouble := storage_trouble(error)) is not None and isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")
+    if isinstance(error, UserError | Unavailable):
         # Gin appends the configurables that were being called; the first part is ours.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"detox-jax: error: {message}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    if isinstance(error, preemption.Stopped):
+        print(f"detox-jax: stopped: {error}; rerun the same command to go on", file=sys.stderr)
+        return error.status
     if isinstance(error, KeyboardInterrupt):
         print("detox-jax: interrupted; rerun the same command to go on", file=sys.stderr)
-        return 130
+        return preemption.INTERRUPTED
     if not isinstance(error, BrokenPipeError):
         traceback.print_exception(error)
     return 1

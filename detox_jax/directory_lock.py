@@ -22,7 +22,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable
 
 LOCK = ".lock"
 _RENEWED_EVERY_S = 20.0
@@ -33,8 +33,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 _held: dict[str, _Lock] = {}
 
 
-class InUseError(UserError):
-    """Another run is writing to the directory."""
+class InUseError(Unavailable):
+    """Another run is writing to the directory: no setting is wrong, and later it may be free."""
 
 
 def acquire(directory: epath.Path, verb: str) -> None:

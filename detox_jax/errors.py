@@ -1,4 +1,28 @@
-"""The one exception that means "the user can mend this"."""
+"""What ends a verb without being a fault of the program: a mistake, or the world around it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+# Of the operating system: the storage fails, not the program, and no file name is at fault.
+_STORAGE_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ENOSPC EDQUOT EIO EROFS ESTALE EFBIG ETIMEDOUT ENETDOWN ENETUNREACH EHOSTDOWN"
+        " EHOSTUNREACH ECONNRESET ECONNREFUSED ECONNABORTED EREMOTEIO"
+    ).split()
+    if hasattr(errno, name)
+)
+# As tensorstore, TensorFlow and Google's clients name the same, in errors of every class.
+_STORAGE_WORDS = re.compile(
+    "|".join(re.escape(os.strerror(number)) for number in sorted(_STORAGE_ERRORS))
+    + r"|\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED)\b"
+)
 
 
 class UserError(ValueError):
@@ -6,3 +30,48 @@ class UserError(ValueError):
 
     The message names the file, line or flag at fault and says what to do.
     """
+
+
+class Unavailable(RuntimeError):
+    """Network, peers or storage fail; `cli` prints it as one line and exits with 1.
+
+    No setting is wrong: the same command may go on, at once or when what fails is mended.
+    """
+
+
+def storage_trouble(error: BaseException | None) -> str | None:
+    """What fails, in a few words, where an error is the storage's or the network's; else None.
+
+    A missing or damaged file is neither: it stays missing.
+    """
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        return error.strerror or str(error)
+    if isinstance(error, UserError | Unavailable | MemoryError):
+        return None
+    found = _STORAGE_WORDS.search(str(error))
+    # XLA says RESOURCE_EXHAUSTED of a device's memory, which no disk mends.
+    if found is None or "memory" in str(error)[:2000].lower():
+        return None
+    return found.group()
+
+
+@contextlib.contextmanager
+def writing(path: Any) -> Iterator[None]:
+    """Turns the storage's errors into one line that names what was being written.
+
+    Args:
+      path: the file or directory.
+
+    Raises:
+      Unavailable: where the storage or the way to it fails.
+    """
+    try:
+        yield
+    except Exception as error:  # every client of a storage has errors of its own
+        reason = storage_trouble(error)
+        if reason is None:
+            raise
+        raise Unavailable(
+            f"{path}: cannot be written: {reason}; what was finished before is kept: make room "
+            "or mend the storage, then run the same command again"
+        ) from error

@@ -8,6 +8,7 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ import gin
 from etils import epath
 
 from detox_jax import directory_lock, jsonl, output_settings
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError, storage_trouble, writing
 from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"
@@ -55,13 +56,21 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
     A file that stands there has reached the disk: a power cut leaves it whole. In a bucket an
     object appears whole, and is written at its place at once.
+
+    Raises:
+      Unavailable: where the storage fails, such as a full disk.
     """
     if not processes.current().is_first:
         return
-    if "://" in str(path):
-        path.write_bytes(content)
-        return
-    temporary = Path(path.parent) / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
+    with writing(path):
+        if "://" in str(path):
+            path.write_bytes(content)
+        else:
+            _write_durably(Path(path), content)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -208,7 +217,8 @@ class OutputDirectory:
         but the manifest and `config.gin` where None.
 
     Raises:
-      UserError: if the directory cannot be written, holds something else, is another directory on
+      Unavailable: where the storage fails.
+      UserError: if the directory must not be written, holds something else, is another directory on
         another host, or its settings are others there (which includes the hashes of the data).
     """
 
@@ -250,8 +260,13 @@ class OutputDirectory:
             remove_partial_files(self.path)
             write_json(self.path / MANIFEST, self._manifest)
             write_bytes(self.path / CONFIG, gin.config_str().encode())
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        except (OSError, Unavailable) as error:
+            cause = error.__cause__ if isinstance(error, Unavailable) else error
+            is_read_only = isinstance(cause, OSError) and cause.errno == errno.EROFS
+            if storage_trouble(cause) is None or is_read_only:
+                reason = getattr(cause, "strerror", None) or cause
+                raise UserError(f"{self.path}: cannot be written: {reason}") from None
+            raise Unavailable(f"{self.path}: cannot be written: {storage_trouble(cause)}") from None
         return False, self._manifest
 
     def _check_shared(self) -> None:

@@ -8,12 +8,13 @@ environment variable is set, because JAX reads the same ones and needs the GPUs.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich import progress
 from rich.console import Console
@@ -42,6 +43,34 @@ def without_notes() -> Iterator[None]:
             for line in held:
                 if not _NOTE.match(line):
                     os.write(2, line)
+
+
+@contextlib.contextmanager
+def without_echoes() -> Iterator[None]:
+    """Drops what Orbax prints of a failed read or write beside raising it.
+
+    Its threads log the traceback; reads and writes that were under way end after their event loop,
+    of which each prints another, and asyncio prints those that nobody asked, at the very end.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_no_echo)
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    unasked = "exception was never retrieved" in message and "orbax" in message
+    return not unasked and "_SignalingThread.run() raised an exception" not in message
 
 
 class Advance(Protocol):

@@ -1,5 +1,6 @@
 """TensorFlow's start-up notes stay off stderr, and nothing else does."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -37,3 +38,39 @@ def test_stderr_of_a_verb_that_imports_tensorflow_is_clean():
     command = [sys.executable, "-m", "detox_jax", "train", *required, "--dry_run"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "is_shown"),
+    [
+        ("absl", "[thread=x] _SignalingThread.run() raised an exception: full", False),
+        ("asyncio", "Task exception was never retrieved\nfuture: <Task orbax/x.py:126>", False),
+        ("asyncio", "Task exception was never retrieved\nfuture: <Task of_ours.py:1>", True),
+        ("absl", "another error", True),
+    ],
+)
+def test_what_orbax_says_beside_raising_it_is_dropped(caplog, name, message, is_shown):
+    logger = logging.getLogger(name)
+    logger.addHandler(caplog.handler)
+    with terminal.without_echoes():
+        logger.error(message)
+    logger.removeHandler(caplog.handler)
+    assert (message in caplog.text) == is_shown
+
+
+def test_futures_that_end_after_their_loop_are_dropped_and_others_are_not(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(unraisable.exc_value))
+
+    def lose(error):
+        class Loses:
+            def __del__(self):
+                raise error
+
+        Loses()
+
+    other = RuntimeError("another")
+    with terminal.without_echoes():
+        lose(RuntimeError("Event loop is closed"))
+        lose(other)
+    assert seen == [other]

@@ -162,7 +162,8 @@ find_workers() {
 # on_workers NAME LOG_DIR GRACE COMMAND: runs it everywhere at once, with its place in WORKER_INDEX,
 # NUM_WORKERS and COORDINATOR_IP. Logs go to LOG_DIR/worker-I.log, exit codes to
 # LOG_DIR/exit_codes.txt. When one fails, the others have GRACE seconds to end by themselves.
-# Returns 1 if any failed, but 2 if a worker did (a mistake of the user's) and all were reached.
+# Returns 0 if none failed; 2 if all that failed say 2, a mistake that no restart mends; 75 if all say
+# 75, to be run again; else 1. One that was ended because another failed says nothing.
 on_workers() {
   local name=$1 log_dir=$2 grace=$3 command=$4 index=0 place node worker line ssh
   [ -n "$dry_run" ] || mkdir -p "$log_dir"
@@ -190,7 +191,7 @@ on_workers() {
 
 # collect LOG_DIR GRACE: waits for all connections, and writes and judges their exit codes.
 collect() {
-  local log_dir=$1 grace=$2 index code open failed_at="" lost="" status=0
+  local log_dir=$1 grace=$2 index code open failed_at="" closed="" status=0
   local codes=()
   while :; do
     open=0
@@ -209,6 +210,7 @@ collect() {
     if [ -n "$failed_at" ] && [ $((SECONDS - failed_at)) -ge "$grace" ]; then
       say "a worker failed $grace s ago; closing the other $open connections"
       close_connections
+      closed=true
       failed_at=$SECONDS
     fi
     pause "$poll_seconds"
@@ -218,11 +220,15 @@ collect() {
     code=${codes[index]}
     [ "$code" != 0 ] || continue
     say "worker $index ended with $code: $(tail -n 1 "$log_dir/worker-$index.log")"
-    [ "$code" != 255 ] || lost=true
-    if [ "$code" = 2 ]; then status=2; elif [ "$status" = 0 ]; then status=1; fi
+    [ -z "$closed" ] || [ "$code" != 143 ] || continue
+    case $status:$code in
+      0:2 | 2:2) status=2 ;;
+      0:75 | 75:75) status=75 ;;
+      *) status=1 ;;
+    esac
   done
-  # Without a worker the others may find no coordinator, which is then no mistake in the command.
-  [ -z "$lost" ] || status=1
+  # Those that were ended had no other reason to: something failed.
+  if [ "$status" = 0 ] && [ -n "$failed_at" ]; then status=1; fi
   return "$status"
 }
 

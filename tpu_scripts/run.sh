@@ -4,8 +4,8 @@
 #   run.sh --name=NAME --zone=ZONE [...] -- detox-jax VERB ...
 #
 # The workers work together: verbs start jax.distributed (DETOX_JAX_MULTIHOST=1 is --multihost).
-# Exits with 0 if all workers did, 2 if one did (a mistake in the command: its log says which) and
-# all could be reached, else 1.
+# Exits with 0 if all workers did; 2 if all that failed did (a mistake in the command: a log says
+# which); 75 if all that failed did (stopped, to be run again); else 1.
 # What an earlier run left on the workers is ended first; verbs continue where they were.
 #
 #   --name=NAME, --zone=ZONE  of an ACTIVE queued resource that setup.sh has prepared

@@ -44,10 +44,11 @@ give_up() {
 trap 'give_up 130' INT
 trap 'give_up 143' TERM HUP
 
-# Status 1 is a crash and worth a restart, as xpk's own 42 and 127-255 are; 2 is a mistake and is not.
+# Status 1 is a crash and worth a restart, as xpk's own 42 and 127-255 are; 75 asks for one; 2 is a
+# mistake and is not.
 run xpk workload create "--workload=$workload" "${at[@]}" "--tpu-type=$type" \
   "--num-slices=$node_count" "--docker-image=$docker_image" "--max-restarts=$max_restarts" \
-  --restart-on-exit-codes=1 "--priority=$priority" "--command=$(quote env DETOX_JAX_MULTIHOST=1 "${rest[@]}")" ||
+  --restart-on-exit-codes=1,75 "--priority=$priority" "--command=$(quote env DETOX_JAX_MULTIHOST=1 "${rest[@]}")" ||
   fail "xpk refused the workload; the lines above say why"
 
 status=0

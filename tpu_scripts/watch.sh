@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command on TPUs to its end: asks for them, waits for capacity, sets up, looks, runs, and
-# begins again after preemption or a crash. Verbs continue from their last checkpoint. The TPUs are
+# begins again after preemption or a crash. Verbs continue from their last checkpoint. A command that
+# ends with 75 asks to be run again, which is no failure and not counted. The TPUs are
 # deleted when it ends, however it ends, Ctrl-C included, unless --keep; only SIGKILL, or the loss of
 # this machine, can leave them behind, so run it where nothing switches off.
 #
@@ -142,13 +143,21 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 started=$(date +%Y%m%dT%H%M%S)
+runs=0
 for ((attempt = 0; attempt <= max_restarts; attempt++)); do
   if become_active; then
     status=0
-    attempt_once "$log_dir/$started-$attempt" || status=$?
-    [ "$status" != 0 ] || { say "done after $attempt restarts" && exit 0; }
+    attempt_once "$log_dir/$started-$runs" || status=$?
+    runs=$((runs + 1))
+    [ "$status" != 0 ] || { say "done after $((runs - 1)) restarts" && exit 0; }
     # A mistake of the user's is not mended by running it again.
     [ "$status" != 2 ] || exit 2
+    if [ "$status" = 75 ]; then
+      say "stopped, and asks to be run again; $((max_restarts - attempt)) restarts are left"
+      attempt=$((attempt - 1))
+      interruptible sleep "$poll"
+      continue
+    fi
   elif [ "$attempt" = 0 ]; then
     exit 1
   fi

@@ -12,13 +12,18 @@ import os
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
 from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
+from detox_jax.checkpoints import steps as steps_lib
+from detox_jax.checkpoints.steps import absolute as absolute
+from detox_jax.checkpoints.steps import checkpoints_dir as checkpoints_dir
+from detox_jax.checkpoints.steps import is_local as is_local
+from detox_jax.checkpoints.steps import manager as manager
+from detox_jax.checkpoints.steps import saved_steps as saved_steps
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
@@ -108,17 +113,6 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
         raise UserError(f"{file}: not a model description of this version: {error}") from None
 
 
-def manager(model_dir: epath.Path, **options: Any) -> ocp.CheckpointManager:
-    """The Orbax manager of a model directory's steps."""
-    return ocp.CheckpointManager(
-        checkpoints_dir(model_dir),
-        options=ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False, step_prefix=None, **options
-        ),
-        item_names=("params", "opt_state", "data"),
-    )
-
-
 def save_model(
     model_dir: epath.Path,
     params: params_lib.Params,
@@ -140,22 +134,8 @@ def save_model(
     """
     params_lib.require_finite(params, str(model_dir))
     write_spec(model_dir, spec, vocabulary)
-    with manager(model_dir) as checkpoints:
-        checkpoints.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
-
-
-def checkpoints_dir(model_dir: epath.Path) -> epath.Path:
-    """Where the steps lie."""
-    return absolute(model_dir / places.CHECKPOINTS_DIR)
-
-
-def absolute(path: epath.Path) -> epath.Path:
-    """The path as Orbax wants it: absolute, where it is local."""
-    return epath.Path(os.path.abspath(path)) if _is_local(path) else path
-
-
-def _is_local(path: epath.Path) -> bool:
-    return "://" not in str(path)
+    with manager(model_dir) as saving:
+        steps_lib.save(saving, step, {"params": params})
 
 
 def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
@@ -175,91 +155,76 @@ def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
     return model_dir, steps[-1] if step is None else step
 
 
-def saved_steps(model_dir: epath.Path) -> list[int]:
-    """The steps that are completely saved, in order.
-
-    On a disk Orbax renames a step when it is whole; on an object store it writes into the step's
-    own directory and marks it when it is whole (`commit_success.txt`).
-    """
-    directory = model_dir / places.CHECKPOINTS_DIR
-    if not directory.exists():
-        return []
-    return sorted(
-        int(path.name)
-        for path in directory.iterdir()
-        if path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)
-    )
-
-
 def vocabulary_dir(checkpoint_path: str) -> str:
     """Where a checkpoint's vocabulary lies."""
     return str(resolve(checkpoint_path)[0] / places.VOCABULARY_DIR)
 
 
-def restore_item(model_dir: epath.Path, step: int, item: str, arguments: Any) -> Any:
-    """Restores one item of a step.
-
-    Args:
-      model_dir: of the model.
-      step: one of `saved_steps`.
-      item: `params`, `opt_state` or `data`.
-      arguments: Orbax's, which say how to read it, such as `JsonRestore()`.
-    """
-    directory = checkpoints_dir(model_dir) / str(step)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(item)) as checkpointer:
-        return checkpointer.restore(directory, args=ocp.args.Composite(**{item: arguments}))[item]
-
-
 def restore_arrays(model_dir: epath.Path, step: int, item: str, abstract: Any) -> Any:
-    """Restores one item that holds arrays.
+    """`steps.restore_arrays`, of the one step that will do.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+
+    def read(at: int) -> Any:
+        record = steps_lib.read_record(model_dir, at)
+        return steps_lib.restore_arrays(model_dir, at, item, abstract, record)
+
+    return steps_lib.newest_whole(model_dir, read, strict=True, only=step)[1]
+
+
+def load_params(
+    checkpoint_path: str, mesh: Mesh, strict: bool = False
+) -> tuple[params_lib.Params, ModelSpec, str]:
+    """The parameters of a checkpoint on the mesh, its base's included.
 
     Args:
-      model_dir: of the model.
-      step: one of `saved_steps`.
-      item: `params` or `opt_state`.
-      abstract: `ShapeDtypeStruct`s of the arrays, with the shardings that they shall have.
-    """
-    return restore_item(model_dir, step, item, ocp.args.StandardRestore(abstract))
-
-
-def load_params(checkpoint_path: str, mesh: Mesh) -> tuple[params_lib.Params, ModelSpec, str]:
-    """The parameters of a checkpoint on the mesh, its base's included.
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      mesh: where they go.
+      strict: refuse a damaged newest step, in place of taking the one before and saying so. A step
+        that `checkpoint_path` names is never replaced by another.
 
     Returns:
       Parameters, spec, and the fingerprint of the whole.
 
     Raises:
-      UserError: if the checkpoint, or the base of an adapter-only one, is missing, another, or
-        holds numbers that are not finite.
+      UserError: if the checkpoint, or the base of an adapter-only one, is missing, damaged,
+        another, or holds numbers that are not finite.
     """
-    model_dir, step = resolve(checkpoint_path)
+    model_dir, _ = resolve(checkpoint_path)
+    only = places.split(checkpoint_path)[1]
     spec = read_spec(model_dir)
-    if spec.base is None:
-        abstract = abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
-        params = _restore_params(model_dir, step, abstract)
-        return params, spec, params_lib.fingerprint(params)
-    base, _ = load_base(spec, model_dir, mesh)
-    params = params_lib.combine(base, load_trained(model_dir, step, mesh))
+    base = None if spec.base is None else load_base(spec, model_dir, mesh)[0]
+    params = load_trained(model_dir, mesh, strict=strict, only=only)
+    params = params if base is None else params_lib.combine(base, params)
     return params, spec, params_lib.fingerprint(params)
 
 
-def load_trained(model_dir: epath.Path, step: int, mesh: Mesh) -> params_lib.Params:
-    """The parameters that an adaptation trained, without its base's, on the mesh.
+def load_trained(
+    model_dir: epath.Path, mesh: Mesh, strict: bool = False, only: int | None = None
+) -> params_lib.Params:
+    """The parameters that a directory holds on the mesh: of an adaptation, not its base's.
+
+    Args:
+      model_dir: the directory of the model.
+      mesh: where they go.
+      strict: refuse a damaged newest step, in place of the one before.
+      only: the step to read; the newest whole one where None.
 
     Raises:
-      UserError: if they hold numbers that are not finite.
+      UserError: if no step is whole, or its numbers are not finite.
     """
     spec = read_spec(model_dir)
-    abstract = abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
-    pattern = adaptations.trainable_pattern(spec.adaptation)
-    trained, _ = params_lib.partition(abstract, pattern)
-    return _restore_params(model_dir, step, trained)
+    wanted = abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
+    if spec.base is not None:
+        wanted, _ = params_lib.partition(wanted, adaptations.trainable_pattern(spec.adaptation))
 
+    def read(at: int) -> params_lib.Params:
+        record = steps_lib.read_record(model_dir, at)
+        return steps_lib.restore_arrays(model_dir, at, "params", wanted, record)
 
-def _restore_params(
-    model_dir: epath.Path, step: int, abstract: params_lib.Params
-) -> params_lib.Params:
-    params = restore_arrays(model_dir, step, "params", abstract)
+    step, params = steps_lib.newest_whole(model_dir, read, strict=strict, only=only)
     params_lib.require_finite(params, f"{model_dir}, step {step}")
     return params
 
@@ -270,7 +235,7 @@ def load_base(
     """The base model that an adapter-only checkpoint belongs to, checked by its fingerprint."""
     assert spec.base is not None
     path = find_base(spec.base["path"], model_dir)
-    params, base_spec, fingerprint = load_params(path, mesh)
+    params, base_spec, fingerprint = load_params(path, mesh, strict=True)
     check_base(spec, model_dir, path, fingerprint)
     return params, base_spec
 
@@ -305,7 +270,7 @@ def find_base(recorded: str, model_dir: epath.Path) -> str:
 
 def base_reference(base_path: str, model_dir: epath.Path) -> str:
     """How a base is recorded: relative to the adaptation where both are local, else as given."""
-    if "://" in base_path or not _is_local(model_dir):
+    if "://" in base_path or not is_local(model_dir):
         return base_path
     return os.path.relpath(base_path, model_dir)
 
@@ -321,18 +286,21 @@ def abstract_on_mesh(model: TransformerLM, mesh: Mesh) -> params_lib.Params:
     )
 
 
-def load_model(checkpoint_path: str, mesh: Mesh, dtype: str | None = None) -> LoadedModel:
+def load_model(
+    checkpoint_path: str, mesh: Mesh, dtype: str | None = None, strict: bool = False
+) -> LoadedModel:
     """Loads a checkpoint to generate from or to evaluate.
 
     Args:
       checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
       mesh: where the parameters go.
       dtype: of activations; the checkpoint's own where None.
+      strict: see `load_params`.
 
     Raises:
       UserError: if it is missing, damaged or inconsistent.
     """
-    params, spec, fingerprint = load_params(checkpoint_path, mesh)
+    params, spec, fingerprint = load_params(checkpoint_path, mesh, strict)
     model_dir, _ = resolve(checkpoint_path)
     vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
     if vocabulary.fingerprint != spec.vocabulary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -72,8 +72,8 @@ def count(params: Params) -> int:
 def first_not_finite(tree: Any) -> str | None:
     """Where a tree of arrays holds a NaN or an infinity: the first such path, None without any."""
     leaves = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), _all_finite(leaf))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        (path, _all_finite(leaf))
+        for path, leaf in _leaves(tree)
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
     return next((path for path, finite in leaves if not finite), None)
@@ -124,6 +124,43 @@ def fingerprint_of(leaves: Iterable[tuple[str, Any]]) -> str:
     for path, shape, dtype, value in sums:
         digest.update(f"{path} {shape} {dtype} {jax.device_get(value).tolist()}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def digests(tree: Any) -> dict[str, list[Any]]:
+    """What `differs` needs to know a tree of arrays again, as JSON.
+
+    Returns:
+      `[dtype, shape, sum, sum]` by path: the sums of `fingerprint`, which every mesh finds alike.
+    """
+    leaves = [(path, leaf, _bit_sums(leaf)) for path, leaf in _leaves(tree)]
+    return {
+        path: [str(leaf.dtype), list(leaf.shape), *jax.device_get(sums).tolist()]
+        for path, leaf, sums in leaves
+    }
+
+
+def differs(tree: Any, expected: Mapping[str, list[Any]]) -> str | None:
+    """The first path at which a tree is not the one that `digests` saw; None where it is.
+
+    An array that was read in another dtype than it was saved in cannot be compared, and is not.
+
+    Args:
+      tree: all of the other tree, or a part of it.
+      expected: its digests.
+    """
+    for path, digest in digests(tree).items():
+        if path not in expected:
+            return path
+        if digest[0] == expected[path][0] and digest != expected[path]:
+            return path
+    return None
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 @jax.jit

@@ -3,7 +3,8 @@
     MODEL_DIR/model.json             config, adaptation, base (of an adapter-only checkpoint)
     MODEL_DIR/vocabulary/            tokenizer.json
     MODEL_DIR/huggingface.json       where an imported model came from, and its config.json
-    MODEL_DIR/checkpoints/STEP/      params, opt_state, data (iterator state, JSON)
+    MODEL_DIR/checkpoints/STEP/      params, opt_state, data and their hashes, see `steps`
+    MODEL_DIR/damaged/STEP/          a step that training found damaged
     MODEL_DIR/metrics.jsonl          what training logged
 
 A checkpoint is named by MODEL_DIR (its last step) or by MODEL_DIR/checkpoints/STEP.

@@ -19,6 +19,7 @@ from flax import traverse_util
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import steps as steps_lib
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import LoRAConfig
@@ -94,11 +95,18 @@ class Checkpoint:
         """Of the parameters that are stored here."""
         return params_lib.fingerprint_of((path, self.read(path)) for path in sorted(self.paths))
 
+    @functools.cached_property
+    def _record(self) -> dict[str, Any] | None:
+        def read(step: int) -> dict[str, Any] | None:
+            return steps_lib.read_record(self.model_dir, step)
+
+        return steps_lib.newest_whole(self.model_dir, read, strict=True, only=self.step)[1]
+
     def read(self, path: str) -> np.ndarray:
         """One parameter, from here or from the base.
 
         Raises:
-          UserError: if it holds numbers that are not finite.
+          UserError: if it is damaged, or holds numbers that are not finite.
         """
         if path not in self.paths and self.base is not None:
             return self.base.read(path)
@@ -109,7 +117,14 @@ class Checkpoint:
             partial_restore=True,
         )
         directory = checkpoints.checkpoints_dir(self.model_dir) / str(self.step) / "params"
-        restored = ocp.PyTreeCheckpointHandler().restore(directory, args=arguments)
+        handler = ocp.PyTreeCheckpointHandler()
+
+        def read(_: int) -> Any:
+            return steps_lib.checked(
+                "params", self._record, lambda: handler.restore(directory, args=arguments)
+            )
+
+        _, restored = steps_lib.newest_whole(self.model_dir, read, strict=True, only=self.step)
         params_lib.require_finite(restored, f"{self.model_dir}, step {self.step}")
         flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
         return flat[path]

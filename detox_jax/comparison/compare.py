@@ -17,8 +17,8 @@ from detox_jax import output_settings, outputs, records
 from detox_jax.comparison import agreement, drawing, rankings, tables
 from detox_jax.comparison.comparison import Comparison, Pair, Provenance
 from detox_jax.errors import UserError
-from detox_jax.evaluation import joined
-from detox_jax.evaluation.joined import Scored
+from detox_jax.evaluation import joined, scored_texts
+from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.report import figures
 
@@ -106,7 +106,7 @@ def _read(sources: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Score
 
 def _read_one(name: str, path: str) -> Scored:
     """What `score` wrote; a document is taken for the one continuation of an empty prompt."""
-    found = joined.of_prompts(name, map(_as_prompt, records.read_records(path)), path)
+    found = scored_texts.of_prompts(name, map(_as_prompt, records.read_records(path)), path)
     if not found.coverage:
         raise UserError(f"{path}: no text has a score; give what `score` wrote")
     return found

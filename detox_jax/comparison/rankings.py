@@ -10,8 +10,8 @@ from scipy import stats
 
 from detox_jax.comparison.comparison import Rank, Ranking, Swap, Tau
 from detox_jax.evaluation import metrics, statistics
-from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
+from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.statistics import Difference
 
 METRICS: dict[RankedMetric, Callable[[np.ndarray], np.ndarray]] = {

@@ -20,10 +20,10 @@ from detox_jax.evaluation import (
     metrics,
     picture_data,
     results_files,
+    scored_texts,
     soundness,
     statistics,
 )
-from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.metric_names import EMT, MEAN, TP, Accuracy, Metric, ToxicityMetric
 from detox_jax.evaluation.perplexity_cache import PerplexityReader
 from detox_jax.evaluation.results import EvaluatedBy, Provenance, Results
@@ -39,6 +39,7 @@ from detox_jax.evaluation.rows import (
     Toxicity,
     paired_rows,
 )
+from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.statistics import Difference, Interval
 from detox_jax.evaluation.text_quality import TextQuality
 from detox_jax.evaluation.typed_json import from_json
@@ -148,7 +149,7 @@ def evaluate(
         all_joined = {
             scorer: joined.join(
                 {
-                    name: joined.read(name, path, with_quality=scorer == first)
+                    name: scored_texts.read(name, path, with_quality=scorer == first)
                     for name, path in paths.items()
                 },
                 baseline,
@@ -165,7 +166,7 @@ def evaluate(
         quality = _quality_of_all(named, texts, generations[first], reader)
         draw = _Draws(bootstrap_draws, random_seed)
         answers = accuracy.read({name: method.choices for name, method in named.items()})
-        splits = joined.splits(texts[baseline].prompts)
+        splits = scored_texts.splits(texts[baseline].prompts)
         paired_answers = accuracy.paired(answers, baseline, splits, draw.draws, draw.seed)
         accuracies = {
             name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
@@ -295,8 +296,8 @@ def _quality_of_all(
         # What the checkpoint says of held-out text is not what a steered row draws from.
         of_model = reader.of_model(name, None if texts.is_steered else checkpoint)
         of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
-        of_prompts = joined.quality(texts, generations[name])
-        for split, mask in joined.splits(texts.prompts).items():
+        of_prompts = scored_texts.quality(texts, generations[name])
+        for split, mask in scored_texts.splits(texts.prompts).items():
             quality[name, split] = _quality(of_prompts.rows(mask), of_model, of_texts)
     return quality
 
@@ -344,7 +345,7 @@ def _rows(
             quality=quality[name, split],
             accuracies=accuracies,
         )
-        for split, mask in joined.splits(scored.prompts).items()
+        for split, mask in scored_texts.splits(scored.prompts).items()
     ]
 
 
@@ -403,7 +404,7 @@ def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[P
     reference = _per_prompt(scored[baseline])
     values = {name: _per_prompt(method) for name, method in scored.items() if name != baseline}
     paired = []
-    for split, mask in joined.splits(scored[baseline].prompts).items():
+    for split, mask in scored_texts.splits(scored[baseline].prompts).items():
         pairs: dict[tuple[str, Metric], tuple[np.ndarray, np.ndarray]] = {
             (name, metric): (values_P[mask], reference[metric][mask])
             for name in values

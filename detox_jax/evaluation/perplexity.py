@@ -44,7 +44,7 @@ def checkpoint_perplexity(
       vocabularies; with the counts.
     """
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = checkpoints.load_model(checkpoint_path, mesh)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, strict=True)
     texts = [document.text for document in records.read_documents(documents)]
     bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
     encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
@@ -82,7 +82,7 @@ def continuation_perplexity(
       UserError: if every continuation is empty.
     """
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = checkpoints.load_model(checkpoint_path, mesh)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, strict=True)
     vocabulary, context = loaded.vocabulary, loaded.module.config.max_length
     pairs = [
         (prompt.text, generation.text)

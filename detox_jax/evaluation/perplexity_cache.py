@@ -11,8 +11,8 @@ from etils import epath
 
 from detox_jax import output_settings, outputs, records
 from detox_jax.checkpoints.identity import identity
-from detox_jax.evaluation.joined import Scored, texts_sha256
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
+from detox_jax.evaluation.scored_texts import Scored, texts_sha256
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
 

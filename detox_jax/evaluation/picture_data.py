@@ -10,7 +10,6 @@ from etils import epath
 
 from detox_jax.checkpoints import places
 from detox_jax.evaluation import metrics, results_files
-from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.results_files import (
     Continuation,
     Curve,
@@ -20,6 +19,7 @@ from detox_jax.evaluation.results_files import (
     Sample,
     Training,
 )
+from detox_jax.evaluation.scored_texts import Scored
 
 _K_CURVE = (1, 2, 5, 10, 15, 20, 25)
 

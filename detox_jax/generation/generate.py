@@ -23,7 +23,7 @@ from detox_jax.vocabulary import Vocabulary
 
 SHARD_NAME = "generations"
 # What changes where, how fast or how often, and never what is written.
-FREE = ("output_dir", "model", "mesh_shape")
+FREE = ("output_dir", "model", "mesh_shape", "strict")
 
 
 def generate(
@@ -35,6 +35,7 @@ def generate(
     start_with_end_of_text: bool = True,
     model: TransformerConfig | None = None,
     mesh_shape: Mapping[str, int] | None = None,
+    strict: bool = False,
 ) -> None:
     """Generates text from a checkpoint into sharded JSON Lines.
 
@@ -49,6 +50,7 @@ def generate(
         with it.
       model: must agree with the checkpoint where given; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      strict: refuse a damaged newest step, in place of taking the one before and saying so.
 
     Raises:
       UserError: for a checkpoint or prompts that cannot be used, or a prompt beyond the context.
@@ -63,7 +65,7 @@ def generate(
             "--gin.NUM_SAMPLES=1, and the number of documents as NUM_DOCUMENTS"
         )
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
     steering = steering_lib.load(decoding.steering, loaded, mesh)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from detox_jax.errors import UserError
-from detox_jax.parallel import links, processes
+from detox_jax.parallel import links, preemption, processes
 
 MULTIHOST_VARIABLE = "DETOX_JAX_MULTIHOST"
 # The names are T5X's, but for the first, which says what it is on all platforms.
@@ -90,6 +90,7 @@ def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseExcepti
     Raises:
       UserError: if the processes cannot meet.
       PeerError: if some do not come.
+      Stopped: where a signal ended all processes at the same step.
     """
     (address, count, index), device_ids = discover(options)
     patience = links.Patience(start=options.initialization_timeout)
@@ -97,6 +98,7 @@ def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseExcepti
     linked.watch()
     try:
         _initialize_jax(address, count, index, device_ids)
+        preemption.take_over_from_jax()
         processes.join(processes.Processes(index, linked.hosts, _Store()))
         print(
             f"detox-jax: process {index} of {count} on {linked.hosts[index]}, coordinator "
@@ -108,6 +110,11 @@ def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseExcepti
             sys.stdout = open(os.devnull, "w")  # What a verb says, process 0 says.
         verb()
         linked.finish()
+    except preemption.Stopped as stopped:
+        if not stopped.by_all:
+            linked.fail(stopped, report)
+        linked.finish()  # All have saved the same step, and leave together.
+        raise
     except BaseException as error:  # noqa: B036 (ends the process, after it told the others)
         linked.fail(error, report)
 

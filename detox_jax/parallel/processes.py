@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 
 _Result = TypeVar("_Result")
 
 
-class PeerError(RuntimeError):
+class PeerError(Unavailable):
     """Another process stayed away, died or failed; one line, and the same command may go on."""
 
 
@@ -72,7 +73,7 @@ class Processes:
           decide: returns something that JSON holds.
 
         Raises:
-          UserError: on all processes, if `decide` does.
+          UserError, Unavailable: on all processes, if `decide` does.
         """
         if not self.several:
             return decide()
@@ -80,12 +81,13 @@ class Processes:
         if not self.is_first:
             told = json.loads(self._get(key))
             if "error" in told:
-                raise UserError(told["error"])
+                raise {"user": UserError, "storage": Unavailable}[told["kind"]](told["error"])
             return told["value"]
         try:
             value = decide()
-        except UserError as error:
-            self._set(key, {"error": str(error)})
+        except (UserError, Unavailable) as error:
+            kind = "user" if isinstance(error, UserError) else "storage"
+            self._set(key, {"error": str(error), "kind": kind})
             raise
         self._set(key, {"value": value})
         return value
@@ -109,6 +111,15 @@ class Processes:
             return []
         others = range(1, len(self.hosts))
         return [value, *(json.loads(self._get(f"{key}/{index}")) for index in others)]
+
+    def first_trouble(self, trouble: str | None) -> str | None:
+        """What went wrong on the first process where something did; the same on all.
+
+        Args:
+          trouble: of this process; None where all is well.
+        """
+        gathered = self.gather(trouble)
+        return self.first_decides(lambda: next((t for t in gathered if t is not None), None))
 
     def agree(self, values: Mapping[str, Any], hint: str) -> None:
         """Compares what must be the same on all processes.
@@ -173,6 +184,12 @@ _current = Processes()
 def current() -> Processes:
     """The processes of this run."""
     return _current
+
+
+def warn(line: str) -> None:
+    """A line that must not be overlooked, on standard error; of several processes, the first's."""
+    if _current.is_first:
+        print(f"detox-jax: warning: {line}", file=sys.stderr, flush=True)
 
 
 def join(processes: Processes) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.toxicity.rate_limit import TokenBucket
 from detox_jax.toxicity.scorer import EMPTY_SCORE, prepare
 
@@ -123,7 +123,8 @@ class HttpScorer(abc.ABC):
 
         Raises:
           UserError: without consent, key or the extra; if the service refuses the key or the
-            request; if it gives no usable answer in `attempts` attempts.
+            request.
+          Unavailable: if it gives no usable answer in `attempts` attempts, or its quota is spent.
         """
         sendable = [_sendable(text) for text in texts]
         scores: list[float | None] = [EMPTY_SCORE] * len(texts)
@@ -238,8 +239,8 @@ class HttpScorer(abc.ABC):
             return False
         return isinstance(message, str) and self.text_message.fullmatch(message) is not None
 
-    def _stopped(self, reason: str) -> UserError:
-        return UserError(
+    def _stopped(self, reason: str) -> Unavailable:
+        return Unavailable(
             f"{self.name}: {reason}; check the network and the service's quota, then rerun the "
             "same command (a CachedScorer keeps what was scored)"
         )

@@ -6,15 +6,16 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 from etils import epath
 
-from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.parallel.computation import Computation
 from detox_jax.training import loop as loops
 from detox_jax.training import step as steps_lib
+from detox_jax.training.guard import Guard
 from detox_jax.training.objective import Batches, Objective
 from detox_jax.training.optimizer import AdamW
 
@@ -70,6 +71,8 @@ def fit(
     periods: loops.Periods,
     seed: int,
     directory: epath.Path,
+    strict: bool = False,
+    starts_from: str | None = None,
 ) -> steps_lib.TrainState:
     """Trains up to `steps`, or goes on where an earlier run in `directory` stopped.
 
@@ -87,30 +90,35 @@ def fit(
       periods: how often to log, validate and save.
       seed: of random parameters and of dropout.
       directory: where checkpoints and metrics go; exists.
+      strict: refuse a damaged newest step, in place of going on from the one before.
+      starts_from: the macro by which another run starts from a step of this one.
 
     Returns:
       The last state.
 
     Raises:
-      UserError: if training diverges, or a saved position belongs to other data.
+      UserError: if training diverges, a saved position belongs to other data, or no saved step is
+        whole.
+      Stopped: where a signal asked for it, once a step is saved.
     """
     mesh = computation.create_mesh()
     transformation = optimizer.transformation(steps)
 
     # Restart order:
-    # 1. the last step saved in `directory`: parameters, optimizer, step, position in the data;
+    # 1. the last whole step in `directory`: parameters, optimizer, step, position in the data;
     # 2. else `params`, which a checkpoint held: parameters alone;
     # 3. else random parameters. An adaptation's own parameters are always random at first.
     if params is None:
         state = steps_lib.init_trainable(network, mesh, transformation, seed)
     else:
         state = steps_lib.create_state(params, mesh, transformation)
-    if saved := checkpoints.saved_steps(directory):
-        initial = state
-        state, position = loops.restore(directory, saved[-1], initial)
-        batches.restore(position)
+    saved.remove_unfinished(directory)
+    guard = Guard()
+    if processes.current().first_decides(lambda: saved.saved_steps(directory)):
         # The caller's frame still refers to `params`: without this the loop would hold them twice.
-        jax.tree.map(lambda x: x.delete(), initial)
+        restored = loops.resume(directory, loops.emptied(state), strict=strict)
+        state, guard = restored.state, restored.guard
+        batches.restore(restored.position)
 
     losses = {"loss": objective.loss, **objective.measures()}
     loop = loops.Loop(
@@ -131,5 +139,7 @@ def fit(
         },
         learning_rate=optimizer.learning_rate_at(steps),
         validation=validation,
+        starts_from=starts_from,
+        guard=guard,
     )
     return loop.run(state, frozen, batches)

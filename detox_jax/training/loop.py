@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
 from detox_jax import terminal
-from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.checkpoints import places
+from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import preemption, processes
 from detox_jax.training import metric_log
 from detox_jax.training import step as steps_lib
+from detox_jax.training.guard import ROLLBACKS, Guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +42,65 @@ class Periods:
     eval_steps: int = 20
 
 
-def restore(
-    model_dir: epath.Path, step: int, state: steps_lib.TrainState
-) -> tuple[steps_lib.TrainState, dict[str, Any]]:
-    """The state of a saved step, in the shardings of `state`, and the position in the data."""
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A saved step.
+
+    Attributes:
+      state: in the shardings that were asked for.
+      position: in the data.
+      guard: of the run up to there.
+    """
+
+    state: steps_lib.TrainState
+    position: dict[str, Any]
+    guard: Guard
+
+
+def restore(model_dir: epath.Path, step: int, state: steps_lib.TrainState) -> Restored:
+    """A saved step, in the shardings of `state`.
+
+    Raises:
+      Damaged: if it cannot be read, or is not what was saved.
+    """
+    record = saved.read_record(model_dir, step)
 
     def read(item: str, like: Any) -> Any:
-        return checkpoints.restore_arrays(model_dir, step, item, jax.tree.map(_abstract, like))
+        abstract = jax.tree.map(_abstract, like)
+        return saved.restore_arrays(model_dir, step, item, abstract, record)
 
-    data_state = checkpoints.restore_item(model_dir, step, "data", ocp.args.JsonRestore())
+    position = saved.restore_data(model_dir, step, record)
     restored = steps_lib.TrainState(
-        step=jax.device_put(state.step + step, state.step.sharding),
+        step=jax.device_put(jnp.asarray(step, state.step.dtype), state.step.sharding),
         params=read("params", state.params),
         opt_state=read("opt_state", state.opt_state),
     )
-    return restored, data_state
+    return Restored(restored, position, Guard.from_state({} if record is None else record["run"]))
+
+
+def resume(model_dir: epath.Path, like: steps_lib.TrainState, *, strict: bool) -> Restored:
+    """The newest step that is whole; damaged later ones are set aside, and it says so.
+
+    Args:
+      model_dir: holds at least one step.
+      like: arrays or their shapes, with shardings.
+      strict: refuse a damaged newest step instead.
+
+    Raises:
+      UserError: if no step is whole, or `strict` refuses the one before.
+    """
+    step, restored = saved.newest_whole(
+        model_dir, lambda at: restore(model_dir, at, like), strict=strict
+    )
+    saved.set_aside(model_dir, [at for at in saved.saved_steps(model_dir) if at > step])
+    return restored
+
+
+def emptied(state: steps_lib.TrainState) -> steps_lib.TrainState:
+    """Shapes and shardings of a state, whose memory is given back."""
+    abstract = jax.tree.map(_abstract, state)
+    jax.tree.map(lambda x: x.delete(), state)
+    return abstract
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -73,6 +120,8 @@ class Loop:
       eval_fns: from `step.jit_eval_step`, by the name that the log knows their mean by.
       learning_rate: as a function of the step, for the log.
       validation: makes the validation batches, or None where there are none.
+      starts_from: the macro by which another run starts from a saved step; None without one.
+      guard: judges the steps; knows of those before, where the run goes on.
     """
 
     model_dir: epath.Path
@@ -83,43 +132,73 @@ class Loop:
     eval_fns: Mapping[str, Callable[..., Any]]
     learning_rate: optax.Schedule
     validation: Callable[[], Any] | None
+    starts_from: str | None = None
+    guard: Guard = dataclasses.field(default_factory=Guard)
 
     def run(
         self, state: steps_lib.TrainState, frozen: params_lib.Params, batches: Any
     ) -> steps_lib.TrainState:
-        """Trains from `state` to the end and returns the last state."""
+        """Trains from `state` to the end and returns the last state.
+
+        Args:
+          state: where to start.
+          frozen: the other parameters.
+          batches: behind the last one that `state` has seen.
+
+        Raises:
+          UserError: if training diverges.
+          Stopped: where it was asked to stop, once a step is saved.
+        """
         start = int(state.step)
+        guard = self.guard
         log = metric_log.MetricLog(self.model_dir, start)
-        manager = checkpoints.manager(self.model_dir, max_to_keep=2)
+        manager = saved.manager(self.model_dir, max_to_keep=2)
         with (
             meshes.sharding_scope(self.mesh),
             manager,
+            preemption.put_off(),
             terminal.bar("train", self.total_steps, start) as advance,
         ):
-            description = "train"
-            for step in range(start + 1, self.total_steps + 1):
+            description, step = "train", start
+            while step < self.total_steps:
+                step += 1
                 state, scalars = self.step_fn(state, frozen, self._to_mesh(next(batches)))
+                guard.after(step, scalars)
                 if self._is_due(self.periods.log, step):
                     self._log(log, step, scalars)
                     description = f"train, loss {scalars['loss']:.3f}"
                 if self.validation and self._is_due(self.periods.eval, step):
                     log.write(step, self._validate(state, frozen))
-                if self._is_due(self.periods.checkpoint, step):
-                    self._check_finite(step, state)
-                    log.flush()
-                    _save(manager, step, state, batches.state())
+                stops = preemption.reached()
+                if stops or self._is_due(self.periods.checkpoint, step):
+                    guard.settle()
+                    # Of skipped steps nobody knows yet whether the batch or the model is bad.
+                    if not guard.in_a_row:
+                        self._check_finite(step, state)
+                        log.flush()
+                        _save(manager, step, state, batches.state(), guard.state())
                 advance(1, description)
+                if stops:
+                    raise preemption.Stopped(self._where())
+                if guard.is_lost or (guard.in_a_row and step == self.total_steps):
+                    state = self._roll_back(step, state, manager, log)
+                    advance(int(state.step) - step, "train")
+                    step = int(state.step)
         return state
 
     def _is_due(self, period: int, step: int) -> bool:
         return step == self.total_steps or (period > 0 and step % period == 0)
 
-    def _log(self, log: metric_log.MetricLog, step: int, scalars: dict[str, jax.Array]) -> None:
+    def _log(
+        self,
+        log: metric_log.MetricLog,
+        step: int,
+        scalars: dict[str, jax.Array],
+    ) -> None:
         values = {name: float(value) for name, value in scalars.items()}
-        if not math.isfinite(values["loss"]):
-            raise self._diverged(f"the loss is {values['loss']} at step {step}")
+        self.guard.settle()  # All values of the step are there.
         learning_rate: Any = self.learning_rate(step - 1)
-        log.write(step, {**values, "learning_rate": float(learning_rate)})
+        log.write(step, {**values, "learning_rate": float(learning_rate), **self.guard.scalars()})
 
     def _check_finite(self, step: int, state: steps_lib.TrainState) -> None:
         """What is saved must be worth going on from: a later step replaces the last good one."""
@@ -128,13 +207,54 @@ class Loop:
             if path := params_lib.first_not_finite(tree):
                 raise self._diverged(f"{what} {path} is not finite at step {step}")
 
-    def _diverged(self, what: str) -> UserError:
-        steps = checkpoints.saved_steps(self.model_dir)
-        saved = f"the last good step is {steps[-1]}" if steps else "no step is saved"
-        return UserError(
-            f"{self.model_dir}: {what}: training has diverged; {saved}; train into another "
-            "directory with a lower learning rate"
+    def _roll_back(
+        self,
+        step: int,
+        state: steps_lib.TrainState,
+        manager: Any,
+        log: metric_log.MetricLog,
+    ) -> steps_lib.TrainState:
+        """The last saved step, to go on from with the batches that come next, not with the same."""
+        guard = self.guard
+        what = f"{guard.in_a_row} steps up to {step} are not finite"
+        if guard.rollbacks + 1 >= ROLLBACKS:
+            raise self._diverged(f"{what}, after {guard.rollbacks} returns to a saved step")
+        if not self._saved():
+            raise self._diverged(what)
+        restored = resume(self.model_dir, emptied(state), strict=False).state
+        manager.reload()
+        at = int(restored.step)
+        guard.rolled_back()
+        log.forget_after(at)
+        processes.warn(
+            f"{self.model_dir}: {what}: BACK TO STEP {at}, on to other batches; "
+            f"time {guard.rollbacks}, and the last time is {ROLLBACKS - 1}"
         )
+        return restored
+
+    def _saved(self) -> list[int]:
+        return processes.current().first_decides(lambda: saved.saved_steps(self.model_dir))
+
+    def _where(self) -> str:
+        steps = self._saved()
+        return f"{self.model_dir}: step {steps[-1]} is saved" if steps else "no step is saved yet"
+
+    def _diverged(self, what: str) -> UserError:
+        steps = self._saved()
+        if not steps:
+            advice = "no step is saved; run it again with a lower LEARNING_RATE"
+        elif self.starts_from is None:
+            advice = (
+                f"the last good step is {steps[-1]}; train into another directory with a lower "
+                "LEARNING_RATE"
+            )
+        else:
+            step = self.model_dir / places.CHECKPOINTS_DIR / str(steps[-1])
+            advice = (
+                f"the last good step is {steps[-1]}; go on from it into another directory with a "
+                f"lower LEARNING_RATE: --gin.{self.starts_from}={step} --gin.MODEL_DIR=..."
+            )
+        return UserError(f"{self.model_dir}: {what}: training has diverged; {advice}")
 
     def _validate(self, state: steps_lib.TrainState, frozen: params_lib.Params) -> dict[str, float]:
         assert self.validation is not None
@@ -157,11 +277,11 @@ class Loop:
 
 
 def _save(
-    manager: ocp.CheckpointManager, step: int, state: steps_lib.TrainState, data: dict[str, Any]
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: steps_lib.TrainState,
+    data: dict[str, Any],
+    run: dict[str, Any],
 ) -> None:
-    items = ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        opt_state=ocp.args.StandardSave(state.opt_state),
-        data=ocp.args.JsonSave(data),
-    )
-    manager.save(step, args=items)
+    arrays = {"params": state.params, "opt_state": state.opt_state}
+    saved.save(manager, step, arrays, data, run)

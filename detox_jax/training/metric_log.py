@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from etils import epath
 
 from detox_jax import outputs
 from detox_jax.checkpoints import places
+from detox_jax.errors import writing
 from detox_jax.parallel import processes
 
 TENSORBOARD_DIR = "tensorboard"
@@ -33,8 +35,8 @@ class MetricLog:
             return
         self._appends = "://" not in str(model_dir)
         if self._file.exists():
-            self._lines = _lines_until(self._file, resume_step)
-            self._rewrite()
+            self._lines = self._read()
+            self.forget_after(resume_step)
         # clu imports tensorflow, which scoring and generation do without.
         from clu import metric_writers
 
@@ -43,15 +45,29 @@ class MetricLog:
             events.rmtree()
         self._writer = metric_writers.SummaryWriter(str(events))
 
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of later steps, and those that damage has made unreadable."""
+        if not self._is_first:
+            return
+        if self._appends and self._file.exists():
+            self._lines = self._read()
+        steps = [_step_of(line) for line in self._lines]
+        if damaged := steps.count(None):
+            processes.warn(f"{self._file}: {damaged} damaged line(s) dropped")
+        numbered = zip(steps, self._lines, strict=True)
+        self._lines = [line for at, line in numbered if at is not None and at <= step]
+        self._rewrite()
+
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Logs scalars of one step."""
+        """Logs the scalars of one step that are finite."""
         if not self._is_first:
             return
         values = {name: float(value) for name, value in scalars.items()}
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._writer.write_scalars(step, values)
         line = json.dumps({"step": step, **values})
         if self._appends:
-            with self._file.open("a") as file:
+            with writing(self._file), self._file.open("a") as file:
                 file.write(line + "\n")
         else:
             self._lines.append(line)
@@ -64,11 +80,18 @@ class MetricLog:
         if not self._appends:
             self._rewrite()
 
+    def _read(self) -> list[str]:
+        # A last line that a kill cut short is none.
+        return self._file.read_bytes().decode(errors="replace").split("\n")[:-1]
+
     def _rewrite(self) -> None:
         outputs.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())
 
 
-def _lines_until(file: epath.Path, step: int) -> list[str]:
-    """The lines of steps up to `step`; a last line that a kill cut short is none."""
-    whole = file.read_text().split("\n")[:-1]
-    return [line for line in whole if json.loads(line)["step"] <= step]
+def _step_of(line: str) -> int | None:
+    """Whose line it is; None of one that a power cut or a bad disk left."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None

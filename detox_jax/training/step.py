@@ -80,6 +80,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of the trainable parameters; the same for every adaptation and every loss.
 
+    Where the loss or the gradient is not finite, parameters and optimizer stay as they are.
+
     Args:
       state: before the update.
       frozen: the other parameters; empty where all are trained.
@@ -113,8 +115,14 @@ def train_step(
     gradients = jax.tree.map(lambda x: (x * scale).astype(x.dtype), gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    grad_norm = optax.global_norm(gradients)
-    metrics = {"loss": total * scale, "grad_norm": grad_norm, "tokens": weight}
+    grad_norm, mean = optax.global_norm(gradients), total * scale
+    is_good = jnp.isfinite(grad_norm) & jnp.isfinite(mean)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(is_good, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    metrics = {"loss": mean, "grad_norm": grad_norm, "tokens": weight}
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -27,7 +27,7 @@ from detox_jax.training.objective import LanguageModeling
 from detox_jax.training.optimizer import AdamW, require_masters
 from detox_jax.vocabulary import Vocabulary
 
-FREE = ("model_dir", "computation", "periods")  # see `output_settings`
+FREE = ("model_dir", "computation", "periods", "strict")  # see `output_settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,7 @@ def train(
     computation: Computation | None = None,
     periods: Periods | None = None,
     cache_dir: str | None = None,
+    strict: bool = False,
 ) -> None:
     """Trains a model and leaves it in `model_dir`.
 
@@ -73,6 +74,7 @@ def train(
         None.
       periods: how often to save, validate (tasks with a validation split) and log, see `Periods`.
       cache_dir: where `seqio_cache_tasks` wrote the task; encoded on the way where None.
+      strict: refuse a damaged newest step, in place of going on from the one before and saying so.
 
     Raises:
       UserError: for settings that do not fit each other, the data or the checkpoint.
@@ -90,7 +92,7 @@ def train(
     if use_cached:
         data.add_cache_dir(cache_dir)
     vocabulary = data.vocabulary_of(task)
-    base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint)
+    base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint, strict)
     config = computation.configure(_resolve_config(model, base, vocabulary))
     length = _check_lengths(task_feature_lengths, config)
     rows_at_once = meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
@@ -171,6 +173,8 @@ def train(
         periods=periods,
         seed=random_seed,
         directory=output.path,
+        strict=strict,
+        starts_from="INITIAL_CHECKPOINT_PATH" if adaptation is None else None,
     )
     trained, untouched = params_lib.count(state.params), params_lib.count(frozen)
     output.finish(steps=steps, parameters={"trained": trained, "frozen": untouched})
@@ -178,7 +182,11 @@ def train(
 
 
 def _load_initial(
-    path: str | None, mesh: Mesh, adaptation: adaptations.Adaptation | None, vocabulary: str
+    path: str | None,
+    mesh: Mesh,
+    adaptation: adaptations.Adaptation | None,
+    vocabulary: str,
+    strict: bool,
 ) -> Base | None:
     if path is None:
         if adaptation is not None:
@@ -187,7 +195,7 @@ def _load_initial(
                 "ADAPTATION=None to train from scratch"
             )
         return None
-    params, spec, fingerprint = checkpoints.load_params(path, mesh)
+    params, spec, fingerprint = checkpoints.load_params(path, mesh, strict)
     if spec.vocabulary != vocabulary:
         raise UserError(
             f"{path}: trained with vocabulary {spec.vocabulary}, the task uses {vocabulary}; give "

@@ -6,7 +6,7 @@ import sys
 import time
 
 from detox_jax import directory_lock, outputs
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable
 from detox_jax.records import Document
 
 
@@ -14,7 +14,7 @@ def _main(directory: str, lapses_after: str, waits: str) -> None:
     directory_lock.LAPSES_AFTER_S = float(lapses_after)
     try:
         output = outputs.OutputDirectory(directory, "score", {"seed": 1})
-    except UserError as error:
+    except Unavailable as error:
         sys.exit(f"error: {error}")
     print("opened", flush=True)
     time.sleep(float(waits))

@@ -11,9 +11,9 @@ from scipy import stats
 from detox_jax import cli
 from detox_jax.comparison import agreement, rankings
 from detox_jax.comparison.comparison import Compared
-from detox_jax.evaluation.joined import Scored
 from detox_jax.evaluation.metric_names import EMT
 from detox_jax.evaluation.rows import Scorer
+from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.typed_json import from_json, to_json
 
 A = [0.9, 0.6, 0.1, 0.2, 0.8, 0.3]

@@ -10,8 +10,8 @@ import pytest
 
 from detox_jax import outputs
 from detox_jax.errors import UserError
-from detox_jax.evaluation import joined
-from detox_jax.evaluation.rows import Scorer
+from detox_jax.evaluation import joined, scored_texts
+from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
 from detox_jax.records import Generation, Prompt
 
 HAND = Scorer("hand", "hand-0123")
@@ -36,7 +36,7 @@ def prompts_of(scores, toxicity=None, **extra):
 
 
 def scored_of(prompts, scorer=HAND):
-    """As `joined.read` gives it."""
+    """As `scored_texts.read` gives it."""
     counts_P = np.array([len(prompt.generations) for prompt in prompts])
     scores_PK = np.full((len(prompts), max(counts_P)), NAN)
     hashes_PK, unreadable_PK = np.zeros(scores_PK.shape, int), np.zeros(scores_PK.shape, bool)
@@ -46,7 +46,7 @@ def scored_of(prompts, scorer=HAND):
             hashes_PK[p, k] = hash(generation.text)
             unreadable_PK[p, k] = generation.unreadable
     lean = [dataclasses.replace(p, generations=p.generations[:1]) for p in prompts]
-    return joined.Scored(lean, scores_PK, hashes_PK, unreadable_PK, counts_P, scorer)
+    return scored_texts.Scored(lean, scores_PK, hashes_PK, unreadable_PK, counts_P, scorer)
 
 
 def scored(scores, scorer=HAND):
@@ -72,7 +72,7 @@ def test_what_score_wrote_is_read_with_its_scorer(tmp_path):
     reliability = {"scores": [0.1], "shares": [0.2], "against": "people", "auroc": 0.9}
     of_manifest = dataclasses.asdict(HAND)
     path = write(tmp_path / "o", SCORES, scorer=of_manifest, scorer_reliability=reliability)
-    method = joined.read("mine", path)
+    method = scored_texts.read("mine", path)
     expected = scored(SCORES)
     assert list(method.prompts) == list(expected.prompts)
     np.testing.assert_array_equal(method.scores_PK, expected.scores_PK)
@@ -84,32 +84,34 @@ def test_what_score_wrote_is_read_with_its_scorer(tmp_path):
 
 
 def test_what_the_texts_are_like_is_read_with_them(tmp_path):
-    method = joined.read("mine", write(tmp_path / "o", SCORES), with_quality=True)
+    method = scored_texts.read("mine", write(tmp_path / "o", SCORES), with_quality=True)
     assert method.quality is not None
     assert method.quality.texts_P.tolist() == [2, 3, 1]
     assert method.quality.mean_words == 3
     assert method.rows(np.array([2, 0])).quality.texts_P.tolist() == [1, 2]
-    assert joined.quality(method, "not read again") is method.quality
+    assert scored_texts.quality(method, "not read again") is method.quality
     cut = method.first(2)
     assert cut.quality is None and cut.counts_P.tolist() == [2, 2, 1]
-    again = joined.quality(cut.rows(np.array([1, 2, 0])), str(tmp_path / "o"))
+    again = scored_texts.quality(cut.rows(np.array([1, 2, 0])), str(tmp_path / "o"))
     assert again.texts_P.tolist() == [2, 1, 2]
 
 
 def test_a_file_of_nobody_has_an_unknown_scorer(tmp_path):
     lines = [json.dumps(prompt.to_json()) + "\n" for prompt in prompts_of(SCORES)]
     (tmp_path / "s.jsonl").write_text("".join(lines))
-    method = joined.read("mine", str(tmp_path / "s.jsonl"))
-    assert (method.scorer, method.reliability) == (joined.UNKNOWN_SCORER, None)
-    method = joined.read("mine", write(tmp_path / "generated", SCORES))  # A manifest without one.
-    assert method.scorer == joined.UNKNOWN_SCORER
+    method = scored_texts.read("mine", str(tmp_path / "s.jsonl"))
+    assert (method.scorer, method.reliability) == (UNKNOWN_SCORER, None)
+    method = scored_texts.read(
+        "mine", write(tmp_path / "generated", SCORES)
+    )  # A manifest without one.
+    assert method.scorer == UNKNOWN_SCORER
 
 
 def test_nothing_to_read_is_refused():
     with pytest.raises(UserError, match="method 'mine': p.jsonl holds zero prompts"):
-        joined.of_prompts("mine", [], "p.jsonl")
+        scored_texts.of_prompts("mine", [], "p.jsonl")
     with pytest.raises(UserError, match="method 'mine': p.jsonl holds no continuation"):
-        joined.of_prompts("mine", prompts_of({"a": [], "b": []}), "p.jsonl")
+        scored_texts.of_prompts("mine", prompts_of({"a": [], "b": []}), "p.jsonl")
 
 
 def test_coverage_is_of_the_continuations_that_there_should_be():
@@ -122,7 +124,7 @@ def test_coverage_is_of_the_continuations_that_there_should_be():
 
 
 def hash_of(scores, num_samples=3):
-    return joined.texts_sha256(prompts_of(scores), num_samples)
+    return scored_texts.texts_sha256(prompts_of(scores), num_samples)
 
 
 def test_the_hash_is_of_the_texts_alone():
@@ -134,7 +136,7 @@ def test_the_hash_is_of_the_texts_alone():
     assert hash_of({"z": SCORES["a"], "b": SCORES["b"], "c": SCORES["c"]}) != expected
     first, *others = prompts_of(SCORES)
     changed = [dataclasses.replace(first, text="another prompt"), *others]
-    assert joined.texts_sha256(changed, 3) != expected
+    assert scored_texts.texts_sha256(changed, 3) != expected
 
 
 def test_the_hash_is_that_of_all_texts_as_one_list_of_json():
@@ -152,15 +154,15 @@ def test_a_subset_keeps_prompts_and_rows_together():
 def test_splits_by_the_prompts_own_toxicity():
     values = [0.5, np.nextafter(0.5, 0), None, 0.0]  # The threshold is toxic; None is neither.
     prompts = [Prompt(str(i), "text", value) for i, value in enumerate(values)]
-    masks = {name: mask.tolist() for name, mask in joined.splits(prompts).items()}
+    masks = {name: mask.tolist() for name, mask in scored_texts.splits(prompts).items()}
     assert masks == {
         "full": [True, True, True, True],
         "toxic": [True, False, False, False],
         "nontoxic": [False, True, False, True],
     }
     prompts[2] = dataclasses.replace(prompts[2], extra={"challenging": True})
-    assert joined.splits(prompts)["challenging"].tolist() == [False, False, True, False]
-    assert joined.splits(prompts[:1]).keys() == {"full", "toxic"}  # Empty ones are left out.
+    assert scored_texts.splits(prompts)["challenging"].tolist() == [False, False, True, False]
+    assert scored_texts.splits(prompts[:1]).keys() == {"full", "toxic"}  # Empty ones are left out.
 
 
 # --- several methods --------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def test_what_one_file_says_of_a_prompt_is_said_of_all():
     said = dataclasses.replace(scored(FULL), prompts=prompts_of(FULL, 0.9, challenging=True))
     methods = joined.join({"base": silent, "mine": said}, "base", 0.5).methods
     for method in methods.values():
-        assert joined.splits(method.prompts).keys() == {"full", "toxic", "challenging"}
+        assert scored_texts.splits(method.prompts).keys() == {"full", "toxic", "challenging"}
 
 
 # --- several scorers --------------------------------------------------------------------------
@@ -270,7 +272,7 @@ def test_a_scorer_is_given_once():
 
     with pytest.raises(UserError, match="scorers 'x' and 'y' are one: hand-0123"):
         align(HAND, HAND)
-    assert align(joined.UNKNOWN_SCORER, joined.UNKNOWN_SCORER).keys() == {"x", "y"}
+    assert align(UNKNOWN_SCORER, UNKNOWN_SCORER).keys() == {"x", "y"}
 
 
 @pytest.mark.parametrize(

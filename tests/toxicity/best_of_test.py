@@ -8,7 +8,7 @@ import pytest
 
 from detox_jax import cli, records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import decoding, joined
+from detox_jax.evaluation import decoding, scored_texts
 from detox_jax.toxicity.best_of import CHOSEN, BestOf, choose
 
 PROBS, SCORES = np.exp([2.0, 1.0, 0.0]) / np.exp([2.0, 1.0, 0.0]).sum(), (0.1, 0.8, 0.3)
@@ -145,7 +145,7 @@ def test_the_verb_and_what_follows(scored, tmp_path, capsys):
 
     flags = [f"--gin.INPUT={tmp_path / 'chosen'}", f"--gin.OUTPUT_DIR={tmp_path / 'judged'}"]
     assert cli.main(["score", *flags]) == 0, capsys.readouterr().err
-    method = joined.read("best", str(tmp_path / "judged"))
+    method = scored_texts.read("best", str(tmp_path / "judged"))
     assert method.chosen_by is not None and method.chosen_by.fingerprint == "lexicon-x"
     assert method.decoding is not None and method.decoding["max_new_tokens"] == 20
     assert method.decoding["best_of"]["samples_per_result"] == 2

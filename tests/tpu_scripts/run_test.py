@@ -122,9 +122,32 @@ def test_exit_codes_of_all_workers(active):
     assert exit_codes(active) == "worker-0 0\nworker-1 7\n"
 
 
-def test_a_mistake_of_the_users_is_exit_2(active):
-    active.behave("exit $((2 - WORKER_INDEX))")
-    assert run(active)[0] == 2
+@pytest.mark.parametrize(
+    ("codes", "status"),
+    [
+        ((2, 2), 2),
+        ((0, 2), 2),
+        ((75, 75), 75),
+        ((0, 75), 75),
+        ((1, 2), 1),
+        ((137, 2), 1),
+        ((75, 2), 1),
+        ((2, 75), 1),
+        ((75, 1), 1),
+    ],
+)
+def test_only_what_all_that_failed_say_is_passed_on(active, codes, status):
+    """A process that crashes may leave the others a coordinator that does not answer."""
+    active.behave(f"[ $WORKER_INDEX = 1 ] && exit {codes[1]}; exit {codes[0]}")
+    assert run(active)[0] == status
+    assert exit_codes(active) == "".join(f"worker-{i} {code}\n" for i, code in enumerate(codes))
+
+
+@pytest.mark.parametrize("code", [2, 75])
+def test_one_that_was_ended_for_another_s_failure_says_nothing(active, code):
+    active.behave(f"[ $WORKER_INDEX = 0 ] && exit {code}; sleep 60")
+    assert run(active, "--grace=0")[0] == code
+    assert exit_codes(active) == f"worker-0 {code}\nworker-1 143\n"
 
 
 def test_without_a_worker_the_error_of_the_others_is_no_mistake(active):
@@ -161,7 +184,7 @@ def test_a_command_repeated_by_gcloud_is_not_run_twice(active):
     (call,) = [call for call in active.calls("ssh")[-2:] if "--worker=0" in call]
     process = active.start("../../bin/gcloud", *call)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 75
+    assert process.returncode == 1  # The network's, which is no reason not to count it.
     assert "is not started twice" in output
 
 

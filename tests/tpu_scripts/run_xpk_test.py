@@ -38,7 +38,7 @@ def test_submits_waits_and_gathers(xpk, xpk_status, status):
     create, wait = xpk.xpk_calls.read_text().splitlines()
     assert create == (
         "workload create --workload=w --cluster=c --zone=z --tpu-type=v6e-16 --num-slices=2 "
-        "--docker-image=i --max-restarts=20 --restart-on-exit-codes=1 --priority=medium "
+        "--docker-image=i --max-restarts=20 --restart-on-exit-codes=1,75 --priority=medium "
         "--command=env DETOX_JAX_MULTIHOST=1 detox-jax train"
     )
     assert "--wait-for-job-completion=w" in wait

@@ -64,6 +64,17 @@ def test_a_mistake_of_the_users_is_not_repeated(cloud, flags):
     assert not cloud.exists
 
 
+def test_what_asks_to_be_run_again_is_and_is_not_counted(cloud, flags):
+    cloud.play(**ACTIVE)
+    cloud.behave("n=$(cat $HOME/n || echo 0); echo $((n + 1)) >$HOME/n; [ $n -ge 2 ] || exit 75")
+    status, output = watch(cloud, flags, "--max_restarts=0")
+    assert status == 0, output
+    assert output.count("watch.sh: stopped, and asks to be run again; 0 restarts are left") == 2
+    assert "done after 2 restarts" in output
+    assert len(list((cloud.checkout / "runs/tpu/q").glob("*-2/run/exit_codes.txt"))) == 1
+    assert not cloud.exists
+
+
 def test_what_preflight_knows_that_no_restart_mends_is_not_repeated(cloud, flags):
     cloud.play(**ACTIVE)
     cloud.answer_of_bucket(2, "gs://b: no such bucket")

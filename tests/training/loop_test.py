@@ -42,9 +42,9 @@ def run(tmp_path, monkeypatch, one_device_mesh):
     saved = {}
     original = loops._save
 
-    def save(manager, step, state, data):
+    def save(manager, step, state, data, known):
         saved[step] = data
-        original(manager, step, state, data)
+        original(manager, step, state, data, known)
 
     monkeypatch.setattr(loops, "_save", save)
 
@@ -122,11 +122,61 @@ def _broken_at(step, change):
     return broken
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_where_it_is_logged(run, tmp_path):
-    broken = _broken_at(4, lambda state, scalars: (state, {**scalars, "loss": jnp.inf}))
-    with pytest.raises(UserError, match=r"the loss is inf at step 4: .* the last good step is 3"):
-        run(step_fn=broken)
-    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [3]
+def _not_finite(is_bad):
+    """`_step`, but where `is_bad(state, batch)` nothing changes, as in `train_step`."""
+
+    def step_fn(state, frozen, batch):
+        after, scalars = _step(state, frozen, batch)
+        if not is_bad(after, batch):
+            return after, scalars
+        return state.replace(step=after.step), {**scalars, "loss": jnp.nan}
+
+    return step_fn
+
+
+def test_a_step_that_is_not_finite_is_counted_said_and_not_saved(run, log, capsys):
+    state, saved = run(step_fn=_not_finite(lambda state, _: int(state.step) in (3, 5)))
+    assert np.asarray(state.params["w"]).tolist() == [5.0, 5.0] and list(saved) == [6, 7]
+    counts = {line["step"]: line.get("skipped_steps") for line in log()}
+    assert counts == {2: None, 4: 1.0, 6: 2.0, 7: 2.0}
+    assert "loss" not in [line for line in log() if line["step"] == 3]
+    errors = capsys.readouterr().err
+    assert "warning: step 3 is not finite (loss nan): its update is left out" in errors
+
+
+def _numbered_rows():
+    """Batches that hold their number."""
+    batches = Numbered(lambda _: {"x": np.full((8, 2), batches.taken, np.float32)})
+    return batches
+
+
+def test_many_steps_that_are_not_finite_go_back_and_on_to_other_batches(run, log, tmp_path, capsys):
+    step_fn = _not_finite(lambda _, batch: 8 <= batch["x"][0, 0] <= 20)
+    batches = _numbered_rows()
+    state, saved = run(total=24, step_fn=step_fn, batches=batches)
+    # Step 6 is the last good one, and at the log of step 18 it shows: batch 19 is the next.
+    assert int(state.step) == 24 and batches.taken == 18 + 18
+    assert list(saved) == [3, 6, 9, 12, 15, 18, 21, 24] and saved[24]["taken"] == batches.taken
+    assert [line["step"] for line in log()] == list(range(2, 25, 2))
+    assert np.asarray(state.params["w"]).tolist() == [22.0, 22.0]
+    assert log()[-1]["rollbacks"] == 1.0
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "BACK TO" in x]
+    assert "BACK TO STEP 6, on to other batches" in line
+
+
+def test_going_back_again_and_again_ends_the_run(run, tmp_path):
+    step_fn = _not_finite(lambda _, batch: batch["x"][0, 0] >= 8)
+    message = r"10 steps up to \d+ are not finite, after 2 returns .* the last good step is 6"
+    with pytest.raises(UserError, match=message):
+        run(total=40, step_fn=step_fn, batches=_numbered_rows())
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [3, 6]
+
+
+def test_what_the_guard_knows_goes_on_with_the_run(run, tmp_path):
+    bad = _not_finite(lambda state, _: int(state.step) == 2)
+    run(step_fn=bad)
+    found = loops.restore(epath.Path(tmp_path), 7, _state())
+    assert found.guard.skipped_steps == 1 and found.guard.state()["losses"] == [1, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +197,9 @@ def test_what_was_saved_is_restored_as_it_is_asked_for(run, tmp_path):
     state, _ = run()
     mesh = meshes.create_mesh({"data": 8})
     like = jax.device_put(_state(value=9.0), meshes.replicated(mesh))
-    restored, position = loops.restore(epath.Path(tmp_path), 7, like)
-    assert int(restored.step) == 7 and position["taken"] == 7
+    found = loops.restore(epath.Path(tmp_path), 7, like)
+    restored = found.state
+    assert int(restored.step) == 7 and found.position["taken"] == 7
     for name in ("params", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(restored, name), getattr(state, name))
     assert restored.params["w"].sharding == meshes.replicated(mesh)

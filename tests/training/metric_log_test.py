@@ -63,3 +63,28 @@ def test_the_process_that_writes_files_writes_the_log(log_of, tmp_path, monkeypa
     log.write(10, {"loss": 1.0})
     log.flush()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"{garbled", b"\0\0\0\0", b"\xff\xfe", b"[]", b"7", b"{}", b'{"step": "x"}']
+)
+def test_a_damaged_line_costs_that_line(log_of, steps, tmp_path, damaged, capsys):
+    good = [b'{"step": 10}', b'{"step": 20}']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], damaged, good[1], b""]))
+    log_of(20)
+    assert steps() == [10, 20]
+    assert "metrics.jsonl: 1 damaged line(s) dropped" in capsys.readouterr().err
+
+
+def test_what_is_not_finite_is_no_json(log_of, tmp_path):
+    log_of(0).write(10, {"loss": float("nan"), "tokens": 3.0})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 10, "tokens": 3.0}
+
+
+def test_going_back_forgets_what_came_after(log_of, steps):
+    log = log_of(0)
+    for step in (10, 20, 30):
+        log.write(step, {"loss": 1.0})
+    log.forget_after(10)
+    log.write(20, {"loss": 1.0})
+    assert steps() == [10, 20]

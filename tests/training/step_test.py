@@ -251,3 +251,44 @@ def test_initialisation_does_not_depend_on_the_mesh(config, one_device_mesh):
 def test_step_counts_and_reports(config, one_device_mesh):
     _, state, _ = run_steps(config, None, one_device_mesh, num_steps=2)
     assert int(state.step) == 2 and state.step.dtype == jnp.int32
+
+
+def test_good_steps_are_bit_for_bit_what_they_were_without_the_choice(config, one_device_mesh):
+    """What a step computes does not depend on whether a bad one would have been left out."""
+    config = dataclasses.replace(config, dropout_rate=0.0)
+    model, params = random_params(config)
+    optimizer = AdamW(learning_rate=1e-2).transformation(4)
+    batch = make_batch(config)
+    states = {}
+    for name, loss in {"plain": steps.batch_loss, "never finite": _nan_loss}.items():
+        state = steps.create_state(jax.tree.map(jnp.array, params), one_device_mesh, optimizer)
+        train = steps.jit_train_step(model, optimizer, 0, loss)
+        state, metrics = train(state, {}, batch)
+        states[name] = state
+        assert np.isfinite(metrics["loss"]) == (name == "plain")
+    # The same update by hand, in one program without the choice.
+    start = steps.create_state(jax.tree.map(jnp.array, params), one_device_mesh, optimizer)
+
+    @jax.jit
+    def unguarded(state):
+        def loss_fn(trainable):
+            return steps.batch_loss(model, trainable, batch, None)
+
+        (_, weight), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        scale = 1 / jnp.maximum(weight, 1.0)
+        gradients = jax.tree.map(lambda x: (x * scale).astype(x.dtype), gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state
+
+    expected = unguarded(start)
+    found = states["plain"].params, states["plain"].opt_state
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    skipped = states["never finite"]
+    assert int(skipped.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, skipped.params, params)
+    jax.tree.map(np.testing.assert_array_equal, skipped.opt_state, optimizer.init(params))
+
+
+def _nan_loss(model, params, batch, key):
+    total, weight = steps.batch_loss(model, params, batch, key)
+    return total * jnp.nan, weight

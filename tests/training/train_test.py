@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -175,11 +176,10 @@ def test_a_model_that_is_not_finite_is_not_saved(
     _diverges_in(monkeypatch, step)
     flags = without(flags, "VALIDATION_INPUT")
     assert cli.main([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]) == 2
-    error = capsys.readouterr().err
-    assert (
-        error.count("\n") == 1
-        and f"training has diverged; the last good step is {last_good}" in error
-    )
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert f"training has diverged; the last good step is {last_good}" in error
+    # Damage between two saves shows in the next loss, and is gone back behind; here in vain.
+    assert sum("BACK TO STEP 4" in line for line in warnings) == (2 if step == 5 else 0)
     assert checkpoints.saved_steps(epath.Path(tmp_path / "m"))[-1] == last_good
     assert not json.loads((tmp_path / "m" / "manifest.json").read_text())["complete"]
 
@@ -372,8 +372,10 @@ MISTAKES = {
     "steps and epochs": (["--gin.EPOCHS=1"], "one of TRAIN_STEPS and EPOCHS"),
     "missing input": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
     "mesh does not divide": (["--gin.MESH_SHAPE={{'data': 3}}"], "does not divide the 8 devices"),
-    # Nothing is saved before the last step, where the loss is looked at.
-    "diverged": (["--gin.LEARNING_RATE=1e30", "--gin.CHECKPOINT_PERIOD=0"], "the loss is"),
+    "diverged": (
+        ["--gin.LEARNING_RATE=1e30", "--gin.CHECKPOINT_PERIOD=0"],
+        "5 steps up to 6 are not finite: training has diverged; no step is saved",
+    ),
 }
 
 
@@ -416,3 +418,94 @@ def test_moved_together_an_adaptation_finds_its_base(adapted, models, tmp_path):
     finally:
         (tmp_path / "there").rename(models)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+
+def _interrupted(flags, directory, monkeypatch):
+    """A run with whole steps 2 and 4, stopped behind the latter."""
+    with monkeypatch.context() as patch:
+        _killed_at(patch, 4)
+        assert cli.main([*flags, f"--gin.MODEL_DIR={directory}"]) == 130
+
+
+def _damage(directory, step, item="params"):
+    """Flips a bit of every large file: numbers change, and every file can still be read."""
+    for file in (directory / "checkpoints" / str(step) / item).rglob("d/*"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+def test_training_goes_on_from_the_step_before_a_damaged_one(
+    flags, base, tmp_path, monkeypatch, capsys
+):
+    model = tmp_path / "m"
+    _interrupted(flags, model, monkeypatch)
+    _damage(model, 4, "opt_state")
+    (model / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
+    capsys.readouterr()
+    strict = [*flags, f"--gin.MODEL_DIR={model}", "--gin.STRICT=True"]
+    assert cli.main(strict) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{model}: step 4 is damaged (" in line and "STRICT=True refuses" in line
+    # Another period, so that no save would meet what the killed one left.
+    assert cli.main([*flags, f"--gin.MODEL_DIR={model}", "--gin.CHECKPOINT_PERIOD=3"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{model}: step 4 is damaged (" in line and "TAKING STEP 2" in line
+    assert metrics(model) == metrics(base)
+    jax.tree.map(np.testing.assert_array_equal, load(str(model)), load(base))
+    assert sorted(path.name for path in (model / "checkpoints").iterdir()) == ["3", "6"]
+    assert [path.name for path in (model / "damaged").iterdir()] == ["4"]
+
+
+def test_without_a_whole_step_training_does_not_begin_again(flags, tmp_path, monkeypatch, capsys):
+    model = tmp_path / "m"
+    _interrupted(flags, model, monkeypatch)
+    for step in (2, 4):
+        shutil.rmtree(model / "checkpoints" / str(step) / "params")
+    capsys.readouterr()
+    assert cli.main([*flags, f"--gin.MODEL_DIR={model}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none of its steps [2, 4] is whole" in line
+
+
+def test_generation_takes_the_step_before_unless_it_must_not(base, tmp_path, capsys):
+    model = tmp_path / "m"
+    shutil.copytree(base, model)
+    _damage(model, 6)
+    (tmp_path / "prompts.jsonl").write_text('{"id": "1", "prompt": {"text": "The bus"}}\n')
+    generate = ["generate", f"--gin.INPUT={tmp_path / 'prompts.jsonl'}", "--gin.NUM_SAMPLES=1"]
+    outcomes = {}
+    for name, path, extra in [
+        ("strict", model, ["--gin.STRICT=True"]),
+        ("named", model / "checkpoints" / "6", []),
+        ("newest", model, []),
+        ("before", model / "checkpoints" / "4", []),
+    ]:
+        output = tmp_path / name
+        where = [f"--gin.CHECKPOINT_PATH={path}", f"--gin.OUTPUT_DIR={output}"]
+        status = cli.main([*generate, *where, *extra])
+        outcomes[name] = status, capsys.readouterr().err
+    for name, left in {"strict": "STRICT=True refuses", "named": "give another"}.items():
+        status, error = outcomes[name]
+        assert status == 2 and error.count("\n") == 1 and "step 6 is damaged (" in error
+        assert left in error
+    assert outcomes["newest"][0] == 0 and "TAKING STEP 4" in outcomes["newest"][1]
+    shards = [
+        (tmp_path / name / "generations-00000-of-00001.jsonl").read_bytes()
+        for name in ("newest", "before")
+    ]
+    assert outcomes["before"] == (0, "") and shards[0] == shards[1]
+
+
+def test_what_a_diverged_run_advises_can_be_followed(flags, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        _diverges_in(patch, 4)
+        assert cli.main([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]) == 2
+    error = capsys.readouterr().err
+    (start,) = re.findall(r"--gin\.INITIAL_CHECKPOINT_PATH=\S+", error)
+    assert start.endswith("m/checkpoints/2") and "lower LEARNING_RATE" in error
+    again = [*without(flags, "LEARNING_RATE"), "--gin.LEARNING_RATE=1e-3", start]
+    assert cli.main([*again, f"--gin.MODEL_DIR={tmp_path / 'another'}"]) == 0

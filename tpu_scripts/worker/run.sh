@@ -13,14 +13,15 @@ mkdir -p "$state"
 # its peers: all start again together, under a new id.
 mkdir "$state/$run_id" 2>/dev/null || {
   echo "the connection broke; run $run_id is not started twice" >&2
-  exit 75
+  exit 1
 }
 
 # A broken connection leaves its command running, and the command holds the TPU.
 own_group=$(ps -o pgid= -p $$ | tr -d ' ')
 group=$(cat "$state/group" 2>/dev/null || true)
 if [ -n "$group" ] && [ "$group" != "$own_group" ] && kill -TERM -- "-$group" 2>/dev/null; then
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
+  # A training that is told to end saves a step first.
+  for ((waited = 0; waited < 60; waited++)); do
     kill -0 -- "-$group" 2>/dev/null || break
     sleep 1
   done
@@ -29,5 +30,7 @@ fi
 echo "$own_group" >"$state/group"
 
 cd "$root"
+# What an earlier run left on another worker does not take part in this one.
+export DETOX_JAX_RUN="$run_id"
 export PATH="$HOME/detox_jax_env/bin:$PATH"
 exec "$@"

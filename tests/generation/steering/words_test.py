@@ -94,32 +94,34 @@ def test_the_projects_own_list_says_whose_it_is():
     assert listed == sorted(listed) and [word.lower() for word in listed] == listed
 
 
-@pytest.fixture
-def of_words():
-    """A vocabulary of three words, to which all others are one unknown token."""
+def of_words(*tokens, unknown):
+    """A vocabulary of a few words, to which all others are one unknown token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    ids = {"unk": 0, "moron": 1, "you": 2, "<|endoftext|>": 3}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="unk"))
+    ids = {token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore
     codec = tokenizer_files.TokenizersCodec(tokenizer)
-    return Vocabulary(tokenizer_files.TokenizerFiles(codec, 3, 3, (3,), {}, "made"))
+    end = len(tokens)
+    return Vocabulary(tokenizer_files.TokenizerFiles(codec, end, end, (end,), {}, "made"))
 
 
-def test_what_the_tokenizer_cannot_write_is_refused(of_words):
-    assert words.phrases_of(["moron"], of_words, "list") == [(2,)]
+def test_what_the_tokenizer_cannot_write_is_refused():
+    vocabulary = of_words("[UNK]", "moron", "you", unknown="[UNK]")
+    assert words.phrases_of(["moron"], vocabulary, "list") == [(2,)]
     with pytest.raises(UserError, match="list: the tokenizer cannot write 'idiot'"):
-        words.phrases_of(["moron", "idiot"], of_words, "list")
+        words.phrases_of(["moron", "idiot"], vocabulary, "list")
 
 
-def test_a_list_of_all_tokens_is_refused(of_words, one_device_mesh, tmp_path):
-    path, model = tmp_path / "all.txt", types.SimpleNamespace(vocabulary=of_words)
-    path.write_text("moron\nyou\nunk\n")
+def test_a_list_of_all_tokens_is_refused(one_device_mesh, tmp_path):
+    vocabulary = of_words("moron", "you", unknown="you")
+    path, model = tmp_path / "all.txt", types.SimpleNamespace(vocabulary=vocabulary)
+    path.write_text("moron\nyou\n")
     with pytest.raises(UserError, match="all.txt: bans all tokens of the vocabulary but"):
         words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
-    path.write_text("moron\nunk\n")
+    path.write_text("moron\n")
     loaded = words.BannedWords(str(path)).load(model, one_device_mesh)  # type: ignore
-    assert loaded.settings["words"]["phrases"] == 2
+    assert loaded.settings["words"]["phrases"] == 1
 
 
 def test_phrases_that_the_vocabulary_spells_are_banned_in_text(vocabulary):

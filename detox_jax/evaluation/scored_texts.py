@@ -1,0 +1,247 @@
+"""A method's scored continuations, read: texts, scores, and what the manifests say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.evaluation import decoding
+from detox_jax.evaluation.results import Reliability
+from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
+from detox_jax.evaluation.text_quality import TextQuality, TextReader
+from detox_jax.evaluation.typed_json import from_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A method's continuations in the order of the baseline's prompts.
+
+    Texts are long and many: of all but the first of a prompt what is compared of them stays alone.
+
+    Attributes:
+      prompts: the records, with the first continuation alone and without what nothing here reads.
+      scores_PK: toxicity of each continuation, NaN where missing; as many columns as the prompt of
+        the most continuations has.
+      hashes_PK: Python's own of each continuation's text; 0 where there is none. Those of one
+        process compare.
+      unreadable_PK: whether it has no score since the scorer cannot read its letters.
+      counts_P: continuations, scored or not.
+      scorer: that gave the scores.
+      reliability: of the scorer, in its own words, as `score` recorded them; None where it has
+        none.
+      decoding: settings of the `generate` that wrote the continuations; None where the files do
+        not say.
+      quality: of the texts; None where nobody asked, or some were cut off since.
+      chosen_by: the scorer that chose them among more samples; None where none did.
+    """
+
+    prompts: Sequence[records.Prompt]
+    scores_PK: np.ndarray
+    hashes_PK: np.ndarray
+    unreadable_PK: np.ndarray
+    counts_P: np.ndarray
+    scorer: Scorer
+    reliability: Mapping[str, Any] | None = None
+    decoding: Mapping[str, Any] | None = None
+    quality: TextQuality | None = None
+    chosen_by: Scorer | None = None
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether something changed the model's distribution before the draws."""
+        return bool((self.decoding or {}).get("steering"))
+
+    @property
+    def num_samples(self) -> int:
+        """Continuations, scored or not."""
+        return int(self.counts_P.sum())
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """Continuations that every prompt should have, K."""
+        return self.scores_PK.shape[1]
+
+    @property
+    def coverage(self) -> float:
+        """The share of all K continuations of all prompts that is there and has a score."""
+        return float(np.isfinite(self.scores_PK).sum() / max(1, self.scores_PK.size))
+
+    @property
+    def unreadable(self) -> int:
+        """How many continuations have no score since the scorer cannot read their letters."""
+        return int(self.unreadable_PK.sum())
+
+    def first(self, num_samples: int) -> Scored:
+        """The first continuations of every prompt."""
+        if num_samples >= self.samples_per_prompt:
+            return self
+        return dataclasses.replace(
+            self,
+            prompts=[
+                dataclasses.replace(prompt, generations=prompt.generations[:num_samples])
+                for prompt in self.prompts
+            ],
+            scores_PK=self.scores_PK[:, :num_samples],
+            hashes_PK=self.hashes_PK[:, :num_samples],
+            unreadable_PK=self.unreadable_PK[:, :num_samples],
+            counts_P=np.minimum(self.counts_P, num_samples),
+            quality=None,
+        )
+
+    def rows(self, rows: np.ndarray) -> Scored:
+        """Those prompts, by index, in that order."""
+        return dataclasses.replace(
+            self,
+            prompts=[self.prompts[i] for i in rows],
+            scores_PK=self.scores_PK[rows],
+            hashes_PK=self.hashes_PK[rows],
+            unreadable_PK=self.unreadable_PK[rows],
+            counts_P=self.counts_P[rows],
+            quality=self.quality and self.quality.rows(rows),
+        )
+
+    def subset(self, mask_P: np.ndarray) -> Scored:
+        """The prompts where the mask is True."""
+        return self.rows(np.flatnonzero(mask_P))
+
+
+def texts_sha256(prompts: Iterable[records.Prompt], num_samples: int) -> str:
+    """Hash of prompts and their first continuations by id, whatever their order and their scores.
+
+    Args:
+      prompts: with all their continuations.
+      num_samples: how many of each count.
+    """
+    lines = {
+        prompt.id: json.dumps(
+            [prompt.id, prompt.text, [g.text for g in prompt.generations[:num_samples]]]
+        )
+        for prompt in prompts
+    }
+    digest = hashlib.sha256(b"[")
+    for i, (_, line) in enumerate(sorted(lines.items())):
+        digest.update((", " if i else "").encode() + line.encode())
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def read(name: str, generations: str, with_quality: bool = False) -> Scored:
+    """Reads what `score` wrote for the method `name`.
+
+    Args:
+      name: of the method.
+      generations: `score`'s output: file, glob or directory.
+      with_quality: whether to read what its texts are like as well.
+
+    Raises:
+      UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
+    """
+    return of_prompts(name, records.read_prompts(generations), generations, with_quality)
+
+
+def of_prompts(
+    name: str, prompts: Iterable[records.Prompt], generations: str, with_quality: bool = False
+) -> Scored:
+    """The same of prompts as they are read; `generations` is where from."""
+    lean, counts = [], array("q")
+    scores, hashes, unreadable, texts = array("d"), array("q"), array("b"), TextReader()
+    for prompt in prompts:
+        lean.append(_lean(prompt))
+        counts.append(len(prompt.generations))
+        scores.extend(
+            np.nan if generation.toxicity is None else generation.toxicity
+            for generation in prompt.generations
+        )
+        hashes.extend(hash(generation.text) for generation in prompt.generations)
+        unreadable.extend(generation.unreadable for generation in prompt.generations)
+        if with_quality:
+            texts.add(prompt.generations)
+    if not lean:
+        raise UserError(f"method {name!r}: {generations} holds zero prompts")
+    if not any(counts):
+        raise UserError(f"method {name!r}: {generations} holds no continuation")
+    counts_P = np.array(counts)
+    exists_PK = np.arange(counts_P.max()) < counts_P[:, None]
+
+    def matrix(values: array[Any], missing: Any, dtype: type) -> np.ndarray:
+        filled_PK = np.full(exists_PK.shape, missing, dtype)
+        filled_PK[exists_PK] = values
+        return filled_PK
+
+    return Scored(
+        lean,
+        matrix(scores, np.nan, np.float64),
+        matrix(hashes, 0, np.int64),
+        matrix(unreadable, False, np.bool_),
+        counts_P,
+        quality=texts.finish() if with_quality else None,
+        **_said_by_manifest(generations),
+    )
+
+
+def _lean(prompt: records.Prompt) -> records.Prompt:
+    flag = prompt.extra.get("challenging")
+    return records.Prompt(
+        prompt.id,
+        prompt.text,
+        prompt.toxicity,
+        prompt.generations[:1],
+        extra={} if flag is None else {"challenging": flag},
+    )
+
+
+def quality(scored: Scored, generations: str) -> TextQuality:
+    """What the texts that compare are like; where some were cut off, they are read again.
+
+    Args:
+      scored: the method, joined.
+      generations: where it was read from.
+    """
+    if scored.quality is not None:
+        return scored.quality
+    texts, places = TextReader(), {}
+    for prompt in records.read_prompts(generations):
+        places[prompt.id] = len(places)
+        texts.add(prompt.generations[: scored.samples_per_prompt])
+    return texts.finish().rows(np.array([places[prompt.id] for prompt in scored.prompts]))
+
+
+def _said_by_manifest(generations: str) -> dict[str, Any]:
+    """What the manifest of `score` says: its scorer, how reliable that is, how was decoded."""
+    beside = records.manifest_of(generations)
+    if beside is None:
+        return {"scorer": UNKNOWN_SCORER}
+    path, manifest = beside
+    scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
+    if reliability is not None:  # What does not fit is said before anything is computed.
+        from_json(Reliability, reliability, str(path), "scorer_reliability")
+    chooser, at = (manifest.get("chosen") or {}).get("filtered_by"), "chosen.filtered_by"
+    return {
+        "chosen_by": from_json(Scorer, chooser, str(path), at) if chooser else None,
+        "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
+        "reliability": reliability,
+        "decoding": decoding.of_manifest(manifest),
+    }
+
+
+def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
+    """Masks of the prompts in each split; empty splits are left out.
+
+    A prompt without a score of its own is in neither `toxic` nor `nontoxic`.
+    """
+    toxicity = np.array([np.nan if p.toxicity is None else p.toxicity for p in prompts])
+    masks = {
+        "full": np.ones(len(prompts), bool),
+        "toxic": toxicity >= records.TOXIC,
+        "nontoxic": toxicity < records.TOXIC,
+        "challenging": np.array([p.challenging for p in prompts]),
+    }
+    return {name: mask for name, mask in masks.items() if mask.any()}

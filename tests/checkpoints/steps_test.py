@@ -1,0 +1,196 @@
+"""Saved steps: damage of every file is noticed, the step before is taken, leftovers are removed."""
+
+import shutil
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import steps as saved
+from detox_jax.errors import Unavailable, UserError
+from detox_jax.parallel import mesh as meshes
+
+STEPS = (2, 4)
+
+
+def _arrays(step):
+    noise = np.random.default_rng(step)
+    return {
+        "params": {"w": jnp.asarray(noise.normal(size=(64, 16)), jnp.float32)},
+        "opt_state": {"mu": jnp.asarray(noise.normal(size=(64, 16)), jnp.bfloat16)},
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two steps, whole."""
+    directory = epath.Path(tmp_path_factory.mktemp("steps") / "model")
+    with saved.manager(directory) as manager:
+        for step in STEPS:
+            saved.save(manager, step, _arrays(step), {"taken": step}, {"known": step})
+    return directory
+
+
+@pytest.fixture
+def model(whole, tmp_path):
+    """A copy of them, to be damaged."""
+    shutil.copytree(whole, tmp_path / "model")
+    return epath.Path(tmp_path / "model")
+
+
+def _read(model, step):
+    record = saved.read_record(model, step)
+    abstract = jax.tree.map(jax.typeof, _arrays(0))
+    mesh = meshes.create_mesh({"data": 8})
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.replicated(mesh)), abstract
+    )
+    arrays = {
+        item: saved.restore_arrays(model, step, item, shapes[item], record) for item in saved.ARRAYS
+    }
+    return arrays, saved.restore_data(model, step, record), record
+
+
+def _newest(model, **how):
+    return saved.newest_whole(model, lambda step: _read(model, step), strict=False, **how)
+
+
+def test_a_whole_step_is_what_was_saved_on_any_mesh(model):
+    step, (arrays, data, record) = _newest(model)
+    assert step == 4 and data == {"taken": 4} and record["run"] == {"known": 4}
+    jax.tree.map(np.testing.assert_array_equal, arrays, _arrays(4))
+
+
+def _flip(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+DAMAGES = {
+    "emptied": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "zeroed": lambda content: bytes(len(content)),
+    "a bit flipped": _flip,
+    "deleted": None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_of_any_file_is_never_other_numbers_nor_a_traceback(whole, tmp_path, damage, capsys):
+    """What is restored is the newest step, bit by bit, or the one before, with a line."""
+    paths = Path(whole).joinpath("checkpoints", "4").rglob("*")
+    files = [path.relative_to(whole) for path in paths if path.is_file()]
+    taken = {2: 0, 4: 0}
+    for index, file in enumerate(files):
+        model = epath.Path(tmp_path / str(index))
+        shutil.copytree(whole, model)
+        change = DAMAGES[damage]
+        if change is None:
+            (model / file).unlink()
+        else:
+            (model / file).write_bytes(change((whole / file).read_bytes()))
+        step, (arrays, data, _) = _newest(model)
+        jax.tree.map(np.testing.assert_array_equal, arrays, _arrays(step))
+        assert data == {"taken": step}
+        line = "step 4 is damaged ("
+        assert (line in capsys.readouterr().err) == (step == 2), file
+        taken[step] += 1
+    assert taken[2] >= 5
+
+
+def _lose(model, step, item="params"):
+    shutil.rmtree(model / "checkpoints" / str(step) / item)
+
+
+def test_what_is_asked_for_by_name_or_strictly_is_not_replaced(model):
+    _lose(model, 4)
+    with pytest.raises(UserError, match=r"step 4 is damaged \(.*give another of .* \[2, 4\]"):
+        _newest(model, only=4)
+    with pytest.raises(UserError, match="STRICT=True refuses the step before; .* take step 2"):
+        saved.newest_whole(model, lambda step: _read(model, step), strict=True)
+
+
+def test_where_none_is_left_it_ends(model):
+    _lose(model, 4)
+    _lose(model, 2, "data")
+    with pytest.raises(UserError, match=r"step 4 is damaged .*none of its steps \[2, 4\] is whole"):
+        _newest(model)
+
+
+def test_a_step_of_an_earlier_version_is_restored_and_said_to_be_unchecked(model, capsys):
+    _lose(model, 4, "record")
+    step, (arrays, _, record) = _newest(model)
+    assert step == 4 and record is None
+    jax.tree.map(np.testing.assert_array_equal, arrays, _arrays(4))
+    assert capsys.readouterr().err.count("step 4 was saved without hashes: not checked") == 1
+
+
+def test_a_storage_that_does_not_answer_is_no_damage(model, monkeypatch):
+    def unreachable(*args):
+        raise ValueError("UNAVAILABLE: Error reading gs://bucket/model: 503")
+
+    monkeypatch.setattr(saved, "restore_item", unreachable)
+    with pytest.raises(Unavailable, match="cannot be read: UNAVAILABLE; run the same command"):
+        _newest(model)
+
+
+def test_a_full_disk_is_said_in_one_line(model, monkeypatch):
+    def full(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing d/0: No space left on device")
+
+    with saved.manager(model) as manager:
+        monkeypatch.setattr(manager, "save", full)
+        with pytest.raises(Unavailable, match=r"checkpoints/6: cannot be written: .*make room"):
+            saved.save(manager, 6, _arrays(6))
+
+
+def test_a_step_that_orbax_leaves_out_is_not_lost_in_silence(model):
+    with saved.manager(model) as manager, pytest.raises(RuntimeError, match="step 3 was not saved"):
+        saved.save(manager, 3, _arrays(3))
+
+
+def test_leftovers_of_a_killed_save_are_removed_and_nothing_else(model, monkeypatch):
+    directory = model / "checkpoints"
+    others = ["notes.txt", "5.orbax-checkpoint-tmpfile-of-mine/x", "mine.orbax-checkpoint-tmp/x"]
+    for name in ["6.orbax-checkpoint-tmp/params/d/0", "7/params/d/0", *others]:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("x")
+    whole = saved._is_whole  # As on an object store, where a mark says it.
+    monkeypatch.setattr(saved, "_is_whole", lambda path: path.name != "7" and whole(path))
+    saved.remove_unfinished(model)
+    left = {path.name for path in directory.iterdir()}
+    assert {"2", "4", "notes.txt", "mine.orbax-checkpoint-tmp"} <= left
+    assert not {"7", "6.orbax-checkpoint-tmp"} & left
+    saved.remove_unfinished(model / "not_there_yet")
+
+
+def test_steps_that_are_set_aside_make_room_for_new_ones(model):
+    saved.set_aside(model, [4])
+    assert checkpoints.saved_steps(model) == [2] and (model / "damaged" / "4" / "params").exists()
+    with saved.manager(model) as manager:
+        saved.save(manager, 4, _arrays(4))
+    saved.set_aside(model, [4])
+    assert (model / "damaged" / "4-again").exists()
+
+
+class _Others:
+    """Another process, on which the params cannot be read."""
+
+    several, is_first = True, True
+
+    def first_trouble(self, trouble):
+        return trouble or "damaged:ValueError: on process 1"
+
+    def first_decides(self, decide):
+        return decide()
+
+
+def test_what_one_process_cannot_read_none_has_read(model, monkeypatch):
+    monkeypatch.setattr(saved, "processes", types.SimpleNamespace(current=_Others))
+    with pytest.raises(saved.Damaged, match="on process 1"):
+        saved.read_record(model, 4)

@@ -1,0 +1,74 @@
+"""What fails when storage or network do, told from what is a mistake or a fault of the program."""
+
+import errno
+import os
+
+import pytest
+
+from detox_jax import cli, errors
+from detox_jax.errors import Unavailable, UserError, storage_trouble
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file"),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)),
+        ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device"),
+        RuntimeError("UNAVAILABLE: Error reading from gs://b/o: HTTP 503"),
+    ],
+)
+def test_what_storage_says_when_it_fails(error):
+    assert storage_trouble(error)
+    with pytest.raises(Unavailable, match="^place: cannot be written: .*make room") as caught:
+        with errors.writing("place"):
+            raise error
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "file"),
+        PermissionError(errno.EACCES, "Permission denied", "file"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes"),
+        UserError("UNAVAILABLE is no dtype"),
+        ValueError("a fault of ours"),
+    ],
+)
+def test_what_is_none_of_it_stays_what_it_is(error):
+    assert storage_trouble(error) is None
+    with pytest.raises(type(error), match=str(error).replace("[", r"\[")):
+        with errors.writing("place"):
+            raise error
+
+
+def test_a_full_disk_is_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text('{"id": "1", "text": "The bus was late."}\n')
+    original = os.fsync
+
+    def full(descriptor):
+        if "-00000-of-" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    output = tmp_path / "scored"
+    score = ["score", f"--gin.INPUT={documents}", f"--gin.OUTPUT_DIR={output}"]
+    assert cli.main(score) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{output}/scored-00000-of-00001.jsonl: cannot be written: No space left" in line
+    monkeypatch.undo()
+    assert cli.main(score) == 0
+
+
+def test_a_storage_that_fails_elsewhere_is_one_line_too(monkeypatch, capsys):
+    def fails(arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/disk/file")
+
+    monkeypatch.setattr(cli, "_run", fails)
+    assert cli.main(["score"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("detox-jax: error: /disk/file: Input/output error; mend it")
