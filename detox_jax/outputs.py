@@ -260,6 +260,8 @@ class OutputDirectory:
             remove_partial_files(self.path)
             write_json(self.path / MANIFEST, self._manifest)
             write_bytes(self.path / CONFIG, gin.config_str().encode())
+        except directory_lock.InUseError:
+            raise
         except (OSError, Unavailable) as error:
             cause = error.__cause__ if isinstance(error, Unavailable) else error
             is_read_only = isinstance(cause, OSError) and cause.errno == errno.EROFS

@@ -53,6 +53,13 @@ def test_a_new_bert_reads_itself(tmp_path):
     assert classifier_files.open_classifier(out).config == config
 
 
+def test_a_classifier_beside_an_adapter_is_not_what_transformers_loads(tmp_path):
+    classifiers_made.make(tmp_path / "made", classifiers_made.BERT)
+    (tmp_path / "made" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="adapter_config.json: an adapter"):
+        classifier_files.open_classifier(epath.Path(tmp_path / "made"))
+
+
 def test_an_encoder_that_is_not_finite_is_not_written(tmp_path):
     classifiers_made.make(tmp_path / "made", classifiers_made.BERT)
     found = classifier_files.open_classifier(epath.Path(tmp_path / "made"))

@@ -267,7 +267,7 @@ def test_who_stays_away_is_named_within_the_time_that_is_given(data):
     flags.append("--initialization_timeout=1.5")
     for index, expected, message in (
         (0, 1, "process 1 of 2 did not come to 127.0.0.1:"),
-        (1, 2, "--coordinator_address=127.0.0.1:"),
+        (1, 1, "--coordinator_address=127.0.0.1:"),
     ):
         started = start(2, *flags)
         started[1 - index].kill()
