@@ -100,7 +100,8 @@ class Schedule:
             return free + self._patience
         smaller = self._size(self.num_rows // 2)
         if smaller < self.num_rows and self._saves(smaller):
-            return self.num_rows - smaller
+            # More than are done already, which stand in one shard where nothing became smaller.
+            return max(self.num_rows - smaller, free + 1)
         return self.num_rows
 
     @property
@@ -183,7 +184,9 @@ class Schedule:
             for shard in range(self._shards)
         ]
         smaller = self._size(max(map(len, live)) * self._shards)
-        if smaller > self.num_rows // 2 or not self._saves(smaller):
+        # Half is rounded as in `enough`: else a loop that is left for this size would not reach it.
+        half = self._size(self.num_rows // 2)
+        if smaller > half or smaller == self.num_rows or not self._saves(smaller):
             return None
         stay = smaller // self._shards
         # The rows that are live, and others to make up the number.
