@@ -231,10 +231,22 @@ def test_a_loop_without_steering_is_what_it_was(monkeypatch):
 @pytest.mark.parametrize("name", [*METHODS, "bans"])
 def test_a_row_that_takes_anothers_place_is_as_one_of_its_own(name):
     """Prompts of which two fit at once: rows are refilled as their texts end."""
-    steerings = (METHODS[name](1.5, 0.0) if name in METHODS else bans((KIND, RUDE)),)
+    ban = bans((RUDE, RUDE, KIND, RUDE))
+    steerings = (METHODS[name](1.5, 0.0) if name in METHODS else ban,)
     prompts = PROMPTS * 5
     together = _decode(steerings, prompts, 7)
     assert (_decode(steerings, prompts, 7, rows=2) == together).all()
+    if name == "bans":  # Of a prompt that ends in all but the last of it, and of no other.
+        rude = (together[..., 0] == RUDE).any(axis=1)
+        assert rude.tolist() == [prompt != PROMPTS[-1] for prompt in prompts]
+
+
+def test_a_row_that_waits_stays_where_it_is():
+    before = ({0: jnp.zeros(3, jnp.int32), 1: {"cache_index": jnp.zeros((1, 3, 2), jnp.int32)}},)
+    after = jax.tree.map(lambda leaf: leaf + 1, before)
+    (held,) = steering.hold(jnp.array([True, False, True]), before, after)
+    assert held[0].tolist() == [1, 0, 1]
+    assert held[1]["cache_index"].tolist() == [[[1, 1], [0, 0], [1, 1]]]
 
 
 def test_one_program_serves_all_strengths():
