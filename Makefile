@@ -8,8 +8,8 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real steering plan test-real test-slow test-multihost test-bucket test-lock test-interop \
-    test-adapterhub test-t5x lint types fix clean
+.PHONY: demo test real steering plan bench test-real test-slow test-multihost test-bucket test-lock \
+    test-interop test-adapterhub test-t5x lint types fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -20,6 +20,11 @@ real: $(VENV)/installed-judges
 # Methods that steer the decoding beside those that train, on the demo's base (docs/STEERING.md).
 steering: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/steering.gin
+
+# The table of docs/PERFORMANCE.md, beside transformers, torch, pandas and others.
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.speed.run
+	$(BIN)/python -m benchmarks.speed.table
 
 # The table of docs/PLAN.md, compiled for TPUs that are not here; goes on where it was interrupted.
 plan: $(VENV)/installed-tpu
@@ -100,6 +105,11 @@ $(VENV)/installed-test: pyproject.toml $(VENV)/installed
 $(VENV)/installed-interop: pyproject.toml $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[test,hf,lm-eval]'
+	touch $@
+
+$(VENV)/installed-bench: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[hf]' alt-profanity-check pandas
 	touch $@
 
 # Without their dependencies, or pip would add what the lock lacks.
