@@ -15,6 +15,8 @@ from detox_jax.toxicity import scorer as scorers
 
 SHARD_NAME = "scored"
 FREE = ("output_dir", "check_only")  # see `output_settings`
+# What the manifest counts; `missing` is all that has no score, the unreadable among it.
+_COUNTS = ("records", "texts", "missing", "unreadable", "empty", "toxic", "without_texts")
 _RECORDS_AT_ONCE = 500
 
 
@@ -68,14 +70,16 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
         raise UserError(
             f"{input}: prompt {every[0].id!r} has no generations; score what `generate` wrote"
         )
+    counts, earlier = dict.fromkeys(_COUNTS, 0), []
     with terminal.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
         for index, shard in enumerate(shards):
-            if not output.has_shard(SHARD_NAME, index, len(shards)):
-                scored = _score_records(shard, scorer, advance)
-                output.write_shard(SHARD_NAME, index, len(shards), scored)
-    written = str(output.path / f"{SHARD_NAME}-*.jsonl")
-    # Which the other processes may not see yet.
-    counts = processes.current().first_decides(lambda: _count(records.read_records(written)))
+            if output.has_shard(SHARD_NAME, index, len(shards)):
+                earlier.append(output.path / outputs.shard_name(SHARD_NAME, index, len(shards)))
+                continue
+            scored = _counted(_score_records(shard, scorer, advance), counts)
+            output.write_shard(SHARD_NAME, index, len(shards), scored)
+    # What an earlier run wrote is counted from its files, which other processes may not see yet.
+    counts = processes.current().first_decides(lambda: _with_files(counts, earlier))
     output.finish(
         scorer=scorers.identity(scorer),
         scorer_reliability=getattr(scorer, "reliability", None),
@@ -129,10 +133,8 @@ def _score_records(
         advance(len(group))
 
 
-def _count(scored: Iterable[records.Record]) -> dict[str, int]:
-    """What the manifest says; `missing` is all that has no score, the unreadable among it."""
-    names = ["records", "texts", "missing", "unreadable", "empty", "toxic", "without_texts"]
-    counts: dict[str, int] = dict.fromkeys(names, 0)
+def _counted(scored: Iterable[records.Record], counts: dict[str, int]) -> Iterator[records.Record]:
+    """The same records, added to the counts as they pass."""
     for record in scored:
         texts = [record] if isinstance(record, records.Document) else record.generations
         counts["records"] += 1
@@ -143,6 +145,14 @@ def _count(scored: Iterable[records.Record]) -> dict[str, int]:
             counts["unreadable"] += text.unreadable
             counts["empty"] += records.is_empty(text.text)
             counts["toxic"] += text.toxicity is not None and text.toxicity >= records.TOXIC
+        yield record
+
+
+def _with_files(counts: dict[str, int], files: Sequence[epath.Path]) -> dict[str, int]:
+    """The counts and those of the files' records."""
+    for file in files:
+        for _ in _counted(records.read_records(str(file)), counts):
+            pass
     return counts
 
 
