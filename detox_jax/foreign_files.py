@@ -21,7 +21,7 @@ class Reader:
     """Rows in our layout from the files of one source, in their order."""
 
     def __init__(self):
-        self._requests: dict[str, Row] = {}
+        self._requests: dict[str | int, Row] = {}
 
     def rows(self, file: str, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Row]:
         """The records of a file.
@@ -71,6 +71,8 @@ class Reader:
     def _of_batch(self, value: Mapping[str, Any], where: str) -> Row | None:
         """A line of an OpenAI batch: a request is kept until its answer comes."""
         name = value["custom_id"]
+        if not isinstance(name, str | int):
+            raise UserError(f'{where}: "custom_id" is {name!r}; expected text')
         if "body" in value and "response" not in value:
             text = _request_text(value["body"], where)
             self._requests[name] = Row({"id": name, "prompt": {"text": text}}, where)
@@ -96,11 +98,15 @@ def _request_text(body: Any, where: str) -> str:
     if isinstance(body.get("messages"), list):
         users = [m for m in body["messages"] if isinstance(m, Mapping) and m.get("role") == "user"]
         text = users[-1].get("content") if users else None
-        if isinstance(text, list) and all(isinstance(p, Mapping) and "text" in p for p in text):
+        if isinstance(text, list) and all(map(_is_text_part, text)):
             text = "".join(part["text"] for part in text)
     if not isinstance(text, str):
         raise UserError(f"{where}: a request without a prompt of text; give completions or chats")
     return text
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
 
 
 def _without_prompt(row: Row, whole: bool | None) -> tuple[Row, bool | None]:
