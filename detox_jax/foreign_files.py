@@ -70,25 +70,52 @@ class Reader:
 
     def _of_batch(self, value: Mapping[str, Any], where: str) -> Row | None:
         """A line of an OpenAI batch: a request is kept until its answer comes."""
-        name = value["custom_id"]
-        if not isinstance(name, str | int):
-            raise UserError(f'{where}: "custom_id" is {name!r}; expected text')
+        name = _batch_id(value, where)
         if "body" in value and "response" not in value:
             text = _request_text(value["body"], where)
             self._requests[name] = Row({"id": name, "prompt": {"text": text}}, where)
             return None
-        response, request = value["response"], self._requests.get(name)
+        answer, request = _answer(value["response"]), self._requests.get(name)
         if request is None:
             raise UserError(
                 f"{where}: an answer of a batch, whose prompt stands in the request {name!r}; give "
                 "the file of requests with it, by a glob or a directory in which it comes first"
             )
-        body = response.get("body", response) if isinstance(response, Mapping) else None
-        if not isinstance(body, Mapping) or "choices" not in body:
+        if answer is None:
             return None  # It failed; the request stays a prompt without continuations.
         del self._requests[name]
-        generations = foreign.choice_texts(body, where)
+        generations = foreign.choice_texts(answer, where)
         return Row({**request.fields, "generations": generations}, where)
+
+
+def row_alone(value: Mapping[str, Any], where: str) -> Row | None:
+    """What a line holds by itself; None of an answer, whose prompt stands in another line.
+
+    Raises:
+      UserError: for a line that no layout explains.
+    """
+    if "custom_id" not in value or ("response" not in value and "body" not in value):
+        return foreign.to_row(value, where)
+    name = _batch_id(value, where)
+    if "response" not in value:
+        text = _request_text(value["body"], where)
+        return Row({"id": name, "prompt": {"text": text}}, where)
+    if (answer := _answer(value["response"])) is not None:
+        foreign.choice_texts(answer, where)
+    return None
+
+
+def _batch_id(value: Mapping[str, Any], where: str) -> str | int:
+    name = value["custom_id"]
+    if not isinstance(name, str | int):
+        raise UserError(f'{where}: "custom_id" is {name!r}; expected text')
+    return name
+
+
+def _answer(response: Any) -> Mapping[str, Any] | None:
+    """The body of an answer; None of a request that failed."""
+    body = response.get("body", response) if isinstance(response, Mapping) else None
+    return body if isinstance(body, Mapping) and "choices" in body else None
 
 
 def _request_text(body: Any, where: str) -> str:

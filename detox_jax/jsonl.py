@@ -40,13 +40,23 @@ def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
       UserError: naming file and line, for bytes that are not UTF-8, malformed JSON, or a line that
         is not an object; also for a file with no record, and for a damaged compressed one.
     """
+    for number, raw in raw_lines(file):
+        yield number, parsed(raw, f"{file}:{number}")
+
+
+def raw_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """Yields `(line number, bytes)` for every line of `file` that is not blank.
+
+    Raises:
+      UserError: for a file with no record, and for a damaged compressed one.
+    """
     empty = True
     for number, raw in _lines(file):
         raw = raw.removeprefix(_BYTE_ORDER_MARK)
         if not raw.strip():
             continue
         empty = False
-        yield number, _parsed(raw, f"{file}:{number}")
+        yield number, raw
     if empty:
         raise UserError(f"{file}: empty; expected one JSON record a line")
 
@@ -133,7 +143,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def _parsed(raw: bytes, where: str) -> dict[str, Any]:
+def parsed(raw: bytes, where: str) -> dict[str, Any]:
+    """The object that a line holds.
+
+    Args:
+      raw: its bytes.
+      where: its file and number, for errors.
+
+    Raises:
+      UserError: see `read_jsonl`.
+    """
     try:
         value = _DECODER.decode(raw.decode("utf-8"))
         _check_depth(value, raw)
