@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 from hypothesis import strategies as st
 
-from detox_jax import jsonl, outputs, records
+from detox_jax import cli, jsonl, outputs, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import places, streamed
 from detox_jax.classifiers import classifier_files, encoder_bodies, encoder_tokenizers
@@ -24,7 +24,7 @@ from detox_jax.evaluation import results_files
 from detox_jax.generation.prompts import Heuristic
 from detox_jax.generation.steering import words
 from detox_jax.interop import huggingface, safetensors_io
-from detox_jax.toxicity import cache, labelled, lexicon, scorer
+from detox_jax.toxicity import cache, labelled, lexicon
 from detox_jax.training.metric_log import MetricLog
 from detox_jax.vocabulary import Vocabulary
 from tests.evaluation import results_made
@@ -75,8 +75,6 @@ def _records_of(directory: Path) -> None:
 
 
 def _imports(directory: Path) -> None:
-    made = scorer.identity
-    assert made is not None
     cached = cache.CachedScorer(
         _Perspective(), str(directory / "s.sqlite"), True, (str(directory / "d.jsonl"),)
     )
@@ -104,6 +102,22 @@ def _metric_log(directory: Path) -> None:
 def _labelled(name: str) -> Callable[[Path], Any]:
     file, reader = labelled.FILES[name]
     return lambda directory: labelled._checked(directory / Path(file).name, reader)
+
+
+def _gin(directory: Path) -> None:
+    arguments = cli.parse_arguments(["score", f"--gin_file={directory / 'f.gin'}"])
+    cli.load_config(arguments)
+
+
+_GIN = b"""from __gin__ import dynamic_registration
+from detox_jax.toxicity import lexicon
+# A comment.
+INPUT = 'in.jsonl'
+OUTPUT_DIR = "out"
+SCORER = @lexicon.LexiconScorer()
+lexicon.LexiconScorer:
+  words_file = %WORDS_FILE
+"""
 
 
 def _json(*values: Any) -> st.SearchStrategy[bytes]:
@@ -230,6 +244,7 @@ READERS: dict[str, Reader] = {
     "prompts file": Reader(
         "words", _LIST, lambda directory: Heuristic(3, str(directory / "words")).requests()
     ),
+    "gin file": Reader("f.gin", damage.bytes_like([_GIN]), _gin),
     "settings": Reader(
         "s.json",
         _json({"a": [1, {"b": 2}]}),
