@@ -1,11 +1,25 @@
 """Eight virtual devices, and the small models and texts that tests share."""
 
+import atexit
 import functools
 import gc
 import json
 import os
+import shutil
+import tempfile
 from importlib import metadata
 from pathlib import Path
+
+from tests.loopback import sitecustomize as loopback
+
+# Subprocesses import the same module as they start, and tell of what they ask for in this file.
+BEYOND_LOOPBACK = Path(tempfile.mkdtemp(prefix="beyond-loopback-")) / "asked"
+BEYOND_LOOPBACK.write_text("")
+atexit.register(shutil.rmtree, BEYOND_LOOPBACK.parent, ignore_errors=True)
+os.environ[loopback.VARIABLE] = str(BEYOND_LOOPBACK)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(loopback.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 # Tests compile many small programs and run each once: compiling fast matters more than running.
 os.environ["XLA_FLAGS"] = (
@@ -60,6 +74,15 @@ def write_tiny_run(root: Path, vocabulary: Vocabulary, num_documents: int) -> No
         f"  vocab_size = {vocabulary.vocab_size}\n"
         "  emb_dim = 32\n  num_heads = 4\n  num_layers = 2\n  mlp_dim = 64\n  max_length = 64\n"
     )
+
+
+@pytest.fixture(autouse=True)
+def only_loopback():
+    """Fails a test that asked for anything beyond loopback, itself or through a subprocess."""
+    yield
+    asked = BEYOND_LOOPBACK.read_text()
+    BEYOND_LOOPBACK.write_text("")
+    assert not asked, f"beyond loopback: {asked}"
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detox_jax import vocabulary as vocabulary_lib
 from detox_jax.errors import UserError
 from detox_jax.generation.generate import _encode
 from detox_jax.generation.prompts import Request
@@ -344,3 +346,19 @@ def test_ten_thousand_real_lines_equal_transformers(source, data_dir):
         assert ids == [i + 1 for i in expected], line
         text = theirs.decode(expected, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert loaded.decode(ids) == text
+
+
+def test_a_word_without_end_is_trained_on_in_parts():
+    """Its pairs are counted again after every merge: the time would grow with its square."""
+    base64, spaces = "Ab3/" * 1500, " " * 4100
+    text = f"a word {base64} and{spaces}then"
+    parts = list(vocabulary_lib._bounded(text))
+    assert "".join(parts) == text
+    assert max(len(run) for part in parts for run in re.findall(r"\S+|\s+", part)) == 1000
+    trained = Vocabulary.train([text], 300)
+    assert trained.decode(trained.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "x", *SENTENCES, "y" * 1000 + " " + "z" * 1000])
+def test_a_text_of_ordinary_words_is_trained_on_as_it_is(text):
+    assert list(vocabulary_lib._bounded(text)) == [text]
