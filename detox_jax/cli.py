@@ -15,6 +15,7 @@ from typing import Any
 import gin
 
 from detox_jax import configuration, terminal
+from detox_jax.bound_values import suggestion
 from detox_jax.errors import Unavailable, UserError, storage_trouble
 from detox_jax.parallel import distributed, preemption, processes
 
@@ -125,7 +126,7 @@ def _run(arguments: Arguments) -> int:
         return 0
     with terminal.without_notes():
         verb, defaults = load_config(arguments)
-    configuration.check(verb, defaults)
+    configuration.check(verb, defaults, arguments.bindings)
     if arguments.dry_run:
         print(gin.config_str())
         return 0
@@ -147,7 +148,7 @@ def _report(error: BaseException) -> int:
         error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")
     if isinstance(error, UserError | Unavailable):
         # Gin appends the configurables that were being called; the first part is ours.
-        message = str(error).split("\n  In call to configurable")[0]
+        message = " ".join(str(error).split("\n  In call to configurable")[0].splitlines())
         print(f"detox-jax: error: {message}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     if isinstance(error, preemption.Stopped):
@@ -221,14 +222,32 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             elif flag in VALUE_FLAGS.get(verb, {}):
                 bindings.append(f"{VALUE_FLAGS[verb][flag]} = {quote_text(value)}")
             else:
-                raise UserError(f"unknown flag {flag}; see detox-jax --help")
+                raise UserError(f"unknown flag {flag}{_meant(verb, flag)}; see detox-jax --help")
     if verb and verb not in VERBS:
-        raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}")
+        meant = suggestion(verb, VERBS)
+        raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}{meant}")
     if not verb and argv and not want_help:
         raise UserError(f"no verb given; one of: {', '.join(VERBS)}")
     return Arguments(
         verb, tuple(gin_files), tuple(bindings), tuple(search_paths), dry_run, want_help
     )
+
+
+def _meant(verb: str, flag: str) -> str:
+    """Which flag an unknown one may stand for: a macro of the verb without `--gin.`, or a near one.
+
+    >>> _meant("score", "--input")
+    '; did you mean --gin.INPUT?'
+    """
+    known = ["--gin_file", "--gin_search_paths", "--multihost", "--dry_run", "--help"]
+    known += [*VALUE_FLAGS.get(verb, {}), *SWITCHES.get(verb, {})]
+    if verb in VERBS:
+        text = _run_file(verb).read_text()
+        known += [f"--gin.{macro}" for macro in re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.M)]
+    by_name = {name.removeprefix("--gin.").strip("-").lower(): name for name in known}
+    meant = suggestion(flag.strip("-"), by_name)
+    name = meant.removeprefix("; did you mean ").removesuffix("?")
+    return f"; did you mean {by_name[name]}?" if meant else ""
 
 
 def quote_text(value: str) -> str:
@@ -237,7 +256,7 @@ def quote_text(value: str) -> str:
         return value
     try:
         ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return repr(value)
     return value
 

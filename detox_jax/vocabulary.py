@@ -16,6 +16,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from detox_jax import output_settings, outputs, records, tokenizer_files
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count
 from detox_jax.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from detox_jax.tokenizer_files import TOKENIZER_FILE
 
@@ -158,7 +159,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def train_vocabulary(documents: str, output_dir: str, vocab_size: int) -> None:
+def train_vocabulary(documents: str, output_dir: str, vocab_size: Count) -> None:
     """Trains a BPE vocabulary on the texts of `documents` and writes it to `output_dir`.
 
     Args:

@@ -66,15 +66,21 @@ def test_adaptations_add_parameters_of_their_own(name):
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_runs_are_complete_once_their_required_macros_are_given(verb, capsys):
-    _, _ = cli.load_config(cli.parse_arguments([verb]))
+def test_runs_are_complete_once_their_required_macros_are_given(verb):
+    cli.load_config(cli.parse_arguments([verb]))
     required = [
         scope
         for (scope, selector), parameters in gin.config._CONFIG.items()
         if selector == "gin.macro" and configuration._is_required(parameters.get("value"))
     ]
-    used = [f"--gin.{name}={{'targets': 8}}" for name in required if name not in _OPTIONAL]
-    assert cli.main([verb, *used, "--dry_run"]) == 0, capsys.readouterr().err
+    used = [
+        f"--gin.{name}={_VALUES.get(name, 'somewhere')}"
+        for name in required
+        if name not in _OPTIONAL
+    ]
+    arguments = cli.parse_arguments([verb, *used, *_CHOICES.get(verb, [])])
+    function, defaults = cli.load_config(arguments)
+    configuration.check(function, defaults, arguments.bindings)
 
 
 def _defaults(verb):
@@ -117,8 +123,19 @@ def test_run_files_bind_no_macro_to_the_parameter_of_its_name():
             assert not (verb and value == f"%{name.upper()}"), f"{path.name}: {line}"
 
 
-# Required only by a choice that is not the default.
-_OPTIONAL = {"NUM_DOCUMENTS", "TOP_K"}
+# Required only by a choice that is not the default, or brought by a file.
+_OPTIONAL = {"NUM_DOCUMENTS", "TOP_K", "MODEL"}
+# Of those that are required, what is no text.
+_VALUES = {
+    "TASK_FEATURE_LENGTHS": "{'targets': 8}",
+    "METHODS": "{'base': 'somewhere'}",
+    "SCORES": "{'ngram': 'somewhere', 'lexicon': 'elsewhere'}",
+}
+# What a verb leaves to choose, of which it takes one.
+_CHOICES = {
+    "train": ["--gin.TRAIN_STEPS=5"],
+    "plan": ["--gin_file=gin_configs/models/tiny.gin", "--gin.VOCAB_SIZE=300"],
+}
 
 
 def test_scorers(capsys):
@@ -132,7 +149,8 @@ def test_scorers(capsys):
 
 def test_the_encoder_is_a_scorer_to_train(capsys):
     file = "--gin_file=gin_configs/scorers/train_encoder.gin"
-    command = ["train_scorer", file, "--gin.OUTPUT_DIR=out", "--gin.DATA_DIR=data", "--dry_run"]
+    places = ["--gin.OUTPUT_DIR=out", "--gin.DATA_DIR=data"]
+    command = ["train_scorer", file, *places, "--gin.TRAIN_STEPS=5", "--dry_run"]
     assert cli.main(command) == 0, capsys.readouterr().err
     assert "RECIPE = @train_encoder.EncoderRecipe()" in capsys.readouterr().out
     assert cli.main([*command, "--gin.L2=1"]) == 2

@@ -20,6 +20,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import joined, scored_texts
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
+from detox_jax.kinds import Draws, Seed
 from detox_jax.report import figures
 
 COMPARISON_FILE = "comparison.json"
@@ -31,8 +32,8 @@ FREE = ("output_dir",)  # see `output_settings`
 def compare(
     scores: Mapping[str, str | Mapping[str, str]],
     output_dir: str,
-    bootstrap_draws: int = 1000,
-    random_seed: int = 0,
+    bootstrap_draws: Draws = 1000,
+    random_seed: Seed = 0,
 ) -> None:
     """Compares scorers on the same documents, or the same continuations of one or several methods.
 

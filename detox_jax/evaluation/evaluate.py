@@ -43,6 +43,7 @@ from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.statistics import Difference, Interval
 from detox_jax.evaluation.text_quality import TextQuality
 from detox_jax.evaluation.typed_json import from_json
+from detox_jax.kinds import Count, Draws, Seed, Share
 from detox_jax.records import TOXIC
 
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
@@ -85,10 +86,10 @@ def evaluate(
     baseline: str = "base",
     heldout: str | None = None,
     reference: str | None = None,
-    batch_size: int = 32,
-    min_coverage: float = 0.95,
-    bootstrap_draws: int = 10_000,
-    random_seed: int = 0,
+    batch_size: Count = 32,
+    min_coverage: Share = 0.95,
+    bootstrap_draws: Draws = 10_000,
+    random_seed: Seed = 0,
     power: bool = False,
     command: str | None = None,
 ) -> None:

@@ -17,6 +17,7 @@ from detox_jax.generation.decoding import (
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
@@ -31,7 +32,7 @@ def generate(
     output_dir: str,
     prompts: PromptMode,
     decoding: Decoding | None = None,
-    shard_size: int = 1000,
+    shard_size: Count = 1000,
     start_with_end_of_text: bool = True,
     model: TransformerConfig | None = None,
     mesh_shape: Mapping[str, int] | None = None,

@@ -15,6 +15,7 @@ from etils import epath
 
 from detox_jax import jsonl, records
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count
 
 _HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")
 
@@ -68,7 +69,7 @@ def _document(
 class Standard:
     """SGEAT (standard): unconditional documents, each from one end-of-text token."""
 
-    num_documents: int
+    num_documents: Count
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = False
@@ -101,7 +102,7 @@ class Heuristic:
       prompts_file: one prompt a line; the package's own where None.
     """
 
-    num_documents: int
+    num_documents: Count
     prompts_file: str | None = None
 
     skips_long_prompts: ClassVar[bool] = False
@@ -152,7 +153,7 @@ class Augmented:
       documents: scored standard documents, `filter`'s output.
     """
 
-    num_documents: int
+    num_documents: Count
     documents: str
 
     skips_long_prompts: ClassVar[bool] = True
@@ -200,7 +201,7 @@ class PromptFile:
     """
 
     path: str
-    limit: int | None = None
+    limit: Count | None = None
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = True

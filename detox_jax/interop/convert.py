@@ -8,7 +8,7 @@ import importlib
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
 
@@ -20,11 +20,13 @@ from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.interop import huggingface, model_card, safetensors_io, t5x_checkpoints
+from detox_jax.kinds import Dtype, OneOf, Positive
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
+ExportDtype = Annotated[str, OneOf(_EXPORT_DTYPES)]
 _SCRATCH = ".scratch"
 
 
@@ -32,14 +34,14 @@ def convert(
     from_hf: str | None = None,
     to: str | None = None,
     revision: str | None = None,
-    param_dtype: str = "float32",
+    param_dtype: Dtype = "float32",
     ignore_fields: Sequence[str] | str = (),
     source: str | None = None,
     to_hf: str | None = None,
-    dtype: str | None = None,
+    dtype: ExportDtype | None = None,
     merge_lora: bool = True,
     results: str | None = None,
-    max_shard_gb: float = 5.0,
+    max_shard_gb: Positive = 5.0,
     verify: bool = False,
     from_t5x: str | None = None,
     to_t5x: str | None = None,

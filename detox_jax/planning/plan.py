@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Dtype
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
@@ -47,10 +48,10 @@ def plan(
     adaptation: adaptations.Adaptation | None = None,
     topology: str | None = None,
     search: bool = False,
-    checkpoint_dtype: str | None = None,
+    checkpoint_dtype: Dtype | None = None,
     optimizer: AdamW | None = None,
-    task_feature_lengths: Mapping[str, int] | None = None,
-    batch_size: int = 512,
+    task_feature_lengths: Mapping[str, Count] | None = None,
+    batch_size: Count = 512,
     computation: Computation | None = None,
     generations: Generations | None = None,
     run: Run | None = None,

@@ -15,6 +15,7 @@ import numpy as np
 
 from detox_jax import output_settings, outputs, records
 from detox_jax.errors import UserError
+from detox_jax.kinds import Seed
 from detox_jax.toxicity import best_of
 
 SHARD_NAME = "documents"
@@ -137,7 +138,7 @@ def filter(
     input: str,
     output_dir: str,
     selection: Selection | best_of.BestOf | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     size_of: str | None = None,
 ) -> None:
     """Writes the selected part of scored documents, shuffled; of prompts, chosen continuations.

@@ -15,6 +15,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Seed
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
 from detox_jax.models.config import TransformerConfig
@@ -44,13 +45,13 @@ def train(
     model: TransformerConfig | None,
     model_dir: str,
     mixture_or_task_name: Any,
-    task_feature_lengths: Mapping[str, int],
+    task_feature_lengths: Mapping[str, Count],
     budget: Budget,
     initial_checkpoint_path: str | None = None,
     adaptation: adaptations.Adaptation | None = None,
     optimizer: AdamW | None = None,
-    batch_size: int = 512,
-    random_seed: int = 0,
+    batch_size: Count = 512,
+    random_seed: Seed = 0,
     computation: Computation | None = None,
     periods: Periods | None = None,
     cache_dir: str | None = None,

@@ -25,6 +25,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.kinds import Count, Dtype
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
@@ -76,9 +77,9 @@ def choices(
     checkpoint_path: str,
     output_dir: str,
     tasks: Sequence[Any],
-    batch_size: int = 32,
+    batch_size: Count = 32,
     start_with_bos: bool | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     mesh_shape: Mapping[str, int] | None = None,
     steering: Sequence[Any] = (),
 ) -> None:

@@ -24,6 +24,7 @@ from rich.table import Table
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
 from detox_jax.parallel import processes
 from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
@@ -36,21 +37,21 @@ def lm_eval(
     checkpoint_path: str,
     tasks: str | Sequence[str],
     output_dir: str,
-    num_fewshot: int | None = None,
-    limit: int | float | None = None,
+    num_fewshot: Period | None = None,
+    limit: Positive | None = None,
     include_path: str | None = None,
-    batch_size: int = 32,
-    max_length: int | None = None,
-    max_gen_toks: int = 256,
+    batch_size: Count = 32,
+    max_length: Count | None = None,
+    max_gen_toks: Count = 256,
     gen_kwargs: str | Mapping[str, Any] | None = None,
     add_bos: bool | None = None,
     apply_chat_template: bool | str = False,
     system_instruction: str | None = None,
     fewshot_as_multiturn: bool = True,
     log_samples: bool = False,
-    bootstrap_draws: int = 1000,
-    random_seed: int = 0,
-    dtype: str | None = None,
+    bootstrap_draws: Draws = 1000,
+    random_seed: Seed = 0,
+    dtype: Dtype | None = None,
     mesh_shape: Mapping[str, int] | None = None,
     steering: Sequence[Any] = (),
 ) -> None:
