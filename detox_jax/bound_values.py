@@ -66,8 +66,7 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
     Raises:
       UserError: naming the setting, what it takes and an example.
     """
-    ordered = sorted(calls)
-    for bound in _bound(ordered):
+    for bound in _bound(sorted(calls)):
         kind = _kinds(bound.call).get(bound.parameter, Any)
         try:
             fitting = _fitted(bound, kind, texts)
@@ -76,8 +75,34 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
             raise UserError(f"{bound.name}: {misfit}{example}") from None
         if fitting is not bound.value:
             _rebind(bound, fitting)
-    for call in ordered:
-        _try_out(call)
+
+
+def try_out(calls: Iterable[Call]) -> None:
+    """Makes the structs of all calls once, for what their `__post_init__` refuses.
+
+    Scorers, which load files, are left to their verb.
+
+    Args:
+      calls: all that the verb calls, itself included; nothing of it may be required and open.
+
+    Raises:
+      UserError: what a struct raises, under the names of its macros.
+    """
+    for call in sorted(calls):
+        _try_structs(call)
+
+
+def _try_structs(call: Call) -> None:
+    """Makes the structs of one call, those that a struct holds before itself."""
+    for value in _bindings(call).values():
+        for reference in gin_config.iterate_references(value):
+            scope, selector = reference.config_key
+            if macro_of(reference) is not None:
+                _try_structs((scope, selector))
+            elif _is_struct(reference):
+                own_call = scope or call[0], selector
+                _try_structs(own_call)
+                _make(*own_call, reference)
 
 
 def _bound(calls: Iterable[Call]) -> Iterator[_Bound]:
@@ -89,7 +114,8 @@ def _bound(calls: Iterable[Call]) -> Iterator[_Bound]:
             name = f"{called}.{parameter}"
             while (macro := macro_of(value)) is not None:
                 name, value = macro, _value_of(macro, name)
-            yield _Bound(call, parameter, value, name)
+            if not _is_constant(value):
+                yield _Bound(call, parameter, value, name)
 
 
 def _bindings(call: Call) -> dict[str, Any]:
@@ -230,16 +256,6 @@ def _options(kind: Any) -> set[Any]:
 
 
 # --- structs, made once for what they refuse ----------------------------------------------------
-
-
-def _try_out(call: Call) -> None:
-    """Makes the structs of a call; scorers, which load files, are checked by their verb."""
-    scope = call[0]
-    for value in _bindings(call).values():
-        for reference in gin_config.iterate_references(value):
-            if _is_struct(reference):
-                own_scope, selector = reference.config_key
-                _make(own_scope or scope, selector, reference)
 
 
 def _is_struct(reference: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import gin
 
-from detox_jax import configuration, terminal
+from detox_jax import configuration, preview, terminal
 from detox_jax.bound_values import suggestion
 from detox_jax.errors import Unavailable, UserError, storage_trouble
 from detox_jax.parallel import distributed, preemption, processes
@@ -77,7 +78,8 @@ verbs:
                            is found on Cloud TPU, GKE, Slurm and Open MPI, or given by
                            --coordinator_address=HOST:PORT --process_count=N --process_index=I;
                            DETOX_JAX_MULTIHOST=1 is the same (docs/MULTIHOST.md)
-  --dry_run                print the configuration that would run, and stop
+  --dry_run                check all that a run checks before its work, print the configuration
+                           and the plan of steps, and stop
   --help                   this text; with a verb, its macros and their defaults
 """
 
@@ -127,17 +129,29 @@ def _run(arguments: Arguments) -> int:
     with terminal.without_notes():
         verb, defaults = load_config(arguments)
     configuration.check(verb, defaults, arguments.bindings)
-    if arguments.dry_run:
-        print(gin.config_str())
-        return 0
     if arguments.verb in LONE_VERBS and processes.current().several:
         raise UserError(f"{arguments.verb} works in one process: run it on one host alone")
     distributed.check_agreement(arguments.verb, configuration.named_values())
     configured = gin.get_configurable(verb)
+    steps: list[preview.Step] = []
+    check = functools.partial(_check, configured, steps)
+    if arguments.verb in HOST_VERBS:
+        processes.current().first_does(check)
+    else:
+        check()
+    if arguments.dry_run:
+        print(f"{gin.config_str()}\n{preview.lines(steps)}")
+        return 0
     if arguments.verb in HOST_VERBS:
         processes.current().first_does(configured)
         return 0
     return configured() or 0
+
+
+def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
+    """Checks what the verb is going to do, and adds its steps."""
+    steps += configured(check_only=True)
+    preview.check_room(steps)
 
 
 def _report(error: BaseException) -> int:

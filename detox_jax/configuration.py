@@ -241,6 +241,14 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
             required.append(name)
         elif _holds_infinity(list(parameters.values())):
             infinite.append(name)
+    # A value of a wrong kind first: it may be what cuts off the others.
+    examples = {
+        scope: parameters.get("value")
+        for (scope, selector), parameters in defaults.items()
+        if selector == _MACRO
+    }
+    if not infinite:
+        bound_values.check(calls, _texts(bindings), examples)
     problems = []
     if unused:
         names = ", ".join(sorted(unused))
@@ -255,12 +263,7 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
         problems.append(f"not finite: {names}; no file can repeat it: give a number, or None")
     if problems:
         raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
-    examples = {
-        scope: parameters.get("value")
-        for (scope, selector), parameters in defaults.items()
-        if selector == _MACRO
-    }
-    bound_values.check(calls, _texts(bindings), examples)
+    bound_values.try_out(calls)
 
 
 def _texts(bindings: Iterable[str]) -> dict[str, str]:

@@ -69,6 +69,10 @@ class TextSource(MemorySource):
         path = self.path(split)
         return {"sha256": outputs.hash_files(_files_of(path))}
 
+    def count(self, split: str) -> int:
+        """How many documents a split has."""
+        return len(self._documents(split))
+
     def list_shards(self, split: str) -> list[str]:
         """The files of a split."""
         return [str(file) for file in _files_of(self.path(split))]

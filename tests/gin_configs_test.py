@@ -78,9 +78,15 @@ def test_runs_are_complete_once_their_required_macros_are_given(verb):
         for name in required
         if name not in _OPTIONAL
     ]
-    arguments = cli.parse_arguments([verb, *used, *_CHOICES.get(verb, [])])
+    assert _checked([verb, *used, *_CHOICES.get(verb, [])])
+
+
+def _checked(command):
+    """The configuration of a command, checked as far as it is gin's."""
+    arguments = cli.parse_arguments(command)
     function, defaults = cli.load_config(arguments)
     configuration.check(function, defaults, arguments.bindings)
+    return gin.config_str()
 
 
 def _defaults(verb):
@@ -143,8 +149,8 @@ def test_scorers(capsys):
     command = ["score", file, "--gin.INPUT=in", "--gin.OUTPUT_DIR=out", "--dry_run"]
     assert cli.main(command) == 2
     assert "CLASSIFIER" in capsys.readouterr().err
-    assert cli.main([*command, "--gin.CLASSIFIER=some/model"]) == 0, capsys.readouterr().err
-    assert "SCORER = @classifier.ClassifierScorer()" in capsys.readouterr().out
+    text = _checked([*command, "--gin.CLASSIFIER=some/model"])
+    assert "SCORER = @classifier.ClassifierScorer()" in text
 
 
 def test_the_encoder_is_a_scorer_to_train(capsys):
@@ -169,13 +175,12 @@ STEERING = {
 
 
 @pytest.mark.parametrize("name", STEERING)
-def test_steering(name, capsys):
+def test_steering(name):
     needed, made = STEERING[name]
     file = f"--gin_file=gin_configs/steering/{name}.gin"
     places = [f"--gin.{macro}=x" for macro in ("CHECKPOINT_PATH", "INPUT", "OUTPUT_DIR")]
     command = ["generate", file, *places, *(f"--gin.{binding}" for binding in needed)]
-    assert cli.main([*command, "--dry_run"]) == 0, capsys.readouterr().err
-    cli.load_config(cli.parse_arguments(command))
+    assert _checked(command)
     decoding = gin.get_configurable(Decoding)()
     assert len(decoding.steering) == 1
     assert made.removesuffix("()") in repr(decoding.steering[0])
@@ -191,9 +196,9 @@ def test_steering_is_refused_where_it_is_not_supported(verb, capsys):
 
 
 @pytest.mark.parametrize("name", ["demo", "real", "steering"])
-def test_experiments(name, capsys):
-    assert cli.main(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin", "--dry_run"]) == 0
-    assert f"OUTPUT_DIR = 'runs/{name}'" in capsys.readouterr().out
+def test_experiments(name):
+    text = _checked(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin"])
+    assert f"OUTPUT_DIR = 'runs/{name}'" in text
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ BASICS = {
     "output_settings",
     "directory_lock",
     "outputs",
+    "preview",
     "jsonl",
     "records",
     "tokenizer_files",
@@ -38,9 +39,13 @@ ALLOWED = {
     "outputs": {
         *("directory_lock", "errors", "jsonl", "parallel.processes", "output_settings"),
     },
+    "preview": {"errors", "outputs"},
     "records": {"errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"},
     "tokenizer_files": {"errors", "jsonl"},
-    "vocabulary": {"errors", "kinds", "output_settings", "outputs", "records", "tokenizer_files"},
+    "vocabulary": {
+        *("errors", "kinds", "output_settings", "outputs", "preview", "records"),
+        "tokenizer_files",
+    },
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,
     "generation": MODEL,
@@ -60,8 +65,9 @@ ALLOWED = {
     "zero_shot": {*MODEL, "training.losses", "training.data", "generation", "evaluation"},
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
-    "method": {"errors", "models", "generation"},
-    "sgeat": {*BASICS, "checkpoints", "models", "generation", "method"},
+    "method": {"errors", "preview", "models", "generation"},
+    "run_preview": {"errors", "preview", "method"},
+    "sgeat": {*BASICS, "checkpoints", "models", "generation", "method", "run_preview"},
     "bound_values": {"errors", "kinds"},
     "configuration": {"errors", "bound_values"},
 }

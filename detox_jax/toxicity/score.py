@@ -8,9 +8,10 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, records, terminal
+from detox_jax import output_settings, outputs, preview, records, terminal
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
+from detox_jax.preview import Step
 from detox_jax.toxicity import scorer as scorers
 
 SHARD_NAME = "scored"
@@ -20,7 +21,7 @@ _RECORDS_AT_ONCE = 500
 
 def score(
     input: str, output_dir: str, scorer: scorers.ToxicityScorer, check_only: bool = False
-) -> None:
+) -> list[Step] | None:
     """Scores documents, or the continuations of prompts, alone and without their prompts.
 
     Writes as many shards as there are input files; a rerun continues with the first that is
@@ -31,20 +32,43 @@ def score(
       input: JSON Lines documents or generations: file, glob or directory.
       output_dir: where the scored records go.
       scorer: see `detox_jax.toxicity.scorer`.
-      check_only: read and write nothing; raise what would keep the scorer from its work.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for input that cannot be read, a prompt without generations, or a scorer that lacks
         what it needs.
     """
     if check_only:
-        scorers.check(scorer)
-        return
+        return [_preview(input, output_dir, scorer)]
     work = functools.partial(_score, input, output_dir, scorer)
     if getattr(scorer, "on_mesh", False):
         work()
     else:
         processes.current().first_does(work)
+    return None
+
+
+def _preview(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> Step:
+    """What there is to score; a scorer without its key, or the user's consent, is none."""
+    preview.checked_output(output_dir)
+    if output_dir and preview.is_done(output_dir):
+        return Step("score", output_dir)
+    scorers.check(scorer)
+    if not input or isinstance(input, preview.Coming):
+        return Step("score", output_dir)
+    count, texts, size = 0, 0, 0
+    for record in records.read_records(input):
+        written = records.texts_to_score(record)
+        count, texts = count + 1, texts + len(written)
+        size += sum(len(text) + 120 for text in written)
+    if not count:
+        raise UserError(f"{input}: holds no record; there is nothing to score")
+    if not texts:
+        raise UserError(f"{input}: no prompt has generations; score what `generate` wrote")
+    return Step("score", output_dir, {"records": count, "texts": texts}, size)
 
 
 def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:

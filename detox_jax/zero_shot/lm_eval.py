@@ -21,15 +21,17 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs
+from detox_jax import output_settings, outputs, preview
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
 from detox_jax.parallel import processes
+from detox_jax.preview import Step
 from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
-FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering", "check_only")  # see `output_settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -54,7 +56,8 @@ def lm_eval(
     dtype: Dtype | None = None,
     mesh_shape: Mapping[str, int] | None = None,
     steering: Sequence[Any] = (),
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Writes `lm_eval.json`: every metric of every task, with its standard error.
 
     Tasks are run one after the other; a rerun goes on with the first that is missing.
@@ -80,6 +83,10 @@ def lm_eval(
       dtype: of activations; the checkpoint's where None.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
       steering: refused where not empty: what is read here are the model's own probabilities.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
@@ -90,6 +97,13 @@ def lm_eval(
 
     # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
+    preview.checked_output(output_dir)
+    checkpoints.resolve(checkpoint_path)  # before the harness, which takes seconds to import
+    if check_only:
+        with _notes_on_stderr():
+            import_harness()
+            _task_manager(names, include_path)
+        return [Step("lm_eval", output_dir, {"tasks": len(names)})]
     with _notes_on_stderr():
         harness = import_harness()
         manager = _task_manager(names, include_path)
@@ -157,6 +171,7 @@ def lm_eval(
         outputs.write_json(output.path / FIGURES_FILE, figures)
         output.finish(tasks=len(names))
     print_table(figures)
+    return None
 
 
 def _task_names(tasks: str | Sequence[str]) -> list[str]:
