@@ -77,6 +77,20 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
             _rebind(bound, fitting)
 
 
+def under_its_setting(message: str) -> str:
+    """An error that begins with a file or directory, with the macro before it that names the file.
+
+    >>> under_its_setting("typo.jsonl: no such file")  # doctest: +SKIP
+    'HELDOUT=typo.jsonl: no such file'
+    """
+    for (macro, selector), parameters in gin_config._CONFIG.items():
+        value = parameters.get("value")
+        is_named = selector == MACRO and isinstance(value, str) and value
+        if is_named and message.startswith(f"{value}: "):
+            return f"{macro}={message}"
+    return message
+
+
 def try_out(calls: Iterable[Call]) -> None:
     """Makes the structs of all calls once, for what their `__post_init__` refuses.
 

@@ -16,7 +16,7 @@ from typing import Any
 import gin
 
 from detox_jax import configuration, preview, terminal
-from detox_jax.bound_values import suggestion
+from detox_jax.bound_values import suggestion, under_its_setting
 from detox_jax.errors import Unavailable, UserError, storage_trouble
 from detox_jax.parallel import distributed, preemption, processes
 
@@ -150,8 +150,11 @@ def _run(arguments: Arguments) -> int:
 
 def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
     """Checks what the verb is going to do, and adds its steps."""
-    steps += configured(check_only=True)
-    preview.check_room(steps)
+    try:
+        steps += configured(check_only=True)
+        preview.check_room(steps)
+    except UserError as error:
+        raise UserError(under_its_setting(str(error))) from None
 
 
 def _report(error: BaseException) -> int:
@@ -254,10 +257,10 @@ def _meant(verb: str, flag: str) -> str:
     '; did you mean --gin.INPUT?'
     """
     known = ["--gin_file", "--gin_search_paths", "--multihost", "--dry_run", "--help"]
-    known += [*VALUE_FLAGS.get(verb, {}), *SWITCHES.get(verb, {})]
     if verb in VERBS:
         text = _run_file(verb).read_text()
         known += [f"--gin.{macro}" for macro in re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.M)]
+    known += [*VALUE_FLAGS.get(verb, {}), *SWITCHES.get(verb, {})]
     by_name = {name.removeprefix("--gin.").strip("-").lower(): name for name in known}
     meant = suggestion(flag.strip("-"), by_name)
     name = meant.removeprefix("; did you mean ").removesuffix("?")

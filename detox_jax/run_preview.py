@@ -14,7 +14,7 @@ from etils import epath
 
 from detox_jax import preview
 from detox_jax.errors import UserError
-from detox_jax.method import BASE, DOCUMENT_LIMIT, Method
+from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Method
 from detox_jax.preview import Coming, Step
 
 
@@ -79,17 +79,20 @@ class RunPreview:
             check_only=True,
         )
 
+    def _documents(self, corpus: Corpus) -> str | None:
+        """Documents that nobody generates: those that `prepare` makes, or the user's."""
+        if corpus.documents is None:
+            return None
+        made = self.root / "text" / corpus.documents
+        is_made = self.given["prepare"] is not None and not epath.Path(corpus.documents).exists()
+        if made.exists():
+            return str(made)
+        return Coming(made) if is_made else corpus.documents
+
     def _corpora(self) -> Iterator[Step]:
         for name, corpus in self.given["corpora"].items():
             directory = self.root / "corpora" / name
-            documents: str | None = None
-            if corpus.documents is not None:
-                made = self.root / "text" / corpus.documents
-                is_made = (
-                    self.given["prepare"] is not None and not epath.Path(corpus.documents).exists()
-                )
-                documents = self._coming("text", corpus.documents) if is_made else corpus.documents
-                documents = str(made) if made.exists() else documents
+            documents = self._documents(corpus)
             if corpus.prompts is not None:
                 source = {}
                 if corpus.source is not None:
@@ -106,11 +109,13 @@ class RunPreview:
                 yield from self.given["score"](
                     input=documents, output_dir=str(directory / "scored"), check_only=True
                 )
-            yield from (corpus.select or self.given["select"])(
+            select = corpus.select or self.given["select"]
+            steps = select(
                 input=Coming(directory / "scored"),
                 output_dir=str(directory / "kept"),
                 check_only=True,
             )
+            yield from steps or ()
 
     def _training(self) -> Iterator[Step]:
         for name, row in self.rows.items():

@@ -179,3 +179,169 @@ def test_a_wrong_value_is_one_line_that_names_the_setting(
     error = mistake([*command(verb, place), *CHOICES.get(name, []), setting], capsys)
     assert name in error or FLAGS.get((verb, name), name) in error
     assert not (place / "out").exists()
+
+
+# A setting of a verb, files that are none for it, and what the line says of them.
+FILES = [
+    *[
+        ("score", "INPUT", file, said)
+        for file, said in [
+            ("nosuch.jsonl", "INPUT=nosuch.jsonl: no such file"),
+            ("empty.jsonl", "INPUT=empty.jsonl: empty; expected one JSON record a line"),
+            ("broken.jsonl", "broken.jsonl:2: "),
+            ("prompts.jsonl", "no prompt has generations"),
+            ("emptydir", "holds no .jsonl file"),
+            ("2024", "INPUT=2024: no such file"),
+        ]
+    ],
+    ("filter", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("filter", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("filter", "INPUT", "unscored.jsonl", "none of its 2 documents has a score"),
+    ("train_vocabulary", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("train_vocabulary", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("train", "INPUT", "nosuch.jsonl", "nosuch.jsonl"),
+    ("train", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("train", "INITIAL_CHECKPOINT_PATH", "nosuch", "INITIAL_CHECKPOINT_PATH=nosuch: no such"),
+    ("train", "VOCABULARY_PATH", "nosuch", "nosuch"),
+    ("train", "TASK_FEATURE_LENGTHS", "{'targets': 65}", "TASK_FEATURE_LENGTHS: targets of 65"),
+    ("generate", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("generate", "INPUT", "documents.jsonl", 'no "prompt"'),
+    ("generate", "CHECKPOINT_PATH", "gpt2", "detox-jax convert --from_hf=gpt2 --to=DIR"),
+    ("generate", "CHECKPOINT_PATH", "hf", "detox-jax convert --from_hf=hf --to=DIR"),
+    ("generate", "MAX_NEW_TOKENS", "60", "lower MAX_NEW_TOKENS"),
+    ("generate", "OUTPUT_DIR", "documents.jsonl", "is a file"),
+    ("evaluate", "METHODS", "{'base': 'nosuch.jsonl'}", "nosuch.jsonl"),
+    ("evaluate", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
+    ("evaluate", "HELDOUT", "empty.jsonl", "HELDOUT=empty.jsonl"),
+    ("evaluate", "REFERENCE", "hf", "REFERENCE=hf: a Hugging Face model"),
+    ("compare", "SCORES", "{'a': 'nosuch.jsonl', 'b': 'documents.jsonl'}", "nosuch.jsonl"),
+    ("report", "RESULTS", "nosuch", "RESULTS=nosuch"),
+    ("convert", "FROM", "hf", "FROM=hf: a Hugging Face model"),
+    ("convert", "RESULTS", "nosuch", "nosuch"),
+    ("sgeat", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
+    ("sgeat", "HELDOUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("sgeat", "PROMPTS_INPUT", "nosuch.jsonl", "PROMPTS_INPUT=nosuch.jsonl"),
+    ("sgeat", "PROMPTS_INPUT", "documents.jsonl", 'no "prompt"'),
+    ("sgeat", "INITIAL_CHECKPOINT_PATH", "hf", "INITIAL_CHECKPOINT_PATH=hf: a Hugging Face model"),
+    ("sgeat", "TASK_FEATURE_LENGTHS", "{'targets': 65}", "TASK_FEATURE_LENGTHS: targets of 65"),
+    ("sgeat", "MAX_NEW_TOKENS", "60", "lower MAX_NEW_TOKENS"),
+    ("sgeat", "BATCH_SIZE", "7", "BATCH_SIZE 7 is no multiple"),
+    ("sgeat", "MESH_SHAPE", "{'data': 3}", "MESH_SHAPE {'data': 3} does not divide"),
+    ("sgeat", "BOTTLENECK_DIM", "0", "BOTTLENECK_DIM is 0"),
+    ("sgeat", "DOCUMENT_MAX_NEW_TOKENS", "0", "DOCUMENT_MAX_NEW_TOKENS"),
+    ("sgeat", "METHODS", "{'../x': {'corpus': 'standard'}}", "method '../x'"),
+    ("sgeat", "METHODS", "{'x': {'corpus': 'other'}}", "no corpus 'other'"),
+    ("sgeat", "JUDGES", "{}", "JUDGES is empty"),
+    ("sgeat", "JUDGES", "{'perspective': @perspective/score.score}", "CONSENT_TO_SEND_TEXT"),
+]
+
+
+@pytest.mark.parametrize(("verb", "name", "value", "said"), FILES)
+@pytest.mark.parametrize("dry", [False, True])
+def test_what_does_not_fit_is_found_before_any_work(
+    verb, name, value, said, dry, place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    (place / "empty.jsonl").write_text("")
+    (place / "broken.jsonl").write_text('{"id": "1", "text": "whole", "toxicity": 0.1}\n{"id": "2')
+    unscored = [{"id": str(i), "text": "a text"} for i in range(2)]
+    (place / "unscored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unscored))
+    (place / "emptydir").mkdir(exist_ok=True)
+    (place / "hf").mkdir(exist_ok=True)
+    (place / "hf" / "config.json").write_text('{"model_type": "gpt2"}')
+    flags = [f"--gin.{name}={value}", *(["--dry_run"] if dry else [])]
+    assert said in mistake([*command(verb, place), *flags], capsys)
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scor"], "did you mean score?"),
+        (["score", "--input=x"], "did you mean --gin.INPUT?"),
+        (["score", "--dryrun"], "--dryrun"),
+        (["score", "--dry-run=1"], "did you mean --dry_run?"),
+        (["convert", "--from-hf=x"], "did you mean --from_hf?"),
+        (["convert", "--from_hf=hf"], "--to is missing"),
+        (["sgeat", "--gin.OUTPUT_DIR=o", "--gin.NUM_DOCUMENT=5"], "did you mean NUM_DOCUMENTS?"),
+        (["score", "--gin.input=x", "--gin.OUTPUT_DIR=o"], "did you mean INPUT?"),
+        (["score", "--gin.INPUT=@unclosed.Bracket("], "INPUT"),
+        (["score", "--gin_file=unclosed.gin"], "unclosed.gin"),
+        (["score", "--gin_file=text.gin"], "text.gin"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_a_near_one(
+    arguments, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unclosed.gin").write_text("INPUT = ['a',\n")
+    (tmp_path / "text.gin").write_text("INPUT = 'open\n")
+    assert said in mistake(arguments, capsys)
+
+
+def test_a_corrected_command_runs_where_a_wrong_one_was_refused(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    wrong = [*command("filter", place), "--gin.KEEP_FRACTION=50%"]
+    assert "for example --gin.KEEP_FRACTION=0.5" in mistake(wrong, capsys)
+    assert cli.main([*command("filter", place), "--gin.KEEP_FRACTION=0.5"]) == 0
+
+
+def test_a_whole_number_may_be_written_with_an_exponent_and_a_directory_as_a_number(
+    place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    shutil.rmtree("2024", ignore_errors=True)
+    flags = ["--gin.VOCAB_SIZE=3e2", "--gin.OUTPUT_DIR=2024"]
+    assert cli.main([*command("train_vocabulary", place), *flags]) == 0
+    manifest = json.loads((place / "2024" / "manifest.json").read_text())
+    assert manifest["settings"]["vocab_size"] == 300
+    assert "OUTPUT_DIR = '2024'" in (place / "2024" / "config.gin").read_text()
+
+
+def test_a_dry_run_prints_a_configuration_and_the_plan(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    assert cli.main([*command("sgeat", place), "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    text, plan = printed.split("# plan: ")
+    assert plan.startswith("13 steps, 0 of them done, about ")
+    assert "to do  generate          out/corpora/standard/generated  8 requests, 8 samples" in plan
+    assert "train             out/models/sgeat-adapter" in plan and "12 held-out documents" in plan
+    (place / "again.gin").write_text(printed)  # the plan is a comment
+    assert cli.main(["sgeat", "--gin_file=again.gin", "--dry_run"]) == 0
+    assert not (place / "out").exists()
+    assert "NUM_DOCUMENTS = 8" in text
+
+
+def test_a_dry_run_says_what_is_done(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    assert cli.main(command("filter", place)) == 0
+    capsys.readouterr()
+    assert cli.main([*command("filter", place), "--dry_run"]) == 0
+    assert "# plan: 1 steps, 1 of them done\n#   done   filter" in capsys.readouterr().out
+
+
+def test_documents_end_at_the_context_and_a_line_says_so(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    from detox_jax.generation import decoding, generate, prompts
+
+    def run(limit, out):
+        generate.generate(
+            "base",
+            out,
+            prompts.Standard(2),
+            decoding.Decoding(max_new_tokens=limit, num_samples=1, batch_size=8),
+            limit_setting="DOCUMENT_MAX_NEW_TOKENS",
+        )
+        return json.loads((place / out / "manifest.json").read_text())["settings"]
+
+    assert run(1000, "capped")["max_new_tokens"] == 63
+    said = (
+        "capped: DOCUMENT_MAX_NEW_TOKENS is 63, not 1000: the context of 64 tokens leaves no more"
+    )
+    assert said in capsys.readouterr().out
+    assert run(20, "short")["max_new_tokens"] == 20
+    assert "DOCUMENT_MAX_NEW_TOKENS" not in capsys.readouterr().out

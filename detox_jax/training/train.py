@@ -319,7 +319,8 @@ def _check_lengths(task_feature_lengths: Mapping[str, int], config: TransformerC
     if length > config.max_length:
         raise UserError(
             f"TASK_FEATURE_LENGTHS: targets of {length} are beyond the model's max_length "
-            f"{config.max_length}"
+            f"{config.max_length}; for example --gin.TASK_FEATURE_LENGTHS="
+            f"\"{{'targets': {config.max_length}}}\""
         )
     return length
 
