@@ -122,7 +122,7 @@ class RunPreview:
             if row.corpus is None:
                 continue
             train = row.train or self.given["train" if row.adaptation is None else "adapt"]
-            yield from train(
+            steps = train(
                 model_dir=str(self.root / "models" / name),
                 mixture_or_task_name=Coming(self.root / "corpora" / row.corpus / "kept"),
                 initial_checkpoint_path=self._base_path,
@@ -130,6 +130,7 @@ class RunPreview:
                 **row.seed,
                 check_only=True,
             )
+            yield from steps or ()
 
     def _evaluation(self) -> Iterator[Step]:
         prompts = self._given("prompts_input", "prompts")
