@@ -189,7 +189,7 @@ FILES = [
             ("nosuch.jsonl", "INPUT=nosuch.jsonl: no such file"),
             ("empty.jsonl", "INPUT=empty.jsonl: empty; expected one JSON record a line"),
             ("broken.jsonl", "broken.jsonl:2: "),
-            ("prompts.jsonl", "no prompt has generations"),
+            ("prompts.jsonl", "has no generations"),
             ("emptydir", "holds no .jsonl file"),
             ("2024", "INPUT=2024: no such file"),
         ]

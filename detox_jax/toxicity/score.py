@@ -60,14 +60,18 @@ def _preview(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> Ste
     if not input or isinstance(input, preview.Coming):
         return Step("score", output_dir)
     count, texts, size = 0, 0, 0
+    first = ""
     for record in records.read_records(input):
+        first = first or record.id
         written = records.texts_to_score(record)
         count, texts = count + 1, texts + len(written)
         size += sum(len(text) + 120 for text in written)
     if not count:
         raise UserError(f"{input}: holds no record; there is nothing to score")
     if not texts:
-        raise UserError(f"{input}: no prompt has generations; score what `generate` wrote")
+        raise UserError(
+            f"{input}: prompt {first!r} has no generations; score what `generate` wrote"
+        )
     return Step("score", output_dir, {"records": count, "texts": texts}, size)
 
 
