@@ -234,9 +234,8 @@ def _fitted_made(value: Made, kind: Any) -> Made:
     if not value.called:
         if is_function or origin is type:
             return value
-        raise MisfitError(
-            f"expected {describe(kind)}, got {value.text}: write {value.text}(), with the parentheses"
-        )
+        hint = f"write {value.text}(), with the parentheses"
+        raise MisfitError(f"expected {describe(kind)}, got {value.text}: {hint}")
     if not isinstance(value.maker, type):
         return value
     if isinstance(origin, type) and not is_function:
