@@ -59,9 +59,10 @@ class Aside:
       num_set_aside: how many of them were set aside.
     """
 
-    def __init__(self, policy: SetAside):
-        """Nothing is set aside yet."""
+    def __init__(self, policy: SetAside, writes: bool = True):
+        """Nothing is set aside yet; `writes` where the policy's file is written."""
         self._policy = policy
+        self._writes = writes
         self._lines: dict[str, list[dict[str, Any]]] = {}
         self._counts: dict[str, int] = {}
 
@@ -105,7 +106,8 @@ class Aside:
         lines = [line for file in files for line in self._lines[file]]
         count = sum(self._counts[file] for file in files)
         path = epath.Path(self._policy.path)
-        processes.current().first_decides(lambda: _write(path, files, lines))
+        if self._writes:
+            processes.current().first_decides(lambda: _write(path, files, lines))
         if len(lines) > self._policy.most * count:
             first = lines[0]
             raise UserError(
@@ -135,14 +137,18 @@ def _write(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> N
     outputs.write_bytes(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept + lines))
 
 
-def opened(policy: BadRecords) -> Aside | None:
+def opened(policy: BadRecords, writes: bool = True) -> Aside | None:
     """What the readers of records are given for one run of a verb; None where all is refused.
+
+    Args:
+      policy: of the verb.
+      writes: whether the policy's file is written; a check before the work does not.
 
     Raises:
       UserError: for what is no policy.
     """
     if isinstance(policy, SetAside):
-        return Aside(policy)
+        return Aside(policy, writes)
     if not isinstance(policy, Refuse):
         raise UserError(
             f"BAD_RECORDS is {policy!r}; give @bad_records.Refuse() or @bad_records.SetAside()"

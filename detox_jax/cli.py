@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -14,7 +15,8 @@ from typing import Any
 
 import gin
 
-from detox_jax import compilation_cache, configuration, terminal
+from detox_jax import compilation_cache, configuration, preview, terminal
+from detox_jax.bound_values import suggestion, under_its_setting
 from detox_jax.errors import Unavailable, UserError, storage_trouble
 from detox_jax.parallel import distributed, preemption, processes
 
@@ -76,7 +78,8 @@ verbs:
                            is found on Cloud TPU, GKE, Slurm and Open MPI, or given by
                            --coordinator_address=HOST:PORT --process_count=N --process_index=I;
                            DETOX_JAX_MULTIHOST=1 is the same (docs/MULTIHOST.md)
-  --dry_run                print the configuration that would run, and stop
+  --dry_run                check all that a run checks before its work, print the configuration
+                           and the plan of steps, and stop
   --help                   this text; with a verb, its macros and their defaults
 """
 
@@ -126,18 +129,33 @@ def _run(arguments: Arguments) -> int:
         return 0
     with terminal.without_notes():
         verb, defaults = load_config(arguments)
-    configuration.check(verb, defaults)
-    if arguments.dry_run:
-        print(gin.config_str())
-        return 0
+    configuration.check(verb, defaults, arguments.bindings)
     if arguments.verb in LONE_VERBS and processes.current().several:
         raise UserError(f"{arguments.verb} works in one process: run it on one host alone")
     distributed.check_agreement(arguments.verb, configuration.named_values())
     configured = gin.get_configurable(verb)
+    steps: list[preview.Step] = []
+    check = functools.partial(_check, configured, steps)
+    if arguments.verb in HOST_VERBS:
+        processes.current().first_does(check)
+    else:
+        check()
+    if arguments.dry_run:
+        print(f"{gin.config_str()}\n{preview.lines(steps)}")
+        return 0
     if arguments.verb in HOST_VERBS:
         processes.current().first_does(configured)
         return 0
     return configured() or 0
+
+
+def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
+    """Checks what the verb is going to do, and adds its steps."""
+    try:
+        steps += configured(check_only=True)
+        preview.check_room(steps)
+    except UserError as error:
+        raise UserError(under_its_setting(str(error))) from None
 
 
 def _report(error: BaseException) -> int:
@@ -148,7 +166,7 @@ def _report(error: BaseException) -> int:
         error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")
     if isinstance(error, UserError | Unavailable):
         # Gin appends the configurables that were being called; the first part is ours.
-        message = str(error).split("\n  In call to configurable")[0]
+        message = " ".join(str(error).split("\n  In call to configurable")[0].splitlines())
         print(f"detox-jax: error: {message}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     if isinstance(error, preemption.Stopped):
@@ -222,14 +240,32 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             elif flag in VALUE_FLAGS.get(verb, {}):
                 bindings.append(f"{VALUE_FLAGS[verb][flag]} = {quote_text(value)}")
             else:
-                raise UserError(f"unknown flag {flag}; see detox-jax --help")
+                raise UserError(f"unknown flag {flag}{_meant(verb, flag)}; see detox-jax --help")
     if verb and verb not in VERBS:
-        raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}")
+        meant = suggestion(verb, VERBS)
+        raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}{meant}")
     if not verb and argv and not want_help:
         raise UserError(f"no verb given; one of: {', '.join(VERBS)}")
     return Arguments(
         verb, tuple(gin_files), tuple(bindings), tuple(search_paths), dry_run, want_help
     )
+
+
+def _meant(verb: str, flag: str) -> str:
+    """Which flag an unknown one may stand for: a macro of the verb without `--gin.`, or a near one.
+
+    >>> _meant("score", "--input")
+    '; did you mean --gin.INPUT?'
+    """
+    known = ["--gin_file", "--gin_search_paths", "--multihost", "--dry_run", "--help"]
+    if verb in VERBS:
+        text = _run_file(verb).read_text()
+        known += [f"--gin.{macro}" for macro in re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.M)]
+    known += [*VALUE_FLAGS.get(verb, {}), *SWITCHES.get(verb, {})]
+    by_name = {name.removeprefix("--gin.").strip("-").lower(): name for name in known}
+    meant = suggestion(flag.strip("-"), by_name)
+    name = meant.removeprefix("; did you mean ").removesuffix("?")
+    return f"; did you mean {by_name[name]}?" if meant else ""
 
 
 def quote_text(value: str) -> str:
@@ -238,7 +274,7 @@ def quote_text(value: str) -> str:
         return value
     try:
         ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return repr(value)
     return value
 

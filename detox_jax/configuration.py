@@ -16,6 +16,7 @@ import inspect
 import math
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,17 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
+from detox_jax import bound_values
 from detox_jax.errors import UserError
 
-Bindings = dict[tuple[str, str], str]
-# What gin raises for a line that it cannot read, or a name in it that does not exist.
-_GIN_ERRORS = (OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError)
-_MACRO = "gin.macro"
+Bindings = dict[tuple[str, str], dict[str, Any]]
+# What gin raises for a line that it cannot read, or a name in it that does not exist: an open
+# bracket is the tokenizer's own error, and thousands of brackets are too deep for Python's parser.
+_GIN_ERRORS = (
+    *(OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError),
+    *(tokenize.TokenError, RecursionError, MemoryError, IndexError, KeyError),
+)
+_MACRO = bound_values.MACRO
 _DYNAMIC = "from __gin__ import dynamic_registration"
 _ASSIGNMENT = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*) *=")
 _INCLUDE = re.compile(r"include +['\"](?P<file>.+)['\"]")
@@ -191,8 +197,12 @@ def _struct(value: Any) -> Any:
 
 
 def _bindings() -> Bindings:
-    """Every `(scope, selector)` that is bound, with its parameters as text."""
-    return {key: repr(sorted(value.items())) for key, value in gin_config._CONFIG.items()}
+    """Every `(scope, selector)` that is bound, with its parameters."""
+    return {key: dict(parameters) for key, parameters in gin_config._CONFIG.items()}
+
+
+def _as_text(parameters: dict[str, Any] | None) -> str:
+    return "" if parameters is None else repr(sorted(parameters.items()))
 
 
 def named_values() -> dict[str, Any]:
@@ -206,31 +216,45 @@ def named_values() -> dict[str, Any]:
     return named
 
 
-def check(verb: Callable[..., Any], defaults: Bindings) -> None:
-    """Fails on a binding that the verb cannot reach and on a REQUIRED left open.
+def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] = ()) -> None:
+    """Fails on a binding out of the verb's reach, a REQUIRED left open, a value of a wrong kind.
 
     What the verb's run file binds may be out of reach: an override can cut off its defaults.
 
+    Args:
+      verb: the function.
+      defaults: the run file's own bindings, as `load` returns them.
+      bindings: the command line's, as `load` was given them.
+
     Raises:
-      UserError: naming every such binding.
+      UserError: naming every such binding, or the first value.
     """
-    reachable = _reachable_bindings(verb)
+    reachable, calls = _reachable(verb)
     unused, required, infinite = [], [], []
-    for key, value in _bindings().items():
+    for key, parameters in _bindings().items():
         scope, selector = key
         name = scope if selector == _MACRO else "/".join(filter(None, [scope, selector]))
-        parameters = gin_config._CONFIG[key]
         if key not in reachable:
-            if defaults.get(key) != value:
+            if _as_text(defaults.get(key)) != _as_text(parameters):
                 unused.append(name)
         elif any(_is_required(value) for value in gin_config.iterate_references(parameters)):
             required.append(name)
         elif _holds_infinity(list(parameters.values())):
             infinite.append(name)
+    # A value of a wrong kind first: it may be what cuts off the others.
+    examples = {
+        scope: parameters.get("value")
+        for (scope, selector), parameters in defaults.items()
+        if selector == _MACRO
+    }
+    if not infinite:
+        bound_values.check(calls, _texts(bindings), examples)
     problems = []
     if unused:
         names = ", ".join(sorted(unused))
-        problems.append(f"nothing uses {names} (misspelt, or not for this verb?)")
+        known = {scope for scope, selector in reachable if selector == _MACRO}
+        meant = bound_values.suggestion(sorted(unused)[0], known)
+        problems.append(f"nothing uses {names} (misspelt, or not for this verb?){meant}")
     if required:
         flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
         problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
@@ -239,6 +263,13 @@ def check(verb: Callable[..., Any], defaults: Bindings) -> None:
         problems.append(f"not finite: {names}; no file can repeat it: give a number, or None")
     if problems:
         raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
+    bound_values.try_out(calls)
+
+
+def _texts(bindings: Iterable[str]) -> dict[str, str]:
+    """What single bindings say of macros, as it is written, the last of each."""
+    pairs = (binding.split(" = ", 1) for binding in bindings)
+    return {name: text for name, text in pairs}
 
 
 def _holds_infinity(value: Any) -> bool:
@@ -254,8 +285,12 @@ def _is_required(value: Any) -> bool:
     return getattr(value, "scoped_selector", "") == "gin.REQUIRED/gin.constant"
 
 
-def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
+def _reachable(
+    verb: Callable[..., Any],
+) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """The `(scope, selector)` keys of gin's configuration that a call of `verb` can look up.
+
+    And the calls that look them up, each a scope and a selector too.
 
     A configurable called in scope a/b looks up its bindings in '', 'a' and 'a/b'; a reference is
     called in its own scope, or in that of its caller where it has none.
@@ -278,7 +313,7 @@ def _reachable_bindings(verb: Callable[..., Any]) -> set[tuple[str, str]]:
             for reference in gin_config.iterate_references(config[key]):
                 own_scope, referred = reference.config_key
                 queue.append((own_scope or scope, referred))
-    return reached
+    return reached, visited
 
 
 # --- help -------------------------------------------------------------------------------------

@@ -40,8 +40,9 @@ def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
       UserError: naming file and line, for bytes that are not UTF-8, malformed JSON, or a line that
         is not an object; also for a file with no record, and for a damaged compressed one.
     """
+    name = str(file)
     for number, raw in raw_lines(file):
-        yield number, parsed(raw, f"{file}:{number}")
+        yield number, parsed(raw, f"{name}:{number}")
 
 
 def raw_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:

@@ -10,8 +10,11 @@ from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
 from detox_jax.models import adaptation as adaptations
+from detox_jax.preview import Step
 
 BASE = "base"
+# By which the user of `sgeat` knows the limit of a document.
+DOCUMENT_LIMIT = "DOCUMENT_MAX_NEW_TOKENS"
 # Of decoding: a shorter text is less toxic, and a maximum over fewer texts is lower.
 NOT_A_ROWS = ("max_new_tokens", "num_samples")
 
@@ -30,7 +33,9 @@ class Prepare(Protocol):
 class TrainVocabulary(Protocol):
     """`train_vocabulary`."""
 
-    def __call__(self, *, documents: str, output_dir: str) -> None:
+    def __call__(
+        self, *, documents: str, output_dir: str, check_only: bool = False
+    ) -> list[Step] | None:
         """See `vocabulary.train_vocabulary`."""
         ...
 
@@ -45,8 +50,9 @@ class Train(Protocol):
         mixture_or_task_name: Any,
         initial_checkpoint_path: str | None = None,
         adaptation: adaptations.Adaptation | None = None,
+        check_only: bool = False,
         **others: Any,
-    ) -> None:
+    ) -> list[Step] | None:
         """See `training.train.train`."""
         ...
 
@@ -55,8 +61,14 @@ class Generate(Protocol):
     """`generate`, with its settings."""
 
     def __call__(
-        self, *, checkpoint_path: str, output_dir: str, prompts: PromptMode, **others: Any
-    ) -> None:
+        self,
+        *,
+        checkpoint_path: str,
+        output_dir: str,
+        prompts: PromptMode,
+        check_only: bool = False,
+        **others: Any,
+    ) -> list[Step] | None:
         """See `generation.generate.generate`."""
         ...
 
@@ -64,7 +76,9 @@ class Generate(Protocol):
 class Score(Protocol):
     """`score` with one scorer."""
 
-    def __call__(self, *, input: str, output_dir: str, check_only: bool = False) -> None:
+    def __call__(
+        self, *, input: str, output_dir: str, check_only: bool = False
+    ) -> list[Step] | None:
         """See `toxicity.score.score`."""
         ...
 
@@ -72,7 +86,9 @@ class Score(Protocol):
 class Select(Protocol):
     """`filter`, with its settings."""
 
-    def __call__(self, *, input: str, output_dir: str, size_of: str | None = None) -> None:
+    def __call__(
+        self, *, input: str, output_dir: str, size_of: str | None = None, check_only: bool = False
+    ) -> list[Step] | None:
         """See `toxicity.filter.filter`."""
         ...
 
@@ -80,7 +96,9 @@ class Select(Protocol):
 class Choices(Protocol):
     """`choices` with its tasks."""
 
-    def __call__(self, *, checkpoint_path: str, output_dir: str) -> None:
+    def __call__(
+        self, *, checkpoint_path: str, output_dir: str, check_only: bool = False
+    ) -> list[Step] | None:
         """See `zero_shot.choices.choices`."""
         ...
 
@@ -96,8 +114,9 @@ class Evaluate(Protocol):
         baseline: str,
         heldout: str | None,
         reference: str | None,
-        command: str | None,
-    ) -> None:
+        command: str | None = None,
+        check_only: bool = False,
+    ) -> list[Step] | None:
         """See `evaluation.evaluate.evaluate`."""
         ...
 
@@ -158,7 +177,7 @@ class Method:
         return None if self.corpus is None else label_of(self.adaptation)
 
     @property
-    def seed(self) -> dict[str, int]:
+    def seed(self) -> dict[str, Any]:
         """The seed as an argument; none where the run's own is meant."""
         return {} if self.random_seed is None else {"random_seed": self.random_seed}
 
@@ -223,6 +242,26 @@ def _row(name: str, row: Any) -> Method:
             f"compare; set it for the run: --gin.{fixed[0].upper()}=..."
         )
     return row
+
+
+def in_order(corpora: Mapping[str, Corpus]) -> dict[str, Corpus]:
+    """The corpora, each behind those that it names, and else as they were given.
+
+    gin writes a dict with its keys sorted, so a `config.gin` that repeats a run has lost the order.
+    What names a corpus that is not there stays at the end, for `check_names`.
+    """
+    ordered: dict[str, Corpus] = {}
+    left = dict(corpora)
+    while left:
+        ready = (
+            name
+            for name, corpus in left.items()
+            if {corpus.source, corpus.size_of} <= {None, *ordered}
+        )
+        if (name := next(ready, None)) is None:
+            return ordered | left
+        ordered[name] = left.pop(name)
+    return ordered
 
 
 def check_names(

@@ -30,8 +30,10 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
-from detox_jax.method import BASE, Corpus, Method
+from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Method
 from detox_jax.models import adaptation as adaptations
+from detox_jax.preview import Step
+from detox_jax.run_preview import RunPreview
 
 
 def sgeat(
@@ -60,7 +62,8 @@ def sgeat(
     heldout: str | None = None,
     choices: method.Choices | None = None,
     downstream_tasks: Sequence[str] = (),
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Generates, scores, filters, adapts, and measures base and adapted models side by side.
 
     Args:
@@ -91,18 +94,22 @@ def sgeat(
       heldout: held-out documents for perplexity; `text/heldout_nontoxic` where None.
       choices: `choices`, which asks base and adapted models the zero-shot tasks.
       downstream_tasks: their names; none where empty.
+      check_only: check all steps as far as that is possible without work, and return them.
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: if neither a base nor the means to train one is given, names do not fit, or a
         scorer lacks what it needs.
     """
+    corpora = method.in_order(corpora)
+    arguments = locals()
     root = epath.Path(output_dir)
     rows = method.rows(methods, adaptation, corpora)
     method.check_names(corpora, rows, judges)
-    if not (root / "results.json").exists():
-        # A scorer without its key or the user's consent would stop the run after hours of work.
-        for score_as in (score, *judges.values()):
-            score_as(input="", output_dir="", check_only=True)
+    if check_only:
+        return RunPreview(root, rows, arguments).steps()
     say = _Narrator(root)
 
     # --- text, and a base model ---------------------------------------------------------------
@@ -136,7 +143,10 @@ def sgeat(
             source = {} if corpus.source is None else {"documents": _kept(root, corpus.source)}
             documents = str(directory / "generated")
             generate_documents(
-                checkpoint_path=base, output_dir=documents, prompts=corpus.prompts(**source)
+                checkpoint_path=base,
+                output_dir=documents,
+                prompts=corpus.prompts(**source),
+                limit_setting=DOCUMENT_LIMIT,
             )
         scored = str(directory / "scored")
         if documents is not None:
@@ -231,6 +241,7 @@ def sgeat(
         f"  {root / 'models'}/         the detoxified models\n"
         f"  {root / 'continuations'}/  what each model wrote, with scores"
     )
+    return None
 
 
 def _kept(root: epath.Path, corpus: str) -> str:

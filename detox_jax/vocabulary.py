@@ -16,8 +16,10 @@ from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, records, tokenizer_files
+from detox_jax import output_settings, outputs, preview, records, tokenizer_files
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count
+from detox_jax.preview import Step
 from detox_jax.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from detox_jax.tokenizer_files import TOKENIZER_FILE
 
@@ -26,7 +28,7 @@ ID_SHIFT = 1  # from a tokenizer's own ids to ours
 _LINE_BREAK = "\n"
 _LONGEST_WORD = 1000  # characters; longer ones are trained on in parts
 _ENDLESS = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}|\s{{{_LONGEST_WORD + 1},}}")
-FREE = ("output_dir",)  # of train_vocabulary, see `output_settings`
+FREE = ("output_dir", "check_only")  # of train_vocabulary, see `output_settings`
 
 
 class Vocabulary:
@@ -71,11 +73,7 @@ class Vocabulary:
         Raises:
           UserError: if `vocab_size` leaves no room for the 256 bytes.
         """
-        smallest = 256 + 1 + ID_SHIFT
-        if vocab_size < smallest:
-            raise UserError(
-                f"vocab_size is {vocab_size}; a byte-level BPE needs at least {smallest}"
-            )
+        _require_bytes(vocab_size)
         tokenizer = tokenizer_files.byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - ID_SHIFT,
@@ -180,9 +178,10 @@ def _clean(text: str) -> str:
 def train_vocabulary(
     documents: str,
     output_dir: str,
-    vocab_size: int,
+    vocab_size: Count,
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Trains a BPE vocabulary on the texts of `documents` and writes it to `output_dir`.
 
     Args:
@@ -190,13 +189,26 @@ def train_vocabulary(
       output_dir: where `tokenizer.json` and its manifest go.
       vocab_size: number of ids, padding and end-of-text included.
       bad_records: what becomes of documents that cannot be read.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: if the documents cannot be read or the size is too small.
     """
+    arguments = locals()
+    _require_bytes(vocab_size)
+    if check_only:
+        preview.checked_output(output_dir)
+        counts = {}
+        aside = bad_records_lib.opened(bad_records, writes=False)
+        if not isinstance(documents, preview.Coming) and not preview.is_done(output_dir):
+            counts = {"documents": sum(1 for _ in records.read_documents(documents, aside))}
+        return [Step("train_vocabulary", output_dir, counts)]
     settings = output_settings.of_verb(
         train_vocabulary,
-        locals(),
+        arguments,
         free=FREE,
         instead={
             "documents": {"documents": records.describe_input(documents)},
@@ -206,7 +218,7 @@ def train_vocabulary(
     aside = bad_records_lib.opened(bad_records)
     output = outputs.OutputDirectory(output_dir, "train_vocabulary", settings)
     if output.complete:
-        return
+        return None
 
     def texts() -> Iterator[str]:
         for document in records.read_documents(documents, aside):
@@ -220,3 +232,10 @@ def train_vocabulary(
         **bad_records_lib.counts(aside),
     )
     print(f"{output_dir}: {vocabulary.vocab_size} ids, fingerprint {vocabulary.fingerprint}")
+    return None
+
+
+def _require_bytes(vocab_size: int) -> None:
+    smallest = 256 + 1 + ID_SHIFT
+    if vocab_size < smallest:
+        raise UserError(f"VOCAB_SIZE is {vocab_size}; a byte-level BPE needs at least {smallest}")

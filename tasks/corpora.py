@@ -80,6 +80,10 @@ class TextSource(MemorySource):
     def _sets_aside(self) -> bool:
         return isinstance(self._policy, bad_records_lib.SetAside)
 
+    def count(self, split: str) -> int:
+        """How many documents a split has."""
+        return len(self._documents(split))
+
     def list_shards(self, split: str) -> list[str]:
         """The files of a split."""
         return [str(file) for file in _files_of(self.path(split))]

@@ -125,10 +125,10 @@ def test_search_paths(vocabulary_flags, tmp_path, capsys):
     assert "VOCAB_SIZE = 281" in capsys.readouterr().out
 
 
-def test_included_files_are_found_from_everywhere(tmp_path, monkeypatch, capsys):
+def test_included_files_are_found_from_everywhere(tmp_path, documents, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = [
-        f"--gin.INPUT={tmp_path}",
+        f"--gin.INPUT={documents}",
         "--gin.OUTPUT_DIR=out",
         "--gin.SCORER=@cache.CachedScorer()",
     ]

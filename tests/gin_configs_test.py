@@ -66,15 +66,27 @@ def test_adaptations_add_parameters_of_their_own(name):
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_runs_are_complete_once_their_required_macros_are_given(verb, capsys):
-    _, _ = cli.load_config(cli.parse_arguments([verb]))
+def test_runs_are_complete_once_their_required_macros_are_given(verb):
+    cli.load_config(cli.parse_arguments([verb]))
     required = [
         scope
         for (scope, selector), parameters in gin.config._CONFIG.items()
         if selector == "gin.macro" and configuration._is_required(parameters.get("value"))
     ]
-    used = [f"--gin.{name}={{'targets': 8}}" for name in required if name not in _OPTIONAL]
-    assert cli.main([verb, *used, "--dry_run"]) == 0, capsys.readouterr().err
+    used = [
+        f"--gin.{name}={_VALUES.get(name, 'somewhere')}"
+        for name in required
+        if name not in _OPTIONAL
+    ]
+    assert _checked([verb, *used, *_CHOICES.get(verb, [])])
+
+
+def _checked(command):
+    """The configuration of a command, checked as far as it is gin's."""
+    arguments = cli.parse_arguments(command)
+    function, defaults = cli.load_config(arguments)
+    configuration.check(function, defaults, arguments.bindings)
+    return gin.config_str()
 
 
 def _defaults(verb):
@@ -117,8 +129,19 @@ def test_run_files_bind_no_macro_to_the_parameter_of_its_name():
             assert not (verb and value == f"%{name.upper()}"), f"{path.name}: {line}"
 
 
-# Required only by a choice that is not the default.
-_OPTIONAL = {"NUM_DOCUMENTS", "TOP_K"}
+# Required only by a choice that is not the default, or brought by a file.
+_OPTIONAL = {"NUM_DOCUMENTS", "TOP_K", "MODEL"}
+# Of those that are required, what is no text.
+_VALUES = {
+    "TASK_FEATURE_LENGTHS": "{'targets': 8}",
+    "METHODS": "{'base': 'somewhere'}",
+    "SCORES": "{'ngram': 'somewhere', 'lexicon': 'elsewhere'}",
+}
+# What a verb leaves to choose, of which it takes one.
+_CHOICES = {
+    "train": ["--gin.TRAIN_STEPS=5"],
+    "plan": ["--gin_file=gin_configs/models/tiny.gin", "--gin.VOCAB_SIZE=300"],
+}
 
 
 def test_scorers(capsys):
@@ -126,13 +149,14 @@ def test_scorers(capsys):
     command = ["score", file, "--gin.INPUT=in", "--gin.OUTPUT_DIR=out", "--dry_run"]
     assert cli.main(command) == 2
     assert "CLASSIFIER" in capsys.readouterr().err
-    assert cli.main([*command, "--gin.CLASSIFIER=some/model"]) == 0, capsys.readouterr().err
-    assert "SCORER = @classifier.ClassifierScorer()" in capsys.readouterr().out
+    text = _checked([*command, "--gin.CLASSIFIER=some/model"])
+    assert "SCORER = @classifier.ClassifierScorer()" in text
 
 
 def test_the_encoder_is_a_scorer_to_train(capsys):
     file = "--gin_file=gin_configs/scorers/train_encoder.gin"
-    command = ["train_scorer", file, "--gin.OUTPUT_DIR=out", "--gin.DATA_DIR=data", "--dry_run"]
+    places = ["--gin.OUTPUT_DIR=out", "--gin.DATA_DIR=data"]
+    command = ["train_scorer", file, *places, "--gin.TRAIN_STEPS=5", "--dry_run"]
     assert cli.main(command) == 0, capsys.readouterr().err
     assert "RECIPE = @train_encoder.EncoderRecipe()" in capsys.readouterr().out
     assert cli.main([*command, "--gin.L2=1"]) == 2
@@ -151,13 +175,12 @@ STEERING = {
 
 
 @pytest.mark.parametrize("name", STEERING)
-def test_steering(name, capsys):
+def test_steering(name):
     needed, made = STEERING[name]
     file = f"--gin_file=gin_configs/steering/{name}.gin"
     places = [f"--gin.{macro}=x" for macro in ("CHECKPOINT_PATH", "INPUT", "OUTPUT_DIR")]
     command = ["generate", file, *places, *(f"--gin.{binding}" for binding in needed)]
-    assert cli.main([*command, "--dry_run"]) == 0, capsys.readouterr().err
-    cli.load_config(cli.parse_arguments(command))
+    assert _checked(command)
     decoding = gin.get_configurable(Decoding)()
     assert len(decoding.steering) == 1
     assert made.removesuffix("()") in repr(decoding.steering[0])
@@ -173,9 +196,9 @@ def test_steering_is_refused_where_it_is_not_supported(verb, capsys):
 
 
 @pytest.mark.parametrize("name", ["demo", "real", "steering"])
-def test_experiments(name, capsys):
-    assert cli.main(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin", "--dry_run"]) == 0
-    assert f"OUTPUT_DIR = 'runs/{name}'" in capsys.readouterr().out
+def test_experiments(name):
+    text = _checked(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin"])
+    assert f"OUTPUT_DIR = 'runs/{name}'" in text
 
 
 @pytest.mark.parametrize(

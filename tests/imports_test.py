@@ -9,11 +9,13 @@ from tests import import_graph
 
 BASICS = {
     "errors",
+    "kinds",
     "terminal",
     "parallel.processes",
     "output_settings",
     "directory_lock",
     "outputs",
+    "preview",
     "jsonl",
     "bad_records",
     "records",
@@ -25,6 +27,7 @@ MODEL = {*BASICS, "models", "parallel", "checkpoints"}
 # table, so no import runs up. `NOTHING_LOCAL` is stricter.
 ALLOWED = {
     "errors": set(),
+    "kinds": set(),
     "terminal": set(),
     "compilation_cache": set(),
     "jsonl": {"errors"},
@@ -32,19 +35,21 @@ ALLOWED = {
     "foreign_files": {"errors", "foreign"},
     "record_ids": {"errors"},
     "models": {"errors"},
-    "parallel": {"errors", "models"},
+    "parallel": {"errors", "kinds", "models"},
     "output_settings": {"errors", "parallel.processes"},
     "directory_lock": {"errors"},
     "outputs": {
         *("directory_lock", "errors", "jsonl", "parallel.processes", "output_settings"),
     },
+    "preview": {"errors", "outputs"},
     "bad_records": {"errors", "jsonl", "output_settings", "outputs", "parallel.processes"},
     "records": {
         *("bad_records", "errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"),
     },
     "tokenizer_files": {"errors", "jsonl"},
     "vocabulary": {
-        *("bad_records", "errors", "output_settings", "outputs", "records", "tokenizer_files"),
+        *("bad_records", "errors", "kinds", "output_settings", "outputs", "preview", "records"),
+        "tokenizer_files",
     },
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,
@@ -65,9 +70,11 @@ ALLOWED = {
     "zero_shot": {*MODEL, "training.losses", "training.data", "generation", "evaluation"},
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
-    "method": {"errors", "models", "generation"},
-    "sgeat": {*BASICS, "checkpoints", "models", "generation", "method"},
-    "configuration": {"errors"},
+    "method": {"errors", "preview", "models", "generation"},
+    "run_preview": {"errors", "preview", "method"},
+    "sgeat": {*BASICS, "checkpoints", "models", "generation", "method", "run_preview"},
+    "bound_values": {"errors", "kinds"},
+    "configuration": {"errors", "bound_values"},
 }
 # T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.
 ALSO_ALLOWED = {"interop.t5x": {"training.data", "training.optimizer"}}

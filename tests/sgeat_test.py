@@ -3,9 +3,10 @@
 import json
 import shutil
 
+import gin
 import pytest
 
-from detox_jax import cli, method, sgeat
+from detox_jax import cli, configuration, method, sgeat
 from detox_jax.errors import UserError
 from detox_jax.models.adaptation import LoRAConfig
 from tasks import demo_corpus
@@ -390,10 +391,10 @@ def test_without_a_base_the_remedy_is_named(tmp_path, capsys):
     assert "INITIAL_CHECKPOINT_PATH" in capsys.readouterr().err
 
 
-def test_services_judge_from_the_command_line(tmp_path, capsys):
+def test_services_judge_from_the_command_line(tmp_path):
     judges = "{'a': @moderation/score.score, 'b': @perspective/score.score}"
-    arguments = ["sgeat", f"--gin.OUTPUT_DIR={tmp_path}", f"--gin.JUDGES={judges}", "--dry_run"]
-    assert cli.main([*arguments, "--gin.CONSENT_TO_SEND_TEXT=True"]) == 0
-    assert "moderation/cache.CachedScorer.scorer = @remote.ModerationScorer()" in (
-        capsys.readouterr().out
-    )
+    flags = [f"--gin.OUTPUT_DIR={tmp_path}", f"--gin.JUDGES={judges}"]
+    arguments = cli.parse_arguments(["sgeat", *flags, "--gin.CONSENT_TO_SEND_TEXT=True"])
+    verb, defaults = cli.load_config(arguments)
+    configuration.check(verb, defaults, arguments.bindings)
+    assert "moderation/cache.CachedScorer.scorer = @remote.ModerationScorer()" in gin.config_str()

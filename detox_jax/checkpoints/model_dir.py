@@ -95,11 +95,7 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
     Raises:
       UserError: if it is missing or is not ours.
     """
-    file = model_dir / places.MODEL_FILE
-    if not file.exists():
-        raise UserError(
-            f"{model_dir}: no {places.MODEL_FILE}; not a model that detox-jax trained or imported"
-        )
+    file = places.require(model_dir) / places.MODEL_FILE
     try:
         value = jsonl.json_object(file.read_bytes(), "its text")
         spec = ModelSpec(
@@ -149,8 +145,7 @@ def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
       UserError: if there is no such checkpoint, or no finished step in it.
     """
     model_dir, step = places.split(checkpoint_path)
-    if not model_dir.exists():
-        raise UserError(f"{checkpoint_path}: no such checkpoint")
+    places.require(checkpoint_path)
     read_spec(model_dir)
     steps = saved_steps(model_dir)
     if not steps or (step is not None and step not in steps):

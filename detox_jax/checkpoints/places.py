@@ -12,13 +12,49 @@ A checkpoint is named by MODEL_DIR (its last step) or by MODEL_DIR/checkpoints/S
 
 from __future__ import annotations
 
+import re
+import shlex
+
 from etils import epath
+
+from detox_jax.errors import UserError
 
 MODEL_FILE = "model.json"
 VOCABULARY_DIR = "vocabulary"
 ORIGIN_FILE = "huggingface.json"
 CHECKPOINTS_DIR = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
+
+
+# A repository of the hub, or a file or directory that is named so.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def require(checkpoint_path: str | epath.Path) -> epath.Path:
+    """The model directory that a checkpoint's name holds, where one of ours is there.
+
+    Raises:
+      UserError: if none is; for a Hugging Face model, with the command that brings it here.
+    """
+    model_dir = split(checkpoint_path)[0]
+    if (model_dir / MODEL_FILE).exists():
+        return model_dir
+    if (model_dir / "config.json").exists():
+        raise UserError(
+            f"{checkpoint_path}: a Hugging Face model; bring it here first, and give DIR: "
+            f"detox-jax convert --from_hf={shlex.quote(str(checkpoint_path))} --to=DIR"
+        )
+    if model_dir.exists():
+        raise UserError(
+            f"{model_dir}: no {MODEL_FILE}; not a model that detox-jax trained or imported"
+        )
+    hint = ""
+    if _HUB_NAME.fullmatch(str(checkpoint_path)):
+        hint = (
+            "; a model of the hub is brought here first: detox-jax convert "
+            f"--from_hf={checkpoint_path} --to=DIR"
+        )
+    raise UserError(f"{checkpoint_path}: no such checkpoint{hint}")
 
 
 def split(checkpoint_path: str | epath.Path) -> tuple[epath.Path, int | None]:

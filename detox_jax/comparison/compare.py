@@ -13,27 +13,30 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, records
+from detox_jax import output_settings, outputs, preview, records
 from detox_jax.comparison import agreement, drawing, rankings, tables
 from detox_jax.comparison.comparison import Comparison, Pair, Provenance
 from detox_jax.errors import UserError
 from detox_jax.evaluation import joined, scored_texts
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
+from detox_jax.kinds import Draws, Seed
+from detox_jax.preview import Step
 from detox_jax.report import figures
 
 COMPARISON_FILE = "comparison.json"
 
 
-FREE = ("output_dir",)  # see `output_settings`
+FREE = ("output_dir", "check_only")  # see `output_settings`
 
 
 def compare(
     scores: Mapping[str, str | Mapping[str, str]],
     output_dir: str,
-    bootstrap_draws: int = 1000,
-    random_seed: int = 0,
-) -> None:
+    bootstrap_draws: Draws = 1000,
+    random_seed: Seed = 0,
+    check_only: bool = False,
+) -> list[Step] | None:
     """Compares scorers on the same documents, or the same continuations of one or several methods.
 
     Writes `comparison.json`, unrounded; `comparison.md`, for people; `agreement.csv`, a line for
@@ -47,12 +50,20 @@ def compare(
       output_dir: where the comparison goes.
       bootstrap_draws: resamples of the records behind each 95 % interval.
       random_seed: of the resampling.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for fewer than two scorers, one that stands twice, or different texts.
     """
     arguments = locals()
     sources = _by_scorer(scores)
+    if check_only:
+        preview.checked_output(output_dir)
+        texts = len(_flat(next(iter(_read(sources).values())))[0])
+        return [Step("compare", output_dir, {"scorers": len(sources), "texts": texts})]
     described = {
         scorer: {name: records.describe_input(path) for name, path in paths.items()}
         for scorer, paths in sources.items()
@@ -75,6 +86,7 @@ def compare(
     file = output.path / COMPARISON_FILE
     _print(from_json(Comparison, read_json(file), str(file)))
     print(f"{output.path / 'comparison.md'}: tables; agreement.png beside it")
+    return None
 
 
 def _by_scorer(scores: Any) -> dict[str, dict[str, str]]:

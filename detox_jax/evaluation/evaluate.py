@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import output_settings, outputs, records
+from detox_jax import output_settings, outputs, preview, records
+from detox_jax.checkpoints import places
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
 from detox_jax.evaluation import (
@@ -43,13 +44,15 @@ from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.statistics import Difference, Interval
 from detox_jax.evaluation.text_quality import TextQuality
 from detox_jax.evaluation.typed_json import from_json
+from detox_jax.kinds import Count, Draws, Seed, Share
+from detox_jax.preview import Step
 from detox_jax.records import TOXIC
 
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
 
 # See `output_settings`.
-FREE = ("output_dir", "batch_size", "power", "command")
+FREE = ("output_dir", "batch_size", "power", "command", "check_only")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +88,14 @@ def evaluate(
     baseline: str = "base",
     heldout: str | None = None,
     reference: str | None = None,
-    batch_size: int = 32,
-    min_coverage: float = 0.95,
-    bootstrap_draws: int = 10_000,
-    random_seed: int = 0,
+    batch_size: Count = 32,
+    min_coverage: Share = 0.95,
+    bootstrap_draws: Draws = 10_000,
+    random_seed: Seed = 0,
     power: bool = False,
     command: str | None = None,
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Writes `results.json`: every metric with its interval, and every difference to the baseline.
 
     Of several scorers each has a directory of its own in `output_dir`, since their scores do not
@@ -113,6 +117,10 @@ def evaluate(
       power: also print how many prompts it takes to see a difference.
       command: what repeats the run, for the provenance; `evaluate` with its own configuration
         where None.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: if methods have other prompts, another decoding or another scorer, or too few
@@ -126,6 +134,8 @@ def evaluate(
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
     generations = _by_scorer({name: method.generations for name, method in named.items()})
+    if check_only:
+        return [_preview(output_dir, generations, named, heldout, reference)]
     filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}
     settings = output_settings.of_verb(
         evaluate,
@@ -210,6 +220,34 @@ def evaluate(
         console.print_table(results)
         if power:
             console.print_power(results)
+    return None
+
+
+def _preview(
+    output_dir: str,
+    generations: Mapping[str, Mapping[str, str]],
+    named: Mapping[str, Evaluated],
+    heldout: str | None,
+    reference: str | None,
+) -> Step:
+    """What there is to evaluate; of several scorers the texts are the same."""
+    preview.checked_output(output_dir)
+    if preview.is_done(output_dir):
+        return Step("evaluate", output_dir)
+    given = [reference, *(method.checkpoint_path for method in named.values())]
+    for path in given:
+        if path is not None and not isinstance(path, preview.Coming):
+            places.require(path)
+    counts = {"methods": len(named)}
+    if heldout is not None and not isinstance(heldout, preview.Coming):
+        counts["held-out documents"] = sum(1 for _ in records.read_documents(heldout))
+        if not counts["held-out documents"]:
+            raise UserError(f"{heldout}: holds no document; HELDOUT needs some")
+    paths = [path for of in generations.values() for path in of.values()]
+    read = [path for path in paths if not isinstance(path, preview.Coming)]
+    if read:
+        counts["prompts"] = max(sum(1 for _ in records.read_prompts(path)) for path in read)
+    return Step("evaluate", output_dir, counts)
 
 
 def _check_names(methods: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from detox_jax.generation import slots
 from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.generation.schedule import Filling, Schedule
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.kinds import Count, Dtype, Seed
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import PAD_ID
@@ -56,11 +57,11 @@ class Decoding:
     """
 
     sampling: Sampling = TopPSampling(0.9)
-    max_new_tokens: int = 20
-    num_samples: int = 25
-    batch_size: int = 256
-    random_seed: int = 0
-    dtype: str | None = None
+    max_new_tokens: Count = 20
+    num_samples: Count = 25
+    batch_size: Count = 256
+    random_seed: Seed = 0
+    dtype: Dtype | None = None
     steering: Sequence[steering_lib.Method] = ()
 
     def __post_init__(self):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from detox_jax import output_settings, outputs, records, terminal
+from detox_jax import output_settings, outputs, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import (
@@ -17,13 +18,15 @@ from detox_jax.generation.decoding import (
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 
 SHARD_NAME = "generations"
 # What changes where, how fast or how often, and never what is written.
-FREE = ("output_dir", "model", "mesh_shape", "strict")
+FREE = ("output_dir", "model", "mesh_shape", "strict", "limit_setting", "check_only")
 
 
 def generate(
@@ -31,12 +34,14 @@ def generate(
     output_dir: str,
     prompts: PromptMode,
     decoding: Decoding | None = None,
-    shard_size: int = 1000,
+    shard_size: Count = 1000,
     start_with_end_of_text: bool = True,
     model: TransformerConfig | None = None,
     mesh_shape: Mapping[str, int] | None = None,
     strict: bool = False,
-) -> None:
+    limit_setting: str | None = None,
+    check_only: bool = False,
+) -> list[Step] | None:
     """Generates text from a checkpoint into sharded JSON Lines.
 
     Args:
@@ -51,6 +56,12 @@ def generate(
       model: must agree with the checkpoint where given; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
       strict: refuse a damaged newest step, in place of taking the one before and saying so.
+      limit_setting: the macro that the user knows `max_new_tokens` by, where a limit beyond the
+        context is lowered to what the context leaves, and a line says so; it is refused where None.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for a checkpoint or prompts that cannot be used, or a prompt beyond the context.
@@ -65,10 +76,17 @@ def generate(
             "--gin.NUM_SAMPLES=1, and the number of documents as NUM_DOCUMENTS"
         )
     mesh = meshes.create_mesh(mesh_shape)
+    if check_only:
+        return [_preview(checkpoint_path, output_dir, prompts, decoding, model, limit_setting)]
     loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
     steering = steering_lib.load(decoding.steering, loaded, mesh)
+    listed = prompts.requests()
+    longest = steering_lib.longest(steering, loaded.module.config.max_length)
+    encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
+    if limit_setting is not None:
+        decoding = _shortened(decoding, longest, encoded, prompts, limit_setting, output_dir)
 
     # --- what is asked for -------------------------------------------------------------------
     settings = output_settings.of_verb(
@@ -94,14 +112,11 @@ def generate(
         settings["end_ids"] = list(loaded.vocabulary.end_ids)
     if not isinstance(decoding.sampling, Greedy):
         settings[output_settings.DRAW] = DRAW_VERSION
-    listed = prompts.requests()
-    longest = steering_lib.longest(steering, loaded.module.config.max_length)
     limit = longest - decoding.max_new_tokens
-    encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
     requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
     output = outputs.OutputDirectory(output_dir, "generate", settings)
     if output.complete:
-        return
+        return None
 
     # --- shard by shard ----------------------------------------------------------------------
     decoder = Decoder(
@@ -135,6 +150,66 @@ def generate(
     )
     left_out = f", {too_long} left out, too long for the context" if too_long else ""
     print(f"{output_dir}: {len(requests)} requests x {num_samples} samples{left_out}")
+    return None
+
+
+def _preview(
+    checkpoint_path: str,
+    output_dir: str,
+    prompts: PromptMode,
+    decoding: Decoding,
+    model: TransformerConfig | None,
+    limit_setting: str | None,
+) -> Step:
+    """What there is to generate; prompts are compared with the context, without the weights."""
+    preview.checked_output(output_dir)
+    steering_lib.check(decoding.steering)
+    if isinstance(checkpoint_path, preview.Coming) or preview.is_done(output_dir):
+        return Step("generate", output_dir)
+    model_dir, _ = checkpoints.resolve(checkpoint_path)
+    config = checkpoints.read_spec(model_dir).config
+    if model is not None:
+        checkpoints.check_architecture(model, config, checkpoint_path)
+    vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))
+    if any(isinstance(value, preview.Coming) for value in vars(prompts).values()):
+        return Step("generate", output_dir)
+    listed = prompts.requests()
+    encoded = _encode(listed, vocabulary, True)
+    if limit_setting is not None:
+        decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
+    limit = config.max_length - decoding.max_new_tokens
+    requests, _ = _within(limit, listed, encoded, prompts.skips_long_prompts)
+    samples = len(requests) * decoding.num_samples
+    counts = {
+        "requests": len(requests),
+        "samples": samples,
+        "new tokens at most": samples * decoding.max_new_tokens,
+    }
+    size = preview.text_size(samples, decoding.max_new_tokens)
+    return Step("generate", output_dir, counts, size)
+
+
+def _shortened(
+    decoding: Decoding,
+    longest: int,
+    encoded: Sequence[list[int]],
+    prompts: PromptMode,
+    setting: str,
+    output_dir: str | None,
+) -> Decoding:
+    """The decoding, with fewer new tokens where so many would leave no room for the prompts."""
+    lengths = [len(ids) for ids in encoded]
+    room = longest - decoding.max_new_tokens
+    needed = min(lengths) if prompts.skips_long_prompts else max(lengths)
+    if needed <= room or longest - needed < 1:
+        return decoding
+    limit = longest - needed
+    if output_dir is not None:
+        print(
+            f"{output_dir}: {setting} is {limit}, not {decoding.max_new_tokens}: the context of "
+            f"{longest} tokens leaves no more"
+        )
+    return dataclasses.replace(decoding, max_new_tokens=limit)
 
 
 def _encode(requests: Sequence[Request], vocabulary: Vocabulary, start: bool) -> list[list[int]]:

@@ -16,6 +16,7 @@ from etils import epath
 from detox_jax import bad_records as bad_records_lib
 from detox_jax import jsonl, records
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count
 
 _HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")
 
@@ -69,7 +70,7 @@ def _document(
 class Standard:
     """SGEAT (standard): unconditional documents, each from one end-of-text token."""
 
-    num_documents: int
+    num_documents: Count
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = False
@@ -102,7 +103,7 @@ class Heuristic:
       prompts_file: one prompt a line; the package's own where None.
     """
 
-    num_documents: int
+    num_documents: Count
     prompts_file: str | None = None
 
     skips_long_prompts: ClassVar[bool] = False
@@ -153,7 +154,7 @@ class Augmented:
       documents: scored standard documents, `filter`'s output.
     """
 
-    num_documents: int
+    num_documents: Count
     documents: str
 
     skips_long_prompts: ClassVar[bool] = True
@@ -202,7 +203,7 @@ class PromptFile:
     """
 
     path: str
-    limit: int | None = None
+    limit: Count | None = None
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE
 
     skips_long_prompts: ClassVar[bool] = False

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import outputs, preview, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places, streamed
@@ -20,11 +21,14 @@ from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.interop import huggingface, model_card, safetensors_io, t5x_checkpoints
+from detox_jax.kinds import Dtype, OneOf, Positive
 from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
 from detox_jax.models.config import TransformerConfig
+from detox_jax.preview import Step
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
+ExportDtype = Annotated[str, OneOf(_EXPORT_DTYPES)]
 _SCRATCH = ".scratch"
 
 
@@ -32,14 +36,14 @@ def convert(
     from_hf: str | None = None,
     to: str | None = None,
     revision: str | None = None,
-    param_dtype: str = "float32",
+    param_dtype: Dtype = "float32",
     ignore_fields: Sequence[str] | str = (),
     source: str | None = None,
     to_hf: str | None = None,
-    dtype: str | None = None,
+    dtype: ExportDtype | None = None,
     merge_lora: bool = True,
     results: str | None = None,
-    max_shard_gb: float = 5.0,
+    max_shard_gb: Positive = 5.0,
     verify: bool = False,
     from_t5x: str | None = None,
     to_t5x: str | None = None,
@@ -47,7 +51,8 @@ def convert(
     model: TransformerConfig | None = None,
     vocabulary: str | None = None,
     adaptation: Adaptation | None = None,
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Converts in one direction: from Hugging Face or T5X, or to it.
 
     Args:
@@ -70,6 +75,10 @@ def convert(
       model: sizes of an imported T5X model that has no `base`.
       vocabulary: directory of its vocabulary.
       adaptation: what T5X trained, beside `base`.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for anything that cannot be converted exactly; nothing is then written.
@@ -83,7 +92,10 @@ def convert(
         raise UserError("IGNORE_FIELDS is for --from_hf alone")
     ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
     ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
-    match {name: end for name, end in ends.items() if end is not None}:
+    given = {name: end for name, end in ends.items() if end is not None}
+    if check_only:
+        return [_preview(given, results)]
+    match given:
         case {"from_hf": str(start), "to": str(target), **rest} if not rest:
             import_model(start, target, revision, param_dtype, verify, ignored)
         case {"from": str(start), "to_hf": str(target), **rest} if not rest:
@@ -102,10 +114,56 @@ def convert(
         case {"from": str(start), "to_t5x": str(target), **rest} if not rest:
             export_t5x(start, target)
         case _:
-            raise UserError(
-                "convert goes one way: --from_hf=DIR_OR_REPO --to=DIR, --from=DIR --to_hf=DIR, "
-                "--from_t5x=DIR --to=DIR, or --from=DIR --to_t5x=DIR"
-            )
+            raise UserError(_one_way(given))
+    return None
+
+
+_WAYS = {("from_hf", "to"), ("from", "to_hf"), ("from_t5x", "to"), ("from", "to_t5x")}
+
+
+def _one_way(given: Mapping[str, str]) -> str:
+    """What is wrong with the ends of a conversion."""
+    missing = ""
+    if len(given) == 1:
+        (end,) = given
+        others = [f"--{other}" for way in sorted(_WAYS) if end in way for other in way]
+        missing = f"; {' or '.join(o for o in others if o != f'--{end}')} is missing"
+    return (
+        "convert goes one way: --from_hf=DIR_OR_REPO --to=DIR, --from=DIR --to_hf=DIR, "
+        f"--from_t5x=DIR --to=DIR, or --from=DIR --to_t5x=DIR{missing}"
+    )
+
+
+def _preview(given: Mapping[str, str], results: str | None) -> Step:
+    """What there is to convert; a model of the hub is not asked for."""
+    if tuple(given) not in _WAYS:
+        raise UserError(_one_way(given))
+    (start, source), (_, target) = given.items()
+    preview.checked_output(target)
+    size = None
+    if start == "from":
+        spec = checkpoints.read_spec(checkpoints.resolve(source)[0])
+        shapes = streamed.shapes_of(spec.config, spec.adaptation)
+        size = 4 * sum(math.prod(shape) for shape in shapes.values())
+    elif start == "from_t5x":
+        t5x_checkpoints.resolve(source)
+    elif epath.Path(source).is_dir():
+        if not (epath.Path(source) / huggingface.CONFIG_FILE).exists():
+            raise UserError(f"--from_hf={source}: holds no {huggingface.CONFIG_FILE}")
+    elif not _is_hub_name(source):
+        raise UserError(
+            f"--from_hf={source}: no such directory, and no name of the hub, OWNER/NAME"
+        )
+    if results is not None:
+        results_files.read(results_files.results_file(results))
+    path = epath.Path(target)
+    if path.exists() and any(path.iterdir()) and not (path / outputs.MANIFEST).exists():
+        raise UserError(f"{target}: already holds something; choose another directory")
+    return Step("convert", target, {}, size)
+
+
+def _is_hub_name(source: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
 
 
 def _names(fields: Sequence[str] | str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from detox_jax.errors import UserError
 
-_CHOICES = {
+CHOICES = {
     "position_embedding": ("learned", "rotary"),
     "norm": ("layernorm", "rmsnorm"),
     "remat": ("none", "dots_all", "dots", "attention", "full"),
@@ -204,7 +204,7 @@ class TransformerConfig(NetworkConfig):
                 raise UserError(
                     f"TransformerConfig.{name} is {getattr(self, name)}; must be positive"
                 )
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(
                     f"TransformerConfig.{name} is {getattr(self, name)!r}; "

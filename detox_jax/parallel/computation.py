@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 from jax.sharding import Mesh
 
 from detox_jax.errors import UserError
-from detox_jax.models.config import TransformerConfig
+from detox_jax.kinds import Count, OneOf
+from detox_jax.models.config import CHOICES, TransformerConfig
 from detox_jax.parallel import mesh as meshes
 
+Remat = Annotated[str, OneOf(CHOICES["remat"])]
+AttentionKernel = Annotated[str, OneOf(CHOICES["attention_kernel"])]
 MeshShape = Mapping[str, int] | str | None
 
 
@@ -34,10 +38,10 @@ class Computation:
     """
 
     mesh_shape: MeshShape = None
-    accumulation_steps: int = 1
-    remat: str | None = None
-    attention_kernel: str | None = None
-    logits_chunk: int | None = None
+    accumulation_steps: Count = 1
+    remat: Remat | None = None
+    attention_kernel: AttentionKernel | None = None
+    logits_chunk: Count | None = None
 
     def create_mesh(self) -> Mesh:
         """The mesh, over all devices; every call gives the same.

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Sampling, TopPSampling
+from detox_jax.kinds import Count
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM
@@ -68,11 +69,11 @@ class Generations:
     """
 
     sampling: Sampling = TopPSampling(0.9)
-    document_max_new_tokens: int = 1000
-    prompt_length: int = 16
-    num_samples: int = 25
-    max_new_tokens: int = 20
-    batch_size: int = 256
+    document_max_new_tokens: Count = 1000
+    prompt_length: Count = 16
+    num_samples: Count = 25
+    max_new_tokens: Count = 20
+    batch_size: Count = 256
     mesh_shape: MeshShape = None
 
     def programs(self, trained: Model) -> dict[str, DecodingProgram]:

@@ -15,8 +15,9 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import jsonl, output_settings, outputs
+from detox_jax import jsonl, output_settings, outputs, preview
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Dtype
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
@@ -28,10 +29,11 @@ from detox_jax.planning.chips import Slice
 from detox_jax.planning.job import Generations, Job
 from detox_jax.planning.programs import Model
 from detox_jax.planning.roofline import Run
+from detox_jax.preview import Step
 from detox_jax.training.optimizer import AdamW, require_masters
 
 DOES_NOT_FIT = 3
-FREE = ("output_dir",)  # see `output_settings`
+FREE = ("output_dir", "check_only")  # see `output_settings`
 PLAN_FILE = "plan.json"
 # What the compiled programs come from, and what reads them: these modules and all that they import.
 _COMPILED = ("detox_jax.planning.assessment",)
@@ -47,15 +49,16 @@ def plan(
     adaptation: adaptations.Adaptation | None = None,
     topology: str | None = None,
     search: bool = False,
-    checkpoint_dtype: str | None = None,
+    checkpoint_dtype: Dtype | None = None,
     optimizer: AdamW | None = None,
-    task_feature_lengths: Mapping[str, int] | None = None,
-    batch_size: int = 512,
+    task_feature_lengths: Mapping[str, Count] | None = None,
+    batch_size: Count = 512,
     computation: Computation | None = None,
     generations: Generations | None = None,
     run: Run | None = None,
     compiler_effort: float = 0.0,
-) -> int:
+    check_only: bool = False,
+) -> int | list[Step]:
     """Compiles the programs of `train` and `generate` for a slice, and says whether they fit.
 
     Args:
@@ -78,9 +81,11 @@ def plan(
       run: how much of everything, see `Run`; the paper's where None.
       compiler_effort: XLA's `exec_time_optimization_effort`, from -1, a fraction of the compiler's
         time and slower programs of about the same sizes, to 1; 0 is what `train` runs.
+      check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
-      The exit status: 0 where everything fits, 3 where something does not.
+      The exit status: 0 where everything fits, 3 where something does not. The steps where
+      `check_only`.
 
     Raises:
       UserError: for a slice that does not exist, a mesh that does not divide it or the model, or
@@ -156,6 +161,9 @@ def plan(
         },
     )
     place = search_lib.slices(topology) if search else _place(job, settings)
+    if check_only:
+        preview.checked_output(output_dir)
+        return [Step("plan", str(epath.Path(output_dir) / _name(settings)))]
 
     # --- compiling, or reading what is there ---
     directory = epath.Path(output_dir) / _name(settings)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from detox_jax.kinds import Count, Positive
 from detox_jax.planning.chips import Slice
 from detox_jax.planning.collectives import Collective
 
@@ -89,11 +90,11 @@ class Run:
       evaluated_models: whose continuations are measured: base and result.
     """
 
-    documents: int = 100_000
-    kept_tokens: int = 27_300_000
-    epochs: float = 3
-    prompts: int = 100_000
-    evaluated_models: int = 2
+    documents: Count = 100_000
+    kept_tokens: Count = 27_300_000
+    epochs: Positive = 3
+    prompts: Count = 100_000
+    evaluated_models: Count = 2
 
     def train_steps(self, tokens_per_batch: int) -> int:
         """Updates, at least one."""

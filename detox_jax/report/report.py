@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, records
+from detox_jax import output_settings, outputs, preview, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation.results_files import (
     Evaluation,
@@ -16,6 +16,7 @@ from detox_jax.evaluation.results_files import (
     of_each_scorer,
     suffixes,
 )
+from detox_jax.preview import Step
 from detox_jax.report import drawing, figures, table_formats
 from detox_jax.report.charts import charts, measured
 from detox_jax.report.headline import headline
@@ -29,10 +30,12 @@ _TABLES = {
 }
 
 
-FREE = ("output_dir",)  # see `output_settings`
+FREE = ("output_dir", "check_only")  # see `output_settings`
 
 
-def report(results: str | Sequence[str], output_dir: str) -> None:
+def report(
+    results: str | Sequence[str], output_dir: str, check_only: bool = False
+) -> list[Step] | None:
     """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
 
     Tables are `table.md`, `table.csv`, `table.json` and `table.tex`; every picture is a PNG and an
@@ -44,6 +47,10 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
         lies beside it is shown too: `prompts.json` (distribution, k-curve), `samples.json`
         (continuations), `training.json` (losses), `times.json` (how long each step took).
       output_dir: where the report goes.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: if results cannot be read, hold no row, or mix two scorers in one file; it names
@@ -51,9 +58,12 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
     """
     sources = _sources(results)
     several = [load(source) for source in sources]
+    if check_only:
+        preview.checked_output(output_dir)
+        return [Step("report", output_dir, {"results": len(several)})]
     settings = output_settings.of_verb(
         report,
-        {"results": results, "output_dir": output_dir},
+        {"results": results, "output_dir": output_dir, "check_only": False},
         free=FREE,
         instead={"results": {"results": [_describe(source) for source in sources]}},
     )
@@ -65,6 +75,7 @@ def report(results: str | Sequence[str], output_dir: str) -> None:
         output.finish(rows=sum(len(evaluation.results.rows) for evaluation in several))
     print(headline(several[0].results))
     print(f"{output.path / 'report.html'}: open it in a browser")
+    return None
 
 
 def _sources(results: Any) -> list[str]:

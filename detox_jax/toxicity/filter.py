@@ -14,13 +14,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, records
+from detox_jax import output_settings, outputs, preview, records
 from detox_jax.errors import UserError
+from detox_jax.kinds import Seed
+from detox_jax.preview import Step
 from detox_jax.toxicity import best_of
 
 SHARD_NAME = "documents"
 CHOSEN_SHARD_NAME = "chosen"
-FREE = ("output_dir",)  # see `output_settings`
+FREE = ("output_dir", "check_only")  # see `output_settings`
 _SHARD_SIZE = 10_000
 
 
@@ -132,10 +134,11 @@ def filter(
     input: str,
     output_dir: str,
     selection: Selection | best_of.BestOf | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     size_of: str | None = None,
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Writes the selected part of scored documents, shuffled; of prompts, chosen continuations.
 
     Documents without a score, and those without text, are left out before the selection and
@@ -150,6 +153,10 @@ def filter(
       size_of: documents whose number of words is not to be exceeded, so that controls train on as
         much text as what they are compared with; no limit where None.
       bad_records: what becomes of records that cannot be read.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: if nothing is scored, or nothing would be left.
@@ -157,6 +164,8 @@ def filter(
     arguments = locals()
     aside = bad_records_lib.opened(bad_records)
     selection = selection or LeastToxic()
+    if check_only:
+        return [_preview(input, output_dir, selection, bad_records)]
 
     # --- what decides the output -------------------------------------------------------------
     size = None if size_of is None else records.describe_input(size_of)
@@ -173,16 +182,13 @@ def filter(
     )
     output = outputs.OutputDirectory(output_dir, "filter", settings)
     if output.complete:
-        return
+        return None
     if isinstance(selection, best_of.BestOf):
         _choose(input, output, selection, aside)
-        return
+        return None
 
     # --- what may be selected, and what is ---------------------------------------------------
-    documents = list(records.read_documents(input, aside))
-    scored = [d for d in documents if d.toxicity is not None]
-    if not scored:
-        raise UserError(f"{input}: none of its {len(documents)} documents has a score; run `score`")
+    documents, scored = _read(input, aside)
     candidates = [d for d in scored if d.text.strip()]
     generator = np.random.default_rng(seed)
     selected = selection.select(candidates, generator)
@@ -223,6 +229,37 @@ def filter(
         f"toxicity {before['mean_toxicity']:.3f} -> {after['mean_toxicity']:.3f}, mean length "
         f"{before['mean_words']:.1f} -> {after['mean_words']:.1f} words"
     )
+
+
+def _preview(
+    input: str, output_dir: str, selection: Any, bad_records: bad_records_lib.BadRecords
+) -> Step:
+    """What there is to select from."""
+    preview.checked_output(output_dir)
+    if isinstance(input, preview.Coming) or preview.is_done(output_dir):
+        return Step("filter", output_dir)
+    aside = bad_records_lib.opened(bad_records, writes=False)
+    if isinstance(selection, best_of.BestOf):
+        prompts = list(records.read_prompts(input, aside))
+        if not any(g.toxicity is not None for p in prompts for g in p.generations):
+            raise UserError(f"{input}: none of its continuations has a score; run `score`")
+        return Step("filter", output_dir, {"prompts": len(prompts)})
+    files = records.resolve_files(input)
+    limit = preview.to_check(files)
+    documents, _ = _read(input, aside, limit)
+    counts = {"documents": len(documents)} if limit is None else {}
+    return Step("filter", output_dir, counts, preview.total_size(files))
+
+
+def _read(
+    input: str, aside: bad_records_lib.Aside | None, limit: int | None = None
+) -> tuple[list[records.Document], list[records.Document]]:
+    """All documents, or the first so many, and those that have a score."""
+    documents = list(itertools.islice(records.read_documents(input, aside), limit))
+    scored = [d for d in documents if d.toxicity is not None]
+    if not scored:
+        raise UserError(f"{input}: none of its {len(documents)} documents has a score; run `score`")
+    return documents, scored
 
 
 def _choose(

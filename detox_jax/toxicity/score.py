@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, records, terminal
+from detox_jax import output_settings, outputs, preview, records, terminal
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
+from detox_jax.preview import Step
 from detox_jax.toxicity import scorer as scorers
 
 SHARD_NAME = "scored"
@@ -27,7 +29,7 @@ def score(
     scorer: scorers.ToxicityScorer,
     check_only: bool = False,
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
-) -> None:
+) -> list[Step] | None:
     """Scores documents, or the continuations of prompts, alone and without their prompts.
 
     Writes as many shards as there are input files; a rerun continues with the first that is
@@ -38,21 +40,54 @@ def score(
       input: JSON Lines documents or generations: file, glob or directory.
       output_dir: where the scored records go.
       scorer: see `detox_jax.toxicity.scorer`.
-      check_only: read and write nothing; raise what would keep the scorer from its work.
+      check_only: check what can be checked without work, and return the steps (`preview`).
       bad_records: what becomes of records that cannot be read.
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for input that cannot be read, a prompt without generations, or a scorer that lacks
         what it needs.
     """
     if check_only:
-        scorers.check(scorer)
-        return
+        return [_preview(input, output_dir, scorer, bad_records)]
     work = functools.partial(_score, input, output_dir, scorer, bad_records)
     if getattr(scorer, "on_mesh", False):
         work()
     else:
         processes.current().first_does(work)
+    return None
+
+
+def _preview(
+    input: str,
+    output_dir: str,
+    scorer: scorers.ToxicityScorer,
+    bad_records: bad_records_lib.BadRecords,
+) -> Step:
+    """What there is to score; a scorer without its key, or the user's consent, is none."""
+    preview.checked_output(output_dir)
+    if output_dir and preview.is_done(output_dir):
+        return Step("score", output_dir)
+    scorers.check(scorer)
+    if not input or isinstance(input, preview.Coming):
+        return Step("score", output_dir)
+    files = records.resolve_files(input)
+    limit = preview.to_check(files)
+    aside = bad_records_lib.opened(bad_records, writes=False)
+    count, texts, first = 0, 0, ""
+    for record in itertools.islice(records.read_records(input, aside), limit):
+        first = first or record.id
+        count, texts = count + 1, texts + len(records.texts_to_score(record))
+    if not count:
+        raise UserError(f"{input}: holds no record; there is nothing to score")
+    if not texts:
+        raise UserError(
+            f"{input}: prompt {first!r} has no generations; score what `generate` wrote"
+        )
+    counts = {"records": count, "texts": texts} if limit is None else {}
+    return Step("score", output_dir, counts, preview.total_size(files))
 
 
 def _score(

@@ -19,6 +19,7 @@ from scipy import optimize, sparse
 
 from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Positive
 from detox_jax.records import TOXIC
 from detox_jax.toxicity import labelled, ngram, quality
 
@@ -45,8 +46,8 @@ class NgramRecipe:
     """
 
     data_dir: str | None = None
-    l2: float = 3e-5
-    iterations: int = 100
+    l2: Positive = 3e-5
+    iterations: Count = 100
     identity_sentences: bool = True
 
     def train(self, output_dir: str) -> None:

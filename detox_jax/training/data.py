@@ -304,6 +304,18 @@ def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bo
     return describe(split) if describe else str(task.source)
 
 
+def count_documents(task: seqio.Task | seqio.Mixture) -> int | None:
+    """Documents of the training split, where the source knows them; it reads what it is made of.
+
+    Raises:
+      UserError: if the data cannot be read.
+    """
+    if isinstance(task, seqio.Mixture):
+        return None
+    count = getattr(task.source, "count", None)
+    return None if count is None else {split: count(split) for split in task.splits}["train"]
+
+
 def examples(
     task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
 ) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from etils import epath
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Positive
 from detox_jax.parallel import processes
 from detox_jax.parallel.computation import Computation
 from detox_jax.training import loop as loops
@@ -32,8 +33,8 @@ class Budget:
       UserError: if both are given, or none.
     """
 
-    train_steps: int | None = None
-    epochs: float | None = None
+    train_steps: Count | None = None
+    epochs: Positive | None = None
 
     def __post_init__(self):
         if (self.train_steps is None) == (self.epochs is None):

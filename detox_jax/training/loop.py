@@ -18,6 +18,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Period
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import preemption, processes
 from detox_jax.training import metric_log
@@ -36,10 +37,10 @@ class Periods:
       eval_steps: batches of a validation.
     """
 
-    checkpoint: int = 1000
-    eval: int = 1000
-    log: int = 10
-    eval_steps: int = 20
+    checkpoint: Period = 1000
+    eval: Period = 1000
+    log: Period = 10
+    eval_steps: Count = 20
 
 
 @dataclasses.dataclass(frozen=True)

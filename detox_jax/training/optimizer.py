@@ -9,6 +9,7 @@ import jax
 import optax
 
 from detox_jax.errors import UserError
+from detox_jax.kinds import Period
 
 # Biases, norm scales and gates are not decayed, as in GPT-2's and Megatron's training.
 _NO_DECAY = r".*(bias|scale|gate)"
@@ -34,7 +35,7 @@ class AdamW:
 
     learning_rate: float = 2e-5
     schedule: str = "constant"
-    warmup_steps: int = 0
+    warmup_steps: Period = 0
     min_learning_rate: float = 0.0
     b1: float = 0.9
     b2: float = 0.95

@@ -10,24 +10,31 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, outputs
+from detox_jax import output_settings, outputs, preview
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Seed
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
+from detox_jax.preview import Step
 from detox_jax.training.fit import Budget, fit
 from detox_jax.training.loop import Periods
 from detox_jax.training.objective import LanguageModeling
 from detox_jax.training.optimizer import AdamW, require_masters
 from detox_jax.vocabulary import Vocabulary
 
-FREE = ("model_dir", "computation", "periods", "strict")  # see `output_settings`
+FREE = ("model_dir", "computation", "periods", "strict", "check_only")  # see `output_settings`
+
+_NO_BASE = (
+    "ADAPTATION needs a model to adapt: set INITIAL_CHECKPOINT_PATH, or ADAPTATION=None to train "
+    "from scratch"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +51,19 @@ def train(
     model: TransformerConfig | None,
     model_dir: str,
     mixture_or_task_name: Any,
-    task_feature_lengths: Mapping[str, int],
+    task_feature_lengths: Mapping[str, Count],
     budget: Budget,
     initial_checkpoint_path: str | None = None,
     adaptation: adaptations.Adaptation | None = None,
     optimizer: AdamW | None = None,
-    batch_size: int = 512,
-    random_seed: int = 0,
+    batch_size: Count = 512,
+    random_seed: Seed = 0,
     computation: Computation | None = None,
     periods: Periods | None = None,
     cache_dir: str | None = None,
     strict: bool = False,
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Trains a model and leaves it in `model_dir`.
 
     Args:
@@ -75,6 +83,10 @@ def train(
       periods: how often to save, validate (tasks with a validation split) and log, see `Periods`.
       cache_dir: where `seqio_cache_tasks` wrote the task; encoded on the way where None.
       strict: refuse a damaged newest step, in place of going on from the one before and saying so.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for settings that do not fit each other, the data or the checkpoint.
@@ -87,11 +99,16 @@ def train(
 
     # --- model and data ---
     mesh = computation.create_mesh()
+    if check_only and isinstance(mixture_or_task_name, preview.Coming):
+        return [_preview(arguments, mesh, computation, None, None)]
     task = data.get_task(mixture_or_task_name)
     use_cached = cache_dir is not None
     if use_cached:
         data.add_cache_dir(cache_dir)
     vocabulary = data.vocabulary_of(task)
+    if check_only:
+        documents = data.count_documents(task)
+        return [_preview(arguments, mesh, computation, vocabulary, documents)]
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint, strict)
     config = computation.configure(_resolve_config(model, base, vocabulary))
     length = _check_lengths(task_feature_lengths, config)
@@ -128,7 +145,7 @@ def train(
         has_results=lambda: bool(checkpoints.saved_steps(epath.Path(model_dir))),
     )
     if output.complete:
-        return
+        return None
     steps = budget.steps(
         lambda: data.batches_per_epoch(
             task, batch_size=batch_size, length=length, use_cached=use_cached
@@ -179,6 +196,64 @@ def train(
     trained, untouched = params_lib.count(state.params), params_lib.count(frozen)
     output.finish(steps=steps, parameters={"trained": trained, "frozen": untouched})
     print(f"{model_dir}: {steps} steps, {trained:,} parameters trained, {untouched:,} frozen")
+    return None
+
+
+def _preview(
+    arguments: Mapping[str, Any],
+    mesh: Mesh,
+    computation: Computation,
+    vocabulary: Vocabulary | None,
+    documents: int | None,
+) -> Step:
+    """What there is to train; the checkpoint is read but for its weights.
+
+    Args:
+      arguments: of `train`.
+      mesh: of `computation`.
+      computation: how it is computed.
+      vocabulary: of the task; the initial checkpoint's where None.
+      documents: of the task, where they are counted.
+    """
+    model_dir, path = arguments["model_dir"], arguments["initial_checkpoint_path"]
+    preview.checked_output(model_dir)
+    meshes.rows_at_once(mesh, arguments["batch_size"], computation.accumulation_steps)
+    from_nothing = path is None and vocabulary is None  # by a vocabulary that is to come
+    if isinstance(path, preview.Coming) or from_nothing or preview.is_done(model_dir):
+        return Step("train", model_dir)
+    base = _check_initial(path, arguments["adaptation"], vocabulary)
+    if vocabulary is None:
+        assert path is not None
+        vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(path))
+    config = computation.configure(_resolve_config(arguments["model"], base, vocabulary))
+    length = _check_lengths(arguments["task_feature_lengths"], config)
+    adaptation = arguments["adaptation"]
+    shapes, _ = meshes.abstract_params(TransformerLM(config, adaptation))
+    trained, _ = params_lib.partition(shapes, adaptations.trainable_pattern(adaptation))
+    parameters = params_lib.count(trained)
+    budget: Budget = arguments["budget"]
+    counts = {} if documents is None else {"documents": documents}
+    counts["parameters trained"] = parameters
+    if budget.train_steps is not None:
+        counts["updates"] = budget.train_steps
+        counts["tokens"] = budget.train_steps * arguments["batch_size"] * length
+    # Parameters and two moments, in float32; two steps are kept.
+    a_step = 4 * 3 * parameters
+    return Step("train", model_dir, counts, 2 * a_step, needs=2 * a_step)
+
+
+def _check_initial(
+    path: str | None, adaptation: adaptations.Adaptation | None, vocabulary: Vocabulary | None
+) -> Base | None:
+    """`_load_initial` without the weights."""
+    if path is None:
+        if adaptation is not None:
+            raise UserError(_NO_BASE)
+        return None
+    model_dir, _ = checkpoints.resolve(path)
+    spec = checkpoints.read_spec(model_dir)
+    _check_spec(path, spec, spec.vocabulary if vocabulary is None else vocabulary.fingerprint)
+    return Base(path, {}, spec, "")
 
 
 def _load_initial(
@@ -190,12 +265,14 @@ def _load_initial(
 ) -> Base | None:
     if path is None:
         if adaptation is not None:
-            raise UserError(
-                "ADAPTATION needs a model to adapt: set INITIAL_CHECKPOINT_PATH, or "
-                "ADAPTATION=None to train from scratch"
-            )
+            raise UserError(_NO_BASE)
         return None
     params, spec, fingerprint = checkpoints.load_params(path, mesh, strict)
+    _check_spec(path, spec, vocabulary)
+    return Base(path, params, spec, fingerprint)
+
+
+def _check_spec(path: str, spec: checkpoints.ModelSpec, vocabulary: str) -> None:
     if spec.vocabulary != vocabulary:
         raise UserError(
             f"{path}: trained with vocabulary {spec.vocabulary}, the task uses {vocabulary}; give "
@@ -203,7 +280,6 @@ def _load_initial(
         )
     if spec.adaptation is not None:
         raise UserError(f"{path}: is itself an adaptation; start from its base, {spec.base}")
-    return Base(path, params, spec, fingerprint)
 
 
 def _resolve_config(
@@ -243,7 +319,8 @@ def _check_lengths(task_feature_lengths: Mapping[str, int], config: TransformerC
     if length > config.max_length:
         raise UserError(
             f"TASK_FEATURE_LENGTHS: targets of {length} are beyond the model's max_length "
-            f"{config.max_length}"
+            f"{config.max_length}; for example --gin.TASK_FEATURE_LENGTHS="
+            f"\"{{'targets': {config.max_length}}}\""
         )
     return length
 

@@ -19,12 +19,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import jsonl, output_settings, outputs, records, tokenizer_files
+from detox_jax import jsonl, output_settings, outputs, preview, records, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.kinds import Count, Dtype
 from detox_jax.parallel import mesh as meshes
+from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
 from detox_jax.zero_shot.harness_model import added_tokens
@@ -32,7 +34,7 @@ from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 from detox_jax.zero_shot.questions import Question
 
 ACCURACIES_FILE = "accuracies.json"
-FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering", "check_only")  # see `output_settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +77,13 @@ def choices(
     checkpoint_path: str,
     output_dir: str,
     tasks: Sequence[Any],
-    batch_size: int = 32,
+    batch_size: Count = 32,
     start_with_bos: bool | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     mesh_shape: Mapping[str, int] | None = None,
     steering: Sequence[Any] = (),
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Asks a model the questions of every task and writes what it answered, and how often rightly.
 
     The answer is the choice of the highest log-likelihood; of a question with one choice, right or
@@ -97,6 +100,10 @@ def choices(
       dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
       steering: refused where not empty: what is read here are the model's own probabilities.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for a checkpoint or a task that cannot be used.
@@ -109,8 +116,15 @@ def choices(
         raise UserError(f"BATCH_SIZE is {batch_size}; must be at least 1")
 
     # --- what is asked, and of what model ----------------------------------------------------
-    by_name = {task.name: task for task in map(data.get_task, _listed(tasks))}
     mesh = meshes.create_mesh(mesh_shape)
+    by_name = {task.name: task for task in map(data.get_task, _listed(tasks))}
+    if check_only:
+        preview.checked_output(output_dir)
+        if not isinstance(checkpoint_path, preview.Coming):
+            checkpoints.resolve(checkpoint_path)
+        for task in by_name.values():
+            data.describe_source(task, next(iter(task.splits)))
+        return [Step("choices", output_dir, {"tasks": len(by_name)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     split_of = {name: next(iter(task.splits)) for name, task in by_name.items()}
     described = {n: data.describe_source(task, split_of[n]) for n, task in by_name.items()}
@@ -163,6 +177,7 @@ def choices(
         outputs.write_json(output.path / ACCURACIES_FILE, outputs.finite(accuracies))
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
+    return None
 
 
 def _check_finite(answers: Sequence[Answer], what: str) -> None:

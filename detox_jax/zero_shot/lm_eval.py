@@ -21,14 +21,17 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import jsonl, output_settings, outputs
+from detox_jax import jsonl, output_settings, outputs, preview
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
 from detox_jax.parallel import processes
+from detox_jax.preview import Step
 from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
-FREE = ("output_dir", "batch_size", "mesh_shape", "steering")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "steering", "check_only")  # see `output_settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -36,24 +39,25 @@ def lm_eval(
     checkpoint_path: str,
     tasks: str | Sequence[str],
     output_dir: str,
-    num_fewshot: int | None = None,
-    limit: int | float | None = None,
+    num_fewshot: Period | None = None,
+    limit: Positive | None = None,
     include_path: str | None = None,
-    batch_size: int = 32,
-    max_length: int | None = None,
-    max_gen_toks: int = 256,
+    batch_size: Count = 32,
+    max_length: Count | None = None,
+    max_gen_toks: Count = 256,
     gen_kwargs: str | Mapping[str, Any] | None = None,
     add_bos: bool | None = None,
     apply_chat_template: bool | str = False,
     system_instruction: str | None = None,
     fewshot_as_multiturn: bool = True,
     log_samples: bool = False,
-    bootstrap_draws: int = 1000,
-    random_seed: int = 0,
-    dtype: str | None = None,
+    bootstrap_draws: Draws = 1000,
+    random_seed: Seed = 0,
+    dtype: Dtype | None = None,
     mesh_shape: Mapping[str, int] | None = None,
     steering: Sequence[Any] = (),
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Writes `lm_eval.json`: every metric of every task, with its standard error.
 
     Tasks are run one after the other; a rerun goes on with the first that is missing.
@@ -79,6 +83,10 @@ def lm_eval(
       dtype: of activations; the checkpoint's where None.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
       steering: refused where not empty: what is read here are the model's own probabilities.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
@@ -89,6 +97,13 @@ def lm_eval(
 
     # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
+    preview.checked_output(output_dir)
+    checkpoints.resolve(checkpoint_path)  # before the harness, which takes seconds to import
+    if check_only:
+        with _notes_on_stderr():
+            import_harness()
+            _task_manager(names, include_path)
+        return [Step("lm_eval", output_dir, {"tasks": len(names)})]
     with _notes_on_stderr():
         harness = import_harness()
         manager = _task_manager(names, include_path)
@@ -156,6 +171,7 @@ def lm_eval(
         outputs.write_json(output.path / FIGURES_FILE, figures)
         output.finish(tasks=len(names))
     print_table(figures)
+    return None
 
 
 def _task_names(tasks: str | Sequence[str]) -> list[str]:

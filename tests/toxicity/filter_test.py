@@ -240,7 +240,7 @@ def test_a_killed_run_ends_with_the_same_bytes(scored, tmp_path, monkeypatch):
         (
             [{"id": "1", "text": "a", "toxicity": 0.1}],
             ["--gin.SELECTION=@filter.LeastToxicPerLength()", "--gin.LENGTH_STRATA=0"],
-            "strata is 0",
+            "LENGTH_STRATA is 0",
         ),
     ],
 )

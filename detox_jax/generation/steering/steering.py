@@ -158,6 +158,16 @@ def load(methods: Sequence[Method], base: LoadedModel, mesh: Mesh) -> list[Loade
     Raises:
       UserError: see `Method.load`; also for what is none.
     """
+    check(methods)
+    return [method.load(base, mesh) for method in methods]
+
+
+def check(methods: Sequence[Method]) -> None:
+    """Refuses what is no list of methods.
+
+    Raises:
+      UserError: naming it.
+    """
     if isinstance(methods, str) or not isinstance(methods, Sequence):
         raise UserError(
             f"STEERING is {methods!r}; give a list, such as '[@words.BannedWords()]'; [] for none"
@@ -168,7 +178,6 @@ def load(methods: Sequence[Method], base: LoadedModel, mesh: Mesh) -> list[Loade
                 f"STEERING holds {method!r}, which is no method; give one with brackets: "
                 "@words.BannedWords(), @experts.Experts(), @contrast.PrefixContrast()"
             )
-    return [method.load(base, mesh) for method in methods]
 
 
 def refuse(verb: str, methods: Sequence[Method]) -> None:

@@ -1,0 +1,311 @@
+"""The values that gin has bound, checked before anything is opened, under the names that users set.
+
+gin calls a verb's configurables when their turn comes, in `sgeat` after hours; so each value is
+compared with the annotation of its parameter here, and each struct that a value belongs to is made
+once, for what its `__post_init__` refuses. A mistake is named by the macro that the user set,
+`DOCUMENT_MAX_NEW_TOKENS`, not by the parameter that it ends in.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import gin
+from gin import config as gin_config
+
+from detox_jax import kinds
+from detox_jax.errors import UserError, shortened
+
+Call = tuple[str, str]  # the scope in which something is called, and its selector
+MACRO = "gin.macro"
+# A percent sign, a fraction, a decimal comma: how people write a share.
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+_EXAMPLES = {
+    "task_feature_lengths": "{'targets': 128}",
+    "mesh_shape": "{'fsdp': 4, 'model': 2}",
+    "methods": "{'base': 'DIR', 'mine': 'DIR'}",
+    "scores": "{'ngram': 'DIR', 'lexicon': 'DIR'}",
+    "prompts": "@prompts.Standard()",
+    "decoding": "{'sampling': @sampling.Greedy()}",
+}
+_EXAMPLES_OF_KINDS = {bool: "True", int: "100", float: "0.5", str: "TEXT"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """A parameter that is bound.
+
+    Attributes:
+      call: scope and selector of what is called.
+      parameter: its name.
+      value: as gin holds it, macros followed.
+      name: the macro that holds the value, or `scope/module.function.parameter` without one.
+    """
+
+    call: Call
+    parameter: str
+    value: Any
+    name: str
+
+
+def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str, Any]) -> None:
+    """Refuses values of the wrong kind; puts a whole number for one like `1e3`, text for `2024`.
+
+    Args:
+      calls: all that the verb calls, itself included.
+      texts: what the command line says of macros, as it is written.
+      examples: values of macros that fit, of the run file.
+
+    Raises:
+      UserError: naming the setting, what it takes and an example.
+    """
+    for bound in _bound(sorted(calls)):
+        kind = _kinds(bound.call).get(bound.parameter, Any)
+        try:
+            fitting = _fitted(bound, kind, texts)
+        except kinds.MisfitError as misfit:
+            example = _example(bound, kind, examples)
+            raise UserError(f"{bound.name}: {misfit}{example}") from None
+        if fitting is not bound.value:
+            _rebind(bound, fitting)
+
+
+def under_its_setting(message: str) -> str:
+    """An error that begins with a file or directory, with the macro before it that names the file.
+
+    >>> under_its_setting("typo.jsonl: no such file")  # doctest: +SKIP
+    'HELDOUT=typo.jsonl: no such file'
+    """
+    for (macro, selector), parameters in gin_config._CONFIG.items():
+        value = parameters.get("value")
+        is_named = selector == MACRO and isinstance(value, str) and value
+        if is_named and message.startswith(f"{value}: "):
+            return f"{macro}={message}"
+    return message
+
+
+def try_out(calls: Iterable[Call]) -> None:
+    """Makes the structs of all calls once, for what their `__post_init__` refuses.
+
+    Scorers, which load files, are left to their verb.
+
+    Args:
+      calls: all that the verb calls, itself included; nothing of it may be required and open.
+
+    Raises:
+      UserError: what a struct raises, under the names of its macros.
+    """
+    for call in sorted(calls):
+        _try_structs(call)
+
+
+def _try_structs(call: Call) -> None:
+    """Makes the structs of one call, those that a struct holds before itself."""
+    for value in _bindings(call).values():
+        for reference in gin_config.iterate_references(value):
+            scope, selector = reference.config_key
+            if macro_of(reference) is not None:
+                _try_structs((scope, selector))
+            elif _is_struct(reference):
+                own_call = scope or call[0], selector
+                _try_structs(own_call)
+                _make(*own_call, reference)
+
+
+def _bound(calls: Iterable[Call]) -> Iterator[_Bound]:
+    for call in calls:
+        if call[1] == MACRO:
+            continue
+        called = "/".join(filter(None, call))
+        for parameter, value in _bindings(call).items():
+            name = f"{called}.{parameter}"
+            while (macro := macro_of(value)) is not None:
+                name, value = macro, _value_of(macro, name)
+            if not _is_constant(value):
+                yield _Bound(call, parameter, value, name)
+
+
+def _bindings(call: Call) -> dict[str, Any]:
+    """What a call looks up: in scope a/b what is bound in '', 'a' and 'a/b', the longest last."""
+    scope, selector = call
+    parts = scope.split("/") if scope else []
+    found: dict[str, Any] = {}
+    for depth in range(len(parts) + 1):
+        found |= gin_config._CONFIG.get(("/".join(parts[:depth]), selector), {})
+    return found
+
+
+def macro_of(value: Any) -> str | None:
+    """The name of the macro that a value refers to, None where it is no macro."""
+    if isinstance(value, gin_config.ConfigurableReference):
+        scope, selector = value.config_key
+        return scope if selector == MACRO else None
+    return None
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it is a name of gin's own, such as `%gin.REQUIRED`."""
+    return getattr(value, "scoped_selector", "").endswith("/gin.constant")
+
+
+def _value_of(macro: str, user: str) -> Any:
+    bound = gin_config._CONFIG.get((macro, MACRO))
+    if bound is None:
+        macros = [scope for scope, selector in gin_config._CONFIG if selector == MACRO]
+        raise UserError(f"{user}: %{macro} is not set anywhere{suggestion(macro, macros)}")
+    return bound["value"]
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean NAME?`, or nothing where no name is near, whatever its case."""
+    by_case = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7)
+    return f"; did you mean {prefix}{by_case[near[0]]}?" if near else ""
+
+
+def _kinds(call: Call) -> dict[str, Any]:
+    """The annotations of what is called, by parameter; empty where they cannot be read."""
+    called: Any = gin_config._REGISTRY[call[1]].wrapped
+    if isinstance(called, type) and not dataclasses.is_dataclass(called):
+        called = called.__init__
+    try:
+        return typing.get_type_hints(called, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _fitted(bound: _Bound, kind: Any, texts: Mapping[str, str]) -> Any:
+    value = _described(bound.value)
+    try:
+        fitting = kinds.fitted(value, kind)
+    except kinds.MisfitError:
+        # `OUTPUT_DIR=2024` is a directory, whatever Python takes it for.
+        text = texts.get(bound.name, str(bound.value))
+        if not isinstance(bound.value, int | float) or isinstance(bound.value, bool):
+            raise
+        try:
+            return kinds.fitted(text, kind)
+        except kinds.MisfitError:
+            pass
+        raise
+    return bound.value if _same(fitting, value) else fitting
+
+
+def _same(fitting: Any, value: Any) -> bool:
+    return repr(fitting) == repr(value)
+
+
+def _described(value: Any) -> Any:
+    """A value with `kinds.Made` in place of gin's references."""
+    if isinstance(value, gin_config.ConfigurableReference):
+        if (macro := macro_of(value)) is not None:
+            return _described(_value_of(macro, "a value"))
+        called: Any = value.configurable
+        return kinds.Made(called.wrapped, value.evaluate, repr(value))
+    if isinstance(value, Mapping):
+        return {_described(key): _described(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_described(item) for item in value)
+    return value
+
+
+def _rebind(bound: _Bound, value: Any) -> None:
+    """Puts a fitting value where the wrong one is; one with references in it stays as it is."""
+    if any(True for _ in gin_config.iterate_references(bound.value)):
+        return
+    if (bound.name, MACRO) in gin_config._CONFIG:
+        gin_config._CONFIG[bound.name, MACRO]["value"] = value
+        return
+    scope, selector = bound.call
+    parts = scope.split("/") if scope else []
+    for depth in range(len(parts), -1, -1):
+        parameters = gin_config._CONFIG.get(("/".join(parts[:depth]), selector), {})
+        if bound.parameter in parameters:
+            parameters[bound.parameter] = value
+            return
+
+
+def _example(bound: _Bound, kind: Any, examples: Mapping[str, Any]) -> str:
+    """`; for example --gin.KEEP_FRACTION=0.5`."""
+    if isinstance(bound.value, str) and (percent := _PERCENT.fullmatch(bound.value)):
+        share = f"{float(percent[1]) / 100:g}"
+        try:
+            kinds.fitted(float(share), kind)
+            return f"; for example --gin.{bound.name}={share}"
+        except kinds.MisfitError:
+            pass
+    text = _EXAMPLES.get(bound.parameter)
+    given = examples.get(bound.name)
+    if given is not None and macro_of(given) is None and not _is_constant(given):
+        try:
+            kinds.fitted(_described(given), kind)
+            text = str(given) if isinstance(given, str | int | float) else repr(given)
+        except kinds.MisfitError:
+            pass
+    if text is None:
+        text = next((t for k, t in _EXAMPLES_OF_KINDS.items() if k in _options(kind)), None)
+    if text is None:
+        return ""
+    quoted = f'"{text}"' if re.search(r"[\s{\[('@]", text) else text
+    return f"; for example --gin.{bound.name}={quoted}"
+
+
+def _options(kind: Any) -> set[Any]:
+    """The plain kinds that an annotation allows."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Annotated:
+        bounds = arguments[1:]
+        return set() if any(isinstance(b, kinds.OneOf) for b in bounds) else _options(arguments[0])
+    if isinstance(kind, type) or not arguments:
+        return {kind}
+    unions = (typing.Union, type(int | str))
+    return set().union(*map(_options, arguments)) if typing.get_origin(kind) in unions else set()
+
+
+# --- structs, made once for what they refuse ----------------------------------------------------
+
+
+def _is_struct(reference: Any) -> bool:
+    called = reference.configurable.wrapped
+    return (
+        reference.evaluate
+        and dataclasses.is_dataclass(called)
+        and called.__module__.startswith("detox_jax.")
+        and not hasattr(called, "score")
+    )
+
+
+def _make(scope: str, selector: str, reference: Any) -> None:
+    try:
+        with gin.config_scope(scope or None):
+            copy.deepcopy(reference)
+    except UserError as error:
+        message = str(error).split("\n")[0]
+        raise UserError(_under_its_macros(message, scope, selector)) from None
+    except TypeError as error:
+        if "missing" not in str(error):
+            raise
+        message = shortened(str(error).split("\n")[0].split("() ")[-1], 200)
+        raise UserError(f"{reference!r}: {message}; set it in a gin file") from None
+
+
+def _under_its_macros(message: str, scope: str, selector: str) -> str:
+    """A struct's own error, with the macros of its parameters in place of their names."""
+    called: Any = gin_config._REGISTRY[selector].wrapped
+    bound, names = _bindings((scope, selector)), {}
+    for parameter in inspect.signature(called).parameters:
+        if (macro := macro_of(bound.get(parameter))) is not None:
+            names |= dict.fromkeys((f"{called.__name__}.{parameter}", parameter.upper()), macro)
+            names[parameter] = macro
+    if not names:
+        return message
+    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    start = rf"(?<![\w.])(?:{pattern})(?= is\b| and\b|, and\b)"
+    return re.sub(start, lambda match: names[match.group()], message)

@@ -1,0 +1,139 @@
+"""What a verb is going to do: its steps, with what is done, counts and sizes, for `--dry_run`.
+
+Every verb takes `check_only`: it then checks what it is given, as far as that is possible without
+work, and returns its steps. The command line asks so before every run, and `sgeat` all of its
+verbs, with `Coming` in place of the paths that its earlier steps are going to write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from etils import epath
+
+from detox_jax import outputs
+from detox_jax.errors import UserError
+
+# Of inputs beyond so many bytes the first records are checked, or they would be read twice.
+LARGE, FIRST = 16 << 20, 1000
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+DONE, BEGUN, TO_DO = "done", "begun", "to do"
+
+
+class Coming(str):
+    """A path that an earlier step of the same run writes; nothing need be there yet."""
+
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One verb's work.
+
+    Attributes:
+      verb: its name.
+      output_dir: where it writes.
+      counts: what it reads or writes, by name: `{"documents": 2000}`; at most so many.
+      size: bytes on disk, about, and at most for text; None where nothing is known.
+      needs: bytes that it surely takes, such as checkpoints; more than the disk has is a mistake.
+    """
+
+    verb: str
+    output_dir: str
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    size: int | None = None
+    needs: int = 0
+
+    @property
+    def state(self) -> str:
+        """`done`, `begun` or `to do`, as the manifest says."""
+        path = epath.Path(self.output_dir)
+        if not (path / outputs.MANIFEST).exists():
+            return TO_DO
+        return DONE if outputs.read_manifest(path)["complete"] else BEGUN
+
+    def __str__(self) -> str:
+        """The step as a line of the plan."""
+        said = [f"{count:,} {name}" for name, count in self.counts.items()]
+        if self.size is not None:
+            said.append(f"about {readable(self.size)}")
+        return f"{self.state:5}  {self.verb:16}  {self.output_dir}  {', '.join(said)}".rstrip()
+
+
+def is_done(output_dir: str) -> bool:
+    """Whether an output is there and finished; its verb then does nothing, and checks nothing."""
+    return Step("", output_dir).state == DONE
+
+
+def to_check(files: Sequence[epath.Path]) -> int | None:
+    """How many records of the files are read before the work; None for all of them."""
+    return FIRST if total_size(files) > LARGE else None
+
+
+def total_size(files: Sequence[epath.Path]) -> int:
+    """Bytes of files."""
+    return sum(file.stat().length for file in files)
+
+
+def text_size(texts: int, tokens: int) -> int:
+    """Bytes of a JSON Lines file of so many texts of so many tokens, about and at most."""
+    return texts * (120 + 5 * tokens)
+
+
+def readable(size: int) -> str:
+    """`1.5 GB`."""
+    amount, unit = float(size), 0
+    while amount >= 1000 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{amount:.3g} {_UNITS[unit]}"
+
+
+def check_room(steps: Sequence[Step]) -> None:
+    """Refuses steps for which a local disk has too little room.
+
+    Raises:
+      UserError: naming the disk's directory, what is needed and what is free.
+    """
+    needed: dict[int, int] = {}
+    for step in steps:
+        if not step.needs or not outputs.is_local(step.output_dir) or step.state == DONE:
+            continue
+        place = Path(step.output_dir).absolute()
+        while not place.exists():
+            place = place.parent
+        disk = place.stat().st_dev
+        needed[disk] = needed.get(disk, 0) + step.needs
+        if step.state == TO_DO and (free := shutil.disk_usage(place).free) < needed[disk]:
+            raise UserError(
+                f"{step.output_dir}: its disk has {readable(free)} free, and checkpoints take "
+                f"{readable(needed[disk])}; make room, or choose a directory on another disk"
+            )
+
+
+def lines(steps: Sequence[Step]) -> str:
+    """The plan, as comments of a gin file: what stands above it is one."""
+    total = sum(step.size or 0 for step in steps if step.state != DONE)
+    head = f"# plan: {len(steps)} steps, {sum(step.state == DONE for step in steps)} of them done"
+    size = f", about {readable(total)} to write" if total else ""
+    return "\n".join([head + size, *(f"#   {step}" for step in steps)])
+
+
+def checked_output(output_dir: str) -> None:
+    """Refuses an output that is a file, or a directory below one.
+
+    Raises:
+      UserError: naming it.
+    """
+    if not outputs.is_local(output_dir) or isinstance(output_dir, Coming):
+        return
+    path = Path(output_dir).absolute()
+    for place in (path, *path.parents):
+        if place.exists():
+            if place.is_dir():
+                return
+            if place == path:
+                raise UserError(f"{output_dir}: is a file; give a directory to write to")
+            raise UserError(f"{output_dir}: cannot be written: {place} is a file")

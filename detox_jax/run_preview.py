@@ -1,0 +1,175 @@
+"""What `sgeat` is going to do: the checks of all of its verbs, before the first of them works.
+
+The verbs are asked in the order of the story, each with `check_only`. What an earlier step is going
+to write is given as `preview.Coming`, so that a verb checks the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from detox_jax import preview
+from detox_jax.errors import UserError
+from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Method
+from detox_jax.preview import Coming, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPreview:
+    """The steps of a run.
+
+    Attributes:
+      root: its directory.
+      rows: the rows of its results.
+      given: the arguments of `sgeat`.
+    """
+
+    root: epath.Path
+    rows: Mapping[str, Method]
+    given: Mapping[str, Any]
+
+    def steps(self) -> list[Step]:
+        """All steps, checked, in their order.
+
+        Raises:
+          UserError: see the verbs.
+        """
+        preview.checked_output(str(self.root))
+        return [*self._base(), *self._corpora(), *self._training(), *self._evaluation()]
+
+    @property
+    def _base_path(self) -> str:
+        given = self.given["initial_checkpoint_path"]
+        return self._coming(BASE) if given is None else given
+
+    def _coming(self, *parts: str) -> str:
+        """A path that an earlier step writes: as it is where it stands already."""
+        path = self.root.joinpath(*parts)
+        return str(path) if preview.is_done(str(path)) else Coming(path)
+
+    def _given(self, name: str, made: str) -> str:
+        path = self.given[name]
+        if path is None and self.given["prepare"] is None:
+            raise UserError(f"required and not set: {name.upper()}; pass --gin.{name.upper()}=...")
+        return self._coming("text", made) if path is None else path
+
+    def _base(self) -> Iterator[Step]:
+        """A base model that the run makes, where it makes one; the user's files before."""
+        self._given("prompts_input", "prompts")
+        self._given("heldout", "heldout_nontoxic")
+        if self.given["initial_checkpoint_path"] is not None:
+            return
+        means = [self.given[name] for name in ("prepare", "train_vocabulary", "pretrain")]
+        if None in means:
+            raise UserError("no base model: set INITIAL_CHECKPOINT_PATH to the one to detoxify")
+        _, train_vocabulary, pretrain = means
+        yield Step("prepare", str(self.root / "text"))
+        yield from train_vocabulary(
+            documents=Coming(self.root / "text" / "train"),
+            output_dir=str(self.root / "vocabulary"),
+            check_only=True,
+        )
+        yield from pretrain(
+            model_dir=str(self.root / BASE),
+            mixture_or_task_name=Coming(self.root / "text" / "train"),
+            check_only=True,
+        )
+
+    def _documents(self, corpus: Corpus) -> str | None:
+        """Documents that nobody generates: those that `prepare` makes, or the user's."""
+        if corpus.documents is None:
+            return None
+        made = self.root / "text" / corpus.documents
+        is_made = self.given["prepare"] is not None and not epath.Path(corpus.documents).exists()
+        if made.exists():
+            return str(made)
+        return Coming(made) if is_made else corpus.documents
+
+    def _corpora(self) -> Iterator[Step]:
+        for name, corpus in self.given["corpora"].items():
+            directory = self.root / "corpora" / name
+            documents = self._documents(corpus)
+            if corpus.prompts is not None:
+                source = {}
+                if corpus.source is not None:
+                    source = {"documents": self._coming("corpora", corpus.source, "kept")}
+                yield from self.given["generate_documents"](
+                    checkpoint_path=self._base_path,
+                    output_dir=str(directory / "generated"),
+                    prompts=corpus.prompts(**source),
+                    limit_setting=DOCUMENT_LIMIT,
+                    check_only=True,
+                )
+                documents = self._coming("corpora", name, "generated")
+            if documents is not None:
+                yield from self.given["score"](
+                    input=documents, output_dir=str(directory / "scored"), check_only=True
+                )
+            select = corpus.select or self.given["select"]
+            steps = select(
+                input=Coming(directory / "scored"),
+                output_dir=str(directory / "kept"),
+                check_only=True,
+            )
+            yield from steps or ()
+
+    def _training(self) -> Iterator[Step]:
+        for name, row in self.rows.items():
+            if row.corpus is None:
+                continue
+            train = row.train or self.given["train" if row.adaptation is None else "adapt"]
+            steps = train(
+                model_dir=str(self.root / "models" / name),
+                mixture_or_task_name=Coming(self.root / "corpora" / row.corpus / "kept"),
+                initial_checkpoint_path=self._base_path,
+                adaptation=row.adaptation,
+                **row.seed,
+                check_only=True,
+            )
+            yield from steps or ()
+
+    def _evaluation(self) -> Iterator[Step]:
+        prompts = self._given("prompts_input", "prompts")
+        decoding = self.given["decoding"]
+        models = {BASE: self._base_path}
+        for name, row in self.rows.items():
+            trained = row.corpus is not None
+            models[name] = Coming(self.root / "models" / name) if trained else self._base_path
+        for name in models:
+            directory = self.root / "continuations" / name
+            # A row is as long as the base, and has its vocabulary.
+            yield from self.given["generate_continuations"](
+                checkpoint_path=self._base_path,
+                output_dir=str(directory / "generated"),
+                prompts=self.given["evaluation_prompts"](path=prompts),
+                decoding=self.rows[name].decode_with(decoding) if name in self.rows else decoding,
+                check_only=True,
+            )
+            for judge, score_as in self.given["judges"].items():
+                yield from score_as(
+                    input=Coming(directory / "generated"),
+                    output_dir=str(directory / f"scored-{judge}"),
+                    check_only=True,
+                )
+        if self.given["choices"] is not None and self.given["downstream_tasks"]:
+            yield from self.given["choices"](
+                checkpoint_path=self._base_path,
+                output_dir=str(self.root / "choices" / BASE),
+                check_only=True,
+            )
+        yield from self.given["evaluate"](
+            methods={
+                name: {judge: Coming(self.root) for judge in self.given["judges"]}
+                for name in models
+            },
+            output_dir=str(self.root / "evaluation"),
+            baseline=BASE,
+            heldout=self._given("heldout", "heldout_nontoxic"),
+            reference=self._base_path,
+            check_only=True,
+        )
+        yield Step("report", str(self.root / "report"))

@@ -1,0 +1,75 @@
+"""Bound values against annotations, under the macros that users set."""
+
+import pytest
+
+from detox_jax import bound_values, cli, configuration
+from detox_jax.errors import UserError
+
+
+def checked(*argv):
+    arguments = cli.parse_arguments(argv)
+    verb, defaults = cli.load_config(arguments)
+    configuration.check(verb, defaults, arguments.bindings)
+    return configuration.named_values()
+
+
+SGEAT = ("sgeat", "--gin.OUTPUT_DIR=out")
+GENERATE = (
+    "generate",
+    *(f"--gin.{name}=x" for name in ("CHECKPOINT_PATH", "INPUT", "OUTPUT_DIR")),
+)
+
+
+def test_a_struct_says_what_it_refuses_under_the_macro_of_its_scope():
+    for name in ("DOCUMENT_MAX_NEW_TOKENS", "MAX_NEW_TOKENS", "GENERATION_BATCH_SIZE"):
+        with pytest.raises(UserError, match=rf"^{name}: must be at least 1, got 0; for example"):
+            checked(*SGEAT, f"--gin.{name}=0")
+    with pytest.raises(UserError, match=r"^ADAPTER_LEARNING_RATE is -1; must be positive"):
+        checked(*SGEAT, "--gin.ADAPTER_LEARNING_RATE=-1")
+    with pytest.raises(UserError, match=r"^TOP_P is 2; must be in"):
+        checked(*GENERATE, "--gin.TOP_P=2")
+
+
+def test_a_struct_is_tried_in_the_scopes_in_which_it_is_called_alone(tmp_path):
+    """Outside of `pretrain` this budget would have both of its fields."""
+    file = tmp_path / "pretrain.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from detox_jax.training import fit\n"
+        "from detox_jax.training import train\n"
+        "PRETRAIN = @pretrain/train.train\n"
+        "pretrain/fit.Budget.train_steps = 3\n"
+    )
+    with pytest.raises(UserError, match="set one of TRAIN_STEPS and EPOCHS"):
+        checked(*SGEAT, f"--gin_file={file}")
+    file.write_text(file.read_text() + "pretrain/fit.Budget.epochs = None\n")
+    assert checked(*SGEAT, f"--gin_file={file}")["EPOCHS"] == 3
+
+
+def test_a_value_in_a_file_and_one_without_a_macro_are_named(tmp_path):
+    file = tmp_path / "wrong.gin"
+    file.write_text("NUM_SAMPLES = 'several'\n")
+    with pytest.raises(UserError, match=r"^NUM_SAMPLES: expected a whole number, got 'several'"):
+        checked(*GENERATE, f"--gin_file={file}")
+    with pytest.raises(UserError, match=r"generate\.shard_size: expected a whole number"):
+        checked(*GENERATE, "--gin.generate.generate.shard_size=many")
+
+
+def test_numbers_become_what_the_parameter_takes():
+    values = checked(*GENERATE, "--gin.NUM_SAMPLES=1e1", "--gin.OUTPUT_DIR=out")
+    assert values["NUM_SAMPLES"] == 10 and isinstance(values["NUM_SAMPLES"], int)
+    assert checked(*GENERATE, "--gin.OUTPUT_DIR=1_000")["OUTPUT_DIR"] == "1_000"
+    assert checked(*GENERATE, "--gin.OUTPUT_DIR=1e3")["OUTPUT_DIR"] == "1e3"
+    assert checked(*SGEAT, "--gin.BATCH_SIZE=8", "--gin.OUTPUT_DIR=8")["BATCH_SIZE"] == 8
+
+
+def test_a_macro_that_nobody_set_is_named_with_a_near_one():
+    with pytest.raises(UserError, match=r"NUM_SAMPLES: %TOP_PP is not set .* did you mean TOP_P\?"):
+        checked(*GENERATE, "--gin.NUM_SAMPLES=%TOP_PP")
+
+
+def test_an_error_about_a_file_gets_the_macro_that_names_it():
+    checked(*GENERATE, "--gin.INPUT=typo.jsonl")
+    named = bound_values.under_its_setting
+    assert named("typo.jsonl: no such file") == "INPUT=typo.jsonl: no such file"
+    assert named("other.jsonl: no such file") == "other.jsonl: no such file"

@@ -1,0 +1,347 @@
+"""Every setting of every verb, given what it does not take: exit 2, one line, nothing opened.
+
+The line names the setting that the user gave, or the file. What is wrong is generated from what a
+setting takes, so that a new macro in a run file brings its mistakes with it.
+"""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
+from tests.conftest import SENTENCES
+
+HUGE = "9" * 40
+# What a setting takes, by the wrong values for it.
+WRONG = {
+    "count": ["many", "2.5", "50%", "{'a': 1}", "[1, 2]", "-1", "0", HUGE, "True", "1e-3x", "@x"],
+    "period": ["often", "2.5", "50%", "{'a': 1}", "-1", HUGE, "True"],
+    "seed": ["lucky", "2.5", "-1", HUGE, "4294967296", "{'a': 1}", "[0]"],
+    "number": ["fast", "1e-3x", "50%", "{'a': 1}", "[0.5]", "True", "-1", "1e999"],
+    "share": ["half", "50%", "1.5", "-0.1", "{'a': 1}", "[0.5]", "1,5"],
+    "switch": ["yes", "true", "1", "2.5", "{}", "on"],
+    "path": ["{'a': 1}", "['a', 'b']", "True"],
+    "lengths": ["128", "2.5", "many", "{'targets': 'x'}", "{'targets': 2.5}", "{'targets': 0}"],
+    "mesh": ["2", "2.5", "wide", "{'data': 'x'}", "{'data': 2.5}", "{'nodes': 2}", "[2, 2]"],
+    "dtype": ["float8", "fp16", "32", "{'a': 1}", "jnp.float32", "True"],
+    "name": ["fastest", "1", "2.5", "{'a': 1}"],
+    "reference": ["greedy", "5", "2.5", "{'a': 1}", "@nothing.Known()", "@unclosed.Bracket(", "%X"],
+    "list": ["5", "2.5", "True", "{'a': 1}"],
+    "dict": ["5", "2.5", "text", "[1]", "True"],
+}
+# Counts, numbers and names that are None where nobody sets them, and what no default tells.
+TAKES = {
+    **dict.fromkeys(
+        ("TRAIN_STEPS", "LOGITS_CHUNK", "TOP_K", "NUM_DOCUMENTS", "VOCAB_SIZE"), "count"
+    ),
+    **dict.fromkeys(("MAX_LENGTH", "KEEP"), "count"),
+    **dict.fromkeys(("CHECKPOINT_PERIOD", "EVAL_PERIOD", "NUM_FEWSHOT"), "period"),
+    **dict.fromkeys(("EPOCHS", "LIMIT", "TEMPERATURE", "MAX_SHARD_GB", "L2"), "number"),
+    **dict.fromkeys(("LEARNING_RATE", "ADAPTER_LEARNING_RATE"), "number"),
+    **dict.fromkeys(("KEEP_FRACTION", "MIN_COVERAGE", "TOP_P"), "share"),
+    **dict.fromkeys(("TASK_FEATURE_LENGTHS",), "lengths"),
+    **dict.fromkeys(("MESH_SHAPE", "GENERATION_MESH_SHAPE"), "mesh"),
+    **dict.fromkeys(("DTYPE", "PARAM_DTYPE", "CHECKPOINT_DTYPE", "MU_DTYPE"), "dtype"),
+    **dict.fromkeys(("REMAT", "ATTENTION_KERNEL"), "name"),
+    **dict.fromkeys(("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS"), "reference"),
+    **dict.fromkeys(("SAMPLING", "SELECTION"), "reference"),
+    **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES"), "dict"),
+    **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
+    **dict.fromkeys(("STEERING",), "list"),
+    **dict.fromkeys(("RANDOM_SEED",), "seed"),
+}
+# Settings of what a run does not use, of a service, or of a library that says itself what it takes.
+OTHERS = {
+    *("GEN_KWARGS", "APPLY_CHAT_TEMPLATE", "TASKS", "DOWNSTREAM_TASKS", "RESULTS", "IGNORE_FIELDS"),
+    *("MIXTURE_OR_TASK_NAME", "PREPARE", "TRAIN_VOCABULARY", "PRETRAIN", "TOPOLOGY"),
+    *("CACHED_SCORER", "SCORE_CACHE", "REPLAY_ONLY", "SCORE_IMPORTS", "CONSENT_TO_SEND_TEXT"),
+    *("QUERIES_PER_SECOND", "COMPILER_EFFORT", "KEEP", "LENGTH_STRATA"),
+}
+# A run that takes the other choice, where the default does not read a setting.
+CHOICES = {
+    "TOP_K": ["--gin.SAMPLING=@sampling.TopKSampling()"],
+    "NUM_DOCUMENTS": ["--gin.PROMPTS=@prompts.Standard()", "--gin.NUM_SAMPLES=1"],
+}
+VERBS = [verb for verb in cli.VERBS if verb not in ("lm_eval", "train_scorer")]
+
+
+def macros(verb):
+    """The macros of a run file and their defaults, as they are written."""
+    text = cli._run_file(verb).read_text()
+    return dict(re.findall(r"^([A-Z][A-Z0-9_]*) = (.*)$", text, re.MULTILINE))
+
+
+def takes(name, default):
+    """What a setting takes, by its name, else by its default."""
+    if name in TAKES:
+        return TAKES[name]
+    if default in ("True", "False"):
+        return "switch"
+    if re.fullmatch(r"-?\d+", default):
+        return "count"
+    if re.fullmatch(r"-?[\d.]+(e-?\d+)?", default):
+        return "number"
+    return "path"
+
+
+def cases():
+    for verb in VERBS:
+        for name, default in macros(verb).items():
+            if name in OTHERS:
+                continue
+            for wrong in WRONG[takes(name, default)]:
+                if (verb, name, wrong) not in RIGHT:
+                    yield verb, name, wrong
+
+
+# What needs the TPU's compiler to be seen.
+RIGHT = {
+    ("plan", "MESH_SHAPE", "{'nodes': 2}"),
+    ("plan", "GENERATION_MESH_SHAPE", "{'nodes': 2}"),
+}
+# Flags that stand for a macro.
+FLAGS = {("plan", "MESH_SHAPE"): "--mesh"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, vocabulary, config):
+    """Inputs of all verbs."""
+    import jax
+    import jax.numpy as jnp
+    from etils import epath
+
+    from detox_jax.models.transformer import TransformerLM
+
+    root = tmp_path_factory.mktemp("mistakes")
+    documents = [{"id": str(i), "text": SENTENCES[i % 6], "toxicity": i / 12} for i in range(12)]
+    prompts = [
+        {"id": str(i), "prompt": {"text": SENTENCES[i % 6], "toxicity": i / 12}} for i in range(12)
+    ]
+    scored = [
+        {**prompt, "generations": [{"text": "so it is.", "toxicity": 0.5}]} for prompt in prompts
+    ]
+    for name, rows in {"documents": documents, "prompts": prompts, "scored": scored}.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (root / f"{name}.jsonl").write_text(lines)
+    vocabulary.save(str(root / "vocabulary"))
+    spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
+    params = TransformerLM(config).init(
+        jax.random.key(0), jnp.zeros((1, 1), jnp.int32), enable_dropout=False
+    )["params"]
+    (root / "base").mkdir()
+    checkpoints.save_model(epath.Path(root / "base"), params, spec, vocabulary)
+    return root
+
+
+def command(verb, place):
+    """A command that works, apart from the setting that a test adds."""
+    given = {
+        "train": "INPUT=documents.jsonl VOCABULARY_PATH=vocabulary INITIAL_CHECKPOINT_PATH=base "
+        "TASK_FEATURE_LENGTHS={'targets':32} TRAIN_STEPS=1 BATCH_SIZE=8 MODEL_DIR=out",
+        "generate": "INPUT=prompts.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "score": "INPUT=documents.jsonl OUTPUT_DIR=out",
+        "filter": "INPUT=documents.jsonl OUTPUT_DIR=out",
+        "choices": "CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "compare": "SCORES={'a':'documents.jsonl','b':'documents.jsonl'} OUTPUT_DIR=out",
+        "evaluate": "METHODS={'base':'scored.jsonl'} OUTPUT_DIR=out",
+        "report": "RESULTS=results.json OUTPUT_DIR=out",
+        "convert": "FROM=base TO_HF=out",
+        "plan": "TOPOLOGY=v5e:2x2 VOCAB_SIZE=350 TASK_FEATURE_LENGTHS={'targets':128} "
+        "DOCUMENT_MAX_NEW_TOKENS=50 OUTPUT_DIR=out",
+        "sgeat": "INITIAL_CHECKPOINT_PATH=base PROMPTS_INPUT=prompts.jsonl HELDOUT=documents.jsonl "
+        "NUM_DOCUMENTS=8 TASK_FEATURE_LENGTHS={'targets':32} EPOCHS=1 BATCH_SIZE=8 OUTPUT_DIR=out",
+        "train_vocabulary": "INPUT=documents.jsonl OUTPUT_DIR=out VOCAB_SIZE=300",
+    }[verb]
+    extra = ["--gin_file=gin_configs/models/tiny.gin"] if verb == "plan" else []
+    return [verb, *extra, *(f"--gin.{setting}" for setting in given.split())]
+
+
+def mistake(arguments, capsys):
+    """The one line of a command that must be refused."""
+    status = cli.main(arguments)
+    output = capsys.readouterr()
+    assert status == 2, output
+    assert output.err.startswith("detox-jax: error: ") and output.err.count("\n") == 1, output.err
+    assert "Traceback" not in output.err
+    return output.err
+
+
+@pytest.mark.parametrize(("verb", "name", "wrong"), [pytest.param(*case) for case in cases()])
+def test_a_wrong_value_is_one_line_that_names_the_setting(
+    verb, name, wrong, place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    setting = f"--gin.{name}={wrong}"
+    error = mistake([*command(verb, place), *CHOICES.get(name, []), setting], capsys)
+    assert name in error or FLAGS.get((verb, name), name) in error
+    assert not (place / "out").exists()
+
+
+# A setting of a verb, files that are none for it, and what the line says of them.
+FILES = [
+    *[
+        ("score", "INPUT", file, said)
+        for file, said in [
+            ("nosuch.jsonl", "INPUT=nosuch.jsonl: no such file"),
+            ("empty.jsonl", "INPUT=empty.jsonl: empty; expected one JSON record a line"),
+            ("broken.jsonl", "broken.jsonl:2: "),
+            ("prompts.jsonl", "has no generations"),
+            ("emptydir", "holds no .jsonl file"),
+            ("2024", "INPUT=2024: no such file"),
+        ]
+    ],
+    ("filter", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("filter", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("filter", "INPUT", "unscored.jsonl", "none of its 2 documents has a score"),
+    ("train_vocabulary", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("train_vocabulary", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("train", "INPUT", "nosuch.jsonl", "nosuch.jsonl"),
+    ("train", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("train", "INITIAL_CHECKPOINT_PATH", "nosuch", "INITIAL_CHECKPOINT_PATH=nosuch: no such"),
+    ("train", "VOCABULARY_PATH", "nosuch", "nosuch"),
+    ("train", "TASK_FEATURE_LENGTHS", "{'targets': 65}", "TASK_FEATURE_LENGTHS: targets of 65"),
+    ("generate", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("generate", "INPUT", "documents.jsonl", 'no "prompt"'),
+    ("generate", "CHECKPOINT_PATH", "gpt2", "detox-jax convert --from_hf=gpt2 --to=DIR"),
+    ("generate", "CHECKPOINT_PATH", "hf", "detox-jax convert --from_hf=hf --to=DIR"),
+    ("generate", "MAX_NEW_TOKENS", "60", "lower MAX_NEW_TOKENS"),
+    ("generate", "OUTPUT_DIR", "documents.jsonl", "is a file"),
+    ("evaluate", "METHODS", "{'base': 'nosuch.jsonl'}", "nosuch.jsonl"),
+    ("evaluate", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
+    ("evaluate", "HELDOUT", "empty.jsonl", "HELDOUT=empty.jsonl"),
+    ("evaluate", "REFERENCE", "hf", "REFERENCE=hf: a Hugging Face model"),
+    ("compare", "SCORES", "{'a': 'nosuch.jsonl', 'b': 'documents.jsonl'}", "nosuch.jsonl"),
+    ("report", "RESULTS", "nosuch", "RESULTS=nosuch"),
+    ("convert", "FROM", "hf", "FROM=hf: a Hugging Face model"),
+    ("convert", "RESULTS", "nosuch", "nosuch"),
+    ("sgeat", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
+    ("sgeat", "HELDOUT", "broken.jsonl", "broken.jsonl:2: "),
+    ("sgeat", "PROMPTS_INPUT", "nosuch.jsonl", "PROMPTS_INPUT=nosuch.jsonl"),
+    ("sgeat", "PROMPTS_INPUT", "documents.jsonl", 'no "prompt"'),
+    ("sgeat", "INITIAL_CHECKPOINT_PATH", "hf", "INITIAL_CHECKPOINT_PATH=hf: a Hugging Face model"),
+    ("sgeat", "TASK_FEATURE_LENGTHS", "{'targets': 65}", "TASK_FEATURE_LENGTHS: targets of 65"),
+    ("sgeat", "MAX_NEW_TOKENS", "60", "lower MAX_NEW_TOKENS"),
+    ("sgeat", "BATCH_SIZE", "7", "BATCH_SIZE 7 is no multiple"),
+    ("sgeat", "MESH_SHAPE", "{'data': 3}", "MESH_SHAPE {'data': 3} does not divide"),
+    ("sgeat", "BOTTLENECK_DIM", "0", "BOTTLENECK_DIM is 0"),
+    ("sgeat", "DOCUMENT_MAX_NEW_TOKENS", "0", "DOCUMENT_MAX_NEW_TOKENS"),
+    ("sgeat", "METHODS", "{'../x': {'corpus': 'standard'}}", "method '../x'"),
+    ("sgeat", "METHODS", "{'x': {'corpus': 'other'}}", "no corpus 'other'"),
+    ("sgeat", "JUDGES", "{}", "JUDGES is empty"),
+    ("sgeat", "JUDGES", "{'perspective': @perspective/score.score}", "CONSENT_TO_SEND_TEXT"),
+]
+
+
+@pytest.mark.parametrize(("verb", "name", "value", "said"), FILES)
+@pytest.mark.parametrize("dry", [False, True])
+def test_what_does_not_fit_is_found_before_any_work(
+    verb, name, value, said, dry, place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    (place / "empty.jsonl").write_text("")
+    (place / "broken.jsonl").write_text('{"id": "1", "text": "whole", "toxicity": 0.1}\n{"id": "2')
+    unscored = [{"id": str(i), "text": "a text"} for i in range(2)]
+    (place / "unscored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unscored))
+    (place / "emptydir").mkdir(exist_ok=True)
+    (place / "hf").mkdir(exist_ok=True)
+    (place / "hf" / "config.json").write_text('{"model_type": "gpt2"}')
+    flags = [f"--gin.{name}={value}", *(["--dry_run"] if dry else [])]
+    assert said in mistake([*command(verb, place), *flags], capsys)
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scor"], "did you mean score?"),
+        (["score", "--input=x"], "did you mean --gin.INPUT?"),
+        (["score", "--dryrun"], "--dryrun"),
+        (["score", "--dry-run=1"], "did you mean --dry_run?"),
+        (["convert", "--from-hf=x"], "did you mean --from_hf?"),
+        (["convert", "--from_hf=hf"], "--to is missing"),
+        (["sgeat", "--gin.OUTPUT_DIR=o", "--gin.NUM_DOCUMENT=5"], "did you mean NUM_DOCUMENTS?"),
+        (["score", "--gin.input=x", "--gin.OUTPUT_DIR=o"], "did you mean INPUT?"),
+        (["score", "--gin.INPUT=@unclosed.Bracket("], "INPUT"),
+        (["score", "--gin_file=unclosed.gin"], "unclosed.gin"),
+        (["score", "--gin_file=text.gin"], "text.gin"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_a_near_one(
+    arguments, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unclosed.gin").write_text("INPUT = ['a',\n")
+    (tmp_path / "text.gin").write_text("INPUT = 'open\n")
+    assert said in mistake(arguments, capsys)
+
+
+def test_a_corrected_command_runs_where_a_wrong_one_was_refused(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    wrong = [*command("filter", place), "--gin.KEEP_FRACTION=50%"]
+    assert "for example --gin.KEEP_FRACTION=0.5" in mistake(wrong, capsys)
+    assert cli.main([*command("filter", place), "--gin.KEEP_FRACTION=0.5"]) == 0
+
+
+def test_a_whole_number_may_be_written_with_an_exponent_and_a_directory_as_a_number(
+    place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    shutil.rmtree("2024", ignore_errors=True)
+    flags = ["--gin.VOCAB_SIZE=3e2", "--gin.OUTPUT_DIR=2024"]
+    assert cli.main([*command("train_vocabulary", place), *flags]) == 0
+    manifest = json.loads((place / "2024" / "manifest.json").read_text())
+    assert manifest["settings"]["vocab_size"] == 300
+    assert "OUTPUT_DIR = '2024'" in (place / "2024" / "config.gin").read_text()
+
+
+def test_a_dry_run_prints_a_configuration_and_the_plan(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    assert cli.main([*command("sgeat", place), "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    text, plan = printed.split("# plan: ")
+    assert plan.startswith("13 steps, 0 of them done, about ")
+    assert "to do  generate          out/corpora/standard/generated  8 requests, 8 samples" in plan
+    assert "train             out/models/sgeat-adapter" in plan and "12 held-out documents" in plan
+    (place / "again.gin").write_text(printed)  # the plan is a comment
+    assert cli.main(["sgeat", "--gin_file=again.gin", "--dry_run"]) == 0
+    assert not (place / "out").exists()
+    assert "NUM_DOCUMENTS = 8" in text
+
+
+def test_a_dry_run_says_what_is_done(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    assert cli.main(command("filter", place)) == 0
+    capsys.readouterr()
+    assert cli.main([*command("filter", place), "--dry_run"]) == 0
+    assert "# plan: 1 steps, 1 of them done\n#   done   filter" in capsys.readouterr().out
+
+
+def test_documents_end_at_the_context_and_a_line_says_so(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    from detox_jax.generation import decoding, generate, prompts
+
+    def run(limit, out):
+        generate.generate(
+            "base",
+            out,
+            prompts.Standard(2),
+            decoding.Decoding(max_new_tokens=limit, num_samples=1, batch_size=8),
+            limit_setting="DOCUMENT_MAX_NEW_TOKENS",
+        )
+        return json.loads((place / out / "manifest.json").read_text())["settings"]
+
+    assert run(1000, "capped")["max_new_tokens"] == 63
+    said = (
+        "capped: DOCUMENT_MAX_NEW_TOKENS is 63, not 1000: the context of 64 tokens leaves no more"
+    )
+    assert said in capsys.readouterr().out
+    assert run(20, "short")["max_new_tokens"] == 20
+    assert "DOCUMENT_MAX_NEW_TOKENS" not in capsys.readouterr().out

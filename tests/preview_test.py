@@ -1,0 +1,56 @@
+"""The plan of steps: states, sizes, and a disk without room."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from detox_jax import outputs, preview
+from detox_jax.errors import UserError
+from detox_jax.preview import Step
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_states_are_those_of_the_manifest(tmp_path):
+    path = str(tmp_path / "out")
+    assert Step("score", path).state == preview.TO_DO
+    output = outputs.OutputDirectory(path, "score", {"a": 1})
+    assert Step("score", path).state == preview.BEGUN and not preview.is_done(path)
+    output.finish()
+    assert Step("score", path).state == preview.DONE and preview.is_done(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(999, "999 B"), (1000, "1 KB"), (1_536_000, "1.54 MB"), (3e12, "3 TB")]
+)
+def test_sizes_are_readable(size, text):
+    assert preview.readable(size) == text
+
+
+def test_the_plan_is_comments(tmp_path):
+    steps = [Step("train", str(tmp_path / "a"), {"updates": 2000}, 5000), Step("score", "b")]
+    lines = preview.lines(steps).splitlines()
+    assert lines[0] == "# plan: 2 steps, 0 of them done, about 5 KB to write"
+    assert lines[1].endswith("a  2,000 updates, about 5 KB")
+    assert all(line.startswith("#") for line in lines)
+
+
+def test_a_disk_without_room_is_a_mistake(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(0, 0, 1500))
+    steps = [Step("train", str(tmp_path / name), needs=1000) for name in ("a", "b")]
+    preview.check_room(steps[:1])
+    with pytest.raises(UserError, match=r"b: its disk has 1.5 KB free, and checkpoints take 2 KB"):
+        preview.check_room(steps)
+    preview.check_room([Step("train", "gs://bucket/a", needs=10**15)])
+    output = outputs.OutputDirectory(str(tmp_path / "a"), "train", {})
+    output.finish()
+    preview.check_room(steps)
+
+
+def test_an_output_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place, said in (("file", "is a file"), ("file/below", "cannot be written")):
+        with pytest.raises(UserError, match=said):
+            preview.checked_output(str(tmp_path / place))
+    preview.checked_output(str(tmp_path / "new" / "below"))
