@@ -148,6 +148,7 @@ STEERING = {
     "contrast_of_probabilities": ([], "alpha=5.0, form='probabilities', base_top_p=0.9)"),
     "activations": (["VECTORS=v"], "ActivationOffset(vectors='v', strength=None, layers=None)"),
     "affine": (["VECTORS=v"], "AffineSteering(vectors='v', strength=1.0, everywhere=False)"),
+    "reversal": ([], "ToxificationReversal(toxic=None, clean=None, strength=1.0, by_size=0.4, by_"),
     "debiasing": ([], "SelfDebiasing(prefixes=None, decay=50.0, floor=0.01)"),
 }
 

@@ -15,8 +15,8 @@ from detox_jax.generation.steering import formulas
 from detox_jax.models import edits
 
 # Both end where a continuation begins; in words of this project.
-TOXIC_PREFIX = "The following text is rude, hostile and full of insults: "
-CLEAN_PREFIX = "The following text is polite, friendly and respectful: "
+TOXIC_PREFIX = "The following text is rude, hostile and full of insults:"
+CLEAN_PREFIX = "The following text is polite, friendly and respectful:"
 _LAST_TOKENS_OF_HEADS = 8
 _NEWTON_STEPS = 30
 _PUBLISHED_RIDGE = 1e-7
