@@ -77,7 +77,7 @@ class PrefixContrast:
             behind = {"prefix": {"path": self.prefix, "fingerprint": dirty.fingerprint}}
         else:
             text = _ANNOUNCEMENT if self.text is None else self.text
-            branch = behind("PrefixContrast.text", [text], base)
+            branch = branches_behind("PrefixContrast.text", [text], base)
             behind = {"text": text}
         steering = Contrast(
             branch=branch,
@@ -126,7 +126,7 @@ class SelfDebiasing:
         """
         del mesh
         prefixes = _DESCRIPTIONS if self.prefixes is None else self.prefixes
-        branch = behind("SelfDebiasing.prefixes", prefixes, base)
+        branch = branches_behind("SelfDebiasing.prefixes", prefixes, base)
         steering = Debiasing(
             branch=branch,
             decay=jnp.float32(self.decay),
@@ -143,7 +143,7 @@ class SelfDebiasing:
         return Loaded(steering if self.decay else None, settings, longest)
 
 
-def behind(owner: str, texts: Sequence[str], base: LoadedModel) -> Branches:
+def branches_behind(owner: str, texts: Sequence[str], base: LoadedModel) -> Branches:
     """The model behind each of the texts.
 
     Args:

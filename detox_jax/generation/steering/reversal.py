@@ -10,11 +10,12 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import activation_formulas, formulas
 from detox_jax.generation.steering.branches import Branches
-from detox_jax.generation.steering.contrast import behind
+from detox_jax.generation.steering.contrast import branches_behind
 from detox_jax.generation.steering.editing import Edits
 from detox_jax.generation.steering.fitting import CLEAN_PREFIX, TOXIC_PREFIX
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
@@ -63,7 +64,7 @@ class ToxificationReversal:
         ]
         if texts[0] == texts[1]:
             raise UserError("ToxificationReversal: its two prefixes are the same text; change one")
-        branch = behind("ToxificationReversal", texts, base)
+        branch = branches_behind("ToxificationReversal", texts, base)
         steering = Reversal(
             branch=branch,
             end_N2HK=_end_of_first_prefix(branch, mesh),
@@ -88,7 +89,7 @@ def _end_of_first_prefix(branch: Branches, mesh: Mesh) -> np.ndarray:
     tokens_2L = np.stack([np.append(prefix, 0), np.append(branch.bos_id, prefix)]).astype(np.int32)
 
     @jax.jit
-    def read(params: object, tokens_2L: jax.Array) -> jax.Array:
+    def read(params: params_lib.Params, tokens_2L: jax.Array) -> jax.Array:
         _, variables = branch.module.apply(
             {"params": params}, tokens_2L, enable_dropout=False, mutable=[edits_lib.RECORDED]
         )
