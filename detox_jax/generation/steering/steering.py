@@ -166,7 +166,7 @@ def load(methods: Sequence[Method], base: LoadedModel, mesh: Mesh) -> list[Loade
         if not callable(getattr(method, "load", None)) or isinstance(method, type):
             raise UserError(
                 f"STEERING holds {method!r}, which is no method; give one with brackets: "
-                "@words.BannedWords(), @experts.Experts(), @contrast.PrefixContrast()"
+                "@words.BannedWords(), @experts.Experts(), @activations.ActivationOffset()"
             )
     return [method.load(base, mesh) for method in methods]
 
