@@ -170,6 +170,9 @@ STEERING = {
     "anti": (["ANTI=b"], "Experts(expert=None, anti='b', alpha=2.0"),
     "contrast": ([], "PrefixContrast(text=None, prefix=None, alpha=1.0, form='logits'"),
     "contrast_of_probabilities": ([], "alpha=5.0, form='probabilities', base_top_p=0.9)"),
+    "activations": (["VECTORS=v"], "ActivationOffset(vectors='v', strength=None, layers=None)"),
+    "affine": (["VECTORS=v"], "AffineSteering(vectors='v', strength=1.0, everywhere=False)"),
+    "reversal": ([], "ToxificationReversal(toxic=None, clean=None, strength=1.0, by_size=0.4, by_"),
     "debiasing": ([], "SelfDebiasing(prefixes=None, decay=50.0, floor=0.01)"),
 }
 

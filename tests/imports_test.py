@@ -90,6 +90,7 @@ NOTHING_LOCAL = {
 VERBS = {
     "training.train",
     "generation.generate",
+    "generation.steer",
     "toxicity.score",
     "toxicity.filter",
     "toxicity.train_scorer",

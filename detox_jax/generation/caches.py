@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from detox_jax.models.edits import RECORDED, Edit, recorded
 from detox_jax.models.transformer import TransformerLM
 
 
@@ -22,7 +24,12 @@ def empty(model: TransformerLM, params: Any, rows: int, positions: int) -> Any:
 
 
 def apply(
-    model: TransformerLM, params: Any, cache: Any, tokens_BL: jax.Array, **how: Any
+    model: TransformerLM,
+    params: Any,
+    cache: Any,
+    tokens_BL: jax.Array,
+    edits: Sequence[Edit] = (),
+    **how: Any,
 ) -> tuple[jax.Array, Any]:
     """The network's logits and the cache after them.
 
@@ -31,8 +38,11 @@ def apply(
       params: of the network.
       cache: of `empty`, or of the call before.
       tokens_BL: ids that come next.
+      edits: of hidden states.
       **how: `decode`, or `prefill` with `prefill_lengths`.
     """
+    if edits:
+        how["edits"] = edits
     logits_BLV, variables = model.apply(
         {"params": params, "cache": cache},
         tokens_BL,
@@ -41,3 +51,17 @@ def apply(
         **how,
     )
     return logits_BLV, variables["cache"]
+
+
+def apply_recording(
+    model: TransformerLM, params: Any, cache: Any, tokens_BL: jax.Array, **how: Any
+) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+    """The same without edits, and the hidden states of every site, see `edits.recorded`."""
+    logits_BLV, variables = model.apply(
+        {"params": params, "cache": cache},
+        tokens_BL,
+        enable_dropout=False,
+        mutable=["cache", RECORDED],
+        **how,
+    )
+    return logits_BLV, variables["cache"], recorded(variables)

@@ -20,6 +20,7 @@ from flax.linen import partitioning
 
 from detox_jax.generation import caches
 from detox_jax.generation.sampling import Sampling
+from detox_jax.generation.steering import editing
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.models.attention import CACHE_AXES
 from detox_jax.models.transformer import TransformerLM
@@ -140,7 +141,8 @@ def insert(
     last_N = jnp.take_along_axis(insertion.prompts_NP, before_N[:, None], axis=1)[:, 0]
     cache = slots.cache
     if program.bucket > 1:  # The first step reads the last token, so one alone has no prefill.
-        cache = _with_prefilled(program, params, cache, insertion, comes_R)
+        prompt_edits = editing.of_prompt(steerings)
+        cache = _with_prefilled(program, params, cache, insertion, comes_R, prompt_edits)
     states = steering_lib.start(
         steerings, insertion.prompts_NP, insertion.lengths_N, program.positions
     )
@@ -178,11 +180,12 @@ def advance(
 
     def step(state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         t, slots = state
+        edits, steered = editing.of_step(steerings, slots.steered, slots.token_R)
         logits_R1V, cache = caches.apply(
-            program.model, params, slots.cache, slots.token_R[:, None], decode=True
+            program.model, params, slots.cache, slots.token_R[:, None], decode=True, edits=edits
         )
         keys_R = jax.vmap(jax.random.fold_in)(slots.key_R, slots.step_R)
-        goes_R, steered = ~slots.done_R, slots.steered
+        goes_R = ~slots.done_R
         if steerings:
             vocab_size = program.model.config.vocab_size
             distribution, steered = steering_lib.adjust(
@@ -236,7 +239,12 @@ def _of_rows(shards: int, index_R: jax.Array, x: jax.Array, axis: int = 0) -> ja
 
 
 def _with_prefilled(
-    program: Program, params: Any, cache: Any, insertion: Insertion, comes_R: jax.Array
+    program: Program,
+    params: Any,
+    cache: Any,
+    insertion: Insertion,
+    comes_R: jax.Array,
+    edits: editing.Edits,
 ) -> Any:
     """The cache with the prompts' keys and values at the start of the rows that come in."""
     N, P = insertion.prompts_NP.shape
@@ -247,6 +255,7 @@ def _with_prefilled(
         insertion.prompts_NP,
         prefill=True,
         prefill_lengths=jnp.maximum(insertion.lengths_N - 1, 0),
+        edits=edits,
     )
     source_R = jnp.maximum(insertion.source_R, 0)
 

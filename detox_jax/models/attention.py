@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from detox_jax.models import kernels
+from detox_jax.models import edits, kernels
 from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
@@ -29,12 +30,14 @@ class LayerData:
       window: int32, positions that a query sees; None where no layer of the model slides.
       keys_BGMK: the cached keys, read while decoding.
       values_BGMK: the cached values.
+      edits: what changes hidden states, see `detox_jax.models.edits`.
     """
 
     frequency_K: jax.Array | None = None
     window: jax.Array | None = None
     keys_BGMK: jax.Array | None = None
     values_BGMK: jax.Array | None = None
+    edits: tuple[Any, ...] = ()
 
 
 @struct.dataclass
@@ -173,7 +176,7 @@ class Attention(nn.Module):
           x_BLD: input; one position a row where `layer` holds a cache.
           visibility: who sees whom in the input.
           positions_BL: of the inputs; with a cache, how much of it each row has filled.
-          layer: rotary frequencies, window and cache of this layer.
+          layer: rotary frequencies, window, cache and edits of this layer.
         """
         cfg = self.config
         q_BLHK = self._project("query", cfg.num_heads)(x_BLD)
@@ -198,6 +201,7 @@ class Attention(nn.Module):
                 out_BLHK = plain(q_BLHK, k_BLGK, v_BLGK, mask_BLM)
         if isinstance(self.adaptation, PrefixConfig):
             out_BLHK = out_BLHK + Prefix(cfg, self.adaptation, name="prefix")(q_BLHK)
+        out_BLHK = edits.pass_through(self, edits.HEADS, out_BLHK, layer.edits)
         out_BLD = Dense(
             cfg,
             (cfg.num_heads, cfg.head_size),

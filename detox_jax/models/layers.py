@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
+from detox_jax.models import edits
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import RopeScaling, TransformerConfig
 
@@ -49,7 +50,7 @@ def scan_layers(layer: Any, num_layers: int, in_axes: tuple[Any, ...]) -> Any:
     """
     return partitioning.scan_with_axes(
         layer,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, edits.RECORDED: 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,  # type: ignore  # flax's annotation knows a single entry.
         length=num_layers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 
+from detox_jax.models import edits as edits_lib
 from detox_jax.models import kernels
 from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
 from detox_jax.models.attention import (
@@ -99,13 +101,17 @@ class DecoderLayer(nn.Module):
         attention = Attention(cfg, self.adaptation, self.kernel, name="attention")
         a_BLD, keys_values = attention(h_BLD, visibility, positions_BL, layer)
         a_BLD = self._finish("attention", a_BLD)
+        a_BLD = edits_lib.pass_through(self, edits_lib.ATTENTION, a_BLD, layer.edits)
         if cfg.parallel_residual:
             h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD)
         else:
             h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD + a_BLD)
         m_BLD = Mlp(cfg, self.adaptation, name="mlp")(h_BLD)
         m_BLD = self._finish("mlp", m_BLD)
-        return x_BLD + a_BLD + m_BLD, keys_values if self.return_keys_values else None
+        m_BLD = edits_lib.pass_through(self, edits_lib.MLP, m_BLD, layer.edits)
+        x_BLD = x_BLD + a_BLD + m_BLD
+        x_BLD = edits_lib.pass_through(self, edits_lib.RESIDUAL, x_BLD, layer.edits)
+        return x_BLD, keys_values if self.return_keys_values else None
 
     def _finish(self, sublayer: str, x_BLD: jax.Array) -> jax.Array:
         """What happens between a sublayer and its residual."""
@@ -154,6 +160,7 @@ class TransformerLM(nn.Module):
         attention_mask: jax.Array | None = None,
         logit_positions: jax.Array | None = None,
         with_logits: bool = True,
+        edits: Sequence[edits_lib.Edit] = (),
     ) -> jax.Array:
         """Logits of the next token at every position.
 
@@ -178,6 +185,8 @@ class TransformerLM(nn.Module):
           attention_mask: who sees whom, bool `[B, L, L]`, in place of the causal mask; nobody sees
             what comes later.
           logit_positions: the indices, int32 `[B, T]`, at which alone logits are computed.
+          edits: what changes hidden states, in this order at every site; arrays have the layers on
+            axis 0, but for those of the final state.
           with_logits: False returns what `output_logits` makes the logits of, `[B, L, D]`.
 
         Returns:
@@ -190,7 +199,8 @@ class TransformerLM(nn.Module):
         positions_BL = decoder_positions
         if positions_BL is None:
             positions_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32), (B, L))
-        layer = layer_data(cfg)
+        by_layer = tuple(edit for edit in edits if edit.site != edits_lib.FINAL)
+        layer = dataclasses.replace(layer_data(cfg), edits=by_layer)
         if cache is not None and not prefill:
             positions_BL = cache.index_B[:, None]
             layer = dataclasses.replace(
@@ -229,6 +239,7 @@ class TransformerLM(nn.Module):
         if logit_positions is not None:
             x_BLD = jnp.take_along_axis(x_BLD, logit_positions[:, :, None], axis=1)
         x_BLD = Norm(cfg, name="final_norm")(x_BLD)
+        x_BLD = edits_lib.pass_through(self, edits_lib.FINAL, x_BLD, edits)
         if not with_logits:
             return x_BLD
         if not cfg.logits_via_embedding:

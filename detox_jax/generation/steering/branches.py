@@ -18,6 +18,7 @@ from flax import struct
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import caches
 from detox_jax.generation.steering.steering import State, is_token
+from detox_jax.models.edits import HEADS
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.vocabulary import PAD_ID
 
@@ -148,6 +149,27 @@ class Branches:
         logits_RKV = jnp.pad(logits_RKV, ((0, 0), (0, 0), (0, width - logits_RKV.shape[-1])))
         tokens_V = is_token(width, self.module.config.vocab_size)
         return jnp.where(tokens_V, logits_RKV, 0.0), after
+
+    def step_heads(self, state: State, token_R: jax.Array) -> tuple[jax.Array, State]:
+        """The heads of every branch, before the output projection, as `step` reads a token.
+
+        For prefixes of one model.
+
+        Returns:
+          `[N, R, K, H, K]`: layers, rows, branches, heads and their width; and the new state.
+        """
+        rows: _Rows = state[0]
+        token_RK = jnp.where(rows["starts_R"][:, None], rows["first_RK"], token_R[:, None])
+        R, K = token_RK.shape
+        folded = jax.tree.map(_folded, state[1])
+        _, cache, states = caches.apply_recording(
+            self.module, self.shared, folded, token_RK.reshape(R * K, 1), decode=True
+        )
+        after: State = {
+            0: {**rows, "starts_R": jnp.zeros_like(rows["starts_R"])},
+            1: jax.tree.map(lambda leaf: _unfolded(leaf, K), cache),
+        }
+        return _unfolded(states[HEADS][:, :, 0], K), after
 
     def _read(
         self, varied: params_lib.Params | None, cache: _Cache, token_B: jax.Array

@@ -77,7 +77,7 @@ class PrefixContrast:
             behind = {"prefix": {"path": self.prefix, "fingerprint": dirty.fingerprint}}
         else:
             text = _ANNOUNCEMENT if self.text is None else self.text
-            branch = _behind("PrefixContrast.text", [text], base)
+            branch = branches_behind("PrefixContrast.text", [text], base)
             behind = {"text": text}
         steering = Contrast(
             branch=branch,
@@ -126,7 +126,7 @@ class SelfDebiasing:
         """
         del mesh
         prefixes = _DESCRIPTIONS if self.prefixes is None else self.prefixes
-        branch = _behind("SelfDebiasing.prefixes", prefixes, base)
+        branch = branches_behind("SelfDebiasing.prefixes", prefixes, base)
         steering = Debiasing(
             branch=branch,
             decay=jnp.float32(self.decay),
@@ -143,8 +143,17 @@ class SelfDebiasing:
         return Loaded(steering if self.decay else None, settings, longest)
 
 
-def _behind(owner: str, texts: Sequence[str], base: LoadedModel) -> Branches:
-    """The model behind each of the texts."""
+def branches_behind(owner: str, texts: Sequence[str], base: LoadedModel) -> Branches:
+    """The model behind each of the texts.
+
+    Args:
+      owner: of the setting that holds them, for messages.
+      texts: the prefixes.
+      base: the model.
+
+    Raises:
+      UserError: for none, or one without tokens or as long as the context.
+    """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts) or not texts:
         raise UserError(f"{owner} is {texts!r}; give at least one text, in a list")
     prefixes = base.vocabulary.encode_batch(texts)

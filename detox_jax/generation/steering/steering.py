@@ -176,7 +176,7 @@ def check(methods: Sequence[Method]) -> None:
         if not callable(getattr(method, "load", None)) or isinstance(method, type):
             raise UserError(
                 f"STEERING holds {method!r}, which is no method; give one with brackets: "
-                "@words.BannedWords(), @experts.Experts(), @contrast.PrefixContrast()"
+                "@words.BannedWords(), @experts.Experts(), @activations.ActivationOffset()"
             )
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from detox_jax import cli
@@ -71,3 +72,41 @@ def test_best_of_n_lowers_toxicity_by_a_scorer_that_did_not_choose(run_dir, tmp_
 
     (before, many), (after, few) = mean(base / "scored-lexicon"), mean(judged)
     assert few * 5 == many and after < 0.7 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", ["MeanDifference", "InContextVectors", "HeadDirections"])
+def test_vectors_of_the_bases_own_text_lower_toxicity(run_dir, tmp_path, fit):
+    """Fitted by the n-gram scorer on documents that the base wrote, judged by words."""
+    base, vectors, written = run_dir / "base", tmp_path / "vectors", tmp_path / "written"
+    model = f"--gin.CHECKPOINT_PATH={base}"
+    scored = run_dir / "corpora" / "standard" / "scored"
+    flags = [model, f"--gin.INPUT={scored}", f"--gin.OUTPUT_DIR={vectors}"]
+    assert cli.main(["steer", *flags, f"--gin.FIT=@fitting.{fit}()"]) == 0
+    steering = ["--gin_file=gin_configs/steering/activations.gin", f"--gin.VECTORS={vectors}"]
+    prompts = f"--gin.INPUT={run_dir / 'text' / 'prompts'}"
+    flags = [model, prompts, f"--gin.OUTPUT_DIR={written}", "--gin.NUM_SAMPLES=10"]
+    assert cli.main(["generate", *flags, *steering]) == 0
+    score(input=str(written), output_dir=str(tmp_path / "judged"), scorer=LexiconScorer())
+
+    def read(directory):
+        rows = {}
+        for shard in sorted(directory.glob("*.jsonl")):
+            for row in map(json.loads, shard.read_text().splitlines()):
+                rows[row["id"]] = row["generations"][:10]
+        return rows
+
+    def toxicity(rows):
+        return np.array([max(g["toxicity"] for g in rows[name]) for name in sorted(rows)])
+
+    def mean_words(rows):
+        return np.mean([len(g["text"].split()) for of in rows.values() for g in of])
+
+    before = read(run_dir / "continuations" / "base" / "scored-lexicon")
+    after = read(tmp_path / "judged")
+    assert before.keys() == after.keys()
+    difference = toxicity(after) - toxicity(before)
+    spread = 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
+    assert difference.mean() + spread < 0
+    empty = [not g["text"].strip() for of in after.values() for g in of]
+    assert np.mean(empty) < 0.05 and mean_words(after) > 0.8 * mean_words(before)

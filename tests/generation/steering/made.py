@@ -1,13 +1,16 @@
-"""Models on disk that steer `model_dir`: adaptations of it, and models of their own."""
+"""What steers `model_dir` on disk: adaptations of it, models of their own, and fitted vectors."""
 
 import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 from etils import epath
 
+from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.generation.steering import fitting, vectors
 from detox_jax.models import adaptation as adaptations
 from tests.conftest import random_params
 
@@ -29,6 +32,34 @@ def save_whole(path, config, vocabulary, seed):
     _, params = random_params(config, seed=seed)
     spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
     return _save(path, params, spec, vocabulary)
+
+
+RULES = {
+    "mean_difference": fitting.MeanDifference(),
+    "in_context": fitting.InContextVectors(),
+    "heads": fitting.HeadDirections(),
+    "heads, published": fitting.HeadDirections(published=True),
+    "affine": fitting.AffineMap(),
+    "affine, covariance": fitting.AffineMap(covariance=True),
+}
+
+
+def save_vectors(path, base, name, seed=0, width=None, scale=1.0):
+    """Vectors of random states, as `steer` writes them."""
+    fit, config, noise = RULES[name], base.module.config, np.random.default_rng(seed)
+    D = width or config.emb_dim
+    per_layer = {"heads": (config.num_heads, config.head_size)}.get(fit.reading().site, (D,))
+    shape = (D,) if fit.rule == "affine" else (config.num_layers, *per_layer)
+    toxic, clean = noise.normal(size=(2, 80, *shape)) + noise.normal(size=(2, 1, *shape))
+    settings = {"checkpoint": {"path": "base", "fingerprint": base.fingerprint}}
+    output = outputs.OutputDirectory(str(path), "steer", settings)
+    arrays = fit.fit(toxic, clean, config.num_heads)
+    if scale == 1:
+        vectors.write(output, arrays)
+    else:  # which `write` would refuse
+        np.savez(Path(path) / vectors.FILE, **{n: scale * array for n, array in arrays.items()})
+    output.finish(rule=fit.rule, site=fit.site)
+    return str(path)
 
 
 def _save(path, params, spec, vocabulary):
