@@ -94,11 +94,11 @@ def test_other_settings_are_another_output(model_dir, scored, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--gin.MARGIN=0.0", "MARGIN is 0.0"),
-        ("--gin.MARGIN=nan", "margin"),
-        ("--gin.MOST_PAIRS=0", "MOST_PAIRS 0"),
+        ("--gin.MARGIN=0.0", "MARGIN: must be above 0"),
+        ("--gin.MARGIN=nan", "MARGIN: expected a number"),
+        ("--gin.MOST_PAIRS=0", "MOST_PAIRS: must be at least 1"),
         ("--gin.MARGIN=0.95", "none of its 12 records makes a pair"),
-        ("--gin.FIT=@fitting.MeanDifference", "give one such as @fitting.MeanDifference()"),
+        ("--gin.FIT=@fitting.MeanDifference", "FIT: expected a Fit or None"),
         ("--gin.fitting.AffineMap.ridge=-1.0", ""),
     ],
 )
