@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
 .PHONY: demo test real steering plan bench test-real test-slow test-multihost test-bucket test-lock \
-    test-interop test-adapterhub test-t5x lint types fix clean
+    test-interop test-adapterhub test-t5x lint types fix clean locks audit
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -71,6 +71,26 @@ test-t5x: $(VENV)-t5x/installed
 	$(VENV)-t5x/bin/python -m pytest -m interop tests/interop/t5x_test.py
 	$(VENV)-t5x/bin/python -m pytest tests/tasks/caching_test.py
 
+# Every extra's versions with the hashes of their files; UPGRADE=--upgrade renews what is there. T5X
+# itself comes from commits of GitHub, which are hashes already.
+LOCKED := core judges cuda remote hf lm-eval beam t5x-requirements test
+COMPILE := $(VENV)-supply/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
+    --python-platform x86_64-manylinux_2_31 --no-header --no-annotate --generate-hashes $(UPGRADE)
+
+locks: $(VENV)-supply/installed
+	$(COMPILE) --extra tpu --extra judges -o tpu_scripts/requirements.lock
+	for extra in $(LOCKED); do \
+	    $(COMPILE) $$([ $$extra = core ] || echo --extra $$extra) -o locks/$$extra.txt || exit 1; \
+	done
+
+# Known vulnerabilities of what the locks pin, by PyPI's own service. --strict, or pip-audit would
+# pass over a package that the service does not answer for and call it clean.
+audit: $(VENV)-supply/installed
+	for lock in tpu_scripts/requirements.lock locks/*.txt; do echo $$lock; \
+	    $(VENV)-supply/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+	        --vulnerability-service pypi --requirement $$lock || exit 1; \
+	done
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -116,8 +136,14 @@ $(VENV)/installed-bench: pyproject.toml $(VENV)/installed
 $(VENV)-lock/installed: pyproject.toml tpu_scripts/requirements.lock
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --no-deps -r tpu_scripts/requirements.lock
+	$(VENV)-lock/bin/python -m pip install --quiet --no-deps --require-hashes \
+	    -r tpu_scripts/requirements.lock
 	$(VENV)-lock/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)-supply/installed:
+	$(PYTHON) -m venv $(VENV)-supply
+	$(VENV)-supply/bin/python -m pip install --quiet uv==0.13.9 pip-audit==2.10.1
 	touch $@
 
 $(VENV)-adapterhub/installed: pyproject.toml

@@ -60,6 +60,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def in_one_line(error: BaseException) -> str:
+    """What a library's error says, which may be several lines, or many."""
+    return shortened(" ".join((str(error) or repr(error)).split()), 300)
+
+
 @contextlib.contextmanager
 def writing(path: Any) -> Iterator[None]:
     """Turns the storage's errors into one line that names what was being written.

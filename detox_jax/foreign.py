@@ -117,7 +117,9 @@ def choice_texts(answer: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         raise UserError(f'{where}: an answer without "choices"; expected those of OpenAI')
     generations = []
     for choice in choices:
-        message = choice.get("message") if isinstance(choice, Mapping) else None
+        if not isinstance(choice, Mapping):
+            raise UserError(f'{where}: one of its "choices" is no object with a text')
+        message = choice.get("message")
         text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
         if text is not None:  # The model refused, or called a tool.
             generations.append({"text": text, "finish_reason": choice.get("finish_reason")})

@@ -21,7 +21,7 @@ class Reader:
     """Rows in our layout from the files of one source, in their order."""
 
     def __init__(self):
-        self._requests: dict[str, Row] = {}
+        self._requests: dict[str | int, Row] = {}
 
     def rows(self, file: str, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Row]:
         """The records of a file.
@@ -70,23 +70,52 @@ class Reader:
 
     def _of_batch(self, value: Mapping[str, Any], where: str) -> Row | None:
         """A line of an OpenAI batch: a request is kept until its answer comes."""
-        name = value["custom_id"]
+        name = _batch_id(value, where)
         if "body" in value and "response" not in value:
             text = _request_text(value["body"], where)
             self._requests[name] = Row({"id": name, "prompt": {"text": text}}, where)
             return None
-        response, request = value["response"], self._requests.get(name)
+        answer, request = _answer(value["response"]), self._requests.get(name)
         if request is None:
             raise UserError(
                 f"{where}: an answer of a batch, whose prompt stands in the request {name!r}; give "
                 "the file of requests with it, by a glob or a directory in which it comes first"
             )
-        body = response.get("body", response) if isinstance(response, Mapping) else None
-        if not isinstance(body, Mapping) or "choices" not in body:
+        if answer is None:
             return None  # It failed; the request stays a prompt without continuations.
         del self._requests[name]
-        generations = foreign.choice_texts(body, where)
+        generations = foreign.choice_texts(answer, where)
         return Row({**request.fields, "generations": generations}, where)
+
+
+def row_alone(value: Mapping[str, Any], where: str) -> Row | None:
+    """What a line holds by itself; None of an answer, whose prompt stands in another line.
+
+    Raises:
+      UserError: for a line that no layout explains.
+    """
+    if "custom_id" not in value or ("response" not in value and "body" not in value):
+        return foreign.to_row(value, where)
+    name = _batch_id(value, where)
+    if "response" not in value:
+        text = _request_text(value["body"], where)
+        return Row({"id": name, "prompt": {"text": text}}, where)
+    if (answer := _answer(value["response"])) is not None:
+        foreign.choice_texts(answer, where)
+    return None
+
+
+def _batch_id(value: Mapping[str, Any], where: str) -> str | int:
+    name = value["custom_id"]
+    if not isinstance(name, str | int):
+        raise UserError(f'{where}: "custom_id" is {name!r}; expected text')
+    return name
+
+
+def _answer(response: Any) -> Mapping[str, Any] | None:
+    """The body of an answer; None of a request that failed."""
+    body = response.get("body", response) if isinstance(response, Mapping) else None
+    return body if isinstance(body, Mapping) and "choices" in body else None
 
 
 def _request_text(body: Any, where: str) -> str:
@@ -96,11 +125,15 @@ def _request_text(body: Any, where: str) -> str:
     if isinstance(body.get("messages"), list):
         users = [m for m in body["messages"] if isinstance(m, Mapping) and m.get("role") == "user"]
         text = users[-1].get("content") if users else None
-        if isinstance(text, list) and all(isinstance(p, Mapping) and "text" in p for p in text):
+        if isinstance(text, list) and all(map(_is_text_part, text)):
             text = "".join(part["text"] for part in text)
     if not isinstance(text, str):
         raise UserError(f"{where}: a request without a prompt of text; give completions or chats")
     return text
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
 
 
 def _without_prompt(row: Row, whole: bool | None) -> tuple[Row, bool | None]:

@@ -23,6 +23,9 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _COMPRESSED = re.compile(r"\.(gz|zst)$")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Far below the 1,000 or so that Python's reader takes: what is read is written again, from deeper
+# in the program, and the writer has the same limit.
+_MOST_NESTED = 200
 
 
 def plain_name(name: str) -> str:
@@ -37,13 +40,23 @@ def read_jsonl(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
       UserError: naming file and line, for bytes that are not UTF-8, malformed JSON, or a line that
         is not an object; also for a file with no record, and for a damaged compressed one.
     """
+    for number, raw in raw_lines(file):
+        yield number, parsed(raw, f"{file}:{number}")
+
+
+def raw_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """Yields `(line number, bytes)` for every line of `file` that is not blank.
+
+    Raises:
+      UserError: for a file with no record, and for a damaged compressed one.
+    """
     empty = True
     for number, raw in _lines(file):
         raw = raw.removeprefix(_BYTE_ORDER_MARK)
         if not raw.strip():
             continue
         empty = False
-        yield number, _parsed(raw, f"{file}:{number}")
+        yield number, raw
     if empty:
         raise UserError(f"{file}: empty; expected one JSON record a line")
 
@@ -68,9 +81,14 @@ def read_lines(file: epath.Path, kind: str) -> list[str]:
       UserError: for a file that cannot be read or is no UTF-8.
     """
     try:
-        return read_bytes(file).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_bytes(file)
+    except OSError as error:
         raise UserError(f"{file}: not readable as {kind}: {error}") from None
+    try:
+        return content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}: not readable as {kind}: line {line} is not UTF-8") from None
 
 
 def json_object(content: bytes, where: str) -> dict[str, Any]:
@@ -81,6 +99,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(content)
+        _check_depth(value, content)
     except RecursionError:
         raise UserError(f"{where}: malformed JSON: nested too deeply") from None
     except ValueError as error:  # also of bytes that are no UTF-8
@@ -88,6 +107,25 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def _check_depth(value: Any, content: bytes) -> None:
+    """Raises RecursionError for what could be read and not be written again."""
+    if content.count(b"[") + content.count(b"{") <= _MOST_NESTED:
+        return
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > _MOST_NESTED:
+            raise RecursionError
+        level = [item for outer in level for item in _inside(outer)]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """The lists and objects directly inside of a list or an object."""
+    items = value.values() if isinstance(value, dict) else value
+    items = items if isinstance(value, dict | list) else ()
+    return (item for item in items if isinstance(item, dict | list))
 
 
 class _TwiceError(ValueError):
@@ -105,9 +143,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def _parsed(raw: bytes, where: str) -> dict[str, Any]:
+def parsed(raw: bytes, where: str) -> dict[str, Any]:
+    """The object that a line holds.
+
+    Args:
+      raw: its bytes.
+      where: its file and number, for errors.
+
+    Raises:
+      UserError: see `read_jsonl`.
+    """
     try:
         value = _DECODER.decode(raw.decode("utf-8"))
+        _check_depth(value, raw)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:

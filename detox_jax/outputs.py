@@ -202,7 +202,7 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
         manifest = jsonl.json_object(path.read_bytes(), str(path))
     except UserError:
         manifest = {}
-    if not {"complete", "settings"} <= manifest.keys():
+    if not _is_manifest(manifest):
         raise UserError(f"{path}: not a manifest of detox-jax")
     if (version := manifest.get("schema_version", 1)) > output_settings.SCHEMA_VERSION:
         raise UserError(
@@ -210,6 +210,19 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
             "later detox-jax wrote it: install that"
         )
     return manifest
+
+
+def _is_manifest(value: Mapping[str, Any]) -> bool:
+    """Whether what each run relies on is there, and of its kind."""
+    version, shards = value.get("schema_version", 1), value.get("shards", {})
+    return (
+        isinstance(value.get("complete"), bool)
+        and isinstance(value.get("verb"), str)
+        and isinstance(value.get("settings"), dict)
+        and isinstance(version, int)
+        and isinstance(shards, dict)
+        and all(isinstance(shard, dict) and "sha256" in shard for shard in shards.values())
+    )
 
 
 class OutputDirectory:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from detox_jax import foreign, foreign_files, jsonl, outputs, record_ids
+from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
 from detox_jax.jsonl import read_jsonl
 
@@ -179,18 +180,24 @@ def _directory_files(path: epath.Path) -> list[epath.Path]:
     return files
 
 
-def read_records(source: str) -> Iterator[Record]:
+def read_records(source: str, aside: Aside | None = None) -> Iterator[Record]:
     """Yields the documents or prompts of `source` (see `resolve_files`), told apart by fields.
+
+    Args:
+      source: file, glob or directory.
+      aside: takes the records that cannot be read, see `bad_records`; they are refused where None.
 
     Raises:
       UserError: naming file and line, for a record without text, for an id seen before, and for
         prompts that come back in other rows.
     """
-    for _, found in read_by_file(source):
+    for _, found in read_by_file(source, aside):
         yield from found
 
 
-def read_by_file(source: str) -> Iterator[tuple[epath.Path, Iterator[Record]]]:
+def read_by_file(
+    source: str, aside: Aside | None = None
+) -> Iterator[tuple[epath.Path, Iterator[Record]]]:
     """Yields each file of `source` with its records, to be read before the next file is.
 
     Raises:
@@ -199,13 +206,36 @@ def read_by_file(source: str) -> Iterator[tuple[epath.Path, Iterator[Record]]]:
     ids, reader = record_ids.Ids(source), foreign_files.Reader()
     files = resolve_files(source)
     for file in files:
-        yield file, _records(file, reader, ids, is_last=file is files[-1])
+        lines = read_jsonl(file) if aside is None else _readable(file, aside)
+        yield file, _records(file, lines, reader, ids, is_last=file is files[-1])
+    if aside is not None:
+        aside.finish(source, [str(file) for file in files])
+
+
+def _readable(file: epath.Path, aside: Aside) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines that hold a record each; the others are set aside."""
+    aside.begin(str(file))
+    for number, raw in jsonl.raw_lines(file):
+        aside.count(str(file))
+        where = f"{file}:{number}"
+        try:
+            value = jsonl.parsed(raw, where)
+            if (row := foreign_files.row_alone(value, where)) is not None:
+                _record(row, record_ids.Ids(where))
+        except UserError as error:
+            aside.put(str(file), number, raw.rstrip(b"\r\n"), error)
+        else:
+            yield number, value
 
 
 def _records(
-    file: epath.Path, reader: foreign_files.Reader, ids: record_ids.Ids, is_last: bool
+    file: epath.Path,
+    lines: Iterable[tuple[int, Mapping[str, Any]]],
+    reader: foreign_files.Reader,
+    ids: record_ids.Ids,
+    is_last: bool,
 ) -> Iterator[Record]:
-    for row in reader.rows(str(file), read_jsonl(file)):
+    for row in reader.rows(str(file), lines):
         yield _record(row, ids)
     if is_last:
         for row in reader.unanswered():
@@ -213,17 +243,17 @@ def _records(
         ids.check_repeats()
 
 
-def read_documents(source: str) -> Iterator[Document]:
+def read_documents(source: str, aside: Aside | None = None) -> Iterator[Document]:
     """Yields documents; a prompted record is an error."""
-    for record in read_records(source):
+    for record in read_records(source, aside):
         if not isinstance(record, Document):
             raise UserError(f"{source}: holds prompts (record {record.id!r}), expected documents")
         yield record
 
 
-def read_prompts(source: str) -> Iterator[Prompt]:
+def read_prompts(source: str, aside: Aside | None = None) -> Iterator[Prompt]:
     """Yields prompts, with their generations where there are any; a document is an error."""
-    for record in read_records(source):
+    for record in read_records(source, aside):
         if not isinstance(record, Prompt):
             raise UserError(f'{source}: record {record.id!r} has no "prompt"; expected RTP layout')
         yield record

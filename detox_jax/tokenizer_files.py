@@ -17,7 +17,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers
 
 from detox_jax import jsonl
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
@@ -211,7 +211,7 @@ def read(path: str) -> TokenizerFiles:
     except UserError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for a malformed file.
-        raise UserError(f"{path}: not a readable vocabulary: {error}") from None
+        raise UserError(f"{path}: not a readable vocabulary: {in_one_line(error)}") from None
     eos, eos_file = _boundary("eos", codec, settings, path)
     if eos is None:
         raise UserError(
@@ -296,7 +296,8 @@ def _gpt2_tokenizer(files: dict[str, bytes], settings: Settings) -> tokenizers.T
         for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
         for name in ("bos", "eos", "unk", "pad")
     ]
-    special = dict.fromkeys(name for name in (END_OF_TEXT, *names) if name in vocab)
+    spelt = [name for name in names if isinstance(name, str)]
+    special = dict.fromkeys(name for name in (END_OF_TEXT, *spelt) if name in vocab)
     tokenizer.add_special_tokens(list(special))  # type: ignore
     return tokenizer
 
@@ -315,6 +316,14 @@ def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
+def _id_of(token: Any, codec: Codec) -> int | None:
+    """The id of a token as a file spells it; None of what is no spelling of any."""
+    try:
+        return codec.token_to_id(token) if isinstance(token, str) else None
+    except UnicodeEncodeError:  # half a character
+        return None
+
+
 def _boundary(
     name: str, codec: Codec, settings: Settings, path: str
 ) -> tuple[int | None, str | None]:
@@ -326,7 +335,7 @@ def _boundary(
         token = _content(settings.get(file, {}).get(f"{name}_token"))
         if token is None:
             continue
-        token_id = codec.token_to_id(token)
+        token_id = _id_of(token, codec)
         if token_id is None:
             raise UserError(f"{path}/{file}: its {name}_token {token!r} is not in the vocabulary")
         return token_id, file

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
 
+from detox_jax import bad_records as bad_records_lib
 from detox_jax import output_settings, outputs, records, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.tokenizer_files import END_OF_TEXT as END_OF_TEXT
@@ -22,6 +24,8 @@ from detox_jax.tokenizer_files import TOKENIZER_FILE
 PAD_ID = 0
 ID_SHIFT = 1  # from a tokenizer's own ids to ours
 _LINE_BREAK = "\n"
+_LONGEST_WORD = 1000  # characters; longer ones are trained on in parts
+_ENDLESS = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}|\s{{{_LONGEST_WORD + 1},}}")
 FREE = ("output_dir",)  # of train_vocabulary, see `output_settings`
 
 
@@ -79,7 +83,8 @@ class Vocabulary:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator((_clean(text) for text in texts), trainer)
+        pieces = (_clean(piece) for text in texts for piece in _bounded(text))
+        tokenizer.train_from_iterator(pieces, trainer)
         codec = tokenizer_files.TokenizersCodec(tokenizer)
         end = codec.token_to_id(END_OF_TEXT)
         assert end is not None
@@ -153,18 +158,38 @@ class Vocabulary:
         return self._codec.id_to_token(token_id - ID_SHIFT) if token_id > PAD_ID else None
 
 
+def _bounded(text: str) -> Iterator[str]:
+    """The text, or its parts where a word, or white space, is longer than any word is.
+
+    `tokenizers` counts the pairs inside of a word again after every merge in it, so that the time
+    for one of megabytes, such as an image in Base64, grows with the square of its length.
+    """
+    start = 0
+    for run in _ENDLESS.finditer(text):
+        for cut in range(run.start() + _LONGEST_WORD, run.end(), _LONGEST_WORD):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
+
+
 def _clean(text: str) -> str:
     # A lone surrogate has no UTF-8 form and `tokenizers` refuses it; it becomes U+FFFD.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def train_vocabulary(documents: str, output_dir: str, vocab_size: int) -> None:
+def train_vocabulary(
+    documents: str,
+    output_dir: str,
+    vocab_size: int,
+    bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
+) -> None:
     """Trains a BPE vocabulary on the texts of `documents` and writes it to `output_dir`.
 
     Args:
       documents: JSON Lines documents: a file, glob or directory.
       output_dir: where `tokenizer.json` and its manifest go.
       vocab_size: number of ids, padding and end-of-text included.
+      bad_records: what becomes of documents that cannot be read.
 
     Raises:
       UserError: if the documents cannot be read or the size is too small.
@@ -173,17 +198,25 @@ def train_vocabulary(documents: str, output_dir: str, vocab_size: int) -> None:
         train_vocabulary,
         locals(),
         free=FREE,
-        instead={"documents": {"documents": records.describe_input(documents)}},
+        instead={
+            "documents": {"documents": records.describe_input(documents)},
+            "bad_records": bad_records_lib.settings(bad_records),
+        },
     )
+    aside = bad_records_lib.opened(bad_records)
     output = outputs.OutputDirectory(output_dir, "train_vocabulary", settings)
     if output.complete:
         return
 
     def texts() -> Iterator[str]:
-        for document in records.read_documents(documents):
+        for document in records.read_documents(documents, aside):
             yield document.text
 
     vocabulary = Vocabulary.train(texts(), vocab_size)
     vocabulary.save(output_dir)
-    output.finish(fingerprint=vocabulary.fingerprint, actual_vocab_size=vocabulary.vocab_size)
+    output.finish(
+        fingerprint=vocabulary.fingerprint,
+        actual_vocab_size=vocabulary.vocab_size,
+        **bad_records_lib.counts(aside),
+    )
     print(f"{output_dir}: {vocabulary.vocab_size} ids, fingerprint {vocabulary.fingerprint}")

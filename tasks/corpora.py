@@ -17,6 +17,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
+from detox_jax import bad_records as bad_records_lib
 from detox_jax import jsonl, outputs, records
 from detox_jax.errors import UserError
 from tasks import metrics
@@ -45,13 +46,15 @@ class TextSource(MemorySource):
     def __init__(
         self,
         files: Mapping[str, str | None],
-        read: Callable[[str], Iterator[tuple[str, str]]],
+        read: Callable[..., Iterator[tuple[str, str]]],
         variable: str,
+        bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
     ):
         super().__init__(splits=tuple(files))
         self._files = dict(files)
         self._read = read
         self._variable = variable
+        self._policy = bad_records
 
     def path(self, split: str) -> str:
         """Where a split's documents are."""
@@ -66,8 +69,16 @@ class TextSource(MemorySource):
 
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests; where it lies does not matter."""
-        path = self.path(split)
-        return {"sha256": outputs.hash_files(_files_of(path))}
+        described = {"sha256": outputs.hash_files(_files_of(self.path(split)))}
+        _, aside = self._documents(split) if self._sets_aside else (None, None)
+        if aside is None:
+            return described
+        policy = bad_records_lib.settings(self._policy)["bad_records"]
+        return {**described, "bad_records": {**policy, **aside.counts()["bad_records"]}}
+
+    @property
+    def _sets_aside(self) -> bool:
+        return isinstance(self._policy, bad_records_lib.SetAside)
 
     def list_shards(self, split: str) -> list[str]:
         """The files of a split."""
@@ -75,23 +86,23 @@ class TextSource(MemorySource):
 
     def all_examples(self, split: str) -> tf.data.Dataset:
         """Examples `{"id", "text", "position"}`."""
-        pairs = self._documents(split)
+        pairs, _ = self._documents(split)
         ids, texts = zip(*pairs, strict=True)
         positions = np.arange(len(pairs), dtype=np.int64)
         columns: Any = {"id": list(ids), "text": list(texts), "position": positions}
         return tf.data.Dataset.from_tensor_slices(columns)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
-    def _documents(self, split: str) -> list[tuple[str, bytes]]:
+    def _documents(
+        self, split: str
+    ) -> tuple[list[tuple[str, bytes]], bad_records_lib.Aside | None]:
         path = self.path(split)
-        pairs = [
-            (name, text.encode("utf-8", "replace"))
-            for name, text in self._read(path)
-            if text.strip()
-        ]
+        aside = bad_records_lib.opened(self._policy)
+        texts = self._read(path) if aside is None else self._read(path, aside)
+        pairs = [(name, text.encode("utf-8", "replace")) for name, text in texts if text.strip()]
         if not pairs:
             raise UserError(f"{path}: holds no text")
-        return pairs
+        return pairs, aside
 
 
 def _files_of(path: str) -> list[epath.Path]:
@@ -110,9 +121,11 @@ def _text_files(path: str) -> list[epath.Path]:
     return files
 
 
-def read_jsonl_documents(path: str) -> Iterator[tuple[str, str]]:
+def read_jsonl_documents(
+    path: str, aside: bad_records_lib.Aside | None = None
+) -> Iterator[tuple[str, str]]:
     """`(id, text)` of JSON Lines documents."""
-    for document in records.read_documents(path):
+    for document in records.read_documents(path, aside):
         yield document.id, document.text
 
 
@@ -215,6 +228,7 @@ def documents_task(
     vocabulary: str | None,
     validation_files: str | None = None,
     name: str = "documents",
+    bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
 ) -> seqio.Task:
     """A task of JSON Lines documents.
 
@@ -223,8 +237,16 @@ def documents_task(
       vocabulary: directory of the vocabulary; the environment's where None.
       validation_files: for a validation split.
       name: of the task.
+      bad_records: what becomes of documents that cannot be read.
     """
-    return _text_task(files, validation_files, vocabulary, name, read_jsonl_documents)
+    return _text_task(
+        files,
+        validation_files,
+        vocabulary,
+        name,
+        read_jsonl_documents,
+        bad_records=bad_records,
+    )
 
 
 def lines_task(
@@ -252,15 +274,16 @@ def _text_task(
     validation_files: str | None,
     vocabulary: str | None,
     name: str,
-    read: Callable[[str], Iterator[tuple[str, str]]],
+    read: Callable[..., Iterator[tuple[str, str]]],
     variable: str = DOCUMENTS_VARIABLE,
+    bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
 ) -> seqio.Task:
     splits = {"train": files}
     if validation_files is not None:
         splits["validation"] = validation_files
     return TextTask(
         name,
-        source=TextSource(splits, read, variable),
+        source=TextSource(splits, read, variable, bad_records),
         output_features=_features(vocabulary),
         preprocessors=_TO_TARGETS,
         postprocess_fn=metrics.count_tokens,

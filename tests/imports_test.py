@@ -15,6 +15,7 @@ BASICS = {
     "directory_lock",
     "outputs",
     "jsonl",
+    "bad_records",
     "records",
     "tokenizer_files",
     "vocabulary",
@@ -37,9 +38,14 @@ ALLOWED = {
     "outputs": {
         *("directory_lock", "errors", "jsonl", "parallel.processes", "output_settings"),
     },
-    "records": {"errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"},
+    "bad_records": {"errors", "jsonl", "output_settings", "outputs", "parallel.processes"},
+    "records": {
+        *("bad_records", "errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"),
+    },
     "tokenizer_files": {"errors", "jsonl"},
-    "vocabulary": {"errors", "output_settings", "outputs", "records", "tokenizer_files"},
+    "vocabulary": {
+        *("bad_records", "errors", "output_settings", "outputs", "records", "tokenizer_files"),
+    },
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,
     "generation": MODEL,

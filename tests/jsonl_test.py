@@ -64,6 +64,10 @@ def test_what_follows_a_compressed_file_is_refused(tmp_path):
     [
         (b"[\n  {\n", "d.jsonl:1: a JSON array over several lines"),
         (b'{"a": ' * 200_000, "d.jsonl:1: malformed JSON: nested too deeply"),
+        (
+            b'{"text": "x", "a": ' + b"[" * 250 + b"]" * 250 + b"}",
+            "d.jsonl:1: malformed JSON: nest",
+        ),
         (b'{"a": 1}\n{"n": ' + b"9" * 5000 + b"}", "d.jsonl:2: malformed JSON: a number of too"),
         (b'{"text": "first", "text": "second"}', "d.jsonl:1: 'text' stands twice in one object"),
         (b'{"prompt": {"a": 1, "a": 1}}', "d.jsonl:1: 'a' stands twice in one object"),

@@ -22,9 +22,9 @@ DECIDES = {
     "compare": "scores bootstrap_draws random_seed",
     "report": "results",
     "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text",
-    "score": "input scorer",
-    "filter": "input selection seed size_of",
-    "train_vocabulary": "documents vocab_size",
+    "score": "input scorer bad_records",
+    "filter": "input selection seed size_of bad_records",
+    "train_vocabulary": "documents vocab_size bad_records",
     "choices": "checkpoint_path tasks start_with_bos dtype",
     "lm_eval": "checkpoint_path tasks num_fewshot limit include_path max_length max_gen_toks "
     "gen_kwargs add_bos apply_chat_template system_instruction fewshot_as_multiturn log_samples "

@@ -7,7 +7,6 @@ alone, with path and fingerprint of its base, and refuses any other base.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import outputs
+from detox_jax import jsonl, outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as steps_lib
@@ -25,6 +24,7 @@ from detox_jax.checkpoints.steps import manager as manager
 from detox_jax.checkpoints.steps import saved_steps as saved_steps
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
+from detox_jax.models import field_types
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -101,15 +101,20 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
             f"{model_dir}: no {places.MODEL_FILE}; not a model that detox-jax trained or imported"
         )
     try:
-        value = json.loads(file.read_text())
-        return ModelSpec(
+        value = jsonl.json_object(file.read_bytes(), "its text")
+        spec = ModelSpec(
             config=TransformerConfig(**value["config"]),
             adaptation=adaptations.from_json(value["adaptation"]),
             base=value["base"],
             vocabulary=value["vocabulary"],
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a model description of this version: {error}") from None
+        field_types.check(spec)
+        if spec.base is not None and not {"path", "fingerprint"} <= spec.base.keys():
+            raise ValueError("base without path or fingerprint")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        reason = str(error) or repr(error)
+        raise UserError(f"{file}: not a model description of this version: {reason}") from None
+    return spec
 
 
 def save_model(

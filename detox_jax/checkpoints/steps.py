@@ -100,7 +100,7 @@ def set_aside(model_dir: epath.Path, steps: Sequence[int]) -> None:
 
 def _named_steps(model_dir: epath.Path) -> list[epath.Path]:
     directory = model_dir / places.CHECKPOINTS_DIR
-    if not directory.exists():
+    if not directory.is_dir():
         return []
     return [path for path in directory.iterdir() if path.name.isdigit()]
 

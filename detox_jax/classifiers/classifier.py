@@ -8,7 +8,6 @@ programs are compiled and little padding is computed. A batch is split over the 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import jsonl, outputs
 from detox_jax.classifiers import classifier_files
 from detox_jax.classifiers.classifier_text import ClassifierTokenizer
 from detox_jax.classifiers.published import SIGMOID, choose_output
@@ -168,7 +167,7 @@ def _read_reliability(directory: epath.Path, label: str) -> Any:
     file = directory / RELIABILITY_FILE
     if not file.exists():
         return None
-    reliability = json.loads(file.read_text())
+    reliability = jsonl.json_object(file.read_bytes(), str(file))
     return reliability if reliability.get("label") == label else None
 
 

@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from detox_jax.classifiers.encoders import EncoderFamily, family_of, read_config
 from detox_jax.errors import UserError
-from detox_jax.interop.config_fields import read_json
+from detox_jax.interop.config_fields import architectures, read_json
 from detox_jax.interop.safetensors_io import TensorReader
 from detox_jax.interop.tensors import CONFIG_FILE, MappedTensors, active_lines
 from detox_jax.models.encoder import Encoder
@@ -20,6 +20,7 @@ from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import ID_SHIFT
 
+_MOST_LABELS = 100_000
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -91,10 +92,10 @@ def open_classifier(directory: epath.Path, dtype: str = "float32") -> Classifier
     file = directory / CONFIG_FILE
     values = read_json(file)
     family = family_of(values, file, "a classifier")
-    architectures = values.get("architectures") or [family.architecture]
-    if family.architecture not in architectures:
+    named = architectures(values, str(file), family.architecture)
+    if family.architecture not in named:
         raise UserError(
-            f"{file}: architectures {architectures} is no sequence classifier; expected "
+            f"{file}: architectures {named} is no sequence classifier; expected "
             f"{family.architecture}"
         )
     labels = _labels(values, str(file))
@@ -114,6 +115,8 @@ def _labels(values: dict[str, Any], where: str) -> tuple[str, ...]:
     named = values.get("id2label")
     if named is None:
         count = values.get("num_labels", 2)
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < _MOST_LABELS:
+            raise UserError(f'{where}: "num_labels" is {count!r}; expected a whole number')
         return tuple(f"LABEL_{i}" for i in range(count))
     try:
         by_id = {int(index): str(name) for index, name in named.items()}

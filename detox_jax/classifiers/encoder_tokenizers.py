@@ -23,7 +23,7 @@ from etils import epath
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
 from detox_jax import jsonl, tokenizer_files
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.tokenizer_files import (
     ADDED_TOKENS_FILE,
     MERGES_FILE,
@@ -101,7 +101,9 @@ def build(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
     except UserError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception, protobuf its own.
-        raise UserError(f"{directory / names[0]}: not a readable vocabulary: {error}") from None
+        raise UserError(
+            f"{directory / names[0]}: not a readable vocabulary: {in_one_line(error)}"
+        ) from None
     return tokenizer, [directory / name for name in (*names, *also)]
 
 

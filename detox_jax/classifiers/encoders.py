@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from detox_jax.errors import UserError
-from detox_jax.interop.config_fields import Fields
+from detox_jax.interop.config_fields import Fields, checked_config, named_type
 from detox_jax.interop.family import ACTIVATIONS, ATTENTION, Map, linear
 from detox_jax.interop.layouts import Copied, Flat, Rows, Tensor
 from detox_jax.models.encoder_config import EncoderConfig, RelativePositions
@@ -129,6 +129,8 @@ def _map_bert(num_tokens: int) -> Map:
 
 def _read_roberta(fields: Fields, num_labels: int) -> EncoderConfig:
     padding = fields.take("pad_token_id", 1)
+    if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
+        fields.refuse("pad_token_id", padding, "expected the id of a token")
     rows = fields.require("max_position_embeddings")
     return _read_bert_like(
         fields,
@@ -304,7 +306,7 @@ def family_of(values: dict[str, Any], file: epath.Path, what: str) -> EncoderFam
     Raises:
       UserError: for one that is not supported.
     """
-    family = FAMILIES.get(values.get("model_type", ""))
+    family = FAMILIES.get(named_type(values))
     if family is None:
         raise UserError(
             f"{file}: model_type {values.get('model_type')!r} is not supported as {what}; "
@@ -330,9 +332,8 @@ def read_config(
     fields = Fields(values, str(file))
     for name in ("_num_labels", "num_labels"):
         fields.take(name, None)  # The labels say it; the weights' shapes confirm it.
-    try:
+    with checked_config(str(file)) as check:
         config = family.read(fields, num_labels)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: malformed: {error}") from None
+        check(config)
     fields.finish()
     return config

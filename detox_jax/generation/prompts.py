@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from etils import epath
 
+from detox_jax import bad_records as bad_records_lib
 from detox_jax import jsonl, records
 from detox_jax.errors import UserError
 
@@ -197,10 +198,12 @@ class PromptFile:
     Attributes:
       path: file, glob or directory.
       limit: use the first this many; all where None.
+      bad_records: what becomes of records that cannot be read.
     """
 
     path: str
     limit: int | None = None
+    bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = True
@@ -208,7 +211,8 @@ class PromptFile:
 
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
-        prompts = list(records.read_prompts(self.path))[: self.limit]
+        aside = bad_records_lib.opened(self.bad_records)
+        prompts = list(records.read_prompts(self.path, aside))[: self.limit]
         if not prompts:
             raise UserError(f"{self.path}: zero prompts; there is nothing to continue")
         return [Request(prompt.id, prompt.text, prompt) for prompt in prompts]
@@ -220,7 +224,12 @@ class PromptFile:
 
     def describe(self) -> dict[str, Any]:
         """See `PromptMode`."""
-        return {"mode": "file", "limit": self.limit, **records.describe_input(self.path)}
+        described = {"mode": "file", "limit": self.limit, **records.describe_input(self.path)}
+        if (aside := bad_records_lib.opened(self.bad_records)) is None:
+            return described
+        list(records.read_prompts(self.path, aside))
+        policy = bad_records_lib.settings(self.bad_records)["bad_records"]
+        return {**described, "bad_records": {**policy, **aside.counts()["bad_records"]}}
 
 
 def first_half(text: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn
 
 from etils import epath
 
 from detox_jax import jsonl
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line, shortened
+from detox_jax.models import field_types
+
+_SHOWN = 100  # characters of a value in an error
 
 # Fields that change no logit: names, special tokens (the tokenizer's files hold them), what only
 # training or another task reads, how the Hugging Face code runs, and what its models never read,
@@ -105,7 +109,7 @@ class Fields:
     def choose(self, name: str, default: str, choices: dict[str, str]) -> str:
         """Translates the field's value by a table."""
         value = self.take(name, default)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             self.refuse(name, value, f"supported are {', '.join(sorted(choices))}")
         return choices[value]
 
@@ -113,7 +117,8 @@ class Fields:
         self, name: str, value: Any, hint: str = "detox-jax has no such computation"
     ) -> NoReturn:
         """Raises the error for a field that is not supported."""
-        raise UserError(f"{self.where}: {name} = {json.dumps(value)} is not supported; {hint}")
+        shown = shortened(json.dumps(value), _SHOWN)
+        raise UserError(f"{self.where}: {name} = {shown} is not supported; {hint}")
 
     def finish(self) -> None:
         """Refuses every field that nobody asked for and that may change the computation."""
@@ -136,6 +141,48 @@ class Fields:
                 names = [*self._ignored, *unknown]
                 hint += f'; if it changes no logit, say so: --gin.IGNORE_FIELDS="{names}"'
             self.refuse(unknown[0], left[unknown[0]], hint)
+
+
+def named_type(values: dict[str, Any]) -> str:
+    """The `model_type` of a config.json; no name where it is none."""
+    name = values.get("model_type")
+    return name if isinstance(name, str) else ""
+
+
+def architectures(values: dict[str, Any], where: str, default: str) -> list[str]:
+    """The classes that a config.json names.
+
+    Args:
+      values: of config.json.
+      where: names the file in the error.
+      default: where it names none.
+
+    Raises:
+      UserError: if it is no list of names.
+    """
+    names = values.get("architectures") or [default]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        shown = shortened(json.dumps(names), _SHOWN)
+        raise UserError(f"{where}: architectures is {shown}; expected a list of names of classes")
+    return names
+
+
+@contextlib.contextmanager
+def checked_config(where: str) -> Iterator[Callable[[Any], None]]:
+    """Turns what a malformed config.json raises, while it is read, into one line.
+
+    Yields what checks the config that was made of it.
+
+    Raises:
+      UserError: naming the file.
+    """
+    try:
+        yield field_types.check
+    except UserError as error:
+        prefix = "" if str(error).startswith(where) else f"{where}: "
+        raise UserError(f"{prefix}{error}") from None
+    except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{where}: malformed: {in_one_line(error)}") from None
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

@@ -22,7 +22,13 @@ from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.interop import gpt, llama
-from detox_jax.interop.config_fields import Fields, read_json
+from detox_jax.interop.config_fields import (
+    Fields,
+    architectures,
+    checked_config,
+    named_type,
+    read_json,
+)
 from detox_jax.interop.family import Family, Map
 from detox_jax.interop.safetensors_io import (
     DTYPES,
@@ -97,16 +103,16 @@ def open_source(
     refuse_adapter(directory)
     file = directory / CONFIG_FILE
     fields = read_json(file)
-    family = FAMILIES.get(fields.get("model_type", ""))
+    family = FAMILIES.get(named_type(fields))
     if family is None:
         hint = "supported are " + ", ".join(FAMILIES)
         if fields.get("model_type") == "gemma3":
             hint = "of Gemma 3 the text model alone is, gemma3_text: save model.language_model"
         raise UserError(f"{file}: model_type {fields.get('model_type')!r} is not supported; {hint}")
-    architectures = fields.get("architectures") or [family.architecture]
-    if family.architecture not in architectures:
+    named = architectures(fields, str(file), family.architecture)
+    if family.architecture not in named:
         raise UserError(
-            f"{file}: architectures {architectures} is no causal language model; expected "
+            f"{file}: architectures {named} is no causal language model; expected "
             f"{family.architecture}"
         )
     config = config_from(family, fields, str(file), ignored)
@@ -129,10 +135,9 @@ def config_from(
       UserError: naming the field that is missing, malformed or not supported.
     """
     seen = Fields(fields, where, ignored)
-    try:
+    with checked_config(where) as check:
         config = family.read(seen)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{where}: malformed: {error}") from None
+        check(config)
     seen.finish()
     return config
 

@@ -103,7 +103,8 @@ class TensorReader:
                 raise UserError(f"{file}: weight_map names no files; download it again")
             for name in sorted(set(wanted.values())):
                 if Path(name).name != name or not (directory / name).exists():
-                    raise UserError(f"{directory}: shard {name} is missing; download it again")
+                    shown = name if name.isprintable() else repr(name)
+                    raise UserError(f"{directory}: shard {shown} is missing; download it again")
             return wanted
         for pattern in _PICKLES:
             for file in sorted(directory.glob(pattern)):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from detox_jax.errors import UserError
@@ -27,6 +28,7 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
 }
+_OWN_ACTIVATIONS = ("linear", "gelu_exact")  # see `layers.activate`
 _POSITIVE = ("vocab_size", "emb_dim", "num_heads", "num_layers", "mlp_dim", "max_length")
 _VOCAB_MULTIPLE = 128
 
@@ -180,10 +182,16 @@ class TransformerConfig(NetworkConfig):
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         if isinstance(self.rope_scaling, dict):  # As `model.json` holds it.
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        for name in self.mlp_activations:
+            if name not in _OWN_ACTIVATIONS and not callable(getattr(jax.nn, str(name), None)):
+                raise UserError(
+                    f"TransformerConfig.mlp_activations names {name!r}; expected functions of "
+                    f"jax.nn, or {', '.join(_OWN_ACTIVATIONS)}"
+                )
         if self.sliding_layers is not None:
             object.__setattr__(self, "sliding_layers", tuple(map(bool, self.sliding_layers)))
         if self.head_dim is None:
-            if self.emb_dim % self.num_heads:
+            if self.num_heads < 1 or self.emb_dim % self.num_heads:
                 raise UserError(
                     f"TransformerConfig: emb_dim {self.emb_dim} is no multiple of num_heads "
                     f"{self.num_heads}; set head_dim"
@@ -191,7 +199,7 @@ class TransformerConfig(NetworkConfig):
             object.__setattr__(self, "head_dim", self.emb_dim // self.num_heads)
         if self.num_kv_heads is None:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
-        for name in _POSITIVE:
+        for name in (*_POSITIVE, "head_dim", "num_kv_heads"):
             if getattr(self, name) < 1:
                 raise UserError(
                     f"TransformerConfig.{name} is {getattr(self, name)}; must be positive"
@@ -214,6 +222,10 @@ class TransformerConfig(NetworkConfig):
         self._check_positions()
 
     def _check_positions(self) -> None:
+        if self.position_offset < 0:
+            raise UserError(
+                f"TransformerConfig.position_offset is {self.position_offset}; must not be negative"
+            )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise UserError(
                 f"TransformerConfig.sliding_window is {self.sliding_window}; must be positive"

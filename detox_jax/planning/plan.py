@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, outputs
+from detox_jax import jsonl, output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
@@ -161,7 +161,8 @@ def plan(
     directory = epath.Path(output_dir) / _name(settings)
     output = outputs.OutputDirectory(str(directory), "plan", settings)
     if output.complete:
-        result = json.loads((directory / PLAN_FILE).read_text())
+        file = directory / PLAN_FILE
+        result = jsonl.json_object(file.read_bytes(), str(file))
     else:
         programs = epath.Path(output_dir) / "programs" / _digest(work)
         planner = Planner(job, programs, compiler_effort)
@@ -260,7 +261,7 @@ class Planner:
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}-{at_once}.json"
         if file.exists():
-            return Assessed.from_json(json.loads(file.read_text()))
+            return Assessed.from_json(jsonl.json_object(file.read_bytes(), str(file)))
         assessed = assess(job, tpus, name, mesh, self.effort)
         outputs.write_json(file, assessed.to_json())
         return assessed

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from detox_jax import bad_records as bad_records_lib
 from detox_jax import output_settings, outputs, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import best_of
@@ -133,6 +134,7 @@ def filter(
     selection: Selection | best_of.BestOf | None = None,
     seed: int = 0,
     size_of: str | None = None,
+    bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
 ) -> None:
     """Writes the selected part of scored documents, shuffled; of prompts, chosen continuations.
 
@@ -147,11 +149,13 @@ def filter(
       seed: of the shuffle, and of a random selection.
       size_of: documents whose number of words is not to be exceeded, so that controls train on as
         much text as what they are compared with; no limit where None.
+      bad_records: what becomes of records that cannot be read.
 
     Raises:
       UserError: if nothing is scored, or nothing would be left.
     """
     arguments = locals()
+    aside = bad_records_lib.opened(bad_records)
     selection = selection or LeastToxic()
 
     # --- what decides the output -------------------------------------------------------------
@@ -164,17 +168,18 @@ def filter(
             "input": {"input": records.describe_input(input)},
             "selection": {"selection": output_settings.describe(selection, "filter.selection")},
             "size_of": {"size_of": size},
+            "bad_records": bad_records_lib.settings(bad_records),
         },
     )
     output = outputs.OutputDirectory(output_dir, "filter", settings)
     if output.complete:
         return
     if isinstance(selection, best_of.BestOf):
-        _choose(input, output, selection)
+        _choose(input, output, selection, aside)
         return
 
     # --- what may be selected, and what is ---------------------------------------------------
-    documents = list(records.read_documents(input))
+    documents = list(records.read_documents(input, aside))
     scored = [d for d in documents if d.toxicity is not None]
     if not scored:
         raise UserError(f"{input}: none of its {len(documents)} documents has a score; run `score`")
@@ -189,7 +194,7 @@ def filter(
     # A selection may come in the order of the scores: the first shard would be the mildest.
     selected = [selected[i] for i in generator.permutation(len(selected))]
     if size_of is not None:
-        selected = _as_many_words(selected, size_of)
+        selected = _as_many_words(selected, size_of, aside)
     count = -(-len(selected) // _SHARD_SIZE)
     for index in range(count):
         part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
@@ -210,6 +215,7 @@ def filter(
         highest_kept=threshold,
         before=before,
         after=after,
+        **bad_records_lib.counts(aside),
     )
     print(
         f"{output_dir}: kept {len(selected)} of {len(documents)} documents (unscored "
@@ -219,10 +225,15 @@ def filter(
     )
 
 
-def _choose(input: str, output: outputs.OutputDirectory, selection: best_of.BestOf) -> None:
+def _choose(
+    input: str,
+    output: outputs.OutputDirectory,
+    selection: best_of.BestOf,
+    aside: bad_records_lib.Aside | None,
+) -> None:
     """Writes what `BestOf` chooses, shard by shard as it was read."""
     files = records.resolve_files(input)
-    before = [list(records.read_prompts(str(file))) for file in files]
+    before = [list(records.read_prompts(str(file), aside)) for file in files]
     after = [
         [dataclasses.replace(prompt, generations=selection.choose(prompt)) for prompt in prompts]
         for prompts in before
@@ -247,6 +258,7 @@ def _choose(input: str, output: outputs.OutputDirectory, selection: best_of.Best
         counts=counts,
         samples_per_result=counts["samples"] / (selection.keep * counts["prompts"]),
         mean_toxicity=means,
+        **bad_records_lib.counts(aside),
     )
     print(
         f"{output.path}: kept {counts['kept']} of {counts['samples']} continuations of "
@@ -256,9 +268,11 @@ def _choose(input: str, output: outputs.OutputDirectory, selection: best_of.Best
     )
 
 
-def _as_many_words(documents: list[records.Document], size_of: str) -> list[records.Document]:
+def _as_many_words(
+    documents: list[records.Document], size_of: str, aside: bad_records_lib.Aside | None
+) -> list[records.Document]:
     """The first documents, as many as together have no more words than those of `size_of`."""
-    limit = sum(_num_words(document) for document in records.read_documents(size_of))
+    limit = sum(_num_words(document) for document in records.read_documents(size_of, aside))
     totals = np.cumsum([_num_words(document) for document in documents])
     count = int(np.searchsorted(totals, limit, side="right"))
     if not count:

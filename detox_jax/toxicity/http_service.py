@@ -203,7 +203,7 @@ class HttpScorer(abc.ABC):
             raise self._failure_of(response, headers)
         try:
             return self.read(response.json(), len(texts))
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, RecursionError):
             # Proxies cut answers short, so it is asked again; a default would hide it.
             raise TransientError(f"{self.host} answered without a score of {self.name}") from None
 
@@ -235,7 +235,7 @@ class HttpScorer(abc.ABC):
             return False
         try:
             message = response.json()["error"]["message"]
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, RecursionError):
             return False
         return isinstance(message, str) and self.text_message.fullmatch(message) is not None
 
@@ -307,6 +307,6 @@ def _codes(response: Any) -> set[str]:
         parts = [error, *error.get("details", []), *error.get("errors", [])]
         names = ("status", "code", "type", "reason", "errorType")
         values = [part.get(name) for part in parts for name in names]
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
         return set()
     return {value for value in values if isinstance(value, str) and _CODE.fullmatch(value)}

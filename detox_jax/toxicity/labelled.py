@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from detox_jax import records
+from etils import epath
+
+from detox_jax import jsonl, records
 from detox_jax.errors import UserError
 
 _T = TypeVar("_T")
@@ -92,7 +95,11 @@ def _example(text: str, toxicity: float, weight: float, source: str, key: str) -
 
 def _rtp(path: Path) -> Iterator[Example]:
     for prompt in records.read_prompts(str(path)):
-        continuation = prompt.extra.get("continuation", {})
+        continuation = prompt.extra.get("continuation") or {}
+        if not isinstance(continuation, Mapping):
+            raise UserError(
+                f'{path}: record {prompt.id!r}: "continuation" is no object with a text'
+            )
         pairs = [(prompt.text, prompt.toxicity)]
         pairs.append((continuation.get("text", ""), continuation.get("toxicity")))
         for text, toxicity in pairs:
@@ -103,38 +110,48 @@ def _rtp(path: Path) -> Iterator[Example]:
 
 def _goemotions(path: Path) -> Iterator[Example]:
     names = path.with_name("goemotions_labels.txt").read_text().split()
-    with path.open(encoding="utf-8", newline="") as file:
-        for text, ids, key in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            emotions = {names[int(index)] for index in ids.split(",")}
-            if emotions == {"neutral"}:
-                yield _example(text, _NEUTRAL_TARGET, 1.0, "neutral", key)
-                continue
-            targets = [target for some, target in _EMOTION_TARGETS if some & emotions]
-            target = targets[0] if targets else _KIND_TARGET
-            yield _example(text, target, 0.25, "goemotions", key)
+
+    def example(row: list[str]) -> Example:
+        text, ids, key = row
+        emotions = {names[int(index)] for index in ids.split(",")}
+        if emotions == {"neutral"}:
+            return _example(text, _NEUTRAL_TARGET, 1.0, "neutral", key)
+        targets = [target for some, target in _EMOTION_TARGETS if some & emotions]
+        return _example(text, targets[0] if targets else _KIND_TARGET, 0.25, "goemotions", key)
+
+    lines = csv.reader(_opened(path), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return _of_rows(path, lines, example)
 
 
 def _wiki_talk(path: Path) -> Iterator[Example]:
-    for row in _rows(path):
-        yield _example(row["text"], float(row["api"]), 10.0, "wiki_talk", row["id"])
+    def example(row: dict[str, str]) -> Example:
+        return _example(row["text"], float(row["api"]), 10.0, "wiki_talk", row["id"])
+
+    return _of_rows(path, _table(path), example)
 
 
 def _civil_toxic(path: Path) -> Iterator[Example]:
-    for row in _rows(path):
-        yield _example(row["comment_text"], 0.8, 1.0, "civil_toxic", row["comment_id"])
+    def example(row: dict[str, str]) -> Example:
+        return _example(row["comment_text"], 0.8, 1.0, "civil_toxic", row["comment_id"])
+
+    return _of_rows(path, _table(path), example)
 
 
 def _debiasing(path: Path) -> Iterator[Example]:
-    for row in _rows(path, delimiter="\t"):
-        yield _example(row["comment"], _KIND_TARGET, 1.0, "debiasing", row["rev_id"])
+    def example(row: dict[str, str]) -> Example:
+        return _example(row["comment"], _KIND_TARGET, 1.0, "debiasing", row["rev_id"])
+
+    return _of_rows(path, _table(path, delimiter="\t"), example)
 
 
 def _madlibs(path: Path) -> Iterator[Example]:
     # The label, not the service's score: that one calls some identities toxic by themselves.
-    for row in _rows(path):
+    def example(row: dict[str, str]) -> Example:
         target = 0.9 if row["toxicity"] == "toxic" else 0.1
-        example = _example(row["phrase"], target, 0.1, "madlibs", row["phrase"])
-        yield dataclasses.replace(example, held_out=False)
+        made = _example(row["phrase"], target, 0.1, "madlibs", row["phrase"])
+        return dataclasses.replace(made, held_out=False)
+
+    return _of_rows(path, _table(path), example)
 
 
 def _plain_identity() -> Iterator[Example]:
@@ -150,15 +167,38 @@ def _plain_identity() -> Iterator[Example]:
 
 
 def _word_list(path: Path) -> Iterator[Example]:
-    for line in path.read_text().splitlines():
+    for line in jsonl.read_lines(epath.Path(path), "a word list"):
         if phrase := line.strip():
             example = _example(phrase, 0.85, 1.0, path.stem, phrase)
             yield dataclasses.replace(example, held_out=False)
 
 
-def _rows(path: Path, delimiter: str = ",") -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file, delimiter=delimiter)
+def _opened(path: Path) -> Iterator[str]:
+    """The lines of a table as `csv` takes them, line breaks in quotes left as they are."""
+    content = jsonl.read_bytes(epath.Path(path))
+    try:
+        return io.StringIO(content.decode(), newline="")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8") from None
+
+
+def _table(path: Path, delimiter: str = ",") -> csv.DictReader[str]:
+    return csv.DictReader(_opened(path), delimiter=delimiter)
+
+
+def _of_rows(path: Path, rows: Any, make: Callable[[Any], _T]) -> Iterator[_T]:
+    """What is made of each row of a table; one that has another layout is named by its line."""
+    while True:
+        try:
+            row = next(rows, None)
+            if row is None:
+                return
+            made = make(row)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError, csv.Error) as error:
+            line = max(rows.line_num, 1)
+            raise UserError(f"{path}: not the layout expected: line {line}: {error!r}") from None
+        yield made
 
 
 FILES: dict[str, tuple[str, Callable[[Path], Iterator[Example]]]] = {
@@ -205,7 +245,7 @@ def read_identity_sentences(data_dir: Path) -> list[IdentitySentence]:
 
 
 def _identity_sentences(path: Path) -> Iterator[IdentitySentence]:
-    rows = list(_rows(path))
+    rows = list(_of_rows(path, _table(path), _identity_row))
     hated = {row["Text"].split(" ", 2)[2] for row in rows if row["Text"].startswith("i hate ")}
     # Longest first: "african american" is not "american".
     identities = sorted(hated, key=lambda identity: (-len(identity), identity))
@@ -217,6 +257,12 @@ def _identity_sentences(path: Path) -> Iterator[IdentitySentence]:
                 break
 
 
+def _identity_row(row: dict[str, str]) -> dict[str, str]:
+    if not isinstance(row["Text"], str) or not isinstance(row["Label"], str):
+        raise ValueError("a row without Text or Label")
+    return row
+
+
 def _checked(path: Path, reader: Callable[[Path], Iterator[_T]]) -> list[_T]:
     if not path.is_file():
         raise UserError(f"{path}: missing; set DETOX_JAX_DATA to the directory of labelled text")
@@ -224,5 +270,5 @@ def _checked(path: Path, reader: Callable[[Path], Iterator[_T]]) -> list[_T]:
         return list(reader(path))
     except UserError:
         raise
-    except (OSError, KeyError, IndexError, ValueError, csv.Error) as error:
+    except (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the layout expected: {error!r}") from None

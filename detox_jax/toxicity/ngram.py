@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detox_jax import jsonl
 from detox_jax.errors import UserError
 from detox_jax.toxicity import letters, scripts
 from detox_jax.toxicity.scorer import prepare
@@ -175,7 +175,9 @@ class NgramScorer:
                 "train them again with train_scorer"
             )
         file = path.with_name(RELIABILITY_FILE)
-        self.reliability = json.loads(file.read_text()) if file.exists() else None
+        self.reliability = None
+        if file.exists():
+            self.reliability = jsonl.json_object(file.read_bytes(), str(file))
         self._weights = weights.astype(np.float32)
         # Of short n-grams there are so few that their weights are looked up, not their buckets.
         self._of_grams = {

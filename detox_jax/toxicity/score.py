@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from detox_jax import bad_records as bad_records_lib
 from detox_jax import output_settings, outputs, records, terminal
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
@@ -21,7 +22,11 @@ _RECORDS_AT_ONCE = 500
 
 
 def score(
-    input: str, output_dir: str, scorer: scorers.ToxicityScorer, check_only: bool = False
+    input: str,
+    output_dir: str,
+    scorer: scorers.ToxicityScorer,
+    check_only: bool = False,
+    bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
 ) -> None:
     """Scores documents, or the continuations of prompts, alone and without their prompts.
 
@@ -34,6 +39,7 @@ def score(
       output_dir: where the scored records go.
       scorer: see `detox_jax.toxicity.scorer`.
       check_only: read and write nothing; raise what would keep the scorer from its work.
+      bad_records: what becomes of records that cannot be read.
 
     Raises:
       UserError: for input that cannot be read, a prompt without generations, or a scorer that lacks
@@ -42,20 +48,33 @@ def score(
     if check_only:
         scorers.check(scorer)
         return
-    work = functools.partial(_score, input, output_dir, scorer)
+    work = functools.partial(_score, input, output_dir, scorer, bad_records)
     if getattr(scorer, "on_mesh", False):
         work()
     else:
         processes.current().first_does(work)
 
 
-def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
+def _score(
+    input: str,
+    output_dir: str,
+    scorer: scorers.ToxicityScorer,
+    bad_records: bad_records_lib.BadRecords,
+) -> None:
+    aside = bad_records_lib.opened(bad_records)
     files = records.resolve_files(input)
     settings = output_settings.of_verb(
         score,
-        {"input": input, "output_dir": output_dir, "scorer": scorer, "check_only": False},
+        {
+            "input": input,
+            "output_dir": output_dir,
+            "scorer": scorer,
+            "check_only": False,
+            "bad_records": bad_records,
+        },
         free=FREE,
         instead={
+            "bad_records": bad_records_lib.settings(bad_records),
             "input": {"input": records.describe_input(input)},
             "scorer": {"scorer": scorers.identity(scorer)},
         },
@@ -64,7 +83,8 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
     if output.complete:
         return
     # Of a batch's files the one with the requests gives no record, and no shard.
-    shards = [shard for _, found in records.read_by_file(input) if (shard := list(found))]
+    by_file = records.read_by_file(input, aside)
+    shards = [shard for _, found in by_file if (shard := list(found))]
     every = [record for shard in shards for record in shard]
     if every and not any(records.texts_to_score(record) for record in every):
         raise UserError(
@@ -86,6 +106,7 @@ def _score(input: str, output_dir: str, scorer: scorers.ToxicityScorer) -> None:
         scorer_languages=scorers.languages(scorer),
         counts=counts,
         **_generated(files),
+        **bad_records_lib.counts(aside),
     )
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "

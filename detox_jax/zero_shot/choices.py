@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, records, tokenizer_files
+from detox_jax import jsonl, output_settings, outputs, records, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
@@ -133,7 +132,8 @@ def choices(
 
     # --- the answers, task by task -----------------------------------------------------------
     if output.complete:
-        accuracies = json.loads((output.path / ACCURACIES_FILE).read_text())
+        file = output.path / ACCURACIES_FILE
+        accuracies = jsonl.json_object(file.read_bytes(), str(file))
     else:
         length = loaded.module.config.max_length
         read = LikelihoodReader(loaded.module, loaded.params, mesh, batch_size, length)

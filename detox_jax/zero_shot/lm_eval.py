@@ -21,7 +21,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs
+from detox_jax import jsonl, output_settings, outputs
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import processes
@@ -236,7 +236,8 @@ def _missing(output: outputs.OutputDirectory, names: Sequence[str]) -> list[str]
 
 
 def _read_part(output: outputs.OutputDirectory, name: str) -> dict[str, Any]:
-    return json.loads((output.path / _part_file(name)).read_text())
+    file = output.path / _part_file(name)
+    return jsonl.json_object(file.read_bytes(), str(file))
 
 
 def _write_part(output: outputs.OutputDirectory, name: str, found: Mapping[str, Any]) -> None:

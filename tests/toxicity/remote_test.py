@@ -168,6 +168,17 @@ def test_a_failure_that_stays_stops_the_run(perspective, service, step, message)
     assert len(service.requests) == 3
 
 
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_an_answer_that_is_nested_too_deeply_is_asked_for_again(perspective, service, status):
+    service.plan = [(status, {}, b"[" * 100_000)]
+    if status == 400:  # A mistake of ours is no better the second time.
+        with pytest.raises(UserError, match="refuses the request"):
+            perspective.score(["Good day."])
+        return
+    assert None not in perspective.score(TEXTS)
+    assert len(service.requests) == len(TEXTS) + 1
+
+
 def test_no_network(perspective):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]

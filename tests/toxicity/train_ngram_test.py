@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from detox_jax import cli
+from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled, ngram, quality, train_ngram
 
 KIND = ["what a lovely day", "thanks for the lamp", "the bus was late", "see you on monday"]
@@ -176,3 +177,34 @@ def test_the_embedded_weights_on_held_out_real_text(data_dir):
     assert max(rates) < 0.05
     assert min(group["auroc"] for group in report["fairness"].values()) > 0.95
     assert all(figures["auroc"] > 0.85 for figures in report["robustness"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("comments/wiki_talk.csv", b"id,text,api\n1,a,0.5\n2,b\n", "wiki_talk.csv: .* line 3"),
+        ("comments/wiki_talk.csv", b"id,text,api\n1,a,x\n", "wiki_talk.csv: .* line 2"),
+        (
+            "comments/civil_toxic.csv",
+            b"comment_id,comment_text\n1,\xff\n",
+            "civil_toxic.csv:2: not",
+        ),
+        ("comments/goemotions_train.tsv", b"a\t9\tb\n", "goemotions_train.tsv: .* line 1"),
+        ("comments/goemotions_train.tsv", b"a\t0\tb\nshort\n", "goemotions_train.tsv: .* line 2"),
+        ("wordlists/ldnoobw_en.txt", b"x\n\xff\n", "ldnoobw_en.txt: .* line 2 is not UTF-8"),
+        (
+            "rtp/prompts_dev.jsonl",
+            b'{"prompt": {"text": "x"}, "continuation": "y"}\n',
+            "continuation",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named_by_its_line(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    (tmp_path / "comments").mkdir(exist_ok=True)
+    (tmp_path / "comments/goemotions_labels.txt").write_text("anger\njoy\nneutral\n")
+    (key,) = [key for key, (path, _) in labelled.FILES.items() if path == name]
+    with pytest.raises(UserError, match=message):
+        labelled._checked(file, labelled.FILES[key][1])

@@ -1,0 +1,162 @@
+"""What becomes of a record that cannot be read: `Refuse`, or `SetAside`.
+
+A verb opens its policy with `opened` and gives what that returns to every `records.read_*`; its
+counts stand in the verb's manifest. What a whole source is at fault for, such as an id that comes
+twice or a compressed file that is cut short, is refused under either policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from detox_jax import jsonl, output_settings, outputs
+from detox_jax.errors import UserError
+from detox_jax.parallel import processes
+
+
+@dataclasses.dataclass(frozen=True)
+class Refuse:
+    """The first record that cannot be read ends the verb; its line is named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SetAside:
+    """Records that cannot be read are left out, copied to a file and counted.
+
+    Each line of the file is `{"file", "line", "reason", "raw"}`; bytes of `raw` that are no UTF-8
+    are lone surrogates there, as Python's `surrogateescape` makes them.
+
+    Attributes:
+      path: the file, JSON Lines; what it says of a file that is read again is replaced.
+      most: the largest share of a source's records that may be left out.
+
+    Raises:
+      UserError: if `most` is no share.
+    """
+
+    path: str
+    most: float = 0.001
+
+    def __post_init__(self):
+        is_number = isinstance(self.most, int | float) and not isinstance(self.most, bool)
+        if not is_number or not 0 <= self.most <= 1:
+            raise UserError(f"SetAside.most is {self.most!r}; expected a share from 0 to 1")
+
+
+BadRecords = Refuse | SetAside
+REFUSE = Refuse()
+
+
+class Aside:
+    """The records that one run of a verb sets aside.
+
+    Attributes:
+      num_records: how many records were read or set aside, of all sources.
+      num_set_aside: how many of them were set aside.
+    """
+
+    def __init__(self, policy: SetAside):
+        """Nothing is set aside yet."""
+        self._policy = policy
+        self._lines: dict[str, list[dict[str, Any]]] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def num_records(self) -> int:
+        """Of all sources."""
+        return sum(self._counts.values())
+
+    @property
+    def num_set_aside(self) -> int:
+        """Of all sources."""
+        return sum(map(len, self._lines.values()))
+
+    def begin(self, file: str) -> None:
+        """A file is read from its start; what was counted of it before is forgotten."""
+        self._lines[file], self._counts[file] = [], 0
+
+    def count(self, file: str) -> None:
+        """One more record of a file, whatever becomes of it."""
+        self._counts[file] += 1
+
+    def put(self, file: str, line: int, raw: bytes, error: UserError) -> None:
+        """Sets a record aside.
+
+        Args:
+          file: where it is from.
+          line: its number.
+          raw: its bytes.
+          error: why it cannot be read.
+        """
+        reason = str(error).removeprefix(f"{file}:{line}: ")
+        text = raw.decode("utf-8", "surrogateescape")
+        self._lines[file].append({"file": file, "line": line, "reason": reason, "raw": text})
+
+    def finish(self, source: str, files: list[str]) -> None:
+        """Writes what was set aside of a source that has been read to its end.
+
+        Raises:
+          UserError: if it is more than the policy allows; it is written all the same.
+        """
+        lines = [line for file in files for line in self._lines[file]]
+        count = sum(self._counts[file] for file in files)
+        path = epath.Path(self._policy.path)
+        processes.current().first_decides(lambda: _write(path, files, lines))
+        if len(lines) > self._policy.most * count:
+            first = lines[0]
+            raise UserError(
+                f"{source}: {len(lines)} of {count} records cannot be read, more than "
+                f"SetAside.most = {self._policy.most}; they are in {path}, the first is "
+                f"{first['file']}:{first['line']}: {first['reason']}"
+            )
+
+    def counts(self) -> dict[str, Any]:
+        """What joins a manifest: `{"bad_records": {"records", "set_aside"}}`."""
+        return {
+            "bad_records": {"records": self.num_records, "set_aside": self.num_set_aside},
+        }
+
+
+def _write(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> None:
+    """Replaces what the file says of `files`, and keeps what it says of others."""
+    others: list[dict[str, Any]] = []
+    if path.exists():
+        if path.read_bytes().strip():
+            there = (value for _, value in jsonl.read_jsonl(path))
+            others = [value for value in there if value.get("file") not in files]
+    elif not lines:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = sorted(others, key=lambda line: (str(line.get("file")), str(line.get("line"))))
+    outputs.write_bytes(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept + lines))
+
+
+def opened(policy: BadRecords) -> Aside | None:
+    """What the readers of records are given for one run of a verb; None where all is refused.
+
+    Raises:
+      UserError: for what is no policy.
+    """
+    if isinstance(policy, SetAside):
+        return Aside(policy)
+    if not isinstance(policy, Refuse):
+        raise UserError(
+            f"BAD_RECORDS is {policy!r}; give @bad_records.Refuse() or @bad_records.SetAside()"
+        )
+    return None
+
+
+def settings(policy: BadRecords) -> dict[str, Any]:
+    """What a manifest's settings say; nothing of the default, which decides nothing."""
+    if isinstance(policy, Refuse):
+        return {}
+    return {"bad_records": output_settings.describe(policy, "bad_records")}
+
+
+def counts(aside: Aside | None) -> dict[str, Any]:
+    """What a manifest counts; nothing where all is refused."""
+    return {} if aside is None else aside.counts()

@@ -1,0 +1,177 @@
+"""Records that cannot be read: refused, or set aside, counted and bounded."""
+
+import json
+
+import pytest
+import seqio
+from etils import epath
+
+from detox_jax import bad_records, cli, foreign_files, outputs, records
+from detox_jax.errors import UserError
+from detox_jax.generation.prompts import PromptFile
+from tasks import corpora
+
+GOOD = [b'{"id": "%d", "text": "Good day number %d.", "toxicity": 0.5}' % (i, i) for i in range(20)]
+BAD = {
+    "no JSON": b"{",
+    "no UTF-8": b'{"text": "\xff"}',
+    "deep": b'{"text": "x", "a": ' + b"[" * 100_000,
+    "digits": b'{"text": "x", "n": ' + b"9" * 5000 + b"}",
+    "twice": b'{"text": "x", "text": "y"}',
+    "no object": b"[1]",
+    "no text": b'{"id": "x"}',
+    "a score beyond 1": b'{"text": "x", "toxicity": 7}',
+    "half a character as id": b'{"id": "\\ud83d", "text": "x"}',
+    "a sample of no prompt": b'{"generated_text": "x"}',
+}
+
+
+def _aside(tmp_path, most=1.0):
+    return bad_records.opened(bad_records.SetAside(str(tmp_path / "bad.jsonl"), most))
+
+
+def _set_aside(tmp_path):
+    lines = (tmp_path / "bad.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_record_that_cannot_be_read_is_refused_or_left_out_as_it_was(tmp_path, name):
+    file = tmp_path / "d.jsonl"
+    file.write_bytes(b"\n".join([*GOOD[:3], BAD[name], *GOOD[3:]]) + b"\n")
+    with pytest.raises(UserError, match="d.jsonl:4: ") as refused:
+        list(records.read_documents(str(file)))
+    aside = _aside(tmp_path)
+    documents = list(records.read_documents(str(file), aside))
+    assert [document.id for document in documents] == [str(i) for i in range(20)]
+    assert aside.counts() == {"bad_records": {"records": 21, "set_aside": 1}}
+    (line,) = _set_aside(tmp_path)
+    assert (line["file"], line["line"]) == (str(file), 4)
+    assert f"{file}:4: {line['reason']}" == str(refused.value)
+    assert line["raw"].encode("utf-8", "surrogateescape") == BAD[name]
+
+
+def test_more_than_the_share_is_refused_and_still_written(tmp_path):
+    file = tmp_path / "d.jsonl"
+    file.write_bytes(b"\n".join([*GOOD, b"{", b"["]))
+    assert len(list(records.read_records(str(file), _aside(tmp_path, most=2 / 22)))) == 20
+    with pytest.raises(UserError, match=r"2 of 22 records cannot be read, .*d.jsonl:21: mal"):
+        list(records.read_records(str(file), _aside(tmp_path, most=0.05)))
+    assert [line["line"] for line in _set_aside(tmp_path)] == [21, 22]
+    with pytest.raises(UserError, match="of 22 records cannot be read"):
+        default = bad_records.SetAside(str(tmp_path / "bad.jsonl"))
+        list(records.read_records(str(file), bad_records.opened(default)))
+
+
+def test_what_the_whole_source_is_at_fault_for_is_refused(tmp_path):
+    file = tmp_path / "d.jsonl"
+    file.write_bytes(b"\n".join([*GOOD, GOOD[0]]))
+    with pytest.raises(UserError, match="d.jsonl:21: duplicate id '0'"):
+        list(records.read_records(str(file), _aside(tmp_path)))
+
+
+def test_a_file_that_is_read_again_is_counted_once_and_its_lines_are_replaced(tmp_path):
+    for name, lines in (("a", [*GOOD, b"{"]), ("b", [b"["])):
+        (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join(lines))
+    aside = _aside(tmp_path)
+    for _ in range(2):
+        for name in "ab":
+            list(records.read_records(str(tmp_path / f"{name}.jsonl"), aside))
+    assert aside.counts() == {"bad_records": {"records": 22, "set_aside": 2}}
+    assert [line["raw"] for line in _set_aside(tmp_path)] == ["{", "["]
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "mended"}')
+    list(records.read_records(str(tmp_path / "b.jsonl"), _aside(tmp_path)))
+    assert [line["raw"] for line in _set_aside(tmp_path)] == ["{"]
+
+
+def test_nothing_set_aside_leaves_no_file(tmp_path):
+    (tmp_path / "d.jsonl").write_bytes(b"\n".join(GOOD))
+    assert len(list(records.read_records(str(tmp_path / "d.jsonl"), _aside(tmp_path)))) == 20
+    assert not (tmp_path / "bad.jsonl").exists()
+
+
+def test_answers_of_a_batch_are_no_bad_records(tmp_path):
+    request = {"custom_id": "r", "body": {"prompt": "The bus"}}
+    answer = {"custom_id": "r", "response": {"body": {"choices": [{"text": " is late"}]}}}
+    bad = {"custom_id": "r", "response": {"body": {"choices": [5]}}}
+    lines = "\n".join(map(json.dumps, [request, bad, answer]))
+    (tmp_path / "d.jsonl").write_text(lines)
+    (prompt,) = records.read_prompts(str(tmp_path / "d.jsonl"), _aside(tmp_path))
+    assert [generation.text for generation in prompt.generations] == [" is late"]
+    assert [line["line"] for line in _set_aside(tmp_path)] == [2]
+    assert foreign_files.row_alone(answer, "x:1") is None
+
+
+@pytest.mark.parametrize("most", [-0.1, 1.5, "x", True])
+def test_a_share_is_from_0_to_1(most):
+    with pytest.raises(UserError, match="SetAside.most is"):
+        bad_records.SetAside("x", most)
+    with pytest.raises(UserError, match="BAD_RECORDS is 'skip'"):
+        bad_records.opened("skip")
+
+
+# --- verbs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "more"),
+    [
+        ("score", []),
+        ("filter", []),
+        ("train_vocabulary", ["--gin.VOCAB_SIZE=300"]),
+    ],
+)
+def test_a_verb_counts_in_its_manifest_and_the_policy_decides(tmp_path, verb, more, capsys):
+    (tmp_path / "d.jsonl").write_bytes(b"\n".join([*GOOD, b"{"]))
+    flags = [verb, f"--gin.INPUT={tmp_path / 'd.jsonl'}", *more]
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'refused'}"]) == 2
+    assert "d.jsonl:21: malformed JSON" in capsys.readouterr().err
+    setting = ["--gin.BAD_RECORDS=@bad_records.SetAside()", "--gin.bad_records.SetAside.most=0.1"]
+    flags += [*setting, f"--gin.bad_records.SetAside.path={tmp_path / 'bad.jsonl'}"]
+    flags += [f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    assert cli.main(flags) == 0, capsys.readouterr().err
+    manifest = outputs.read_manifest(epath.Path(tmp_path / "out"))
+    assert manifest["bad_records"] == {"records": 21, "set_aside": 1}
+    assert manifest["settings"]["bad_records"]["most"] == 0.1
+    assert len(_set_aside(tmp_path)) == 1
+    assert cli.main(flags) == 0
+    assert cli.main([flag.replace("most=0.1", "most=0.2") for flag in flags]) == 2
+    assert "bad_records.most: 0.1 there, 0.2 now" in capsys.readouterr().err
+
+
+def test_the_default_leaves_no_trace_in_settings(tmp_path, capsys):
+    (tmp_path / "d.jsonl").write_bytes(b"\n".join(GOOD))
+    flags = [f"--gin.INPUT={tmp_path / 'd.jsonl'}", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    assert cli.main(["score", *flags]) == 0, capsys.readouterr().err
+    manifest = outputs.read_manifest(epath.Path(tmp_path / "out"))
+    assert "bad_records" not in manifest and "bad_records" not in manifest["settings"]
+
+
+def test_prompts_are_set_aside_and_counted(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": {"text": "The bus"}}\n{"prompt": 5}\n')
+    policy = bad_records.SetAside(str(tmp_path / "bad.jsonl"), 0.5)
+    prompts = PromptFile(str(tmp_path / "p.jsonl"), bad_records=policy)
+    assert [request.text for request in prompts.requests()] == ["The bus"]
+    assert prompts.describe()["bad_records"] | {"path": ""} == {
+        "method": "SetAside",
+        "path": "",
+        "most": 0.5,
+        "records": 2,
+        "set_aside": 1,
+    }
+    assert "bad_records" not in PromptFile(str(tmp_path / "p.jsonl")).describe()
+
+
+def test_documents_to_train_on_are_set_aside_and_counted(tmp_path, vocabulary):
+    vocabulary.save(str(tmp_path / "vocabulary"))
+    (tmp_path / "d.jsonl").write_bytes(b"\n".join([*GOOD, b"{"]))
+    policy = bad_records.SetAside(str(tmp_path / "bad.jsonl"), 0.1)
+    arguments = str(tmp_path / "d.jsonl"), str(tmp_path / "vocabulary")
+    task = corpora.documents_task(*arguments, bad_records=policy)
+    assert isinstance(task, seqio.Task)
+    described = task.source.describe("train")
+    assert described["bad_records"]["set_aside"] == 1
+    assert len(list(task.source.all_examples("train"))) == 20
+    with pytest.raises(UserError, match="d.jsonl:21: malformed"):
+        corpora.documents_task(*arguments).source.all_examples("train")
+    assert "bad_records" not in corpora.documents_task(*arguments).source.describe("train")
