@@ -96,10 +96,15 @@ def _sync_directory(directory: Path) -> None:
 
 def remove_partial_files(directory: epath.Path) -> None:
     """Removes what a killed run was writing; only who holds the directory's lock may."""
-    if is_local(directory):
-        for path in Path(directory).glob(f".*{_PARTIAL}"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+    if not is_local(directory):
+        return
+    for place, folders, files in os.walk(directory):
+        if place != str(directory) and {MANIFEST, directory_lock.LOCK} & set(files):  # another run's
+            folders.clear()
+            continue
+        for name in files:
+            if name.startswith(".") and name.endswith(_PARTIAL):
+                (Path(place) / name).unlink(missing_ok=True)
 
 
 def write_json(path: epath.Path, value: Any) -> None:

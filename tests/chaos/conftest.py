@@ -9,6 +9,7 @@ from detox_jax.vocabulary import Vocabulary
 from tests import conftest as shared
 from tests.chaos.counts import FILE, Counts
 from tests.chaos.forks import Forks
+from tests.chaos.tiny_verbs import Verbs
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,8 @@ def train_flags(data):
         "--gin.EVAL_PERIOD=0",
         f"--gin_file={data / 'model.gin'}",
     ]
+
+
+@pytest.fixture(scope="session")
+def verbs(forks, data, train_flags, tmp_path_factory):
+    return Verbs(forks, data, train_flags, tmp_path_factory.mktemp("verbs"))

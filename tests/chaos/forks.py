@@ -117,6 +117,7 @@ class Forks:
         """
         self._number += 1
         log = self.directory / f"{self._number}.log"
+        log.touch()
         pid = os.fork()
         if pid == 0:
             status = 1

@@ -39,6 +39,8 @@ def _kill_inside_a_save(child, model, chance):
     """Kills a child in one of its next saves; whether it ended inside of it."""
     saves = chance.randrange(1, 4)
     seen, entries = set(), chance.randrange(0, 30)
+    while child.is_running() and _unfinished(model):  # What the kill before left.
+        time.sleep(0.0005)
     while child.is_running():
         now = _unfinished(model)
         seen |= set(now)

@@ -10,21 +10,24 @@ from typing import Any
 from detox_jax.directory_lock import LOCK
 from tests.chaos.forks import Forks
 
-# Clocks; the page shows them.
-VOLATILE = ("times.json", "report.html", LOCK)
+# Clocks, of `sgeat`, whose page shows them.
+TIMES = ("times.json", "report.html")
 
 
-def files_of(root: Path) -> dict[str, str]:
-    """SHA-256 of every file by its path, but those that hold times: see `VOLATILE`.
+def files_of(root: Path, but: tuple[str, ...] = ()) -> dict[str, str]:
+    """SHA-256 of every file by its path, the place of the directory left out of what it says.
 
     TensorBoard's events hold times; of saved steps, which hold them too, see `arrays_of`.
     """
+    place = str(root).encode()
     return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(root)): hashlib.sha256(
+            path.read_bytes().replace(place, b"ROOT")
+        ).hexdigest()
         for path in sorted(root.rglob("*"))
         if path.is_file()
         and not {"tensorboard", "checkpoints"} & set(path.relative_to(root).parts)
-        and path.name not in VOLATILE
+        and path.name not in (LOCK, *but)
     }
 
 
