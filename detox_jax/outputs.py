@@ -99,7 +99,7 @@ def remove_partial_files(directory: epath.Path) -> None:
     if not is_local(directory):
         return
     for place, folders, files in os.walk(directory):
-        if place != str(directory) and {MANIFEST, directory_lock.LOCK} & set(files):  # another run's
+        if place != str(directory) and {MANIFEST, directory_lock.LOCK} & set(files):  # another's
             folders.clear()
             continue
         for name in files:

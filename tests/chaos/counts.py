@@ -25,12 +25,12 @@ class Counts:
         self._file = file
         self._begun: set[str] = set()
 
-    def begin(self, name: str, full: int, unit: str) -> None:
+    def begin(self, name: str, full: int | None, unit: str) -> None:
         """Begins a class anew.
 
         Args:
           name: of the class.
-          full: how many a full round tries.
+          full: how many a full round tries; None where time, not a count, ends it.
           unit: what is counted.
         """
         if name not in self._begun:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import os
 import signal
@@ -106,6 +107,7 @@ class Forks:
         before: Callable[[], Any] | None = None,
         watched: Path | None = None,
         kill_at: int | None = None,
+        full_at: int | None = None,
     ) -> Child:
         """Starts a command line, or a function.
 
@@ -114,6 +116,7 @@ class Forks:
           before: what it does first, such as a fault that it brings along.
           watched: the directory whose operations are counted.
           kill_at: the operation, from 1, before which it kills itself.
+          full_at: the operation from which on nothing new can be written: the disk is full.
         """
         self._number += 1
         log = self.directory / f"{self._number}.log"
@@ -124,7 +127,7 @@ class Forks:
             try:
                 self._become(log)
                 if watched is not None:
-                    _count(watched, kill_at, log.with_suffix(".operations"))
+                    _count(watched, kill_at, full_at, log.with_suffix(".operations"))
                 if before is not None:
                     before()
                 status = _do(act)
@@ -163,7 +166,7 @@ def _do(act: Sequence[str] | Callable[[], Any]) -> int:
     return cli.main(list(act))
 
 
-def _count(watched: Path, kill_at: int | None, file: Path) -> None:
+def _count(watched: Path, kill_at: int | None, full_at: int | None, file: Path) -> None:
     """Counts operations from here on, which cannot be undone."""
     counted = 0
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -181,6 +184,8 @@ def _count(watched: Path, kill_at: int | None, file: Path) -> None:
         os.pwrite(descriptor, str(counted).encode(), 0)
         if counted == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if full_at is not None and counted >= full_at and event in ("open", "os.mkdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
 
     sys.addaudithook(hook)
 

@@ -21,6 +21,8 @@ VERBS = (
     "convert",
     "choices",
 )
+# `convert` writes beside its target, and renames what is whole.
+LOCKING = ("train", *(verb for verb in VERBS if verb != "convert"))
 _SMALLER = 10  # records a shard of filter's
 
 

@@ -1,4 +1,4 @@
-"""Every verb that is killed, again and again, and run again leaves the bytes of an undisturbed run."""
+"""A verb that is killed, again and again, leaves in the end the bytes of an undisturbed run."""
 
 import random
 import time
