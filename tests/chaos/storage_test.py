@@ -62,7 +62,7 @@ def test_a_full_disk(forks, verbs, counts, tmp_path, verb):
 
             def limited(largest=largest):
                 before()
-                _count_out_logs()
+                _without_cache()
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
             ended = forks.run(flags, before=limited)
@@ -76,8 +76,8 @@ def test_a_full_disk(forks, verbs, counts, tmp_path, verb):
     assert not wrong
 
 
-def _count_out_logs():
-    """The log of a child and JAX's cache are on no full disk."""
+def _without_cache():
+    """JAX's cache is not on the full disk."""
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)
