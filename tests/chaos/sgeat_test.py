@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 
 import pytest
@@ -87,17 +88,17 @@ def _left(forks, output):
 
 def test_the_whole_method_killed_ends_as_if_undisturbed(forks, flags, counts, tmp_path):
     counts.begin(CLASS, 40, "kills")
-    whole = tmp_path / "undisturbed"
+    output = tmp_path / "run"  # The same for all: its name is in what results.json hashes.
+    command = [*flags, f"--gin.OUTPUT_DIR={output}"]
     start = time.monotonic()
-    ended = forks.run([*flags, f"--gin.OUTPUT_DIR={whole}"], before=_before, watched=whole)
+    ended = forks.run(command, before=_before, watched=output)
     assert ended.status == 0, ended.errors
     seconds, operations = time.monotonic() - start, ended.operations
-    expected = _left(forks, whole)
+    expected = _left(forks, output)
     chance = random.Random(0)
     done, run, wrong = 0, 0, []
     while done < KILLS:
-        output = tmp_path / str(run)
-        command = [*flags, f"--gin.OUTPUT_DIR={output}"]
+        shutil.rmtree(output)
         kills, differing = 0, []
         while kills < min(KILLS_A_RUN, KILLS - done):
             # Each start does a part of the whole: what it may do before its end is a part too.
