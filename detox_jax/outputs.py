@@ -76,12 +76,36 @@ def is_local(path: str | epath.Path) -> bool:
 
 def _write_durably(path: Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with staying(path.parent):
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     _sync_directory(temporary.parent)
+
+
+def make_subdirectory(path: epath.Path) -> None:
+    """Makes a directory in an output, which is there.
+
+    Raises:
+      Unavailable: where the output is no longer there.
+    """
+    with staying(path.parent):
+        path.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def staying(directory: object) -> Iterator[None]:
+    """Says in one line that a directory that is being written to was removed.
+
+    Raises:
+      Unavailable: where a file or directory is missing inside.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise Unavailable(directory_lock.removed(directory)) from None
 
 
 def _sync_directory(directory: Path) -> None:
