@@ -61,4 +61,5 @@ def test_no_file_is_a_traceback(forks, counts, tmp_path, name):
     read = int(count_file.read_text()) if count_file.exists() else 0
     failed = ended.status != 0
     counts.add(CLASS, read + failed, read)
+    counts.note(CLASS, readers_tried=counts.read()[CLASS].get("readers_tried", 0) + 1)
     assert not failed, json.dumps(ended.errors[-4000:])
