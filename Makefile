@@ -8,8 +8,8 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real steering plan bench test-real test-slow test-multihost test-bucket test-lock \
-    test-interop test-adapterhub test-t5x lint types fix clean locks audit
+.PHONY: demo test real steering plan bench chaos test-real test-slow test-multihost test-bucket \
+    test-lock test-interop test-adapterhub test-t5x lint types fix clean locks audit
 
 demo: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/demo.gin
@@ -30,9 +30,17 @@ bench: $(VENV)/installed-bench
 plan: $(VENV)/installed-tpu
 	$(BIN)/python benchmarks/plan_table.py
 
+# Kills, signals, damage, full disks, fuzzing, a soak (docs/RELIABILITY.md); fuzzing alone takes 600 s
+# for each of 35 readers. A short round: CHAOS_KILLS_IN_SAVES, CHAOS_KILLS, CHAOS_SGEAT_KILLS,
+# CHAOS_SIGNALS, CHAOS_DAMAGES, CHAOS_PAIRS, CHAOS_STORAGE, CHAOS_FUZZ_SECONDS, CHAOS_SOAK_SHARE (in
+# per cent); some classes: CHAOS="-k saves". The table is written whatever the outcome.
+chaos: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m chaos tests/chaos $(CHAOS); status=$$?; \
+	    $(BIN)/python -m tests.chaos.table && exit $$status
+
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile \
-	    -m "not real and not slow and not interop and not bucket"
+	    -m "not real and not slow and not interop and not bucket and not chaos"
 
 test-real: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m real

@@ -56,12 +56,16 @@ def acquire(directory: epath.Path, verb: str) -> None:
 
 
 def check(directory: epath.Path) -> None:
-    """Raises an `InUseError` where another run has taken the lock from this one.
+    """Raises an `InUseError` where this run's lock is no longer the directory's.
 
-    A run that was stopped for longer than a lock in a bucket lasts loses it.
+    A run that was stopped for longer than a lock in a bucket lasts loses it to another; on a disk
+    it goes with its directory, in whose place another run may have begun.
     """
     lock = _held.get(_key(directory))
-    if lock is not None and lock.lost is not None:
+    if lock is None:
+        return
+    lock.look()
+    if lock.lost is not None:
         raise InUseError(lock.lost)
 
 
@@ -70,6 +74,11 @@ def release(directory: epath.Path) -> None:
     lock = _held.pop(_key(directory), None)
     if lock is not None:
         lock.give_back()
+
+
+def removed(directory: object) -> str:
+    """The error of a run whose directory goes while it writes."""
+    return f"{directory}: was removed while it was being written; run the same command again"
 
 
 def _key(directory: epath.Path) -> str:
@@ -123,7 +132,7 @@ class _Lock:
     """A lock that this process holds, or tries to.
 
     Attributes:
-      lost: the error, once another run has taken it; None while it has not.
+      lost: the error, once it is gone or another run has taken it; None while it is not.
     """
 
     lost: str | None = None
@@ -131,6 +140,9 @@ class _Lock:
     def take(self, myself: dict[str, Any]) -> bool:
         """Whether it is taken; False where there is nothing to lock with."""
         raise NotImplementedError
+
+    def look(self) -> None:
+        """Sets `lost` where that shows only when one looks."""
 
     def give_back(self) -> None:
         """Ends it."""
@@ -169,6 +181,10 @@ class _DiskLock(_Lock):
         os.pwrite(descriptor, json.dumps(myself).encode(), 0)
         self._descriptor = descriptor
         return True
+
+    def look(self) -> None:
+        if not self._is_at_its_place(self._descriptor):
+            self.lost = removed(self._directory)
 
     def _is_at_its_place(self, descriptor: int) -> bool:
         try:

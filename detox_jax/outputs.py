@@ -76,12 +76,36 @@ def is_local(path: str | epath.Path) -> bool:
 
 def _write_durably(path: Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with staying(path.parent):
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     _sync_directory(temporary.parent)
+
+
+def make_subdirectory(path: epath.Path) -> None:
+    """Makes a directory in an output, which is there.
+
+    Raises:
+      Unavailable: where the output is no longer there.
+    """
+    with staying(path.parent):
+        path.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def staying(directory: object) -> Iterator[None]:
+    """Says in one line that a directory that is being written to was removed.
+
+    Raises:
+      Unavailable: where a file or directory is missing inside.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise Unavailable(directory_lock.removed(directory)) from None
 
 
 def _sync_directory(directory: Path) -> None:
@@ -96,10 +120,15 @@ def _sync_directory(directory: Path) -> None:
 
 def remove_partial_files(directory: epath.Path) -> None:
     """Removes what a killed run was writing; only who holds the directory's lock may."""
-    if is_local(directory):
-        for path in Path(directory).glob(f".*{_PARTIAL}"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+    if not is_local(directory):
+        return
+    for place, folders, files in os.walk(directory):
+        if place != str(directory) and {MANIFEST, directory_lock.LOCK} & set(files):  # another's
+            folders.clear()
+            continue
+        for name in files:
+            if name.startswith(".") and name.endswith(_PARTIAL):
+                (Path(place) / name).unlink(missing_ok=True)
 
 
 def write_json(path: epath.Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from etils import epath
 
 from detox_jax import directory_lock, outputs
+from detox_jax.errors import Unavailable
 from detox_jax.records import Document
 
 HOLDER = """
@@ -119,3 +121,29 @@ def test_a_lock_that_was_lost_ends_the_run_before_it_writes(tmp_path):
         output.finish()
     assert not list((tmp_path / "o").glob("*.jsonl"))
     directory_lock.release(epath.Path(tmp_path / "o"))
+
+
+@pytest.mark.parametrize("comes_again", [False, True])
+def test_a_directory_that_is_removed_ends_its_run_in_one_line(tmp_path, comes_again):
+    """Also where another run has begun in its place, whose output is not called finished."""
+    output = opened(tmp_path)
+    output.write_shard("d", 0, 2, [Document("0", "x")])
+    shutil.rmtree(tmp_path / "o")
+    if comes_again:
+        (tmp_path / "o").mkdir()
+    for write in (lambda: output.write_shard("d", 1, 2, [Document("1", "x")]), output.finish):
+        with pytest.raises(Unavailable, match="o: was removed while it was being written; run the"):
+            write()
+    assert not (tmp_path / "o" / "manifest.json").exists()
+    directory_lock.release(epath.Path(tmp_path / "o"))
+    assert not opened(tmp_path).has_shard("d", 0, 2)
+
+
+def test_files_and_directories_of_a_directory_that_is_removed(tmp_path):
+    gone = epath.Path(tmp_path / "gone")
+    for write in (
+        lambda: outputs.write_bytes(gone / "table.md", b""),
+        lambda: outputs.make_subdirectory(gone / "figures"),
+    ):
+        with pytest.raises(Unavailable, match="gone: was removed while it was being written"):
+            write()

@@ -252,3 +252,15 @@ def test_shards_are_counted_and_hashed_in_the_manifest(tmp_path):
     assert {shard["records"] for shard in shards.values()} == {1}
     for name, shard in shards.items():
         assert shard["sha256"] == outputs.hash_files([epath.Path(tmp_path / "o" / name)])
+
+
+def test_what_a_kill_left_half_written_is_removed_wherever_it_lies(tmp_path):
+    """But nothing of an output below, which another run may be writing."""
+    for place in (".", "figures", "below", "begun"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / ".a.svg.0123abcd.partial").write_text("half")
+    (tmp_path / "below" / "manifest.json").write_text("{}")
+    (tmp_path / "begun" / ".lock").write_text("{}")
+    outputs.remove_partial_files(epath.Path(tmp_path))
+    left = {path.parent.name for path in tmp_path.rglob("*.partial")}
+    assert left == {"below", "begun"}

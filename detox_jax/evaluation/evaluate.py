@@ -208,7 +208,7 @@ def evaluate(
             )
             paths = {name: method.checkpoint_path for name, method in named.items()}
             place = output.path / scorer
-            place.mkdir(exist_ok=True)
+            outputs.make_subdirectory(place)
             picture_data.write(place, scored, paths)
             results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}

@@ -182,6 +182,8 @@ class TransformerConfig(NetworkConfig):
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         if isinstance(self.rope_scaling, dict):  # As `model.json` holds it.
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        if not self.mlp_activations:
+            raise UserError("TransformerConfig.mlp_activations names no function; expected one")
         for name in self.mlp_activations:
             if name not in _OWN_ACTIVATIONS and not callable(getattr(jax.nn, str(name), None)):
                 raise UserError(

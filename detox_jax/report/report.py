@@ -105,7 +105,7 @@ def write(evaluation: Evaluation, directory: epath.Path, suffix: str = "") -> No
         outputs.write_bytes(directory / f"table{suffix}.{extension}", table(results).encode())
     pictures = {"toxicity": drawing.overview(measured(results, results.splits[0]))}
     pictures |= {f"figures/{chart.name}": chart.draw() for chart in charts(evaluation)}
-    (directory / "figures").mkdir(exist_ok=True)
+    outputs.make_subdirectory(directory / "figures")
     for name, figure in pictures.items():
         svg = figures.svg(figure, f"{name}{suffix}")
         outputs.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())

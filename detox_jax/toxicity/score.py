@@ -19,7 +19,15 @@ from detox_jax.toxicity import scorer as scorers
 SHARD_NAME = "scored"
 FREE = ("output_dir", "check_only")  # see `output_settings`
 # What the manifest counts; `missing` is all that has no score, the unreadable among it.
-_COUNTS = ("records", "texts", "missing", "unreadable", "empty", "toxic", "without_texts")
+_COUNTS: tuple[str, ...] = (
+    "records",
+    "texts",
+    "missing",
+    "unreadable",
+    "empty",
+    "toxic",
+    "without_texts",
+)
 _RECORDS_AT_ONCE = 500
 
 

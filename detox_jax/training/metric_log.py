@@ -66,8 +66,9 @@ class MetricLog:
         self._writer.write_scalars(step, values)
         line = json.dumps({"step": step, **values})
         if self._appends:
-            with writing(self._file), self._file.open("a") as file:
-                file.write(line + "\n")
+            with outputs.staying(self._file.parent), writing(self._file):
+                with self._file.open("a") as file:
+                    file.write(line + "\n")
         else:
             self._lines.append(line)
 

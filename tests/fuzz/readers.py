@@ -17,8 +17,8 @@ from etils import epath
 from hypothesis import strategies as st
 
 from detox_jax import cli, jsonl, outputs, records
+from detox_jax.checkpoints import metric_lines, places, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import places, streamed
 from detox_jax.classifiers import classifier_files, encoder_bodies, encoder_tokenizers
 from detox_jax.evaluation import results_files
 from detox_jax.generation.prompts import Heuristic
@@ -95,7 +95,7 @@ def _store(directory: Path) -> None:
 def _metric_log(directory: Path) -> None:
     log = MetricLog.__new__(MetricLog)  # Without TensorBoard, which takes a second to load.
     log._file, log._is_first, log._appends = epath.Path(directory) / places.METRICS_FILE, True, True
-    log._lines = log._read()
+    log._lines = metric_lines.read(log._file)
     log.forget_after(5)
 
 

@@ -245,6 +245,7 @@ def test_initial_weights_have_the_configured_scale(config):
         {"norm": "batchnorm"},
         {"dtype": "float8"},
         {"num_layers": 0},
+        {"mlp_activations": ()},
         {"sliding_window": 0},
         {"sliding_layers": (True,)},
         {"attention_kernel": "flash"},

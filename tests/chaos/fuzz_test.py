@@ -1,0 +1,65 @@
+"""Files that hypothesis draws, for as long as CHAOS_FUZZ_SECONDS a reader: success, or one line."""
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import given
+
+from detox_jax.errors import UserError
+from tests.chaos.counts import wanted
+from tests.fuzz import damage
+from tests.fuzz.readers import READERS
+
+pytestmark = pytest.mark.chaos
+
+CLASS = "files drawn by hypothesis"
+SECONDS = wanted("CHAOS_FUZZ_SECONDS", 600)
+LONGEST_S = 120  # a file; a reader that takes so long hangs
+
+
+def _read(reader, content, directory):
+    for file, beside in reader.beside.items():
+        (directory / file).write_bytes(beside)
+    (directory / reader.file).write_bytes(content)
+    try:
+        reader.read(directory)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert str(directory) in str(error) or reader.file in str(error)
+
+
+def _fuzz(reader, count_file):
+    """Reads until the time is over; leaves in `count_file` how many files were read."""
+    read = 0
+
+    @hypothesis.seed(int.from_bytes(os.urandom(4)))
+    @hypothesis.settings(damage.PROFILE, max_examples=200, derandomize=False, database=None)
+    @given(reader.contents)
+    def check(content):
+        nonlocal read
+        with tempfile.TemporaryDirectory() as made:
+            _read(reader, content, Path(made))
+        read += 1
+
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        check()
+        count_file.write_text(str(read))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_no_file_is_a_traceback(forks, counts, tmp_path, name):
+    counts.begin(CLASS, None, "files")
+    counts.note(CLASS, seconds=SECONDS, full_seconds=600, readers=len(READERS))
+    count_file = tmp_path / "count"
+    ended = forks.start(lambda: _fuzz(READERS[name], count_file)).wait(SECONDS * 3 + 60 * LONGEST_S)
+    read = int(count_file.read_text()) if count_file.exists() else 0
+    failed = ended.status != 0
+    counts.add(CLASS, read + failed, read)
+    counts.note(CLASS, readers_tried=counts.read()[CLASS].get("readers_tried", 0) + 1)
+    assert not failed, json.dumps(ended.errors[-4000:])

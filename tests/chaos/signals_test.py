@@ -1,0 +1,74 @@
+"""SIGTERM and SIGINT at random moments: 75 or 130, one line, and the rerun ends as undisturbed."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.chaos import trees
+from tests.chaos.counts import wanted
+from tests.chaos.tiny_verbs import before
+
+pytestmark = pytest.mark.chaos
+
+SIGNALS = wanted("CHAOS_SIGNALS", 20)
+STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130}
+STEPS = 30
+
+
+def _train(verbs, output):
+    flags = [flag for flag in verbs.train_flags if "CHECKPOINT_PERIOD" not in flag]
+    return [*flags, f"--gin.TRAIN_STEPS={STEPS}", f"--gin.MODEL_DIR={output}"]
+
+
+def _flags(verbs, verb, output):
+    return _train(verbs, output) if verb == "train" else verbs.flags(verb, output)
+
+
+def _left(forks, verb, output):
+    files = trees.files_of(output)
+    if verb != "train":
+        return files
+    last = f"checkpoints/{STEPS}"  # Steps before it are those at which a signal came.
+    arrays = {name: it for name, it in trees.arrays_of(forks, output).items() if last in name}
+    return {**files, **arrays}
+
+
+@pytest.mark.parametrize("verb", ["train", "generate", "score"])
+def test_a_signal_at_a_random_moment_is_obeyed(forks, verbs, counts, tmp_path, verb):
+    name = f"{verb}: SIGTERM, SIGINT"
+    counts.begin(name, 20, "signals")
+    output = tmp_path / "undisturbed"
+    start = time.monotonic()
+    assert forks.run(_flags(verbs, verb, output), before=before).status == 0
+    start, output = time.monotonic(), tmp_path / "again"
+    assert forks.run(_flags(verbs, verb, output), before=before).status == 0
+    seconds = time.monotonic() - start
+    expected = _left(forks, verb, output)
+    chance = random.Random(verb)
+    done, run, wrong = 0, 0, []
+    while done < SIGNALS:
+        output = tmp_path / str(run)
+        flags = _flags(verbs, verb, output)
+        number = chance.choice(list(STATUS))
+        child = forks.start(flags, before=before)
+        # Python itself takes a signal before the verb has its handlers.
+        time.sleep(0.3 + chance.random() * seconds)
+        sent = child.is_running()
+        if sent:
+            child.signal(number)
+        ended = child.wait()
+        differing = []
+        # A signal may come when all is done.
+        if ended.status not in (0, STATUS[number]) or "Traceback" in ended.errors:
+            differing.append(f"{number.name}: exit {ended.status}: {ended.errors}")
+        stopped = ended.status != 0
+        ended = forks.run(flags, before=before)
+        differing += [f"exit {ended.status}: {ended.errors}"] if ended.status else []
+        differing += trees.differences(_left(forks, verb, output), expected)
+        if stopped:
+            counts.add(name, 1, 0 if differing else 1)
+        wrong += [f"run {run}: {what}" for what in differing]
+        done, run = done + stopped, run + 1
+    assert not wrong

@@ -1,0 +1,61 @@
+"""Writes the table "Last counts" of docs/RELIABILITY.md from what `make chaos` counted.
+
+python -m tests.chaos.table
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.counts import Counts
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "RELIABILITY.md"
+BEGIN, END = "<!-- counts -->", "<!-- end of the counts -->"
+
+
+def lines(counts: dict[str, Any]) -> list[str]:
+    """The table: a line for each class that was tried."""
+    table = ["| class | tried | whole | a full round tries |", "|---|---|---|---|"]
+    for name, entry in sorted(counts.items()):
+        tried = f"{entry['tried']:,} {entry['unit']}"
+        cells = [_with_growth(name, entry), tried, f"{entry['whole']:,}", _full(entry)]
+        table.append("| " + " | ".join(cells) + " |")
+    return table
+
+
+def _with_growth(name: str, entry: dict[str, Any]) -> str:
+    if "growth" not in entry:
+        return name
+    grown, bound = entry["growth"], entry["bound"]
+    said = "; ".join(f"{key} {grown[key]:+g} (bound {bound[key]:g})" for key in sorted(grown))
+    return f"{name}, {entry['size']}: {said}"
+
+
+def _full(entry: dict[str, Any]) -> str:
+    if "seconds" in entry:
+        tried, readers = entry["readers_tried"], entry["readers"]
+        is_full = entry["seconds"] >= entry["full_seconds"] and tried == readers
+        full = f"{entry['full_seconds']} s for each of {readers} readers"
+        ran = f"this one {entry['seconds']} s for each of {tried}"
+    elif "share" in entry:
+        is_full, full = entry["share"] >= 100, "the whole size"
+        ran = f"this one {entry['share']} %"
+    else:
+        is_full, full = entry["tried"] >= entry["full"], f"{entry['full']:,}"
+        ran = "this round was shorter"
+    return full if is_full else f"{full}: **{ran}**"
+
+
+def main() -> None:
+    """Puts the table into the document."""
+    table = "\n".join(lines(Counts().read()))
+    text = DOCUMENT.read_text()
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    assert pattern.search(text), f"{DOCUMENT} has no {BEGIN}"
+    DOCUMENT.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The table of counts says what was tried, and where that was less than a full round."""
+
+from tests.chaos import table
+from tests.chaos.counts import Counts
+
+
+def test_a_line_says_what_was_tried_and_a_short_round_says_so(tmp_path):
+    counts = Counts(tmp_path / "counts.json")
+    counts.begin("full", 2, "kills")
+    counts.add("full", 2, 2)
+    counts.begin("short", 1000, "kills")
+    counts.add("short", 3, 2)
+    counts.begin("drawn", None, "files")
+    counts.add("drawn", 4000, 4000)
+    counts.note("drawn", seconds=20, full_seconds=600, readers=38, readers_tried=9)
+    counts.begin("soak", 1, "runs")
+    counts.add("soak", 1, 1)
+    counts.note("soak", size="9 steps", share=100, growth={"threads": -1.0}, bound={"threads": 4.0})
+    assert table.lines(counts.read())[2:] == [
+        "| drawn | 4,000 files | 4,000 | 600 s for each of 38 readers: "
+        "**this one 20 s for each of 9** |",
+        "| full | 2 kills | 2 | 2 |",
+        "| short | 3 kills | 2 | 1,000: **this round was shorter** |",
+        "| soak, 9 steps: threads -1 (bound 4) | 1 runs | 1 | the whole size |",
+    ]
+
+
+def test_a_round_begins_its_classes_anew_and_leaves_the_others(tmp_path):
+    for name in ("one", "other"):
+        counts = Counts(tmp_path / "counts.json")
+        counts.begin(name, 5, "kills")
+        counts.add(name, 4, 4)
+    again = Counts(tmp_path / "counts.json")
+    again.begin("one", 5, "kills")
+    again.add("one", 1, 1)
+    again.begin("one", 5, "kills")
+    tried = {name: entry["tried"] for name, entry in again.read().items()}
+    assert tried == {"one": 1, "other": 4}
