@@ -67,6 +67,7 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
       UserError: naming the setting, what it takes and an example.
     """
     for bound in _bound(sorted(calls)):
+        _require_two_slashes(bound)
         kind = _kinds(bound.call).get(bound.parameter, Any)
         try:
             fitting = _fitted(bound, kind, texts)
@@ -75,6 +76,16 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
             raise UserError(f"{bound.name}: {misfit}{example}") from None
         if fitting is not bound.value:
             _rebind(bound, fitting)
+
+
+def _require_two_slashes(bound: _Bound) -> None:
+    """Refuses `gs:/bucket`, which would be a directory of that name here."""
+    values = bound.value.values() if isinstance(bound.value, Mapping) else [bound.value]
+    for value in values:
+        if isinstance(value, str) and (place := re.fullmatch(r"(gs|s3|hf):/([^/].*)", value)):
+            raise UserError(
+                f"{bound.name}={value}: one slash is missing; write {place[1]}://{place[2]}"
+            )
 
 
 def under_its_setting(message: str) -> str:

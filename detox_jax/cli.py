@@ -137,10 +137,11 @@ def _run(arguments: Arguments) -> int:
     configured = gin.get_configurable(verb)
     steps: list[preview.Step] = []
     check = functools.partial(_check, configured, steps)
-    if arguments.verb in HOST_VERBS:
-        processes.current().first_does(check)
-    else:
-        check()
+    with terminal.without_notes():  # A path in a bucket imports TensorFlow.
+        if arguments.verb in HOST_VERBS:
+            processes.current().first_does(check)
+        else:
+            check()
     if arguments.dry_run:
         print(f"{gin.config_str()}\n{preview.lines(steps)}")
         return 0

@@ -219,6 +219,13 @@ FILES = [
     ("report", "RESULTS", "nosuch", "RESULTS=nosuch"),
     ("convert", "FROM", "hf", "FROM=hf: a Hugging Face model"),
     ("convert", "RESULTS", "nosuch", "nosuch"),
+    (
+        "score",
+        "INPUT",
+        "gs:/bucket/x",
+        "INPUT=gs:/bucket/x: one slash is missing; write gs://bucket",
+    ),
+    ("score", "OUTPUT_DIR", "gs:/bucket/x", "OUTPUT_DIR=gs:/bucket/x: one slash is missing"),
     ("sgeat", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
     ("sgeat", "HELDOUT", "broken.jsonl", "broken.jsonl:2: "),
     ("sgeat", "PROMPTS_INPUT", "nosuch.jsonl", "PROMPTS_INPUT=nosuch.jsonl"),

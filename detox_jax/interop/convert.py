@@ -8,6 +8,7 @@ import importlib
 import math
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -29,7 +30,6 @@ from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 ExportDtype = Annotated[str, OneOf(_EXPORT_DTYPES)]
-_SCRATCH = ".scratch"
 
 
 def convert(
@@ -147,6 +147,10 @@ def _preview(given: Mapping[str, str], results: str | None) -> Step:
         size = 4 * sum(math.prod(shape) for shape in shapes.values())
     elif start == "from_t5x":
         t5x_checkpoints.resolve(source)
+    elif not outputs.is_local(source):
+        raise UserError(
+            f"--from_hf={source}: weights are read from a disk; copy it, and give that directory"
+        )
     elif epath.Path(source).is_dir():
         if not (epath.Path(source) / huggingface.CONFIG_FILE).exists():
             raise UserError(f"--from_hf={source}: holds no {huggingface.CONFIG_FILE}")
@@ -177,18 +181,30 @@ def _names(fields: Sequence[str] | str) -> tuple[str, ...]:
 def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputDirectory | None]:
     """A directory beside `target` that takes its name when all went well, and is else removed.
 
+    A bucket cannot rename: there the output is written at its place, and its manifest says last
+    that it is whole; what a killed run left of the same settings is removed first.
+
     Yields None where `target` is the finished output of the same settings.
 
     Raises:
       UserError: if `target` holds anything else.
     """
     path = epath.Path(target)
+    in_place = not outputs.is_local(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if path.is_dir() and (path / outputs.MANIFEST).exists():
-            if outputs.OutputDirectory(target, "convert", settings).complete:
+            output = outputs.OutputDirectory(target, "convert", settings)
+            if output.complete:
                 yield None
                 return
+            if in_place:
+                _clear(path)
+                yield output
+                return
         raise UserError(f"{target}: already holds something; choose another directory")
+    if in_place:
+        yield outputs.OutputDirectory(target, "convert", settings)
+        return
     staging = path.parent / f".{path.name}.partial"
     if staging.exists():
         staging.rmtree()
@@ -201,6 +217,15 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
     finally:
         if staging.exists():
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _clear(path: epath.Path) -> None:
+    """Removes what a killed conversion left, but for its manifest, configuration and lock."""
+    for child in path.iterdir():
+        if child.is_dir():
+            child.rmtree()
+        elif child.name in (places.MODEL_FILE, places.ORIGIN_FILE):
+            child.unlink()
 
 
 # --- in ---------------------------------------------------------------------------------------
@@ -254,18 +279,20 @@ def import_model(
         "param_dtype": param_dtype,
         **({"ignored_fields": list(ignored)} if ignored else {}),
     }
-    with staged(to, settings) as output:
+    with contextlib.ExitStack() as stack, staged(to, settings) as output:
         if output is None:
             print(f"{to}: is already there, from the same files")
             if verify:
                 _module("verify").verify(to, str(directory), _written(source))
             return
-        scratch = output.path / _SCRATCH
+        # Files that are mapped to memory, which a bucket cannot hold.
+        place = output.path if outputs.is_local(to) else None
+        scratch = epath.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
         arrays = huggingface.read_parameters(source, scratch)
         spec = checkpoints.ModelSpec(source.config, None, None, vocabulary.fingerprint)
         checkpoints.save_model(output.path, streamed.nested(arrays), spec, vocabulary)
         del arrays
-        scratch.rmtree()
+        stack.close()
         origin = huggingface.origin(source, settings["source"])
         outputs.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
