@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from detox_jax import terminal
+from tests.conftest import write_tiny_run
 
 NOTES = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
@@ -31,10 +32,18 @@ def test_an_exception_passes_and_stderr_is_put_back(capfd):
     assert capfd.readouterr().err.encode() == ERRORS + NOTES
 
 
-def test_stderr_of_a_verb_that_imports_tensorflow_is_clean():
-    required = [f"--gin.{name}=x" for name in ("MODEL_DIR", "INPUT", "VOCABULARY_PATH")]
-    required.append("--gin.TASK_FEATURE_LENGTHS={'targets': 8}")
-    required.append("--gin.TRAIN_STEPS=1")
+def test_stderr_of_a_verb_that_imports_tensorflow_is_clean(tmp_path, vocabulary):
+    write_tiny_run(tmp_path, vocabulary, num_documents=8)
+    required = [
+        f"--gin_file={tmp_path / 'model.gin'}",
+        f"--gin.INPUT={tmp_path / 'documents.jsonl'}",
+        f"--gin.VOCABULARY_PATH={tmp_path / 'vocabulary'}",
+        f"--gin.MODEL_DIR={tmp_path / 'model'}",
+        "--gin.TASK_FEATURE_LENGTHS={'targets': 8}",
+        "--gin.TRAIN_STEPS=1",
+        "--gin.BATCH_SIZE=8",
+        "--gin.LEARNING_RATE=1e-3",
+    ]
     command = [sys.executable, "-m", "detox_jax", "train", *required, "--dry_run"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")

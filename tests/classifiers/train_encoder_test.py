@@ -195,7 +195,7 @@ BAD = {
     "parts": ({"ACCUMULATION_STEPS": 3}, "times ACCUMULATION_STEPS 3"),
     "computation": ({"computation.Computation.remat": "full"}, "REMAT: of language models"),
     "length": ({"LENGTH": 2}, "LENGTH is 2"),
-    "weight": ({"POSITIVE_WEIGHT": 0}, "positive_weight is 0"),
+    "weight": ({"POSITIVE_WEIGHT": 0}, "POSITIVE_WEIGHT is 0"),
     "encoder": ({"ENCODER": "/no/such/encoder"}, "no such directory"),
 }
 

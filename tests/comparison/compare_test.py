@@ -286,7 +286,7 @@ def mistakes(tmp_path):
     nothing = write(tmp_path / "nothing", documents([None] * 6), "other")
     return {
         "one scorer": ({"a": a}, "SCORES names 1 scorer"),
-        "none": ([], "SCORES is []"),
+        "none": ([], "SCORES: expected a dict of"),
         "the same scorer": ({"a": a, "b": a}, "scorers 'a' and 'b' are one: one-1"),
         "other texts": ({"a": a, "b": texts}, "record '0' has different texts"),
         "other records": ({"a": a, "b": short}, "1 are missing, 0 are extra"),

@@ -195,7 +195,7 @@ def test_documents(flags, tmp_path, mode):
 MISTAKES = {
     "prompt beyond the context": (["--gin.INPUT={tmp}/long.jsonl"], "prompt 'long' has"),
     "no room beside new tokens": (["--gin.MAX_NEW_TOKENS=63"], "lower MAX_NEW_TOKENS"),
-    "zero prompts": (["--gin.PromptFile.limit=0"], "zero prompts"),
+    "zero prompts": (["--gin.PromptFile.limit=0"], "PromptFile.limit: must be at least 1"),
     "empty file": (["--gin.INPUT={tmp}/empty.jsonl"], "empty.jsonl: empty"),
     "missing file": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),
     "documents": (["--gin.INPUT={tmp}/documents.jsonl"], "expected RTP layout"),

@@ -79,12 +79,12 @@ def test_slurm_s_environment_says_where_the_processes_meet(monkeypatch):
     assert distributed.discover(Options()) == (("node1:61445", 2, 1), [0])
 
 
-def test_help_and_dry_run_start_nothing(monkeypatch):
+def test_help_and_dry_run_start_nothing(monkeypatch, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "The bus was late."}\n')
     monkeypatch.setattr(distributed, "run", lambda *arguments: pytest.fail("started"))
     assert cli.main(["score", "--multihost", "--help"]) == 0
-    assert (
-        cli.main(["score", "--multihost", "--gin.INPUT=a", "--gin.OUTPUT_DIR=b", "--dry_run"]) == 0
-    )
+    flags = [f"--gin.INPUT={tmp_path / 'a.jsonl'}", f"--gin.OUTPUT_DIR={tmp_path / 'b'}"]
+    assert cli.main(["score", "--multihost", *flags, "--dry_run"]) == 0
 
 
 def test_convert_is_refused_in_several_processes(capsys, monkeypatch):

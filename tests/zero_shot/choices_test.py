@@ -183,7 +183,7 @@ def test_mistakes_are_one_line(tmp_path, model_dir, files, capsys):
         "give a list": {"tasks": "'piqa'"},
         "nowhere: no such checkpoint": {"model_dir": tmp_path / "nowhere"},
         "nowhere: no such directory": {"files": tmp_path / "nowhere"},
-        "BATCH_SIZE is 0": {"flags": ["--gin.BATCH_SIZE=0"]},
+        "BATCH_SIZE: must be at least 1": {"flags": ["--gin.BATCH_SIZE=0"]},
     }
     for message, changes in mistakes.items():
         given = {"model_dir": model_dir, "files": files, "tasks": "['piqa']", **changes}

@@ -106,9 +106,9 @@ def test_a_steered_row_does_not_depend_on_its_batch(flags, adapters, tmp_path):
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
-        (["STEERING=@words.BannedWords()"], "STEERING is .*give a list"),
-        (["STEERING=['words']"], "STEERING holds 'words', which is no method"),
-        (["STEERING=[@words.BannedWords]"], "which is no method; give one with brackets"),
+        (["STEERING=@words.BannedWords()"], "STEERING: expected a list"),
+        (["STEERING=['words']"], "STEERING: item 0: expected a Method, got 'words'"),
+        (["STEERING=[@words.BannedWords]"], "write @words.BannedWords\\(\\), with the parentheses"),
         (["STEERING=[@experts.Experts()]"], "neither an expert nor an anti-expert"),
         (
             ["STEERING=[@words.BannedWords()]", "words.BannedWords.words_file=none.txt"],
