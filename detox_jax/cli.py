@@ -17,7 +17,13 @@ import gin
 
 from detox_jax import compilation_cache, configuration, preview, terminal
 from detox_jax.bound_values import suggestion, under_its_setting
-from detox_jax.errors import Unavailable, UserError, storage_trouble
+from detox_jax.errors import (
+    Unavailable,
+    UserError,
+    in_one_line,
+    no_access,
+    storage_trouble,
+)
 from detox_jax.parallel import distributed, preemption, processes
 
 VERBS = {
@@ -121,6 +127,11 @@ def _main(argv: Sequence[str]) -> int:
             distributed.run(options, lambda: _run(arguments), _report)
     except (UserError, Unavailable, OSError, KeyboardInterrupt) as error:
         return _report(error)
+    except Exception as error:
+        if not no_access(error):
+            raise
+        said = in_one_line(error)
+        return _report(UserError(f"no access to the storage: {said}; docs/TPU.md names the roles"))
     return 0
 
 

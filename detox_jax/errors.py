@@ -55,6 +55,12 @@ def storage_trouble(error: BaseException | None) -> str | None:
     return found.group()
 
 
+def no_access(error: BaseException) -> bool:
+    """Whether a storage's client says that the account lacks a role, or that there is none."""
+    named = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError", "Forbidden")
+    return named or bool(re.search(r"\b(PERMISSION_DENIED|UNAUTHENTICATED)\b", str(error)))
+
+
 def shortened(text: str, most: int) -> str:
     """The text, or its first `most` characters and an ellipsis: a message stays a line."""
     return text if len(text) <= most else f"{text[:most]}…"

@@ -72,3 +72,10 @@ def test_a_storage_that_fails_elsewhere_is_one_line_too(monkeypatch, capsys):
     assert cli.main(["score"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("detox-jax: error: /disk/file: Input/output error; mend it")
+
+
+@pytest.mark.parametrize("name", ["PermissionDeniedError", "UnauthenticatedError", "Forbidden"])
+def test_a_client_that_lacks_a_role_is_known_by_its_error(name):
+    assert errors.no_access(type(name, (Exception,), {})("403"))
+    assert errors.no_access(ValueError("PERMISSION_DENIED: no role"))
+    assert not errors.no_access(ValueError("no such file"))
