@@ -82,7 +82,7 @@ class TextSource(MemorySource):
 
     def count(self, split: str) -> int:
         """How many documents a split has."""
-        return len(self._documents(split))
+        return len(self._documents(split)[0])
 
     def list_shards(self, split: str) -> list[str]:
         """The files of a split."""

@@ -77,7 +77,17 @@ def generate(
         )
     mesh = meshes.create_mesh(mesh_shape)
     if check_only:
-        return [_preview(checkpoint_path, output_dir, prompts, decoding, model, limit_setting)]
+        return [
+            _preview(
+                checkpoint_path,
+                output_dir,
+                prompts,
+                decoding,
+                start_with_end_of_text,
+                model,
+                limit_setting,
+            )
+        ]
     loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
@@ -158,6 +168,7 @@ def _preview(
     output_dir: str,
     prompts: PromptMode,
     decoding: Decoding,
+    start_with_end_of_text: bool,
     model: TransformerConfig | None,
     limit_setting: str | None,
 ) -> Step:
@@ -174,7 +185,7 @@ def _preview(
     if any(isinstance(value, preview.Coming) for value in vars(prompts).values()):
         return Step("generate", output_dir)
     listed = prompts.requests()
-    encoded = _encode(listed, vocabulary, True)
+    encoded = _encode(listed, vocabulary, start_with_end_of_text)
     if limit_setting is not None:
         decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
     limit = config.max_length - decoding.max_new_tokens

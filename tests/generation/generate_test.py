@@ -249,3 +249,16 @@ def test_the_space_before_a_continuation_is_kept_where_its_prompt_is(tmp_path):
     assert [g.text for g in continued.generations] == [" was late"]
     # A document that leaves its prompt out begins like any other document.
     assert text_of(prompts.Heuristic(1), prompts.Request("h", prompt)).text == "was late"
+
+
+def test_what_is_checked_before_the_work_reads_prompts_as_the_work_does(
+    flags, vocabulary, tmp_path, capsys
+):
+    """A context that has room for prompt and new tokens alone, without the start token."""
+    longest = max(len(vocabulary.encode(text)) for text in PROMPTS)
+    tight = [*flags, f"--gin.MAX_NEW_TOKENS={64 - longest}", "--dry_run"]
+    tight.append(f"--gin.OUTPUT_DIR={tmp_path / 'out'}")
+    assert cli.main(tight) == 2
+    assert "lower MAX_NEW_TOKENS" in capsys.readouterr().err
+    without = "--gin.generate.generate.start_with_end_of_text=False"
+    assert cli.main([*tight, without]) == 0

@@ -166,3 +166,11 @@ def test_token_zero_of_a_tokenizer_keeps_its_loss(tmp_path):
     (batch,) = data.validation_batches(task, batch_size=1, length=8, split="train")
     assert batch["decoder_target_tokens"].tolist() == [[1, 1, 1, 1, 3, 0, 0, 0]]
     assert batch["decoder_loss_weights"].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
+
+
+def test_documents_are_counted_without_those_that_hold_no_text(tmp_path, vocabulary_path):
+    texts = ["The bus was late.", "  ", "Thanks!", "Good day."]
+    lines = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
+    (tmp_path / "documents.jsonl").write_text("\n".join(lines))
+    task = corpora.documents_task(str(tmp_path / "documents.jsonl"), vocabulary_path)
+    assert task.source.count("train") == 3
