@@ -17,7 +17,7 @@ from etils import epath
 from detox_jax import outputs
 from detox_jax.errors import UserError
 
-# Of inputs beyond so many bytes the first records are checked, or they would be read twice.
+# Of inputs beyond so many bytes the first records are checked: the verb reads them all next.
 LARGE, FIRST = 16 << 20, 1000
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 DONE, BEGUN, TO_DO = "done", "begun", "to do"
@@ -25,6 +25,12 @@ DONE, BEGUN, TO_DO = "done", "begun", "to do"
 
 class Coming(str):
     """A path that an earlier step of the same run writes; nothing need be there yet."""
+
+    __slots__ = ()
+
+
+class Late(str):
+    """A path of the user's that a later step of a run reads: checked to its end, however large."""
 
     __slots__ = ()
 
@@ -68,9 +74,10 @@ def is_done(output_dir: str) -> bool:
     return Step("", output_dir).state == DONE
 
 
-def to_check(files: Sequence[epath.Path]) -> int | None:
-    """How many records of the files are read before the work; None for all of them."""
-    return FIRST if total_size(files) > LARGE else None
+def to_check(source: str, files: Sequence[epath.Path]) -> int | None:
+    """How many records of the source's files are read before the work; None for all of them."""
+    is_large = total_size(files) > LARGE and not isinstance(source, Late)
+    return FIRST if is_large else None
 
 
 def total_size(files: Sequence[epath.Path]) -> int:

@@ -87,7 +87,7 @@ class RunPreview:
         is_made = self.given["prepare"] is not None and not epath.Path(corpus.documents).exists()
         if made.exists():
             return str(made)
-        return Coming(made) if is_made else corpus.documents
+        return Coming(made) if is_made else preview.Late(corpus.documents)
 
     def _corpora(self) -> Iterator[Step]:
         for name, corpus in self.given["corpora"].items():

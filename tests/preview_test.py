@@ -4,10 +4,13 @@ import shutil
 from collections import namedtuple
 
 import pytest
+from etils import epath
 
 from detox_jax import outputs, preview
 from detox_jax.errors import UserError
+from detox_jax.method import Corpus
 from detox_jax.preview import Step
+from detox_jax.run_preview import RunPreview
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -54,3 +57,20 @@ def test_an_output_below_a_file_is_refused(tmp_path):
         with pytest.raises(UserError, match=said):
             preview.checked_output(str(tmp_path / place))
     preview.checked_output(str(tmp_path / "new" / "below"))
+
+
+def test_a_large_input_is_checked_in_its_first_records_and_one_that_comes_late_to_its_end(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(preview, "LARGE", 10)
+    file = epath.Path(tmp_path / "documents.jsonl")
+    file.write_text("x" * 11)
+    assert preview.to_check(str(file), [file]) == preview.FIRST
+    assert preview.to_check(preview.Late(str(file)), [file]) is None
+    file.write_text("x" * 10)
+    assert preview.to_check(str(file), [file]) is None
+
+
+def test_a_users_documents_come_late_in_a_run_of_many_steps(tmp_path):
+    run = RunPreview(epath.Path(tmp_path), {}, {"prepare": None})
+    assert isinstance(run._documents(Corpus(documents="comments.jsonl")), preview.Late)

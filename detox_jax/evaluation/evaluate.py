@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -245,8 +246,13 @@ def _preview(
             raise UserError(f"{heldout}: holds no document; HELDOUT needs some")
     paths = [path for of in generations.values() for path in of.values()]
     read = [path for path in paths if not isinstance(path, preview.Coming)]
-    if read:
-        counts["prompts"] = max(sum(1 for _ in records.read_prompts(path)) for path in read)
+    numbers = []
+    for path in read:
+        limit = preview.to_check(path, records.resolve_files(path))
+        number = sum(1 for _ in itertools.islice(records.read_prompts(path), limit))
+        numbers += [number] if limit is None else []
+    if numbers:
+        counts["prompts"] = max(numbers)
     return Step("evaluate", output_dir, counts)
 
 

@@ -245,7 +245,7 @@ def _preview(
             raise UserError(f"{input}: none of its continuations has a score; run `score`")
         return Step("filter", output_dir, {"prompts": len(prompts)})
     files = records.resolve_files(input)
-    limit = preview.to_check(files)
+    limit = preview.to_check(input, files)
     documents, _ = _read(input, aside, limit)
     counts = {"documents": len(documents)} if limit is None else {}
     return Step("filter", output_dir, counts, preview.total_size(files))

@@ -82,7 +82,7 @@ def _preview(
     if not input or isinstance(input, preview.Coming):
         return Step("score", output_dir)
     files = records.resolve_files(input)
-    limit = preview.to_check(files)
+    limit = preview.to_check(input, files)
     aside = bad_records_lib.opened(bad_records, writes=False)
     count, texts, first = 0, 0, ""
     for record in itertools.islice(records.read_records(input, aside), limit):
