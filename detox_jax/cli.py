@@ -110,7 +110,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     terminal.drop_echoes()
-    compilation_cache.enable()
     with preemption.handled():
         return _main(sys.argv[1:] if argv is None else argv)
 
@@ -119,6 +118,8 @@ def _main(argv: Sequence[str]) -> int:
     try:
         options, rest = distributed.take_flags(argv)
         arguments = parse_arguments(rest)
+        if arguments.verb and not arguments.help:
+            compilation_cache.enable()  # before anything imports JAX
         if not arguments.verb:
             print(usage())
         elif options is None or arguments.help or arguments.dry_run:

@@ -25,7 +25,6 @@ ORIGIN_FILE = "huggingface.json"
 CHECKPOINTS_DIR = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 
-
 # A repository of the hub, or a file or directory that is named so.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -49,12 +48,17 @@ def require(checkpoint_path: str | epath.Path) -> epath.Path:
             f"{model_dir}: no {MODEL_FILE}; not a model that detox-jax trained or imported"
         )
     hint = ""
-    if _HUB_NAME.fullmatch(str(checkpoint_path)):
+    if is_hub_name(str(checkpoint_path)):
         hint = (
             "; a model of the hub is brought here first: detox-jax convert "
             f"--from_hf={checkpoint_path} --to=DIR"
         )
     raise UserError(f"{checkpoint_path}: no such checkpoint{hint}")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether it may name a repository of the hub, `OWNER/NAME` or `NAME`."""
+    return _HUB_NAME.fullmatch(name) is not None
 
 
 def split(checkpoint_path: str | epath.Path) -> tuple[epath.Path, int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,13 +43,7 @@ def apply(
     """
     if edits:
         how["edits"] = edits
-    logits_BLV, variables = model.apply(
-        {"params": params, "cache": cache},
-        tokens_BL,
-        enable_dropout=False,
-        mutable=["cache"],
-        **how,
-    )
+    logits_BLV, variables = _called(model, params, cache, tokens_BL, ["cache"], how)
     return logits_BLV, variables["cache"]
 
 
@@ -57,11 +51,22 @@ def apply_recording(
     model: TransformerLM, params: Any, cache: Any, tokens_BL: jax.Array, **how: Any
 ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
     """The same without edits, and the hidden states of every site, see `edits.recorded`."""
-    logits_BLV, variables = model.apply(
+    logits_BLV, variables = _called(model, params, cache, tokens_BL, ["cache", RECORDED], how)
+    return logits_BLV, variables["cache"], recorded(variables)
+
+
+def _called(
+    model: TransformerLM,
+    params: Any,
+    cache: Any,
+    tokens_BL: jax.Array,
+    mutable: list[str],
+    how: Mapping[str, Any],
+) -> tuple[jax.Array, Any]:
+    return model.apply(
         {"params": params, "cache": cache},
         tokens_BL,
         enable_dropout=False,
-        mutable=["cache", RECORDED],
+        mutable=mutable,
         **how,
     )
-    return logits_BLV, variables["cache"], recorded(variables)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib
 import math
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -154,7 +153,7 @@ def _preview(given: Mapping[str, str], results: str | None) -> Step:
     elif epath.Path(source).is_dir():
         if not (epath.Path(source) / huggingface.CONFIG_FILE).exists():
             raise UserError(f"--from_hf={source}: holds no {huggingface.CONFIG_FILE}")
-    elif not _is_hub_name(source):
+    elif not places.is_hub_name(source):
         raise UserError(
             f"--from_hf={source}: no such directory, and no name of the hub, OWNER/NAME"
         )
@@ -164,10 +163,6 @@ def _preview(given: Mapping[str, str], results: str | None) -> Step:
     if path.exists() and any(path.iterdir()) and not (path / outputs.MANIFEST).exists():
         raise UserError(f"{target}: already holds something; choose another directory")
     return Step("convert", target, {}, size)
-
-
-def _is_hub_name(source: str) -> bool:
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
 
 
 def _names(fields: Sequence[str] | str) -> tuple[str, ...]:

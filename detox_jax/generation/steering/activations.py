@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import activation_formulas, formulas
 from detox_jax.generation.steering import vectors as vectors_lib
-from detox_jax.generation.steering.editing import Edits
+from detox_jax.generation.steering.editing import Edits, in_float32
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.generation.steering.vectors import Vectors
 from detox_jax.models import edits as edits_lib
@@ -147,8 +147,9 @@ def _offset_of(vectors: Vectors, strength_N: Any, config: TransformerConfig) -> 
             vectors.require_shape("weight", (N, H))
         return Turned(vectors.arrays["direction"], weight_NH, strength_N, vectors.site)
     vectors.require_shape("direction", (N, D))
-    make = Added if vectors.rule == "mean_difference" else TurnedTowards
-    return make(vectors.arrays["direction"], strength_N, vectors.site)
+    is_added = vectors.rule == "mean_difference"
+    rule = activation_formulas.offset if is_added else activation_formulas.in_context
+    return Directed(vectors.arrays["direction"], strength_N, rule, vectors.site)
 
 
 # --- in the loop ------------------------------------------------------------------------------
@@ -182,41 +183,19 @@ class Edited:
         return distribution, state
 
 
-def _edited(h: jax.Array, strength: jax.Array, edit: Any) -> jax.Array:
-    """The states after an edit in float32; to the bit as they are where its strength is 0."""
-    return jnp.where(strength == 0, h, edit(h.astype(jnp.float32)).astype(h.dtype))
-
-
 @struct.dataclass
-class Added:
-    """See `activation_formulas.offset`."""
+class Directed:
+    """A rule of `activation_formulas` with one direction a layer: `offset` or `in_context`."""
 
     direction_D: jax.Array
     strength: jax.Array
+    rule: Callable[..., jax.Array] = struct.field(pytree_node=False)
     site: str = struct.field(pytree_node=False)
 
     def __call__(self, h: jax.Array) -> jax.Array:
         """See `Edit`."""
-        rule = functools.partial(
-            activation_formulas.offset, direction_D=self.direction_D, strength=self.strength
-        )
-        return _edited(h, self.strength, rule)
-
-
-@struct.dataclass
-class TurnedTowards:
-    """See `activation_formulas.in_context`."""
-
-    direction_D: jax.Array
-    strength: jax.Array
-    site: str = struct.field(pytree_node=False)
-
-    def __call__(self, h: jax.Array) -> jax.Array:
-        """See `Edit`."""
-        rule = functools.partial(
-            activation_formulas.in_context, direction_D=self.direction_D, strength=self.strength
-        )
-        return _edited(h, self.strength, rule)
+        rule = functools.partial(self.rule, direction_D=self.direction_D, strength=self.strength)
+        return in_float32(h, self.strength, rule)
 
 
 @struct.dataclass
@@ -241,7 +220,7 @@ class Turned:
                 keep_head_norms=real,
             ).reshape(h.shape)
 
-        return _edited(h, self.strength, rule)
+        return in_float32(h, self.strength, rule)
 
 
 @struct.dataclass
@@ -268,4 +247,4 @@ class Moved:
             is_toxic = jnp.einsum("...D,D->...", h, self.probe_D) > self.least
             return jnp.where(is_toxic[..., None], moved, h)
 
-        return _edited(h, self.strength, rule)
+        return in_float32(h, self.strength, rule)

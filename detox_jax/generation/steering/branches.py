@@ -132,9 +132,9 @@ class Branches:
           Finite `logits_RKV`, 0 in the columns that stand for no token.
         """
         rows: _Rows = state[0]
-        token_RK = jnp.where(rows["starts_R"][:, None], rows["first_RK"], token_R[:, None])
+        token_RK = _next_tokens(rows, token_R)
         R, K = token_RK.shape
-        after: State = {0: {**rows, "starts_R": jnp.zeros_like(rows["starts_R"])}}
+        after: State = {0: _gone_on(rows)}
         if self.varied is not None:
             logits_KRV, after[2] = jax.vmap(self._read, in_axes=(0, 0, 1))(
                 self.varied, state[2], token_RK
@@ -159,14 +159,14 @@ class Branches:
           `[N, R, K, H, K]`: layers, rows, branches, heads and their width; and the new state.
         """
         rows: _Rows = state[0]
-        token_RK = jnp.where(rows["starts_R"][:, None], rows["first_RK"], token_R[:, None])
+        token_RK = _next_tokens(rows, token_R)
         R, K = token_RK.shape
         folded = jax.tree.map(_folded, state[1])
         _, cache, states = caches.apply_recording(
             self.module, self.shared, folded, token_RK.reshape(R * K, 1), decode=True
         )
         after: State = {
-            0: {**rows, "starts_R": jnp.zeros_like(rows["starts_R"])},
+            0: _gone_on(rows),
             1: jax.tree.map(lambda leaf: _unfolded(leaf, K), cache),
         }
         return _unfolded(states[HEADS][:, :, 0], K), after
@@ -245,6 +245,16 @@ def _prefill(
     cache = caches.empty(module, params, tokens_BL.shape[0], size)
     _, cache = caches.apply(module, params, cache, tokens_BL, prefill=True, prefill_lengths=read_B)
     return cache
+
+
+def _next_tokens(rows: _Rows, token_R: jax.Array) -> jax.Array:
+    """What each branch reads: a row's first token of its own, then the one that was drawn."""
+    return jnp.where(rows["starts_R"][:, None], rows["first_RK"], token_R[:, None])
+
+
+def _gone_on(rows: _Rows) -> _Rows:
+    """The rows behind a step: none starts any more."""
+    return {**rows, "starts_R": jnp.zeros_like(rows["starts_R"])}
 
 
 def _unfolded(leaf: jax.Array, K: int) -> jax.Array:

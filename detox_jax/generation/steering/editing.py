@@ -6,10 +6,11 @@ before them wherever it is in the list. Branches read without edits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 from detox_jax.generation.steering.steering import State, Steering
 from detox_jax.models.edits import Edit
@@ -28,6 +29,13 @@ class Editing(Protocol):
     def step_edits(self, state: State, token_R: jax.Array) -> tuple[Edits, State]:
         """What is edited while the model reads `token_R`, and the state for `adjust`."""
         ...
+
+
+def in_float32(
+    h: jax.Array, strength: jax.Array, rule: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """The states after a rule in float32; to the bit as they are where its strength is 0."""
+    return jnp.where(strength == 0, h, rule(h.astype(jnp.float32)).astype(h.dtype))
 
 
 def of_prompt(steerings: Sequence[Steering]) -> Edits:

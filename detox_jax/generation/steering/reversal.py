@@ -16,7 +16,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.steering import activation_formulas, formulas
 from detox_jax.generation.steering.branches import Branches
 from detox_jax.generation.steering.contrast import branches_behind
-from detox_jax.generation.steering.editing import Edits
+from detox_jax.generation.steering.editing import Edits, in_float32
 from detox_jax.generation.steering.fitting import CLEAN_PREFIX, TOXIC_PREFIX
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.models import edits as edits_lib
@@ -161,7 +161,8 @@ class Reversed:
             for states in (self.toxic_RHK, self.clean_RHK, self.end_RHK)
         )
         exponents = self.exponents_2[0], self.exponents_2[1]
-        new = activation_formulas.reversal(
-            h.astype(jnp.float32), toxic, clean, end, self.strength, exponents
+        return in_float32(
+            h,
+            self.strength,
+            lambda h: activation_formulas.reversal(h, toxic, clean, end, self.strength, exponents),
         )
-        return jnp.where(self.strength == 0, h, new.astype(h.dtype))
