@@ -10,58 +10,18 @@ from detox_jax import cli, configuration, method, sgeat
 from detox_jax.errors import UserError
 from detox_jax.models.adaptation import LoRAConfig
 from tasks import demo_corpus
-from tests.conftest import SENTENCES
+from tests import sgeat_made
 from tests.toxicity.conftest import KEY, FakeService, running_service
 
-CONFIG = """
-from __gin__ import dynamic_registration
-from detox_jax import sgeat
-from detox_jax import vocabulary
+CONFIG = f"""{sgeat_made.IMPORTS}
 from detox_jax.generation import prompts
 from detox_jax.generation import sampling
 from detox_jax.generation.steering import words
-from detox_jax.models import config
 from detox_jax.toxicity import filter
 from detox_jax.toxicity import remote
-from detox_jax.toxicity import score
-from detox_jax.training import fit
-from detox_jax.training import loop
-from detox_jax.training import train
-from tasks import demo_corpus
-
-include 'gin_configs/runs/sgeat.gin'
-
-PREPARE = @demo_corpus.write_demo_corpus
-TRAIN_VOCABULARY = @vocabulary.train_vocabulary
-PRETRAIN = @pretrain/train.train
-demo_corpus.write_demo_corpus.num_documents = 60
-vocabulary.train_vocabulary.vocab_size = 300
-config.TransformerConfig:
-  vocab_size = 300
-  num_layers = 1
-  emb_dim = 16
-  num_heads = 2
-  mlp_dim = 32
-  max_length = 64
-pretrain/train.train:
-  model = @config.TransformerConfig()
-  batch_size = 8
-pretrain/fit.Budget:
-  epochs = None
-  train_steps = 3
-loop.Periods.eval = 0
-
-NUM_DOCUMENTS = 24
-DOCUMENT_MAX_NEW_TOKENS = 8
-TASK_FEATURE_LENGTHS = {'targets': 32}
-EPOCHS = None
-TRAIN_STEPS = 2
-BATCH_SIZE = 8
-BOTTLENECK_DIM = 4
-NUM_SAMPLES = 2
-MAX_NEW_TOKENS = 4
-GENERATION_BATCH_SIZE = 128
-DOWNSTREAM_TASKS = ('lambada',)
+{sgeat_made.CONFIG}
+"""
+CONFIG += """
 JUDGES = {'ngram': @ngram/score.score, 'perspective': @perspective/score.score}
 CONSENT_TO_SEND_TEXT = True
 QUERIES_PER_SECOND = 1000000.0
@@ -111,10 +71,9 @@ def flags(tmp_path_factory):
         (root / "small.gin").write_text("\n".join([CONFIG, *lines]) + "\n")
         flags = Flags(["sgeat", f"--gin_file={root / 'small.gin'}", f"--gin.DOWNSTREAM_DIR={root}"])
         flags.service = service
-        patch.setattr(demo_corpus, "NUM_HELDOUT", 24)
-        patch.setattr(demo_corpus, "PROMPT_POOLS", {"rude": 2, "inviting": 3, "neutral": 3})
-        questions = [json.dumps({"text": sentence}) + "\n" for sentence in SENTENCES]
-        (root / "lambada.jsonl").write_text("".join(questions))
+        for name, value in sgeat_made.DEMO_CORPUS.items():
+            patch.setattr(demo_corpus, name, value)
+        sgeat_made.write_questions(root)
         yield flags
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bucket.chain import commands
 from tests.bucket.checkpoints_test import committed
 from tests.bucket.conftest import finish, start, succeed, upload
 from tests.conftest import write_tiny_run
@@ -27,27 +28,11 @@ def data(storage, tmp_path, vocabulary) -> Path:
 
 
 def train(model_file: Path, root: str | Path) -> list[str]:
-    return [
-        *("-m", "detox_jax", "train", f"--gin_file={model_file}"),
-        f"--gin.INPUT={root}/documents.jsonl",
-        f"--gin.VOCABULARY_PATH={root}/vocabulary",
-        "--gin.TASK_FEATURE_LENGTHS={'targets': 32}",
-        "--gin.BATCH_SIZE=8",
-        "--gin.LEARNING_RATE=1e-2",
-        "--gin.TRAIN_STEPS=4",
-        "--gin.CHECKPOINT_PERIOD=2",
-        f"--gin.MODEL_DIR={root}/model",
-    ]
+    return ["-m", "detox_jax", "train", *commands(str(root), str(model_file))["train"]]
 
 
 def generate(root: str | Path) -> list[str]:
-    return [
-        *("-m", "detox_jax", "generate", f"--gin.CHECKPOINT_PATH={root}/model"),
-        f"--gin.INPUT={root}/prompts.jsonl",
-        "--gin.NUM_SAMPLES=2",
-        "--gin.MAX_NEW_TOKENS=6",
-        f"--gin.OUTPUT_DIR={root}/generations",
-    ]
+    return ["-m", "detox_jax", "generate", *commands(str(root), "")["generate"]]
 
 
 def losses(metrics: bytes) -> dict[int, float]:

@@ -20,6 +20,7 @@ from detox_jax import cli, jsonl, outputs, records
 from detox_jax.checkpoints import metric_lines, places, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers import classifier_files, encoder_bodies, encoder_tokenizers
+from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.generation.prompts import Heuristic
 from detox_jax.generation.steering import words
@@ -46,6 +47,17 @@ class Reader:
     contents: st.SearchStrategy[bytes]
     read: Callable[[Path], Any]
     beside: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def succeeds_or_says_why_not(self, content: bytes, directory: Path) -> None:
+        """Reads what was drawn in an empty directory; a refusal is one line that names it."""
+        for file, beside in self.beside.items():
+            (directory / file).write_bytes(beside)
+        (directory / self.file).write_bytes(content)
+        try:
+            self.read(directory)
+        except UserError as error:
+            assert "\n" not in str(error)
+            assert str(directory) in str(error) or self.file in str(error)
 
 
 def _source(directory: Path) -> None:

@@ -51,20 +51,8 @@ def _load(directories, base, mesh, name, strength=None):
     return METHODS[name](directories[name], strength).load(base, mesh)
 
 
-def _decode(base, mesh, steerings, prompts=PROMPTS, samples=1, method=None, rows=0, names=None):
-    decoder = decoding.Decoder(
-        base.module,
-        base.params,
-        mesh,
-        sampling=method or sampling.Greedy(),
-        max_new_tokens=NEW,
-        end_ids=(base.vocabulary.eos_id,),
-        seed=0,
-        steerings=steerings,
-    )
-    names = names or [f"p{n}" for n in range(len(prompts))]
-    decoded = decoder(prompts, names, num_samples=samples, num_rows=rows or len(prompts), bucket=16)
-    return [[sample.tokens for sample in of_prompt] for of_prompt in decoded]
+def _decode(base, mesh, steerings, prompts=PROMPTS, *more, **how):
+    return made.decode(base, mesh, steerings, prompts, NEW, *more, **how)
 
 
 def _by_hand(base, edit, prompt):

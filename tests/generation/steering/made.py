@@ -10,6 +10,7 @@ from etils import epath
 from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.generation import decoding, sampling
 from detox_jax.generation.steering import fitting, vectors
 from detox_jax.models import adaptation as adaptations
 from tests.conftest import random_params
@@ -60,6 +61,23 @@ def save_vectors(path, base, name, seed=0, width=None, scale=1.0):
         np.savez(Path(path) / vectors.FILE, **{n: scale * array for n, array in arrays.items()})
     output.finish(rule=fit.rule, site=fit.site)
     return str(path)
+
+
+def decode(base, mesh, steerings, prompts, new_tokens, samples=1, method=None, rows=0, names=None):
+    """The tokens of each sample of each prompt, greedily drawn where no method is given."""
+    decoder = decoding.Decoder(
+        base.module,
+        base.params,
+        mesh,
+        sampling=method or sampling.Greedy(),
+        max_new_tokens=new_tokens,
+        end_ids=(base.vocabulary.eos_id,),
+        seed=0,
+        steerings=steerings,
+    )
+    names = names or [f"p{n}" for n in range(len(prompts))]
+    decoded = decoder(prompts, names, num_samples=samples, num_rows=rows or len(prompts), bucket=16)
+    return [[sample.tokens for sample in of_prompt] for of_prompt in decoded]
 
 
 def _save(path, params, spec, vocabulary):

@@ -14,6 +14,7 @@ from detox_jax.generation.steering import activation_formulas as formulas
 from detox_jax.generation.steering.fitting import CLEAN_PREFIX, TOXIC_PREFIX
 from detox_jax.generation.steering.reversal import ToxificationReversal
 from detox_jax.models import edits
+from tests.generation.steering import made
 
 NEW = 4
 TOXIC, CLEAN = "You are an idiot:", "Thanks:"
@@ -34,20 +35,8 @@ def _load(base, mesh, strength=1.0, **numbers):
     return ToxificationReversal(TOXIC, CLEAN, strength, **numbers).load(base, mesh)
 
 
-def _decode(base, mesh, steerings, prompts, samples=1, method=None, rows=0, names=None):
-    decoder = decoding.Decoder(
-        base.module,
-        base.params,
-        mesh,
-        sampling=method or sampling.Greedy(),
-        max_new_tokens=NEW,
-        end_ids=(base.vocabulary.eos_id,),
-        seed=0,
-        steerings=steerings,
-    )
-    names = names or [f"p{n}" for n in range(len(prompts))]
-    decoded = decoder(prompts, names, num_samples=samples, num_rows=rows or len(prompts), bucket=16)
-    return [[sample.tokens for sample in of_prompt] for of_prompt in decoded]
+def _decode(base, mesh, steerings, prompts, *more, **how):
+    return made.decode(base, mesh, steerings, prompts, NEW, *more, **how)
 
 
 @dataclasses.dataclass(frozen=True)
