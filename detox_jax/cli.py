@@ -15,15 +15,9 @@ from typing import Any
 
 import gin
 
-from detox_jax import compilation_cache, configuration, preview, terminal
+from detox_jax import compilation_cache, configuration, preview, storage_watch, terminal
 from detox_jax.bound_values import suggestion, under_its_setting
-from detox_jax.errors import (
-    Unavailable,
-    UserError,
-    in_one_line,
-    no_access,
-    storage_trouble,
-)
+from detox_jax.errors import Unavailable, UserError, no_access, storage_trouble, without_role
 from detox_jax.parallel import distributed, preemption, processes
 
 VERBS = {
@@ -110,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     terminal.drop_echoes()
-    with preemption.handled():
+    with preemption.handled(), storage_watch.StorageWatch():
         return _main(sys.argv[1:] if argv is None else argv)
 
 
@@ -131,8 +125,7 @@ def _main(argv: Sequence[str]) -> int:
     except Exception as error:
         if not no_access(error):
             raise
-        said = in_one_line(error)
-        return _report(UserError(f"no access to the storage: {said}; docs/TPU.md names the roles"))
+        return _report(UserError(without_role(error)))
     return 0
 
 

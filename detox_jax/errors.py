@@ -55,15 +55,29 @@ def storage_trouble(error: BaseException | None) -> str | None:
     return found.group()
 
 
-def no_access(error: BaseException) -> bool:
+def no_access(error: BaseException | None) -> bool:
     """Whether a storage's client says that the account lacks a role, or that there is none."""
     named = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError", "Forbidden")
     return named or bool(re.search(r"\b(PERMISSION_DENIED|UNAUTHENTICATED)\b", str(error)))
 
 
+def lacks_role(error: BaseException | None) -> bool:
+    """Whether no rerun helps: the account is known, and lacks a role.
+
+    Without one, as where a token has run out, the next process may well have another.
+    """
+    return no_access(error) and "nauthenticated" not in f"{type(error).__name__} {error}".lower()
+
+
 def shortened(text: str, most: int) -> str:
     """The text, or its first `most` characters and an ellipsis: a message stays a line."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def without_role(error: BaseException | None) -> str:
+    """What a client says of a role that is missing, and where the roles are named."""
+    said = in_one_line(error) if error is not None else ""
+    return f"no access to the storage: {said}; docs/TPU.md names the roles"
 
 
 def in_one_line(error: BaseException) -> str:
@@ -79,11 +93,14 @@ def writing(path: Any) -> Iterator[None]:
       path: the file or directory.
 
     Raises:
+      UserError: where the account lacks a role.
       Unavailable: where the storage or the way to it fails.
     """
     try:
         yield
     except Exception as error:  # every client of a storage has errors of its own
+        if lacks_role(error):
+            raise UserError(f"{path}: cannot be written: {without_role(error)}") from error
         reason = storage_trouble(error)
         if reason is None:
             raise

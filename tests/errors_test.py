@@ -79,3 +79,18 @@ def test_a_client_that_lacks_a_role_is_known_by_its_error(name):
     assert errors.no_access(type(name, (Exception,), {})("403"))
     assert errors.no_access(ValueError("PERMISSION_DENIED: no role"))
     assert not errors.no_access(ValueError("no such file"))
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (ValueError("PERMISSION_DENIED: no role"), UserError),
+        (type("Forbidden", (Exception,), {})("403 POST"), UserError),
+        (type("UnauthenticatedError", (Exception,), {})("a token: UNAUTHENTICATED"), Unavailable),
+        (ValueError("UNAVAILABLE: try again"), Unavailable),
+    ],
+)
+def test_a_role_that_is_missing_is_a_mistake_and_a_token_that_ran_out_is_none(error, end):
+    with pytest.raises(end, match="^gs://bkt/file: cannot be written: "):
+        with errors.writing("gs://bkt/file"):
+            raise error

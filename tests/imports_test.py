@@ -30,6 +30,7 @@ ALLOWED = {
     "kinds": set(),
     "terminal": set(),
     "compilation_cache": set(),
+    "storage_watch": set(),
     "jsonl": {"errors"},
     "foreign": {"errors"},
     "foreign_files": {"errors", "foreign"},

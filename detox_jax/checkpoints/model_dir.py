@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import posixpath
 from typing import Any
 
 import jax
@@ -261,17 +262,36 @@ def check_base(spec: ModelSpec, model_dir: epath.Path, base: Any, fingerprint: s
 
 def find_base(recorded: str, model_dir: epath.Path) -> str:
     """The base's path: as recorded, which is relative to the adaptation, or to where this runs."""
-    for candidate in (model_dir / recorded, epath.Path(recorded)):
+    for candidate in (_beside(model_dir, recorded), epath.Path(recorded)):
         if (places.split(candidate)[0] / places.MODEL_FILE).exists():
             return str(candidate)
     raise UserError(f"{model_dir}: its base model {recorded} is gone; put it back")
 
 
+def _beside(directory: epath.Path, relative: str) -> epath.Path:
+    """What a relative path leads to from a directory; an object store knows no "..".
+
+    >>> str(_beside(epath.Path("gs://bucket/run/models/adapter"), "../../base"))
+    'gs://bucket/run/base'
+    """
+    scheme, separator, rest = str(directory / relative).partition("://")
+    if not separator:
+        return directory / relative
+    return epath.Path(f"{scheme}://{posixpath.normpath(rest)}")
+
+
 def base_reference(base_path: str, model_dir: epath.Path) -> str:
-    """How a base is recorded: relative to the adaptation where both are local, else as given."""
-    if not outputs.is_local(base_path) or not outputs.is_local(model_dir):
-        return base_path
-    return os.path.relpath(base_path, model_dir)
+    """How a base is recorded: relative to the adaptation where one disk or bucket holds both.
+
+    So a run may be moved or copied, from a bucket to a disk too.
+    """
+    buckets = {_bucket(base_path), _bucket(model_dir)}
+    return os.path.relpath(base_path, model_dir) if len(buckets) == 1 else base_path
+
+
+def _bucket(path: str | epath.Path) -> str | None:
+    """`gs://bucket`, None of a local path."""
+    return None if outputs.is_local(path) else "/".join(str(path).split("/")[:3])
 
 
 def abstract_on_mesh(model: TransformerLM, mesh: Mesh) -> params_lib.Params:

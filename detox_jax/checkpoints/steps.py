@@ -25,7 +25,16 @@ from etils import epath
 from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
-from detox_jax.errors import Unavailable, UserError, shortened, storage_trouble, writing
+from detox_jax.errors import (
+    Unavailable,
+    UserError,
+    lacks_role,
+    no_access,
+    shortened,
+    storage_trouble,
+    without_role,
+    writing,
+)
 from detox_jax.parallel import processes
 
 DAMAGED_DIR = "damaged"
@@ -263,15 +272,20 @@ def _together(read: Callable[[], _Read]) -> _Read:
     try:
         value = read()
     except Exception as error:  # Orbax, tensorstore and JSON each have errors of their own
-        reason = storage_trouble(error)
-        kind = "damaged" if reason is None else "storage"
-        trouble = f"{kind}:{reason or _in_one_line(error)}"
+        if lacks_role(error):
+            trouble = f"role:{without_role(error)}"
+        elif no_access(error) or storage_trouble(error) is not None:
+            trouble = f"storage:{storage_trouble(error) or _in_one_line(error)}"
+        else:
+            trouble = f"damaged:{_in_one_line(error)}"
     trouble = processes.current().first_trouble(trouble)
     if trouble is None:
         return value  # type: ignore
     kind, _, why = trouble.partition(":")
     if kind == "damaged":
         raise Damaged(why)
+    if kind == "role":
+        raise UserError(f"a checkpoint cannot be read: {why}")
     raise Unavailable(f"a checkpoint cannot be read: {why}; run the same command again")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -20,6 +19,7 @@ from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.toxicity import scorer as scorers
 from detox_jax.toxicity.score_store import ScoreStore
+from detox_jax.toxicity.shared_scores import SharedScores
 
 _TEXTS_AT_ONCE = 1000
 # What files call an attribute beside its own name and that in lower case.
@@ -37,15 +37,16 @@ class CachedScorer:
       scorer: the scorer to remember. Where it has `texts_at_once`, it is given that many texts a
         call (1,000 otherwise), and each call's scores are kept before the next; where it has
         `attribute`, that is part of what a score is found by.
-      path: the SQLite file, on a local disk; several scorers and processes may share it.
+      path: the SQLite file, or in a bucket a directory, which keeps the scores where a machine is
+        preempted (`shared_scores`); several scorers, processes and machines may share it.
       replay_only: never call the scorer; a text that has no score in the file is an error.
       imports: files of Perspective's scores whose texts count as scored: RealToxicityPrompts'
         prompts, and the `*_gens_*.jsonl` of RealToxicityPrompts and DExperts. Only for a scorer
         named "perspective". A score that the file holds already stays.
 
     Raises:
-      UserError: for a path that is not local, a scorer that is none, or imports for a scorer other
-        than Perspective.
+      UserError: for a path that is neither local nor in a bucket, a scorer that is none, or imports
+        for a scorer other than Perspective.
     """
 
     scorer: scorers.ToxicityScorer
@@ -55,8 +56,8 @@ class CachedScorer:
 
     def __post_init__(self):
         scorers.identity(self.scorer)
-        if not outputs.is_local(self.path):
-            raise UserError(f"{self.path}: a score cache is an SQLite file on a local disk")
+        if not outputs.is_local(self.path) and not self.path.startswith("gs://"):
+            raise UserError(f"{self.path}: a score cache is a local file or a directory in gs://")
         if isinstance(self.imports, str):
             raise UserError(
                 f"CachedScorer.imports is {self.imports!r}; expected a list: ['{self.imports}']"
@@ -116,19 +117,23 @@ class CachedScorer:
                 f"{self.name} ({self.fingerprint}) and replay_only is set; score them first"
             )
         at_once = getattr(self.scorer, "texts_at_once", _TEXTS_AT_ONCE)
-        for first in range(0, len(missing), at_once):
-            group = missing[first : first + at_once]
-            fresh = dict(zip(group, scorers.score_texts(self.scorer, group), strict=True))
-            if run.is_first:
-                self._store.put(fresh)
-            scores |= fresh
+        try:
+            for first in range(0, len(missing), at_once):
+                group = missing[first : first + at_once]
+                fresh = dict(zip(group, scorers.score_texts(self.scorer, group), strict=True))
+                if run.is_first:
+                    self._store.put(fresh)
+                scores |= fresh
+        finally:
+            if missing and run.is_first:
+                self._store.flush()
         return [scores.get(text, scorers.EMPTY_SCORE) for text in prepared]
 
     def check(self) -> None:
         """Raises a `UserError` if the scorer cannot score, or, in replay-only mode, nothing can."""
         if not self.replay_only:
             scorers.check(self.scorer)
-        elif not self.imports and not Path(self.path).exists():
+        elif not self.imports and not epath.Path(self.path).exists():
             raise UserError(f"{self.path}: no such score cache; replay-only mode needs one")
 
     def _remembered(self, texts: Sequence[str]) -> dict[str, float | None]:
@@ -137,16 +142,17 @@ class CachedScorer:
         return self._store.get(dict.fromkeys(texts))
 
     @functools.cached_property
-    def _store(self) -> ScoreStore:
-        """The file, with what there is to import."""
+    def _store(self) -> ScoreStore | SharedScores:
+        """The file or the directory, with what there is to import."""
         attribute = getattr(self.scorer, "attribute", "toxicity")
-        store = ScoreStore(self.path, self.fingerprint, attribute)
+        kind = ScoreStore if outputs.is_local(self.path) else SharedScores
+        store = kind(self.path, self.fingerprint, attribute)
         for file in self.imports:
             _import_file(store, file)
         return store
 
 
-def _import_file(store: ScoreStore, file: str) -> None:
+def _import_file(store: ScoreStore | SharedScores, file: str) -> None:
     """Takes over the scores of a file, once for each content of the file."""
     if not epath.Path(file).is_file():
         raise UserError(f"{file}: no such file; CachedScorer.imports names files of scores")

@@ -41,6 +41,8 @@ INSERT INTO scores VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET score = excluded.score, origin = excluded.origin
 WHERE score IS NULL AND excluded.score IS NOT NULL
 """
+_PUT_IMPORT = "INSERT OR IGNORE INTO imports VALUES (?, ?, ?)"
+SCORED = "scored"  # the origin of a score that the scorer gave on this machine
 _Result = TypeVar("_Result")
 
 
@@ -93,7 +95,7 @@ class ScoreStore:
         texts = list(texts)
         return self._with_database(read)
 
-    def put(self, scores: Mapping[str, float | None], origin: str = "scored") -> None:
+    def put(self, scores: Mapping[str, float | None], origin: str = SCORED) -> None:
         """Keeps scores, all or none; a score that is there already stays.
 
         Args:
@@ -118,8 +120,40 @@ class ScoreStore:
 
         def write(database: sqlite3.Connection) -> None:
             database.executemany(_PUT, rows)
-            mark = (file_sha256, self.fingerprint, self.attribute)
-            database.execute("INSERT OR IGNORE INTO imports VALUES (?, ?, ?)", mark)
+            database.execute(_PUT_IMPORT, (file_sha256, self.fingerprint, self.attribute))
+
+        self._with_database(write)
+
+    def flush(self) -> None:
+        """Does nothing: what was put is in the file."""
+
+    def unshared(self) -> dict[bytes, float | None]:
+        """By `text_key`, what was scored and never marked with `put_shared`."""
+        query = (
+            "SELECT text_sha256, score FROM scores WHERE fingerprint = ? AND attribute = ?"
+            f" AND origin = '{SCORED}'"
+        )
+        values = (self.fingerprint, self.attribute)
+        return self._with_database(lambda database: dict(database.execute(query, values)))
+
+    def put_shared(self, scores: Mapping[bytes, float | None], name: str) -> None:
+        """Keeps the scores of an object that machines share, and that they are in it.
+
+        Args:
+          scores: by `text_key`.
+          name: of the object, which then counts as imported.
+        """
+        scorer = (self.fingerprint, self.attribute)
+        rows = [(key, *scorer, score, name) for key, score in scores.items()]
+        query = (
+            "UPDATE scores SET origin = ? WHERE text_sha256 = ? AND fingerprint = ?"
+            f" AND attribute = ? AND origin = '{SCORED}'"
+        )
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany(_PUT, rows)
+            database.executemany(query, [(name, key, *scorer) for key in scores])
+            database.execute(_PUT_IMPORT, (name, *scorer))
 
         self._with_database(write)
 

@@ -125,3 +125,17 @@ def test_a_model_trained_on_from_an_import_keeps_its_origin(model_dir, tmp_path)
     step = checkpoints.saved_steps(epath.Path(imported))[-1]
     checkpoints.keep_origin(str(imported / places.CHECKPOINTS_DIR / str(step)), trained)
     assert (trained / places.ORIGIN_FILE).read_text() == '{"source": {"path": "hf"}}'
+
+
+@pytest.mark.parametrize(
+    ("base", "adaptation", "recorded"),
+    [
+        ("gs://bkt/run/base", "gs://bkt/run/models/adapter", "../../base"),
+        ("gs://other/base", "gs://bkt/run/models/adapter", "gs://other/base"),
+        ("gs://bkt/base", "/disk/models/adapter", "gs://bkt/base"),
+        ("/disk/base", "gs://bkt/adapter", "/disk/base"),
+        ("/disk/base", "/disk/models/adapter", "../../base"),
+    ],
+)
+def test_a_base_is_recorded_so_that_both_may_be_moved(base, adaptation, recorded):
+    assert checkpoints.base_reference(base, epath.Path(adaptation)) == recorded

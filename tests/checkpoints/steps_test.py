@@ -139,6 +139,18 @@ def test_a_storage_that_does_not_answer_is_no_damage(model, monkeypatch):
         _newest(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "end"), [("Forbidden", UserError), ("UnauthenticatedError", Unavailable)]
+)
+def test_a_role_that_is_missing_is_no_damage_either(model, monkeypatch, name, end):
+    def refused(*args):
+        raise type(name, (Exception,), {})("403 GET storage: does not have access")
+
+    monkeypatch.setattr(saved, "restore_item", refused)
+    with pytest.raises(end, match="a checkpoint cannot be read: "):
+        _newest(model)
+
+
 def test_a_full_disk_is_said_in_one_line(model, monkeypatch):
     def full(*args, **kwargs):
         raise ValueError("RESOURCE_EXHAUSTED: Error writing d/0: No space left on device")

@@ -206,8 +206,8 @@ def test_another_programs_database_is_left_alone(path, tmp_path):
 
 
 def test_a_path_that_cannot_be(tmp_path):
-    with pytest.raises(UserError, match="on a local disk"):
-        _cached(Counting(), "gs://bucket/scores.sqlite")
+    with pytest.raises(UserError, match="a local file or a directory in gs://"):
+        _cached(Counting(), "s3://bucket/scores")
     with pytest.raises(UserError, match="cannot be used as a score cache"):
         _cached(Counting(), str(tmp_path)).score([DAY])
     (tmp_path / "file").write_text("")

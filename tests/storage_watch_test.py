@@ -1,0 +1,56 @@
+"""Tests of storage_watch: a client's long call about a bucket is said, and nothing else is."""
+
+import io
+import sys
+import threading
+import types
+
+import pytest
+
+from detox_jax.storage_watch import StorageWatch
+
+
+class Lines(io.StringIO):
+    """Standard error that says when it holds two lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.are_two = threading.Event()
+
+    def write(self, text: str) -> int:
+        size = super().write(text)
+        if self.getvalue().count("\n") >= 2:
+            self.are_two.set()
+        return size
+
+
+def client(module: str) -> types.ModuleType:
+    """A module of that name with one call, which lasts until an event or a time."""
+    made = types.ModuleType(module)
+    exec("def read_text(path, event, seconds):\n    event.wait(seconds)\n", made.__dict__)
+    return made
+
+
+def test_a_call_without_an_answer_is_said_with_its_path_and_said_again_later(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", lines := Lines())
+    with StorageWatch(after_s=0.1, every_s=0.02):
+        client("etils.epath.gpath").read_text("gs://bkt/model", lines.are_two, 60)
+    first, second = lines.getvalue().splitlines()
+    assert first.startswith("gs://bkt/model: ") and second.startswith("gs://bkt/model: ")
+    assert "read_text" in first
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "times"),
+    [
+        ("etils.epath.gpath", "/disk/model", 1),  # a disk
+        ("somebody.else", "gs://bkt/model", 1),  # no storage's client
+        ("etils.epath.gpath", "gs://bkt/model", 60),  # many calls, each quick
+    ],
+)
+def test_other_waits_are_not_said(module, path, times, capsys):
+    read_text = client(module).read_text
+    with StorageWatch(after_s=0.3, every_s=0.02):
+        for _ in range(times):
+            read_text(path, threading.Event(), 0.6 / times)
+    assert capsys.readouterr().err == ""
