@@ -7,7 +7,7 @@ to write is given as `preview.Coming`, so that a verb checks the rest.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -25,11 +25,13 @@ class RunPreview:
     Attributes:
       root: its directory.
       rows: the rows of its results.
+      order: corpora and rows as `method.in_order` has them.
       given: the arguments of `sgeat`.
     """
 
     root: epath.Path
     rows: Mapping[str, Method]
+    order: Sequence[tuple[str, Corpus | Method]]
     given: Mapping[str, Any]
 
     def steps(self) -> list[Step]:
@@ -39,7 +41,7 @@ class RunPreview:
           UserError: see the verbs.
         """
         preview.checked_output(str(self.root))
-        return [*self._base(), *self._corpora(), *self._training(), *self._evaluation()]
+        return [*self._base(), *self._corpora_and_models(), *self._evaluation()]
 
     @property
     def _base_path(self) -> str:
@@ -89,61 +91,74 @@ class RunPreview:
             return str(made)
         return Coming(made) if is_made else preview.Late(corpus.documents)
 
-    def _corpora(self) -> Iterator[Step]:
-        for name, corpus in self.given["corpora"].items():
-            directory = self.root / "corpora" / name
-            documents = self._documents(corpus)
-            if corpus.prompts is not None:
-                source = {}
-                if corpus.source is not None:
-                    source = {"documents": self._coming("corpora", corpus.source, "kept")}
-                yield from self.given["generate_documents"](
-                    checkpoint_path=self._base_path,
-                    output_dir=str(directory / "generated"),
-                    prompts=corpus.prompts(**source),
-                    limit_setting=DOCUMENT_LIMIT,
-                    check_only=True,
-                )
-                documents = self._coming("corpora", name, "generated")
-            if documents is not None:
-                yield from self.given["score"](
-                    input=documents, output_dir=str(directory / "scored"), check_only=True
-                )
-            select = corpus.select or self.given["select"]
-            steps = select(
-                input=Coming(directory / "scored"),
-                output_dir=str(directory / "kept"),
-                check_only=True,
-            )
-            yield from steps or ()
+    def _model(self, row: str | None) -> str:
+        """The model of a row, as far as it is there: the base's where None."""
+        if row is None:
+            return self._base_path
+        if self.rows[row].corpus is None:
+            return self._model(self.rows[row].start)
+        return self._coming("models", row)
 
-    def _training(self) -> Iterator[Step]:
-        for name, row in self.rows.items():
-            if row.corpus is None:
-                continue
-            train = row.train or self.given["train" if row.adaptation is None else "adapt"]
-            steps = train(
-                model_dir=str(self.root / "models" / name),
-                mixture_or_task_name=Coming(self.root / "corpora" / row.corpus / "kept"),
-                initial_checkpoint_path=self._base_path,
-                adaptation=row.adaptation,
-                **row.seed,
+    def _corpora_and_models(self) -> Iterator[Step]:
+        for name, part in self.order:
+            yield from (
+                self._corpus(name, part) if isinstance(part, Corpus) else self._train(name, part)
+            )
+
+    def _corpus(self, name: str, corpus: Corpus) -> Iterator[Step]:
+        directory = self.root / "corpora" / name
+        documents = self._documents(corpus)
+        if corpus.prompts is not None:
+            source = {}
+            if corpus.source is not None:
+                source = {"documents": self._coming("corpora", corpus.source, "kept")}
+            yield from self.given["generate_documents"](
+                checkpoint_path=self._readable(corpus.writer),
+                output_dir=str(directory / "generated"),
+                prompts=corpus.prompts(**source),
+                limit_setting=DOCUMENT_LIMIT,
                 check_only=True,
             )
-            yield from steps or ()
+            documents = self._coming("corpora", name, "generated")
+        if documents is not None:
+            yield from self.given["score"](
+                input=documents, output_dir=str(directory / "scored"), check_only=True
+            )
+        select = corpus.select or self.given["select"]
+        steps = select(
+            input=Coming(directory / "scored"),
+            output_dir=str(directory / "kept"),
+            check_only=True,
+        )
+        yield from steps or ()
+
+    def _readable(self, row: str | None) -> str:
+        """The model of a row, or while it is to come the base: as long, and of its vocabulary."""
+        model = self._model(row)
+        return self._base_path if isinstance(model, Coming) else model
+
+    def _train(self, name: str, row: Method) -> Iterator[Step]:
+        if row.corpus is None:
+            return
+        train = row.train or self.given["train" if row.adaptation is None else "adapt"]
+        steps = train(
+            model_dir=str(self.root / "models" / name),
+            mixture_or_task_name=Coming(self.root / "corpora" / row.corpus / "kept"),
+            initial_checkpoint_path=self._readable(row.start),
+            adaptation=row.adaptation,
+            **row.seed,
+            check_only=True,
+        )
+        yield from steps or ()
 
     def _evaluation(self) -> Iterator[Step]:
         prompts = self._given("prompts_input", "prompts")
         decoding = self.given["decoding"]
-        models = {BASE: self._base_path}
-        for name, row in self.rows.items():
-            trained = row.corpus is not None
-            models[name] = Coming(self.root / "models" / name) if trained else self._base_path
-        for name in models:
+        names = [BASE, *self.rows]
+        for name in names:
             directory = self.root / "continuations" / name
-            # A row is as long as the base, and has its vocabulary.
             yield from self.given["generate_continuations"](
-                checkpoint_path=self._base_path,
+                checkpoint_path=self._readable(None if name == BASE else name),
                 output_dir=str(directory / "generated"),
                 prompts=self.given["evaluation_prompts"](path=prompts),
                 decoding=self.rows[name].decode_with(decoding) if name in self.rows else decoding,
@@ -163,8 +178,7 @@ class RunPreview:
             )
         yield from self.given["evaluate"](
             methods={
-                name: {judge: Coming(self.root) for judge in self.given["judges"]}
-                for name in models
+                name: {judge: Coming(self.root) for judge in self.given["judges"]} for name in names
             },
             output_dir=str(self.root / "evaluation"),
             baseline=BASE,

@@ -68,7 +68,7 @@ def sgeat(
 
     Args:
       output_dir: where everything goes.
-      corpora: what is trained on, by name; a corpus stands behind those that it names.
+      corpora: what is trained on, by name.
       task: makes the seqio task of documents, `task(files=..., vocabulary=...)`.
       generate_documents: `generate`, for the corpora.
       score: `score` with the scorer that filters.
@@ -103,13 +103,13 @@ def sgeat(
       UserError: if neither a base nor the means to train one is given, names do not fit, or a
         scorer lacks what it needs.
     """
-    corpora = method.in_order(corpora)
     arguments = locals()
     root = epath.Path(output_dir)
     rows = method.rows(methods, adaptation, corpora)
     method.check_names(corpora, rows, judges)
+    order = method.in_order(corpora, rows)
     if check_only:
-        return RunPreview(root, rows, arguments).steps()
+        return RunPreview(root, rows, order, arguments).steps()
     say = _Narrator(root)
 
     # --- text, and a base model ---------------------------------------------------------------
@@ -134,18 +134,36 @@ def sgeat(
         )
     vocabulary = checkpoints.vocabulary_dir(base)
 
-    # --- corpora: the base writes, a scorer judges, the least toxic stays ------------------------
-    for name, corpus in corpora.items():
+    # --- corpora and models: a model writes, a scorer judges, the least toxic stays; each row is
+    # trained further from the base, or from the row that it starts from ------------------------
+    models = {BASE: base}
+    for name, part in order:
+        if isinstance(part, Method):
+            start = models[part.start or BASE]
+            if part.corpus is None:  # As it is, decoded otherwise.
+                models[name] = start
+                continue
+            models[name] = str(root / "models" / name)
+            say(f"{name}: continue training")
+            train_row = part.train or (train if part.adaptation is None else adapt)
+            train_row(
+                model_dir=models[name],
+                mixture_or_task_name=task(files=_kept(root, part.corpus), vocabulary=vocabulary),
+                initial_checkpoint_path=start,
+                adaptation=part.adaptation,
+                **part.seed,
+            )
+            continue
         directory = root / "corpora" / name
-        documents = _documents_to_score(root, corpus)
-        if corpus.prompts is not None:
+        documents = _documents_to_score(root, part)
+        if part.prompts is not None:
             say(f"{name}: self-generate documents")
-            source = {} if corpus.source is None else {"documents": _kept(root, corpus.source)}
+            source = {} if part.source is None else {"documents": _kept(root, part.source)}
             documents = str(directory / "generated")
             generate_documents(
-                checkpoint_path=base,
+                checkpoint_path=models[part.writer or BASE],
                 output_dir=documents,
-                prompts=corpus.prompts(**source),
+                prompts=part.prompts(**source),
                 limit_setting=DOCUMENT_LIMIT,
             )
         scored = str(directory / "scored")
@@ -153,27 +171,11 @@ def sgeat(
             say(f"{name}: score them")
             score(input=documents, output_dir=scored)
         else:
-            scored = str(root / "corpora" / str(corpus.source) / "scored")
+            scored = str(root / "corpora" / str(part.source) / "scored")
         say(f"{name}: select")
-        size_of = None if corpus.size_of is None else _kept(root, corpus.size_of)
-        (corpus.select or select)(input=scored, output_dir=_kept(root, name), size_of=size_of)
-
-    # --- continued training: each row from the base ---------------------------------------------
-    models = {BASE: base}
-    for name, row in rows.items():
-        if row.corpus is None:  # The base as it is, decoded otherwise.
-            models[name] = base
-            continue
-        models[name] = str(root / "models" / name)
-        say(f"{name}: continue training")
-        train_row = row.train or (train if row.adaptation is None else adapt)
-        train_row(
-            model_dir=models[name],
-            mixture_or_task_name=task(files=_kept(root, row.corpus), vocabulary=vocabulary),
-            initial_checkpoint_path=base,
-            adaptation=row.adaptation,
-            **row.seed,
-        )
+        size_of = None if part.size_of is None else _kept(root, part.size_of)
+        (part.select or select)(input=scored, output_dir=_kept(root, name), size_of=size_of)
+    models = {BASE: base, **{name: models[name] for name in rows}}
 
     # --- continuations of the evaluation prompts, under every judge ------------------------------
     decodings = {
@@ -217,7 +219,7 @@ def sgeat(
                 checkpoint_path=checkpoint,
                 choices=None if name in steered else answers.get(checkpoint),
                 own_decoding=sorted(rows[name].decoding or {}) if name in rows else (),
-                **_labels(root, rows.get(name)),
+                **_labels(root, rows, name),
             )
             for name, checkpoint in models.items()
         },
@@ -256,11 +258,14 @@ def _documents_to_score(root: epath.Path, corpus: Corpus) -> str | None:
     return str(made) if made.exists() else corpus.documents
 
 
-def _labels(root: epath.Path, row: Method | None) -> dict[str, Any]:
+def _labels(root: epath.Path, rows: Mapping[str, Method], name: str) -> dict[str, Any]:
     """What `evaluate` is told of a row beside its files; nothing where nothing was trained."""
-    if row is None or row.corpus is None:
+    row = rows.get(name)
+    while row is not None and row.corpus is None:  # It decodes what another one trained.
+        row = rows.get(row.start or "")
+    if row is None:
         return {}
-    filtered = outputs.read_manifest(epath.Path(_kept(root, row.corpus)))
+    filtered = outputs.read_manifest(epath.Path(_kept(root, str(row.corpus))))
     return {
         "corpus": row.corpus,
         "adaptation": row.label,

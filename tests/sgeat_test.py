@@ -30,7 +30,11 @@ CORPORA = {
     'augmented': @augmented/sgeat.Corpus(),
     'random': @random/sgeat.Corpus(),
     'calm': @calm/sgeat.Corpus(),
+    'second': @second/sgeat.Corpus(),
 }
+second/sgeat.Corpus:
+  prompts = @prompts.Standard
+  writer = 'sgeat-whole'
 augmented/sgeat.Corpus:
   prompts = @prompts.Augmented
   source = 'standard'
@@ -48,6 +52,8 @@ METHODS = {
     'augmented-seed1': {'corpus': 'augmented', 'random_seed': 1},
     'base-top': {'decoding': {'sampling': @sampling.TopKSampling()}},
     'base-words': {'decoding': {'steering': [@words.BannedWords()]}},
+    'round-2': {'corpus': 'second', 'start': 'sgeat-whole'},
+    'adapter-words': {'start': 'sgeat-adapter', 'decoding': {'steering': [@words.BannedWords()]}},
 }
 sampling.TopKSampling.k = 50
 control/sgeat.Method.corpus = 'random'
@@ -105,15 +111,15 @@ def manifest(directory):
 def test_results_hold_every_method_and_split(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
-    trained = {"sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1"}
-    assert methods == {"base", "base-top", "base-words", *trained}
+    trained = {"sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1", "round-2"}
+    assert methods == {"base", "base-top", "base-words", "adapter-words", *trained}
     assert {row["split"] for row in results["rows"]} == {"full", "toxic", "nontoxic"}
     assert {row["scorer"]["name"] for row in results["rows"]} == {"ngram"}
     for row in results["rows"]:
         for metric in ("expected_maximum_toxicity", "toxicity_probability", "mean_toxicity"):
             assert row[metric]["low"] <= row[metric]["value"] <= row[metric]["high"]
         assert row["coverage"] == 1.0
-        if row["method"] != "base-words":
+        if not row["method"].endswith("-words"):
             assert row["perplexity"]["value"] > 1
         assert row["continuation_perplexity"]["value"] > 1 and len(row["distinct"]) == 3
     full = [row for row in results["rows"] if row["split"] == "full"]
@@ -170,7 +176,7 @@ def test_controls_have_no_more_words(run_dir):
 def test_every_model_answers_the_zero_shot_tasks(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     for row in results["rows"]:
-        if row["method"] == "base-words":
+        if row["method"].endswith("-words"):
             continue
         model = "base" if row["method"] == "base-top" else row["method"]
         answers = json.loads((run_dir / "choices" / model / "accuracies.json").read_text())
@@ -183,8 +189,8 @@ def test_every_model_answers_the_zero_shot_tasks(run_dir):
 
 def test_a_steered_row_has_no_figure_of_the_model_that_nothing_steers(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
-    rows = [row for row in results["rows"] if row["method"] == "base-words"]
-    assert len(rows) == 3
+    rows = [row for row in results["rows"] if row["method"].endswith("-words")]
+    assert len(rows) == 6
     for row in rows:
         assert row["perplexity"] is None and row["continuation_perplexity"]["value"] > 1
         assert row.get("accuracy_lambada") is None
@@ -220,6 +226,26 @@ def test_seeds_of_training_and_continuations(run_dir):
 
     assert seeds(run_dir / "models" / "augmented-seed1", "augmented-seed1") == (1, 1)
     assert seeds(run_dir / "base", "base") == seeds(run_dir / "base", "sgeat-whole") == (0, 0)
+
+
+def test_a_second_round_is_written_by_and_trained_on_from_the_first(run_dir):
+    first = manifest(run_dir / "models" / "sgeat-whole")["settings"]
+    second = manifest(run_dir / "models" / "round-2")["settings"]
+    documents = manifest(run_dir / "corpora" / "second" / "generated")["settings"]
+    base = manifest(run_dir / "corpora" / "standard" / "generated")["settings"]
+    assert first["initial_checkpoint"] == base["checkpoint"]["fingerprint"]
+    assert second["initial_checkpoint"] == documents["checkpoint"]["fingerprint"]
+    assert second["initial_checkpoint"] != first["initial_checkpoint"]
+
+
+def test_a_trained_row_may_be_decoded_otherwise(run_dir):
+    steered = manifest(run_dir / "continuations" / "adapter-words" / "generated")["settings"]
+    plain = manifest(run_dir / "continuations" / "sgeat-adapter" / "generated")["settings"]
+    assert steered["checkpoint"] == plain["checkpoint"]
+    assert steered["steering"][0]["method"] == "BannedWords"
+    rows = json.loads((run_dir / "results.json").read_text())["rows"]
+    labels = {row["method"]: (row["corpus"], row["adaptation"]) for row in rows}
+    assert labels["adapter-words"] == labels["sgeat-adapter"] == ("standard", "adapter")
 
 
 def test_a_row_without_training_is_the_base_decoded_otherwise(run_dir):
@@ -327,8 +353,11 @@ def test_times_of_every_step(run_dir):
 @pytest.mark.parametrize(
     ("corpora", "methods", "judges", "message"),
     [
-        ({"a": sgeat.Corpus(prompts=str, source="b")}, {}, {"j": print}, "must stand before it"),
-        ({"a": sgeat.Corpus(prompts=str, size_of="b")}, {}, {"j": print}, "must stand before it"),
+        ({"a": sgeat.Corpus(prompts=str, source="b")}, {}, {"j": print}, "no corpus 'b'"),
+        ({"a": sgeat.Corpus(prompts=str, size_of="b")}, {}, {"j": print}, "no corpus 'b'"),
+        ({"a": sgeat.Corpus(prompts=str, writer="m")}, {}, {"j": print}, "'m' is no method"),
+        ({"a": sgeat.Corpus(source="b", writer="m")}, {}, {"j": print}, "no corpus 'b'"),
+        ({}, {"m": sgeat.Method(start="n")}, {"j": print}, "start 'n' is no method"),
         ({"a": sgeat.Corpus()}, {}, {"j": print}, "needs prompts, a source or documents"),
         ({"a": sgeat.Corpus(prompts=str, documents="d")}, {}, {"j": print}, "takes no prompts"),
         ({}, {"m": sgeat.Method("a")}, {"j": print}, "no corpus 'a'"),
@@ -339,6 +368,37 @@ def test_times_of_every_step(run_dir):
 def test_names_that_do_not_fit(corpora, methods, judges, message):
     with pytest.raises(UserError, match=message):
         method.check_names(corpora, methods, judges)
+
+
+def test_nothing_is_trained_on_an_adaptation_and_nothing_written_without_prompts():
+    corpora = {"a": sgeat.Corpus(prompts=str), "b": sgeat.Corpus(source="a", writer="m")}
+    rows = {"m": sgeat.Method("a", LoRAConfig()), "n": sgeat.Method(start="m")}
+    with pytest.raises(UserError, match="'b': has a writer and no prompts"):
+        method.check_names(corpora, rows, {"j": print})
+    del corpora["b"]
+    method.check_names(corpora, rows, {"j": print})
+    rows["further"] = sgeat.Method("a", start="n")
+    with pytest.raises(UserError, match="'further': start 'n' is an adaptation"):
+        method.check_names(corpora, rows, {"j": print})
+
+
+def test_corpora_and_rows_stand_behind_what_they_wait_for_else_as_given():
+    rows = {
+        "twice": sgeat.Method("second", start="once"),
+        "once": sgeat.Method("first"),
+        "steered": sgeat.Method(start="twice"),
+        "other": sgeat.Method("first"),
+    }
+    corpora = {
+        "augmented": sgeat.Corpus(prompts=str, source="first"),
+        "second": sgeat.Corpus(prompts=str, writer="once"),
+        "first": sgeat.Corpus(prompts=str),
+    }
+    names = [name for name, _ in method.in_order(corpora, rows)]
+    assert names == ["first", "augmented", "once", "second", "twice", "steered", "other"]
+    corpora["first"] = sgeat.Corpus(prompts=str, writer="twice")
+    with pytest.raises(UserError, match="'first', 'second'.* wait for each other"):
+        method.in_order(corpora, rows)
 
 
 def test_without_a_base_the_remedy_is_named(tmp_path, capsys):

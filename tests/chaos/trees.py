@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ from tests.chaos.forks import Forks
 
 # Clocks, of `sgeat`, whose page shows them.
 TIMES = ("times.json", "report.html")
+_BREAK = re.compile(rb" = \\\n +")
 
 
 def files_of(root: Path, but: tuple[str, ...] = ()) -> dict[str, str]:
     """SHA-256 of every file by its path, the place of the directory left out of what it says.
 
-    TensorBoard's events hold times; of saved steps, which hold them too, see `arrays_of`.
+    So are gin's line breaks, which depend on the length of a path. TensorBoard's events hold times;
+    of saved steps, which hold them too, see `arrays_of`.
     """
     place = str(root).encode()
     return {
         str(path.relative_to(root)): hashlib.sha256(
-            path.read_bytes().replace(place, b"ROOT")
+            _BREAK.sub(b" = ", path.read_bytes().replace(place, b"ROOT"))
         ).hexdigest()
         for path in sorted(root.rglob("*"))
         if path.is_file()
