@@ -36,7 +36,7 @@ def test_no_file_is_left_out():
     assert _names("models") == sorted(["base", *PARAMETERS])
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
-    assert _names("experiments") == ["demo", "real", "steering"]
+    assert _names("experiments") == ["demo", "real", "rounds", "steering"]
     assert _names("steering") == sorted(STEERING)
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
     # Run in tests/interop/t5x_test.py.
@@ -198,7 +198,7 @@ def test_steering_is_refused_where_it_is_not_supported(verb, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["demo", "real", "steering"])
+@pytest.mark.parametrize("name", ["demo", "real", "rounds", "steering"])
 def test_experiments(name):
     text = _checked(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin"])
     assert f"OUTPUT_DIR = 'runs/{name}'" in text

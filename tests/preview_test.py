@@ -72,5 +72,5 @@ def test_a_large_input_is_checked_in_its_first_records_and_one_that_comes_late_t
 
 
 def test_a_users_documents_come_late_in_a_run_of_many_steps(tmp_path):
-    run = RunPreview(epath.Path(tmp_path), {}, {"prepare": None})
+    run = RunPreview(epath.Path(tmp_path), {}, [], {"prepare": None})
     assert isinstance(run._documents(Corpus(documents="comments.jsonl")), preview.Late)
