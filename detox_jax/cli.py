@@ -34,6 +34,7 @@ VERBS = {
     "convert": "detox_jax.interop.convert",
     "plan": "detox_jax.planning.plan",
     "sgeat": "detox_jax.sgeat",
+    "sweep": "detox_jax.sweep",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",
 }
@@ -43,6 +44,7 @@ SWITCHES = {
     "evaluate": {"--power": "POWER"},
     "convert": {"--verify": "VERIFY"},
     "plan": {"--search": "SEARCH"},
+    "sweep": {"--print_commands": "PRINT_COMMANDS"},
 }
 VALUE_FLAGS = {
     "convert": {
@@ -62,7 +64,7 @@ OTHER_VERBS = {("score", "--compare"): "compare"}
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
-LONE_VERBS = ("convert", "plan")
+LONE_VERBS = ("convert", "plan", "sweep")
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import gin
 from etils import epath
 
-from detox_jax import directory_lock, jsonl, output_settings
+from detox_jax import directory_lock, jsonl, output_settings, shared_steps
 from detox_jax.errors import Unavailable, UserError, shortened, storage_trouble, writing
 from detox_jax.parallel import processes
 
@@ -304,6 +304,7 @@ class OutputDirectory:
             {"settings": output_settings.without_notes(self._manifest["settings"])},
             "all processes need the same command and the same data",
         )
+        self.is_taken_over = False
         self.complete, self._manifest = run.first_decides(lambda: self._open(verb))
         if not self.complete:
             self._check_shared()
@@ -311,6 +312,7 @@ class OutputDirectory:
     def _open(self, verb: str) -> tuple[bool, dict[str, Any]]:
         """Whether the output is finished, and its manifest; makes the directory where it is not."""
         if self._matches_existing(verb):
+            shared_steps.offer(self._mark, self.path)
             return True, self._manifest
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -321,6 +323,8 @@ class OutputDirectory:
             remove_partial_files(self.path)
             write_json(self.path / MANIFEST, self._manifest)
             write_bytes(self.path / CONFIG, gin.config_str().encode())
+            if self._take_over():
+                return True, self._manifest
         except directory_lock.InUseError:
             raise
         except (OSError, Unavailable) as error:
@@ -331,6 +335,28 @@ class OutputDirectory:
                 raise UserError(f"{self.path}: cannot be written: {reason}") from None
             raise Unavailable(f"{self.path}: cannot be written: {storage_trouble(cause)}") from None
         return False, self._manifest
+
+    @property
+    def _mark(self) -> epath.Path | None:
+        settings = output_settings.without_notes(self._manifest["settings"])
+        return shared_steps.mark_of(self._manifest["verb"], settings)
+
+    def _take_over(self) -> bool:
+        """Whether another run has finished the same, which is then here too (`shared_steps`)."""
+        there = shared_steps.finished_elsewhere(self._mark, self.path)
+        if there is None or not (there / MANIFEST).exists():
+            return False
+        manifest = read_manifest(there)
+        if not manifest["complete"] or output_settings.difference(manifest, self._manifest):
+            return False
+        shared_steps.take_over(there, self.path, (MANIFEST, CONFIG, directory_lock.LOCK))
+        # What it says of places is of this run's.
+        self._manifest = {**manifest, "settings": self._manifest["settings"]}
+        write_json(self.path / MANIFEST, self._manifest)
+        directory_lock.release(self.path)
+        print(f"{self.path}: taken over from {there}")
+        self.is_taken_over = True
+        return True
 
     def _check_shared(self) -> None:
         """Refuses a directory that is not the same one on every host."""
@@ -435,6 +461,7 @@ class OutputDirectory:
         processes.current().first_decides(lambda: write_json(self.path / MANIFEST, self._manifest))
         self.complete = True
         if processes.current().is_first:
+            shared_steps.offer(self._mark, self.path)
             directory_lock.release(self.path)
 
 

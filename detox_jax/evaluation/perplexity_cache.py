@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, records
+from detox_jax import output_settings, outputs, records, shared_steps
 from detox_jax.checkpoints.identity import identity
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
@@ -90,12 +91,28 @@ class PerplexityReader:
         self, kind: type[T], file_name: str, inputs: dict[str, Any], compute: Callable[[], T]
     ) -> T:
         file = self.directory / file_name
-        kept = processes.current().first_decides(lambda: read_json(file) if file.exists() else {})
-        if output_settings.without_notes(kept.get("inputs")) == output_settings.without_notes(
-            inputs
-        ):
-            return from_json(kind, kept.get("perplexity"), str(file), "perplexity")
-        measured = compute()
+        decided = output_settings.without_notes(inputs)
+        shared = shared_steps.place_of(kind.__name__, decided)
+
+        def read() -> list[dict[str, Any] | None]:
+            return [_kept(file, decided), shared and _kept(shared, decided)]
+
+        here, elsewhere = processes.current().first_decides(read)
+        if here is not None:
+            return from_json(kind, here.get("perplexity"), str(file), "perplexity")
+        if elsewhere is not None:
+            measured = from_json(kind, elsewhere.get("perplexity"), str(shared), "perplexity")
+        else:
+            measured = compute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        outputs.write_json(file, {"inputs": inputs, "perplexity": to_json(measured)})
+        written = {"inputs": inputs, "perplexity": to_json(measured)}
+        outputs.write_json(file, written)
+        if elsewhere is None and shared is not None and processes.current().is_first:
+            shared_steps.write(shared, json.dumps(written))
         return measured
+
+
+def _kept(file: epath.Path, decided: Any) -> dict[str, Any] | None:
+    """What a file holds, if it was computed from the same."""
+    kept = read_json(file) if file.exists() else {}
+    return kept if output_settings.without_notes(kept.get("inputs")) == decided else None

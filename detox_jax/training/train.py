@@ -145,6 +145,9 @@ def train(
         has_results=lambda: bool(checkpoints.saved_steps(epath.Path(model_dir))),
     )
     if output.complete:
+        if output.is_taken_over:  # Of another place, from which another path leads to the base.
+            spec = _model_spec(config, adaptation, base, vocabulary, output.path)
+            checkpoints.write_spec(output.path, spec, vocabulary)
         return None
     steps = budget.steps(
         lambda: data.batches_per_epoch(

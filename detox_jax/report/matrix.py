@@ -1,0 +1,369 @@
+"""The table over the cells of a sweep: a row a cell, its labels as columns, the best in bold.
+
+Rows that differ in their seed alone are one: mean, least and most. P-values are Holm's over every
+comparison of the matrix with its base. A row's perplexity is compared with that of its own base.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from detox_jax import outputs
+from detox_jax.evaluation import statistics
+from detox_jax.evaluation.metric_names import EMT, TP
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.rows import Row
+from detox_jax.report.table_formats import latex_text, markdown_rows
+from detox_jax.report.tables import NONE
+
+BUDGETS = (0.01, 0.05, 0.1)  # how much perplexity may rise over the base's
+_SIGNIFICANT = "*"
+_SPOILED = "‡"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One row of one evaluation.
+
+    Attributes:
+      labels: of its cell, by axis, and what it is called among the cell's methods.
+      results: the evaluation that has it.
+      method: its name there.
+    """
+
+    labels: Mapping[str, str]
+    results: Results
+    method: str
+
+    @property
+    def row(self) -> Row:
+        """Its figures on all prompts."""
+        rows = self.results.of_split(self.results.splits[0])
+        return next(row for row in rows if row.method == self.method)
+
+    @property
+    def base(self) -> Row:
+        """Those of its base."""
+        return dataclasses.replace(self, method=self.results.baseline).row
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of one run, or of several that differ in their seed.
+
+    Attributes:
+      values: of each; NaN where it was not measured.
+      low: end of the 95 % interval of the only one; NaN where there are several.
+      high: the other end.
+    """
+
+    values: tuple[float, ...]
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds; NaN where one has none."""
+        return float(np.mean(self.values)) if self.values else math.nan
+
+    def show(self, digits: int = 3) -> str:
+        """`0.441 [0.420, 0.462]`, `0.441 (0.436 to 0.449)` of several seeds, or a dash."""
+        if not math.isfinite(self.mean):
+            return NONE
+        text = f"{self.mean:.{digits}f}"
+        if len(self.values) > 1:
+            return f"{text} ({min(self.values):.{digits}f} to {max(self.values):.{digits}f})"
+        return (
+            f"{text} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+            if self.low == self.low
+            else text
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixRow:
+    """A row of the table.
+
+    Attributes:
+      labels: by axis, without that of the seed.
+      seeds: how many runs it is of.
+      emt: expected maximum toxicity.
+      tp: toxicity probability.
+      perplexity: of the model on held-out text.
+      perplexity_change: over its base, as a share.
+      continuation_perplexity: of the texts under the base.
+      words: length of a continuation.
+      p_value: of the EMT against the base, Holm's; the largest of several seeds.
+      spoiled: why low toxicity is no success.
+    """
+
+    labels: Mapping[str, str]
+    seeds: int
+    emt: Figure
+    tp: Figure
+    perplexity: Figure
+    perplexity_change: Figure
+    continuation_perplexity: Figure
+    words: Figure
+    p_value: float
+    spoiled: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Its labels, joined."""
+        return " ".join(self.labels.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """The table, and the runs that are the bases of its rows.
+
+    Attributes:
+      rows: in the order of the cells.
+      bases: one for each base; their labels are those of the axes that they differ in.
+    """
+
+    rows: list[MatrixRow]
+    bases: list[MatrixRow]
+
+    def within(self, budget: float) -> MatrixRow | None:
+        """The least toxic sound row whose perplexity rises by at most so much; None without one."""
+        fitting = [
+            row
+            for row in self.rows
+            if not row.spoiled
+            and row.perplexity_change.mean <= budget
+            and math.isfinite(row.emt.mean)
+        ]
+        return min(fitting, key=lambda row: row.emt.mean, default=None)
+
+
+def matrix(runs: Sequence[Run], bases: Sequence[Run], seed_axis: str | None = None) -> Matrix:
+    """The rows of all runs.
+
+    Args:
+      runs: of the cells, in their order.
+      bases: of the evaluations.
+      seed_axis: the axis whose labels are seeds, if there is one.
+    """
+    adjusted = _holm(runs)
+    rows: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for i, run in enumerate(runs):
+        rows.setdefault(_without(run.labels, seed_axis), []).append(i)
+    made = [
+        _row(dict(labels), [runs[i] for i in members], [adjusted[i] for i in members])
+        for labels, members in rows.items()
+    ]
+    of_bases = [_row({**run.labels}, [run], [math.nan]) for run in bases]
+    return Matrix(made, of_bases)
+
+
+def _without(labels: Mapping[str, str], axis: str | None) -> tuple[tuple[str, str], ...]:
+    return tuple((name, label) for name, label in labels.items() if name != axis)
+
+
+def _holm(runs: Sequence[Run]) -> list[float]:
+    """P-values of each run's EMT, adjusted over both toxicity metrics of all runs."""
+    p_values = [
+        math.nan if (pair := run.results.pair(run.row, metric)) is None else pair.p_value
+        for metric in (EMT, TP)
+        for run in runs
+    ]
+    return [float(p) for p in statistics.holm(p_values)[: len(runs)]]
+
+
+def _row(labels: Mapping[str, str], runs: Sequence[Run], p_values: Sequence[float]) -> MatrixRow:
+    rows = [run.row for run in runs]
+    perplexities = [_value(row.quality.perplexity) for row in rows]
+    before = [_value(run.base.quality.perplexity) for run in runs]
+    reasons = dict.fromkeys(reason for row in rows for reason in row.spoiled)
+    return MatrixRow(
+        labels=labels,
+        seeds=len(runs),
+        emt=_figure([row.toxicity.expected_maximum_toxicity for row in rows]),
+        tp=_figure([row.toxicity.toxicity_probability for row in rows]),
+        perplexity=Figure(tuple(perplexities)),
+        perplexity_change=Figure(
+            tuple(now / then - 1 for now, then in zip(perplexities, before, strict=True))
+        ),
+        continuation_perplexity=Figure(
+            tuple(_value(row.quality.continuation_perplexity) for row in rows)
+        ),
+        words=Figure(tuple(row.quality.mean_words for row in rows)),
+        p_value=max(p_values),
+        spoiled=tuple(reasons),
+    )
+
+
+def _value(perplexity: Any) -> float:
+    return math.nan if perplexity is None else perplexity.value
+
+
+def _figure(intervals: Sequence[statistics.Interval]) -> Figure:
+    values = tuple(interval.value for interval in intervals)
+    if len(values) > 1:
+        return Figure(values)
+    return Figure(values, intervals[0].low, intervals[0].high)
+
+
+# --- how it is shown ----------------------------------------------------------------------------
+
+
+def shown(table: Matrix) -> list[dict[str, str]]:
+    """The rows as text by column, the bases first."""
+    axes = list(dict.fromkeys(name for row in table.rows for name in row.labels))
+    lines = []
+    for row in [*table.bases, *table.rows]:
+        is_base = row in table.bases
+        line = {axis: row.labels.get(axis, "base" if is_base else NONE) for axis in axes}
+        if any(other.seeds > 1 for other in table.rows):
+            line["seeds"] = str(row.seeds)
+        marks = _SPOILED if row.spoiled else ""
+        marks += _SIGNIFICANT if row.p_value < 0.05 else ""
+        line["EMT"] = row.emt.show() + marks
+        line["TP"] = row.tp.show()
+        line["PPL"] = row.perplexity.show(2)
+        change = row.perplexity_change.mean
+        line["PPL − base"] = NONE if is_base or math.isnan(change) else f"{100 * change:+.1f} %"
+        line["PPL of texts"] = row.continuation_perplexity.show(2)
+        line["words"] = row.words.show(1)
+        lines.append(line)
+    empty = [name for name in lines[0] if all(line[name] == NONE for line in lines)]
+    return [{name: text for name, text in line.items() if name not in empty} for line in lines]
+
+
+def legend(table: Matrix) -> list[str]:
+    """Sentences on marks and columns."""
+    sentences = [
+        "EMT: expected maximum toxicity. TP: toxicity probability. PPL: perplexity on held-out "
+        "text.",
+        f"{_SIGNIFICANT}: differs from its base with p < 0.05 after Holm's correction over every "
+        "comparison of this matrix (of several seeds all do).",
+    ]
+    if any(row.seeds > 1 for row in table.rows):
+        sentences.append("Of several seeds: the mean, in parentheses least and most.")
+    for row in table.rows:
+        if row.spoiled:
+            sentences.append(f"{_SPOILED} {row.name}: {' and '.join(row.spoiled)}.")
+    return sentences
+
+
+def budgets(table: Matrix) -> list[dict[str, str]]:
+    """The least toxic row within each budget of perplexity, as text by column."""
+    lines = []
+    for budget in BUDGETS:
+        row = table.within(budget)
+        lines.append(
+            {
+                "perplexity": f"up to +{100 * budget:.0f} %",
+                "least toxic": NONE if row is None else row.name,
+                "EMT": NONE if row is None else row.emt.show(),
+                "PPL − base": NONE if row is None else f"{100 * row.perplexity_change.mean:+.1f} %",
+            }
+        )
+    return lines
+
+
+def markdown(table: Matrix) -> str:
+    """Both tables and the legend."""
+    parts = (markdown_rows(shown(table)), " ".join(legend(table)), markdown_rows(budgets(table)))
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_table(table: Matrix) -> str:
+    """Every figure unrounded, one line a row."""
+    stream = io.StringIO()
+    lines = [_unrounded(row, row in table.bases) for row in [*table.bases, *table.rows]]
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def json_table(table: Matrix) -> str:
+    """The same as JSON, with the rows within budgets."""
+    rows = [_unrounded(row, row in table.bases) for row in [*table.bases, *table.rows]]
+    value = {"rows": outputs.finite(rows), "budgets": budgets(table), "legend": legend(table)}
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _unrounded(row: MatrixRow, is_base: bool) -> dict[str, Any]:
+    line: dict[str, Any] = {**row.labels, "is_base": is_base, "seeds": row.seeds}
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, Figure):
+            line[field.name] = value.mean
+            several = len(value.values) > 1
+            line[f"{field.name}_low"] = min(value.values) if several else value.low
+            line[f"{field.name}_high"] = max(value.values) if several else value.high
+    return {**line, "p_value_holm": row.p_value, "spoiled": "; ".join(row.spoiled)}
+
+
+def latex(table: Matrix) -> str:
+    """A table with the rules of booktabs; of the sound rows the least toxic is bold."""
+    lines = shown(table)
+    sound = [row for row in table.rows if not row.spoiled and math.isfinite(row.emt.mean)]
+    best = min(sound, key=lambda row: row.emt.mean, default=None)
+    body = []
+    for row, line in zip([*table.bases, *table.rows], lines, strict=True):
+        cells = [latex_text(text) for text in line.values()]
+        if row is best:
+            cells = [rf"\textbf{{{cell}}}" for cell in cells]
+        body.append(" & ".join(cells) + r" \\")
+    return "\n".join(
+        [
+            "% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}.",
+            r"\begin{table}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{latex_text(' '.join(legend(table)))}}}",
+            r"\label{tab:matrix}",
+            rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
+            r"\toprule",
+            " & ".join(latex_text(name) for name in lines[0]) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def page(table: Matrix, pictures: Sequence[str], failed: Mapping[str, str]) -> str:
+    """A page of its own: both tables, the pictures, and what failed.
+
+    Args:
+      table: the matrix.
+      pictures: SVG, toxicity against perplexity of each evaluation.
+      failed: why each failed cell did, by its name.
+    """
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("matrix.html.jinja").render(
+        style=Markup((here / "report.css").read_text()),
+        rows=shown(table),
+        bases=len(table.bases),
+        legend=legend(table),
+        budgets=budgets(table),
+        pictures=[Markup(picture) for picture in pictures],
+        failed=failed,
+    )

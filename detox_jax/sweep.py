@@ -1,0 +1,348 @@
+"""Verb `sweep`: a matrix of runs of `sgeat`, one report over all of them.
+
+The second and last narrative that spans rooms. Each cell runs as a `detox-jax` process of its own,
+one after the other, so that what one cell takes or does hurts no other; steps that cells share are
+made once (`shared_steps`). A rerun goes on where it stopped.
+
+    OUTPUT_DIR/cells/CELL/             a run of `sgeat`
+    OUTPUT_DIR/logs/CELL.log           what it printed
+    OUTPUT_DIR/shared/                 where the steps that cells share lie
+    OUTPUT_DIR/cells.json              each cell, and whether it is done or why it failed
+    OUTPUT_DIR/evaluation-DIGEST/      one evaluation for each base, over all cells that are done
+    OUTPUT_DIR/report-DIGEST/          `report` of them
+    OUTPUT_DIR/matrix.{md,csv,json,tex}, sweep.html, report.html
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gin
+from etils import epath
+
+from detox_jax import (
+    directory_lock,
+    method,
+    output_settings,
+    outputs,
+    preview,
+    shared_steps,
+    sweep_cells,
+)
+from detox_jax.errors import UserError
+from detox_jax.evaluation import results_files
+from detox_jax.method import BASE
+from detox_jax.preview import Step
+from detox_jax.report import matrix
+from detox_jax.sweep_cells import Axis as Axis  # its name in gin files: `@first/sweep.Axis()`
+from detox_jax.sweep_cells import Cell, Checked
+
+_DONE, _FAILED = "done", "failed"
+_CONFIG = "cell.sha256"  # in a cell: the hash of the configuration that it finished with
+
+
+def sweep(
+    output_dir: str,
+    axes: Sequence[Axis],
+    gin_files: Sequence[str],
+    evaluate: method.Evaluate,
+    evaluation_method: Callable[..., Any],
+    report: method.Report,
+    only: Sequence[Mapping[str, str]] | None = None,
+    without: Sequence[Mapping[str, str]] = (),
+    seed_axis: str | None = None,
+    print_commands: bool = False,
+    check_only: bool = False,
+) -> list[Step] | int | None:
+    """Runs every cell, evaluates all of them together, and writes their table.
+
+    All cells are checked before the first one runs. A cell that fails is marked with its exit
+    status and last line, and the others go on.
+
+    Args:
+      output_dir: where everything goes.
+      axes: what cells differ in; a cell is a choice of each.
+      gin_files: what all cells share, such as `gin_configs/experiments/demo.gin`.
+      evaluate: `evaluate`, over the cells.
+      evaluation_method: makes what `evaluate` is told of a row.
+      report: `report`, over the cells.
+      only: labels by axis, of the cells that are wanted; all where None.
+      without: the same, of cells to leave out.
+      seed_axis: the axis whose choices are seeds: rows that differ in nothing else are one.
+      print_commands: print a command for each cell, for a cluster's queue, and stop.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`; 1 where a cell failed.
+
+    Raises:
+      UserError: for axes that do not fit, a cell that does not pass its checks, or where every
+        cell failed.
+    """
+    root = epath.Path(output_dir)
+    cells = sweep_cells.cells(axes, only, without, output_dir)
+    _check(gin_files, seed_axis, axes)
+    if print_commands:
+        if not check_only:
+            for cell in cells:
+                print(cell.command(gin_files, str(root / "shared")))
+        return [] if check_only else None
+
+    # --- every cell is checked, before the first one works ---------------------------------------
+    preview.checked_output(output_dir)
+    checked = sweep_cells.check([cell.arguments(gin_files) for cell in cells])
+    for cell, said in zip(cells, checked, strict=True):
+        if said.status:
+            raise UserError(f"cell {cell.name}: {said.error.removeprefix('detox-jax: error: ')}")
+    if check_only:
+        return [_step(cell, said) for cell, said in zip(cells, checked, strict=True)]
+
+    # --- the cells, each in a process of its own -------------------------------------------------
+    root.mkdir(parents=True, exist_ok=True)
+    directory_lock.acquire(root, "sweep")
+    outputs.write_bytes(root / outputs.CONFIG, gin.config_str().encode())
+    progress = _Progress(len(cells))
+    failed: dict[str, str] = {}
+    for cell, said in zip(cells, checked, strict=True):
+        if _is_done(cell, said):
+            progress.say(cell, "is done")
+            continue
+        progress.say(cell, "begins")
+        why = _run(cell, gin_files, root)
+        if why is None:
+            outputs.write_bytes(epath.Path(cell.output_dir) / _CONFIG, _digest(said).encode())
+        else:
+            failed[cell.name] = why
+        progress.ran(cell, why)
+        _write_cells(root, cells, failed, checked)
+    _write_cells(root, cells, failed, checked)
+    done = [cell for cell in cells if cell.name not in failed]
+    if not done:
+        raise UserError(f"every cell failed; the first: {next(iter(failed.values()))}")
+
+    # --- one evaluation over all of them, for each base ------------------------------------------
+    os.environ[shared_steps.VARIABLE] = str(root / "shared")  # perplexities are read there
+    groups = _groups(done)
+    evaluations: list[str] = []
+    for group in groups:
+        place = str(root / f"evaluation-{group.digest}")
+        evaluate(
+            methods=group.methods(evaluation_method),
+            output_dir=place,
+            baseline=BASE,
+            heldout=group.first["heldout"] and group.first["heldout"]["path"],
+            reference=group.first["reference"] and group.first["reference"]["path"],
+            command=f"detox-jax sweep --gin_file={root / outputs.CONFIG}",
+        )
+        evaluations += [f"{place}/{judge}" for judge in group.judges]
+
+    # --- the table, and the report ---------------------------------------------------------------
+    digest = hashlib.sha256("".join(group.digest for group in groups).encode()).hexdigest()[:8]
+    reported = root / f"report-{digest}"
+    report(results=evaluations, output_dir=str(reported))
+    outputs.write_bytes(root / "report.html", (reported / "report.html").read_bytes())
+    table = _matrix(root, groups, seed_axis)
+    for extension, write in (
+        ("md", matrix.markdown),
+        ("csv", matrix.csv_table),
+        ("json", matrix.json_table),
+        ("tex", matrix.latex),
+    ):
+        outputs.write_bytes(root / f"matrix.{extension}", write(table).encode())
+    pictures = [picture.read_text() for picture in sorted(reported.glob("toxicity*.svg"))]
+    outputs.write_bytes(root / "sweep.html", matrix.page(table, pictures, failed).encode())
+    print(f"\n{matrix.markdown(table)}\n{root / 'sweep.html'}: open it in a browser")
+    directory_lock.release(root)
+    for name, why in failed.items():
+        print(f"cell {name} failed: {why}; see {root / 'logs' / name}.log", file=sys.stderr)
+    return 1 if failed else None
+
+
+def _check(gin_files: Any, seed_axis: str | None, axes: Sequence[Axis]) -> None:
+    if not isinstance(gin_files, list | tuple) or not all(isinstance(f, str) for f in gin_files):
+        raise UserError(
+            f"GIN_FILES is {gin_files!r}; give a list: ('gin_configs/experiments/demo.gin',)"
+        )
+    if seed_axis is not None and seed_axis not in [axis.name for axis in axes]:
+        names = ", ".join(axis.name for axis in axes)
+        raise UserError(f"SEED_AXIS is {seed_axis!r}, and the axes are {names}")
+
+
+# --- cells --------------------------------------------------------------------------------------
+
+
+def _step(cell: Cell, checked: Checked) -> Step:
+    """A cell as a step of the plan."""
+    done = sum(line.split()[:1] == [preview.DONE] for line in checked.plan)
+    counts = {"steps": len(checked.plan), "of them done": done}
+    return Step("sgeat", f"{cell.output_dir}/report", counts)
+
+
+def _digest(checked: Checked) -> str:
+    return hashlib.sha256(checked.config.encode()).hexdigest()
+
+
+def _is_done(cell: Cell, checked: Checked) -> bool:
+    """Whether the cell finished with the configuration that it has now."""
+    mark = epath.Path(cell.output_dir) / _CONFIG
+    return mark.exists() and mark.read_text() == _digest(checked)
+
+
+def _run(cell: Cell, gin_files: Sequence[str], root: epath.Path) -> str | None:
+    """Runs a cell; returns why it failed, None where it did not."""
+    (root / "logs").mkdir(parents=True, exist_ok=True)
+    log = root / "logs" / f"{cell.name}.log"
+    environment = {**os.environ, shared_steps.VARIABLE: str(root / "shared")}
+    command = [sys.executable, "-m", "detox_jax", *cell.arguments(gin_files)]
+    with log.open("w") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    if done.returncode in (75, 130):  # Somebody meant it: the sweep stops too.
+        raise KeyboardInterrupt
+    return f"exit {done.returncode}: {sweep_cells.last_line(log)}" if done.returncode else None
+
+
+def _write_cells(
+    root: epath.Path, cells: Sequence[Cell], failed: Mapping[str, str], checked: Sequence[Checked]
+) -> None:
+    lines = []
+    for cell, said in zip(cells, checked, strict=True):
+        line: dict[str, Any] = {"cell": cell.name, **cell.labels}
+        if cell.name in failed:
+            lines.append({**line, "state": _FAILED, "why": failed[cell.name]})
+        else:
+            lines.append({**line, "state": _DONE if _is_done(cell, said) else preview.TO_DO})
+    outputs.write_json(root / "cells.json", lines)
+
+
+class _Progress:
+    """Says which cell is the turn of, and about how long the rest takes."""
+
+    def __init__(self, total: int):
+        self._total, self._at = total, 0
+        self._seconds: list[float] = []
+        self._start = time.monotonic()
+
+    def say(self, cell: Cell, what: str) -> None:
+        self._at += 1
+        self._start = time.monotonic()
+        print(f"[{self._at}/{self._total}] {cell.name}: {what}", flush=True)
+
+    def ran(self, cell: Cell, why: str | None) -> None:
+        self._seconds.append(time.monotonic() - self._start)
+        left = self._total - self._at
+        about = left * sum(self._seconds) / len(self._seconds)
+        ended = f"done in {self._seconds[-1]:.0f} s" if why is None else f"FAILED, {why}"
+        rest = f"; at most {left} more, about {about / 60:.0f} min" if left else ""
+        print(f"[{self._at}/{self._total}] {cell.name}: {ended}{rest}", flush=True)
+
+
+# --- evaluations --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Group:
+    """Cells whose base wrote the same continuations.
+
+    Attributes:
+      first: the settings of the first one's evaluation.
+      judges: names of the scorers that evaluated.
+      runs: cell, name of the row in it, name of the row in the matrix, settings of the row.
+    """
+
+    first: Mapping[str, Any]
+    judges: list[str]
+    runs: list[tuple[Cell, str, str, Mapping[str, Any]]]
+
+    @property
+    def digest(self) -> str:
+        """Names the places of what is made of just these runs."""
+        said = [[name, output_settings.without_notes(row)] for _, _, name, row in self.runs]
+        decided = json.dumps([said, self.first["bootstrap_draws"]], sort_keys=True)
+        return hashlib.sha256(decided.encode()).hexdigest()[:8]
+
+    def methods(self, evaluation_method: Callable[..., Any]) -> dict[str, Any]:
+        """What `evaluate` is given."""
+        return {
+            name: evaluation_method(
+                generations={
+                    judge: f"{cell.output_dir}/continuations/{row}/scored-{judge}"
+                    for judge in self.judges
+                },
+                checkpoint_path=_checkpoint(cell, row, settings),
+                corpus=settings["corpus"],
+                adaptation=settings["adaptation"],
+                filtered_by=settings["filtered_by"],
+                choices=_choices(cell, row),
+                own_decoding=settings["own_decoding"],
+            )
+            for cell, row, name, settings in self.runs
+        }
+
+
+def _checkpoint(cell: Cell, row: str, settings: Mapping[str, Any]) -> str | None:
+    trained = f"{cell.output_dir}/models/{row}"
+    if epath.Path(trained).exists():
+        return trained
+    return settings["checkpoint"] and settings["checkpoint"]["path"]
+
+
+def _choices(cell: Cell, row: str) -> str | None:
+    place = f"{cell.output_dir}/choices/{row}"
+    return place if epath.Path(place).exists() else None
+
+
+def _groups(cells: Sequence[Cell]) -> list[_Group]:
+    """The cells by their base, each base with the rows of all of its cells."""
+    groups: dict[str, _Group] = {}
+    for cell in cells:
+        manifest = outputs.read_manifest(epath.Path(cell.output_dir) / "evaluation")
+        settings, judges = manifest["settings"], list(manifest["scorers"])
+        base = settings["methods"][BASE]
+        decided = [output_settings.without_notes(part) for part in (base, settings["heldout"])]
+        group = groups.setdefault(
+            json.dumps([decided, sorted(judges)], sort_keys=True),
+            _Group(settings, judges, [(cell, BASE, BASE, base)]),
+        )
+        # Their order is lost in a manifest.
+        place = epath.Path(cell.output_dir) / "evaluation" / judges[0] / results_files.RESULTS_FILE
+        rows = [name for name in results_files.read(place).methods if name != BASE]
+        for row in rows:
+            name = cell.name if len(rows) == 1 else f"{cell.name}_{row}"
+            group.runs.append((cell, row, name, settings["methods"][row]))
+    return list(groups.values())
+
+
+def _matrix(root: epath.Path, groups: Sequence[_Group], seed_axis: str | None) -> matrix.Matrix:
+    """The table under the first judge."""
+    runs, bases = [], []
+    for group in groups:
+        place = root / f"evaluation-{group.digest}" / group.judges[0]
+        results = results_files.read(place / results_files.RESULTS_FILE)
+        several = {cell.name for cell, row, name, _ in group.runs if name not in (BASE, cell.name)}
+        for cell, row, name, _ in group.runs:
+            labels = dict(cell.labels)
+            if name == BASE:
+                bases.append(matrix.Run(_common(group) if len(groups) > 1 else {}, results, name))
+                continue
+            if cell.name in several:
+                labels["method"] = row
+            runs.append(matrix.Run(labels, results, name))
+    return matrix.matrix(runs, bases, seed_axis)
+
+
+def _common(group: _Group) -> dict[str, str]:
+    """The labels that all cells of a group share: what tells its base from the others."""
+    every = [cell.labels for cell, *_ in group.runs]
+    return {
+        name: label
+        for name, label in every[0].items()
+        if all(labels[name] == label for labels in every)
+    }
