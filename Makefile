@@ -8,7 +8,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real steering plan bench chaos test-real test-slow test-multihost test-bucket \
+.PHONY: demo test real steering sweep-demo plan bench chaos test-real test-slow test-multihost test-bucket \
     test-lock test-interop test-adapterhub test-t5x lint types fix clean locks audit
 
 demo: $(VENV)/installed
@@ -20,6 +20,10 @@ real: $(VENV)/installed-judges
 # Methods that steer the decoding beside those that train, on the demo's base (docs/STEERING.md).
 steering: $(VENV)/installed
 	$(BIN)/detox-jax sgeat --gin_file=gin_configs/experiments/steering.gin
+
+# Six cells on the demo's base, one table (docs/SWEEP.md).
+sweep-demo: $(VENV)/installed
+	$(BIN)/detox-jax sweep --gin_file=gin_configs/experiments/sweep_demo.gin
 
 # The table of docs/PERFORMANCE.md, beside transformers, torch, pandas and others.
 bench: $(VENV)/installed-bench

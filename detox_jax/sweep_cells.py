@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -83,8 +84,8 @@ class Cell:
 
     def command(self, gin_files: Sequence[str], shared: str) -> str:
         """The line of a shell that runs it anywhere."""
-        words = [f"{shared_steps.VARIABLE}={shared}", "detox-jax", *self.arguments(gin_files)]
-        return shlex.join(words).replace(f"'{words[0]}'", words[0])
+        variable = f"{shared_steps.VARIABLE}={shared}"
+        return shlex.join(["env", variable, "detox-jax", *self.arguments(gin_files)])
 
 
 def name_of(labels: Mapping[str, str]) -> str:
@@ -178,7 +179,8 @@ def check(several: Sequence[Sequence[str]]) -> list[Checked]:
       several: what follows `detox-jax`, of each.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "detox_jax.sweep_check"],
+        # Not from its directory, whose modules would stand for others of the same names.
+        [sys.executable, "-P", str(Path(__file__).with_name("sweep_check.py"))],
         input=json.dumps([list(arguments) for arguments in several]),
         capture_output=True,
         text=True,

@@ -1,8 +1,7 @@
 """Checks many command lines without doing their work: what `sweep` runs in a process of its own.
 
-    python -m detox_jax.sweep_check < '[["sgeat", "--gin_file=..."], ...]'
-
-Prints a line of JSON for each: `status`, and what was printed to `output` and `errors`.
+Reads a JSON list of command lines on standard input, `[["sgeat", "--gin_file=..."], ...]`. Prints
+a line of JSON for each: `status`, and what was printed to `output` and `errors`.
 """
 
 from __future__ import annotations

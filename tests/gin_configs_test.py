@@ -36,7 +36,7 @@ def test_no_file_is_left_out():
     assert _names("models") == sorted(["base", *PARAMETERS])
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
-    assert _names("experiments") == ["demo", "real", "rounds", "steering"]
+    assert _names("experiments") == ["demo", "real", "rounds", "steering", "sweep_demo"]
     assert _names("steering") == sorted(STEERING)
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
     # Run in tests/interop/t5x_test.py.
@@ -136,11 +136,14 @@ _VALUES = {
     "TASK_FEATURE_LENGTHS": "{'targets': 8}",
     "METHODS": "{'base': 'somewhere'}",
     "SCORES": "{'ngram': 'somewhere', 'lexicon': 'elsewhere'}",
+    "GIN_FILES": "('somewhere.gin',)",
+    "AXES": "(@sweep.Axis(),)",
 }
 # What a verb leaves to choose, of which it takes one.
 _CHOICES = {
     "train": ["--gin.TRAIN_STEPS=5"],
     "plan": ["--gin_file=gin_configs/models/tiny.gin", "--gin.VOCAB_SIZE=300"],
+    "sweep": ["--gin.sweep.Axis.name=size", "--gin.sweep.Axis.choices={'small': []}"],
 }
 
 
@@ -196,6 +199,11 @@ def test_steering_is_refused_where_it_is_not_supported(verb, capsys):
     assert cli.main([verb, *flags, "--gin.STEERING=[@words.BannedWords()]"]) == 2
     message = f"{verb} reads the model's own probabilities and supports no STEERING"
     assert message in capsys.readouterr().err
+
+
+def test_the_sweep_of_the_demo():
+    text = _checked(["sweep", "--gin_file=gin_configs/experiments/sweep_demo.gin"])
+    assert "OUTPUT_DIR = 'runs/sweep-demo'" in text
 
 
 @pytest.mark.parametrize("name", ["demo", "real", "rounds", "steering"])

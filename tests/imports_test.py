@@ -14,6 +14,7 @@ BASICS = {
     "parallel.processes",
     "output_settings",
     "directory_lock",
+    "shared_steps",
     "outputs",
     "preview",
     "jsonl",
@@ -31,6 +32,7 @@ ALLOWED = {
     "terminal": set(),
     "compilation_cache": set(),
     "storage_watch": set(),
+    "shared_steps": set(),
     "jsonl": {"errors"},
     "foreign": {"errors"},
     "foreign_files": {"errors", "foreign"},
@@ -41,6 +43,7 @@ ALLOWED = {
     "directory_lock": {"errors"},
     "outputs": {
         *("directory_lock", "errors", "jsonl", "parallel.processes", "output_settings"),
+        "shared_steps",
     },
     "preview": {"errors", "outputs"},
     "bad_records": {"errors", "jsonl", "output_settings", "outputs", "parallel.processes"},
@@ -74,13 +77,15 @@ ALLOWED = {
     "method": {"errors", "preview", "models", "generation"},
     "run_preview": {"errors", "preview", "method"},
     "sgeat": {*BASICS, "checkpoints", "models", "generation", "method", "run_preview"},
+    "sweep_cells": {"errors", "shared_steps"},
+    "sweep": {*BASICS, "method", "evaluation", "report", "sweep_cells"},
     "bound_values": {"errors", "kinds"},
     "configuration": {"errors", "bound_values"},
 }
 # T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.
 ALSO_ALLOWED = {"interop.t5x": {"training.data", "training.optimizer"}}
 # The public names and the verbs are loaded when they are used.
-LOADERS = {"__init__", "cli", "__main__"}
+LOADERS = {"__init__", "cli", "__main__", "sweep_check"}
 NOTHING_LOCAL = {
     "models.config",
     "generation.sampling",
@@ -103,6 +108,7 @@ VERBS = {
     "interop.convert",
     "planning.plan",
     "sgeat",
+    "sweep",
 }
 HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch", "transformers", "t5x", "lm_eval"}
 PLACES = {("interop.t5x", "t5x")}

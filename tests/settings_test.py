@@ -32,7 +32,7 @@ DECIDES = {
     "bootstrap_draws random_seed dtype",
 }
 # Verbs whose outputs are those of other verbs, or of the strategy that they are given.
-OTHERS = {"convert", "sgeat", "train_scorer"}
+OTHERS = {"convert", "sgeat", "sweep", "train_scorer"}
 
 
 @pytest.mark.parametrize("verb", DECIDES)

@@ -1,0 +1,296 @@
+"""Verb `sweep`: its cells, what becomes of those that fail, the table over all of them."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detox_jax import cli, sweep, sweep_cells
+from detox_jax.errors import UserError
+from detox_jax.evaluation import evaluate as evaluates
+from detox_jax.report import report as reports
+from detox_jax.sweep_cells import Axis, Checked
+from tests import sgeat_made
+from tests.evaluation.evaluate_test import write
+
+TRAINING = Axis("training", {"whole": ["ADAPTATION=None"], "lora": ["my.gin", "RANK = 4"]})
+SEED = Axis("seed", {"0": ["RANDOM_SEED=0"], "1": ["RANDOM_SEED=1"]})
+GIN_FILES = ("demo.gin",)
+
+
+# --- cells --------------------------------------------------------------------------------------
+
+
+def test_cells_are_all_combinations_and_what_is_left_of_them():
+    def names(only=None, without=()):
+        return [cell.name for cell in sweep_cells.cells((TRAINING, SEED), only, without, "out")]
+
+    assert names() == ["whole_0", "whole_1", "lora_0", "lora_1"]
+    assert names(only=[{"training": "lora"}, {"seed": "1"}]) == ["whole_1", "lora_0", "lora_1"]
+    assert names(without=[{"training": "lora", "seed": "1"}]) == ["whole_0", "whole_1", "lora_0"]
+
+
+def test_a_cell_is_a_command_that_a_shell_reads_back():
+    _, cell = sweep_cells.cells((TRAINING,), None, (), "out dir")
+    assert cell.arguments(GIN_FILES) == [
+        *("sgeat", "--gin_file=demo.gin", "--gin_file=my.gin", "--gin.RANK=4"),
+        "--gin.OUTPUT_DIR=out dir/cells/lora",
+    ]
+    words = shlex.split(cell.command(GIN_FILES, "out dir/shared"))
+    assert words[0] == "env" and words[1] == "DETOX_JAX_SHARED_STEPS=out dir/shared"
+    assert words[2:] == ["detox-jax", *cell.arguments(GIN_FILES)]
+
+
+def test_a_queue_takes_the_printed_commands(tmp_path):
+    """As docs/SWEEP.md has a Slurm array do; a stand-in for `detox-jax` says what it was given."""
+    stand_in = tmp_path / "detox-jax"
+    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$DETOX_JAX_SHARED_STEPS" "$@"\n')
+    stand_in.chmod(0o755)
+    cells = sweep_cells.cells((TRAINING,), None, (), str(tmp_path / "my run"))
+    lines = "".join(f"{cell.command(GIN_FILES, 'the shared')}\n" for cell in cells)
+    (tmp_path / "cells.txt").write_text(lines)
+    script = f'bash -c "$(sed -n ${{SLURM_ARRAY_TASK_ID}}p {tmp_path}/cells.txt)"'
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "2"}
+    done = subprocess.run(
+        ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["the shared", *cells[1].arguments(GIN_FILES)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Axis("a b", {"x": []}), "Axis.name is 'a b'"),
+        (lambda: Axis("a", {}), "axis 'a': choices is {}"),
+        (lambda: Axis("a", {"x/y": []}), "label 'x/y' becomes part of a directory's name"),
+        (lambda: Axis("a", {"x": "N=1"}), "'x' is 'N=1'; give a list"),
+        (lambda: Axis("a", {"x": ["nonsense"]}), "'nonsense' is no binding"),
+        (lambda: sweep_cells.cells((), [{"a": "b"}], (), "out"), "{'a': 'b'} is no choice"),
+        (lambda: sweep_cells.cells((SEED, SEED), None, (), "out"), "two axes are called 'seed'"),
+        (lambda: sweep_cells.cells((SEED,), None, [{}], "out"), "the sweep has no cell"),
+        (lambda: sweep_cells.cells((SEED,), ["0"], (), "out"), "ONLY holds '0'"),
+        (lambda: sweep_cells.cells(SEED, None, (), "out"), "give a list of axes"),
+        (
+            lambda: sweep_cells.cells(
+                (Axis("a", {"x": [], "x_y": []}), Axis("b", {"y_z": [], "z": []})), None, (), "out"
+            ),
+            "two cells would be called 'x_y_z'",
+        ),
+    ],
+)
+def test_axes_that_do_not_fit(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+# --- the verb, over cells that only write what sgeat would ----------------------------------------
+
+
+class Cells:
+    """Stands for the processes: writes what `sgeat` leaves; some fail."""
+
+    def __init__(self):
+        self.ran: list[str] = []
+        self.failing: set[str] = set()
+        self.broken: set[str] = set()
+        self.config = "config"
+
+    def check(self, several):
+        return [self._checked(arguments[-1].rpartition("/")[2]) for arguments in several]
+
+    def _checked(self, name):
+        if name in self.broken:
+            return Checked(2, "", (), "detox-jax: error: nothing uses RANK")
+        return Checked(0, f"{self.config} of {name}", ("  to do generate x",), "")
+
+    def run(self, command, stdout, **_):
+        output = command[-1].partition("=")[2]
+        name = output.rpartition("/")[2]
+        self.ran.append(name)
+        if name in self.failing:
+            stdout.write("begun\nOut of memory\n")
+            return subprocess.CompletedProcess(command, 1)
+        write_cell(output, 0.1 * len(self.ran))
+        return subprocess.CompletedProcess(command, 0)
+
+
+def write_cell(output, less):
+    """Continuations and evaluation of a cell, `less` toxic than its base."""
+    if os.path.exists(output):
+        return
+    methods = {}
+    for method, lower in (("base", 0.0), ("m", less)):
+        place = os.path.join(output, "continuations", method)
+        os.makedirs(place)
+        scores = {str(i): (0.3, [0.9 - lower, 0.4 + 0.01 * i]) for i in range(8)}
+        scored = write(Path(place) / "scored-j", scores)
+        methods[method] = evaluates.Method(generations={"j": scored})
+    evaluates.evaluate(methods, os.path.join(output, "evaluation"), bootstrap_draws=50)
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    made = Cells()
+    monkeypatch.setattr(sweep_cells, "check", made.check)
+    monkeypatch.setattr(sweep.subprocess, "run", made.run)
+    monkeypatch.delenv("DETOX_JAX_SHARED_STEPS", raising=False)
+    yield made
+    os.environ.pop("DETOX_JAX_SHARED_STEPS", None)
+
+
+def run(output, axes=(TRAINING,), **how):
+    def evaluate(**given):
+        return evaluates.evaluate(**given, bootstrap_draws=50)
+
+    return sweep.sweep(
+        str(output), axes, GIN_FILES, evaluate, evaluates.Method, reports.report, **how
+    )
+
+
+def states(output):
+    return {line["cell"]: line["state"] for line in json.loads((output / "cells.json").read_text())}
+
+
+def files_of(output):
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in output.rglob("*")
+        if path.is_file() and path.suffix != ".log" and path.name != ".lock"
+    }
+
+
+def test_every_cell_is_a_row_of_one_evaluation(cells, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(out) is None
+    assert cells.ran == ["whole", "lora"] and set(states(out).values()) == {"done"}
+    table = json.loads((out / "matrix.json").read_text())
+    assert [row.get("training") for row in table["rows"]] == [None, "whole", "lora"]
+    assert [round(row["emt"], 3) for row in table["rows"]] == [0.9, 0.8, 0.7]
+    (evaluation,) = out.glob("evaluation-*/j/results.json")
+    paired = json.loads(evaluation.read_text())["paired"]
+    assert {row["method"] for row in paired} == {"whole", "lora"}
+    page = (out / "sweep.html").read_text()
+    assert "<svg" in page and "lora" in page
+    assert r"\textbf{lora}" in (out / "matrix.tex").read_text()
+    assert (out / "matrix.csv").read_text().splitlines()[0].startswith("is_base")
+    assert "[2/2] lora: done" in capsys.readouterr().out
+
+
+def test_a_rerun_runs_nothing_and_writes_the_same(cells, tmp_path):
+    out = tmp_path / "out"
+    run(out)
+    before = files_of(out)
+    run(out)
+    assert cells.ran == ["whole", "lora"] and files_of(out) == before
+    cells.config = "another"  # A cell whose configuration changed runs again.
+    run(out)
+    assert cells.ran == ["whole", "lora"] * 2
+
+
+def test_a_cell_that_fails_is_marked_and_the_others_go_on(cells, tmp_path, capsys):
+    out = tmp_path / "out"
+    cells.failing = {"whole"}
+    assert run(out) == 1
+    assert states(out) == {"whole": "failed", "lora": "done"}
+    assert "cell whole failed: exit 1: Out of memory; see" in capsys.readouterr().err
+    assert "Out of memory" in (out / "sweep.html").read_text()
+    assert len(json.loads((out / "matrix.json").read_text())["rows"]) == 2
+    cells.failing = set()
+    assert run(out) is None
+    assert cells.ran == ["whole", "lora", "whole"]
+    assert len(json.loads((out / "matrix.json").read_text())["rows"]) == 3
+    cells.failing = {"other"}
+    with pytest.raises(UserError, match="every cell failed; the first: exit 1"):
+        run(tmp_path / "none", axes=(Axis("a", {"other": []}),))
+
+
+def test_no_cell_runs_where_one_does_not_pass_its_checks(cells, tmp_path):
+    cells.broken = {"lora"}
+    with pytest.raises(UserError, match="cell lora: nothing uses RANK"):
+        run(tmp_path / "out")
+    assert cells.ran == [] and not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_the_steps_of_every_cell(cells, tmp_path):
+    steps = run(tmp_path / "out", check_only=True)
+    assert [step.counts for step in steps] == [{"steps": 1, "of them done": 0}] * 2
+    assert cells.ran == []
+
+
+def test_seeds_are_a_spread_and_not_rows(cells, tmp_path):
+    out = tmp_path / "out"
+    run(out, axes=(TRAINING, SEED), seed_axis="seed")
+    table = json.loads((out / "matrix.json").read_text())
+    rows = [row for row in table["rows"] if not row["is_base"]]
+    assert [(row["training"], row["seeds"]) for row in rows] == [("whole", 2), ("lora", 2)]
+    # EMT of the four cells: 0.8, 0.7, 0.6, 0.5.
+    assert rows[0]["emt"] == pytest.approx(0.75)
+    assert (rows[0]["emt_low"], rows[0]["emt_high"]) == pytest.approx((0.7, 0.8))
+    with pytest.raises(UserError, match="SEED_AXIS is 'sed', and the axes are training, seed"):
+        run(out, axes=(TRAINING, SEED), seed_axis="sed")
+
+
+def test_commands_are_printed_and_nothing_is_done(cells, tmp_path, capsys):
+    assert run(tmp_path / "out", print_commands=True) is None
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("/out/cells/whole") and second.endswith("/out/cells/lora")
+    assert cells.ran == [] and not (tmp_path / "out").exists()
+
+
+# --- the real thing -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_ends_with_the_bytes_of_a_quiet_one(tmp_path):
+    flags = real_sweep(tmp_path)
+    command = [sys.executable, "-m", "detox_jax", *flags]
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'quiet'}"]) == 0
+    logs = "".join(path.read_text() for path in (tmp_path / "quiet" / "logs").iterdir())
+    # The base of the second cell, and what it wrote, are the first one's.
+    for step in ("base", "corpora/standard/generated", "continuations/base/generated"):
+        assert f"cells/24_lora/{step}: taken over from" in logs
+    output = f"--gin.OUTPUT_DIR={tmp_path / 'killed'}"
+    for seconds in (20, 35, 50):
+        process = subprocess.Popen([*command, output], start_new_session=True)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+    assert subprocess.run([*command, output]).returncode == 0
+    for name in ("matrix.csv", "matrix.tex", "cells.json"):
+        killed, quiet = (tmp_path / place / name for place in ("killed", "quiet"))
+        assert killed.read_bytes() == quiet.read_bytes()
+    shards = [path for path in (tmp_path / "quiet").rglob("*.jsonl") if path.name[0] != "m"]
+    assert len(shards) > 20
+    for path in shards:
+        other = tmp_path / "killed" / path.relative_to(tmp_path / "quiet")
+        assert other.read_bytes() == path.read_bytes(), path
+
+
+def real_sweep(root):
+    sgeat_made.write_questions(root)
+    text = f"{sgeat_made.IMPORTS}from detox_jax.models import adaptation\n{sgeat_made.CONFIG}"
+    (root / "small.gin").write_text(f"{text}\nDOWNSTREAM_DIR = '{root}'\n")
+    (root / "sweep.gin").write_text(
+        f"""
+from __gin__ import dynamic_registration
+from detox_jax import sweep
+GIN_FILES = ('{root / "small.gin"}',)
+AXES = (@documents/sweep.Axis(), @training/sweep.Axis())
+documents/sweep.Axis:
+  name = 'documents'
+  choices = {{'24': ['NUM_DOCUMENTS=24'], '12': ['NUM_DOCUMENTS=12']}}
+training/sweep.Axis:
+  name = 'training'
+  choices = {{
+    'whole': ["METHODS={{'m': {{'corpus': 'standard'}}}}"],
+    'lora': ["METHODS={{'m': {{'corpus': 'standard', 'adaptation': @adaptation.LoRAConfig()}}}}"],
+  }}
+"""
+    )
+    return ["sweep", f"--gin_file={root / 'sweep.gin'}"]
