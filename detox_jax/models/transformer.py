@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 
+from detox_jax.models import blocks, kernels
 from detox_jax.models import edits as edits_lib
-from detox_jax.models import kernels
 from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
 from detox_jax.models.attention import (
     CACHE_AXES,
@@ -211,11 +211,12 @@ class TransformerLM(nn.Module):
         if kernel is not None:
             visibility = Visibility(segment_ids_BL=decoder_segment_ids)
         elif attention_mask is not None:
-            in_blocks = kernels.goes_in_blocks(cfg, B, L)
+            in_blocks = blocks.reads_in_blocks(cfg, B, L)
             visibility = Visibility(mask_BLM=attention_mask, in_blocks=in_blocks)
         else:
             mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
-            visibility = Visibility(mask_BLM=mask_BLM)
+            by_blocks = causal and cache is None and blocks.trains_in_blocks(cfg, B, L)
+            visibility = Visibility(mask_BLM=mask_BLM, gradient_in_blocks=by_blocks)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
