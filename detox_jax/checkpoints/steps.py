@@ -19,6 +19,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -42,6 +44,8 @@ ARRAYS = ("params", "opt_state")
 _ITEMS = (*ARRAYS, "data", "record")
 # As Orbax names what it is writing on a disk; on an object store it writes in place.
 _HALF_WRITTEN = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+# Of arrays on the host: into about how many files they go, and the least that a file holds.
+_FILES, _LEAST_FILE_BYTES = 256, 4 * 2**20
 _SHOWN = 200  # characters of a library's error
 
 _Read = TypeVar("_Read")
@@ -151,7 +155,7 @@ def save(
     Raises:
       Unavailable: where the storage fails.
     """
-    items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+    items: dict[str, Any] = {name: _arguments(tree) for name, tree in arrays.items()}
     digests: dict[str, Any] = {name: params_lib.digests(tree) for name, tree in arrays.items()}
     if data is not None:
         items["data"] = ocp.args.JsonSave(dict(data))
@@ -162,6 +166,24 @@ def save(
         is_saved = manager.save(step, args=ocp.args.Composite(**items))
     if not is_saved:  # Orbax says no more than that where a later step is there.
         raise RuntimeError(f"{manager.directory}: step {step} was not saved: a later one is there")
+
+
+def _arguments(tree: Any) -> Any:
+    """How Orbax shall write arrays.
+
+    It encodes all arrays of the host at once, and holds what it encoded until a file is full. What
+    is mapped to memory because there is no room for it goes out in small pieces.
+    """
+    leaves = jax.tree.leaves(tree)
+    if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return ocp.args.StandardSave(tree)
+    file_bytes = max(_LEAST_FILE_BYTES, sum(leaf.nbytes for leaf in leaves) // _FILES)
+    pieces = ocp.SaveArgs(chunk_byte_size=file_bytes // 2)
+    return ocp.args.PyTreeSave(
+        tree,
+        save_args=jax.tree.map(lambda _: pieces, tree),
+        ocdbt_target_data_file_size=file_bytes,
+    )
 
 
 def _hash_of(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from detox_jax.models import edits, kernels
+from detox_jax.models import blocks, edits, kernels
 from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
@@ -47,12 +47,14 @@ class Visibility:
     Attributes:
       mask_BLM: for plain attention; None where a kernel attends, which is causal by itself.
       segment_ids_BL: for a kernel: the document of each position; None where a row is one.
-      in_blocks: whether plain attention goes block by block, see `kernels.in_blocks`.
+      in_blocks: whether plain attention goes block by block, see `blocks.in_blocks`.
+      gradient_in_blocks: whether its gradient alone does, see `blocks.with_gradient_in_blocks`.
     """
 
     mask_BLM: jax.Array | None = None
     segment_ids_BL: jax.Array | None = None
     in_blocks: bool = struct.field(pytree_node=False, default=False)
+    gradient_in_blocks: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
@@ -196,7 +198,9 @@ class Attention(nn.Module):
             mask_BLM = _within_window(visibility.mask_BLM, positions_BL, layer)
             plain = functools.partial(self._plain, _cached(positions_BL, layer))
             if visibility.in_blocks:
-                out_BLHK = kernels.in_blocks(plain, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
+                out_BLHK = blocks.in_blocks(plain, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
+            elif visibility.gradient_in_blocks:
+                out_BLHK = blocks.with_gradient_in_blocks(plain, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
             else:
                 out_BLHK = plain(q_BLHK, k_BLGK, v_BLGK, mask_BLM)
         if isinstance(self.adaptation, PrefixConfig):

@@ -24,7 +24,7 @@ CHOICES = {
     "position_embedding": ("learned", "rotary"),
     "norm": ("layernorm", "rmsnorm"),
     "remat": ("none", "dots_all", "dots", "attention", "full"),
-    "attention_kernel": ("auto", "plain", "splash", "cudnn"),
+    "attention_kernel": ("auto", "plain", "blocks", "splash", "cudnn"),
     "dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
 }
@@ -131,9 +131,10 @@ class TransformerConfig(NetworkConfig):
       param_dtype: of stored parameters.
       remat: what the backward pass recomputes: `none`; all but matrix products (`dots_all`); all
         but products with weights and what an attention kernel returns (`dots`); all but the latter
-        (`attention`); each layer whole (`full`).
+        (`attention`); each layer whole (`full`). On CPU `none` is `dots_all`: it is faster there.
       attention_kernel: what computes attention in training and prefill: `plain`, `splash` (TPU),
-        `cudnn` (GPU), or `auto`, the devices' own where it can compute this model and else `plain`.
+        `cudnn` (GPU), `blocks` (plain, its gradients in causal blocks), or `auto`, the devices' own
+        where it can compute this model and else `plain`, for long rows on CPU `blocks`.
       logits_chunk: positions of a row whose logits exist at once while a loss is computed; all
         where None.
     """

@@ -41,9 +41,6 @@ _OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 _QUERY_AXES = ("batch", "length", "heads", "kv")
 LANES = 128  # Of a TPU's registers and of the tiles of arrays: splash attention's smallest block.
 BLOCK = 512  # The largest.
-# Queries at once on CPU, and, since each block is compiled, how many blocks there are at most.
-_CPU_BLOCK = 32
-_CPU_BLOCKS = 16
 _CUDNN_LARGEST_HEAD = 128  # 256 on Hopper and later.
 
 
@@ -66,7 +63,7 @@ class Kernel(abc.ABC):
           segment_ids_BL: the number of the document that a position belongs to; None where a row
             is one document.
         """
-        return _over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, segment_ids_BL)
+        return over_mesh(self._on_device, q_BLHK, k_BLGK, v_BLGK, visible=segment_ids_BL)
 
     @abc.abstractmethod
     def _on_device(self, q_BLHK: Any, k_BLGK: Any, v_BLGK: Any, segment_ids_BL: Any) -> jax.Array:
@@ -188,19 +185,22 @@ def choose(
         return None, "attention_kernel is 'plain'"
     if length == 1:
         return None, "there is one position a row"
-    platform = _platform()
+    platform = platform_in_use()
     name = _OF_PLATFORM.get(platform) if wanted == "auto" else wanted
     if name is None:
         return None, f"{platform} has no kernel"
+    anywhere = name == "blocks"  # plain attention, see `blocks`
     obstacles = [
         f"{name} attention does not run on {platform}"
-        if _OF_PLATFORM.get(platform) != name
+        if not anywhere and _OF_PLATFORM.get(platform) != name
         else "",
         "" if causal else "part of the input is bidirectional",
-        *_mesh_obstacles(cfg, num_rows),
-        *_shape_obstacles(cfg, name, length),
+        *mesh_obstacles(cfg, num_rows),
+        *([] if anywhere else _shape_obstacles(cfg, name, length)),
     ]
     obstacle = next(filter(None, obstacles), None)
+    if obstacle is None and anywhere:
+        return None, "attention_kernel is 'blocks'"
     if obstacle is None:
         return _create(cfg, name, length), f"{name} attention for {platform}"
     if wanted == "auto":
@@ -208,48 +208,6 @@ def choose(
     raise UserError(
         f"TransformerConfig.attention_kernel is {wanted!r}, but {obstacle}; set it to 'auto'"
     )
-
-
-def goes_in_blocks(cfg: TransformerConfig, num_rows: int, length: int) -> bool:
-    """Whether plain attention is better computed row by row and block by block.
-
-    So it is on CPU, whose caches do not hold the scores of a whole batch.
-    """
-    return _platform() == "cpu" and length > _CPU_BLOCK and not _mesh_obstacles(cfg, num_rows)
-
-
-def in_blocks(
-    attend: Callable[..., jax.Array],
-    q_BLHK: jax.Array,
-    k_BLGK: jax.Array,
-    v_BLGK: jax.Array,
-    mask_BLM: jax.Array,
-) -> jax.Array:
-    """`attend` of one row and a few queries at a time, to the positions up to the last of them.
-
-    Args:
-      attend: takes queries `[1, l, H, K]`, keys and values `[1, m, G, K]` and a mask `[1, l, m]`.
-      q_BLHK: queries.
-      k_BLGK: keys.
-      v_BLGK: values.
-      mask_BLM: who sees whom; nobody sees what comes later.
-    """
-    length = q_BLHK.shape[1]
-    block = max(_CPU_BLOCK, -(-length // _CPU_BLOCKS))
-
-    def of_row(row: Any) -> jax.Array:
-        q_LHK, k_LGK, v_LGK, mask_LM = row
-        blocks = []
-        for start in range(0, length, block):
-            end = start + block
-            part = q_LHK[start:end], k_LGK[:end], v_LGK[:end], mask_LM[start:end, :end]
-            blocks.append(attend(*(x[None] for x in part))[0])
-        return jnp.concatenate(blocks)
-
-    def on_device(*arrays: jax.Array) -> jax.Array:
-        return jax.lax.map(of_row, arrays)
-
-    return _over_mesh(on_device, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
 
 
 def _create(cfg: TransformerConfig, name: str, length: int) -> Kernel:
@@ -282,7 +240,8 @@ def _shape_obstacles(cfg: TransformerConfig, name: str, length: int) -> list[str
     return obstacles
 
 
-def _mesh_obstacles(cfg: TransformerConfig, num_rows: int) -> list[str]:
+def mesh_obstacles(cfg: TransformerConfig, num_rows: int) -> list[str]:
+    """What of the mesh in use stands against running on each device's rows and heads alone."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         # XLA does not split a kernel over devices by itself, and nothing here says how.
@@ -296,7 +255,7 @@ def _mesh_obstacles(cfg: TransformerConfig, num_rows: int) -> list[str]:
     return []
 
 
-def _platform() -> str:
+def platform_in_use() -> str:
     """`tpu`, `gpu` or `cpu`: of the mesh in use, or else of this machine."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
@@ -313,22 +272,18 @@ def _num_parts(mesh: Any, axes: Any) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _over_mesh(
-    attend: Callable[..., jax.Array], q: Any, k: Any, v: Any, visible: jax.Array | None
-) -> jax.Array:
+def over_mesh(attend: Callable[..., Any], *arrays: jax.Array, visible: jax.Array | None) -> Any:
     """Runs `attend` on each device's rows and heads: XLA cannot split it by itself.
 
     Args:
-      attend: takes the other arguments.
-      q: `[B, L, H, K]`.
-      k: `[B, L, G, K]`.
-      v: the same.
+      attend: takes the other arguments; what it returns is split as they are.
+      *arrays: `[B, L, H, K]` or `[B, L, G, K]`, such as queries, keys and values.
       visible: who sees whom, for all heads: segments `[B, L]`, a mask `[B, L, L]`, or None.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return attend(q, k, v, visible)
+        return attend(*arrays, visible)
     spec = _query_spec()
     visible_spec = None if visible is None else PartitionSpec(*spec[:2])
     split = functools.partial(jax.shard_map, out_specs=spec, check_vma=False)
-    return split(attend, in_specs=(spec, spec, spec, visible_spec))(q, k, v, visible)
+    return split(attend, in_specs=(*[spec] * len(arrays), visible_spec))(*arrays, visible)

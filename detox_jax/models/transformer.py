@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 
+from detox_jax.models import blocks, kernels
 from detox_jax.models import edits as edits_lib
-from detox_jax.models import kernels
 from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
 from detox_jax.models.attention import (
     CACHE_AXES,
@@ -41,6 +41,10 @@ _REMAT_POLICIES = {
     "attention": _KERNEL_RESULTS,
     "full": _POLICIES.nothing_saveable,
 }
+
+# In place of `none`: what lies between two products is computed sooner than read from memory, where
+# it takes two thirds of all that is kept for the way back.
+_CPU_REMAT = "dots_all"
 
 
 class Mlp(nn.Module):
@@ -211,11 +215,12 @@ class TransformerLM(nn.Module):
         if kernel is not None:
             visibility = Visibility(segment_ids_BL=decoder_segment_ids)
         elif attention_mask is not None:
-            in_blocks = kernels.goes_in_blocks(cfg, B, L)
+            in_blocks = blocks.reads_in_blocks(cfg, B, L)
             visibility = Visibility(mask_BLM=attention_mask, in_blocks=in_blocks)
         else:
             mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
-            visibility = Visibility(mask_BLM=mask_BLM)
+            by_blocks = causal and cache is None and blocks.trains_in_blocks(cfg, B, L)
+            visibility = Visibility(mask_BLM=mask_BLM, gradient_in_blocks=by_blocks)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
@@ -228,7 +233,7 @@ class TransformerLM(nn.Module):
         x_BLD = nn.Dropout(cfg.dropout_rate, name="input_dropout")(
             x_BLD, deterministic=not enable_dropout
         )
-        layers = _scanned(cfg)(
+        layers = _scanned(cfg, reads_alone=cache is not None)(
             cfg, self.adaptation, not enable_dropout, cache is not None, kernel, name="layers"
         )
         x_BLD, keys_values = layers(x_BLD, layer, visibility, positions_BL)
@@ -313,9 +318,17 @@ class _Cache:
         self.index.value = self.index.value + 1
 
 
-def _scanned(cfg: TransformerConfig) -> Any:
-    """DecoderLayer, rematerialised as configured and scanned over a leading `layers` axis."""
+def _scanned(cfg: TransformerConfig, *, reads_alone: bool) -> Any:
+    """DecoderLayer, rematerialised as configured and scanned over a leading `layers` axis.
+
+    Args:
+      cfg: `remat` says what the backward pass computes again.
+      reads_alone: no gradient is ever taken of this call.
+    """
     layer: Any = DecoderLayer
-    if cfg.remat != "none":
-        layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[cfg.remat])
+    remat = cfg.remat
+    if remat == "none" and not reads_alone and kernels.platform_in_use() == "cpu":
+        remat = _CPU_REMAT
+    if remat != "none":
+        layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[remat])
     return scan_layers(layer, cfg.num_layers, (0, nn.broadcast, nn.broadcast))

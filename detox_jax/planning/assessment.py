@@ -120,10 +120,13 @@ def assess(job: Job, tpus: Slice, name: str, mesh: Mesh, effort: float = 0.0) ->
 
     Raises:
       UserError: if the mesh does not divide the model.
+      CompilerError: if the compiler fails for another reason than memory.
     """
     program = job.train_step(mesh) if name == "train" else job.decode(name, mesh)
+    sizes = ",".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    what = f"program {name!r} on {tpus.name}, mesh {sizes}"
     started = time.monotonic()
-    memory, module = compile_program(program, tpus.device_hbm, effort)
+    memory, module = compile_program(program, tpus.device_hbm, effort, what)
     seconds = round(time.monotonic() - started, 1)
     works = {}
     if name == "train":

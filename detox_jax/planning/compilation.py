@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.planning import hlo
 from detox_jax.planning.programs import Program, shard_bytes
 
@@ -18,6 +19,10 @@ _NEEDED = (
                r"\(([\d.]+)([KMGT]?)\)"),
     re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
 )  # fmt: skip
+
+
+class CompilerError(UserError):
+    """The compiler fails at a program for another reason than memory; no rerun helps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Memory:
 
 
 def compile_program(
-    program: Program, device_hbm: int, effort: float
+    program: Program, device_hbm: int, effort: float, what: str
 ) -> tuple[Memory, hlo.Module | None]:
     """Compiles; where the memory does not suffice there is no program, but what it would need.
 
@@ -57,20 +62,43 @@ def compile_program(
       program: what is compiled.
       device_hbm: bytes.
       effort: `exec_time_optimization_effort` of XLA, from -1 (least) to 1; 0 is its default.
+      what: names the program in errors.
+
+    Raises:
+      CompilerError: if the compiler fails, or does not say what it made.
     """
     options: Any = {"exec_time_optimization_effort": effort} if effort else None
     try:
-        compiled = program.traced.lower().compile(options)
-    except jax.errors.JaxRuntimeError as error:
-        sizes = _needed(str(error))
+        with _named(what, "compile it"):
+            compiled = program.traced.lower().compile(options)
+    except CompilerError as error:
+        sizes = _needed(str(error.__cause__))
         if sizes is None:
             raise
         return Memory(shard_bytes(program.arguments), 0, *sizes, fits=False), None
-    stats: Any = compiled.memory_analysis()
-    code = stats.generated_code_size_in_bytes
-    peak = stats.peak_memory_in_bytes + code
-    memory = Memory(stats.argument_size_in_bytes, code, peak, device_hbm, fits=True)
-    return memory, hlo.parse(compiled.as_text() or "")
+    with _named(what, "say what it needs"):
+        stats: Any = compiled.memory_analysis()
+        code = stats.generated_code_size_in_bytes
+        peak = stats.peak_memory_in_bytes + code
+        memory = Memory(stats.argument_size_in_bytes, code, peak, device_hbm, fits=True)
+    with _named(what, "write it as text"):
+        text = compiled.as_text()
+        if not text:
+            raise ValueError("no text")
+    return memory, hlo.parse(text)
+
+
+@contextlib.contextmanager
+def _named(what: str, asked: str) -> Iterator[None]:
+    """Turns the compiler's errors, whose classes it does not document, into one line."""
+    try:
+        yield
+    except Exception as error:
+        raise CompilerError(
+            f"{what}: the compiler was asked to {asked}, and fails: {in_one_line(error)}; give "
+            "another mesh (--mesh, or --gin.GENERATION_MESH_SHAPE for what generates), none of "
+            "both for those that plan chooses, or another --gin.COMPILER_EFFORT, such as -1"
+        ) from error
 
 
 def _needed(message: str) -> tuple[int, int] | None:

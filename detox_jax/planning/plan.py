@@ -26,9 +26,11 @@ from detox_jax.planning import chips, plan_text, sources
 from detox_jax.planning import search as search_lib
 from detox_jax.planning.assessment import Assessed, Assessment, assess
 from detox_jax.planning.chips import Slice
+from detox_jax.planning.compilation import CompilerError
 from detox_jax.planning.job import Generations, Job
 from detox_jax.planning.programs import Model
 from detox_jax.planning.roofline import Run
+from detox_jax.planning.search import Candidate
 from detox_jax.preview import Step
 from detox_jax.training.optimizer import AdamW, require_masters
 
@@ -67,15 +69,17 @@ def plan(
         is read, unless the code that it came from has changed.
       adaptation: what is trained; the whole model where None.
       topology: chip and shape of the slice, `v5p:8x8x8`; with `search` the chip alone, or None.
-      search: try slices from small to large until all programs fit. Then `accumulation_steps` of
-        `computation` is the least, and `batch_size` of `generations` the most, that is tried.
+      search: try slices from small to large until all programs fit. Then, and wherever no mesh is
+        named, `accumulation_steps` of `computation` is the least, and `batch_size` of
+        `generations` the most, that is tried.
       checkpoint_dtype: of the base's parameters, as they are stored, frozen and generated from;
         float32 where None.
       optimizer: its settings; SGEAT's where None.
       task_feature_lengths: `{"targets": length}`, the packed length in tokens.
       batch_size: packed rows an update.
-      computation: how training is computed, see `Computation`; its mesh is all devices on `fsdp`
-        where it names none.
+      computation: how training is computed, see `Computation`. Where neither it nor `generations`
+        names a mesh, both are chosen as `search` does, on the slice that is given; where only
+        `generations` does, training has all devices on `fsdp`.
       generations: what is generated, and how much at once, see `Generations`; the paper's where
         None.
       run: how much of everything, see `Run`; the paper's where None.
@@ -89,7 +93,7 @@ def plan(
 
     Raises:
       UserError: for a slice that does not exist, a mesh that does not divide it or the model, or
-        where the compiler is not installed.
+        where the compiler is not installed, or fails at a program of every mesh that is tried.
     """
     arguments = locals()
     # Nothing runs here, and what is compiled for is not this machine.
@@ -140,6 +144,9 @@ def plan(
         "compiler_effort": compiler_effort,
         "code": _code(_COMPILED),
     }
+    mesh_shape = read_mesh_shape(computation.mesh_shape, "--mesh")
+    generation_mesh_shape = read_mesh_shape(generations.mesh_shape, "GENERATION_MESH_SHAPE")
+    named = mesh_shape is not None or generation_mesh_shape is not None
     settings = output_settings.of_verb(
         plan,
         arguments,
@@ -150,17 +157,20 @@ def plan(
             **dict.fromkeys(("task_feature_lengths", "batch_size", "compiler_effort"), {}),
             "computation": {
                 "accumulation_steps": computation.accumulation_steps,
-                "mesh": read_mesh_shape(computation.mesh_shape, "--mesh"),
+                "mesh": mesh_shape,
             },
             "generations": {
                 "generation_batch_size": generations.batch_size,
-                "generation_mesh": read_mesh_shape(generations.mesh_shape, "GENERATION_MESH_SHAPE"),
+                "generation_mesh": generation_mesh_shape,
             },
-            "search": {"search": _code(_SEARCHED) if search else None},
+            "search": {"search": _code(_SEARCHED) if search or not named else None},
             "run": {"run": {**dataclasses.asdict(job.run), "num_samples": generations.num_samples}},
         },
     )
-    place = search_lib.slices(topology) if search else _place(job, settings)
+    if search:
+        place = search_lib.slices(topology)
+    else:
+        place = _place(job, settings) if named else _slice(job, settings["topology"])
     if check_only:
         preview.checked_output(output_dir)
         return [Step("plan", str(epath.Path(output_dir) / _name(settings)))]
@@ -174,7 +184,13 @@ def plan(
     else:
         programs = epath.Path(output_dir) / "programs" / _digest(work)
         planner = Planner(job, programs, compiler_effort)
-        assessment = planner.search(place) if isinstance(place, list) else planner.plan(*place)
+        match place:
+            case list():
+                assessment = planner.search(place)
+            case Slice():
+                assessment = planner.choose(place)
+            case _:
+                assessment = planner.plan(*place)
         result = assessment.to_json()
         outputs.write_json(directory / PLAN_FILE, result)
         output.finish(fits=result["fits"], topology=result["topology"])
@@ -216,6 +232,23 @@ def _name(settings: Mapping[str, Any]) -> str:
 
 def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _slice(job: Job, topology: str) -> Slice:
+    """The slice on which meshes are chosen.
+
+    Raises:
+      UserError: if there is no such slice, or no mesh of it divides the model and the batch.
+    """
+    tpus = chips.parse(topology)
+    chips.devices_of(tpus)
+    if not search_lib.least(job, tpus):
+        raise UserError(
+            f"--topology={topology}: no mesh of its {tpus.num_devices} devices divides the model "
+            f"and BATCH_SIZE {job.batch_size} in ACCUMULATION_STEPS {job.accumulation_steps}; give "
+            "another slice, or a batch that is a multiple of both"
+        )
+    return tpus
 
 
 def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
@@ -281,39 +314,77 @@ class Planner:
         programs += [self.assess(job, tpus, name, generation_mesh) for name in job.generations]
         return Assessment(self.job, tpus, programs)
 
+    def choose(self, tpus: Slice) -> Assessment:
+        """All programs on meshes of one slice, chosen as `search` does.
+
+        Where no mesh has room for training, on the one that needs the least, so that the compiler
+        says by how much it is too little.
+        """
+        return Assessment(self.job, tpus, self._programs(tpus, search_lib.least(self.job, tpus)))
+
     def search(self, listed: Sequence[Slice]) -> Assessment:
-        """The first slice on which all programs fit, or the last where something was tried."""
+        """The first slice on which all programs fit, or the last where something was tried.
+
+        Raises:
+          UserError: if nothing could be tried, or the compiler fails at all that was.
+        """
         tried: Assessment | None = None
+        failure: CompilerError | None = None
         for tpus in listed:
-            candidates = search_lib.train_candidates(self.job, tpus)
-            programs = self._first_fit(tpus, ["train"], candidates)
-            if programs and programs[-1].memory.fits:
-                candidates = search_lib.generation_candidates(self.job, tpus)
-                programs += self._first_fit(tpus, list(self.job.generations), candidates)
+            try:
+                programs = self._programs(tpus)
+            except CompilerError as error:
+                failure = error
+                continue
             if programs:
                 tried = Assessment(self.job, tpus, programs)
                 if tried.fits:
                     return tried
         if tried is None:
-            raise UserError(
+            raise failure or UserError(
                 f"--search: no mesh of any listed slice, up to {listed[-1].name}, divides model "
                 "and BATCH_SIZE and has room for the parameters; train an adaptation, or less"
             )
         return tried
 
+    def _programs(self, tpus: Slice, otherwise: Sequence[Candidate] = ()) -> list[Assessed]:
+        """Of a slice, what fits or is nearest to it; of training alone where that does not fit.
+
+        Args:
+          tpus: the slice.
+          otherwise: how to train where no mesh has room.
+        """
+        candidates = search_lib.train_candidates(self.job, tpus) or otherwise
+        programs = self._first_fit(tpus, ["train"], candidates)
+        if programs and programs[-1].memory.fits:
+            generating = search_lib.generation_candidates(self.job, tpus)
+            programs += self._first_fit(tpus, list(self.job.generations), generating)
+        return programs
+
     def _first_fit(
-        self, tpus: Slice, names: list[str], candidates: Iterable[tuple[Job, Mapping[str, int]]]
+        self, tpus: Slice, names: list[str], candidates: Iterable[Candidate]
     ) -> list[Assessed]:
-        """The named programs of the first candidate that fits, or of the one nearest to it."""
+        """The named programs of the first candidate that fits, or of the one nearest to it.
+
+        Raises:
+          CompilerError: if the compiler fails at a program of every candidate.
+        """
         nearest: list[Assessed] = []
+        failure: CompilerError | None = None
         for job, shape in itertools.islice(candidates, _CANDIDATES):
             mesh, assessed = meshes.create_mesh(shape, chips.devices_of(tpus)), []
-            for name in names:
-                assessed.append(self.assess(job, tpus, name, mesh))
-                if not assessed[-1].memory.fits:
-                    break
-            else:
-                return assessed
+            try:
+                for name in names:
+                    assessed.append(self.assess(job, tpus, name, mesh))
+                    if not assessed[-1].memory.fits:
+                        break
+                else:
+                    return assessed
+            except CompilerError as error:
+                failure = error
+                continue
             if not nearest or assessed[-1].memory.peak < nearest[-1].memory.peak:
                 nearest = assessed
+        if failure is not None and not nearest:
+            raise failure
         return nearest

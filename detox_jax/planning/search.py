@@ -15,6 +15,9 @@ from detox_jax.planning.job import Job
 # Of a device's memory that what surely is there may take where more comes on top.
 _ROOM = 0.9
 
+# A job, with what it does at once, and a mesh's shape.
+Candidate = tuple[Job, dict[str, int]]
+
 
 def slices(topology: str | None) -> list[Slice]:
     """The slices of a chip, `v5p`, or of all chips, by number of chips.
@@ -55,7 +58,7 @@ def _divisors(number: int) -> list[int]:
     return [i for i in range(1, number + 1) if number % i == 0]
 
 
-def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
+def train_candidates(job: Job, tpus: Slice) -> list[Candidate]:
     """Accumulation and meshes with which training may fit.
 
     First those that are likely to, the ones before that send the least, each in the fewest parts of
@@ -63,13 +66,7 @@ def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
     none is, what needs the least memory; what surely does not fit is left out.
     """
     likely, possible = [], []
-    for shape in shapes(job.model.config, tpus.num_devices, batch_size=job.batch_size):
-        rows = job.batch_size // (shape["data"] * shape["fsdp"])
-        splits = [
-            dataclasses.replace(job, accumulation_steps=parts)
-            for parts in _divisors(rows)
-            if parts >= job.accumulation_steps
-        ]
+    for shape, splits in _splits(job, tpus):
         may = [split for split in splits if split.least_train_bytes(shape) <= tpus.device_hbm]
         will = [split for split in may if split.likely_train_bytes(shape) <= tpus.device_hbm]
         if will:
@@ -80,7 +77,27 @@ def train_candidates(job: Job, tpus: Slice) -> list[tuple[Job, dict[str, int]]]:
     return [candidate for parts in likely[:2] for candidate in parts] or possible[:1]
 
 
-def generation_candidates(job: Job, tpus: Slice) -> Iterator[tuple[Job, dict[str, int]]]:
+def least(job: Job, tpus: Slice) -> list[Candidate]:
+    """How training needs the least memory, whether or not there is room; nothing where none is."""
+    ways = [(split, shape) for shape, splits in _splits(job, tpus) for split in splits]
+    return sorted(ways, key=lambda way: way[0].likely_train_bytes(way[1]))[:1]
+
+
+def _splits(job: Job, tpus: Slice) -> Iterator[tuple[dict[str, int], list[Job]]]:
+    """Meshes that divide model and batch, with the job in each number of parts from its own on."""
+    for shape in shapes(job.model.config, tpus.num_devices, batch_size=job.batch_size):
+        rows = job.batch_size // (shape["data"] * shape["fsdp"])
+        yield (
+            shape,
+            [
+                dataclasses.replace(job, accumulation_steps=parts)
+                for parts in _divisors(rows)
+                if parts >= job.accumulation_steps
+            ],
+        )
+
+
+def generation_candidates(job: Job, tpus: Slice) -> Iterator[Candidate]:
     """Batches and meshes on which generation may fit: by heads first, so that weights stay.
 
     What heads do not use copies the model (`data`), or else splits it further (`fsdp`). A batch has

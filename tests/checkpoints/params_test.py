@@ -56,3 +56,15 @@ def test_cast_copies_only_what_has_another_dtype():
     cast = params_lib.cast(tree, jnp.float32)
     assert {x.dtype.name for x in cast.values()} == {"float32"}
     assert cast["b"] is tree["b"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint8"])
+def test_sums_of_an_array_on_the_host_are_those_of_devices(monkeypatch, dtype):
+    monkeypatch.setattr(params_lib, "_NUMBERS_AT_ONCE", 7)
+    noise = np.random.default_rng(0).normal(size=(5, 3, 4)) * 50
+    arrays = {"a": np.asarray(jnp.asarray(noise, dtype)), "b": np.asarray(jnp.asarray(3, dtype))}
+    on_devices = jax.tree.map(jnp.asarray, arrays)
+    assert params_lib.digests(arrays) == params_lib.digests(on_devices)
+    assert params_lib.fingerprint(arrays) == params_lib.fingerprint(on_devices)
+    assert params_lib.differs(arrays, params_lib.digests(on_devices)) is None
+    assert isinstance(params_lib._sums(arrays["a"]), np.ndarray)

@@ -206,3 +206,28 @@ def test_what_one_process_cannot_read_none_has_read(model, monkeypatch):
     monkeypatch.setattr(saved, "processes", types.SimpleNamespace(current=_Others))
     with pytest.raises(saved.Damaged, match="on process 1"):
         saved.read_record(model, 4)
+
+
+def test_arrays_of_the_host_are_written_in_pieces(tmp_path, monkeypatch):
+    """Orbax holds what it writes until a file is full: no file may be as large as they are."""
+    monkeypatch.setattr(saved, "_LEAST_FILE_BYTES", 2**14)
+    noise = np.random.default_rng(0)
+    host = {"w": noise.normal(size=(6, 64, 64)).astype(np.float32), "b": np.ones(4, np.float32)}
+
+    def largest_file(name, tree):
+        with saved.manager(epath.Path(tmp_path / name)) as manager:
+            saved.save(manager, 0, {"params": tree})
+        files = (tmp_path / name / "checkpoints" / "0" / "params").rglob("*")
+        return max(file.stat().st_size for file in files if file.is_file())
+
+    assert largest_file("host", host) < host["w"].nbytes / 2
+    assert largest_file("devices", jax.tree.map(jnp.asarray, host)) > host["w"].nbytes / 2
+    model = epath.Path(tmp_path / "host")
+    record = saved.read_record(model, 0)
+    sharding = meshes.replicated(meshes.create_mesh({"data": 8}))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), host)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        saved.restore_arrays(model, 0, "params", shapes, record),
+        host,
+    )

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
-import math
 import os
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from detox_jax.models import kernels
 from detox_jax.models.attention import KeyValues, attend, training_mask
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.zero_shot import likelihood
 from tests.conftest import random_params
 
 B, H, G, K = 2, 4, 2, 8
@@ -103,6 +101,7 @@ CHOICES = {
     "GPU": ("gpu", {"dtype": "bfloat16"}, kernels.Cudnn(8**-0.5), "cudnn attention for gpu"),
     "CPU": ("cpu", {}, None, "cpu has no kernel"),
     "off": ("tpu", {"attention_kernel": "plain"}, None, "'plain'"),
+    "blocks": ("tpu", {"attention_kernel": "blocks"}, None, "'blocks'"),
     "cap on TPU": ("tpu", {"attention_softcap": 9.0}, kernels.Splash(8**-0.5, None, 9.0), ""),
     "cap on GPU": ("gpu", {"attention_softcap": 9.0}, None, "no attention_softcap"),
     "float32 on GPU": ("gpu", {}, None, "dtype is float32"),
@@ -137,6 +136,10 @@ def test_choice_follows_the_input_and_the_mesh(config):
     assert choose(rows=6, sizes=(2, 2, 1))[1] == "6 rows are not divided by 4 devices"
     assert "4 key-value heads are not divided by 8" in choose(sizes=(1, 1, 8))[1]
     assert isinstance(choose(sizes=(2, 2, 2))[0], kernels.Splash)
+    # Blocks that are asked for are made, or the user is told why not.
+    blocks = dataclasses.replace(config, attention_kernel="blocks")
+    with _devices("cpu", (2, 2, 1)), pytest.raises(UserError, match="6 rows are not divided"):
+        kernels.choose(blocks, 6, 256)
     # These eight devices without a mesh.
     assert kernels.choose(config, 8, 256)[0] is None
 
@@ -272,39 +275,3 @@ def test_training_compiles_for_tpu_with_splash_attention():
     counts = dict(line.split() for line in result.stdout.splitlines())
     # Forward, and the gradients of queries and of keys and values; `dots` repeats none of them.
     assert counts == {"auto": "3", "plain": "0"}
-
-
-@pytest.mark.parametrize("shape", [{"data": 1}, {"fsdp": 4, "model": 2}], ids=str)
-def test_blocks_of_a_masked_input_are_the_whole(shape, config, monkeypatch):
-    """150 positions, no multiple of a block; windows in some layers; branches of a context."""
-    wide = dataclasses.replace(
-        config,
-        num_heads=4,
-        num_kv_heads=2,
-        position_embedding="rotary",
-        max_length=150,
-        sliding_window=40,
-        sliding_layers=(True, False) * (config.num_layers // 2),
-        attention_softcap=5.0,
-    )
-    model, params = random_params(wide)
-    rng = np.random.default_rng(0)
-    tokens_BL = jnp.asarray(rng.integers(1, wide.vocab_size, (8, 150)))
-    branches_BL = jnp.sort(jnp.asarray(rng.integers(0, 3, (8, 150))), axis=1)
-    mask_BLM = likelihood.branch_mask(branches_BL)
-    mesh = meshes.create_mesh(shape, jax.devices()[: math.prod(shape.values())])
-
-    def run():
-        with meshes.sharding_scope(mesh):
-            apply = lambda params: model.apply(  # noqa: E731
-                {"params": params}, tokens_BL, attention_mask=mask_BLM, enable_dropout=False
-            )
-            return jax.jit(apply)(params)
-
-    asked = []
-    chosen = kernels.in_blocks
-    monkeypatch.setattr(kernels, "in_blocks", lambda *a: asked.append(a) or chosen(*a))
-    blocks = run()
-    assert asked
-    monkeypatch.setattr(kernels, "goes_in_blocks", lambda *args: False)
-    np.testing.assert_allclose(blocks, run(), atol=2e-5)

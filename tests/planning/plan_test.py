@@ -1,6 +1,7 @@
 """Verb `plan` through the command line, on this machine's devices in the place of TPUs."""
 
 import json
+import types
 
 import jax
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from detox_jax import cli
 from detox_jax.planning import assessment, chips, plan, sources
 from detox_jax.planning import job as jobs
-from detox_jax.planning.compilation import Memory, _needed
+from detox_jax.planning.compilation import CompilerError, Memory, _needed, compile_program
+from detox_jax.planning.programs import Program
 
 MODEL = """\
 from __gin__ import dynamic_registration
@@ -249,6 +251,109 @@ def test_search_that_finds_nothing(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jobs.Job, "least_train_bytes", lambda self, shape: 10**15)
     assert cli.main([*flags, "--topology=v5e", "--search"]) == 2
     assert "no mesh of any listed slice, up to v5e:16x16" in capsys.readouterr().err
+
+
+def test_without_meshes_a_plan_takes_some_that_the_compiler_takes(
+    flags, tmp_path, replace_compiler, capsys
+):
+    """As a search does on one slice: the compiler fails where heads are split by four."""
+
+    def needed(job, tpus, name, shape):
+        if shape["model"] == 4:
+            raise CompilerError(f"{name}: fails at four")
+        return 8 * GIB
+
+    asked = replace_compiler(needed)
+    assert cli.main([*flags, SLICE[0]]) == 0
+    (written,) = plans(tmp_path)
+    assert [program["mesh"]["model"] for program in written["programs"]] == [2, 2, 2]
+    assert {name for _, _, name, shape in asked if shape["model"] == 4} == {"train", "documents"}
+    assert {tpus.name for _, tpus, _, _ in asked} == {"v5e:2x2"}
+    # Heads that are named are not chosen, and nothing else is tried.
+    assert cli.main([*flags, SLICE[0], "--mesh=model=4"]) == 2
+    assert "train: fails at four" in capsys.readouterr().err
+
+
+def test_without_meshes_what_does_not_fit_says_by_how_much(
+    flags, tmp_path, monkeypatch, replace_compiler, capsys
+):
+    monkeypatch.setattr(jobs.Job, "least_train_bytes", lambda self, shape: 10**15)
+    asked = replace_compiler(lambda *args: 20 * GIB)
+    assert cli.main([*flags, SLICE[0]]) == plan.DOES_NOT_FIT
+    assert "train: needs 20.0 GiB a device of 16.0" in capsys.readouterr().out
+    assert len(asked) == 1
+
+
+def test_a_compiler_that_fails_at_every_mesh_is_one_line(
+    flags, monkeypatch, replace_compiler, capsys
+):
+    few = [chips.parse(f"v5e:{shape}") for shape in ("1x1", "2x2")]
+    monkeypatch.setattr(plan.search_lib, "slices", lambda topology: few)
+
+    def fails(job, tpus, name, shape):
+        raise CompilerError(f"program {name!r} on {tpus.name}: fails")
+
+    asked = replace_compiler(fails)
+    assert cli.main([*flags, SLICE[0]]) == 2
+    assert capsys.readouterr().err == "detox-jax: error: program 'train' on v5e:2x2: fails\n"
+    tried = len(asked)
+    assert cli.main([*flags, "--topology=v5e", "--search"]) == 2
+    assert "program 'train' on v5e:2x2: fails\n" in capsys.readouterr().err
+    assert len(asked) > 2 * tried > 1  # Of each slice more than one mesh.
+
+
+def program_that_fails(stage, error):
+    """A program of which one stage fails, as what JAX calls on the way from a trace to a text."""
+
+    def step(name, value):
+        def call(*args):
+            if name == stage:
+                raise error
+            return value
+
+        return call
+
+    stats = types.SimpleNamespace(
+        generated_code_size_in_bytes=1, peak_memory_in_bytes=2, argument_size_in_bytes=1
+    )
+    text = "" if stage == "empty text" else "HloModule x"
+    compiled = types.SimpleNamespace(
+        memory_analysis=step("memory_analysis", None if stage == "no statistics" else stats),
+        as_text=step("as_text", text),
+    )
+    lowered = types.SimpleNamespace(compile=step("compile", compiled))
+    return Program(types.SimpleNamespace(lower=step("lower", lowered)), {})
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("lower", "asked to compile it, and fails: INTERNAL: odd sizes"),
+        ("compile", "asked to compile it, and fails: INTERNAL: odd sizes"),
+        ("memory_analysis", "asked to say what it needs, and fails: INTERNAL: odd sizes"),
+        ("no statistics", "asked to say what it needs, and fails"),
+        ("as_text", "asked to write it as text, and fails: INTERNAL: odd sizes"),
+        ("empty text", "asked to write it as text, and fails: no text"),
+    ],
+)
+def test_an_error_of_the_compiler_names_the_program_and_a_way(
+    flags, tmp_path, monkeypatch, capsys, stage, said
+):
+    error = jax.errors.JaxRuntimeError("INTERNAL: odd\n  sizes")
+    monkeypatch.setattr(jobs.Job, "train_step", lambda *args: program_that_fails(stage, error))
+    assert cli.main([*flags, *SLICE]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(
+        "detox-jax: error: program 'train' on v5e:2x2, mesh data=1,fsdp=2,model=2: the compiler was"
+    )
+    assert said in printed and printed.count("\n") == 1
+    assert "--gin.GENERATION_MESH_SHAPE" in printed and "--gin.COMPILER_EFFORT" in printed
+
+
+def test_a_refusal_for_memory_is_an_answer():
+    refusal = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20.00G of 15.75G hbm.")
+    memory, module = compile_program(program_that_fails("compile", refusal), 16 * GIB, 0.0, "it")
+    assert module is None and not memory.fits and memory.peak == 20 * GIB
 
 
 def test_refusals_of_the_compiler():

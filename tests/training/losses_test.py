@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from detox_jax.models.transformer import output_logits
@@ -43,6 +44,35 @@ def test_chunks_change_neither_loss_nor_gradients(config, chunk):
     assert float(got[0][1]) == 3 * 24 - 4 - 19
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
     assert all(float(jnp.abs(gradient).max()) > 0.1 for gradient in got[1])
+
+
+def test_the_loss_and_its_gradient_are_those_of_jax():
+    """Bit by bit: sums are taken in JAX's order, and the targets' share comes last."""
+    rng = np.random.default_rng(2)
+    logits = jnp.asarray(5 * rng.normal(size=(2, 3, 130)), jnp.float32)
+    logits = logits.at[..., :2].set(-1e10)
+    targets = jnp.asarray(rng.integers(2, 130, (2, 3)))
+    weights = jnp.asarray(rng.random((2, 3)), jnp.float32)
+
+    def run(function):
+        total = lambda logits: jnp.sum(function(logits, targets) * weights)  # noqa: E731
+        return jax.value_and_grad(total)(logits)
+
+    expected = run(optax.losses.softmax_cross_entropy_with_integer_labels)
+    got = run(losses._negative_log_likelihood)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_the_way_back_keeps_the_logits_and_makes_one_array_of_their_size():
+    def gradient(logits, targets):
+        return jax.grad(lambda x: losses.cross_entropy(x, targets, jnp.ones_like(targets))[0])(
+            logits
+        )
+
+    shapes = jnp.zeros((4, 64, 1024)), jnp.zeros((4, 64), jnp.int32)
+    compiled = jax.jit(gradient).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < shapes[0].nbytes / 8
+    assert "scatter" not in compiled.as_text()
 
 
 @pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])

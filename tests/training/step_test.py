@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from flax import traverse_util
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.models import adaptation as adaptations
+from detox_jax.models import kernels
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -174,6 +176,49 @@ def test_frozen_bits_stay_and_have_no_optimizer_state(config, one_device_mesh, a
     moments = params_lib.count(state.params) * 2
     scalars = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim == 0)
     assert sum(x.size for x in jax.tree.leaves(state.opt_state)) == moments + scalars
+
+
+def _compiled(config, adaptation, mesh, length=24):
+    """A training step, compiled as `train` does, and not run."""
+    model, params = random_params(config, adaptation)
+    params = jax.device_put(params, meshes.param_shardings(model, mesh))
+    trained, frozen = params_lib.partition(params, adaptations.trainable_pattern(adaptation))
+    transformation = AdamW().transformation(1)
+    state = steps.create_state(trained, mesh, transformation)
+    batch = jax.device_put(make_batch(config, length=length), meshes.batch_sharding(mesh))
+    step: Any = steps.jit_train_step(model, transformation, 0)
+    with meshes.sharding_scope(mesh):
+        return step.lower(state, frozen, batch).compile()
+
+
+@pytest.mark.parametrize("adaptation", [AdapterConfig(8), LoRAConfig(4)], ids=str)
+def test_frozen_weights_have_no_gradient_and_are_not_kept_twice(
+    config, one_device_mesh, adaptation
+):
+    """Nothing of the size of all layers' MLP is made, nor of the embedding."""
+    cfg = dataclasses.replace(config, mlp_dim=88, vocab_size=300)
+    frozen = f"{cfg.num_layers},{cfg.emb_dim},88]", f"f32[{cfg.padded_vocab_size},{cfg.emb_dim}]"
+    # What neither computes nor copies.
+    passed = {"parameter", "get-tuple-element", "bitcast"}
+
+    def made(adaptation):
+        lines = _compiled(cfg, adaptation, one_device_mesh).as_text().splitlines()
+        results = [re.match(r"\s*(?:ROOT )?%\S+ = (f32\S+)\{\S* ([\w-]+)\(", x) for x in lines]
+        return {
+            match[2]
+            for match in results
+            if match and any(match[1].endswith(shape) for shape in frozen)
+        } - passed
+
+    assert made(None) and not made(adaptation)
+
+
+def test_on_cpu_what_lies_between_products_is_not_kept(config, one_device_mesh, monkeypatch):
+    cfg = dataclasses.replace(config, num_layers=6, mlp_dim=256, norm="layernorm")
+    ours = _compiled(cfg, None, one_device_mesh).memory_analysis()
+    monkeypatch.setattr(kernels, "platform_in_use", lambda: "gpu")
+    elsewhere = _compiled(cfg, None, one_device_mesh).memory_analysis()
+    assert ours.temp_size_in_bytes < 0.6 * elsewhere.temp_size_in_bytes
 
 
 def test_learns_a_batch_by_heart(config, one_device_mesh):
