@@ -93,6 +93,7 @@ VERBS = {
     "generation.steer",
     "toxicity.score",
     "toxicity.filter",
+    "toxicity.pair",
     "toxicity.train_scorer",
     "zero_shot.choices",
     "zero_shot.lm_eval",
