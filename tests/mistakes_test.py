@@ -48,6 +48,7 @@ TAKES = {
     **dict.fromkeys(("DTYPE", "PARAM_DTYPE", "CHECKPOINT_DTYPE", "MU_DTYPE"), "dtype"),
     **dict.fromkeys(("REMAT", "ATTENTION_KERNEL"), "name"),
     **dict.fromkeys(("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT"), "reference"),
+    **dict.fromkeys(("OBJECTIVE",), "reference"),
     **dict.fromkeys(("SAMPLING", "SELECTION", "PAIRING"), "reference"),
     **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES"), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),

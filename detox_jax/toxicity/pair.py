@@ -82,10 +82,12 @@ def pair(
     pairing = pairing or Extremes()
     if check_only:
         return [_preview(input, output_dir, pairing, reference)]
-    reading = reference and reference.load()
+    reading, described = None, None
+    if reference is not None:
+        reading = reference.load()
+        described = reference.describe(reading.fingerprint)
 
     # --- what decides the output -------------------------------------------------------------
-    described = reference and reading and reference.describe(reading.fingerprint)
     settings = output_settings.of_verb(
         pair,
         arguments,
