@@ -1,5 +1,6 @@
 """`train` on pairs, through the command line: killed and resumed, on other meshes, misused."""
 
+import functools
 import json
 
 import jax
@@ -9,8 +10,12 @@ from etils import epath
 
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import loop as loops
+from detox_jax.training.dpo import Preference
+from detox_jax.training.pair_batches import PairTask
+from tests.conftest import random_params
 from tests.training.pairs_made import write_pairs
 
 SETTINGS = {
@@ -111,6 +116,29 @@ def test_killed_and_rerun_is_bit_equal_to_uninterrupted(command, trained, tmp_pa
         assert (tmp_path / "m" / name).read_bytes() == (trained / name).read_bytes()
 
 
+def test_one_and_eight_devices_find_the_same_loss(config):
+    model, params = random_params(config, LoRAConfig(rank=2))
+    made = PairTask(None, length=16, batch_size=8)
+    noise = np.random.default_rng(0)
+    rows = made.batch([])
+    for side in ("chosen", "rejected"):
+        rows[f"{side}_inputs"] = noise.integers(1, 300, (8, 16)).astype(np.int32)
+        rows[f"{side}_targets"] = noise.integers(1, 300, (8, 16)).astype(np.int32)
+        rows[f"{side}_weights"] = (noise.random((8, 16)) < 0.5).astype(np.float32)
+    rows["pair_weights"] += 1
+    losses = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = meshes.create_mesh({"fsdp": min(4, len(devices)), "model": -1}, devices)
+        with meshes.sharding_scope(mesh):
+            placed = jax.device_put(params, meshes.param_shardings(model, mesh))
+            batch = jax.device_put(rows, meshes.batch_sharding(mesh))
+            loss = functools.partial(Preference(kl_to_base=0.1).loss, model)
+            total, weight = jax.jit(loss, static_argnums=2)(placed, batch, None)
+        losses.append((float(total), float(weight)))
+    assert losses[0][1] == losses[1][1] == 8
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["{'fsdp': 4, 'model': 2}", "{'data': 8}"])
 def test_other_meshes_and_accumulation_find_the_same_losses(command, trained, tmp_path, shape):
@@ -181,6 +209,16 @@ def test_likelihoods_of_another_base(pairs, command, tmp_path, capsys):
     settings = {"INPUT": tmp_path / "other.jsonl", "VALIDATION_INPUT": None}
     error = mistake(command(tmp_path / "m", **settings), capsys)
     assert "has likelihoods of the model another, but training starts from" in error
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_kl_needs_a_base_to_stay_near_to(command, tmp_path, capsys):
+    sizes = ["emb_dim=32", "num_heads=4", "num_layers=1", "mlp_dim=64", "max_length=64"]
+    model = ["models/tiny"]
+    settings = {"objective": "click", "INITIAL_CHECKPOINT_PATH": None, "VOCAB_SIZE": 350}
+    arguments = command(tmp_path / "m", *model, **settings, KL_TO_BASE=0.1)
+    arguments += [f"--gin.config.TransformerConfig.{size}" for size in sizes]
+    assert "KL_TO_BASE needs a base to stay near to" in mistake(arguments, capsys)
     assert not (tmp_path / "m").exists()
 
 
