@@ -25,6 +25,7 @@ VERBS = {
     "generate": "detox_jax.generation.generate",
     "score": "detox_jax.toxicity.score",
     "filter": "detox_jax.toxicity.filter",
+    "pair": "detox_jax.toxicity.pair",
     "steer": "detox_jax.generation.steer",
     "choices": "detox_jax.zero_shot.choices",
     "compare": "detox_jax.comparison.compare",

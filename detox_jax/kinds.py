@@ -82,6 +82,7 @@ Count = Annotated[int, Range(1)]
 Period = Annotated[int, Range(0)]  # 0 is never
 Share = Annotated[float, Range(0.0, 1.0)]
 Positive = Annotated[float, Range(0.0, open=True)]
+Coefficient = Annotated[float, Range(0.0)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # JAX would cut any other to 32 bits
 # More take hours and change no printed digit of an interval.
 Draws = Annotated[int, Range(1, 1_000_000)]

@@ -37,6 +37,7 @@ def test_no_file_is_left_out():
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == ["demo", "real", "rounds", "steering", "sweep_demo"]
+    assert _names("training") == ["click", "dpo", "reward_weighted", "unlikelihood"]
     assert _names("steering") == sorted(STEERING)
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
     # Run in tests/interop/t5x_test.py.

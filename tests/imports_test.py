@@ -99,6 +99,7 @@ VERBS = {
     "generation.steer",
     "toxicity.score",
     "toxicity.filter",
+    "toxicity.pair",
     "toxicity.train_scorer",
     "zero_shot.choices",
     "zero_shot.lm_eval",

@@ -40,6 +40,7 @@ TAKES = {
     **dict.fromkeys(("MAX_LENGTH", "KEEP"), "count"),
     **dict.fromkeys(("CHECKPOINT_PERIOD", "EVAL_PERIOD", "NUM_FEWSHOT"), "period"),
     **dict.fromkeys(("EPOCHS", "LIMIT", "TEMPERATURE", "MAX_SHARD_GB", "L2"), "number"),
+    **dict.fromkeys(("LENGTH_RATIO",), "number"),
     **dict.fromkeys(("LEARNING_RATE", "ADAPTER_LEARNING_RATE"), "number"),
     **dict.fromkeys(("KEEP_FRACTION", "MIN_COVERAGE", "TOP_P"), "share"),
     **dict.fromkeys(("TASK_FEATURE_LENGTHS",), "lengths"),
@@ -47,7 +48,8 @@ TAKES = {
     **dict.fromkeys(("DTYPE", "PARAM_DTYPE", "CHECKPOINT_DTYPE", "MU_DTYPE"), "dtype"),
     **dict.fromkeys(("REMAT", "ATTENTION_KERNEL"), "name"),
     **dict.fromkeys(("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT"), "reference"),
-    **dict.fromkeys(("SAMPLING", "SELECTION"), "reference"),
+    **dict.fromkeys(("OBJECTIVE",), "reference"),
+    **dict.fromkeys(("SAMPLING", "SELECTION", "PAIRING"), "reference"),
     **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES"), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
     **dict.fromkeys(("STEERING",), "list"),
@@ -123,7 +125,12 @@ def place(tmp_path_factory, vocabulary, config):
     scored = [
         {**prompt, "generations": [{"text": "so it is.", "toxicity": 0.5}]} for prompt in prompts
     ]
-    for name, rows in {"documents": documents, "prompts": prompts, "scored": scored}.items():
+    samples = [
+        {**row, "generations": [*row["generations"], {"text": "idiot.", "toxicity": 0.9}]}
+        for row in scored
+    ]
+    given = {"documents": documents, "prompts": prompts, "scored": scored, "samples": samples}
+    for name, rows in given.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (root / f"{name}.jsonl").write_text(lines)
     vocabulary.save(str(root / "vocabulary"))
@@ -143,6 +150,7 @@ def command(verb, place):
         "TASK_FEATURE_LENGTHS={'targets':32} TRAIN_STEPS=1 BATCH_SIZE=8 MODEL_DIR=out",
         "generate": "INPUT=prompts.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "steer": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "pair": "INPUT=samples.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "score": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "filter": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "choices": "CHECKPOINT_PATH=base OUTPUT_DIR=out",
@@ -198,6 +206,11 @@ FILES = [
     ("filter", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
     ("filter", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
     ("filter", "INPUT", "unscored.jsonl", "none of its 2 documents has a score"),
+    ("pair", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("pair", "INPUT", "prompts.jsonl", "its prompts have no continuations"),
+    ("pair", "INPUT", "documents.jsonl", 'no "prompt"'),
+    ("pair", "INPUT", "scored.jsonl", "makes no pair"),
+    ("pair", "CHECKPOINT_PATH", "gpt2", "detox-jax convert --from_hf=gpt2 --to=DIR"),
     ("train_vocabulary", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
     ("train_vocabulary", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
     ("train", "INPUT", "nosuch.jsonl", "nosuch.jsonl"),

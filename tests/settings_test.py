@@ -15,7 +15,7 @@ from detox_jax.generation.decoding import Decoding
 
 DECIDES = {
     "train": "model mixture_or_task_name task_feature_lengths budget initial_checkpoint_path "
-    "adaptation optimizer batch_size random_seed cache_dir",
+    "adaptation optimizer batch_size random_seed cache_dir objective",
     "plan": "model adaptation topology search checkpoint_dtype optimizer task_feature_lengths "
     "batch_size computation generations run compiler_effort",
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",
@@ -24,6 +24,7 @@ DECIDES = {
     "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text",
     "score": "input scorer bad_records",
     "steer": "checkpoint_path input fit margin most_pairs dtype",
+    "pair": "input pairing reference",
     "filter": "input selection seed size_of bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
     "choices": "checkpoint_path tasks start_with_bos dtype",

@@ -236,6 +236,11 @@ class Labels(Objective):
         for batch in self.source(task, batch_size, length).validation_batches(max_batches):
             yield _rows_of(batch, rows)
 
+    def batches_per_epoch(self, task: Any, *, batch_size: int, length: int) -> float:
+        """See `Objective`."""
+        source = self.source(task, batch_size, length)
+        return sum(1 for _ in source.training_examples(0)) / batch_size
+
     def loss(
         self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:

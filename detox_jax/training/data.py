@@ -52,12 +52,13 @@ def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | 
 
 
 def vocabulary_of(task: seqio.Task | seqio.Mixture) -> Vocabulary:
-    """The vocabulary of a task's `targets`.
+    """The vocabulary of a task's `targets`, or of both sides of its pairs.
 
     Raises:
       UserError: if it is none of ours.
     """
-    feature = task.output_features.get("targets")
+    features = task.output_features
+    feature = features.get("targets") or features.get("chosen")
     vocabulary = getattr(getattr(feature, "vocabulary", None), "bpe", None)
     if not isinstance(vocabulary, Vocabulary):
         raise UserError(
@@ -282,15 +283,33 @@ def _parts(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
     return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
 
 
-def ragged_examples(task: seqio.Task | seqio.Mixture, split: str) -> Iterator[Row]:
-    """One pass over a split, of any shapes, in the task's order: every host reads all of it."""
+def ragged_examples(
+    task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
+) -> Iterator[Row]:
+    """One pass over a split, of any shapes: every host reads all of it.
+
+    Args:
+      task: no mixture.
+      split: of the task.
+      seed: of the order; the task's own where None.
+
+    Raises:
+      UserError: for a mixture, or if there is no such split.
+    """
     if isinstance(task, seqio.Mixture):
         raise UserError(f"mixture {task.name!r} has no order; name its tasks one by one")
     _check_split(task, split)
     dataset = task.get_dataset(
-        sequence_length=None, split=split, shuffle=False, try_in_mem_cache=False
+        sequence_length=None,
+        split=split,
+        shuffle=seed is not None,
+        seed=seed,
+        num_epochs=1,
+        try_in_mem_cache=False,
     )
-    return dataset.as_numpy_iterator()
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options).as_numpy_iterator()
 
 
 def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bool = False) -> Any:

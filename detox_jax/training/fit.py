@@ -141,6 +141,7 @@ def fit(
         learning_rate=optimizer.learning_rate_at(steps),
         validation=validation,
         starts_from=starts_from,
+        figures_fn=steps_lib.jit_figures(network, objective.figures),
         guard=guard,
     )
     return loop.run(state, frozen, batches)

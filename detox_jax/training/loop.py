@@ -120,6 +120,8 @@ class Loop:
       step_fn: from `step.jit_train_step`.
       eval_fns: from `step.jit_eval_step`, by the name that the log knows their mean by.
       learning_rate: as a function of the step, for the log.
+      figures_fn: from `step.jit_figures`: what else is logged of a batch that is trained on, before
+        the step, and of those that are held out; nothing where None.
       validation: makes the validation batches, or None where there are none.
       starts_from: the macro by which another run starts from a saved step; None without one.
       guard: judges the steps; knows of those before, where the run goes on.
@@ -134,6 +136,7 @@ class Loop:
     learning_rate: optax.Schedule
     validation: Callable[[], Any] | None
     starts_from: str | None = None
+    figures_fn: Callable[..., Any] | None = None
     guard: Guard = dataclasses.field(default_factory=Guard)
 
     def run(
@@ -163,10 +166,16 @@ class Loop:
             description, step = "train", start
             while step < self.total_steps:
                 step += 1
-                state, scalars = self.step_fn(state, frozen, self._to_mesh(next(batches)))
+                batch = self._to_mesh(next(batches))
+                is_logged = self._is_due(self.periods.log, step)
+                figures = self._figures(state, frozen, batch) if is_logged else {}
+                state, scalars = self.step_fn(state, frozen, batch)
                 guard.after(step, scalars)
-                if self._is_due(self.periods.log, step):
-                    self._log(log, step, scalars)
+                if is_logged:
+                    means = _Means()
+                    for name, figure in figures.items():
+                        means.add(name, *figure)
+                    self._log(log, step, {**scalars, **means.values()})
                     description = f"train, loss {scalars['loss']:.3f}"
                 if self.validation and self._is_due(self.periods.eval, step):
                     log.write(step, self._validate(state, frozen))
@@ -194,7 +203,7 @@ class Loop:
         self,
         log: metric_log.MetricLog,
         step: int,
-        scalars: dict[str, jax.Array],
+        scalars: Mapping[str, Any],
     ) -> None:
         values = {name: float(value) for name, value in scalars.items()}
         self.guard.settle()  # All values of the step are there.
@@ -259,14 +268,20 @@ class Loop:
 
     def _validate(self, state: steps_lib.TrainState, frozen: params_lib.Params) -> dict[str, float]:
         assert self.validation is not None
-        totals, weights = dict.fromkeys(self.eval_fns, 0.0), dict.fromkeys(self.eval_fns, 0.0)
+        means = _Means()
         for batch in self.validation():
             on_mesh = self._to_mesh(batch)
             for name, eval_fn in self.eval_fns.items():
-                total, weight = eval_fn(state.params, frozen, on_mesh)
-                totals[name] += float(total)
-                weights[name] += float(weight)
-        return {name: totals[name] / max(weights[name], 1.0) for name in self.eval_fns}
+                means.add(name, *eval_fn(state.params, frozen, on_mesh))
+            for name, figure in self._figures(state, frozen, on_mesh).items():
+                means.add(f"validation_{name}", *figure)
+        return means.values()
+
+    def _figures(
+        self, state: steps_lib.TrainState, frozen: params_lib.Params, batch: Mapping[str, Any]
+    ) -> Mapping[str, tuple[jax.Array, jax.Array]]:
+        """What else there is to say of a batch: sums and weights, by name."""
+        return self.figures_fn(state.params, frozen, batch) if self.figures_fn else {}
 
     def _to_mesh(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Each host's rows as one array over the mesh."""
@@ -275,6 +290,20 @@ class Loop:
             name: jax.make_array_from_process_local_data(sharding, rows)
             for name, rows in batch.items()
         }
+
+
+class _Means:
+    """Means of sums and weights that are added up, by name."""
+
+    def __init__(self):
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, total: Any, weight: Any) -> None:
+        before = self._sums.get(name, (0.0, 0.0))
+        self._sums[name] = before[0] + float(total), before[1] + float(weight)
+
+    def values(self) -> dict[str, float]:
+        return {name: total / max(weight, 1.0) for name, (total, weight) in self._sums.items()}
 
 
 def _save(

@@ -248,3 +248,14 @@ def jit_eval_step(
         return loss(model, params_lib.combine(trainable, frozen), batch, None)
 
     return jax.jit(eval_step)
+
+
+def jit_figures(
+    model: Any, figures: Callable[[Any, params_lib.Params, Batch], Mapping[str, Any]]
+) -> Callable[[params_lib.Params, params_lib.Params, Batch], Mapping[str, Any]]:
+    """An objective's `figures` of a batch, all of them in one program, compiled."""
+
+    def of_batch(trainable: params_lib.Params, frozen: params_lib.Params, batch: Batch):
+        return figures(model, params_lib.combine(trainable, frozen), batch)
+
+    return jax.jit(of_batch)

@@ -23,14 +23,16 @@ from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
+from detox_jax.training import base_model
 from detox_jax.training.fit import Budget, fit
 from detox_jax.training.loop import Periods
-from detox_jax.training.objective import LanguageModeling
+from detox_jax.training.objective import LanguageModeling, Objective
 from detox_jax.training.optimizer import AdamW, require_masters
 from detox_jax.vocabulary import Vocabulary
 
 FREE = ("model_dir", "computation", "periods", "strict", "check_only")  # see `output_settings`
 
+_NO_MODEL = "random weights"  # in the place of a fingerprint
 _NO_BASE = (
     "ADAPTATION needs a model to adapt: set INITIAL_CHECKPOINT_PATH, or ADAPTATION=None to train "
     "from scratch"
@@ -62,6 +64,7 @@ def train(
     periods: Periods | None = None,
     cache_dir: str | None = None,
     strict: bool = False,
+    objective: Objective | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Trains a model and leaves it in `model_dir`.
@@ -83,6 +86,9 @@ def train(
       periods: how often to save, validate (tasks with a validation split) and log, see `Periods`.
       cache_dir: where `seqio_cache_tasks` wrote the task; encoded on the way where None.
       strict: refuse a damaged newest step, in place of going on from the one before and saying so.
+      objective: what is minimised; the loss of every token where None. One that reads the base, as
+        a KL does, takes its logits from the same parameters without the adaptation; of a model that
+        is trained whole a frozen copy of the base is held beside it.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -96,26 +102,31 @@ def train(
 
     optimizer, periods = optimizer or AdamW(), periods or Periods()
     computation = computation or Computation()
+    objective = _with_cache(objective or LanguageModeling(), cache_dir)
 
     # --- model and data ---
     mesh = computation.create_mesh()
     if check_only and isinstance(mixture_or_task_name, preview.Coming):
         return [_preview(arguments, mesh, computation, None, None)]
     task = data.get_task(mixture_or_task_name)
-    use_cached = cache_dir is not None
-    if use_cached:
+    if cache_dir is not None:
         data.add_cache_dir(cache_dir)
     vocabulary = data.vocabulary_of(task)
     if check_only:
         documents = data.count_documents(task)
-        return [_preview(arguments, mesh, computation, vocabulary, documents)]
+        step = _preview(arguments, mesh, computation, vocabulary, documents)
+        if step.counts:  # There is something to do, and the lengths are known.
+            objective.check(task, length=task_feature_lengths["targets"])
+        return [step]
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint, strict)
     config = computation.configure(_resolve_config(model, base, vocabulary))
     length = _check_lengths(task_feature_lengths, config)
     rows_at_once = meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
     with meshes.sharding_scope(mesh):
         kernel, why = kernels.choose(config, rows_at_once, length)
-    objective = LanguageModeling(use_cached)
+    objective.check(task, length=length, base=base.fingerprint if base else _NO_MODEL)
+    if objective.reads_base() and base is None:
+        raise UserError("KL_TO_BASE needs a base to stay near to: set INITIAL_CHECKPOINT_PATH")
     rows = meshes.local_rows(mesh, batch_size)
     batches = objective.batches(
         task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
@@ -132,6 +143,7 @@ def train(
             "task_feature_lengths": {},  # in the data's identity, as are the next two
             "batch_size": {},
             "cache_dir": {},
+            "objective": _objective_settings(objective),
             "budget": output_settings.of_struct(budget),
             "initial_checkpoint_path": {"initial_checkpoint": base and base.fingerprint},
             "adaptation": {"adaptation": adaptations.to_json(adaptation)},
@@ -150,9 +162,7 @@ def train(
             checkpoints.write_spec(output.path, spec, vocabulary)
         return None
     steps = budget.steps(
-        lambda: data.batches_per_epoch(
-            task, batch_size=batch_size, length=length, use_cached=use_cached
-        )
+        lambda: objective.batches_per_epoch(task, batch_size=batch_size, length=length)
     )
 
     # --- what a checkpoint means: model.json, vocabulary ---
@@ -163,7 +173,11 @@ def train(
     print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
 
     # --- training ---
-    params, frozen = None, {}
+    params, frozen, held = None, {}, {}
+    if base is not None and objective.reads_base():
+        held = base_model.held(base.params, adaptations.trainable_pattern(adaptation))
+        if held:
+            print(f"{model_dir}: a frozen copy of the base, {params_lib.count(held):,} parameters")
     if base is not None and adaptation is None:
         # A checkpoint may be stored in fewer bits than training needs.
         params = params_lib.cast(base.params, config.parameter_dtype)
@@ -183,7 +197,7 @@ def train(
     state = fit(
         TransformerLM(config, adaptation),
         params,
-        frozen,
+        {**frozen, **held},
         objective,
         batches,
         validation,
@@ -200,6 +214,24 @@ def train(
     output.finish(steps=steps, parameters={"trained": trained, "frozen": untouched})
     print(f"{model_dir}: {steps} steps, {trained:,} parameters trained, {untouched:,} frozen")
     return None
+
+
+def _with_cache(objective: Objective, cache_dir: str | None) -> Objective:
+    """The objective, reading the cache where there is one."""
+    if cache_dir is None:
+        return objective
+    if not isinstance(objective, LanguageModeling):
+        raise UserError("CACHE_DIR is for OBJECTIVE=@objective.LanguageModeling(); leave it None")
+    return dataclasses.replace(objective, use_cached=True)
+
+
+def _objective_settings(objective: Objective) -> dict[str, Any]:
+    """What decides of an objective: nothing of plain language modelling, which needs no name."""
+    described = output_settings.describe(objective, "train.objective")
+    described.pop("use_cached", None)  # It is in the data's identity.
+    plain = output_settings.describe(LanguageModeling(), "train.objective")
+    plain.pop("use_cached")
+    return {} if described == plain else {"objective": described}
 
 
 def _preview(

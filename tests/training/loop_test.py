@@ -114,6 +114,28 @@ def test_validation_is_the_mean_over_all_batches_for_every_name(run, log):
     assert log()[-1] == {"step": 1, "validation_loss": 48.0 / 4, "validation_nothing": 0.0}
 
 
+def test_figures_of_a_batch_are_those_before_its_step_and_validated_too(run, log):
+    figures = lambda params, _, batch: {  # noqa: E731
+        "w": (jnp.sum(params["w"]), jnp.asarray(2.0)),
+        "x": (jnp.sum(batch["x"]), jnp.asarray(4.0)),
+    }
+    evaluate = lambda *_: (jnp.asarray(1.0), jnp.asarray(1.0))  # noqa: E731
+    run(
+        total=4,
+        eval_fns={"validation_loss": evaluate},
+        figures_fn=figures,
+        validation=lambda: [_ones(None)],
+    )
+    logged, held_out = ([x for x in log() if name in x] for name in ("loss", "validation_loss"))
+    assert [(x["step"], x["w"], x["x"]) for x in logged] == [(2, 1.0, 4.0), (4, 3.0, 4.0)]
+    assert held_out[-1] == {
+        "step": 4,
+        "validation_loss": 1.0,
+        "validation_w": 4.0,
+        "validation_x": 4.0,
+    }
+
+
 def _broken_at(step, change):
     def broken(state, frozen, batch):
         state, scalars = _step(state, frozen, batch)
