@@ -26,6 +26,7 @@ VERBS = {
     "score": "detox_jax.toxicity.score",
     "filter": "detox_jax.toxicity.filter",
     "steer": "detox_jax.generation.steer",
+    "fit_subspace": "detox_jax.generation.fit_subspace",
     "choices": "detox_jax.zero_shot.choices",
     "compare": "detox_jax.comparison.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
@@ -62,7 +63,7 @@ OTHER_VERBS = {("score", "--compare"): "compare"}
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
-LONE_VERBS = ("convert", "plan")
+LONE_VERBS = ("convert", "fit_subspace", "plan")
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]

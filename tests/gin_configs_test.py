@@ -174,6 +174,12 @@ STEERING = {
     "affine": (["VECTORS=v"], "AffineSteering(vectors='v', strength=1.0, everywhere=False)"),
     "reversal": ([], "ToxificationReversal(toxic=None, clean=None, strength=1.0, by_size=0.4, by_"),
     "debiasing": ([], "SelfDebiasing(prefixes=None, decay=50.0, floor=0.01)"),
+    "discriminator": (
+        ["CLEAN=a", "DIRTY=b"],
+        "GenerativeDiscriminator(model=None, codes=None, clean='a', dirty='b', omega=30.0, bias=2.0"
+        ", scale=1.0, filter_mass=0.8, filter_threshold=0.8)",
+    ),
+    "subspace": (["SUBSPACE=a"], "SubspaceMargin(subspace='a', beta=1.0, k=20, published=False"),
 }
 
 

@@ -89,6 +89,7 @@ NOTHING_LOCAL = {
     "evaluation.statistics",
 }
 VERBS = {
+    "generation.fit_subspace",
     "training.train",
     "generation.generate",
     "generation.steer",
