@@ -179,6 +179,7 @@ STEERING = {
         "GenerativeDiscriminator(model=None, codes=None, clean='a', dirty='b', omega=30.0, bias=2.0"
         ", scale=1.0, filter_mass=0.8, filter_threshold=0.8)",
     ),
+    "reward": (["REWARD=a"], "RewardAugmented(reward='a', beta=50.0, k=20)"),
     "subspace": (["SUBSPACE=a"], "SubspaceMargin(subspace='a', beta=1.0, k=20, published=False"),
 }
 

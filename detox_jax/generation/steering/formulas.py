@@ -163,6 +163,17 @@ def of_margins(
     return jnp.where(is_one_Rk, beta * margin_Rk, 0.0)
 
 
+def of_rewards(toxicity_Rk: jax.Array, is_one_Rk: jax.Array, beta: jax.Array | float) -> jax.Array:
+    """What RAD (Deng and Raffel, 2023) adds to the logits of candidates: `beta (1 - toxicity)`.
+
+    Args:
+      toxicity_Rk: predicted behind each candidate; clipped to 0 to 1.
+      is_one_Rk: False where there are fewer candidates; nothing is added there.
+      beta: the strength.
+    """
+    return jnp.where(is_one_Rk, beta * (1 - jnp.clip(toxicity_Rk, 0.0, 1.0)), 0.0)
+
+
 def require_finite(owner: str, **strengths: float) -> None:
     """Refuses a strength that is not a finite number.
 

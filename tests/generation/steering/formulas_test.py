@@ -142,6 +142,22 @@ def test_margins(array, beta, softmax, probs):
         _close(added[0].sum(), beta)
 
 
+@pytest.mark.parametrize(
+    ("beta", "k", "probs"),
+    [
+        (2, 2, (0.916827, 0.083173, 0)),
+        (10, 2, (0.999665, 0.000335, 0)),
+        (2, 3, (0.846428, 0.076786, 0.076786)),
+    ],
+)
+def test_rewards(array, beta, k, probs):
+    of_k = np.arange(3)[None] < k
+    steered = array(BASE) + formulas.of_rewards(array((0.1, 0.8, 0.3)), of_k, beta)
+    _close(_probs(steered, of_k), probs)
+    beyond = formulas.of_rewards(array((-0.5, 1.5, 0.0)), of_k, 1.0)
+    assert beyond[0, :2].tolist() == [1, 0]
+
+
 def test_bans(array):
     distribution = Distribution.of_model(jnp.pad(array(BASE), ((0, 0), (1, 1))), 4)
     banned = distribution.ban(jnp.array([[False, False, True, False, False]]))

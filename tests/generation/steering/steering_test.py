@@ -10,6 +10,7 @@ from detox_jax.generation.steering import (
     contrast,
     discriminator,
     experts,
+    reward,
     steering,
     subspace,
     words,
@@ -90,12 +91,19 @@ def margins(beta=1.0, k=3, published=False, shift=0.0, base_top_p=None):
     )
 
 
-def by_hand(beta, k=3, published=False):
+def rewarded(beta=1.0, k=3, shift=0.0):
+    """Expected toxicity .1 behind "kind", .8 behind "rude"."""
+    head_D = jnp.zeros(4).at[KIND].set(0.1).at[RUDE].set(0.8)
+    lookahead = Lookahead(bigram.MODEL, bigram.params(shift=shift), k)
+    return reward.Rewarded(lookahead, head_D, jnp.float32(beta), (bigram.END,))
+
+
+def by_hand(beta, k=3, published=False, margins=(0.5, -1.0)):
     """The first token's probabilities, P(no rude token) and P(rude, rude), from the formula."""
 
     def probs(last):
-        kind, rude, end = (MARGINS[token] for token in (KIND, RUDE, bigram.END))
-        added = np.array([kind, rude, end if published else MARGINS[last]])
+        end = MARGINS[bigram.END] if published else margins[last - 1]
+        added = np.array([*margins, end])
         logits = np.array(bigram.BASE[last - 1])
         kept = logits >= np.sort(logits)[-k]
         if published:
@@ -138,6 +146,7 @@ KNOWN = {
     ),
     # By hand from the bigram's logits: end of text has the margin of the last token.
     "margins": ((margins(2.0),), *by_hand(2.0)),
+    "rewards": ((rewarded(2.0),), *by_hand(2.0, margins=(0.9, 0.2))),
     "margins, two candidates": ((margins(2.0, 2),), *by_hand(2.0, 2)),
     "margins, published": ((margins(20.0, published=True),), *by_hand(20.0, published=True)),
 }
@@ -196,6 +205,7 @@ METHODS = {
     "contrast, filtered": lambda strength, shift: prefix(strength, base_top_p=0.9, shift=shift),
     "probabilities": lambda strength, shift: prefix(strength, "probabilities", shift=shift),
     "margins": lambda strength, shift: margins(strength, shift=shift),
+    "rewards": lambda strength, shift: rewarded(strength, shift=shift),
     "discriminator": lambda strength, shift: discriminated(strength, shift=shift),
     "debiasing": lambda strength, shift: debiasing(strength, ([DIRTY], [KIND, RUDE]), shift=shift),
 }
