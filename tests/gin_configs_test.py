@@ -140,6 +140,7 @@ _VALUES = {
 # What a verb leaves to choose, of which it takes one.
 _CHOICES = {
     "train": ["--gin.TRAIN_STEPS=5"],
+    "train_reward": ["--gin.EPOCHS=1"],
     "plan": ["--gin_file=gin_configs/models/tiny.gin", "--gin.VOCAB_SIZE=300"],
 }
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from etils import epath
 
-from detox_jax import output_settings, outputs
+from detox_jax import output_settings, outputs, preview
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers.labelled_batches import Labels
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Range, Seed
 from detox_jax.models import reward
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
+from detox_jax.preview import Step
 from detox_jax.training import losses
 from detox_jax.training.fit import Budget, fit
 from detox_jax.training.loop import Periods
@@ -26,7 +28,8 @@ from detox_jax.training.optimizer import AdamW
 from detox_jax.training.step import Batch
 from detox_jax.vocabulary import ID_SHIFT, PAD_ID, Vocabulary
 
-FREE = ("output_dir", "computation", "periods", "strict")  # see `output_settings`
+# See `output_settings`.
+FREE = ("output_dir", "computation", "periods", "strict", "check_only")
 
 
 def reward_loss(
@@ -52,14 +55,15 @@ def train_reward(
     output_dir: str,
     task: Any,
     budget: Budget,
-    length: int = 128,
+    length: Annotated[int, Range(2)] = 128,
     optimizer: AdamW | None = None,
-    batch_size: int = 100,
-    random_seed: int = 0,
+    batch_size: Count = 100,
+    random_seed: Seed = 0,
     computation: Computation | None = None,
     periods: Periods | None = None,
     strict: bool = False,
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Trains what `reward.RewardAugmented` steers by.
 
     Args:
@@ -73,7 +77,11 @@ def train_reward(
       random_seed: of the order.
       computation: mesh, and parts of a batch.
       periods: how often to save, validate and log.
-      strict: refuse a damaged newest step, in place of going on from the one before.
+      strict: refuse a damaged newest step, in place of going on from the one before and saying so.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for settings that do not fit each other, the data or the checkpoint.
@@ -84,17 +92,19 @@ def train_reward(
     optimizer, periods = optimizer or AdamW(), periods or Periods()
     computation = computation or Computation()
 
-    # --- model and data ---
+    # --- model and data ----------------------------------------------------------------------
     mesh = computation.create_mesh()
     task = data.get_task(task)
-    params, spec, fingerprint = checkpoints.load_params(checkpoint_path, mesh, strict)
-    if spec.adaptation is not None:
-        raise UserError(f"{checkpoint_path}: is an adaptation; start from a whole model")
-    if not 2 <= length <= spec.config.max_length:
-        raise UserError(
-            f"LENGTH is {length}; must be from 2 to the model's max_length {spec.config.max_length}"
-        )
     meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
+    if check_only:
+        preview.checked_output(output_dir)
+        if preview.is_done(output_dir):
+            return [Step("train_reward", output_dir)]
+        spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
+        _check_start(checkpoint_path, spec, length)
+        return [_preview(output_dir, spec, budget, data.count_documents(task))]
+    params, spec, fingerprint = checkpoints.load_params(checkpoint_path, mesh, strict)
+    _check_start(checkpoint_path, spec, length)
     config = dataclasses.replace(computation.configure(spec.config), param_dtype="float32")
     vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))
     described = {split: data.describe_source(task, split) for split in ("train", "validation")}
@@ -102,7 +112,7 @@ def train_reward(
     encode = functools.partial(_encode, vocabulary, length)
     objective = Labels(("toxicity",), encode, reward_loss, decides)
 
-    # --- what decides the result ---
+    # --- what decides the result -------------------------------------------------------------
     settings = output_settings.of_verb(
         train_reward,
         arguments,
@@ -123,10 +133,10 @@ def train_reward(
         has_results=lambda: bool(checkpoints.saved_steps(epath.Path(output_dir))),
     )
     if output.complete:
-        return
+        return None
     steps = budget.steps(lambda: sum(1 for _ in data.examples(task, "train")) / batch_size)
 
-    # --- training ---
+    # --- training ----------------------------------------------------------------------------
     trained_spec = dataclasses.replace(spec, config=config)
     checkpoints.write_spec(output.path, trained_spec, vocabulary)
     validation = functools.partial(
@@ -153,6 +163,32 @@ def train_reward(
     )
     output.finish(steps=steps, parameters=params_lib.count(state.params))
     print(f"{output_dir}: {steps} steps, {params_lib.count(state.params):,} parameters")
+    return None
+
+
+def _check_start(path: str, spec: checkpoints.ModelSpec, length: int) -> None:
+    """Refuses a checkpoint from which no reward of texts of this length is trained."""
+    if spec.adaptation is not None:
+        raise UserError(f"CHECKPOINT_PATH={path}: is an adaptation; start from a whole model")
+    if not 2 <= length <= spec.config.max_length:
+        raise UserError(
+            f"LENGTH is {length}; must be from 2 to the model's max_length {spec.config.max_length}"
+        )
+
+
+def _preview(
+    output_dir: str, spec: checkpoints.ModelSpec, budget: Budget, texts: int | None
+) -> Step:
+    """What there is to train."""
+    shapes, _ = meshes.abstract_params(TransformerLM(spec.config))
+    parameters = params_lib.count(shapes)
+    counts = {} if texts is None else {"texts": texts}
+    counts["parameters trained"] = parameters
+    if budget.train_steps is not None:
+        counts["updates"] = budget.train_steps
+    # Parameters and two moments, in float32; two steps are kept.
+    size = 2 * 4 * 3 * parameters
+    return Step("train_reward", output_dir, counts, size, needs=size)
 
 
 def _encode(vocabulary: Vocabulary, length: int, texts: Sequence[str]) -> list[list[int]]:

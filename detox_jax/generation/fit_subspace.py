@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Annotated
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from detox_jax import output_settings, outputs, records
+from detox_jax import output_settings, outputs, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
-from detox_jax.generation.decoding import bucket_length
-from detox_jax.generation.steering import subspace
+from detox_jax.generation.steering import states, subspace
+from detox_jax.kinds import Count, Dtype, Range
+from detox_jax.models import edits
 from detox_jax.parallel import mesh as meshes
-from detox_jax.vocabulary import PAD_ID
+from detox_jax.preview import Step
+from detox_jax.vocabulary import Vocabulary
 
-FREE = ("output_dir", "batch_size", "mesh_shape", "strict")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "strict", "check_only")  # see `output_settings`
+
+_Text = tuple[str, str]  # a prompt, empty for documents, and what follows it
 
 
 def fit_subspace(
     checkpoint_path: str,
     input: str,
     output_dir: str,
-    threshold: float = 0.5,
-    most_texts: int = 5000,
-    dtype: str | None = None,
-    batch_size: int = 64,
+    threshold: Annotated[float, Range(0.0, 1.0, open=True)] = 0.5,
+    most_texts: Count = 5000,
+    dtype: Dtype | None = None,
+    batch_size: Count = 64,
     mesh_shape: Mapping[str, int] | None = None,
     strict: bool = False,
-) -> None:
+    check_only: bool = False,
+) -> list[Step] | None:
     """Fits the plane that `subspace.SubspaceMargin` steers by.
 
     Args:
@@ -42,23 +43,34 @@ def fit_subspace(
       threshold: from which score on a text is toxic.
       most_texts: of either class, at most; the hash of the id decides.
       dtype: of activations; None takes the checkpoint's.
-      batch_size: texts that are read at once.
-      mesh_shape: see `parallel.mesh.create_mesh`.
-      strict: refuse a damaged newest step, in place of taking the one before.
+      batch_size: texts read at once; changes speed and memory.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+      strict: refuse a damaged newest step, in place of taking the one before and saying so.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
 
     Raises:
       UserError: for text without scores or of one class alone, or a checkpoint that cannot be read.
     """
     arguments = locals()
-    if not 0 < threshold <= 1:
-        raise UserError(f"THRESHOLD is {threshold}; must be in (0, 1]")
-    for name, value in (("MOST_TEXTS", most_texts), ("BATCH_SIZE", batch_size)):
-        if value < 1:
-            raise UserError(f"{name} is {value}; must be at least 1")
+    if not 0 < threshold <= 1 or most_texts < 1 or batch_size < 1:
+        raise UserError(
+            f"THRESHOLD is {threshold}, MOST_TEXTS {most_texts}, BATCH_SIZE {batch_size}; the "
+            "first must be above 0 and at most 1, the others at least 1"
+        )
     mesh = meshes.create_mesh(mesh_shape)
+    if check_only:
+        preview.checked_output(output_dir)
+        if preview.is_done(output_dir):
+            return [Step("fit_subspace", output_dir)]
+        checkpoints.resolve(checkpoint_path)
+        clean, toxic = _classes(input, threshold, most_texts)
+        return [Step("fit_subspace", output_dir, {"clean": len(clean), "toxic": len(toxic)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)
 
-    # --- what decides the plane ---
+    # --- what decides the plane --------------------------------------------------------------
     settings = output_settings.of_verb(
         fit_subspace,
         arguments,
@@ -73,73 +85,62 @@ def fit_subspace(
     )
     output = outputs.OutputDirectory(output_dir, "fit_subspace", settings)
     if output.complete:
-        return
+        return None
 
-    # --- texts, states, plane ---
-    scored = sorted(_scored(input, loaded), key=lambda item: records.stable_hash(item[0]))
-    clean = [ids for _, ids, score in scored if score < threshold][:most_texts]
-    toxic = [ids for _, ids, score in scored if score >= threshold][:most_texts]
+    # --- the hidden state behind the last token of each text ----------------------------------
+    clean, toxic = _classes(input, threshold, most_texts)
+    ids = _encoded(loaded.vocabulary, [*clean, *toxic])
+    with terminal.bar("fit_subspace", len(ids)) as advance:
+        states_TD = states.read(loaded, mesh, ids, edits.FINAL, 1, batch_size, advance)
+
+    # --- the plane between them ---------------------------------------------------------------
+    clean_TD, toxic_TD = states_TD[: len(clean)], states_TD[len(clean) :]
+    normal_D, centre_D = subspace.fit(clean_TD, toxic_TD)
+    subspace.write(output, normal_D, centre_D)
+    sides_T = np.concatenate(
+        [(clean_TD - centre_D) @ normal_D > 0, (toxic_TD - centre_D) @ normal_D < 0]
+    )
+    share = float(np.mean(sides_T))
+    output.finish(clean=len(clean), toxic=len(toxic), on_their_side=round(share, 4))
+    print(f"{output_dir}: {len(clean)} clean, {len(toxic)} toxic texts, {share:.1%} on their side")
+    return None
+
+
+def _classes(source: str, threshold: float, most: int) -> tuple[list[_Text], list[_Text]]:
+    """The clean and the toxic texts that are read.
+
+    Raises:
+      UserError: where there is none of a class.
+    """
+    clean: list[tuple[int, _Text]] = []
+    toxic: list[tuple[int, _Text]] = []
+    for order, text, score in _scored(source):
+        (toxic if score >= threshold else clean).append((order, text))
     if not clean or not toxic:
         raise UserError(
-            f"{input}: {len(clean)} texts below and {len(toxic)} from {threshold} on; both are "
+            f"{source}: {len(clean)} texts below and {len(toxic)} from {threshold} on; both are "
             "needed: run `score` on it, move THRESHOLD, or give more"
         )
-    clean_TD, toxic_TD = (states(loaded, mesh, texts, batch_size) for texts in (clean, toxic))
-    normal_D, centre_D = subspace.fit(clean_TD, toxic_TD)
-    subspace.write(output.path, normal_D, centre_D)
-    right = np.mean(
-        [*((clean_TD - centre_D) @ normal_D > 0), *((toxic_TD - centre_D) @ normal_D < 0)]
-    )
-    output.finish(clean=len(clean), toxic=len(toxic), on_their_side=round(float(right), 4))
-    print(f"{output_dir}: {len(clean)} clean, {len(toxic)} toxic texts, {right:.1%} on their side")
+    first, second = ([text for _, text in sorted(texts)[:most]] for texts in (clean, toxic))
+    return first, second
 
 
-def _scored(source: str, loaded: LoadedModel) -> Iterator[tuple[str, list[int], float]]:
-    """Name, ids and score of every text that has a score and a token."""
-    encode, longest = loaded.vocabulary.encode, loaded.module.config.max_length
+def _scored(source: str) -> Iterator[tuple[int, _Text, float]]:
+    """Place in the order, text and score of every text that has a score and is not empty."""
     for record in records.read_records(source):
-        before = encode(record.text) if isinstance(record, records.Prompt) else []
+        prompt = record.text if isinstance(record, records.Prompt) else ""
         texts = record.generations if isinstance(record, records.Prompt) else [record]
         for number, text in enumerate(texts):
-            if text.toxicity is None or records.is_empty(text.text):
-                continue
-            ids = [*before, *encode(text.text)][-longest:]
-            yield f"{record.id}\n{number}", ids, text.toxicity
+            if text.toxicity is not None and not records.is_empty(text.text):
+                order = records.stable_hash(f"{record.id}\n{number}")
+                yield order, (prompt, text.text), text.toxicity
 
 
-def states(
-    loaded: LoadedModel, mesh: Mesh, texts: Sequence[Sequence[int]], batch_size: int
-) -> np.ndarray:
-    """The final hidden state at the last token of each text, float64 `[T, D]`.
-
-    Args:
-      loaded: the model.
-      mesh: that it is on.
-      texts: ids, at least one each.
-      batch_size: texts that are read at once.
-    """
-    shards = meshes.num_batch_shards(mesh)
-    rows = -(-batch_size // shards) * shards
-    longest = loaded.module.config.max_length
-    read = jax.jit(functools.partial(_last_states, loaded.module))
-    found = np.zeros((len(texts), loaded.module.config.emb_dim))
-    order = sorted(range(len(texts)), key=lambda t: len(texts[t]))
-    for start in range(0, len(texts), rows):
-        members = order[start : start + rows]
-        length = bucket_length(len(texts[members[-1]]), longest)
-        tokens_BL, lengths_B = np.full((rows, length), PAD_ID, np.int32), np.ones(rows, np.int32)
-        for row, t in enumerate(members):
-            tokens_BL[row, : len(texts[t])] = texts[t]
-            lengths_B[row] = len(texts[t])
-        with meshes.sharding_scope(mesh):
-            on_mesh = meshes.to_mesh((tokens_BL, lengths_B), meshes.batch_sharding(mesh))
-            found[members] = meshes.to_host(read(loaded.params, *on_mesh))[: len(members)]
-    return found
-
-
-def _last_states(module, params, tokens_BL: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    hidden_BLD = module.apply(
-        {"params": params}, tokens_BL, enable_dropout=False, with_logits=False
-    )
-    last_B11 = (lengths_B - 1)[:, None, None]
-    return jnp.take_along_axis(hidden_BLD, last_B11, axis=1)[:, 0].astype(jnp.float32)
+def _encoded(vocabulary: Vocabulary, texts: list[_Text]) -> list[list[int]]:
+    """Ids of each text as a model reads it while it writes."""
+    prompts = vocabulary.encode_batch([prompt for prompt, _ in texts])
+    continuations = vocabulary.encode_batch([text for _, text in texts])
+    return [
+        [vocabulary.bos_id, *prompt, *continuation]
+        for prompt, continuation in zip(prompts, continuations, strict=True)
+    ]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +14,12 @@ from jax.sharding import Mesh
 from detox_jax import outputs
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
-from detox_jax.generation.steering import formulas, lookahead
+from detox_jax.generation.steering import formulas, lookahead, vectors
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 
 FILE = "subspace.npz"
+_VERB = "fit_subspace"
 # Directions in which hidden states vary less are left out.
 _SMALLEST_VARIANCE = 1e-6
 
@@ -54,11 +52,13 @@ def fit(clean_TD: np.ndarray, toxic_TD: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.divide(normal_D, length), np.asarray((means[0] + means[1]) / 2)
 
 
-def write(directory: epath.Path, normal_D: np.ndarray, centre_D: np.ndarray) -> None:
-    """Writes a plane into an output directory, whole or not at all."""
-    stream = io.BytesIO()
-    np.savez(stream, normal=normal_D.astype(np.float32), centre=centre_D.astype(np.float32))
-    outputs.write_bytes(directory / FILE, stream.getvalue())
+def write(output: outputs.OutputDirectory, normal_D: np.ndarray, centre_D: np.ndarray) -> None:
+    """Writes a plane, whole or not at all.
+
+    Raises:
+      UserError: for numbers that are not finite.
+    """
+    vectors.write_arrays(output, FILE, {"normal": normal_D, "centre": centre_D})
 
 
 def read(directory: str, base: LoadedModel) -> tuple[np.ndarray, np.ndarray, str]:
@@ -75,32 +75,27 @@ def read(directory: str, base: LoadedModel) -> tuple[np.ndarray, np.ndarray, str
       UserError: for no or an unfinished plane, one of another model, or one that is damaged.
     """
     owner, path = "SubspaceMargin.subspace", epath.Path(directory)
-    manifest = outputs.read_manifest(path) if path.exists() else {}
-    if manifest.get("verb") != "fit_subspace":
-        raise UserError(f"{owner}: {directory} holds none; give an output of `fit_subspace`")
-    if not manifest.get("complete"):
-        raise UserError(f"{owner}: {directory} is unfinished; rerun the `fit_subspace` of it")
+    manifest = outputs.read_manifest(path) if path.exists() else None
+    if manifest is None or manifest["verb"] != _VERB:
+        raise UserError(f"{owner}: {directory} holds none; give an output of `{_VERB}`")
+    if not manifest["complete"]:
+        raise UserError(f"{owner}: {directory} is unfinished; rerun the `{_VERB}` that writes it")
     fitted_on = manifest["settings"]["checkpoint"]["fingerprint"]
     if fitted_on != base.fingerprint:
         raise UserError(
             f"{owner}: {directory} was fitted on model {fitted_on}, but the model is "
-            f"{base.fingerprint}; run `fit_subspace` on it"
+            f"{base.fingerprint}; run `{_VERB}` on it"
         )
-    file, width = path / FILE, base.module.config.emb_dim
-    try:
-        content = file.read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            normal_D, centre_D = arrays["normal"], arrays["centre"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot be read: {error}; run `fit_subspace` again") from None
-    if normal_D.shape != (width,) or centre_D.shape != (width,):
-        raise UserError(
-            f"{file}: of width {normal_D.shape}, but the model's is {width}; run `fit_subspace` "
-            "again"
-        )
-    if not (np.isfinite(normal_D).all() and np.isfinite(centre_D).all()):
-        raise UserError(f"{file}: holds numbers that are not finite; run `fit_subspace` again")
-    return normal_D, centre_D, hashlib.sha256(content).hexdigest()[:16]
+    digest, arrays = vectors.read_arrays(path / FILE, _VERB)
+    width = base.module.config.emb_dim
+    for name in ("normal", "centre"):
+        shape = arrays[name].shape if name in arrays else None
+        if shape != (width,):
+            raise UserError(
+                f"{path / FILE}: its {name} is {'not there' if shape is None else shape}, the "
+                f"model needs {(width,)}; run `{_VERB}` again"
+            )
+    return arrays["normal"], arrays["centre"], digest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,19 @@ class Vectors:
 
 
 def write(output: outputs.OutputDirectory, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays whole or not at all; equal ones make equal bytes.
+    """Writes what `steer` fitted, see `write_arrays`."""
+    write_arrays(output, FILE, arrays)
+
+
+def write_arrays(
+    output: outputs.OutputDirectory, file: str, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Writes arrays whole or not at all, in float32; equal ones make equal bytes.
+
+    Args:
+      output: of the verb that fitted them.
+      file: its name there.
+      arrays: by name.
 
     Raises:
       UserError: for numbers that are not finite.
@@ -71,7 +83,7 @@ def write(output: outputs.OutputDirectory, arrays: Mapping[str, np.ndarray]) -> 
     stream = io.BytesIO()
     singles: dict[str, Any] = {n: np.asarray(arrays[n], np.float32) for n in sorted(arrays)}
     np.savez(stream, **singles)
-    outputs.write_bytes(output.path / FILE, stream.getvalue())
+    outputs.write_bytes(output.path / file, stream.getvalue())
 
 
 def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) -> Vectors:
@@ -107,17 +119,26 @@ def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) 
         raise UserError(
             f"{owner}: {directory} holds vectors of rule {rule!r}; needed: {', '.join(rules)}"
         )
-    content, arrays = _load(path / FILE)
-    return Vectors(rule, site, arrays, directory, hashlib.sha256(content).hexdigest()[:16])
+    digest, arrays = read_arrays(path / FILE, "steer")
+    return Vectors(rule, site, arrays, directory, digest)
 
 
-def _load(file: epath.Path) -> tuple[bytes, dict[str, Any]]:
+def read_arrays(file: epath.Path, verb: str) -> tuple[str, dict[str, Any]]:
+    """Reads what `write_arrays` wrote: the first digits of the file's SHA-256, and the arrays.
+
+    Args:
+      file: where.
+      verb: that writes it, for messages.
+
+    Raises:
+      UserError: if it cannot be read, or holds numbers that are not finite.
+    """
     try:
         content = file.read_bytes()
         with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot be read: {error}; run `steer` again") from None
+        raise UserError(f"{file}: cannot be read: {error}; run `{verb}` again") from None
     if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{file}: its {bad[0]} is not finite; run `steer` again")
-    return content, arrays
+        raise UserError(f"{file}: its {bad[0]} is not finite; run `{verb}` again")
+    return hashlib.sha256(content).hexdigest()[:16], arrays

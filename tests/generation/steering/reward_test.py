@@ -1,6 +1,7 @@
 """Reward-augmented decoding: figures by hand, a reward that is trained, and what is refused."""
 
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -125,14 +126,21 @@ def test_what_is_no_reward_of_the_model(
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--gin.LENGTH=1", "LENGTH is 1; must be from 2 to the model's max_length"),
-        ("--gin.TRAIN_STEPS=0", "nothing to train: 0 steps"),
+        ("--gin.LENGTH=1", "LENGTH: must be at least 2, got 1"),
+        ("--gin.TRAIN_STEPS=0", "TRAIN_STEPS: must be at least 1, got 0"),
         ("--gin.INPUT=none.jsonl", "none.jsonl"),
     ],
 )
 def test_mistakes_of_the_verb_are_one_line(model_dir, tmp_path, capsys, flag, message):
     assert _train(model_dir, tmp_path / "model", flag) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_dry_run_says_what_is_trained(model_dir, tmp_path, capsys):
+    assert _train(model_dir, tmp_path / "model", "--dry_run") == 0
+    # One text in five is held out, by the hash of its id.
+    assert re.search(r"to do  train_reward .* 3\d texts, .* 30 updates", capsys.readouterr().out)
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,14 @@ def steered(model_dir, one_device_mesh):
 def test_what_the_verb_fits(model_dir, scored, fitted, steered, tmp_path):
     """The plane of the states of whole texts; batches and their order do not matter."""
     normal, centre, digest = subspace.read(fitted, steered)
-    encode = steered.vocabulary.encode
+    vocabulary = steered.vocabulary
     states = [
         [
-            _hidden(steered.module, steered.params, encode(f"{text} {n}"))
+            _hidden(
+                steered.module,
+                steered.params,
+                [vocabulary.bos_id, *vocabulary.encode(f"{text} {n}")],
+            )
             for n in range(20)
             if n % 2 == odd
         ]
@@ -154,8 +158,8 @@ def test_candidates_are_steered_to_the_clean_side(fitted, steered, one_device_me
     ("flags", "message"),
     [
         (["--gin.THRESHOLD=0.95"], "10 clean|20 texts below and 0 from 0.95 on"),
-        (["--gin.THRESHOLD=0.0"], "THRESHOLD is 0.0; must be in"),
-        (["--gin.MOST_TEXTS=0"], "MOST_TEXTS is 0; must be at least 1"),
+        (["--gin.THRESHOLD=0.0"], "THRESHOLD: must be above 0 and at most 1, got 0.0"),
+        (["--gin.MOST_TEXTS=0"], "MOST_TEXTS: must be at least 1, got 0"),
     ],
 )
 def test_mistakes_of_the_verb_are_one_line(model_dir, scored, tmp_path, capsys, flags, message):
@@ -163,6 +167,14 @@ def test_mistakes_of_the_verb_are_one_line(model_dir, scored, tmp_path, capsys, 
 
     assert _fit(model_dir, scored, tmp_path / "plane", *flags) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_dry_run_counts_the_texts(model_dir, scored, fitted, tmp_path, capsys):
+    assert _fit(model_dir, scored, tmp_path / "plane", "--dry_run") == 0
+    assert "10 clean, 10 toxic" in capsys.readouterr().out
+    assert not (tmp_path / "plane").exists()
+    assert _fit(model_dir, scored, fitted, "--dry_run") == 0
+    assert "1 steps, 1 of them done" in capsys.readouterr().out
 
 
 def test_planes_that_do_not_fit(fitted, steered, config, vocabulary, one_device_mesh, tmp_path):
@@ -177,8 +189,11 @@ def test_planes_that_do_not_fit(fitted, steered, config, vocabulary, one_device_
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"normal": np.ones(3), "centre": np.ones(3)}, r"of width \(3,\), but the model's is"),
-        ({"normal": np.ones(3)}, "cannot be read"),
+        (
+            {"normal": np.ones(3), "centre": np.ones(3)},
+            r"its normal is \(3,\), the model needs \(32,\)",
+        ),
+        ({"normal": np.ones(32)}, "its centre is not there"),
         (b"nothing", "cannot be read"),
         ("nan", "not finite"),
     ],
