@@ -35,6 +35,7 @@ VERBS = {
     "convert": "detox_jax.interop.convert",
     "plan": "detox_jax.planning.plan",
     "sgeat": "detox_jax.sgeat",
+    "train_linear": "detox_jax.classifiers.train_linear",
     "train_reward": "detox_jax.classifiers.train_reward",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",
@@ -64,7 +65,7 @@ OTHER_VERBS = {("score", "--compare"): "compare"}
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
-LONE_VERBS = ("convert", "fit_subspace", "plan", "train_reward")
+LONE_VERBS = ("convert", "fit_subspace", "plan", "train_linear", "train_reward")
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]

@@ -140,6 +140,7 @@ _VALUES = {
 # What a verb leaves to choose, of which it takes one.
 _CHOICES = {
     "train": ["--gin.TRAIN_STEPS=5"],
+    "train_linear": ["--gin.EPOCHS=1"],
     "train_reward": ["--gin.EPOCHS=1"],
     "plan": ["--gin_file=gin_configs/models/tiny.gin", "--gin.VOCAB_SIZE=300"],
 }
@@ -180,6 +181,7 @@ STEERING = {
         "GenerativeDiscriminator(model=None, codes=None, clean='a', dirty='b', omega=30.0, bias=2.0"
         ", scale=1.0, filter_mass=0.8, filter_threshold=0.8)",
     ),
+    "linear": (["LINEAR=a"], "LinearSteering(linear='a', strength=5.0, domain=1.0)"),
     "reward": (["REWARD=a"], "RewardAugmented(reward='a', beta=50.0, k=20)"),
     "subspace": (["SUBSPACE=a"], "SubspaceMargin(subspace='a', beta=1.0, k=20, published=False"),
 }

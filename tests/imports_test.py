@@ -96,6 +96,7 @@ VERBS = {
     "toxicity.score",
     "toxicity.filter",
     "toxicity.train_scorer",
+    "classifiers.train_linear",
     "classifiers.train_reward",
     "zero_shot.choices",
     "zero_shot.lm_eval",

@@ -144,6 +144,8 @@ def command(verb, place):
         "generate": "INPUT=prompts.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "steer": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "fit_subspace": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "train_linear": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out TRAIN_STEPS=1 "
+        "LENGTH=16 BATCH_SIZE=8 RANK=4",
         "train_reward": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out TRAIN_STEPS=1 "
         "LENGTH=16 BATCH_SIZE=8",
         "score": "INPUT=documents.jsonl OUTPUT_DIR=out",

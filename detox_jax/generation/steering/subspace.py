@@ -12,9 +12,10 @@ from flax import struct
 from jax.sharding import Mesh
 
 from detox_jax import outputs
+from detox_jax.checkpoints import array_file
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
-from detox_jax.generation.steering import formulas, lookahead, vectors
+from detox_jax.generation.steering import formulas, lookahead
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 
@@ -58,7 +59,7 @@ def write(output: outputs.OutputDirectory, normal_D: np.ndarray, centre_D: np.nd
     Raises:
       UserError: for numbers that are not finite.
     """
-    vectors.write_arrays(output, FILE, {"normal": normal_D, "centre": centre_D})
+    array_file.write(output, FILE, {"normal": normal_D, "centre": centre_D})
 
 
 def read(directory: str, base: LoadedModel) -> tuple[np.ndarray, np.ndarray, str]:
@@ -86,15 +87,10 @@ def read(directory: str, base: LoadedModel) -> tuple[np.ndarray, np.ndarray, str
             f"{owner}: {directory} was fitted on model {fitted_on}, but the model is "
             f"{base.fingerprint}; run `{_VERB}` on it"
         )
-    digest, arrays = vectors.read_arrays(path / FILE, _VERB)
+    digest, arrays = array_file.read(path / FILE, _VERB)
     width = base.module.config.emb_dim
     for name in ("normal", "centre"):
-        shape = arrays[name].shape if name in arrays else None
-        if shape != (width,):
-            raise UserError(
-                f"{path / FILE}: its {name} is {'not there' if shape is None else shape}, the "
-                f"model needs {(width,)}; run `{_VERB}` again"
-            )
+        array_file.require_shape(path / FILE, arrays, name, (width,))
     return arrays["normal"], arrays["centre"], digest
 
 
@@ -126,6 +122,11 @@ class SubspaceMargin:
         formulas.check_top_p("SubspaceMargin", self.base_top_p)
         if not isinstance(self.k, int) or self.k < 1:
             raise UserError(f"SubspaceMargin.k is {self.k!r}; must be at least 1")
+
+    @property
+    def unscored(self) -> str | None:
+        """See `Method`."""
+        return f"draws among its {self.k} candidates alone"
 
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.

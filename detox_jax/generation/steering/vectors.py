@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import zipfile
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.checkpoints import array_file
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.models import edits
@@ -58,32 +56,8 @@ class Vectors:
 
 
 def write(output: outputs.OutputDirectory, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes what `steer` fitted, see `write_arrays`."""
-    write_arrays(output, FILE, arrays)
-
-
-def write_arrays(
-    output: outputs.OutputDirectory, file: str, arrays: Mapping[str, np.ndarray]
-) -> None:
-    """Writes arrays whole or not at all, in float32; equal ones make equal bytes.
-
-    Args:
-      output: of the verb that fitted them.
-      file: its name there.
-      arrays: by name.
-
-    Raises:
-      UserError: for numbers that are not finite.
-    """
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"{output.path}: the fitted {name} is not finite; give more or other text"
-            )
-    stream = io.BytesIO()
-    singles: dict[str, Any] = {n: np.asarray(arrays[n], np.float32) for n in sorted(arrays)}
-    np.savez(stream, **singles)
-    outputs.write_bytes(output.path / file, stream.getvalue())
+    """Writes what `steer` fitted, see `array_file.write`."""
+    array_file.write(output, FILE, arrays)
 
 
 def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) -> Vectors:
@@ -119,26 +93,5 @@ def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) 
         raise UserError(
             f"{owner}: {directory} holds vectors of rule {rule!r}; needed: {', '.join(rules)}"
         )
-    digest, arrays = read_arrays(path / FILE, "steer")
+    digest, arrays = array_file.read(path / FILE, "steer")
     return Vectors(rule, site, arrays, directory, digest)
-
-
-def read_arrays(file: epath.Path, verb: str) -> tuple[str, dict[str, Any]]:
-    """Reads what `write_arrays` wrote: the first digits of the file's SHA-256, and the arrays.
-
-    Args:
-      file: where.
-      verb: that writes it, for messages.
-
-    Raises:
-      UserError: if it cannot be read, or holds numbers that are not finite.
-    """
-    try:
-        content = file.read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot be read: {error}; run `{verb}` again") from None
-    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{file}: its {bad[0]} is not finite; run `{verb}` again")
-    return hashlib.sha256(content).hexdigest()[:16], arrays
