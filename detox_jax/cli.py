@@ -27,6 +27,7 @@ VERBS = {
     "filter": "detox_jax.toxicity.filter",
     "pair": "detox_jax.toxicity.pair",
     "steer": "detox_jax.generation.steer",
+    "fit_subspace": "detox_jax.generation.fit_subspace",
     "choices": "detox_jax.zero_shot.choices",
     "compare": "detox_jax.comparison.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
@@ -36,6 +37,8 @@ VERBS = {
     "plan": "detox_jax.planning.plan",
     "sgeat": "detox_jax.sgeat",
     "sweep": "detox_jax.sweep",
+    "train_linear": "detox_jax.classifiers.train_linear",
+    "train_reward": "detox_jax.classifiers.train_reward",
     "train_scorer": "detox_jax.toxicity.train_scorer",
     "train_vocabulary": "detox_jax.vocabulary",
 }
@@ -65,7 +68,7 @@ OTHER_VERBS = {("score", "--compare"): "compare"}
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
-LONE_VERBS = ("convert", "plan", "sweep")
+LONE_VERBS = ("convert", "fit_subspace", "plan", "sweep", "train_linear", "train_reward")
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]

@@ -73,6 +73,10 @@ class LabelledSource(MemorySource):
             digest.update(f"{example}\n".encode("utf-8", "replace"))
         return {"sha256": digest.hexdigest(), "texts": len(self._examples(split))}
 
+    def count(self, split: str) -> int:
+        """How many texts there are; reads them."""
+        return len(self._examples(split))
+
     def all_examples(self, split: str) -> tf.data.Dataset:
         """Examples `{"text", "labels", "weight"}`."""
         examples = self._examples(split)

@@ -143,6 +143,8 @@ _VALUES = {
 # What a verb leaves to choose, of which it takes one.
 _CHOICES = {
     "train": ["--gin.TRAIN_STEPS=5"],
+    "train_linear": ["--gin.EPOCHS=1"],
+    "train_reward": ["--gin.EPOCHS=1"],
     "plan": ["--gin_file=gin_configs/models/tiny.gin", "--gin.VOCAB_SIZE=300"],
     "sweep": ["--gin.sweep.Axis.name=size", "--gin.sweep.Axis.choices={'small': []}"],
 }
@@ -178,6 +180,14 @@ STEERING = {
     "affine": (["VECTORS=v"], "AffineSteering(vectors='v', strength=1.0, everywhere=False)"),
     "reversal": ([], "ToxificationReversal(toxic=None, clean=None, strength=1.0, by_size=0.4, by_"),
     "debiasing": ([], "SelfDebiasing(prefixes=None, decay=50.0, floor=0.01)"),
+    "discriminator": (
+        ["CLEAN=a", "DIRTY=b"],
+        "GenerativeDiscriminator(model=None, codes=None, clean='a', dirty='b', omega=30.0, bias=2.0"
+        ", scale=1.0, filter_mass=0.8, filter_threshold=0.8)",
+    ),
+    "linear": (["LINEAR=a"], "LinearSteering(linear='a', strength=5.0, domain=1.0)"),
+    "reward": (["REWARD=a"], "RewardAugmented(reward='a', beta=50.0, k=20)"),
+    "subspace": (["SUBSPACE=a"], "SubspaceMargin(subspace='a', beta=1.0, k=20, published=False"),
 }
 
 

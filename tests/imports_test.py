@@ -94,6 +94,7 @@ NOTHING_LOCAL = {
     "evaluation.statistics",
 }
 VERBS = {
+    "generation.fit_subspace",
     "training.train",
     "generation.generate",
     "generation.steer",
@@ -101,6 +102,8 @@ VERBS = {
     "toxicity.filter",
     "toxicity.pair",
     "toxicity.train_scorer",
+    "classifiers.train_linear",
+    "classifiers.train_reward",
     "zero_shot.choices",
     "zero_shot.lm_eval",
     "comparison.compare",

@@ -38,7 +38,7 @@ TAKES = {
         ("TRAIN_STEPS", "LOGITS_CHUNK", "TOP_K", "NUM_DOCUMENTS", "VOCAB_SIZE"), "count"
     ),
     **dict.fromkeys(("MAX_LENGTH", "KEEP"), "count"),
-    **dict.fromkeys(("CHECKPOINT_PERIOD", "EVAL_PERIOD", "NUM_FEWSHOT"), "period"),
+    **dict.fromkeys(("CHECKPOINT_PERIOD", "EVAL_PERIOD", "NUM_FEWSHOT", "WARMUP_STEPS"), "period"),
     **dict.fromkeys(("EPOCHS", "LIMIT", "TEMPERATURE", "MAX_SHARD_GB", "L2"), "number"),
     **dict.fromkeys(("LENGTH_RATIO",), "number"),
     **dict.fromkeys(("LEARNING_RATE", "ADAPTER_LEARNING_RATE"), "number"),
@@ -58,7 +58,7 @@ TAKES = {
 # Settings of what a run does not use, of a service, or of a library that says itself what it takes.
 OTHERS = {
     *("GEN_KWARGS", "APPLY_CHAT_TEMPLATE", "TASKS", "DOWNSTREAM_TASKS", "RESULTS", "IGNORE_FIELDS"),
-    *("MIXTURE_OR_TASK_NAME", "PREPARE", "TRAIN_VOCABULARY", "PRETRAIN", "TOPOLOGY"),
+    *("MIXTURE_OR_TASK_NAME", "TASK", "PREPARE", "TRAIN_VOCABULARY", "PRETRAIN", "TOPOLOGY"),
     *("CACHED_SCORER", "SCORE_CACHE", "REPLAY_ONLY", "SCORE_IMPORTS", "CONSENT_TO_SEND_TEXT"),
     *("QUERIES_PER_SECOND", "COMPILER_EFFORT", "KEEP", "LENGTH_STRATA"),
 }
@@ -151,6 +151,11 @@ def command(verb, place):
         "generate": "INPUT=prompts.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "steer": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "pair": "INPUT=samples.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "fit_subspace": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "train_linear": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out TRAIN_STEPS=1 "
+        "LENGTH=16 BATCH_SIZE=8 RANK=4",
+        "train_reward": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out TRAIN_STEPS=1 "
+        "LENGTH=16 BATCH_SIZE=8",
         "score": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "filter": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "choices": "CHECKPOINT_PATH=base OUTPUT_DIR=out",
@@ -211,6 +216,13 @@ FILES = [
     ("pair", "INPUT", "documents.jsonl", 'no "prompt"'),
     ("pair", "INPUT", "scored.jsonl", "makes no pair"),
     ("pair", "CHECKPOINT_PATH", "gpt2", "detox-jax convert --from_hf=gpt2 --to=DIR"),
+    ("fit_subspace", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
+    ("fit_subspace", "INPUT", "unscored.jsonl", "0 texts below and 0 from 0.5 on; both are needed"),
+    ("fit_subspace", "THRESHOLD", "0.95", "12 texts below and 0 from 0.95 on; both are needed"),
+    ("fit_subspace", "CHECKPOINT_PATH", "hf", "CHECKPOINT_PATH=hf: a Hugging Face model"),
+    ("train_reward", "INPUT", "unscored.jsonl", "has no label 'toxicity'"),
+    ("train_reward", "CHECKPOINT_PATH", "nosuch", "CHECKPOINT_PATH=nosuch: no such"),
+    ("train_reward", "LENGTH", "65", "LENGTH is 65; must be from 2 to the model's max_length 64"),
     ("train_vocabulary", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
     ("train_vocabulary", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
     ("train", "INPUT", "nosuch.jsonl", "nosuch.jsonl"),

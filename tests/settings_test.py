@@ -27,6 +27,10 @@ DECIDES = {
     "pair": "input pairing reference",
     "filter": "input selection seed size_of bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
+    "fit_subspace": "checkpoint_path input threshold most_texts dtype",
+    "train_linear": "checkpoint_path task budget rank scale spread threshold length optimizer "
+    "batch_size random_seed",
+    "train_reward": "checkpoint_path task budget length optimizer batch_size random_seed",
     "choices": "checkpoint_path tasks start_with_bos dtype",
     "lm_eval": "checkpoint_path tasks num_fewshot limit include_path max_length max_gen_toks "
     "gen_kwargs add_bos apply_chat_template system_instruction fewshot_as_multiturn log_samples "

@@ -18,7 +18,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.training import epochs, losses
 from detox_jax.training.objective import Objective
-from detox_jax.training.step import Batch
+from detox_jax.training.step import Batch, Loss
 from detox_jax.vocabulary import ID_SHIFT
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
@@ -198,13 +198,13 @@ class Labels(Objective):
     Attributes:
       names: of the labels, in order.
       encode: texts to ids, special tokens included, cut.
-      label_loss: of a batch.
+      label_loss: of a batch, such as `LabelLoss`.
       identity: what decides the batches beside task, sizes and seed: data, tokenizer.
     """
 
     names: tuple[str, ...]
     encode: Encode
-    label_loss: LabelLoss
+    label_loss: Loss
     identity: Mapping[str, Any]
 
     def source(self, task: Any, batch_size: int, length: int) -> LabelledTask:
@@ -244,5 +244,5 @@ class Labels(Objective):
     def loss(
         self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """See `LabelLoss`."""
+        """See `label_loss`."""
         return self.label_loss(model, params, batch, dropout_key)

@@ -73,6 +73,28 @@ def binary_cross_entropy(
     return jnp.sum(losses_BC * weights_BC), jnp.sum(weights_BC)
 
 
+def growing_squared_error(
+    values_BL: jax.Array, targets_B: jax.Array, is_text_BL: jax.Array, weights_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sums over texts of the squared error at every position, and of the texts' weights.
+
+    Of a text of n tokens, token t (from 1) counts `2 t / (n (n + 1))`: what has read more should
+    know more (Deng and Raffel, 2023, RAD).
+
+    Args:
+      values_BL: what is predicted behind each token.
+      targets_B: of the whole texts.
+      is_text_BL: which tokens are no padding; padding stands on the right.
+      weights_B: of the texts.
+    """
+    place_BL = jnp.cumsum(is_text_BL, axis=-1) * is_text_BL
+    n_B1 = jnp.sum(is_text_BL, axis=-1, keepdims=True)
+    share_BL = 2 * place_BL / jnp.maximum(n_B1 * (n_B1 + 1), 1)
+    errors_B = jnp.sum(share_BL * (values_BL - targets_B[:, None]) ** 2, axis=-1)
+    weights_B = weights_B.astype(jnp.float32)
+    return jnp.sum(errors_B * weights_B), jnp.sum(weights_B)
+
+
 def chunked_cross_entropy(
     logits_of: Callable[[jax.Array], jax.Array],
     x_BLD: jax.Array,

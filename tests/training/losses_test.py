@@ -125,3 +125,16 @@ def test_the_logits_of_the_whole_batch_never_exist(config):
     print(f"logits {logits}, whole {whole}, chunked {chunked}")
     assert whole >= logits
     assert chunked < logits / 2
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_squared_errors_count_more_the_more_was_read(dtype):
+    """One text of three tokens, by hand; padding counts nothing, and weights multiply."""
+    with jax.enable_x64(dtype == "float64"):
+        values = jnp.array([[0.2, 0.5, 0.9, 7.0]], dtype)
+        is_text = jnp.array([[True, True, True, False]])
+        one = jnp.ones(1, dtype)
+        total, weight = losses.growing_squared_error(values, one, is_text, one)
+        assert float(total) == pytest.approx(0.195, abs=1e-6) and float(weight) == 1
+        total, weight = losses.growing_squared_error(values, one, is_text, 3 * one)
+        assert float(total) == pytest.approx(0.585, abs=1e-6) and float(weight) == 3

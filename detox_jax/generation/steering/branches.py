@@ -101,24 +101,48 @@ class Branches:
           On axis 0 the branches' own last tokens, which differ from the model's where a prefix
           stands behind all of a prompt; on axis 1 (2 where weights vary) the caches.
         """
+        return self.read(prompts_NP, lengths_N, positions)[0]
+
+    def read(
+        self, prompts_NP: jax.Array, lengths_N: jax.Array, positions: int
+    ) -> tuple[State, jax.Array, jax.Array]:
+        """`start`, and how probable the prompts are to the branches.
+
+        A prompt's tokens are predicted from its prefix on; without one, the first is not.
+
+        Returns:
+          The state, `log_likelihood_NK` in nats, and `predicted_NK`, of how many tokens.
+        """
         tokens_NKL, lengths_NK = self._prompts(prompts_NP, lengths_N)
         last_NK1 = jnp.maximum(lengths_NK - 1, 0)[..., None]
         first_NK = jnp.take_along_axis(tokens_NKL, last_NK1, axis=-1)[..., 0]
         rows = {"first_RK": first_NK, "starts_R": jnp.ones(lengths_N.shape, bool)}
         size = positions + self.longest_prefix
         read_NK = jnp.where(lengths_N[:, None] > 0, last_NK1[..., 0], 0)
+        N, K, L = tokens_NKL.shape
         if self.varied is not None:
-            cache = jax.vmap(
-                lambda varied: _prefill(
+            logits_KNLV, cache = jax.vmap(
+                lambda varied: prefill(
                     self.module, self._params(varied), tokens_NKL[:, 0], read_NK[:, 0], size
                 )
             )(self.varied)
-            return {0: rows, 2: cache}
-        N, K, L = tokens_NKL.shape
-        cache = _prefill(
-            self.module, self.shared, tokens_NKL.reshape(N * K, L), read_NK.reshape(N * K), size
+            tokens_NKL = jnp.broadcast_to(tokens_NKL, (N, logits_KNLV.shape[0], L))
+            state: State = {0: rows, 2: cache}
+            logits_NKLV = logits_KNLV.swapaxes(0, 1)
+        else:
+            folded_BL, read_B = tokens_NKL.reshape(N * K, L), read_NK.reshape(N * K)
+            logits_BLV, cache = prefill(self.module, self.shared, folded_BL, read_B, size)
+            state = {0: rows, 1: jax.tree.map(lambda leaf: _unfolded(leaf, K), cache)}
+            logits_NKLV = logits_BLV.reshape(N, K, L, -1)
+        before_N1 = (prompts_NP[:, :1] == self.bos_id).astype(jnp.int32)
+        first_predicted_NK = jnp.maximum(before_N1 + jnp.asarray(self.lengths_K), 1)
+        index_L = jnp.arange(L)
+        predicted_NKL = (index_L >= first_predicted_NK[..., None]) & (
+            index_L < lengths_NK[..., None]
         )
-        return {0: rows, 1: jax.tree.map(lambda leaf: _unfolded(leaf, K), cache)}
+        log_probs_NKM = _log_prob_of(logits_NKLV[:, :, :-1], tokens_NKL[:, :, 1:])
+        likelihood_NK = jnp.sum(jnp.where(predicted_NKL[..., 1:], log_probs_NKM, 0.0), axis=-1)
+        return state, likelihood_NK, jnp.sum(predicted_NKL, axis=-1)
 
     def step(self, state: State, token_R: jax.Array, width: int) -> tuple[jax.Array, State]:
         """The logits of every branch behind a token, and the new state.
@@ -213,6 +237,16 @@ def start(
     return _together([b.start(prompts_NP, lengths_N, positions) for b in branches])
 
 
+def read(
+    branches: Sequence[Branches], prompts_NP: jax.Array, lengths_N: jax.Array, positions: int
+) -> tuple[State, jax.Array, jax.Array]:
+    """`start`, and the log-likelihoods and numbers of the prompts' tokens, see `Branches.read`."""
+    states, likelihoods, counts = zip(
+        *(b.read(prompts_NP, lengths_N, positions) for b in branches), strict=True
+    )
+    return _together(states), jnp.concatenate(likelihoods, 1), jnp.concatenate(counts, 1)
+
+
 def step(
     branches: Sequence[Branches], state: State, token_R: jax.Array, width: int
 ) -> tuple[jax.Array, State]:
@@ -234,17 +268,21 @@ def _together(states: Sequence[State]) -> State:
     }
 
 
-def _prefill(
+def prefill(
     module: TransformerLM,
     params: params_lib.Params,
     tokens_BL: jax.Array,
     read_B: jax.Array,
     size: int,
-) -> _Cache:
-    """A cache of `size` positions that has read so many tokens of each row."""
+) -> tuple[jax.Array, _Cache]:
+    """Logits of all tokens, and a cache of `size` positions that has read so many of each row."""
     cache = caches.empty(module, params, tokens_BL.shape[0], size)
-    _, cache = caches.apply(module, params, cache, tokens_BL, prefill=True, prefill_lengths=read_B)
-    return cache
+    return caches.apply(module, params, cache, tokens_BL, prefill=True, prefill_lengths=read_B)
+
+
+def _log_prob_of(logits_NKMV: jax.Array, tokens_NKM: jax.Array) -> jax.Array:
+    chosen_NKM = jnp.take_along_axis(logits_NKMV, tokens_NKM[..., None], axis=-1)[..., 0]
+    return chosen_NKM - jax.nn.logsumexp(logits_NKMV, axis=-1)
 
 
 def _next_tokens(rows: _Rows, token_R: jax.Array) -> jax.Array:

@@ -105,6 +105,75 @@ def debiased(
     return base_RV + jnp.maximum(jnp.log(floor), -decay * excess_RV)
 
 
+def log_clean(
+    difference_RV: jax.Array, tokens_R: jax.Array, scale: jax.Array | float, bias: jax.Array | float
+) -> jax.Array:
+    """`log P(clean | text, v)` of GeDi (Krause et al., 2021): Bayes' rule over two models.
+
+    Args:
+      difference_RV: the log-likelihood of the text with each next token under the clean class, less
+        that under the dirty one.
+      tokens_R: how many tokens that is, v included, by which the difference is divided.
+      scale: of the mean difference.
+      bias: log-odds of the clean class before anything is read.
+    """
+    return jax.nn.log_sigmoid(scale * difference_RV / tokens_R[:, None] + bias)
+
+
+def desired_mask(
+    logits_RV: jax.Array,
+    log_clean_RV: jax.Array,
+    allowed_RV: jax.Array,
+    mass: jax.Array | float,
+    threshold: jax.Array | float,
+) -> jax.Array:
+    """GeDi's filter: which tokens are clean enough, or among the cleanest.
+
+    Sorted by P(clean), those that hold the first `mass` of `softmax(logits)` go, unless they are
+    at least as clean as the threshold. The cleanest stays.
+
+    Args:
+      logits_RV: steered.
+      log_clean_RV: of `log_clean`.
+      allowed_RV: what may be drawn.
+      mass: rho, that goes.
+      threshold: log P(clean) at which a token stays.
+    """
+    probs_RV = jax.nn.softmax(jnp.where(allowed_RV, logits_RV, -jnp.inf))
+    order_RV = jnp.argsort(jnp.where(allowed_RV, log_clean_RV, -jnp.inf), axis=-1)
+    ordered_RV = jnp.take_along_axis(probs_RV, order_RV, axis=-1)
+    stays_RV = (jnp.cumsum(ordered_RV, axis=-1) >= mass).at[:, -1].set(True)
+    stays_RV = jnp.take_along_axis(stays_RV, jnp.argsort(order_RV, axis=-1), axis=-1)
+    return allowed_RV & (stays_RV | (log_clean_RV >= threshold))
+
+
+def of_margins(
+    margin_Rk: jax.Array, is_one_Rk: jax.Array, beta: jax.Array | float, *, softmax: bool
+) -> jax.Array:
+    """What SASA (Ko et al., 2025) adds to the logits of candidates: `beta` times their margins.
+
+    Args:
+      margin_Rk: of each candidate.
+      is_one_Rk: False where there are fewer candidates; nothing is added there.
+      beta: the strength.
+      softmax: beta times the softmax of the margins over the candidates, as the published code.
+    """
+    if softmax:
+        margin_Rk = jax.nn.softmax(jnp.where(is_one_Rk, margin_Rk, -jnp.inf))
+    return jnp.where(is_one_Rk, beta * margin_Rk, 0.0)
+
+
+def of_rewards(toxicity_Rk: jax.Array, is_one_Rk: jax.Array, beta: jax.Array | float) -> jax.Array:
+    """What RAD (Deng and Raffel, 2023) adds to the logits of candidates: `beta (1 - toxicity)`.
+
+    Args:
+      toxicity_Rk: predicted behind each candidate; clipped to 0 to 1.
+      is_one_Rk: False where there are fewer candidates; nothing is added there.
+      beta: the strength.
+    """
+    return jnp.where(is_one_Rk, beta * (1 - jnp.clip(toxicity_Rk, 0.0, 1.0)), 0.0)
+
+
 def require_finite(owner: str, **strengths: float) -> None:
     """Refuses a strength that is not a finite number.
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import zipfile
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.checkpoints import array_file
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.models import edits
@@ -58,20 +56,8 @@ class Vectors:
 
 
 def write(output: outputs.OutputDirectory, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays whole or not at all; equal ones make equal bytes.
-
-    Raises:
-      UserError: for numbers that are not finite.
-    """
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"{output.path}: the fitted {name} is not finite; give more or other text"
-            )
-    stream = io.BytesIO()
-    singles: dict[str, Any] = {n: np.asarray(arrays[n], np.float32) for n in sorted(arrays)}
-    np.savez(stream, **singles)
-    outputs.write_bytes(output.path / FILE, stream.getvalue())
+    """Writes what `steer` fitted, see `array_file.write`."""
+    array_file.write(output, FILE, arrays)
 
 
 def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) -> Vectors:
@@ -107,17 +93,5 @@ def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) 
         raise UserError(
             f"{owner}: {directory} holds vectors of rule {rule!r}; needed: {', '.join(rules)}"
         )
-    content, arrays = _load(path / FILE)
-    return Vectors(rule, site, arrays, directory, hashlib.sha256(content).hexdigest()[:16])
-
-
-def _load(file: epath.Path) -> tuple[bytes, dict[str, Any]]:
-    try:
-        content = file.read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot be read: {error}; run `steer` again") from None
-    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{file}: its {bad[0]} is not finite; run `steer` again")
-    return content, arrays
+    digest, arrays = array_file.read(path / FILE, "steer")
+    return Vectors(rule, site, arrays, directory, digest)

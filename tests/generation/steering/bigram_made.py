@@ -1,5 +1,7 @@
 """A bigram model with the call of `TransformerLM`: what a whole loop draws can be enumerated.
 
+Its final hidden state is one-hot, of the last token.
+
 Ids: 0 padding, 1 kind, 2 rude, 3 end. What a row says next depends on its last token and on whether
 a code, CLEAN or DIRTY, stood before: codes are no tokens of the vocabulary and are never drawn.
 """
@@ -41,7 +43,14 @@ class Bigram(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BL, *, decode=False, prefill=None, prefill_lengths=None, enable_dropout=True
+        self,
+        tokens_BL,
+        *,
+        decode=False,
+        prefill=None,
+        prefill_lengths=None,
+        enable_dropout=True,
+        with_logits=True,
     ):
         del enable_dropout
         B, L = tokens_BL.shape
@@ -50,7 +59,7 @@ class Bigram(nn.Module):
         codes = self.variable("cache", "codes", jnp.zeros, (1, B, 1, L, 1), jnp.float32)
         index = self.variable("cache", "cache_index", jnp.zeros, (1, B), jnp.int32)
         codes_BL = sum((tokens_BL == code) * number for code, number in _MODES.items())
-        mode_B = jnp.zeros(B, jnp.int32)
+        mode_BL = jax.lax.cummax(codes_BL.astype(jnp.int32), axis=1)
         if ready and prefill:
             start = codes_BL.astype(jnp.float32)[None, :, None, :, None]
             codes.value = jax.lax.dynamic_update_slice(codes.value, start, (0,) * 5)
@@ -62,9 +71,13 @@ class Bigram(nn.Module):
             read_BM = jnp.where(here_BM, codes_BL, read_BM)
             codes.value = read_BM[None, :, None, :, None]
             seen_BM = places <= index.value[0][:, None]
-            mode_B = jnp.max(jnp.where(seen_BM, read_BM, 0), axis=-1).astype(jnp.int32)
+            mode_BL = jnp.max(jnp.where(seen_BM, read_BM, 0), axis=-1, keepdims=True).astype(
+                jnp.int32
+            )
             index.value = index.value + 1
-        logits_BLV = table[mode_B[:, None], tokens_BL]
+        if not with_logits:
+            return jax.nn.one_hot(tokens_BL, CONFIG.emb_dim)
+        logits_BLV = table[mode_BL, tokens_BL]
         ids = jnp.arange(8)
         return jnp.where((ids > 0) & (ids < 4), logits_BLV, -1e10)
 

@@ -99,6 +99,65 @@ def test_debiasing(array, decay, probs):
     _close(_probs(steered), probs)
 
 
+@pytest.mark.parametrize(
+    ("bias", "omega", "clean", "steered", "filtered"),
+    [
+        (2, 30, (0.941172, 0.874262, 0.919767), (0.902422, 0.036332, 0.061246), (1, 0, 0)),
+        (2, 2, (0.941172, 0.874262, 0.919767), (0.691237, 0.219421, 0.089342), None),
+        (0, 0, (0.684064, 0.484799, 0.608063), (0.665241, 0.244728, 0.090031), None),
+    ],
+)
+def test_class_of_a_text_with_each_next_token(array, bias, omega, clean, steered, filtered):
+    logs = [formulas.log_probs(array(values), ALL) for values in ((1, 0, 0), (0, 1.5, 0))]
+    difference = -4 + 5 + logs[0] - logs[1]
+    log_clean = formulas.log_clean(difference, jnp.array([3]), 1.0, bias)
+    _close(np.exp(log_clean)[0], clean)
+    logits = array(BASE) + omega * log_clean
+    _close(_probs(logits), steered)
+    if filtered:
+        threshold = np.log(0.967273)  # logit .8 + 2
+        kept = formulas.desired_mask(logits, log_clean, array(BASE) > -9, 0.8, threshold)
+        _close(_probs(logits, kept), filtered)
+        kept = formulas.desired_mask(logits, log_clean, array(BASE) > -9, 0.8, np.log(0.9))
+        assert kept.tolist() == [[True, False, True]]  # clean enough
+        kept = formulas.desired_mask(logits, log_clean, array(BASE) < 2, 1.0, threshold)
+        assert kept.tolist() == [[False, False, True]]  # the cleanest of what may be drawn
+
+
+@pytest.mark.parametrize(
+    ("beta", "softmax", "probs"),
+    [
+        (10, True, (0.958582, 0.006752, 0.034666)),
+        (1, False, (0.845778, 0.069426, 0.084797)),
+    ],
+)
+def test_margins(array, beta, softmax, probs):
+    every = array(BASE) > -9
+    margin = array((0.5, -1.0, 0.2))
+    _close(_probs(array(BASE) + formulas.of_margins(margin, every, beta, softmax=softmax)), probs)
+    two = np.array([[True, True, False]])
+    added = formulas.of_margins(margin, two, beta, softmax=softmax)
+    assert added[0, 2] == 0 and np.isfinite(added).all()
+    if softmax:
+        _close(added[0].sum(), beta)
+
+
+@pytest.mark.parametrize(
+    ("beta", "k", "probs"),
+    [
+        (2, 2, (0.916827, 0.083173, 0)),
+        (10, 2, (0.999665, 0.000335, 0)),
+        (2, 3, (0.846428, 0.076786, 0.076786)),
+    ],
+)
+def test_rewards(array, beta, k, probs):
+    of_k = np.arange(3)[None] < k
+    steered = array(BASE) + formulas.of_rewards(array((0.1, 0.8, 0.3)), of_k, beta)
+    _close(_probs(steered, of_k), probs)
+    beyond = formulas.of_rewards(array((-0.5, 1.5, 0.0)), of_k, 1.0)
+    assert beyond[0, :2].tolist() == [1, 0]
+
+
 def test_bans(array):
     distribution = Distribution.of_model(jnp.pad(array(BASE), ((0, 0), (1, 1))), 4)
     banned = distribution.ban(jnp.array([[False, False, True, False, False]]))
@@ -112,6 +171,8 @@ def _each(base, *others):
     yield formulas.with_experts(base, base, anti, 2.0)
     yield formulas.contrast_of_probabilities(base, anti, 0.3, ALL)[0]
     yield formulas.debiased(base, jnp.stack([expert, anti], axis=1), 10.0, 0.01, ALL)
+    difference = formulas.log_probs(expert, ALL) - formulas.log_probs(anti, ALL)
+    yield base + 2 * formulas.log_clean(difference, jnp.array([2]), 1.0, 2.0)
 
 
 @pytest.mark.parametrize("shifted", range(3))

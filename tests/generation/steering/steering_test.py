@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from detox_jax.generation import decoding, sampling, slots
-from detox_jax.generation.steering import contrast, experts, steering, words
+from detox_jax.generation.steering import (
+    contrast,
+    discriminator,
+    experts,
+    reward,
+    steering,
+    subspace,
+    words,
+)
 from detox_jax.generation.steering.branches import Branches
+from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.parallel import mesh as meshes
 from tests.generation.steering import bigram_made as bigram
-from tests.generation.steering.bigram_made import DIRTY, KIND, RUDE
+from tests.generation.steering.bigram_made import CLEAN, DIRTY, KIND, RUDE
 
 PLAIN = sampling.TemperatureSampling(1.0)
 
@@ -54,6 +63,58 @@ def debiasing(decay=10.0, prefixes=([DIRTY],), shift=0.0):
     return contrast.Debiasing(branch, jnp.float32(decay), jnp.float32(0.01), 4)
 
 
+def discriminated(omega=2.0, filter_mass=None, shift=0.0, bias=2.0, branches=None):
+    return discriminator.Discriminated(
+        branches or (behind([CLEAN], [DIRTY], shift=shift),),
+        *map(jnp.float32, (omega, bias, 1.0)),
+        filter_mass and jnp.float32(filter_mass),
+        jax.nn.log_sigmoid(jnp.float32(np.log(4) + bias)),
+        4,
+        8,
+    )
+
+
+# Of the last token; the centre is 0.1.
+MARGINS = {KIND: 0.5, RUDE: -1.0, bigram.END: 0.2}
+
+
+def margins(beta=1.0, k=3, published=False, shift=0.0, base_top_p=None):
+    normal_D = jnp.zeros(4).at[jnp.array([*MARGINS])].set(jnp.array([*MARGINS.values()]))
+    return subspace.Margins(
+        Lookahead(bigram.MODEL, bigram.params(shift=shift), k),
+        normal_D,
+        jnp.zeros(4),
+        jnp.float32(beta),
+        base_top_p and jnp.float32(base_top_p),
+        (bigram.END,),
+        published,
+    )
+
+
+def rewarded(beta=1.0, k=3, shift=0.0):
+    """Expected toxicity .1 behind "kind", .8 behind "rude"."""
+    head_D = jnp.zeros(4).at[KIND].set(0.1).at[RUDE].set(0.8)
+    lookahead = Lookahead(bigram.MODEL, bigram.params(shift=shift), k)
+    return reward.Rewarded(lookahead, head_D, jnp.float32(beta), (bigram.END,))
+
+
+def by_hand(beta, k=3, published=False, margins=(0.5, -1.0)):
+    """The first token's probabilities, P(no rude token) and P(rude, rude), from the formula."""
+
+    def probs(last):
+        end = MARGINS[bigram.END] if published else margins[last - 1]
+        added = np.array([*margins, end])
+        logits = np.array(bigram.BASE[last - 1])
+        kept = logits >= np.sort(logits)[-k]
+        if published:
+            added = np.exp(added) / np.exp(added[kept]).sum()
+        weights = np.where(kept, np.exp(logits + beta * added), 0)
+        return weights / weights.sum()
+
+    first, again = probs(KIND), probs(RUDE)
+    return tuple(first), first[2] + first[0] * (1 - first[1]), first[1] * again[1]
+
+
 KNOWN = {
     "base": ((), (0.506480, 0.186324, 0.307196), 0.719307, 0.094369),
     "ban": ((bans((RUDE,)),), (0.622459, 0, 0.377541), 1, 0),
@@ -76,6 +137,18 @@ KNOWN = {
         0.943915,
         0.014693,
     ),
+    "discriminator": ((discriminated(),), (0.543029, 0.143276, 0.313696), 0.766568, 0.062950),
+    "discriminator 30": (
+        (discriminated(30.0),),
+        (0.772506, 0.001942, 0.225552),
+        0.977352,
+        0.000034,
+    ),
+    # By hand from the bigram's logits: end of text has the margin of the last token.
+    "margins": ((margins(2.0),), *by_hand(2.0)),
+    "rewards": ((rewarded(2.0),), *by_hand(2.0, margins=(0.9, 0.2))),
+    "margins, two candidates": ((margins(2.0, 2),), *by_hand(2.0, 2)),
+    "margins, published": ((margins(20.0, published=True),), *by_hand(20.0, published=True)),
 }
 
 
@@ -131,6 +204,9 @@ METHODS = {
     "contrast": lambda strength, shift: prefix(strength, shift=shift),
     "contrast, filtered": lambda strength, shift: prefix(strength, base_top_p=0.9, shift=shift),
     "probabilities": lambda strength, shift: prefix(strength, "probabilities", shift=shift),
+    "margins": lambda strength, shift: margins(strength, shift=shift),
+    "rewards": lambda strength, shift: rewarded(strength, shift=shift),
+    "discriminator": lambda strength, shift: discriminated(strength, shift=shift),
     "debiasing": lambda strength, shift: debiasing(strength, ([DIRTY], [KIND, RUDE]), shift=shift),
 }
 PROMPTS = ((KIND,), (RUDE, KIND, KIND), (RUDE,), (KIND, RUDE, RUDE, KIND))
@@ -186,6 +262,33 @@ def test_bans_come_last_wherever_they_stand(name):
     assert first[0][1] == last[0][1] == 0
     if "filtered" not in name:  # whose nucleus is of what stands where they stand
         np.testing.assert_allclose(np.hstack(first), np.hstack(last), atol=1e-6)
+
+
+def test_the_discriminator_filters_what_is_likelier_dirty():
+    """Of the base (.506, .186, .307) the least clean 0.8 go; two models do as two codes."""
+    kind, rude, end = bigram.enumerate_two((discriminated(2.0, 0.8),))[0]
+    assert (rude, end) == (0, 0) and kind == 1
+    kind, rude, end = bigram.enumerate_two((discriminated(2.0, 0.2),))[0]
+    assert rude == 0 and end == pytest.approx(0.313696 / (0.543029 + 0.313696), abs=1e-6)
+    pair = tuple(
+        Branches.of_model(bigram.MODEL, bigram.params(base=base))
+        for base in (bigram.EXPERT, bigram.ANTI)
+    )
+    found = bigram.enumerate_two((discriminated(2.0, branches=pair),), prompt=(RUDE, KIND))
+    rows = np.array([bigram.EXPERT, bigram.ANTI], float)
+    logs = rows - np.log(np.exp(rows).sum(-1, keepdims=True))
+    difference = (logs[0, 1, 0] - logs[1, 1, 0] + logs[0, 0] - logs[1, 0]) / 2
+    logits = np.array(bigram.BASE[0]) - 2 * np.log1p(np.exp(-difference - 2))
+    np.testing.assert_allclose(found[0], np.exp(logits) / np.exp(logits).sum(), atol=1e-6)
+
+
+def test_a_token_that_is_no_candidate_is_read_all_the_same():
+    """Bans may leave no candidate; what is drawn then is read before it is looked ahead of."""
+    ban, greedy = bans((KIND,), (bigram.END,)), sampling.Greedy()
+    tokens_NST = _decode((ban, margins(2.0, 1)), PROMPTS, 3, greedy)
+    assert (tokens_NST == RUDE).all()
+    alone = _decode((ban, margins(2.0, 3)), PROMPTS, 3, greedy)
+    assert (alone == tokens_NST).all()
 
 
 def test_methods_apply_in_their_order():

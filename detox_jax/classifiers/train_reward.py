@@ -1,0 +1,196 @@
+"""Verb `train_reward`: a causal model that says, while it reads, how toxic a text will be."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import jax
+from etils import epath
+
+from detox_jax import output_settings, outputs, preview
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.classifiers.labelled_batches import Labels
+from detox_jax.errors import UserError
+from detox_jax.kinds import Count, Range, Seed
+from detox_jax.models import reward
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel.computation import Computation
+from detox_jax.preview import Step
+from detox_jax.training import losses
+from detox_jax.training.fit import Budget, fit
+from detox_jax.training.loop import Periods
+from detox_jax.training.optimizer import AdamW
+from detox_jax.training.step import Batch
+from detox_jax.vocabulary import ID_SHIFT, PAD_ID, Vocabulary
+
+# See `output_settings`.
+FREE = ("output_dir", "computation", "periods", "strict", "check_only")
+
+
+def reward_loss(
+    model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """A `step.Loss` of labelled batches, see `losses.growing_squared_error`."""
+    hidden_BLD = model.apply(
+        {"params": params},
+        batch["tokens"],
+        with_logits=False,
+        enable_dropout=dropout_key is not None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    values_BL = reward.toxicity(hidden_BLD, reward.head(model.config, params))
+    is_text_BL = batch["tokens"] != PAD_ID
+    return losses.growing_squared_error(
+        values_BL, batch["labels"][:, 0], is_text_BL, batch["weights"]
+    )
+
+
+def train_reward(
+    checkpoint_path: str,
+    output_dir: str,
+    task: Any,
+    budget: Budget,
+    length: Annotated[int, Range(2)] = 128,
+    optimizer: AdamW | None = None,
+    batch_size: Count = 100,
+    random_seed: Seed = 0,
+    computation: Computation | None = None,
+    periods: Periods | None = None,
+    strict: bool = False,
+    check_only: bool = False,
+) -> list[Step] | None:
+    """Trains what `reward.RewardAugmented` steers by.
+
+    Args:
+      checkpoint_path: the causal model that it starts from, of the vocabulary of what is steered.
+      output_dir: where checkpoints and metrics go; a rerun goes on from the last checkpoint.
+      task: of labelled texts, see `tasks.classification`; its one label is the toxicity.
+      budget: for how long: updates, or passes over the texts.
+      length: at which texts are cut, in tokens.
+      optimizer: its settings.
+      batch_size: texts of an update.
+      random_seed: of the order.
+      computation: mesh, and parts of a batch.
+      periods: how often to save, validate and log.
+      strict: refuse a damaged newest step, in place of going on from the one before and saying so.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
+
+    Raises:
+      UserError: for settings that do not fit each other, the data or the checkpoint.
+    """
+    arguments = locals()
+    from detox_jax.training import data  # tensorflow: not for importing this module
+
+    optimizer, periods = optimizer or AdamW(), periods or Periods()
+    computation = computation or Computation()
+
+    # --- model and data ----------------------------------------------------------------------
+    mesh = computation.create_mesh()
+    task = data.get_task(task)
+    meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
+    if check_only:
+        preview.checked_output(output_dir)
+        if preview.is_done(output_dir):
+            return [Step("train_reward", output_dir)]
+        spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
+        _check_start(checkpoint_path, spec, length)
+        return [_preview(output_dir, spec, budget, data.count_documents(task))]
+    params, spec, fingerprint = checkpoints.load_params(checkpoint_path, mesh, strict)
+    _check_start(checkpoint_path, spec, length)
+    config = dataclasses.replace(computation.configure(spec.config), param_dtype="float32")
+    vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))
+    described = {split: data.describe_source(task, split) for split in ("train", "validation")}
+    decides = {"source": described["train"], "vocabulary": vocabulary.fingerprint}
+    encode = functools.partial(_encode, vocabulary, length)
+    objective = Labels(("toxicity",), encode, reward_loss, decides)
+
+    # --- what decides the result -------------------------------------------------------------
+    settings = output_settings.of_verb(
+        train_reward,
+        arguments,
+        free=FREE,
+        instead={
+            "checkpoint_path": {
+                "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+            },
+            "task": {"data": described},
+            "budget": output_settings.of_struct(budget),
+            "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
+        },
+    )
+    output = outputs.OutputDirectory(
+        output_dir,
+        "train_reward",
+        settings,
+        has_results=lambda: bool(checkpoints.saved_steps(epath.Path(output_dir))),
+    )
+    if output.complete:
+        return None
+    steps = budget.steps(lambda: sum(1 for _ in data.examples(task, "train")) / batch_size)
+
+    # --- training ----------------------------------------------------------------------------
+    trained_spec = dataclasses.replace(spec, config=config)
+    checkpoints.write_spec(output.path, trained_spec, vocabulary)
+    validation = functools.partial(
+        objective.validation_batches,
+        task,
+        batch_size=batch_size,
+        length=length,
+        max_batches=periods.eval_steps,
+    )
+    state = fit(
+        TransformerLM(config),
+        params_lib.cast(params, config.parameter_dtype),
+        {},
+        objective,
+        objective.batches(task, batch_size=batch_size, length=length, seed=random_seed),
+        validation if periods.eval else None,
+        steps=steps,
+        optimizer=optimizer,
+        computation=computation,
+        periods=periods,
+        seed=random_seed,
+        directory=output.path,
+        strict=strict,
+    )
+    output.finish(steps=steps, parameters=params_lib.count(state.params))
+    print(f"{output_dir}: {steps} steps, {params_lib.count(state.params):,} parameters")
+    return None
+
+
+def _check_start(path: str, spec: checkpoints.ModelSpec, length: int) -> None:
+    """Refuses a checkpoint from which no reward of texts of this length is trained."""
+    if spec.adaptation is not None:
+        raise UserError(f"CHECKPOINT_PATH={path}: is an adaptation; start from a whole model")
+    if not 2 <= length <= spec.config.max_length:
+        raise UserError(
+            f"LENGTH is {length}; must be from 2 to the model's max_length {spec.config.max_length}"
+        )
+
+
+def _preview(
+    output_dir: str, spec: checkpoints.ModelSpec, budget: Budget, texts: int | None
+) -> Step:
+    """What there is to train."""
+    shapes, _ = meshes.abstract_params(TransformerLM(spec.config))
+    parameters = params_lib.count(shapes)
+    counts = {} if texts is None else {"texts": texts}
+    counts["parameters trained"] = parameters
+    if budget.train_steps is not None:
+        counts["updates"] = budget.train_steps
+    # Parameters and two moments, in float32; two steps are kept.
+    size = 2 * 4 * 3 * parameters
+    return Step("train_reward", output_dir, counts, size, needs=size)
+
+
+def _encode(vocabulary: Vocabulary, length: int, texts: Sequence[str]) -> list[list[int]]:
+    """Ids as labelled batches want them, from which they are shifted."""
+    return [[i - ID_SHIFT for i in ids[:length]] for ids in vocabulary.encode_batch(texts)]

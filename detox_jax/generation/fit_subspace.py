@@ -1,0 +1,146 @@
+"""Verb `fit_subspace`: a plane between a model's hidden states of clean and of toxic text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import numpy as np
+
+from detox_jax import output_settings, outputs, preview, records, terminal
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
+from detox_jax.generation.steering import states, subspace
+from detox_jax.kinds import Count, Dtype, Range
+from detox_jax.models import edits
+from detox_jax.parallel import mesh as meshes
+from detox_jax.preview import Step
+from detox_jax.vocabulary import Vocabulary
+
+FREE = ("output_dir", "batch_size", "mesh_shape", "strict", "check_only")  # see `output_settings`
+
+_Text = tuple[str, str]  # a prompt, empty for documents, and what follows it
+
+
+def fit_subspace(
+    checkpoint_path: str,
+    input: str,
+    output_dir: str,
+    threshold: Annotated[float, Range(0.0, 1.0, open=True)] = 0.5,
+    most_texts: Count = 5000,
+    dtype: Dtype | None = None,
+    batch_size: Count = 64,
+    mesh_shape: Mapping[str, int] | None = None,
+    strict: bool = False,
+    check_only: bool = False,
+) -> list[Step] | None:
+    """Fits the plane that `subspace.SubspaceMargin` steers by.
+
+    Args:
+      checkpoint_path: the model that will be steered.
+      input: scored documents, or continuations of prompts, which are read behind their prompts.
+      output_dir: where the plane and the manifest go.
+      threshold: from which score on a text is toxic.
+      most_texts: of either class, at most; the hash of the id decides.
+      dtype: of activations; None takes the checkpoint's.
+      batch_size: texts read at once; changes speed and memory.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+      strict: refuse a damaged newest step, in place of taking the one before and saying so.
+      check_only: check what can be checked without work, and return the steps (`preview`).
+
+    Returns:
+      The steps where `check_only`.
+
+    Raises:
+      UserError: for text without scores or of one class alone, or a checkpoint that cannot be read.
+    """
+    arguments = locals()
+    if not 0 < threshold <= 1 or most_texts < 1 or batch_size < 1:
+        raise UserError(
+            f"THRESHOLD is {threshold}, MOST_TEXTS {most_texts}, BATCH_SIZE {batch_size}; the "
+            "first must be above 0 and at most 1, the others at least 1"
+        )
+    mesh = meshes.create_mesh(mesh_shape)
+    if check_only:
+        preview.checked_output(output_dir)
+        if preview.is_done(output_dir):
+            return [Step("fit_subspace", output_dir)]
+        checkpoints.resolve(checkpoint_path)
+        clean, toxic = _classes(input, threshold, most_texts)
+        return [Step("fit_subspace", output_dir, {"clean": len(clean), "toxic": len(toxic)})]
+    loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)
+
+    # --- what decides the plane --------------------------------------------------------------
+    settings = output_settings.of_verb(
+        fit_subspace,
+        arguments,
+        free=FREE,
+        instead={
+            "checkpoint_path": {
+                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
+            },
+            "input": {"input": records.describe_input(input)},
+            "dtype": {"dtype": loaded.module.config.dtype},
+        },
+    )
+    output = outputs.OutputDirectory(output_dir, "fit_subspace", settings)
+    if output.complete:
+        return None
+
+    # --- the hidden state behind the last token of each text ----------------------------------
+    clean, toxic = _classes(input, threshold, most_texts)
+    ids = _encoded(loaded.vocabulary, [*clean, *toxic])
+    with terminal.bar("fit_subspace", len(ids)) as advance:
+        states_TD = states.read(loaded, mesh, ids, edits.FINAL, 1, batch_size, advance)
+
+    # --- the plane between them ---------------------------------------------------------------
+    clean_TD, toxic_TD = states_TD[: len(clean)], states_TD[len(clean) :]
+    normal_D, centre_D = subspace.fit(clean_TD, toxic_TD)
+    subspace.write(output, normal_D, centre_D)
+    sides_T = np.concatenate(
+        [(clean_TD - centre_D) @ normal_D > 0, (toxic_TD - centre_D) @ normal_D < 0]
+    )
+    share = float(np.mean(sides_T))
+    output.finish(clean=len(clean), toxic=len(toxic), on_their_side=round(share, 4))
+    print(f"{output_dir}: {len(clean)} clean, {len(toxic)} toxic texts, {share:.1%} on their side")
+    return None
+
+
+def _classes(source: str, threshold: float, most: int) -> tuple[list[_Text], list[_Text]]:
+    """The clean and the toxic texts that are read.
+
+    Raises:
+      UserError: where there is none of a class.
+    """
+    clean: list[tuple[int, _Text]] = []
+    toxic: list[tuple[int, _Text]] = []
+    for order, text, score in _scored(source):
+        (toxic if score >= threshold else clean).append((order, text))
+    if not clean or not toxic:
+        raise UserError(
+            f"{source}: {len(clean)} texts below and {len(toxic)} from {threshold} on; both are "
+            "needed: run `score` on it, move THRESHOLD, or give more"
+        )
+    first, second = ([text for _, text in sorted(texts)[:most]] for texts in (clean, toxic))
+    return first, second
+
+
+def _scored(source: str) -> Iterator[tuple[int, _Text, float]]:
+    """Place in the order, text and score of every text that has a score and is not empty."""
+    for record in records.read_records(source):
+        prompt = record.text if isinstance(record, records.Prompt) else ""
+        texts = record.generations if isinstance(record, records.Prompt) else [record]
+        for number, text in enumerate(texts):
+            if text.toxicity is not None and not records.is_empty(text.text):
+                order = records.stable_hash(f"{record.id}\n{number}")
+                yield order, (prompt, text.text), text.toxicity
+
+
+def _encoded(vocabulary: Vocabulary, texts: list[_Text]) -> list[list[int]]:
+    """Ids of each text as a model reads it while it writes."""
+    prompts = vocabulary.encode_batch([prompt for prompt, _ in texts])
+    continuations = vocabulary.encode_batch([text for _, text in texts])
+    return [
+        [vocabulary.bos_id, *prompt, *continuation]
+        for prompt, continuation in zip(prompts, continuations, strict=True)
+    ]

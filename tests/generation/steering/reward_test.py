@@ -1,0 +1,155 @@
+"""Reward-augmented decoding: figures by hand, a reward that is trained, and what is refused."""
+
+import json
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.classifiers import train_reward
+from detox_jax.errors import UserError
+from detox_jax.generation.steering import steering
+from detox_jax.generation.steering.reward import RewardAugmented
+from detox_jax.models import reward as rewards
+from detox_jax.vocabulary import Vocabulary
+from tests.conftest import random_params
+from tests.generation.steering import made
+
+TEXTS = ("You are an idiot", "Thanks for that")
+
+
+def _train(model_dir, directory, *flags):
+    file = directory.parent / "labelled.jsonl"
+    rows = [
+        {"id": f"d{n}", "text": f"{TEXTS[n % 2]} {n}", "toxicity": 1.0 - n % 2} for n in range(40)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "CHECKPOINT_PATH": model_dir,
+        "INPUT": file,
+        "OUTPUT_DIR": directory,
+        "TRAIN_STEPS": 30,
+        "LENGTH": 16,
+        "BATCH_SIZE": 8,
+        "LEARNING_RATE": 1e-2,
+        "WARMUP_STEPS": 1,
+        "EVAL_PERIOD": 15,
+    }
+    return cli.main(["train_reward", *(f"--gin.{k}={v}" for k, v in settings.items()), *flags])
+
+
+@pytest.fixture(scope="module")
+def trained(model_dir, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reward") / "model"
+    assert _train(model_dir, path) == 0
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def steered(model_dir, one_device_mesh):
+    return checkpoints.load_model(model_dir, one_device_mesh)
+
+
+def _expected(model, ids):
+    """What a reward model says behind ids, by one pass without a cache."""
+    options = {"enable_dropout": False, "with_logits": False}
+    hidden = model.module.apply({"params": model.params}, jnp.array([ids]), **options)[0, -1]
+    return float(rewards.toxicity(hidden, rewards.head(model.module.config, model.params)))
+
+
+def test_the_loss_reads_every_position(config):
+    """As a sum by hand over two texts, of which one is shorter and counts twice."""
+    model, params = random_params(config)
+    batch = {
+        "tokens": jnp.array([[5, 6, 7, 8], [9, 10, 0, 0]]),
+        "labels": jnp.array([[1.0], [0.25]]),
+        "weights": jnp.array([1.0, 2.0]),
+    }
+    total, weight = train_reward.reward_loss(model, params, batch, None)
+    by_hand = 0.0
+    for ids, target, counts in (([5, 6, 7, 8], 1.0, 1), ([9, 10], 0.25, 2)):
+        hidden = model.apply(
+            {"params": params}, jnp.array([ids]), enable_dropout=False, with_logits=False
+        )
+        values = rewards.toxicity(hidden, rewards.head(config, params))[0]
+        n = len(ids)
+        shares = 2 * np.arange(1, n + 1) / (n * (n + 1))
+        by_hand += counts * np.sum(shares * (np.asarray(values) - target) ** 2)
+    assert float(weight) == 3.0
+    assert float(total) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_trained_reward_tells_toxic_from_clean(trained, vocabulary, one_device_mesh):
+    model = checkpoints.load_model(trained, one_device_mesh)
+    toxic, clean = (_expected(model, vocabulary.encode(f"{text} 50")) for text in TEXTS)
+    assert toxic > 0.7 and clean < 0.3
+
+
+def test_candidates_get_what_the_reward_says(trained, steered, vocabulary, one_device_mesh):
+    loaded = RewardAugmented(trained, beta=2.0, k=4).load(steered, one_device_mesh)
+    model = checkpoints.load_model(trained, one_device_mesh)
+    prompt = vocabulary.encode("You are an")
+    prompts, lengths = jnp.array([prompt]), jnp.array([len(prompt)])
+    states = steering.start((loaded.steering,), prompts, lengths, 16)
+    logits = steered.module.apply({"params": steered.params}, prompts, enable_dropout=False)[:, -1]
+    end = vocabulary.end_ids[0]
+    logits = logits.at[0, end].set(99.0)  # among the candidates
+    size = steered.module.config.vocab_size
+    found, _ = steering.adjust((loaded.steering,), states, logits, prompts[:, -1], size)
+    candidates = np.argsort(-np.asarray(logits)[0])[:4]
+    assert set(np.flatnonzero(found.allowed_RV[0])) == set(candidates) and end in candidates
+    for token in candidates:
+        ids = prompt if token == end else [*prompt, int(token)]
+        added = 2 * (1 - np.clip(_expected(model, ids), 0, 1))
+        assert found.logits_RV[0, token] - logits[0, token] == pytest.approx(added, abs=1e-3)
+    assert loaded.settings["reward"]["fingerprint"] == model.fingerprint
+
+
+def test_what_is_no_reward_of_the_model(
+    trained, steered, model_dir, config, one_device_mesh, tmp_path
+):
+    with pytest.raises(UserError, match="is no finished reward model; give one of `train_reward`"):
+        RewardAugmented(model_dir).load(steered, one_device_mesh)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        RewardAugmented(f"{tmp_path}/none").load(steered, one_device_mesh)
+    other = Vocabulary.train(["some other words", "of another text"] * 4, 300)
+    path = made.save_whole(tmp_path / "other", config, other, 9)
+    foreign = checkpoints.load_model(path, one_device_mesh)
+    with pytest.raises(UserError, match=r"RewardAugmented.reward: .* has vocabulary"):
+        RewardAugmented(trained).load(foreign, one_device_mesh)
+    assert RewardAugmented(trained, beta=0.0).load(steered, one_device_mesh).steering is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--gin.LENGTH=1", "LENGTH: must be at least 2, got 1"),
+        ("--gin.TRAIN_STEPS=0", "TRAIN_STEPS: must be at least 1, got 0"),
+        ("--gin.INPUT=none.jsonl", "none.jsonl"),
+    ],
+)
+def test_mistakes_of_the_verb_are_one_line(model_dir, tmp_path, capsys, flag, message):
+    assert _train(model_dir, tmp_path / "model", flag) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_dry_run_says_what_is_trained(model_dir, tmp_path, capsys):
+    assert _train(model_dir, tmp_path / "model", "--dry_run") == 0
+    # One text in five is held out, by the hash of its id.
+    assert re.search(r"to do  train_reward .* 3\d texts, .* 30 updates", capsys.readouterr().out)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"beta": float("inf")}, "RewardAugmented.beta is inf; must be a finite"),
+        ({"k": 0}, "RewardAugmented.k is 0; must be at least 1"),
+    ],
+)
+def test_numbers_are_checked(numbers, message):
+    with pytest.raises(UserError, match=message):
+        RewardAugmented("a", **numbers)

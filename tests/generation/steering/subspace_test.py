@@ -1,0 +1,227 @@
+"""The plane of SASA: figures by hand, what looking ahead reads, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
+from detox_jax.generation.steering import steering, subspace
+from detox_jax.generation.steering.lookahead import Lookahead
+from detox_jax.generation.steering.subspace import SubspaceMargin
+from tests.conftest import random_params
+from tests.generation.steering import made
+
+CLEAN, TOXIC = [(1, 0), (2, 1), (1, 2)], [(-1, 0), (0, -1), (-2, 1)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_plane_between_two_classes(dtype):
+    normal, centre = subspace.fit(np.array(CLEAN, dtype), np.array(TOXIC, dtype))
+    np.testing.assert_allclose(normal, (0.839570, 0.543251), atol=1e-6)
+    np.testing.assert_allclose(centre, (0.166667, 0.5), atol=1e-6)
+    assert (np.array([1, 0]) - centre) @ normal == pytest.approx(0.428016, abs=1e-6)
+
+
+def test_a_direction_without_variance_is_left_out():
+    clean, toxic = (np.pad(np.array(x, float), ((0, 0), (0, 1))) for x in (CLEAN, TOXIC))
+    clean[:, 2] = 5
+    normal, _ = subspace.fit(clean, toxic)
+    np.testing.assert_allclose(normal, (0.839570, 0.543251, 0), atol=1e-6)
+
+
+def test_classes_that_have_no_plane():
+    with pytest.raises(UserError, match="0 clean and 3 toxic texts; both are needed"):
+        subspace.fit(np.zeros((0, 2)), np.array(TOXIC, float))
+    with pytest.raises(UserError, match="the same hidden states"):
+        subspace.fit(np.ones((3, 2)), np.ones((2, 2)))
+
+
+def test_looking_ahead_reads_what_a_whole_pass_reads(config):
+    """Prompts of several lengths, drawn tokens among the candidates and not."""
+    model, params = random_params(config)
+    prompts, new = [[5, 9, 30], [7], [40, 41, 42]], [[11, 60], [60, 12], [13, 14]]
+    prompts_NP = jnp.array([[*p, *[0] * (3 - len(p))] for p in prompts])
+    lookahead = Lookahead(model, params, 2)
+    state = jax.jit(lambda: lookahead.start(prompts_NP, jnp.array([3, 1, 3]), 16))()
+    step = jax.jit(lambda state, token_R, ids_Rk: _both(lookahead, state, token_R, ids_Rk))
+    ids_Rk = np.array([[11, 12], [12, 11], [13, 14]])  # never 60
+    text = [list(p[:-1]) for p in prompts]
+    for token_R in [[p[-1] for p in prompts], *np.transpose(new)]:
+        for row, token in zip(text, token_R, strict=True):
+            row.append(int(token))
+        read_RD, ahead_RkD, state = step(state, jnp.array(token_R), jnp.array(ids_Rk))
+        for n, row in enumerate(text):
+            np.testing.assert_allclose(read_RD[n], _hidden(model, params, row), atol=2e-5)
+            for place, token in enumerate(ids_Rk[n]):
+                whole = _hidden(model, params, [*row, int(token)])
+                np.testing.assert_allclose(ahead_RkD[n, place], whole, atol=2e-5)
+        ids_Rk = np.array([[12, 11], [12, 11], [14, 13]])
+
+
+def _both(lookahead, state, token_R, ids_Rk):
+    read_RD, state = lookahead.read(state, token_R)
+    ahead_RkD, state = lookahead.ahead(state, ids_Rk)
+    return read_RD, ahead_RkD, state
+
+
+def _hidden(model, params, ids):
+    options = {"enable_dropout": False, "with_logits": False}
+    return np.asarray(model.apply({"params": params}, jnp.array([ids]), **options))[0, -1]
+
+
+# --- from disk ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scored") / "scored.jsonl"
+    lines = [
+        f'{{"id": "d{n}", "text": "{text} {n}", "toxicity": {toxicity}}}\n'
+        for n in range(20)
+        for text, toxicity in [("You are an idiot" if n % 2 else "Thanks for that", n % 2 * 0.9)]
+    ]
+    path.write_text("".join(lines))
+    return path
+
+
+def _fit(model_dir, scored, directory, *flags):
+    return cli.main(
+        [
+            "fit_subspace",
+            f"--gin.CHECKPOINT_PATH={model_dir}",
+            f"--gin.INPUT={scored}",
+            f"--gin.OUTPUT_DIR={directory}",
+            *flags,
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(model_dir, scored, tmp_path_factory):
+    path = tmp_path_factory.mktemp("subspace") / "plane"
+    assert _fit(model_dir, scored, path) == 0
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def steered(model_dir, one_device_mesh):
+    return checkpoints.load_model(model_dir, one_device_mesh)
+
+
+def test_what_the_verb_fits(model_dir, scored, fitted, steered, tmp_path):
+    """The plane of the states of whole texts; batches and their order do not matter."""
+    normal, centre, digest = subspace.read(fitted, steered)
+    vocabulary = steered.vocabulary
+    states = [
+        [
+            _hidden(
+                steered.module,
+                steered.params,
+                [vocabulary.bos_id, *vocabulary.encode(f"{text} {n}")],
+            )
+            for n in range(20)
+            if n % 2 == odd
+        ]
+        for odd, text in enumerate(("Thanks for that", "You are an idiot"))
+    ]
+    by_hand = subspace.fit(*map(np.array, states))
+    np.testing.assert_allclose(centre, by_hand[1], atol=1e-4)
+    assert normal @ by_hand[0] > 0.99
+    assert _fit(model_dir, scored, tmp_path / "again", "--gin.BATCH_SIZE=3") == 0
+    again = subspace.read(str(tmp_path / "again"), steered)
+    np.testing.assert_allclose(again[1], centre, atol=1e-4)
+    assert len(digest) == 16
+
+
+def test_candidates_are_steered_to_the_clean_side(fitted, steered, one_device_mesh):
+    loaded = SubspaceMargin(fitted, beta=3.0, k=4).load(steered, one_device_mesh)
+    prompt = steered.vocabulary.encode("You are")
+    prompts, lengths = jnp.array([prompt]), jnp.array([len(prompt)])
+    states = steering.start((loaded.steering,), prompts, lengths, 16)
+    apply = steered.module.apply
+    logits = apply({"params": steered.params}, prompts, enable_dropout=False)[:, -1]
+    size = steered.module.config.vocab_size
+    found, _ = steering.adjust((loaded.steering,), states, logits, prompts[:, -1], size)
+    candidates = np.argsort(-np.asarray(logits)[0])[:4]
+    assert set(np.flatnonzero(found.allowed_RV[0])) == set(candidates)
+    normal, centre, _ = subspace.read(fitted, steered)
+    for token in set(candidates) - set(steered.vocabulary.end_ids):
+        margin = (_hidden(steered.module, steered.params, [*prompt, int(token)]) - centre) @ normal
+        added = found.logits_RV[0, token] - logits[0, token]
+        assert added == pytest.approx(3 * margin, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gin.THRESHOLD=0.95"], "10 clean|20 texts below and 0 from 0.95 on"),
+        (["--gin.THRESHOLD=0.0"], "THRESHOLD: must be above 0 and at most 1, got 0.0"),
+        (["--gin.MOST_TEXTS=0"], "MOST_TEXTS: must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_of_the_verb_are_one_line(model_dir, scored, tmp_path, capsys, flags, message):
+    import re
+
+    assert _fit(model_dir, scored, tmp_path / "plane", *flags) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_dry_run_counts_the_texts(model_dir, scored, fitted, tmp_path, capsys):
+    assert _fit(model_dir, scored, tmp_path / "plane", "--dry_run") == 0
+    assert "10 clean, 10 toxic" in capsys.readouterr().out
+    assert not (tmp_path / "plane").exists()
+    assert _fit(model_dir, scored, fitted, "--dry_run") == 0
+    assert "1 steps, 1 of them done" in capsys.readouterr().out
+
+
+def test_planes_that_do_not_fit(fitted, steered, config, vocabulary, one_device_mesh, tmp_path):
+    other = made.save_whole(tmp_path / "other", config, vocabulary, 7)
+    with pytest.raises(UserError, match="was fitted on model .*, but the model is"):
+        SubspaceMargin(fitted).load(checkpoints.load_model(other, one_device_mesh), one_device_mesh)
+    with pytest.raises(UserError, match="none holds none; give an output of `fit_subspace`"):
+        SubspaceMargin(f"{tmp_path}/none").load(steered, one_device_mesh)
+    assert SubspaceMargin(fitted, beta=0.0).load(steered, one_device_mesh).steering is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"normal": np.ones(3), "centre": np.ones(3)},
+            r"its normal is \(3,\), the model needs \(32,\)",
+        ),
+        ({"normal": np.ones(32)}, "its centre is not there"),
+        (b"nothing", "cannot be read"),
+        ("nan", "not finite"),
+    ],
+)
+def test_a_damaged_plane(fitted, steered, tmp_path, arrays, message):
+    import shutil
+
+    directory = tmp_path / "plane"
+    shutil.copytree(fitted, directory)
+    if isinstance(arrays, bytes):
+        (directory / subspace.FILE).write_bytes(arrays)
+    else:
+        if arrays == "nan":
+            width = steered.module.config.emb_dim
+            arrays = {"normal": np.full(width, np.nan), "centre": np.zeros(width)}
+        np.savez(directory / subspace.FILE, **arrays)
+    with pytest.raises(UserError, match=message):
+        subspace.read(str(directory), steered)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"beta": float("nan")}, "SubspaceMargin.beta is nan; must be a finite"),
+        ({"k": 0}, "SubspaceMargin.k is 0; must be at least 1"),
+        ({"base_top_p": 0.0}, "SubspaceMargin.base_top_p is 0.0"),
+    ],
+)
+def test_numbers_are_checked(numbers, message):
+    with pytest.raises(UserError, match=message):
+        SubspaceMargin("a", **numbers)
