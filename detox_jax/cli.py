@@ -32,6 +32,7 @@ VERBS = {
     "score": "detox_jax.toxicity.score",
     "filter": "detox_jax.toxicity.filter",
     "steer": "detox_jax.generation.steer",
+    "combine": "detox_jax.checkpoints.combine",
     "choices": "detox_jax.zero_shot.choices",
     "compare": "detox_jax.comparison.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
@@ -68,7 +69,7 @@ OTHER_VERBS = {("score", "--compare"): "compare"}
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
-LONE_VERBS = ("convert", "plan")
+LONE_VERBS = ("combine", "convert", "plan")
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]

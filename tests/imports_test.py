@@ -91,6 +91,7 @@ VERBS = {
     "training.train",
     "generation.generate",
     "generation.steer",
+    "checkpoints.combine",
     "toxicity.score",
     "toxicity.filter",
     "toxicity.train_scorer",

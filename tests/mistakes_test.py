@@ -46,9 +46,11 @@ TAKES = {
     **dict.fromkeys(("MESH_SHAPE", "GENERATION_MESH_SHAPE"), "mesh"),
     **dict.fromkeys(("DTYPE", "PARAM_DTYPE", "CHECKPOINT_DTYPE", "MU_DTYPE"), "dtype"),
     **dict.fromkeys(("REMAT", "ATTENTION_KERNEL"), "name"),
-    **dict.fromkeys(("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT"), "reference"),
+    **dict.fromkeys(
+        ("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT", "EDIT"), "reference"
+    ),
     **dict.fromkeys(("SAMPLING", "SELECTION"), "reference"),
-    **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES"), "dict"),
+    **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS"), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
     **dict.fromkeys(("STEERING",), "list"),
     **dict.fromkeys(("RANDOM_SEED",), "seed"),
@@ -143,6 +145,7 @@ def command(verb, place):
         "TASK_FEATURE_LENGTHS={'targets':32} TRAIN_STEPS=1 BATCH_SIZE=8 MODEL_DIR=out",
         "generate": "INPUT=prompts.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "steer": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "combine": "BASE=base TERMS={'base':1.0} OUTPUT_DIR=out",
         "score": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "filter": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "choices": "CHECKPOINT_PATH=base OUTPUT_DIR=out",

@@ -24,6 +24,7 @@ DECIDES = {
     "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text",
     "score": "input scorer bad_records",
     "steer": "checkpoint_path input fit margin most_pairs dtype",
+    "combine": "base terms edit merge",
     "filter": "input selection seed size_of bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
     "choices": "checkpoint_path tasks start_with_bos dtype",

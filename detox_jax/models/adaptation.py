@@ -3,6 +3,9 @@
 An adaptation is a config plus a pattern over parameter paths: what matches is trained, the rest is
 frozen. Whole-model training is the absence of an adaptation, `None`. No adaptation renames a base
 parameter, and each starts as the identity, so that an adapted model equals its base at step 0.
+
+What an adaptation adds is linear in some of its parameters, `scaled_pattern`: these times -1 take
+away what was added. Where `is_change_of_weights`, it may as well be added to the base's own.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ class AdapterConfig:
     activation: str = "gelu"
 
     trainable_pattern = r"layers/(attention_adapter|mlp_adapter)/.*"
+    scaled_pattern = r".*/up_(kernel|bias)"
+    is_change_of_weights = False
 
     def __post_init__(self):
         _require_positive(self, "bottleneck_dim")
@@ -61,6 +66,8 @@ class LoRAConfig:
     target_modules: tuple[str, ...] = ("query", "value")
 
     trainable_pattern = r"layers/.*/lora_[ab]"
+    scaled_pattern = r".*/lora_b"
+    is_change_of_weights = True
 
     def __post_init__(self):
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
@@ -87,6 +94,8 @@ class PrefixConfig:
     prefix_length: int = 128
 
     trainable_pattern = r"layers/attention/prefix/.*"
+    scaled_pattern = r".*/gate"
+    is_change_of_weights = False
 
     def __post_init__(self):
         _require_positive(self, "prefix_length")
