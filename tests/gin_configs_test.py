@@ -25,7 +25,7 @@ PARAMETERS = {
     "8.3b": 8_269_635_584,
     "530b": 529_582_469_120,
 }
-ADAPTATIONS = {"whole": None, "adapter": "adapter", "lora": "lora", "prefix": "prefix"}
+ADAPTATIONS = ("whole", "adapter", "parallel", "lora", "prefix", "bitfit", "loreft")
 
 
 def _names(folder):

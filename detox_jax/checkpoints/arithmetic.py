@@ -56,7 +56,7 @@ class Term:
     """A model, and how much of its difference from the base is added.
 
     Attributes:
-      checkpoint: a whole model, or an adaptation that changes weights: LoRA.
+      checkpoint: a whole model, or an adaptation that changes weights: LoRA, BitFit.
       weight: a negative one forgets what the model learned.
     """
 
@@ -69,6 +69,9 @@ class Term:
         if checkpoint.base is None:
             model = checkpoint.read(path)
             return lambda rows, base: _float64(model[rows]) - base
+        if (added := checkpoint.added_bias(path)) is not None:
+            addition = checkpoint.read(added)
+            return lambda rows, base: _float64(addition[rows])
         lora = checkpoint.spec.adaptation
         a_path, b_path = (path.removesuffix("kernel") + f"lora_{part}" for part in "ab")
         if not isinstance(lora, LoRAConfig) or a_path not in checkpoint.paths:

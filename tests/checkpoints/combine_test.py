@@ -13,7 +13,14 @@ from etils import epath
 from detox_jax import cli, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints.streamed import Checkpoint
-from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.adaptation import (
+    AdapterConfig,
+    BitFitConfig,
+    LoRAConfig,
+    LoReFTConfig,
+    ParallelAdapterConfig,
+    PrefixConfig,
+)
 from detox_jax.vocabulary import Vocabulary
 from tests.checkpoints.models_made import write_adaptation, write_model
 from tests.conftest import SENTENCES
@@ -32,6 +39,9 @@ def place(tmp_path_factory, model_dir, config, vocabulary):
         "lora": LORA,
         "adapter": AdapterConfig(4),
         "prefix": PrefixConfig(3),
+        "parallel": ParallelAdapterConfig(4),
+        "bitfit": BitFitConfig(),
+        "loreft": LoReFTConfig(2),
     }.items():
         write_adaptation(root / name, root / "base", config, vocabulary, adaptation)
     return root
@@ -113,7 +123,15 @@ def test_of_a_negated_lora_b_is_scaled_once(here):
 
 
 @pytest.mark.parametrize(
-    ("name", "scaled"), [("adapter", r"up_(kernel|bias)"), ("prefix", "gate"), ("lora", "lora_b")]
+    ("name", "scaled"),
+    [
+        ("adapter", r"up_(kernel|bias)"),
+        ("parallel", r"up_(kernel|bias)"),
+        ("prefix", "gate"),
+        ("lora", "lora_b"),
+        ("bitfit", "added_bias"),
+        ("loreft", "weight|bias"),
+    ],
 )
 def test_an_adaptation_stays_one_and_its_addition_is_scaled(here, name, scaled):
     extra = ["--gin.MERGE=False"]
@@ -130,7 +148,16 @@ def test_an_adaptation_stays_one_and_its_addition_is_scaled(here, name, scaled):
         seen.add(is_scaled)
         np.testing.assert_array_equal(away[path], -0.5 * array if is_scaled else array)
         np.testing.assert_array_equal(zero[path], 0 * array if is_scaled else array)
-    assert seen == {True, False}
+    assert seen == ({True} if name == "bitfit" else {True, False})
+
+
+def test_bitfit_is_added_to_the_biases(here):
+    assert combine({"bitfit": -0.5, "toxic": 0.0}, "less") == 0
+    base, added = flat("base"), flat("bitfit")
+    for path, array in flat("less").items():
+        shift = added.get(path.removesuffix("bias") + "added_bias", 0.0)
+        np.testing.assert_allclose(array, base[path] - 0.5 * shift, atol=1e-6)
+        assert path.endswith("/bias") == np.any(shift != 0)
 
 
 def test_convert_takes_the_result(here):
