@@ -38,6 +38,7 @@ def test_no_file_is_left_out():
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == ["demo", "real", "steering"]
     assert _names("steering") == sorted(STEERING)
+    assert _names("edits") == ["profs"]  # run in tests/generation/steering/subspace_test.py
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
     # Run in tests/interop/t5x_test.py.
     assert _names("t5x") == ["eval", "infer", "model", "sgeat_tiny", "sgeat_tiny_adapter", "train"]
