@@ -10,6 +10,9 @@ from typing import Any
 
 _PUBLIC = {
     "AdapterConfig": "detox_jax.models.adaptation",
+    "BitFitConfig": "detox_jax.models.adaptation",
+    "LoReFTConfig": "detox_jax.models.adaptation",
+    "ParallelAdapterConfig": "detox_jax.models.adaptation",
     "LoRAConfig": "detox_jax.models.adaptation",
     "PrefixConfig": "detox_jax.models.adaptation",
     "TransformerConfig": "detox_jax.models.config",

@@ -28,6 +28,7 @@ VERBS = {
     "pair": "detox_jax.toxicity.pair",
     "steer": "detox_jax.generation.steer",
     "fit_subspace": "detox_jax.generation.fit_subspace",
+    "combine": "detox_jax.checkpoints.combine",
     "choices": "detox_jax.zero_shot.choices",
     "compare": "detox_jax.comparison.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
@@ -68,7 +69,9 @@ OTHER_VERBS = {("score", "--compare"): "compare"}
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
-LONE_VERBS = ("convert", "fit_subspace", "plan", "sweep", "train_linear", "train_reward")
+LONE_VERBS = (
+    *("combine", "convert", "fit_subspace", "plan", "sweep", "train_linear", "train_reward"),
+)
 
 USAGE = """\
 usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]

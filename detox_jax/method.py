@@ -241,7 +241,7 @@ def _row(name: str, row: Any) -> Method:
     if not isinstance(row.adaptation, adaptations.Adaptation | None):
         raise UserError(
             f"method {name!r}: adaptation is {row.adaptation!r}; give None for the whole model, or "
-            "@adaptation.AdapterConfig(), @adaptation.LoRAConfig(), @adaptation.PrefixConfig()"
+            "@adaptation.AdapterConfig(), @adaptation.LoRAConfig() or another of adaptation"
         )
     if row.corpus is None and (row.adaptation or row.train):
         raise UserError(f"method {name!r}: trains, but names no corpus")

@@ -25,7 +25,7 @@ PARAMETERS = {
     "8.3b": 8_269_635_584,
     "530b": 529_582_469_120,
 }
-ADAPTATIONS = {"whole": None, "adapter": "adapter", "lora": "lora", "prefix": "prefix"}
+ADAPTATIONS = ("whole", "adapter", "parallel", "lora", "prefix", "bitfit", "loreft")
 
 
 def _names(folder):
@@ -39,6 +39,7 @@ def test_no_file_is_left_out():
     assert _names("experiments") == ["demo", "real", "rounds", "steering", "sweep_demo"]
     assert _names("training") == ["click", "dpo", "reward_weighted", "unlikelihood"]
     assert _names("steering") == sorted(STEERING)
+    assert _names("edits") == ["profs"]  # run in tests/generation/steering/toxic_subspace_test.py
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
     # Run in tests/interop/t5x_test.py.
     assert _names("t5x") == ["eval", "infer", "model", "sgeat_tiny", "sgeat_tiny_adapter", "train"]

@@ -98,6 +98,7 @@ VERBS = {
     "training.train",
     "generation.generate",
     "generation.steer",
+    "checkpoints.combine",
     "toxicity.score",
     "toxicity.filter",
     "toxicity.pair",

@@ -47,10 +47,12 @@ TAKES = {
     **dict.fromkeys(("MESH_SHAPE", "GENERATION_MESH_SHAPE"), "mesh"),
     **dict.fromkeys(("DTYPE", "PARAM_DTYPE", "CHECKPOINT_DTYPE", "MU_DTYPE"), "dtype"),
     **dict.fromkeys(("REMAT", "ATTENTION_KERNEL"), "name"),
-    **dict.fromkeys(("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT"), "reference"),
     **dict.fromkeys(("OBJECTIVE",), "reference"),
     **dict.fromkeys(("SAMPLING", "SELECTION", "PAIRING"), "reference"),
-    **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES"), "dict"),
+    **dict.fromkeys(
+        ("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT", "EDIT"), "reference"
+    ),
+    **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS"), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
     **dict.fromkeys(("STEERING",), "list"),
     **dict.fromkeys(("RANDOM_SEED",), "seed"),
@@ -156,6 +158,7 @@ def command(verb, place):
         "LENGTH=16 BATCH_SIZE=8 RANK=4",
         "train_reward": "INPUT=documents.jsonl CHECKPOINT_PATH=base OUTPUT_DIR=out TRAIN_STEPS=1 "
         "LENGTH=16 BATCH_SIZE=8",
+        "combine": "BASE=base TERMS={'base':1.0} OUTPUT_DIR=out",
         "score": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "filter": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "choices": "CHECKPOINT_PATH=base OUTPUT_DIR=out",

@@ -25,6 +25,7 @@ DECIDES = {
     "score": "input scorer bad_records",
     "steer": "checkpoint_path input fit margin most_pairs dtype",
     "pair": "input pairing reference",
+    "combine": "base terms edit merge",
     "filter": "input selection seed size_of bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
     "fit_subspace": "checkpoint_path input threshold most_texts dtype",

@@ -129,12 +129,20 @@ class Checkpoint:
         flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
         return flat[path]
 
+    def added_bias(self, path: str) -> str | None:
+        """The path of what BitFit adds to a bias of the base; None where it adds nothing."""
+        added = path.removesuffix("bias") + "added_bias"
+        return added if path.endswith("/bias") and added in self.paths else None
+
     def merged(self, path: str) -> np.ndarray:
-        """One parameter of the base model, a LoRA addition to it included.
+        """One parameter of the base model, what LoRA or BitFit adds to it included.
 
         A sum is float32, whatever its parts are stored in: whoever writes it rounds it, once.
         """
         value = self.read(path)
+        added = self.added_bias(path)
+        if added is not None:
+            return value.astype(np.float32) + self.read(added).astype(np.float32)
         lora = self.spec.adaptation
         a_path, b_path = (path.replace("/kernel", f"/lora_{part}") for part in "ab")
         if not isinstance(lora, LoRAConfig) or a_path == path or a_path not in self.paths:

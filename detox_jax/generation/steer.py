@@ -109,6 +109,7 @@ def steer(
             reading.last_tokens,
             batch_size,
             advance,
+            reading.skipped_tokens,
         )
 
     # --- vectors of them -----------------------------------------------------------------------

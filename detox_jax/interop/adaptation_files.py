@@ -25,13 +25,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def read(
-    model_dir: str, kind: type[adaptations.Adaptation]
+    model_dir: str, kind: type[adaptations.Adaptation] | tuple[type[adaptations.Adaptation], ...]
 ) -> tuple[Arrays, adaptations.Adaptation, TransformerConfig]:
     """The trained parameters of an adaptation, by path, float32, the layers in front.
 
     Args:
       model_dir: the checkpoint.
-      kind: the adaptation's config class.
+      kind: the adaptation's config class, or several of which it is one.
 
     Returns:
       `{"layers/attention/query/lora_a": [layers, ...]}`, the adaptation and the model's config.
@@ -42,10 +42,10 @@ def read(
     path, step = checkpoints.resolve(model_dir)
     spec = checkpoints.read_spec(path)
     if not isinstance(spec.adaptation, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        written = " or ".join(one.__name__ for one in kinds)
         found = "none" if spec.adaptation is None else type(spec.adaptation).__name__
-        raise UserError(
-            f"{model_dir}: its adaptation is {found}; this export writes {kind.__name__}"
-        )
+        raise UserError(f"{model_dir}: its adaptation is {found}; this export writes {written}")
     mesh = meshes.create_mesh(devices=jax.devices()[:1])
     abstract = checkpoints.abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
     pattern = adaptations.trainable_pattern(spec.adaptation)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.interop import adaptation_files
-from detox_jax.models.adaptation import AdapterConfig
+from detox_jax.models.adaptation import AdapterConfig, ParallelAdapterConfig
+from detox_jax.models.config import TransformerConfig
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter.safetensors", "adapter_config.json"
 # Where the library hangs adapters into each family that it knows; both take their place alike.
@@ -16,7 +20,12 @@ _CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
 }
-_PLACES = {"attention_adapter": "attention_adapters", "mlp_adapter": "output_adapters"}
+_PLACES = {
+    "attention_adapter": "attention_adapters",
+    "mlp_adapter": "output_adapters",
+    "mlp_parallel_adapter": "output_adapters",
+}
+_TORCH_EPSILON = 1e-5  # of the LayerNorm that the library makes
 # Activations by the names of transformers; jax.nn.gelu is the tanh approximation.
 _NON_LINEARITIES = {
     "gelu": "gelu_new",
@@ -38,6 +47,10 @@ def export(
     add the residual stream first, so that `original_ln_before` is written as false, which the
     library honours.
 
+    Its parallel adapter reads the residual stream before the MLP's norm; ours, as its authors have
+    it, what the MLP reads. So the library's `ln_before` goes out with the base's scale and bias,
+    which is the same where that norm is a LayerNorm.
+
     Args:
       model_dir: the checkpoint.
       to: directory, created where it is missing.
@@ -54,18 +67,20 @@ def export(
             f"the `adapters` library has no family {family!r} with adapters in these places; one "
             f"of {', '.join(_LAYERS)}"
         )
-    arrays, adapter, config = adaptation_files.read(model_dir, AdapterConfig)
-    assert isinstance(adapter, AdapterConfig)
+    kinds = (AdapterConfig, ParallelAdapterConfig)
+    arrays, adapter, config = adaptation_files.read(model_dir, kinds)
+    assert isinstance(adapter, kinds)
     if adapter.activation not in _NON_LINEARITIES:
         raise UserError(
-            f"{model_dir}: AdapterConfig.activation {adapter.activation!r} has no counterpart in "
-            f"the `adapters` library; one of {', '.join(_NON_LINEARITIES)}"
+            f"{model_dir}: {type(adapter).__name__}.activation {adapter.activation!r} has no "
+            f"counterpart in the `adapters` library; one of {', '.join(_NON_LINEARITIES)}"
         )
-    weights: adaptation_files.Arrays = {}
+    is_parallel = isinstance(adapter, ParallelAdapterConfig)
+    weights = _norms(model_dir, config, family, name) if is_parallel else {}
     for path, array in arrays.items():
         _, place, leaf = path.split("/")
         side, _, kind = leaf.partition("_")
-        module = "adapter_down.0" if side == "down" else "adapter_up"
+        module = f"adapter_down.{int(is_parallel)}" if side == "down" else "adapter_up"
         for layer, values in enumerate(array):
             prefix = f"{_LAYERS[family].format(layer)}{_PLACES[place]}.adapters.{name}.{module}"
             weights[f"{prefix}.{'weight' if kind == 'kernel' else kind}"] = values.T
@@ -81,21 +96,51 @@ def export(
     adaptation_files.write(to, WEIGHTS_FILE, weights, CONFIG_FILE, full)
 
 
-def _architecture(adapter: AdapterConfig, emb_dim: int) -> dict[str, Any]:
-    """The fields of the library's `BnConfig`: `double_seq_bn`, or `seq_bn` without its own norm."""
+def _norms(
+    model_dir: str, config: TransformerConfig, family: str, name: str
+) -> adaptation_files.Arrays:
+    """The norm before the MLP of each layer, which the library keeps under two names.
+
+    Raises:
+      UserError: where that norm is none of the library's.
+    """
+    if not (config.norm == "layernorm" and config.norm_epsilon == _TORCH_EPSILON):
+        raise UserError(
+            f"{model_dir}: the `adapters` library's parallel adapter has no place behind the norm "
+            f"of family {family!r}; a LayerNorm with epsilon {_TORCH_EPSILON:g} alone can go with "
+            "it: train an AdapterConfig or a LoRAConfig to export one"
+        )
+    checkpoint = Checkpoint.open(model_dir)
+    scale_ND = checkpoint.read("layers/pre_mlp_norm/scale").astype(np.float32)
+    scale_ND = scale_ND + np.float32(config.norm_unit_offset)
+    bias_ND = np.zeros_like(scale_ND)
+    if config.use_bias:
+        bias_ND = checkpoint.read("layers/pre_mlp_norm/bias").astype(np.float32)
+    weights: adaptation_files.Arrays = {}
+    for layer, (scale_D, bias_D) in enumerate(zip(scale_ND, bias_ND, strict=True)):
+        prefix = f"{_LAYERS[family].format(layer)}output_adapters.adapters.{name}"
+        for module in ("adapter_norm_before", "adapter_down.0"):
+            weights[f"{prefix}.{module}.weight"] = scale_D
+            weights[f"{prefix}.{module}.bias"] = bias_D
+    return weights
+
+
+def _architecture(adapter: AdapterConfig | ParallelAdapterConfig, emb_dim: int) -> dict[str, Any]:
+    """Fields of the library's `BnConfig`: `double_seq_bn`, `seq_bn` without its norm, `par_bn`."""
+    is_parallel = isinstance(adapter, ParallelAdapterConfig)
     return {
-        "mh_adapter": adapter.placement == "houlsby",
+        "mh_adapter": not is_parallel and adapter.placement == "houlsby",
         "output_adapter": True,
-        "reduction_factor": _reduction_factor(emb_dim, adapter.bottleneck_dim),
+        "reduction_factor": _reduction_factor(emb_dim, adapter.width(emb_dim)),
         "non_linearity": _NON_LINEARITIES[adapter.activation],
         "original_ln_before": False,
         "original_ln_after": True,
-        "ln_before": False,
+        "ln_before": is_parallel,
         "ln_after": False,
         "residual_before_ln": True,
         "adapter_residual_before_ln": False,
-        "is_parallel": False,
-        "scaling": 1.0,
+        "is_parallel": is_parallel,
+        "scaling": float(adapter.scale) if is_parallel else 1.0,
         "dropout": 0.0,
     }
 

@@ -22,11 +22,19 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.interop import huggingface, model_card, safetensors_io, t5x_checkpoints
 from detox_jax.kinds import Dtype, OneOf, Positive
-from detox_jax.models.adaptation import Adaptation, AdapterConfig, PrefixConfig
+from detox_jax.models.adaptation import (
+    Adaptation,
+    AdapterConfig,
+    BitFitConfig,
+    LoReFTConfig,
+    ParallelAdapterConfig,
+    PrefixConfig,
+)
 from detox_jax.models.config import TransformerConfig
 from detox_jax.preview import Step
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
+_ADAPTERS = (AdapterConfig, ParallelAdapterConfig)
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 ExportDtype = Annotated[str, OneOf(_EXPORT_DTYPES)]
 
@@ -372,12 +380,8 @@ def export_model(
         raise UserError("MAX_SHARD_GB must be positive")
     export = _open_export(source, dtype)
     checkpoint, adaptation = export.checkpoint, export.checkpoint.spec.adaptation
-    if isinstance(adaptation, PrefixConfig):
-        raise UserError(
-            f"{source}: a gated prefix has no Hugging Face form; export a LoRA, an adapter or a "
-            "whole model"
-        )
-    alone = isinstance(adaptation, AdapterConfig) or (adaptation is not None and not merge_lora)
+    _require_form(source, adaptation, merge_lora)
+    alone = isinstance(adaptation, _ADAPTERS) or (adaptation is not None and not merge_lora)
     if alone and verify:
         raise UserError(
             "--verify compares whole models, and this adaptation goes out alone; merge a LoRA "
@@ -417,6 +421,25 @@ def export_model(
         )
 
 
+def _require_form(source: str, adaptation: Adaptation | None, merge: bool) -> None:
+    """Refuses what no library of Hugging Face's kind can hold.
+
+    Raises:
+      UserError: saying what can be exported.
+    """
+    without = {PrefixConfig: "a gated prefix", LoReFTConfig: "LoReFT at every position"}
+    if type(adaptation) in without:
+        raise UserError(
+            f"{source}: {without[type(adaptation)]} has no Hugging Face form; export a LoRA, an "
+            "adapter or a whole model"
+        )
+    if isinstance(adaptation, BitFitConfig) and not merge:
+        raise UserError(
+            f"{source}: PEFT has no form for biases alone; leave MERGE_LORA=True, which adds what "
+            "BitFit trained to the base's biases"
+        )
+
+
 def _open_export(source: str, dtype: str | None) -> _Export:
     checkpoint = Checkpoint.open(source)
     recorded = huggingface.read_origin(checkpoint)
@@ -430,7 +453,7 @@ def _open_export(source: str, dtype: str | None) -> _Export:
 def _write_adaptation(export: _Export, directory: epath.Path) -> None:
     """The adaptation alone, in the layout that its library reads, naming its base."""
     checkpoint = export.checkpoint
-    kind = "adapterhub" if isinstance(checkpoint.spec.adaptation, AdapterConfig) else "peft"
+    kind = "adapterhub" if isinstance(checkpoint.spec.adaptation, _ADAPTERS) else "peft"
     family = huggingface.choose_family(checkpoint.spec.config, export.recorded).model_type
     base = checkpoint.base or checkpoint
     _module(kind).export(

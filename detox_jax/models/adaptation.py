@@ -1,23 +1,24 @@
-"""The parameter-efficient adaptations: their configs, their modules, and what each one trains.
+"""The parameter-efficient adaptations: their configs, and what each one trains.
 
 An adaptation is a config plus a pattern over parameter paths: what matches is trained, the rest is
 frozen. Whole-model training is the absence of an adaptation, `None`. No adaptation renames a base
 parameter, and each starts as the identity, so that an adapted model equals its base at step 0.
+
+What an adaptation adds is linear in some of its parameters, `scaled_pattern`: these times -1 take
+away what was added. Where `is_change_of_weights`, it may as well be added to the base's own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
-
-import jax
-import jax.numpy as jnp
-from flax import linen as nn
-from flax.linen import partitioning
 
 from detox_jax.errors import UserError
 from detox_jax.models.config import TransformerConfig
 
+# Whole numbers count units, those with a point are a share of the model's width.
+Width = float | int
 _LORA_TARGETS = ("query", "key", "value", "out", "wi", "wo")
 
 
@@ -26,24 +27,62 @@ class AdapterConfig:
     """Bottleneck adapters with a residual around each (Houlsby et al., 2019).
 
     Attributes:
-      bottleneck_dim: hidden units of an adapter; the SGEAT paper uses about 256 to 1024.
+      bottleneck_dim: hidden units of an adapter; the SGEAT paper uses about 256 to 1024. A number
+        with a point is a share of the model's width, above 0 and at most 1.0.
       placement: `houlsby` puts one after attention and one after the MLP, `pfeiffer` (Pfeiffer et
         al., 2021) only the latter.
       activation: name in `jax.nn`.
     """
 
-    bottleneck_dim: int = 256
+    bottleneck_dim: Width = 256
     placement: str = "houlsby"
     activation: str = "gelu"
 
     trainable_pattern = r"layers/(attention_adapter|mlp_adapter)/.*"
+    scaled_pattern = r".*/up_(kernel|bias)"
+    is_change_of_weights = False
 
     def __post_init__(self):
-        _require_positive(self, "bottleneck_dim")
+        _require_width(self)
         if self.placement not in ("houlsby", "pfeiffer"):
             raise UserError(
                 f"AdapterConfig.placement is {self.placement!r}; one of houlsby, pfeiffer"
             )
+
+    def width(self, emb_dim: int) -> int:
+        """Hidden units in a model of width `emb_dim`."""
+        return _width(self.bottleneck_dim, emb_dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelAdapterConfig:
+    """Scaled adapters beside the MLP (He et al., 2022, "Towards a Unified View").
+
+    `h + scale * up(activation(down(x)))`, h the MLP's output and x its input, behind the norm. The
+    defaults are the paper's scaled parallel adapter at the feed-forward sublayer.
+
+    Attributes:
+      bottleneck_dim: hidden units, or a share of the model's width, see `AdapterConfig`.
+      scale: what the addition is multiplied by.
+      activation: name in `jax.nn`.
+    """
+
+    bottleneck_dim: Width = 512
+    scale: float = 4.0
+    activation: str = "relu"
+
+    trainable_pattern = r"layers/mlp_parallel_adapter/.*"
+    scaled_pattern = r".*/up_(kernel|bias)"
+    is_change_of_weights = False
+
+    def __post_init__(self):
+        _require_width(self)
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise UserError(f"ParallelAdapterConfig.scale is {self.scale}; must not be zero")
+
+    def width(self, emb_dim: int) -> int:
+        """Hidden units in a model of width `emb_dim`."""
+        return _width(self.bottleneck_dim, emb_dim)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +100,8 @@ class LoRAConfig:
     target_modules: tuple[str, ...] = ("query", "value")
 
     trainable_pattern = r"layers/.*/lora_[ab]"
+    scaled_pattern = r".*/lora_b"
+    is_change_of_weights = True
 
     def __post_init__(self):
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
@@ -87,13 +128,114 @@ class PrefixConfig:
     prefix_length: int = 128
 
     trainable_pattern = r"layers/attention/prefix/.*"
+    scaled_pattern = r".*/gate"
+    is_change_of_weights = False
 
     def __post_init__(self):
         _require_positive(self, "prefix_length")
 
 
-Adaptation = AdapterConfig | LoRAConfig | PrefixConfig
-KINDS = {"adapter": AdapterConfig, "lora": LoRAConfig, "prefix": PrefixConfig}
+@dataclasses.dataclass(frozen=True)
+class BitFitConfig:
+    """The biases of projections and LayerNorms (Ben Zaken et al., 2022).
+
+    What is trained is what is added to each bias, from zero: a frozen base keeps its own, in the
+    dtype that it has. The authors train at about 1e-3.
+    """
+
+    trainable_pattern = r"(layers/.*|final_norm)/added_bias"
+    scaled_pattern = r".*/added_bias"
+    is_change_of_weights = True
+
+
+@dataclasses.dataclass(frozen=True)
+class LoReFTConfig:
+    """Low-rank edits of the residual stream behind layers (Wu et al., 2024, "ReFT").
+
+    `h + R^T (W h + b - R h)`, R with orthonormal rows.
+
+    Attributes:
+      rank: rows of R.
+      layers: which are edited, counted from 0; all where None.
+      first_positions: only so many positions at the start of each text; all where None.
+    """
+
+    rank: int = 4
+    layers: tuple[int, ...] | None = None
+    first_positions: int | None = None
+
+    trainable_pattern = r"layers/loreft/.*"
+    scaled_pattern = r".*/(weight|bias)"
+    is_change_of_weights = False
+
+    def __post_init__(self):
+        _require_positive(self, "rank")
+        if self.first_positions is not None:
+            _require_positive(self, "first_positions")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+            if not self.layers:
+                raise UserError("LoReFTConfig.layers names none; give some, or None for all")
+
+
+Adaptation = (
+    AdapterConfig | ParallelAdapterConfig | LoRAConfig | PrefixConfig | BitFitConfig | LoReFTConfig
+)
+KINDS = {
+    "adapter": AdapterConfig,
+    "parallel": ParallelAdapterConfig,
+    "lora": LoRAConfig,
+    "prefix": PrefixConfig,
+    "bitfit": BitFitConfig,
+    "loreft": LoReFTConfig,
+}
+
+
+def require_fit(config: TransformerConfig, adaptation: Adaptation | None) -> None:
+    """Refuses an adaptation for which a model has no place.
+
+    Raises:
+      UserError: naming what is missing.
+    """
+    if isinstance(adaptation, BitFitConfig):
+        projections = any(config.has_bias(part) for part in ("qkv", "out", "mlp"))
+        if not projections and not (config.norm == "layernorm" and config.use_bias):
+            raise UserError(
+                "ADAPTATION is BitFitConfig, but the model has no biases (LLaMA's family has "
+                "none); take LoRAConfig or AdapterConfig"
+            )
+    if isinstance(adaptation, LoReFTConfig):
+        if adaptation.rank > config.emb_dim:
+            raise UserError(
+                f"LoReFTConfig.rank is {adaptation.rank}; at most the model's width, "
+                f"{config.emb_dim}"
+            )
+        wrong = [n for n in adaptation.layers or () if not 0 <= n < config.num_layers]
+        if wrong:
+            raise UserError(
+                f"LoReFTConfig.layers names layer {wrong[0]}; the model's are 0 to "
+                f"{config.num_layers - 1}"
+            )
+
+
+def _require_width(config: Any) -> None:
+    """Hidden units as scikit-learn counts features: a whole number, or a share up to 1.0."""
+    width, name = config.bottleneck_dim, f"{type(config).__name__}.bottleneck_dim"
+    if isinstance(width, bool) or not isinstance(width, int | float) or not width > 0:
+        raise UserError(f"{name} is {width!r}; must be positive")
+    if isinstance(width, float) and width > 1 and width.is_integer():  # 1e3 is 1000
+        object.__setattr__(config, "bottleneck_dim", int(width))
+    elif isinstance(width, float) and width > 1:
+        raise UserError(
+            f"{name} is {width}; give a whole number of units, or a share of the model's width, at "
+            "most 1.0"
+        )
+
+
+def _width(bottleneck_dim: int | float, emb_dim: int) -> int:
+    if isinstance(bottleneck_dim, int):
+        return bottleneck_dim
+    return max(1, round(bottleneck_dim * emb_dim))
 
 
 def _require_positive(config: Any, name: str) -> None:
@@ -122,56 +264,3 @@ def from_json(value: dict[str, Any] | None) -> Adaptation | None:
         return None
     fields = dict(value)
     return KINDS[fields.pop("kind")](**fields)
-
-
-class Adapter(nn.Module):
-    """`x + up(activation(down(x)))`, with `up` starting at zero."""
-
-    config: TransformerConfig
-    adapter: AdapterConfig
-
-    @nn.compact
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        """Applies the adapter; shape and dtype stay."""
-        cfg, bottleneck = self.config, self.adapter.bottleneck_dim
-        dtype, param_dtype = cfg.activation_dtype, cfg.parameter_dtype
-        normal, zeros = nn.initializers.normal(cfg.init_std), nn.initializers.zeros
-        param = partitioning.param_with_axes
-        down_DR = param(
-            "down_kernel", normal, (cfg.emb_dim, bottleneck), param_dtype, axes=("embed", "mlp")
-        )
-        down_R = param("down_bias", zeros, (bottleneck,), param_dtype, axes=("mlp",))
-        up_RD = param(
-            "up_kernel", zeros, (bottleneck, cfg.emb_dim), param_dtype, axes=("mlp", "embed")
-        )
-        up_D = param("up_bias", zeros, (cfg.emb_dim,), param_dtype, axes=("embed",))
-        h_BLR = jnp.einsum("BLD,DR->BLR", x_BLD, down_DR.astype(dtype)) + down_R.astype(dtype)
-        h_BLR = getattr(jax.nn, self.adapter.activation)(h_BLR)
-        h_BLD = jnp.einsum("BLR,RD->BLD", h_BLR, up_RD.astype(dtype)) + up_D.astype(dtype)
-        return x_BLD + h_BLD
-
-
-class Prefix(nn.Module):
-    """Gated attention over learned keys and values; adds to what attention returns."""
-
-    config: TransformerConfig
-    prefix: PrefixConfig
-
-    @nn.compact
-    def __call__(self, q_BLHK: jax.Array) -> jax.Array:
-        """The prefix's share of the attention output, zero until the gate opens."""
-        cfg, length = self.config, self.prefix.prefix_length
-        dtype, param_dtype = cfg.activation_dtype, cfg.parameter_dtype
-        shape, axes = (length, cfg.num_heads, cfg.head_size), ("length", "heads", "kv")
-        normal = nn.initializers.normal(cfg.init_std)
-        param = partitioning.param_with_axes
-        k_PHK = param("key", normal, shape, param_dtype, axes=axes)
-        v_PHK = param("value", normal, shape, param_dtype, axes=axes)
-        gate_H = param(
-            "gate", nn.initializers.zeros, (cfg.num_heads,), param_dtype, axes=("heads",)
-        )
-        scores_BHLP = jnp.einsum("BLHK,PHK->BHLP", q_BLHK, k_PHK.astype(dtype))
-        scores_BHLP = scores_BHLP.astype(jnp.float32) * cfg.attention_scale
-        weights_BHLP = jax.nn.softmax(scores_BHLP, axis=-1).astype(dtype)
-        out_BLHK = jnp.einsum("BHLP,PHK->BLHK", weights_BHLP, v_PHK.astype(dtype))
-        return out_BLHK * gate_H.astype(dtype)[None, None, :, None]

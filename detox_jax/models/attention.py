@@ -13,7 +13,14 @@ from flax import linen as nn
 from flax import struct
 
 from detox_jax.models import blocks, edits, kernels
-from detox_jax.models.adaptation import Adaptation, LoRAConfig, Prefix, PrefixConfig
+from detox_jax.models.adaptation import (
+    Adaptation,
+    BitFitConfig,
+    LoRAConfig,
+    LoReFTConfig,
+    PrefixConfig,
+)
+from detox_jax.models.adaptation_modules import Prefix
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
 
@@ -31,6 +38,7 @@ class LayerData:
       keys_BGMK: the cached keys, read while decoding.
       values_BGMK: the cached values.
       edits: what changes hidden states, see `detox_jax.models.edits`.
+      is_adapted: whether the adaptation acts in this layer; None where it does in all.
     """
 
     frequency_K: jax.Array | None = None
@@ -38,6 +46,7 @@ class LayerData:
     keys_BGMK: jax.Array | None = None
     values_BGMK: jax.Array | None = None
     edits: tuple[Any, ...] = ()
+    is_adapted: jax.Array | None = None
 
 
 @struct.dataclass
@@ -66,15 +75,17 @@ class KeyValues:
     mask_BLM: jax.Array
 
 
-def layer_data(cfg: TransformerConfig) -> LayerData:
+def layer_data(cfg: TransformerConfig, adaptation: Adaptation | None = None) -> LayerData:
     """The data of all layers, stacked."""
-    frequency_NK = window_N = None
+    frequency_NK = window_N = adapted_N = None
+    if isinstance(adaptation, LoReFTConfig) and adaptation.layers is not None:
+        adapted_N = jnp.isin(jnp.arange(cfg.num_layers), jnp.asarray(adaptation.layers))
     if cfg.position_embedding == "rotary":
         frequency_NK = jnp.asarray(rotary_frequencies(cfg))
     if cfg.sliding_window is not None:
         windows = [cfg.sliding_window if slides else _EVERYTHING for slides in cfg.slides]
         window_N = jnp.asarray(windows, jnp.int32)
-    return LayerData(frequency_K=frequency_NK, window=window_N)
+    return LayerData(frequency_K=frequency_NK, window=window_N, is_adapted=adapted_N)
 
 
 def attend(
@@ -215,6 +226,7 @@ class Attention(nn.Module):
             residual=True,
             use_bias=cfg.has_bias("out"),
             lora=lora_for("out", self.adaptation),
+            bitfit=isinstance(self.adaptation, BitFitConfig),
             name="out",
         )(out_BLHK)
         return out_BLD, (k_BLGK, v_BLGK)
@@ -241,6 +253,7 @@ class Attention(nn.Module):
             ("heads", "kv"),
             use_bias=cfg.has_bias("qkv"),
             lora=lora_for(name, self.adaptation),
+            bitfit=isinstance(self.adaptation, BitFitConfig),
             name=name,
         )
 

@@ -71,6 +71,7 @@ class Dense(nn.Module):
       residual: whether the output joins the residual stream (smaller initial weights).
       use_bias: adds a bias.
       lora: the low-rank addition, if this projection has one.
+      bitfit: whether something is added to the bias, if this projection has one.
     """
 
     config: LayerConfig
@@ -81,6 +82,7 @@ class Dense(nn.Module):
     residual: bool = False
     use_bias: bool = True
     lora: LoRAConfig | None = None
+    bitfit: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -100,6 +102,8 @@ class Dense(nn.Module):
             bias = partitioning.param_with_axes(
                 "bias", nn.initializers.zeros, self.out_shape, param_dtype, axes=self.out_axes
             )
+            if self.bitfit:
+                bias = with_addition(bias, self.out_axes)
             y = y + bias.astype(dtype)
         if self.lora is not None:
             y = y + self._low_rank(x, self.lora)
@@ -124,6 +128,13 @@ class Dense(nn.Module):
         )
         h_R = _contract(x, a.astype(dtype), len(self.in_shape))
         return _contract(h_R, b.astype(dtype), 1) * (lora.alpha / lora.rank)
+
+
+def with_addition(bias: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """A bias and what BitFit adds to it, from zero, in float32; for a module's compact call."""
+    zeros = nn.initializers.zeros
+    added = partitioning.param_with_axes("added_bias", zeros, bias.shape, jnp.float32, axes=axes)
+    return bias.astype(jnp.float32) + added
 
 
 def _contract(x: jax.Array, kernel: jax.Array, num_axes: int) -> jax.Array:
@@ -161,11 +172,13 @@ class Norm(nn.Module):
       config: of the model.
       kind: `layernorm` or `rmsnorm`; the config's where None.
       axis: logical name of the last axis.
+      bitfit: whether something is added to the bias, if this norm has one.
     """
 
     config: LayerConfig
     kind: str | None = None
     axis: str = "embed"
+    bitfit: bool = False
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
@@ -185,6 +198,8 @@ class Norm(nn.Module):
         y_BLD = y_BLD * (1 + scale_D if cfg.norm_unit_offset else scale_D)
         if kind == "layernorm" and cfg.use_bias:
             bias_D = param("bias", zeros, shape, param_dtype, axes=(self.axis,))
+            if self.bitfit:
+                bias_D = with_addition(bias_D, (self.axis,))
             y_BLD = y_BLD + bias_D.astype(jnp.float32)
         return y_BLD.astype(cfg.activation_dtype)
 

@@ -14,7 +14,15 @@ from flax.linen import partitioning
 
 from detox_jax.models import blocks, kernels
 from detox_jax.models import edits as edits_lib
-from detox_jax.models.adaptation import Adaptation, Adapter, AdapterConfig
+from detox_jax.models.adaptation import (
+    Adaptation,
+    AdapterConfig,
+    BitFitConfig,
+    LoReFTConfig,
+    ParallelAdapterConfig,
+    require_fit,
+)
+from detox_jax.models.adaptation_modules import Adapter, LoReFT, ParallelAdapter
 from detox_jax.models.attention import (
     CACHE_AXES,
     Attention,
@@ -68,6 +76,7 @@ class Mlp(nn.Module):
                 ("mlp",),
                 use_bias=cfg.has_bias("mlp"),
                 lora=lora_for("wi", self.adaptation),
+                bitfit=isinstance(self.adaptation, BitFitConfig),
                 name="wi" if len(names) == 1 else f"wi_{i}",
             )(x_BLD)
             part_BLF = activate(activation, part_BLF)
@@ -81,6 +90,7 @@ class Mlp(nn.Module):
             residual=True,
             use_bias=cfg.has_bias("mlp"),
             lora=lora_for("wo", self.adaptation),
+            bitfit=isinstance(self.adaptation, BitFitConfig),
             name="wo",
         )(h_BLF)
 
@@ -101,31 +111,48 @@ class DecoderLayer(nn.Module):
         """One layer as a step of `nn.scan`: the carry is the residual stream."""
         cfg = self.config
         x_BLD = partitioning.with_sharding_constraint(x_BLD, ACTIVATION_AXES)
-        h_BLD = Norm(cfg, name="pre_attention_norm")(x_BLD)
+        bitfit = isinstance(self.adaptation, BitFitConfig)
+        h_BLD = Norm(cfg, bitfit=bitfit, name="pre_attention_norm")(x_BLD)
         attention = Attention(cfg, self.adaptation, self.kernel, name="attention")
         a_BLD, keys_values = attention(h_BLD, visibility, positions_BL, layer)
-        a_BLD = self._finish("attention", a_BLD)
+        a_BLD = self._finish("attention", a_BLD, h_BLD)
         a_BLD = edits_lib.pass_through(self, edits_lib.ATTENTION, a_BLD, layer.edits)
-        if cfg.parallel_residual:
-            h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD)
-        else:
-            h_BLD = Norm(cfg, name="pre_mlp_norm")(x_BLD + a_BLD)
+        pre_mlp_norm = Norm(cfg, bitfit=bitfit, name="pre_mlp_norm")
+        h_BLD = pre_mlp_norm(x_BLD if cfg.parallel_residual else x_BLD + a_BLD)
         m_BLD = Mlp(cfg, self.adaptation, name="mlp")(h_BLD)
-        m_BLD = self._finish("mlp", m_BLD)
+        m_BLD = self._finish("mlp", m_BLD, h_BLD)
         m_BLD = edits_lib.pass_through(self, edits_lib.MLP, m_BLD, layer.edits)
         x_BLD = x_BLD + a_BLD + m_BLD
+        if isinstance(self.adaptation, LoReFTConfig):
+            x_BLD = self._rotate(self.adaptation, x_BLD, positions_BL, layer)
         x_BLD = edits_lib.pass_through(self, edits_lib.RESIDUAL, x_BLD, layer.edits)
         return x_BLD, keys_values if self.return_keys_values else None
 
-    def _finish(self, sublayer: str, x_BLD: jax.Array) -> jax.Array:
-        """What happens between a sublayer and its residual."""
+    def _rotate(
+        self, reft: LoReFTConfig, x_BLD: jax.Array, positions_BL: jax.Array, layer: LayerData
+    ) -> jax.Array:
+        """LoReFT's edit, where it acts."""
+        edited_BLD = x_BLD + LoReFT(self.config, reft, name="loreft")(x_BLD)
+        acts_BL = jnp.ones(positions_BL.shape, bool)
+        if reft.first_positions is not None:
+            acts_BL = positions_BL < reft.first_positions
+        if layer.is_adapted is not None:
+            acts_BL = acts_BL & layer.is_adapted
+        return jnp.where(acts_BL[:, :, None], edited_BLD, x_BLD)
+
+    def _finish(self, sublayer: str, x_BLD: jax.Array, input_BLD: jax.Array) -> jax.Array:
+        """What happens between a sublayer, which read `input_BLD`, and its residual."""
         adaptation = self.adaptation
         if self.config.post_norms:
-            x_BLD = Norm(self.config, name=f"post_{sublayer}_norm")(x_BLD)
+            bitfit = isinstance(adaptation, BitFitConfig)
+            x_BLD = Norm(self.config, bitfit=bitfit, name=f"post_{sublayer}_norm")(x_BLD)
         if isinstance(adaptation, AdapterConfig) and (
             sublayer == "mlp" or adaptation.placement == "houlsby"
         ):
             x_BLD = Adapter(self.config, adaptation, name=f"{sublayer}_adapter")(x_BLD)
+        if isinstance(adaptation, ParallelAdapterConfig) and sublayer == "mlp":
+            beside = ParallelAdapter(self.config, adaptation, name="mlp_parallel_adapter")
+            x_BLD = x_BLD + beside(input_BLD)
         return nn.Dropout(self.config.dropout_rate, name=f"{sublayer}_dropout")(
             x_BLD, deterministic=self.deterministic
         )
@@ -141,6 +168,10 @@ class TransformerLM(nn.Module):
 
     config: TransformerConfig
     adaptation: Adaptation | None = None
+
+    def __post_init__(self):
+        require_fit(self.config, self.adaptation)
+        super().__post_init__()
 
     @property
     def scan_layers(self) -> bool:
@@ -204,7 +235,7 @@ class TransformerLM(nn.Module):
         if positions_BL is None:
             positions_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32), (B, L))
         by_layer = tuple(edit for edit in edits if edit.site != edits_lib.FINAL)
-        layer = dataclasses.replace(layer_data(cfg), edits=by_layer)
+        layer = dataclasses.replace(layer_data(cfg, self.adaptation), edits=by_layer)
         if cache is not None and not prefill:
             positions_BL = cache.index_B[:, None]
             layer = dataclasses.replace(
@@ -243,7 +274,8 @@ class TransformerLM(nn.Module):
             cache.extend(keys_values)
         if logit_positions is not None:
             x_BLD = jnp.take_along_axis(x_BLD, logit_positions[:, :, None], axis=1)
-        x_BLD = Norm(cfg, name="final_norm")(x_BLD)
+        bitfit = isinstance(self.adaptation, BitFitConfig)
+        x_BLD = Norm(cfg, bitfit=bitfit, name="final_norm")(x_BLD)
         x_BLD = edits_lib.pass_through(self, edits_lib.FINAL, x_BLD, edits)
         if not with_logits:
             return x_BLD

@@ -10,7 +10,14 @@ from __future__ import annotations
 import dataclasses
 
 from detox_jax.models import kernels
-from detox_jax.models.adaptation import Adaptation, AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.adaptation import (
+    Adaptation,
+    AdapterConfig,
+    LoRAConfig,
+    LoReFTConfig,
+    ParallelAdapterConfig,
+    PrefixConfig,
+)
 from detox_jax.models.config import TransformerConfig
 
 
@@ -62,7 +69,11 @@ def _added(
 ) -> float:
     if isinstance(adaptation, AdapterConfig):
         adapters = 2 if adaptation.placement == "houlsby" else 1
-        return adapters * 4.0 * config.emb_dim * adaptation.bottleneck_dim
+        return adapters * 4.0 * config.emb_dim * adaptation.width(config.emb_dim)
+    if isinstance(adaptation, ParallelAdapterConfig):
+        return 4.0 * config.emb_dim * adaptation.width(config.emb_dim)
+    if isinstance(adaptation, LoReFTConfig):
+        return 4.0 * config.emb_dim * adaptation.rank
     if isinstance(adaptation, LoRAConfig):
         parts = {"wi": len(config.mlp_activations)}
         return sum(

@@ -19,7 +19,13 @@ from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Results
 from detox_jax.interop import convert
-from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.adaptation import (
+    AdapterConfig,
+    BitFitConfig,
+    LoRAConfig,
+    LoReFTConfig,
+    PrefixConfig,
+)
 from tests.conftest import initial_params
 from tests.evaluation import results_made
 from tests.interop import reference
@@ -245,15 +251,35 @@ def test_an_adaptation_of_another_base_is_refused(
         convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf"))
 
 
-def test_a_prefix_has_no_hugging_face_form(
-    model_dir, config, vocabulary, one_device_mesh, tmp_path
+@pytest.mark.parametrize(
+    ("adaptation", "settings", "said"),
+    [
+        (PrefixConfig(3), {}, "gated prefix"),
+        (LoReFTConfig(3), {}, "LoReFT at every position has no Hugging Face form"),
+        (BitFitConfig(), {"merge_lora": False}, "no form for biases alone; leave MERGE_LORA=True"),
+    ],
+)
+def test_an_adaptation_without_a_hugging_face_form(
+    model_dir, config, vocabulary, one_device_mesh, tmp_path, adaptation, settings, said
 ):
     adapted = _adapted(
-        model_dir, PrefixConfig(3), config, vocabulary, one_device_mesh, tmp_path / "prefix"
+        model_dir, adaptation, config, vocabulary, one_device_mesh, tmp_path / "adapted"
     )
-    with pytest.raises(UserError, match="gated prefix"):
-        convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf"))
+    with pytest.raises(UserError, match=said):
+        convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf"), **settings)
     assert not (tmp_path / "hf").exists()
+
+
+def test_bitfit_goes_out_in_the_biases(model_dir, config, vocabulary, one_device_mesh, tmp_path):
+    where = tmp_path / "bitfit"
+    adapted = _adapted(model_dir, BitFitConfig(), config, vocabulary, one_device_mesh, where)
+    convert.convert(source=str(adapted), to_hf=str(tmp_path / "hf"))
+    convert.convert(from_hf=str(tmp_path / "hf"), to=str(tmp_path / "back"))
+    back, checkpoint = (streamed.Checkpoint.open(str(p)) for p in (tmp_path / "back", adapted))
+    for path in (path for path in back.paths if path.startswith(("layers/", "final_norm/"))):
+        np.testing.assert_array_equal(back.read(path), checkpoint.merged(path))
+    moved = "layers/attention/query/bias"
+    assert np.abs(back.read(moved) - checkpoint.read(moved)).max() > 0
 
 
 def test_an_adaptation_goes_out_alone_in_its_librarys_layout(

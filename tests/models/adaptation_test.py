@@ -2,16 +2,35 @@
 
 import dataclasses
 import functools
+import json
+import re
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
+from detox_jax import kinds
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
-from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.adaptation import (
+    AdapterConfig,
+    BitFitConfig,
+    LoRAConfig,
+    LoReFTConfig,
+    ParallelAdapterConfig,
+    PrefixConfig,
+)
+from detox_jax.models.adaptation_modules import (
+    Adapter,
+    LoReFT,
+    ParallelAdapter,
+    Prefix,
+    orthonormal,
+)
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from tests.conftest import initial_params, random_params
@@ -21,6 +40,14 @@ ADAPTATIONS = {
     "pfeiffer": AdapterConfig(8, placement="pfeiffer"),
     "lora": LoRAConfig(4, target_modules=("query", "key", "value", "out", "wi", "wo")),
     "prefix": PrefixConfig(5),
+    "parallel": ParallelAdapterConfig(8),
+    "share": AdapterConfig(0.25),
+    "bitfit": BitFitConfig(),
+    "loreft": LoReFTConfig(3),
+}
+_BIASES = {
+    *("attention/query", "attention/key", "attention/value", "attention/out", "mlp/wi", "mlp/wo"),
+    *("pre_attention_norm", "pre_mlp_norm"),
 }
 TRAINED = {
     "houlsby": {
@@ -45,7 +72,14 @@ TRAINED = {
         for part in "ab"
     },
     "prefix": {f"layers/attention/prefix/{name}" for name in ("key", "value", "gate")},
+    "parallel": {
+        f"layers/mlp_parallel_adapter/{name}"
+        for name in ("down_kernel", "down_bias", "up_kernel", "up_bias")
+    },
+    "bitfit": {"final_norm/added_bias", *(f"layers/{name}/added_bias" for name in _BIASES)},
+    "loreft": {f"layers/loreft/{name}" for name in ("rotation", "weight", "bias")},
 }
+TRAINED["share"] = TRAINED["houlsby"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -97,7 +131,8 @@ def test_every_trained_parameter_matters(config, name):
     trained, frozen = params_lib.partition(params, adaptations.trainable_pattern(ADAPTATIONS[name]))
     gradients = jax.jit(jax.grad(score))(trained, frozen)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-        per_layer = np.abs(np.asarray(gradient)).reshape(config.num_layers, -1).max(axis=1)
+        layers = config.num_layers if path[0].key == "layers" else 1
+        per_layer = np.abs(np.asarray(gradient)).reshape(layers, -1).max(axis=1)
         assert np.all(per_layer > 0), path
 
 
@@ -131,6 +166,16 @@ def test_json_round_trip(adaptation):
         lambda: LoRAConfig(4, target_modules=("queries",)),
         lambda: LoRAConfig(4, target_modules=()),
         lambda: PrefixConfig(-1),
+        lambda: AdapterConfig(1.5),
+        lambda: AdapterConfig(-0.5),
+        lambda: AdapterConfig(True),
+        lambda: AdapterConfig(float("nan")),
+        lambda: AdapterConfig(float("inf")),
+        lambda: ParallelAdapterConfig(0),
+        lambda: ParallelAdapterConfig(8, scale=0.0),
+        lambda: LoReFTConfig(0),
+        lambda: LoReFTConfig(layers=()),
+        lambda: LoReFTConfig(first_positions=0),
     ],
 )
 def test_impossible_settings_are_refused(make):
@@ -157,3 +202,153 @@ def test_lora_is_scaled_by_alpha_over_rank(config):
 def test_configs_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         AdapterConfig(8).bottleneck_dim = 9
+
+
+@pytest.mark.parametrize(
+    ("given", "emb_dim", "width"),
+    [(256, 160, 256), (1e3, 160, 1000), (1, 160, 1), (0.25, 160, 40), (1.0, 160, 160)],
+)
+def test_a_width_is_a_number_or_a_share(given, emb_dim, width):
+    assert AdapterConfig(given).width(emb_dim) == width
+    assert ParallelAdapterConfig(given).width(emb_dim) == width
+    read = adaptations.from_json(json.loads(json.dumps(adaptations.to_json(AdapterConfig(given)))))
+    assert isinstance(read, AdapterConfig) and read.width(emb_dim) == width
+    assert AdapterConfig(0.001).width(160) == 1
+    fitted = kinds.fitted(given, typing.get_type_hints(AdapterConfig)["bottleneck_dim"])
+    assert AdapterConfig(fitted).width(emb_dim) == width  # as gin gives it
+
+
+def test_a_share_is_the_adapter_of_its_width(config):
+    shapes = [meshes.param_shapes(TransformerLM(config, AdapterConfig(w))) for w in (0.25, 8)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_parallel_adapter_is_its_authors_formula(config):
+    """`scale * (relu(x W + b) V + c)`, by hand."""
+    config = dataclasses.replace(config, emb_dim=4)
+    adapter = ParallelAdapterConfig(2, scale=3.0)
+    w, v = np.float32([[1, 0], [0, 1], [1, 1], [0, -1]]), np.float32([[1, 2, 0, 0], [0, 1, 0, 5]])
+    b, c = np.float32([0.5, -1.0]), np.float32([0, 0, 1, 0])
+    params = {"down_kernel": w, "down_bias": b, "up_kernel": v, "up_bias": c}
+    x = np.float32([[[1, 2, -3, 4], [0, 3, 1, 0]]])
+    out = ParallelAdapter(config, adapter).apply({"params": params}, x)
+    np.testing.assert_allclose(out[0], 3 * (np.maximum(x[0] @ w + b, 0) @ v + c), rtol=1e-6)
+
+
+def test_a_parallel_adapter_reads_what_the_mlp_reads(config):
+    """As an MLP whose hidden units are more: its own and the adapter's."""
+    adapter = ParallelAdapterConfig(8, scale=1.0, activation="gelu")
+    model, params = random_params(config, adapter)
+    added, base = params_lib.partition(params, adapter.trainable_pattern)
+    beside, mlp = added["layers"]["mlp_parallel_adapter"], base["layers"]["mlp"]
+    wide = {
+        "wi": {
+            "kernel": jnp.concatenate([mlp["wi"]["kernel"], beside["down_kernel"]], -1),
+            "bias": jnp.concatenate([mlp["wi"]["bias"], beside["down_bias"]], -1),
+        },
+        "wo": {
+            "kernel": jnp.concatenate([mlp["wo"]["kernel"], beside["up_kernel"]], 1),
+            "bias": mlp["wo"]["bias"] + beside["up_bias"],
+        },
+    }
+    tokens = jax.random.randint(jax.random.key(1), (2, 9), 1, config.vocab_size)
+    wider = TransformerLM(dataclasses.replace(config, mlp_dim=config.mlp_dim + 8))
+    together = {**base, "layers": {**base["layers"], "mlp": wide}}
+    np.testing.assert_allclose(
+        _logits(model, params, tokens), _logits(wider, together, tokens), atol=2e-5
+    )
+
+
+def test_bitfit_moves_biases(config):
+    model, params = random_params(config, BitFitConfig())
+    added, base = params_lib.partition(params, BitFitConfig.trainable_pattern)
+    moved = traverse_util.flatten_dict(base, sep="/")
+    for path, value in traverse_util.flatten_dict(added, sep="/").items():
+        path = path.replace("added_bias", "bias")
+        moved[path] = moved[path] + value
+    tokens = jax.random.randint(jax.random.key(1), (2, 9), 1, config.vocab_size)
+    merged = traverse_util.unflatten_dict(moved, sep="/")
+    np.testing.assert_array_equal(
+        _logits(model, params, tokens), _logits(TransformerLM(config), merged, tokens)
+    )
+
+
+def test_bitfit_is_refused_where_a_model_has_no_biases(config):
+    llama = dataclasses.replace(config, norm="rmsnorm", use_bias=False)
+    with pytest.raises(UserError, match="BitFitConfig, but the model has no biases"):
+        TransformerLM(llama, BitFitConfig())
+    qwen = dataclasses.replace(llama, qkv_bias=True)
+    shapes, _ = meshes.abstract_params(TransformerLM(qwen, BitFitConfig()))
+    trained, _ = params_lib.partition(shapes, BitFitConfig.trainable_pattern)
+    assert _paths(trained) == {
+        f"layers/attention/{n}/added_bias" for n in ("query", "key", "value")
+    }
+
+
+def test_loreft_of_a_hand_worked_state(config):
+    """R (.6, .8), W (1, 0), b .5, h (1, 2) becomes (.58, 1.44)."""
+    rotation = np.float32([[0.6], [0.8]])
+    params = {
+        "rotation": 5 * rotation,  # of any length
+        "weight": np.float32([[1], [0]]) - rotation,
+        "bias": np.float32([0.5]),
+    }
+    h = np.float32([[[1, 2]]])
+    config = dataclasses.replace(config, emb_dim=2)
+    added = LoReFT(config, LoReFTConfig(1)).apply({"params": params}, h)
+    np.testing.assert_allclose(h + added, [[[0.58, 1.44]]], atol=1e-6)
+
+
+def test_the_rows_of_loreft_stay_orthonormal_and_do_not_jump():
+    raw = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    rotation = orthonormal(raw)
+    np.testing.assert_allclose(rotation.T @ rotation, np.eye(4), atol=1e-6)
+    np.testing.assert_allclose(orthonormal(rotation), rotation, atol=1e-6)
+    np.testing.assert_allclose(orthonormal(raw + 1e-4), rotation, atol=1e-3)
+
+
+def test_loreft_acts_in_its_layers_and_at_its_first_positions(config):
+    tokens = jax.random.randint(jax.random.key(1), (2, 9), 1, config.vocab_size)
+    _, params = random_params(config, LoReFTConfig(3))
+    _, base = params_lib.partition(params, LoReFTConfig.trainable_pattern)
+    plain = _logits(TransformerLM(config), base, tokens)
+    second = _logits(TransformerLM(config, LoReFTConfig(3, layers=(1,))), params, tokens)
+    both = _logits(TransformerLM(config, LoReFTConfig(3, layers=(0, 1))), params, tokens)
+    np.testing.assert_array_equal(
+        both, _logits(TransformerLM(config, LoReFTConfig(3)), params, tokens)
+    )
+    # Behind the last layer an edit of the first two positions reaches no other position.
+    last = LoReFTConfig(3, layers=(1,), first_positions=2)
+    start = _logits(TransformerLM(config, last), params, tokens)
+    np.testing.assert_array_equal(start[:, :2], second[:, :2])
+    np.testing.assert_array_equal(start[:, 2:], plain[:, 2:])
+    assert not np.allclose(second[:, 2:], plain[:, 2:]) and not np.allclose(both, second)
+    with pytest.raises(UserError, match="names layer 2; the model's are 0 to 1"):
+        TransformerLM(config, LoReFTConfig(3, layers=(2,)))
+    with pytest.raises(UserError, match="at most the model's width"):
+        TransformerLM(config, LoReFTConfig(33))
+
+
+@pytest.mark.parametrize(
+    ("module", "adaptation", "shape"),
+    [
+        (Adapter, AdapterConfig(8), (2, 5, 32)),
+        (ParallelAdapter, ParallelAdapterConfig(8), (2, 5, 32)),
+        (Prefix, PrefixConfig(3), (2, 5, 4, 8)),
+        (LoReFT, LoReFTConfig(3), (2, 5, 32)),
+    ],
+)
+def test_what_is_added_is_linear_in_the_scaled_parameters(config, module, adaptation, shape):
+    network = module(config, adaptation)
+    x, noise = jax.random.normal(jax.random.key(0), shape), np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: noise.normal(size=leaf.shape).astype(np.float32),
+        network.init(jax.random.key(1), x)["params"],
+    )
+    negated = {
+        name: -0.5 * value if re.fullmatch(adaptation.scaled_pattern, f"x/{name}") else value
+        for name, value in params.items()
+    }
+    residual = x if module is Adapter else 0
+    added, scaled = (network.apply({"params": p}, x) - residual for p in (params, negated))
+    np.testing.assert_allclose(scaled, -0.5 * added, atol=2e-5, rtol=1e-5)

@@ -6,7 +6,13 @@ import jax
 import pytest
 
 from detox_jax.generation.sampling import Greedy
-from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.adaptation import (
+    AdapterConfig,
+    LoRAConfig,
+    LoReFTConfig,
+    ParallelAdapterConfig,
+    PrefixConfig,
+)
 from detox_jax.models.config import TransformerConfig
 from detox_jax.planning import flops, programs
 from detox_jax.training.optimizer import AdamW
@@ -45,6 +51,8 @@ def xla_flops_of_training(config, adaptation, mesh):
         (AdapterConfig(32), "full"),
         (LoRAConfig(16, target_modules=("query", "wi")), "dots"),
         (PrefixConfig(16), "none"),
+        (ParallelAdapterConfig(32), "dots"),
+        (AdapterConfig(0.25), "none"),
     ],
     ids=str,
 )
@@ -117,3 +125,8 @@ def test_six_operations_a_parameter_and_token():
     counted = flops.train_step(config, None, tokens=1, length=2)
     parameters = 40 * 12 * 4096**2 + config.padded_vocab_size * 4096
     assert counted == pytest.approx(6 * parameters, rel=1e-3)
+
+
+def test_loreft_is_two_products_with_its_rank():
+    added = flops.layer(CONFIG, LoReFTConfig(4), 8).adaptation
+    assert added == 2 * 2 * CONFIG.emb_dim * 4

@@ -17,7 +17,7 @@ from flax import traverse_util
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
-from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, LoReFTConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import step as steps
@@ -110,9 +110,10 @@ def test_parts_of_a_batch_train_as_the_large_batch(config, one_device_mesh):
     ("adaptation", "shape", "parts"),
     [
         (LoRAConfig(4), {"data": 2, "fsdp": 2, "model": 2}, 2),
+        (LoReFTConfig(4), {"data": 2, "fsdp": 2, "model": 2}, 2),
         (None, {"data": 1}, 4),
     ],
-    ids=["lora on a mesh", "whole"],
+    ids=["lora on a mesh", "loreft on a mesh", "whole"],
 )
 def test_accumulated_gradients_are_those_of_the_large_batch(config, adaptation, shape, parts):
     mesh = meshes.create_mesh(shape, jax.devices()[: math.prod(shape.values())])

@@ -197,7 +197,13 @@ def test_a_learning_rate_at_which_training_diverges(flags, base, tmp_path, capsy
     assert "optimizer.learning_rate: 0.01 there, 0.001 now" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["adapter", "lora", "prefix"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("adapter", "lora", "prefix"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("parallel", "bitfit", "loreft")),
+    ],
+)
 def test_adaptation_trains_itself_alone(adapted, base, name):
     directory = adapted(name)
     spec = checkpoints.read_spec(epath.Path(directory))

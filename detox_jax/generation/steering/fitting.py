@@ -33,12 +33,14 @@ class Reading:
       last_tokens: over so many of the last tokens their mean is taken.
       toxic_prefix: stands before toxic texts; none where empty.
       clean_prefix: before clean ones.
+      skipped_tokens: at a text's start, which are in no mean.
     """
 
     site: str
     last_tokens: int = 1
     toxic_prefix: str = ""
     clean_prefix: str = ""
+    skipped_tokens: int = 0
 
 
 class Fit(Protocol):

@@ -27,6 +27,7 @@ def read(
     last_tokens: int,
     batch_size: int,
     advance: Callable[[int], Any] | None = None,
+    skipped_tokens: int = 0,
 ) -> np.ndarray:
     """The mean of a site's states over each text's last tokens.
 
@@ -38,6 +39,7 @@ def read(
       last_tokens: over how many; over all of a shorter text.
       batch_size: texts at once.
       advance: told how many texts were read.
+      skipped_tokens: at a text's start, which do not count; fewer than any text has.
 
     Returns:
       `[T, N, ...]` in float64, of the final site `[T, D]`.
@@ -58,7 +60,8 @@ def read(
             lengths_B[row] = len(texts[t])
         arrays = meshes.to_mesh((tokens_BL, lengths_B), meshes.batch_sharding(mesh))
         with meshes.sharding_scope(mesh):
-            means = _means(loaded.module, site, last_tokens, loaded.params, *arrays)
+            span = (last_tokens, skipped_tokens)
+            means = _means(loaded.module, site, span, loaded.params, *arrays)
         for row, t in enumerate(members):
             states[t] = np.asarray(means[row], np.float64)
         if advance is not None:
@@ -67,16 +70,16 @@ def read(
 
 
 def _means(
-    module: TransformerLM, site: str, last_tokens: int, params: Any, *arrays: jax.Array
+    module: TransformerLM, site: str, span: tuple[int, int], params: Any, *arrays: jax.Array
 ) -> np.ndarray:
-    return meshes.to_host(_read(module, site, last_tokens, params, *arrays))
+    return meshes.to_host(_read(module, site, span, params, *arrays))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _read(
     module: TransformerLM,
     site: str,
-    last_tokens: int,
+    span: tuple[int, int],
     params: Any,
     tokens_BL: jax.Array,
     lengths_B: jax.Array,
@@ -91,7 +94,8 @@ def _read(
     )
     states = edits.recorded(variables)[site].astype(jnp.float32)
     index_L = jnp.arange(tokens_BL.shape[1])
-    first_B1 = jnp.maximum(lengths_B - last_tokens, 0)[:, None]
+    last_tokens, skipped_tokens = span
+    first_B1 = jnp.maximum(lengths_B - last_tokens, skipped_tokens)[:, None]
     counts_BL = (index_L >= first_B1) & (index_L < lengths_B[:, None])
     share_BL = counts_BL / jnp.sum(counts_BL, axis=1, keepdims=True)
     if site == edits.FINAL:
