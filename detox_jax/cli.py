@@ -30,6 +30,7 @@ VERBS = {
     "fit_subspace": "detox_jax.generation.fit_subspace",
     "combine": "detox_jax.checkpoints.combine",
     "choices": "detox_jax.zero_shot.choices",
+    "panel": "detox_jax.zero_shot.panel",
     "compare": "detox_jax.comparison.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.report.report",

@@ -138,6 +138,7 @@ _VALUES = {
     "TASK_FEATURE_LENGTHS": "{'targets': 8}",
     "METHODS": "{'base': 'somewhere'}",
     "SCORES": "{'ngram': 'somewhere', 'lexicon': 'elsewhere'}",
+    "GROUPS": "{'a': 'somewhere'}",
     "GIN_FILES": "('somewhere.gin',)",
     "AXES": "(@sweep.Axis(),)",
 }

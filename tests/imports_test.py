@@ -71,7 +71,10 @@ ALLOWED = {
     # A classifier is read where it lies, in its Hugging Face directory, and written there.
     "classifiers": {*MODEL, "training", "toxicity", "interop"},
     # The harness's generating tasks decode; `choices` asks the questions of seqio tasks.
-    "zero_shot": {*MODEL, "training.losses", "training.data", "generation", "evaluation"},
+    "zero_shot": {
+        *(MODEL | {"training.losses", "training.data", "generation", "evaluation"}),
+        "report.table_formats",
+    },
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
     "method": {"errors", "preview", "models", "generation"},
@@ -107,6 +110,7 @@ VERBS = {
     "classifiers.train_reward",
     "zero_shot.choices",
     "zero_shot.lm_eval",
+    "zero_shot.panel",
     "comparison.compare",
     "evaluation.evaluate",
     "report.report",

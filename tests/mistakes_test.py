@@ -52,9 +52,9 @@ TAKES = {
     **dict.fromkeys(
         ("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT", "EDIT"), "reference"
     ),
-    **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS"), "dict"),
+    **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS", "GROUPS"), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
-    **dict.fromkeys(("STEERING",), "list"),
+    **dict.fromkeys(("STEERING", "AXES", "GIN_FILES", "ONLY"), "list"),
     **dict.fromkeys(("RANDOM_SEED",), "seed"),
 }
 # Settings of what a run does not use, of a service, or of a library that says itself what it takes.
@@ -162,6 +162,7 @@ def command(verb, place):
         "score": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "filter": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "choices": "CHECKPOINT_PATH=base OUTPUT_DIR=out",
+        "panel": "METHODS={'base':'base'} GROUPS={'a':'documents.jsonl'} OUTPUT_DIR=out",
         "compare": "SCORES={'a':'documents.jsonl','b':'documents.jsonl'} OUTPUT_DIR=out",
         "evaluate": "METHODS={'base':'scored.jsonl'} OUTPUT_DIR=out",
         "report": "RESULTS=results.json OUTPUT_DIR=out",
@@ -171,6 +172,8 @@ def command(verb, place):
         "sgeat": "INITIAL_CHECKPOINT_PATH=base PROMPTS_INPUT=prompts.jsonl HELDOUT=documents.jsonl "
         "NUM_DOCUMENTS=8 TASK_FEATURE_LENGTHS={'targets':32} EPOCHS=1 BATCH_SIZE=8 OUTPUT_DIR=out",
         "train_vocabulary": "INPUT=documents.jsonl OUTPUT_DIR=out VOCAB_SIZE=300",
+        "sweep": "GIN_FILES=('gin_configs/experiments/demo.gin',) AXES=(@sweep.Axis(),) "
+        "sweep.Axis.name=a sweep.Axis.choices={'x':[]} OUTPUT_DIR=out",
     }[verb]
     extra = ["--gin_file=gin_configs/models/tiny.gin"] if verb == "plan" else []
     return [verb, *extra, *(f"--gin.{setting}" for setting in given.split())]
@@ -226,6 +229,8 @@ FILES = [
     ("train_reward", "INPUT", "unscored.jsonl", "has no label 'toxicity'"),
     ("train_reward", "CHECKPOINT_PATH", "nosuch", "CHECKPOINT_PATH=nosuch: no such"),
     ("train_reward", "LENGTH", "65", "LENGTH is 65; must be from 2 to the model's max_length 64"),
+    ("panel", "GROUPS", "{'a': 'nosuch.jsonl'}", "nosuch.jsonl"),
+    ("panel", "METHODS", "{'base': 'nosuch'}", "nosuch"),
     ("train_vocabulary", "INPUT", "nosuch.jsonl", "INPUT=nosuch.jsonl"),
     ("train_vocabulary", "INPUT", "broken.jsonl", "broken.jsonl:2: "),
     ("train", "INPUT", "nosuch.jsonl", "nosuch.jsonl"),

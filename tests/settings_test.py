@@ -26,6 +26,7 @@ DECIDES = {
     "steer": "checkpoint_path input fit margin most_pairs dtype",
     "pair": "input pairing reference",
     "combine": "base terms edit merge",
+    "panel": "methods groups baseline reference bootstrap_draws random_seed",
     "filter": "input selection seed size_of bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
     "fit_subspace": "checkpoint_path input threshold most_texts dtype",

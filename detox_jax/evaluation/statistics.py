@@ -156,6 +156,48 @@ def bootstrap_ratios(
     return intervals
 
 
+def bootstrap_ratio_difference(
+    first: tuple[np.ndarray, ...],
+    second: tuple[np.ndarray, ...],
+    *,
+    is_paired: bool,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """The difference of two of `bootstrap_ratio`, of two samples of texts.
+
+    Args:
+      first: numerators and denominators, one value a text; NaN is dropped.
+      second: those that are taken off.
+      is_paired: whether the i-th text of one belongs to the i-th of the other: they are then drawn
+        together, and dropped together; else each sample is resampled by itself.
+      draws: bootstrap resamples.
+      seed: of the resampling.
+      level: of confidence.
+
+    Returns:
+      The difference and the ends of its percentile interval.
+    """
+    samples = [[np.asarray(column, np.float64) for column in sample] for sample in (first, second)]
+    present = [~np.isnan(above) & (below > 0) for above, below in samples]
+    if is_paired:
+        present = [present[0] & present[1]] * 2
+    kept = [[x[mask] for x in sample] for sample, mask in zip(samples, present, strict=True)]
+    if not (kept[0][0].size and kept[1][0].size):
+        return UNMEASURED
+    if is_paired:
+        above, below, other_above, other_below = _resampled_sums([*kept[0], *kept[1]], draws, seed)
+    else:
+        above, below = _resampled_sums(kept[0], draws, seed)
+        other_above, other_below = _resampled_sums(kept[1], draws, seed + 1)
+    values = [float(a.sum() / b.sum()) for a, b in kept]
+    ends = np.quantile(
+        above / below - other_above / other_below, [(1 - level) / 2, (1 + level) / 2]
+    )
+    return Interval(values[0] - values[1], *map(float, ends))
+
+
 def _resampled_sums(columns: Sequence[np.ndarray], draws: int, seed: int) -> list[np.ndarray]:
     """The sums of each column's values in the same resamples, [draws]."""
     moving = [column for column in columns if np.ptp(column) > 0]
