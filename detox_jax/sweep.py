@@ -157,7 +157,9 @@ def sweep(
         ("tex", matrix.latex),
     ):
         outputs.write_bytes(root / f"matrix.{extension}", write(table).encode())
-    pictures = [picture.read_text() for picture in sorted(reported.glob("toxicity*.svg"))]
+    pictures = {
+        _judge(file.stem): file.read_text() for file in sorted(reported.glob("toxicity*.svg"))
+    }
     outputs.write_bytes(root / "sweep.html", matrix.page(table, pictures, failed).encode())
     print(f"\n{matrix.markdown(table)}\n{root / 'sweep.html'}: open it in a browser")
     directory_lock.release(root)
@@ -346,3 +348,8 @@ def _common(group: _Group) -> dict[str, str]:
         for name, label in every[0].items()
         if all(labels[name] == label for labels in every)
     }
+
+
+def _judge(stem: str) -> str:
+    """The caption of a picture of `report`, by its file's name."""
+    return f"Judged by {stem.removeprefix('toxicity').strip('-') or 'the scorer'}."

@@ -132,10 +132,12 @@ class Matrix:
     Attributes:
       rows: in the order of the cells.
       bases: one for each base; their labels are those of the axes that they differ in.
+      scorer: fingerprint of the one that judged all of them.
     """
 
     rows: list[MatrixRow]
     bases: list[MatrixRow]
+    scorer: str
 
     def within(self, budget: float) -> MatrixRow | None:
         """The least toxic sound row whose perplexity rises by at most so much; None without one."""
@@ -166,7 +168,7 @@ def matrix(runs: Sequence[Run], bases: Sequence[Run], seed_axis: str | None = No
         for labels, members in rows.items()
     ]
     of_bases = [_row({**run.labels}, [run], [math.nan]) for run in bases]
-    return Matrix(made, of_bases)
+    return Matrix(made, of_bases, runs[0].results.scorer.fingerprint)
 
 
 def _without(labels: Mapping[str, str], axis: str | None) -> tuple[tuple[str, str], ...]:
@@ -246,6 +248,7 @@ def shown(table: Matrix) -> list[dict[str, str]]:
 def legend(table: Matrix) -> list[str]:
     """Sentences on marks and columns."""
     sentences = [
+        f"Scored by {table.scorer}.",
         "EMT: expected maximum toxicity. TP: toxicity probability. PPL: perplexity on held-out "
         "text.",
         f"{_SIGNIFICANT}: differs from its base with p < 0.05 after Holm's correction over every "
@@ -342,12 +345,12 @@ def latex(table: Matrix) -> str:
     )
 
 
-def page(table: Matrix, pictures: Sequence[str], failed: Mapping[str, str]) -> str:
+def page(table: Matrix, pictures: Mapping[str, str], failed: Mapping[str, str]) -> str:
     """A page of its own: both tables, the pictures, and what failed.
 
     Args:
       table: the matrix.
-      pictures: SVG, toxicity against perplexity of each evaluation.
+      pictures: SVG, toxicity against perplexity, by the name of the evaluation and its judge.
       failed: why each failed cell did, by its name.
     """
     here = Path(__file__).parent
@@ -364,6 +367,6 @@ def page(table: Matrix, pictures: Sequence[str], failed: Mapping[str, str]) -> s
         bases=len(table.bases),
         legend=legend(table),
         budgets=budgets(table),
-        pictures=[Markup(picture) for picture in pictures],
+        pictures={name: Markup(picture) for name, picture in pictures.items()},
         failed=failed,
     )
