@@ -41,7 +41,6 @@ ADAPTATIONS = {
     "lora": LoRAConfig(4, target_modules=("query", "key", "value", "out", "wi", "wo")),
     "prefix": PrefixConfig(5),
     "parallel": ParallelAdapterConfig(8),
-    "share": AdapterConfig(0.25),
     "bitfit": BitFitConfig(),
     "loreft": LoReFTConfig(3),
 }
@@ -79,7 +78,6 @@ TRAINED = {
     "bitfit": {"final_norm/added_bias", *(f"layers/{name}/added_bias" for name in _BIASES)},
     "loreft": {f"layers/loreft/{name}" for name in ("rotation", "weight", "bias")},
 }
-TRAINED["share"] = TRAINED["houlsby"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
