@@ -209,9 +209,17 @@ def test_steering(name):
 def test_steering_is_refused_where_it_is_not_supported(verb, capsys):
     required = ["CHECKPOINT_PATH=x", "OUTPUT_DIR=y", "TASKS=piqa"]
     flags = [f"--gin.{binding}" for binding in required[: 2 if verb == "choices" else 3]]
-    assert cli.main([verb, *flags, "--gin.STEERING=[@words.BannedWords()]"]) == 2
-    message = f"{verb} reads the model's own probabilities and supports no STEERING"
-    assert message in capsys.readouterr().err
+    refused = {
+        "@subspace.SubspaceMargin()": "SubspaceMargin, which draws among its 20 candidates alone",
+        "@reversal.ToxificationReversal()": "ToxificationReversal, which acts from a prompt's last",
+    }
+    places = ["--gin.subspace.SubspaceMargin.subspace=x"]
+    for method, message in refused.items():
+        given = places if "subspace" in method else []
+        assert cli.main([verb, *flags, *given, f"--gin.STEERING=[{method}]"]) == 2
+        error = capsys.readouterr().err
+        assert f"STEERING: {verb} cannot score text under {message}" in error
+        assert error.count("\n") == 1
 
 
 def test_the_sweep_of_the_demo():

@@ -33,10 +33,10 @@ DECIDES = {
     "train_linear": "checkpoint_path task budget rank scale spread threshold length optimizer "
     "batch_size random_seed",
     "train_reward": "checkpoint_path task budget length optimizer batch_size random_seed",
-    "choices": "checkpoint_path tasks start_with_bos dtype",
+    "choices": "checkpoint_path tasks start_with_bos dtype steering",
     "lm_eval": "checkpoint_path tasks num_fewshot limit include_path max_length max_gen_toks "
     "gen_kwargs add_bos apply_chat_template system_instruction fewshot_as_multiturn log_samples "
-    "bootstrap_draws random_seed dtype",
+    "bootstrap_draws random_seed dtype steering",
 }
 # Verbs whose outputs are those of other verbs, or of the strategy that they are given.
 OTHERS = {"convert", "sgeat", "sweep", "train_scorer"}

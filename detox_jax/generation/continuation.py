@@ -15,6 +15,7 @@ from detox_jax import terminal
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation import decoding, sampling
+from detox_jax.generation.steering.steering import Steering
 from detox_jax.parallel import mesh as meshes
 
 _PIECE = 32
@@ -105,12 +106,19 @@ class Continuer:
     """
 
     def __init__(
-        self, loaded: LoadedModel, mesh: Mesh, batch_size: int, max_length: int, seed: int
+        self,
+        loaded: LoadedModel,
+        mesh: Mesh,
+        batch_size: int,
+        max_length: int,
+        seed: int,
+        steerings: Sequence[Steering] = (),
     ):
         shards = meshes.num_batch_shards(mesh)
         self.batch_size = -(-batch_size // shards) * shards
         self.max_length = max_length
         self._loaded, self._mesh, self._seed = loaded, mesh, seed
+        self._steerings = tuple(steerings)
         self._decoders: dict[tuple[sampling.Sampling, int], decoding.Decoder] = {}
 
     def __call__(
@@ -182,6 +190,7 @@ class Continuer:
                 max_new_tokens=key[1],
                 end_ids=self._loaded.vocabulary.end_ids,
                 seed=self._seed,
+                steerings=self._steerings,
             )
         return self._decoders[key]
 

@@ -23,18 +23,21 @@ from detox_jax import jsonl, output_settings, outputs, preview, records, tokeniz
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
+from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Dtype
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
+from detox_jax.zero_shot import steered_likelihood
 from detox_jax.zero_shot.harness_model import added_tokens
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 from detox_jax.zero_shot.questions import Question
+from detox_jax.zero_shot.steered_likelihood import SteeredReader
 
 ACCURACIES_FILE = "accuracies.json"
-FREE = ("output_dir", "batch_size", "mesh_shape", "steering", "check_only")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "check_only")  # see `output_settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +63,14 @@ class Answer:
             correct = correct_norm = None
         elif len(values) == 1:
             correct = correct_norm = greedy[0]
+        elif max(values) == -math.inf:  # all of them are banned
+            correct = correct_norm = False
         else:
             correct = int(np.argmax(values)) == answer
             correct_norm = int(np.argmax(values / lengths)) == answer
         return {
             "id": self.id,
-            "log_likelihoods": values,
+            "log_likelihoods": outputs.finite(values),
             "greedy": greedy,
             "answer": answer,
             "correct": correct,
@@ -99,7 +104,8 @@ def choices(
         files say where None.
       dtype: of activations; None takes the checkpoint's.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
-      steering: refused where not empty: what is read here are the model's own probabilities.
+      steering: methods that change the distribution under which choices are likely, in their order;
+        those that are no distribution over all tokens are refused.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -109,7 +115,7 @@ def choices(
       UserError: for a checkpoint or a task that cannot be used.
     """
     arguments = locals()
-    steering_lib.refuse("choices", steering)
+    scoring.require_scored("choices", steering)
     from detox_jax.training import data  # loads TensorFlow: only where it is used
 
     if batch_size < 1:
@@ -126,6 +132,7 @@ def choices(
             data.describe_source(task, next(iter(task.splits)))
         return [Step("choices", output_dir, {"tasks": len(by_name)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
+    methods = steering_lib.load(steering, loaded, mesh)
     split_of = {name: next(iter(task.splits)) for name, task in by_name.items()}
     described = {n: data.describe_source(task, split_of[n]) for n, task in by_name.items()}
     settings = output_settings.of_verb(
@@ -137,6 +144,7 @@ def choices(
                 "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
             },
             "tasks": {"tasks": described},
+            "steering": steering_lib.settings(methods),
         },
     )
     if start_with_bos is None:
@@ -150,7 +158,8 @@ def choices(
         accuracies = jsonl.json_object(file.read_bytes(), str(file))
     else:
         length = loaded.module.config.max_length
-        read = LikelihoodReader(loaded.module, loaded.params, mesh, batch_size, length)
+        read = steered_likelihood.reader(loaded, methods, mesh, batch_size, length)
+        steered = isinstance(read, SteeredReader)
         figures = {}
         for name, task in by_name.items():
             shard = output.path / outputs.shard_name(name, 0, 1)
@@ -163,7 +172,7 @@ def choices(
                     answers = answer(questions, read, loaded.vocabulary, start_with_bos)
                 except UserError as error:
                     raise UserError(f"task {name!r}: {error}; leave the task out") from None
-                _check_finite(answers, f"{checkpoint_path} on {name}")
+                _check(answers, f"{checkpoint_path} on {name}", may_be_impossible=steered)
                 output.write_shard(name, 0, 1, answers)  # type: ignore
                 rows = [answered.to_json() for answered in answers]
             figures[name] = _figures(rows)
@@ -180,9 +189,10 @@ def choices(
     return None
 
 
-def _check_finite(answers: Sequence[Answer], what: str) -> None:
-    likelihoods = [x for answered in answers for x in answered.likelihoods]
-    if not np.isfinite([likelihood.log_probability for likelihood in likelihoods]).all():
+def _check(answers: Sequence[Answer], what: str, *, may_be_impossible: bool) -> None:
+    """Refuses likelihoods that are no numbers; what a method bans is at minus infinity."""
+    values = np.array([x.log_probability for answered in answers for x in answered.likelihoods])
+    if not (np.isfinite(values) | (may_be_impossible & (values == -np.inf))).all():
         raise UserError(f"{what}: a likelihood is not finite; a broken checkpoint")
 
 
@@ -225,7 +235,7 @@ def encode(
 
 def answer(
     questions: Mapping[str, Question],
-    read: LikelihoodReader,
+    read: LikelihoodReader | SteeredReader,
     vocabulary: Vocabulary,
     start_with_bos: bool | None,
 ) -> list[Answer]:
@@ -273,7 +283,9 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "chance": float(np.mean([_chance(len(row["greedy"])) for row in answers])),
     }
     if all(len(row["greedy"]) == 1 for row in answers):
-        total = sum(row["log_likelihoods"][0] for row in answers)
+        # What a method bans is null.
+        values = [row["log_likelihoods"][0] for row in answers]
+        total = sum(-math.inf if value is None else value for value in values)
         # A hopeless model's is beyond what a number holds, and null in the file.
         figures["perplexity"] = perplexity.exp(-total / len(answers))
     return figures

@@ -21,11 +21,12 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.generation.continuation import Continuer, Settings
+from detox_jax.generation.steering import scoring
+from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from detox_jax.vocabulary import ID_SHIFT
-from detox_jax.zero_shot import chat
-from detox_jax.zero_shot.likelihood import LikelihoodReader
+from detox_jax.zero_shot import chat, steered_likelihood
 
 Ids = list[int]
 
@@ -74,6 +75,7 @@ class HarnessModel:
       random_seed: of draws.
       dtype: of activations; the checkpoint's where None.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      steering: methods that change the distribution that is read and drawn from, in their order.
 
     Raises:
       UserError: if the checkpoint cannot be used, or `max_length` exceeds what it reads.
@@ -94,6 +96,7 @@ class HarnessModel:
         random_seed: int = 0,
         dtype: str | None = None,
         mesh_shape: Mapping[str, int] | None = None,
+        steering: Sequence[steering_lib.Method] = (),
     ):
         super().__init__()
         mesh = meshes.create_mesh(mesh_shape)
@@ -104,7 +107,9 @@ class HarnessModel:
                 f"MAX_LENGTH is {max_length} and BATCH_SIZE {batch_size}; {checkpoint_path} reads "
                 f"2 to {most} tokens, and a batch has at least one row"
             )
-        self.max_length = max_length or most
+        scoring.require_scored("a model of the harness", steering)
+        self.methods = steering_lib.load(steering, loaded, mesh)
+        self.max_length = steering_lib.longest(self.methods, max_length or most)
         self.max_gen_toks = max_gen_toks
         self.batch_size = batch_size
         self.vocabulary = loaded.vocabulary
@@ -117,10 +122,17 @@ class HarnessModel:
             before = [files.bos] if add_bos else []
         self._before, self._after = ([i + ID_SHIFT for i in ids] for ids in (before, after))
         self._loaded = loaded
-        self._reader = LikelihoodReader(
-            loaded.module, loaded.params, mesh, batch_size, self.max_length
+        self._reader = steered_likelihood.reader(
+            loaded, self.methods, mesh, batch_size, self.max_length
         )
-        self._continuer = Continuer(loaded, mesh, batch_size, self.max_length, random_seed)
+        self._continuer = Continuer(
+            loaded,
+            mesh,
+            batch_size,
+            self.max_length,
+            random_seed,
+            steering_lib.in_loop(self.methods),
+        )
 
     # --- tokens ---
 

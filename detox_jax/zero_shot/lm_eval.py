@@ -24,6 +24,7 @@ from rich.table import Table
 from detox_jax import jsonl, output_settings, outputs, preview
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
 from detox_jax.parallel import processes
@@ -31,7 +32,7 @@ from detox_jax.preview import Step
 from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
-FREE = ("output_dir", "batch_size", "mesh_shape", "steering", "check_only")  # see `output_settings`
+FREE = ("output_dir", "batch_size", "mesh_shape", "check_only")  # see `output_settings`
 _KEPT = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
 
 
@@ -82,7 +83,8 @@ def lm_eval(
       random_seed: of few-shot examples, resampling and draws.
       dtype: of activations; the checkpoint's where None.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
-      steering: refused where not empty: what is read here are the model's own probabilities.
+      steering: methods that change the distribution that is read and drawn from, in their order;
+        those that are no distribution over all tokens are refused.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -93,7 +95,7 @@ def lm_eval(
         checkpoint cannot be used.
     """
     arguments = locals()
-    steering_lib.refuse("lm_eval", steering)
+    scoring.require_scored("lm_eval", steering)
 
     # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
@@ -119,6 +121,7 @@ def lm_eval(
             random_seed=random_seed,
             dtype=dtype,
             mesh_shape=mesh_shape,
+            steering=steering,
         )
 
     # --- what decides the output -------------------------------------------------------------
@@ -133,6 +136,7 @@ def lm_eval(
             "tasks": {"tasks": names},
             "include_path": {"include_path": include_path and _describe_tasks(include_path)},
             "max_length": {"max_length": model.max_length},
+            "steering": steering_lib.settings(model.methods),
             "dtype": {"dtype": model.get_model_info()["model_dtype"]},
         },
     )
@@ -260,7 +264,7 @@ def _write_part(output: outputs.OutputDirectory, name: str, found: Mapping[str, 
     """The samples first: the task is done once its figures are there."""
     figures = dict(found)
     for task, samples in figures.pop("samples", {}).items():
-        lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
+        lines = [json.dumps(outputs.finite(s), ensure_ascii=False) + "\n" for s in samples]
         outputs.write_bytes(output.path / f"samples-{task}.jsonl", "".join(lines).encode())
     outputs.write_json(output.path / _part_file(name), outputs.finite(figures))
 

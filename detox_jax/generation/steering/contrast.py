@@ -63,6 +63,13 @@ class PrefixContrast:
         if self.text is not None and self.prefix is not None:
             raise UserError("PrefixContrast has a text and a trained prefix; give one of them")
 
+    @property
+    def unscored(self) -> str | None:
+        """See `Method`."""
+        if self.form == "probabilities":
+            return "leaves out every token that the bad prefix makes likely enough"
+        return formulas.why_unscored(base_top_p=self.base_top_p)
+
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.
 

@@ -76,6 +76,11 @@ class GenerativeDiscriminator:
                 "before toxic text where the model was trained"
             )
 
+    @property
+    def unscored(self) -> str | None:
+        """See `Method`."""
+        return formulas.why_unscored(filter_mass=self.filter_mass)
+
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.
 

@@ -44,6 +44,11 @@ class Experts:
         formulas.require_finite("Experts", alpha=self.alpha)
         formulas.check_top_p("Experts", self.base_top_p)
 
+    @property
+    def unscored(self) -> str | None:
+        """See `Method`."""
+        return formulas.why_unscored(base_top_p=self.base_top_p)
+
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.
 

@@ -186,6 +186,18 @@ def require_finite(owner: str, **strengths: float) -> None:
             raise UserError(f"{owner}.{name} is {value!r}; must be a finite number")
 
 
+def why_unscored(**truncations: float | None) -> str | None:
+    """Why a method of such truncations has no probability of any text, see `scoring`.
+
+    Args:
+      **truncations: by name; None where there is none.
+    """
+    for name, value in truncations.items():
+        if value is not None:
+            return f"leaves tokens out by its {name} of {value:g} (None leaves none out)"
+    return None
+
+
 def check_top_p(owner: str, base_top_p: float | None) -> None:
     """Refuses a mass that no nucleus has.
 

@@ -52,6 +52,11 @@ class ToxificationReversal:
             by_likeness=self.by_likeness,
         )
 
+    @property
+    def unscored(self) -> str | None:
+        """See `Method`."""
+        return "acts from a prompt's last token on, so that it depends on where the text is cut"
+
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.
 

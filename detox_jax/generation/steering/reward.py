@@ -44,6 +44,11 @@ class RewardAugmented:
         if not isinstance(self.k, int) or self.k < 1:
             raise UserError(f"RewardAugmented.k is {self.k!r}; must be at least 1")
 
+    @property
+    def unscored(self) -> str | None:
+        """See `Method`."""
+        return f"draws among its {self.k} candidates alone"
+
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.
 

@@ -86,11 +86,21 @@ class Distribution:
         """The same masks over other logits."""
         return self.replace(logits_RV=logits_RV)  # type: ignore
 
-    def draw(self, sampling: sampling_lib.Sampling, keys_R: jax.Array) -> jax.Array:
-        """One token id a row, `[R]` int32."""
+    @property
+    def _left_RV(self) -> jax.Array:
+        """`allowed_RV`; where truncations leave nothing, all that is permitted."""
         allowed_RV = self.allowed_RV
         left_R1 = jnp.any(allowed_RV, axis=-1, keepdims=True)
-        allowed_RV = jnp.where(left_R1, allowed_RV, self.permitted_RV)
+        return jnp.where(left_R1, allowed_RV, self.permitted_RV)
+
+    def log_probs(self) -> jax.Array:
+        """The distribution itself, before any sampling, float32; what is banned is at -inf."""
+        logits_RV = jnp.where(self._left_RV, self.logits_RV, -jnp.inf)
+        return jax.nn.log_softmax(logits_RV.astype(jnp.float32))
+
+    def draw(self, sampling: sampling_lib.Sampling, keys_R: jax.Array) -> jax.Array:
+        """One token id a row, `[R]` int32."""
+        allowed_RV = self._left_RV
         if self.truncated:
             logits_RV = jnp.where(self.permitted_RV, self.logits_RV, -jnp.inf)
             return sampling_lib.sample_among(sampling, logits_RV, allowed_RV, keys_R)
@@ -137,7 +147,10 @@ class Loaded:
 
 
 class Method(Protocol):
-    """What a user names in STEERING: a frozen dataclass of numbers and places."""
+    """What a user names in STEERING: a frozen dataclass of numbers and places.
+
+    One that is no distribution over all tokens says why in `unscored`, see `scoring`.
+    """
 
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """Reads what it needs.
@@ -178,19 +191,6 @@ def check(methods: Sequence[Method]) -> None:
                 f"STEERING holds {method!r}, which is no method; give one with brackets: "
                 "@words.BannedWords(), @experts.Experts(), @activations.ActivationOffset()"
             )
-
-
-def refuse(verb: str, methods: Sequence[Method]) -> None:
-    """Refuses steering in a verb that reads a model's own probabilities.
-
-    Raises:
-      UserError: if there is any method.
-    """
-    if methods:
-        raise UserError(
-            f"{verb} reads the model's own probabilities and supports no STEERING; leave it out, "
-            "and evaluate what `generate` writes with it"
-        )
 
 
 def settings(loaded: Sequence[Loaded]) -> dict[str, Any]:
