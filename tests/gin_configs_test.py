@@ -36,7 +36,9 @@ def test_no_file_is_left_out():
     assert _names("models") == sorted(["base", *PARAMETERS])
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
-    assert _names("experiments") == ["demo", "real", "rounds", "steering", "sweep_demo"]
+    assert _names("experiments") == [
+        *("demo", "real", "real_base", "rounds", "steering", "sweep_demo")
+    ]
     assert _names("training") == ["click", "dpo", "reward_weighted", "unlikelihood"]
     assert _names("steering") == sorted(STEERING)
     assert _names("edits") == ["profs"]  # run in tests/generation/steering/toxic_subspace_test.py
