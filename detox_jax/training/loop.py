@@ -168,14 +168,12 @@ class Loop:
                 step += 1
                 batch = self._to_mesh(next(batches))
                 is_logged = self._is_due(self.periods.log, step)
-                figures = self._figures(state, frozen, batch) if is_logged else {}
+                # Read before the step begins: it takes the memory, and on CPUs the threads.
+                figures = self._logged_figures(state, frozen, batch) if is_logged else {}
                 state, scalars = self.step_fn(state, frozen, batch)
                 guard.after(step, scalars)
                 if is_logged:
-                    means = _Means()
-                    for name, figure in figures.items():
-                        means.add(name, *figure)
-                    self._log(log, step, {**scalars, **means.values()})
+                    self._log(log, step, {**scalars, **figures})
                     description = f"train, loss {scalars['loss']:.3f}"
                 if self.validation and self._is_due(self.periods.eval, step):
                     log.write(step, self._validate(state, frozen))
@@ -282,6 +280,15 @@ class Loop:
     ) -> Mapping[str, tuple[jax.Array, jax.Array]]:
         """What else there is to say of a batch: sums and weights, by name."""
         return self.figures_fn(state.params, frozen, batch) if self.figures_fn else {}
+
+    def _logged_figures(
+        self, state: steps_lib.TrainState, frozen: params_lib.Params, batch: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Means of `_figures`."""
+        means = _Means()
+        for name, figure in self._figures(state, frozen, batch).items():
+            means.add(name, *figure)
+        return means.values()
 
     def _to_mesh(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Each host's rows as one array over the mesh."""
