@@ -45,7 +45,7 @@ from detox_jax.report import matrix
 from detox_jax.sweep_cells import Axis as Axis  # its name in gin files: `@first/sweep.Axis()`
 from detox_jax.sweep_cells import Cell, Checked
 
-_DONE, _FAILED = "done", "failed"
+_FAILED = "failed"
 _CONFIG = "cell.sha256"  # in a cell: the hash of the configuration that it finished with
 
 
@@ -98,7 +98,7 @@ def sweep(
 
     # --- every cell is checked, before the first one works ---------------------------------------
     preview.checked_output(output_dir)
-    checked = sweep_cells.check([cell.arguments(gin_files) for cell in cells])
+    checked = sweep_cells.check([cell.arguments(gin_files) for cell in cells], ahead=check_only)
     for cell, said in zip(cells, checked, strict=True):
         if said.status:
             raise UserError(f"cell {cell.name}: {said.error.removeprefix('detox-jax: error: ')}")
@@ -111,20 +111,22 @@ def sweep(
     outputs.write_bytes(root / outputs.CONFIG, gin.config_str().encode())
     progress = _Progress(len(cells))
     failed: dict[str, str] = {}
+    done = [cell for cell, said in zip(cells, checked, strict=True) if _is_done(cell, said)]
+    _write_cells(root, cells, done, failed)
     for cell, said in zip(cells, checked, strict=True):
-        if _is_done(cell, said):
+        if cell in done:
             progress.say(cell, "is done")
             continue
         progress.say(cell, "begins")
         why = _run(cell, gin_files, root)
         if why is None:
             outputs.write_bytes(epath.Path(cell.output_dir) / _CONFIG, _digest(said).encode())
+            done.append(cell)
         else:
             failed[cell.name] = why
         progress.ran(cell, why)
-        _write_cells(root, cells, failed, checked)
-    _write_cells(root, cells, failed, checked)
-    done = [cell for cell in cells if cell.name not in failed]
+        _write_cells(root, cells, done, failed)
+    done = [cell for cell in cells if cell in done]  # in their order again
     if not done:
         raise UserError(f"every cell failed; the first: {next(iter(failed.values()))}")
 
@@ -212,15 +214,15 @@ def _run(cell: Cell, gin_files: Sequence[str], root: epath.Path) -> str | None:
 
 
 def _write_cells(
-    root: epath.Path, cells: Sequence[Cell], failed: Mapping[str, str], checked: Sequence[Checked]
+    root: epath.Path, cells: Sequence[Cell], done: Sequence[Cell], failed: Mapping[str, str]
 ) -> None:
     lines = []
-    for cell, said in zip(cells, checked, strict=True):
+    for cell in cells:
         line: dict[str, Any] = {"cell": cell.name, **cell.labels}
         if cell.name in failed:
             lines.append({**line, "state": _FAILED, "why": failed[cell.name]})
         else:
-            lines.append({**line, "state": _DONE if _is_done(cell, said) else preview.TO_DO})
+            lines.append({**line, "state": preview.DONE if cell in done else preview.TO_DO})
     outputs.write_json(root / "cells.json", lines)
 
 

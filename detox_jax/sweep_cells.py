@@ -172,16 +172,24 @@ class Checked:
     error: str
 
 
-def check(several: Sequence[Sequence[str]]) -> list[Checked]:
+_checked_ahead: dict[str, list[Checked]] = {}
+
+
+def check(several: Sequence[Sequence[str]], *, ahead: bool) -> list[Checked]:
     """The dry runs of command lines, in one process, whose imports are paid for once.
 
     Args:
       several: what follows `detox-jax`, of each.
+      ahead: whether a run of the same follows, as behind the command line's own check: that takes
+        what was found here, once.
     """
+    key = json.dumps([list(arguments) for arguments in several])
+    if not ahead and key in _checked_ahead:
+        return _checked_ahead.pop(key)
     done = subprocess.run(
         # Not from its directory, whose modules would stand for others of the same names.
         [sys.executable, "-P", str(Path(__file__).with_name("sweep_check.py"))],
-        input=json.dumps([list(arguments) for arguments in several]),
+        input=key,
         capture_output=True,
         text=True,
     )
@@ -189,7 +197,10 @@ def check(several: Sequence[Sequence[str]]) -> list[Checked]:
         last = (done.stderr.strip().splitlines() or [""])[-1]
         raise UserError(f"the cells cannot be checked: {shortened(last, 300)}")
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return [_checked(answer) for answer in answers]
+    checked = [_checked(answer) for answer in answers]
+    if ahead:
+        _checked_ahead[key] = checked
+    return checked
 
 
 def _checked(answer: Mapping[str, Any]) -> Checked:

@@ -87,6 +87,19 @@ def test_axes_that_do_not_fit(make, message):
         make()
 
 
+def test_what_the_command_line_checked_is_not_checked_again(monkeypatch):
+    asked = []
+
+    def run(command, input, **_):
+        asked.append(input)
+        line = json.dumps({"status": 0, "output": "x\n# plan: 0 steps\n", "errors": ""})
+        return subprocess.CompletedProcess(command, 0, line, "")
+
+    monkeypatch.setattr(sweep_cells.subprocess, "run", run)
+    found = [sweep_cells.check([["sgeat"]], ahead=ahead) for ahead in (True, False, False)]
+    assert found[0] == found[1] == found[2] and len(asked) == 2
+
+
 # --- the verb, over cells that only write what sgeat would ----------------------------------------
 
 
@@ -99,7 +112,7 @@ class Cells:
         self.broken: set[str] = set()
         self.config = "config"
 
-    def check(self, several):
+    def check(self, several, *, ahead):
         return [self._checked(arguments[-1].rpartition("/")[2]) for arguments in several]
 
     def _checked(self, name):
