@@ -312,7 +312,7 @@ class OutputDirectory:
     def _open(self, verb: str) -> tuple[bool, dict[str, Any]]:
         """Whether the output is finished, and its manifest; makes the directory where it is not."""
         if self._matches_existing(verb):
-            shared_steps.offer(self._mark, self.path)
+            self._offer()
             return True, self._manifest
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -340,6 +340,13 @@ class OutputDirectory:
     def _mark(self) -> epath.Path | None:
         settings = output_settings.without_notes(self._manifest["settings"])
         return shared_steps.mark_of(self._manifest["verb"], settings)
+
+    def _offer(self) -> None:
+        """Says to other runs that this is finished; of two that are alike, the first is the one."""
+        mark = self._mark
+        if mark is not None and shared_steps.finished_elsewhere(mark, self.path) is None:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            write_json(mark, {"output_dir": shared_steps.absolute(self.path)})
 
     def _take_over(self) -> bool:
         """Whether another run has finished the same, which is then here too (`shared_steps`)."""
@@ -461,7 +468,7 @@ class OutputDirectory:
         processes.current().first_decides(lambda: write_json(self.path / MANIFEST, self._manifest))
         self.complete = True
         if processes.current().is_first:
-            shared_steps.offer(self._mark, self.path)
+            self._offer()
             directory_lock.release(self.path)
 
 

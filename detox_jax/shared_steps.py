@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -46,25 +45,7 @@ def finished_elsewhere(mark: epath.Path | None, here: epath.Path) -> epath.Path 
     if mark is None or not mark.exists():
         return None
     there = epath.Path(json.loads(mark.read_text())["output_dir"])
-    return there if there.exists() and str(there) != _absolute(here) else None
-
-
-def offer(mark: epath.Path | None, output: epath.Path) -> None:
-    """Says that an output is finished; of two that are alike, the first stays the one."""
-    if mark is None or finished_elsewhere(mark, output) is not None:
-        return
-    write(mark, json.dumps({"output_dir": _absolute(output)}) + "\n")
-
-
-def write(place: epath.Path, content: str) -> None:
-    """Writes a shared file whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if "://" in str(place):
-        place.write_text(content)
-        return
-    beginning = Path(f"{place}.{os.getpid()}")
-    beginning.write_text(content)
-    beginning.replace(place)
+    return there if there.exists() and str(there) != absolute(here) else None
 
 
 def take_over(there: epath.Path, here: epath.Path, but: tuple[str, ...]) -> None:
@@ -104,5 +85,6 @@ def _put(source: epath.Path, target: epath.Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _absolute(path: epath.Path) -> str:
+def absolute(path: epath.Path) -> str:
+    """A path as other directories may name it."""
     return str(path) if "://" in str(path) else os.path.abspath(path)

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 
 
@@ -35,6 +36,53 @@ def write(output: outputs.OutputDirectory, file: str, arrays: Mapping[str, np.nd
     singles: dict[str, Any] = {n: np.asarray(arrays[n], np.float32) for n in sorted(arrays)}
     np.savez(stream, **singles)
     outputs.write_bytes(output.path / file, stream.getvalue())
+
+
+def require_fitted(
+    owner: str,
+    directory: str,
+    verb: str,
+    models: Mapping[str, str],
+    *,
+    nothing: str = "none",
+    made: str = "fitted",
+    how: str = "",
+) -> dict[str, Any]:
+    """The manifest of a finished output of a verb that fits something to a model.
+
+    Args:
+      owner: of the setting that names the directory, for messages.
+      directory: the output.
+      verb: that writes it.
+      models: names, for messages, by the fingerprints that it may have been fitted on.
+      nothing: what a directory without it holds.
+      made: what the verb does to it.
+      how: behind the verb's name, where it needs to be told so.
+
+    Raises:
+      UserError: where there is none, or an unfinished one, or one of another model.
+    """
+    path = epath.Path(directory)
+    manifest = outputs.read_manifest(path) if path.exists() else None
+    if manifest is None or manifest["verb"] != verb:
+        raise UserError(f"{owner}: {directory} holds {nothing}; give an output of `{verb}`{how}")
+    if not manifest["complete"]:
+        raise UserError(f"{owner}: {directory} is unfinished; rerun the `{verb}` that writes it")
+    theirs = manifest["settings"]["checkpoint"]["fingerprint"]
+    if theirs not in models:
+        ours = ", ".join(f"{name} is {fingerprint}" for fingerprint, name in models.items())
+        raise UserError(
+            f"{owner}: {directory} was {made} on model {theirs}, but {ours}; run `{verb}` on it"
+        )
+    return manifest
+
+
+def model_or_base(model: LoadedModel) -> dict[str, str]:
+    """What `require_fitted` is told of a model, and of the base that it may adapt."""
+    models = {model.fingerprint: "the model"}
+    if model.spec.base is not None:
+        models[model.spec.base["fingerprint"]] = "its base"
+    return models
 
 
 def read(file: epath.Path, verb: str) -> tuple[str, dict[str, Any]]:

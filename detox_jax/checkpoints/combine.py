@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +93,7 @@ def combine(
     (output.path / places.CHECKPOINTS_DIR).rmtree(missing_ok=True)  # what a killed run left
 
     # --- the sum, one parameter at a time ---------------------------------------------------------
-    with _scratch(output.path) as scratch:
+    with streamed.scratch(output.path) as scratch:
         if alone is None:
             counts = _write_whole(start, models, edited, output.path, scratch)
         else:
@@ -219,14 +217,6 @@ def _reference(term: Term) -> dict[str, Any]:
 
 
 # --- what is written ------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _scratch(path: epath.Path) -> Iterator[epath.Path]:
-    """A directory for files that are mapped to memory, which a bucket cannot hold."""
-    place = path if outputs.is_local(path) else None
-    with tempfile.TemporaryDirectory(dir=place, prefix=".sum.", suffix=".partial") as directory:
-        yield epath.Path(directory)
 
 
 def _write_whole(

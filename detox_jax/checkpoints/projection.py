@@ -8,15 +8,12 @@ Toxicity". `steer` with `@toxic_subspace.ToxicSubspace()` finds the subspace of 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import zipfile
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax.checkpoints import array_file
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 
@@ -107,28 +104,16 @@ def without(matrix_FD: np.ndarray, subspace_RD: np.ndarray) -> np.ndarray:
 
 
 def _read(directory: str, base: Checkpoint) -> tuple[np.ndarray, str]:
-    path = epath.Path(directory)
-    manifest = outputs.read_manifest(path) if path.exists() else None
-    if manifest is None or manifest["verb"] != "steer" or manifest.get("rule", RULE) != RULE:
+    path, how = epath.Path(directory), " with FIT=@toxic_subspace.ToxicSubspace()"
+    models = {base.fingerprint: str(base.model_dir)}
+    manifest = array_file.require_fitted(
+        "Projection", directory, "steer", models, nothing="no subspace", how=how
+    )
+    if manifest["rule"] != RULE:
         raise UserError(
-            f"Projection: {directory} holds no subspace; give an output of `steer` with "
-            "FIT=@toxic_subspace.ToxicSubspace()"
+            f"Projection: {directory} holds no subspace; give an output of `steer`{how}"
         )
-    if not manifest["complete"]:
-        raise UserError(f"Projection: {directory} is unfinished; rerun the `steer` that writes it")
-    theirs = manifest["settings"]["checkpoint"]["fingerprint"]
-    if theirs != base.fingerprint:
-        raise UserError(
-            f"Projection: {directory} was fitted on model {theirs}, but {base.model_dir} is "
-            f"{base.fingerprint}; run `steer` on it"
-        )
-    file = path / FILE
-    try:
-        content = file.read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
-            array_NRD = loaded[RULE]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot be read: {error}; run `steer` again") from None
-    if array_NRD.ndim != 3 or not np.isfinite(array_NRD).all():
-        raise UserError(f"{file}: is no subspace of finite numbers; run `steer` again")
-    return array_NRD, hashlib.sha256(content).hexdigest()[:16]
+    digest, arrays = array_file.read(path / FILE, "steer")
+    if RULE not in arrays or arrays[RULE].ndim != 3:
+        raise UserError(f"{path / FILE}: is no subspace; run `steer` again")
+    return arrays[RULE], digest

@@ -6,8 +6,10 @@ out; Orbax then writes its own layout from them. To read, one parameter is resto
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import steps as steps_lib
@@ -49,6 +52,14 @@ def mapped_zeros(directory: epath.Path, shapes: Shapes, dtype: Any) -> dict[str,
         path: Mapped(str(directory / str(i)), dtype=dtype, mode="w+", shape=shape)
         for i, (path, shape) in enumerate(shapes.items())
     }
+
+
+@contextlib.contextmanager
+def scratch(output: epath.Path) -> Iterator[epath.Path]:
+    """A directory for `mapped_zeros`: in an output on a disk, elsewhere for one in a bucket."""
+    place = output if outputs.is_local(output) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix=".sum.", suffix=".partial") as directory:
+        yield epath.Path(directory)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
+from detox_jax.parallel import mesh as meshes
 from detox_jax.training import epochs, losses
 from detox_jax.training.objective import Objective
 from detox_jax.training.step import Batch, Loss
@@ -172,7 +173,7 @@ class LabelledBatches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = self._source.batch(list(itertools.islice(self._stream, self._source.batch_size)))
-        return _rows_of(batch, self._rows)
+        return meshes.rows_of(batch, self._rows)
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
@@ -185,10 +186,6 @@ class LabelledBatches:
           UserError: if it belongs to other data, naming what differs.
         """
         self._stream.restore(state)
-
-
-def _rows_of(batch: dict[str, np.ndarray], rows: Collection[int] | None) -> dict[str, np.ndarray]:
-    return batch if rows is None else {name: values[sorted(rows)] for name, values in batch.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +231,7 @@ class Labels(Objective):
     ) -> Iterator[Batch]:
         """See `Objective`."""
         for batch in self.source(task, batch_size, length).validation_batches(max_batches):
-            yield _rows_of(batch, rows)
+            yield meshes.rows_of(batch, rows)
 
     def batches_per_epoch(self, task: Any, *, batch_size: int, length: int) -> float:
         """See `Objective`."""

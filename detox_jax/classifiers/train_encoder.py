@@ -8,7 +8,6 @@ the checkpoints to go on from and metrics.jsonl.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,13 +24,14 @@ from detox_jax.classifiers import encoder_card, encoder_export
 from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.classifiers.encoder_start import EncoderStart, Started
 from detox_jax.classifiers.labelled_batches import LabelledTask, LabelLoss, Labels, text_of
+from detox_jax.classifiers.labelled_fit import fit_labels
 from detox_jax.errors import UserError
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import processes
 from detox_jax.parallel.computation import Computation, read_mesh_shape
 from detox_jax.toxicity.scorer import prepare
-from detox_jax.training.fit import Budget, fit
+from detox_jax.training.fit import Budget
 from detox_jax.training.loop import Periods
 from detox_jax.training.optimizer import AdamW
 
@@ -160,27 +160,16 @@ class EncoderRecipe:
     ) -> dict[str, np.ndarray]:
         """Trains up to `steps`; the parameters by path, on the host."""
         directory.mkdir(parents=True, exist_ok=True)
-        validation = None
-        if self.periods.eval:
-            validation = functools.partial(
-                objective.validation_batches,
-                task,
-                batch_size=self.batch_size,
-                length=self.length,
-                max_batches=self.periods.eval_steps,
-            )
-        batches = objective.batches(
-            task, batch_size=self.batch_size, length=self.length, seed=self.random_seed
-        )
-        state = fit(
+        state = fit_labels(
             Encoder(started.config),
             started.parameters(mesh, self.random_seed),
             {},
             objective,
-            batches,
-            validation,
+            task,
             steps=steps,
             optimizer=self.optimizer,
+            batch_size=self.batch_size,
+            length=self.length,
             computation=self.computation,
             periods=self.periods,
             seed=self.random_seed,

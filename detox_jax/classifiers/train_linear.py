@@ -15,7 +15,9 @@ from detox_jax import output_settings, outputs, preview
 from detox_jax.checkpoints import array_file
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.classifiers import labelled_fit
 from detox_jax.classifiers.labelled_batches import Labels
+from detox_jax.classifiers.labelled_fit import fit_labels
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Positive, Range, Seed
 from detox_jax.models.linear_edit import FILE, SWITCHES, LinearEdit
@@ -24,7 +26,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
 from detox_jax.training import losses
-from detox_jax.training.fit import Budget, fit
+from detox_jax.training.fit import Budget
 from detox_jax.training.loop import Periods
 from detox_jax.training.optimizer import AdamW
 from detox_jax.training.step import Batch
@@ -161,28 +163,24 @@ def train_linear(
     output = outputs.OutputDirectory(output_dir, "train_linear", settings)
     if output.complete:
         return None
-    steps = budget.steps(lambda: sum(1 for _ in data.examples(task, "train")) / batch_size)
+    steps = budget.steps(
+        lambda: objective.batches_per_epoch(task, batch_size=batch_size, length=length)
+    )
 
     # --- training ------------------------------------------------------------------------------
     directory = output.path / TRAINING_DIR
     directory.mkdir(parents=True, exist_ok=True)
-    validation = functools.partial(
-        objective.validation_batches,
-        task,
-        batch_size=batch_size,
-        length=length,
-        max_batches=periods.eval_steps,
-    )
     first = _first(rank, loaded.module.config.emb_dim, spread, random_seed)
-    state = fit(
+    state = fit_labels(
         TransformerLM(computation.configure(loaded.module.config), loaded.module.adaptation),
         meshes.to_mesh({_PARAMS: first}, meshes.replicated(mesh)),
         loaded.params,
         objective,
-        objective.batches(task, batch_size=batch_size, length=length, seed=random_seed),
-        validation if periods.eval else None,
+        task,
         steps=steps,
         optimizer=optimizer,
+        batch_size=batch_size,
+        length=length,
         computation=computation,
         periods=periods,
         seed=random_seed,
@@ -209,13 +207,9 @@ def _preview(
 ) -> Step:
     """What there is to train."""
     parameters = 2 * len(SWITCHES) * spec.config.emb_dim * rank
-    counts = {} if texts is None else {"texts": texts}
-    counts["parameters trained"] = parameters
-    if budget.train_steps is not None:
-        counts["updates"] = budget.train_steps
-    # Two steps of parameters and two moments, and the map, in float32.
-    size = 4 * (2 * 3 + 1) * parameters
-    return Step("train_linear", output_dir, counts, size, needs=size)
+    # Two steps of parameters and two moments, and the map.
+    copies = 2 * 3 + 1
+    return labelled_fit.step("train_linear", output_dir, parameters, copies, budget, texts)
 
 
 def _first(rank: int, width: int, spread: float, seed: int) -> dict[str, np.ndarray]:

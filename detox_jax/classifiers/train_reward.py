@@ -13,7 +13,9 @@ from etils import epath
 from detox_jax import output_settings, outputs, preview
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.classifiers import labelled_fit
 from detox_jax.classifiers.labelled_batches import Labels
+from detox_jax.classifiers.labelled_fit import fit_labels
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Range, Seed
 from detox_jax.models import reward
@@ -22,7 +24,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
 from detox_jax.training import losses
-from detox_jax.training.fit import Budget, fit
+from detox_jax.training.fit import Budget
 from detox_jax.training.loop import Periods
 from detox_jax.training.optimizer import AdamW
 from detox_jax.training.step import Batch
@@ -134,27 +136,23 @@ def train_reward(
     )
     if output.complete:
         return None
-    steps = budget.steps(lambda: sum(1 for _ in data.examples(task, "train")) / batch_size)
+    steps = budget.steps(
+        lambda: objective.batches_per_epoch(task, batch_size=batch_size, length=length)
+    )
 
     # --- training ----------------------------------------------------------------------------
     trained_spec = dataclasses.replace(spec, config=config)
     checkpoints.write_spec(output.path, trained_spec, vocabulary)
-    validation = functools.partial(
-        objective.validation_batches,
-        task,
-        batch_size=batch_size,
-        length=length,
-        max_batches=periods.eval_steps,
-    )
-    state = fit(
+    state = fit_labels(
         TransformerLM(config),
         params_lib.cast(params, config.parameter_dtype),
         {},
         objective,
-        objective.batches(task, batch_size=batch_size, length=length, seed=random_seed),
-        validation if periods.eval else None,
+        task,
         steps=steps,
         optimizer=optimizer,
+        batch_size=batch_size,
+        length=length,
         computation=computation,
         periods=periods,
         seed=random_seed,
@@ -181,14 +179,10 @@ def _preview(
 ) -> Step:
     """What there is to train."""
     shapes, _ = meshes.abstract_params(TransformerLM(spec.config))
-    parameters = params_lib.count(shapes)
-    counts = {} if texts is None else {"texts": texts}
-    counts["parameters trained"] = parameters
-    if budget.train_steps is not None:
-        counts["updates"] = budget.train_steps
-    # Parameters and two moments, in float32; two steps are kept.
-    size = 2 * 4 * 3 * parameters
-    return Step("train_reward", output_dir, counts, size, needs=size)
+    copies = 2 * 3  # parameters and two moments; two steps are kept
+    return labelled_fit.step(
+        "train_reward", output_dir, params_lib.count(shapes), copies, budget, texts
+    )
 
 
 def _encode(vocabulary: Vocabulary, length: int, texts: Sequence[str]) -> list[list[int]]:

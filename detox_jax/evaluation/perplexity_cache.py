@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -107,8 +106,9 @@ class PerplexityReader:
         self.directory.mkdir(parents=True, exist_ok=True)
         written = {"inputs": inputs, "perplexity": to_json(measured)}
         outputs.write_json(file, written)
-        if elsewhere is None and shared is not None and processes.current().is_first:
-            shared_steps.write(shared, json.dumps(written))
+        if elsewhere is None and shared is not None:
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            outputs.write_json(shared, written)
         return measured
 
 

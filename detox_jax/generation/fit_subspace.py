@@ -15,7 +15,6 @@ from detox_jax.kinds import Count, Dtype, Range
 from detox_jax.models import edits
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
-from detox_jax.vocabulary import Vocabulary
 
 FREE = ("output_dir", "batch_size", "mesh_shape", "strict", "check_only")  # see `output_settings`
 
@@ -89,7 +88,7 @@ def fit_subspace(
 
     # --- the hidden state behind the last token of each text ----------------------------------
     clean, toxic = _classes(input, threshold, most_texts)
-    ids = _encoded(loaded.vocabulary, [*clean, *toxic])
+    ids = states.encoded(loaded.vocabulary, [*clean, *toxic])
     with terminal.bar("fit_subspace", len(ids)) as advance:
         states_TD = states.read(loaded, mesh, ids, edits.FINAL, 1, batch_size, advance)
 
@@ -134,13 +133,3 @@ def _scored(source: str) -> Iterator[tuple[int, _Text, float]]:
             if text.toxicity is not None and not records.is_empty(text.text):
                 order = records.stable_hash(f"{record.id}\n{number}")
                 yield order, (prompt, text.text), text.toxicity
-
-
-def _encoded(vocabulary: Vocabulary, texts: list[_Text]) -> list[list[int]]:
-    """Ids of each text as a model reads it while it writes."""
-    prompts = vocabulary.encode_batch([prompt for prompt, _ in texts])
-    continuations = vocabulary.encode_batch([text for _, text in texts])
-    return [
-        [vocabulary.bos_id, *prompt, *continuation]
-        for prompt, continuation in zip(prompts, continuations, strict=True)
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from detox_jax.generation.steering.fitting import Fit, MeanDifference
 from detox_jax.kinds import Count, Dtype, Positive
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
-from detox_jax.vocabulary import Vocabulary
 
 FREE = ("output_dir", "batch_size", "mesh_shape", "strict", "check_only")  # see `output_settings`
 
@@ -97,9 +96,13 @@ def steer(
     # --- hidden states of toxic and of clean text ----------------------------------------------
     pairs = examples.pairs_of(input, margin, most_pairs)
     reading = fit.reading()
-    encode = loaded.vocabulary
-    toxic = _encoded(encode, reading.toxic_prefix, [(p.prompt, p.toxic) for p in pairs])
-    clean = _encoded(encode, reading.clean_prefix, [(p.prompt, p.clean) for p in pairs])
+    toxic, clean = (
+        states.encoded(loaded.vocabulary, texts, prefix)
+        for texts, prefix in (
+            ([(pair.prompt, pair.toxic) for pair in pairs], reading.toxic_prefix),
+            ([(pair.prompt, pair.clean) for pair in pairs], reading.clean_prefix),
+        )
+    )
     with terminal.bar("steer", 2 * len(pairs)) as advance:
         of_texts = states.read(
             loaded,
@@ -120,16 +123,3 @@ def steer(
     output.finish(rule=fit.rule, site=fit.site, pairs=len(pairs), norms=norms)
     print(f"{output_dir}: {fit.rule} at {fit.site}, fitted on {len(pairs)} pairs")
     return None
-
-
-def _encoded(
-    vocabulary: Vocabulary, prefix: str, texts: Sequence[tuple[str, str]]
-) -> list[list[int]]:
-    """Ids of each text as a model reads it while it writes: prefix, prompt and what follows."""
-    (prefix_ids,) = vocabulary.encode_batch([prefix])
-    prompts = vocabulary.encode_batch([prompt for prompt, _ in texts])
-    written = vocabulary.encode_batch([text for _, text in texts])
-    return [
-        [vocabulary.bos_id, *prefix_ids, *prompt, *ids]
-        for prompt, ids in zip(prompts, written, strict=True)
-    ]

@@ -7,7 +7,6 @@ import dataclasses
 import importlib
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -288,9 +287,7 @@ def import_model(
             if verify:
                 _module("verify").verify(to, str(directory), _written(source))
             return
-        # Files that are mapped to memory, which a bucket cannot hold.
-        place = output.path if outputs.is_local(to) else None
-        scratch = epath.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
+        scratch = stack.enter_context(streamed.scratch(output.path))
         arrays = huggingface.read_parameters(source, scratch)
         spec = checkpoints.ModelSpec(source.config, None, None, vocabulary.fingerprint)
         checkpoints.save_model(output.path, streamed.nested(arrays), spec, vocabulary)

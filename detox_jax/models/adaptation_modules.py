@@ -25,22 +25,29 @@ class Adapter(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         """Applies the adapter; shape and dtype stay."""
-        cfg, bottleneck = self.config, self.adapter.width(self.config.emb_dim)
-        dtype, param_dtype = cfg.activation_dtype, cfg.parameter_dtype
-        normal, zeros = nn.initializers.normal(cfg.init_std), nn.initializers.zeros
-        param = partitioning.param_with_axes
-        down_DR = param(
-            "down_kernel", normal, (cfg.emb_dim, bottleneck), param_dtype, axes=("embed", "mlp")
-        )
-        down_R = param("down_bias", zeros, (bottleneck,), param_dtype, axes=("mlp",))
-        up_RD = param(
-            "up_kernel", zeros, (bottleneck, cfg.emb_dim), param_dtype, axes=("mlp", "embed")
-        )
-        up_D = param("up_bias", zeros, (cfg.emb_dim,), param_dtype, axes=("embed",))
-        h_BLR = jnp.einsum("BLD,DR->BLR", x_BLD, down_DR.astype(dtype)) + down_R.astype(dtype)
-        h_BLR = getattr(jax.nn, self.adapter.activation)(h_BLR)
-        h_BLD = jnp.einsum("BLR,RD->BLD", h_BLR, up_RD.astype(dtype)) + up_D.astype(dtype)
-        return x_BLD + h_BLD
+        normal = nn.initializers.normal(self.config.init_std)
+        return x_BLD + _bottleneck(self.config, self.adapter, x_BLD, normal)
+
+
+def _bottleneck(
+    cfg: TransformerConfig,
+    adapter: AdapterConfig | ParallelAdapterConfig,
+    x_BLD: jax.Array,
+    down_init: nn.initializers.Initializer,
+) -> jax.Array:
+    """`up(activation(down(x)))` with parameters of the module that calls; `up` starts at zero."""
+    bottleneck = adapter.width(cfg.emb_dim)
+    dtype, param_dtype = cfg.activation_dtype, cfg.parameter_dtype
+    zeros, param = nn.initializers.zeros, partitioning.param_with_axes
+    down_DR = param(
+        "down_kernel", down_init, (cfg.emb_dim, bottleneck), param_dtype, axes=("embed", "mlp")
+    )
+    down_R = param("down_bias", zeros, (bottleneck,), param_dtype, axes=("mlp",))
+    up_RD = param("up_kernel", zeros, (bottleneck, cfg.emb_dim), param_dtype, axes=("mlp", "embed"))
+    up_D = param("up_bias", zeros, (cfg.emb_dim,), param_dtype, axes=("embed",))
+    h_BLR = jnp.einsum("BLD,DR->BLR", x_BLD, down_DR.astype(dtype)) + down_R.astype(dtype)
+    h_BLR = getattr(jax.nn, adapter.activation)(h_BLR)
+    return jnp.einsum("BLR,RD->BLD", h_BLR, up_RD.astype(dtype)) + up_D.astype(dtype)
 
 
 class Prefix(nn.Module):
@@ -78,24 +85,9 @@ class ParallelAdapter(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         """What is added to the MLP's output, `[B, L, D]`."""
-        cfg, bottleneck = self.config, self.adapter.width(self.config.emb_dim)
-        dtype, param_dtype = cfg.activation_dtype, cfg.parameter_dtype
-        zeros = nn.initializers.zeros
         # As the authors' code has it: Kaiming's uniform with a of sqrt(5), within 1 / sqrt(D).
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        param = partitioning.param_with_axes
-        down_DR = param(
-            "down_kernel", uniform, (cfg.emb_dim, bottleneck), param_dtype, axes=("embed", "mlp")
-        )
-        down_R = param("down_bias", zeros, (bottleneck,), param_dtype, axes=("mlp",))
-        up_RD = param(
-            "up_kernel", zeros, (bottleneck, cfg.emb_dim), param_dtype, axes=("mlp", "embed")
-        )
-        up_D = param("up_bias", zeros, (cfg.emb_dim,), param_dtype, axes=("embed",))
-        h_BLR = jnp.einsum("BLD,DR->BLR", x_BLD, down_DR.astype(dtype)) + down_R.astype(dtype)
-        h_BLR = getattr(jax.nn, self.adapter.activation)(h_BLR)
-        h_BLD = jnp.einsum("BLR,RD->BLD", h_BLR, up_RD.astype(dtype)) + up_D.astype(dtype)
-        return h_BLD * self.adapter.scale
+        return _bottleneck(self.config, self.adapter, x_BLD, uniform) * self.adapter.scale
 
 
 class LoReFT(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import flax
@@ -160,6 +160,11 @@ def local_rows(mesh: Mesh, num_rows: int) -> list[int]:
     indices = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
     parts = [index[0] for index in indices if index is not None]
     return sorted({row for part in parts for row in range(*part.indices(num_rows))})
+
+
+def rows_of(batch: Mapping[str, np.ndarray], rows: Collection[int] | None) -> dict[str, np.ndarray]:
+    """The named rows of every array of a batch, in order; all where None."""
+    return {name: x if rows is None else x[sorted(rows)] for name, x in batch.items()}
 
 
 def to_mesh(tree: Any, sharding: Any) -> Any:

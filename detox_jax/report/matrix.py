@@ -6,16 +6,12 @@ comparison of the matrix with its base. A row's perplexity is compared with that
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -24,7 +20,8 @@ from detox_jax.evaluation import statistics
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Row
-from detox_jax.report.table_formats import latex_text, markdown_rows
+from detox_jax.report.page import style, template
+from detox_jax.report.table_formats import csv_lines, latex_lines, markdown_rows
 from detox_jax.report.tables import NONE
 
 BUDGETS = (0.01, 0.05, 0.1)  # how much perplexity may rise over the base's
@@ -286,13 +283,7 @@ def markdown(table: Matrix) -> str:
 
 def csv_table(table: Matrix) -> str:
     """Every figure unrounded, one line a row."""
-    stream = io.StringIO()
-    lines = [_unrounded(row, row in table.bases) for row in [*table.bases, *table.rows]]
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
+    return csv_lines([_unrounded(row, row in table.bases) for row in [*table.bases, *table.rows]])
 
 
 def json_table(table: Matrix) -> str:
@@ -319,29 +310,12 @@ def latex(table: Matrix) -> str:
     lines = shown(table)
     sound = [row for row in table.rows if not row.spoiled and math.isfinite(row.emt.mean)]
     best = min(sound, key=lambda row: row.emt.mean, default=None)
-    body = []
-    for row, line in zip([*table.bases, *table.rows], lines, strict=True):
-        cells = [latex_text(text) for text in line.values()]
-        if row is best:
-            cells = [rf"\textbf{{{cell}}}" for cell in cells]
-        body.append(" & ".join(cells) + r" \\")
-    return "\n".join(
-        [
-            "% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}.",
-            r"\begin{table}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{latex_text(' '.join(legend(table)))}}}",
-            r"\label{tab:matrix}",
-            rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
-            r"\toprule",
-            " & ".join(latex_text(name) for name in lines[0]) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    body = list(zip([*table.bases, *table.rows], lines, strict=True))
+    return latex_lines(
+        [list(lines[0]), *(list(line.values()) for _, line in body)],
+        caption=" ".join(legend(table)),
+        label="matrix",
+        bold=next((i for i, (row, _) in enumerate(body) if row is best), None),
     )
 
 
@@ -353,16 +327,8 @@ def page(table: Matrix, pictures: Mapping[str, str], failed: Mapping[str, str]) 
       pictures: SVG, toxicity against perplexity, by the name of the evaluation and its judge.
       failed: why each failed cell did, by its name.
     """
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("matrix.html.jinja").render(
-        style=Markup((here / "report.css").read_text()),
+    return template("matrix.html.jinja").render(
+        style=style(),
         rows=shown(table),
         bases=len(table.bases),
         legend=legend(table),

@@ -26,6 +26,8 @@ from detox_jax.report.charts import Chart, charts
 from detox_jax.report.headline import headline
 from detox_jax.report.tables import NONE, Table, legend, tables
 
+_HERE = Path(__file__).parent
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -98,30 +100,39 @@ class Section:
     provenance: dict[str, Any]
 
 
+def template(name: str) -> jinja2.Template:
+    """A template of this room: it escapes what it is given, and fails for what it is not."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
+
+
+def style() -> Markup:
+    """The style sheet of every page."""
+    return Markup((_HERE / "report.css").read_text())
+
+
 def page(several: Sequence[Evaluation]) -> str:
     """The page of one or several evaluations, whole; the headline is that of the first.
 
     Raises:
       UserError: for settings that are nested too deeply.
     """
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    script = (here / "report.js").read_text()
+    script = (_HERE / "report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = environment.get_template("report.html.jinja")
+    page_template = template("report.html.jinja")
     sections = [
         _section(evaluation, f"results{suffix}", _toxic_to_others(evaluation, several))
         for evaluation, suffix in zip(several, suffixes(several), strict=True)
     ]
     try:
-        return template.render(
-            style=Markup((here / "report.css").read_text()),
+        return page_template.render(
+            style=style(),
             script=Markup(script),
             script_hash=f"sha256-{digest}",
             headline=headline(several[0].results),

@@ -114,6 +114,7 @@ def _markdown_text(text: str) -> str:
 
 # --- LaTeX ------------------------------------------------------------------------------------
 
+_PACKAGES = r"% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}."
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -145,30 +146,50 @@ _LATEX = {
 
 def latex(results: Results) -> str:
     """A `table` environment for each table, with the rules of booktabs."""
-    parts = ["% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}."]
+    parts = [_PACKAGES]
     for number, table in enumerate(tables(results), start=1):
         parts.append(_latex_table(results, table, number))
     return "\n\n".join([*parts, latex_text(" ".join(legend(results)))]) + "\n"
 
 
 def _latex_table(results: Results, table: Table, number: int) -> str:
-    header, *body = (
-        " & ".join(map(latex_text, cells)) + r" \\"
-        for cells in (list(table.rows[0]), *(list(row.values()) for row in table.rows))
-    )
     caption = f"{table.heading} ({table.counts})"
     if table.split:  # Accuracies are no scorer's.
         caption += f", scored by {results.scorer.fingerprint}"
+    cells = [list(table.rows[0]), *(list(row.values()) for row in table.rows)]
+    return _latex_environment(cells, f"{caption}.", f"toxicity-{number}")
+
+
+def latex_lines(
+    cells: Sequence[Sequence[str]], *, caption: str, label: str, bold: int | None = None
+) -> str:
+    """One table as a file of its own.
+
+    Args:
+      cells: the heading and the rows.
+      caption: below the heading, as it stands.
+      label: behind `tab:`.
+      bold: the row that is set so, counted from 0 behind the heading.
+    """
+    return f"{_PACKAGES}\n{_latex_environment(cells, caption, label, bold)}\n"
+
+
+def _latex_environment(
+    cells: Sequence[Sequence[str]], caption: str, label: str, bold: int | None = None
+) -> str:
+    header, *body = ([latex_text(cell) for cell in line] for line in cells)
+    if bold is not None:
+        body[bold] = [rf"\textbf{{{cell}}}" for cell in body[bold]]
     lines = [
         r"\begin{table}",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{latex_text(caption)}.}}",
-        rf"\label{{tab:toxicity-{number}}}",
-        rf"\begin{{tabular}}{{{'l' * len(table.rows[0])}}}",
+        rf"\caption{{{latex_text(caption)}}}",
+        rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{{'l' * len(header)}}}",
         r"\toprule",
-        header,
+        " & ".join(header) + r" \\",
         r"\midrule",
-        *body,
+        *(" & ".join(line) + r" \\" for line in body),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",

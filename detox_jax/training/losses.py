@@ -111,11 +111,6 @@ def chunked_cross_entropy(
       weights_BL: of the targets.
       chunk: positions of each row at once; the rows stay whole, as the mesh splits them.
     """
-    padding = -x_BLD.shape[1] % chunk
-
-    def split(x_BL: jax.Array) -> jax.Array:
-        x_BL = jnp.pad(x_BL, [(0, 0), (0, padding), *[(0, 0)] * (x_BL.ndim - 2)])
-        return x_BL.reshape(x_BL.shape[0], -1, chunk, *x_BL.shape[2:]).swapaxes(0, 1)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def add(sums: Any, part: Any) -> Any:
@@ -124,8 +119,16 @@ def chunked_cross_entropy(
         return (sums[0] + new[0], sums[1] + new[1]), None
 
     zero = jnp.zeros((), jnp.float32)
-    sums, _ = jax.lax.scan(add, (zero, zero), (split(x_BLD), split(targets_BL), split(weights_BL)))
+    parts = tuple(split_positions(x, chunk) for x in (x_BLD, targets_BL, weights_BL))
+    sums, _ = jax.lax.scan(add, (zero, zero), parts)
     return sums
+
+
+def split_positions(x_BL: jax.Array, chunk: int) -> jax.Array:
+    """Chunks of positions for a scan, `[N, B, chunk, ...]`; zeros fill the last one."""
+    padding = -x_BL.shape[1] % chunk
+    x_BL = jnp.pad(x_BL, [(0, 0), (0, padding), *[(0, 0)] * (x_BL.ndim - 2)])
+    return x_BL.reshape(x_BL.shape[0], -1, chunk, *x_BL.shape[2:]).swapaxes(0, 1)
 
 
 def next_token_loss(

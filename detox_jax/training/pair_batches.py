@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from detox_jax.errors import UserError
+from detox_jax.parallel import mesh as meshes
 from detox_jax.training import epochs
 from detox_jax.training.step import Batch
 
@@ -191,7 +192,7 @@ class PairBatches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         pairs = list(itertools.islice(self._stream, self._source.batch_size))
-        return _rows_of(self._source.batch(pairs), self._rows)
+        return meshes.rows_of(self._source.batch(pairs), self._rows)
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
@@ -215,8 +216,4 @@ def validation_batches(
         batch = list(itertools.islice(examples, source.batch_size))
         if not batch:
             return
-        yield _rows_of(source.batch(batch), rows)
-
-
-def _rows_of(batch: dict[str, np.ndarray], rows: Collection[int] | None) -> dict[str, np.ndarray]:
-    return batch if rows is None else {name: values[sorted(rows)] for name, values in batch.items()}
+        yield meshes.rows_of(source.batch(batch), rows)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from detox_jax.models import transformer
-from detox_jax.training import base_model
+from detox_jax.training import base_model, losses
 
 
 @struct.dataclass
@@ -103,16 +103,12 @@ def _in_chunks(
 ) -> PerTarget:
     """`compared`, without ever holding more than a chunk of positions of the logits."""
     B, L = targets_BL.shape
-    padding = -L % chunk
-
-    def split(x_BL: jax.Array) -> jax.Array:
-        x_BL = jnp.pad(x_BL, [(0, 0), (0, padding), *[(0, 0)] * (x_BL.ndim - 2)])
-        return x_BL.reshape(B, -1, chunk, *x_BL.shape[2:]).swapaxes(0, 1)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def read(_: None, part: Any) -> Any:
         *parts, targets_BC = part
         return None, compared([f(x) for f, x in zip(logits_of, parts, strict=True)], targets_BC)
 
-    _, found = jax.lax.scan(read, None, (*map(split, states), split(targets_BL)))
+    parts = tuple(losses.split_positions(x, chunk) for x in (*states, targets_BL))
+    _, found = jax.lax.scan(read, None, parts)
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(B, -1)[:, :L], found)

@@ -8,10 +8,8 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import outputs
 from detox_jax.checkpoints import array_file
 from detox_jax.checkpoints.model_dir import LoadedModel
-from detox_jax.errors import UserError
 from detox_jax.generation.steering import formulas
 from detox_jax.generation.steering.activations import Edited
 from detox_jax.generation.steering.steering import Loaded
@@ -46,19 +44,11 @@ class LinearSteering:
         Raises:
           UserError: for no or an unfinished map, one of another model, or one that is damaged.
         """
-        owner, path = "LinearSteering.linear", epath.Path(self.linear)
-        manifest = outputs.read_manifest(path) if path.exists() else None
-        if manifest is None or manifest["verb"] != _VERB:
-            raise UserError(f"{owner}: {self.linear} holds none; give an output of `{_VERB}`")
-        if not manifest["complete"]:
-            raise UserError(f"{owner}: {self.linear} is unfinished; rerun its `{_VERB}`")
-        theirs = manifest["settings"]["checkpoint"]["fingerprint"]
-        ours = [base.fingerprint, *([base.spec.base["fingerprint"]] if base.spec.base else [])]
-        if theirs not in ours:
-            raise UserError(
-                f"{owner}: {self.linear} was trained on model {theirs}, but the model is "
-                f"{' on '.join(ours)}; run `{_VERB}` on it"
-            )
+        path = epath.Path(self.linear)
+        models = array_file.model_or_base(base)
+        array_file.require_fitted(
+            "LinearSteering.linear", self.linear, _VERB, models, made="trained"
+        )
         digest, arrays = array_file.read(path / FILE, _VERB)
         rank = arrays["down"].shape[-1] if arrays.get("down", jnp.zeros(0)).ndim == 3 else 0
         for name in ("down", "up"):

@@ -16,7 +16,26 @@ from detox_jax.generation.decoding import bucket_length
 from detox_jax.models import edits
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
-from detox_jax.vocabulary import PAD_ID
+from detox_jax.vocabulary import PAD_ID, Vocabulary
+
+
+def encoded(
+    vocabulary: Vocabulary, texts: Sequence[tuple[str, str]], prefix: str = ""
+) -> list[list[int]]:
+    """Ids of each text as a model reads it while it writes: start, prefix, prompt and text.
+
+    Args:
+      vocabulary: the model's.
+      texts: prompt, empty for documents, and what follows it.
+      prefix: before every prompt.
+    """
+    (prefix_ids,) = vocabulary.encode_batch([prefix])
+    prompts = vocabulary.encode_batch([prompt for prompt, _ in texts])
+    written = vocabulary.encode_batch([text for _, text in texts])
+    return [
+        [vocabulary.bos_id, *prefix_ids, *prompt, *ids]
+        for prompt, ids in zip(prompts, written, strict=True)
+    ]
 
 
 def read(

@@ -75,18 +75,9 @@ def read(directory: str, base: LoadedModel) -> tuple[np.ndarray, np.ndarray, str
     Raises:
       UserError: for no or an unfinished plane, one of another model, or one that is damaged.
     """
-    owner, path = "SubspaceMargin.subspace", epath.Path(directory)
-    manifest = outputs.read_manifest(path) if path.exists() else None
-    if manifest is None or manifest["verb"] != _VERB:
-        raise UserError(f"{owner}: {directory} holds none; give an output of `{_VERB}`")
-    if not manifest["complete"]:
-        raise UserError(f"{owner}: {directory} is unfinished; rerun the `{_VERB}` that writes it")
-    fitted_on = manifest["settings"]["checkpoint"]["fingerprint"]
-    if fitted_on != base.fingerprint:
-        raise UserError(
-            f"{owner}: {directory} was fitted on model {fitted_on}, but the model is "
-            f"{base.fingerprint}; run `{_VERB}` on it"
-        )
+    path = epath.Path(directory)
+    models = {base.fingerprint: "the model"}
+    array_file.require_fitted("SubspaceMargin.subspace", directory, _VERB, models)
     digest, arrays = array_file.read(path / FILE, _VERB)
     width = base.module.config.emb_dim
     for name in ("normal", "centre"):

@@ -72,26 +72,12 @@ def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) 
     Raises:
       UserError: for no or unfinished vectors, and for those of another model or rule.
     """
-    path = epath.Path(directory)
-    manifest = outputs.read_manifest(path) if path.exists() else None
-    if manifest is None or manifest["verb"] != "steer":
-        raise UserError(f"{owner}: {directory} holds no vectors; give an output of `steer`")
-    if not manifest["complete"]:
-        raise UserError(f"{owner}: {directory} is unfinished; rerun the `steer` that writes it")
-    settings = manifest["settings"]
-    theirs = settings["checkpoint"]["fingerprint"]
-    ours = {base.fingerprint: "the model"}
-    if base.spec.base is not None:
-        ours[base.spec.base["fingerprint"]] = "its base"
-    if theirs not in ours:
-        model = ", ".join(f"{name} is {fingerprint}" for fingerprint, name in ours.items())
-        raise UserError(
-            f"{owner}: {directory} was fitted on model {theirs}, but {model}; run `steer` on it"
-        )
+    models = array_file.model_or_base(base)
+    manifest = array_file.require_fitted(owner, directory, "steer", models, nothing="no vectors")
     rule, site = manifest["rule"], manifest["site"]
     if rule not in rules or site not in edits.SITES:
         raise UserError(
             f"{owner}: {directory} holds vectors of rule {rule!r}; needed: {', '.join(rules)}"
         )
-    digest, arrays = array_file.read(path / FILE, "steer")
+    digest, arrays = array_file.read(epath.Path(directory) / FILE, "steer")
     return Vectors(rule, site, arrays, directory, digest)

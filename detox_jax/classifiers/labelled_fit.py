@@ -1,0 +1,97 @@
+"""A training on labelled texts, which three verbs share: what is trained differs, and its loss."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from etils import epath
+
+from detox_jax.checkpoints.params import Params
+from detox_jax.classifiers.labelled_batches import Labels
+from detox_jax.parallel.computation import Computation
+from detox_jax.preview import Step
+from detox_jax.training.fit import Budget, fit
+from detox_jax.training.loop import Periods
+from detox_jax.training.optimizer import AdamW
+from detox_jax.training.step import TrainState
+
+
+def fit_labels(
+    network: Any,
+    params: Params,
+    frozen: Params,
+    objective: Labels,
+    task: Any,
+    *,
+    steps: int,
+    optimizer: AdamW,
+    batch_size: int,
+    length: int,
+    computation: Computation,
+    periods: Periods,
+    seed: int,
+    directory: epath.Path,
+    strict: bool = False,
+) -> TrainState:
+    """See `fit`; batches and those of validation are the objective's, of the task.
+
+    Args:
+      network: what computes.
+      params: that are trained, at their start.
+      frozen: those beside them.
+      objective: what is minimised.
+      task: of labelled texts.
+      steps: updates.
+      optimizer: its settings.
+      batch_size: texts of an update.
+      length: at which they are cut, in tokens.
+      computation: how it is computed.
+      periods: how often to save, validate and log.
+      seed: of the order.
+      directory: of checkpoints and metrics.
+      strict: refuse a damaged newest step.
+    """
+    validation = functools.partial(
+        objective.validation_batches,
+        task,
+        batch_size=batch_size,
+        length=length,
+        max_batches=periods.eval_steps,
+    )
+    return fit(
+        network,
+        params,
+        frozen,
+        objective,
+        objective.batches(task, batch_size=batch_size, length=length, seed=seed),
+        validation if periods.eval else None,
+        steps=steps,
+        optimizer=optimizer,
+        computation=computation,
+        periods=periods,
+        seed=seed,
+        directory=directory,
+        strict=strict,
+    )
+
+
+def step(
+    verb: str, output_dir: str, parameters: int, copies: int, budget: Budget, texts: int | None
+) -> Step:
+    """What there is to train, for `--dry_run`.
+
+    Args:
+      verb: its name.
+      output_dir: where it writes.
+      parameters: that are trained.
+      copies: of them that it writes, in float32.
+      budget: for how long.
+      texts: where they are counted.
+    """
+    counts = {} if texts is None else {"texts": texts}
+    counts["parameters trained"] = parameters
+    if budget.train_steps is not None:
+        counts["updates"] = budget.train_steps
+    size = 4 * copies * parameters
+    return Step(verb, output_dir, counts, size, needs=size)
