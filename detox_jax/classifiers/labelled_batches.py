@@ -133,7 +133,7 @@ def text_of(example: dict[str, Any]) -> str:
     return example["text"].decode("utf-8", "replace")
 
 
-class LabelledBatches:
+class LabelledBatches(epochs.Resumable):
     """Endless batches of a task's training texts; `state` and `restore` make it resumable.
 
     Epochs are shuffled with seeds of their own, and a batch may reach into the next epoch.
@@ -168,24 +168,9 @@ class LabelledBatches:
             if_empty=f"task {source.task.name!r}: its training split has no text",
         )
 
-    def __iter__(self) -> LabelledBatches:
-        return self
-
     def __next__(self) -> dict[str, np.ndarray]:
         batch = self._source.batch(list(itertools.islice(self._stream, self._source.batch_size)))
         return meshes.rows_of(batch, self._rows)
-
-    def state(self) -> dict[str, Any]:
-        """The position in the data, as JSON."""
-        return self._stream.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes to a position that `state` gave.
-
-        Raises:
-          UserError: if it belongs to other data, naming what differs.
-        """
-        self._stream.restore(state)
 
 
 @dataclasses.dataclass(frozen=True)

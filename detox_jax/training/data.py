@@ -101,7 +101,7 @@ def _stack(rows: list[Row]) -> Row:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-class BatchIterator:
+class BatchIterator(epochs.Resumable):
     """Endless batches of this process's rows; `state` and `restore` make it resumable.
 
     Yields dicts of int32 arrays `[rows, length]`: `decoder_input_tokens`,
@@ -157,24 +157,9 @@ class BatchIterator:
             if_empty=f"task {task.name!r}: its split {split!r} has no text",
         )
 
-    def __iter__(self) -> BatchIterator:
-        return self
-
     def __next__(self) -> Row:
         batch = list(itertools.islice(self._stream, self._batch_size))
         return _stack([row for i, row in enumerate(batch) if i in self._rows_here])
-
-    def state(self) -> dict[str, Any]:
-        """The position in the data, as JSON."""
-        return self._stream.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes to a position that `state` gave.
-
-        Raises:
-          UserError: if it belongs to other data, naming what differs.
-        """
-        self._stream.restore(state)
 
 
 def batches_per_epoch(
@@ -298,6 +283,11 @@ def ragged_examples(
     """
     if isinstance(task, seqio.Mixture):
         raise UserError(f"mixture {task.name!r} has no order; name its tasks one by one")
+    return _one_epoch(task, split, seed).as_numpy_iterator()
+
+
+def _one_epoch(task: seqio.Task | seqio.Mixture, split: str, seed: int | None) -> Any:
+    """A split's examples in one order, which a seed shuffles."""
     _check_split(task, split)
     dataset = task.get_dataset(
         sequence_length=None,
@@ -309,7 +299,7 @@ def ragged_examples(
     )
     options = tf.data.Options()
     options.deterministic = True
-    return dataset.with_options(options).as_numpy_iterator()
+    return dataset.with_options(options)
 
 
 def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bool = False) -> Any:
@@ -339,19 +329,8 @@ def examples(
     task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
 ) -> Iterator[Row]:
     """One epoch of a task's examples, of fixed shapes; shuffled where there is a seed."""
-    _check_split(task, split)
-    dataset = task.get_dataset(
-        sequence_length=None,
-        split=split,
-        shuffle=seed is not None,
-        seed=seed,
-        num_epochs=1,
-        try_in_mem_cache=False,
-    )
-    options = tf.data.Options()
-    options.deterministic = True
     # One by one TensorFlow hands over a few thousand a second, which a small encoder outruns.
-    groups = dataset.batch(_EXAMPLES_AT_ONCE).with_options(options).prefetch(tf.data.AUTOTUNE)
+    groups = _one_epoch(task, split, seed).batch(_EXAMPLES_AT_ONCE).prefetch(tf.data.AUTOTUNE)
     for group in groups.as_numpy_iterator():
         size = len(next(iter(group.values())))
         yield from ({name: column[i] for name, column in group.items()} for i in range(size))

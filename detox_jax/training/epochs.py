@@ -5,9 +5,31 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 from detox_jax.errors import UserError
+
+
+class Resumable:
+    """Endless batches whose position is that of the stream of examples that they are made of."""
+
+    identity: dict[str, Any]
+    _stream: EpochStream
+
+    def __iter__(self) -> Self:
+        return self
+
+    def state(self) -> dict[str, Any]:
+        """The position in the data, as JSON."""
+        return self._stream.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a position that `state` gave.
+
+        Raises:
+          UserError: if it belongs to other data, naming what differs.
+        """
+        self._stream.restore(state)
 
 
 class EpochStream:

@@ -151,7 +151,7 @@ def _check_reference(example: Mapping[str, Any], side: str, base: str | None, wh
         )
 
 
-class PairBatches:
+class PairBatches(epochs.Resumable):
     """Endless batches of a task's training pairs; `state` and `restore` make it resumable.
 
     Epochs are shuffled with seeds of their own, and a batch may reach into the next epoch.
@@ -187,24 +187,9 @@ class PairBatches:
             if_empty=f"task {source.task.name!r}: its training split has no pair",
         )
 
-    def __iter__(self) -> PairBatches:
-        return self
-
     def __next__(self) -> dict[str, np.ndarray]:
         pairs = list(itertools.islice(self._stream, self._source.batch_size))
         return meshes.rows_of(self._source.batch(pairs), self._rows)
-
-    def state(self) -> dict[str, Any]:
-        """The position in the data, as JSON."""
-        return self._stream.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes to a position that `state` gave.
-
-        Raises:
-          UserError: if it belongs to other data, naming what differs.
-        """
-        self._stream.restore(state)
 
 
 def validation_batches(

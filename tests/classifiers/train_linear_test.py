@@ -8,35 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers.train_linear import LinearLoss
 from detox_jax.generation.steering.linear import LinearSteering
+from tests.classifiers import labelled_made
 from tests.conftest import random_params
-
-TEXTS = ("You are an idiot", "Thanks for that")
 
 
 def _train(model_dir, directory, *flags):
-    file = directory.parent / "labelled.jsonl"
-    rows = [
-        {"id": f"d{n}", "text": f"{TEXTS[n % 2]} {n}", "toxicity": 1.0 - n % 2} for n in range(40)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {
-        "CHECKPOINT_PATH": model_dir,
-        "INPUT": file,
-        "OUTPUT_DIR": directory,
-        "TRAIN_STEPS": 30,
-        "RANK": 4,
-        "SCALE": 0.1,
-        "SPREAD": 0.3,
-        "LENGTH": 16,
-        "BATCH_SIZE": 8,
-        "MAP_LEARNING_RATE": 3e-2,
-        "EVAL_PERIOD": 15,
-    }
-    return cli.main(["train_linear", *(f"--gin.{k}={v}" for k, v in settings.items()), *flags])
+    settings = {"RANK": 4, "SCALE": 0.1, "SPREAD": 0.3, "MAP_LEARNING_RATE": 3e-2}
+    return labelled_made.train("train_linear", model_dir, directory, *flags, **settings)
 
 
 def test_the_loss_reads_clean_and_toxic_text_with_opposite_switches(config):
@@ -89,7 +70,7 @@ def test_the_clean_switch_tells_toxic_from_clean_text(trained, model_dir, one_de
         log_probs = jax.nn.log_softmax(logits[0, :-1])
         return -float(jnp.mean(jnp.take_along_axis(log_probs, ids[0, 1:, None], axis=-1)))
 
-    toxic, clean = (nats(text, -1.0) - nats(text, 1.0) for text in TEXTS)
+    toxic, clean = (nats(text, -1.0) - nats(text, 1.0) for text in labelled_made.TEXTS)
     assert toxic < -0.3 and clean > 0.3
     manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest["parameters"] == 2 * 2 * base.module.config.emb_dim * 4

@@ -1,13 +1,11 @@
 """Reward-augmented decoding: figures by hand, a reward that is trained, and what is refused."""
 
-import json
 import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers import train_reward
 from detox_jax.errors import UserError
@@ -15,30 +13,14 @@ from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.reward import RewardAugmented
 from detox_jax.models import reward as rewards
 from detox_jax.vocabulary import Vocabulary
+from tests.classifiers import labelled_made
 from tests.conftest import random_params
 from tests.generation.steering import made
 
-TEXTS = ("You are an idiot", "Thanks for that")
-
 
 def _train(model_dir, directory, *flags):
-    file = directory.parent / "labelled.jsonl"
-    rows = [
-        {"id": f"d{n}", "text": f"{TEXTS[n % 2]} {n}", "toxicity": 1.0 - n % 2} for n in range(40)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {
-        "CHECKPOINT_PATH": model_dir,
-        "INPUT": file,
-        "OUTPUT_DIR": directory,
-        "TRAIN_STEPS": 30,
-        "LENGTH": 16,
-        "BATCH_SIZE": 8,
-        "LEARNING_RATE": 1e-2,
-        "WARMUP_STEPS": 1,
-        "EVAL_PERIOD": 15,
-    }
-    return cli.main(["train_reward", *(f"--gin.{k}={v}" for k, v in settings.items()), *flags])
+    settings = {"LEARNING_RATE": 1e-2, "WARMUP_STEPS": 1}
+    return labelled_made.train("train_reward", model_dir, directory, *flags, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +66,9 @@ def test_the_loss_reads_every_position(config):
 
 def test_a_trained_reward_tells_toxic_from_clean(trained, vocabulary, one_device_mesh):
     model = checkpoints.load_model(trained, one_device_mesh)
-    toxic, clean = (_expected(model, vocabulary.encode(f"{text} 50")) for text in TEXTS)
+    toxic, clean = (
+        _expected(model, vocabulary.encode(f"{text} 50")) for text in labelled_made.TEXTS
+    )
     assert toxic > 0.7 and clean < 0.3
 
 

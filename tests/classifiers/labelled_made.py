@@ -1,0 +1,27 @@
+"""Labelled texts that a tiny model can tell apart, and a verb that trains on them."""
+
+import json
+
+from detox_jax import cli
+
+TEXTS = ("You are an idiot", "Thanks for that")
+
+
+def train(verb, model_dir, directory, *flags, **settings):
+    """Runs the verb on 40 texts beside its output, half of them toxic; its exit status."""
+    file = directory.parent / "labelled.jsonl"
+    rows = [
+        {"id": f"d{n}", "text": f"{TEXTS[n % 2]} {n}", "toxicity": 1.0 - n % 2} for n in range(40)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "CHECKPOINT_PATH": model_dir,
+        "INPUT": file,
+        "OUTPUT_DIR": directory,
+        "TRAIN_STEPS": 30,
+        "LENGTH": 16,
+        "BATCH_SIZE": 8,
+        "EVAL_PERIOD": 15,
+        **settings,
+    }
+    return cli.main([verb, *(f"--gin.{k}={v}" for k, v in settings.items()), *flags])
