@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -75,11 +75,10 @@ def count(params: Params) -> int:
 def first_not_finite(tree: Any) -> str | None:
     """Where a tree of arrays holds a NaN or an infinity: the first such path, None without any."""
     leaves = [
-        (path, _all_finite(leaf))
-        for path, leaf in _leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        (path, leaf) for path, leaf in _leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    return next((path for path, finite in leaves if not finite), None)
+    finite = _of_each(_all_finite_on_devices, _all_finite_on_host, (leaf for _, leaf in leaves))
+    return next((path for (path, _), ok in zip(leaves, finite, strict=True) if not ok), None)
 
 
 def require_finite(params: Params, where: str) -> None:
@@ -99,14 +98,41 @@ def require_finite(params: Params, where: str) -> None:
         )
 
 
-def _all_finite(x: Any) -> Any:
-    # An array on the host may be a file that is mapped to memory: it is not copied to a device.
-    return np.isfinite(x).all() if isinstance(x, np.ndarray) else _all_finite_on_devices(x)
+def _of_each(
+    on_devices: Callable[[list[jax.Array]], list[jax.Array]],
+    on_host: Callable[[np.ndarray], Any],
+    leaves: Iterable[Any],
+) -> list[Any]:
+    """A small value of each array, in order.
+
+    What is on the host stays there, and is let go before the next one is read: it may be a file
+    that is mapped to memory. What is on devices is asked in one program: a program an array can
+    have several of them under way at once, whose collectives wait for each other on virtual CPU
+    devices, until XLA aborts.
+    """
+    values: list[Any] = []
+    arrays: list[jax.Array] = []
+    places: list[int] = []
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, np.ndarray):
+            values.append(on_host(leaf))
+        else:
+            values.append(None)
+            arrays.append(leaf)
+            places.append(place)
+    if arrays:
+        for place, value in zip(places, jax.device_get(on_devices(arrays)), strict=True):
+            values[place] = value
+    return values
+
+
+def _all_finite_on_host(x: np.ndarray) -> Any:
+    return np.isfinite(x).all()
 
 
 @jax.jit
-def _all_finite_on_devices(x: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(x))
+def _all_finite_on_devices(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(x)) for x in arrays]
 
 
 def fingerprint(params: Params) -> str:
@@ -122,10 +148,17 @@ def fingerprint(params: Params) -> str:
 
 def fingerprint_of(leaves: Iterable[tuple[str, Any]]) -> str:
     """The fingerprint of a tree given as paths and arrays, in the order of their paths."""
-    sums = [(path, leaf.shape, leaf.dtype, _sums(leaf)) for path, leaf in leaves]
+    heads: list[str] = []
+
+    def named() -> Iterator[Any]:
+        for path, leaf in leaves:
+            heads.append(f"{path} {leaf.shape} {leaf.dtype}")
+            yield leaf
+
+    sums = _of_each(_bit_sums, _bit_sums_on_host, named())
     digest = hashlib.sha256()
-    for path, shape, dtype, value in sums:
-        digest.update(f"{path} {shape} {dtype} {jax.device_get(value).tolist()}\n".encode())
+    for head, value in zip(heads, sums, strict=True):
+        digest.update(f"{head} {value.tolist()}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -135,10 +168,11 @@ def digests(tree: Any) -> dict[str, list[Any]]:
     Returns:
       `[dtype, shape, sum, sum]` by path: the sums of `fingerprint`, which every mesh finds alike.
     """
-    leaves = [(path, leaf, _sums(leaf)) for path, leaf in _leaves(tree)]
+    leaves = _leaves(tree)
+    sums = _of_each(_bit_sums, _bit_sums_on_host, (leaf for _, leaf in leaves))
     return {
-        path: [str(leaf.dtype), list(leaf.shape), *jax.device_get(sums).tolist()]
-        for path, leaf, sums in leaves
+        path: [str(leaf.dtype), list(leaf.shape), *value.tolist()]
+        for (path, leaf), value in zip(leaves, sums, strict=True)
     }
 
 
@@ -166,13 +200,8 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _sums(x: Any) -> Any:
-    # As in `_all_finite`: what is on the host stays there.
-    return _bit_sums_on_host(x) if isinstance(x, np.ndarray) else _bit_sums(x)
-
-
 def _bit_sums_on_host(x: np.ndarray) -> np.ndarray:
-    """`_bit_sums`, some numbers at a time: sums of integers do not depend on the order."""
+    """`_bit_sums_of`, some numbers at a time: sums of integers do not depend on the order."""
     bits = x.reshape(-1).view(f"u{x.dtype.itemsize}")
     sums = np.zeros(len(_FACTORS), np.uint32)
     for start in range(0, len(bits), _NUMBERS_AT_ONCE):
@@ -186,7 +215,11 @@ def _bit_sums_on_host(x: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _bit_sums(x: jax.Array) -> jax.Array:
+def _bit_sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [_bit_sums_of(x) for x in arrays]
+
+
+def _bit_sums_of(x: jax.Array) -> jax.Array:
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
     index = jnp.zeros(x.shape, jnp.uint32)

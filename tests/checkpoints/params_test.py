@@ -1,5 +1,9 @@
 """Parameter trees: partition, combine, fingerprints."""
 
+import contextlib
+import logging
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,4 +71,37 @@ def test_sums_of_an_array_on_the_host_are_those_of_devices(monkeypatch, dtype):
     assert params_lib.digests(arrays) == params_lib.digests(on_devices)
     assert params_lib.fingerprint(arrays) == params_lib.fingerprint(on_devices)
     assert params_lib.differs(arrays, params_lib.digests(on_devices)) is None
-    assert isinstance(params_lib._sums(arrays["a"]), np.ndarray)
+    mixed = {"a": arrays["a"], "b": on_devices["b"]}
+    assert params_lib.digests(mixed) == params_lib.digests(on_devices)
+    monkeypatch.setattr(params_lib, "_bit_sums", None)
+    params_lib.digests(arrays)  # Nothing is put on a device.
+
+
+def test_a_tree_on_devices_is_asked_in_one_program():
+    # One program an array, and XLA's collectives on virtual devices wait for each other.
+    tree = {"a": jnp.ones((2, 3)), "b": jnp.ones(5, jnp.bfloat16), "c": jnp.zeros((), jnp.int32)}
+    with jax.log_compiles(), _compiled() as programs:
+        params_lib.digests(tree)
+        assert params_lib.first_not_finite({**tree, "b": jnp.full(5, np.nan)}) == "b"
+    assert [name for name in programs if name in ("_bit_sums", "_all_finite_on_devices")] == [
+        "_bit_sums",
+        "_all_finite_on_devices",
+    ]
+
+
+@contextlib.contextmanager
+def _compiled():
+    """Names of the programs that are compiled in it."""
+    names: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if match := re.match(r"Compiling jit\((\w+)\)", record.getMessage()):
+                names.append(match[1])
+
+    handler, logger = Handler(), logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        yield names
+    finally:
+        logger.removeHandler(handler)
