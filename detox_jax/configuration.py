@@ -219,7 +219,9 @@ def named_values() -> dict[str, Any]:
 def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] = ()) -> None:
     """Fails on a binding out of the verb's reach, a REQUIRED left open, a value of a wrong kind.
 
-    What the verb's run file binds may be out of reach: an override can cut off its defaults.
+    What the verb's run file binds may be out of reach: an override can cut off its defaults, and
+    those that another file has set, such as an adapter's width behind an experiment's other
+    adaptation.
 
     Args:
       verb: the function.
@@ -230,12 +232,14 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
       UserError: naming every such binding, or the first value.
     """
     reachable, calls = _reachable(verb)
+    flags = {binding.partition("=")[0].strip() for binding in bindings}
     unused, required, infinite = [], [], []
     for key, parameters in _bindings().items():
         scope, selector = key
         name = scope if selector == _MACRO else "/".join(filter(None, [scope, selector]))
         if key not in reachable:
-            if _as_text(defaults.get(key)) != _as_text(parameters):
+            is_cut_off = key in defaults and name not in flags
+            if not is_cut_off and _as_text(defaults.get(key)) != _as_text(parameters):
                 unused.append(name)
         elif any(_is_required(value) for value in gin_config.iterate_references(parameters)):
             required.append(name)

@@ -8,9 +8,11 @@ verbs, with `Coming` in place of the paths that its earlier steps are going to w
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -67,6 +69,27 @@ class Step:
         if self.size is not None:
             said.append(f"about {readable(self.size)}")
         return f"{self.state:5}  {self.verb:16}  {self.output_dir}  {', '.join(said)}".rstrip()
+
+
+def with_coming(methods: Sequence[Any], coming: Collection[str]) -> list[Any]:
+    """Methods of steering, where the files that an earlier step of the run writes are `Coming`.
+
+    Args:
+      methods: as the user gave them; the fields that hold places are named in their `files`.
+      coming: the places of these files.
+    """
+    places = {os.path.abspath(place) for place in coming}
+
+    def marked(method: Any) -> Any:
+        values = {field: getattr(method, field) for field in getattr(method, "files", ())}
+        changed = {
+            field: Coming(place)
+            for field, place in values.items()
+            if place is not None and os.path.abspath(place) in places
+        }
+        return dataclasses.replace(method, **changed) if changed else method
+
+    return [marked(method) for method in methods]
 
 
 def is_done(output_dir: str) -> bool:

@@ -151,9 +151,19 @@ class RunPreview:
         )
         yield from steps or ()
 
+    def _decoding(self, name: str) -> Any:
+        """The decoding of a row; what steers it may be a model that this run trains."""
+        decoding = self.given["decoding"]
+        if name in self.rows:
+            decoding = self.rows[name].decode_with(decoding)
+        trained = [row for row in self.rows if self.rows[row].corpus is not None]
+        coming = [path for row in trained if isinstance(path := self._model(row), Coming)]
+        return dataclasses.replace(
+            decoding, steering=preview.with_coming(decoding.steering, coming)
+        )
+
     def _evaluation(self) -> Iterator[Step]:
         prompts = self._given("prompts_input", "prompts")
-        decoding = self.given["decoding"]
         names = [BASE, *self.rows]
         for name in names:
             directory = self.root / "continuations" / name
@@ -161,7 +171,7 @@ class RunPreview:
                 checkpoint_path=self._readable(None if name == BASE else name),
                 output_dir=str(directory / "generated"),
                 prompts=self.given["evaluation_prompts"](path=prompts),
-                decoding=self.rows[name].decode_with(decoding) if name in self.rows else decoding,
+                decoding=self._decoding(name),
                 check_only=True,
             )
             for judge, score_as in self.given["judges"].items():

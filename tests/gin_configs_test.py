@@ -173,6 +173,22 @@ def test_the_encoder_is_a_scorer_to_train(capsys):
     assert "nothing uses L2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["lora", "loreft", "bitfit"])
+def test_an_experiment_with_another_adaptation_than_the_one_whose_width_it_sets(file, capsys):
+    demo = ["sgeat", "--gin_file=gin_configs/experiments/demo.gin", "--dry_run"]
+    command = [*demo, f"--gin_file=gin_configs/adaptation/{file}.gin"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert cli.main([*command, "--gin.BOTTLENECK_DIM=8"]) == 2
+    assert "nothing uses BOTTLENECK_DIM" in capsys.readouterr().err
+
+
+def test_a_name_that_no_run_file_has_is_refused_in_a_file_too(tmp_path, capsys):
+    (tmp_path / "mine.gin").write_text("BOTTLENECK_WIDTH = 8\n")
+    demo = ["sgeat", "--gin_file=gin_configs/experiments/demo.gin", "--dry_run"]
+    assert cli.main([*demo, f"--gin_file={tmp_path}/mine.gin"]) == 2
+    assert "nothing uses BOTTLENECK_WIDTH" in capsys.readouterr().err
+
+
 # A file of gin_configs/steering, what it needs, and what it makes.
 STEERING = {
     "words": ([], "BannedWords()"),

@@ -175,7 +175,10 @@ def _preview(
     """What there is to generate; prompts are compared with the context, without the weights."""
     preview.checked_output(output_dir)
     steering_lib.check(decoding.steering)
-    if isinstance(checkpoint_path, preview.Coming) or preview.is_done(output_dir):
+    if preview.is_done(output_dir):
+        return Step("generate", output_dir)
+    steering_lib.check_files(decoding.steering)
+    if isinstance(checkpoint_path, preview.Coming):
         return Step("generate", output_dir)
     model_dir, _ = checkpoints.resolve(checkpoint_path)
     config = checkpoints.read_spec(model_dir).config

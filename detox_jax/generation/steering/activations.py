@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,8 @@ class ActivationOffset:
       layers: in which it acts, counted from 0; None takes the middle one of a mean difference, else
         all.
     """
+
+    files: ClassVar = ("vectors",)
 
     vectors: str
     strength: float | None = None
@@ -97,6 +99,8 @@ class AffineSteering:
       strength: the share of the way; 0 is no steering.
       everywhere: also where the fitted probe does not take the state for a toxic one.
     """
+
+    files: ClassVar = ("vectors",)
 
     vectors: str
     strength: float = 1.0

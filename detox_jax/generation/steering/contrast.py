@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class PrefixContrast:
       base_top_p: truncates to the model's own nucleus of this mass, in place of the sampling's;
         the sampling's own where None.
     """
+
+    files: ClassVar = ("prefix",)
 
     text: str | None = None
     prefix: str | None = None

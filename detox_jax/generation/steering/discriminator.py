@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ class GenerativeDiscriminator:
         is steered; None for no filter. The published 0.8.
       filter_threshold: tau: tokens whose P(clean) is at least this, the bias added, stay.
     """
+
+    files: ClassVar = ("model",)
 
     model: str | None = None
     codes: tuple[str, str] | None = None

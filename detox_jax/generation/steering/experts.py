@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class Experts:
         place of the sampling's; the published runs have 0.9. The sampling's own where None.
       base: what the experts are adaptations of, where it is not the steered model.
     """
+
+    files: ClassVar = ("expert", "anti", "base")
 
     expert: str | None = None
     anti: str | None = None

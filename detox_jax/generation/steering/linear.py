@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from etils import epath
@@ -30,6 +31,8 @@ class LinearSteering:
       domain: of the switch that was trained at 1 on all text; the published 1. 0 leaves the domain
         of that text out.
     """
+
+    files: ClassVar = ("linear",)
 
     linear: str
     strength: float = 5.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ class RewardAugmented:
         steering.
       k: candidates; a step costs as many rows of the small model.
     """
+
+    files: ClassVar = ("reward",)
 
     reward: str
     beta: float = 50.0

@@ -20,9 +20,11 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax import preview
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation import sampling as sampling_lib
@@ -149,7 +151,8 @@ class Loaded:
 class Method(Protocol):
     """What a user names in STEERING: a frozen dataclass of numbers and places.
 
-    One that is no distribution over all tokens says why in `unscored`, see `scoring`.
+    One that is no distribution over all tokens says why in `unscored`, see `scoring`; one that
+    reads files names the fields that hold their places in `files`.
     """
 
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
@@ -191,6 +194,23 @@ def check(methods: Sequence[Method]) -> None:
                 f"STEERING holds {method!r}, which is no method; give one with brackets: "
                 "@words.BannedWords(), @experts.Experts(), @activations.ActivationOffset()"
             )
+
+
+def check_files(methods: Sequence[Method]) -> None:
+    """Refuses methods whose files are not there, but for those that are still `preview.Coming`.
+
+    Raises:
+      UserError: naming the method's field, and the place.
+    """
+    for method in methods:
+        for field in getattr(method, "files", ()):
+            place: str | None = getattr(method, field)
+            if place is None or isinstance(place, preview.Coming):
+                continue
+            if not epath.Path(place).exists():
+                raise UserError(
+                    f"STEERING {type(method).__name__}.{field}: {place}: no such file or directory"
+                )
 
 
 def settings(loaded: Sequence[Loaded]) -> dict[str, Any]:

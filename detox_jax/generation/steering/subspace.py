@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,8 @@ class SubspaceMargin:
       base_top_p: candidates come from the model's own nucleus of this mass, in place of the
         sampling's.
     """
+
+    files: ClassVar = ("subspace",)
 
     subspace: str
     beta: float = 1.0

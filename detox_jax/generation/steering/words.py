@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,8 @@ class BannedWords:
     Attributes:
       words_file: one phrase a line, `#` before comments; the package's own mild insults where None.
     """
+
+    files: ClassVar = ("words_file",)
 
     words_file: str | None = None
 
