@@ -85,7 +85,7 @@ test-t5x: $(VENV)-t5x/installed
 
 # Every extra's versions with the hashes of their files; UPGRADE=--upgrade renews what is there. T5X
 # itself comes from commits of GitHub, which are hashes already.
-LOCKED := core judges cuda remote hf lm-eval beam t5x-requirements test
+LOCKED := core judges duplicates cuda remote hf lm-eval beam t5x-requirements test
 COMPILE := $(VENV)-supply/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
     --python-platform x86_64-manylinux_2_31 --no-header --no-annotate --generate-hashes $(UPGRADE)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
+from detox_jax.kinds import Share
 from detox_jax.models import adaptation as adaptations
 from detox_jax.preview import Step
 
@@ -87,7 +88,13 @@ class Select(Protocol):
     """`filter`, with its settings."""
 
     def __call__(
-        self, *, input: str, output_dir: str, size_of: str | None = None, check_only: bool = False
+        self,
+        *,
+        input: str,
+        output_dir: str,
+        size_of: str | None = None,
+        check_only: bool = False,
+        **others: Any,
     ) -> list[Step] | None:
         """See `toxicity.filter.filter`."""
         ...
@@ -144,22 +151,49 @@ class Corpus:
       source: an earlier corpus. With `prompts`, its kept documents are the prompts (`Augmented`);
         without, its scored documents are filtered again, otherwise.
       documents: other documents to score and filter: a path, or a directory of OUTPUT_DIR/text.
+      is_scored: whether `documents` have their scores, by which they are filtered as they are.
       select: the verb `filter` with its settings; the run's own where None.
       size_of: an earlier corpus whose number of words is not to be exceeded.
+      lengths_of: an earlier corpus to whose lengths, document by document, this one's are matched.
+      size_share: the share of `size_of` or `lengths_of` that is meant: a third is 0.3333.
+      apart_from_prompts: leave out the documents that the evaluation prompts come from, see
+        `toxicity.apart`.
       writer: the row whose model generates in place of the base.
     """
 
     prompts: Callable[..., PromptMode] | None = None
     source: str | None = None
     documents: str | None = None
+    is_scored: bool = False
     select: Select | None = None
     size_of: str | None = None
+    lengths_of: str | None = None
+    size_share: Share = 1.0
+    apart_from_prompts: bool = False
     writer: str | None = None
 
     @property
     def waits_for(self) -> set[str]:
         """The corpora that must be there before."""
-        return {name for name in (self.source, self.size_of) if name is not None}
+        named = (self.source, self.size_of, self.lengths_of)
+        return {name for name in named if name is not None}
+
+    def control(self, kept: Callable[[str], str], prompts: str) -> dict[str, Any]:
+        """What `filter` is told of other corpora and of the evaluation; nothing where nothing is.
+
+        Args:
+          kept: where the kept documents of a corpus lie.
+          prompts: the evaluation prompts.
+        """
+        told: dict[str, Any] = {}
+        for name in ("size_of", "lengths_of"):
+            if (corpus := getattr(self, name)) is not None:
+                told[name] = kept(corpus)
+        if self.size_share != 1:
+            told["size_share"] = self.size_share
+        if self.apart_from_prompts:
+            told["apart_from"] = prompts
+        return told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,8 +301,8 @@ def check_names(
     for name, corpus in corpora.items():
         for other in sorted(corpus.waits_for - corpora.keys()):
             raise UserError(
-                f"corpus {name!r}: no corpus {other!r} for its source or size_of; there are "
-                f"{sorted(corpora)}"
+                f"corpus {name!r}: no corpus {other!r} for its source, size_of or lengths_of; "
+                f"there are {sorted(corpora)}"
             )
         if corpus.documents is not None and (corpus.prompts or corpus.source):
             raise UserError(f"corpus {name!r}: has documents, so it takes no prompts and no source")
@@ -276,6 +310,8 @@ def check_names(
             raise UserError(f"corpus {name!r}: needs prompts, a source or documents")
         if corpus.writer is not None and corpus.prompts is None:
             raise UserError(f"corpus {name!r}: has a writer and no prompts, so nothing is written")
+        if corpus.is_scored and corpus.documents is None:
+            raise UserError(f"corpus {name!r}: is_scored is of documents, and it has none")
         _check_row_is_there(f"corpus {name!r}: writer", corpus.writer, rows)
     for name, row in rows.items():
         if name == BASE:
@@ -339,6 +375,6 @@ def in_order(
         else:
             raise UserError(
                 f"corpora {sorted(corpora_left)} and methods {sorted(rows_left)} wait for each "
-                "other; see their `source`, `size_of`, `writer`, `corpus`, `start`"
+                "other; see their `source`, `size_of`, `lengths_of`, `writer`, `corpus`, `start`"
             )
     return made

@@ -120,15 +120,23 @@ class RunPreview:
                 check_only=True,
             )
             documents = self._coming("corpora", name, "generated")
-        if documents is not None:
+        scored = Coming(directory / "scored")
+        if documents is not None and corpus.is_scored:
+            scored = documents
+        elif documents is not None:
             yield from self.given["score"](
                 input=documents, output_dir=str(directory / "scored"), check_only=True
             )
         select = corpus.select or self.given["select"]
+        control = corpus.control(
+            lambda name: self._coming("corpora", name, "kept"),
+            self._given("prompts_input", "prompts"),
+        )
         steps = select(
-            input=Coming(directory / "scored"),
+            input=scored,
             output_dir=str(directory / "kept"),
             check_only=True,
+            **control,
         )
         yield from steps or ()
 

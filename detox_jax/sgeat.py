@@ -17,6 +17,7 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,14 +168,16 @@ def sgeat(
                 limit_setting=DOCUMENT_LIMIT,
             )
         scored = str(directory / "scored")
-        if documents is not None:
+        if documents is None:
+            scored = str(root / "corpora" / str(part.source) / "scored")
+        elif part.is_scored:
+            scored = documents
+        else:
             say(f"{name}: score them")
             score(input=documents, output_dir=scored)
-        else:
-            scored = str(root / "corpora" / str(part.source) / "scored")
         say(f"{name}: select")
-        size_of = None if part.size_of is None else _kept(root, part.size_of)
-        (part.select or select)(input=scored, output_dir=_kept(root, name), size_of=size_of)
+        control = part.control(functools.partial(_kept, root), prompts_input)
+        (part.select or select)(input=scored, output_dir=_kept(root, name), **control)
     models = {BASE: base, **{name: models[name] for name in rows}}
 
     # --- continuations of the evaluation prompts, under every judge ------------------------------

@@ -27,7 +27,7 @@ DECIDES = {
     "pair": "input pairing reference",
     "combine": "base terms edit merge",
     "panel": "methods groups baseline reference bootstrap_draws random_seed",
-    "filter": "input selection seed size_of bad_records",
+    "filter": "input selection seed size_of lengths_of size_share apart_from bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
     "fit_subspace": "checkpoint_path input threshold most_texts dtype",
     "train_linear": "checkpoint_path task budget rank scale spread threshold length optimizer "

@@ -17,6 +17,7 @@ CONFIG = f"""{sgeat_made.IMPORTS}
 from detox_jax.generation import prompts
 from detox_jax.generation import sampling
 from detox_jax.generation.steering import words
+from detox_jax.toxicity import distinct
 from detox_jax.toxicity import filter
 from detox_jax.toxicity import remote
 {sgeat_made.CONFIG}
@@ -31,7 +32,20 @@ CORPORA = {
     'random': @random/sgeat.Corpus(),
     'calm': @calm/sgeat.Corpus(),
     'second': @second/sgeat.Corpus(),
+    'dapt': @dapt/sgeat.Corpus(),
+    'scored': @scored/sgeat.Corpus(),
 }
+dapt/sgeat.Corpus:
+  documents = 'train'
+  select = @dapt/filter.filter
+  lengths_of = 'standard'
+  size_share = 0.5
+  apart_from_prompts = True
+dapt/filter.filter.selection = @dapt/filter.InTurn()
+dapt/filter.InTurn.steps = [@distinct.Distinct(), @filter.LeastToxic()]
+scored/sgeat.Corpus:
+  documents = '{scored}'
+  is_scored = True
 second/sgeat.Corpus:
   prompts = @prompts.Standard
   writer = 'sgeat-whole'
@@ -74,7 +88,14 @@ def flags(tmp_path_factory):
             f"remote.PerspectiveScorer.url = '{service.address}/perspective'",
             f"SCORE_CACHE = '{root / 'scores.sqlite'}'",
         ]
-        (root / "small.gin").write_text("\n".join([CONFIG, *lines]) + "\n")
+        config = CONFIG.replace("{scored}", str(root / "scored.jsonl"))
+        (root / "scored.jsonl").write_text(
+            "".join(
+                f'{{"id": "s{i}", "text": "a text of {i} words", "toxicity": {i / 10}}}\n'
+                for i in range(10)
+            )
+        )
+        (root / "small.gin").write_text("\n".join([config, *lines]) + "\n")
         flags = Flags(["sgeat", f"--gin_file={root / 'small.gin'}", f"--gin.DOWNSTREAM_DIR={root}"])
         flags.service = service
         for name, value in sgeat_made.DEMO_CORPUS.items():
@@ -171,6 +192,24 @@ def test_controls_have_no_more_words(run_dir):
 
     assert 0 < words("random") <= words("standard")
     assert words("calm") > 0
+
+
+def test_a_control_of_peoples_text_is_of_equal_lengths_and_apart_from_the_prompts(run_dir):
+    kept = manifest(run_dir / "corpora" / "dapt" / "kept")
+    standard = manifest(run_dir / "corpora" / "standard" / "kept")
+    assert kept["counts"]["kept"] == kept["lengths"]["documents"]
+    assert kept["lengths"]["documents"] == standard["counts"]["kept"] // 2
+    assert kept["apart"]["records"] == 8
+    prompts = manifest(run_dir / "continuations" / "base" / "generated")["settings"]["prompts"]
+    assert kept["settings"]["apart_from"]["sha256"] == prompts["sha256"]
+    assert [step["selection"] for step in kept["steps"]] == ["Distinct", "LeastToxic"]
+    assert kept["filtered_by"]["name"] == "ngram"
+
+
+def test_documents_that_have_scores_are_filtered_by_them(run_dir):
+    kept = manifest(run_dir / "corpora" / "scored" / "kept")
+    assert kept["highest_kept"] == 0.4 and kept["counts"]["kept"] == 5
+    assert not (run_dir / "corpora" / "scored" / "scored").exists()
 
 
 def test_every_model_answers_the_zero_shot_tasks(run_dir):
@@ -360,6 +399,8 @@ def test_times_of_every_step(run_dir):
         ({}, {"m": sgeat.Method(start="n")}, {"j": print}, "start 'n' is no method"),
         ({"a": sgeat.Corpus()}, {}, {"j": print}, "needs prompts, a source or documents"),
         ({"a": sgeat.Corpus(prompts=str, documents="d")}, {}, {"j": print}, "takes no prompts"),
+        ({"a": sgeat.Corpus(documents="d", lengths_of="b")}, {}, {"j": print}, "no corpus 'b'"),
+        ({"a": sgeat.Corpus(prompts=str, is_scored=True)}, {}, {"j": print}, "is of documents"),
         ({}, {"m": sgeat.Method("a")}, {"j": print}, "no corpus 'a'"),
         ({}, {"base": sgeat.Method("a")}, {"j": print}, "may not be called"),
         ({"a": sgeat.Corpus(prompts=str)}, {}, {}, "JUDGES is empty"),

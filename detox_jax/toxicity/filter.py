@@ -1,6 +1,7 @@
 """Verb `filter`: keeps the least toxic documents, in an order that says nothing of their scores.
 
-Of prompts it keeps the least toxic continuations (`best_of.BestOf`).
+Of prompts it keeps the least toxic continuations (`best_of.BestOf`). Corpora for controls are made
+here too: apart from what is evaluated on, of the lengths and the size of another corpus.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import numpy as np
 from detox_jax import bad_records as bad_records_lib
 from detox_jax import output_settings, outputs, preview, records
 from detox_jax.errors import UserError
-from detox_jax.kinds import Seed
+from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
-from detox_jax.toxicity import best_of
+from detox_jax.toxicity import best_of, controls
+from detox_jax.toxicity.lengths import num_words
 
 SHARD_NAME = "documents"
 CHOSEN_SHARD_NAME = "chosen"
 FREE = ("output_dir", "check_only")  # see `output_settings`
 _SHARD_SIZE = 10_000
+_ROUNDING = 1e-9  # 0.29 * 100 is a little less than 29
 
 
 class Selection(Protocol):
@@ -107,7 +110,7 @@ class LeastToxicPerLength(_Share):
     ) -> list[records.Document]:
         """See `Selection`; of all the strata together exactly the fraction is kept."""
         del generator
-        ordered = sorted(documents, key=lambda d: (_num_words(d), _id_hash(d)))
+        ordered = sorted(documents, key=lambda d: (num_words(d), _id_hash(d)))
         edges = [len(ordered) * i // self.strata for i in range(self.strata + 1)]
         selected: list[records.Document] = []
         for first, end in itertools.pairwise(edges):
@@ -130,12 +133,80 @@ class RandomShare(_Share):
         return [documents[i] for i in sorted(chosen)]
 
 
+@dataclasses.dataclass(frozen=True)
+class AtMost:
+    """The documents whose score is at most a threshold, however many they are.
+
+    Attributes:
+      toxicity: the highest score that is kept.
+    """
+
+    toxicity: Share = 0.1
+
+    uses_toxicity: ClassVar[bool] = True
+
+    def select(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> list[records.Document]:
+        """See `Selection`."""
+        del generator
+        return [d for d in documents if d.toxicity is not None and d.toxicity <= self.toxicity]
+
+
+@dataclasses.dataclass(frozen=True)
+class InTurn:
+    """Selections one after the other, each of what the one before has left.
+
+    The manifest counts what each of them leaves.
+
+    Attributes:
+      steps: the selections; `[@distinct.NearDistinct(), @filter.LeastToxic()]`.
+    """
+
+    steps: Sequence[Selection] = ()
+
+    def __post_init__(self):
+        if not self.steps:
+            raise UserError("InTurn.steps is empty; give selections: [@distinct.Distinct(), ...]")
+        for step in self.steps:
+            if isinstance(step, InTurn) or not hasattr(step, "select"):
+                raise UserError(
+                    f"InTurn.steps holds {step!r}, which selects no documents by itself"
+                )
+
+    @property
+    def uses_toxicity(self) -> bool:
+        """Whether one of them looks at the scores."""
+        return any(step.uses_toxicity for step in self.steps)
+
+    def select(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> list[records.Document]:
+        """See `Selection`."""
+        return self.select_and_count(documents, generator)[0]
+
+    def select_and_count(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> tuple[list[records.Document], list[dict[str, Any]]]:
+        """What is left, and how many documents each step was given and left, in their order."""
+        counts = []
+        for step in self.steps:
+            left = step.select(documents, generator)
+            name = type(step).__name__
+            counts.append({"selection": name, "documents": len(documents), "kept": len(left)})
+            documents = left
+        return list(documents), counts
+
+
 def filter(
     input: str,
     output_dir: str,
-    selection: Selection | best_of.BestOf | None = None,
+    selection: Selection | InTurn | best_of.BestOf | None = None,
     seed: Seed = 0,
     size_of: str | None = None,
+    lengths_of: str | None = None,
+    size_share: Share = 1.0,
+    apart_from: str | None = None,
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
     check_only: bool = False,
 ) -> list[Step] | None:
@@ -152,6 +223,13 @@ def filter(
       seed: of the shuffle, and of a random selection.
       size_of: documents whose number of words is not to be exceeded, so that controls train on as
         much text as what they are compared with; no limit where None.
+      lengths_of: documents to whose lengths those of the output are matched: as many documents,
+        each of the same words as one of them, taken at random from what `selection` keeps. Of
+        equal words and equal lengths, that is; any lengths where None.
+      size_share: the share of the words of `size_of`, and of the documents of `lengths_of`, that
+        is meant: a third is 0.3333.
+      apart_from: evaluation records, such as prompts in RealToxicityPrompts' layout: the documents
+        that they come from are left out before the selection (`apart`); nothing where None.
       bad_records: what becomes of records that cannot be read.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
@@ -164,19 +242,24 @@ def filter(
     arguments = locals()
     aside = bad_records_lib.opened(bad_records)
     selection = selection or LeastToxic()
+    control = controls.Control(size_of, lengths_of, size_share, apart_from)
+    if isinstance(selection, best_of.BestOf) and (lengths_of or apart_from):
+        raise UserError(
+            "LENGTHS_OF and APART_FROM are for documents, and BestOf chooses continuations; leave "
+            "them None"
+        )
     if check_only:
-        return [_preview(input, output_dir, selection, bad_records)]
+        return [_preview(input, output_dir, selection, control, bad_records)]
 
     # --- what decides the output -------------------------------------------------------------
-    size = None if size_of is None else records.describe_input(size_of)
     settings = output_settings.of_verb(
         filter,
         arguments,
         free=FREE,
         instead={
             "input": {"input": records.describe_input(input)},
-            "selection": {"selection": output_settings.describe(selection, "filter.selection")},
-            "size_of": {"size_of": size},
+            "selection": {"selection": _described(selection)},
+            **control.settings(),
             "bad_records": bad_records_lib.settings(bad_records),
         },
     )
@@ -190,8 +273,14 @@ def filter(
     # --- what may be selected, and what is ---------------------------------------------------
     documents, scored = _read(input, aside)
     candidates = [d for d in scored if d.text.strip()]
+    details: dict[str, Any] = {}
+    if apart_from is not None:
+        candidates, details["apart"] = control.apart(candidates, aside)
     generator = np.random.default_rng(seed)
-    selected = selection.select(candidates, generator)
+    if isinstance(selection, InTurn):
+        selected, details["steps"] = selection.select_and_count(candidates, generator)
+    else:
+        selected = selection.select(candidates, generator)
     if not selected:
         raise UserError(
             f"{input}: the filter would leave nothing of {len(candidates)} scored documents; "
@@ -199,8 +288,10 @@ def filter(
         )
     # A selection may come in the order of the scores: the first shard would be the mildest.
     selected = [selected[i] for i in generator.permutation(len(selected))]
+    if lengths_of is not None:
+        selected, details["lengths"] = control.of_lengths(selected, aside)
     if size_of is not None:
-        selected = _as_many_words(selected, size_of, aside)
+        selected = control.as_many_words(selected, aside)
     count = -(-len(selected) // _SHARD_SIZE)
     for index in range(count):
         part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
@@ -210,7 +301,7 @@ def filter(
     counts = {
         "documents": len(documents),
         "unscored": len(documents) - len(scored),
-        "empty": len(scored) - len(candidates),
+        "empty": sum(not d.text.strip() for d in scored),
         "kept": len(selected),
     }
     threshold = max(d.toxicity for d in selected if d.toxicity is not None)
@@ -221,6 +312,7 @@ def filter(
         highest_kept=threshold,
         before=before,
         after=after,
+        **details,
         **bad_records_lib.counts(aside),
     )
     print(
@@ -229,13 +321,28 @@ def filter(
         f"toxicity {before['mean_toxicity']:.3f} -> {after['mean_toxicity']:.3f}, mean length "
         f"{before['mean_words']:.1f} -> {after['mean_words']:.1f} words"
     )
+    for line in controls.said(details):
+        print(f"{output_dir}: {line}")
+
+
+def _described(selection: Any) -> Any:
+    """A selection as settings hold it."""
+    if isinstance(selection, InTurn):
+        return {"method": "InTurn", "steps": [_described(step) for step in selection.steps]}
+    return output_settings.describe(selection, "filter.selection")
 
 
 def _preview(
-    input: str, output_dir: str, selection: Any, bad_records: bad_records_lib.BadRecords
+    input: str,
+    output_dir: str,
+    selection: Any,
+    control: controls.Control,
+    bad_records: bad_records_lib.BadRecords,
 ) -> Step:
     """What there is to select from."""
     preview.checked_output(output_dir)
+    if not preview.is_done(output_dir):
+        control.check()
     if isinstance(input, preview.Coming) or preview.is_done(output_dir):
         return Step("filter", output_dir)
     aside = bad_records_lib.opened(bad_records, writes=False)
@@ -305,18 +412,6 @@ def _choose(
     )
 
 
-def _as_many_words(
-    documents: list[records.Document], size_of: str, aside: bad_records_lib.Aside | None
-) -> list[records.Document]:
-    """The first documents, as many as together have no more words than those of `size_of`."""
-    limit = sum(_num_words(document) for document in records.read_documents(size_of, aside))
-    totals = np.cumsum([_num_words(document) for document in documents])
-    count = int(np.searchsorted(totals, limit, side="right"))
-    if not count:
-        raise UserError(f"{size_of}: holds {limit} words, fewer than the first document kept")
-    return documents[:count]
-
-
 def _by_toxicity(document: records.Document) -> tuple[float, bytes]:
     assert document.toxicity is not None
     return document.toxicity, _id_hash(document)
@@ -326,17 +421,13 @@ def _id_hash(document: records.Document) -> bytes:
     return hashlib.sha256(document.id.encode()).digest()
 
 
-def _num_words(document: records.Document) -> int:
-    return len(document.text.split())
-
-
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction <= 1:
         raise UserError(f"KEEP_FRACTION is {fraction}; must be in (0, 1]")
 
 
 def _share(count: int, fraction: float) -> int:
-    return int(count * fraction + 1e-9)  # 0.29 * 100 is a little less than 29
+    return int(count * fraction + _ROUNDING)
 
 
 def _scorer_of(input: str) -> Any:
@@ -349,5 +440,5 @@ def _describe(documents: Sequence[records.Document]) -> dict[str, float]:
     scores = [d.toxicity for d in documents if d.toxicity is not None]
     return {
         "mean_toxicity": float(np.mean(scores)) if scores else 0.0,
-        "mean_words": float(np.mean([_num_words(d) for d in documents])) if documents else 0.0,
+        "mean_words": float(np.mean([num_words(d) for d in documents])) if documents else 0.0,
     }

@@ -1,0 +1,78 @@
+"""Documents apart from what a model is evaluated on: those that the prompts were taken from go.
+
+A document goes for its id, where it is that of an evaluation record or of the file that the record
+says it was cut from (`filename` of RealToxicityPrompts), or for its text, where the words of a
+prompt stand in it one behind the other, whatever the case, the punctuation and the line breaks. A
+prompt of fewer than five words says too little; it counts together with the continuation that its
+record has, and where that is short too, by its id alone. Of an evaluation *document*, such as
+held-out text, all words are looked for.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+
+from detox_jax import records
+
+_FEWEST_WORDS = 5
+_WORD = re.compile(r"\w+")
+
+Words = tuple[str, ...]
+
+
+class Evaluated:
+    """What a model is evaluated on, by ids and by words.
+
+    Attributes:
+      by_id_alone: the number of records that are too short to be told by their words.
+    """
+
+    def __init__(self, evaluated: Iterable[records.Record]):
+        self._ids: set[str] = set()
+        # By their first words, so that one look at each place of a document is enough.
+        self._phrases: dict[Words, set[Words]] = collections.defaultdict(set)
+        self.by_id_alone = 0
+        for record in evaluated:
+            self._ids |= {record.id, *_files(record.extra)}
+            phrase = _phrase(record)
+            if len(phrase) < _FEWEST_WORDS:
+                self.by_id_alone += 1
+            else:
+                self._phrases[phrase[:_FEWEST_WORDS]].add(phrase)
+
+    def why(self, document: records.Document) -> str | None:
+        """`id` or `text`, by which a document is one that a record comes from; None if it is not.
+
+        Args:
+          document: of a corpus to train on.
+        """
+        if not self._ids.isdisjoint({document.id, *_files(document.extra)}):
+            return "id"
+        words = _words(document.text)
+        for start in range(len(words) - _FEWEST_WORDS + 1):
+            phrases = self._phrases.get(words[start : start + _FEWEST_WORDS], ())
+            if any(words[start : start + len(phrase)] == phrase for phrase in phrases):
+                return "text"
+        return None
+
+
+def _files(extra: Mapping[str, object]) -> list[str]:
+    """The file that a record names, with and without its ending."""
+    name = extra.get("filename")
+    return [name, PurePosixPath(name).stem] if isinstance(name, str) and name else []
+
+
+def _phrase(record: records.Record) -> Words:
+    words = _words(record.text)
+    if len(words) < _FEWEST_WORDS and isinstance(record, records.Prompt):
+        continuation = record.extra.get("continuation")
+        if isinstance(continuation, Mapping) and isinstance(continuation.get("text"), str):
+            words = _words(f"{record.text}{continuation['text']}")
+    return words
+
+
+def _words(text: str) -> Words:
+    return tuple(_WORD.findall(text.casefold()))
