@@ -57,7 +57,7 @@ POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
 
 # See `output_settings`.
-FREE = ("output_dir", "batch_size", "power", "command", "check_only")
+FREE = ("output_dir", "batch_size", "mesh_shape", "power", "command", "check_only")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,7 @@ def evaluate(
     heldout: str | None = None,
     reference: str | None = None,
     batch_size: Count = 32,
+    mesh_shape: Mapping[str, int] | None = None,
     min_coverage: Share = 0.95,
     bootstrap_draws: Draws = 10_000,
     random_seed: Seed = 0,
@@ -119,6 +120,7 @@ def evaluate(
       heldout: documents for perplexity, of methods with a checkpoint.
       reference: checkpoint under which continuations are read for their perplexity.
       batch_size: of the perplexity.
+      mesh_shape: size of the mesh axes for it; all devices on `data` where None.
       min_coverage: the smallest share of continuations that must have a score.
       bootstrap_draws: resamples of the prompts behind each 95 % interval.
       random_seed: of the resampling.
@@ -136,6 +138,10 @@ def evaluate(
     """
     arguments = locals()
     _check_names(methods)
+    if mesh_shape is not None:
+        from detox_jax.parallel import mesh  # loads JAX: only where it is used
+
+        mesh.create_mesh(mesh_shape)
 
     # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
@@ -178,7 +184,7 @@ def evaluate(
         }
         judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
         texts = next(iter(judged.values()))
-        reader = PerplexityReader(output.path, heldout, reference, batch_size)
+        reader = PerplexityReader(output.path, heldout, reference, batch_size, mesh_shape)
         chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
         filtered_by |= chosen_by
         quality = _quality_of_all(named, texts, generations[first], reader)

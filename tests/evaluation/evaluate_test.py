@@ -12,7 +12,7 @@ from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation import perplexity, text_quality
-from detox_jax.evaluation.rows import ContinuationPerplexity
+from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from tests.conftest import SENTENCES
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -544,6 +544,7 @@ def steered(tmp_path, model_dir):
 
 
 SAID = "--gin.contrast.PrefixContrast.text='You are.'", "--gin.contrast.PrefixContrast.alpha=2.0"
+MESH = "--gin.MESH_SHAPE={'data': 2, 'fsdp': 2, 'model': 2}"
 CONTRAST = (*SAID, "--gin.contrast/evaluate.Method.steering=[@contrast.PrefixContrast()]")
 TOP = (
     "--gin.top/evaluate.Method.steering=[@top/contrast.PrefixContrast()]",
@@ -599,3 +600,28 @@ def test_steering_that_does_not_fit_is_one_line(steered, tmp_path, flags, messag
     assert steered(tmp_path / "out", *flags) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert message in line
+
+
+def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatch, capsys):
+    """A wrong one is refused before anything is read."""
+    seen = []
+
+    def of_heldout(checkpoint, heldout, batch_size, mesh_shape, *_):
+        seen.append(mesh_shape)
+        return Perplexity(2.0, 8.0, 10, 5, 1)
+
+    def of_texts(reference, generations, *, mesh_shape):
+        seen.append(mesh_shape)
+        return of_value(2.0)
+
+    monkeypatch.setattr(perplexity, "checkpoint_perplexity", of_heldout)
+    monkeypatch.setattr(perplexity, "continuation_perplexity", of_texts)
+    monkeypatch.setattr(places, "require", lambda path: path)
+    reference = "--gin.REFERENCE=somewhere"
+    assert steered(tmp_path / "out", *CONTRAST, MESH, reference) == 0
+    assert seen == [{"data": 2, "fsdp": 2, "model": 2}] * 5
+    assert steered(tmp_path / "out", *CONTRAST, reference) == 0 and len(seen) == 5
+    capsys.readouterr()
+    wrong = "--gin.MESH_SHAPE={'fsdp': 3}"
+    assert steered(tmp_path / "new", *CONTRAST, wrong, reference, "--dry_run") == 2
+    assert "MESH_SHAPE {'fsdp': 3} does not divide the 8 devices" in capsys.readouterr().err

@@ -217,3 +217,33 @@ def test_other_steering_than_the_continuations_is_refused(tmp_path, model_dir):
         else:
             with pytest.raises(UserError, match="were generated with steering .*'alpha': 1.0"):
                 perplexity.checkpoint_perplexity(model_dir, documents, **how)
+
+
+# --- on a mesh ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steering", [(), (PrefixContrast("You are.", alpha=2.0),)])
+def test_a_mesh_changes_nothing(tmp_path, model_dir, one_device_mesh, monkeypatch, steering):
+    documents = _documents(tmp_path / "d.jsonl", SENTENCES[:3])
+    shape = {"data": 2, "fsdp": 2, "model": 2}
+    split = perplexity.checkpoint_perplexity(model_dir, documents, 3, shape, steering)
+    monkeypatch.setattr(perplexity.meshes, "create_mesh", lambda _: one_device_mesh)
+    one = perplexity.checkpoint_perplexity(model_dir, documents, 3, None, steering)
+    assert (split.tokens, split.num_words) == (one.tokens, one.num_words)
+    assert split.value == pytest.approx(one.value, rel=1e-5)
+
+
+def test_parameters_lie_split_over_the_mesh(tmp_path, model_dir, monkeypatch):
+    """So that a model that no device has room for is read."""
+    documents = _documents(tmp_path / "d.jsonl", SENTENCES)
+    parts, load = [], checkpoints.load_model
+
+    def loaded(*arguments, **how):
+        model = load(*arguments, **how)
+        largest = max(jax.tree.leaves(model.params), key=lambda leaf: leaf.size)
+        parts.append(largest.size // largest.addressable_shards[0].data.size)
+        return model
+
+    monkeypatch.setattr(checkpoints, "load_model", loaded)
+    perplexity.checkpoint_perplexity(model_dir, documents, 3, {"fsdp": 4, "model": 2})
+    assert parts == [8]
