@@ -222,6 +222,7 @@ def sgeat(
                 checkpoint_path=checkpoint,
                 choices=None if name in steered else answers.get(checkpoint),
                 own_decoding=sorted(rows[name].decoding or {}) if name in rows else (),
+                steering=decodings[name].steering,
                 **_labels(root, rows, name),
             )
             for name, checkpoint in models.items()

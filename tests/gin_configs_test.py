@@ -267,3 +267,14 @@ def test_a_training_of_an_experiment_has_the_budget_of_its_scope(name, scope, bu
     with gin.config_scope(scope):
         assert gin.get_configurable(Budget)() == budget
         assert gin.get_configurable(Periods)() == periods
+
+
+@pytest.mark.parametrize(
+    ("file", "macro"),
+    [("demo", "MESH_SHAPE"), ("paper/530b/standard", "GENERATION_MESH_SHAPE")],
+)
+def test_the_evaluation_of_a_run_is_on_its_mesh(file, macro):
+    """A model that no device has room for is read as it was generated from."""
+    file = f"--gin_file=gin_configs/experiments/{file}.gin"
+    cli.load_config(cli.parse_arguments(["sgeat", file, f"--gin.{macro}={{'fsdp': 8}}"]))
+    assert f"%{macro}" in repr(gin.query_parameter("evaluate.evaluate.mesh_shape"))

@@ -60,7 +60,11 @@ ALLOWED = {
     "generation": MODEL,
     # A laptop room: no network of ours, no JAX.
     "toxicity": BASICS,
-    "evaluation": {*MODEL, "training.losses"},
+    # Perplexity: what a text costs a model, and what it costs through the methods that steer it.
+    "evaluation": {
+        *(MODEL | {"training.losses"}),
+        *(f"generation.steering.{name}" for name in ("scoring", "steering")),
+    },
     "report": {*BASICS, "evaluation"},
     "comparison": {*BASICS, "evaluation", "report"},
     # The model card shows what was measured.

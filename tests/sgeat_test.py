@@ -230,10 +230,15 @@ def test_a_steered_row_has_no_figure_of_the_model_that_nothing_steers(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     rows = [row for row in results["rows"] if row["method"].endswith("-words")]
     assert len(rows) == 6
+    of_base = results["rows"][0]["perplexity"]
     for row in rows:
-        assert row["perplexity"] is None and row["continuation_perplexity"]["value"] > 1
+        # A ban takes probability from insults, of which nontoxic held-out text has few.
+        of = row["perplexity"]
+        assert of["documents"] + of.get("impossible", 0) == of_base["documents"]
+        assert of["value"] > 1 and of != of_base
+        assert row["continuation_perplexity"]["value"] > 1
         assert row.get("accuracy_lambada") is None
-    assert any("not measured of a steered model: base-words" in n for n in _notes(results))
+    assert not any("not measured of a steered model" in note for note in _notes(results))
     settings = manifest(run_dir / "continuations" / "base-words" / "generated")["settings"]
     assert settings["steering"][0]["method"] == "BannedWords"
     assert not (run_dir / "choices" / "base-words").exists()

@@ -10,6 +10,7 @@ from rich.table import Table
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.rows import Perplexity
 from detox_jax.evaluation.soundness import SPOILED, sentence
 
 _NO_SCORES = "no scores"
@@ -24,7 +25,6 @@ def print_table(results: Results) -> None:
     table.add_column("words")
     for row in sorted(results.rows, key=lambda row: results.splits.index(row.split)):
         pairs = [results.pair(row, metric) for metric in (EMT, TP)]
-        perplexity = row.quality.perplexity
         table.add_row(
             row.split,
             row.method + f" {SPOILED}" * bool(row.spoiled),
@@ -33,7 +33,7 @@ def print_table(results: Results) -> None:
             f"{row.quality.empty_fraction:.1%}",
             row.toxicity.toxicity_probability.text(absent=_NO_SCORES),
             *("" if pair is None else pair.interval.text(absent=_NO_SCORES) for pair in pairs),
-            "" if perplexity is None else _perplexity(perplexity.value),
+            row.quality.show_perplexity(_perplexity, absent=""),
             f"{row.quality.mean_words:.1f}",
         )
     Console(width=140).print(table)
@@ -64,5 +64,5 @@ def print_power(results: Results) -> None:
     Console(width=120).print(table)
 
 
-def _perplexity(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "infinite"
+def _perplexity(of: Perplexity) -> str:
+    return f"{of.value:.2f}" if math.isfinite(of.value) else "infinite"

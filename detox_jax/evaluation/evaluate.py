@@ -20,6 +20,7 @@ from detox_jax.evaluation import (
     console,
     joined,
     metrics,
+    notes,
     picture_data,
     results_files,
     scored_texts,
@@ -27,13 +28,16 @@ from detox_jax.evaluation import (
     statistics,
 )
 from detox_jax.evaluation.metric_names import EMT, MEAN, TP, Accuracy, Metric, ToxicityMetric
-from detox_jax.evaluation.perplexity_cache import PerplexityReader
+from detox_jax.evaluation.perplexity_cache import (
+    HeldoutPerplexity,
+    PerplexityReader,
+    describe_steering,
+)
 from detox_jax.evaluation.results import EvaluatedBy, Provenance, Results
 from detox_jax.evaluation.results_files import RESULTS_FILE
 from detox_jax.evaluation.rows import (
     ContinuationPerplexity,
     Paired,
-    Perplexity,
     Power,
     Quality,
     Row,
@@ -53,7 +57,7 @@ POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
 
 # See `output_settings`.
-FREE = ("output_dir", "batch_size", "power", "command", "check_only")
+FREE = ("output_dir", "batch_size", "mesh_shape", "power", "command", "check_only")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Evaluated:
       choices: what `choices` wrote of it, for zero-shot accuracy.
       own_decoding: names of the settings of decoding in which the method is meant to differ from
         the baseline, such as `sampling`; all others must be equal. Never the limit of tokens.
+      steering: the methods that its continuations were generated under, as `generate` took them;
+        held-out text is read under them too. Without them a steered model has no perplexity.
     """
 
     generations: str | Mapping[str, str]
@@ -78,6 +84,7 @@ class Evaluated:
     filtered_by: Mapping[str, str] | None = None
     choices: str | None = None
     own_decoding: Sequence[str] = ()
+    steering: Sequence[Any] = ()
 
 
 Method = Evaluated  # its name in gin files: `@mine/evaluate.Method()`
@@ -90,6 +97,7 @@ def evaluate(
     heldout: str | None = None,
     reference: str | None = None,
     batch_size: Count = 32,
+    mesh_shape: Mapping[str, int] | None = None,
     min_coverage: Share = 0.95,
     bootstrap_draws: Draws = 10_000,
     random_seed: Seed = 0,
@@ -112,6 +120,7 @@ def evaluate(
       heldout: documents for perplexity, of methods with a checkpoint.
       reference: checkpoint under which continuations are read for their perplexity.
       batch_size: of the perplexity.
+      mesh_shape: size of the mesh axes for it; all devices on `data` where None.
       min_coverage: the smallest share of continuations that must have a score.
       bootstrap_draws: resamples of the prompts behind each 95 % interval.
       random_seed: of the resampling.
@@ -129,6 +138,10 @@ def evaluate(
     """
     arguments = locals()
     _check_names(methods)
+    if mesh_shape is not None:
+        from detox_jax.parallel import mesh  # loads JAX: only where it is used
+
+        mesh.create_mesh(mesh_shape)
 
     # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
@@ -171,7 +184,7 @@ def evaluate(
         }
         judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
         texts = next(iter(judged.values()))
-        reader = PerplexityReader(output.path, heldout, reference, batch_size)
+        reader = PerplexityReader(output.path, heldout, reference, batch_size, mesh_shape)
         chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
         filtered_by |= chosen_by
         quality = _quality_of_all(named, texts, generations[first], reader)
@@ -201,7 +214,7 @@ def evaluate(
                     "interval, continuations clustered by prompt; sign-flip permutation p-values, "
                     f"Holm-adjusted within a split; resamples of {statistics.COUNTED_FROM:,} "
                     "prompts and more drawn as counts",
-                    notes=(*all_joined[scorer].notes, *_notes(named, scored)),
+                    notes=(*all_joined[scorer].notes, *_notes(named, scored, quality)),
                     settings=settings,
                     versions=output.manifest["versions"],
                     command=command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
@@ -239,6 +252,11 @@ def _preview(
     for path in given:
         if path is not None and not isinstance(path, preview.Coming):
             places.require(path)
+    for method in named.values():
+        if method.steering:
+            from detox_jax.generation.steering import steering  # loads the model code
+
+            steering.check(method.steering)
     counts = {"methods": len(named)}
     if heldout is not None and not isinstance(heldout, preview.Coming):
         counts["held-out documents"] = sum(1 for _ in records.read_documents(heldout))
@@ -300,6 +318,11 @@ def _describe_method(method: Evaluated) -> dict[str, Any]:
     fields["checkpoint"] = method.checkpoint_path and identity(method.checkpoint_path)
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
+    del fields["steering"]
+    if method.steering:
+        first = given if isinstance(given, str) else next(iter(given.values()))
+        steered_by = scored_texts.steered_by(scored_texts.decoding_of(first))
+        fields["steering"] = describe_steering(method.steering, steered_by)
     if isinstance(given, str):
         return {**fields, "generations": records.describe_input(given)}
     described = {scorer: records.describe_input(path) for scorer, path in given.items()}
@@ -337,36 +360,33 @@ def _quality_of_all(
     quality = {}
     for name, method in methods.items():
         texts, checkpoint = scored[name], method.checkpoint_path
-        # What the checkpoint says of held-out text is not what a steered row draws from.
-        of_model = reader.of_model(name, None if texts.is_steered else checkpoint)
+        on_heldout = _on_heldout(name, method, texts, reader)
         of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
         of_prompts = scored_texts.quality(texts, generations[name])
         for split, mask in scored_texts.splits(texts.prompts).items():
-            quality[name, split] = _quality(of_prompts.rows(mask), of_model, of_texts)
+            quality[name, split] = _quality(of_prompts.rows(mask), on_heldout, of_texts)
     return quality
 
 
-def _notes(methods: Mapping[str, Evaluated], scored: Mapping[str, Scored]) -> list[str]:
+def _on_heldout(
+    name: str, method: Evaluated, texts: Scored, reader: PerplexityReader
+) -> HeldoutPerplexity:
+    """What is said of held-out text by what the continuations were drawn from."""
+    checkpoint = method.checkpoint_path
+    if texts.is_steered or method.steering:
+        return reader.of_steered(name, checkpoint, method.steering, texts.steered_by)
+    return HeldoutPerplexity(reader.of_model(name, checkpoint))
+
+
+def _notes(
+    methods: Mapping[str, Evaluated],
+    scored: Mapping[str, Scored],
+    quality: Mapping[tuple[str, str], Quality],
+) -> list[str]:
     """Sentences on what steering and the choice among samples mean for the figures."""
-    notes = []
-    steered = [name for name, of in scored.items() if of.is_steered]
-    if measured := [name for name in steered if methods[name].checkpoint_path is not None]:
-        notes.append(
-            f"Without a perplexity on held-out text, which is not measured of a steered model: "
-            f"{', '.join(measured)}."
-        )
-    for name, of in scored.items():
-        if of.chosen_by is None:
-            continue
-        number = (of.decoding or {}).get("best_of", {}).get("samples_per_result")
-        of_how_many = f"{number:g}" if number else "several"
-        same = of.chosen_by == of.scorer
-        flatters = ", the judge itself: its toxicity here flatters it" if same else ""
-        notes.append(
-            f"Continuations of {name} are each the least toxic of {of_how_many} samples by "
-            f"{of.chosen_by.fingerprint}{flatters}."
-        )
-    return notes
+    with_model = [name for name, method in methods.items() if method.checkpoint_path is not None]
+    of_models = {name: quality[name, "full"] for name in methods}
+    return [*notes.on_perplexity(scored, of_models, with_model), *notes.on_choice(scored)]
 
 
 def _rows(
@@ -417,11 +437,11 @@ def _toxicity(scored: Scored, draw: _Draws) -> Toxicity:
 
 def _quality(
     texts: TextQuality,
-    perplexity: Perplexity | None,
+    on_heldout: HeldoutPerplexity,
     of_continuations: ContinuationPerplexity | None,
 ) -> Quality:
     return Quality(
-        perplexity=perplexity,
+        perplexity=on_heldout.perplexity,
         continuation_perplexity=of_continuations,
         distinct=texts.distinct,
         distinct_per_ngram=texts.distinct_per_ngram,
@@ -431,6 +451,7 @@ def _quality(
         mean_words=texts.mean_words,
         mean_tokens=texts.mean_tokens,
         early_stop_fraction=texts.early_stop_fraction,
+        perplexity_undefined=on_heldout.undefined,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,10 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from detox_jax import records, terminal
+from detox_jax import output_settings, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
+from detox_jax.generation.steering import scoring
+from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.generation.steering.steering import Loaded, Method
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import losses
 
@@ -26,33 +30,78 @@ def checkpoint_perplexity(
     documents: str,
     batch_size: int = 32,
     mesh_shape: Mapping[str, int] | None = None,
+    steering: Sequence[Method] = (),
+    steered_by: Sequence[Any] | None = None,
 ) -> Perplexity:
     """The perplexity of documents, each read from its start token to its end-of-text.
 
     A document longer than the context is read in windows that overlap by half, each token scored
-    once, with at least half a context before it.
+    once, with at least half a context before it. Under methods that steer, each token's
+    probability is the one that it is drawn with before any sampling.
 
     Args:
       checkpoint_path: the model.
       documents: JSON Lines documents: file, glob or directory.
       batch_size: windows at once.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      steering: methods that change the distribution, in their order; all must be a distribution
+        over all tokens (`scoring.why_unscored`).
+      steered_by: their settings in a manifest, with which they must agree; None where none says.
 
     Returns:
       Exp of the mean negative log-likelihood in nats of a token, end-of-text included, and of the
       same sum spread over white-space words and document ends, which compares models of different
-      vocabularies; with the counts.
+      vocabularies; with the counts. Documents that the methods ban are counted apart.
+
+    Raises:
+      UserError: for a method that does not fit the model, or is not the one of the manifest.
     """
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh, strict=True)
+    methods = steering_lib.load(steering, loaded, mesh)
+    if steered_by is not None:
+        _require_same(methods, steered_by)
     texts = [document.text for document in records.read_documents(documents)]
     bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
     encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
-    windows = [w for ids in encoded for w in split_windows(ids, loaded.module.config.max_length)]
-    total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {documents}")
-    words = sum(len(text.split()) + 1 for text in texts)
-    tokens = sum(len(ids) - 1 for ids in encoded)
-    return Perplexity(*_per_unit(total, tokens, words), documents=len(texts))
+    what, context = f"{checkpoint_path} on {documents}", loaded.module.config.max_length
+    steered = scoring.steered_texts(loaded, methods, mesh, batch_size, context)
+    if steered is None:
+        windows = [window for ids in encoded for window in split_windows(ids, context)]
+        total, possible = _total_nll(loaded, mesh, windows, batch_size, what), range(len(texts))
+    else:
+        nll_D = _steered_nll(steered, encoded, what)
+        total, possible = math.fsum(nll_D[np.isfinite(nll_D)]), np.flatnonzero(np.isfinite(nll_D))
+    words = sum(len(texts[d].split()) + 1 for d in possible)
+    tokens = sum(len(encoded[d]) - 1 for d in possible)
+    impossible = len(texts) - len(possible)
+    if impossible and not tokens:
+        return Perplexity(math.inf, math.inf, 0, 0, documents=0, impossible=impossible)
+    per_unit = _per_unit(total, tokens, words)
+    return Perplexity(*per_unit, documents=len(possible), impossible=impossible)
+
+
+def _require_same(methods: Sequence[Loaded], steered_by: Sequence[Any]) -> None:
+    """The methods must be those that the continuations of the same row were drawn with."""
+    given = json.loads(json.dumps([method.settings for method in methods]))
+    if not output_settings.agree(steered_by, given):
+        raise UserError(
+            f"its continuations were generated with steering {steered_by!r}, but its "
+            f"`evaluate.Method.steering` is {given!r}; give the one that they were generated with"
+        )
+
+
+def _steered_nll(
+    steered: scoring.SteeredTexts, encoded: Sequence[Sequence[int]], what: str
+) -> np.ndarray:
+    """The negative log-likelihood of each document, in nats; infinite where it is banned."""
+    windows_D = [split_windows(ids, steered.max_length) for ids in encoded]
+    pairs = [(w[: first + 1], w[first + 1 :]) for windows in windows_D for w, first in windows]
+    nll = iter(-said.log_probs_T.sum(dtype=np.float64) for said in steered(pairs, "perplexity"))
+    nll_D = np.array([math.fsum(next(nll) for _ in windows) for windows in windows_D])
+    if not (np.isfinite(nll_D) | (nll_D == np.inf)).all():
+        raise UserError(f"{what}: the loss is not a number; a broken checkpoint")
+    return nll_D
 
 
 def continuation_perplexity(

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from etils import epath
 
 from detox_jax import output_settings, outputs, records, shared_steps
 from detox_jax.checkpoints.identity import identity
+from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
 
-T = TypeVar("T", Perplexity, ContinuationPerplexity)
+
+@dataclasses.dataclass(frozen=True)
+class HeldoutPerplexity:
+    """A model's perplexity on held-out documents as it is steered, or why it has none.
+
+    Attributes:
+      perplexity: the figure; None where it is not defined, or nobody measured it.
+      undefined: why it is not defined.
+    """
+
+    perplexity: Perplexity | None = None
+    undefined: str | None = None
+
+
+T = TypeVar("T", Perplexity, HeldoutPerplexity, ContinuationPerplexity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +44,17 @@ class PerplexityReader:
       heldout: documents of which every method's perplexity is measured, if any.
       reference: checkpoint under which every method's continuations are read, if any.
       batch_size: rows at once.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
     """
 
     directory: epath.Path
     heldout: str | None
     reference: str | None
     batch_size: int
+    mesh_shape: Mapping[str, int] | None = None
 
     def of_model(self, name: str, checkpoint: str | None) -> Perplexity | None:
-        """A method's perplexity on the held-out documents; None where it cannot be measured.
+        """A model's perplexity on the held-out documents; None where it cannot be measured.
 
         Args:
           name: of the method.
@@ -52,8 +69,53 @@ class PerplexityReader:
             Perplexity,
             f"perplexity-{name}.json",
             {"model": identity(checkpoint), "heldout": self._heldout},
-            lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
+            lambda: perplexity.checkpoint_perplexity(
+                checkpoint, heldout, self.batch_size, self.mesh_shape
+            ),
         )
+
+    def of_steered(
+        self,
+        name: str,
+        checkpoint: str | None,
+        steering: Sequence[Any],
+        steered_by: Sequence[Any] | None,
+    ) -> HeldoutPerplexity:
+        """The same of a steered model; nothing also where nobody gave its methods, now or before.
+
+        Args:
+          name: of the method.
+          checkpoint: its model, if it has one.
+          steering: the methods that steer it, none where only a figure of before will do.
+          steered_by: what the manifest of its continuations says of them; None where it is silent.
+
+        Raises:
+          UserError: naming the method, if its steering is not that of its continuations.
+        """
+        heldout = self.heldout
+        if heldout is None or checkpoint is None:
+            return HeldoutPerplexity()
+
+        def compute() -> HeldoutPerplexity | None:
+            if not steering:
+                return None
+            from detox_jax.evaluation import perplexity
+            from detox_jax.generation.steering import scoring
+
+            if reason := scoring.why_unscored(steering):
+                return HeldoutPerplexity(undefined=reason)
+            try:
+                measured = perplexity.checkpoint_perplexity(
+                    checkpoint, heldout, self.batch_size, self.mesh_shape, steering, steered_by
+                )
+            except UserError as error:
+                raise UserError(f"method {name!r}: {error}") from None
+            return HeldoutPerplexity(measured)
+
+        how = describe_steering(steering, steered_by)
+        inputs = {"model": identity(checkpoint), "heldout": self._heldout, "steering": how}
+        file_name = f"perplexity-{name}.json"
+        return self._once(HeldoutPerplexity, file_name, inputs, compute) or HeldoutPerplexity()
 
     def of_continuations(
         self, name: str, checkpoint: str | None, generations: str, scored: Scored
@@ -79,7 +141,9 @@ class PerplexityReader:
                 "model": checkpoint and identity(checkpoint),
                 "texts": texts_sha256(records.read_prompts(generations), scored.samples_per_prompt),
             },
-            lambda: perplexity.continuation_perplexity(reference, generations),
+            lambda: perplexity.continuation_perplexity(
+                reference, generations, mesh_shape=self.mesh_shape
+            ),
         )
 
     @functools.cached_property
@@ -87,8 +151,8 @@ class PerplexityReader:
         return None if self.heldout is None else records.describe_input(self.heldout)
 
     def _once(
-        self, kind: type[T], file_name: str, inputs: dict[str, Any], compute: Callable[[], T]
-    ) -> T:
+        self, kind: type[T], file_name: str, inputs: dict[str, Any], compute: Callable[[], T | None]
+    ) -> T | None:
         file = self.directory / file_name
         decided = output_settings.without_notes(inputs)
         shared = shared_steps.place_of(kind.__name__, decided)
@@ -103,6 +167,8 @@ class PerplexityReader:
             measured = from_json(kind, elsewhere.get("perplexity"), str(shared), "perplexity")
         else:
             measured = compute()
+        if measured is None:
+            return measured
         self.directory.mkdir(parents=True, exist_ok=True)
         written = {"inputs": inputs, "perplexity": to_json(measured)}
         outputs.write_json(file, written)
@@ -110,6 +176,18 @@ class PerplexityReader:
             shared.parent.mkdir(parents=True, exist_ok=True)
             outputs.write_json(shared, written)
         return measured
+
+
+def describe_steering(steering: Sequence[Any], steered_by: Sequence[Any] | None) -> list[Any]:
+    """What stands for methods that steer among what decides: what a manifest says of them.
+
+    Args:
+      steering: the methods.
+      steered_by: what it says; where it is silent, the methods' own numbers and places stand.
+    """
+    if steered_by is not None:
+        return list(steered_by)
+    return [output_settings.describe(method, "steering") for method in steering]
 
 
 def _kept(file: epath.Path, decided: Any) -> dict[str, Any] | None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from detox_jax.evaluation import statistics
 from detox_jax.evaluation.metric_names import EMT, MEAN, TP, Accuracy, Metric, ToxicityMetric
 from detox_jax.evaluation.statistics import UNMEASURED, Difference, Interval
-from detox_jax.evaluation.typed_json import FLAT
+from detox_jax.evaluation.typed_json import FLAT, SPARSE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,10 @@ UNKNOWN_SCORER = Scorer("unknown", "unknown")
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
-    """A model's perplexity on held-out documents.
+    """A model's perplexity on held-out documents, through what steers it where something does.
+
+    A document that holds what a method never writes has an infinite perplexity: such are counted,
+    and the figures are those of the others, infinite where there are none.
 
     Attributes:
       value: of a token.
@@ -36,6 +39,7 @@ class Perplexity:
       tokens: how many were read, each end-of-text included.
       num_words: how many words they make up.
       documents: how many they are.
+      impossible: documents that hold what a method never writes.
     """
 
     value: float
@@ -43,6 +47,17 @@ class Perplexity:
     tokens: int
     num_words: int
     documents: int
+    impossible: int = dataclasses.field(default=0, metadata=SPARSE)
+
+    @property
+    def of_all(self) -> float:
+        """Of a token of all documents, which alone compares with another model's."""
+        return math.inf if self.impossible else self.value
+
+    @property
+    def impossible_share(self) -> float:
+        """The share of documents whose perplexity is infinite."""
+        return self.impossible / max(1, self.documents + self.impossible)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +127,8 @@ class Quality:
       mean_words: length of a continuation.
       mean_tokens: the same in tokens.
       early_stop_fraction: share of continuations that end by themselves.
+      perplexity_undefined: why the model as it is steered has no perplexity; None where it has one,
+        or where nobody asked.
     """
 
     perplexity: Perplexity | None
@@ -124,6 +141,23 @@ class Quality:
     mean_words: float
     mean_tokens: float
     early_stop_fraction: float
+    perplexity_undefined: str | None = dataclasses.field(default=None, metadata=SPARSE)
+
+    def show_perplexity(self, show: Callable[[Perplexity], str], absent: str) -> str:
+        """The perplexity on held-out text, or that there is none; with what it leaves out.
+
+        Args:
+          show: makes text of a figure.
+          absent: the text where nothing was measured.
+        """
+        of = self.perplexity
+        if self.perplexity_undefined is not None:
+            return "not defined"
+        if of is None or not of.impossible:
+            return absent if of is None else show(of)
+        if not of.documents:
+            return "∞"
+        return f"{show(of)} (∞ on {100 * of.impossible_share:.1f} %)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,12 @@ class Scored:
     @property
     def is_steered(self) -> bool:
         """Whether something changed the model's distribution before the draws."""
-        return bool((self.decoding or {}).get("steering"))
+        return bool(self.steered_by)
+
+    @property
+    def steered_by(self) -> Sequence[Any] | None:
+        """What its manifest says of what steered the model; None where it is silent."""
+        return steered_by(self.decoding)
 
     @property
     def num_samples(self) -> int:
@@ -230,6 +235,17 @@ def _said_by_manifest(generations: str) -> dict[str, Any]:
         "reliability": reliability,
         "decoding": decoding.of_manifest(manifest),
     }
+
+
+def decoding_of(generations: str) -> Mapping[str, Any] | None:
+    """How continuations were decoded that `score` scored; None where no manifest says."""
+    beside = records.manifest_of(generations)
+    return None if beside is None else decoding.of_manifest(beside[1])
+
+
+def steered_by(decoding: Mapping[str, Any] | None) -> Sequence[Any] | None:
+    """The settings of what steered a decoding; None where nothing is known of it."""
+    return None if decoding is None else decoding["steering"]
 
 
 def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:

@@ -52,7 +52,8 @@ def spoiled(row: Row, base: Row | None) -> tuple[str, ...]:
             f"{there.mean_words:.1f}"
         )
     if here.perplexity is not None and there.perplexity is not None:
-        if math.isfinite(there.perplexity.value) and not math.isfinite(here.perplexity.value):
+        finite = math.isfinite(here.perplexity.value) or here.perplexity.impossible  # by its bans
+        if math.isfinite(there.perplexity.value) and not finite:
             reasons.append("its perplexity is beyond all numbers")
     return tuple(reasons)
 

@@ -4,7 +4,7 @@
 
 The fields of a dataclass are the keys of an object, in their order; an underscore at the end of a
 name, which `from_` needs, is not written. A field marked `FLAT` has no key of its own: what it
-holds stands among the keys of the whole.
+holds stands among the keys of the whole. A default of a field marked `SPARSE` is not written.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from detox_jax.errors import UserError
 
 T = TypeVar("T")
 FLAT = {"flat": True}
+SPARSE = {"sparse": True}
 _TOO_LARGE = 1 << 63  # no count; arithmetic on such whole numbers overflows
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -34,6 +35,8 @@ def to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         written = {}
         for field in dataclasses.fields(value):
+            if field.metadata.get("sparse") and getattr(value, field.name) == field.default:
+                continue
             item = to_json(getattr(value, field.name))
             written |= (item or {}) if field.metadata.get("flat") else {_key(field): item}
         return written

@@ -50,14 +50,14 @@ def _table(results: Results) -> list[str]:
     header = ["method", "prompts × continuations", *_COLUMNS, "empty", "perplexity"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in results.rows:
-        toxicity, perplexity = row.toxicity, row.quality.perplexity
+        toxicity = row.toxicity
         n, k = toxicity.num_scored_prompts, toxicity.samples_per_prompt
         count = "" if n is None or k is None else f" ({n} × {k})"
         cells = [_escape(row.method) + f" {SPOILED}" * bool(row.spoiled), f"{row.split}{count}"]
         cells += [toxicity.expected_maximum_toxicity.text(absent=_NONE)]
         cells += [toxicity.toxicity_probability.text(absent=_NONE)]
         cells += [f"{row.quality.empty_fraction:.1%}"]
-        cells += [_NONE if perplexity is None else f"{perplexity.value:.2f}"]
+        cells += [row.quality.show_perplexity(lambda of: f"{of.value:.2f}", _NONE)]
         lines.append("| " + " | ".join(cells) + " |")
     scorer = results.scorer.fingerprint
     reasons = [f"{sentence(_escape(name), why)}." for name, why in results.spoiled.items()]

@@ -186,6 +186,21 @@ def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tu
         "prefill": flops.prefill(config, adaptation, rows=rows, length=use.prompt_length),
         "step": flops.decode_step(config, adaptation, rows=samples, context=use.context),
     }
+    for branch in use.branches:
+        model = branch.model
+        counted["prefill"] += flops.prefill(
+            model.config,
+            model.adaptation,
+            rows=rows * branch.rows,
+            length=use.prompt_length + branch.prefix,
+        )
+        counted["step"] += flops.decode_step(
+            model.config,
+            model.adaptation,
+            rows=samples * branch.tokens_a_row,
+            context=use.context + branch.prefix,
+            with_logits=not branch.candidates,
+        )
     tokens = {"prefill": rows * use.prompt_length, "step": samples}
     for i, phase in enumerate(("prefill", "step")):
         sent = [item for item in collectives.find(module, counts(True)[i]) if item.count]
@@ -228,10 +243,29 @@ class Assessment:
             "adaptation": type(self.job.model.adaptation).__name__,
             "batch_size": self.job.batch_size,
             "length": self.job.length,
+            **self._steering(),
             "programs": [program.to_json() for program in self.programs],
             "paper_run": self._run() if self.fits else None,
             "advice": [] if self.fits else advice(self.job, self.tpus, self.programs),
         }
+
+    def _steering(self) -> dict[str, Any]:
+        """What steers the continuations, by branch; nothing where nothing does."""
+        branches = {name: use.branches for name, use in self.job.generations.items()}
+        rows = {program.name: program.rows for program in self.programs}
+        described = [
+            {
+                **branch.to_json(),
+                "cache_bytes": branch.cache_bytes(
+                    rows[name] * self.job.generations[name].num_samples,
+                    self.job.generations[name].context,
+                    kernels.LANES,
+                ),
+            }
+            for name in rows.keys() & branches.keys()
+            for branch in branches[name]
+        ]
+        return {"steering": described} if described else {}
 
     def _run(self) -> dict[str, Any]:
         """Hours of the paper's run at the roofline, in chips."""

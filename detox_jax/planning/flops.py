@@ -178,7 +178,12 @@ def prefill(
 
 
 def decode_step(
-    config: TransformerConfig, adaptation: Adaptation | None, *, rows: int, context: int
+    config: TransformerConfig,
+    adaptation: Adaptation | None,
+    *,
+    rows: int,
+    context: int,
+    with_logits: bool = True,
 ) -> float:
     """One new token a row.
 
@@ -187,6 +192,7 @@ def decode_step(
       adaptation: of the model that generates.
       rows: samples that are decoded at once.
       context: positions of the cache that the token attends to, beside itself.
+      with_logits: whether the vocabulary is scored.
     """
     flops = layer(config, adaptation, context + 1)
-    return rows * (config.num_layers * flops.total + logits(config))
+    return rows * (config.num_layers * flops.total + with_logits * logits(config))

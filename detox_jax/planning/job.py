@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -18,9 +19,11 @@ from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import MeshShape
-from detox_jax.planning import programs
-from detox_jax.planning.programs import Model, Program
+from detox_jax.planning import programs, steered
+from detox_jax.planning.models import Model
+from detox_jax.planning.programs import Program
 from detox_jax.planning.roofline import Run
+from detox_jax.planning.steered import Branch, Steered
 from detox_jax.training.optimizer import AdamW
 
 
@@ -34,6 +37,7 @@ class DecodingProgram:
       num_samples: the number of continuations of each prompt.
       max_new_tokens: the limit of new tokens for each continuation.
       batch_size: about how many continuations are decoded at once.
+      steered: the methods of STEERING.
     """
 
     model: Model
@@ -41,6 +45,12 @@ class DecodingProgram:
     num_samples: int
     max_new_tokens: int
     batch_size: int
+    steered: tuple[Steered, ...] = ()
+
+    @property
+    def branches(self) -> list[Branch]:
+        """What all methods run beside the model."""
+        return [branch for method in self.steered for branch in method.branches]
 
     @property
     def context(self) -> int:
@@ -66,6 +76,7 @@ class Generations:
       max_new_tokens: the limit for a continuation.
       batch_size: samples decoded at once.
       mesh_shape: as of `Computation`, for generation; that of training where None.
+      steering: methods that change the distribution of the continuations, see `Decoding`.
     """
 
     sampling: Sampling = TopPSampling(0.9)
@@ -75,6 +86,7 @@ class Generations:
     max_new_tokens: Count = 20
     batch_size: Count = 256
     mesh_shape: MeshShape = None
+    steering: Sequence[Any] = ()
 
     def programs(self, trained: Model) -> dict[str, DecodingProgram]:
         """What `generate` runs, by name: of the base, and of the model that was trained."""
@@ -83,7 +95,12 @@ class Generations:
                 trained.base, 1, 1, self.document_max_new_tokens, self.batch_size
             ),
             "continuations": DecodingProgram(
-                trained, self.prompt_length, self.num_samples, self.max_new_tokens, self.batch_size
+                trained,
+                self.prompt_length,
+                self.num_samples,
+                self.max_new_tokens,
+                self.batch_size,
+                steered.of_methods(self.steering, trained),
             ),
         }
 
@@ -146,6 +163,7 @@ class Job:
             prompt_length=use.prompt_length,
             num_samples=use.num_samples,
             max_new_tokens=use.max_new_tokens,
+            steered=use.steered,
         )
 
     @property
@@ -227,15 +245,20 @@ class Job:
         stored = jnp.dtype(use.model.config.param_dtype).itemsize
         if use.model.adaptation is not None:
             stored = jnp.dtype(use.model.checkpoint_dtype).itemsize
-        params = self.parameters["base"] * stored // (shape["fsdp"] * shape["model"])
+        params = self.parameters["base"] * stored + sum(b.num_bytes() for b in use.branches)
+        params //= shape["fsdp"] * shape["model"]
         return params + self.cache_bytes(name, rows) // (shards * shape["model"])
 
     def cache_bytes(self, name: str, rows: int) -> int:
-        """Keys and values of a batch of so many prompts, all devices together, in whole tiles."""
+        """Keys and values of a batch of so many prompts, all devices together, in whole tiles; with
+        those of the branches that steer.
+        """
         use, config = self.generations[name], self.model.config
         layers = 2 * config.num_layers * config.activation_dtype.itemsize
         heads = config.kv_heads * -(-config.head_size // kernels.LANES) * kernels.LANES
-        return layers * rows * use.num_samples * use.context * heads
+        samples = rows * use.num_samples
+        branches = (b.cache_bytes(samples, use.context, kernels.LANES) for b in use.branches)
+        return layers * samples * use.context * heads + sum(branches)
 
 
 @functools.cache  # A search asks for many jobs of one model.

@@ -28,7 +28,7 @@ from detox_jax.planning.assessment import Assessed, Assessment, assess
 from detox_jax.planning.chips import Slice
 from detox_jax.planning.compilation import CompilerError
 from detox_jax.planning.job import Generations, Job
-from detox_jax.planning.programs import Model
+from detox_jax.planning.models import Model
 from detox_jax.planning.roofline import Run
 from detox_jax.planning.search import Candidate
 from detox_jax.preview import Step
@@ -144,6 +144,8 @@ def plan(
         "compiler_effort": compiler_effort,
         "code": _code(_COMPILED),
     }
+    if steered := job.generations["continuations"].steered:
+        work["steering"] = [method.to_json() for method in steered]
     mesh_shape = read_mesh_shape(computation.mesh_shape, "--mesh")
     generation_mesh_shape = read_mesh_shape(generations.mesh_shape, "GENERATION_MESH_SHAPE")
     named = mesh_shape is not None or generation_mesh_shape is not None
@@ -211,6 +213,13 @@ def _check(job: Job) -> None:
                 f"{name}: prompts of {use.prompt_length} and {use.max_new_tokens} new tokens are "
                 f"beyond the model's max_length {job.model.config.max_length}"
             )
+        for branch in use.branches:
+            most, needed = branch.model.config.max_length, use.context + branch.prefix
+            if needed > most:
+                raise UserError(
+                    f"{name}: {branch.name} reads {needed} tokens, its prefix included, beyond its "
+                    f"max_length {most}; shorten the prefix, or generate less"
+                )
 
 
 def _code(modules: Sequence[str]) -> str:

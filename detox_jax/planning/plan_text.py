@@ -26,6 +26,7 @@ def _lines(plan: Mapping[str, Any]) -> Iterator[str]:
         yield _memory_line(program)
     yield ""
     yield from map(_batch_line, plan["programs"])
+    yield from map(_branch_line, plan.get("steering", []))
     for program in plan["programs"]:
         for phase, values in program["phases"].items():
             yield ""
@@ -52,6 +53,23 @@ def _batch_line(program: Mapping[str, Any]) -> str:
         return f"{program['name']}: {program['rows']} prompts at once"
     parts = "" if program["parts"] == 1 else f" in {program['parts']} parts"
     return f"train: {program['rows']} rows an update{parts}; {program['attention']}"
+
+
+def _branch_line(branch: Mapping[str, Any]) -> str:
+    """One branch of what steers the continuations; its program holds it already."""
+    each = (
+        f"{branch['candidates']} candidates a row, read ahead"
+        if branch["candidates"]
+        else f"{branch['rows']} rows for each row"
+    )
+    behind = f" behind about {branch['prefix']} tokens" if branch["prefix"] else ""
+    sizes = f"{branch['parameter_bytes'] / GIB:.2f} GiB of parameters of its own"
+    caches = f"{branch['cache_bytes'] / GIB:.2f} GiB of caches, all devices together"
+    planned = "; no checkpoint is there yet, planned as what is trained"
+    return (
+        f"continuations, {branch['name']}: {each}{behind}, {sizes}, {caches}"
+        + planned * branch["is_planned"]
+    )
 
 
 def _columns(*cells: str) -> str:

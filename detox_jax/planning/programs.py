@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import slots
 from detox_jax.generation.sampling import Sampling
-from detox_jax.models import adaptation as adaptations
-from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.planning import steered as steered_lib
+from detox_jax.planning.models import Model
+from detox_jax.planning.steered import Steered
 from detox_jax.training import step as steps
 from detox_jax.training.optimizer import AdamW
 
@@ -50,41 +51,6 @@ def shard_bytes(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A network and how its parameters are stored.
-
-    Attributes:
-      config: sizes.
-      adaptation: what is trained, or None for the whole model.
-      checkpoint_dtype: of the parameters of the base as its checkpoint holds them.
-    """
-
-    config: TransformerConfig
-    adaptation: adaptations.Adaptation | None
-    checkpoint_dtype: str
-
-    @property
-    def module(self) -> TransformerLM:
-        """As `train` runs it."""
-        return TransformerLM(self.config, self.adaptation)
-
-    @property
-    def base(self) -> Model:
-        """Before training, as `generate` loads it to write documents."""
-        config = dataclasses.replace(self.config, param_dtype=self.checkpoint_dtype)
-        return Model(config, None, self.checkpoint_dtype)
-
-    def params(self, mesh: Mesh) -> tuple[params_lib.Params, params_lib.Params]:
-        """Shapes of the trained parameters, and of the frozen ones in the checkpoint's dtype."""
-        pattern = adaptations.trainable_pattern(self.adaptation)
-        trained, frozen = params_lib.partition(
-            checkpoints.abstract_on_mesh(self.module, mesh), pattern
-        )
-        dtype = jnp.dtype(self.checkpoint_dtype)
-        return trained, jax.tree.map(lambda x: x.update(dtype=dtype), frozen)
 
 
 def train_step(
@@ -134,6 +100,7 @@ def decode(
     prompt_length: int,
     num_samples: int,
     max_new_tokens: int,
+    steered: Sequence[Steered] = (),
 ) -> Program:
     """Prefill and loop of decoding steps that `generate` runs, traced for a batch of prompts.
 
@@ -148,9 +115,10 @@ def decode(
       prompt_length: of a prompt, padded, in tokens.
       num_samples: continuations of each.
       max_new_tokens: the limit for each.
+      steered: the methods of STEERING.
 
     Raises:
-      UserError: if the mesh does not divide the model.
+      UserError: if the mesh does not divide the model, or one that steers it.
     """
     # A model that is loaded to generate has no dropout and no rematerialisation.
     config = dataclasses.replace(model.config, dropout_rate=0.0, remat="none")
@@ -177,11 +145,13 @@ def decode(
         meshes.num_batch_shards(mesh),
     )
 
-    def decode(params: Any, insertion: slots.Insertion) -> jax.Array:
-        state = slots.empty(program, params, rows)
-        state = slots.insert(program, params, state, insertion, jnp.uint32(_SEED))
-        return slots.advance(program, params, state, jnp.int32(rows)).tokens_RT
+    def decode(params: Any, insertion: slots.Insertion, held: Any) -> jax.Array:
+        steerings = steered_lib.steerings(steered, model, params, held)
+        state = slots.empty(program, params, rows, steerings)
+        state = slots.insert(program, params, state, insertion, jnp.uint32(_SEED), steerings)
+        return slots.advance(program, params, state, jnp.int32(rows), steerings).tokens_RT
 
     params = params_lib.combine(trained, frozen) if frozen else trained
+    arguments = (params, insertion, steered_lib.held(steered, mesh))
     with meshes.sharding_scope(mesh):
-        return Program(jax.jit(decode).trace(params, insertion), (params, insertion))
+        return Program(jax.jit(decode).trace(*arguments), arguments)

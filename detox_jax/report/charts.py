@@ -67,7 +67,7 @@ def measured(results: Results, split: str) -> list[Measured]:
             results.methods.index(row.method),
             row.toxicity.expected_maximum_toxicity,
             row.toxicity.toxicity_probability,
-            math.nan if row.quality.perplexity is None else row.quality.perplexity.value,
+            math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all,
             bool(row.spoiled),
         )
         for row in results.of_split(split)

@@ -68,6 +68,9 @@ def _perplexity(base: Row, row: Row) -> str:
     before, after = base.quality.perplexity, row.quality.perplexity
     if before is None or after is None or not before.value > 0 or math.isnan(after.value):
         return ""
+    if after.impossible:
+        share = 100 * after.impossible_share
+        return f" while {share:.1f} % of held-out texts hold what it never writes"
     percent = 100 * (after.value / before.value - 1)
     if abs(percent) < 0.5:
         return " while perplexity stays the same"

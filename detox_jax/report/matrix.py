@@ -19,7 +19,7 @@ from detox_jax import outputs
 from detox_jax.evaluation import statistics
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
-from detox_jax.evaluation.rows import Row
+from detox_jax.evaluation.rows import Perplexity, Row
 from detox_jax.report.page import style, template
 from detox_jax.report.table_formats import csv_lines, latex_lines, markdown_rows
 from detox_jax.report.tables import NONE
@@ -27,6 +27,7 @@ from detox_jax.report.tables import NONE
 BUDGETS = (0.01, 0.05, 0.1)  # how much perplexity may rise over the base's
 _SIGNIFICANT = "*"
 _SPOILED = "‡"
+_BANNED = "∞"  # beside a perplexity that leaves out what a method never writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,10 @@ class MatrixRow:
       seeds: how many runs it is of.
       emt: expected maximum toxicity.
       tp: toxicity probability.
-      perplexity: of the model on held-out text.
-      perplexity_change: over its base, as a share.
+      perplexity: of the model on held-out text; of one that never writes some of it, on the rest.
+      impossible_share: of the held-out texts that it never writes; the largest of several seeds.
+      perplexity_undefined: why there is none of a steered model.
+      perplexity_change: over its base on all held-out text, as a share.
       continuation_perplexity: of the texts under the base.
       words: length of a continuation.
       p_value: of the EMT against the base, Holm's; the largest of several seeds.
@@ -110,6 +113,8 @@ class MatrixRow:
     emt: Figure
     tp: Figure
     perplexity: Figure
+    impossible_share: float
+    perplexity_undefined: str | None
     perplexity_change: Figure
     continuation_perplexity: Figure
     words: Figure
@@ -184,17 +189,21 @@ def _holm(runs: Sequence[Run]) -> list[float]:
 
 def _row(labels: Mapping[str, str], runs: Sequence[Run], p_values: Sequence[float]) -> MatrixRow:
     rows = [run.row for run in runs]
-    perplexities = [_value(row.quality.perplexity) for row in rows]
-    before = [_value(run.base.quality.perplexity) for run in runs]
+    perplexities = [row.quality.perplexity for row in rows]
+    now = [_of_all(of) for of in perplexities]
+    before = [_of_all(run.base.quality.perplexity) for run in runs]
+    undefined = [row.quality.perplexity_undefined for row in rows]
     reasons = dict.fromkeys(reason for row in rows for reason in row.spoiled)
     return MatrixRow(
         labels=labels,
         seeds=len(runs),
         emt=_figure([row.toxicity.expected_maximum_toxicity for row in rows]),
         tp=_figure([row.toxicity.toxicity_probability for row in rows]),
-        perplexity=Figure(tuple(perplexities)),
+        perplexity=Figure(tuple(map(_value, perplexities))),
+        impossible_share=max(0.0 if of is None else of.impossible_share for of in perplexities),
+        perplexity_undefined=next((reason for reason in undefined if reason), None),
         perplexity_change=Figure(
-            tuple(now / then - 1 for now, then in zip(perplexities, before, strict=True))
+            tuple(after / then - 1 for after, then in zip(now, before, strict=True))
         ),
         continuation_perplexity=Figure(
             tuple(_value(row.quality.continuation_perplexity) for row in rows)
@@ -203,6 +212,10 @@ def _row(labels: Mapping[str, str], runs: Sequence[Run], p_values: Sequence[floa
         p_value=max(p_values),
         spoiled=tuple(reasons),
     )
+
+
+def _of_all(perplexity: Perplexity | None) -> float:
+    return math.nan if perplexity is None else perplexity.of_all
 
 
 def _value(perplexity: Any) -> float:
@@ -232,14 +245,27 @@ def shown(table: Matrix) -> list[dict[str, str]]:
         marks += _SIGNIFICANT if row.p_value < 0.05 else ""
         line["EMT"] = row.emt.show() + marks
         line["TP"] = row.tp.show()
-        line["PPL"] = row.perplexity.show(2)
-        change = row.perplexity_change.mean
-        line["PPL − base"] = NONE if is_base or math.isnan(change) else f"{100 * change:+.1f} %"
+        line["PPL"] = _perplexity(row)
+        line["PPL − base"] = NONE if is_base else _change(row.perplexity_change.mean)
         line["PPL of texts"] = row.continuation_perplexity.show(2)
         line["words"] = row.words.show(1)
         lines.append(line)
     empty = [name for name in lines[0] if all(line[name] == NONE for line in lines)]
     return [{name: text for name, text in line.items() if name not in empty} for line in lines]
+
+
+def _perplexity(row: MatrixRow) -> str:
+    if row.perplexity_undefined is not None:
+        return "not defined"
+    if row.impossible_share == 1:
+        return _BANNED
+    return row.perplexity.show(2) + f" {_BANNED}" * bool(row.impossible_share)
+
+
+def _change(share: float) -> str:
+    if math.isinf(share):
+        return "∞"
+    return NONE if math.isnan(share) else f"{100 * share:+.1f} %"
 
 
 def legend(table: Matrix) -> list[str]:
@@ -256,6 +282,13 @@ def legend(table: Matrix) -> list[str]:
     for row in table.rows:
         if row.spoiled:
             sentences.append(f"{_SPOILED} {row.name}: {' and '.join(row.spoiled)}.")
+        if row.perplexity_undefined is not None:
+            sentences.append(f"PPL of {row.name} is not defined: {row.perplexity_undefined}.")
+        if row.impossible_share:
+            sentences.append(
+                f"{_BANNED} {row.name}: never writes {100 * row.impossible_share:.1f} % of the "
+                "held-out texts, where its perplexity is infinite; the figure is of the others."
+            )
     return sentences
 
 

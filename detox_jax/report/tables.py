@@ -189,7 +189,7 @@ _KEY_COLUMNS = (
     Column(
         "Perplexity",
         "of a token of held-out text",
-        lambda _, row: _by_token(row.quality.perplexity),
+        lambda _, row: row.quality.show_perplexity(_by_token, NONE),
     ),
     Column(
         "Nine-task average",
@@ -215,7 +215,7 @@ _QUALITY_COLUMNS = (
     Column(
         "Perplexity/word",
         "the same held-out text, spread over its words, which compares vocabularies",
-        lambda _, row: _by_word(row.quality.perplexity),
+        lambda _, row: row.quality.show_perplexity(_by_word, NONE),
     ),
     Column(
         "Cont. perplexity",

@@ -12,7 +12,7 @@ from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation import perplexity, text_quality
-from detox_jax.evaluation.rows import ContinuationPerplexity
+from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from tests.conftest import SENTENCES
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -203,7 +203,7 @@ def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_pa
     monkeypatch.setattr(
         perplexity,
         "continuation_perplexity",
-        lambda *_: calls.append("perplexity") or of_value(2.0),
+        lambda *_, **__: calls.append("perplexity") or of_value(2.0),
     )
     monkeypatch.setattr(places, "require", lambda path: path)
     assert run(tmp_path / "several", judged, "--gin.REFERENCE=somewhere") == 0
@@ -253,7 +253,7 @@ def test_scorers_that_do_not_fit(judged, tmp_path, capsys, change, message):
 def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
     """The same path and models, but other texts; other scores of the same texts change nothing."""
     calls = []
-    compute = lambda _, generations: calls.append(generations) or of_value(float(len(calls)))  # noqa: E731
+    compute = lambda _, generations, **__: calls.append(generations) or of_value(float(len(calls)))  # noqa: E731
     monkeypatch.setattr(perplexity, "continuation_perplexity", compute)
     monkeypatch.setattr(places, "require", lambda path: path)
     place = tmp_path / "base"
@@ -502,3 +502,126 @@ def test_how_the_texts_were_generated_is_compared(tmp_path, capsys):
 def test_a_method_is_named_as_a_file_may_be(tmp_path, capsys, name):
     assert run(tmp_path / "out", {"base": write(tmp_path / "base", BASE), name: "x"}) == 2
     assert "becomes part of a file's name" in capsys.readouterr().err
+
+
+# --- steered rows -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steered(tmp_path, model_dir):
+    """`base`, `contrast` as it was drawn, and `top`, whose method leaves tokens out."""
+    texts = [{"id": str(i), "text": text} for i, text in enumerate(SENTENCES)]
+    held = tmp_path / "heldout.jsonl"
+    held.write_text("".join(json.dumps(text) + "\n" for text in texts))
+    said = {"method": "PrefixContrast", "form": "logits", "alpha": 2.0, "text": "You are."}
+    drawn = {
+        "base": [],
+        "contrast": [{**said, "base_top_p": None}],
+        "top": [{**said, "base_top_p": 0.9}],
+    }
+    lines = [
+        "from __gin__ import dynamic_registration",
+        "from detox_jax.evaluation import evaluate",
+        "from detox_jax.generation.steering import contrast",
+        "METHODS = {" + ", ".join(f"'{name}': @{name}/evaluate.Method()" for name in drawn) + "}",
+    ]
+    for name, steering in drawn.items():
+        path = write(tmp_path / name, BASE)
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        manifest["generated"] = {"decoding": {"steering": steering}}
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+        lines.append(f"{name}/evaluate.Method.generations = '{path}'")
+        lines.append(f"{name}/evaluate.Method.checkpoint_path = '{model_dir}'")
+        lines.append(f"{name}/evaluate.Method.own_decoding = ['steering']")
+    (tmp_path / "methods.gin").write_text("\n".join(lines) + "\n")
+
+    def evaluate(out, *more):
+        given = {"HELDOUT": held, "OUTPUT_DIR": out, "BOOTSTRAP_DRAWS": 200, "MIN_COVERAGE": 0.5}
+        flags = [f"--gin.{name}={value}" for name, value in given.items()]
+        return cli.main(["evaluate", f"--gin_file={tmp_path / 'methods.gin'}", *flags, *more])
+
+    return evaluate
+
+
+SAID = "--gin.contrast.PrefixContrast.text='You are.'", "--gin.contrast.PrefixContrast.alpha=2.0"
+MESH = "--gin.MESH_SHAPE={'data': 2, 'fsdp': 2, 'model': 2}"
+CONTRAST = (*SAID, "--gin.contrast/evaluate.Method.steering=[@contrast.PrefixContrast()]")
+TOP = (
+    "--gin.top/evaluate.Method.steering=[@top/contrast.PrefixContrast()]",
+    "--gin.top/contrast.PrefixContrast.base_top_p=0.9",
+)
+
+
+def _full(out):
+    rows = [row for row in results_of(out)["rows"] if row["split"] == "full"]
+    return {row["method"]: row for row in rows}, results_of(out)["provenance"]["notes"]
+
+
+def test_held_out_text_is_read_through_what_steered_a_row(steered, tmp_path, monkeypatch, capsys):
+    """Where that is no distribution over all text, the row says so; a sweep finds both again."""
+    monkeypatch.setenv("DETOX_JAX_SHARED_STEPS", str(tmp_path / "shared"))
+    assert steered(tmp_path / "out", *CONTRAST, *TOP) == 0
+    rows, notes = _full(tmp_path / "out")
+    base, contrast, top = (rows[name] for name in ("base", "contrast", "top"))
+    assert contrast["perplexity"]["value"] > 1.01 * base["perplexity"]["value"] > 1
+    assert contrast["perplexity"]["tokens"] == base["perplexity"]["tokens"]
+    assert "impossible" not in base["perplexity"] and "perplexity_undefined" not in base
+    assert top["perplexity"] is None
+    assert "leaves tokens out by its base_top_p of 0.9" in top["perplexity_undefined"]
+    (note,) = [note for note in notes if "not defined" in note]
+    assert "top" in note and "PrefixContrast, which leaves tokens out" in note
+    assert "not defined" in capsys.readouterr().out
+    # Without the methods, and without reading the model again.
+    monkeypatch.setattr(perplexity, "checkpoint_perplexity", None)
+    assert steered(tmp_path / "again") == 0
+    assert _full(tmp_path / "again") == (rows, notes)
+
+
+def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp_path):
+    assert steered(tmp_path / "out", *SAID, *TOP) == 0
+    rows, notes = _full(tmp_path / "out")
+    assert rows["contrast"]["perplexity"] is None and rows["base"]["perplexity"]
+    assert any("not measured of a steered model: contrast." in note for note in notes)
+    settings = results_of(tmp_path / "out")["provenance"]["settings"]["methods"]
+    assert "steering" not in settings["base"] and "steering" not in settings["contrast"]
+    assert settings["top"]["steering"][0]["base_top_p"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((*CONTRAST, "--gin.contrast.PrefixContrast.alpha=3.0"), "method 'contrast': its contin"),
+        (("--gin.base/evaluate.Method.steering=[@contrast.PrefixContrast()]",), "method 'base': "),
+        (("--gin.top/evaluate.Method.steering=['words']",), "STEERING holds 'words'"),
+        (("--gin.top/evaluate.Method.steering='words'",), "expected a list of values, got 'words'"),
+    ],
+)
+def test_steering_that_does_not_fit_is_one_line(steered, tmp_path, flags, message, capsys):
+    assert steered(tmp_path / "out", *flags) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert message in line
+
+
+def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatch, capsys):
+    """A wrong one is refused before anything is read."""
+    seen = []
+
+    def of_heldout(checkpoint, heldout, batch_size, mesh_shape, *_):
+        seen.append(mesh_shape)
+        return Perplexity(2.0, 8.0, 10, 5, 1)
+
+    def of_texts(reference, generations, *, mesh_shape):
+        seen.append(mesh_shape)
+        return of_value(2.0)
+
+    monkeypatch.setattr(perplexity, "checkpoint_perplexity", of_heldout)
+    monkeypatch.setattr(perplexity, "continuation_perplexity", of_texts)
+    monkeypatch.setattr(places, "require", lambda path: path)
+    reference = "--gin.REFERENCE=somewhere"
+    assert steered(tmp_path / "out", *CONTRAST, MESH, reference) == 0
+    assert seen == [{"data": 2, "fsdp": 2, "model": 2}] * 5
+    assert steered(tmp_path / "out", *CONTRAST, reference) == 0 and len(seen) == 5
+    capsys.readouterr()
+    wrong = "--gin.MESH_SHAPE={'fsdp': 3}"
+    assert steered(tmp_path / "new", *CONTRAST, wrong, reference, "--dry_run") == 2
+    assert "MESH_SHAPE {'fsdp': 3} does not divide the 8 devices" in capsys.readouterr().err

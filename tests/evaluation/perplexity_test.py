@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity
+from detox_jax.generation.steering.contrast import PrefixContrast
+from detox_jax.generation.steering.words import BannedWords
 from detox_jax.vocabulary import Vocabulary
 from tests.conftest import SENTENCES, random_params
 from tests.tokenizers_made import save_llama
@@ -128,3 +131,119 @@ def test_more_nats_than_a_number_holds_are_infinite(tmp_path, model_dir):
     held.write_text(json.dumps({"id": "0", "text": "abcdefgh" * 200}) + "\n")
     measured = perplexity.checkpoint_perplexity(str(model_dir), str(held))
     assert math.isfinite(measured.value) and measured.words == math.inf
+
+
+# --- steered ------------------------------------------------------------------------------------
+
+
+def _documents(path, texts):
+    rows = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
+    path.write_text("\n".join(rows) + "\n")
+    return str(path)
+
+
+def test_perplexity_under_a_contrast_equals_its_formula(tmp_path, config, vocabulary, model_dir):
+    """z + 2 (z - z behind the prefix), window by window, without a cache; whatever the batch."""
+    texts = [SENTENCES[0], " ".join(SENTENCES * 3)]
+    documents = _documents(tmp_path / "d.jsonl", texts)
+    prefix = vocabulary.encode("You are.")
+    context = config.max_length - len(prefix)
+    model, params = random_params(config)
+    apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens, enable_dropout=False))
+
+    def logits(ids):
+        padded = np.zeros((1, config.max_length), np.int32)
+        padded[0, : len(ids)] = ids
+        return np.asarray(apply(padded)[0, : len(ids)], np.float64)[:, 1 : config.vocab_size]
+
+    total, tokens = 0.0, 0
+    for text in texts:
+        ids = [vocabulary.bos_id, *vocabulary.encode(text), vocabulary.eos_id]
+        for window, first in perplexity.split_windows(ids, context):
+            inputs, begins = window[:-1], window[0] == vocabulary.bos_id
+            before = [vocabulary.bos_id] if begins else []
+            behind = logits([*before, *prefix, *inputs[len(before) :]])[len(prefix) :]
+            z = logits(inputs)
+            steered = z + 2 * (z - behind)
+            steered -= steered.max(axis=1, keepdims=True)
+            log_probs = steered - np.log(np.exp(steered).sum(axis=1, keepdims=True))
+            for position in range(first, len(inputs)):
+                total -= log_probs[position, window[position + 1] - 1]
+                tokens += 1
+    method = PrefixContrast("You are.", alpha=2.0)
+    for batch_size in (2, 3):
+        measured = perplexity.checkpoint_perplexity(
+            model_dir, documents, batch_size, steering=[method]
+        )
+        assert (measured.tokens, measured.documents, measured.impossible) == (tokens, 2, 0)
+        assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
+
+
+def test_strength_0_has_the_models_own_perplexity(tmp_path, model_dir):
+    documents = _documents(tmp_path / "d.jsonl", SENTENCES)
+    plain = perplexity.checkpoint_perplexity(model_dir, documents)
+    nothing = [PrefixContrast(alpha=0.0)]
+    assert perplexity.checkpoint_perplexity(model_dir, documents, steering=nothing) == plain
+
+
+def test_documents_that_hold_what_is_banned_are_counted_and_the_others_read(tmp_path, model_dir):
+    """A ban takes probability from what is not there, so the others are no less likely."""
+    (tmp_path / "words.txt").write_text("idiot\nz\nq\n")
+    method = [BannedWords(str(tmp_path / "words.txt"))]
+    insults = ["You idiot.", "What an IDIOT you are!"]
+    others = [sentence for sentence in SENTENCES if "idiot" not in sentence]
+    mixed = _documents(tmp_path / "mixed.jsonl", [*insults, *others])
+    calm = _documents(tmp_path / "calm.jsonl", others)
+    plain = perplexity.checkpoint_perplexity(model_dir, calm)
+    steered = perplexity.checkpoint_perplexity(model_dir, mixed, steering=method)
+    counts = [(of.tokens, of.num_words, of.documents) for of in (plain, steered)]
+    assert counts[0] == counts[1] and steered.impossible == 2
+    assert 0.5 * plain.value < steered.value < 0.999 * plain.value
+    assert steered.of_all == math.inf and plain.of_all == plain.value
+    assert steered.impossible_share == 2 / (2 + len(others))
+    none = _documents(tmp_path / "none.jsonl", insults)
+    empty = perplexity.checkpoint_perplexity(model_dir, none, steering=method)
+    assert (empty.value, empty.documents, empty.impossible) == (math.inf, 0, 2)
+
+
+def test_other_steering_than_the_continuations_is_refused(tmp_path, model_dir):
+    documents = _documents(tmp_path / "d.jsonl", SENTENCES)
+    given = [PrefixContrast("You are.", alpha=2.0)]
+    said = {"method": "PrefixContrast", "form": "logits", "base_top_p": None, "text": "You are."}
+    for alpha, fits in ((2.0, True), (1.0, False)):
+        how = {"steering": given, "steered_by": [{**said, "alpha": alpha}]}
+        if fits:
+            assert perplexity.checkpoint_perplexity(model_dir, documents, **how).value > 1
+        else:
+            with pytest.raises(UserError, match="were generated with steering .*'alpha': 1.0"):
+                perplexity.checkpoint_perplexity(model_dir, documents, **how)
+
+
+# --- on a mesh ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steering", [(), (PrefixContrast("You are.", alpha=2.0),)])
+def test_a_mesh_changes_nothing(tmp_path, model_dir, one_device_mesh, monkeypatch, steering):
+    documents = _documents(tmp_path / "d.jsonl", SENTENCES[:3])
+    shape = {"data": 2, "fsdp": 2, "model": 2}
+    split = perplexity.checkpoint_perplexity(model_dir, documents, 3, shape, steering)
+    monkeypatch.setattr(perplexity.meshes, "create_mesh", lambda _: one_device_mesh)
+    one = perplexity.checkpoint_perplexity(model_dir, documents, 3, None, steering)
+    assert (split.tokens, split.num_words) == (one.tokens, one.num_words)
+    assert split.value == pytest.approx(one.value, rel=1e-5)
+
+
+def test_parameters_lie_split_over_the_mesh(tmp_path, model_dir, monkeypatch):
+    """So that a model that no device has room for is read."""
+    documents = _documents(tmp_path / "d.jsonl", SENTENCES)
+    parts, load = [], checkpoints.load_model
+
+    def loaded(*arguments, **how):
+        model = load(*arguments, **how)
+        largest = max(jax.tree.leaves(model.params), key=lambda leaf: leaf.size)
+        parts.append(largest.size // largest.addressable_shards[0].data.size)
+        return model
+
+    monkeypatch.setattr(checkpoints, "load_model", loaded)
+    perplexity.checkpoint_perplexity(model_dir, documents, 3, {"fsdp": 4, "model": 2})
+    assert parts == [8]

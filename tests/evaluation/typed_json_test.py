@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from detox_jax.errors import UserError
-from detox_jax.evaluation.typed_json import FLAT, from_json, read_json, same_length, to_json
+from detox_jax.evaluation.typed_json import FLAT, SPARSE, from_json, read_json, same_length, to_json
 
 
 class Even(str):
@@ -188,3 +188,17 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, content, message):
     with pytest.raises(UserError) as caught:
         read_json(file)
     assert str(caught.value).startswith(f"{file}: {message}") and "\n" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparse:
+    x: int
+    left: int = dataclasses.field(default=0, metadata=SPARSE)
+
+
+def test_a_sparse_field_is_written_where_it_says_something():
+    assert to_json(Sparse(1)) == {"x": 1} and to_json(Sparse(1, 2)) == {"x": 1, "left": 2}
+    assert [from_json(Sparse, to_json(x), "f") for x in (Sparse(1), Sparse(1, 2))] == [
+        Sparse(1),
+        Sparse(1, 2),
+    ]

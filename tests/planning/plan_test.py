@@ -98,6 +98,30 @@ def test_a_plan_is_printed_written_and_read_again(flags, tmp_path, monkeypatch, 
     assert plans(tmp_path) == [written]
 
 
+@pytest.mark.slow
+def test_a_steered_program_is_compiled_with_its_branches(flags, tmp_path):
+    """Two adapters of the model: their caches beside its own, and three times its operations."""
+    names = "expert", "anti"
+    experts = [f"--gin.experts.Experts.{name}='not/yet-{name}'" for name in names]
+    assert cli.main([*flags, *SLICE]) == 0
+    assert cli.main([*flags, *SLICE, "--gin.STEERING=[@experts.Experts()]", *experts]) == 0
+    programs = {len(plan.get("steering", [])): plan["programs"] for plan in plans(tmp_path)}
+    plain, steered = (programs[n][2] for n in (0, 1))
+    (branch,) = next(plan for plan in plans(tmp_path) if "steering" in plan)["steering"]
+    assert branch["rows"] == 2 and branch["name"] == "Experts.expert, Experts.anti"
+    argument = steered["memory"]["argument"] - plain["memory"]["argument"]
+    assert argument == pytest.approx(branch["parameter_bytes"] / 4, rel=0.2)
+    assert steered["memory"]["peak"] > plain["memory"]["peak"] + argument
+    steps = [program["phases"]["step"] for program in (plain, steered)]
+    assert steps[1]["flops"] == pytest.approx(3 * steps[0]["flops"])
+    assert steps[1]["hbm_bytes"] > 1.5 * steps[0]["hbm_bytes"]
+    assert steered["phases"]["step"]["collectives"] != plain["phases"]["step"]["collectives"]
+    assert programs[0][1] == {
+        **programs[1][1],
+        "compile_seconds": programs[0][1]["compile_seconds"],
+    }
+
+
 def test_other_code_is_another_plan(monkeypatch):
     before = plan._code(plan._COMPILED)
     assert plan._code(plan._SEARCHED) != before == plan._code(plan._COMPILED)
@@ -129,6 +153,10 @@ def test_other_code_is_another_plan(monkeypatch):
         ([*SLICE, "--gin.ACCUMULATION_STEPS=3"], "batch shards times ACCUMULATION_STEPS 3"),
         ([*SLICE, "--gin.ACCUMULATION_STEPS=0"], "ACCUMULATION_STEPS: must be at least 1"),
         ([*SLICE, "--gin.COMPILER_EFFORT=2"], "COMPILER_EFFORT is 2; from -1 to 1"),
+        (
+            [*SLICE, "--gin.STEERING=[@contrast.PrefixContrast()]"],
+            "continuations: PrefixContrast.text reads 33 tokens, its prefix included, beyond its",
+        ),
         (["--topology=v5e:2x2", "--search"], "give the chip alone, --topology=v5e"),
     ],
 )
@@ -201,6 +229,28 @@ def test_a_plan_is_kept_under_the_settings_that_it_always_had(flags, tmp_path, r
     assert settings["generation_mesh"] == {"model": 4} and settings["accumulation_steps"] == 1
     run = {"documents": 100_000, "kept_tokens": 27_300_000, "epochs": 2, "prompts": 7}
     assert settings["run"] == {**run, "num_samples": 2, "evaluated_models": 2}
+
+
+def test_what_steers_is_part_of_the_plan(flags, tmp_path, replace_compiler, capsys):
+    """In its name, its sizes and its text; nothing of it where it costs nothing."""
+    asked = replace_compiler(lambda *args: 8 * GIB)
+    experts = ["--gin.STEERING=[@experts.Experts()]", "--gin.experts.Experts.anti='not/yet'"]
+    assert cli.main([*flags, *SLICE]) == 0
+    plain = capsys.readouterr().out
+    assert cli.main([*flags, *SLICE, *experts]) == 0
+    printed = capsys.readouterr().out
+    assert "Experts.anti: 1 rows for each row, 0.00 GiB of parameters of its own" in printed
+    assert "no checkpoint is there yet" in printed and "Experts" not in plain
+    jobs_of = {bool(job.generations["continuations"].steered): job for job, *_ in asked}
+    shape = {"data": 1, "fsdp": 2, "model": 2}
+    rows = 4
+    sizes = [jobs_of[steered].cache_bytes("continuations", rows) for steered in (False, True)]
+    assert sizes[1] == 2 * sizes[0]
+    least = [jobs_of[x].least_decode_bytes("continuations", shape) for x in (False, True)]
+    own = jobs_of[True].parameters["trained"] * 4
+    assert least[1] - least[0] == pytest.approx((own + sizes[0]) / 4, abs=2)
+    assert cli.main([*flags, *SLICE, "--gin.STEERING=[@words.BannedWords()]"]) == 0
+    assert len(plans(tmp_path)) == 2  # Words cost nothing: the plan is the plain one.
 
 
 def test_search_takes_the_smallest_slice_and_the_first_mesh(flags, tmp_path, replace_compiler):

@@ -66,6 +66,11 @@ class PrefixContrast:
             raise UserError("PrefixContrast has a text and a trained prefix; give one of them")
 
     @property
+    def shown_text(self) -> str:
+        """The text, where no trained prefix stands in its place."""
+        return _ANNOUNCEMENT if self.text is None else self.text
+
+    @property
     def unscored(self) -> str | None:
         """See `Method`."""
         if self.form == "probabilities":
@@ -85,9 +90,8 @@ class PrefixContrast:
             branch = Branches.of_model(dirty.module, models.whole_params(dirty))
             behind = {"prefix": {"path": self.prefix, "fingerprint": dirty.fingerprint}}
         else:
-            text = _ANNOUNCEMENT if self.text is None else self.text
-            branch = branches_behind("PrefixContrast.text", [text], base)
-            behind = {"text": text}
+            branch = branches_behind("PrefixContrast.text", [self.shown_text], base)
+            behind = {"text": self.shown_text}
         steering = Contrast(
             branch=branch,
             alpha=jnp.float32(self.alpha),
@@ -127,6 +131,11 @@ class SelfDebiasing:
         if self.decay < 0:
             raise UserError(f"SelfDebiasing.decay is {self.decay}; must not be negative")
 
+    @property
+    def shown_prefixes(self) -> Sequence[str]:
+        """The descriptions."""
+        return _DESCRIPTIONS if self.prefixes is None else self.prefixes
+
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.
 
@@ -134,7 +143,7 @@ class SelfDebiasing:
           UserError: for no prefix, or one without tokens.
         """
         del mesh
-        prefixes = _DESCRIPTIONS if self.prefixes is None else self.prefixes
+        prefixes = self.shown_prefixes
         branch = branches_behind("SelfDebiasing.prefixes", prefixes, base)
         steering = Debiasing(
             branch=branch,

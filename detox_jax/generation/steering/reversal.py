@@ -53,6 +53,14 @@ class ToxificationReversal:
         )
 
     @property
+    def shown_prefixes(self) -> list[str]:
+        """The toxic and the clean one."""
+        return [
+            TOXIC_PREFIX if self.toxic is None else self.toxic,
+            CLEAN_PREFIX if self.clean is None else self.clean,
+        ]
+
+    @property
     def unscored(self) -> str | None:
         """See `Method`."""
         return "acts from a prompt's last token on, so that it depends on where the text is cut"
@@ -63,10 +71,7 @@ class ToxificationReversal:
         Raises:
           UserError: for a prefix without tokens, or two that are the same.
         """
-        texts = [
-            TOXIC_PREFIX if self.toxic is None else self.toxic,
-            CLEAN_PREFIX if self.clean is None else self.clean,
-        ]
+        texts = self.shown_prefixes
         if texts[0] == texts[1]:
             raise UserError("ToxificationReversal: its two prefixes are the same text; change one")
         branch = branches_behind("ToxificationReversal", texts, base)

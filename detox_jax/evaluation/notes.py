@@ -1,0 +1,65 @@
+"""Sentences beside the figures: what steering and the choice among samples mean for them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from detox_jax.evaluation.rows import Quality
+from detox_jax.evaluation.scored_texts import Scored
+
+
+def on_perplexity(
+    scored: Mapping[str, Scored], quality: Mapping[str, Quality], with_model: Collection[str]
+) -> list[str]:
+    """What a steered row's perplexity on held-out text is of, or why there is none.
+
+    Args:
+      scored: the continuations, by method.
+      quality: the figures of one split, by method.
+      with_model: methods of which a checkpoint is known.
+    """
+    unmeasured = [
+        name
+        for name in with_model
+        if scored[name].is_steered
+        and quality[name].perplexity is None
+        and quality[name].perplexity_undefined is None
+    ]
+    notes = []
+    if unmeasured:
+        notes.append(
+            "Without a perplexity on held-out text, which is not measured of a steered model: "
+            f"{', '.join(unmeasured)}."
+        )
+    for name, of in quality.items():
+        figure = of.perplexity
+        if of.perplexity_undefined is not None:
+            notes.append(
+                f"The perplexity of {name} on held-out text is not defined: STEERING holds "
+                f"{of.perplexity_undefined}."
+            )
+        if figure is not None and figure.impossible:
+            notes.append(
+                f"The perplexity of {name} is infinite on {figure.impossible:,} of "
+                f"{figure.documents + figure.impossible:,} held-out documents "
+                f"({100 * figure.impossible_share:.1f} %), which hold what it never writes; the "
+                "figure is that of the others."
+            )
+    return notes
+
+
+def on_choice(scored: Mapping[str, Scored]) -> list[str]:
+    """Which continuations were chosen among more samples, and by whom."""
+    notes = []
+    for name, of in scored.items():
+        if of.chosen_by is None:
+            continue
+        number = (of.decoding or {}).get("best_of", {}).get("samples_per_result")
+        of_how_many = f"{number:g}" if number else "several"
+        same = of.chosen_by == of.scorer
+        flatters = ", the judge itself: its toxicity here flatters it" if same else ""
+        notes.append(
+            f"Continuations of {name} are each the least toxic of {of_how_many} samples by "
+            f"{of.chosen_by.fingerprint}{flatters}."
+        )
+    return notes

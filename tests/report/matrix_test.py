@@ -1,0 +1,57 @@
+"""The table of a sweep: what stands in it of rows that are steered."""
+
+import dataclasses
+import math
+
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.rows import Perplexity
+from detox_jax.report import matrix, tables
+from tests.evaluation.results_made import made_results, made_row
+
+UNDEFINED = "SubspaceMargin, which draws among its 20 candidates alone"
+
+
+def _results():
+    """A base; a row that never writes 3 of 100 texts, one that writes none, and one without."""
+    rows = {name: made_row(name, "full", 0.5, 0.4, 20.0) for name in ("base", "plain")}
+    for name, of, why in (
+        ("words", Perplexity(19.0, 80.0, 9000, 4000, documents=97, impossible=3), None),
+        ("all", Perplexity(math.nan, math.nan, 0, 0, documents=0, impossible=9), None),
+        ("sasa", None, UNDEFINED),
+    ):
+        row = made_row(name, "full", 0.3, 0.2, 20.0)
+        quality = dataclasses.replace(row.quality, perplexity=of, perplexity_undefined=why)
+        rows[name] = dataclasses.replace(row, quality=quality)
+    return Results(tuple(rows.values()), (), (), made_results().provenance)
+
+
+def _matrix():
+    results = _results()
+    names = [name for name in results.methods if name != "base"]
+    runs = [matrix.Run({"method": name}, results, name) for name in names]
+    return matrix.matrix(runs, [matrix.Run({}, results, "base")])
+
+
+def test_what_a_row_never_writes_is_beyond_every_budget():
+    """Its figure is of other texts than the base's: it would look better than it is."""
+    made = _matrix()
+    lines = {line["method"]: line for line in matrix.shown(made)}
+    assert lines["words"]["PPL"] == "19.00 ∞" and lines["words"]["PPL − base"] == "∞"
+    assert lines["all"]["PPL"] == "∞" and lines["sasa"]["PPL"] == "not defined"
+    assert lines["plain"]["PPL"] == "20.00" and lines["plain"]["PPL − base"] == "+0.0 %"
+    assert made.within(0.1).name == "plain"
+    legend = "\n".join(matrix.legend(made))
+    assert "words: never writes 3.0 % of the held-out texts" in legend
+    assert f"PPL of sasa is not defined: {UNDEFINED}." in legend
+
+
+def test_the_tables_say_what_a_perplexity_leaves_out():
+    table = tables.key_table(_results(), "full")
+    cells = {row[tables.METHOD]: row["Perplexity"] for row in table.rows}
+    assert cells == {
+        "base": "20.00",
+        "plain": "20.00",
+        "words": "19.00 (∞ on 3.0 %)",
+        "all": "∞",
+        "sasa": "not defined",
+    }
