@@ -48,6 +48,7 @@ from detox_jax.evaluation.typed_json import from_json
 from detox_jax.kinds import Count, Draws, Seed, Share
 from detox_jax.preview import Step
 from detox_jax.records import TOXIC
+from detox_jax.tags import Tags
 
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
@@ -69,6 +70,8 @@ class Evaluated:
       choices: what `choices` wrote of it, for zero-shot accuracy.
       own_decoding: names of the settings of decoding in which the method is meant to differ from
         the baseline, such as `sampling`; all others must be equal. Never the limit of tokens.
+      behind: tags with which the model was trained: held-out text is read behind the good one,
+        which is not scored.
     """
 
     generations: str | Mapping[str, str]
@@ -78,6 +81,7 @@ class Evaluated:
     filtered_by: Mapping[str, str] | None = None
     choices: str | None = None
     own_decoding: Sequence[str] = ()
+    behind: Tags | None = None
 
 
 Method = Evaluated  # its name in gin files: `@mine/evaluate.Method()`
@@ -297,6 +301,10 @@ def _describe_method(method: Evaluated) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     fields["own_decoding"] = sorted(method.own_decoding)
     del fields["checkpoint_path"]
+    if method.behind is None:  # So that older outputs go on.
+        del fields["behind"]
+    else:
+        fields["behind"] = method.behind.good
     fields["checkpoint"] = method.checkpoint_path and identity(method.checkpoint_path)
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
@@ -338,7 +346,7 @@ def _quality_of_all(
     for name, method in methods.items():
         texts, checkpoint = scored[name], method.checkpoint_path
         # What the checkpoint says of held-out text is not what a steered row draws from.
-        of_model = reader.of_model(name, None if texts.is_steered else checkpoint)
+        of_model = reader.of_model(name, None if texts.is_steered else checkpoint, method.behind)
         of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
         of_prompts = scored_texts.quality(texts, generations[name])
         for split, mask in scored_texts.splits(texts.prompts).items():

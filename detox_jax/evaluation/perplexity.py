@@ -15,6 +15,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.parallel import mesh as meshes
+from detox_jax.tags import Tags
 from detox_jax.training import losses
 
 Window = tuple[Sequence[int], int]
@@ -26,6 +27,7 @@ def checkpoint_perplexity(
     documents: str,
     batch_size: int = 32,
     mesh_shape: Mapping[str, int] | None = None,
+    behind: Tags | None = None,
 ) -> Perplexity:
     """The perplexity of documents, each read from its start token to its end-of-text.
 
@@ -37,6 +39,8 @@ def checkpoint_perplexity(
       documents: JSON Lines documents: file, glob or directory.
       batch_size: windows at once.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      behind: tags with which the model was trained: every window is read behind the good one, of
+        which no token is scored or counted.
 
     Returns:
       Exp of the mean negative log-likelihood in nats of a token, end-of-text included, and of the
@@ -48,7 +52,9 @@ def checkpoint_perplexity(
     texts = [document.text for document in records.read_documents(documents)]
     bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
     encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
-    windows = [w for ids in encoded for w in split_windows(ids, loaded.module.config.max_length)]
+    tag = [] if behind is None else [bos, *behind.ids(loaded.vocabulary)[0]]
+    context = loaded.module.config.max_length - len(tag)
+    windows = [_behind(tag, w) for ids in encoded for w in split_windows(ids, context)]
     total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {documents}")
     words = sum(len(text.split()) + 1 for text in texts)
     tokens = sum(len(ids) - 1 for ids in encoded)
@@ -145,6 +151,15 @@ def _total_nll(
     if not math.isfinite(total):
         raise UserError(f"{what}: the loss is {total}; a broken checkpoint")
     return total
+
+
+def _behind(tag: Sequence[int], window: Window) -> Window:
+    """A window behind the start token and a tag, as the pieces of documents are in training."""
+    ids, first = window
+    if not tag:
+        return window
+    text = ids[1:] if ids[0] == tag[0] else ids  # Without its own start token.
+    return [*tag, *text], first + len(tag) - (len(ids) - len(text))
 
 
 def split_windows(ids: Sequence[int], context: int) -> list[Window]:

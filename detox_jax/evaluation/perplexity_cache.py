@@ -15,6 +15,7 @@ from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
+from detox_jax.tags import Tags
 
 T = TypeVar("T", Perplexity, ContinuationPerplexity)
 
@@ -36,12 +37,15 @@ class PerplexityReader:
     reference: str | None
     batch_size: int
 
-    def of_model(self, name: str, checkpoint: str | None) -> Perplexity | None:
+    def of_model(
+        self, name: str, checkpoint: str | None, behind: Tags | None = None
+    ) -> Perplexity | None:
         """A method's perplexity on the held-out documents; None where it cannot be measured.
 
         Args:
           name: of the method.
           checkpoint: its model, if it has one.
+          behind: tags behind whose good one the documents are read.
         """
         heldout = self.heldout
         if heldout is None or checkpoint is None:
@@ -51,8 +55,14 @@ class PerplexityReader:
         return self._once(
             Perplexity,
             f"perplexity-{name}.json",
-            {"model": identity(checkpoint), "heldout": self._heldout},
-            lambda: perplexity.checkpoint_perplexity(checkpoint, heldout, self.batch_size),
+            {
+                "model": identity(checkpoint),
+                "heldout": self._heldout,
+                **({} if behind is None else {"behind": behind.good}),
+            },
+            lambda: perplexity.checkpoint_perplexity(
+                checkpoint, heldout, self.batch_size, behind=behind
+            ),
         )
 
     def of_continuations(
