@@ -100,6 +100,31 @@ class Select(Protocol):
         ...
 
 
+class Pair(Protocol):
+    """`pair`."""
+
+    def __call__(
+        self, *, input: str, output_dir: str, pairing: Any, reference: Any, check_only: bool = False
+    ) -> list[Step] | None:
+        """See `toxicity.pair.pair`."""
+        ...
+
+
+class Combine(Protocol):
+    """`combine`."""
+
+    def __call__(
+        self,
+        *,
+        base: str,
+        output_dir: str,
+        terms: Mapping[str, float],
+        check_only: bool = False,
+    ) -> list[Step] | None:
+        """See `checkpoints.combine.combine`."""
+        ...
+
+
 class Choices(Protocol):
     """`choices` with its tasks."""
 
@@ -146,6 +171,10 @@ class Corpus:
     With `writer` and `Method.start` SGEAT goes round: a model that was trained writes the documents
     of the next corpus, on which it is trained further.
 
+    With `pairs` it is a corpus of preference pairs: of the kept documents of `source` against those
+    that its filter discarded, or of what `documents` holds. Rows that are trained on it bring a
+    `train` whose objective is on pairs.
+
     Attributes:
       prompts: makes the prompt mode (`Standard`, `Heuristic`, `Augmented`) of a generated corpus.
       source: an earlier corpus. With `prompts`, its kept documents are the prompts (`Augmented`);
@@ -158,7 +187,10 @@ class Corpus:
       size_share: the share of `size_of` or `lengths_of` that is meant: a third is 0.3333.
       apart_from_prompts: leave out the documents that the evaluation prompts come from, see
         `toxicity.apart`.
-      writer: the row whose model generates in place of the base.
+      writer: the row whose model generates in place of the base; of pairs, the row whose model is
+        their reference, from which rows that are trained on them start.
+      pairs: makes the pairing of a corpus of pairs (`pairing.KeptAgainstDiscarded`).
+      task: makes the seqio task, as `sgeat`'s `task` does, which it is where None.
     """
 
     prompts: Callable[..., PromptMode] | None = None
@@ -171,6 +203,13 @@ class Corpus:
     size_share: Share = 1.0
     apart_from_prompts: bool = False
     writer: str | None = None
+    pairs: Callable[..., Any] | None = None
+    task: Callable[..., Any] | None = None
+
+    @property
+    def directory(self) -> str:
+        """Where in its own directory lies what is trained on."""
+        return "kept" if self.pairs is None else "pairs"
 
     @property
     def waits_for(self) -> set[str]:
@@ -208,6 +247,8 @@ class Method:
       random_seed: of training and continuations, where rows differ in nothing but their seed; the
         run's own where None.
       start: the row whose model this one starts from; the base where None.
+      terms: rows by their weights, in place of a training: the sum of weight * (model - start) is
+        added to `start` (`combine`). A toxic one times -0.5 is task arithmetic.
     """
 
     corpus: str | None = None
@@ -216,6 +257,7 @@ class Method:
     decoding: Mapping[str, Any] | None = None
     random_seed: int | None = None
     start: str | None = None
+    terms: Mapping[str, float] | None = None
 
     @property
     def label(self) -> str | None:
@@ -236,6 +278,64 @@ def label_of(adaptation: adaptations.Adaptation | None) -> str:
     """`whole`, or the kind of an adaptation."""
     described = adaptations.to_json(adaptation)
     return "whole" if described is None else described["kind"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Makers:
+    """What corpora and rows of some kinds are made with; see `sgeat`."""
+
+    documents_task: Callable[..., Any]
+    given_pair: Pair | None
+    given_reference: Callable[..., Any] | None
+    pairs_task: Callable[..., Any] | None
+    given_combine: Combine | None
+
+    def check(self, corpora: Mapping[str, Corpus], rows: Mapping[str, Method]) -> None:
+        """Refuses a run that lacks one of those that it needs.
+
+        Raises:
+          UserError: naming the corpus or the row.
+        """
+        of_pairs = (self.given_pair, self.given_reference, self.pairs_task)
+        for name, corpus in corpora.items():
+            if corpus.pairs is not None and None in of_pairs:
+                raise UserError(
+                    f"corpus {name!r}: is of pairs; set sgeat.sgeat.pair, reference and "
+                    "pairs_task, as gin_configs/runs/sgeat.gin does"
+                )
+        for name, row in rows.items():
+            if row.terms is not None and self.given_combine is None:
+                raise UserError(
+                    f"method {name!r}: has terms; set sgeat.sgeat.combine, as "
+                    "gin_configs/runs/sgeat.gin does"
+                )
+
+    @property
+    def pair(self) -> Pair:
+        """`pair`, where it is needed."""
+        assert self.given_pair is not None
+        return self.given_pair
+
+    @property
+    def reference(self) -> Callable[..., Any]:
+        """Makes the reference of pairs, where it is needed."""
+        assert self.given_reference is not None
+        return self.given_reference
+
+    @property
+    def combine(self) -> Combine:
+        """`combine`, where it is needed."""
+        assert self.given_combine is not None
+        return self.given_combine
+
+    def task_of(self, corpus: Corpus) -> Callable[..., Any]:
+        """What makes the seqio task of a corpus."""
+        if corpus.task is not None:
+            return corpus.task
+        if corpus.pairs is None:
+            return self.documents_task
+        assert self.pairs_task is not None
+        return self.pairs_task
 
 
 def rows(
@@ -277,6 +377,10 @@ def _row(name: str, row: Any) -> Method:
             f"method {name!r}: adaptation is {row.adaptation!r}; give None for the whole model, or "
             "@adaptation.AdapterConfig(), @adaptation.LoRAConfig() or another of adaptation"
         )
+    if row.terms is not None and (row.corpus or not row.terms):
+        raise UserError(
+            f"method {name!r}: terms are rows by weight, {{'anti': -0.5}}, in place of a corpus"
+        )
     if row.corpus is None and (row.adaptation or row.train):
         raise UserError(f"method {name!r}: trains, but names no corpus")
     known = [field.name for field in dataclasses.fields(Decoding)]
@@ -304,11 +408,16 @@ def check_names(
                 f"corpus {name!r}: no corpus {other!r} for its source, size_of or lengths_of; "
                 f"there are {sorted(corpora)}"
             )
+        for other in sorted(corpus.waits_for):
+            if corpora[other].pairs is not None:
+                raise UserError(f"corpus {name!r}: corpus {other!r} is of pairs and no documents")
         if corpus.documents is not None and (corpus.prompts or corpus.source):
             raise UserError(f"corpus {name!r}: has documents, so it takes no prompts and no source")
         if corpus.documents is corpus.prompts is corpus.source is None:
             raise UserError(f"corpus {name!r}: needs prompts, a source or documents")
-        if corpus.writer is not None and corpus.prompts is None:
+        if corpus.pairs is not None and corpus.prompts is not None:
+            raise UserError(f"corpus {name!r}: pairs are mined of a source, so it takes no prompts")
+        if corpus.writer is not None and corpus.prompts is corpus.pairs is None:
             raise UserError(f"corpus {name!r}: has a writer and no prompts, so nothing is written")
         if corpus.is_scored and corpus.documents is None:
             raise UserError(f"corpus {name!r}: is_scored is of documents, and it has none")
@@ -321,6 +430,9 @@ def check_names(
                 f"method {name!r}: no corpus {row.corpus!r}; there are {sorted(corpora)}"
             )
         _check_row_is_there(f"method {name!r}: start", row.start, rows)
+        for other in row.terms or ():
+            _check_row_is_there(f"method {name!r}: a term", other, rows)
+        _check_pairs(name, row, corpora)
         if row.corpus is not None and _ends_in_an_adaptation(row.start, rows):
             raise UserError(
                 f"method {name!r}: start {row.start!r} is an adaptation, on which nothing can be "
@@ -328,6 +440,22 @@ def check_names(
             )
     if not judges:
         raise UserError("JUDGES is empty; give at least one scorer to evaluate with")
+
+
+def _check_pairs(name: str, row: Method, corpora: Mapping[str, Corpus]) -> None:
+    """Refuses a row whose training cannot be on the pairs that it names."""
+    if row.corpus is None or corpora[row.corpus].pairs is None:
+        return
+    if row.train is None:
+        raise UserError(
+            f"method {name!r}: corpus {row.corpus!r} is of pairs; give a train whose objective is "
+            "on pairs: {'train': @dpo/train.train}"
+        )
+    if row.start != corpora[row.corpus].writer:
+        raise UserError(
+            f"method {name!r}: starts from {row.start or BASE!r}, but the reference of the pairs "
+            f"{row.corpus!r} is {corpora[row.corpus].writer or BASE!r}; set the corpus's writer"
+        )
 
 
 def _check_row_is_there(what: str, name: str | None, rows: Mapping[str, Method]) -> None:
@@ -338,7 +466,7 @@ def _check_row_is_there(what: str, name: str | None, rows: Mapping[str, Method])
 def _ends_in_an_adaptation(name: str | None, rows: Mapping[str, Method]) -> bool:
     """Whether the model of a row is an adaptation, its own or that of where it starts."""
     seen: set[str] = set()
-    while name is not None and name in rows and name not in seen:
+    while name is not None and name in rows and name not in seen and not rows[name].terms:
         if rows[name].corpus is not None:
             return rows[name].adaptation is not None
         seen.add(name)
@@ -364,7 +492,8 @@ def in_order(
     def is_ready(part: Corpus | Method) -> bool:
         if isinstance(part, Corpus):
             return not part.waits_for & corpora_left.keys() and part.writer not in rows_left
-        return part.corpus not in corpora_left and part.start not in rows_left
+        named = {part.start, *(part.terms or ())}
+        return part.corpus not in corpora_left and not named & rows_left.keys()
 
     while corpora_left or rows_left:
         for left in (corpora_left, rows_left):
@@ -375,6 +504,6 @@ def in_order(
         else:
             raise UserError(
                 f"corpora {sorted(corpora_left)} and methods {sorted(rows_left)} wait for each "
-                "other; see their `source`, `size_of`, `lengths_of`, `writer`, `corpus`, `start`"
+                "other; see `source`, `size_of`, `lengths_of`, `writer`, `corpus`, `start`, `terms`"
             )
     return made

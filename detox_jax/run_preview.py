@@ -14,7 +14,7 @@ from etils import epath
 
 from detox_jax import preview
 from detox_jax.errors import UserError
-from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Method
+from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Makers, Method
 from detox_jax.preview import Coming, Step
 
 
@@ -26,12 +26,14 @@ class RunPreview:
       root: its directory.
       rows: the rows of its results.
       order: corpora and rows as `method.in_order` has them.
+      makers: of corpora of pairs and of sums.
       given: the arguments of `sgeat`.
     """
 
     root: epath.Path
     rows: Mapping[str, Method]
     order: Sequence[tuple[str, Corpus | Method]]
+    makers: Makers
     given: Mapping[str, Any]
 
     def steps(self) -> list[Step]:
@@ -95,7 +97,7 @@ class RunPreview:
         """The model of a row, as far as it is there: the base's where None."""
         if row is None:
             return self._base_path
-        if self.rows[row].corpus is None:
+        if self.rows[row].corpus is None and self.rows[row].terms is None:
             return self._model(self.rows[row].start)
         return self._coming("models", row)
 
@@ -105,13 +107,36 @@ class RunPreview:
                 self._corpus(name, part) if isinstance(part, Corpus) else self._train(name, part)
             )
 
+    def _kept(self, name: str) -> str:
+        return self._coming("corpora", name, self.given["corpora"][name].directory)
+
+    def _pairs(self, name: str, corpus: Corpus) -> Iterator[Step]:
+        assert corpus.pairs is not None
+        scored, source = {}, corpus.source
+        documents = self._documents(corpus)
+        if source is not None:
+            documents = Coming(self._kept(source))
+            scored = {"documents": Coming(self.root / "corpora" / source / "scored")}
+        assert documents is not None
+        steps = self.makers.pair(
+            input=documents,
+            output_dir=str(self.root / "corpora" / name / corpus.directory),
+            pairing=corpus.pairs(**scored),
+            reference=self.makers.reference(checkpoint_path=self._model(corpus.writer)),
+            check_only=True,
+        )
+        yield from steps or ()
+
     def _corpus(self, name: str, corpus: Corpus) -> Iterator[Step]:
+        if corpus.pairs is not None:
+            yield from self._pairs(name, corpus)
+            return
         directory = self.root / "corpora" / name
         documents = self._documents(corpus)
         if corpus.prompts is not None:
             source = {}
             if corpus.source is not None:
-                source = {"documents": self._coming("corpora", corpus.source, "kept")}
+                source = {"documents": self._kept(corpus.source)}
             yield from self.given["generate_documents"](
                 checkpoint_path=self._readable(corpus.writer),
                 output_dir=str(directory / "generated"),
@@ -128,10 +153,7 @@ class RunPreview:
                 input=documents, output_dir=str(directory / "scored"), check_only=True
             )
         select = corpus.select or self.given["select"]
-        control = corpus.control(
-            lambda name: self._coming("corpora", name, "kept"),
-            self._given("prompts_input", "prompts"),
-        )
+        control = corpus.control(self._kept, self._given("prompts_input", "prompts"))
         steps = select(
             input=scored,
             output_dir=str(directory / "kept"),
@@ -146,17 +168,29 @@ class RunPreview:
         return self._base_path if isinstance(model, Coming) else model
 
     def _train(self, name: str, row: Method) -> Iterator[Step]:
+        if row.terms is not None:
+            yield from self._combine(name, row)
         if row.corpus is None:
             return
         train = row.train or self.given["train" if row.adaptation is None else "adapt"]
         steps = train(
             model_dir=str(self.root / "models" / name),
-            mixture_or_task_name=Coming(self.root / "corpora" / row.corpus / "kept"),
+            mixture_or_task_name=Coming(self._kept(row.corpus)),
             initial_checkpoint_path=self._readable(row.start),
             adaptation=row.adaptation,
             **row.seed,
             check_only=True,
         )
+        yield from steps or ()
+
+    def _combine(self, name: str, row: Method) -> Iterator[Step]:
+        directory = str(self.root / "models" / name)
+        start = self._model(row.start)
+        terms = {self._model(term): weight for term, weight in (row.terms or {}).items()}
+        if any(isinstance(path, Coming) for path in (start, *terms)):
+            yield Step("combine", directory)
+            return
+        steps = self.makers.combine(base=start, output_dir=directory, terms=terms, check_only=True)
         yield from steps or ()
 
     def _decoding(self, name: str) -> Any:

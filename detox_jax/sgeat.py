@@ -7,7 +7,7 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
 
     OUTPUT_DIR/text/                         corpus, prompts and held-out text, where they are made
     OUTPUT_DIR/vocabulary/, base/            the base model, where it is trained
-    OUTPUT_DIR/corpora/NAME/                 generated/, scored/, kept/
+    OUTPUT_DIR/corpora/NAME/                 generated/, scored/, kept/, or pairs/
     OUTPUT_DIR/models/METHOD/                the adapted models
     OUTPUT_DIR/continuations/METHOD/         generated/, scored-JUDGE/
     OUTPUT_DIR/choices/METHOD/               answers to zero-shot tasks, where any are asked
@@ -63,6 +63,10 @@ def sgeat(
     heldout: str | None = None,
     choices: method.Choices | None = None,
     downstream_tasks: Sequence[str] = (),
+    pair: method.Pair | None = None,
+    reference: Callable[..., Any] | None = None,
+    pairs_task: Callable[..., Any] | None = None,
+    combine: method.Combine | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Generates, scores, filters, adapts, and measures base and adapted models side by side.
@@ -95,6 +99,10 @@ def sgeat(
       heldout: held-out documents for perplexity; `text/heldout_nontoxic` where None.
       choices: `choices`, which asks base and adapted models the zero-shot tasks.
       downstream_tasks: their names; none where empty.
+      pair: `pair`, for corpora of pairs; needed where there are any, as are the next two.
+      reference: makes the reference of pairs, `reference(checkpoint_path=...)`.
+      pairs_task: makes the seqio task of pairs, as `task` does that of documents.
+      combine: `combine`, for rows of terms; needed where there are any.
       check_only: check all steps as far as that is possible without work, and return them.
 
     Returns:
@@ -109,9 +117,12 @@ def sgeat(
     rows = method.rows(methods, adaptation, corpora)
     method.check_names(corpora, rows, judges)
     order = method.in_order(corpora, rows)
+    makers = method.Makers(task, pair, reference, pairs_task, combine)
+    makers.check(corpora, rows)
     if check_only:
-        return RunPreview(root, rows, order, arguments).steps()
+        return RunPreview(root, rows, order, makers, arguments).steps()
     say = _Narrator(root)
+    kept = functools.partial(_kept, root, corpora)
 
     # --- text, and a base model ---------------------------------------------------------------
     if prepare is not None:
@@ -141,6 +152,12 @@ def sgeat(
     for name, part in order:
         if isinstance(part, Method):
             start = models[part.start or BASE]
+            if part.terms is not None:
+                say(f"{name}: add models to the base")
+                terms = {models[row]: weight for row, weight in part.terms.items()}
+                models[name] = str(root / "models" / name)
+                makers.combine(base=start, output_dir=models[name], terms=terms)
+                continue
             if part.corpus is None:  # As it is, decoded otherwise.
                 models[name] = start
                 continue
@@ -149,7 +166,9 @@ def sgeat(
             train_row = part.train or (train if part.adaptation is None else adapt)
             train_row(
                 model_dir=models[name],
-                mixture_or_task_name=task(files=_kept(root, part.corpus), vocabulary=vocabulary),
+                mixture_or_task_name=makers.task_of(corpora[part.corpus])(
+                    files=kept(part.corpus), vocabulary=vocabulary
+                ),
                 initial_checkpoint_path=start,
                 adaptation=part.adaptation,
                 **part.seed,
@@ -157,9 +176,18 @@ def sgeat(
             continue
         directory = root / "corpora" / name
         documents = _documents_to_score(root, part)
+        if part.pairs is not None:
+            say(f"{name}: make pairs")
+            makers.pair(
+                input=kept(part.source) if part.source else str(documents),
+                output_dir=kept(name),
+                pairing=part.pairs(**_scored_of(root, corpora, part)),
+                reference=makers.reference(checkpoint_path=models[part.writer or BASE]),
+            )
+            continue
         if part.prompts is not None:
             say(f"{name}: self-generate documents")
-            source = {} if part.source is None else {"documents": _kept(root, part.source)}
+            source = {} if part.source is None else {"documents": kept(part.source)}
             documents = str(directory / "generated")
             generate_documents(
                 checkpoint_path=models[part.writer or BASE],
@@ -167,17 +195,13 @@ def sgeat(
                 prompts=part.prompts(**source),
                 limit_setting=DOCUMENT_LIMIT,
             )
-        scored = str(directory / "scored")
-        if documents is None:
-            scored = str(root / "corpora" / str(part.source) / "scored")
-        elif part.is_scored:
-            scored = documents
-        else:
+        scored = _scored(root, corpora, name)
+        if documents is not None and not part.is_scored:
             say(f"{name}: score them")
             score(input=documents, output_dir=scored)
         say(f"{name}: select")
-        control = part.control(functools.partial(_kept, root), prompts_input)
-        (part.select or select)(input=scored, output_dir=_kept(root, name), **control)
+        control = part.control(kept, prompts_input)
+        (part.select or select)(input=scored, output_dir=kept(name), **control)
     models = {BASE: base, **{name: models[name] for name in rows}}
 
     # --- continuations of the evaluation prompts, under every judge ------------------------------
@@ -199,8 +223,8 @@ def sgeat(
                 input=str(directory / "generated"), output_dir=str(directory / f"scored-{judge}")
             )
 
-    # --- zero-shot tasks: each model once, and none that is steered -------------------------------
-    steered = {name for name in models if decodings[name].steering}
+    # --- zero-shot tasks: each model once, and none that is steered or asked behind a tag ---------
+    steered = {n for n in models if decodings[n].steering or decodings[n].behind is not None}
     answers: dict[str, str] = {}
     if choices is not None and downstream_tasks:
         for name, checkpoint in models.items():
@@ -223,7 +247,8 @@ def sgeat(
                 choices=None if name in steered else answers.get(checkpoint),
                 own_decoding=sorted(rows[name].decoding or {}) if name in rows else (),
                 steering=decodings[name].steering,
-                **_labels(root, rows, name),
+                **_behind(decodings[name]),
+                **_labels(kept, rows, name),
             )
             for name, checkpoint in models.items()
         },
@@ -250,8 +275,24 @@ def sgeat(
     return None
 
 
-def _kept(root: epath.Path, corpus: str) -> str:
-    return str(root / "corpora" / corpus / "kept")
+def _kept(root: epath.Path, corpora: Mapping[str, Corpus], name: str) -> str:
+    """Where what is trained on lies."""
+    return str(root / "corpora" / name / corpora[name].directory)
+
+
+def _scored(root: epath.Path, corpora: Mapping[str, Corpus], name: str) -> str:
+    """Where the documents lie that a corpus is selected from."""
+    corpus = corpora[name]
+    if corpus.prompts is None and corpus.source is not None:
+        return _scored(root, corpora, corpus.source)
+    if corpus.is_scored:
+        return str(_documents_to_score(root, corpus))
+    return str(root / "corpora" / name / "scored")
+
+
+def _scored_of(root: epath.Path, corpora: Mapping[str, Corpus], pairs: Corpus) -> dict[str, str]:
+    """What a pairing reads beside the kept documents of its source: all that were scored."""
+    return {} if pairs.source is None else {"documents": _scored(root, corpora, pairs.source)}
 
 
 def _documents_to_score(root: epath.Path, corpus: Corpus) -> str | None:
@@ -262,19 +303,21 @@ def _documents_to_score(root: epath.Path, corpus: Corpus) -> str | None:
     return str(made) if made.exists() else corpus.documents
 
 
-def _labels(root: epath.Path, rows: Mapping[str, Method], name: str) -> dict[str, Any]:
+def _labels(kept: Callable[[str], str], rows: Mapping[str, Method], name: str) -> dict[str, Any]:
     """What `evaluate` is told of a row beside its files; nothing where nothing was trained."""
     row = rows.get(name)
     while row is not None and row.corpus is None:  # It decodes what another one trained.
         row = rows.get(row.start or "")
     if row is None:
         return {}
-    filtered = outputs.read_manifest(epath.Path(_kept(root, str(row.corpus))))
-    return {
-        "corpus": row.corpus,
-        "adaptation": row.label,
-        "filtered_by": filtered["filtered_by"],
-    }
+    manifest = outputs.read_manifest(epath.Path(kept(str(row.corpus))))
+    filtered_by = manifest["filtered_by"] if "filtered_by" in manifest else manifest["scored_by"]
+    return {"corpus": row.corpus, "adaptation": row.label, "filtered_by": filtered_by}
+
+
+def _behind(decoding: Decoding) -> dict[str, Any]:
+    """What `evaluate` is told of tags; nothing without."""
+    return {} if decoding.behind is None else {"behind": decoding.behind}
 
 
 class _Narrator:

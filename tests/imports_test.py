@@ -22,6 +22,7 @@ BASICS = {
     "records",
     "tokenizer_files",
     "vocabulary",
+    "tags",
 }
 MODEL = {*BASICS, "models", "parallel", "checkpoints"}
 # What each room may import beside itself, the lowest room first: none may name one below it in this
@@ -55,6 +56,7 @@ ALLOWED = {
         *("bad_records", "errors", "kinds", "output_settings", "outputs", "preview", "records"),
         "tokenizer_files",
     },
+    "tags": {"errors", "kinds", "records", "vocabulary"},
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,
     "generation": MODEL,
@@ -81,7 +83,7 @@ ALLOWED = {
     },
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
-    "method": {"errors", "preview", "models", "generation"},
+    "method": {"errors", "kinds", "preview", "models", "generation"},
     "run_preview": {"errors", "preview", "method"},
     "sgeat": {*BASICS, "checkpoints", "models", "generation", "method", "run_preview"},
     "sweep_cells": {"errors", "shared_steps"},

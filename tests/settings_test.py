@@ -55,5 +55,13 @@ def test_no_verb_is_left_out():
 
 
 def test_every_field_of_a_decoding_is_in_one_group():
-    decides = ["sampling", "max_new_tokens", "num_samples", "random_seed", "dtype", "steering"]
+    decides = [
+        "sampling",
+        "max_new_tokens",
+        "num_samples",
+        "random_seed",
+        "dtype",
+        "steering",
+        "behind",
+    ]
     assert sorted([*decides, "batch_size"]) == sorted(f.name for f in dataclasses.fields(Decoding))

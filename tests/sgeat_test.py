@@ -1,5 +1,6 @@
 """The whole method on a model that fits a test: every step, its controls, resumption, mistakes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -19,7 +20,10 @@ from detox_jax.generation import sampling
 from detox_jax.generation.steering import words
 from detox_jax.toxicity import distinct
 from detox_jax.toxicity import filter
+from detox_jax.toxicity import pairing
 from detox_jax.toxicity import remote
+from detox_jax.training import dpo
+from detox_jax.training import optimizer
 {sgeat_made.CONFIG}
 """
 CONFIG += """
@@ -34,7 +38,15 @@ CORPORA = {
     'second': @second/sgeat.Corpus(),
     'dapt': @dapt/sgeat.Corpus(),
     'scored': @scored/sgeat.Corpus(),
+    'pairs': @pairs/sgeat.Corpus(),
 }
+pairs/sgeat.Corpus:
+  source = 'random'
+  pairs = @pairing.KeptAgainstDiscarded
+pairing.KeptAgainstDiscarded.margin = 0.01
+dpo/train.train:
+  objective = @dpo.Preference()
+  optimizer = @adapter/optimizer.AdamW()
 dapt/sgeat.Corpus:
   documents = 'train'
   select = @dapt/filter.filter
@@ -67,11 +79,16 @@ METHODS = {
     'base-top': {'decoding': {'sampling': @sampling.TopKSampling()}},
     'base-words': {'decoding': {'steering': [@words.BannedWords()]}},
     'round-2': {'corpus': 'second', 'start': 'sgeat-whole'},
+    'dpo': {'corpus': 'pairs', 'train': @dpo/train.train, 'adaptation': %ADAPTATION},
+    'negated': {'terms': {'control-random': -0.5}},
     'adapter-words': {'start': 'sgeat-adapter', 'decoding': {'steering': [@words.BannedWords()]}},
 }
 sampling.TopKSampling.k = 50
 control/sgeat.Method.corpus = 'random'
 """
+
+
+PAIRS = sgeat.Corpus(documents="pairs.jsonl", pairs=str)
 
 
 class Flags(list):
@@ -133,7 +150,8 @@ def test_results_hold_every_method_and_split(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
     trained = {"sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1", "round-2"}
-    assert methods == {"base", "base-top", "base-words", "adapter-words", *trained}
+    made = {"dpo", "negated", *trained}
+    assert methods == {"base", "base-top", "base-words", "adapter-words", *made}
     assert {row["split"] for row in results["rows"]} == {"full", "toxic", "nontoxic"}
     assert {row["scorer"]["name"] for row in results["rows"]} == {"ngram"}
     for row in results["rows"]:
@@ -210,6 +228,31 @@ def test_documents_that_have_scores_are_filtered_by_them(run_dir):
     kept = manifest(run_dir / "corpora" / "scored" / "kept")
     assert kept["highest_kept"] == 0.4 and kept["counts"]["kept"] == 5
     assert not (run_dir / "corpora" / "scored" / "scored").exists()
+
+
+def test_a_row_is_trained_on_pairs_of_what_was_kept_and_what_was_thrown_away(run_dir):
+    pairs = manifest(run_dir / "corpora" / "pairs" / "pairs")
+    kept = manifest(run_dir / "corpora" / "random" / "kept")
+    assert pairs["counts"]["kept"] == kept["counts"]["kept"]
+    assert pairs["counts"]["kept"] + pairs["counts"]["discarded"] == 24
+    base = manifest(run_dir / "models" / "sgeat-whole")["settings"]["initial_checkpoint"]
+    assert pairs["settings"]["reference"]["fingerprint"] == base
+    trained = manifest(run_dir / "models" / "dpo")["settings"]
+    assert trained["objective"]["method"] == "Preference" and trained["data"]["task"] == "pairs"
+    assert trained["initial_checkpoint"] == base
+    rows = json.loads((run_dir / "results.json").read_text())["rows"]
+    labels = {(row["corpus"], row["adaptation"]) for row in rows if row["method"] == "dpo"}
+    assert labels == {("pairs", "adapter")}
+
+
+def test_a_row_is_the_base_minus_what_another_learnt(run_dir):
+    combined = manifest(run_dir / "models" / "negated")
+    base = manifest(run_dir / "models" / "sgeat-whole")["settings"]["initial_checkpoint"]
+    (term,) = combined["settings"]["terms"]
+    assert combined["settings"]["base"]["fingerprint"] == base
+    assert term["weight"] == -0.5 and term["path"].endswith("models/control-random")
+    written = manifest(run_dir / "continuations" / "negated" / "generated")["settings"]
+    assert written["checkpoint"]["fingerprint"] == combined["fingerprint"] != base
 
 
 def test_every_model_answers_the_zero_shot_tasks(run_dir):
@@ -337,6 +380,8 @@ def _stop(*args):
         ({"corpus": "standard", "adaptation": "lora"}, "adaptation is 'lora'; give None .*LoRA"),
         ({"adaptation": LoRAConfig()}, "method 'm': trains, but names no corpus"),
         ({"decoding": {"top_p": 0.5}}, "method 'm': decoding has no 'top_p'; it has"),
+        ({"terms": {}}, "method 'm': terms are rows by weight"),
+        ({"terms": {"a": 1.0}, "corpus": "standard"}, "in place of a corpus"),
         ({"decoding": {"max_new_tokens": 9}}, "changes 'max_new_tokens', .*--gin.MAX_NEW_TOKENS="),
         ({"decoding": {"num_samples": 9}}, "changes 'num_samples', which all rows must share"),
     ],
@@ -407,6 +452,21 @@ def test_times_of_every_step(run_dir):
         ({"a": sgeat.Corpus(documents="d", lengths_of="b")}, {}, {"j": print}, "no corpus 'b'"),
         ({"a": sgeat.Corpus(prompts=str, is_scored=True)}, {}, {"j": print}, "is of documents"),
         ({}, {"m": sgeat.Method("a")}, {"j": print}, "no corpus 'a'"),
+        ({}, {"m": sgeat.Method(terms={"n": 1.0})}, {"j": print}, "a term 'n' is no method"),
+        ({"a": PAIRS}, {"m": sgeat.Method("a")}, {"j": print}, "is of pairs; give a train whose"),
+        ({"a": PAIRS, "b": sgeat.Corpus(source="a")}, {}, {"j": print}, "'a' is of pairs and no"),
+        (
+            {"a": dataclasses.replace(PAIRS, writer="n")},
+            {"m": sgeat.Method("a", train=print), "n": sgeat.Method()},
+            {"j": print},
+            "'m': starts from 'base', but the reference of the pairs 'a' is 'n'",
+        ),
+        (
+            {"a": dataclasses.replace(PAIRS, documents=None, prompts=str)},
+            {},
+            {"j": print},
+            "mined of a source, so it takes no prompts",
+        ),
         ({}, {"base": sgeat.Method("a")}, {"j": print}, "may not be called"),
         ({"a": sgeat.Corpus(prompts=str)}, {}, {}, "JUDGES is empty"),
     ],
@@ -445,6 +505,29 @@ def test_corpora_and_rows_stand_behind_what_they_wait_for_else_as_given():
     corpora["first"] = sgeat.Corpus(prompts=str, writer="twice")
     with pytest.raises(UserError, match="'first', 'second'.* wait for each other"):
         method.in_order(corpora, rows)
+
+
+def test_sums_stand_behind_their_terms():
+    rows = {
+        "further": sgeat.Method("a", start="sum"),
+        "sum": sgeat.Method(terms={"once": -1.0}),
+        "once": sgeat.Method("a", LoRAConfig()),
+    }
+    corpora = {"a": sgeat.Corpus(prompts=str)}
+    assert [name for name, _ in method.in_order(corpora, rows)] == ["a", "once", "sum", "further"]
+    method.check_names(corpora, rows, {"j": print})
+
+
+@pytest.mark.parametrize(
+    ("corpora", "rows", "message"),
+    [
+        ({"a": PAIRS}, {}, "corpus 'a': is of pairs; set sgeat.sgeat.pair"),
+        ({}, {"m": sgeat.Method(terms={"n": 1.0})}, "method 'm': has terms; set sgeat"),
+    ],
+)
+def test_a_run_lacks_the_verb_that_it_needs(corpora, rows, message):
+    with pytest.raises(UserError, match=message):
+        method.Makers(print, None, None, None, None).check(corpora, rows)
 
 
 def test_without_a_base_the_remedy_is_named(tmp_path, capsys):

@@ -15,9 +15,17 @@ _SETTINGS = (
     "random_seed",
     "dtype",
     "steering",
+    "behind",
 )
 # Those that must be equal; a seed may differ, and `joined` cuts to equally many samples.
-_COMPARED = ("max_new_tokens", "sampling", "start_with_end_of_text", "steering", "best_of")
+_COMPARED = (
+    "max_new_tokens",
+    "sampling",
+    "start_with_end_of_text",
+    "steering",
+    "behind",
+    "best_of",
+)
 _CHOICE = ("selection", "samples_per_result")  # of `score`'s note on a `filter` among samples
 _NEVER_OWN = ("max_new_tokens",)  # A shorter text is a less toxic one, whatever wrote it.
 
@@ -32,10 +40,11 @@ def of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     places = [decoding, settings] if isinstance(decoding, Mapping) else [settings]
     said = {name: place[name] for name in _SETTINGS for place in places if name in place}
     chosen = manifest.get("chosen") or {}
-    # Files do not speak of a steering and of a choice that they do not have.
+    # Files do not speak of a steering, of tags and of a choice that they do not have.
     return {
         **said,
         "steering": said.get("steering", []),
+        "behind": said.get("behind", {}),
         "best_of": {name: chosen[name] for name in _CHOICE if name in chosen},
     }
 

@@ -52,6 +52,7 @@ from detox_jax.evaluation.typed_json import from_json
 from detox_jax.kinds import Count, Draws, Seed, Share
 from detox_jax.preview import Step
 from detox_jax.records import TOXIC
+from detox_jax.tags import Tags
 
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
 
@@ -75,6 +76,8 @@ class Evaluated:
         the baseline, such as `sampling`; all others must be equal. Never the limit of tokens.
       steering: the methods that its continuations were generated under, as `generate` took them;
         held-out text is read under them too. Without them a steered model has no perplexity.
+      behind: tags with which the model was trained: held-out text is read behind the good one,
+        which is not scored.
     """
 
     generations: str | Mapping[str, str]
@@ -85,6 +88,7 @@ class Evaluated:
     choices: str | None = None
     own_decoding: Sequence[str] = ()
     steering: Sequence[Any] = ()
+    behind: Tags | None = None
 
 
 Method = Evaluated  # its name in gin files: `@mine/evaluate.Method()`
@@ -315,6 +319,10 @@ def _describe_method(method: Evaluated) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     fields["own_decoding"] = sorted(method.own_decoding)
     del fields["checkpoint_path"]
+    if method.behind is None:  # So that older outputs go on.
+        del fields["behind"]
+    else:
+        fields["behind"] = method.behind.good
     fields["checkpoint"] = method.checkpoint_path and identity(method.checkpoint_path)
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
@@ -374,8 +382,8 @@ def _on_heldout(
     """What is said of held-out text by what the continuations were drawn from."""
     checkpoint = method.checkpoint_path
     if texts.is_steered or method.steering:
-        return reader.of_steered(name, checkpoint, method.steering, texts.steered_by)
-    return HeldoutPerplexity(reader.of_model(name, checkpoint))
+        return reader.of_steered(name, checkpoint, method.steering, texts.steered_by, method.behind)
+    return HeldoutPerplexity(reader.of_model(name, checkpoint, method.behind))
 
 
 def _notes(

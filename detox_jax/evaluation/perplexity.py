@@ -19,6 +19,7 @@ from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.generation.steering.steering import Loaded, Method
 from detox_jax.parallel import mesh as meshes
+from detox_jax.tags import Tags
 from detox_jax.training import losses
 
 Window = tuple[Sequence[int], int]
@@ -32,6 +33,7 @@ def checkpoint_perplexity(
     mesh_shape: Mapping[str, int] | None = None,
     steering: Sequence[Method] = (),
     steered_by: Sequence[Any] | None = None,
+    behind: Tags | None = None,
 ) -> Perplexity:
     """The perplexity of documents, each read from its start token to its end-of-text.
 
@@ -47,6 +49,8 @@ def checkpoint_perplexity(
       steering: methods that change the distribution, in their order; all must be a distribution
         over all tokens (`scoring.why_unscored`).
       steered_by: their settings in a manifest, with which they must agree; None where none says.
+      behind: tags with which the model was trained: every window is read behind the good one, of
+        which no token is scored or counted.
 
     Returns:
       Exp of the mean negative log-likelihood in nats of a token, end-of-text included, and of the
@@ -64,13 +68,16 @@ def checkpoint_perplexity(
     texts = [document.text for document in records.read_documents(documents)]
     bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
     encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
+    tag = [] if behind is None else [bos, *behind.ids(loaded.vocabulary)[0]]
     what, context = f"{checkpoint_path} on {documents}", loaded.module.config.max_length
     steered = scoring.steered_texts(loaded, methods, mesh, batch_size, context)
+    context = (context if steered is None else steered.max_length) - len(tag)
+    windows_D = [[_behind(tag, w) for w in split_windows(ids, context)] for ids in encoded]
     if steered is None:
-        windows = [window for ids in encoded for window in split_windows(ids, context)]
+        windows = [window for windows in windows_D for window in windows]
         total, possible = _total_nll(loaded, mesh, windows, batch_size, what), range(len(texts))
     else:
-        nll_D = _steered_nll(steered, encoded, what)
+        nll_D = _steered_nll(steered, windows_D, what)
         total, possible = math.fsum(nll_D[np.isfinite(nll_D)]), np.flatnonzero(np.isfinite(nll_D))
     words = sum(len(texts[d].split()) + 1 for d in possible)
     tokens = sum(len(encoded[d]) - 1 for d in possible)
@@ -92,10 +99,9 @@ def _require_same(methods: Sequence[Loaded], steered_by: Sequence[Any]) -> None:
 
 
 def _steered_nll(
-    steered: scoring.SteeredTexts, encoded: Sequence[Sequence[int]], what: str
+    steered: scoring.SteeredTexts, windows_D: Sequence[Sequence[Window]], what: str
 ) -> np.ndarray:
     """The negative log-likelihood of each document, in nats; infinite where it is banned."""
-    windows_D = [split_windows(ids, steered.max_length) for ids in encoded]
     pairs = [(w[: first + 1], w[first + 1 :]) for windows in windows_D for w, first in windows]
     nll = iter(-said.log_probs_T.sum(dtype=np.float64) for said in steered(pairs, "perplexity"))
     nll_D = np.array([math.fsum(next(nll) for _ in windows) for windows in windows_D])
@@ -194,6 +200,15 @@ def _total_nll(
     if not math.isfinite(total):
         raise UserError(f"{what}: the loss is {total}; a broken checkpoint")
     return total
+
+
+def _behind(tag: Sequence[int], window: Window) -> Window:
+    """A window behind the start token and a tag, as the pieces of documents are in training."""
+    ids, first = window
+    if not tag:
+        return window
+    text = ids[1:] if ids[0] == tag[0] else ids  # Without its own start token.
+    return [*tag, *text], first + len(tag) - (len(ids) - len(text))
 
 
 def split_windows(ids: Sequence[int], context: int) -> list[Window]:

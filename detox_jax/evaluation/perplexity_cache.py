@@ -16,6 +16,7 @@ from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
+from detox_jax.tags import Tags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +54,15 @@ class PerplexityReader:
     batch_size: int
     mesh_shape: Mapping[str, int] | None = None
 
-    def of_model(self, name: str, checkpoint: str | None) -> Perplexity | None:
-        """A model's perplexity on the held-out documents; None where it cannot be measured.
+    def of_model(
+        self, name: str, checkpoint: str | None, behind: Tags | None = None
+    ) -> Perplexity | None:
+        """A method's perplexity on the held-out documents; None where it cannot be measured.
 
         Args:
           name: of the method.
           checkpoint: its model, if it has one.
+          behind: tags behind whose good one the documents are read.
         """
         heldout = self.heldout
         if heldout is None or checkpoint is None:
@@ -68,9 +72,13 @@ class PerplexityReader:
         return self._once(
             Perplexity,
             f"perplexity-{name}.json",
-            {"model": identity(checkpoint), "heldout": self._heldout},
+            {
+                "model": identity(checkpoint),
+                "heldout": self._heldout,
+                **({} if behind is None else {"behind": behind.good}),
+            },
             lambda: perplexity.checkpoint_perplexity(
-                checkpoint, heldout, self.batch_size, self.mesh_shape
+                checkpoint, heldout, self.batch_size, self.mesh_shape, behind=behind
             ),
         )
 
@@ -80,6 +88,7 @@ class PerplexityReader:
         checkpoint: str | None,
         steering: Sequence[Any],
         steered_by: Sequence[Any] | None,
+        behind: Tags | None = None,
     ) -> HeldoutPerplexity:
         """The same of a steered model; nothing also where nobody gave its methods, now or before.
 
@@ -88,6 +97,7 @@ class PerplexityReader:
           checkpoint: its model, if it has one.
           steering: the methods that steer it, none where only a figure of before will do.
           steered_by: what the manifest of its continuations says of them; None where it is silent.
+          behind: tags behind whose good one the documents are read.
 
         Raises:
           UserError: naming the method, if its steering is not that of its continuations.
@@ -106,14 +116,25 @@ class PerplexityReader:
                 return HeldoutPerplexity(undefined=reason)
             try:
                 measured = perplexity.checkpoint_perplexity(
-                    checkpoint, heldout, self.batch_size, self.mesh_shape, steering, steered_by
+                    checkpoint,
+                    heldout,
+                    self.batch_size,
+                    self.mesh_shape,
+                    steering,
+                    steered_by,
+                    behind,
                 )
             except UserError as error:
                 raise UserError(f"method {name!r}: {error}") from None
             return HeldoutPerplexity(measured)
 
         how = describe_steering(steering, steered_by)
-        inputs = {"model": identity(checkpoint), "heldout": self._heldout, "steering": how}
+        inputs = {
+            "model": identity(checkpoint),
+            "heldout": self._heldout,
+            "steering": how,
+            **({} if behind is None else {"behind": behind.good}),
+        }
         file_name = f"perplexity-{name}.json"
         return self._once(HeldoutPerplexity, file_name, inputs, compute) or HeldoutPerplexity()
 

@@ -27,6 +27,7 @@ from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Dtype, Seed
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.tags import Tags
 from detox_jax.vocabulary import PAD_ID
 
 _SMALLEST_BUCKET = 16
@@ -51,6 +52,8 @@ class Decoding:
       dtype: of activations; None takes the checkpoint's.
       steering: methods that change the distribution before the draw, in their order; see
         `detox_jax.generation.steering`. None where empty.
+      behind: tags with which the model was trained; every prompt stands behind the good one, and no
+        tag is written. None for a model without.
 
     Raises:
       UserError: for a number below 1.
@@ -63,6 +66,7 @@ class Decoding:
     random_seed: Seed = 0
     dtype: Dtype | None = None
     steering: Sequence[steering_lib.Method] = ()
+    behind: Tags | None = None
 
     def __post_init__(self):
         for name in ("max_new_tokens", "num_samples", "batch_size"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
 
 from detox_jax import output_settings, outputs, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
@@ -18,10 +21,12 @@ from detox_jax.generation.decoding import (
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.generation.steering import words
 from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
+from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 
 SHARD_NAME = "generations"
@@ -94,7 +99,7 @@ def generate(
     steering = steering_lib.load(decoding.steering, loaded, mesh)
     listed = prompts.requests()
     longest = steering_lib.longest(steering, loaded.module.config.max_length)
-    encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text)
+    encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text, decoding.behind)
     if limit_setting is not None:
         decoding = _shortened(decoding, longest, encoded, prompts, limit_setting, output_dir)
 
@@ -114,6 +119,7 @@ def generate(
                 instead={
                     "dtype": {"dtype": loaded.module.config.dtype},
                     "steering": steering_lib.settings(steering),
+                    "behind": _behind_settings(decoding.behind),
                 },
             ),
         },
@@ -137,7 +143,7 @@ def generate(
         max_new_tokens=decoding.max_new_tokens,
         end_ids=loaded.vocabulary.end_ids,
         seed=decoding.random_seed,
-        steerings=steering_lib.in_loop(steering),
+        steerings=_in_loop(steering, decoding.behind, loaded, mesh),
     )
     num_samples, shards = decoding.num_samples, meshes.num_batch_shards(mesh)
     rows = rows_per_batch(decoding.batch_size, num_samples, shards)
@@ -188,7 +194,7 @@ def _preview(
     if any(isinstance(value, preview.Coming) for value in vars(prompts).values()):
         return Step("generate", output_dir)
     listed = prompts.requests()
-    encoded = _encode(listed, vocabulary, start_with_end_of_text)
+    encoded = _encode(listed, vocabulary, start_with_end_of_text, decoding.behind)
     if limit_setting is not None:
         decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
     limit = config.max_length - decoding.max_new_tokens
@@ -226,9 +232,36 @@ def _shortened(
     return dataclasses.replace(decoding, max_new_tokens=limit)
 
 
-def _encode(requests: Sequence[Request], vocabulary: Vocabulary, start: bool) -> list[list[int]]:
-    """Token ids of every request."""
+def _in_loop(
+    steering: Sequence[steering_lib.Loaded],
+    behind: Tags | None,
+    loaded: checkpoints.LoadedModel,
+    mesh: Mesh,
+) -> tuple[steering_lib.Steering, ...]:
+    """What steers in the loop; behind tags these are banned, last."""
+    methods = steering_lib.in_loop(steering)
+    if behind is None:
+        return methods
+    tags = behind.ids(loaded.vocabulary)
+    automaton = words.Automaton.of_phrases(tags, loaded.vocabulary.vocab_size)
+    return (*methods, words.Bans.of(automaton, mesh))
+
+
+def _behind_settings(behind: Tags | None) -> dict[str, Any]:
+    """The tags that decide what is written; nothing without, so that older outputs go on."""
+    return {} if behind is None else {"behind": {"good": behind.good, "bad": behind.bad}}
+
+
+def _encode(
+    requests: Sequence[Request], vocabulary: Vocabulary, start: bool, behind: Tags | None
+) -> list[list[int]]:
+    """Token ids of every request; behind a tag as documents are in training, with their start."""
     encoded = vocabulary.encode_batch([request.text for request in requests])
+    if behind is not None:
+        for request in requests:
+            behind.check_text(request.text, f"prompt {request.id!r}")
+        good, _ = behind.ids(vocabulary)
+        return [[vocabulary.bos_id, *good, *ids] for ids in encoded]
     return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from detox_jax import terminal
 from detox_jax.errors import UserError
+from detox_jax.tags import Tags
 from detox_jax.training import epochs
 from detox_jax.vocabulary import Vocabulary
 
@@ -94,7 +95,33 @@ def _rows(
     packed = converter(dataset, {"targets": length})
     options = tf.data.Options()
     options.deterministic = True
-    return packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    rows = packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    tags = _tags_of(task)
+    return (without_tags(row, tags) for row in rows) if tags else rows
+
+
+def _tags_of(task: seqio.Task | seqio.Mixture) -> list[tuple[int, ...]]:
+    """The ids of the tags that a task's documents may have in front."""
+    tags = [getattr(part.source, "tags", None) for part in _parts(task)]
+    vocabulary = vocabulary_of(task)
+    return [ids for one in tags if isinstance(one, Tags) for ids in one.ids(vocabulary)]
+
+
+def without_tags(row: Row, tags: Sequence[Sequence[int]]) -> Row:
+    """A packed row in which the tags that its documents begin with weigh nothing.
+
+    A model is told how a text is; it is not to say so itself, and the loss is that of text alone.
+
+    Args:
+      row: as the converter packs it.
+      tags: ids of each.
+    """
+    targets_L, weights_L = row["decoder_target_tokens"], row["decoder_loss_weights"].copy()
+    for start in np.flatnonzero((row["decoder_positions"] == 0) & (weights_L > 0)):
+        for tag in tags:
+            if np.array_equal(targets_L[start : start + len(tag)], tag):
+                weights_L[start : start + len(tag)] = 0
+    return {**row, "decoder_loss_weights": weights_L}
 
 
 def _stack(rows: list[Row]) -> Row:

@@ -16,6 +16,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity
 from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.words import BannedWords
+from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 from tests.conftest import SENTENCES, random_params
 from tests.tokenizers_made import save_llama
@@ -65,6 +66,45 @@ def test_perplexity_equals_a_plain_computation(tmp_path, config, vocabulary, mod
     assert (measured.tokens, measured.num_words, measured.documents) == (tokens, words, 2)
     assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
     assert measured.words == pytest.approx(np.exp(total / words), rel=1e-3)
+
+
+def test_behind_a_tag_every_window_is_read_after_it_and_the_tag_is_not_scored(
+    tmp_path, config, vocabulary, model_dir
+):
+    texts = [SENTENCES[0], " ".join(SENTENCES * 3)]
+    path = tmp_path / "d.jsonl"
+    rows = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
+    path.write_text("\n".join(rows) + "\n")
+    model, params = random_params(config)
+    apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens, enable_dropout=False))
+    tag = [vocabulary.bos_id, *Tags().ids(vocabulary)[0]]
+    context, total, tokens = config.max_length - len(tag), 0.0, 0
+    for text in texts:
+        ids = [*vocabulary.encode(text), vocabulary.eos_id]
+        tokens += len(ids)
+        for start, done, end in _windows(len(ids), context):
+            window = [*tag, *ids[start:end]]
+            inputs = np.zeros((1, config.max_length), np.int32)
+            inputs[0, : len(window) - 1] = window[:-1]
+            logits = np.asarray(apply(inputs)[0], np.float64)
+            for target in range(done, end):
+                row = logits[len(tag) + target - start - 1]
+                total -= row[ids[target]] - row.max() - np.log(np.exp(row - row.max()).sum())
+    measured = perplexity.checkpoint_perplexity(model_dir, str(path), 2, behind=Tags())
+    assert measured.tokens == tokens
+    assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
+    plain = perplexity.checkpoint_perplexity(model_dir, str(path), 2)
+    assert plain.tokens == tokens and plain.value != measured.value
+
+
+def _windows(size, context):
+    """Start, first scored and end of each window over the ids of a text."""
+    done, start, end = 0, 0, context
+    while done < size:
+        yield start, done, min(size, end)
+        done = min(size, end)
+        start = done - context // 2 - 1
+        end = start + context + 1
 
 
 def test_continuations_are_read_from_the_start_token_with_the_space_before_them(tmp_path, config):

@@ -70,8 +70,7 @@ class BannedWords:
             "method": "BannedWords",
             "words": {"path": source, "sha256": digest, "phrases": len(words)},
         }
-        tables = (automaton.symbol_V, automaton.next_SY, automaton.banned_SY)
-        return Loaded(Bans(*meshes.to_mesh(tables, meshes.replicated(mesh))), settings)
+        return Loaded(Bans.of(automaton, mesh), settings)
 
 
 def read_words(source: str) -> list[str]:
@@ -191,6 +190,12 @@ class Bans:
     symbol_V: jax.Array
     next_SY: jax.Array
     banned_SY: jax.Array
+
+    @classmethod
+    def of(cls, automaton: Automaton, mesh: Mesh) -> Bans:
+        """The tables of an automaton, on all devices."""
+        tables = (automaton.symbol_V, automaton.next_SY, automaton.banned_SY)
+        return cls(*meshes.to_mesh(tables, meshes.replicated(mesh)))
 
     def start(self, prompts_NP: jax.Array, lengths_N: jax.Array, positions: int) -> State:
         """See `Steering`."""

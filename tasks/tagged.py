@@ -1,0 +1,174 @@
+"""seqio task of documents behind tags, for conditional training (`detox_jax.tags`).
+
+A document that is longer than a row is cut, and each of its pieces has the tag in front: a piece
+whose tag stood in another row would teach the opposite. Tags weigh nothing in the loss
+(`training.data`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from detox_jax import bad_records as bad_records_lib
+from detox_jax import records
+from detox_jax.errors import UserError
+from detox_jax.tags import Tags
+from tasks import metrics
+from tasks.corpora import (
+    DOCUMENTS_VARIABLE,
+    SHUFFLE_BUFFER,
+    TextSource,
+)
+from tasks.vocabularies import SeqioBPEVocabulary
+
+_TEXTS_AT_ONCE = 512
+
+
+class TaggedSource(TextSource):
+    """Scored documents read whole into memory, with what tag each has.
+
+    Attributes:
+      tags: see `detox_jax.tags`.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str | None],
+        tags: Tags,
+        bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
+    ):
+        self.tags = tags
+        self._kinds: dict[str, dict[str, int]] = {}
+        super().__init__(files, self._read_tagged, DOCUMENTS_VARIABLE, bad_records)
+
+    def _read_tagged(
+        self, path: str, aside: bad_records_lib.Aside | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """`(id, text)`, and on the way which tag each has; checks all of them."""
+        kinds = self._kinds[path] = {}
+        order = {None: 0, self.tags.good: 1, self.tags.bad: 2}
+        scored = 0
+        for document in records.read_documents(path, aside):
+            self.tags.check_text(document.text, f"{path}: document {document.id!r}")
+            scored += document.toxicity is not None
+            kinds[document.id] = order[self.tags.of(document.id, document.toxicity)]
+            yield document.id, document.text
+        if kinds and not scored:
+            raise UserError(
+                f"{path}: none of its {len(kinds)} documents has a score, by which tags go; run "
+                "`score`"
+            )
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """The hash of what is read, the tags, and how many documents have each."""
+        counts = self.counts(split)
+        tags = {field: getattr(self.tags, field) for field in ("good", "bad", "threshold")}
+        return {
+            **super().describe(split),
+            "tags": {**tags, "untagged": self.tags.untagged, "documents": counts},
+        }
+
+    def counts(self, split: str) -> dict[str, int]:
+        """How many documents have no tag, the good one and the bad one."""
+        pairs, _ = self._documents(split)
+        kinds = self._kinds[self.path(split)]
+        numbers = np.bincount([kinds[name] for name, _ in pairs], minlength=3)
+        return dict(zip(("untagged", "good", "bad"), map(int, numbers), strict=True))
+
+    def all_examples(self, split: str) -> tf.data.Dataset:
+        """Examples `{"id", "text", "kind"}`: 0 has no tag, 1 the good one, 2 the bad one."""
+        pairs, _ = self._documents(split)
+        kinds = self._kinds[self.path(split)]
+        ids, texts = zip(*pairs, strict=True)
+        columns: Any = {"id": list(ids), "text": list(texts), "kind": [kinds[i] for i in ids]}
+        return tf.data.Dataset.from_tensor_slices(columns)
+
+
+def to_tagged_targets(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, Any],
+    sequence_length: Mapping[str, int] | None,
+    tags: Tags,
+) -> tf.data.Dataset:
+    """`{"text", "kind"}` to `{"targets"}`: pieces of ids, each behind its document's tag.
+
+    Raises:
+      UserError: where a row is too short for a tag and a text.
+    """
+    vocabulary = output_features["targets"].vocabulary
+    written = [(), *tags.ids(vocabulary.bpe)]
+    length = None if sequence_length is None else sequence_length.get("targets")
+    if length is not None and length < 2 * max(map(len, written)):
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS: a tag has {max(map(len, written))} tokens, more than half of "
+            f"a row of {length}; give longer rows or a shorter tag"
+        )
+
+    def encode(texts: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        encoded = vocabulary.bpe.encode_batch([text.decode("utf-8", "replace") for text in texts])
+        pieces = [
+            piece
+            for ids, kind in zip(encoded, kinds, strict=True)
+            for piece in _pieces(written[kind], [*ids, vocabulary.eos_id], length)
+        ]
+        sizes_N = np.array([len(piece) for piece in pieces], np.int32)
+        ids_NL = np.zeros((len(pieces), max(sizes_N)), np.int32)
+        for row, piece in zip(ids_NL, pieces, strict=True):
+            row[: len(piece)] = piece
+        return ids_NL, sizes_N
+
+    def encode_tf(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        given = [batch["text"], batch["kind"]]
+        ids_NL, sizes_N = tf.numpy_function(encode, given, (tf.int32, tf.int32))
+        ids_NL.set_shape([None, None])
+        sizes_N.set_shape([None])
+        return ids_NL, sizes_N
+
+    batches = dataset.batch(_TEXTS_AT_ONCE).map(encode_tf, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.unbatch().map(lambda ids, size: {"targets": ids[:size]})
+
+
+def _pieces(tag: Sequence[int], ids: Sequence[int], length: int | None) -> Iterator[list[int]]:
+    """A document's ids in pieces that fit a row, each behind the tag; no token is lost."""
+    room = len(ids) if length is None else length - len(tag)
+    for start in range(0, len(ids), room):
+        yield [*tag, *ids[start : start + room]]
+
+
+def tagged_task(
+    files: str | None,
+    vocabulary: str | None,
+    validation_files: str | None = None,
+    tags: Tags | None = None,
+    name: str = "tagged_documents",
+    bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
+) -> seqio.Task:
+    """A task of scored JSON Lines documents behind tags.
+
+    Args:
+      files: file, glob or directory; the environment's where None.
+      vocabulary: directory of the vocabulary; the environment's where None.
+      validation_files: for a validation split.
+      tags: which; those of `Tags` where None.
+      name: of the task.
+      bad_records: what becomes of documents that cannot be read.
+    """
+    tags = tags or Tags()
+    splits = {"train": files}
+    if validation_files is not None:
+        splits["validation"] = validation_files
+    return seqio.Task(
+        name,
+        source=TaggedSource(splits, tags, bad_records),
+        output_features={"targets": seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=True)},
+        preprocessors=[functools.partial(to_tagged_targets, tags=tags)],
+        postprocess_fn=metrics.count_tokens,
+        metric_fns=[metrics.perplexity],
+        shuffle_buffer_size=SHUFFLE_BUFFER,
+    )
