@@ -1,0 +1,172 @@
+"""Data sets of the Hugging Face hub by name: what is in them, and their files in the hub's cache.
+
+A revision is looked up once in a process and is a commit from then on: what is hashed is what is
+read. The hub's own settings hold: `HF_HOME`, `HF_TOKEN`, and `HF_HUB_OFFLINE=1`, with which the
+cache alone is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from pathlib import Path
+
+from etils import epath
+
+from detox_jax.errors import UserError
+
+_SCHEME = "hf://datasets/"
+_NAME = r"[\w.-]+(?:/[\w.-]+)?"
+# A revision with slashes is one of the hub's own, refs/convert/parquet or refs/pr/7.
+_ADDRESS = re.compile(
+    rf"(?P<repo>{_NAME}?)(?:@(?P<revision>refs/(?:convert|pr)/[^/#]+|[^/#]+))?(?:/(?P<inside>.+))?"
+)
+_BARE = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[^#]+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Repository:
+    """A data set at one commit.
+
+    Attributes:
+      name: `OWNER/NAME`.
+      commit: the hash that its revision is.
+      files: the names of all its files; offline, of those that the cache has.
+    """
+
+    name: str
+    commit: str
+    files: tuple[str, ...]
+
+    def fetch(self, names: list[str]) -> list[epath.Path]:
+        """The files, downloaded where the cache does not have them.
+
+        Raises:
+          UserError: if the hub does not give one.
+        """
+        return [epath.Path(_download(self.name, self.commit, name)) for name in names]
+
+    def read(self, name: str) -> str:
+        """The text of a file; empty where there is none."""
+        if name not in self.files:
+            return ""
+        return self.fetch([name])[0].read_text(errors="replace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """What names a data set of the hub.
+
+    Attributes:
+      repo: `OWNER/NAME`, or `NAME` alone.
+      revision: branch, tag or commit; the main branch where None.
+      inside: a file or a glob in it; empty for the whole.
+    """
+
+    repo: str
+    revision: str | None
+    inside: str
+
+    def at(self, commit: str) -> str:
+        """The address with the commit that it was read at."""
+        return f"{_SCHEME}{self.repo}@{commit}" + (f"/{self.inside}" if self.inside else "")
+
+
+def address(source: str) -> Address | None:
+    """What an input names on the hub; None for what is no name of a data set there.
+
+    `hf://datasets/OWNER/NAME[@REVISION][/FILE]`, or `OWNER/NAME[@REVISION]` where no such file, and
+    no directory OWNER, is here.
+
+    Raises:
+      UserError: for an `hf://` address of anything but a data set.
+    """
+    if source.startswith("hf:"):
+        match = _ADDRESS.fullmatch(source.removeprefix(_SCHEME).replace("refs%2F", "refs/"))
+        if not source.startswith(_SCHEME) or match is None:
+            raise UserError(f"{source}: expected {_SCHEME}OWNER/NAME[@REVISION][/FILE]")
+        return Address(match["repo"], match["revision"], match["inside"] or "")
+    if not _BARE.fullmatch(source) or Path(source.partition("/")[0]).exists():
+        return None
+    repo, _, revision = source.partition("@")
+    return Address(repo, revision or None, "")
+
+
+@functools.cache
+def repository(repo: str, revision: str | None) -> Repository:
+    """A data set and its files' names.
+
+    Raises:
+      UserError: if the hub does not know it, or cannot be reached and the cache does not have it.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        info = huggingface_hub.HfApi().dataset_info(repo, revision=revision)
+        names = tuple(sibling.rfilename for sibling in info.siblings or ())
+        return Repository(repo, str(info.sha), names)
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
+        raise _refusal(repo, revision, error) from None
+    except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:
+        # No network, which is an error of the HTTP library that the hub's is built on.
+        cached = _cached(repo, revision)
+        if cached is None:
+            raise _refusal(repo, revision, error) from None
+        return cached
+
+
+def _cached(repo: str, revision: str | None) -> Repository | None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            repo, repo_type="dataset", revision=revision, local_files_only=True
+        )
+    except (errors.LocalEntryNotFoundError, OSError):
+        return None
+    names = [
+        os.path.relpath(os.path.join(place, name), found).replace(os.sep, "/")
+        for place, _, files in os.walk(found)
+        for name in files
+    ]
+    return Repository(repo, Path(found).name, tuple(sorted(names)))
+
+
+def _download(repo: str, commit: str, name: str) -> str:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", revision=commit)
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise _refusal(f"{repo}/{name}", commit, error) from None
+
+
+def _refusal(repo: str, revision: str | None, error: Exception) -> UserError:
+    """What the hub's errors mean, in one line."""
+    from huggingface_hub import errors
+
+    at = f" at revision {revision!r}" if revision else ""
+    if isinstance(error, errors.GatedRepoError):
+        reason = "its owner asks for consent; accept on its page and set HF_TOKEN"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        reason = "the hub has no such revision"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        reason = (
+            "neither a file here nor a data set of the hub; check the name, and set HF_TOKEN if "
+            "it is private"
+        )
+    elif isinstance(error, errors.HFValidationError):
+        reason = f"not a hub name: {error}"
+    elif isinstance(error, errors.HfHubHTTPError):
+        reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
+    else:
+        reason = (
+            "neither a file here nor in the hub's cache, and the hub cannot be reached (no "
+            "network, or HF_HUB_OFFLINE=1); download it elsewhere and give its files"
+        )
+    return UserError(f"{repo}{at}: {reason}")
