@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
+import glob
 import re
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _SCHEME = "hf://datasets/"
 _NAME = r"[\w.-]+(?:/[\w.-]+)?"
 # A revision with slashes is one of the hub's own, refs/convert/parquet or refs/pr/7.
 _ADDRESS = re.compile(
-    rf"(?P<repo>{_NAME}?)(?:@(?P<revision>refs/(?:convert|pr)/[^/#]+|[^/#]+))?(?:/(?P<inside>.+))?"
+    rf"(?P<repo>{_NAME})(?:@(?P<revision>refs/(?:convert|pr)/[^/#]+|[^/#]+))?(?:/(?P<inside>.+))?"
 )
 _BARE = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[^#]+)?")
 
@@ -32,11 +32,13 @@ class Repository:
 
     Attributes:
       name: `OWNER/NAME`.
+      revision: as it was asked for; the main branch where None.
       commit: the hash that its revision is.
       files: the names of all its files; offline, of those that the cache has.
     """
 
     name: str
+    revision: str | None
     commit: str
     files: tuple[str, ...]
 
@@ -46,13 +48,22 @@ class Repository:
         Raises:
           UserError: if the hub does not give one.
         """
-        return [epath.Path(_download(self.name, self.commit, name)) for name in names]
+        snapshot = _download(self.name, self.revision, tuple(names))
+        if snapshot.name != self.commit:  # The branch has moved on since its name was looked up.
+            snapshot = _download(self.name, self.commit, tuple(names))
+        files = [snapshot / name for name in names]
+        if missing := next((file for file in files if not file.exists()), None):
+            raise UserError(
+                f"{self.name}: {missing.name} is not in the hub's cache, and the hub cannot be "
+                "reached; download it elsewhere and give its files"
+            )
+        return files
 
     def read(self, name: str) -> str:
         """The text of a file; empty where there is none."""
         if name not in self.files:
             return ""
-        return self.fetch([name])[0].read_text(errors="replace")
+        return self.fetch([name])[0].read_bytes().decode(errors="replace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +118,7 @@ def repository(repo: str, revision: str | None) -> Repository:
     try:
         info = huggingface_hub.HfApi().dataset_info(repo, revision=revision)
         names = tuple(sibling.rfilename for sibling in info.siblings or ())
-        return Repository(repo, str(info.sha), names)
+        return Repository(repo, revision, str(info.sha), names)
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise _refusal(repo, revision, error) from None
     except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:
@@ -119,31 +130,40 @@ def repository(repo: str, revision: str | None) -> Repository:
 
 
 def _cached(repo: str, revision: str | None) -> Repository | None:
-    import huggingface_hub
-    from huggingface_hub import errors
+    """What the cache has of a data set, by the layout that the hub's documentation gives.
 
-    try:
-        found = huggingface_hub.snapshot_download(
-            repo, repo_type="dataset", revision=revision, local_files_only=True
-        )
-    except (errors.LocalEntryNotFoundError, OSError):
+    `snapshot_download` refuses a snapshot of which only some files are there.
+    """
+    from huggingface_hub import constants, file_download
+
+    folder = file_download.repo_folder_name(repo_id=repo, repo_type="dataset")
+    place = Path(constants.HF_HUB_CACHE) / folder
+    ref = place / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = ref.read_text().strip() if ref.is_file() else revision
+    snapshot = place / "snapshots" / (commit or "")
+    if commit is None or not snapshot.is_dir():
         return None
-    names = [
-        os.path.relpath(os.path.join(place, name), found).replace(os.sep, "/")
-        for place, _, files in os.walk(found)
-        for name in files
-    ]
-    return Repository(repo, Path(found).name, tuple(sorted(names)))
+    files = (path for path in snapshot.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(snapshot).as_posix() for path in files)
+    return Repository(repo, revision, commit, tuple(names))
 
 
-def _download(repo: str, commit: str, name: str) -> str:
+@functools.cache
+def _download(repo: str, revision: str | None, names: tuple[str, ...]) -> epath.Path:
+    """The snapshot with the files; the hub's library notes which commit the revision is."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", revision=commit)
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise _refusal(f"{repo}/{name}", commit, error) from None
+        snapshot = huggingface_hub.snapshot_download(
+            repo,
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns=[glob.escape(name) for name in names],
+        )
+    except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:
+        raise _refusal(repo, revision, error) from None
+    return epath.Path(snapshot)
 
 
 def _refusal(repo: str, revision: str | None, error: Exception) -> UserError:

@@ -296,12 +296,22 @@ def _check_flags(fields: Mapping[str, Any], where: str) -> None:
 
 
 def _text(fields: dict[str, Any], where: str) -> str:
+    is_null = "text" in fields and fields["text"] is None
     text = fields.pop("text", None)
     if isinstance(text, str):
         return text
-    others = [name for name, value in fields.items() if isinstance(value, str) and name != "id"]
-    hint = f"; if that is {others[0]!r}, add #text={others[0]} to the file's name" if others else ""
-    raise UserError(f'{where}: record without a "text"{hint}')
+    raise UserError(f'{where}: record without a "text"{_hint(fields, is_null)}')
+
+
+def _hint(fields: Mapping[str, Any], is_null: bool) -> str:
+    """What to do about a record without text: where another field may hold it, or none does."""
+    if is_null:
+        return " (it is null): leave such rows out, or see BAD_RECORDS"
+    if not fields:
+        return ""
+    named = next((name for name, value in fields.items() if isinstance(value, str)), None)
+    there = f"; it has {', '.join(map(repr, list(fields)[:8]))}"
+    return f"{there}: name the field with the text, such as #text={named}" if named else there
 
 
 def _toxicity(fields: dict[str, Any], where: str) -> float | None:

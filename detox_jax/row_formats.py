@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -166,6 +167,11 @@ def _delimited_rows(file: epath.Path, delimiter: str) -> Iterator[RawRow]:
 
 def _header(cells: list[str], where: str) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if len(names) == 1 and (other := re.search("[;\t|]", names[0])):
+        raise UserError(
+            f"{where}: the only column is {names[0]!r}; separate columns by commas (.csv) or tabs "
+            f"(.tsv), not by {other[0]!r}"
+        )
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{where}: the header names the column {twice!r} twice; rename one")
     return names

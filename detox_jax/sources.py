@@ -124,12 +124,15 @@ class Source:
 
 
 def with_fields(
-    path: str, text: str | None = None, id: str | None = None, prompt: str | None = None
-) -> str:
+    path: str | None,
+    text: str | None = None,
+    id: str | None = None,
+    prompt: str | None = None,
+) -> str | None:
     """An input with the fields that are to be read of it, for gin: `INPUT` with `TEXT_FIELD`.
 
     Args:
-      path: the input; fields that it names itself go first.
+      path: the input; fields that it names itself go first. None where there is none.
       text: the field with a document's text.
       id: the field with the id.
       prompt: the field with a prompt's text.
@@ -138,7 +141,7 @@ def with_fields(
       The input as it was where no field is named.
     """
     wanted = {"text": text, "id": id, "prompt": prompt}
-    if not any(wanted.values()):
+    if path is None or not any(wanted.values()):
         return path
     place, choice = split(path)
     said = {**{name: value for name, value in wanted.items() if value}, **choice.said()}
