@@ -27,7 +27,7 @@ _NUMBERED = re.compile(r"(?P<name>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})\b.*")
 # What the hub makes of every data set, on the branch refs/convert/parquet.
 _CONVERTED = re.compile(r"(?P<config>[^/]+)/(?P<split>[^/]+)/\d{4}\.parquet")
 _NOT_DATA = re.compile(
-    r"(^|/)([._]|(README|LICENSE|NOTICE|CITATION|requirements)\b"
+    r"(^|/)(\.|__|(README|LICENSE|NOTICE|CITATION|requirements)\b"
     r"|(config|dataset_infos?|dataset_dict|state)\.json$)"
 )
 _HEAD = re.compile(r"\A---\r?\n(?P<yaml>.*?)\r?\n---", re.S)

@@ -11,7 +11,9 @@ import dataclasses
 import functools
 import glob
 import re
+import urllib.parse
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -95,10 +97,11 @@ def address(source: str) -> Address | None:
       UserError: for an `hf://` address of anything but a data set.
     """
     if source.startswith("hf:"):
-        match = _ADDRESS.fullmatch(source.removeprefix(_SCHEME).replace("refs%2F", "refs/"))
+        match = _ADDRESS.fullmatch(source.removeprefix(_SCHEME))
         if not source.startswith(_SCHEME) or match is None:
             raise UserError(f"{source}: expected {_SCHEME}OWNER/NAME[@REVISION][/FILE]")
-        return Address(match["repo"], match["revision"], match["inside"] or "")
+        revision = match["revision"] and urllib.parse.unquote(match["revision"])
+        return Address(match["repo"], revision, match["inside"] or "")
     if not _BARE.fullmatch(source) or Path(source.partition("/")[0]).exists():
         return None
     repo, _, revision = source.partition("@")
@@ -121,8 +124,7 @@ def repository(repo: str, revision: str | None) -> Repository:
         return Repository(repo, revision, str(info.sha), names)
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise _refusal(repo, revision, error) from None
-    except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:
-        # No network, which is an error of the HTTP library that the hub's is built on.
+    except _transport_errors() as error:  # no network
         cached = _cached(repo, revision)
         if cached is None:
             raise _refusal(repo, revision, error) from None
@@ -161,9 +163,20 @@ def _download(repo: str, revision: str | None, names: tuple[str, ...]) -> epath.
             revision=revision,
             allow_patterns=[glob.escape(name) for name in names],
         )
-    except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:
+    except _transport_errors() as error:
         raise _refusal(repo, revision, error) from None
     return epath.Path(snapshot)
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """Errors of the HTTP library that the hub's is built on: requests, httpx or httpx2 by version.
+
+    The hub's own are among them.
+    """
+    from huggingface_hub import errors
+
+    base: Any = errors.HfHubHTTPError.__bases__[0]
+    return (OSError, base)
 
 
 def _refusal(repo: str, revision: str | None, error: Exception) -> UserError:

@@ -117,9 +117,8 @@ class Source:
         """What a manifest says: where it was, the hash of its bytes, what was taken of it."""
         sha256 = outputs.hash_files(self.files)
         described = {"path": self.address, "files": len(self.files), "sha256": sha256}
-        taken = self.choice.said()
         # Which files a split is, the hash says.
-        taken.pop("split", None), taken.pop("config", None)
+        taken = {n: v for n, v in self.choice.said().items() if n not in ("split", "config")}
         return {**described, "fields": taken} if taken else described
 
 
@@ -225,7 +224,7 @@ def _of_hub(address: hub_data.Address, source: str, choice: Choice) -> Source:
 def _part(parts: Mapping[str, list[str]], choice: Choice, source: str) -> list[str]:
     """The files of the chosen split, or of the only one."""
     wanted = choice.split or (next(iter(parts)) if len(parts) == 1 else None)
-    if wanted in parts:
+    if wanted is not None and wanted in parts:
         return parts[wanted]
     said = "has several splits" if wanted is None else f"has no split {wanted!r}"
     raise UserError(f"{source}: {said}; name one of {', '.join(parts)} with #split=NAME")
@@ -282,8 +281,8 @@ def _saved_files(path: epath.Path) -> list[epath.Path]:
         )
     listed = state.get("_data_files")
     listed = listed if isinstance(listed, list) else []
-    names = [item.get("filename") for item in listed if isinstance(item, Mapping)]
-    if not names or not all(isinstance(n, str) and PurePosixPath(n).name == n for n in names):
+    names = [str(item.get("filename")) for item in listed if isinstance(item, Mapping)]
+    if not names or not all(PurePosixPath(name).name == name for name in names):
         raise UserError(f"{path / _STATE}: names no data file; write the data set again")
     files = [path / name for name in names]
     if missing := next((file for file in files if not file.exists()), None):
