@@ -26,6 +26,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Far below the 1,000 or so that Python's reader takes: what is read is written again, from deeper
 # in the program, and the writer has the same limit.
 _MOST_NESTED = 200
+_BLOCK = 1 << 16
+# gzip raises the first three; Arrow raises OSError for Zstandard.
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError)
 
 
 def plain_name(name: str) -> str:
@@ -52,8 +55,7 @@ def raw_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
       UserError: for a file with no record, and for a damaged compressed one.
     """
     empty = True
-    for number, raw in _lines(file):
-        raw = raw.removeprefix(_BYTE_ORDER_MARK)
+    for number, raw in numbered_lines(file):
         if not raw.strip():
             continue
         empty = False
@@ -68,7 +70,7 @@ def read_bytes(file: epath.Path) -> bytes:
     Raises:
       UserError: for a damaged compressed file.
     """
-    return b"".join(raw for _, raw in _lines(file)).removeprefix(_BYTE_ORDER_MARK)
+    return b"".join(blocks(file))
 
 
 def read_lines(file: epath.Path, kind: str) -> list[str]:
@@ -163,7 +165,7 @@ def parsed(raw: bytes, where: str) -> dict[str, Any]:
         if where.endswith(":1") and raw.lstrip().startswith(b"["):
             raise UserError(
                 f"{where}: a JSON array over several lines; expected one JSON object a line "
-                "(jq -c '.[]' makes it)"
+                "(jq -c '.[]' makes it), or a name that ends in .json"
             ) from None
         raise UserError(f"{where}: malformed JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
@@ -177,20 +179,40 @@ def parsed(raw: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, one at a time: a file may be larger than memory."""
+def numbered_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """Yields `(line number, bytes)`, blank lines too, one at a time: a file may exceed memory.
+
+    Raises:
+      UserError: for a damaged compressed file.
+    """
     number = 0
     with contextlib.ExitStack() as stack:
         lines = _open(file, stack)
         try:
             for number, raw in enumerate(lines, start=1):
-                yield number, raw
-        # gzip raises the first three; Arrow raises OSError for Zstandard.
-        except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+                yield number, raw.removeprefix(_BYTE_ORDER_MARK)
+        except _DAMAGED as error:
             raise UserError(f"{file}:{number + 1}: cannot be read on: {error}") from None
 
 
-def _open(file: epath.Path, stack: contextlib.ExitStack) -> Iterable[bytes]:
+def blocks(file: epath.Path) -> Iterator[bytes]:
+    """Yields the bytes of a file, decompressed and without a byte order mark, block by block.
+
+    Raises:
+      UserError: for a damaged compressed file.
+    """
+    with contextlib.ExitStack() as stack:
+        stream = _open(file, stack)
+        mark = _BYTE_ORDER_MARK
+        try:
+            while block := stream.read(_BLOCK):
+                yield block.removeprefix(mark)
+                mark = b""
+        except _DAMAGED as error:
+            raise UserError(f"{file}: cannot be read on: {error}") from None
+
+
+def _open(file: epath.Path, stack: contextlib.ExitStack) -> Any:
     with file.open("rb") as stream:
         start = stream.read(4)
     stream = stack.enter_context(file.open("rb"))

@@ -1,10 +1,10 @@
-"""Documents, prompts and generations, and how they are read from sharded JSON Lines.
+"""Documents, prompts and generations, and how they are read, from JSON Lines and other formats.
 
 Formats are those of the README's "Files" section: documents are `{"id", "text", "toxicity"}`,
 prompted generations follow RealToxicityPrompts,
 `{"id", "prompt": {"text", "toxicity"}, "generations": [{"text", "toxicity"}]}`. Fields that are not
 understood are carried along unchanged; other projects' layouts (docs/FILES.md) are read through
-`foreign`. Files may be compressed. Paths may be local or `gs://` (through `etils.epath`).
+`foreign`. What an input may be, `sources` says; `row_formats` reads its files.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import foreign, foreign_files, jsonl, outputs, record_ids
+from detox_jax import foreign, foreign_files, outputs, record_ids, row_formats, sources
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
-from detox_jax.jsonl import read_jsonl
+from detox_jax.jsonl import read_jsonl  # noqa: F401 (a public name)
 
 TOXIC = 0.5  # the published threshold: from this score on a text is toxic
 _CHALLENGING, _UNREADABLE = "challenging", "unreadable"
@@ -133,51 +133,12 @@ def is_empty(text: str) -> bool:
 
 
 def resolve_files(source: str) -> list[epath.Path]:
-    """The JSON Lines files that `source` names: a file, a glob, or a directory that a verb wrote.
-
-    A directory must hold a complete set of shards, and its manifest, where it has one, must say
-    that the verb that wrote it finished.
+    """The files that `source` names: a file, a glob, a directory, or a data set of the hub.
 
     Raises:
-      UserError: if nothing is there, a shard is missing, or the directory is unfinished.
+      UserError: as `sources.resolve`.
     """
-    path = epath.Path(source)
-    if path.is_dir():
-        return _directory_files(path)
-    if any(character in path.name for character in "*?["):
-        files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
-    else:
-        files = [path] if path.exists() else []
-    if not files:
-        raise UserError(
-            f"{source}: no such file; give a .jsonl file, a glob or a directory of shards"
-        )
-    return files
-
-
-def _directory_files(path: epath.Path) -> list[epath.Path]:
-    manifest = path / outputs.MANIFEST
-    if manifest.exists() and not outputs.read_manifest(path)["complete"]:
-        raise UserError(f"{path}: unfinished; rerun the command that was writing it")
-    files = sorted(file for suffix in jsonl.SUFFIXES for file in path.glob(f"*{suffix}"))
-    if not files:
-        raise UserError(f"{path}: holds no .jsonl file")
-    names = [jsonl.plain_name(file.name) for file in files]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{path}: holds {twice} plain and compressed; remove one, or name one")
-    shards: dict[tuple[str, int], set[int]] = {}
-    for name in names:
-        if match := outputs.SHARD.match(name):
-            shards.setdefault((match["name"], int(match["count"])), set()).add(int(match["index"]))
-    for (name, count), indices in shards.items():
-        if missing := sorted(set(range(count)) - indices):
-            raise UserError(
-                f"{path}: shard {outputs.shard_name(name, missing[0], count)} is missing"
-            )
-    if len(shards) > 1:
-        names = ", ".join(sorted(f"{name} (of {count})" for name, count in shards))
-        raise UserError(f"{path}: holds several sets of shards: {names}; name one with a glob")
-    return files
+    return list(sources.resolve(source).files)
 
 
 def read_records(source: str, aside: Aside | None = None) -> Iterator[Record]:
@@ -196,46 +157,68 @@ def read_records(source: str, aside: Aside | None = None) -> Iterator[Record]:
 
 
 def read_by_file(
-    source: str, aside: Aside | None = None
+    source: str, aside: Aside | None = None, text_field: str = "text"
 ) -> Iterator[tuple[epath.Path, Iterator[Record]]]:
     """Yields each file of `source` with its records, to be read before the next file is.
+
+    Args:
+      source: see `sources`.
+      aside: see `read_records`.
+      text_field: what a line of plain text is.
 
     Raises:
       UserError: as `read_records`.
     """
     ids, reader = record_ids.Ids(source), foreign_files.Reader()
-    files = resolve_files(source)
-    for file in files:
-        lines = read_jsonl(file) if aside is None else _readable(file, aside)
-        yield file, _records(file, lines, reader, ids, is_last=file is files[-1])
+    opened = sources.resolve(source)
+    for file in opened.files:
+        if aside is None:
+            rows = opened.rows(file, text_field)
+        else:
+            rows = _readable(opened, file, text_field, aside)
+        yield file, _records(file, rows, reader, ids, is_last=file is opened.files[-1])
     if aside is not None:
-        aside.finish(source, [str(file) for file in files])
+        aside.finish(source, [str(file) for file in opened.files])
 
 
-def _readable(file: epath.Path, aside: Aside) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines that hold a record each; the others are set aside."""
+def read_rows(source: str) -> Iterator[tuple[epath.Path, int, Mapping[str, Any]]]:
+    """Yields file, number and fields of every row of `source`, as no document or prompt.
+
+    Raises:
+      UserError: for what cannot be read.
+    """
+    opened = sources.resolve(source)
+    for file in opened.files:
+        for number, fields in opened.rows(file):
+            yield file, number, fields
+
+
+def _readable(
+    opened: sources.Source, file: epath.Path, text_field: str, aside: Aside
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows that hold a record each; the others are set aside."""
     aside.begin(str(file))
-    for number, raw in jsonl.raw_lines(file):
+    for raw in row_formats.raw_rows(file, text_field):
         aside.count(str(file))
-        where = f"{file}:{number}"
+        where = f"{file}:{raw.number}"
         try:
-            value = jsonl.parsed(raw, where)
+            value = opened.choice.applied(raw.parse(), where)
             if (row := foreign_files.row_alone(value, where)) is not None:
                 _record(row, record_ids.Ids(where))
         except UserError as error:
-            aside.put(str(file), number, raw.rstrip(b"\r\n"), error)
+            aside.put(str(file), raw.number, raw.raw(), error)
         else:
-            yield number, value
+            yield raw.number, value
 
 
 def _records(
     file: epath.Path,
-    lines: Iterable[tuple[int, Mapping[str, Any]]],
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
     reader: foreign_files.Reader,
     ids: record_ids.Ids,
     is_last: bool,
 ) -> Iterator[Record]:
-    for row in reader.rows(str(file), lines):
+    for row in reader.rows(str(file), rows):
         yield _record(row, ids)
     if is_last:
         for row in reader.unanswered():
@@ -253,10 +236,20 @@ def read_documents(source: str, aside: Aside | None = None) -> Iterator[Document
 
 def read_prompts(source: str, aside: Aside | None = None) -> Iterator[Prompt]:
     """Yields prompts, with their generations where there are any; a document is an error."""
-    for record in read_records(source, aside):
-        if not isinstance(record, Prompt):
-            raise UserError(f'{source}: record {record.id!r} has no "prompt"; expected RTP layout')
-        yield record
+    for _, found in read_by_file(source, aside, text_field="prompt"):
+        for record in found:
+            if not isinstance(record, Prompt):
+                raise UserError(
+                    f'{source}: record {record.id!r} has no "prompt"; expected RTP layout, or name '
+                    f"the field that holds the prompt: {_named(source, 'prompt=text')}"
+                )
+            yield record
+
+
+def _named(source: str, choice: str) -> str:
+    """The source as it reads with one more choice."""
+    place, mark, said = source.rpartition("#")
+    return f"{place}#{said},{choice}" if mark else f"{source}#{choice}"
 
 
 def parse_record(value: Mapping[str, Any], where: str) -> Record:
@@ -303,10 +296,22 @@ def _check_flags(fields: Mapping[str, Any], where: str) -> None:
 
 
 def _text(fields: dict[str, Any], where: str) -> str:
+    is_null = "text" in fields and fields["text"] is None
     text = fields.pop("text", None)
-    if not isinstance(text, str):
-        raise UserError(f'{where}: record without a "text"')
-    return text
+    if isinstance(text, str):
+        return text
+    raise UserError(f'{where}: record without a "text"{_hint(fields, is_null)}')
+
+
+def _hint(fields: Mapping[str, Any], is_null: bool) -> str:
+    """What to do about a record without text: where another field may hold it, or none does."""
+    if is_null:
+        return " (it is null): leave such rows out, or see BAD_RECORDS"
+    if not fields:
+        return ""
+    named = next((name for name, value in fields.items() if isinstance(value, str)), None)
+    there = f"; it has {', '.join(map(repr, list(fields)[:8]))}"
+    return f"{there}: name the field with the text, such as #text={named}" if named else there
 
 
 def _toxicity(fields: dict[str, Any], where: str) -> float | None:
@@ -351,9 +356,11 @@ def _generation(value: Any, where: str) -> Generation:
 
 
 def describe_input(source: str) -> dict[str, Any]:
-    """What a manifest says of an input: where it was and the hash of its bytes."""
-    files = resolve_files(source)
-    return {"path": str(source), "files": len(files), "sha256": outputs.hash_files(files)}
+    """What a manifest says of an input: where it was, the hash of its bytes, the chosen fields.
+
+    Of a data set of the hub the place holds the commit.
+    """
+    return sources.resolve(source).describe()
 
 
 def manifest_of(source: str) -> tuple[epath.Path, dict[str, Any]] | None:

@@ -69,12 +69,15 @@ class TextSource(MemorySource):
 
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests; where it lies does not matter."""
-        described = {"sha256": outputs.hash_files(_files_of(self.path(split)))}
+        if self._read is read_jsonl_documents:
+            hashed = described(self.path(split))
+        else:
+            hashed = {"sha256": outputs.hash_files(_text_files(self.path(split)))}
         _, aside = self._documents(split) if self._sets_aside else (None, None)
         if aside is None:
-            return described
+            return hashed
         policy = bad_records_lib.settings(self._policy)["bad_records"]
-        return {**described, "bad_records": {**policy, **aside.counts()["bad_records"]}}
+        return {**hashed, "bad_records": {**policy, **aside.counts()["bad_records"]}}
 
     @property
     def _sets_aside(self) -> bool:
@@ -86,7 +89,9 @@ class TextSource(MemorySource):
 
     def list_shards(self, split: str) -> list[str]:
         """The files of a split."""
-        return [str(file) for file in _files_of(self.path(split))]
+        is_text = self._read is not read_jsonl_documents
+        files = _text_files if is_text else records.resolve_files
+        return [str(file) for file in files(self.path(split))]
 
     def all_examples(self, split: str) -> tf.data.Dataset:
         """Examples `{"id", "text", "position"}`."""
@@ -109,12 +114,10 @@ class TextSource(MemorySource):
         return pairs, aside
 
 
-def _files_of(path: str) -> list[epath.Path]:
-    return records.resolve_files(path) if _is_jsonl(path) else _text_files(path)
-
-
-def _is_jsonl(path: str) -> bool:
-    return jsonl.plain_name(path).endswith(".jsonl") or epath.Path(path).is_dir()
+def described(source: str) -> dict[str, Any]:
+    """What a manifest says of an input of a task; where it lies does not matter."""
+    kept = records.describe_input(source)
+    return {name: value for name, value in kept.items() if name in ("sha256", "fields")}
 
 
 def _text_files(path: str) -> list[epath.Path]:

@@ -16,9 +16,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from detox_jax import outputs, records
+from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
+from tasks import corpora
 from tasks.corpora import SHUFFLE_BUFFER
 from tasks.memory_source import MemorySource
 from tasks.vocabularies import SeqioBPEVocabulary
@@ -43,7 +44,7 @@ class PairSource(MemorySource):
 
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests; where it lies does not matter."""
-        return {"sha256": outputs.hash_files(records.resolve_files(self._files[split]))}
+        return corpora.described(self._files[split])
 
     def count(self, split: str) -> int:
         """How many pairs a split has."""

@@ -21,6 +21,12 @@ BASICS = {
     "bad_records",
     "records",
     "tokenizer_files",
+    "json_array",
+    "arrow_rows",
+    "row_formats",
+    "data_layout",
+    "hub_data",
+    "sources",
     "vocabulary",
     "tags",
 }
@@ -48,8 +54,15 @@ ALLOWED = {
     },
     "preview": {"errors", "outputs"},
     "bad_records": {"errors", "jsonl", "output_settings", "outputs", "parallel.processes"},
+    "json_array": {"errors", "jsonl"},
+    "arrow_rows": {"errors"},
+    "row_formats": {"errors", "jsonl", "json_array", "arrow_rows"},
+    "data_layout": {"errors", "jsonl", "row_formats"},
+    "hub_data": {"errors"},
+    "sources": {"errors", "jsonl", "outputs", "row_formats", "data_layout", "hub_data"},
     "records": {
         *("bad_records", "errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"),
+        *("row_formats", "sources"),
     },
     "tokenizer_files": {"errors", "jsonl"},
     "vocabulary": {

@@ -90,27 +90,26 @@ class Pair:
 
 
 def read(source: str) -> Iterator[Pair]:
-    """Yields the pairs of JSON Lines in our layout or in TRL's.
+    """Yields the pairs of files in our layout or in TRL's.
 
     TRL's prompt may be implicit: what both sides begin with, without the space at its end. A
     record without an id gets one of its file and line.
 
     Args:
-      source: file, glob or directory.
+      source: see `sources`.
 
     Raises:
       UserError: naming file and line, for a record that is no pair: a side without text,
         conversations, sides of two prompts, or an id seen before.
     """
     seen: dict[str, str] = {}
-    for file in records.resolve_files(source):
-        for number, value in jsonl.read_jsonl(file):
-            where = f"{file}:{number}"
-            pair = parse(value, where, f"{jsonl.plain_name(file.name)}-{number}")
-            if pair.id in seen:
-                raise UserError(f"{where}: id {pair.id!r} is also that of {seen[pair.id]}")
-            seen[pair.id] = where
-            yield pair
+    for file, number, value in records.read_rows(source):
+        where = f"{file}:{number}"
+        pair = parse(value, where, f"{jsonl.plain_name(file.name)}-{number}")
+        if pair.id in seen:
+            raise UserError(f"{where}: id {pair.id!r} is also that of {seen[pair.id]}")
+        seen[pair.id] = where
+        yield pair
 
 
 def parse(value: Mapping[str, Any], where: str, name: str) -> Pair:

@@ -1,0 +1,311 @@
+"""What an input names: files here, in a bucket or on the Hugging Face hub, what is read of them.
+
+`PLACE[#NAME=VALUE,...]`, where PLACE is a file, a glob, a directory (of shards, of `save_to_disk`,
+of a data set as the hub lays it out) or a data set of the hub. The names after `#` say which part
+of it and which fields are read: `split`, `config`, `text`, `prompt`, `id`.
+
+    reviews.csv#text=body,id=key
+    allenai/real-toxicity-prompts#split=train
+    hf://datasets/owner/name@REVISION/data/*.parquet#text=content
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from etils import epath
+
+from detox_jax import data_layout, hub_data, jsonl, outputs, row_formats
+from detox_jax.errors import UserError
+
+_STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What stands after `#`; None where it is not said.
+
+    Attributes:
+      split: of a data set.
+      config: of a data set that has several configurations.
+      text: the field that holds a document's text; one inside of another as `outer.inner`.
+      prompt: the field that holds a prompt's text.
+      id: the field that holds the id.
+    """
+
+    split: str | None = None
+    config: str | None = None
+    text: str | None = None
+    prompt: str | None = None
+    id: str | None = None
+
+    def said(self) -> dict[str, str]:
+        """What is said, as it decides an output."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+
+    def applied(self, fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        """A row with the chosen fields under our names; the others stay.
+
+        Raises:
+          UserError: for a row without such a field, or with another thing than text in it.
+        """
+        if not (self.text or self.prompt or self.id):
+            return fields
+        row = dict(fields)
+        if self.id:
+            row["id"] = _of(fields, self.id, "id", where)
+            if row["id"] is None:
+                raise UserError(f"{where}: the field {self.id!r}, chosen as id, is empty")
+        chosen = self.text or self.prompt
+        if chosen is None:
+            return row
+        name = "text" if self.text else "prompt"
+        value = _of(fields, chosen, name, where)
+        is_object = name == "prompt" and isinstance(value, Mapping)
+        if not isinstance(value, str) and not is_object:
+            raise UserError(
+                f"{where}: the field {chosen!r}, chosen as {name}, is {_kind(value)}; expected text"
+            )
+        # A row is one or the other by the fields that it has.
+        for other in ("prompt", "text", "generations", chosen):
+            row.pop(other, None)
+        return {**row, name: value if name == "text" or is_object else {"text": value}}
+
+
+def _of(fields: Mapping[str, Any], name: str, role: str, where: str) -> Any:
+    """A field by its name, or one inside of others by its path."""
+    if name in fields:
+        return fields[name]
+    value: Any = fields
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            known = ", ".join(map(repr, list(fields)[:12]))
+            raise UserError(f"{where}: no field {name!r}, chosen as {role}; there are {known}")
+        value = value[part]
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An input as it is read.
+
+    Attributes:
+      address: what was named; of the hub with the commit in it.
+      files: what is read, in order.
+      choice: of it.
+    """
+
+    address: str
+    files: tuple[epath.Path, ...]
+    choice: Choice
+
+    def rows(
+        self, file: epath.Path, text_field: str = "text"
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yields `(number, fields)` of a file, see `row_formats.rows`, with the choice applied."""
+        for number, fields in row_formats.rows(file, text_field):
+            yield number, self.choice.applied(fields, f"{file}:{number}")
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest says: where it was, the hash of its bytes, what was taken of it."""
+        sha256 = outputs.hash_files(self.files)
+        described = {"path": self.address, "files": len(self.files), "sha256": sha256}
+        # Which files a split is, the hash says.
+        taken = {n: v for n, v in self.choice.said().items() if n not in ("split", "config")}
+        return {**described, "fields": taken} if taken else described
+
+
+def with_fields(
+    path: str | None,
+    text: str | None = None,
+    id: str | None = None,
+    prompt: str | None = None,
+) -> str | None:
+    """An input with the fields that are to be read of it, for gin: `INPUT` with `TEXT_FIELD`.
+
+    Args:
+      path: the input; fields that it names itself go first. None where there is none.
+      text: the field with a document's text.
+      id: the field with the id.
+      prompt: the field with a prompt's text.
+
+    Returns:
+      The input as it was where no field is named.
+    """
+    wanted = {"text": text, "id": id, "prompt": prompt}
+    if path is None or not any(wanted.values()):
+        return path
+    place, choice = split(path)
+    said = {**{name: value for name, value in wanted.items() if value}, **choice.said()}
+    return f"{place}#{','.join(f'{name}={value}' for name, value in said.items())}"
+
+
+def split(source: str) -> tuple[str, Choice]:
+    """The place and the choice that an input names; a file whose name has a `#` is itself.
+
+    Raises:
+      UserError: for a name after `#` that is none, or stands there twice.
+    """
+    place, mark, said = source.rpartition("#")
+    if not mark or epath.Path(source).exists():
+        return source, Choice()
+    known = [field.name for field in dataclasses.fields(Choice)]
+    choice: dict[str, str] = {}
+    for part in said.split(","):
+        name, _, value = part.partition("=")
+        if name not in known or not value or name in choice:
+            raise UserError(
+                f"{source}: {part!r} after '#' is not one of {', '.join(known)} with its value, "
+                "such as #split=train,text=content"
+            )
+        choice[name] = value
+    return place, Choice(**choice)
+
+
+def resolve(source: str) -> Source:
+    """What an input names, with its files, downloaded where they are the hub's.
+
+    A directory must hold a complete set of shards, and its manifest, where it has one, must say
+    that the verb that wrote it finished.
+
+    Raises:
+      UserError: if nothing is there, a shard is missing, the directory is unfinished, or a split is
+        to be named.
+    """
+    place, choice = split(source)
+    path = epath.Path(place)
+    # epath has no such scheme.
+    on_hub = place.startswith("hf:") or not path.exists()
+    if on_hub and (address := hub_data.address(place)) is not None:
+        return _of_hub(address, source, choice)
+    if path.is_dir():
+        return Source(source, tuple(_directory_files(path, choice, source)), choice)
+    if choice.split or choice.config:
+        raise UserError(f"{source}: only a directory or a data set of the hub has splits")
+    if any(character in path.name for character in "*?["):
+        files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
+    else:
+        files = [path] if path.exists() else []
+    if not files:
+        raise UserError(
+            f"{place}: no such file; give a .jsonl file, a glob or a directory of shards, or a "
+            "data set of the hub, OWNER/NAME (docs/FILES.md lists what can be read)"
+        )
+    return Source(source, tuple(files), choice)
+
+
+# --- the hub ----------------------------------------------------------------------------------
+
+
+def _of_hub(address: hub_data.Address, source: str, choice: Choice) -> Source:
+    repository = hub_data.repository(address.repo, address.revision)
+    if address.inside:
+        names = data_layout.matching(repository.files, address.inside)
+        if not names:
+            raise UserError(f"{source}: the data set holds no such file")
+        if choice.split or choice.config:
+            raise UserError(f"{source}: names files; leave split and config out")
+    else:
+        readme = repository.read(data_layout.README)
+        parts = data_layout.splits(repository.files, readme, choice.config, address.repo)
+        names = _part(parts, choice, source)
+    pinned = address.at(repository.commit)
+    said = ",".join(f"{name}={value}" for name, value in choice.said().items())
+    return Source(f"{pinned}#{said}" if said else pinned, tuple(repository.fetch(names)), choice)
+
+
+def _part(parts: Mapping[str, list[str]], choice: Choice, source: str) -> list[str]:
+    """The files of the chosen split, or of the only one."""
+    wanted = choice.split or (next(iter(parts)) if len(parts) == 1 else None)
+    if wanted is not None and wanted in parts:
+        return parts[wanted]
+    said = "has several splits" if wanted is None else f"has no split {wanted!r}"
+    raise UserError(f"{source}: {said}; name one of {', '.join(parts)} with #split=NAME")
+
+
+# --- directories ------------------------------------------------------------------------------
+
+
+def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epath.Path]:
+    manifest = path / outputs.MANIFEST
+    if manifest.exists() and not outputs.read_manifest(path)["complete"]:
+        raise UserError(f"{path}: unfinished; rerun the command that was writing it")
+    if (path / _SPLITS).exists():
+        names = jsonl.json_object((path / _SPLITS).read_bytes(), str(path / _SPLITS)).get("splits")
+        parts = {str(name): [str(name)] for name in names} if isinstance(names, list) else {}
+        (name,) = _part(parts, choice, source)
+        return _saved_files(path / name)
+    if (path / _STATE).exists():
+        if choice.split or choice.config:
+            raise UserError(f"{source}: one data set that `save_to_disk` wrote has no splits")
+        return _saved_files(path)
+    if not choice.split and not choice.config and (files := _shards(path)):
+        return files
+    names = [file.relative_to(path).as_posix() for file in _below(path)]
+    readme = path / data_layout.README
+    text = readme.read_bytes().decode(errors="replace") if readme.exists() else ""
+    if not any(name.endswith(row_formats.SUFFIXES) for name in names):
+        raise UserError(
+            f"{path}: holds no .jsonl file, nor another that can be read "
+            f"({', '.join(row_formats.KINDS[1:])})"
+        )
+    parts = data_layout.splits(names, text, choice.config, str(path))
+    return [path / name for name in _part(parts, choice, source)]
+
+
+def _below(path: epath.Path) -> Iterator[epath.Path]:
+    """The files of a directory and of those in it, but for hidden ones."""
+    for child in sorted(path.iterdir()):
+        if child.name.startswith("."):
+            continue
+        if child.is_dir():
+            yield from _below(child)
+        else:
+            yield child
+
+
+def _saved_files(path: epath.Path) -> list[epath.Path]:
+    """The files of a data set that `save_to_disk` of `datasets` wrote, in the order of its rows."""
+    state = jsonl.json_object((path / _STATE).read_bytes(), str(path / _STATE))
+    if any(value for name, value in state.items() if name.startswith("_indices")):
+        raise UserError(
+            f"{path}: its order and choice of rows stand in a table beside it, as `datasets` below "
+            "version 2 saved them; write it again with flatten_indices()"
+        )
+    listed = state.get("_data_files")
+    listed = listed if isinstance(listed, list) else []
+    names = [str(item.get("filename")) for item in listed if isinstance(item, Mapping)]
+    if not names or not all(PurePosixPath(name).name == name for name in names):
+        raise UserError(f"{path / _STATE}: names no data file; write the data set again")
+    files = [path / name for name in names]
+    if missing := next((file for file in files if not file.exists()), None):
+        raise UserError(f"{missing}: missing, and {_STATE} beside it names it; copy it too")
+    return files
+
+
+def _shards(path: epath.Path) -> list[epath.Path]:
+    """JSON Lines that lie in a directory itself, such as what a verb wrote; none where none do."""
+    files = sorted(file for suffix in jsonl.SUFFIXES for file in path.glob(f"*{suffix}"))
+    names = [jsonl.plain_name(file.name) for file in files]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{path}: holds {twice} plain and compressed; remove one, or name one")
+    shards: dict[tuple[str, int], set[int]] = {}
+    for name in names:
+        if match := outputs.SHARD.match(name):
+            shards.setdefault((match["name"], int(match["count"])), set()).add(int(match["index"]))
+    for (name, count), indices in shards.items():
+        if missing := sorted(set(range(count)) - indices):
+            raise UserError(
+                f"{path}: shard {outputs.shard_name(name, missing[0], count)} is missing"
+            )
+    if len(shards) > 1:
+        names = ", ".join(sorted(f"{name} (of {count})" for name, count in shards))
+        raise UserError(f"{path}: holds several sets of shards: {names}; name one with a glob")
+    return files
