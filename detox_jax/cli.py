@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import os
-import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +14,18 @@ from typing import Any
 
 import gin
 
-from detox_jax import compilation_cache, configuration, preview, storage_watch, terminal
-from detox_jax.bound_values import suggestion, under_its_setting
+from detox_jax import (
+    command_line,
+    compilation_cache,
+    configuration,
+    outputs,
+    preview,
+    run_files,
+    storage_watch,
+    terminal,
+)
+from detox_jax.bound_values import under_its_setting
+from detox_jax.command_line import Arguments
 from detox_jax.errors import Unavailable, UserError, no_access, storage_trouble, without_role
 from detox_jax.parallel import distributed, preemption, processes
 
@@ -45,42 +54,24 @@ VERBS = {
     "train_vocabulary": "detox_jax.vocabulary",
 }
 
-# Flags of one verb, short for its macros: a switch makes its macro True, the others take a value.
-SWITCHES = {
-    "evaluate": {"--power": "POWER"},
-    "convert": {"--verify": "VERIFY"},
-    "plan": {"--search": "SEARCH"},
-    "sweep": {"--print_commands": "PRINT_COMMANDS"},
-}
-VALUE_FLAGS = {
-    "convert": {
-        "--from_hf": "FROM_HF",
-        "--to": "TO",
-        "--from": "FROM",
-        "--to_hf": "TO_HF",
-        "--from_t5x": "FROM_T5X",
-        "--to_t5x": "TO_T5X",
-    },
-    "lm_eval": {"--checkpoint": "CHECKPOINT_PATH", "--tasks": "TASKS", "--output": "OUTPUT_DIR"},
-    "plan": {"--topology": "TOPOLOGY", "--mesh": "MESH_SHAPE"},
-}
-
-# A flag of one verb that stands for another verb.
-OTHER_VERBS = {("score", "--compare"): "compare"}
-
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
 LONE_VERBS = (
     *("combine", "convert", "fit_subspace", "plan", "sweep", "train_linear", "train_reward"),
 )
 
+_WIDTH = 100  # of a line of help
 USAGE = """\
-usage: detox-jax VERB [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
-                      [--gin_search_paths=DIR,...] [--multihost] [--dry_run] [--help]
+usage: detox-jax VERB [--input=FILE] [--output=DIR] [--checkpoint=DIR]
+                      [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--gin_search_paths=DIR,...]
+                      [--multihost] [--dry_run] [--help]
 
 verbs:
 {verbs}
 
+  --input, --output, --checkpoint
+                           what a verb reads, writes and starts from: short for a macro, which
+                           detox-jax VERB --help names
   --gin_file=FILE          a gin file; repeatable, later files override earlier ones, and all of
                            them override gin_configs/runs/VERB.gin, which is always read first
   --gin.NAME=VALUE         one binding, over all files; text needs no quotes
@@ -91,20 +82,11 @@ verbs:
                            DETOX_JAX_MULTIHOST=1 is the same (docs/MULTIHOST.md)
   --dry_run                check all that a run checks before its work, print the configuration
                            and the plan of steps, and stop
-  --help                   this text; with a verb, its macros and their defaults
+  --help                   this text; with a verb, what it needs, an example, all of its macros
+  --version                versions of this and of what it computes with
+  --completion=SHELL       a script that completes commands in bash, zsh or fish:
+                           eval "$(detox-jax --completion=bash)"; for fish: ... | source
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """The command line, taken apart."""
-
-    verb: str
-    gin_files: tuple[str, ...] = ()
-    bindings: tuple[str, ...] = ()
-    search_paths: tuple[str, ...] = ()
-    dry_run: bool = False
-    help: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A verb that has an answer to give by its exit status returns it; the others return nothing.
     """
+    command_line.complete([*VERBS])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     terminal.drop_echoes()
     with preemption.handled(), storage_watch.StorageWatch():
@@ -124,7 +107,11 @@ def _main(argv: Sequence[str]) -> int:
         arguments = parse_arguments(rest)
         if arguments.verb and not arguments.help:
             compilation_cache.enable()  # before anything imports JAX
-        if not arguments.verb:
+        if arguments.version:
+            print(f"detox-jax {version()}")
+        elif arguments.completion:
+            print(command_line.completion_script(arguments.completion))
+        elif not arguments.verb:
             print(usage())
         elif options is None or arguments.help or arguments.dry_run:
             return _run(arguments)
@@ -197,6 +184,13 @@ def _report(error: BaseException) -> int:
     return 1
 
 
+def version() -> str:
+    """The package's version, and those that decide what is written: `0.1.0 (jax 0.10.2, ...)`."""
+    versions = outputs.versions()
+    others = ", ".join(f"{name} {number}" for name, number in [*versions.items()][1:])
+    return f"{versions['detox-jax']} ({others})"
+
+
 def usage() -> str:
     """The general help text."""
     width = max(map(len, VERBS)) + 2
@@ -206,17 +200,11 @@ def usage() -> str:
 
 def _summary(verb: str) -> str:
     """The first line of the verb's run file, a comment that says what the verb does."""
-    first = _run_file(verb).read_text().splitlines()[0]
-    return first.removeprefix("#").strip()
+    return run_files.of_verb(verb).summary
 
 
 def _run_file(verb: str) -> Path:
-    return _package_root() / "gin_configs" / "runs" / f"{verb}.gin"
-
-
-def _package_root() -> Path:
-    """Where `gin_configs` lies: beside the package, in a checkout as in site-packages."""
-    return Path(__file__).resolve().parent.parent
+    return run_files.of_verb(verb).path
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -225,75 +213,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     Raises:
       UserError: for an unknown verb or flag.
     """
-    verb, gin_files, bindings, search_paths = "", [], [], []
-    dry_run = want_help = False
-    arguments = list(argv)
-    while arguments:
-        argument = arguments.pop(0)
-        flag, equals, value = argument.partition("=")
-        if argument in ("--help", "-h"):
-            want_help = True
-        elif argument == "--dry_run":
-            dry_run = True
-        elif (verb, argument) in OTHER_VERBS:
-            verb = OTHER_VERBS[verb, argument]
-        elif argument in SWITCHES.get(verb, {}):
-            bindings.append(f"{SWITCHES[verb][argument]} = True")
-        elif not flag.startswith("-"):
-            if verb:
-                raise UserError(f"unexpected argument {argument!r} after the verb {verb!r}")
-            verb = argument
-        else:
-            if not equals:
-                if not arguments or arguments[0].startswith("--"):
-                    raise UserError(f"{flag} needs a value: {flag}=VALUE; see detox-jax --help")
-                value = arguments.pop(0)
-            if flag == "--gin_file":
-                gin_files.append(value)
-            elif flag == "--gin_search_paths":
-                search_paths.extend(path for path in value.split(",") if path)
-            elif flag.startswith("--gin."):
-                bindings.append(f"{flag.removeprefix('--gin.')} = {quote_text(value)}")
-            elif flag in VALUE_FLAGS.get(verb, {}):
-                bindings.append(f"{VALUE_FLAGS[verb][flag]} = {quote_text(value)}")
-            else:
-                raise UserError(f"unknown flag {flag}{_meant(verb, flag)}; see detox-jax --help")
-    if verb and verb not in VERBS:
-        meant = suggestion(verb, VERBS)
-        raise UserError(f"unknown verb {verb!r}; one of: {', '.join(VERBS)}{meant}")
-    if not verb and argv and not want_help:
-        raise UserError(f"no verb given; one of: {', '.join(VERBS)}")
-    return Arguments(
-        verb, tuple(gin_files), tuple(bindings), tuple(search_paths), dry_run, want_help
-    )
-
-
-def _meant(verb: str, flag: str) -> str:
-    """Which flag an unknown one may stand for: a macro of the verb without `--gin.`, or a near one.
-
-    >>> _meant("score", "--input")
-    '; did you mean --gin.INPUT?'
-    """
-    known = ["--gin_file", "--gin_search_paths", "--multihost", "--dry_run", "--help"]
-    if verb in VERBS:
-        text = _run_file(verb).read_text()
-        known += [f"--gin.{macro}" for macro in re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.M)]
-    known += [*VALUE_FLAGS.get(verb, {}), *SWITCHES.get(verb, {})]
-    by_name = {name.removeprefix("--gin.").strip("-").lower(): name for name in known}
-    meant = suggestion(flag.strip("-"), by_name)
-    name = meant.removeprefix("; did you mean ").removesuffix("?")
-    return f"; did you mean {by_name[name]}?" if meant else ""
-
-
-def quote_text(value: str) -> str:
-    """A command-line value as gin reads it: literals and references as they are, text quoted."""
-    if re.search(r"(^|[\s\[({,:=])[@%]\w", value):
-        return value
-    try:
-        ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return repr(value)
-    return value
+    return command_line.parse(argv, [*VERBS])
 
 
 def load_config(arguments: Arguments) -> tuple[Callable[..., Any], configuration.Bindings]:
@@ -314,30 +234,37 @@ def load_config(arguments: Arguments) -> tuple[Callable[..., Any], configuration
 
 def _roots(arguments: Arguments) -> list[str]:
     """Where gin files and what they import are looked for."""
-    return [*arguments.search_paths, os.getcwd(), str(_package_root())]
+    return [*arguments.search_paths, os.getcwd(), str(run_files.ROOT)]
 
 
 def verb_help(arguments: Arguments) -> str:
-    """The verb's summary, its macros with what its run file says of them, and its docstring.
+    """The verb's summary, what it needs, an example, its macros, and its function's docstring.
 
     All are read as text: what the verb imports takes seconds, and what a gin file imports more.
 
     Raises:
       UserError: if a file is missing or gin cannot read a line or a binding.
     """
-    name, run_file = arguments.verb, _run_file(arguments.verb)
-    macros = configuration.explain(
-        run_file, arguments.gin_files, arguments.bindings, _roots(arguments)
+    verb, run_file = arguments.verb, run_files.of_verb(arguments.verb)
+    macros = run_files.explain(
+        run_file,
+        arguments.gin_files,
+        arguments.bindings,
+        _roots(arguments),
+        command_line.short_names(verb),
     )
+    needs = "\n".join(textwrap.wrap(run_file.needs, _WIDTH))
     return (
-        f"detox-jax {name}: {_summary(name)}\n\nmacros (set with --gin.NAME=VALUE):\n{macros}\n\n"
-        f"{_documentation(name)}\n\nsettings behind the macros: {run_file}"
+        f"detox-jax {verb}: {run_file.summary}\n\n{needs}\n\nexample:\n{run_file.example}\n\n"
+        "macros, with their values (set with --gin.NAME=VALUE, or with the flag behind):\n"
+        f"{macros}\n\nin Python, {VERBS[verb]}.{verb}:\n\n"
+        f"{_documentation(verb)}\n\nsettings behind the macros: {run_file.path}"
     )
 
 
 def _documentation(verb: str) -> str:
     """The docstring of the verb's function."""
-    file = _package_root().joinpath(*VERBS[verb].split(".")).with_suffix(".py")
+    file = run_files.ROOT.joinpath(*VERBS[verb].split(".")).with_suffix(".py")
     functions = {
         node.name: node
         for node in ast.parse(file.read_bytes()).body

@@ -1,4 +1,4 @@
-"""What gin configures: read in layers, bound by name, checked, explained.
+"""What gin configures: read in layers, bound by name, checked.
 
 Layers, each overriding the one before: `gin_configs/runs/VERB.gin`, then every `--gin_file` in
 order, then every `--gin.NAME=VALUE`. A macro NAME is bound to the verb's parameter `name` where no
@@ -10,35 +10,27 @@ every binding must be reachable from the verb, and nothing reachable may be left
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
 import math
 import re
 import sys
-import tokenize
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 from gin import config as gin_config
-from gin import config_parser
 
-from detox_jax import bound_values
+from detox_jax import bound_values, run_files
 from detox_jax.errors import UserError
 
 Bindings = dict[tuple[str, str], dict[str, Any]]
-# What gin raises for a line that it cannot read, or a name in it that does not exist: an open
-# bracket is the tokenizer's own error, and thousands of brackets are too deep for Python's parser.
-_GIN_ERRORS = (
-    *(OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError),
-    *(tokenize.TokenError, RecursionError, MemoryError, IndexError, KeyError),
-)
 _MACRO = bound_values.MACRO
+_UNKNOWN = re.compile(r"No configurable matching reference '@(?:[\w/]+/)?(?P<name>\w+\.\w+)")
 _DYNAMIC = "from __gin__ import dynamic_registration"
-_ASSIGNMENT = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*) *=")
-_INCLUDE = re.compile(r"include +['\"](?P<file>.+)['\"]")
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -77,7 +69,7 @@ def load(
         if root not in sys.path:
             sys.path.append(root)
         gin.add_config_file_search_path(root)
-    files = [_find_file(name, roots) for name in gin_files]
+    files = [run_files.find(name, roots) for name in gin_files]
     modules = _parse_file(run_file)
     function = getattr(importlib.import_module(module), verb)
     _bind_by_name(function)
@@ -89,13 +81,6 @@ def load(
         _parse_binding(binding, modules)
     _bind_by_name(function)  # Again: a file over the run file may have brought another struct.
     return function, defaults
-
-
-def _find_file(name: str, roots: Sequence[str]) -> Path:
-    for root in ["", *roots]:
-        if (file := Path(root) / name).is_file():
-            return file.resolve()
-    raise UserError(f"--gin_file={name}: no such file; looked in {', '.join(dict.fromkeys(roots))}")
 
 
 def _parse_file(file: Path) -> list[str]:
@@ -127,21 +112,20 @@ def _parse_binding(binding: str, modules: Iterable[str]) -> None:
         _parse(lambda: gin.parse_config(binding), f"--gin.{binding}")
     except UserError:
         lines = [*_import_lines(modules), binding]
-        try:
-            gin.parse_config("\n".join(lines))
-        except _GIN_ERRORS:
-            pass
-        else:
+        with contextlib.suppress(UserError):
+            run_files.parsed(lambda: gin.parse_config("\n".join(lines)), "")
             return
         raise
 
 
 def _parse(parse: Callable[[], Any], where: str) -> Any:
+    """What gin makes of something; names the file that brings what it does not know."""
     try:
-        return parse()
-    except _GIN_ERRORS as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{where}: {' '.join(lines)}") from None
+        return run_files.parsed(parse, where)
+    except UserError as error:
+        if unknown := _UNKNOWN.search(str(error)):
+            raise UserError(f"{error}{run_files.who_brings(unknown['name'])}") from None
+        raise
 
 
 # --- binding by name --------------------------------------------------------------------------
@@ -256,8 +240,12 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     problems = []
     if unused:
         names = ", ".join(sorted(unused))
+        macros = [key for key in _bindings() if key[1] == _MACRO]
         known = {scope for scope, selector in reachable if selector == _MACRO}
-        meant = bound_values.suggestion(sorted(unused)[0], known)
+        # Of this run, else one that another of its choices takes.
+        meant = bound_values.suggestion(sorted(unused)[0], known) or bound_values.suggestion(
+            sorted(unused)[0], {scope for scope, _ in macros} - {*unused}
+        )
         problems.append(f"nothing uses {names} (misspelt, or not for this verb?){meant}")
     if required:
         flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
@@ -318,88 +306,3 @@ def _reachable(
                 own_scope, referred = reference.config_key
                 queue.append((own_scope or scope, referred))
     return reached, visited
-
-
-# --- help -------------------------------------------------------------------------------------
-
-
-def explain(
-    run_file: Path, gin_files: Sequence[str], bindings: Sequence[str], roots: Sequence[str]
-) -> str:
-    """The macros of a run file with the values that the layers give them, under its own comments.
-
-    The files are read as text: what they import takes seconds to load.
-
-    Args:
-      run_file: the first layer.
-      gin_files: the layers over it, as the user named them.
-      bindings: single ones over all files.
-      roots: where to look for gin files; the last one for what the run file includes.
-
-    Raises:
-      UserError: if a file is missing or gin cannot read a line or a binding.
-    """
-    values: dict[str, Any] = {}
-    for file in [run_file, *(_find_file(name, roots) for name in gin_files)]:
-        _parse(lambda file=file: _read_macros(file.read_text(), roots, values), str(file))
-    for binding in bindings:
-        _parse(lambda text=binding: _read_macros(text, roots, values), f"--gin.{binding}")
-    lines: list[str] = []
-    blocks = _macro_blocks(run_file, Path(roots[-1]))
-    width = max((len(name) for _, names in blocks for name in names), default=0) + 2
-    for comments, names in blocks:
-        lines += ["", *(f"  # {comment}" for comment in comments)]
-        lines += [f"  {name:{width}}{values.pop(name)!r}" for name in names if name in values]
-    if values:  # Of the files and bindings over it.
-        lines += ["", *(f"  {name:{width}}{value!r}" for name, value in values.items())]
-    return "\n".join(lines[1:])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Written:
-    """A reference or a macro in a value, as it is written."""
-
-    text: str
-
-    def __repr__(self) -> str:
-        return "REQUIRED" if self.text == "%gin.REQUIRED" else self.text
-
-
-class _AsWritten(config_parser.ParserDelegate):
-    """Has gin's parser look nothing up."""
-
-    def configurable_reference(self, scoped_name: str, evaluate: bool) -> _Written:
-        return _Written(f"@{scoped_name}" + ("()" if evaluate else ""))
-
-    def macro(self, macro_name: str) -> _Written:
-        return _Written(f"%{macro_name}")
-
-
-def _read_macros(text: str, roots: Sequence[str], values: dict[str, Any]) -> None:
-    """Puts what a text and the files that it includes say of macros into `values`."""
-    for statement in config_parser.ConfigParser(text, _AsWritten()):
-        if isinstance(statement, config_parser.IncludeStatement):
-            _read_macros(_find_file(statement.filename, roots).read_text(), roots, values)
-        elif isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-            values["/".join(filter(None, [statement.scope, statement.selector]))] = statement.value
-
-
-def _macro_blocks(file: Path, root: Path) -> list[tuple[list[str], list[str]]]:
-    """Comments and the macros below them, in the order of the file."""
-    blocks: list[tuple[list[str], list[str]]] = []
-    comments: list[str] = []
-    new_block = False
-    for line in file.read_text().splitlines()[1:]:
-        if include := _INCLUDE.match(line):
-            blocks += _macro_blocks(root / include["file"], root)
-            comments = []
-        elif line.startswith("#"):
-            comments.append(line.removeprefix("#").strip())
-        elif assignment := _ASSIGNMENT.match(line):
-            if comments or new_block or not blocks:
-                blocks.append((comments, []))
-                comments, new_block = [], False
-            blocks[-1][1].append(assignment["name"])
-        elif not line.strip():
-            comments, new_block = [], True
-    return blocks

@@ -137,26 +137,6 @@ def test_included_files_are_found_from_everywhere(tmp_path, documents, monkeypat
     assert "runs/scores.sqlite" in output.out and output.err == ""
 
 
-@pytest.mark.parametrize(
-    ("value", "quoted"),
-    [
-        ("runs/demo", "'runs/demo'"),
-        ("0.9", "0.9"),
-        ("None", "None"),
-        ("{'targets': 128}", "{'targets': 128}"),
-        ("'already'", "'already'"),
-        ("@prompts.Standard()", "@prompts.Standard()"),
-        ("{'a': @b/evaluate.Method()}", "{'a': @b/evaluate.Method()}"),
-        ("%OTHER", "%OTHER"),
-        ("someone@example.org", "'someone@example.org'"),
-        ("50%", "'50%'"),
-        ("it's", '"it\'s"'),
-    ],
-)
-def test_text_needs_no_quotes(value, quoted):
-    assert cli.quote_text(value) == quoted
-
-
 def test_a_bug_is_not_called_the_users_mistake(vocabulary_flags, monkeypatch):
     from detox_jax import vocabulary
 

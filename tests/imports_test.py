@@ -102,7 +102,9 @@ ALLOWED = {
     "sweep_cells": {"errors", "shared_steps"},
     "sweep": {*BASICS, "method", "evaluation", "report", "sweep_cells"},
     "bound_values": {"errors", "kinds"},
-    "configuration": {"errors", "bound_values"},
+    "run_files": {"errors", "bound_values"},
+    "configuration": {"errors", "bound_values", "run_files"},
+    "command_line": {"errors", "bound_values", "run_files"},
 }
 # T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.
 ALSO_ALLOWED = {"interop.t5x": {"training.data", "training.optimizer"}}

@@ -1,0 +1,321 @@
+"""What gin files say of verbs, read as text: what they import takes seconds to load.
+
+A run file, `gin_configs/runs/VERB.gin`, begins with a line that says what the verb does, then what
+it needs, then an example of its command; a comment above macros explains them. Help, completion and
+suggestions are made of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gin import config_parser
+
+from detox_jax.bound_values import suggestion
+from detox_jax.errors import UserError
+
+# What gin raises for a line that it cannot read, or a name in it that does not exist: an open
+# bracket is the tokenizer's own error, and thousands of brackets are too deep for Python's parser.
+_GIN_ERRORS = (
+    *(OSError, ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError),
+    *(tokenize.TokenError, RecursionError, MemoryError, IndexError, KeyError),
+)
+# Where `gin_configs` lies: beside the package, in a checkout as in site-packages.
+ROOT = Path(__file__).resolve().parent.parent
+_FOLDER = "gin_configs"
+_EXAMPLE = "Example:"
+_ASSIGNMENT = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*) *=")
+_INCLUDE = re.compile(r"include +['\"](?P<file>.+)['\"]")
+_REFERENCE = re.compile(r"@(?:[\w/]+/)?(?P<name>\w+\.\w+)")
+_MACRO = re.compile(r"%(?P<name>[A-Z][A-Z0-9_]*)")
+_Result = TypeVar("_Result")
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFile:
+    """A verb's run file.
+
+    Attributes:
+      path: where it is.
+    """
+
+    path: Path
+
+    @property
+    def summary(self) -> str:
+        """What the verb does, its first line."""
+        return self._head()[0]
+
+    @property
+    def needs(self) -> str:
+        """Which macros have to be set, in a sentence or two; empty where it says nothing."""
+        lines = self._head()[1:]
+        end = lines.index(_EXAMPLE) if _EXAMPLE in lines else len(lines)
+        return " ".join(lines[:end])
+
+    @property
+    def example(self) -> str:
+        """A command of the verb, over one line or several; empty where there is none."""
+        lines = self._head()
+        return "\n".join(lines[lines.index(_EXAMPLE) + 1 :]) if _EXAMPLE in lines else ""
+
+    def _head(self) -> list[str]:
+        """The comments before the first line that is none, without their signs."""
+        head = []
+        for line in self.path.read_text().splitlines():
+            if not line.startswith("#"):
+                break
+            head.append(line.removeprefix("#").removeprefix(" "))
+        return head
+
+    def macros(self) -> dict[str, list[str]]:
+        """Comments by macro, in the order of the file; of a block they stand at its first macro."""
+        return {
+            name: comments if name == names[0] else []
+            for comments, names in macro_blocks(self.path)
+            for name in names
+        }
+
+
+def of_verb(verb: str) -> RunFile:
+    """The run file of a verb."""
+    return RunFile(ROOT / _FOLDER / "runs" / f"{verb}.gin")
+
+
+def macro_blocks(file: Path) -> list[tuple[list[str], list[str]]]:
+    """Comments and the macros below them, in the order of the file and of what it includes."""
+    blocks: list[tuple[list[str], list[str]]] = []
+    comments: list[str] = []
+    new_block = False
+    for line in file.read_text().splitlines()[1:]:
+        if include := _INCLUDE.match(line):
+            blocks += macro_blocks(ROOT / include["file"])
+            comments = []
+        elif line.startswith("#"):
+            comments.append(line.removeprefix("#").strip())
+        elif assignment := _ASSIGNMENT.match(line):
+            if comments or new_block or not blocks:
+                blocks.append((comments, []))
+                comments, new_block = [], False
+            blocks[-1][1].append(assignment["name"])
+        elif not line.strip():
+            comments, new_block = [], True
+    return blocks
+
+
+def parsed(parse: Callable[[], _Result], where: str) -> _Result:
+    """What gin makes of something.
+
+    Args:
+      parse: calls gin.
+      where: names the file or flag in an error.
+
+    Raises:
+      UserError: what gin refuses, as one line.
+    """
+    try:
+        return parse()
+    except _GIN_ERRORS as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"{where}: {' '.join(lines)}") from None
+
+
+# --- finding ----------------------------------------------------------------------------------
+
+
+def find(name: str, roots: Sequence[str]) -> Path:
+    """The gin file of a name, in the working directory or below one of the roots.
+
+    Raises:
+      UserError: if there is none; with the one of a like name that may be meant.
+    """
+    for root in ["", *roots]:
+        if (file := Path(root) / name).is_file():
+            return file.resolve()
+    meant = _like(name, roots)
+    raise UserError(
+        f"--gin_file={name}: no such file; looked in {', '.join(dict.fromkeys(roots))}{meant}"
+    )
+
+
+def _like(name: str, roots: Iterable[str]) -> str:
+    """`; did you mean gin_configs/experiments/demo.gin?`, by the file's name alone."""
+    by_name = {Path(path).name: path for path in sorted(shipped(roots), reverse=True)}
+    asked = Path(name).name
+    meant = suggestion(asked if asked.endswith(".gin") else f"{asked}.gin", by_name)
+    near = meant.removeprefix("; did you mean ").removesuffix("?")
+    return f"; did you mean {by_name[near]}?" if meant else ""
+
+
+def shipped(roots: Iterable[str]) -> list[str]:
+    """The gin files in and below `gin_configs` of the roots, and those that lie in a root."""
+    files = []
+    for root in map(Path, dict.fromkeys(roots)):
+        for file in (*root.glob("*.gin"), *(root / _FOLDER).rglob("*.gin")):
+            files.append(str(file.relative_to(root)))
+    return list(dict.fromkeys(files))
+
+
+def who_brings(reference: str) -> str:
+    """What to do for a reference that no file has imported.
+
+    Args:
+      reference: like `classifier.ClassifierScorer`.
+
+    Returns:
+      `; --gin_file=gin_configs/scorers/classifier.gin brings it`, or which name may be meant; empty
+      where nothing is known.
+    """
+    module = reference.split(".")[0]
+    brought: dict[str, list[str]] = {}
+    for path in sorted((ROOT / _FOLDER).rglob("*.gin")):
+        text = path.read_text()
+        for name in dict.fromkeys(match["name"] for match in _REFERENCE.finditer(text)):
+            brought.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    files = [
+        file
+        for file in brought.get(reference, [])
+        if "/runs/" not in file and re.search(rf"import {module}$", (ROOT / file).read_text(), re.M)
+    ]
+    if files:
+        # What a directory is for comes before experiments, which use it.
+        file = min(files, key=lambda file: ("/experiments/" in file, file))
+        return f"; --gin_file={file} brings it"
+    return suggestion(reference, brought, "@")
+
+
+# --- macros and their values ------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A reference or a macro in a value, as it is written."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return "REQUIRED" if self.text == "%gin.REQUIRED" else self.text
+
+
+class _AsWritten(config_parser.ParserDelegate):
+    """Has gin's parser look nothing up."""
+
+    def configurable_reference(self, scoped_name: str, evaluate: bool) -> _Written:
+        return _Written(f"@{scoped_name}" + ("()" if evaluate else ""))
+
+    def macro(self, macro_name: str) -> _Written:
+        return _Written(f"%{macro_name}")
+
+
+@dataclasses.dataclass
+class _Layers:
+    """What the layers say, later ones over earlier ones.
+
+    Attributes:
+      verb: whose layers they are.
+      macros: values by name.
+      parameters: values by what is configured and its parameter: `("prompts.Standard", "words")`.
+    """
+
+    verb: str
+    macros: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parameters: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+
+    def read(self, text: str, roots: Sequence[str]) -> None:
+        """Adds what a text and the files that it includes say."""
+        for statement in config_parser.ConfigParser(text, _AsWritten()):
+            if isinstance(statement, config_parser.IncludeStatement):
+                self.read(find(statement.filename, roots).read_text(), roots)
+            elif not isinstance(statement, config_parser.BindingStatement):
+                continue
+            elif statement.arg_name:
+                self.parameters[_last_two(statement.selector), statement.arg_name] = statement.value
+            else:
+                name = "/".join(filter(None, [statement.scope, statement.selector]))
+                self.macros[name] = statement.value
+
+    def shown(self, name: str) -> str:
+        """A macro's value; of one that is required, for which of the choices where not for all."""
+        value = self.macros[name]
+        owners = self._owners(name) if repr(value) == "REQUIRED" else []
+        called = {
+            reference["name"]
+            for other in (*self.macros.values(), *self.parameters.values())
+            for reference in _REFERENCE.finditer(repr(other))
+        }
+        if not owners or any(owner in called for owner in owners):
+            return repr(value)
+        return f"for {', '.join(f'@{owner}()' for owner in owners)}"
+
+    def _owners(self, name: str) -> list[str]:
+        """What is configured with a macro; empty where it is the verb's own or nothing says so."""
+        owners = [
+            owner
+            for (owner, _), value in self.parameters.items()
+            if name in {macro["name"] for macro in _MACRO.finditer(repr(value))}
+        ]
+        is_the_verbs = any(owner.endswith(f".{self.verb}") for owner in owners)
+        return [] if is_the_verbs else list(dict.fromkeys(owners))
+
+
+def _last_two(selector: str) -> str:
+    return ".".join(selector.split(".")[-2:])
+
+
+def explain(
+    run_file: RunFile,
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    roots: Sequence[str],
+    notes: Mapping[str, str],
+) -> str:
+    """The macros of a run file with the values that the layers give them, under its own comments.
+
+    Args:
+      run_file: the first layer.
+      gin_files: the layers over it, as the user named them.
+      bindings: single ones over all files.
+      roots: where to look for gin files.
+      notes: what else to say of macros, by name.
+
+    Raises:
+      UserError: if a file is missing or gin cannot read a line or a binding.
+    """
+    layers = _Layers(run_file.path.stem)
+    for file in [run_file.path, *(find(name, roots) for name in gin_files)]:
+        parsed(lambda file=file: layers.read(file.read_text(), roots), str(file))
+    for binding in bindings:
+        parsed(lambda text=binding: layers.read(text, roots), f"--gin.{binding}")
+    return "\n".join(_lines(run_file, layers, notes))
+
+
+def _lines(run_file: RunFile, layers: _Layers, notes: Mapping[str, str]) -> Iterator[str]:
+    names = [*run_file.macros()]
+    width = max(map(len, [*names, ""])) + 2
+
+    def line(name: str) -> str:
+        said = layers.shown(name)
+        if said == "None" and re.search(rf"\b{name}\b", run_file.needs):
+            said += ", but see above"
+        note = f"  ({notes[name]})" if name in notes else ""
+        return f"  {name:{width}}{said}{note}"
+
+    first = True
+    for comments, of_block in macro_blocks(run_file.path):
+        if not first:
+            yield ""
+        first = False
+        yield from (f"  # {comment}" for comment in comments)
+        yield from (line(name) for name in of_block if name in layers.macros)
+    others = [name for name in layers.macros if name not in names]
+    if others:  # Of the files and bindings over it.
+        yield ""
+        yield from (f"  {name:{width}}{layers.macros[name]!r}" for name in others)

@@ -1,0 +1,101 @@
+"""What run files say: what a verb needs, an example that is whole, which file brings a name."""
+
+import re
+import shlex
+
+import pytest
+
+from detox_jax import cli, configuration, run_files
+from detox_jax.errors import UserError
+
+ROOTS = [str(run_files.ROOT)]
+
+
+def example(verb):
+    command = run_files.of_verb(verb).example.replace("\\\n", " ")
+    return shlex.split(command)
+
+
+def checked(*argv):
+    """The configuration of a command, as `cli` checks it before the verb itself does."""
+    arguments = cli.parse_arguments(argv)
+    function, defaults = cli.load_config(arguments)
+    configuration.check(function, defaults, arguments.bindings)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_example_of_every_verb_is_whole(verb):
+    program, *argv = example(verb)
+    assert program == "detox-jax" and argv[0] == verb
+    checked(*argv)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_what_a_verb_needs_is_said_and_no_more(verb):
+    run_file = run_files.of_verb(verb)
+    named = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", run_file.needs)) - {"DETOX_JAX_DATA"}
+    assert run_file.needs.startswith("Needs ") and named <= run_file.macros().keys()
+    text = run_files.explain(run_file, (), (), ROOTS, {})
+    required = set(re.findall(r"^  ([A-Z0-9_]+) +REQUIRED$", text, re.M))
+    assert required <= named
+    asked = ""  # What gin asks for is what help calls required.
+    try:
+        checked(verb)
+    except UserError as error:
+        asked = str(error).partition("required and not set: ")[2].partition(";")[0]
+    assert set(filter(None, asked.split(", "))) == required
+
+
+def test_what_only_some_choices_need_is_not_called_required():
+    run_file = run_files.of_verb("generate")
+    text = run_files.explain(run_file, (), (), ROOTS, {"INPUT": "--input"})
+    assert re.search(r"^  INPUT +REQUIRED  \(--input\)$", text, re.M)
+    assert re.search(r"^  NUM_DOCUMENTS +for @prompts.Standard\(\), @prompts.Heur", text, re.M)
+    assert re.search(r"^  TOP_K +for @sampling.TopKSampling\(\)$", text, re.M)
+    text = run_files.explain(run_file, (), ("PROMPTS = @prompts.Standard()",), ROOTS, {})
+    assert re.search(r"^  NUM_DOCUMENTS +REQUIRED$", text, re.M)
+    assert re.search(r"^  INPUT +for @prompts.PromptFile\(\), @prompts.Augmented\(\)$", text, re.M)
+
+
+def test_what_is_needed_and_none_is_marked():
+    text = run_files.explain(run_files.of_verb("sgeat"), (), (), ROOTS, {})
+    assert re.search(r"^  HELDOUT +None, but see above$", text, re.M)
+    assert re.search(r"^  PREPARE +None$", text, re.M)
+
+
+def test_a_gin_file_of_a_like_name_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo.gin", "demo", "experiments/demo.gin", "dmo.gin"):
+        with pytest.raises(UserError, match="mean gin_configs/experiments/demo.gin") as error:
+            run_files.find(name, ROOTS)
+        assert f"--gin_file={name}: no such file; looked in " in str(error.value)
+    (tmp_path / "mine.gin").write_text("A = 1\n")
+    with pytest.raises(UserError, match=r"did you mean mine.gin\?"):
+        run_files.find("mein.gin", [str(tmp_path), *ROOTS])
+    with pytest.raises(UserError, match=r"looked in [^;]*$"):
+        run_files.find("nothing_like_it.gin", ROOTS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["score", "--gin.SCORER=@classifier.ClassifierScorer()"],
+            "; --gin_file=gin_configs/scorers/classifier.gin brings it",
+        ),
+        (["score", "--gin.SCORER=@lexicon.LexiconScore()"], "mean @lexicon.LexiconScorer?"),
+        (["generate", "--gin.PROMPTS=@prompts.Standart()"], "did you mean @prompts.Standard?"),
+    ],
+)
+def test_an_unknown_reference_names_the_file_that_brings_it(argv, said):
+    with pytest.raises(UserError) as error:
+        checked(*argv, "--input=x", "--output=y")
+    assert str(error.value).endswith(said) and "\n" not in str(error.value)
+
+
+def test_a_macro_that_another_choice_takes_is_suggested():
+    flags = ["--checkpoint=a", "--output=b", "--input=c"]
+    with pytest.raises(
+        UserError, match=r"nothing uses NUM_DOCUMENT .*did you mean NUM_DOCUMENTS\?"
+    ):
+        checked("generate", *flags, "--gin.NUM_DOCUMENT=3")
