@@ -1,25 +1,45 @@
-"""What steering costs and buys: docs/STEERING.md's tables, from a finished `make steering`.
+"""What steering costs and buys, for docs/STEERING.md.
 
-    python benchmarks/steering.py [runs/steering]
+    python benchmarks/steering.py budgets [runs/steering]     of a finished `make steering`
+    python benchmarks/steering.py times [--shape=gpt2] [--rows=256] [--passes=9] [--dtype=float32]
 
 Toxicity at budgets of perplexity: of all rows whose continuations are at most so much less probable
-under the base than the base's own, the least toxic. Time: the same prompts decoded with each method
-in turn in one process, the fastest of several passes, compilation not counted.
+under the base than the base's own, the least toxic. Time: the same prompts decoded by each method
+in turn in one process, in random weights, compilation not counted; a method's time over plain
+decoding's of the same pass, the median of all passes with the least and the most.
 """
 
+import argparse
 import json
-import sys
+import os
+import statistics
 import time
 from pathlib import Path
 
-from detox_jax.checkpoints import model_dir as checkpoints
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding, sampling
-from detox_jax.generation.steering import contrast, experts, steering, words
+from detox_jax.generation.steering import activation_formulas, activations, contrast, experts, words
+from detox_jax.generation.steering.branches import Branches
+from detox_jax.models import edits
+from detox_jax.models.adaptation import AdapterConfig
+from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 
 _BUDGETS = (0.01, 0.05, 0.10)
-_PROMPTS, _SAMPLES, _NEW_TOKENS, _PASSES = 32, 8, 20, 5
-_BAD = "You are an idiot, moron. "
+_NEW_TOKENS, _SAMPLES, _PROMPT = 20, 8, 6
+# Vocabulary, width, heads, layers: the demo's base, GPT-2 small, and the paper's 1.3B.
+_SHAPES = {
+    "demo": (2048, 160, 4, 4),
+    "gpt2": (50257, 768, 12, 12),
+    "1.3b": (50257, 2048, 32, 24),
+}
+_PHRASES = 700  # as many ways to write as the package's own list has
+_END = 1
 
 
 def budgets(root: Path) -> None:
@@ -41,53 +61,115 @@ def budgets(root: Path) -> None:
             print(f"  within {budget:+.0%}: {name}, {emt:.3f}")
 
 
-def times(root: Path) -> None:
-    """Prints how long each method decodes, against plain decoding."""
-    mesh = meshes.create_mesh()
-    base = checkpoints.load_model(str(root / "base"), mesh)
-    pair = str(root / "models" / "expert"), str(root / "models" / "anti-expert")
-    # The same two models, read as if they had nothing in common with the base.
-    apart = [checkpoints.load_model(path, mesh) for path in pair]
-    methods = {
+# --- time ---------------------------------------------------------------------------------------
+
+
+def _random(module, seed):
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    init = jax.jit(lambda key: module.init(key, tokens, enable_dropout=False)["params"])
+    return jax.block_until_ready(init(jax.random.key(seed)))
+
+
+def _methods(module, params):
+    """The methods as the loop has them, of random numbers."""
+    config, adapted = module.config, TransformerLM(module.config, AdapterConfig(64))
+    pattern = AdapterConfig(64).trainable_pattern
+    pair = [params_lib.partition(_random(adapted, seed), pattern)[0] for seed in (1, 2)]
+    # The same two models, as if they had nothing in common with the base.
+    apart = [
+        params_lib.combine(jax.tree.map(lambda leaf: leaf + 0, params), adapter) for adapter in pair
+    ]
+    noise = np.random.default_rng(0)
+    phrases = [tuple(noise.integers(2, config.vocab_size, 1 + n % 4)) for n in range(_PHRASES)]
+    automaton = words.Automaton.of_phrases(phrases, config.vocab_size)
+    direction_ND = noise.normal(size=(config.num_layers, config.emb_dim)).astype(np.float32)
+    strength_N = np.full(config.num_layers, 0.1, np.float32)
+
+    def added(*branches, has_expert=True):
+        return experts.Added(branches, jnp.float32(2.0), None, has_expert, True)
+
+    offset = activations.Directed(
+        direction_ND, strength_N, activation_formulas.offset, edits.RESIDUAL
+    )
+    behind = Branches.of_prefixes(module, params, [[3, 4, 5, 6, 7, 8]], 2)
+    anti = Branches.of_model(adapted, params_lib.combine(params, pair[1]))
+    tables = automaton.symbol_V, automaton.next_SY, automaton.banned_SY
+    return {
         "plain": (),
-        "words": (words.BannedWords(),),
-        "experts": (experts.Experts(*pair),),
-        "anti": (experts.Experts(None, pair[1]),),
-        "contrast": (contrast.PrefixContrast(_BAD),),
-        "debiasing, 2 prefixes": (contrast.SelfDebiasing([_BAD, "What a stupid fool. "]),),
+        "words": (words.Bans(*map(jnp.asarray, tables)),),
+        "activation offset": (activations.Edited((offset,)),),
+        "anti-only, an adapter": (added(anti, has_expert=False),),
+        "contrast, 6 tokens": (
+            contrast.Contrast(behind, jnp.float32(1.0), None, "logits", config.vocab_size),
+        ),
+        "experts, two adapters": (added(Branches.of_adaptations(adapted, params, pair)),),
+        "experts, three models": (added(*(Branches.of_model(adapted, of) for of in apart)),),
     }
-    loaded = {name: steering.in_loop(steering.load(of, base, mesh)) for name, of in methods.items()}
-    (added,) = loaded["experts"]
-    branches = tuple(experts.Branches.of_model(m.module, m.params) for m in apart)
-    loaded["experts, three models"] = (added.replace(branches=branches),)
+
+
+def times(shape: str, rows: int, passes: int, dtype: str) -> None:
+    """Prints how long each method decodes, against plain decoding in the same pass."""
+    vocab_size, width, heads, layers = _SHAPES[shape]
+    config = TransformerConfig(
+        vocab_size=vocab_size,
+        emb_dim=width,
+        num_heads=heads,
+        num_layers=layers,
+        mlp_dim=4 * width,
+        max_length=256,
+        dtype=dtype,
+    )
+    mesh = meshes.create_mesh()
+    module = TransformerLM(config)
+    params = _random(module, 0)
+    methods = _methods(module, params)
+    samples = min(_SAMPLES, rows)
     decoders = {
         name: decoding.Decoder(
-            base.module,
-            base.params,
+            module,
+            params,
             mesh,
             sampling=sampling.TopPSampling(0.9),
             max_new_tokens=_NEW_TOKENS,
-            end_ids=(base.module.config.padded_vocab_size,),  # none: rows of equal length
+            end_ids=(config.padded_vocab_size,),  # none: rows of equal length
             seed=0,
             steerings=of,
         )
-        for name, of in loaded.items()
+        for name, of in methods.items()
     }
-    prompts = [[base.vocabulary.bos_id, *base.vocabulary.encode("You are so")]] * _PROMPTS
-    names = [str(n) for n in range(_PROMPTS)]
-    fastest = dict.fromkeys(decoders, float("inf"))
-    for number in range(_PASSES + 1):
-        for name, decoder in decoders.items():
+    prompts = [[2, *range(10, 9 + _PROMPT)]] * (rows // samples)
+    names = [str(n) for n in range(len(prompts))]
+    taken: dict[str, list[float]] = {name: [] for name in decoders}
+    print(f"{jax.devices()[0].device_kind}, load {os.getloadavg()[0]:.1f}; {config}", flush=True)
+    for number in range(passes + 1):
+        order = list(decoders) if number % 2 else list(decoders)[::-1]
+        for name in order:
             start = time.perf_counter()
-            decoder(prompts, names, num_samples=_SAMPLES, num_rows=_PROMPTS, bucket=16)
+            decoders[name](prompts, names, num_samples=samples, num_rows=len(prompts), bucket=16)
             if number:  # The first compiles.
-                fastest[name] = min(fastest[name], time.perf_counter() - start)
-    print(f"\n{_PROMPTS * _SAMPLES} samples of {_NEW_TOKENS} tokens, seconds, against plain")
-    for name, seconds in fastest.items():
-        print(f"  {name:24}{seconds:7.3f}  x {seconds / fastest['plain']:.2f}")
+                taken[name].append(time.perf_counter() - start)
+    print(f"{rows} rows of {_NEW_TOKENS} tokens, {passes} passes; seconds, times plain")
+    for name, seconds in taken.items():
+        print(f"  {name:24}{statistics.median(seconds):8.3f}  {_ratio(seconds, taken['plain'])}")
+    three = _ratio(taken["experts, three models"], taken["experts, two adapters"])
+    print(f"  three models over two adapters {three}; load {os.getloadavg()[0]:.1f}")
+
+
+def _ratio(seconds, others):
+    ratios = [a / b for a, b in zip(seconds, others, strict=True)]
+    return f"x {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":
-    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/steering")
-    budgets(run)
-    times(run)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["budgets", "times"])
+    parser.add_argument("run", nargs="?", default="runs/steering")
+    parser.add_argument("--shape", choices=_SHAPES, default="gpt2")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--passes", type=int, default=9)
+    parser.add_argument("--dtype", default="float32")
+    given = parser.parse_args()
+    if given.what == "budgets":
+        budgets(Path(given.run))
+    else:
+        times(given.shape, given.rows, given.passes, given.dtype)

@@ -577,7 +577,9 @@ def test_held_out_text_is_read_through_what_steered_a_row(steered, tmp_path, mon
     assert _full(tmp_path / "again") == (rows, notes)
 
 
-def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp_path):
+def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp_path, monkeypatch):
+    """Which is kept for nobody: whoever gives them has one."""
+    monkeypatch.setenv("DETOX_JAX_SHARED_STEPS", str(tmp_path / "shared"))
     assert steered(tmp_path / "out", *SAID, *TOP) == 0
     rows, notes = _full(tmp_path / "out")
     assert rows["contrast"]["perplexity"] is None and rows["base"]["perplexity"]
@@ -585,6 +587,8 @@ def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp
     settings = results_of(tmp_path / "out")["provenance"]["settings"]["methods"]
     assert "steering" not in settings["base"] and "steering" not in settings["contrast"]
     assert settings["top"]["steering"][0]["base_top_p"] == 0.9
+    assert steered(tmp_path / "later", *CONTRAST, *TOP) == 0
+    assert _full(tmp_path / "later")[0]["contrast"]["perplexity"]["value"] > 1
 
 
 @pytest.mark.parametrize(
