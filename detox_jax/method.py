@@ -1,167 +1,23 @@
-"""What `sgeat` is told: corpora, rows of the results, and the verbs as it calls them."""
+"""What `sgeat` is told: corpora, and rows of the results."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from detox_jax.called_verbs import Combine, Pair, Score, Select, Train
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
 from detox_jax.kinds import Share
 from detox_jax.models import adaptation as adaptations
-from detox_jax.preview import Step
 
 BASE = "base"
 # By which the user of `sgeat` knows the limit of a document.
 DOCUMENT_LIMIT = "DOCUMENT_MAX_NEW_TOKENS"
 # Of decoding: a shorter text is less toxic, and a maximum over fewer texts is lower.
 NOT_A_ROWS = ("max_new_tokens", "num_samples")
-
-
-# --- verbs ------------------------------------------------------------------------------------
-
-
-class Prepare(Protocol):
-    """Writes `train`, `prompts` and `heldout_nontoxic` into a directory."""
-
-    def __call__(self, *, output_dir: str) -> None:
-        """Does so."""
-        ...
-
-
-class TrainVocabulary(Protocol):
-    """`train_vocabulary`."""
-
-    def __call__(
-        self, *, documents: str, output_dir: str, check_only: bool = False
-    ) -> list[Step] | None:
-        """See `vocabulary.train_vocabulary`."""
-        ...
-
-
-class Train(Protocol):
-    """`train`, with its settings."""
-
-    def __call__(
-        self,
-        *,
-        model_dir: str,
-        mixture_or_task_name: Any,
-        initial_checkpoint_path: str | None = None,
-        adaptation: adaptations.Adaptation | None = None,
-        check_only: bool = False,
-        **others: Any,
-    ) -> list[Step] | None:
-        """See `training.train.train`."""
-        ...
-
-
-class Generate(Protocol):
-    """`generate`, with its settings."""
-
-    def __call__(
-        self,
-        *,
-        checkpoint_path: str,
-        output_dir: str,
-        prompts: PromptMode,
-        check_only: bool = False,
-        **others: Any,
-    ) -> list[Step] | None:
-        """See `generation.generate.generate`."""
-        ...
-
-
-class Score(Protocol):
-    """`score` with one scorer."""
-
-    def __call__(
-        self, *, input: str, output_dir: str, check_only: bool = False
-    ) -> list[Step] | None:
-        """See `toxicity.score.score`."""
-        ...
-
-
-class Select(Protocol):
-    """`filter`, with its settings."""
-
-    def __call__(
-        self,
-        *,
-        input: str,
-        output_dir: str,
-        size_of: str | None = None,
-        check_only: bool = False,
-        **others: Any,
-    ) -> list[Step] | None:
-        """See `toxicity.filter.filter`."""
-        ...
-
-
-class Pair(Protocol):
-    """`pair`."""
-
-    def __call__(
-        self, *, input: str, output_dir: str, pairing: Any, reference: Any, check_only: bool = False
-    ) -> list[Step] | None:
-        """See `toxicity.pair.pair`."""
-        ...
-
-
-class Combine(Protocol):
-    """`combine`."""
-
-    def __call__(
-        self,
-        *,
-        base: str,
-        output_dir: str,
-        terms: Mapping[str, float],
-        check_only: bool = False,
-    ) -> list[Step] | None:
-        """See `checkpoints.combine.combine`."""
-        ...
-
-
-class Choices(Protocol):
-    """`choices` with its tasks."""
-
-    def __call__(
-        self, *, checkpoint_path: str, output_dir: str, check_only: bool = False
-    ) -> list[Step] | None:
-        """See `zero_shot.choices.choices`."""
-        ...
-
-
-class Evaluate(Protocol):
-    """`evaluate`, with its settings."""
-
-    def __call__(
-        self,
-        *,
-        methods: Mapping[str, Any],
-        output_dir: str,
-        baseline: str,
-        heldout: str | None,
-        reference: str | None,
-        command: str | None = None,
-        check_only: bool = False,
-    ) -> list[Step] | None:
-        """See `evaluation.evaluate.evaluate`."""
-        ...
-
-
-class Report(Protocol):
-    """`report`."""
-
-    def __call__(self, *, results: Sequence[str], output_dir: str) -> None:
-        """See `report.report.report`."""
-        ...
-
-
-# --- corpora and rows -------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import Any
 import gin
 from etils import epath
 
-from detox_jax import method, outputs
+from detox_jax import called_verbs, method, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
@@ -41,32 +41,32 @@ def sgeat(
     output_dir: str,
     corpora: Mapping[str, Corpus],
     task: Callable[..., Any],
-    generate_documents: method.Generate,
-    score: method.Score,
-    select: method.Select,
-    train: method.Train,
-    adapt: method.Train,
-    generate_continuations: method.Generate,
+    generate_documents: called_verbs.Generate,
+    score: called_verbs.Score,
+    select: called_verbs.Select,
+    train: called_verbs.Train,
+    adapt: called_verbs.Train,
+    generate_continuations: called_verbs.Generate,
     decoding: Decoding,
     evaluation_prompts: Callable[..., PromptMode],
-    judges: Mapping[str, method.Score],
-    evaluate: method.Evaluate,
+    judges: Mapping[str, called_verbs.Score],
+    evaluate: called_verbs.Evaluate,
     evaluation_method: Callable[..., Any],
-    report: method.Report,
+    report: called_verbs.Report,
     methods: Mapping[str, Method | Mapping[str, Any]] | None = None,
     adaptation: adaptations.Adaptation | None = None,
-    prepare: method.Prepare | None = None,
-    train_vocabulary: method.TrainVocabulary | None = None,
-    pretrain: method.Train | None = None,
+    prepare: called_verbs.Prepare | None = None,
+    train_vocabulary: called_verbs.TrainVocabulary | None = None,
+    pretrain: called_verbs.Train | None = None,
     initial_checkpoint_path: str | None = None,
     prompts_input: str | None = None,
     heldout: str | None = None,
-    choices: method.Choices | None = None,
+    choices: called_verbs.Choices | None = None,
     downstream_tasks: Sequence[str] = (),
-    pair: method.Pair | None = None,
+    pair: called_verbs.Pair | None = None,
     reference: Callable[..., Any] | None = None,
     pairs_task: Callable[..., Any] | None = None,
-    combine: method.Combine | None = None,
+    combine: called_verbs.Combine | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Generates, scores, filters, adapts, and measures base and adapted models side by side.

@@ -29,8 +29,8 @@ import gin
 from etils import epath
 
 from detox_jax import (
+    called_verbs,
     directory_lock,
-    method,
     output_settings,
     outputs,
     preview,
@@ -44,6 +44,7 @@ from detox_jax.preview import Step
 from detox_jax.report import matrix
 from detox_jax.sweep_cells import Axis as Axis  # its name in gin files: `@first/sweep.Axis()`
 from detox_jax.sweep_cells import Cell, Checked
+from detox_jax.tags import Tags
 
 _FAILED = "failed"
 _CONFIG = "cell.sha256"  # in a cell: the hash of the configuration that it finished with
@@ -53,9 +54,9 @@ def sweep(
     output_dir: str,
     axes: Sequence[Axis],
     gin_files: Sequence[str],
-    evaluate: method.Evaluate,
+    evaluate: called_verbs.Evaluate,
     evaluation_method: Callable[..., Any],
-    report: method.Report,
+    report: called_verbs.Report,
     only: Sequence[Mapping[str, str]] | None = None,
     without: Sequence[Mapping[str, str]] = (),
     seed_axis: str | None = None,
@@ -286,6 +287,7 @@ class _Group:
                 filtered_by=settings["filtered_by"],
                 choices=_choices(cell, row),
                 own_decoding=settings["own_decoding"],
+                **_behind(settings),
             )
             for cell, row, name, settings in self.runs
         }
@@ -301,6 +303,11 @@ def _checkpoint(cell: Cell, row: str, settings: Mapping[str, Any]) -> str | None
 def _choices(cell: Cell, row: str) -> str | None:
     place = f"{cell.output_dir}/choices/{row}"
     return place if epath.Path(place).exists() else None
+
+
+def _behind(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The tags that a row's held-out text is read behind; nothing without."""
+    return {"behind": Tags(**settings["behind"])} if "behind" in settings else {}
 
 
 def _groups(cells: Sequence[Cell]) -> list[_Group]:

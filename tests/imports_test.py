@@ -96,11 +96,15 @@ ALLOWED = {
     },
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
-    "method": {"errors", "kinds", "preview", "models", "generation"},
+    "called_verbs": {"preview", "models", "generation"},
+    "method": {"errors", "kinds", "models", "generation", "called_verbs"},
     "run_preview": {"errors", "preview", "method"},
-    "sgeat": {*BASICS, "checkpoints", "models", "generation", "method", "run_preview"},
+    "sgeat": {
+        *BASICS,
+        *("checkpoints", "models", "generation", "called_verbs", "method", "run_preview"),
+    },
     "sweep_cells": {"errors", "shared_steps"},
-    "sweep": {*BASICS, "method", "evaluation", "report", "sweep_cells"},
+    "sweep": {*BASICS, "called_verbs", "method", "evaluation", "report", "sweep_cells"},
     "bound_values": {"errors", "kinds"},
     "run_files": {"errors", "bound_values"},
     "configuration": {"errors", "bound_values", "run_files"},

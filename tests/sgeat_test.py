@@ -9,12 +9,14 @@ import pytest
 
 from detox_jax import cli, configuration, method, sgeat
 from detox_jax.errors import UserError
+from detox_jax.generation.decoding import Decoding
 from detox_jax.models.adaptation import LoRAConfig
 from tasks import demo_corpus
 from tests import sgeat_made
 from tests.toxicity.conftest import KEY, FakeService, running_service
 
 CONFIG = f"""{sgeat_made.IMPORTS}
+from detox_jax import tags
 from detox_jax.generation import prompts
 from detox_jax.generation import sampling
 from detox_jax.generation.steering import words
@@ -24,6 +26,7 @@ from detox_jax.toxicity import pairing
 from detox_jax.toxicity import remote
 from detox_jax.training import dpo
 from detox_jax.training import optimizer
+from tasks import tagged
 {sgeat_made.CONFIG}
 """
 CONFIG += """
@@ -39,7 +42,16 @@ CORPORA = {
     'dapt': @dapt/sgeat.Corpus(),
     'scored': @scored/sgeat.Corpus(),
     'pairs': @pairs/sgeat.Corpus(),
+    'tagged': @tagged/sgeat.Corpus(),
 }
+tagged/sgeat.Corpus:
+  source = 'standard'
+  select = @tagged/filter.filter
+  task = @tagged.tagged_task
+tagged/filter.filter.selection = @tagged/filter.RandomShare()
+tagged/filter.RandomShare.fraction = 1.0
+GOOD_TAG = '<+>'
+BAD_TAG = '<->'
 pairs/sgeat.Corpus:
   source = 'random'
   pairs = @pairing.KeptAgainstDiscarded
@@ -80,6 +92,11 @@ METHODS = {
     'base-words': {'decoding': {'steering': [@words.BannedWords()]}},
     'round-2': {'corpus': 'second', 'start': 'sgeat-whole'},
     'dpo': {'corpus': 'pairs', 'train': @dpo/train.train, 'adaptation': %ADAPTATION},
+    'conditional': {
+        'corpus': 'tagged',
+        'adaptation': %ADAPTATION,
+        'decoding': {'behind': @tags.Tags()},
+    },
     'negated': {'terms': {'control-random': -0.5}},
     'adapter-words': {'start': 'sgeat-adapter', 'decoding': {'steering': [@words.BannedWords()]}},
 }
@@ -150,7 +167,7 @@ def test_results_hold_every_method_and_split(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     methods = {row["method"] for row in results["rows"]}
     trained = {"sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1", "round-2"}
-    made = {"dpo", "negated", *trained}
+    made = {"dpo", "negated", "conditional", *trained}
     assert methods == {"base", "base-top", "base-words", "adapter-words", *made}
     assert {row["split"] for row in results["rows"]} == {"full", "toxic", "nontoxic"}
     assert {row["scorer"]["name"] for row in results["rows"]} == {"ngram"}
@@ -255,10 +272,36 @@ def test_a_row_is_the_base_minus_what_another_learnt(run_dir):
     assert written["checkpoint"]["fingerprint"] == combined["fingerprint"] != base
 
 
+def test_a_row_of_conditional_training_is_asked_behind_its_tag(run_dir):
+    source = manifest(run_dir / "models" / "conditional")["settings"]["data"]["source"]
+    assert (source["tags"]["good"], source["tags"]["bad"]) == ("<+>", "<->")
+    assert sum(source["tags"]["documents"].values()) == 24
+    written = manifest(run_dir / "continuations" / "conditional" / "generated")["settings"]
+    assert written["behind"] == {"good": "<+>", "bad": "<->"}
+    results = json.loads((run_dir / "results.json").read_text())
+    (row, *_) = [row for row in results["rows"] if row["method"] == "conditional"]
+    assert row["perplexity"]["value"] > 1 and row.get("accuracy_lambada") is None
+    methods = results["provenance"]["settings"]["methods"]
+    assert methods["conditional"]["behind"] == {"good": "<+>", "bad": "<->"}
+    assert methods["conditional"]["own_decoding"] == ["behind"]
+    assert "behind" not in methods["dpo"]
+    assert not (run_dir / "choices" / "conditional").exists()
+    kept = json.loads((run_dir / "evaluation" / "perplexity-conditional.json").read_text())
+    assert kept["inputs"]["behind"] == "<+>"
+
+
+def test_other_tags_than_those_of_the_training_are_refused(flags, run_dir, tmp_path, capsys):
+    command = ["generate", f"--gin.CHECKPOINT_PATH={run_dir / 'models' / 'conditional'}"]
+    command += [f"--gin.INPUT={run_dir / 'text' / 'prompts'}", f"--gin.OUTPUT_DIR={tmp_path / 'o'}"]
+    assert cli.main([*command, "--gin.BEHIND=@tags.Tags()"]) == 2
+    error = capsys.readouterr().err
+    assert "was trained behind '<+>' and '<->', but BEHIND has '<|good|>'" in error
+
+
 def test_every_model_answers_the_zero_shot_tasks(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     for row in results["rows"]:
-        if row["method"].endswith("-words"):
+        if row["method"].endswith("-words") or row["method"] == "conditional":
             continue
         model = "base" if row["method"] == "base-top" else row["method"]
         answers = json.loads((run_dir / "choices" / model / "accuracies.json").read_text())
@@ -380,6 +423,7 @@ def _stop(*args):
         ({"corpus": "standard", "adaptation": "lora"}, "adaptation is 'lora'; give None .*LoRA"),
         ({"adaptation": LoRAConfig()}, "method 'm': trains, but names no corpus"),
         ({"decoding": {"top_p": 0.5}}, "method 'm': decoding has no 'top_p'; it has"),
+        ({"decoding": {"behind": "<|good|>"}}, r"BEHIND is '<\|good\|>'; give @tags"),
         ({"terms": {}}, "method 'm': terms are rows by weight"),
         ({"terms": {"a": 1.0}, "corpus": "standard"}, "in place of a corpus"),
         ({"decoding": {"max_new_tokens": 9}}, "changes 'max_new_tokens', .*--gin.MAX_NEW_TOKENS="),
@@ -388,7 +432,7 @@ def _stop(*args):
 )
 def test_rows_that_say_nothing_that_can_be_done(row, message):
     with pytest.raises(UserError, match=message):
-        method.rows({"m": row}, None, {"standard": sgeat.Corpus()})
+        method.rows({"m": row}, None, {"standard": sgeat.Corpus()})["m"].decode_with(Decoding())
 
 
 def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags, run_dir):

@@ -72,6 +72,8 @@ class Decoding:
         for name in ("max_new_tokens", "num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.upper()} is {getattr(self, name)}; must be at least 1")
+        if not isinstance(self.behind, Tags | None):
+            raise UserError(f"BEHIND is {self.behind!r}; give @tags.Tags(), or None for no tag")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,6 +93,7 @@ def generate(
                 limit_setting,
             )
         ]
+    _check_tags(checkpoint_path, decoding.behind)
     loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
@@ -186,6 +187,7 @@ def _preview(
     steering_lib.check_files(decoding.steering)
     if isinstance(checkpoint_path, preview.Coming):
         return Step("generate", output_dir)
+    _check_tags(checkpoint_path, decoding.behind)
     model_dir, _ = checkpoints.resolve(checkpoint_path)
     config = checkpoints.read_spec(model_dir).config
     if model is not None:
@@ -245,6 +247,21 @@ def _in_loop(
     tags = behind.ids(loaded.vocabulary)
     automaton = words.Automaton.of_phrases(tags, loaded.vocabulary.vocab_size)
     return (*methods, words.Bans.of(automaton, mesh))
+
+
+def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
+    """Refuses other tags than those that a model was trained behind, as far as its files say."""
+    model_dir, _ = checkpoints.resolve(checkpoint_path)
+    if behind is None or not (model_dir / outputs.MANIFEST).exists():
+        return
+    data = outputs.read_manifest(model_dir)["settings"].get("data")
+    source = data.get("source") if isinstance(data, Mapping) else None
+    trained = source.get("tags") if isinstance(source, Mapping) else None
+    if trained and (trained["good"], trained["bad"]) != (behind.good, behind.bad):
+        raise UserError(
+            f"{checkpoint_path}: was trained behind {trained['good']!r} and {trained['bad']!r}, "
+            f"but BEHIND has {behind.good!r} and {behind.bad!r}; set GOOD_TAG and BAD_TAG"
+        )
 
 
 def _behind_settings(behind: Tags | None) -> dict[str, Any]:
