@@ -154,7 +154,6 @@ def _cached(repo: str, revision: str | None) -> Repository | None:
 def _download(repo: str, revision: str | None, names: tuple[str, ...]) -> epath.Path:
     """The snapshot with the files; the hub's library notes which commit the revision is."""
     import huggingface_hub
-    from huggingface_hub import errors
 
     try:
         snapshot = huggingface_hub.snapshot_download(

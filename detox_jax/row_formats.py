@@ -1,4 +1,4 @@
-"""Rows of a file in whatever format it comes: JSON Lines, a JSON array, CSV, TSV, text, Arrow.
+"""Rows of a file in whatever format: JSON Lines, a JSON array, CSV, TSV, text, Arrow, TFDS.
 
 A row is one record's fields, numbered from 1: by the line that it begins on in JSON Lines, CSV, TSV
 and plain text, by its place in a JSON array, a Parquet or an Arrow file. The first bytes say what a
@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import arrow_rows, json_array, jsonl
+from detox_jax import arrow_rows, json_array, jsonl, tfds_rows
 from detox_jax.errors import UserError
 
 COMPRESSED = ("", ".gz", ".zst")
@@ -65,6 +65,8 @@ def raw_rows(file: epath.Path, text_field: str = "text") -> Iterator[RawRow]:
     Raises:
       UserError: for what makes the rest of the file unreadable too.
     """
+    if tfds_rows.is_records(file):
+        return _of_values(file, tfds_rows.rows(file))
     start = _start(file)
     suffix = epath.Path(jsonl.plain_name(file.name)).suffix.lower()
     if start.startswith(arrow_rows.STARTS):
