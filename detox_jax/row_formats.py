@@ -67,8 +67,10 @@ def raw_rows(file: epath.Path, text_field: str = "text") -> Iterator[RawRow]:
     """
     if tfds_rows.is_records(file):
         return _of_values(file, tfds_rows.rows(file))
-    start = _start(file)
     suffix = epath.Path(jsonl.plain_name(file.name)).suffix.lower()
+    if suffix in _BY_LINE:  # An array there is one line that is damaged.
+        return _json_lines(file)
+    start = _start(file)
     if start.startswith(arrow_rows.STARTS):
         return _of_values(file, arrow_rows.rows(file, start))
     if suffix in (".parquet", ".arrow"):
@@ -80,7 +82,7 @@ def raw_rows(file: epath.Path, text_field: str = "text") -> Iterator[RawRow]:
     if suffix in _DELIMITERS:
         return _delimited_rows(file, _DELIMITERS[suffix])
     first = start.lstrip()[:1]
-    if first == b"[" and suffix not in _BY_LINE:  # There it is one line that is damaged.
+    if first == b"[":
         return _of_values(file, json_array.rows(file))
     if suffix == _TEXT and first != b"{":
         return _text_rows(file, text_field)

@@ -187,23 +187,20 @@ def resolve(source: str) -> Source:
         path, name = tfds_rows.directory(place)
         files = _directory_files(path, choice, source)
         return Source(name + source.removeprefix(place), tuple(files), choice)
-    on_hub = place.startswith(_NO_PATHS) or not _path(place).exists()
-    if on_hub and (address := hub_data.address(place)) is not None:
-        return _of_hub(address, source, choice)
+    if place.startswith(_NO_PATHS):
+        return _of_hub(hub_data.address(place), source, choice)
     path = _path(place)
     if path.is_dir():
         return Source(source, tuple(_directory_files(path, choice, source)), choice)
-    if choice.split or choice.config:
-        raise UserError(f"{source}: only a directory or a data set of the hub has splits")
     if any(character in path.name for character in "*?["):
         files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
     else:
         files = [path] if path.exists() else []
     if not files:
-        raise UserError(
-            f"{place}: no such file; give a .jsonl file, a glob or a directory of shards, or a "
-            "data set of the hub, OWNER/NAME (docs/FILES.md lists what can be read)"
-        )
+        is_file = place.endswith(row_formats.SUFFIXES)  # A typing mistake asks nobody.
+        return _of_hub(None if is_file else hub_data.address(place), source, choice)
+    if choice.split or choice.config:
+        raise UserError(f"{source}: only a directory or a data set of the hub has splits")
     return Source(source, tuple(files), choice)
 
 
@@ -225,7 +222,12 @@ def _path(place: str) -> epath.Path:
 # --- the hub ----------------------------------------------------------------------------------
 
 
-def _of_hub(address: hub_data.Address, source: str, choice: Choice) -> Source:
+def _of_hub(address: hub_data.Address | None, source: str, choice: Choice) -> Source:
+    if address is None:
+        raise UserError(
+            f"{source}: no such file; give a .jsonl file, a glob or a directory of shards, or a "
+            "data set of the hub, OWNER/NAME (docs/FILES.md lists what can be read)"
+        )
     repository = hub_data.repository(address.repo, address.revision)
     if address.inside:
         names = data_layout.matching(repository.files, address.inside)
@@ -258,6 +260,8 @@ def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epat
     manifest = path / outputs.MANIFEST
     if manifest.exists() and not outputs.read_manifest(path)["complete"]:
         raise UserError(f"{path}: unfinished; rerun the command that was writing it")
+    if not choice.split and not choice.config and (files := _shards(path)):
+        return files
     if (path / _SPLITS).exists():
         names = jsonl.json_object((path / _SPLITS).read_bytes(), str(path / _SPLITS)).get("splits")
         parts = {str(name): [str(name)] for name in names} if isinstance(names, list) else {}
@@ -271,8 +275,6 @@ def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epat
         if choice.config:
             raise UserError(f"{source}: a configuration of TFDS stands in its name, NAME/CONFIG")
         return [path / name for name in _part(tfds_rows.splits(path), choice, source)]
-    if not choice.split and not choice.config and (files := _shards(path)):
-        return files
     names = [file.relative_to(path).as_posix() for file in _below(path)]
     readme = path / data_layout.README
     text = readme.read_bytes().decode(errors="replace") if readme.exists() else ""

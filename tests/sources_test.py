@@ -174,6 +174,12 @@ def test_an_address_of_another_kind_is_one_line(source):
         records.resolve_files(source)
 
 
+@pytest.mark.parametrize("source", ["nosuch/d.jsonl", "nosuch/d.csv.gz#text=a", "nosuch.parquet"])
+def test_a_file_that_is_not_there_asks_no_hub(source):
+    with pytest.raises(UserError, match="no such file; give a .jsonl file, a glob"):
+        records.resolve_files(source)
+
+
 # --- verbs ------------------------------------------------------------------------------------
 
 
