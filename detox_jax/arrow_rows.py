@@ -35,10 +35,14 @@ def rows(file: epath.Path, start: bytes) -> Iterator[Mapping[str, Any]]:
     try:
         with file.open("rb") as stream:
             for batch in _batches(stream, start, str(file)):
+                # Arrow believes offsets as they stand, and reads beside its memory.
+                batch.validate(full=True)
                 for row in _plain_batch(batch, str(file)):
                     number += 1
                     yield row
-    except (pyarrow.ArrowException, OSError, EOFError) as error:
+    except UserError:
+        raise
+    except (pyarrow.ArrowException, OSError, EOFError, MemoryError, ValueError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
             f"{file}:{number + 1}: cannot be read on as {kind}: {reason}; fetch or write the file "

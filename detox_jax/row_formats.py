@@ -1,4 +1,4 @@
-"""Rows of a file in whatever format it comes: JSON Lines, a JSON array, CSV, TSV, text, Arrow.
+"""Rows of a file in whatever format: JSON Lines, a JSON array, CSV, TSV, text, Arrow, TFDS.
 
 A row is one record's fields, numbered from 1: by the line that it begins on in JSON Lines, CSV, TSV
 and plain text, by its place in a JSON array, a Parquet or an Arrow file. The first bytes say what a
@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import arrow_rows, json_array, jsonl
+from detox_jax import arrow_rows, json_array, jsonl, tfds_rows
 from detox_jax.errors import UserError
 
 COMPRESSED = ("", ".gz", ".zst")
@@ -65,8 +65,12 @@ def raw_rows(file: epath.Path, text_field: str = "text") -> Iterator[RawRow]:
     Raises:
       UserError: for what makes the rest of the file unreadable too.
     """
-    start = _start(file)
+    if tfds_rows.is_records(file):
+        return _of_values(file, tfds_rows.rows(file))
     suffix = epath.Path(jsonl.plain_name(file.name)).suffix.lower()
+    if suffix in _BY_LINE:  # An array there is one line that is damaged.
+        return _json_lines(file)
+    start = _start(file)
     if start.startswith(arrow_rows.STARTS):
         return _of_values(file, arrow_rows.rows(file, start))
     if suffix in (".parquet", ".arrow"):
@@ -78,7 +82,7 @@ def raw_rows(file: epath.Path, text_field: str = "text") -> Iterator[RawRow]:
     if suffix in _DELIMITERS:
         return _delimited_rows(file, _DELIMITERS[suffix])
     first = start.lstrip()[:1]
-    if first == b"[" and suffix not in _BY_LINE:  # There it is one line that is damaged.
+    if first == b"[":
         return _of_values(file, json_array.rows(file))
     if suffix == _TEXT and first != b"{":
         return _text_rows(file, text_field)

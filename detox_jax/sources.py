@@ -1,26 +1,29 @@
 """What an input names: files here, in a bucket or on the Hugging Face hub, what is read of them.
 
 `PLACE[#NAME=VALUE,...]`, where PLACE is a file, a glob, a directory (of shards, of `save_to_disk`,
-of a data set as the hub lays it out) or a data set of the hub. The names after `#` say which part
-of it and which fields are read: `split`, `config`, `text`, `prompt`, `id`.
+of a data set as the hub lays it out, of TFDS) or a data set of the hub or of TFDS. The names after
+`#` say which part of it and which fields are read: `split`, `config`, `text`, `prompt`, `id`.
 
     reviews.csv#text=body,id=key
     allenai/real-toxicity-prompts#split=train
     hf://datasets/owner/name@REVISION/data/*.parquet#text=content
+    tfds://civil_comments:1.2.4#split=test
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from etils import epath
 
-from detox_jax import data_layout, hub_data, jsonl, outputs, row_formats
+from detox_jax import data_layout, hub_data, jsonl, outputs, row_formats, tfds_rows
 from detox_jax.errors import UserError
 
+_NO_PATHS = ("hf:", tfds_rows.SCHEME)
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
 
 
@@ -154,7 +157,7 @@ def split(source: str) -> tuple[str, Choice]:
       UserError: for a name after `#` that is none, or stands there twice.
     """
     place, mark, said = source.rpartition("#")
-    if not mark or epath.Path(source).exists():
+    if not mark or (not source.startswith(_NO_PATHS) and _path(source).exists()):
         return source, Choice()
     known = [field.name for field in dataclasses.fields(Choice)]
     choice: dict[str, str] = {}
@@ -180,31 +183,51 @@ def resolve(source: str) -> Source:
         to be named.
     """
     place, choice = split(source)
-    path = epath.Path(place)
-    # epath has no such scheme.
-    on_hub = place.startswith("hf:") or not path.exists()
-    if on_hub and (address := hub_data.address(place)) is not None:
-        return _of_hub(address, source, choice)
+    if place.startswith(tfds_rows.SCHEME):
+        path, name = tfds_rows.directory(place)
+        files = _directory_files(path, choice, source)
+        return Source(name + source.removeprefix(place), tuple(files), choice)
+    if place.startswith(_NO_PATHS):
+        return _of_hub(hub_data.address(place), source, choice)
+    path = _path(place)
     if path.is_dir():
         return Source(source, tuple(_directory_files(path, choice, source)), choice)
-    if choice.split or choice.config:
-        raise UserError(f"{source}: only a directory or a data set of the hub has splits")
     if any(character in path.name for character in "*?["):
         files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
     else:
         files = [path] if path.exists() else []
     if not files:
-        raise UserError(
-            f"{place}: no such file; give a .jsonl file, a glob or a directory of shards, or a "
-            "data set of the hub, OWNER/NAME (docs/FILES.md lists what can be read)"
-        )
+        is_file = place.endswith(row_formats.SUFFIXES)  # A typing mistake asks nobody.
+        return _of_hub(None if is_file else hub_data.address(place), source, choice)
+    if choice.split or choice.config:
+        raise UserError(f"{source}: only a directory or a data set of the hub has splits")
     return Source(source, tuple(files), choice)
+
+
+def _path(place: str) -> epath.Path:
+    """A path here or in a bucket.
+
+    Raises:
+      UserError: for another kind of address.
+    """
+    # epath knows no other scheme, but for one that needs a plug-in of TensorFlow's.
+    if (scheme := re.match(r"\w+://", place)) and scheme[0] != "gs://":
+        raise UserError(
+            f"{place}: such an address cannot be read; give a file, gs://, "
+            "hf://datasets/OWNER/NAME or tfds://NAME"
+        )
+    return epath.Path(place)
 
 
 # --- the hub ----------------------------------------------------------------------------------
 
 
-def _of_hub(address: hub_data.Address, source: str, choice: Choice) -> Source:
+def _of_hub(address: hub_data.Address | None, source: str, choice: Choice) -> Source:
+    if address is None:
+        raise UserError(
+            f"{source}: no such file; give a .jsonl file, a glob or a directory of shards, or a "
+            "data set of the hub, OWNER/NAME (docs/FILES.md lists what can be read)"
+        )
     repository = hub_data.repository(address.repo, address.revision)
     if address.inside:
         names = data_layout.matching(repository.files, address.inside)
@@ -237,6 +260,8 @@ def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epat
     manifest = path / outputs.MANIFEST
     if manifest.exists() and not outputs.read_manifest(path)["complete"]:
         raise UserError(f"{path}: unfinished; rerun the command that was writing it")
+    if not choice.split and not choice.config and (files := _shards(path)):
+        return files
     if (path / _SPLITS).exists():
         names = jsonl.json_object((path / _SPLITS).read_bytes(), str(path / _SPLITS)).get("splits")
         parts = {str(name): [str(name)] for name in names} if isinstance(names, list) else {}
@@ -246,8 +271,10 @@ def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epat
         if choice.split or choice.config:
             raise UserError(f"{source}: one data set that `save_to_disk` wrote has no splits")
         return _saved_files(path)
-    if not choice.split and not choice.config and (files := _shards(path)):
-        return files
+    if (path / tfds_rows.FEATURES).exists():
+        if choice.config:
+            raise UserError(f"{source}: a configuration of TFDS stands in its name, NAME/CONFIG")
+        return [path / name for name in _part(tfds_rows.splits(path), choice, source)]
     names = [file.relative_to(path).as_posix() for file in _below(path)]
     readme = path / data_layout.README
     text = readme.read_bytes().decode(errors="replace") if readme.exists() else ""

@@ -23,6 +23,7 @@ BASICS = {
     "tokenizer_files",
     "json_array",
     "arrow_rows",
+    "tfds_rows",
     "row_formats",
     "data_layout",
     "hub_data",
@@ -56,10 +57,19 @@ ALLOWED = {
     "bad_records": {"errors", "jsonl", "output_settings", "outputs", "parallel.processes"},
     "json_array": {"errors", "jsonl"},
     "arrow_rows": {"errors"},
-    "row_formats": {"errors", "jsonl", "json_array", "arrow_rows"},
+    "tfds_rows": {"errors"},
+    "row_formats": {"errors", "jsonl", "json_array", "arrow_rows", "tfds_rows"},
     "data_layout": {"errors", "jsonl", "row_formats"},
     "hub_data": {"errors"},
-    "sources": {"errors", "jsonl", "outputs", "row_formats", "data_layout", "hub_data"},
+    "sources": {
+        "errors",
+        "jsonl",
+        "outputs",
+        "row_formats",
+        "data_layout",
+        "hub_data",
+        "tfds_rows",
+    },
     "records": {
         *("bad_records", "errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"),
         *("row_formats", "sources"),
@@ -145,7 +155,8 @@ VERBS = {
     "sweep",
 }
 HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch", "transformers", "t5x", "lm_eval"}
-PLACES = {("interop.t5x", "t5x")}
+# TFDS is imported when a data set of its is read, and loads no tensorflow then.
+PLACES = {("interop.t5x", "t5x"), ("tfds_rows", "tensorflow_datasets")}
 
 
 @pytest.mark.parametrize("name", import_graph.modules())

@@ -168,6 +168,18 @@ def test_a_directory_laid_out_as_the_hub_does_has_splits(tmp_path):
     assert [text for _, text in _texts(str(tmp_path))] == ["d", "c"]
 
 
+@pytest.mark.parametrize("source", ["https://x/y.csv", "s3://b/x.jsonl#text=a", "file:///x.csv"])
+def test_an_address_of_another_kind_is_one_line(source):
+    with pytest.raises(UserError, match="such an address cannot be read; give a file, gs://, hf:"):
+        records.resolve_files(source)
+
+
+@pytest.mark.parametrize("source", ["nosuch/d.jsonl", "nosuch/d.csv.gz#text=a", "nosuch.parquet"])
+def test_a_file_that_is_not_there_asks_no_hub(source):
+    with pytest.raises(UserError, match="no such file; give a .jsonl file, a glob"):
+        records.resolve_files(source)
+
+
 # --- verbs ------------------------------------------------------------------------------------
 
 

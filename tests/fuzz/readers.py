@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 from etils import epath
 from hypothesis import strategies as st
 
@@ -84,6 +86,24 @@ def _manifest(directory: Path) -> None:
 
 def _records_of(directory: Path) -> None:
     list(records.read_records(str(directory / "d.jsonl")))
+
+
+def _records_in(name: str) -> Callable[[Path], Any]:
+    return lambda directory: list(records.read_records(str(directory / name)))
+
+
+def _arrow(write: Callable[[Any, pyarrow.Table], None]) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    write(sink, pyarrow.table({"id": ["a", "b", None], "text": ["x", "y", "z"]}))
+    return sink.getvalue().to_pybytes()
+
+
+def _stream(sink: Any, table: pyarrow.Table) -> None:
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+_CSV = b'id,text,toxicity\r\na,"x, ""y""\nz",0.5\r\nb,c,\r\n'
 
 
 def _imports(directory: Path) -> None:
@@ -166,6 +186,19 @@ READERS: dict[str, Reader] = {
     "all layouts": Reader(
         "d.jsonl", damage.json_lines(records_made.DOCUMENTS + records_made.PROMPTS, 6), _records_of
     ),
+    "JSON array": Reader(
+        "d.json",
+        damage.json_files([records_made.DOCUMENTS[:3], records_made.PROMPTS[:3]]),
+        _records_in("d.json"),
+    ),
+    "CSV": Reader("d.csv", damage.bytes_like([_CSV]), _records_in("d.csv")),
+    "text": Reader("d.txt", damage.bytes_like([b"one\n\ntwo\n"]), _records_in("d.txt")),
+    "Parquet": Reader(
+        "d.parquet",
+        damage.bytes_like([_arrow(lambda sink, table: pyarrow.parquet.write_table(table, sink))]),
+        _records_in("d.parquet"),
+    ),
+    "Arrow": Reader("d.arrow", damage.bytes_like([_arrow(_stream)]), _records_in("d.arrow")),
     "any bytes": Reader("d.jsonl", damage.bytes_like([b'{"id": "a", "text": "x"}\n']), _records_of),
     "imported scores": Reader("d.jsonl", damage.json_lines(records_made.PROMPTS), _imports),
     "manifest": Reader(outputs.MANIFEST, _json(_MANIFEST), _manifest),
