@@ -86,7 +86,7 @@ class SteeredReader:
         model, params = self._loaded.module, self._loaded.params
         with (
             meshes.sharding_scope(self._mesh),
-            terminal.bar("likelihood", len(pairs)) as advance,
+            terminal.bar("likelihood", len(pairs), unit="continuations") as advance,
         ):
             for members, arrays in self._batches(pairs):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))
