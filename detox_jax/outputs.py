@@ -313,13 +313,13 @@ class OutputDirectory:
         """Whether the output is finished, and its manifest; makes the directory where it is not."""
         if self._matches_existing(verb):
             self._offer()
-            return True, self._manifest
+            return self._is_finished()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             directory_lock.acquire(self.path, verb)
             if self._matches_existing(verb):  # Another run may have finished it meanwhile.
                 directory_lock.release(self.path)
-                return True, self._manifest
+                return self._is_finished()
             remove_partial_files(self.path)
             write_json(self.path / MANIFEST, self._manifest)
             write_bytes(self.path / CONFIG, gin.config_str().encode())
@@ -335,6 +335,10 @@ class OutputDirectory:
                 raise UserError(f"{self.path}: cannot be written: {reason}") from None
             raise Unavailable(f"{self.path}: cannot be written: {storage_trouble(cause)}") from None
         return False, self._manifest
+
+    def _is_finished(self) -> tuple[bool, dict[str, Any]]:
+        print(f"nothing to do: {self.path} is finished")
+        return True, self._manifest
 
     @property
     def _mark(self) -> epath.Path | None:

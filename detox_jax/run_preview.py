@@ -57,20 +57,32 @@ class RunPreview:
 
     def _given(self, name: str, made: str) -> str:
         path = self.given[name]
-        if path is None and self.given["prepare"] is None:
-            raise UserError(f"required and not set: {name.upper()}; pass --gin.{name.upper()}=...")
         return self._coming("text", made) if path is None else path
+
+    def _require_all(self) -> None:
+        """Refuses a run for all that it lacks, at once."""
+        makers = {
+            "initial_checkpoint_path": ("prepare", "train_vocabulary", "pretrain"),
+            "prompts_input": ("prepare",),
+            "heldout": ("prepare",),
+        }
+        missing = [
+            name.upper()
+            for name, made_by in makers.items()
+            if self.given[name] is None and any(self.given[maker] is None for maker in made_by)
+        ]
+        if missing == ["INITIAL_CHECKPOINT_PATH"]:
+            raise UserError("no base model: set INITIAL_CHECKPOINT_PATH to the one to detoxify")
+        if missing:
+            flags = " ".join(f"--gin.{name}=..." for name in missing)
+            raise UserError(f"required and not set: {', '.join(missing)}; pass {flags}")
 
     def _base(self) -> Iterator[Step]:
         """A base model that the run makes, where it makes one; the user's files before."""
-        self._given("prompts_input", "prompts")
-        self._given("heldout", "heldout_nontoxic")
+        self._require_all()
         if self.given["initial_checkpoint_path"] is not None:
             return
-        means = [self.given[name] for name in ("prepare", "train_vocabulary", "pretrain")]
-        if None in means:
-            raise UserError("no base model: set INITIAL_CHECKPOINT_PATH to the one to detoxify")
-        _, train_vocabulary, pretrain = means
+        train_vocabulary, pretrain = self.given["train_vocabulary"], self.given["pretrain"]
         yield Step("prepare", str(self.root / "text"))
         yield from train_vocabulary(
             documents=Coming(self.root / "text" / "train"),

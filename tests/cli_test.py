@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 
+import jax
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, command_line, run_files
 from detox_jax.errors import UserError
 
 
@@ -32,10 +34,12 @@ def vocabulary_flags(tmp_path, documents):
     )
 
 
-def test_a_verb_runs_and_a_rerun_changes_nothing(vocabulary_flags, tmp_path):
+def test_a_verb_runs_and_a_rerun_changes_nothing(vocabulary_flags, tmp_path, capsys):
     assert run(*vocabulary_flags) == 0
     before = {p: p.read_bytes() for p in (tmp_path / "vocabulary").iterdir()}
+    capsys.readouterr()
     assert run(*vocabulary_flags) == 0
+    assert capsys.readouterr().out == f"nothing to do: {tmp_path / 'vocabulary'} is finished\n"
     assert {p: p.read_bytes() for p in (tmp_path / "vocabulary").iterdir()} == before
     assert "VOCAB_SIZE = 270" in (tmp_path / "vocabulary" / "config.gin").read_text()
 
@@ -99,6 +103,24 @@ def test_help_loads_nothing_that_the_verb_needs(verb):
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_shows_what_is_needed_an_example_and_the_short_flags(verb, capsys):
+    assert run(verb, "--help") == 0
+    text = capsys.readouterr().out
+    run_file = run_files.of_verb(verb)
+    assert " ".join(text.split()).count(run_file.needs) == 1
+    assert f"\nexample:\n{run_file.example}\n\n" in text
+    for macro, flags in command_line.short_names(verb).items():
+        assert re.search(rf"^  {macro} .*  \({flags}\)$", text, re.MULTILINE)
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"detox-jax {metadata.version('detox-jax')} (jax {jax.__version__}, ")
+    assert said.count("\n") == 1
 
 
 def test_general_help_lists_every_verb(capsys):

@@ -10,6 +10,7 @@ from tests import import_graph
 BASICS = {
     "errors",
     "kinds",
+    "compilations",
     "terminal",
     "parallel.processes",
     "output_settings",
@@ -37,7 +38,7 @@ MODEL = {*BASICS, "models", "parallel", "checkpoints"}
 ALLOWED = {
     "errors": set(),
     "kinds": set(),
-    "terminal": set(),
+    "compilations": set(),
     "compilation_cache": set(),
     "storage_watch": set(),
     "shared_steps": set(),
@@ -47,6 +48,7 @@ ALLOWED = {
     "record_ids": {"errors"},
     "models": {"errors"},
     "parallel": {"errors", "kinds", "models"},
+    "terminal": {"compilations", "parallel.processes"},
     "output_settings": {"errors", "parallel.processes"},
     "directory_lock": {"errors"},
     "outputs": {

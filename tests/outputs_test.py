@@ -264,3 +264,13 @@ def test_what_a_kill_left_half_written_is_removed_wherever_it_lies(tmp_path):
     outputs.remove_partial_files(epath.Path(tmp_path))
     left = {path.parent.name for path in tmp_path.rglob("*.partial")}
     assert left == {"below", "begun"}
+
+
+def test_a_finished_output_says_that_there_is_nothing_to_do(tmp_path, capsys):
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
+    outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
+    assert capsys.readouterr().out == ""  # It is not finished.
+    output.finish()
+    for _ in range(2):
+        assert outputs.OutputDirectory(str(tmp_path / "o"), "score", {}).complete
+        assert capsys.readouterr().out == f"nothing to do: {tmp_path / 'o'} is finished\n"

@@ -590,3 +590,16 @@ def test_services_judge_from_the_command_line(tmp_path):
     verb, defaults = cli.load_config(arguments)
     configuration.check(verb, defaults, arguments.bindings)
     assert "moderation/cache.CachedScorer.scorer = @remote.ModerationScorer()" in gin.config_str()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "not set: INITIAL_CHECKPOINT_PATH, PROMPTS_INPUT, HELDOUT; pass --gin.INITIAL_CHECK"),
+        (["--checkpoint=base"], "set: PROMPTS_INPUT, HELDOUT; pass --gin.PROMPTS_INPUT=... --gin."),
+        (["--input=p", "--gin.HELDOUT=h"], "no base model: set INITIAL_CHECKPOINT_PATH"),
+    ],
+)
+def test_all_that_is_missing_is_named_at_once(given, message, tmp_path, capsys):
+    assert cli.main(["sgeat", f"--output={tmp_path / 'run'}", *given]) == 2
+    assert message in capsys.readouterr().err

@@ -1,13 +1,19 @@
-"""TensorFlow's start-up notes stay off stderr, and nothing else does."""
+"""How far some work is, without a terminal and on one; TensorFlow's notes stay off stderr."""
 
+import io
 import logging
 import os
+import re
 import subprocess
 import sys
+import time
 
 import pytest
+from rich import progress
 
 from detox_jax import terminal
+from detox_jax.compilations import COMPILATIONS
+from detox_jax.parallel import processes
 from tests.conftest import write_tiny_run
 
 NOTES = (
@@ -84,3 +90,116 @@ def test_futures_that_end_after_their_loop_are_dropped_and_others_are_not(monkey
     lose(RuntimeError("Event loop is closed"))
     lose(other)
     assert seen == [other]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Lines come at once and many times a second."""
+    monkeypatch.setattr(terminal, "FIRST_S", 0.0)
+    monkeypatch.setattr(terminal, "EVERY_S", 0.001)
+
+
+def wait_for(capfd, pattern):
+    """What was written to stderr once a pattern is in it."""
+    written = ""
+    while not re.search(pattern, written, re.M):
+        time.sleep(0.001)
+        written += capfd.readouterr().err
+    return written
+
+
+def test_lines_without_a_terminal_say_what_is_done(at_once, capfd):
+    with terminal.bar("score with ngram", 1200, 200, unit="documents") as advance:
+        wait_for(capfd, r"^score with ngram: 200 of 1,200 documents$")
+        advance(100, "loss 3.214")
+        wait_for(capfd, r"^score with ngram: 300 of 1,200 documents, loss 3.214")
+        advance(900)
+        wait_for(capfd, r"^score with ngram: 1,200 of 1,200 documents, loss 3.214$")
+    capfd.readouterr()
+    time.sleep(0.01)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_line_comes_while_nothing_moves_and_names_what_is_compiled(at_once, capfd):
+    with terminal.bar("train", 10, unit="steps") as advance:
+        COMPILATIONS.told("/jax/core/compile/jaxpr_to_mlir_module_duration", 1, fun_name="jit(f)")
+        wait_for(capfd, r"^train: 0 of 10 steps, compiling f$")
+        advance()
+        wait_for(capfd, r"^train: 1 of 10 steps$")
+
+
+def test_short_work_says_nothing(capfd):
+    with terminal.bar("score", 3) as advance:
+        advance(3)
+    assert capfd.readouterr().err == ""
+
+
+def test_of_several_processes_the_first_speaks(at_once, capfd, monkeypatch):
+    second = processes.Processes(1, ("a", "b"))
+    monkeypatch.setattr(processes, "current", lambda: second)
+    with terminal.bar("score", 3) as advance:
+        advance()
+        time.sleep(0.01)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_passes_and_ends_the_lines(at_once, capfd):
+    with pytest.raises(RuntimeError), terminal.bar("score", 3):
+        raise RuntimeError
+    capfd.readouterr()
+    time.sleep(0.01)
+    assert capfd.readouterr().err == ""
+
+
+def shown(seconds, **moves):
+    """The line of a task that moved at given seconds of a frozen clock."""
+    now = 0.0
+    display = progress.Progress(disable=True, get_time=lambda: now, speed_estimate_period=600)
+    task = display.add_task("score", total=400, note="")
+    for second in seconds:
+        now = float(second)
+        display.update(task, **moves)
+    return terminal.progress_line(display.tasks[0], "texts")
+
+
+def test_speed_and_time_left():
+    assert shown([]) == "score: 0 of 400 texts"
+    # The first batch says nothing of the speed: its program is compiled.
+    assert shown([300], advance=40) == "score: 40 of 400 texts"
+    assert shown([300, 302], advance=40) == "score: 80 of 400 texts, 20/s, 16 s left"
+    assert shown([300, 400], advance=40) == "score: 80 of 400 texts, 0.4/s, 13 min left"
+    assert shown(range(10), advance=40) == "score: 400 of 400 texts, 40/s"
+
+
+def test_what_an_earlier_run_did_is_no_speed(monkeypatch):
+    made = []
+    monkeypatch.setattr(terminal, "_Lines", lambda task, unit: made.append(task))
+    with terminal.bar("score", 400) as advance:
+        for _ in range(3):
+            advance(100, earlier=True)
+    assert made[0].completed == 300 and made[0].speed is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (89.4, "89 s"), (89.6, "1 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min")],
+)
+def test_durations(seconds, said):
+    assert terminal.duration(seconds) == said
+
+
+def test_a_terminal_gets_a_bar_with_the_program_that_is_compiled(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    written = Terminal()
+    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with terminal.bar("train", 10) as advance:
+        advance(3, "loss 3.214")
+        COMPILATIONS.told("/jax/core/compile/jaxpr_to_mlir_module_duration", 1, fun_name="jit(f)")
+    COMPILATIONS.went_on()
+    said = re.sub(r"\x1b\[[\d;?]*\w", "", written.getvalue())
+    assert "train, loss 3.214" in said and "3/10" in said and "compiling f" in said

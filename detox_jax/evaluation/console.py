@@ -13,6 +13,7 @@ from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Perplexity
 from detox_jax.evaluation.soundness import SPOILED, sentence
 
+FEW = 20  # The bootstrap's intervals hold the truth less often than they say.
 _NO_SCORES = "no scores"
 
 
@@ -39,6 +40,8 @@ def print_table(results: Results) -> None:
     Console(width=140).print(table)
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
     print("n x k: prompts with a score, and continuations of each. Empty texts are not toxic.")
+    if any((row.toxicity.num_scored_prompts or 0) < FEW for row in results.rows):
+        print(f"Below {FEW} prompts the intervals of EMT and of differences are too narrow.")
     for row in results.rows:
         if row.spoiled:
             print(sentence(f"{row.method} on the {row.split} prompts", row.spoiled))

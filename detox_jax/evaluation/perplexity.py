@@ -75,7 +75,10 @@ def checkpoint_perplexity(
     windows_D = [[_behind(tag, w) for w in split_windows(ids, context)] for ids in encoded]
     if steered is None:
         windows = [window for windows in windows_D for window in windows]
-        total, possible = _total_nll(loaded, mesh, windows, batch_size, what), range(len(texts))
+        total, possible = (
+            _total_nll(loaded, mesh, windows, batch_size, documents, checkpoint_path),
+            range(len(texts)),
+        )
     else:
         nll_D = _steered_nll(steered, windows_D, what)
         total, possible = math.fsum(nll_D[np.isfinite(nll_D)]), np.flatnonzero(np.isfinite(nll_D))
@@ -156,7 +159,7 @@ def continuation_perplexity(
         scored = min(len(text), len(ids) - 1)
         windows.append((ids, len(ids) - 1 - scored))
         tokens += scored
-    total = _total_nll(loaded, mesh, windows, batch_size, f"{checkpoint_path} on {generations}")
+    total = _total_nll(loaded, mesh, windows, batch_size, generations, checkpoint_path)
     words = sum(len(text.split()) for _, text in pairs)
     return ContinuationPerplexity(*_per_unit(total, tokens, words), reference=loaded.fingerprint)
 
@@ -178,7 +181,12 @@ def exp(nats: float) -> float:
 
 
 def _total_nll(
-    loaded: checkpoints.LoadedModel, mesh: Mesh, windows: Sequence[Window], rows: int, what: str
+    loaded: checkpoints.LoadedModel,
+    mesh: Mesh,
+    windows: Sequence[Window],
+    rows: int,
+    texts: str,
+    checkpoint_path: str,
 ) -> float:
     """The summed negative log-likelihood, in nats, of what the windows score."""
 
@@ -192,13 +200,21 @@ def _total_nll(
     shards = meshes.num_batch_shards(mesh)
     rows = -(-rows // shards) * shards
     total = 0.0
-    with meshes.sharding_scope(mesh), terminal.bar("perplexity", len(windows)) as advance:
+    # The ends of the paths tell the phases of a run apart.
+    of_texts, model = (
+        "/".join(path.rstrip("/").split("/")[-2:]) for path in (texts, checkpoint_path)
+    )
+    described = f"perplexity of {of_texts}, model {model}"
+    with (
+        meshes.sharding_scope(mesh),
+        terminal.bar(described, len(windows), unit="windows") as advance,
+    ):
         for batch, arrays in _batches(windows, rows):
             arrays = meshes.to_mesh(arrays, meshes.batch_sharding(mesh))
             total += float(batch_nll(loaded.params, *arrays))
             advance(batch)
     if not math.isfinite(total):
-        raise UserError(f"{what}: the loss is {total}; a broken checkpoint")
+        raise UserError(f"{checkpoint_path} on {texts}: the loss is {total}; a broken checkpoint")
     return total
 
 

@@ -145,7 +145,7 @@ class Continuer:
             for index, (prompt, name) in enumerate(zip(prompts, names, strict=True))
         ]
         texts = [""] * len(waiting)
-        with terminal.bar("generate", len(waiting)) as advance:
+        with terminal.bar("generate", len(waiting), unit="prompts") as advance:
             while waiting:
                 waiting.sort(key=lambda text: -len(text.prompt) - len(text.new))
                 batch = waiting[: self.batch_size]

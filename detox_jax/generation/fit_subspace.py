@@ -89,7 +89,7 @@ def fit_subspace(
     # --- the hidden state behind the last token of each text ----------------------------------
     clean, toxic = _classes(input, threshold, most_texts)
     ids = states.encoded(loaded.vocabulary, [*clean, *toxic])
-    with terminal.bar("fit_subspace", len(ids)) as advance:
+    with terminal.bar("read hidden states", len(ids), unit="texts") as advance:
         states_TD = states.read(loaded, mesh, ids, edits.FINAL, 1, batch_size, advance)
 
     # --- the plane between them ---------------------------------------------------------------

@@ -149,11 +149,11 @@ def generate(
     num_samples, shards = decoding.num_samples, meshes.num_batch_shards(mesh)
     rows = rows_per_batch(decoding.batch_size, num_samples, shards)
     starts = range(0, len(requests), shard_size)
-    with terminal.bar("generate", len(requests)) as advance:
+    with terminal.bar("generate", len(requests), unit="prompts") as advance:
         for index, start in enumerate(starts):
             shard = slice(start, min(start + shard_size, len(requests)))
             if output.has_shard(SHARD_NAME, index, len(starts)):
-                advance(shard.stop - shard.start)
+                advance(shard.stop - shard.start, earlier=True)
                 continue
             samples = _decode_shard(
                 decoder, requests[shard], encoded[shard], num_samples, rows, limit, advance

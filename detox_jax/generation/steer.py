@@ -103,7 +103,7 @@ def steer(
             ([(pair.prompt, pair.clean) for pair in pairs], reading.clean_prefix),
         )
     )
-    with terminal.bar("steer", 2 * len(pairs)) as advance:
+    with terminal.bar("read hidden states", 2 * len(pairs), unit="texts") as advance:
         of_texts = states.read(
             loaded,
             mesh,

@@ -135,10 +135,12 @@ def _score(
         )
     counts: dict[str, int] = dict.fromkeys(_COUNTS, 0)
     earlier: list[epath.Path] = []
-    with terminal.bar(f"score with {scorer.name}", sum(map(len, shards))) as advance:
+    what = f"score with {scorer.name}"
+    with terminal.bar(what, sum(map(len, shards)), unit="records") as advance:
         for index, shard in enumerate(shards):
             if output.has_shard(SHARD_NAME, index, len(shards)):
                 earlier.append(output.path / outputs.shard_name(SHARD_NAME, index, len(shards)))
+                advance(len(shard), earlier=True)
                 continue
             scored = _counted(_score_records(shard, scorer, advance), counts)
             output.write_shard(SHARD_NAME, index, len(shards), scored)

@@ -23,6 +23,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import preemption, processes
 from detox_jax.training import metric_log
 from detox_jax.training import step as steps_lib
+from detox_jax.training.course import Course
 from detox_jax.training.guard import ROLLBACKS, Guard
 
 
@@ -161,22 +162,27 @@ class Loop:
             meshes.sharding_scope(self.mesh),
             manager,
             preemption.put_off(),
-            terminal.bar("train", self.total_steps, start) as advance,
+            terminal.bar("train", self.total_steps, start, unit="steps") as advance,
         ):
-            description, step = "train", start
+            course, step, told = Course(start), start, start
             while step < self.total_steps:
                 step += 1
-                batch = self._to_mesh(next(batches))
+                rows = next(batches)
+                course.before_step(step, rows)
+                batch = self._to_mesh(rows)
                 is_logged = self._is_due(self.periods.log, step)
                 # Read before the step begins: it takes the memory, and on CPUs the threads.
                 figures = self._logged_figures(state, frozen, batch) if is_logged else {}
                 state, scalars = self.step_fn(state, frozen, batch)
                 guard.after(step, scalars)
+                course.after_step(step, scalars)
                 if is_logged:
                     self._log(log, step, {**scalars, **figures})
-                    description = f"train, loss {scalars['loss']:.3f}"
+                    course.logged(step, scalars)
                 if self.validation and self._is_due(self.periods.eval, step):
-                    log.write(step, self._validate(state, frozen))
+                    validated = self._validate(state, frozen)
+                    log.write(step, validated)
+                    course.logged(step, validated)
                 stops = preemption.reached()
                 if stops or self._is_due(self.periods.checkpoint, step):
                     guard.settle()
@@ -185,13 +191,18 @@ class Loop:
                         self._check_finite(step, state)
                         log.flush()
                         _save(manager, step, state, batches.state(), guard.state())
-                advance(1, description)
+                advance(course.done - told, course.note())
+                told = course.done
                 if stops:
                     raise preemption.Stopped(self._where())
                 if guard.is_lost or (guard.in_a_row and step == self.total_steps):
                     state = self._roll_back(step, state, manager, log)
-                    advance(int(state.step) - step, "train")
                     step = int(state.step)
+                    course.went_back(step)
+                    advance(step - told)
+                    told = step
+        if step > start:
+            print(f"{self.model_dir}: {course.closing()}")
         return state
 
     def _is_due(self, period: int, step: int) -> bool:

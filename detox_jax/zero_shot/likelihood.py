@@ -80,7 +80,7 @@ class LikelihoodReader:
         rows = pack(pairs, self.max_length)
         with (
             meshes.sharding_scope(self._mesh),
-            terminal.bar("likelihood", len(pairs)) as advance,
+            terminal.bar("likelihood", len(pairs), unit="continuations") as advance,
         ):
             for batch, arrays in batches(rows, self.batch_size, self._shards):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))

@@ -1,5 +1,6 @@
 """The loop by itself: what happens at which step, what it refuses, what it finds again."""
 
+import contextlib
 import json
 
 import jax
@@ -225,3 +226,26 @@ def test_what_was_saved_is_restored_as_it_is_asked_for(run, tmp_path):
     for name in ("params", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(restored, name), getattr(state, name))
     assert restored.params["w"].sharding == meshes.replicated(mesh)
+
+
+def test_the_end_says_where_the_loss_began_and_ended(run, tmp_path, capsys):
+    run()
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path}: loss 1.000 at step 1, 7.000 at step 7; ")
+    assert "of memory" in said and said.count("\n") == 1
+    run(_state(step=7, value=7.0))  # Nothing is left to do.
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_is_told_as_far_as_steps_are_computed(run, monkeypatch):
+    told = []
+
+    @contextlib.contextmanager
+    def bar(description, total, completed, unit):
+        told.append((description, total, completed, unit))
+        yield lambda amount, note=None: told.append((amount, note and note.split(",")[0]))
+
+    monkeypatch.setattr(loops.terminal, "bar", bar)
+    run(_state(step=2, value=2.0))
+    assert told[0] == ("train", 7, 2, "steps") and sum(amount for amount, _ in told[1:]) == 5
+    assert told[-1][1] == "loss 7.000"

@@ -178,7 +178,10 @@ class SteeredTexts:
         nothing = Reading(np.zeros(0, np.float32), np.zeros(0, bool))
         readings = [nothing] * len(pairs)
         model, params = self._loaded.module, self._loaded.params
-        with meshes.sharding_scope(self._mesh), terminal.bar(title, len(pairs)) as advance:
+        with (
+            meshes.sharding_scope(self._mesh),
+            terminal.bar(title, len(pairs), unit="texts") as advance,
+        ):
             for members, arrays in self._batches(pairs):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))
                 scored = _read(model, params, self._steerings, *arrays)

@@ -1,0 +1,134 @@
+"""What is said of a training: loss and speed while it runs, and its course in a line at the end."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from detox_jax import preview, terminal
+from detox_jax.compilations import COMPILATIONS
+from detox_jax.parallel import processes
+from detox_jax.training.guard import SKIPPED_IN_A_ROW
+
+_TARGETS = "decoder_target_tokens"
+_SLOW_S = 0.5  # Waiting for a step takes nothing beside so much.
+
+
+class Course:
+    """What a run of a training has seen; nothing of it is written to a file.
+
+    Devices compute behind the host, which hands them step after step. So that what is said to be
+    done is done, the host waits where steps are slow: for the one before the last, so that the
+    devices are never idle.
+
+    Args:
+      start: the step it goes on from.
+
+    Attributes:
+      done: the last step that is known to be computed.
+    """
+
+    def __init__(self, start: int):
+        self.done = start
+        self._compiled_before = COMPILATIONS.seconds
+        self._began = time.monotonic()
+        # Of the steps after the first, which is compiled, and up to the last one that is done.
+        self._first_ended = self._last_ended = self._began
+        self._previous: Any = None
+        self._is_slow = True
+        self._losses: dict[str, dict[int, float]] = {}
+        self._counts: dict[int, int] = {}
+        self._counted, self._unit = 0, "rows"
+
+    def before_step(self, step: int, batch: Mapping[str, np.ndarray]) -> None:
+        """Counts a batch of this process.
+
+        Args:
+          step: that is trained on it.
+          batch: arrays with the rows on axis 0; 0 is padding in those of tokens.
+        """
+        if _TARGETS in batch:
+            self._unit = "tokens"
+            count = int(np.count_nonzero(batch[_TARGETS]))
+        else:
+            count = len(next(iter(batch.values())))
+        self._counts[step] = count * len(processes.current().hosts)
+
+    def after_step(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Takes note of a step that the devices were given."""
+        if not self._losses:
+            self._losses["loss"] = {step: float(scalars["loss"])}
+            self._counts.clear()
+            self.done, self._first_ended = step, time.monotonic()
+            self._last_ended = self._first_ended
+        elif self._previous is not None and self._is_slow:
+            jax.block_until_ready(self._previous)
+            self._is_done(step - 1)
+        elif step - SKIPPED_IN_A_ROW > self.done:  # The guard has read it.
+            self._is_done(step - SKIPPED_IN_A_ROW)
+        self._previous = scalars["loss"]
+
+    def _is_done(self, step: int) -> None:
+        if step <= self.done:
+            return
+        now = time.monotonic()
+        self._is_slow = (now - self._last_ended) / (step - self.done) > _SLOW_S
+        self.done, self._last_ended = step, now
+        for at in [at for at in self._counts if at <= step]:
+            self._counted += self._counts.pop(at)
+
+    def logged(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Takes note of the losses that a step is logged with, of training or of validation."""
+        for name in ("loss", "validation_loss"):
+            if name in scalars:
+                self._losses.setdefault(name, {})[step] = float(scalars[name])
+        self._is_done(step)
+
+    def went_back(self, step: int) -> None:
+        """Takes note that the training goes on from an earlier step."""
+        self.done = step
+        self._counts.clear()
+
+    def note(self) -> str:
+        """Loss and speed: `loss 3.214, 5,300 tokens/s`."""
+        losses = [*self._losses.get("loss", {}).values()]
+        return ", ".join([*(f"loss {loss:.3f}" for loss in losses[-1:]), *self._speed()])
+
+    def closing(self) -> str:
+        """Losses at first and at last, time and memory of this run, for the line at its end."""
+        parts = [
+            f"{name.replace('_', ' ')} "
+            + ", ".join(
+                f"{loss:.3f} at step {step}" for step, loss in [*at.items()][:: len(at) - 1]
+            )
+            for name, at in self._losses.items()
+            if len(at) > 1
+        ]
+        compiled = COMPILATIONS.seconds - self._compiled_before
+        spent = terminal.duration(time.monotonic() - self._began)
+        spent += f", {terminal.duration(compiled)} of it compiling" if round(compiled) else ""
+        return "; ".join([*parts, ", ".join([spent, *self._speed(), _memory()])])
+
+    def _speed(self) -> list[str]:
+        spent = self._last_ended - self._first_ended
+        return [f"{self._counted / spent:,.0f} {self._unit}/s"] if self._counted and spent else []
+
+
+def _memory() -> str:
+    """The most memory that was in use: of a device where it says so, else of the process."""
+    peaks = [
+        stats["peak_bytes_in_use"]
+        for device in jax.local_devices()
+        if (stats := device.memory_stats()) and "peak_bytes_in_use" in stats
+    ]
+    if peaks:
+        return f"at most {preview.readable(max(peaks))} of a device's memory"
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"at most {preview.readable(peak)} of memory"
