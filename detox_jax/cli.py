@@ -105,6 +105,7 @@ class Arguments:
     search_paths: tuple[str, ...] = ()
     dry_run: bool = False
     help: bool = False
+    imports: tuple[str, ...] = ()  # what bindings name and no file imports: Python's, no flag
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,6 +144,22 @@ def _run(arguments: Arguments) -> int:
     if arguments.help:
         print(verb_help(arguments))
         return 0
+    configured, steps = prepared(arguments)
+    if arguments.dry_run:
+        print(f"{gin.config_str()}\n{preview.lines(steps)}")
+        return 0
+    if arguments.verb in HOST_VERBS:
+        processes.current().first_does(configured)
+        return 0
+    return configured() or 0
+
+
+def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Step]]:
+    """The verb as gin has configured it, and the steps that it is going to do, checked.
+
+    Raises:
+      UserError: for a file, a binding or an input that a run would refuse.
+    """
     with terminal.without_notes():
         verb, defaults = load_config(arguments)
     configuration.check(verb, defaults, arguments.bindings)
@@ -157,13 +174,7 @@ def _run(arguments: Arguments) -> int:
             processes.current().first_does(check)
         else:
             check()
-    if arguments.dry_run:
-        print(f"{gin.config_str()}\n{preview.lines(steps)}")
-        return 0
-    if arguments.verb in HOST_VERBS:
-        processes.current().first_does(configured)
-        return 0
-    return configured() or 0
+    return configured, steps
 
 
 def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
@@ -309,6 +320,7 @@ def load_config(arguments: Arguments) -> tuple[Callable[..., Any], configuration
         arguments.gin_files,
         arguments.bindings,
         _roots(arguments),
+        arguments.imports,
     )
 
 

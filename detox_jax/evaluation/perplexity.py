@@ -26,6 +26,7 @@ def checkpoint_perplexity(
     documents: str,
     batch_size: int = 32,
     mesh_shape: Mapping[str, int] | None = None,
+    loaded: checkpoints.LoadedModel | None = None,
 ) -> Perplexity:
     """The perplexity of documents, each read from its start token to its end-of-text.
 
@@ -37,6 +38,7 @@ def checkpoint_perplexity(
       documents: JSON Lines documents: file, glob or directory.
       batch_size: windows at once.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      loaded: the checkpoint on this mesh, where Python holds it already.
 
     Returns:
       Exp of the mean negative log-likelihood in nats of a token, end-of-text included, and of the
@@ -44,7 +46,7 @@ def checkpoint_perplexity(
       vocabularies; with the counts.
     """
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = checkpoints.load_model(checkpoint_path, mesh, strict=True)
+    loaded = loaded or checkpoints.load_model(checkpoint_path, mesh, strict=True)
     texts = [document.text for document in records.read_documents(documents)]
     bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
     encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
