@@ -19,9 +19,23 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Sample
-from detox_jax.report import charts, drawing, table_formats
+from detox_jax.report import charts, drawing, figures, table_formats
 from detox_jax.report.headline import headline
 from detox_jax.report.tables import key_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture that a notebook shows without more ado.
+
+    Attributes:
+      figure: a `matplotlib.figure.Figure`; `figure.savefig(...)` writes it.
+    """
+
+    figure: Any
+
+    def _repr_png_(self) -> bytes:
+        return figures.png(self.figure, dpi=90)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -52,9 +66,9 @@ class Evaluation:
         """Prompts with the first continuation of each method."""
         return self.files.samples
 
-    def plot(self) -> Any:
-        """The picture of a report, a `matplotlib.figure.Figure`: toxicity, and perplexity."""
-        return drawing.overview(charts.measured(self.results, self.results.splits[0]))
+    def plot(self) -> Picture:
+        """The report's first picture: toxicity of each method, and perplexity where it is known."""
+        return Picture(drawing.overview(charts.measured(self.results, self.results.splits[0])))
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` of a row a method and split, as the report's CSV has them.

@@ -118,4 +118,4 @@ def test_an_evaluation_shows_its_figures(tmp_path):
     html = evaluation._repr_html_()
     assert evaluation.headline in html and "Max. toxicity" in html
     assert all(name in html and name in repr(evaluation) for name in evaluation.results.methods)
-    assert evaluation.plot().axes and evaluation.samples
+    assert evaluation.plot().figure.axes and evaluation.samples
