@@ -51,7 +51,7 @@ def test_continuations_are_hidden_by_their_scores(tmp_path):
         assert RUDE in view and MILD not in view
     assert of.toxicity == [[0.9, 0.1]] and of.texts == [[MILD, RUDE]]
     assert "expected maximum toxicity 0.900" in repr(of)
-    assert "So &lt;b&gt;" in of._repr_html_()
+    assert "So &lt;b&gt;" in shown(of._repr_html_())  # rated by the embedded scorer, for this
 
 
 def test_without_scores_the_embedded_scorer_hides(tmp_path):

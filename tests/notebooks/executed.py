@@ -6,6 +6,8 @@ What a run says line by line is left out of what is stored, and so are places of
 from __future__ import annotations
 
 import re
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,9 @@ def stored(notebook: Any, directory: Path) -> Any:
         cell.metadata.clear()
         if cell.cell_type != "code":
             continue
-        cell.outputs = [
-            output
-            for output in cell.outputs
-            if output.output_type != "stream" or output.text.count("\n") <= MOST_LINES
-        ]
+        said = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        if said.count("\n") > MOST_LINES:
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream"]
         for output in cell.outputs:
             for kind, text in output.get("data", {}).items():
                 if kind.startswith("text/"):
@@ -50,18 +50,21 @@ def stored(notebook: Any, directory: Path) -> Any:
     return notebook
 
 
-def main() -> None:
-    """Runs both notebooks, the second in what the first one left, and stores their outputs."""
-    import tempfile
+def main(directory: str | None = None) -> None:
+    """Runs both notebooks, the second in what the first one left, and stores their outputs.
 
+    Args:
+      directory: where they run, and what is finished stays; one that goes where None.
+    """
     import nbformat
 
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(directory or temporary).resolve()
         for name in NAMES:
-            notebook = stored(execute(name, Path(place)), Path(place))
+            notebook = stored(execute(name, place), place)
             nbformat.write(notebook, NOTEBOOKS / f"{name}.ipynb")
             print(name)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
