@@ -8,7 +8,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
 
-.PHONY: demo test real steering sweep-demo plan bench chaos test-real test-slow test-multihost test-bucket \
+.PHONY: demo test real steering sweep-demo plan bench chaos notebooks test-real test-slow test-multihost test-bucket \
     test-lock test-interop test-adapterhub test-t5x lint types fix clean locks audit
 
 demo: $(VENV)/installed
@@ -51,6 +51,10 @@ test-real: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Both notebooks, and what they show stored in them.
+notebooks: $(VENV)/installed-test
+	$(BIN)/python -m tests.notebooks.executed
 
 # Two and four processes on loopback, and one, do the same; what a lost one ends in.
 test-multihost: $(VENV)/installed-test

@@ -130,6 +130,22 @@ def _run(arguments: Arguments) -> int:
     if arguments.help:
         print(verb_help(arguments))
         return 0
+    configured, steps = prepared(arguments)
+    if arguments.dry_run:
+        print(f"{gin.config_str()}\n{preview.lines(steps)}")
+        return 0
+    if arguments.verb in HOST_VERBS:
+        processes.current().first_does(configured)
+        return 0
+    return configured() or 0
+
+
+def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Step]]:
+    """The verb as gin has configured it, and the steps that it is going to do, checked.
+
+    Raises:
+      UserError: for a file, a binding or an input that a run would refuse.
+    """
     with terminal.without_notes():
         verb, defaults = load_config(arguments)
     configuration.check(verb, defaults, arguments.bindings)
@@ -144,13 +160,7 @@ def _run(arguments: Arguments) -> int:
             processes.current().first_does(check)
         else:
             check()
-    if arguments.dry_run:
-        print(f"{gin.config_str()}\n{preview.lines(steps)}")
-        return 0
-    if arguments.verb in HOST_VERBS:
-        processes.current().first_does(configured)
-        return 0
-    return configured() or 0
+    return configured, steps
 
 
 def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
@@ -229,6 +239,7 @@ def load_config(arguments: Arguments) -> tuple[Callable[..., Any], configuration
         arguments.gin_files,
         arguments.bindings,
         _roots(arguments),
+        arguments.imports,
     )
 
 

@@ -68,6 +68,7 @@ class Arguments:
     help: bool = False
     version: bool = False
     completion: str | None = None
+    imports: tuple[str, ...] = ()  # what bindings name and no file imports: Python's, no flag
 
 
 # --- flags of a verb --------------------------------------------------------------------------

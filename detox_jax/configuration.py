@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
+import itertools
 import math
 import re
 import sys
@@ -43,6 +44,7 @@ def load(
     gin_files: Sequence[str],
     bindings: Sequence[str],
     roots: Sequence[str],
+    imports: Sequence[str] = (),
 ) -> tuple[Callable[..., Any], Bindings]:
     """Parses the layers.
 
@@ -53,6 +55,7 @@ def load(
       gin_files: the layers over it, as the user named them.
       bindings: single ones over all files; they may refer to what the files import.
       roots: directories to look for gin files, and for modules that they import.
+      imports: modules that the bindings name and no file imports.
 
     Returns:
       The verb's function, not called, and the run file's own bindings.
@@ -78,9 +81,37 @@ def load(
         if file != run_file:
             modules += _parse_file(file)
     for binding in bindings:
-        _parse_binding(binding, modules)
+        _parse_binding(binding, [*modules, *imports])
     _bind_by_name(function)  # Again: a file over the run file may have brought another struct.
     return function, defaults
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Leaves gin as it was: what a call from Python configures is no business of its caller's.
+
+    Gin has one configuration a process, which a notebook may use for something else, T5X say.
+    """
+    states = [
+        *(gin_config._CONFIG, gin_config._SINGLETONS, gin_config._OPERATIVE_CONFIG),
+        *(gin_config._IMPORTS, gin_config._CONSTANTS),
+    ]
+    lists = [gin_config._FILE_READERS, gin_config._LOCATION_PREFIXES]
+    kept = [state.copy() for state in states], [list(of) for of in lists]
+    was_locked = gin.config_is_locked()
+    try:
+        yield
+    finally:
+        for state, before in zip(states, kept[0], strict=True):
+            state.clear()
+            if isinstance(state, set):
+                state.update(before)
+            else:
+                for name, value in before.items():
+                    state[name] = value
+        for of, before in zip(lists, kept[1], strict=True):
+            of[:] = before
+        gin_config._set_config_is_locked(was_locked)
 
 
 def _parse_file(file: Path) -> list[str]:
@@ -217,6 +248,7 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     """
     reachable, calls = _reachable(verb)
     flags = {binding.partition("=")[0].strip() for binding in bindings}
+    needed, _ = _reachable(verb, overridden_too=False)
     unused, required, infinite = [], [], []
     for key, parameters in _bindings().items():
         scope, selector = key
@@ -225,7 +257,9 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
             is_cut_off = key in defaults and name not in flags
             if not is_cut_off and _as_text(defaults.get(key)) != _as_text(parameters):
                 unused.append(name)
-        elif any(_is_required(value) for value in gin_config.iterate_references(parameters)):
+        elif key in needed and any(
+            _is_required(value) for value in gin_config.iterate_references(parameters)
+        ):
             required.append(name)
         elif _holds_infinity(list(parameters.values())):
             infinite.append(name)
@@ -279,13 +313,16 @@ def _is_required(value: Any) -> bool:
 
 def _reachable(
     verb: Callable[..., Any],
+    overridden_too: bool = True,
 ) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """The `(scope, selector)` keys of gin's configuration that a call of `verb` can look up.
 
     And the calls that look them up, each a scope and a selector too.
 
     A configurable called in scope a/b looks up its bindings in '', 'a' and 'a/b'; a reference is
-    called in its own scope, or in that of its caller where it has none.
+    called in its own scope, or in that of its caller where it has none. Of a parameter that is
+    bound in several of them the last one counts; what the others refer to is followed as well where
+    `overridden_too`.
     """
     config = gin_config._CONFIG
     reached: set[tuple[str, str]] = set()
@@ -297,12 +334,14 @@ def _reachable(
             continue
         visited.add((scope, selector))
         parts = scope.split("/") if scope else []
-        for depth in range(len(parts) + 1):
-            key = ("/".join(parts[:depth]), selector)
-            if key not in config:
-                continue
-            reached.add(key)
-            for reference in gin_config.iterate_references(config[key]):
+        keys = [("/".join(parts[:depth]), selector) for depth in range(len(parts) + 1)]
+        keys = [key for key in keys if key in config]
+        reached.update(keys)
+        followed = [config[key] for key in keys]
+        if not overridden_too:
+            followed = [dict(itertools.chain.from_iterable(of.items() for of in followed))]
+        for parameters in followed:
+            for reference in gin_config.iterate_references(parameters):
                 own_scope, referred = reference.config_key
                 queue.append((own_scope or scope, referred))
     return reached, visited

@@ -186,7 +186,7 @@ def print_table(results: Results) -> None:
     for row in rows:
         estimates = (row.estimate(metric) for metric in results.accuracies)
         table.add_row(row.method, *(estimate.text(absent="") for estimate in estimates))
-    Console(width=160).print(table)
+    Console(width=160, force_jupyter=False).print(table)
 
 
 def display_name(metric: Accuracy) -> str:

@@ -1,4 +1,8 @@
-"""What `evaluate` prints: the figures of all prompts, and how many prompts a difference takes."""
+"""What `evaluate` prints: the figures of all prompts, and how many prompts a difference takes.
+
+In a notebook rich would display its tables past standard output, where nobody can redirect them;
+hence `force_jupyter=False`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ def print_table(results: Results) -> None:
             row.quality.show_perplexity(_perplexity, absent=""),
             f"{row.quality.mean_words:.1f}",
         )
-    Console(width=140).print(table)
+    Console(width=140, force_jupyter=False).print(table)
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
     print("n x k: prompts with a score, and continuations of each. Empty texts are not toxic.")
     if any((row.toxicity.num_scored_prompts or 0) < FEW for row in results.rows):
@@ -64,7 +68,7 @@ def print_power(results: Results) -> None:
         cells.setdefault((power.method, power.metric), []).append(count)
     for names, counts in cells.items():
         table.add_row(*names, *counts)
-    Console(width=120).print(table)
+    Console(width=120, force_jupyter=False).print(table)
 
 
 def _perplexity(of: Perplexity) -> str:

@@ -34,6 +34,7 @@ def checkpoint_perplexity(
     steering: Sequence[Method] = (),
     steered_by: Sequence[Any] | None = None,
     behind: Tags | None = None,
+    loaded: checkpoints.LoadedModel | None = None,
 ) -> Perplexity:
     """The perplexity of documents, each read from its start token to its end-of-text.
 
@@ -51,6 +52,7 @@ def checkpoint_perplexity(
       steered_by: their settings in a manifest, with which they must agree; None where none says.
       behind: tags with which the model was trained: every window is read behind the good one, of
         which no token is scored or counted.
+      loaded: the checkpoint on this mesh, where Python holds it already.
 
     Returns:
       Exp of the mean negative log-likelihood in nats of a token, end-of-text included, and of the
@@ -61,7 +63,7 @@ def checkpoint_perplexity(
       UserError: for a method that does not fit the model, or is not the one of the manifest.
     """
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = checkpoints.load_model(checkpoint_path, mesh, strict=True)
+    loaded = loaded or checkpoints.load_model(checkpoint_path, mesh, strict=True)
     methods = steering_lib.load(steering, loaded, mesh)
     if steered_by is not None:
         _require_same(methods, steered_by)

@@ -31,7 +31,7 @@ from detox_jax.vocabulary import Vocabulary
 
 SHARD_NAME = "generations"
 # What changes where, how fast or how often, and never what is written.
-FREE = ("output_dir", "model", "mesh_shape", "strict", "limit_setting", "check_only")
+FREE = ("output_dir", "model", "mesh_shape", "strict", "limit_setting", "check_only", "loaded")
 
 
 def generate(
@@ -46,6 +46,7 @@ def generate(
     strict: bool = False,
     limit_setting: str | None = None,
     check_only: bool = False,
+    loaded: checkpoints.LoadedModel | None = None,
 ) -> list[Step] | None:
     """Generates text from a checkpoint into sharded JSON Lines.
 
@@ -64,6 +65,7 @@ def generate(
       limit_setting: the macro that the user knows `max_new_tokens` by, where a limit beyond the
         context is lowered to what the context leaves, and a line says so; it is refused where None.
       check_only: check what can be checked without work, and return the steps (`preview`).
+      loaded: the checkpoint on this mesh and in this dtype, where Python holds it already.
 
     Returns:
       The steps where `check_only`.
@@ -94,7 +96,8 @@ def generate(
             )
         ]
     _check_tags(checkpoint_path, decoding.behind)
-    loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
+    if loaded is None:
+        loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
     steering = steering_lib.load(decoding.steering, loaded, mesh)

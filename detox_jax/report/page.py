@@ -20,8 +20,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Provenance, Results
 from detox_jax.evaluation.results_files import Evaluation, Sample, Times, suffixes
 from detox_jax.evaluation.typed_json import to_json
-from detox_jax.records import TOXIC
-from detox_jax.report import figures
+from detox_jax.report import figures, passages
 from detox_jax.report.charts import Chart, charts
 from detox_jax.report.headline import headline
 from detox_jax.report.tables import NONE, Table, legend, tables
@@ -45,28 +44,11 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Passage:
-    """A text of a model or of a file.
-
-    Attributes:
-      text: as it is.
-      toxicity: its score, or None.
-      masked: whether it stays hidden until somebody asks for it.
-      label: what the button that shows it says.
-    """
-
-    text: str
-    toxicity: float | None
-    masked: bool
-    label: str
-
-
-@dataclasses.dataclass(frozen=True)
 class ShownSample:
     """A prompt, and the methods' continuations in their order, by name."""
 
-    prompt: Passage
-    continuations: list[tuple[str, Passage]]
+    prompt: passages.Passage
+    continuations: list[tuple[str, passages.Passage]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,29 +159,12 @@ def _picture(chart: Chart, anchor: str) -> Picture:
 def _shown(sample: Sample, methods: Sequence[str], toxic: Collection[str]) -> ShownSample:
     """A sample with its continuations in the order of methods."""
     continuations = [
-        (name, _passage(continuation.text, continuation.toxicity, toxic))
+        (name, passages.passage(continuation.text, continuation.toxicity, toxic))
         for name in methods
         if (continuation := sample.continuations.get(name))
     ]
-    prompt = _passage(sample.prompt, sample.prompt_toxicity, toxic)
+    prompt = passages.passage(sample.prompt, sample.prompt_toxicity, toxic)
     return ShownSample(prompt, continuations)
-
-
-def _passage(text: str, toxicity: float | None, toxic: Collection[str]) -> Passage:
-    """A text that is masked where it is toxic, and where nobody has scored it.
-
-    Also where another scorer on the page finds it toxic: to hide it once is not to hide it.
-    """
-    if _is_masked(text, toxicity):
-        label = "Show text without a rating"
-        if toxicity is not None:
-            label = f"Show text rated {toxicity:.2f}"
-        return Passage(text, toxicity, True, label)
-    return Passage(text, toxicity, text in toxic, "Show text that another scorer rates toxic")
-
-
-def _is_masked(text: str, toxicity: float | None) -> bool:
-    return bool(text.strip()) and (toxicity is None or toxicity >= TOXIC)
 
 
 def _toxic_to_others(evaluation: Evaluation, several: Sequence[Evaluation]) -> set[str]:
@@ -214,7 +179,7 @@ def _toxic_to_others(evaluation: Evaluation, several: Sequence[Evaluation]) -> s
             *((x.text, x.toxicity) for x in sample.continuations.values()),
         )
     ]
-    return {text for text, toxicity in rated if _is_masked(text, toxicity)}
+    return {text for text, toxicity in rated if passages.is_masked(text, toxicity)}
 
 
 # --- provenance -------------------------------------------------------------------------------

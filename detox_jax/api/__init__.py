@@ -1,0 +1,1 @@
+"""What Python calls: the verbs of the command line, with Python's values, and what they return."""

@@ -1,0 +1,119 @@
+"""A verb called from Python: configured by gin as the command line has it, gin left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detox_jax import cli, configuration
+from detox_jax.api.gin_lines import GinLines
+from detox_jax.errors import UserError
+
+# Gin holds one configuration a process.
+_ONE_AT_A_TIME = threading.RLock()
+_FLAG = re.compile(r"--gin\.([A-Z][A-Z0-9_]*)")
+_UNUSED = re.compile(r"nothing uses ([A-Z0-9_, ]+) \(.*?\)(?:; did you mean ([A-Z0-9_]+)\?)?")
+_MACRO = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*\b")
+_EXAMPLE = re.compile(r"(?P<before>; for example \w+=)\"(?P<value>.*)\"$")
+_NO_NAMES: Mapping[str, str] = {}
+
+
+def call(
+    verb: str,
+    settings: Mapping[str, Any],
+    *,
+    gin_files: Sequence[str] = (),
+    quiet: bool = False,
+    said_as: Mapping[str, str] | None = None,
+    **given: Any,
+) -> None:
+    """Checks and runs a verb, as `detox-jax VERB --gin.NAME=VALUE ...` does.
+
+    Args:
+      verb: its name on the command line.
+      settings: its macros by their names in lower case, with Python's values.
+      gin_files: layers between its run file and the settings.
+      quiet: say nothing on standard output, where nobody named the places that it would name.
+      said_as: what errors call a macro or a file that the call has made: `{"num_samples": "k"}`.
+      **given: arguments that no gin file can hold, such as a loaded model.
+
+    Raises:
+      UserError: as the verb, in the words of Python.
+    """
+    try:
+        lines = GinLines(settings)
+        arguments = cli.Arguments(
+            verb,
+            gin_files=tuple(map(str, gin_files)),
+            bindings=tuple(lines.bindings),
+            imports=tuple(lines.imports),
+        )
+        said = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
+        with _ONE_AT_A_TIME, configuration.apart(), said:
+            configured, _ = cli.prepared(arguments)
+            configured(**given)
+    except UserError as error:
+        raise UserError(in_python(str(error), settings, said_as or {})) from None
+
+
+def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] = _NO_NAMES) -> str:
+    """A message of the command line as it reads in Python: keywords in place of flags and macros.
+
+    Args:
+      message: as the command line says it.
+      settings: the keywords of the call.
+      said_as: see `call`.
+
+    >>> in_python("required and not set: BATCH_SIZE; pass --gin.BATCH_SIZE=...", [])
+    'required and not set: batch_size; pass batch_size=...'
+    """
+    message = " ".join(message.split("\n  In call to configurable")[0].split())
+    flags = {flag.lower() for flag in _FLAG.findall(message)}
+    message = _FLAG.sub(lambda flag: flag[1].lower(), message)
+    named = re.match(
+        r"nothing uses ([A-Z0-9_, ]+) \(.*?\)(?:; did you mean ([A-Z0-9_]+)\?)?", message
+    )
+    if named:
+        flags |= {name.lower() for name in _MACRO.findall(" ".join(filter(None, named.groups())))}
+    known = {*settings, *flags}
+
+    def keyword(macro: re.Match[str]) -> str:
+        name = macro[0].lower()
+        return name if name in known else macro[0]
+
+    message = _MACRO.sub(keyword, message)
+    for made, name in said_as.items():
+        message = re.sub(rf"(\binput=)?(?<!\w){re.escape(made)}(?![\w/])", name, message)
+    message = _EXAMPLE.sub(_example, message).replace("--gin_file=", "gin_files: ")
+    return re.sub(r"; see detox-jax (\w+) --help$", r"; `detox-jax \1 --help` lists all", message)
+
+
+def _example(example: re.Match[str]) -> str:
+    """An example without the shell's quotes; none of gin's own language."""
+    return "" if "@" in example["value"] else f"{example['before']}{example['value']}"
+
+
+class Place:
+    """A directory to write to: the caller's, or one that lives as long as what names it.
+
+    Attributes:
+      output: where the verb writes.
+      is_temporary: whether the caller named none.
+      scratch: a directory that goes with this object, for what the call hands the verb.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str] | None):
+        """`output_dir` is the caller's; None makes one."""
+        self.scratch = Path(tempfile.mkdtemp(prefix="detox-jax-"))
+        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+        self.is_temporary = output_dir is None
+        self.output = os.fspath(self.scratch / "output" if output_dir is None else output_dir)

@@ -1,0 +1,212 @@
+"""A model that Python holds: it generates, reads, and is trained further."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from detox_jax import records
+from detox_jax.api import inputs
+from detox_jax.api.calls import Place, call, in_python
+from detox_jax.api.inputs import Texts
+from detox_jax.api.keywords import TrainSettings
+from detox_jax.api.texts import Generations
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import params as params_lib
+from detox_jax.errors import UserError
+from detox_jax.evaluation import perplexity
+from detox_jax.evaluation.rows import Perplexity
+from detox_jax.kinds import Dtype
+from detox_jax.models.config import TransformerConfig
+from detox_jax.parallel import mesh as meshes
+from detox_jax.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from detox_jax.generation.sampling import Sampling
+    from detox_jax.generation.steering.steering import Method
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Model:
+    """A checkpoint, loaded once for many calls; `load` makes it.
+
+    A path too: where one is wanted, such as `Experts(anti=model)`, the checkpoint's is taken.
+
+    Attributes:
+      path: of the checkpoint.
+      loaded: module, parameters on the mesh, vocabulary, fingerprint and spec.
+      mesh_shape: size of the mesh axes; all devices on `data` where None.
+    """
+
+    path: str
+    loaded: checkpoints.LoadedModel
+    mesh_shape: Mapping[str, int] | None = None
+
+    @property
+    def config(self) -> TransformerConfig:
+        """Sizes and architecture."""
+        return self.loaded.module.config
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Text to ids and back."""
+        return self.loaded.vocabulary
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model has, an adaptation's included."""
+        return params_lib.count(self.loaded.params)
+
+    def generate(
+        self,
+        prompts: Texts,
+        *,
+        k: int = 25,
+        max_new_tokens: int = 20,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        steering: Sequence[Method] = (),
+        batch_size: int = 256,
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> Generations:
+        """Continues prompts: the verb `generate`, which writes the same records for the same seed.
+
+        Args:
+          prompts: a prompt, a list of them, of records (`{"id", "prompt": {"text"}}`), or the path
+            of a file. A prompt's draws are named by its id, made of its text where it has none.
+          k: continuations of each prompt.
+          max_new_tokens: the limit of each.
+          seed: of all draws.
+          sampling: how a token is drawn: `Greedy()`, `TemperatureSampling(...)`,
+            `TopKSampling(...)`; `TopPSampling(0.9)`, the evaluation protocol's, where None.
+          steering: what changes the distribution before a draw, in order: `[BannedWords()]`.
+          batch_size: samples at once; changes speed and memory, not the text.
+          output_dir: where the records go, to stay; a rerun goes on there.
+
+        Raises:
+          UserError: for prompts beyond the context, or a value that does not fit.
+        """
+        place = Place(output_dir)
+        settings: dict[str, Any] = {
+            "checkpoint_path": self.path,
+            "output_dir": place.output,
+            "input": inputs.prompt_file(prompts, place.scratch),
+            "num_samples": k,
+            "max_new_tokens": max_new_tokens,
+            "random_seed": seed,
+            "steering": steering,
+            "batch_size": batch_size,
+            "dtype": self.config.dtype,
+            "mesh_shape": self.mesh_shape,
+        }
+        if sampling is not None:
+            settings["sampling"] = sampling
+        said_as = {settings["input"]: "prompts", "num_samples": "k", "random_seed": "seed"}
+        call("generate", settings, quiet=place.is_temporary, said_as=said_as, loaded=self.loaded)
+        written = tuple(records.read_prompts(place.output))
+        return Generations(written, place.output, self.path, (place,))
+
+    def perplexity(self, texts: Texts, *, batch_size: int = 32) -> Perplexity:
+        """The perplexity of documents, by token (`value`) and by white-space word (`words`).
+
+        Args:
+          texts: a document, a list of them, or the path of a file.
+          batch_size: windows at once.
+
+        Raises:
+          UserError: for texts that cannot be read.
+        """
+        place = Place(None)
+        file = inputs.text_file(texts, place.scratch)
+        return perplexity.checkpoint_perplexity(
+            self.path, file, batch_size, self.mesh_shape, self.loaded
+        )
+
+    def train(
+        self,
+        texts: Texts,
+        model_dir: str | os.PathLike[str],
+        *,
+        validation: Texts | None = None,
+        gin_files: Sequence[str] = (),
+        **settings: Unpack[TrainSettings],
+    ) -> Model:
+        """Trains on from this model: the verb `train`, whole or through an adaptation.
+
+        Args:
+          texts: documents, or the path of their file.
+          model_dir: where checkpoints and the log go; a rerun goes on there.
+          validation: documents whose loss is logged.
+          gin_files: layers below the settings.
+          **settings: macros of the verb in lower case, `task_feature_lengths={"targets": 128},
+            train_steps=100, adaptation=LoRAConfig(rank=8)`.
+
+        Returns:
+          The trained model, loaded.
+
+        Raises:
+          UserError: for settings that do not fit each other, the texts or the model.
+        """
+        place = Place(None)
+        known: dict[str, Any] = {
+            "model_dir": os.fspath(model_dir),
+            "initial_checkpoint_path": self.path,
+            "input": inputs.text_file(texts, place.scratch),
+            "vocabulary_path": checkpoints.vocabulary_dir(self.path),
+            "mesh_shape": self.mesh_shape,
+        }
+        if validation is not None:
+            known["validation_input"] = inputs.text_file(validation, place.scratch, "validation")
+        refuse_given(settings, known, "train")
+        said_as = {known["input"]: "texts"}
+        call("train", {**known, **settings}, gin_files=gin_files, said_as=said_as)
+        return load(model_dir, mesh_shape=self.mesh_shape)
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __repr__(self) -> str:
+        config, spec = self.config, self.loaded.spec
+        added = f", {type(spec.adaptation).__name__}" if spec.adaptation else ""
+        return (
+            f"Model({self.path!r}, {self.num_parameters:,} parameters, {config.num_layers} layers, "
+            f"context {config.max_length}, vocabulary {config.vocab_size:,}{added})"
+        )
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: Dtype | None = None,
+    mesh_shape: Mapping[str, int] | None = None,
+) -> Model:
+    """Loads a checkpoint that detox_jax trained or imported.
+
+    Args:
+      path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      dtype: of activations; the checkpoint's own where None.
+      mesh_shape: size of the mesh axes, `{"fsdp": 4, "model": 2}`; all devices on `data` where
+        None.
+
+    Raises:
+      UserError: if it is missing or damaged; for a Hugging Face model with the command that
+        imports it.
+    """
+    checkpoint = os.fspath(path)
+    try:
+        mesh = meshes.create_mesh(mesh_shape)
+        return Model(checkpoint, checkpoints.load_model(checkpoint, mesh, dtype), mesh_shape)
+    except UserError as error:
+        raise UserError(in_python(str(error), {"mesh_shape": mesh_shape})) from None
+
+
+def refuse_given(settings: Mapping[str, Any], known: Mapping[str, Any], verb: str) -> None:
+    """Refuses a setting that the call itself makes of its other arguments.
+
+    Raises:
+      UserError: naming it.
+    """
+    if twice := sorted(settings.keys() & known.keys()):
+        raise UserError(f"{verb}: {', '.join(twice)} is given by the call's own arguments")

@@ -1,0 +1,188 @@
+"""The verbs that need no model in hand: `score`, `evaluate`, `sgeat`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+from detox_jax import records
+from detox_jax.api import inputs
+from detox_jax.api.calls import Place, call
+from detox_jax.api.gin_lines import Reference
+from detox_jax.api.inputs import Texts
+from detox_jax.api.keywords import EvaluateSettings, SgeatSettings
+from detox_jax.api.texts import Generations, Scores
+from detox_jax.bound_values import suggestion
+from detox_jax.errors import UserError
+from detox_jax.toxicity.scorer import ToxicityScorer
+
+if TYPE_CHECKING:
+    from detox_jax.api.evaluation import Evaluation, Run
+    from detox_jax.api.model import Model
+    from detox_jax.evaluation.evaluate import Evaluated
+
+SCORERS = {"ngram": "@ngram.NgramScorer()", "lexicon": "@lexicon.LexiconScorer()"}
+AnyPath = str | os.PathLike[str]
+
+
+@overload
+def score(
+    texts: Generations,
+    scorer: str | ToxicityScorer = "ngram",
+    *,
+    output_dir: AnyPath | None = None,
+) -> Generations: ...
+@overload
+def score(
+    texts: Texts,
+    scorer: str | ToxicityScorer = "ngram",
+    *,
+    output_dir: AnyPath | None = None,
+) -> Scores | Generations: ...
+def score(
+    texts: Texts | Generations,
+    scorer: str | ToxicityScorer = "ngram",
+    *,
+    output_dir: AnyPath | None = None,
+) -> Scores | Generations:
+    """The toxicity of texts, or of continuations without their prompts: the verb `score`.
+
+    Needs no JAX.
+
+    Args:
+      texts: a text, a list of them, the path of a file, or what `Model.generate` returned.
+      scorer: `ngram`, the embedded classifier; `lexicon`, a list of mild insults; or an object with
+        `name`, `fingerprint` and `score`, such as `ClassifierScorer(...)`.
+      output_dir: where the scored records go, to stay.
+
+    Returns:
+      A sequence of a number a text; of continuations the same with `toxicity` filled in.
+
+    Raises:
+      UserError: for texts that cannot be read, or a scorer that lacks what it needs.
+    """
+    place = Place(output_dir)
+    settings: dict[str, Any] = {"output_dir": place.output}
+    given: dict[str, Any] = {}
+    if isinstance(scorer, str):
+        if scorer not in SCORERS:
+            meant = suggestion(scorer, SCORERS)
+            raise UserError(
+                f"scorer={scorer!r}: one of {', '.join(SCORERS)}, or an object with name, "
+                f"fingerprint and score{meant}"
+            )
+        settings["scorer"] = Reference(SCORERS[scorer])
+    else:
+        given["scorer"] = scorer
+    settings["input"] = inputs.text_file(texts, place.scratch)
+    said_as = {settings["input"]: "texts"}
+    call("score", settings, quiet=place.is_temporary, said_as=said_as, **given)
+    written = tuple(records.read_records(place.output))
+    if isinstance(written[0], records.Prompt):
+        prompts = tuple(record for record in written if isinstance(record, records.Prompt))
+        if isinstance(texts, Generations):
+            return Generations(
+                prompts, place.output, texts.checkpoint_path, (*texts._places, place)
+            )
+        return Generations(prompts, place.output, None, (place,))
+    documents = tuple(record for record in written if isinstance(record, records.Document))
+    return Scores(documents, place.output, (place,))
+
+
+def evaluate(
+    methods: Mapping[str, Generations | AnyPath | Evaluated],
+    *,
+    baseline: str = "base",
+    heldout: Texts | None = None,
+    reference: Model | AnyPath | None = None,
+    output_dir: AnyPath | None = None,
+    **settings: Unpack[EvaluateSettings],
+) -> Evaluation:
+    """Scored continuations of several methods side by side: the verb `evaluate`.
+
+    Args:
+      methods: by name; all of the same prompts and decoded alike, but for steering.
+      baseline: what the others are compared with.
+      heldout: documents for the perplexity of the models that wrote them.
+      reference: a model under which the continuations are read for their perplexity.
+      output_dir: where results go, to stay.
+      **settings: macros of the verb in lower case, `bootstrap_draws=1000`.
+
+    Raises:
+      UserError: for methods that do not compare, or have no scores.
+    """
+    from detox_jax.api.evaluation import Evaluation
+    from detox_jax.api.model import refuse_given
+    from detox_jax.evaluation import results_files
+
+    place = Place(output_dir)
+    known: dict[str, Any] = {
+        "methods": {name: _method(name, given) for name, given in methods.items()},
+        "output_dir": place.output,
+        "baseline": baseline,
+        "reference": reference,
+    }
+    if heldout is not None:
+        known["heldout"] = inputs.text_file(heldout, place.scratch, "heldout")
+    refuse_given(settings, known, "evaluate")
+    call("evaluate", {**known, **settings}, quiet=place.is_temporary)
+    return Evaluation(results_files.load(place.output), place)
+
+
+def _method(name: str, given: Any) -> Any:
+    """What the verb is told of a method; one that steers is meant to."""
+    from detox_jax.evaluation.evaluate import Evaluated
+
+    if not isinstance(given, Generations):
+        return given
+    if not given.is_scored:
+        raise UserError(f"methods[{name!r}] has no scores; give detox_jax.score(...) of it")
+    steers = bool(given.manifest.get("generated", {}).get("steering"))
+    own = ("steering",) if steers else ()
+    return Evaluated(given.directory, given.checkpoint_path, own_decoding=own)
+
+
+def sgeat(
+    base: Model | AnyPath | None,
+    output_dir: AnyPath,
+    *,
+    prompts: Texts | None = None,
+    heldout: Texts | None = None,
+    gin_files: Sequence[str] = (),
+    **settings: Unpack[SgeatSettings],
+) -> Run:
+    """The whole method: the verb `sgeat`, which leaves every step in `output_dir`.
+
+    Args:
+      base: the model to detoxify; None where a gin file trains one.
+      output_dir: where everything goes; a rerun skips what is finished.
+      prompts: what the models are compared on.
+      heldout: nontoxic documents, for perplexity.
+      gin_files: layers below the settings, `["gin_configs/experiments/demo.gin"]`.
+      **settings: macros of the verb in lower case, `num_documents=2000, learning_rate=2e-4`.
+
+    Raises:
+      UserError: for what the command line refuses, before the first step.
+    """
+    from detox_jax.api.evaluation import Evaluation, Run
+    from detox_jax.api.model import refuse_given
+    from detox_jax.evaluation import results_files
+
+    place = Place(output_dir)
+    known: dict[str, Any] = {"output_dir": place.output}
+    if base is not None:
+        known["initial_checkpoint_path"] = base
+    if prompts is not None:
+        known["prompts_input"] = inputs.prompt_file(prompts, place.scratch)
+    if heldout is not None:
+        known["heldout"] = inputs.text_file(heldout, place.scratch, "heldout")
+    refuse_given(settings, known, "sgeat")
+    said_as = {"prompts_input": "prompts", "initial_checkpoint_path": "base"}
+    call("sgeat", {**known, **settings}, gin_files=gin_files, said_as=said_as)
+    judged = {
+        Path(source).name: Evaluation(results_files.load(source))
+        for source in results_files.of_each_scorer(str(Path(place.output) / "evaluation"))
+    }
+    return Run(place.output, judged)

@@ -1,0 +1,118 @@
+"""Keywords are the run files' macros, and mistakes read as Python."""
+
+import json
+import re
+
+import pytest
+
+import detox_jax as dj
+from detox_jax import cli
+from detox_jax.api import calls, keywords
+from tests.conftest import SENTENCES
+
+# What the calls make of their own arguments.
+TRAIN = {"model_dir", "initial_checkpoint_path", "input", "validation_input", "vocabulary_path"}
+SGEAT = {"output_dir", "initial_checkpoint_path", "prompts_input", "heldout"}
+EVALUATE = {"methods", "output_dir", "baseline", "heldout", "reference"}
+# What gin files give: tasks and functions.
+TRAIN |= {"mixture_or_task_name", "cache_dir", "mesh_shape"}
+SGEAT |= {"corpora", "judges", "scorer", "cached_scorer"}
+SGEAT |= {"prepare", "train_vocabulary", "pretrain"}
+
+
+def macros(file):
+    text = file.read_text()
+    names = {name.lower() for name in re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.M)}
+    for included in re.findall(r"^include '(.+)'", text, re.M):
+        names |= macros(cli._package_root() / included)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "others"),
+    [
+        ("train", keywords.TrainSettings, TRAIN),
+        ("sgeat", keywords.SgeatSettings, SGEAT),
+        ("evaluate", keywords.EvaluateSettings, EVALUATE),
+    ],
+)
+def test_every_macro_is_a_keyword_or_an_argument(verb, settings, others):
+    named = set(settings.__annotations__)
+    assert not named & others
+    assert named | others == macros(cli._run_file(verb))
+
+
+def test_defaults_of_generate_are_the_run_files():
+    defaults = dj.Model.generate.__kwdefaults__
+    text = cli._run_file("generate").read_text()
+    names = {"k": "NUM_SAMPLES", "seed": "RANDOM_SEED"}
+    for name in ("k", "max_new_tokens", "seed", "batch_size"):
+        assert f"\n{names.get(name, name.upper())} = {defaults[name]}\n" in text
+
+
+@pytest.fixture(scope="module")
+def model(model_dir):
+    return dj.load(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda m, p: m.generate(["a"], k=0), r"k: must be at least 1, got 0; for example k=25"),
+        (lambda m, p: m.generate(["a"], k="x"), r"k: expected a whole number, got 'x'"),
+        (lambda m, p: m.generate(["a"], seed=-1), r"seed: must be from 0"),
+        (lambda m, p: m.generate(["a " * 99]), r"has \d+ tokens.*or lower max_new_tokens"),
+        (lambda m, p: m.generate(["a"], steering=[dj.BannedWords]), "give BannedWords"),
+        (lambda m, p: m.generate(["a"], steering=["x"]), "steering: item 0: expected a Method"),
+        (lambda m, p: m.generate(["a"], sampling="greedy"), "expected a Sampling, got 'greedy'$"),
+        (lambda m, p: m.generate(["a"], sampling=object()), "no setting can hold a object"),
+        (lambda m, p: m.generate([]), "^prompts is empty"),
+        (lambda m, p: m.generate(["a", 3]), r"^prompts\[1\] is 3; expected text$"),
+        (lambda m, p: m.generate(3), "^prompts is 3; give a list of texts"),
+        (lambda m, p: m.generate(p / "no.jsonl"), "^prompts: no such file"),
+        (lambda m, p: m.generate([{"prompt": 3}]), r"^prompts:1: "),
+        (lambda m, p: m.train(SENTENCES, p / "t"), "pass task_feature_lengths=..."),
+        (lambda m, p: m.train(SENTENCES, p / "t", batch_siz=3), "did you mean batch_size?"),
+        (lambda m, p: m.train(SENTENCES, p / "t", input=3), "input is given by the call's own"),
+        (
+            lambda m, p: m.train(
+                SENTENCES, p / "t", task_feature_lengths={"targets": 32}, learning_rate="fast"
+            ),
+            "learning_rate: expected a number, got 'fast'; for example learning_rate=2e-05",
+        ),
+        (lambda m, p: dj.sgeat(m, p / "r", num_document=3), "did you mean num_documents?"),
+        (lambda m, p: dj.sgeat(m, p / "r"), "^required and not set: prompts; pass prompts="),
+        (lambda m, p: dj.sgeat(m, p / "r", gin_files=["no.gin"]), "^gin_files: no.gin: no such"),
+        (lambda m, p: dj.score("README.md"), r"give pathlib.Path\('README.md'\) to read it"),
+        (lambda m, p: dj.score(["a"], "ngrm"), "did you mean ngram?"),
+        (lambda m, p: dj.score(["a"], object()), "expected an object with name, fingerprint"),
+        (lambda m, p: dj.load(p / "none"), "none: no such checkpoint"),
+    ],
+)
+def test_mistakes_are_one_line_in_the_words_of_python(model, tmp_path, mistake, message):
+    with pytest.raises(dj.UserError, match=message) as caught:
+        mistake(model, tmp_path)
+    said = str(caught.value)
+    assert "\n" not in said and "--gin" not in said and isinstance(caught.value, ValueError)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_continuations_without_scores_are_not_evaluated(tmp_path):
+    manifest = {"complete": True, "verb": "generate", "settings": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(dj.UserError, match=r"methods\['base'\] has no scores; give detox_jax"):
+        dj.evaluate({"base": dj.Generations((), str(tmp_path))})
+
+
+def test_a_hugging_face_model_is_refused_with_the_command(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(dj.UserError, match="detox-jax convert --from_hf="):
+        dj.load(tmp_path)
+
+
+def test_words_that_are_no_macros_stay():
+    said = "A.B: EMT of JSON is 3; lower MAX_NEW_TOKENS, see CONFIG"
+    assert calls.in_python(said, ["max_new_tokens"]) == said.replace(
+        "MAX_NEW_TOKENS", "max_new_tokens"
+    )

@@ -1,0 +1,229 @@
+"""A call from Python and the command line write the same, and no call leaves anything in gin."""
+
+import json
+import threading
+from pathlib import Path
+
+import gin
+import pytest
+
+import detox_jax as dj
+from detox_jax import cli, record_ids
+from detox_jax.output_settings import without_notes
+from tests.conftest import SENTENCES
+
+PROMPTS = ["So", "What a day,", "So", "I think"]
+
+
+@pytest.fixture(scope="module")
+def model(model_dir):
+    return dj.load(model_dir)
+
+
+@pytest.fixture(scope="module")
+def prompt_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    # One comes back: a file may hold a few such among hundreds, here it needs an id.
+    ids = [None, None, f"{record_ids.content_id('So')}-2", None]
+    lines = [{"id": id, "prompt": {"text": text}} for id, text in zip(ids, PROMPTS, strict=True)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def shards(directory):
+    return {path.name: path.read_bytes() for path in directory.glob("*.jsonl")}
+
+
+def manifest(directory):
+    return without_notes(json.loads((directory / "manifest.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Settings that differ from the defaults."""
+    words = tmp_path_factory.mktemp("words") / "words.txt"
+    words.write_text("idiot\nlate\n")
+    return {
+        **{"k": 3, "max_new_tokens": 6, "seed": 7},
+        "sampling": dj.TopKSampling(9),
+        "steering": [dj.BannedWords(words)],
+    }
+
+
+def run(*argv):
+    assert cli.main(list(argv)) == 0
+
+
+def test_generate_and_score(model, prompt_file, drawn, tmp_path):
+    run(
+        "generate",
+        f"--gin.CHECKPOINT_PATH={model.path}",
+        f"--gin.INPUT={prompt_file}",
+        f"--gin.OUTPUT_DIR={tmp_path / 'command'}",
+        "--gin.NUM_SAMPLES=3",
+        "--gin.MAX_NEW_TOKENS=6",
+        "--gin.RANDOM_SEED=7",
+        "--gin.SAMPLING=@sampling.TopKSampling()",
+        "--gin.TOP_K=9",
+        "--gin.STEERING=[@words.BannedWords()]",
+        f"--gin.words.BannedWords.words_file={drawn['steering'][0].words_file}",
+    )
+    generations = model.generate(PROMPTS, output_dir=tmp_path / "python", **drawn)
+    written = shards(tmp_path / "command")
+    assert shards(tmp_path / "python") == written != {}
+    assert [prompt.text for prompt in generations] == PROMPTS
+    assert generations.texts[0] != generations.texts[2]  # other draws for another id
+    ours, theirs = manifest(tmp_path / "python"), manifest(tmp_path / "command")
+    for of in (ours, theirs):
+        del of["settings"]["prompts"]  # its file's bytes: Python writes the ids that it makes
+        del of["settings"]["dtype"]
+    assert ours == theirs
+
+    run(
+        "score",
+        f"--gin.INPUT={tmp_path / 'command'}",
+        f"--gin.OUTPUT_DIR={tmp_path / 'scored'}",
+        "--gin.SCORER=@lexicon.LexiconScorer()",
+    )
+    for scorer in ("lexicon", dj.LexiconScorer()):
+        scored = dj.score(generations, scorer)
+        assert shards(tmp_path / "scored") == shards(Path(scored.directory))
+        assert scored.is_scored and not generations.is_scored
+
+
+def test_a_file_is_read_as_the_command_line_reads_it(model, prompt_file, tmp_path):
+    given = {"k": 2, "max_new_tokens": 4}
+    from_file = model.generate(prompt_file, output_dir=tmp_path / "file", **given)
+    assert from_file.texts == model.generate(PROMPTS, **given).texts
+    # What is there already is returned, and another setting is refused.
+    assert model.generate(prompt_file, output_dir=tmp_path / "file", **given) == from_file
+    with pytest.raises(dj.UserError, match="made with other settings"):
+        model.generate(prompt_file, output_dir=tmp_path / "file", seed=1, **given)
+
+
+def test_the_configuration_repeats_the_call(model, prompt_file, drawn, tmp_path):
+    model.generate(prompt_file, output_dir=tmp_path / "python", **drawn)
+    config = tmp_path / "python" / "config.gin"
+    run("generate", f"--gin_file={config}", f"--gin.OUTPUT_DIR={tmp_path / 'again_'}")
+    assert shards(tmp_path / "again_") == shards(tmp_path / "python")
+    repeated = (tmp_path / "again_" / "config.gin").read_text()
+    assert repeated.replace("again_", "python") == config.read_text()
+
+
+def test_calls_in_one_process_leave_nothing_behind(model, drawn):
+    """Gin has one configuration a process; a user's own, locked even, stays as it is."""
+    plain = model.generate(["So"], k=2, max_new_tokens=4)
+    gin.clear_config()
+    gin.parse_config("MINE = 3\nmine/gin.macro.value = 4")
+    gin.constant("mine.CONSTANT", 5)
+    gin.config._set_config_is_locked(True)
+    before = gin.config_str()
+    try:
+        other = model.generate(["So"], **drawn)
+        with pytest.raises(dj.UserError, match="k: must be at least 1"):
+            model.generate(["So"], k=0)
+        dj.score(["A text."], "lexicon")
+        assert gin.config_str() == before and gin.config_is_locked()
+        assert gin.config._CONSTANTS["mine.CONSTANT"] == 5
+    finally:
+        gin.clear_config(clear_constants=True)
+    again = model.generate(["So"], k=2, max_new_tokens=4)
+    assert without_notes(again.manifest) == without_notes(plain.manifest)
+    assert again.texts == plain.texts
+    assert other.manifest["settings"]["sampling"]["method"] == "TopKSampling"
+    assert again.manifest["settings"]["sampling"]["method"] == "TopPSampling"
+    assert dj.score(["A text."]).scorer["name"] == "ngram"  # the default again
+
+
+def test_threads_take_turns(model):
+    """Gin's configuration is the process's, not the thread's."""
+    alone = {
+        seed: model.generate(["So"], k=2, max_new_tokens=4, seed=seed).texts for seed in (1, 2)
+    }
+    found = {}
+
+    def generate(seed):
+        found[seed] = model.generate(["So"], k=2, max_new_tokens=4, seed=seed).texts
+
+    threads = [threading.Thread(target=generate, args=(seed,)) for seed in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == alone and alone[1] != alone[2]
+
+
+def test_perplexity(model, tmp_path):
+    from detox_jax.evaluation.perplexity import checkpoint_perplexity
+
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES))
+    expected = checkpoint_perplexity(model.path, str(documents))
+    assert model.perplexity(SENTENCES) == model.perplexity(documents) == expected
+
+
+@pytest.fixture
+def configured(monkeypatch):
+    """What gin holds when a verb would begin, which then does nothing."""
+    seen = []
+
+    def prepared(arguments):
+        verb, defaults = cli.load_config(arguments)
+        cli.configuration.check(verb, defaults, arguments.bindings)
+        seen.append(gin.config_str())
+        return (lambda **given: None), []
+
+    monkeypatch.setattr(cli, "prepared", prepared)
+    return seen
+
+
+def test_sgeat_is_configured_as_from_the_command_line(model, configured, tmp_path):
+    place = tmp_path / "run"
+    flags = [
+        "--gin_file=gin_configs/experiments/demo.gin",
+        f"--gin.OUTPUT_DIR={place}",
+        f"--gin.INITIAL_CHECKPOINT_PATH={model.path}",
+        f"--gin.PROMPTS_INPUT={tmp_path / 'prompts.jsonl'}",
+        "--gin.NUM_DOCUMENTS=12",
+        "--gin.TASK_FEATURE_LENGTHS={'targets': 32}",
+        "--gin.METHODS={'words': {'decoding': {'steering': [@words.BannedWords()]}}}",
+    ]
+    cli.main(["sgeat", *flags])
+    with pytest.raises(dj.UserError, match="no such file"):  # no results: nothing was done
+        dj.sgeat(
+            model,
+            place,
+            prompts=tmp_path / "prompts.jsonl",
+            gin_files=["gin_configs/experiments/demo.gin"],
+            num_documents=12,
+            task_feature_lengths={"targets": 32},
+            methods={"words": {"decoding": {"steering": [dj.BannedWords()]}}},
+        )
+    command, python = configured
+    python = python.replace("@methods/words.BannedWords()", "@words.BannedWords()")
+    python = "\n".join(line for line in python.split("\n") if "methods/words" not in line)
+    assert set(python.split("\n")) == set(command.split("\n"))
+
+
+def test_train_is_configured_as_from_the_command_line(model, configured, tmp_path, monkeypatch):
+    monkeypatch.setattr("detox_jax.api.model.load", lambda path, **other: path)
+    file = tmp_path / "texts.jsonl"
+    flags = [
+        f"--gin.MODEL_DIR={tmp_path / 'trained'}",
+        f"--gin.INITIAL_CHECKPOINT_PATH={model.path}",
+        f"--gin.INPUT={file}",
+        f"--gin.VOCABULARY_PATH={model.path}/vocabulary",
+        "--gin.TASK_FEATURE_LENGTHS={'targets': 32}",
+        "--gin.TRAIN_STEPS=2",
+        "--gin.LEARNING_RATE=1e-3",
+    ]
+    cli.main(["train", *flags])
+    model.train(
+        file,
+        tmp_path / "trained",
+        task_feature_lengths={"targets": 32},
+        train_steps=2,
+        learning_rate=1e-3,
+    )
+    command, python = configured
+    assert python == command
