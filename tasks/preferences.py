@@ -19,8 +19,8 @@ import tensorflow as tf
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
-from tasks.corpora import SHUFFLE_BUFFER
 from tasks.memory_source import MemorySource
+from tasks.text_source import SHUFFLE_BUFFER
 from tasks.vocabularies import SeqioBPEVocabulary
 
 _TEXTS = ("prompt", "chosen", "rejected")

@@ -22,6 +22,7 @@ BASICS = {
     "records",
     "tokenizer_files",
     "vocabulary",
+    "chat",
 }
 MODEL = {*BASICS, "models", "parallel", "checkpoints"}
 # What each room may import beside itself, the lowest room first: none may name one below it in this
@@ -55,6 +56,7 @@ ALLOWED = {
         *("bad_records", "errors", "kinds", "output_settings", "outputs", "preview", "records"),
         "tokenizer_files",
     },
+    "chat": {"errors", "kinds", "tokenizer_files", "vocabulary"},
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,
     "generation": MODEL,
