@@ -60,6 +60,7 @@ VALUE_FLAGS = {
         "--to_hf": "TO_HF",
         "--from_t5x": "FROM_T5X",
         "--to_t5x": "TO_T5X",
+        "--push_to_hub": "PUSH_TO_HUB",
     },
     "lm_eval": {"--checkpoint": "CHECKPOINT_PATH", "--tasks": "TASKS", "--output": "OUTPUT_DIR"},
     "plan": {"--topology": "TOPOLOGY", "--mesh": "MESH_SHAPE"},

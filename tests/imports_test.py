@@ -68,7 +68,8 @@ ALLOWED = {
     # The model card shows what was measured.
     "interop": {
         *MODEL,
-        *(f"evaluation.{name}" for name in ("results", "results_files", "soundness", "statistics")),
+        *(f"evaluation.{name}" for name in ("results", "results_files", "rows", "soundness")),
+        "evaluation.statistics",
     },
     # A classifier is read where it lies, in its Hugging Face directory, and written there.
     "classifiers": {*MODEL, "training", "toxicity", "interop"},

@@ -19,6 +19,7 @@ from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.interop import (
+    hub_upload,
     huggingface,
     model_card,
     peft_import,
@@ -63,6 +64,11 @@ def convert(
     model: TransformerConfig | None = None,
     vocabulary: str | None = None,
     adaptation: Adaptation | None = None,
+    push_to_hub: str | None = None,
+    hub_private: bool = True,
+    hub_revision: str | None = None,
+    commit_message: str | None = None,
+    license: str | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Converts in one direction: from Hugging Face or T5X, or to it.
@@ -87,6 +93,11 @@ def convert(
       model: sizes of an imported T5X model that has no `base`.
       vocabulary: directory of its vocabulary.
       adaptation: what T5X trained, beside `base`.
+      push_to_hub: a repository of the hub, OWNER/NAME, to upload the export to.
+      hub_private: whether a repository that this makes is private.
+      hub_revision: the branch that it goes to; the main one where None.
+      commit_message: of the upload.
+      license: on the model card, by the hub's name of it; the base's where None.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -109,6 +120,12 @@ def convert(
     ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
     ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
     given = {name: end for name, end in ends.items() if end is not None}
+    upload = None
+    if push_to_hub is not None:
+        if to_hf is None:
+            raise UserError("--push_to_hub uploads what --to_hf writes; give both")
+        upload = hub_upload.Upload(push_to_hub, hub_private, hub_revision, commit_message)
+        upload.check()
     if check_only:
         return [_preview(given, results, base)]
     match given:
@@ -123,7 +140,10 @@ def convert(
                 results=results,
                 max_shard_bytes=int(max_shard_gb * 1e9),
                 verify=verify,
+                license=license,
             )
+            if upload is not None:
+                print(f"{target}: uploaded, {upload.push(epath.Path(target))}")
         case {"from_t5x": str(start), "to": str(target), **rest} if not rest:
             described = t5x_checkpoints.Description.of(base, model, vocabulary, adaptation)
             import_t5x(start, target, described)
@@ -266,6 +286,8 @@ def import_model(
         del arrays
         stack.close()
         origin = huggingface.origin(source, settings["source"])
+        if card := model_card.inherited(directory):
+            origin["card"] = card
         outputs.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory), _written(source))
@@ -328,6 +350,7 @@ def export_model(
     results: str | None,
     max_shard_bytes: int,
     verify: bool,
+    license: str | None = None,
 ) -> None:
     """Writes a Hugging Face directory from a checkpoint.
 
@@ -339,6 +362,7 @@ def export_model(
       results: a `results.json` of `evaluate`, or its directory, for the model card; None for none.
       max_shard_bytes: the limit of a file of weights.
       verify: whether transformers must give the same logits before the output counts as complete.
+      license: on the card; the base's where None.
 
     Raises:
       UserError: for settings that cannot be, or a model that has no Hugging Face form.
@@ -363,6 +387,7 @@ def export_model(
         "merge_lora": merge_lora,
         "results": None if card_of is None else records.describe_input(str(card_of)),
         "max_shard_bytes": max_shard_bytes,
+        **({} if license is None else {"license": license}),
     }
     with staged(to_hf, settings) as output:
         if output is None:
@@ -378,8 +403,18 @@ def export_model(
             share = _write_whole(export, output.path, max_shard_bytes)
             if verify:
                 _module("verify").verify(source, str(output.path), export.dtype)
-        card = model_card.render(checkpoint, export.recorded, measured, export.dtype)
-        outputs.write_bytes(output.path / "README.md", card.encode())
+        card = model_card.render(
+            model_card.Exported(
+                checkpoint,
+                source,
+                export.recorded,
+                measured,
+                export.dtype,
+                _kind(adaptation) if alone else "whole",
+                license,
+            )
+        )
+        outputs.write_bytes(output.path / model_card.CARD_FILE, card.encode())
         output.finish()
     print(f"{to_hf}: written, {export.dtype}")
     if share:
@@ -422,7 +457,7 @@ def _open_export(source: str, dtype: str | None) -> _Export:
 def _write_adaptation(export: _Export, directory: epath.Path) -> None:
     """The adaptation alone, in the layout that its library reads, naming its base."""
     checkpoint = export.checkpoint
-    kind = "adapterhub" if isinstance(checkpoint.spec.adaptation, _ADAPTERS) else "peft"
+    kind = _kind(checkpoint.spec.adaptation)
     family = huggingface.choose_family(checkpoint.spec.config, export.recorded).model_type
     base = checkpoint.base or checkpoint
     revision = (export.recorded or {}).get("source", {}).get("revision")
@@ -433,6 +468,11 @@ def _write_adaptation(export: _Export, directory: epath.Path) -> None:
         base_name_or_path=_base_name(export.recorded, base),
         **({"revision": revision} if kind == "peft" else {}),
     )
+
+
+def _kind(adaptation: Adaptation | None) -> str:
+    """The module that writes an adaptation alone."""
+    return "adapterhub" if isinstance(adaptation, _ADAPTERS) else "peft"
 
 
 def _base_name(recorded: Mapping[str, Any] | None, base: Checkpoint) -> str:
