@@ -12,6 +12,7 @@ Up to 0.4.13 it knows its own models alone; this module is then the same command
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -19,6 +20,7 @@ from detox_jax.errors import UserError
 from detox_jax.zero_shot.harness_model import HarnessModel, import_harness
 
 NAME = "detox_jax"
+_MODULE = "detox_jax.zero_shot.harness_plugin"  # also where it runs as a command
 _BASE: Any = import_harness().api.model.TemplateLM
 
 
@@ -56,14 +58,11 @@ class DetoxJax(HarnessModel, _BASE):
 
 def main() -> None:
     """The harness's command, which knows this model."""
-    import_harness()
-    from lm_eval import __main__ as command
-    from lm_eval.api.registry import model_registry
-
-    if model_registry.get(NAME, None) is None:
-        model_registry.register(NAME, target=f"{__spec__.name}:{DetoxJax.__name__}")
+    registry = importlib.import_module("lm_eval.api.registry").model_registry
+    if registry.get(NAME, None) is None:
+        registry.register(NAME, target=f"{_MODULE}:{DetoxJax.__name__}")
     try:
-        command.cli_evaluate()
+        importlib.import_module("lm_eval.__main__").cli_evaluate()
     except UserError as error:
         sys.exit(f"detox-jax: error: {error}")
 
