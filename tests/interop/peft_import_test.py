@@ -13,8 +13,9 @@ from detox_jax import cli, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import places, streamed
 from detox_jax.errors import UserError
-from detox_jax.interop import convert, peft
-from tests.interop import families_made, reference
+from detox_jax.interop import convert, peft, peft_import
+from detox_jax.models.adaptation import LoRAConfig
+from tests.interop import families_made, peft_test, reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -175,6 +176,21 @@ def test_fused_projections_keep_their_one_matrix(model_dir, tmp_path):
     name = "transformer.h.1.attn.c_attn.weight"
     a, b = (tensors[f"base_model.model.{name[:-7]}.lora_{x}.weight"] for x in "AB")
     np.testing.assert_allclose(merged[name], base[name] + (b @ a).T * 7 / 3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", peft_test.CONFIGS)
+def test_what_goes_out_comes_in_for_every_layout(family, tmp_path, vocabulary):
+    """Fused or not, by blocks or by heads: the sums of our own export are what was exported."""
+    lora = LoRAConfig(rank=3, alpha=70.0, target_modules=peft_test.ALL)
+    config = peft_test.CONFIGS[family]
+    path, params = peft_test.adapted(tmp_path, vocabulary, config, lora)
+    peft.export(path, str(tmp_path / "out"), "some/base", family)
+    adapter = peft_import.open_adapter(epath.Path(tmp_path / "out"))
+    back, arrays = peft_import.read(adapter, config, family)
+    ours, theirs = peft_test.deltas(params, lora), peft_test.deltas(streamed.nested(arrays), back)
+    assert ours.keys() == theirs.keys()
+    for name, delta in ours.items():
+        np.testing.assert_allclose(theirs[name], delta, atol=1e-4)
 
 
 @pytest.mark.parametrize(
