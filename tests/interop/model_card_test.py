@@ -73,7 +73,7 @@ def test_this_models_rows_are_its_model_index(imported, tmp_path):
         results_made.made_row("sgeat | standard", "toxic", 0.75, float("nan"), 12.5),
     )
     methods = {
-        "base": {"checkpoint": {"path": "x", "step": 0, "made_from": "0"}},
+        "base": {"checkpoint": {"path": "x", "step": None, "made_from": "0"}},
         "sgeat | standard": {"checkpoint": identity.identity(str(imported))},
     }
     provenance = Provenance(settings={"methods": methods})
