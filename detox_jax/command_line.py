@@ -42,6 +42,7 @@ _VALUE_FLAGS = {
         "--to_hf": "TO_HF",
         "--from_t5x": "FROM_T5X",
         "--to_t5x": "TO_T5X",
+        "--push_to_hub": "PUSH_TO_HUB",
     },
     "lm_eval": {"--tasks": "TASKS"},
     "plan": {"--topology": "TOPOLOGY", "--mesh": "MESH_SHAPE"},

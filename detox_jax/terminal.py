@@ -129,7 +129,7 @@ def bar(description: str, total: int, completed: int = 0, unit: str = "") -> Ite
 
         def advance(amount: int = 1, note: str | None = None, *, earlier: bool = False) -> None:
             COMPILATIONS.went_on()
-            said = {} if note is None else {"note": f", {note}"}
+            said: dict[str, Any] = {} if note is None else {"note": f", {note}"}
             if earlier:
                 display.tasks[0].completed += amount
                 amount = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
@@ -95,6 +95,11 @@ class Vocabulary:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
             outputs.write_bytes(directory / name, content)
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The tokenizer's own files that `save` writes, by name."""
+        return self._files
 
     @property
     def files_sha256(self) -> str:

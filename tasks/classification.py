@@ -21,8 +21,8 @@ import tensorflow as tf
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
-from tasks.corpora import SHUFFLE_BUFFER
 from tasks.memory_source import MemorySource
+from tasks.text_source import SHUFFLE_BUFFER
 
 DATA_VARIABLE = "DETOX_JAX_DATA"
 CIVIL_COMMENTS_LABELS = (

@@ -8,153 +8,30 @@ for T5X and `seqio_cache_tasks`; there the environment says where files and voca
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import seqio
 import tensorflow as tf
-from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import jsonl, outputs, records
+from detox_jax import chat
 from detox_jax.errors import UserError
-from tasks import metrics
+from detox_jax.vocabulary import Vocabulary
+from tasks import conversations, metrics
 from tasks.cached_text import TextTask
-from tasks.memory_source import MemorySource
+from tasks.text_source import (
+    SHUFFLE_BUFFER,
+    TEXTS_AT_ONCE,
+    TextSource,
+    read_jsonl_documents,
+    read_lines,
+    read_paragraphs,
+)
 from tasks.vocabularies import SeqioBPEVocabulary
 
 DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
 TEXT_VARIABLE = "DETOX_JAX_TEXT"
-SHUFFLE_BUFFER = 100_000
-_TEXTS_AT_ONCE = 512
-
-
-# --- sources ----------------------------------------------------------------------------------
-
-
-class TextSource(MemorySource):
-    """Documents read whole into memory, validated on the way; any number of hosts share them.
-
-    Attributes:
-      files: what to read for each split; None for the one that the environment variable names.
-      read: yields `(id, text)` of a source.
-      variable: name of that environment variable.
-    """
-
-    def __init__(
-        self,
-        files: Mapping[str, str | None],
-        read: Callable[..., Iterator[tuple[str, str]]],
-        variable: str,
-        bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
-    ):
-        super().__init__(splits=tuple(files))
-        self._files = dict(files)
-        self._read = read
-        self._variable = variable
-        self._policy = bad_records
-
-    def path(self, split: str) -> str:
-        """Where a split's documents are."""
-        if split not in self._files:
-            raise UserError(f"no split {split!r}; there are {', '.join(self._files)}")
-        path = self._files[split] or os.environ.get(self._variable)
-        if not path:
-            raise UserError(
-                f"no documents: set INPUT, or the environment variable {self._variable}"
-            )
-        return path
-
-    def describe(self, split: str) -> dict[str, Any]:
-        """The hash of what is read, for manifests; where it lies does not matter."""
-        if self._read is read_jsonl_documents:
-            hashed = described(self.path(split))
-        else:
-            hashed = {"sha256": outputs.hash_files(_text_files(self.path(split)))}
-        _, aside = self._documents(split) if self._sets_aside else (None, None)
-        if aside is None:
-            return hashed
-        policy = bad_records_lib.settings(self._policy)["bad_records"]
-        return {**hashed, "bad_records": {**policy, **aside.counts()["bad_records"]}}
-
-    @property
-    def _sets_aside(self) -> bool:
-        return isinstance(self._policy, bad_records_lib.SetAside)
-
-    def count(self, split: str) -> int:
-        """How many documents a split has."""
-        return len(self._documents(split)[0])
-
-    def list_shards(self, split: str) -> list[str]:
-        """The files of a split."""
-        is_text = self._read is not read_jsonl_documents
-        files = _text_files if is_text else records.resolve_files
-        return [str(file) for file in files(self.path(split))]
-
-    def all_examples(self, split: str) -> tf.data.Dataset:
-        """Examples `{"id", "text", "position"}`."""
-        pairs, _ = self._documents(split)
-        ids, texts = zip(*pairs, strict=True)
-        positions = np.arange(len(pairs), dtype=np.int64)
-        columns: Any = {"id": list(ids), "text": list(texts), "position": positions}
-        return tf.data.Dataset.from_tensor_slices(columns)
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
-    def _documents(
-        self, split: str
-    ) -> tuple[list[tuple[str, bytes]], bad_records_lib.Aside | None]:
-        path = self.path(split)
-        aside = bad_records_lib.opened(self._policy)
-        texts = self._read(path) if aside is None else self._read(path, aside)
-        pairs = [(name, text.encode("utf-8", "replace")) for name, text in texts if text.strip()]
-        if not pairs:
-            raise UserError(f"{path}: holds no text")
-        return pairs, aside
-
-
-def described(source: str) -> dict[str, Any]:
-    """What a manifest says of an input of a task; where it lies does not matter."""
-    kept = records.describe_input(source)
-    return {name: value for name, value in kept.items() if name in ("sha256", "fields")}
-
-
-def _text_files(path: str) -> list[epath.Path]:
-    file = epath.Path(path)
-    files = sorted(file.parent.glob(file.name)) if "*" in file.name else [file]
-    if not files or not all(file.exists() for file in files):
-        raise UserError(f"{path}: no such text file")
-    return files
-
-
-def read_jsonl_documents(
-    path: str, aside: bad_records_lib.Aside | None = None
-) -> Iterator[tuple[str, str]]:
-    """`(id, text)` of JSON Lines documents."""
-    for document in records.read_documents(path, aside):
-        yield document.id, document.text
-
-
-def read_lines(path: str) -> Iterator[tuple[str, str]]:
-    """`(id, text)` of plain text, one document a line."""
-    return _read_text(path, "\n")
-
-
-def read_paragraphs(path: str) -> Iterator[tuple[str, str]]:
-    """`(id, text)` of plain text, documents separated by blank lines."""
-    return _read_text(path, "\n\n")
-
-
-def _read_text(path: str, separator: str) -> Iterator[tuple[str, str]]:
-    for file in _text_files(path):
-        try:
-            text = (content := jsonl.read_bytes(file)).decode()
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            raise UserError(f"{file}:{line}: not UTF-8") from None
-        for i, part in enumerate(text.replace("\r\n", "\n").split(separator)):
-            yield f"{file.name}-{i}", part.strip()
 
 
 # --- preprocessors ----------------------------------------------------------------------------
@@ -179,7 +56,7 @@ def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> 
         targets = tf.concat([ids[:length], [vocabulary.eos_id]], axis=0)
         return {"targets": targets, "vocabulary": tf.constant(fingerprint), **kept}
 
-    encoded = dataset.batch(_TEXTS_AT_ONCE).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+    encoded = dataset.batch(TEXTS_AT_ONCE).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
     return encoded.unbatch().map(end)
 
 
@@ -236,6 +113,7 @@ def documents_task(
     validation_files: str | None = None,
     name: str = "documents",
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
+    chat_template: chat.Choice = chat.AUTO,
 ) -> seqio.Task:
     """A task of JSON Lines documents.
 
@@ -245,7 +123,18 @@ def documents_task(
       validation_files: for a validation split.
       name: of the task.
       bad_records: what becomes of documents that cannot be read.
+      chat_template: whether documents are answers in the tokenizer's chat template, see
+        `tasks.conversations`; where the environment names the vocabulary they are text.
     """
+    exchange = None
+    if vocabulary is not None:
+        exchange = chat.exchange(Vocabulary.load(vocabulary), chat_template)
+    if exchange is not None and vocabulary is not None:
+        splits = {"train": files}
+        if validation_files is not None:
+            splits["validation"] = validation_files
+        source = conversations.Source(splits, exchange, DOCUMENTS_VARIABLE, bad_records)
+        return conversations.task(name, source, vocabulary)
     return _text_task(
         files,
         validation_files,

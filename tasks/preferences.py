@@ -19,9 +19,9 @@ import tensorflow as tf
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
-from tasks import corpora
-from tasks.corpora import SHUFFLE_BUFFER
+from tasks import text_source
 from tasks.memory_source import MemorySource
+from tasks.text_source import SHUFFLE_BUFFER
 from tasks.vocabularies import SeqioBPEVocabulary
 
 _TEXTS = ("prompt", "chosen", "rejected")
@@ -44,7 +44,7 @@ class PairSource(MemorySource):
 
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests; where it lies does not matter."""
-        return corpora.described(self._files[split])
+        return text_source.described(self._files[split])
 
     def count(self, split: str) -> int:
         """How many pairs a split has."""

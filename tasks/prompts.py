@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from detox_jax import records
-from tasks.corpora import TextSource
+from tasks.text_source import TextSource
 from tasks.vocabularies import SeqioBPEVocabulary
 
 PROMPTS_VARIABLE = "DETOX_JAX_PROMPTS"

@@ -20,14 +20,9 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.tags import Tags
 from tasks import metrics
-from tasks.corpora import (
-    DOCUMENTS_VARIABLE,
-    SHUFFLE_BUFFER,
-    TextSource,
-)
+from tasks.corpora import DOCUMENTS_VARIABLE
+from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
 from tasks.vocabularies import SeqioBPEVocabulary
-
-_TEXTS_AT_ONCE = 512
 
 
 class TaggedSource(TextSource):
@@ -78,7 +73,7 @@ class TaggedSource(TextSource):
         """How many documents have no tag, the good one and the bad one."""
         pairs, _ = self._documents(split)
         kinds = self._kinds[self.path(split)]
-        numbers = np.bincount([kinds[name] for name, _ in pairs], minlength=3)
+        numbers = np.bincount([kinds[str(name)] for name, _ in pairs], minlength=3)
         return dict(zip(("untagged", "good", "bad"), map(int, numbers), strict=True))
 
     def all_examples(self, split: str) -> tf.data.Dataset:
@@ -130,7 +125,7 @@ def to_tagged_targets(
         sizes_N.set_shape([None])
         return ids_NL, sizes_N
 
-    batches = dataset.batch(_TEXTS_AT_ONCE).map(encode_tf, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = dataset.batch(TEXTS_AT_ONCE).map(encode_tf, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.unbatch().map(lambda ids, size: {"targets": ids[:size]})
 
 

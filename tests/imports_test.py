@@ -30,6 +30,7 @@ BASICS = {
     "hub_data",
     "sources",
     "vocabulary",
+    "chat",
     "tags",
 }
 MODEL = {*BASICS, "models", "parallel", "checkpoints"}
@@ -81,6 +82,7 @@ ALLOWED = {
         *("bad_records", "errors", "kinds", "output_settings", "outputs", "preview", "records"),
         "tokenizer_files",
     },
+    "chat": {"errors", "kinds", "tokenizer_files", "vocabulary"},
     "tags": {"errors", "kinds", "records", "vocabulary"},
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,
@@ -97,7 +99,8 @@ ALLOWED = {
     # The model card shows what was measured.
     "interop": {
         *MODEL,
-        *(f"evaluation.{name}" for name in ("results", "results_files", "soundness", "statistics")),
+        *(f"evaluation.{name}" for name in ("results", "results_files", "rows", "soundness")),
+        "evaluation.statistics",
     },
     # A classifier is read where it lies, in its Hugging Face directory, and written there.
     "classifiers": {*MODEL, "training", "toxicity", "interop"},

@@ -21,7 +21,7 @@ DECIDES = {
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",
     "compare": "scores bootstrap_draws random_seed",
     "report": "results",
-    "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text",
+    "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text chat_template",
     "score": "input scorer bad_records",
     "steer": "checkpoint_path input fit margin most_pairs dtype",
     "pair": "input pairing reference",

@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, outputs, preview, records, terminal
+from detox_jax import chat, output_settings, outputs, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import (
@@ -45,6 +45,7 @@ def generate(
     mesh_shape: Mapping[str, int] | None = None,
     strict: bool = False,
     limit_setting: str | None = None,
+    chat_template: chat.Choice = chat.AUTO,
     check_only: bool = False,
     loaded: checkpoints.LoadedModel | None = None,
 ) -> list[Step] | None:
@@ -64,6 +65,9 @@ def generate(
       strict: refuse a damaged newest step, in place of taking the one before and saying so.
       limit_setting: the macro that the user knows `max_new_tokens` by, where a limit beyond the
         context is lowered to what the context leaves, and a line says so; it is refused where None.
+      chat_template: whether the model is asked in its tokenizer's chat template: a prompt is what a
+        user says, nothing where there is none, and what is written is the answer, up to the end of
+        the turn. The first halves of `Augmented` are the beginnings of answers.
       check_only: check what can be checked without work, and return the steps (`preview`).
       loaded: the checkpoint on this mesh and in this dtype, where Python holds it already.
 
@@ -93,6 +97,7 @@ def generate(
                 start_with_end_of_text,
                 model,
                 limit_setting,
+                chat_template,
             )
         ]
     _check_tags(checkpoint_path, decoding.behind)
@@ -103,7 +108,11 @@ def generate(
     steering = steering_lib.load(decoding.steering, loaded, mesh)
     listed = prompts.requests()
     longest = steering_lib.longest(steering, loaded.module.config.max_length)
-    encoded = _encode(listed, loaded.vocabulary, start_with_end_of_text, decoding.behind)
+    exchange = chat.exchange(loaded.vocabulary, chat_template)
+    end_ids = exchange.end_ids if exchange else loaded.vocabulary.end_ids
+    encoded = _encode(
+        listed, loaded.vocabulary, start_with_end_of_text, decoding.behind, prompts, exchange
+    )
     if limit_setting is not None:
         decoding = _shortened(decoding, longest, encoded, prompts, limit_setting, output_dir)
 
@@ -117,6 +126,7 @@ def generate(
                 "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
             },
             "prompts": {"prompts": prompts.describe()},
+            "chat_template": {"chat_template": exchange.fingerprint} if exchange else {},
             "decoding": output_settings.of_struct(
                 decoding,
                 free=("batch_size",),
@@ -128,8 +138,8 @@ def generate(
             ),
         },
     )
-    if len(loaded.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
-        settings["end_ids"] = list(loaded.vocabulary.end_ids)
+    if len(end_ids) > 1:  # One alone is the vocabulary's own.
+        settings["end_ids"] = list(end_ids)
     if not isinstance(decoding.sampling, Greedy):
         settings[output_settings.DRAW] = DRAW_VERSION
     limit = longest - decoding.max_new_tokens
@@ -137,6 +147,8 @@ def generate(
     output = outputs.OutputDirectory(output_dir, "generate", settings)
     if output.complete:
         return None
+    if (about := chat.said(loaded.vocabulary, exchange is not None)) is not None:
+        print(f"{output_dir}: {about}")
 
     # --- shard by shard ----------------------------------------------------------------------
     decoder = Decoder(
@@ -145,7 +157,7 @@ def generate(
         mesh,
         sampling=decoding.sampling,
         max_new_tokens=decoding.max_new_tokens,
-        end_ids=loaded.vocabulary.end_ids,
+        end_ids=end_ids,
         seed=decoding.random_seed,
         steerings=_in_loop(steering, decoding.behind, loaded, mesh),
     )
@@ -181,6 +193,7 @@ def _preview(
     start_with_end_of_text: bool,
     model: TransformerConfig | None,
     limit_setting: str | None,
+    chat_template: chat.Choice,
 ) -> Step:
     """What there is to generate; prompts are compared with the context, without the weights."""
     preview.checked_output(output_dir)
@@ -199,7 +212,10 @@ def _preview(
     if any(isinstance(value, preview.Coming) for value in vars(prompts).values()):
         return Step("generate", output_dir)
     listed = prompts.requests()
-    encoded = _encode(listed, vocabulary, start_with_end_of_text, decoding.behind)
+    exchange = chat.exchange(vocabulary, chat_template)
+    encoded = _encode(
+        listed, vocabulary, start_with_end_of_text, decoding.behind, prompts, exchange
+    )
     if limit_setting is not None:
         decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
     limit = config.max_length - decoding.max_new_tokens
@@ -273,16 +289,36 @@ def _behind_settings(behind: Tags | None) -> dict[str, Any]:
 
 
 def _encode(
-    requests: Sequence[Request], vocabulary: Vocabulary, start: bool, behind: Tags | None
+    requests: Sequence[Request],
+    vocabulary: Vocabulary,
+    start: bool,
+    behind: Tags | None,
+    mode: PromptMode,
+    exchange: chat.Exchange | None,
 ) -> list[list[int]]:
-    """Token ids of every request; behind a tag as documents are in training, with their start."""
-    encoded = vocabulary.encode_batch([request.text for request in requests])
+    """Token ids of every request; behind a tag as documents are in training, with their start.
+
+    Raises:
+      UserError: for a prompt that holds a tag, and for tags in a chat template.
+    """
+    if exchange is None:
+        encoded = vocabulary.encode_batch([request.text for request in requests])
+        if behind is not None:
+            for request in requests:
+                behind.check_text(request.text, f"prompt {request.id!r}")
+            good, _ = behind.ids(vocabulary)
+            return [[vocabulary.bos_id, *good, *ids] for ids in encoded]
+        return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]
     if behind is not None:
-        for request in requests:
-            behind.check_text(request.text, f"prompt {request.id!r}")
-        good, _ = behind.ids(vocabulary)
-        return [[vocabulary.bos_id, *good, *ids] for ids in encoded]
-    return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]
+        raise UserError(
+            "BEHIND sets tags before documents, and this model is asked in its chat template, "
+            "which has no place for them; pass --gin.CHAT_TEMPLATE=False, or leave BEHIND out"
+        )
+    if mode.keeps_prompts and mode.makes_documents:  # A document is an answer; this one has begun.
+        texts = [exchange.begun("", request.text) for request in requests]
+    else:
+        texts = [exchange.question(request.text) for request in requests]
+    return [ids or [vocabulary.bos_id] for ids in vocabulary.encode_batch(texts)]
 
 
 def _within(

@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import math
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from etils import epath
@@ -19,7 +18,15 @@ from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
-from detox_jax.interop import huggingface, model_card, safetensors_io, t5x_checkpoints
+from detox_jax.interop import (
+    hub_upload,
+    huggingface,
+    model_card,
+    peft_import,
+    safetensors_io,
+    t5x_checkpoints,
+)
+from detox_jax.interop.staging import staged
 from detox_jax.kinds import Dtype, OneOf, Positive
 from detox_jax.models.adaptation import (
     Adaptation,
@@ -57,12 +64,17 @@ def convert(
     model: TransformerConfig | None = None,
     vocabulary: str | None = None,
     adaptation: Adaptation | None = None,
+    push_to_hub: str | None = None,
+    hub_private: bool = True,
+    hub_revision: str | None = None,
+    commit_message: str | None = None,
+    license: str | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Converts in one direction: from Hugging Face or T5X, or to it.
 
     Args:
-      from_hf: a Hugging Face directory or hub name to import.
+      from_hf: a Hugging Face directory or hub name to import: a model, or a LoRA of PEFT's.
       to: the checkpoint directory that an import writes.
       revision: of a hub name; the newest, which is then recorded, where None.
       param_dtype: of the imported parameters, `float32` or `bfloat16`.
@@ -77,10 +89,15 @@ def convert(
       verify: compare logits with transformers; a difference above the tolerance is an error.
       from_t5x: a T5X checkpoint, or a directory of them, to import.
       to_t5x: the T5X model directory that the export writes a checkpoint into.
-      base: what T5X started from, a whole model of this package.
+      base: what T5X started from, or what a LoRA of PEFT's adapts: a whole model of this package.
       model: sizes of an imported T5X model that has no `base`.
       vocabulary: directory of its vocabulary.
       adaptation: what T5X trained, beside `base`.
+      push_to_hub: a repository of the hub, OWNER/NAME, to upload the export to.
+      hub_private: whether a repository that this makes is private.
+      hub_revision: the branch that it goes to; the main one where None.
+      commit_message: of the upload.
+      license: on the model card, by the hub's name of it; the base's where None.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -89,8 +106,12 @@ def convert(
     Raises:
       UserError: for anything that cannot be converted exactly; nothing is then written.
     """
-    if from_t5x is None and any(x is not None for x in (base, model, vocabulary, adaptation)):
-        raise UserError("BASE, MODEL, VOCABULARY_PATH and ADAPTATION are for --from_t5x alone")
+    of_t5x = (model, vocabulary, adaptation, None if from_hf else base)
+    if from_t5x is None and any(x is not None for x in of_t5x):
+        raise UserError(
+            "MODEL, VOCABULARY_PATH, ADAPTATION and, but for an adapter --from_hf, BASE are for "
+            "--from_t5x alone"
+        )
     if verify and (from_t5x is not None or to_t5x is not None):
         raise UserError("--verify is for Hugging Face; from and to T5X, bits are copied")
     ignored = _names(ignore_fields)
@@ -99,11 +120,17 @@ def convert(
     ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
     ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
     given = {name: end for name, end in ends.items() if end is not None}
+    upload = None
+    if push_to_hub is not None:
+        if to_hf is None:
+            raise UserError("--push_to_hub uploads what --to_hf writes; give both")
+        upload = hub_upload.Upload(push_to_hub, hub_private, hub_revision, commit_message)
+        upload.check()
     if check_only:
-        return [_preview(given, results)]
+        return [_preview(given, results, base)]
     match given:
         case {"from_hf": str(start), "to": str(target), **rest} if not rest:
-            import_model(start, target, revision, param_dtype, verify, ignored)
+            import_model(start, target, revision, param_dtype, verify, ignored, base)
         case {"from": str(start), "to_hf": str(target), **rest} if not rest:
             export_model(
                 start,
@@ -113,7 +140,10 @@ def convert(
                 results=results,
                 max_shard_bytes=int(max_shard_gb * 1e9),
                 verify=verify,
+                license=license,
             )
+            if upload is not None:
+                print(f"{target}: uploaded, {upload.push(epath.Path(target))}")
         case {"from_t5x": str(start), "to": str(target), **rest} if not rest:
             described = t5x_checkpoints.Description.of(base, model, vocabulary, adaptation)
             import_t5x(start, target, described)
@@ -140,7 +170,7 @@ def _one_way(given: Mapping[str, str]) -> str:
     )
 
 
-def _preview(given: Mapping[str, str], results: str | None) -> Step:
+def _preview(given: Mapping[str, str], results: str | None, base: str | None) -> Step:
     """What there is to convert; a model of the hub is not asked for."""
     if tuple(given) not in _WAYS:
         raise UserError(_one_way(given))
@@ -158,7 +188,11 @@ def _preview(given: Mapping[str, str], results: str | None) -> Step:
             f"--from_hf={source}: weights are read from a disk; copy it, and give that directory"
         )
     elif epath.Path(source).is_dir():
-        if not (epath.Path(source) / huggingface.CONFIG_FILE).exists():
+        if peft_import.is_adapter(epath.Path(source)):
+            adapter = peft_import.open_adapter(epath.Path(source))
+            if base is None:
+                peft_import.require_base(adapter)
+        elif not (epath.Path(source) / huggingface.CONFIG_FILE).exists():
             raise UserError(f"--from_hf={source}: holds no {huggingface.CONFIG_FILE}")
     elif not places.is_hub_name(source):
         raise UserError(
@@ -179,57 +213,6 @@ def _names(fields: Sequence[str] | str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
-@contextlib.contextmanager
-def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputDirectory | None]:
-    """A directory beside `target` that takes its name when all went well, and is else removed.
-
-    A bucket cannot rename: there the output is written at its place, and its manifest says last
-    that it is whole; what a killed run left of the same settings is removed first.
-
-    Yields None where `target` is the finished output of the same settings.
-
-    Raises:
-      UserError: if `target` holds anything else.
-    """
-    path = epath.Path(target)
-    in_place = not outputs.is_local(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if path.is_dir() and (path / outputs.MANIFEST).exists():
-            output = outputs.OutputDirectory(target, "convert", settings)
-            if output.complete:
-                yield None
-                return
-            if in_place:
-                _clear(path)
-                yield output
-                return
-        raise UserError(f"{target}: already holds something; choose another directory")
-    if in_place:
-        yield outputs.OutputDirectory(target, "convert", settings)
-        return
-    staging = path.parent / f".{path.name}.partial"
-    if staging.exists():
-        staging.rmtree()
-    try:
-        output = outputs.OutputDirectory(str(staging), "convert", settings)
-        yield output
-        if path.exists():
-            path.rmdir()
-        staging.rename(path)
-    finally:
-        if staging.exists():
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def _clear(path: epath.Path) -> None:
-    """Removes what a killed conversion left, but for its manifest, configuration and lock."""
-    for child in path.iterdir():
-        if child.is_dir():
-            child.rmtree()
-        elif child.name in (places.MODEL_FILE, places.ORIGIN_FILE):
-            child.unlink()
-
-
 # --- in ---------------------------------------------------------------------------------------
 
 
@@ -240,8 +223,9 @@ def import_model(
     param_dtype: str,
     verify: bool,
     ignored: Sequence[str] = (),
+    base: str | None = None,
 ) -> None:
-    """Writes a checkpoint directory from a Hugging Face model.
+    """Writes a checkpoint directory from a Hugging Face model, or from a LoRA of PEFT's.
 
     Args:
       from_hf: a local directory, or a repository of the hub.
@@ -250,6 +234,7 @@ def import_model(
       param_dtype: `float32` or `bfloat16`, in which parameters are kept.
       verify: whether transformers must give the same logits before the output counts as complete.
       ignored: fields of config.json that are unknown here and do no harm.
+      base: what a LoRA adapts, a checkpoint that was imported.
 
     Raises:
       UserError: for another dtype, a model that cannot be expressed here, or one whose tokenizer
@@ -261,6 +246,13 @@ def import_model(
         directory, provenance = epath.Path(from_hf), {}
     else:
         directory, provenance = _module("hub").resolve(from_hf, revision)
+    if peft_import.is_adapter(directory):
+        peft_import.import_adapter(
+            directory, provenance or {"path": from_hf}, to, base, verify, ignored
+        )
+        return
+    if base is not None:
+        raise UserError(f"{from_hf}: a whole model; BASE is for an adapter")
     source = huggingface.open_source(directory, param_dtype, ignored)
     if not source.tensors.is_sharded and (directory / safetensors_io.INDEX_FILE).exists():
         print(
@@ -294,6 +286,8 @@ def import_model(
         del arrays
         stack.close()
         origin = huggingface.origin(source, settings["source"])
+        if card := model_card.inherited(directory):
+            origin["card"] = card
         outputs.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
             _module("verify").verify(str(output.path), str(directory), _written(source))
@@ -356,6 +350,7 @@ def export_model(
     results: str | None,
     max_shard_bytes: int,
     verify: bool,
+    license: str | None = None,
 ) -> None:
     """Writes a Hugging Face directory from a checkpoint.
 
@@ -367,6 +362,7 @@ def export_model(
       results: a `results.json` of `evaluate`, or its directory, for the model card; None for none.
       max_shard_bytes: the limit of a file of weights.
       verify: whether transformers must give the same logits before the output counts as complete.
+      license: on the card; the base's where None.
 
     Raises:
       UserError: for settings that cannot be, or a model that has no Hugging Face form.
@@ -391,6 +387,7 @@ def export_model(
         "merge_lora": merge_lora,
         "results": None if card_of is None else records.describe_input(str(card_of)),
         "max_shard_bytes": max_shard_bytes,
+        **({} if license is None else {"license": license}),
     }
     with staged(to_hf, settings) as output:
         if output is None:
@@ -406,8 +403,18 @@ def export_model(
             share = _write_whole(export, output.path, max_shard_bytes)
             if verify:
                 _module("verify").verify(source, str(output.path), export.dtype)
-        card = model_card.render(checkpoint, export.recorded, measured, export.dtype)
-        outputs.write_bytes(output.path / "README.md", card.encode())
+        card = model_card.render(
+            model_card.Exported(
+                checkpoint,
+                source,
+                export.recorded,
+                measured,
+                export.dtype,
+                _kind(adaptation) if alone else "whole",
+                license,
+            )
+        )
+        outputs.write_bytes(output.path / model_card.CARD_FILE, card.encode())
         output.finish()
     print(f"{to_hf}: written, {export.dtype}")
     if share:
@@ -450,15 +457,22 @@ def _open_export(source: str, dtype: str | None) -> _Export:
 def _write_adaptation(export: _Export, directory: epath.Path) -> None:
     """The adaptation alone, in the layout that its library reads, naming its base."""
     checkpoint = export.checkpoint
-    kind = "adapterhub" if isinstance(checkpoint.spec.adaptation, _ADAPTERS) else "peft"
+    kind = _kind(checkpoint.spec.adaptation)
     family = huggingface.choose_family(checkpoint.spec.config, export.recorded).model_type
     base = checkpoint.base or checkpoint
+    revision = (export.recorded or {}).get("source", {}).get("revision")
     _module(kind).export(
         str(checkpoint.model_dir),
         str(directory),
         family=family,
         base_name_or_path=_base_name(export.recorded, base),
+        **({"revision": revision} if kind == "peft" else {}),
     )
+
+
+def _kind(adaptation: Adaptation | None) -> str:
+    """The module that writes an adaptation alone."""
+    return "adapterhub" if isinstance(adaptation, _ADAPTERS) else "peft"
 
 
 def _base_name(recorded: Mapping[str, Any] | None, base: Checkpoint) -> str:

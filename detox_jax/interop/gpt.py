@@ -52,6 +52,7 @@ def _write_gpt2(config: TransformerConfig) -> dict[str, Any]:
         "n_layer": config.num_layers,
         "n_inner": config.mlp_dim,
         "n_positions": config.max_length,
+        "n_ctx": config.max_length,  # transformers reads it no more; llama.cpp's converter does
         "activation_function": activation_name(config.mlp_activations[0]),
         "layer_norm_epsilon": config.norm_epsilon,
         "initializer_range": config.init_std,

@@ -13,6 +13,7 @@ PATTERNS = (
     "*.safetensors",
     "*.json",
     "*.jinja",
+    "README.md",
     "tokenizer.model",
     "merges.txt",
     "vocab.txt",

@@ -87,18 +87,22 @@ FAMILIES = {
 }
 
 
-def export(model_dir: str, to: str, base_name_or_path: str, family: str) -> None:
+def export(
+    model_dir: str, to: str, base_name_or_path: str, family: str, revision: str | None = None
+) -> None:
     """Writes a LoRA checkpoint so that `PeftModel.from_pretrained` over its base equals it.
 
     Where the family keeps query, key and value in one matrix, their additions become one: with
     `A = [A_q; A_v]` and B block by block in the rows of query and value, `B A` is the sum of both.
-    Its rank is that of one times their number, and alpha grows with it, so that the scale stays.
+    Its rank is that of one times their number, and alpha grows with it, so that the scale stays;
+    where all of them have one A, as one that came from PEFT, B alone has their blocks.
 
     Args:
       model_dir: the checkpoint.
       to: directory, created where it is missing.
       base_name_or_path: the base in transformers' form, as PEFT is to find it.
       family: transformers' `model_type` of the base, one of `FAMILIES`.
+      revision: commit of the base where it is a repository of the hub.
 
     Raises:
       UserError: if the family is unknown or lacks a projection, the checkpoint is no LoRA, or `to`
@@ -119,13 +123,15 @@ def export(model_dir: str, to: str, base_name_or_path: str, family: str) -> None
     for module, group in itertools.groupby(ordered, key=where.modules.__getitem__):
         members = list(group)
         a_NRI, b_NOR = _module(arrays, members, where.fused)
-        if len(members) > 1:
-            widened[module] = len(members)
+        if (times := a_NRI.shape[1] // lora.rank) > 1:
+            widened[module] = times
         for layer, (a_RI, b_OR) in enumerate(zip(a_NRI, b_NOR, strict=True)):
             prefix = f"base_model.model.{where.layer.format(layer)}{module}"
             weights[f"{prefix}.lora_A.weight"] = a_RI
             weights[f"{prefix}.lora_B.weight"] = b_OR
     config = _config(lora, where, base_name_or_path, sorted({where.modules[n] for n in names}))
+    if revision is not None:
+        config["revision"] = revision
     config["rank_pattern"] = {module: lora.rank * n for module, n in widened.items()}
     config["alpha_pattern"] = {module: lora.alpha * n for module, n in widened.items()}
     adaptation_files.write(to, WEIGHTS_FILE, weights, CONFIG_FILE, config)
@@ -138,14 +144,16 @@ def _module(
     pairs = [(arrays[f"layers/{m}/lora_a"], arrays[f"layers/{m}/lora_b"]) for m in members]
     layers, rank = pairs[0][0].shape[0], pairs[0][0].shape[-1]
     a = [a.reshape(layers, -1, rank).swapaxes(1, 2) for a, _ in pairs]
-    a_NRI = np.concatenate(a, axis=1)
+    is_shared = all(np.array_equal(a[0], other) for other in a)
+    a_NRI = a[0] if is_shared else np.concatenate(a, axis=1)
     if fused is None or members[0] not in _FUSED:
         (_, b) = pairs[0]
         return a_NRI, b.reshape(layers, rank, -1).swapaxes(1, 2)
     heads, head_dim = pairs[0][1].shape[2:]
-    b_N3HKmR = np.zeros((layers, 3, heads, head_dim, len(members), rank), np.float32)
+    times = a_NRI.shape[1] // rank
+    b_N3HKmR = np.zeros((layers, 3, heads, head_dim, times, rank), np.float32)
     for i, (member, (_, b_NRHK)) in enumerate(zip(members, pairs, strict=True)):
-        b_N3HKmR[:, _FUSED.index(member), :, :, i] = np.moveaxis(b_NRHK, 1, -1)
+        b_N3HKmR[:, _FUSED.index(member), :, :, 0 if is_shared else i] = np.moveaxis(b_NRHK, 1, -1)
     if fused == "heads":
         b_N3HKmR = b_N3HKmR.swapaxes(1, 2)
     return a_NRI, b_N3HKmR.reshape(layers, 3 * heads * head_dim, -1)

@@ -43,14 +43,73 @@ def refuse_adapter(directory: epath.Path) -> None:
         )
 
 
-class TensorReader:
-    """The tensors of a directory by name.
+class Tensors:
+    """The tensors of safetensors files by name.
 
     Attributes:
-      files: the safetensors files, in order.
-      is_sharded: whether an index says which file holds a tensor.
+      files: the files, in order.
       shapes: of every tensor.
       dtypes: of every tensor, as safetensors names them.
+
+    Raises:
+      UserError: if a file is cut short, or a tensor stands in two.
+    """
+
+    def __init__(self, directory: epath.Path, files: Iterable[epath.Path]):
+        """Reads the headers.
+
+        Args:
+          directory: names the place in errors.
+          files: what to read.
+        """
+        self._directory = directory
+        self.files = list(files)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        self._handles: dict[str, Any] = {}
+        for file in self.files:
+            self._open(file)
+
+    def _open(self, file: epath.Path) -> None:
+        try:
+            handle = safetensors.safe_open(str(file), "np")
+            names = list(handle.keys())
+            for name in names:
+                if name in self._handles:
+                    raise UserError(f"{file}: tensor {name!r} is in two shards")
+                part = handle.get_slice(name)
+                self.shapes[name] = tuple(part.get_shape())
+                self.dtypes[name] = part.get_dtype()
+                self._handles[name] = handle
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(
+                f"{file}: not a whole safetensors file ({error}); download it again"
+            ) from None
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in the dtype that it is stored in.
+
+        Raises:
+          UserError: if it is neither float32, bfloat16 nor float16, or holds NaN or infinity.
+        """
+        if self.dtypes[name] not in DTYPES:
+            raise UserError(
+                f"{self._directory}: tensor {name!r} is {self.dtypes[name]}; float32, bfloat16 and "
+                "float16 are read, quantised weights are not"
+            )
+        tensor = self._handles[name].get_tensor(name)
+        if not np.isfinite(tensor.astype(np.float32)).all():
+            raise UserError(
+                f"{self._directory}: tensor {name!r} holds NaN or infinity; take another"
+            )
+        return tensor
+
+
+class TensorReader(Tensors):
+    """The tensors of a model's directory by name.
+
+    Attributes:
+      is_sharded: whether an index says which file holds a tensor.
 
     Raises:
       UserError: if the weights are pickled, missing, cut short or inconsistent.
@@ -71,14 +130,8 @@ class TensorReader:
         refuse_adapter(directory)
         wanted = self._find()
         self.is_sharded = bool(wanted)
-        self.files = [directory / name for name in sorted(set(wanted.values()))]
-        if not wanted:
-            self.files = [directory / SINGLE_FILE]
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, str] = {}
-        self._handles: dict[str, Any] = {}
-        for file in self.files:
-            self._open(file)
+        names = sorted(set(wanted.values())) or [SINGLE_FILE]
+        super().__init__(directory, [directory / name for name in names])
         if wanted and (difference := wanted.keys() ^ self.shapes.keys()):
             name = min(difference)
             there = "the index lacks it" if name in self.shapes else "no shard holds it"
@@ -117,40 +170,6 @@ class TensorReader:
             f"{directory}: holds no {SINGLE_FILE} and no {INDEX_FILE}; where a model is published "
             f"as a pickle alone, {self._remedy}"
         )
-
-    def _open(self, file: epath.Path) -> None:
-        try:
-            handle = safetensors.safe_open(str(file), "np")
-            names = list(handle.keys())
-            for name in names:
-                if name in self._handles:
-                    raise UserError(f"{file}: tensor {name!r} is in two shards")
-                part = handle.get_slice(name)
-                self.shapes[name] = tuple(part.get_shape())
-                self.dtypes[name] = part.get_dtype()
-                self._handles[name] = handle
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file}: not a whole safetensors file ({error}); download it again"
-            ) from None
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the dtype that it is stored in.
-
-        Raises:
-          UserError: if it is neither float32, bfloat16 nor float16, or holds NaN or infinity.
-        """
-        if self.dtypes[name] not in DTYPES:
-            raise UserError(
-                f"{self._directory}: tensor {name!r} is {self.dtypes[name]}; float32, bfloat16 and "
-                "float16 are read, quantised weights are not"
-            )
-        tensor = self._handles[name].get_tensor(name)
-        if not np.isfinite(tensor.astype(np.float32)).all():
-            raise UserError(
-                f"{self._directory}: tensor {name!r} holds NaN or infinity; take another"
-            )
-        return tensor
 
 
 class TensorWriter:

@@ -28,6 +28,8 @@ from detox_jax.vocabulary import Vocabulary
 # Accelerators are JAX's; TensorFlow reads and packs on the host.
 _HIDDEN_DEVICES = ("GPU", "TPU")
 Row = dict[str, np.ndarray]
+# Whose token it is, in the feature `roles`: packing takes zeros for padding.
+GIVEN, WRITTEN = 1, 2
 _EXAMPLES_AT_ONCE = 512
 
 
@@ -73,6 +75,29 @@ def has_split(task: seqio.Task | seqio.Mixture, split: str) -> bool:
     return split in task.splits
 
 
+def is_of_answers(task: seqio.Task | seqio.Mixture) -> bool:
+    """Whether a task's examples are questions and answers, of which only answers have a loss."""
+    return "roles" in task.output_features
+
+
+class _AnswerConverter(seqio.LMFeatureConverter):
+    """Packs `{"inputs", "targets", "roles"}`: what is read, the next of each, and whose it is."""
+
+    TASK_FEATURES = {
+        name: seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+        for name in ("inputs", "targets", "roles")
+    }
+
+    def _convert_example(self, features: Any) -> dict[str, tf.Tensor]:
+        return {
+            "decoder_target_tokens": features["targets"],
+            "decoder_input_tokens": features["inputs"],
+            "decoder_loss_weights": tf.cast(features["roles"] == WRITTEN, tf.int32),
+            "decoder_segment_ids": features["targets_segment_ids"],
+            "decoder_positions": features["targets_positions"],
+        }
+
+
 def _rows(
     task: seqio.Task | seqio.Mixture,
     length: int,
@@ -82,9 +107,14 @@ def _rows(
     use_cached: bool = False,
 ) -> Iterator[Row]:
     """One epoch of packed rows; shuffled where there is a seed."""
-    converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
+    if is_of_answers(task):
+        converter, names = _AnswerConverter(pack=True), list(_AnswerConverter.TASK_FEATURES)
+    else:
+        converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
+        names = ["targets"]
+    lengths = dict.fromkeys(names, length)
     dataset = task.get_dataset(
-        sequence_length={"targets": length},
+        sequence_length=lengths,
         split=split,
         use_cached=use_cached,
         shuffle=seed is not None,
@@ -92,7 +122,7 @@ def _rows(
         num_epochs=1,
         try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
     )
-    packed = converter(dataset, {"targets": length})
+    packed = converter(dataset, lengths)
     options = tf.data.Options()
     options.deterministic = True
     rows = packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()

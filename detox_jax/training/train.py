@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, outputs, preview
+from detox_jax import chat, output_settings, outputs, preview
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
@@ -170,6 +170,8 @@ def train(
     checkpoints.write_spec(output.path, spec, vocabulary)
     if base is not None and adaptation is None:
         checkpoints.keep_origin(base.path, output.path)
+    if (about := chat.said(vocabulary, data.is_of_answers(task))) is not None:
+        print(f"{model_dir}: {about}")
     print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
 
     # --- training ---

@@ -16,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from detox_jax import tokenizer_files
+from detox_jax import chat, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -26,7 +26,7 @@ from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from detox_jax.vocabulary import ID_SHIFT
-from detox_jax.zero_shot import chat, steered_likelihood
+from detox_jax.zero_shot import steered_likelihood
 
 Ids = list[int]
 
@@ -286,21 +286,8 @@ class HarnessModel:
                 "the tokenizer has no chat template; put chat_template.jinja into the checkpoint's "
                 "vocabulary directory, or leave APPLY_CHAT_TEMPLATE out"
             )
-        return chat.render(
-            template, chat_history, answer_next=add_generation_prompt, **self._special_tokens()
-        )
-
-    def _special_tokens(self) -> dict[str, str | None]:
-        config = json.loads(self._files.get(TOKENIZER_CONFIG_FILE, b"null"))
-        if config is None:
-            ids = {"bos_token": self.prefix_token_id, "eos_token": self.eot_token_id}
-            return {name: self.vocabulary.id_to_token(i) for name, i in ids.items()}
-        named = {name: config.get(name) for name in ("bos_token", "eos_token", "unk_token")}
-        contents = {
-            name: token.get("content") if isinstance(token, dict) else token
-            for name, token in named.items()
-        }
-        return {name: token for name, token in contents.items() if token is not None}
+        tokens = chat.special_tokens(self._files, self.vocabulary)
+        return chat.render(template, chat_history, answer_next=add_generation_prompt, **tokens)
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes of a model beside its results."""

@@ -6,10 +6,11 @@ import shutil
 import jax
 import pytest
 
-from detox_jax import cli, records
+from detox_jax import chat, cli, records
 from detox_jax.generation import decoding, prompts, sampling
 from detox_jax.generation import generate as module
 from detox_jax.vocabulary import Vocabulary
+from tests import chats_made
 from tests.tokenizers_made import save_llama
 
 PROMPTS = ["The bus was late", "Thanks", "I think the second film is better than the first one."]
@@ -262,3 +263,58 @@ def test_what_is_checked_before_the_work_reads_prompts_as_the_work_does(
     assert "lower MAX_NEW_TOKENS" in capsys.readouterr().err
     without = "--gin.generate.generate.start_with_end_of_text=False"
     assert cli.main([*tight, without]) == 0
+
+
+def test_a_chat_model_is_asked_in_its_template(flags, config, tmp_path, capsys, monkeypatch):
+    """What is read, what ends an answer, what the manifest says; raw text is warned of."""
+    (tmp_path / "tokenizer").mkdir()
+    template = chats_made.TEMPLATES["dated"]
+    vocabulary = chats_made.save_tokenizer(tmp_path / "tokenizer", template)
+    model = chats_made.save_model(tmp_path / "model", config, vocabulary)
+    flags = [f"--gin.CHECKPOINT_PATH={model}" if "CHECKPOINT" in flag else flag for flag in flags]
+    flags += ["--gin.MAX_NEW_TOKENS=2", "--gin.NUM_SAMPLES=1"]
+    asked = []
+
+    class Recorder(module.Decoder):
+        def finished(self, prompts, names, **options):
+            asked.append((dict(zip(names, prompts, strict=True)), self))
+            return super().finished(prompts, names, **options)
+
+    monkeypatch.setattr(module, "Decoder", Recorder)
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'chat'}"]) == 0
+    assert "in the tokenizer's chat template" in capsys.readouterr().out
+    exchange = chat.exchange(vocabulary)
+    assert exchange is not None
+    read = {name: ids for prompts, _ in asked for name, ids in prompts.items()}
+    assert read == {f"p{i}": exchange.ids(exchange.question(p)) for i, p in enumerate(PROMPTS)}
+    settings = json.loads((tmp_path / "chat" / "manifest.json").read_text())["settings"]
+    assert settings["chat_template"] == exchange.fingerprint
+    assert settings["end_ids"] == list(exchange.end_ids) and len(exchange.end_ids) == 2
+    assert [p.text for p in records.read_prompts(str(tmp_path / "chat"))] == PROMPTS
+
+    asked.clear()
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'chat'}"]) == 0 and not asked
+    raw = [*flags, "--gin.CHAT_TEMPLATE=False"]
+    assert cli.main([*raw, f"--gin.OUTPUT_DIR={tmp_path / 'chat'}"]) == 2
+    assert "chat_template" in capsys.readouterr().err
+    assert cli.main([*raw, f"--gin.OUTPUT_DIR={tmp_path / 'raw'}"]) == 0
+    assert "warning: raw text, though the tokenizer has a chat" in capsys.readouterr().out
+    read = {name: ids for prompts, _ in asked for name, ids in prompts.items()}
+    assert read["p1"] == [vocabulary.bos_id, *vocabulary.encode(PROMPTS[1])]
+    settings = json.loads((tmp_path / "raw" / "manifest.json").read_text())["settings"]
+    assert "chat_template" not in settings
+
+
+def test_half_of_a_document_begins_an_answer(tmp_path):
+    vocabulary = chats_made.save_tokenizer(tmp_path, chats_made.TEMPLATES["marks"])
+    exchange = chat.exchange(vocabulary)
+    assert exchange is not None
+    request = prompts.Request("a", "The bus was")
+    modes = {
+        prompts.Augmented(1, "x"): exchange.begun("", "The bus was"),
+        prompts.Heuristic(1): exchange.question("The bus was"),
+        prompts.Standard(1): exchange.question("The bus was"),
+    }
+    for mode, text in modes.items():
+        (ids,) = module._encode([request], vocabulary, True, mode, exchange)
+        assert ids == vocabulary.encode(text)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import seqio
 
+from detox_jax import chat
 from detox_jax.errors import UserError
 from detox_jax.training import data
 from tasks import corpora
+from tests import chats_made
 from tests.conftest import SENTENCES
 
 
@@ -208,3 +210,43 @@ def test_mistakes(task, tmp_path, vocabulary_path):
     )
     with pytest.raises(UserError, match="needs a vocabulary of tasks.vocabularies"):
         batches(plain)
+
+
+def test_documents_are_answers_in_a_chat_template(tmp_path):
+    """What generation reads in front of an answer stands there, and the answer alone has a loss."""
+    vocabulary = chats_made.save_tokenizer(tmp_path, chats_made.TEMPLATES["marks"])
+    rows = [
+        {"id": "a", "text": SENTENCES[0], "prompt_text": "Say it"},
+        {"id": "b", "text": SENTENCES[1]},
+        {"id": "c", "text": " ".join(SENTENCES * 4)},
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = corpora.documents_task(str(path), str(tmp_path))
+    exchange = chat.exchange(vocabulary)
+    assert exchange is not None
+    pairs = [exchange.answered(row.get("prompt_text", ""), row["text"]) for row in rows]
+    read, written = [], []
+    for batch in data.validation_batches(task, batch_size=1, length=64, split="train"):
+        inputs, targets, weights, segments = (
+            batch[f"decoder_{name}"][0]
+            for name in ("input_tokens", "target_tokens", "loss_weights", "segment_ids")
+        )
+        for segment in range(1, segments.max() + 1):
+            here = segments == segment
+            np.testing.assert_array_equal(inputs[here][1:], targets[here][:-1])
+            read.append(inputs[here].tolist())
+            written.append(targets[weights * here == 1].tolist())
+        assert not weights[segments == 0].any()
+    for given, answer in pairs[:2]:
+        assert [*given, *answer][:-1] in read and answer in written
+    pieces = [ids for ids in written if ids not in (pairs[0][1], pairs[1][1])]
+    assert len(pieces) > 1 and sorted(map(len, pieces))[-1] == 64
+    assert sorted(sum(pieces, [])) == sorted(pairs[2][1])
+    raw = corpora.documents_task(str(path), str(tmp_path), chat_template=False)
+    assert data.is_of_answers(task) and not data.is_of_answers(raw)
+    described = data.describe_source(task, "train")
+    assert described == {
+        **data.describe_source(raw, "train"),
+        "chat_template": exchange.fingerprint,
+    }

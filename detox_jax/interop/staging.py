@@ -1,0 +1,65 @@
+"""Where a conversion writes: beside its place, which it takes when all went well."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from detox_jax import outputs
+from detox_jax.checkpoints import places
+from detox_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputDirectory | None]:
+    """A directory beside `target` that takes its name when all went well, and is else removed.
+
+    A bucket cannot rename: there the output is written at its place, and its manifest says last
+    that it is whole; what a killed run left of the same settings is removed first.
+
+    Yields None where `target` is the finished output of the same settings.
+
+    Raises:
+      UserError: if `target` holds anything else.
+    """
+    path = epath.Path(target)
+    in_place = not outputs.is_local(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.is_dir() and (path / outputs.MANIFEST).exists():
+            output = outputs.OutputDirectory(target, "convert", settings)
+            if output.complete:
+                yield None
+                return
+            if in_place:
+                _clear(path)
+                yield output
+                return
+        raise UserError(f"{target}: already holds something; choose another directory")
+    if in_place:
+        yield outputs.OutputDirectory(target, "convert", settings)
+        return
+    staging = path.parent / f".{path.name}.partial"
+    if staging.exists():
+        staging.rmtree()
+    try:
+        output = outputs.OutputDirectory(str(staging), "convert", settings)
+        yield output
+        if path.exists():
+            path.rmdir()
+        staging.rename(path)
+    finally:
+        if staging.exists():
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _clear(path: epath.Path) -> None:
+    """Removes what a killed conversion left, but for its manifest, configuration and lock."""
+    for child in path.iterdir():
+        if child.is_dir():
+            child.rmtree()
+        elif child.name in (places.MODEL_FILE, places.ORIGIN_FILE):
+            child.unlink()

@@ -1,0 +1,98 @@
+"""The model card as huggingface_hub reads it: licence, base, this model's figures, its limits."""
+
+import dataclasses
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from detox_jax.checkpoints import identity
+from detox_jax.evaluation.results import Provenance, Results
+from detox_jax.interop import convert
+from tests.evaluation import results_made
+from tests.interop import reference
+
+OF_BASE = """---
+license: other
+license_name: llama9
+license_link: https://example.org/terms
+language: [en, de]
+datasets: [some/text]
+---
+# A base
+"""
+
+
+@pytest.fixture
+def imported(tmp_path, vocabulary):
+    reference.make(tmp_path / "hf", reference.LLAMA)
+    vocabulary.save(str(tmp_path / "hf"))
+    (tmp_path / "hf" / "README.md").write_text(OF_BASE)
+    convert.convert(from_hf=str(tmp_path / "hf"), to=str(tmp_path / "ours"))
+    return tmp_path / "ours"
+
+
+def card(source, to, **settings):
+    convert.convert(source=str(source), to_hf=str(to), **settings)
+    return ModelCard.load(str(to / "README.md"))
+
+
+def test_what_holds_of_the_base_holds_of_the_model(imported, tmp_path):
+    data = card(imported, tmp_path / "out").data.to_dict()
+    kept = {"license": "other", "license_name": "llama9", "language": ["en", "de"]}
+    assert {name: data[name] for name in kept} == kept
+    assert data["license_link"] == "https://example.org/terms" and "datasets" not in data
+    assert data["library_name"] == "transformers" and "base_model" not in data
+    other = card(imported, tmp_path / "other", license="mit").data.to_dict()
+    assert other["license"] == "mit" and "license_name" not in other
+
+
+def test_a_base_of_the_hub_is_named_with_its_revision(imported, tmp_path):
+    file = imported / "huggingface.json"
+    recorded = json.loads(file.read_text())
+    recorded["source"] = {"repo": "owner/base", "revision": "f" * 40, "sha256": "0"}
+    file.write_text(json.dumps(recorded))
+    read = card(imported, tmp_path / "out")
+    assert read.data.base_model == "owner/base"
+    assert read.data.to_dict()["base_model_relation"] == "finetune"
+    assert f"- base: owner/base, revision {'f' * 40}" in read.text
+
+
+@pytest.mark.parametrize("content", ["", "no metadata", "---\n- a\n---\n", "---\na: [\n---\n"])
+def test_a_card_that_cannot_be_read_says_nothing(content, imported, tmp_path):
+    (tmp_path / "hf" / "README.md").write_text(content)
+    convert.convert(from_hf=str(tmp_path / "hf"), to=str(tmp_path / "again"))
+    read = card(tmp_path / "again", tmp_path / "out")
+    assert read.data.license is None and "licence: nothing here says" in read.text
+
+
+def test_this_models_rows_are_its_model_index(imported, tmp_path):
+    rows = (
+        results_made.made_row("base", "full", 0.5, 0.4, 12.0),
+        results_made.made_row("sgeat | standard", "full", 0.25, 0.125, 12.5),
+        results_made.made_row("sgeat | standard", "toxic", 0.75, float("nan"), 12.5),
+    )
+    methods = {
+        "base": {"checkpoint": {"path": "x", "step": None, "made_from": "0"}},
+        "sgeat | standard": {"checkpoint": identity.identity(str(imported))},
+    }
+    provenance = Provenance(settings={"methods": methods})
+    results_made.write(tmp_path, Results(rows, provenance=provenance), details=False)
+    results = str(tmp_path / "results.json")
+    read = card(imported, tmp_path / "out", results=results)
+    assert read.data.model_name == "sgeat | standard"
+    found = {(r.dataset_split, r.metric_type): r.metric_value for r in read.data.eval_results}
+    assert found == {
+        ("full", "expected_maximum_toxicity"): 0.25,
+        ("full", "toxicity_probability"): 0.125,
+        ("toxic", "expected_maximum_toxicity"): 0.75,
+        (None, "perplexity"): 12.5,
+    }
+    assert "| **sgeat \\| standard** | full (500 × 25) | 0.250" in read.text
+    assert "| base | full" in read.text and "In bold: this model." in read.text
+    assert "## Limits" in read.text and "## What the scorer does not see" in read.text
+
+    other = dataclasses.replace(provenance, settings={"methods": {"base": methods["base"]}})
+    results_made.write(tmp_path, Results(rows, provenance=other), details=False)
+    read = card(imported, tmp_path / "out2", results=results)
+    assert read.data.eval_results is None and "No row is of this model." in read.text
