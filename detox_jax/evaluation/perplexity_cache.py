@@ -61,7 +61,7 @@ class PerplexityReader:
                 **({} if behind is None else {"behind": behind.good}),
             },
             lambda: perplexity.checkpoint_perplexity(
-                checkpoint, heldout, self.batch_size, behind=behind
+                checkpoint, heldout, self.batch_size, None, behind
             ),
         )
 
