@@ -146,6 +146,12 @@ class Makers:
     pairs_task: Callable[..., Any] | None
     given_combine: Combine | None
 
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Makers:
+        """Those among the arguments of `sgeat`."""
+        names = ("task", "pair", "reference", "pairs_task", "combine")
+        return cls(*(arguments[name] for name in names))
+
     def check(self, corpora: Mapping[str, Corpus], rows: Mapping[str, Method]) -> None:
         """Refuses a run that lacks one of those that it needs.
 

@@ -26,14 +26,12 @@ class RunPreview:
       root: its directory.
       rows: the rows of its results.
       order: corpora and rows as `method.in_order` has them.
-      makers: of corpora of pairs and of sums.
       given: the arguments of `sgeat`.
     """
 
     root: epath.Path
     rows: Mapping[str, Method]
     order: Sequence[tuple[str, Corpus | Method]]
-    makers: Makers
     given: Mapping[str, Any]
 
     def steps(self) -> list[Step]:
@@ -44,6 +42,10 @@ class RunPreview:
         """
         preview.checked_output(str(self.root))
         return [*self._base(), *self._corpora_and_models(), *self._evaluation()]
+
+    @property
+    def _makers(self) -> Makers:
+        return Makers.of(self.given)
 
     @property
     def _base_path(self) -> str:
@@ -130,11 +132,11 @@ class RunPreview:
             documents = Coming(self._kept(source))
             scored = {"documents": Coming(self.root / "corpora" / source / "scored")}
         assert documents is not None
-        steps = self.makers.pair(
+        steps = self._makers.pair(
             input=documents,
             output_dir=str(self.root / "corpora" / name / corpus.directory),
             pairing=corpus.pairs(**scored),
-            reference=self.makers.reference(checkpoint_path=self._model(corpus.writer)),
+            reference=self._makers.reference(checkpoint_path=self._model(corpus.writer)),
             check_only=True,
         )
         yield from steps or ()
@@ -202,7 +204,7 @@ class RunPreview:
         if any(isinstance(path, Coming) for path in (start, *terms)):
             yield Step("combine", directory)
             return
-        steps = self.makers.combine(base=start, output_dir=directory, terms=terms, check_only=True)
+        steps = self._makers.combine(base=start, output_dir=directory, terms=terms, check_only=True)
         yield from steps or ()
 
     def _decoding(self, name: str) -> Any:

@@ -117,10 +117,10 @@ def sgeat(
     rows = method.rows(methods, adaptation, corpora)
     method.check_names(corpora, rows, judges)
     order = method.in_order(corpora, rows)
-    makers = method.Makers(task, pair, reference, pairs_task, combine)
+    makers = method.Makers.of(arguments)
     makers.check(corpora, rows)
     if check_only:
-        return RunPreview(root, rows, order, makers, arguments).steps()
+        return RunPreview(root, rows, order, arguments).steps()
     say = _Narrator(root)
     kept = functools.partial(_kept, root, corpora)
 

@@ -121,7 +121,7 @@ class Model:
         place = Place(None)
         file = inputs.text_file(texts, place.scratch)
         return perplexity.checkpoint_perplexity(
-            self.path, file, batch_size, self.mesh_shape, self.loaded
+            self.path, file, batch_size, self.mesh_shape, loaded=self.loaded
         )
 
     def train(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity
+from detox_jax.evaluation.perplexity_cache import PerplexityReader
 from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.words import BannedWords
 from detox_jax.tags import Tags
@@ -95,6 +96,9 @@ def test_behind_a_tag_every_window_is_read_after_it_and_the_tag_is_not_scored(
     assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
     plain = perplexity.checkpoint_perplexity(model_dir, str(path), 2)
     assert plain.tokens == tokens and plain.value != measured.value
+    reader = PerplexityReader(epath.Path(tmp_path / "kept"), str(path), None, 2)
+    assert reader.of_model("m", model_dir, Tags()) == measured
+    assert reader.of_model("m", model_dir) == plain
 
 
 def _windows(size, context):
