@@ -120,7 +120,7 @@ def choose_labels(dataset: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Da
 
 
 def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterator[LabelledText]:
-    """JSON Lines documents with a number from 0 to 1 for every label.
+    """Documents with a number from 0 to 1 for every label.
 
     Args:
       path: file, glob or directory.
@@ -136,7 +136,7 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
             continue
         values = {"toxicity": document.toxicity, **document.extra}
         for label in labels:
-            value = values.get(label)
+            value = values[label] = _number(values.get(label))
             if value is None:
                 raise UserError(
                     f"{path}: record {document.id!r} has no label {label!r}; every record needs "
@@ -148,6 +148,14 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
                     "from 0 to 1"
                 )
         yield LabelledText(document.text, tuple(float(values[label]) for label in labels))
+
+
+def _number(value: Any) -> Any:
+    """A label as a number, where a cell of CSV holds it as text; else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value or None
 
 
 def _read_data_dir(path: str, held_out: bool) -> Iterator[LabelledText]:

@@ -89,6 +89,19 @@ def test_one_document_in_five_is_held_out(tmp_path):
     np.testing.assert_allclose(example["labels"], [1.0, number / 100], rtol=1e-6)
 
 
+def test_labels_of_a_table_are_numbers(tmp_path):
+    """Such as Jigsaw's train.csv."""
+    path = tmp_path / "d.csv"
+    path.write_text('id,comment_text,toxic,insult\n1,"a, b",1,0\n2,c,0,0.5\n')
+    chosen = f"{path}#text=comment_text"
+    texts = list(classification.read_documents(chosen, ("toxic", "insult"), None))
+    assert [(t.text, t.labels) for t in texts] == [("a, b", (1.0, 0.0)), ("c", (0.0, 0.5))]
+    for cell, message in [("", "has no label 'insult'"), ("much", "'insult' is 'much'")]:
+        path.write_text(f"id,comment_text,toxic,insult\n1,a,1,{cell}\n")
+        with pytest.raises(UserError, match=message):
+            list(classification.read_documents(chosen, ("toxic", "insult"), None))
+
+
 def test_a_validation_file_holds_nothing_else_out(tmp_path):
     files = _write(tmp_path / "a.jsonl"), _write(tmp_path / "b.jsonl", 3)
     task = classification.labelled_task(("toxicity",), *files)
