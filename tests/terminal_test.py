@@ -102,8 +102,9 @@ def at_once(monkeypatch):
 
 def wait_for(capfd, pattern):
     """What was written to stderr once a pattern is in it."""
-    written = ""
+    written, end = "", time.monotonic() + 60
     while not re.search(pattern, written, re.M):
+        assert time.monotonic() < end, f"{pattern} is not in {written[-2000:]}"
         time.sleep(0.001)
         written += capfd.readouterr().err
     return written
