@@ -26,6 +26,7 @@ from detox_jax.parallel import processes
 
 # Seconds to the first line about some work where there is no terminal, and between the others.
 FIRST_S, EVERY_S = 10.0, 30.0
+SILENCE = "DETOX_JAX_NO_PROGRESS"  # an environment variable: set, there are no such lines
 _SPEED_OF_S = 600.0  # over which a speed is taken: a batch may take minutes
 
 _NOTE = re.compile(
@@ -124,7 +125,8 @@ def bar(description: str, total: int, completed: int = 0, unit: str = "") -> Ite
         speed_estimate_period=_SPEED_OF_S,
     )
     task = display.add_task(description, total=total, completed=completed, note="")
-    lines = _Lines(display.tasks[0], unit) if is_told and not on_terminal else None
+    has_lines = is_told and not on_terminal and not os.environ.get(SILENCE)
+    lines = _Lines(display.tasks[0], unit) if has_lines else None
     with display, lines or contextlib.nullcontext():
 
         def advance(amount: int = 1, note: str | None = None, *, earlier: bool = False) -> None:

@@ -29,6 +29,8 @@ os.environ["XLA_FLAGS"] = (
 if metadata.version("jax").startswith("0.10."):
     # The emitters that later ones have alone take four times as long.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# Tests read what a verb says on stderr, however slow the machine is.
+os.environ["DETOX_JAX_NO_PROGRESS"] = "1"
 # What a test compiles is no business of the next run's.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 # Traces make many objects that live, and JAX lets XLA collect its own at every collection.

@@ -300,7 +300,7 @@ def test_what_does_not_fit_is_found_before_any_work(
     ("arguments", "said"),
     [
         (["scor"], "did you mean score?"),
-        (["score", "--input=x"], "did you mean --gin.INPUT?"),
+        (["score", "--words_file=x"], "did you mean --gin.WORDS_FILE?"),
         (["score", "--dryrun"], "--dryrun"),
         (["score", "--dry-run=1"], "did you mean --dry_run?"),
         (["convert", "--from-hf=x"], "did you mean --from_hf?"),

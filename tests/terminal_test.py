@@ -95,14 +95,16 @@ def test_futures_that_end_after_their_loop_are_dropped_and_others_are_not(monkey
 @pytest.fixture
 def at_once(monkeypatch):
     """Lines come at once and many times a second."""
+    monkeypatch.delenv(terminal.SILENCE)
     monkeypatch.setattr(terminal, "FIRST_S", 0.0)
     monkeypatch.setattr(terminal, "EVERY_S", 0.001)
 
 
 def wait_for(capfd, pattern):
     """What was written to stderr once a pattern is in it."""
-    written = ""
+    written, end = "", time.monotonic() + 60
     while not re.search(pattern, written, re.M):
+        assert time.monotonic() < end, f"{pattern} is not in {written[-2000:]}"
         time.sleep(0.001)
         written += capfd.readouterr().err
     return written
@@ -128,9 +130,17 @@ def test_a_line_comes_while_nothing_moves_and_names_what_is_compiled(at_once, ca
         wait_for(capfd, r"^train: 1 of 10 steps$")
 
 
-def test_short_work_says_nothing(capfd):
+def test_short_work_says_nothing(capfd, monkeypatch):
+    monkeypatch.delenv(terminal.SILENCE)
     with terminal.bar("score", 3) as advance:
         advance(3)
+    assert capfd.readouterr().err == ""
+
+
+def test_lines_can_be_switched_off(at_once, capfd, monkeypatch):
+    monkeypatch.setenv(terminal.SILENCE, "1")
+    with terminal.bar("score", 3):
+        time.sleep(0.01)
     assert capfd.readouterr().err == ""
 
 
@@ -173,6 +183,7 @@ def test_speed_and_time_left():
 
 def test_what_an_earlier_run_did_is_no_speed(monkeypatch):
     made = []
+    monkeypatch.delenv(terminal.SILENCE)
     monkeypatch.setattr(terminal, "_Lines", lambda task, unit: made.append(task))
     with terminal.bar("score", 400) as advance:
         for _ in range(3):
