@@ -88,9 +88,10 @@ def test_colab_gets_the_extra_of_its_accelerator():
 
 
 @pytest.mark.slow
-def test_they_run(tmp_path):
+def test_they_run(tmp_path, monkeypatch):
     """In one directory, in their order; what they show is of the kind that is stored."""
     pytest.importorskip("nbclient")
+    monkeypatch.delenv("XLA_FLAGS")  # the tests' own, which compile fast what then runs slowly
     for name in executed.NAMES:
         ran, kept = executed.execute(name, tmp_path), read(name)
         for cell, before in zip(ran.cells, kept["cells"], strict=True):
