@@ -15,7 +15,7 @@ from typing import Any
 
 import gin
 
-from detox_jax import compilation_cache, configuration, preview, storage_watch, terminal
+from detox_jax import compilation_cache, configuration, extras, preview, storage_watch, terminal
 from detox_jax.bound_values import suggestion, under_its_setting
 from detox_jax.errors import Unavailable, UserError, no_access, storage_trouble, without_role
 from detox_jax.parallel import distributed, preemption, processes
@@ -143,6 +143,11 @@ def _run(arguments: Arguments) -> int:
     if arguments.help:
         print(verb_help(arguments))
         return 0
+    with extras.needed_by(arguments.verb):
+        return _run_configured(arguments)
+
+
+def _run_configured(arguments: Arguments) -> int:
     with terminal.without_notes():
         verb, defaults = load_config(arguments)
     configuration.check(verb, defaults, arguments.bindings)

@@ -83,7 +83,9 @@ ALLOWED = {
     "sweep_cells": {"errors", "shared_steps"},
     "sweep": {*BASICS, "method", "evaluation", "report", "sweep_cells"},
     "bound_values": {"errors", "kinds"},
-    "configuration": {"errors", "bound_values"},
+    "extras": {"errors"},
+    "shadowing": {"errors", "parallel.processes"},
+    "configuration": {"errors", "bound_values", "extras", "shadowing"},
 }
 # T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.
 ALSO_ALLOWED = {"interop.t5x": {"training.data", "training.optimizer"}}
