@@ -18,6 +18,7 @@ from detox_jax import (
     command_line,
     compilation_cache,
     configuration,
+    extras,
     outputs,
     preview,
     run_files,
@@ -130,14 +131,15 @@ def _run(arguments: Arguments) -> int:
     if arguments.help:
         print(verb_help(arguments))
         return 0
-    configured, steps = prepared(arguments)
-    if arguments.dry_run:
-        print(f"{gin.config_str()}\n{preview.lines(steps)}")
-        return 0
-    if arguments.verb in HOST_VERBS:
-        processes.current().first_does(configured)
-        return 0
-    return configured() or 0
+    with extras.needed_by(arguments.verb):
+        configured, steps = prepared(arguments)
+        if arguments.dry_run:
+            print(f"{gin.config_str()}\n{preview.lines(steps)}")
+            return 0
+        if arguments.verb in HOST_VERBS:
+            processes.current().first_does(configured)
+            return 0
+        return configured() or 0
 
 
 def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Step]]:

@@ -25,7 +25,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from detox_jax import bound_values, run_files
+from detox_jax import bound_values, run_files, shadowing
 from detox_jax.errors import UserError
 
 Bindings = dict[tuple[str, str], dict[str, Any]]
@@ -54,7 +54,8 @@ def load(
       run_file: the first layer, whose bindings are defaults.
       gin_files: the layers over it, as the user named them.
       bindings: single ones over all files; they may refer to what the files import.
-      roots: directories to look for gin files, and for modules that they import.
+      roots: directories to look for gin files, and for modules that they import; the last one
+        holds `detox_jax` itself.
       imports: modules that the bindings name and no file imports.
 
     Returns:
@@ -72,14 +73,20 @@ def load(
         if root not in sys.path:
             sys.path.append(root)
         gin.add_config_file_search_path(root)
+    package_root = Path(roots[-1])
+    shadowing.import_tasks(package_root)
     files = [run_files.find(name, roots) for name in gin_files]
-    modules = _parse_file(run_file)
+    texts = [file.read_text(errors="replace") for file in (run_file, *files)]
+    shadowing.name_other_tasks(texts, roots, package_root)
+    modules, included = _parse_file(run_file)
     function = getattr(importlib.import_module(module), verb)
     _bind_by_name(function)
     defaults = _bindings()
     for file in files:
         if file != run_file:
-            modules += _parse_file(file)
+            more_modules, more_included = _parse_file(file)
+            modules, included = modules + more_modules, included + more_included
+    shadowing.name_other_gin_files([*gin_files, *included], ["", *roots], package_root)
     for binding in bindings:
         _parse_binding(binding, [*modules, *imports])
     _bind_by_name(function)  # Again: a file over the run file may have brought another struct.
@@ -114,16 +121,22 @@ def apart() -> Iterator[None]:
         gin_config._set_config_is_locked(was_locked)
 
 
-def _parse_file(file: Path) -> list[str]:
-    """Parses a file; returns the modules that it and what it includes import."""
+def _parse_file(file: Path) -> tuple[list[str], list[str]]:
+    """Parses a file; returns the modules that it and its includes import, and the includes."""
     parsed = _parse(lambda: gin.parse_config_file(str(file)), str(file))
-    return list(_imported(parsed))
+    return list(_imported(parsed)), list(_included(parsed))
 
 
 def _imported(parsed: Any) -> Iterator[str]:
     yield from parsed.imports
     for included in parsed.includes:
         yield from _imported(included)
+
+
+def _included(parsed: Any) -> Iterator[str]:
+    for included in parsed.includes:
+        yield included.filename
+        yield from _included(included)
 
 
 def _import_lines(modules: Iterable[str]) -> list[str]:

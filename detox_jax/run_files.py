@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from gin import config_parser
 
+from detox_jax import extras
 from detox_jax.bound_values import suggestion
 from detox_jax.errors import UserError
 
@@ -124,6 +125,8 @@ def parsed(parse: Callable[[], _Result], where: str) -> _Result:
     try:
         return parse()
     except _GIN_ERRORS as error:
+        if extras.missing(error, where):
+            raise  # The command says which verb needs it.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"{where}: {' '.join(lines)}") from None
 

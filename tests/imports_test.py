@@ -121,18 +121,20 @@ ALLOWED = {
     "sweep_cells": {"errors", "shared_steps"},
     "sweep": {*BASICS, "called_verbs", "method", "evaluation", "report", "sweep_cells"},
     "bound_values": {"errors", "kinds"},
-    "run_files": {"errors", "bound_values"},
-    "configuration": {"errors", "bound_values", "run_files"},
+    "extras": {"errors"},
+    "shadowing": {"errors", "parallel.processes"},
+    "run_files": {"errors", "bound_values", "extras"},
+    "configuration": {"errors", "bound_values", "run_files", "extras", "shadowing"},
     "command_line": {"errors", "bound_values", "run_files"},
     # Of the verbs, which it knows by name, each when it is called (`LOADERS`).
     "cli": {
         *BASICS,
-        *("compilation_cache", "storage_watch", "bound_values"),
+        *("compilation_cache", "storage_watch", "bound_values", "extras"),
         *("run_files", "configuration", "command_line"),
     },
     # What Python calls: the verbs through `cli`, as the command line does, and what they wrote.
     "api": {
-        *(MODEL | {"record_ids", "bound_values", "configuration", "cli"}),
+        *(MODEL | {"record_ids", "bound_values", "configuration", "cli", "extras"}),
         *("generation", "toxicity", "evaluation", "report", "training"),
     },
 }

@@ -1,6 +1,6 @@
 """Measures rows of docs/PERFORMANCE.md: sides take turns, each in a process of its own.
 
-    pip install 'detox-jax[hf]' alt-profanity-check pandas
+    pip install 'detox-jax[train,hf]' alt-profanity-check pandas
     python -m benchmarks.speed.run [ROW ...] [--rounds=3] [--output=benchmarks/speed/results.json]
 
 A row is a file beside this one. A row that is measured again takes the place of what the output

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detox_jax import cli, configuration
+from detox_jax import cli, configuration, extras
 from detox_jax.api.gin_lines import GinLines
 from detox_jax.errors import UserError
 
@@ -59,8 +59,9 @@ def call(
         )
         said = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
         with _ONE_AT_A_TIME, configuration.apart(), said:
-            configured, _ = cli.prepared(arguments)
-            configured(**given)
+            with extras.needed_by(verb):
+                configured, _ = cli.prepared(arguments)
+                configured(**given)
     except UserError as error:
         raise UserError(in_python(str(error), settings, said_as or {})) from None
 

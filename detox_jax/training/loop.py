@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -159,6 +160,7 @@ class Loop:
         log = metric_log.MetricLog(self.model_dir, start)
         manager = saved.manager(self.model_dir, max_to_keep=2)
         with (
+            contextlib.closing(log),
             meshes.sharding_scope(self.mesh),
             manager,
             preemption.put_off(),

