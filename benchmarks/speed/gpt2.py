@@ -57,12 +57,12 @@ def torchs() -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def decoder(max_new_tokens: int, end_ids: tuple[int, ...] = (0,)) -> Any:
+def decoder(max_new_tokens: int, end_ids: tuple[int, ...] = (0,), **sizes: Any) -> Any:
     """A `Decoder` with the evaluation protocol's nucleus; id 0 is padding, which nobody draws."""
     from detox_jax.generation.decoding import Decoder
     from detox_jax.generation.sampling import TopPSampling
 
-    model, mesh, params = ours()
+    model, mesh, params = ours(**sizes)
     return Decoder(
         model,
         params,
@@ -74,26 +74,45 @@ def decoder(max_new_tokens: int, end_ids: tuple[int, ...] = (0,)) -> Any:
     )
 
 
-def generate(prompts: np.ndarray, samples: int, new_tokens: int) -> Any:
-    """What a user of transformers calls, for prompts of equal length; returns the work."""
+def generate(
+    prompts: np.ndarray,
+    samples: int,
+    new_tokens: int,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    at_once: int | None = None,
+) -> Any:
+    """What a user of transformers calls, for prompts of equal length; returns the work.
+
+    Args:
+      prompts: ids `[prompts, length]`.
+      samples: of each.
+      new_tokens: of each sample.
+      device: of torch.
+      dtype: of the parameters.
+      at_once: prompts of a call; all where None.
+    """
     import torch
 
-    model = torchs().eval()
-    ids = torch.tensor(prompts)
+    model = torchs().eval().to(device, getattr(torch, dtype))
+    batches = torch.tensor(prompts).to(device).split(at_once or len(prompts))
 
     def work() -> float:
         with torch.inference_mode():
-            model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                top_k=0,
-                top_p=0.9,
-                num_return_sequences=samples,
-                min_new_tokens=new_tokens,
-                max_new_tokens=new_tokens,
-                pad_token_id=VOCAB_SIZE - 1,
-            )
+            for ids in batches:
+                samples_of_ids = model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=True,
+                    top_k=0,
+                    top_p=0.9,
+                    num_return_sequences=samples,
+                    min_new_tokens=new_tokens,
+                    max_new_tokens=new_tokens,
+                    pad_token_id=VOCAB_SIZE - 1,
+                )
+                samples_of_ids.cpu()
         return float(len(prompts) * samples * new_tokens)
 
     return work

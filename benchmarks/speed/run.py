@@ -3,9 +3,10 @@
     pip install 'detox-jax[train,hf]' alt-profanity-check pandas
     python -m benchmarks.speed.run [ROW ...] [--rounds=3] [--output=benchmarks/speed/results.json]
 
-A row is a file beside this one. A row that is measured again takes the place of what the output
-holds of it. Printed for each: units a second, and by how much ours is faster, as the median over
-rounds with the least and the most.
+A row is a file beside this one; those named gpu_... need a GPU, and are measured where they are
+named. A row that is measured again takes the place of what the output holds of it. Printed for
+each: units a second, and by how much ours is faster, as the median over rounds with the least and
+the most.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from benchmarks.speed.sides import Row
 
 HERE = Path(__file__).parent
-NO_ROWS = {"__init__", "run", "sides", "table", "gpt2", "comments", "processes"}
+NO_ROWS = {"__init__", "run", "sides", "table", "gpt2", "gpu", "comments", "processes"}
 PACKAGES = ("jax", "jaxlib", "torch", "transformers", "numpy", "scipy", "pandas")
 
 
@@ -76,11 +77,22 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
+        **_accelerator(),
         "processor": model or platform.processor(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _accelerator() -> dict[str, str]:
+    """The GPU, where there is one; asked without JAX, which would hold its memory."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return {}
+    return {"accelerator": done.stdout.strip()}
 
 
 def commit() -> str:
@@ -98,7 +110,8 @@ def commit() -> str:
 def main() -> None:
     """Measures the rows that are named, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("rows", nargs="*", default=row_names(), metavar="ROW")
+    usual = [name for name in row_names() if not name.startswith("gpu_")]
+    parser.add_argument("rows", nargs="*", default=usual, metavar="ROW")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     flags = parser.parse_args()

@@ -56,9 +56,10 @@ def provenance(results: dict[str, Any]) -> list[str]:
     for name, row in sorted(results.items()):
         versions = ", ".join(f"{key} {value}" for key, value in row["versions"].items())
         rounds = len(next(iter(row["sides"].values())))
+        beside = f" with {row['accelerator']}" if "accelerator" in row else ""
         said = (
             f"commit {row['commit']}, {rounds} rounds, {row['processors']} processors "
-            f"({row['processor']}), Python {row['python']}, {versions}"
+            f"({row['processor']}){beside}, Python {row['python']}, {versions}"
         )
         seen.setdefault(said, []).append(f"`{name}`")
     return [f"- {', '.join(names)}: {said}." for said, names in seen.items()]
