@@ -56,12 +56,23 @@ def row(name: str) -> Row:
         {
             "ours": Side(lambda: ours(shape), notes=lambda: _notes),
             "torch.compile, SDPA": Side(lambda: theirs(shape), notes=lambda: _notes),
+            "ours, all logits at once": Side(
+                lambda: ours(shape, logits_chunk=None), notes=lambda: _notes
+            ),
+            "ours, plain attention": Side(
+                lambda: ours(shape, attention_kernel="plain"), notes=lambda: _notes
+            ),
         },
     )
 
 
-def ours(shape: Shape) -> Work:
-    """Our steps."""
+def ours(shape: Shape, **settings: Any) -> Work:
+    """Our steps.
+
+    Args:
+      shape: of the model.
+      **settings: of its configuration, in place of those of gin_configs/models.
+    """
     import jax
 
     from detox_jax.training import step
@@ -74,8 +85,7 @@ def ours(shape: Shape) -> Work:
         mlp_dim=4 * shape.width,
         max_length=LENGTH,
         dtype="bfloat16",
-        remat="dots",
-        logits_chunk=512,
+        **{"remat": "dots", "logits_chunk": 512, **settings},
     )
     optimizer = AdamW().transformation(total_steps=1000)
     batch = packed(gpt2.random_prompts(shape.rows, LENGTH + 1))

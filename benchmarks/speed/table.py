@@ -57,10 +57,9 @@ def provenance(results: dict[str, Any]) -> list[str]:
         versions = ", ".join(f"{key} {value}" for key, value in row["versions"].items())
         rounds = len(next(iter(row["sides"].values())))
         beside = f" with {row['accelerator']}" if "accelerator" in row else ""
-        said = (
-            f"commit {row['commit']}, {rounds} rounds, {row['processors']} processors "
-            f"({row['processor']}){beside}, Python {row['python']}, {versions}"
-        )
+        counted = f"{rounds} round{'s' * (rounds > 1)}, {row['processors']} processors"
+        machine = f"{counted} ({row['processor']}){beside}"
+        said = f"commit {row['commit']}, {machine}, Python {row['python']}, {versions}"
         seen.setdefault(said, []).append(f"`{name}`")
     return [f"- {', '.join(names)}: {said}." for said, names in seen.items()]
 
