@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detox_jax import vocabulary as vocabulary_lib
 from detox_jax.errors import UserError
 from detox_jax.generation.generate import _encode
-from detox_jax.generation.prompts import Request
+from detox_jax.generation.prompts import Request, Standard
 from detox_jax.vocabulary import Vocabulary
 from tests.conftest import SENTENCES
 from tests.tokenizers_made import (
@@ -304,7 +304,7 @@ def test_documents_start_with_the_start_token(tmp_path):
     write(tmp_path, byte_fallback_tokenizer(), config={"bos_token_id": 1, "eos_token_id": 2})
     loaded = Vocabulary.load(str(tmp_path))
     requests = [Request("0", "late"), Request("1", "")]
-    assert _encode(requests, loaded, True) == [[2, *loaded.encode("late")], [2]]
+    assert _encode(requests, loaded, True, Standard(2), None) == [[2, *loaded.encode("late")], [2]]
     assert SeqioBPEVocabulary(str(tmp_path)).bos_id == 2
     assert SeqioBPEVocabulary(str(tmp_path)).eos_id == 3
 

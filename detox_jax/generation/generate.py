@@ -111,7 +111,7 @@ def generate(
     exchange = chat.exchange(loaded.vocabulary, chat_template)
     end_ids = exchange.end_ids if exchange else loaded.vocabulary.end_ids
     encoded = _encode(
-        listed, loaded.vocabulary, start_with_end_of_text, decoding.behind, prompts, exchange
+        listed, loaded.vocabulary, start_with_end_of_text, prompts, exchange, decoding.behind
     )
     if limit_setting is not None:
         decoding = _shortened(decoding, longest, encoded, prompts, limit_setting, output_dir)
@@ -214,7 +214,7 @@ def _preview(
     listed = prompts.requests()
     exchange = chat.exchange(vocabulary, chat_template)
     encoded = _encode(
-        listed, vocabulary, start_with_end_of_text, decoding.behind, prompts, exchange
+        listed, vocabulary, start_with_end_of_text, prompts, exchange, decoding.behind
     )
     if limit_setting is not None:
         decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
@@ -292,9 +292,9 @@ def _encode(
     requests: Sequence[Request],
     vocabulary: Vocabulary,
     start: bool,
-    behind: Tags | None,
     mode: PromptMode,
     exchange: chat.Exchange | None,
+    behind: Tags | None = None,
 ) -> list[list[int]]:
     """Token ids of every request; behind a tag as documents are in training, with their start.
 
