@@ -249,14 +249,23 @@ class _Layers:
         """A macro's value; of one that is required, for which of the choices where not for all."""
         value = self.macros[name]
         owners = self._owners(name) if repr(value) == "REQUIRED" else []
-        called = {
-            reference["name"]
-            for other in (*self.macros.values(), *self.parameters.values())
-            for reference in _REFERENCE.finditer(repr(other))
-        }
-        if not owners or any(owner in called for owner in owners):
+        if not owners or not self._called().isdisjoint(owners):
             return repr(value)
         return f"for {', '.join(f'@{owner}()' for owner in owners)}"
+
+    def _called(self) -> set[str]:
+        """What the choices of macros call, and what is called with: all that a run makes."""
+        called = {name for value in self.macros.values() for name in _references(value)}
+        while True:
+            more = {
+                name
+                for (owner, _), value in self.parameters.items()
+                if owner in called or self._is_the_verb(owner)
+                for name in _references(value)
+            }
+            if more <= called:
+                return called
+            called |= more
 
     def _owners(self, name: str) -> list[str]:
         """What is configured with a macro; empty where it is the verb's own or nothing says so."""
@@ -265,8 +274,31 @@ class _Layers:
             for (owner, _), value in self.parameters.items()
             if name in {macro["name"] for macro in _MACRO.finditer(repr(value))}
         ]
-        is_the_verbs = any(owner.endswith(f".{self.verb}") for owner in owners)
-        return [] if is_the_verbs else list(dict.fromkeys(owners))
+        # A function in between, such as `sources.with_fields`, is a part of what is given its value.
+        callers = [
+            caller for of in owners for caller in ([of] if _is_a_choice(of) else self._callers(of))
+        ]
+        if any(self._is_the_verb(owner) for owner in callers):
+            return []
+        return list(dict.fromkeys(callers))
+
+    def _callers(self, called: str) -> list[str]:
+        """What is configured with a call."""
+        return [
+            owner for (owner, _), value in self.parameters.items() if called in _references(value)
+        ]
+
+    def _is_the_verb(self, owner: str) -> bool:
+        return owner.endswith(f".{self.verb}")
+
+
+def _references(value: Any) -> set[str]:
+    return {reference["name"] for reference in _REFERENCE.finditer(repr(value))}
+
+
+def _is_a_choice(name: str) -> bool:
+    """Whether a name is a class's, of which a macro chooses one."""
+    return name.rpartition(".")[2][:1].isupper()
 
 
 def _last_two(selector: str) -> str:

@@ -133,11 +133,11 @@ def test_killed_and_rerun_gives_the_same_bytes(tmp_path, model_dir, monkeypatch)
     assert evaluate(tmp_path / "whole") == 0
     compute, calls = perplexity.checkpoint_perplexity, []
 
-    def killed(*arguments):
+    def killed(*arguments, **named):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return compute(*arguments)
+        return compute(*arguments, **named)
 
     monkeypatch.setattr(perplexity, "checkpoint_perplexity", killed)
     assert evaluate(tmp_path / "killed") == 130
@@ -376,7 +376,7 @@ def test_a_failed_attempt_takes_the_corrected_command(pair, tmp_path, capsys, mo
     flags = ["evaluate", f"--gin_file={config}", f"--gin.OUTPUT_DIR={out}"]
     flags += ["--gin.BOOTSTRAP_DRAWS=20", "--gin.MIN_COVERAGE=0.5"]
     assert cli.main([*flags, f"--gin.HELDOUT={wrong}"]) == 2
-    assert "malformed JSON" in capsys.readouterr().err and not out.exists()
+    assert "no row below the header" in capsys.readouterr().err and not out.exists()
     assert cli.main([*flags, f"--gin.HELDOUT={right}"]) == 0
     assert results_of(out)["rows"][0]["perplexity"]["documents"] == 1
     assert cli.main([*flags, f"--gin.HELDOUT={wrong}"]) == 2
@@ -610,7 +610,7 @@ def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatc
     """A wrong one is refused before anything is read."""
     seen = []
 
-    def of_heldout(checkpoint, heldout, batch_size, mesh_shape, *_):
+    def of_heldout(checkpoint, heldout, batch_size, mesh_shape, *_, **__):
         seen.append(mesh_shape)
         return Perplexity(2.0, 8.0, 10, 5, 1)
 
