@@ -22,6 +22,7 @@ class TrainSettings(TypedDict, total=False):
     model: TransformerConfig | None
     adaptation: Adaptation | None
     bad_records: BadRecords
+    chat_template: bool | str
     objective: Objective
     kl_to_base: float
     train_steps: int | None
@@ -43,9 +44,14 @@ class SgeatSettings(TypedDict, total=False):
     """Of `sgeat`, beside what the call makes of its arguments."""
 
     bad_records: BadRecords
+    chat_template: bool | str
     num_documents: int
     document_max_new_tokens: int
     keep_fraction: float
+    good_tag: str
+    bad_tag: str
+    tag_threshold: float
+    untagged_share: float
     task_feature_lengths: Mapping[str, int]
     epochs: int | None
     train_steps: int | None
@@ -79,6 +85,7 @@ class EvaluateSettings(TypedDict, total=False):
 
     power: bool
     batch_size: int
+    mesh_shape: Mapping[str, int] | None
     min_coverage: float
     bootstrap_draws: int
     random_seed: int

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import detox_jax as dj
-from detox_jax import cli
+from detox_jax import cli, run_files
 from detox_jax.api import calls, keywords
 from tests.conftest import SENTENCES
 
@@ -16,6 +16,8 @@ SGEAT = {"output_dir", "initial_checkpoint_path", "prompts_input", "heldout"}
 EVALUATE = {"methods", "output_dir", "baseline", "heldout", "reference"}
 # What gin files give: tasks and functions.
 TRAIN |= {"mixture_or_task_name", "cache_dir", "mesh_shape"}
+# What a path says behind `#`.
+TRAIN |= {"text_field", "id_field"}
 SGEAT |= {"corpora", "judges", "scorer", "cached_scorer"}
 SGEAT |= {"prepare", "train_vocabulary", "pretrain"}
 
@@ -24,7 +26,7 @@ def macros(file):
     text = file.read_text()
     names = {name.lower() for name in re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.M)}
     for included in re.findall(r"^include '(.+)'", text, re.M):
-        names |= macros(cli._package_root() / included)
+        names |= macros(run_files.ROOT / included)
     return names
 
 
@@ -81,7 +83,10 @@ def model(model_dir):
             "learning_rate: expected a number, got 'fast'; for example learning_rate=2e-05",
         ),
         (lambda m, p: dj.sgeat(m, p / "r", num_document=3), "did you mean num_documents?"),
-        (lambda m, p: dj.sgeat(m, p / "r"), "^required and not set: prompts; pass prompts="),
+        (
+            lambda m, p: dj.sgeat(m, p / "r"),
+            "^required and not set: prompts, heldout; pass prompts=",
+        ),
         (lambda m, p: dj.sgeat(m, p / "r", gin_files=["no.gin"]), "^gin_files: no.gin: no such"),
         (lambda m, p: dj.score("README.md"), r"give pathlib.Path\('README.md'\) to read it"),
         (lambda m, p: dj.score(["a"], "ngrm"), "did you mean ngram?"),
