@@ -274,7 +274,7 @@ class _Layers:
             for (owner, _), value in self.parameters.items()
             if name in {macro["name"] for macro in _MACRO.finditer(repr(value))}
         ]
-        # A function in between, such as `sources.with_fields`, is a part of what is given its value.
+        # A function in between, such as `sources.with_fields`, is a part of what is given by it.
         callers = [
             caller for of in owners for caller in ([of] if _is_a_choice(of) else self._callers(of))
         ]

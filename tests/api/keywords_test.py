@@ -85,7 +85,7 @@ def model(model_dir):
         (lambda m, p: dj.sgeat(m, p / "r", num_document=3), "did you mean num_documents?"),
         (
             lambda m, p: dj.sgeat(m, p / "r"),
-            "^required and not set: prompts, heldout; pass prompts=",
+            "^required and not set: prompts, heldout; pass pro",
         ),
         (lambda m, p: dj.sgeat(m, p / "r", gin_files=["no.gin"]), "^gin_files: no.gin: no such"),
         (lambda m, p: dj.score("README.md"), r"give pathlib.Path\('README.md'\) to read it"),
