@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -28,6 +29,7 @@ from detox_jax.parallel import processes
 FIRST_S, EVERY_S = 10.0, 30.0
 SILENCE = "DETOX_JAX_NO_PROGRESS"  # an environment variable: set, there are no such lines
 _SPEED_OF_S = 600.0  # over which a speed is taken: a batch may take minutes
+_BURST_S = 0.5  # what is done within it was done at once, though it is told row by row
 
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
@@ -127,14 +129,21 @@ def bar(description: str, total: int, completed: int = 0, unit: str = "") -> Ite
     task = display.add_task(description, total=total, completed=completed, note="")
     has_lines = is_told and not on_terminal and not os.environ.get(SILENCE)
     lines = _Lines(display.tasks[0], unit) if has_lines else None
+    told_at, untimed = -math.inf, 0  # of what rich takes a speed from, and what it has yet to hear
     with display, lines or contextlib.nullcontext():
 
         def advance(amount: int = 1, note: str | None = None, *, earlier: bool = False) -> None:
+            nonlocal told_at, untimed
             COMPILATIONS.went_on()
             said: dict[str, Any] = {} if note is None else {"note": f", {note}"}
-            if earlier:
+            in_burst = display.get_time() - told_at < _BURST_S
+            if earlier or in_burst:
                 display.tasks[0].completed += amount
+                untimed += 0 if earlier else amount
                 amount = 0
+            else:
+                display.tasks[0].completed -= untimed
+                amount, untimed, told_at = amount + untimed, 0, display.get_time()
             display.update(task, advance=amount, **said)
 
         yield advance

@@ -181,6 +181,25 @@ def test_speed_and_time_left():
     assert shown(range(10), advance=40) == "score: 400 of 400 texts, 40/s"
 
 
+def test_the_rows_of_a_batch_are_no_speed(monkeypatch):
+    displays, now = [], [0.0]
+
+    class Display(progress.Progress):
+        def __init__(self, *columns, **settings):
+            super().__init__(*columns, **settings, get_time=lambda: now[0])
+            displays.append(self)
+
+    monkeypatch.setattr(terminal.progress, "Progress", Display)
+    with terminal.bar("generate", 1000) as advance:
+        (task,) = displays[0].tasks
+        for at in (10.0, 20.0, 30.0):
+            for row in range(50):
+                now[0] = at + row / 1e6
+                advance()
+                assert task.completed == 50 * (at / 10 - 1) + row + 1
+            assert task.speed is None if at == 10 else task.speed == pytest.approx(5)
+
+
 def test_what_an_earlier_run_did_is_no_speed(monkeypatch):
     made = []
     monkeypatch.delenv(terminal.SILENCE)
