@@ -112,7 +112,7 @@ def test_a_steered_row_does_not_depend_on_its_batch(flags, adapters, tmp_path):
         (["STEERING=[@experts.Experts()]"], "neither an expert nor an anti-expert"),
         (
             ["STEERING=[@words.BannedWords()]", "words.BannedWords.words_file=none.txt"],
-            "none.txt: not readable as a word list",
+            "words_file: none.txt: no such file",
         ),
         (
             ["STEERING=[@contrast.PrefixContrast()]", "contrast.PrefixContrast.text="],
