@@ -34,6 +34,7 @@ _PUBLIC = {
     "TransformerLM": "detox_jax.models.transformer",
     "create_mesh": "detox_jax.parallel.mesh",
     "load_model": "detox_jax.checkpoints.model_dir",
+    "Tags": "detox_jax.tags",
     "Vocabulary": "detox_jax.vocabulary",
     "Greedy": "detox_jax.generation.sampling",
     "TemperatureSampling": "detox_jax.generation.sampling",

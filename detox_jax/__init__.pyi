@@ -34,6 +34,7 @@ from detox_jax.models.adaptation import PrefixConfig as PrefixConfig
 from detox_jax.models.config import TransformerConfig as TransformerConfig
 from detox_jax.models.transformer import TransformerLM as TransformerLM
 from detox_jax.parallel.mesh import create_mesh as create_mesh
+from detox_jax.tags import Tags as Tags
 from detox_jax.toxicity.lexicon import LexiconScorer as LexiconScorer
 from detox_jax.toxicity.ngram import NgramScorer as NgramScorer
 from detox_jax.toxicity.scorer import ToxicityScorer as ToxicityScorer

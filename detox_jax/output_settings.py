@@ -18,6 +18,9 @@ from detox_jax.parallel import processes
 SCHEMA_VERSION = 2
 # The version of the draws of text that is drawn; before there was a second, nothing named it.
 DRAW = "sampling_draw"
+# In a manifest of `evaluate`: the steered rows whose methods nobody gave. A steered row that is
+# neither here nor has `steering` is of a version that knew of neither.
+STEERING_NOT_GIVEN = "steering_not_given"
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 
@@ -119,10 +122,29 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
     draw = old.get(DRAW, 1), new.get(DRAW)
     if there.get("schema_version") == 1:
         old, new = _as_version_2(there["verb"], old, new)
+    if there["verb"] == "evaluate" and there["complete"]:
+        new = _without_new_steering(there, old, new)
     if draw[1] is not None:
         # Text that is finished stays; text that is not cannot go on with other draws.
         old, new = {**old, DRAW: draw[0]}, {**new, DRAW: draw[0] if there["complete"] else draw[1]}
     return processes.first_difference(old, new)
+
+
+def _without_new_steering(there: Mapping[str, Any], old: Any, new: Any) -> Any:
+    """`new` without what steers rows that were finished when `evaluate` did not take it.
+
+    Their table stays, without a perplexity of those rows.
+    """
+    not_given = there.get(STEERING_NOT_GIVEN, ())
+
+    def as_before(name: str, method: Any) -> Any:
+        known = old["methods"].get(name, {})
+        if "steering" in known or name in not_given or not method.get("steering"):
+            return method
+        return {key: value for key, value in method.items() if key != "steering"}
+
+    methods = {name: as_before(name, method) for name, method in new["methods"].items()}
+    return {**new, "methods": methods}
 
 
 def _as_version_2(verb: str, old: Any, new: Any) -> tuple[Any, Any]:

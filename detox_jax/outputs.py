@@ -416,6 +416,7 @@ class OutputDirectory:
                 f"{self.path}: holds output made with other settings ({name}: {there} "
                 f"there, {now} now); remove this directory alone "
                 f"({removal(self.path)}), or choose another; outputs beside it are kept"
+                f"{_advice(*difference)}"
             )
         if manifest["complete"]:
             self._manifest = manifest
@@ -474,6 +475,13 @@ class OutputDirectory:
         if processes.current().is_first:
             self._offer()
             directory_lock.release(self.path)
+
+
+def _advice(name: str, there: Any, now: Any) -> str:
+    """What else can be done about a setting that differs; empty for most."""
+    if name.rpartition(".")[2] == "chat_template" and there is None and now is not None:
+        return "; CHAT_TEMPLATE=False keeps the raw text that it was made with"
+    return ""
 
 
 def removal(path: epath.Path) -> str:

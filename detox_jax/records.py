@@ -176,7 +176,8 @@ def read_by_file(
             rows = opened.rows(file, text_field)
         else:
             rows = _readable(opened, file, text_field, aside)
-        yield file, _records(file, rows, reader, ids, is_last=file is opened.files[-1])
+        is_last = file is opened.files[-1]
+        yield file, _records(file, rows, reader, ids, is_last, text_field)
     if aside is not None:
         aside.finish(source, [str(file) for file in opened.files])
 
@@ -204,7 +205,7 @@ def _readable(
         try:
             value = opened.choice.applied(raw.parse(), where)
             if (row := foreign_files.row_alone(value, where)) is not None:
-                _record(row, record_ids.Ids(where))
+                _record(row, record_ids.Ids(where), text_field)
         except UserError as error:
             aside.put(str(file), raw.number, raw.raw(), error)
         else:
@@ -217,12 +218,13 @@ def _records(
     reader: foreign_files.Reader,
     ids: record_ids.Ids,
     is_last: bool,
+    text_field: str,
 ) -> Iterator[Record]:
     for row in reader.rows(str(file), rows):
-        yield _record(row, ids)
+        yield _record(row, ids, text_field)
     if is_last:
         for row in reader.unanswered():
-            yield _record(row, ids)
+            yield _record(row, ids, text_field)
         ids.check_repeats()
 
 
@@ -241,15 +243,17 @@ def read_prompts(source: str, aside: Aside | None = None) -> Iterator[Prompt]:
             if not isinstance(record, Prompt):
                 raise UserError(
                     f'{source}: record {record.id!r} has no "prompt"; expected RTP layout, or name '
-                    f"the field that holds the prompt: {_named(source, 'prompt=text')}"
+                    f"the field that holds the prompt: {_with_prompt(source)}"
                 )
             yield record
 
 
-def _named(source: str, choice: str) -> str:
-    """The source as it reads with one more choice."""
-    place, mark, said = source.rpartition("#")
-    return f"{place}#{said},{choice}" if mark else f"{source}#{choice}"
+def _with_prompt(source: str) -> str:
+    """The source as it reads where its texts are prompts."""
+    place, choice = sources.split(source)
+    said = {"prompt": choice.text or "text", **choice.said()}
+    said.pop("text", None)
+    return f"{place}#{','.join(f'{name}={field}' for name, field in said.items())}"
 
 
 def parse_record(value: Mapping[str, Any], where: str) -> Record:
@@ -261,7 +265,7 @@ def parse_record(value: Mapping[str, Any], where: str) -> Record:
     return _record(foreign.to_row(value, where), record_ids.Ids(where))
 
 
-def _record(row: foreign.Row, ids: record_ids.Ids) -> Record:
+def _record(row: foreign.Row, ids: record_ids.Ids, text_field: str = "text") -> Record:
     fields, where = dict(row.fields), row.where
     given = record_ids.given(fields, where)
     _check_flags(fields, where)
@@ -282,7 +286,7 @@ def _record(row: foreign.Row, ids: record_ids.Ids) -> Record:
             prompt_extra=prompt,
             extra=fields,
         )
-    text = _text(fields, where)
+    text = _text(fields, where, text_field)
     unreadable = _unreadable(fields, where)
     return Document(
         ids.of_document(given, text, where), text, _toxicity(fields, where), fields, unreadable
@@ -295,15 +299,16 @@ def _check_flags(fields: Mapping[str, Any], where: str) -> None:
         raise UserError(f'{where}: "{_CHALLENGING}" is {value!r}; expected true, false or null')
 
 
-def _text(fields: dict[str, Any], where: str) -> str:
+def _text(fields: dict[str, Any], where: str, text_field: str = "text") -> str:
     is_null = "text" in fields and fields["text"] is None
     text = fields.pop("text", None)
     if isinstance(text, str):
         return text
-    raise UserError(f'{where}: record without a "text"{_hint(fields, is_null)}')
+    wanted = "text" if is_null else text_field
+    raise UserError(f'{where}: record without a "{wanted}"{_hint(fields, is_null, wanted)}')
 
 
-def _hint(fields: Mapping[str, Any], is_null: bool) -> str:
+def _hint(fields: Mapping[str, Any], is_null: bool, text_field: str) -> str:
     """What to do about a record without text: where another field may hold it, or none does."""
     if is_null:
         return " (it is null): leave such rows out, or see BAD_RECORDS"
@@ -311,7 +316,9 @@ def _hint(fields: Mapping[str, Any], is_null: bool) -> str:
         return ""
     named = next((name for name, value in fields.items() if isinstance(value, str)), None)
     there = f"; it has {', '.join(map(repr, list(fields)[:8]))}"
-    return f"{there}: name the field with the text, such as #text={named}" if named else there
+    if named is None:
+        return there
+    return f"{there}: name the field with the {text_field}, such as #{text_field}={named}"
 
 
 def _toxicity(fields: dict[str, Any], where: str) -> float | None:

@@ -208,12 +208,12 @@ class RunPreview:
         yield from steps or ()
 
     def _decoding(self, name: str) -> Any:
-        """The decoding of a row; what steers it may be a model that this run trains."""
+        """The decoding of a row; what steers it may be a model that this run trains or adds up."""
         decoding = self.given["decoding"]
         if name in self.rows:
             decoding = self.rows[name].decode_with(decoding)
-        trained = [row for row in self.rows if self.rows[row].corpus is not None]
-        coming = [path for row in trained if isinstance(path := self._model(row), Coming)]
+        made = [name for name, row in self.rows.items() if row.corpus or row.terms]
+        coming = [path for row in made if isinstance(path := self._model(row), Coming)]
         return dataclasses.replace(
             decoding, steering=preview.with_coming(decoding.steering, coming)
         )

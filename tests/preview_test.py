@@ -84,12 +84,15 @@ def test_what_steers_a_row_is_there_or_is_made_by_the_run(tmp_path, monkeypatch)
     methods = {
         "anti": Method(corpus="toxic"),
         "experts": Method(decoding={"steering": [Experts(expert="mine", anti="run/models/anti")]}),
+        "less": Method(terms={"anti": -0.5}),
+        "sum": Method(decoding={"steering": [Experts(expert="run/models/less")]}),
     }
     given = {"decoding": Decoding(), "prepare": None, "initial_checkpoint_path": "base"}
     run = RunPreview(epath.Path("run"), methods, [], given)
     [experts] = run._decoding("experts").steering
     assert isinstance(experts.anti, preview.Coming)
     assert run._decoding("base").steering == []
+    assert isinstance(run._decoding("sum").steering[0].expert, preview.Coming)
     with pytest.raises(UserError, match="STEERING Experts.expert: mine: no such file"):
         steering.check_files([experts])
     (tmp_path / "mine").mkdir()

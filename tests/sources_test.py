@@ -107,6 +107,21 @@ def test_documents_become_prompts_by_name_alone(tmp_path):
     assert [p.text for p in records.read_prompts(f"{path}#prompt=text")] == ["x"]
 
 
+@pytest.mark.parametrize(
+    ("choice", "meant"),
+    [("", "#prompt=body"), ("#text=body", "#prompt=body"), ("#id=k,text=body", "body,id=k")],
+)
+def test_a_field_for_prompts_is_asked_for_as_one(tmp_path, choice, meant):
+    path = tmp_path / "d.csv"
+    path.write_text("body,k\nx,a\n")
+    with pytest.raises(UserError, match='"prompt"') as caught:
+        list(records.read_prompts(f"{path}{choice}"))
+    said = str(caught.value)
+    assert said.endswith(meant) and "text=" not in said.partition("; ")[2]
+    advised = f"#{said.rpartition('#')[2]}"
+    assert [prompt.text for prompt in records.read_prompts(f"{path}{advised}")] == ["x"]
+
+
 def test_fields_of_macros_join_those_of_the_name():
     assert sources.with_fields("d.csv") == "d.csv"
     assert sources.with_fields(None, text="body") is None

@@ -80,10 +80,7 @@ def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] 
     message = " ".join(message.split("\n  In call to configurable")[0].split())
     flags = {flag.lower() for flag in _FLAG.findall(message)}
     message = _FLAG.sub(lambda flag: flag[1].lower(), message)
-    named = re.match(
-        r"nothing uses ([A-Z0-9_, ]+) \(.*?\)(?:; did you mean ([A-Z0-9_]+)\?)?", message
-    )
-    if named:
+    if named := _UNUSED.match(message):
         flags |= {name.lower() for name in _MACRO.findall(" ".join(filter(None, named.groups())))}
     known = {*settings, *flags}
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from detox_jax import records
+from detox_jax import chat, records
 from detox_jax.api import inputs
 from detox_jax.api.calls import Place, call, in_python
 from detox_jax.api.inputs import Texts
@@ -21,6 +21,7 @@ from detox_jax.evaluation.rows import Perplexity
 from detox_jax.kinds import Dtype
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
+from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Model:
         steering: Sequence[Method] = (),
         batch_size: int = 256,
         output_dir: str | os.PathLike[str] | None = None,
+        chat_template: chat.Choice = chat.AUTO,
+        behind: Tags | None = None,
     ) -> Generations:
         """Continues prompts: the verb `generate`, which writes the same records for the same seed.
 
@@ -84,6 +87,8 @@ class Model:
           steering: what changes the distribution before a draw, in order: `[BannedWords()]`.
           batch_size: samples at once; changes speed and memory, not the text.
           output_dir: where the records go, to stay; a rerun goes on there.
+          chat_template: `"auto"`, the tokenizer's chat template where it has one; False, raw text.
+          behind: the tags of a model of conditional training, behind whose good one it is asked.
 
         Raises:
           UserError: for prompts beyond the context, or a value that does not fit.
@@ -100,13 +105,17 @@ class Model:
             "batch_size": batch_size,
             "dtype": self.config.dtype,
             "mesh_shape": self.mesh_shape,
+            "chat_template": chat_template,
+            "behind": behind,
         }
         if sampling is not None:
             settings["sampling"] = sampling
         said_as = {settings["input"]: "prompts", "num_samples": "k", "random_seed": "seed"}
         call("generate", settings, quiet=place.is_temporary, said_as=said_as, loaded=self.loaded)
         written = tuple(records.read_prompts(place.output))
-        return Generations(written, place.output, self.path, (place,))
+        under = {"steering": tuple(steering), "behind": behind}
+        drawn_under = {name: value for name, value in under.items() if value}
+        return Generations(written, place.output, self.path, (place,), drawn_under)
 
     def perplexity(self, texts: Texts, *, batch_size: int = 32) -> Perplexity:
         """The perplexity of documents, by token (`value`) and by white-space word (`words`).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from etils import epath
@@ -32,6 +32,8 @@ class Generations(Sequence[records.Prompt]):
     directory: str
     checkpoint_path: str | None = None
     _places: tuple[Place, ...] = dataclasses.field(default=(), compare=False)
+    # Steering and tags that they were drawn under, for `evaluate`: a manifest has hashes alone.
+    _drawn_under: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def texts(self) -> list[list[str]]:

@@ -83,8 +83,9 @@ def score(
     if isinstance(written[0], records.Prompt):
         prompts = tuple(record for record in written if isinstance(record, records.Prompt))
         if isinstance(texts, Generations):
+            places = (*texts._places, place)
             return Generations(
-                prompts, place.output, texts.checkpoint_path, (*texts._places, place)
+                prompts, place.output, texts.checkpoint_path, places, texts._drawn_under
             )
         return Generations(prompts, place.output, None, (place,))
     documents = tuple(record for record in written if isinstance(record, records.Document))
@@ -132,16 +133,16 @@ def evaluate(
 
 
 def _method(name: str, given: Any) -> Any:
-    """What the verb is told of a method; one that steers is meant to."""
+    """What the verb is told of a method; one that steers, or is asked behind tags, is meant to."""
     from detox_jax.evaluation.evaluate import Evaluated
 
     if not isinstance(given, Generations):
         return given
     if not given.is_scored:
         raise UserError(f"methods[{name!r}] has no scores; give detox_jax.score(...) of it")
-    steers = bool(given.manifest.get("generated", {}).get("steering"))
-    own = ("steering",) if steers else ()
-    return Evaluated(given.directory, given.checkpoint_path, own_decoding=own)
+    generated = given.manifest.get("generated", {})
+    own = tuple(name for name in ("steering", "behind") if generated.get(name))
+    return Evaluated(given.directory, given.checkpoint_path, own_decoding=own, **given._drawn_under)
 
 
 def sgeat(

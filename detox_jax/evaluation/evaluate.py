@@ -230,7 +230,8 @@ def evaluate(
             picture_data.write(place, scored, paths)
             results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
-        output.finish(methods=len(named), prompts=len(texts[baseline].prompts), **named_scorers)
+        counts = {"methods": len(named), "prompts": len(texts[baseline].prompts)}
+        output.finish(**counts, **named_scorers, **_steering_not_given(named, texts))
 
     # --- what a reader sees ------------------------------------------------------------------
     for scorer in generations:
@@ -335,6 +336,14 @@ def _describe_method(method: Evaluated) -> dict[str, Any]:
         return {**fields, "generations": records.describe_input(given)}
     described = {scorer: records.describe_input(path) for scorer, path in given.items()}
     return {**fields, "generations": described}
+
+
+def _steering_not_given(
+    methods: Mapping[str, Evaluated], texts: Mapping[str, Scored]
+) -> dict[str, list[str]]:
+    """The steered rows whose methods nobody gave, for the manifest; nothing without such."""
+    names = [n for n, of in texts.items() if of.is_steered and not methods[n].steering]
+    return {output_settings.STEERING_NOT_GIVEN: names} if names else {}
 
 
 def _filtered_by(name: str, method: Evaluated) -> Scorer | None:

@@ -162,6 +162,39 @@ def test_perplexity(model, tmp_path):
     assert model.perplexity(SENTENCES) == model.perplexity(documents) == expected
 
 
+def test_held_out_text_is_read_as_a_row_was_drawn(model):
+    """Under its steering, behind its tag: as `evaluate` reads it where a file gives it both."""
+    steering, tags = [dj.PrefixContrast(text="You are.", alpha=2.0)], dj.Tags()
+    asked = {"base": {}, "steered": {"steering": steering}, "tagged": {"behind": tags}}
+    rows = {
+        name: dj.score(model.generate(SENTENCES, k=2, max_new_tokens=4, **how))
+        for name, how in asked.items()
+    }
+    assert "behind" in rows["tagged"].manifest["generated"]
+    results = dj.evaluate(rows, heldout=SENTENCES, bootstrap_draws=100).results
+    found = {row.method: row.quality.perplexity for row in results.rows if row.split == "full"}
+    assert all(found.values()) and not any("not measured" in n for n in results.provenance.notes)
+    assert len({round(of.value, 3) for of in found.values()}) == 3
+    assert found["base"] == model.perplexity(SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"chat_template": True},
+            "^CHAT_TEMPLATE is True.*no chat template|^chat_template is True",
+        ),
+        ({"chat_template": "yes"}, "^chat_template: must be one of auto"),
+        ({"behind": "x"}, "^behind: expected a Tags or None, got 'x'$"),
+        ({"behind": dj.Tags()}, "^prompt .* its text holds the tag"),
+    ],
+)
+def test_how_a_model_is_asked_is_checked(model, asked, message):
+    with pytest.raises(dj.UserError, match=message):
+        model.generate(["<|good|>"], k=1, **asked)
+
+
 @pytest.fixture
 def configured(monkeypatch):
     """What gin holds when a verb would begin, which then does nothing."""

@@ -589,6 +589,14 @@ def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp
     assert settings["top"]["steering"][0]["base_top_p"] == 0.9
     assert steered(tmp_path / "later", *CONTRAST, *TOP) == 0
     assert _full(tmp_path / "later")[0]["contrast"]["perplexity"]["value"] > 1
+    assert steered(tmp_path / "out", *CONTRAST, *TOP) == 2  # What is there is of other settings,
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest.pop("steering_not_given") == ["contrast"]
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    before = results_of(tmp_path / "out")
+    assert steered(tmp_path / "out", *CONTRAST, *TOP) == 0  # but of a version that took none, done.
+    assert results_of(tmp_path / "out") == before
+    assert steered(tmp_path / "out", "--gin.BOOTSTRAP_DRAWS=300", *CONTRAST, *TOP) == 2
 
 
 @pytest.mark.parametrize(

@@ -296,9 +296,12 @@ def test_a_chat_model_is_asked_in_its_template(flags, config, tmp_path, capsys, 
     assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'chat'}"]) == 0 and not asked
     raw = [*flags, "--gin.CHAT_TEMPLATE=False"]
     assert cli.main([*raw, f"--gin.OUTPUT_DIR={tmp_path / 'chat'}"]) == 2
-    assert "chat_template" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "chat_template" in said and "CHAT_TEMPLATE=False" not in said
     assert cli.main([*raw, f"--gin.OUTPUT_DIR={tmp_path / 'raw'}"]) == 0
     assert "warning: raw text, though the tokenizer has a chat" in capsys.readouterr().out
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'raw'}"]) == 2  # as of a version before
+    assert "; CHAT_TEMPLATE=False keeps the raw text that" in capsys.readouterr().err
     read = {name: ids for prompts, _ in asked for name, ids in prompts.items()}
     assert read["p1"] == [vocabulary.bos_id, *vocabulary.encode(PROMPTS[1])]
     settings = json.loads((tmp_path / "raw" / "manifest.json").read_text())["settings"]
