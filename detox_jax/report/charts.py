@@ -49,13 +49,17 @@ class Chart:
 
 def charts(evaluation: Evaluation) -> list[Chart]:
     """Every picture that an evaluation has figures for."""
+    return [*of_scores(evaluation), *of_training(evaluation)]
+
+
+def of_scores(evaluation: Evaluation) -> list[Chart]:
+    """The pictures of what the scorer said."""
     return [
         *_toxicity(evaluation.results),
         *_splits(evaluation.results),
         *_maxima(evaluation),
         *_k_curve(evaluation),
         *_reliability(evaluation),
-        *_losses(evaluation),
     ]
 
 
@@ -155,7 +159,8 @@ def _reliability(evaluation: Evaluation) -> list[Chart]:
     ]
 
 
-def _losses(evaluation: Evaluation) -> list[Chart]:
+def of_training(evaluation: Evaluation) -> list[Chart]:
+    """The pictures of the losses, which no scorer changes."""
     # Training may know models that were not evaluated; they come after the others.
     of_method = evaluation.training.methods
     names = list(dict.fromkeys([*evaluation.results.methods, *of_method]))

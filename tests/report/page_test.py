@@ -1,10 +1,13 @@
 """The report's page in Chromium: it renders, hides, shows, and runs no script but its own."""
 
 import dataclasses
+import re
 
+import markupsafe
 import pytest
 
 from detox_jax.evaluation.results_files import load
+from detox_jax.report import origins
 from detox_jax.report import page as pages
 from tests.evaluation import results_made
 
@@ -78,8 +81,11 @@ def test_what_one_scorer_finds_toxic_is_hidden_under_the_other_too(tmp_path):
     second = dataclasses.replace(second, samples=tuple(mild))
     assert "another scorer rates toxic" not in pages.page([second])
     page = pages.page([first, second])
-    assert page.count('data-show="Show text that another scorer rates toxic"') == 4
-    assert page.count('<span class="text" dir="auto"> the garden looks lovely.</span>') == 2
+    hidden = re.findall(r'class="text secret" id="[^"]+" dir="auto" hidden>([^<]*)<', page)
+    attack = str(markupsafe.escape(results_made.ATTACK))
+    assert hidden == [" you are an idiot and a moron.", attack, attack, "Moron!"]
+    assert page.count('data-show="Show text that another scorer rates toxic"') == 1  # a prompt
+    assert page.count('<span class="text" dir="auto"> the garden looks lovely.</span>') == 1
 
 
 @pytest.mark.parametrize(
@@ -87,4 +93,46 @@ def test_what_one_scorer_finds_toxic_is_hidden_under_the_other_too(tmp_path):
     [(0.44, "0.4 s"), (59.4, "59 s"), (125, "2 min 05 s"), (11220, "3 h 07 min")],
 )
 def test_duration(seconds, text):
-    assert pages.duration(seconds) == text
+    assert origins.duration(seconds) == text
+
+
+# --- nothing twice ----------------------------------------------------------------------------
+
+
+def of_two_scorers(tmp_path):
+    """One evaluation by two scorers, with the same continuations, models and settings."""
+    results = results_made.made_results()
+    first = load(results_made.write(tmp_path / "a", results))
+    second = load(results_made.write(tmp_path / "b", results_made.of_scorer(results, "other")))
+    return first, second
+
+
+def test_what_no_scorer_changes_stands_once(tmp_path):
+    first, second = of_two_scorers(tmp_path)
+    page = pages.page([first, second])
+    assert page.count(" the garden looks lovely.") == 1
+    assert "toxicity by lexicon 0.02, other 0.02" in page
+    assert page.count("<figcaption>Long curves") == 2  # training and validation
+    assert page.count(first.results.provenance.command) == 1
+    assert page.count("bootstrap_draws") == 1
+
+
+def test_what_differs_stands_for_every_scorer(tmp_path):
+    first, second = of_two_scorers(tmp_path)
+    other = dataclasses.replace(second, samples=second.samples[:1])
+    provenance = dataclasses.replace(other.results.provenance, command="another command")
+    other = dataclasses.replace(
+        other, results=dataclasses.replace(other.results, provenance=provenance)
+    )
+    page = pages.page([first, other])
+    assert page.count(" the garden looks lovely.") == 2
+    for heading in ("Sample continuations by lexicon", "Provenance by other"):
+        assert f">{heading}</h2>" in page
+    assert "another command" in page
+
+
+def test_settings_are_folded_and_the_command_is_not(fake):
+    page = pages.page([load(fake)])
+    folded = "".join(re.findall(r"<details>.*?</details>", page, flags=re.S))
+    assert "bootstrap_draws" in folded and "2 min 05 s" in folded
+    assert "--gin_file=config.gin" in page and "--gin_file=config.gin" not in folded
