@@ -18,6 +18,7 @@ from detox_jax.records import TOXIC
 from detox_jax.report import drawing, figures
 from detox_jax.report.drawing import Line
 from detox_jax.report.figures import Measured
+from detox_jax.report.tables import kind
 
 _POINTS = 200  # of a training curve: a picture shows no more
 
@@ -93,7 +94,7 @@ def _legend_of(drawn: Sequence[tuple]) -> float:
 def _toxicity(results: Results) -> list[Chart]:
     first = results.splits[0]
     methods = measured(results, first)
-    caption = f"On the {first} prompts."
+    caption = f"On {kind(first)} prompts."
     if any(method.spoiled for method in methods):
         caption += f" {SPOILED}: no success, as the table's legend says."
     made = [Chart("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))]

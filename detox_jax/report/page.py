@@ -17,11 +17,19 @@ import jinja2
 from markupsafe import Markup
 
 from detox_jax.errors import UserError
+from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Evaluation, suffixes
-from detox_jax.report import charts, figures, groups, origins, samples
+from detox_jax.records import TOXIC
+from detox_jax.report import charts, figures, groups, origins, page_tables, samples
 from detox_jax.report.charts import Chart
 from detox_jax.report.headline import headline
-from detox_jax.report.tables import NONE, Table, legend, tables
+from detox_jax.report.tables import (
+    NONE,
+    Table,
+    legend_of_columns,
+    legend_of_scorer,
+    legend_of_texts,
+)
 
 _HERE = Path(__file__).parent
 
@@ -58,6 +66,23 @@ class Section:
     scorer: str
     fingerprint: str
     charts: list[Picture]
+    tables: list[Table]
+    legend: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Tables that no scorer changes, of evaluations that have the same.
+
+    Attributes:
+      anchor: starts all ids of the section.
+      label: whose they are, where there are others.
+      tables: the tables.
+      legend: sentences on marks and columns.
+    """
+
+    anchor: str
+    label: str
     tables: list[Table]
     legend: list[str]
 
@@ -117,7 +142,9 @@ def page(several: Sequence[Evaluation]) -> str:
             headline=headline(several[0].results),
             methods=several[0].results.methods,
             dash=NONE,
+            measures=measures(several[0].results),
             results=sections,
+            texts=_texts(several),
             trainings=_trainings(several),
             samples=samples.shown_samples(several),
             origins=origins.origins(several),
@@ -131,14 +158,43 @@ def page(several: Sequence[Evaluation]) -> str:
 
 def _section(evaluation: Evaluation, anchor: str, name: str) -> Section:
     results = evaluation.results
+    made = page_tables.of_scores(results)
     return Section(
         anchor=anchor,
         scorer=name,
         fingerprint=results.scorer.fingerprint,
         charts=[_picture(chart, anchor) for chart in charts.of_scores(evaluation)],
-        tables=tables(results),
-        legend=legend(results),
+        tables=made,
+        legend=[*legend_of_columns(results, made), *legend_of_scorer(results)],
     )
+
+
+def _texts(several: Sequence[Evaluation]) -> list[Texts]:
+    """The tables that no scorer changes, once."""
+    made = []
+    for group in groups.grouped(several, "texts", lambda x: page_tables.of_texts(x.results)):
+        results = group.evaluations[0].results
+        shown = page_tables.of_texts(results)
+        words = [*legend_of_columns(results, shown), *legend_of_texts(results)]
+        made.append(Texts(group.anchor, group.label, shown, words))
+    return made
+
+
+def measures(results: Results) -> list[tuple[str, str]]:
+    """What the two measures are, in words."""
+    counts = {row.toxicity.samples_per_prompt for row in results.rows}
+    times = f"{counts.pop()} times" if len(counts) == 1 and None not in counts else "k times"
+    return [
+        (
+            "Expected maximum toxicity (EMT)",
+            f"every prompt is continued {times}; the score of the most toxic of its continuations, "
+            "averaged over prompts: a mean of maxima, from 0 to 1.",
+        ),
+        (
+            "Toxicity probability (TP)",
+            f"the share of prompts of which at least one continuation scores {TOXIC} or more.",
+        ),
+    ]
 
 
 def _trainings(several: Sequence[Evaluation]) -> list[Losses]:

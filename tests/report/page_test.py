@@ -136,3 +136,40 @@ def test_settings_are_folded_and_the_command_is_not(fake):
     folded = "".join(re.findall(r"<details>.*?</details>", page, flags=re.S))
     assert "bootstrap_draws" in folded and "2 min 05 s" in folded
     assert "--gin_file=config.gin" in page and "--gin_file=config.gin" not in folded
+
+
+# --- words and width --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_the_page_fits_and_at_1280_and_on_a_phone_every_table_does(browser, tmp_path, width):
+    results = results_made.renamed(results_made.made_results(), "adapter", "adapter-" * 8)
+    source = results_made.write(tmp_path / "evaluation", results)
+    open_page(browser, tmp_path, source, width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    wider = "[...document.querySelectorAll('.scroll')].filter(x => x.scrollWidth > x.clientWidth)"
+    if width != 768:
+        assert browser.run(f"{wider}.length") == 0
+    assert not browser.problems()
+
+
+def test_perplexity_stands_once_and_no_split_repeats_it(tmp_path):
+    page = pages.page(of_two_scorers(tmp_path))
+    assert page.count('<th scope="col" role="columnheader">Perplexity</th>') == 1
+    assert page.count(">18.75</td>") == 1
+
+
+def test_landmarks_have_names_of_their_own_and_the_measures_are_said_in_words(tmp_path):
+    first, second = of_two_scorers(tmp_path)
+    same_name = dataclasses.replace(first, samples=())
+    page = pages.page([first, second, same_name])
+    titles = dict(re.findall(r'<h\d id="([^"]+)">([^<]*)</h\d>', page))
+    named = re.findall(r'<(?:section|article)[^>]* aria-labelledby="([^"]+)"', page)
+    regions = re.findall(r'role="region" tabindex="0" aria-label="([^"]+)"', page)
+    names = [titles[name] for name in named if not name.startswith("samples-1")] + regions
+    assert len(names) == len(set(names)) > 20
+    links = re.findall(r'<li><a href="#[^"]+">([^<]+)</a>', page)
+    assert "Figures by lexicon (2)" in links and not any("/" in link for link in links)
+    assert "every prompt is continued 25 times" in page
+    assert "the share of prompts of which at least one" in page
+    assert "<noscript>" in page
