@@ -22,7 +22,7 @@ PICTURES = (
 )
 FILES = (
     *("report.html", "table.md", "table.csv", "table.json", "table.tex"),
-    *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")),
+    *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg", "pdf")),
 )
 
 
@@ -88,6 +88,17 @@ def test_nothing_from_a_file_becomes_markup(tmp_path):
     assert page.count("&lt;script&gt;document.title=") > 8
     for name in ("toxicity.svg", "table.md"):
         assert "<script" not in read(directory, name)
+
+
+def test_every_panel_of_a_file_says_who_scored_how_many_prompts(written):
+    overview = read(written, "toxicity.svg")
+    assert overview.count("lexicon, 500 prompts × 25 continuations") == 2
+    assert overview.count(">control: unfiltered<") == 2  # at the left, and in the right's legend
+    for name in ("quality", "distribution", "k-curve"):
+        assert "lexicon, 500 prompts × 25" in read(written, f"figures/{name}.svg")
+    assert "full 500, toxic 250, nontoxic 250" in read(written, "figures/splits.svg")
+    assert "Training loss" in read(written, "figures/training.svg")
+    assert (written / "figures" / "k-curve.pdf").read_bytes().startswith(b"%PDF-")
 
 
 def test_toxic_and_unrated_texts_are_hidden(written):
