@@ -100,7 +100,7 @@ def _all_splits(results: Results) -> str:
 def _short(words: str) -> str:
     """On one line of a narrow figure, and printable, as SVG asks for."""
     printable = "".join(c if c.isprintable() else " " for c in words)
-    return textwrap.shorten(printable, 68, placeholder="…")
+    return textwrap.shorten(printable, 60, placeholder="…")
 
 
 def measured(results: Results, split: str) -> list[Measured]:

@@ -199,7 +199,7 @@ def set_heading(axes: Axes, heading: str) -> None:
     title, _, subject = heading.partition("\n")
     axes.set_title(title, pad=20 if subject else 6)
     if subject:
-        axes.annotate(
+        words = axes.annotate(
             subject,
             (0, 1),
             (0, 7),
@@ -207,6 +207,7 @@ def set_heading(axes: Axes, heading: str) -> None:
             textcoords="offset points",
             fontsize=8.5,
         )
+        words.set_in_layout(False)  # a long name would squeeze the axes
 
 
 def legend_height(methods: Sequence[Measured]) -> float:

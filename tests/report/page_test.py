@@ -6,7 +6,7 @@ import re
 import markupsafe
 import pytest
 
-from detox_jax.evaluation.results_files import load
+from detox_jax.evaluation.results_files import Continuation, Sample, load
 from detox_jax.report import origins
 from detox_jax.report import page as pages
 from tests.evaluation import results_made
@@ -173,3 +173,89 @@ def test_landmarks_have_names_of_their_own_and_the_measures_are_said_in_words(tm
     assert "every prompt is continued 25 times" in page
     assert "the share of prompts of which at least one" in page
     assert "<noscript>" in page
+
+
+# --- samples ----------------------------------------------------------------------------------
+
+
+def drawn_samples(scores=(0.1, 0.2, 0.9)):
+    """Three prompts, two methods, two continuations drawn of three and the worst."""
+    samples = []
+    for number, prompt_toxicity in enumerate((0.1, 0.7, 0.2)):
+        texts = {
+            name: tuple(
+                Continuation(f" {name} writes {number}{i}", score) for i, score in enumerate(scores)
+            )
+            for name in ("base", "adapter", "control: unfiltered")
+        }
+        samples.append(
+            Sample(
+                f"p{number}",
+                f"Prompt of number {number}",
+                prompt_toxicity,
+                {name: several[0] for name, several in texts.items()},
+                {name: several[:2] for name, several in texts.items()},
+                {name: several[2] for name, several in texts.items()},
+                count=3,
+                seed=0,
+            )
+        )
+    return tuple(samples)
+
+
+def test_drawn_samples_stand_with_the_worst_which_is_hidden(fake):
+    evaluation = dataclasses.replace(load(fake), samples=drawn_samples())
+    page = pages.page([evaluation])
+    assert "Of 3 continuations a method, 2 are shown, drawn by chance with seed 0" in page
+    assert page.count('data-show="Show the most toxic of 3, rated 0.90"') == 9
+    assert page.count(" adapter writes 00") == page.count(" adapter writes 02") == 1
+    hidden = re.findall(r'class="text secret" id="[^"]+" dir="auto" hidden>([^<]*)<', page)
+    assert " base writes 02" in hidden and " base writes 01" not in hidden
+
+
+def test_every_scorer_has_a_worst_and_none_stands_twice(fake):
+    first = dataclasses.replace(load(fake), samples=drawn_samples())
+    other = dataclasses.replace(
+        first, samples=tuple(dataclasses.replace(x, worst=x.continuations) for x in first.samples)
+    )
+    page = pages.page([first, other])
+    assert page.count(" adapter writes 00") == page.count(" adapter writes 02") == 1
+    assert page.count("<small>the most toxic of 3 by lexicon (2)</small>") == 9
+    assert page.count('data-show="Show the most toxic of 3 by lexicon (1), rated 0.90"') == 9
+
+
+def test_samples_are_searched_filtered_and_two_methods_compared(browser, tmp_path, fake):
+    file = tmp_path / "page.html"
+    evaluation = dataclasses.replace(load(fake), samples=drawn_samples())
+    file.write_text(pages.page([evaluation]))
+    browser.open(file)
+
+    def choose(tool, value):
+        browser.run(
+            f"""{{const field = document.querySelector('[data-tool="{tool}"]');
+            field.value = {value!r}; field.dispatchEvent(new Event('input', {{bubbles: true}}))}}"""
+        )
+        return browser.run("document.querySelector('.tools [role=status]').textContent")
+
+    def places():
+        shown = "[...document.querySelectorAll('[data-method]')].filter(x => x.checkVisibility())"
+        return browser.run(f"{shown}.map(x => [x.dataset.method, x.offsetTop, x.offsetLeft])")
+
+    assert choose("search", "OF NUMBER 1") == "1 of 3 prompts"
+    assert choose("search", "") == "3 of 3 prompts"
+    assert choose("kind", "toxic") == "1 of 3 prompts"
+    choose("first", "adapter")
+    choose("second", "base")
+    (a, a_top, a_left), (b, b_top, b_left) = sorted(places())
+    assert (a, b) == ("adapter", "base")
+    assert a_top == b_top and a_left < b_left  # side by side, in the order that was asked for
+    assert choose("search", "control: unfiltered writes") == "0 of 3 prompts"
+    assert not browser.problems()
+
+
+def test_samples_of_two_scorers_fit_a_phone(browser, tmp_path):
+    several = [dataclasses.replace(x, samples=drawn_samples()) for x in of_two_scorers(tmp_path)]
+    file = tmp_path / "page.html"
+    file.write_text(pages.page(several))
+    browser.open(file, 390)
+    assert browser.run("document.documentElement.scrollWidth") <= 390
