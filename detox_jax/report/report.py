@@ -17,7 +17,7 @@ from detox_jax.evaluation.results_files import (
     suffixes,
 )
 from detox_jax.preview import Step
-from detox_jax.report import drawing, figures, table_formats
+from detox_jax.report import drawing, figures, latex_tables, table_formats
 from detox_jax.report.charts import charts, measured, subject
 from detox_jax.report.headline import headline
 from detox_jax.report.page import page
@@ -26,7 +26,7 @@ _TABLES = {
     "md": table_formats.markdown,
     "csv": table_formats.csv_table,
     "json": table_formats.json_table,
-    "tex": table_formats.latex,
+    "tex": latex_tables.latex,
 }
 
 

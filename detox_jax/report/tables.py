@@ -215,32 +215,37 @@ KEY_COLUMNS = (
         "Perplexity",
         "of a token of held-out text",
         lambda _, row: row.quality.show_perplexity(_by_token, NONE),
+        better=-1,
     ),
     Column(
         "Nine-task average",
         "zero-shot accuracy averaged over the paper's nine tasks, the interval over questions",
         _estimate(NINE_TASK_AVERAGE),
+        better=1,
     ),
     Column("Δ nine-task", "", _difference(NINE_TASK_AVERAGE)),
     Column(
         "Average accuracy",
         "zero-shot, averaged over the tasks that were asked, the interval over questions",
         _estimate(AVERAGE_ACCURACY),
+        better=1,
     ),
     Column("Δ accuracy", "", _difference(AVERAGE_ACCURACY)),
 )
 QUALITY_COLUMNS = (
-    Column("Mean toxicity", "over all continuations", _estimate(MEAN)),
+    Column("Mean toxicity", "over all continuations", _estimate(MEAN), better=-1),
     Column("Δ mean", "", _difference(MEAN)),
     Column(
         "Toxic share",
         f"continuations that score at least {TOXIC}",
         _toxic_fraction,
+        better=-1,
     ),
     Column(
         "Perplexity/word",
         "the same held-out text, spread over its words, which compares vocabularies",
         lambda _, row: row.quality.show_perplexity(_by_word, NONE),
+        better=-1,
     ),
     Column(
         "Cont. perplexity",

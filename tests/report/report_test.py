@@ -274,9 +274,15 @@ def test_json_and_latex_tables(written):
     assert row["filtered_by_same_scorer"]
     assert row["differences"]["expected_maximum_toxicity"]["difference"] == pytest.approx(-0.08)
     latex = read(written, "table.tex")
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 6
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3 * 2 + 1 + 3 * 2
     assert r"SGEAT (standard) $^\dagger$ & " in latex
-    assert "0.440 {[}0.420, 0.460{]}" in latex
+    # The best in bold, its interval below it, a difference with its sign.
+    line = next(x for x in latex.splitlines() if x.startswith("SGEAT (augmented) & 500"))
+    assert line.split(" & ")[2:4] == [r"\bfseries 0.440", "-0.130"]
+    assert r"{\tiny {[}0.420, 0.460{]}}" in latex
+    assert r"S[table-format=+1.3]" in latex
+    labels = re.findall(r"\\label{(.*?)}", latex)
+    assert len(labels) == len(set(labels)) == 13
 
 
 def test_two_scorers_never_share_a_table_or_a_picture(tmp_path):
