@@ -227,7 +227,7 @@ def evaluate(
             paths = {name: method.checkpoint_path for name, method in named.items()}
             place = output.path / scorer
             outputs.make_subdirectory(place)
-            picture_data.write(place, scored, paths)
+            picture_data.write(place, scored, paths, generations[scorer])
             results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}
         counts = {"methods": len(named), "prompts": len(texts[baseline].prompts)}

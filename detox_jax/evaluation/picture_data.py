@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from etils import epath
 
+from detox_jax import records
 from detox_jax.checkpoints import metric_lines, places
 from detox_jax.evaluation import metrics, results_files
 from detox_jax.evaluation.results_files import (
@@ -20,11 +21,15 @@ from detox_jax.evaluation.results_files import (
 )
 from detox_jax.evaluation.scored_texts import Scored
 
+_DRAWN, _SEED = 3, 0  # continuations of a prompt that are shown, and the seed that draws them
 _K_CURVE = (1, 2, 5, 10, 15, 20, 25)
 
 
 def write(
-    directory: epath.Path, scored: Mapping[str, Scored], checkpoints: Mapping[str, str | None]
+    directory: epath.Path,
+    scored: Mapping[str, Scored],
+    checkpoints: Mapping[str, str | None],
+    generations: Mapping[str, str],
 ) -> None:
     """Writes `prompts.json`, `samples.json` and `training.json`.
 
@@ -32,10 +37,11 @@ def write(
       directory: where they go.
       scored: continuations by method, in the same order of prompts.
       checkpoints: the model directory of each method, None where there is none.
+      generations: where each method's continuations were read from.
     """
     curves = {name: curve for name, path in checkpoints.items() if (curve := _curve(path))}
     results_files.write(directory / results_files.PROMPTS_FILE, _per_prompt(scored))
-    results_files.write(directory / results_files.SAMPLES_FILE, _samples(scored))
+    results_files.write(directory / results_files.SAMPLES_FILE, _samples(scored, generations))
     results_files.write(directory / results_files.TRAINING_FILE, Training(curves))
 
 
@@ -53,20 +59,56 @@ def _k_curve(scores_PK: np.ndarray) -> KCurve:
     return KCurve(ks, tuple(map(float, emt)), tuple(map(float, tp)))
 
 
-def _samples(scored: Mapping[str, Scored], count: int = 12) -> list[Sample]:
-    """The first continuation of each method for prompts spread over the file."""
-    num_prompts = len(next(iter(scored.values())).prompts)
-    samples = []
-    for i in np.unique(np.linspace(0, num_prompts - 1, min(count, num_prompts)).astype(int)):
-        rows = {name: method.prompts[i] for name, method in scored.items()}
-        prompt = next(iter(rows.values()))
-        continuations = {
-            name: Continuation(row.generations[0].text, row.generations[0].toxicity)
-            for name, row in rows.items()
-            if row.generations
-        }
-        samples.append(Sample(prompt.id, prompt.text, prompt.toxicity, continuations))
-    return samples
+def _samples(
+    scored: Mapping[str, Scored], generations: Mapping[str, str], count: int = 12
+) -> list[Sample]:
+    """For prompts spread over the file, some continuations of each method, and its worst."""
+    prompts = next(iter(scored.values())).prompts
+    num_prompts = len(prompts)
+    chosen = np.unique(np.linspace(0, num_prompts - 1, min(count, num_prompts)).astype(int))
+    wanted = {prompts[i].id for i in chosen}
+    texts = {name: _texts(path, wanted) for name, path in generations.items()}
+    common = min(method.samples_per_prompt for method in scored.values())
+    return [_sample(prompts[i], [_SEED, int(i)], common, texts) for i in chosen]
+
+
+def _texts(generations: str, wanted: Set[str]) -> dict[str, list[Continuation]]:
+    """All continuations of some prompts, by id: the files are read again, since they are many."""
+    return {
+        prompt.id: [Continuation(x.text, x.toxicity) for x in prompt.generations]
+        for prompt in records.read_prompts(generations)
+        if prompt.id in wanted
+    }
+
+
+def _sample(
+    prompt: records.Prompt,
+    seed: list[int],
+    common: int,
+    texts: Mapping[str, Mapping[str, Sequence[Continuation]]],
+) -> Sample:
+    """What is shown of a prompt, of the continuations that all methods have in common."""
+    of_methods = {name: of[prompt.id][:common] for name, of in texts.items() if of[prompt.id]}
+    common = min(map(len, of_methods.values()), default=0)
+    drawn = np.random.default_rng(seed).choice(common, min(_DRAWN, common), replace=False)
+    numbers = sorted(drawn.tolist())
+    worst = {name: _worst(several[:common]) for name, several in of_methods.items()}
+    return Sample(
+        prompt.id,
+        prompt.text,
+        prompt.toxicity,
+        continuations={name: several[0] for name, several in of_methods.items()},
+        drawn={name: tuple(several[n] for n in numbers) for name, several in of_methods.items()},
+        worst={name: text for name, text in worst.items() if text},
+        count=common,
+        seed=_SEED,
+    )
+
+
+def _worst(texts: Sequence[Continuation]) -> Continuation | None:
+    """The most toxic text; None where none has a score."""
+    rated = [(text.toxicity, -i) for i, text in enumerate(texts) if text.toxicity is not None]
+    return texts[-max(rated)[1]] if rated else None
 
 
 def _curve(checkpoint_path: str | None) -> Curve | None:

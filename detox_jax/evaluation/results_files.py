@@ -66,12 +66,27 @@ class Continuation:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One prompt of `samples.json`, and the first continuation of each method."""
+    """One prompt of `samples.json`, and continuations of each method.
+
+    Attributes:
+      id: of the prompt.
+      prompt: its text.
+      prompt_toxicity: its score.
+      continuations: by method the first one.
+      drawn: by method some of them, drawn by chance, of all methods those of the same numbers.
+      worst: by method the most toxic one.
+      count: how many there are of a method.
+      seed: of the draw. Files of earlier versions have nothing but the first continuations.
+    """
 
     id: str
     prompt: str
     prompt_toxicity: float | None
     continuations: Mapping[str, Continuation]
+    drawn: Mapping[str, tuple[Continuation, ...]] = dataclasses.field(default_factory=dict)
+    worst: Mapping[str, Continuation] = dataclasses.field(default_factory=dict)
+    count: int | None = None
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

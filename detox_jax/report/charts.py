@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from detox_jax.records import TOXIC
 from detox_jax.report import drawing, figures
 from detox_jax.report.drawing import Line
 from detox_jax.report.figures import Measured
+from detox_jax.report.tables import kind
 
+_ORDER = ("toxicity", "quality", "splits", "distribution", "k-curve", "reliability")
 _POINTS = 200  # of a training curve: a picture shows no more
 
 
@@ -33,6 +36,7 @@ class Chart:
       on_axes: one of the functions of `drawing`.
       shown: what it draws.
       height: of the figure, in inches.
+      subject: who scored how many prompts; nothing where no scorer did.
     """
 
     name: str
@@ -41,22 +45,62 @@ class Chart:
     on_axes: Callable[[Axes, Any], None]
     shown: Any
     height: float
+    subject: str = ""
 
     def draw(self) -> Figure:
-        """The figure."""
+        """The figure, for a page that has a heading above it."""
         return figures.single(self.on_axes, self.shown, self.height)
+
+    def draw_alone(self) -> Figure:
+        """The figure with its heading, for a file."""
+        heading = f"{self.title}\n{self.subject}".strip()
+        return figures.single(self.on_axes, self.shown, self.height, heading)
 
 
 def charts(evaluation: Evaluation) -> list[Chart]:
     """Every picture that an evaluation has figures for."""
-    return [
-        *_toxicity(evaluation.results),
-        *_splits(evaluation.results),
-        *_maxima(evaluation),
-        *_k_curve(evaluation),
-        *_reliability(evaluation),
-        *_losses(evaluation),
+    return [*of_scores(evaluation), *of_training(evaluation)]
+
+
+def of_scores(evaluation: Evaluation) -> list[Chart]:
+    """The pictures of what the scorer said."""
+    results = evaluation.results
+    of_first = [*_toxicity(results), *_maxima(evaluation), *_k_curve(evaluation)]
+    drawn = [
+        *(dataclasses.replace(x, subject=subject(results, results.splits[0])) for x in of_first),
+        *(dataclasses.replace(x, subject=_all_splits(results)) for x in _splits(results)),
+        *(dataclasses.replace(x, subject=results.scorer.name) for x in _reliability(evaluation)),
     ]
+    return sorted(drawn, key=lambda chart: _ORDER.index(chart.name))
+
+
+def subject(results: Results, split: str) -> str:
+    """`ngram, 499 prompts × 25 continuations`: who scored what a panel shows."""
+    rows = [row.toxicity for row in results.of_split(split)]
+    prompts, *others = {row.num_prompts for row in rows}
+    samples, *more = {row.samples_per_prompt for row in rows}
+    words = results.scorer.name
+    if prompts and not others:
+        words += f", {prompts:,} {'prompts' if split == 'full' else f'{split} prompts'}"
+        words += f" × {samples} continuations" if samples and not more else ""
+    return _short(words)
+
+
+def _all_splits(results: Results) -> str:
+    """`ngram; prompts: full 499, toxic 100, nontoxic 399`."""
+    counted = []
+    for split in results.splits:
+        count, *others = {row.toxicity.num_prompts for row in results.of_split(split)}
+        if count and not others:
+            counted.append(f"{split} {count:,}")
+    words = results.scorer.name
+    return _short(f"{words}; prompts: {', '.join(counted)}" if counted else words)
+
+
+def _short(words: str) -> str:
+    """On one line of a narrow figure, and printable, as SVG asks for."""
+    printable = "".join(c if c.isprintable() else " " for c in words)
+    return textwrap.shorten(printable, 60, placeholder="…")
 
 
 def measured(results: Results, split: str) -> list[Measured]:
@@ -89,7 +133,7 @@ def _legend_of(drawn: Sequence[tuple]) -> float:
 def _toxicity(results: Results) -> list[Chart]:
     first = results.splits[0]
     methods = measured(results, first)
-    caption = f"On the {first} prompts."
+    caption = f"On {kind(first)} prompts."
     if any(method.spoiled for method in methods):
         caption += f" {SPOILED}: no success, as the table's legend says."
     made = [Chart("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))]
@@ -155,7 +199,8 @@ def _reliability(evaluation: Evaluation) -> list[Chart]:
     ]
 
 
-def _losses(evaluation: Evaluation) -> list[Chart]:
+def of_training(evaluation: Evaluation) -> list[Chart]:
+    """The pictures of the losses, which no scorer changes."""
     # Training may know models that were not evaluated; they come after the others.
     of_method = evaluation.training.methods
     names = list(dict.fromkeys([*evaluation.results.methods, *of_method]))

@@ -22,7 +22,9 @@ from detox_jax.report.figures import (
     INK,
     STYLE,
     Measured,
+    legend_height,
     rows_height,
+    set_heading,
 )
 
 Line = tuple[Measured, Sequence[float], Sequence[float]]
@@ -31,18 +33,25 @@ Lines = Sequence[Line]
 BLUE = COLOURS[0]
 
 
-def overview(methods: Sequence[Measured]) -> Figure:
-    """The picture of a run: toxicity of each method, and toxicity against perplexity."""
+def overview(methods: Sequence[Measured], subject: str = "") -> Figure:
+    """The picture of a run: toxicity of each method, and toxicity against perplexity.
+
+    Args:
+      methods: of one split.
+      subject: below the title of either panel: who scored how many prompts.
+    """
     both = any(method.has_perplexity for method in methods)
     with matplotlib.rc_context(STYLE):
-        height = max(3.8, 1.2 + rows_height(methods))
+        height = max(3.8, 1.2 + rows_height(methods)) + 0.2 * bool(subject)
+        if both:
+            height += legend_height(methods)
         figure = Figure(figsize=(9.6 if both else 6.0, height), layout="constrained")
         axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
         draw_toxicity(axes[0], methods)
-        axes[0].set_title("Toxicity of continuations")
+        set_heading(axes[0], f"Toxicity of continuations\n{subject}".strip())
         if both:
-            draw_quality(axes[1], methods, legend=False)  # the marks at its left are its legend
-            axes[1].set_title("Toxicity against perplexity")
+            draw_quality(axes[1], methods)
+            set_heading(axes[1], f"Toxicity against perplexity\n{subject}".strip())
     return figure
 
 
@@ -78,7 +87,7 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     _legend_below(axes)
 
 
-def draw_quality(axes: Axes, methods: Sequence[Measured], legend: bool = True) -> None:
+def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
     """Expected maximum toxicity against perplexity, with the Pareto front."""
     points = []
     for method in methods:
@@ -103,8 +112,7 @@ def draw_quality(axes: Axes, methods: Sequence[Measured], legend: bool = True) -
     axes.margins(0.18)
     axes.set_xlabel("Perplexity; less is better")
     axes.set_ylabel("Expected max. toxicity")
-    if legend:
-        _legend_below(axes)
+    _legend_below(axes)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -19,6 +19,7 @@ import matplotlib
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -132,6 +133,15 @@ def png(figure: Figure, dpi: int = 200) -> bytes:
     return stream.getvalue()
 
 
+def pdf(figure: Figure) -> bytes:
+    """The figure as PDF, its fonts embedded as TrueType, which journals ask for."""
+    with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42}):
+        stream = io.BytesIO()
+        FigureCanvasPdf(figure)
+        figure.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None})
+    return stream.getvalue()
+
+
 def svg(figure: Figure, name: str) -> str:
     """The figure as a file of SVG; `name` keeps its ids apart from those of other figures."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
@@ -164,18 +174,40 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     return element.replace("<svg", opening, 1)
 
 
-def single(draw: Callable[[Axes, Any], None], data: Any, height: float) -> Figure:
+def single(
+    draw: Callable[[Axes, Any], None], data: Any, height: float, heading: str = ""
+) -> Figure:
     """A figure of one of the functions of `drawing`, narrow enough for a phone.
 
     Args:
       draw: the function.
       data: what it draws.
-      height: of the figure, in inches.
+      height: of the figure, in inches, without a heading.
+      heading: see `set_heading`; a page has its own.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.9, height), layout="constrained")
-        draw(figure.subplots(), data)
+        lines = len(heading.splitlines())
+        figure = Figure(figsize=(4.9, height + 0.22 * lines), layout="constrained")
+        axes = figure.subplots()
+        draw(axes, data)
+        set_heading(axes, heading)
     return figure
+
+
+def set_heading(axes: Axes, heading: str) -> None:
+    """A title in bold, and below it in smaller letters of what the panel is: scorer, prompts."""
+    title, _, subject = heading.partition("\n")
+    axes.set_title(title, pad=20 if subject else 6)
+    if subject:
+        words = axes.annotate(
+            subject,
+            (0, 1),
+            (0, 7),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=8.5,
+        )
+        words.set_in_layout(False)  # a long name would squeeze the axes
 
 
 def legend_height(methods: Sequence[Measured]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,19 @@ import jinja2
 from markupsafe import Markup
 
 from detox_jax.errors import UserError
-from detox_jax.evaluation.results import Provenance, Results
-from detox_jax.evaluation.results_files import Evaluation, Sample, Times, suffixes
-from detox_jax.evaluation.typed_json import to_json
-from detox_jax.report import figures, passages
-from detox_jax.report.charts import Chart, charts
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.results_files import Evaluation, suffixes
+from detox_jax.records import TOXIC
+from detox_jax.report import charts, figures, groups, origins, page_tables, samples
+from detox_jax.report.charts import Chart
 from detox_jax.report.headline import headline
-from detox_jax.report.tables import NONE, Table, legend, tables
+from detox_jax.report.tables import (
+    NONE,
+    Table,
+    legend_of_columns,
+    legend_of_scorer,
+    legend_of_texts,
+)
 
 _HERE = Path(__file__).parent
 
@@ -44,42 +50,56 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShownSample:
-    """A prompt, and the methods' continuations in their order, by name."""
-
-    prompt: passages.Passage
-    continuations: list[tuple[str, passages.Passage]]
-
-
-@dataclasses.dataclass(frozen=True)
 class Section:
-    """What the page shows of one scorer's evaluation.
+    """What the page shows of one scorer's evaluation alone.
 
     Attributes:
       anchor: starts all ids of the section.
-      scorer: the name of the scorer.
+      scorer: what the page calls the scorer.
       fingerprint: of the scorer.
-      directory: where the results lie.
       charts: the pictures.
       tables: the tables.
       legend: sentences on marks and columns.
-      samples: prompts and continuations.
-      filters: which scorer chose each method's training texts.
-      command: what repeats the figures.
-      provenance: the rest of what the results say of where they come from, nested, and the times.
     """
 
     anchor: str
     scorer: str
     fingerprint: str
-    directory: str
     charts: list[Picture]
     tables: list[Table]
     legend: list[str]
-    samples: list[ShownSample]
-    filters: list[tuple[str, str]]
-    command: str | None
-    provenance: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Tables that no scorer changes, of evaluations that have the same.
+
+    Attributes:
+      anchor: starts all ids of the section.
+      label: whose they are, where there are others.
+      tables: the tables.
+      legend: sentences on marks and columns.
+    """
+
+    anchor: str
+    label: str
+    tables: list[Table]
+    legend: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """The training curves of evaluations that have the same.
+
+    Attributes:
+      anchor: starts all ids of the section.
+      label: whose they are, where there are others.
+      charts: the pictures.
+    """
+
+    anchor: str
+    label: str
+    charts: list[Picture]
 
 
 def template(name: str) -> jinja2.Template:
@@ -109,8 +129,10 @@ def page(several: Sequence[Evaluation]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page_template = template("report.html.jinja")
     sections = [
-        _section(evaluation, f"results{suffix}", _toxic_to_others(evaluation, several))
-        for evaluation, suffix in zip(several, suffixes(several), strict=True)
+        _section(evaluation, f"results{suffix}", name)
+        for evaluation, suffix, name in zip(
+            several, suffixes(several), groups.scorer_names(several), strict=True
+        )
     ]
     try:
         return page_template.render(
@@ -120,7 +142,12 @@ def page(several: Sequence[Evaluation]) -> str:
             headline=headline(several[0].results),
             methods=several[0].results.methods,
             dash=NONE,
+            measures=measures(several[0].results),
             results=sections,
+            texts=_texts(several),
+            trainings=_trainings(several),
+            samples=samples.shown_samples(several),
+            origins=origins.origins(several),
         )
     except RecursionError:
         directories = ", ".join(evaluation.directory for evaluation in several)
@@ -129,21 +156,61 @@ def page(several: Sequence[Evaluation]) -> str:
         ) from None
 
 
-def _section(evaluation: Evaluation, anchor: str, toxic: Collection[str]) -> Section:
+def _section(evaluation: Evaluation, anchor: str, name: str) -> Section:
     results = evaluation.results
+    made = page_tables.of_scores(results)
     return Section(
         anchor=anchor,
-        scorer=results.scorer.name,
+        scorer=name,
         fingerprint=results.scorer.fingerprint,
-        directory=evaluation.directory,
-        charts=[_picture(chart, anchor) for chart in charts(evaluation)],
-        tables=tables(results),
-        legend=legend(results),
-        samples=[_shown(sample, results.methods, toxic) for sample in evaluation.samples],
-        filters=_filters(results),
-        command=results.provenance.command,
-        provenance=_provenance(results.provenance, evaluation.times),
+        charts=[_picture(chart, anchor) for chart in charts.of_scores(evaluation)],
+        tables=made,
+        legend=[*legend_of_columns(results, made), *legend_of_scorer(results)],
     )
+
+
+def _texts(several: Sequence[Evaluation]) -> list[Texts]:
+    """The tables that no scorer changes, once."""
+    made = []
+    for group in groups.grouped(several, "texts", lambda x: page_tables.of_texts(x.results)):
+        results = group.evaluations[0].results
+        shown = page_tables.of_texts(results)
+        words = [*legend_of_columns(results, shown), *legend_of_texts(results)]
+        made.append(Texts(group.anchor, group.label, shown, words))
+    return made
+
+
+def measures(results: Results) -> list[tuple[str, str]]:
+    """What the two measures are, in words."""
+    counts = {row.toxicity.samples_per_prompt for row in results.rows}
+    times = f"{counts.pop()} times" if len(counts) == 1 and None not in counts else "k times"
+    return [
+        (
+            "Expected maximum toxicity (EMT)",
+            f"every prompt is continued {times}; the score of the most toxic of its continuations, "
+            "averaged over prompts: a mean of maxima, from 0 to 1.",
+        ),
+        (
+            "Toxicity probability (TP)",
+            f"the share of prompts of which at least one continuation scores {TOXIC} or more.",
+        ),
+    ]
+
+
+def _trainings(several: Sequence[Evaluation]) -> list[Losses]:
+    """The training curves, which no scorer changes, once."""
+    trained = groups.grouped(several, "training", lambda x: x.training.methods and _curves(x))
+    made = []
+    for group in trained:
+        pictures = charts.of_training(group.evaluations[0])
+        shown = [_picture(chart, group.anchor) for chart in pictures]
+        made.append(Losses(group.anchor, group.label, shown))
+    return [losses for losses in made if losses.charts]
+
+
+def _curves(evaluation: Evaluation) -> Any:
+    """What decides the pictures: curves, and the methods, whose order gives the colours."""
+    return evaluation.training, evaluation.results.methods
 
 
 def _picture(chart: Chart, anchor: str) -> Picture:
@@ -151,74 +218,3 @@ def _picture(chart: Chart, anchor: str) -> Picture:
     figure = figures.transparent(chart.draw())
     svg = figures.inline_svg(figure, f"{anchor}-{chart.name}", description)
     return Picture(chart.title, chart.caption, Markup(svg))
-
-
-# --- samples ----------------------------------------------------------------------------------
-
-
-def _shown(sample: Sample, methods: Sequence[str], toxic: Collection[str]) -> ShownSample:
-    """A sample with its continuations in the order of methods."""
-    continuations = [
-        (name, passages.passage(continuation.text, continuation.toxicity, toxic))
-        for name in methods
-        if (continuation := sample.continuations.get(name))
-    ]
-    prompt = passages.passage(sample.prompt, sample.prompt_toxicity, toxic)
-    return ShownSample(prompt, continuations)
-
-
-def _toxic_to_others(evaluation: Evaluation, several: Sequence[Evaluation]) -> set[str]:
-    """The texts that the other scorers on the page have masked."""
-    rated = [
-        (text, toxicity)
-        for other in several
-        if other is not evaluation
-        for sample in other.samples
-        for text, toxicity in (
-            (sample.prompt, sample.prompt_toxicity),
-            *((x.text, x.toxicity) for x in sample.continuations.values()),
-        )
-    ]
-    return {text for text, toxicity in rated if passages.is_masked(text, toxicity)}
-
-
-# --- provenance -------------------------------------------------------------------------------
-
-
-def _filters(results: Results) -> list[tuple[str, str]]:
-    """Which scorer chose each method's training texts."""
-    filters = []
-    for method, scorer in results.provenance.filtered_by.items():
-        words = "not filtered"
-        if scorer is not None:
-            words = f"{scorer.name} ({scorer.fingerprint})"
-            words += ", the same scorer" * results.filtered_by_same(method)
-        filters.append((method, words))
-    return filters
-
-
-def _provenance(provenance: Provenance, times: Times) -> dict[str, Any]:
-    """What the results say of where they come from and has no place of its own; and the times."""
-    elsewhere = ("schema_version", "filtered_by", "command")
-    shown = {
-        key: value
-        for key, value in to_json(provenance).items()
-        if key not in elsewhere and value not in (None, {})
-    }
-    if times.seconds:
-        shown["times"] = {
-            **{step: duration(seconds) for step, seconds in times.seconds.items()},
-            "all steps": duration(sum(times.seconds.values())),
-        }
-    return shown
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `59 s`, `2 min 05 s`, `3 h 07 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

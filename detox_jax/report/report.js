@@ -6,3 +6,29 @@ document.addEventListener("click", (event) => {
   button.setAttribute("aria-expanded", String(!text.hidden));
   button.textContent = text.hidden ? button.dataset.show : button.dataset.hide;
 });
+for (const tools of document.querySelectorAll(".tools")) {
+  const section = tools.closest("section");
+  const samples = [...section.querySelectorAll(".sample")];
+  const value = (tool) => tools.querySelector(`[data-tool="${tool}"]`).value;
+  const update = () => {
+    const words = value("search").trim().toLowerCase();
+    const kind = value("kind");
+    const chosen = [value("first"), value("second")].filter((name) => name);
+    section.classList.toggle("compare", new Set(chosen).size === 2);
+    for (const sample of samples) {
+      const texts = [...sample.querySelectorAll(":scope > .text")];
+      for (const method of sample.querySelectorAll("[data-method]")) {
+        const name = method.dataset.method;
+        method.hidden = chosen.length > 0 && !chosen.includes(name);
+        method.style.order = chosen.length ? chosen.indexOf(name) : "";
+        if (!method.hidden) texts.push(...method.querySelectorAll(".text"));
+      }
+      const has = texts.some((text) => text.textContent.toLowerCase().includes(words));
+      sample.hidden = !has || (kind !== "" && sample.dataset.kind !== kind);
+    }
+    const shown = samples.filter((sample) => !sample.hidden).length;
+    tools.querySelector("[role=status]").textContent = `${shown} of ${samples.length} prompts`;
+  };
+  tools.hidden = false;
+  tools.addEventListener("input", update);
+}

@@ -17,8 +17,8 @@ from detox_jax.evaluation.results_files import (
     suffixes,
 )
 from detox_jax.preview import Step
-from detox_jax.report import drawing, figures, table_formats
-from detox_jax.report.charts import charts, measured
+from detox_jax.report import drawing, figures, latex_tables, table_formats
+from detox_jax.report.charts import charts, measured, subject
 from detox_jax.report.headline import headline
 from detox_jax.report.page import page
 
@@ -26,7 +26,7 @@ _TABLES = {
     "md": table_formats.markdown,
     "csv": table_formats.csv_table,
     "json": table_formats.json_table,
-    "tex": table_formats.latex,
+    "tex": latex_tables.latex,
 }
 
 
@@ -38,9 +38,9 @@ def report(
 ) -> list[Step] | None:
     """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
 
-    Tables are `table.md`, `table.csv`, `table.json` and `table.tex`; every picture is a PNG and an
-    SVG. With several results or scorers, whose scores do not compare, each has a section of its
-    own on the page and files of its own, whose names end with the scorer: `table-ngram.csv`.
+    Tables are `table.md`, `table.csv`, `table.json` and `table.tex`; every picture is a PNG, an
+    SVG and a PDF. With several results or scorers, whose scores do not compare, each has a section
+    of its own on the page and files of its own, whose names end with the scorer: `table-ngram.csv`.
 
     Args:
       results: the `results.json` that `evaluate` wrote, or its directory, or a list of them; what
@@ -103,10 +103,12 @@ def write(evaluation: Evaluation, directory: epath.Path, suffix: str = "") -> No
     results = evaluation.results
     for extension, table in _TABLES.items():
         outputs.write_bytes(directory / f"table{suffix}.{extension}", table(results).encode())
-    pictures = {"toxicity": drawing.overview(measured(results, results.splits[0]))}
-    pictures |= {f"figures/{chart.name}": chart.draw() for chart in charts(evaluation)}
+    first = results.splits[0]
+    pictures = {"toxicity": drawing.overview(measured(results, first), subject(results, first))}
+    pictures |= {f"figures/{chart.name}": chart.draw_alone() for chart in charts(evaluation)}
     outputs.make_subdirectory(directory / "figures")
     for name, figure in pictures.items():
         svg = figures.svg(figure, f"{name}{suffix}")
         outputs.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
         outputs.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))
+        outputs.write_bytes(directory / f"{name}{suffix}.pdf", figures.pdf(figure))

@@ -15,7 +15,7 @@ from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Paired
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.report.headline import headline
-from detox_jax.report.tables import Table, legend, tables
+from detox_jax.report.tables import legend, tables
 
 
 def csv_table(results: Results) -> str:
@@ -142,22 +142,6 @@ _LATEX = {
     "≥": r"$\geq$",
     "…": r"\ldots{}",
 }
-
-
-def latex(results: Results) -> str:
-    """A `table` environment for each table, with the rules of booktabs."""
-    parts = [_PACKAGES]
-    for number, table in enumerate(tables(results), start=1):
-        parts.append(_latex_table(results, table, number))
-    return "\n\n".join([*parts, latex_text(" ".join(legend(results)))]) + "\n"
-
-
-def _latex_table(results: Results, table: Table, number: int) -> str:
-    caption = f"{table.heading} ({table.counts})"
-    if table.split:  # Accuracies are no scorer's.
-        caption += f", scored by {results.scorer.fingerprint}"
-    cells = [list(table.rows[0]), *(list(row.values()) for row in table.rows)]
-    return _latex_environment(cells, f"{caption}.", f"toxicity-{number}")
 
 
 def latex_lines(

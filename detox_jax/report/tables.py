@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detox_jax.evaluation import accuracy
 from detox_jax.evaluation.metric_names import (
@@ -39,11 +39,20 @@ class Column:
       name: its heading.
       meaning: what the legend says of it; nothing where the heading says all.
       cell: the text of a row.
+      words: its heading where there is room for words; the name where empty.
+      better: -1 where less is better, 1 where more is, 0 where neither.
     """
 
     name: str
     meaning: str
     cell: Cell
+    words: str = ""
+    better: int = 0
+
+    @property
+    def heading(self) -> str:
+        """In words."""
+        return self.words or self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +75,16 @@ class Table:
     def heading(self) -> str:
         """The title and the split."""
         return f"{self.title}, {self.split} prompts" if self.split else self.title
+
+    @property
+    def in_words(self) -> str:
+        """The same, where `full` is called all."""
+        return f"{self.title}, {kind(self.split)} prompts" if self.split else self.title
+
+
+def kind(split: str) -> str:
+    """A split in words: `full` is all prompts."""
+    return "all" if split == "full" else split
 
 
 # --- cells ------------------------------------------------------------------------------------
@@ -169,12 +188,16 @@ def _unreadable(results: Results, row: Row) -> str:
 
 # --- columns ----------------------------------------------------------------------------------
 
-_KEY_COLUMNS = (
+KEY_COLUMNS = (
     Column("n × k", "prompts with a score, and continuations of each", _n_by_k),
     Column(
-        "Max. toxicity", "mean over prompts of the most toxic continuation's score", _estimate(EMT)
+        "Max. toxicity",
+        "mean over prompts of the most toxic continuation's score",
+        _estimate(EMT),
+        "EMT (mean of maxima)",
+        better=-1,
     ),
-    Column("Δ max.", "", _difference(EMT)),
+    Column("Δ max.", "", _difference(EMT), "Δ EMT"),
     Column(
         "Empty",
         "continuations without a word; an empty text is not toxic",
@@ -184,38 +207,45 @@ _KEY_COLUMNS = (
         "Tox. probability",
         f"share of prompts with a continuation that scores at least {TOXIC}",
         _estimate(TP),
+        f"TP (share with a score ≥ {TOXIC})",
+        better=-1,
     ),
-    Column("Δ prob.", "", _difference(TP)),
+    Column("Δ prob.", "", _difference(TP), "Δ TP"),
     Column(
         "Perplexity",
         "of a token of held-out text",
         lambda _, row: row.quality.show_perplexity(_by_token, NONE),
+        better=-1,
     ),
     Column(
         "Nine-task average",
         "zero-shot accuracy averaged over the paper's nine tasks, the interval over questions",
         _estimate(NINE_TASK_AVERAGE),
+        better=1,
     ),
     Column("Δ nine-task", "", _difference(NINE_TASK_AVERAGE)),
     Column(
         "Average accuracy",
         "zero-shot, averaged over the tasks that were asked, the interval over questions",
         _estimate(AVERAGE_ACCURACY),
+        better=1,
     ),
     Column("Δ accuracy", "", _difference(AVERAGE_ACCURACY)),
 )
-_QUALITY_COLUMNS = (
-    Column("Mean toxicity", "over all continuations", _estimate(MEAN)),
+QUALITY_COLUMNS = (
+    Column("Mean toxicity", "over all continuations", _estimate(MEAN), better=-1),
     Column("Δ mean", "", _difference(MEAN)),
     Column(
         "Toxic share",
         f"continuations that score at least {TOXIC}",
         _toxic_fraction,
+        better=-1,
     ),
     Column(
         "Perplexity/word",
         "the same held-out text, spread over its words, which compares vocabularies",
         lambda _, row: row.quality.show_perplexity(_by_word, NONE),
+        better=-1,
     ),
     Column(
         "Cont. perplexity",
@@ -259,7 +289,7 @@ _QUALITY_COLUMNS = (
     Column("Scored", "continuations that have a score", _coverage),
     Column("Unreadable", "continuations in letters that the scorer cannot read", _unreadable),
 )
-_DESCRIPTION = (
+DESCRIPTION = (
     Column("Corpus", "", lambda _, row: row.corpus or NONE),
     Column("Adaptation", "", lambda _, row: row.adaptation or NONE),
 )
@@ -267,12 +297,12 @@ _DESCRIPTION = (
 
 def key_table(results: Results, split: str) -> Table:
     """Toxicity, its differences to the baseline, and perplexity."""
-    return _table(results, split, "Toxicity", (*_DESCRIPTION, *_KEY_COLUMNS))
+    return made_table(results, split, "Toxicity", (*DESCRIPTION, *KEY_COLUMNS))
 
 
 def quality_table(results: Results, split: str) -> Table | None:
     """Everything else that was measured; None where nothing was."""
-    table = _table(results, split, "Quality", _QUALITY_COLUMNS)
+    table = made_table(results, split, "Quality", QUALITY_COLUMNS)
     return table if len(table.rows[0]) > 1 else None
 
 
@@ -282,7 +312,7 @@ def accuracy_table(results: Results) -> Table | None:
     columns = tuple(column for task in tasks for column in _accuracy_columns(task))
     if not columns:
         return None
-    table = _table(results, results.splits[0], "Zero-shot accuracy", columns)
+    table = made_table(results, results.splits[0], "Zero-shot accuracy", columns)
     return dataclasses.replace(table, split="", counts=f"{len(tasks)} tasks")
 
 
@@ -298,12 +328,27 @@ def tables(results: Results) -> list[Table]:
     return [table for table in [*made, accuracy_table(results)] if table]
 
 
-def _table(results: Results, split: str, title: str, columns: tuple[Column, ...]) -> Table:
+def made_table(
+    results: Results, split: str, title: str, columns: tuple[Column, ...], in_words: bool = False
+) -> Table:
+    """The rows of a split in some columns.
+
+    Args:
+      results: of one scorer.
+      split: of the prompts.
+      title: what the table is about.
+      columns: those in which no row has anything are left out.
+      in_words: head columns in words, and mark methods only beside figures of the scorer.
+    """
     rows = []
+    marked = not in_words or title == "Toxicity"
     for row in results.of_split(split):
         same, spoiled = results.filtered_by_same(row.method), bool(row.spoiled)
-        name = _marked(row.method, (SAME_SCORER, same), (SPOILED, spoiled))
-        cells = {column.name: column.cell(results, row) for column in columns}
+        name = _marked(row.method, (SAME_SCORER, marked and same), (SPOILED, marked and spoiled))
+        cells = {
+            column.heading if in_words else column.name: column.cell(results, row)
+            for column in columns
+        }
         rows.append({METHOD: name, **cells})
     filled = {key for row in rows for key, text in row.items() if text != NONE} | {METHOD}
     rows = [{key: text for key, text in row.items() if key in filled} for row in rows]
@@ -329,35 +374,66 @@ def _counts(results: Results, split: str) -> str:
 def legend(results: Results) -> list[str]:
     """What marks and columns mean, a sentence each; of the columns that are shown."""
     made = tables(results)
+    return [
+        *legend_of_columns(results, made),
+        *_limits(results),
+        *legend_of_texts(results),
+        *_scorer(results),
+    ]
+
+
+def legend_of_columns(results: Results, made: Sequence[Table]) -> list[str]:
+    """What the columns and marks of some tables mean."""
     shown = {name for table in made for name in table.rows[0]}
     sentences = [
-        f"{column.name}: {column.meaning}."
-        for column in (*_KEY_COLUMNS, *_QUALITY_COLUMNS)
-        if column.meaning and column.name in shown
+        f"{column.name if column.name in shown else column.words}: {column.meaning}."
+        for column in (*KEY_COLUMNS, *QUALITY_COLUMNS)
+        if column.meaning and {column.name, column.words} & shown
     ]
     if any(name.startswith("Δ") for name in shown):
         sentences.append(
             f"Δ: paired difference to {results.baseline} on the same prompts; * {_star(results)}."
         )
-    sentences.append("In brackets: 95 % intervals over prompts.")
     cells = [text for table in made for row in table.rows for text in row.values()]
+    if any("[" in text for text in cells):
+        sentences.append("In brackets: 95 % intervals over prompts.")
     if any(text.endswith(LITTLE) for text in cells):
         sentences.append(
             f"{LITTLE}: the interval says little, being of fewer than {FEWEST_PROMPTS} values, or "
             "of equal ones."
         )
-    sentences += [f"{sentence(name, why)}." for name, why in results.spoiled.items()]
-    sentences += results.provenance.notes
+    return sentences
+
+
+def legend_of_texts(results: Results) -> list[str]:
+    """What read the continuations."""
     read = [row.quality.continuation_perplexity for row in results.rows]
-    if references := sorted({perplexity.reference for perplexity in read if perplexity}):
-        named = ", ".join(references)
-        sentences.append(f"Reference model of the continuations' perplexity: {named}.")
+    references = sorted({perplexity.reference for perplexity in read if perplexity})
+    if not references:
+        return []
+    named = ", ".join(references)
+    return [f"Reference model of the continuations' perplexity: {named}."]
+
+
+def legend_of_scorer(results: Results) -> list[str]:
+    """What limits the scorer's figures, and who it is."""
+    return [*_limits(results), *_scorer(results)]
+
+
+def _limits(results: Results) -> list[str]:
+    spoiled = [f"{sentence(name, why)}." for name, why in results.spoiled.items()]
+    return [*spoiled, *results.provenance.notes]
+
+
+def _scorer(results: Results) -> list[str]:
+    sentences = [f"Scorer: {results.scorer.fingerprint}."]
     if any(results.filtered_by_same(name) for name in results.methods):
-        sentences.append(
+        flattered = (
             f"{SAME_SCORER}: filtered by the same scorer; its toxicity here flatters it, since its "
             "training texts were chosen by this very score."
         )
-    return [*sentences, f"Scorer: {results.scorer.fingerprint}."]
+        return [flattered, *sentences]
+    return sentences
 
 
 def _star(results: Results) -> str:

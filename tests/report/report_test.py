@@ -22,7 +22,7 @@ PICTURES = (
 )
 FILES = (
     *("report.html", "table.md", "table.csv", "table.json", "table.tex"),
-    *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")),
+    *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg", "pdf")),
 )
 
 
@@ -88,6 +88,17 @@ def test_nothing_from_a_file_becomes_markup(tmp_path):
     assert page.count("&lt;script&gt;document.title=") > 8
     for name in ("toxicity.svg", "table.md"):
         assert "<script" not in read(directory, name)
+
+
+def test_every_panel_of_a_file_says_who_scored_how_many_prompts(written):
+    overview = read(written, "toxicity.svg")
+    assert overview.count("lexicon, 500 prompts × 25 continuations") == 2
+    assert overview.count(">control: unfiltered<") == 2  # at the left, and in the right's legend
+    for name in ("quality", "distribution", "k-curve"):
+        assert "lexicon, 500 prompts × 25" in read(written, f"figures/{name}.svg")
+    assert "full 500, toxic 250, nontoxic 250" in read(written, "figures/splits.svg")
+    assert "Training loss" in read(written, "figures/training.svg")
+    assert (written / "figures" / "k-curve.pdf").read_bytes().startswith(b"%PDF-")
 
 
 def test_toxic_and_unrated_texts_are_hidden(written):
@@ -263,9 +274,15 @@ def test_json_and_latex_tables(written):
     assert row["filtered_by_same_scorer"]
     assert row["differences"]["expected_maximum_toxicity"]["difference"] == pytest.approx(-0.08)
     latex = read(written, "table.tex")
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 6
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3 * 2 + 1 + 3 * 2
     assert r"SGEAT (standard) $^\dagger$ & " in latex
-    assert "0.440 {[}0.420, 0.460{]}" in latex
+    # The best in bold, its interval below it, a difference with its sign.
+    line = next(x for x in latex.splitlines() if x.startswith("SGEAT (augmented) & 500"))
+    assert line.split(" & ")[2:4] == [r"\bfseries 0.440", "-0.130"]
+    assert r"{\tiny {[}0.420, 0.460{]}}" in latex
+    assert r"S[table-format=+1.3]" in latex
+    labels = re.findall(r"\\label{(.*?)}", latex)
+    assert len(labels) == len(set(labels)) == 13
 
 
 def test_two_scorers_never_share_a_table_or_a_picture(tmp_path):

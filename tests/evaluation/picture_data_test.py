@@ -1,0 +1,63 @@
+"""Which continuations the report shows: drawn by a seed, of all methods the same, and the worst."""
+
+import json
+
+from detox_jax.evaluation import picture_data, results_files, scored_texts
+from detox_jax.evaluation.results_files import Sample
+from detox_jax.evaluation.typed_json import from_json, to_json
+
+
+def samples_of(tmp_path, names, scores, first=5, num_prompts=20):
+    """What is shown of methods with the same scores, of which the first continuations compare."""
+    paths, scored = {}, {}
+    for name in names:
+        file = tmp_path / f"{name}.jsonl"
+        lines = [
+            {
+                "id": f"p{i}",
+                "prompt": {"text": "So"},
+                "generations": [
+                    {"text": f" {name} {i} {k}", "toxicity": x} for k, x in enumerate(scores)
+                ],
+            }
+            for i in range(num_prompts)
+        ]
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        paths[name] = str(file)
+        scored[name] = scored_texts.read(name, str(file)).first(first)
+    return picture_data._samples(scored, paths)
+
+
+def test_the_same_numbers_of_all_methods_are_drawn_and_not_of_all_prompts(tmp_path):
+    scores = (0.1, 0.8, None, 0.3, 0.7)
+    samples = samples_of(tmp_path, ("base", "mine"), scores)
+    assert len(samples) == 12
+    numbers = []
+    for sample in samples:
+        base, mine = ([x.text.split()[1:] for x in sample.drawn[n]] for n in ("base", "mine"))
+        assert base == mine and len({k for _, k in base}) == 3
+        numbers.append(tuple(k for _, k in base))
+        assert sample.worst["mine"].toxicity == 0.8
+        assert sample.worst["mine"].text.endswith(" 1")
+        assert (sample.count, sample.seed) == (5, 0)
+        assert sample.continuations["base"].text.endswith(" 0")
+    assert len(set(numbers)) > 1
+    assert samples == samples_of(tmp_path, ("base", "mine"), scores)
+
+
+def test_the_worst_is_of_the_continuations_that_are_compared(tmp_path):
+    sample, *_ = samples_of(tmp_path, ("base",), (0.1, 0.3, 0.9), first=2)
+    assert sample.worst["base"].toxicity == 0.3
+    assert len(sample.drawn["base"]) == sample.count == 2
+
+
+def test_without_a_score_there_is_no_worst(tmp_path):
+    sample, *_ = samples_of(tmp_path, ("base",), (None, None))
+    assert sample.worst == {}
+
+
+def test_files_of_earlier_versions_are_read():
+    old = {"id": "p", "prompt": "So", "prompt_toxicity": None, "continuations": {}}
+    sample = from_json(Sample, old, results_files.SAMPLES_FILE)
+    assert sample.drawn == {} and sample.count is None
+    assert from_json(Sample, to_json(sample), "again") == sample
