@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -79,18 +81,23 @@ def test_a_gin_file_of_a_like_name_is_suggested(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (
-            ["score", "--gin.SCORER=@classifier.ClassifierScorer()"],
-            "; --gin_file=gin_configs/scorers/classifier.gin brings it",
-        ),
         (["score", "--gin.SCORER=@lexicon.LexiconScore()"], "mean @lexicon.LexiconScorer?"),
         (["generate", "--gin.PROMPTS=@prompts.Standart()"], "did you mean @prompts.Standard?"),
     ],
 )
-def test_an_unknown_reference_names_the_file_that_brings_it(argv, said):
+def test_for_an_unknown_reference_another_is_suggested(argv, said):
     with pytest.raises(UserError) as error:
         checked(*argv, "--input=x", "--output=y")
     assert str(error.value).endswith(said) and "\n" not in str(error.value)
+
+
+def test_an_unknown_reference_names_the_file_that_brings_it():
+    # A process of its own: gin knows what any test has imported for as long as a process lives.
+    command = [sys.executable, "-m", "detox_jax", "score", "--input=x", "--output=y"]
+    command.append("--gin.SCORER=@classifier.ClassifierScorer()")
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = "; --gin_file=gin_configs/scorers/classifier.gin brings it\n"
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.endswith(said)
 
 
 def test_a_macro_that_another_choice_takes_is_suggested():
