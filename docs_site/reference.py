@@ -54,7 +54,8 @@ def python_page() -> str:
     """The public names of `import detox_jax`."""
     lines = ["# Python", "", "The names of `import detox_jax`, loaded when they are used.", ""]
     for name in detox_jax.__all__:
-        lines += [f"::: {detox_jax._PUBLIC[name]}.{name}", ""]
+        module = detox_jax._PUBLIC.get(name, "detox_jax.api.verbs")  # a verb that is called
+        lines += [f"::: {module}.{name}", ""]
     return "\n".join(lines)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from pathlib import Path
 
-from detox_jax import cli
+from detox_jax import command_line
+from detox_jax import run_files as files
 
 REQUIRED = "%gin.REQUIRED"
-_ROOT = cli._package_root()
+_ROOT = files.ROOT
 _INCLUDE = re.compile(r"include +['\"](?P<file>.+)['\"]")
 _MACRO = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*) *= *(?P<value>.+)")
 
@@ -29,17 +31,17 @@ class Block:
 
 def summary(verb: str) -> str:
     """The first line of a verb's run file."""
-    return (_run_file(verb)).read_text().splitlines()[0].removeprefix("#").strip()
+    return (path(verb)).read_text().splitlines()[0].removeprefix("#").strip()
 
 
 def blocks(verb: str) -> list[Block]:
     """The macros of a verb's run file and of what it includes, in their order."""
-    return [block for block in _blocks(_run_file(verb).read_text()) if block.macros]
+    return [block for block in _blocks(path(verb).read_text()) if block.macros]
 
 
 def flags(verb: str) -> dict[str, str]:
-    """The flags of one verb, by the macro that each sets."""
-    return {**cli.VALUE_FLAGS.get(verb, {}), **cli.SWITCHES.get(verb, {})}
+    """The flags of one verb, with the macro that each sets."""
+    return {flag: macro for macro, flag in command_line.short_names(verb).items()}
 
 
 def example(verb: str, macros: list[Block]) -> list[str]:
@@ -50,7 +52,8 @@ def example(verb: str, macros: list[Block]) -> list[str]:
     return [shlex.join(["detox-jax", verb]) + "".join(f" {word}" for word in words)]
 
 
-def _run_file(verb: str):
+def path(verb: str) -> Path:
+    """Where a verb's run file is."""
     return _ROOT / "gin_configs" / "runs" / f"{verb}.gin"
 
 

@@ -13,7 +13,7 @@ from detox_jax.evaluation import results_files
 from detox_jax.evaluation.metric_names import NINE_TASK_AVERAGE, TaskAccuracy
 from detox_jax.evaluation.results import SCHEMA_VERSION
 from detox_jax.evaluation.typed_json import to_json
-from detox_jax.report import table_formats
+from detox_jax.report import latex_tables, table_formats
 from detox_jax.report.charts import charts
 from detox_jax.report.page import _section
 from tests.evaluation import results_made
@@ -198,7 +198,8 @@ def test_no_damage_of_any_field_ends_in_a_traceback(tmp_path, name):
             shown += 1
             assert charts(evaluation)
             if name == "results":
-                for table in (table_formats.markdown, table_formats.csv_table, table_formats.latex):
+                formats = (table_formats.markdown, table_formats.csv_table, latex_tables.latex)
+                for table in formats:
                     table(evaluation.results)
                 json.loads(table_formats.json_table(evaluation.results))
     assert refused > 30 and shown > 3
