@@ -206,13 +206,8 @@ def version() -> str:
 def usage() -> str:
     """The general help text."""
     width = max(map(len, VERBS)) + 2
-    verbs = "\n".join(f"  {verb:{width}}{_summary(verb)}" for verb in VERBS)
+    verbs = "\n".join(f"  {verb:{width}}{run_files.of_verb(verb).summary}" for verb in VERBS)
     return USAGE.format(verbs=verbs)
-
-
-def _summary(verb: str) -> str:
-    """The first line of the verb's run file, a comment that says what the verb does."""
-    return run_files.of_verb(verb).summary
 
 
 def _run_file(verb: str) -> Path:

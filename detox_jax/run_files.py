@@ -29,8 +29,9 @@ _GIN_ERRORS = (
 # Where `gin_configs` lies: beside the package, in a checkout as in site-packages.
 ROOT = Path(__file__).resolve().parent.parent
 _FOLDER = "gin_configs"
+REQUIRED = "%gin.REQUIRED"
 _EXAMPLE = "Example:"
-_ASSIGNMENT = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*) *=")
+_ASSIGNMENT = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*) *= *(?P<value>.+)")
 _INCLUDE = re.compile(r"include +['\"](?P<file>.+)['\"]")
 _REFERENCE = re.compile(r"@(?:[\w/]+/)?(?P<name>\w+\.\w+)")
 _MACRO = re.compile(r"%(?P<name>[A-Z][A-Z0-9_]*)")
@@ -38,6 +39,19 @@ _Result = TypeVar("_Result")
 
 
 # --- reading ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Macros that stand together below a comment.
+
+    Attributes:
+      comments: the lines above them, without their signs.
+      macros: the default of each by its name, as gin reads it; of several lines the first.
+    """
+
+    comments: tuple[str, ...]
+    macros: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +91,16 @@ class RunFile:
             head.append(line.removeprefix("#").removeprefix(" "))
         return head
 
-    def macros(self) -> dict[str, list[str]]:
+    def blocks(self) -> list[Block]:
+        """The macros of the file and of what it includes, in their order."""
+        return macro_blocks(self.path.read_text())
+
+    def macros(self) -> dict[str, tuple[str, ...]]:
         """Comments by macro, in the order of the file; of a block they stand at its first macro."""
         return {
-            name: comments if name == names[0] else []
-            for comments, names in macro_blocks(self.path)
-            for name in names
+            name: block.comments if number == 0 else ()
+            for block in self.blocks()
+            for number, name in enumerate(block.macros)
         }
 
 
@@ -91,22 +109,22 @@ def of_verb(verb: str) -> RunFile:
     return RunFile(ROOT / _FOLDER / "runs" / f"{verb}.gin")
 
 
-def macro_blocks(file: Path) -> list[tuple[list[str], list[str]]]:
-    """Comments and the macros below them, in the order of the file and of what it includes."""
-    blocks: list[tuple[list[str], list[str]]] = []
+def macro_blocks(text: str) -> list[Block]:
+    """Comments and the macros below them, in the order of a file's text and of what it includes."""
+    blocks: list[Block] = []
     comments: list[str] = []
-    new_block = False
-    for line in file.read_text().splitlines()[1:]:
+    new_block = True
+    for line in text.splitlines()[1:]:
         if include := _INCLUDE.match(line):
-            blocks += macro_blocks(ROOT / include["file"])
-            comments = []
+            blocks += macro_blocks((ROOT / include["file"]).read_text())
+            comments, new_block = [], True
         elif line.startswith("#"):
             comments.append(line.removeprefix("#").strip())
         elif assignment := _ASSIGNMENT.match(line):
-            if comments or new_block or not blocks:
-                blocks.append((comments, []))
+            if comments or new_block:
+                blocks.append(Block(tuple(comments), {}))
                 comments, new_block = [], False
-            blocks[-1][1].append(assignment["name"])
+            blocks[-1].macros[assignment["name"]] = assignment["value"].strip()
         elif not line.strip():
             comments, new_block = [], True
     return blocks
@@ -205,7 +223,7 @@ class _Written:
     text: str
 
     def __repr__(self) -> str:
-        return "REQUIRED" if self.text == "%gin.REQUIRED" else self.text
+        return "REQUIRED" if self.text == REQUIRED else self.text
 
 
 class _AsWritten(config_parser.ParserDelegate):
@@ -344,12 +362,12 @@ def _lines(run_file: RunFile, layers: _Layers, notes: Mapping[str, str]) -> Iter
         return f"  {name:{width}}{said}{note}"
 
     first = True
-    for comments, of_block in macro_blocks(run_file.path):
+    for block in run_file.blocks():
         if not first:
             yield ""
         first = False
-        yield from (f"  # {comment}" for comment in comments)
-        yield from (line(name) for name in of_block if name in layers.macros)
+        yield from (f"  # {comment}" for comment in block.comments)
+        yield from (line(name) for name in block.macros if name in layers.macros)
     others = [name for name in layers.macros if name not in names]
     if others:  # Of the files and bindings over it.
         yield ""

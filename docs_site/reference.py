@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+import textwrap
 
 import detox_jax
-from detox_jax import cli
-from docs_site import run_files
+from detox_jax import cli, command_line, run_files
 
 # As a comment of a gin file names a page.
 _PAGE = re.compile(r"docs/(?P<name>[A-Z0-9_]+)\.md")
@@ -15,19 +15,19 @@ _PAGE = re.compile(r"docs/(?P<name>[A-Z0-9_]+)\.md")
 
 def verb_page(verb: str) -> str:
     """The page of a verb: what its run file says of its macros, its flags, its function."""
-    blocks = run_files.blocks(verb)
-    lines = [f"# {verb}", "", run_files.summary(verb), ""]
-    lines += [f"    {line}" for line in run_files.example(verb, blocks)]
+    run_file = run_files.of_verb(verb)
+    lines = [f"# {verb}", "", run_file.summary, "", _escaped(run_file.needs), ""]
+    lines.append(textwrap.indent(textwrap.dedent(run_file.example), "    "))
     lines += ["", "## Settings", "", f"From `gin_configs/runs/{verb}.gin`; `--gin.NAME=VALUE`.", ""]
-    for block in blocks:
+    for block in run_file.blocks():
         lines += [_escaped(" ".join(block.comments)), "", "| setting | default |", "|---|---|"]
         for name, default in block.macros.items():
             shown = "**required**" if default == run_files.REQUIRED else _code(default)
             lines.append(f'| <a id="{name.lower()}"></a>`{name}` | {shown} |')
         lines.append("")
-    if flags := run_files.flags(verb):
+    if flags := command_line.short_names(verb):
         lines += ["## Flags", "", "| flag | sets |", "|---|---|"]
-        lines += [f"| `{flag}` | `{macro}` |" for flag, macro in flags.items()]
+        lines += [f"| `{flag}` | `{macro}` |" for macro, flag in flags.items()]
     lines += ["", "## Function", "", f"::: {cli.VERBS[verb]}.{verb}"]
     return "\n".join(lines) + "\n"
 
@@ -36,7 +36,7 @@ def macros_page() -> str:
     """All macros by name, with the verbs that have them and the default of each."""
     users: dict[str, list[tuple[str, str]]] = {}
     for verb in cli.VERBS:
-        for block in run_files.blocks(verb):
+        for block in run_files.of_verb(verb).blocks():
             for name, default in block.macros.items():
                 users.setdefault(name, []).append((verb, default))
     lines = ["# Settings by name", "", "| setting | verb and default |", "|---|---|"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detox_jax import cli
-from docs_site import links, reference, run_files
+from detox_jax import cli, run_files
+from docs_site import links, reference
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")], key=lambda path: str(path))
@@ -41,7 +41,7 @@ def documented():
 
 def macros(arguments):
     """The macros of the run file and of the gin files over it, where these are this project's."""
-    known = {name for block in run_files.blocks(arguments.verb) for name in block.macros}
+    known = {name for block in run_files.of_verb(arguments.verb).blocks() for name in block.macros}
     for name in arguments.gin_files:
         file = ROOT / name
         if not file.is_file():
@@ -82,7 +82,7 @@ def test_a_tutorial_names_what_its_verbs_cannot_do_without(page):
     for words in commands(text):
         arguments = cli.parse_arguments(words)
         given = {binding.partition(" = ")[0] for binding in arguments.bindings}
-        blocks = run_files.blocks(arguments.verb)
+        blocks = run_files.of_verb(arguments.verb).blocks()
         required = {n for b in blocks for n, v in b.macros.items() if v == run_files.REQUIRED}
         # generate: INPUT or NUM_DOCUMENTS, and TOP_K for a sampling of that name.
         optional = {"TOP_K", "INPUT" if "NUM_DOCUMENTS" in given else "NUM_DOCUMENTS"}
@@ -93,7 +93,9 @@ def test_a_tutorial_names_what_its_verbs_cannot_do_without(page):
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_reference_has_every_macro(verb):
     page = reference.verb_page(verb)
-    for name in re.findall(r"^([A-Z][A-Z0-9_]*) =", run_files.path(verb).read_text(), re.MULTILINE):
+    for name in re.findall(
+        r"^([A-Z][A-Z0-9_]*) =", run_files.of_verb(verb).path.read_text(), re.MULTILINE
+    ):
         assert f"`{name}`" in page
 
 
@@ -107,7 +109,7 @@ def test_the_reference_by_name_leads_to_the_verbs():
 
 def test_macros_and_their_comments_are_read():
     text = "# Does.\n\n# First,\n# and more.\nA = 1\nB = %gin.REQUIRED\n\nC = 'x'\nd.e = %A\n"
-    blocks = run_files._blocks(text)
+    blocks = run_files.macro_blocks(text)
     assert [(block.comments, block.macros) for block in blocks if block.macros] == [
         (("First,", "and more."), {"A": "1", "B": "%gin.REQUIRED"}),
         ((), {"C": "'x'"}),
