@@ -176,9 +176,15 @@ def _value_of(macro: str, user: str) -> Any:
 
 def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
     """`; did you mean NAME?`, or nothing where no name is near, whatever its case."""
+    near = nearest(name, known)
+    return f"; did you mean {prefix}{near}?" if near is not None else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that is most like another, whatever its case; None where none is near."""
     by_case = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7)
-    return f"; did you mean {prefix}{by_case[near[0]]}?" if near else ""
+    return by_case[near[0]] if near else None
 
 
 def _kinds(call: Call) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detox_jax import run_files
-from detox_jax.bound_values import suggestion
+from detox_jax.bound_values import nearest, suggestion
 from detox_jax.errors import UserError
 
 # What the short flags of all verbs mean, and where a verb means something else; None: it has none.
@@ -219,9 +219,8 @@ def _meant(verb: str, flag: str) -> str:
         known += [f"{_MACRO_FLAG}{macro}" for macro in run_files.of_verb(verb).macros()]
         known += [*value_flags(verb), *_SWITCHES.get(verb, {})]
     by_name = {name.removeprefix(_MACRO_FLAG).strip("-").lower(): name for name in known}
-    meant = suggestion(flag.strip("-"), by_name)
-    name = meant.removeprefix("; did you mean ").removesuffix("?")
-    return f"; did you mean {by_name[name]}?" if meant else ""
+    meant = nearest(flag.strip("-"), by_name)
+    return "" if meant is None else f"; did you mean {by_name[meant]}?"
 
 
 def quote_text(value: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from gin import config_parser
 
 from detox_jax import extras
-from detox_jax.bound_values import suggestion
+from detox_jax.bound_values import nearest, suggestion
 from detox_jax.errors import UserError
 
 # What gin raises for a line that it cannot read, or a name in it that does not exist: an open
@@ -171,9 +171,8 @@ def _like(name: str, roots: Iterable[str]) -> str:
     """`; did you mean gin_configs/experiments/demo.gin?`, by the file's name alone."""
     by_name = {Path(path).name: path for path in sorted(shipped(roots), reverse=True)}
     asked = Path(name).name
-    meant = suggestion(asked if asked.endswith(".gin") else f"{asked}.gin", by_name)
-    near = meant.removeprefix("; did you mean ").removesuffix("?")
-    return f"; did you mean {by_name[near]}?" if meant else ""
+    near = nearest(asked if asked.endswith(".gin") else f"{asked}.gin", by_name)
+    return "" if near is None else f"; did you mean {by_name[near]}?"
 
 
 def shipped(roots: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ to write is given as `preview.Coming`, so that a verb checks the rest.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -212,11 +213,15 @@ class RunPreview:
         decoding = self.given["decoding"]
         if name in self.rows:
             decoding = self.rows[name].decode_with(decoding)
-        made = [name for name, row in self.rows.items() if row.corpus or row.terms]
-        coming = [path for row in made if isinstance(path := self._model(row), Coming)]
         return dataclasses.replace(
-            decoding, steering=preview.with_coming(decoding.steering, coming)
+            decoding, steering=preview.with_coming(decoding.steering, self._coming_models)
         )
+
+    @functools.cached_property
+    def _coming_models(self) -> list[str]:
+        """The models that the run has still to train or to add up; each is looked for once."""
+        made = [name for name, row in self.rows.items() if row.corpus or row.terms]
+        return [path for row in made if isinstance(path := self._model(row), Coming)]
 
     def _evaluation(self) -> Iterator[Step]:
         prompts = self._given("prompts_input", "prompts")

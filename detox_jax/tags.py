@@ -49,6 +49,11 @@ class Tags:
                 f"GOOD_TAG is {self.good!r} and BAD_TAG {self.bad!r}; one may not begin the other"
             )
 
+    @property
+    def named(self) -> dict[str, str]:
+        """Both tags, for manifests."""
+        return {"good": self.good, "bad": self.bad}
+
     def of(self, record_id: str, toxicity: float | None) -> str | None:
         """The tag of a document; None where it has none, as without a score.
 

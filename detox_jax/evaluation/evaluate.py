@@ -323,7 +323,7 @@ def _describe_method(method: Evaluated) -> dict[str, Any]:
     if method.behind is None:  # So that older outputs go on.
         del fields["behind"]
     else:
-        fields["behind"] = {"good": method.behind.good, "bad": method.behind.bad}
+        fields["behind"] = method.behind.named
     fields["checkpoint"] = method.checkpoint_path and identity(method.checkpoint_path)
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations

@@ -71,19 +71,18 @@ def checkpoint_perplexity(
     bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
     encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
     tag = [] if behind is None else [bos, *behind.ids(loaded.vocabulary)[0]]
-    what, context = f"{checkpoint_path} on {documents}", loaded.module.config.max_length
+    context = loaded.module.config.max_length
     steered = scoring.steered_texts(loaded, methods, mesh, batch_size, context)
     context = (context if steered is None else steered.max_length) - len(tag)
     windows_D = [[_behind(tag, w) for w in split_windows(ids, context)] for ids in encoded]
     if steered is None:
         windows = [window for windows in windows_D for window in windows]
-        total, possible = (
-            _total_nll(loaded, mesh, windows, batch_size, documents, checkpoint_path),
-            range(len(texts)),
-        )
+        total = _total_nll(loaded, mesh, windows, batch_size, documents, checkpoint_path)
+        possible = range(len(texts))
     else:
-        nll_D = _steered_nll(steered, windows_D, what)
-        total, possible = math.fsum(nll_D[np.isfinite(nll_D)]), np.flatnonzero(np.isfinite(nll_D))
+        nll_D = _steered_nll(steered, windows_D, f"{checkpoint_path} on {documents}")
+        possible = np.flatnonzero(np.isfinite(nll_D))
+        total = math.fsum(nll_D[possible])
     words = sum(len(texts[d].split()) + 1 for d in possible)
     tokens = sum(len(encoded[d]) - 1 for d in possible)
     impossible = len(texts) - len(possible)

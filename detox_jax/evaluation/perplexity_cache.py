@@ -72,11 +72,7 @@ class PerplexityReader:
         return self._once(
             Perplexity,
             f"perplexity-{name}.json",
-            {
-                "model": identity(checkpoint),
-                "heldout": self._heldout,
-                **({} if behind is None else {"behind": behind.good}),
-            },
+            self._read_by(checkpoint, behind),
             lambda: perplexity.checkpoint_perplexity(
                 checkpoint, heldout, self.batch_size, self.mesh_shape, behind=behind
             ),
@@ -129,12 +125,7 @@ class PerplexityReader:
             return HeldoutPerplexity(measured)
 
         how = describe_steering(steering, steered_by)
-        inputs = {
-            "model": identity(checkpoint),
-            "heldout": self._heldout,
-            "steering": how,
-            **({} if behind is None else {"behind": behind.good}),
-        }
+        inputs = {**self._read_by(checkpoint, behind), "steering": how}
         file_name = f"perplexity-{name}.json"
         return self._once(HeldoutPerplexity, file_name, inputs, compute) or HeldoutPerplexity()
 
@@ -166,6 +157,11 @@ class PerplexityReader:
                 reference, generations, mesh_shape=self.mesh_shape
             ),
         )
+
+    def _read_by(self, checkpoint: str, behind: Tags | None) -> dict[str, Any]:
+        """What decides a figure on held-out text; nothing of tags where there are none."""
+        read = {"model": identity(checkpoint), "heldout": self._heldout}
+        return read if behind is None else {**read, "behind": behind.good}
 
     @functools.cached_property
     def _heldout(self) -> dict[str, Any] | None:

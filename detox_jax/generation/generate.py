@@ -270,8 +270,10 @@ def _in_loop(
 
 def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
     """Refuses other tags than those that a model was trained behind, as far as its files say."""
+    if behind is None:
+        return
     model_dir, _ = checkpoints.resolve(checkpoint_path)
-    if behind is None or not (model_dir / outputs.MANIFEST).exists():
+    if not (model_dir / outputs.MANIFEST).exists():
         return
     data = outputs.read_manifest(model_dir)["settings"].get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
@@ -285,7 +287,7 @@ def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
 
 def _behind_settings(behind: Tags | None) -> dict[str, Any]:
     """The tags that decide what is written; nothing without, so that older outputs go on."""
-    return {} if behind is None else {"behind": {"good": behind.good, "bad": behind.bad}}
+    return {} if behind is None else {"behind": behind.named}
 
 
 def _encode(
