@@ -20,7 +20,7 @@ from detox_jax import bad_records as bad_records_lib
 from detox_jax import chat, records
 from detox_jax.training.data import GIVEN, WRITTEN
 from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
-from tasks.vocabularies import SeqioBPEVocabulary
+from tasks.vocabularies import SeqioBPEVocabulary, padded
 
 _ASKED = "prompt_text"
 
@@ -88,12 +88,8 @@ def _encoder(exchange: chat.Exchange) -> Any:
             exchange.answered(question.decode(), text.decode())
             for text, question in zip(texts, asked, strict=True)
         ]
-        lengths_N = np.array([len(given) + len(written) for given, written in pairs], np.int32)
-        given_N = np.array([len(given) for given, _ in pairs], np.int32)
-        ids_NL = np.zeros((len(pairs), lengths_N.max(initial=0)), np.int32)
-        for row, (given, written) in zip(ids_NL, pairs, strict=True):
-            row[: len(given) + len(written)] = [*given, *written]
-        return ids_NL, lengths_N, given_N
+        ids_NL, lengths_N = padded([[*given, *written] for given, written in pairs])
+        return ids_NL, lengths_N, np.array([len(given) for given, _ in pairs], np.int32)
 
     def encode_batch(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         kinds = (tf.int32, tf.int32, tf.int32)

@@ -22,7 +22,7 @@ from detox_jax.tags import Tags
 from tasks import metrics
 from tasks.corpora import DOCUMENTS_VARIABLE
 from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
-from tasks.vocabularies import SeqioBPEVocabulary
+from tasks.vocabularies import SeqioBPEVocabulary, padded
 
 
 class TaggedSource(TextSource):
@@ -102,11 +102,7 @@ def to_tagged_targets(
             for ids, kind in zip(encoded, kinds, strict=True)
             for piece in _pieces(written[kind], [*ids, vocabulary.eos_id], length)
         ]
-        sizes_N = np.array([len(piece) for piece in pieces], np.int32)
-        ids_NL = np.zeros((len(pieces), max(sizes_N)), np.int32)
-        for row, piece in zip(ids_NL, pieces, strict=True):
-            row[: len(piece)] = piece
-        return ids_NL, sizes_N
+        return padded(pieces)
 
     def encode_tf(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         given = [batch["text"], batch["kind"]]
