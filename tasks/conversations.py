@@ -19,6 +19,7 @@ import tensorflow as tf
 from detox_jax import bad_records as bad_records_lib
 from detox_jax import chat, records
 from detox_jax.training.data import GIVEN, WRITTEN
+from tasks import pieces
 from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
 from tasks.vocabularies import SeqioBPEVocabulary, padded
 
@@ -114,24 +115,11 @@ def split_answers(
     dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None
 ) -> tf.data.Dataset:
     """Examples longer than the sequence become consecutive pieces; those without a loss go."""
-    names = ("inputs", "targets", "roles")
     if sequence_length is None or sequence_length.get("targets") is None:
         return dataset
-    length = sequence_length["targets"]
-
-    def pieces(example: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.stack([example[name] for name in names])
-        size = tf.shape(rows)[1]
-        count = (size + length - 1) // length
-        paddings: Any = [[0, 0], [0, count * length - size]]
-        padded = tf.pad(rows, paddings)
-        sizes = tf.minimum(length, size - length * tf.range(count))
-        return tf.transpose(tf.reshape(padded, [len(names), count, length]), [1, 0, 2]), sizes
-
-    def trim(rows: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {name: rows[i, :size] for i, name in enumerate(names)}
 
     def has_loss(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
         return tf.reduce_any(example["roles"] == WRITTEN)
 
-    return dataset.map(pieces).unbatch().map(trim).filter(has_loss)
+    names = ("inputs", "targets", "roles")
+    return pieces.cut(dataset, names, sequence_length["targets"]).filter(has_loss)

@@ -18,7 +18,7 @@ from detox_jax import bad_records as bad_records_lib
 from detox_jax import chat
 from detox_jax.errors import UserError
 from detox_jax.vocabulary import Vocabulary
-from tasks import conversations, metrics
+from tasks import conversations, metrics, pieces
 from tasks.cached_text import TextTask
 from tasks.text_source import (
     SHUFFLE_BUFFER,
@@ -69,20 +69,7 @@ def split_documents(
     """
     if sequence_length is None or sequence_length.get("targets") is None:
         return dataset.map(lambda example: {"targets": example["targets"]})
-    length = sequence_length["targets"]
-
-    def pieces(example: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        ids = example["targets"]
-        size = tf.size(ids)
-        count = (size + length - 1) // length
-        padded = tf.pad(ids, [[0, count * length - size]])
-        sizes = tf.minimum(length, size - length * tf.range(count))
-        return tf.reshape(padded, [count, length]), sizes
-
-    def trim(ids: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"targets": ids[:size]}
-
-    return dataset.map(pieces).unbatch().map(trim)
+    return pieces.cut(dataset, ("targets",), sequence_length["targets"])
 
 
 def keep_nontoxic(dataset: tf.data.Dataset, label: str, highest: float = 0.0) -> tf.data.Dataset:
