@@ -27,6 +27,7 @@ from tasks.text_source import (
     read_jsonl_documents,
     read_lines,
     read_paragraphs,
+    splits,
 )
 from tasks.vocabularies import SeqioBPEVocabulary
 
@@ -117,10 +118,9 @@ def documents_task(
     if vocabulary is not None:
         exchange = chat.exchange(Vocabulary.load(vocabulary), chat_template)
     if exchange is not None and vocabulary is not None:
-        splits = {"train": files}
-        if validation_files is not None:
-            splits["validation"] = validation_files
-        source = conversations.Source(splits, exchange, DOCUMENTS_VARIABLE, bad_records)
+        source = conversations.Source(
+            splits(files, validation_files), exchange, DOCUMENTS_VARIABLE, bad_records
+        )
         return conversations.task(name, source, vocabulary)
     return _text_task(
         files,
@@ -161,12 +161,9 @@ def _text_task(
     variable: str = DOCUMENTS_VARIABLE,
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
 ) -> seqio.Task:
-    splits = {"train": files}
-    if validation_files is not None:
-        splits["validation"] = validation_files
     return TextTask(
         name,
-        source=TextSource(splits, read, variable, bad_records),
+        source=TextSource(splits(files, validation_files), read, variable, bad_records),
         output_features=_features(vocabulary),
         preprocessors=_TO_TARGETS,
         postprocess_fn=metrics.count_tokens,
@@ -210,12 +207,9 @@ def _register(
     name: str, tfds_name: str, validation: str | None, *preprocessors: Callable[..., Any]
 ) -> None:
     """Registers a TFDS text corpus; `validation` is the split that serves as one."""
-    splits = {"train": "train"}
-    if validation is not None:
-        splits["validation"] = validation
     seqio.TaskRegistry.add(
         name,
-        source=seqio.TfdsDataSource(tfds_name, splits=splits),  # type: ignore
+        source=seqio.TfdsDataSource(tfds_name, splits=splits("train", validation)),  # type: ignore
         output_features=_features(None),
         preprocessors=(*preprocessors, *_TO_TARGETS),
         shuffle_buffer_size=SHUFFLE_BUFFER,

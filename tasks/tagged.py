@@ -21,7 +21,7 @@ from detox_jax.errors import UserError
 from detox_jax.tags import Tags
 from tasks import metrics
 from tasks.corpora import DOCUMENTS_VARIABLE
-from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
+from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource, splits
 from tasks.vocabularies import SeqioBPEVocabulary, padded
 
 
@@ -141,12 +141,9 @@ def tagged_task(
       bad_records: what becomes of documents that cannot be read.
     """
     tags = tags or Tags()
-    splits = {"train": files}
-    if validation_files is not None:
-        splits["validation"] = validation_files
     return seqio.Task(
         name,
-        source=TaggedSource(splits, tags, bad_records),
+        source=TaggedSource(splits(files, validation_files), tags, bad_records),
         output_features={"targets": seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=True)},
         preprocessors=[functools.partial(to_tagged_targets, tags=tags)],
         postprocess_fn=metrics.count_tokens,

@@ -107,6 +107,12 @@ class TextSource(MemorySource):
         return rows, aside
 
 
+def splits(files: str | None, validation_files: str | None) -> dict[str, str | None]:
+    """The files of each split of a task; without a validation split where those are None."""
+    train = {"train": files}
+    return train if validation_files is None else {**train, "validation": validation_files}
+
+
 def _encoded(value: Any) -> Any:
     return value.encode("utf-8", "replace") if isinstance(value, str) else value
 
