@@ -253,7 +253,7 @@ def _with_prompt(source: str) -> str:
     place, choice = sources.split(source)
     said = {"prompt": choice.text or "text", **choice.said()}
     said.pop("text", None)
-    return f"{place}#{','.join(f'{name}={field}' for name, field in said.items())}"
+    return sources.joined(place, said)
 
 
 def parse_record(value: Mapping[str, Any], where: str) -> Record:

@@ -147,7 +147,13 @@ def with_fields(
         return path
     place, choice = split(path)
     said = {**{name: value for name, value in wanted.items() if value}, **choice.said()}
-    return f"{place}#{','.join(f'{name}={value}' for name, value in said.items())}"
+    return joined(place, said)
+
+
+def joined(place: str, said: Mapping[str, str]) -> str:
+    """What `split` takes apart: a place, and what is chosen of it; the place alone for nothing."""
+    chosen = ",".join(f"{name}={value}" for name, value in said.items())
+    return f"{place}#{chosen}" if chosen else place
 
 
 def split(source: str) -> tuple[str, Choice]:
@@ -239,9 +245,8 @@ def _of_hub(address: hub_data.Address | None, source: str, choice: Choice) -> So
         readme = repository.read(data_layout.README)
         parts = data_layout.splits(repository.files, readme, choice.config, address.repo)
         names = _part(parts, choice, source)
-    pinned = address.at(repository.commit)
-    said = ",".join(f"{name}={value}" for name, value in choice.said().items())
-    return Source(f"{pinned}#{said}" if said else pinned, tuple(repository.fetch(names)), choice)
+    pinned = joined(address.at(repository.commit), choice.said())
+    return Source(pinned, tuple(repository.fetch(names)), choice)
 
 
 def _part(parts: Mapping[str, list[str]], choice: Choice, source: str) -> list[str]:

@@ -19,8 +19,9 @@ import tensorflow as tf
 from detox_jax import bad_records as bad_records_lib
 from detox_jax import chat, records
 from detox_jax.training.data import GIVEN, WRITTEN
+from tasks import pieces
 from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
-from tasks.vocabularies import SeqioBPEVocabulary
+from tasks.vocabularies import SeqioBPEVocabulary, padded
 
 _ASKED = "prompt_text"
 
@@ -88,12 +89,8 @@ def _encoder(exchange: chat.Exchange) -> Any:
             exchange.answered(question.decode(), text.decode())
             for text, question in zip(texts, asked, strict=True)
         ]
-        lengths_N = np.array([len(given) + len(written) for given, written in pairs], np.int32)
-        given_N = np.array([len(given) for given, _ in pairs], np.int32)
-        ids_NL = np.zeros((len(pairs), lengths_N.max(initial=0)), np.int32)
-        for row, (given, written) in zip(ids_NL, pairs, strict=True):
-            row[: len(given) + len(written)] = [*given, *written]
-        return ids_NL, lengths_N, given_N
+        ids_NL, lengths_N = padded([[*given, *written] for given, written in pairs])
+        return ids_NL, lengths_N, np.array([len(given) for given, _ in pairs], np.int32)
 
     def encode_batch(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         kinds = (tf.int32, tf.int32, tf.int32)
@@ -118,24 +115,11 @@ def split_answers(
     dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None
 ) -> tf.data.Dataset:
     """Examples longer than the sequence become consecutive pieces; those without a loss go."""
-    names = ("inputs", "targets", "roles")
     if sequence_length is None or sequence_length.get("targets") is None:
         return dataset
-    length = sequence_length["targets"]
-
-    def pieces(example: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.stack([example[name] for name in names])
-        size = tf.shape(rows)[1]
-        count = (size + length - 1) // length
-        paddings: Any = [[0, 0], [0, count * length - size]]
-        padded = tf.pad(rows, paddings)
-        sizes = tf.minimum(length, size - length * tf.range(count))
-        return tf.transpose(tf.reshape(padded, [len(names), count, length]), [1, 0, 2]), sizes
-
-    def trim(rows: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {name: rows[i, :size] for i, name in enumerate(names)}
 
     def has_loss(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
         return tf.reduce_any(example["roles"] == WRITTEN)
 
-    return dataset.map(pieces).unbatch().map(trim).filter(has_loss)
+    names = ("inputs", "targets", "roles")
+    return pieces.cut(dataset, names, sequence_length["targets"]).filter(has_loss)

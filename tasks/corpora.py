@@ -18,7 +18,7 @@ from detox_jax import bad_records as bad_records_lib
 from detox_jax import chat
 from detox_jax.errors import UserError
 from detox_jax.vocabulary import Vocabulary
-from tasks import conversations, metrics
+from tasks import conversations, metrics, pieces
 from tasks.cached_text import TextTask
 from tasks.text_source import (
     SHUFFLE_BUFFER,
@@ -27,6 +27,7 @@ from tasks.text_source import (
     read_jsonl_documents,
     read_lines,
     read_paragraphs,
+    splits,
 )
 from tasks.vocabularies import SeqioBPEVocabulary
 
@@ -69,20 +70,7 @@ def split_documents(
     """
     if sequence_length is None or sequence_length.get("targets") is None:
         return dataset.map(lambda example: {"targets": example["targets"]})
-    length = sequence_length["targets"]
-
-    def pieces(example: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        ids = example["targets"]
-        size = tf.size(ids)
-        count = (size + length - 1) // length
-        padded = tf.pad(ids, [[0, count * length - size]])
-        sizes = tf.minimum(length, size - length * tf.range(count))
-        return tf.reshape(padded, [count, length]), sizes
-
-    def trim(ids: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"targets": ids[:size]}
-
-    return dataset.map(pieces).unbatch().map(trim)
+    return pieces.cut(dataset, ("targets",), sequence_length["targets"])
 
 
 def keep_nontoxic(dataset: tf.data.Dataset, label: str, highest: float = 0.0) -> tf.data.Dataset:
@@ -130,10 +118,9 @@ def documents_task(
     if vocabulary is not None:
         exchange = chat.exchange(Vocabulary.load(vocabulary), chat_template)
     if exchange is not None and vocabulary is not None:
-        splits = {"train": files}
-        if validation_files is not None:
-            splits["validation"] = validation_files
-        source = conversations.Source(splits, exchange, DOCUMENTS_VARIABLE, bad_records)
+        source = conversations.Source(
+            splits(files, validation_files), exchange, DOCUMENTS_VARIABLE, bad_records
+        )
         return conversations.task(name, source, vocabulary)
     return _text_task(
         files,
@@ -174,12 +161,9 @@ def _text_task(
     variable: str = DOCUMENTS_VARIABLE,
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
 ) -> seqio.Task:
-    splits = {"train": files}
-    if validation_files is not None:
-        splits["validation"] = validation_files
     return TextTask(
         name,
-        source=TextSource(splits, read, variable, bad_records),
+        source=TextSource(splits(files, validation_files), read, variable, bad_records),
         output_features=_features(vocabulary),
         preprocessors=_TO_TARGETS,
         postprocess_fn=metrics.count_tokens,
@@ -223,12 +207,9 @@ def _register(
     name: str, tfds_name: str, validation: str | None, *preprocessors: Callable[..., Any]
 ) -> None:
     """Registers a TFDS text corpus; `validation` is the split that serves as one."""
-    splits = {"train": "train"}
-    if validation is not None:
-        splits["validation"] = validation
     seqio.TaskRegistry.add(
         name,
-        source=seqio.TfdsDataSource(tfds_name, splits=splits),  # type: ignore
+        source=seqio.TfdsDataSource(tfds_name, splits=splits("train", validation)),  # type: ignore
         output_features=_features(None),
         preprocessors=(*preprocessors, *_TO_TARGETS),
         shuffle_buffer_size=SHUFFLE_BUFFER,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import seqio
@@ -21,8 +21,8 @@ from detox_jax.errors import UserError
 from detox_jax.tags import Tags
 from tasks import metrics
 from tasks.corpora import DOCUMENTS_VARIABLE
-from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
-from tasks.vocabularies import SeqioBPEVocabulary
+from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource, splits
+from tasks.vocabularies import SeqioBPEVocabulary, padded
 
 
 class TaggedSource(TextSource):
@@ -32,6 +32,8 @@ class TaggedSource(TextSource):
       tags: see `detox_jax.tags`.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("text", "kind")
+
     def __init__(
         self,
         files: Mapping[str, str | None],
@@ -39,25 +41,22 @@ class TaggedSource(TextSource):
         bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
     ):
         self.tags = tags
-        self._kinds: dict[str, dict[str, int]] = {}
         super().__init__(files, self._read_tagged, DOCUMENTS_VARIABLE, bad_records)
 
     def _read_tagged(
         self, path: str, aside: bad_records_lib.Aside | None = None
-    ) -> Iterator[tuple[str, str]]:
-        """`(id, text)`, and on the way which tag each has; checks all of them."""
-        kinds = self._kinds[path] = {}
-        order = {None: 0, self.tags.good: 1, self.tags.bad: 2}
-        scored = 0
+    ) -> Iterator[tuple[str, str, int]]:
+        """`(id, text, kind)`: 0 has no tag, 1 the good one, 2 the bad one; checks all of them."""
+        kinds = {None: 0, self.tags.good: 1, self.tags.bad: 2}
+        read = scored = 0
         for document in records.read_documents(path, aside):
             self.tags.check_text(document.text, f"{path}: document {document.id!r}")
+            read += 1
             scored += document.toxicity is not None
-            kinds[document.id] = order[self.tags.of(document.id, document.toxicity)]
-            yield document.id, document.text
-        if kinds and not scored:
+            yield document.id, document.text, kinds[self.tags.of(document.id, document.toxicity)]
+        if read and not scored:
             raise UserError(
-                f"{path}: none of its {len(kinds)} documents has a score, by which tags go; run "
-                "`score`"
+                f"{path}: none of its {read} documents has a score, by which tags go; run `score`"
             )
 
     def describe(self, split: str) -> dict[str, Any]:
@@ -71,18 +70,9 @@ class TaggedSource(TextSource):
 
     def counts(self, split: str) -> dict[str, int]:
         """How many documents have no tag, the good one and the bad one."""
-        pairs, _ = self._documents(split)
-        kinds = self._kinds[self.path(split)]
-        numbers = np.bincount([kinds[str(name)] for name, _ in pairs], minlength=3)
+        rows, _ = self._documents(split)
+        numbers = np.bincount([kind for _, _, kind in rows], minlength=3)
         return dict(zip(("untagged", "good", "bad"), map(int, numbers), strict=True))
-
-    def all_examples(self, split: str) -> tf.data.Dataset:
-        """Examples `{"id", "text", "kind"}`: 0 has no tag, 1 the good one, 2 the bad one."""
-        pairs, _ = self._documents(split)
-        kinds = self._kinds[self.path(split)]
-        ids, texts = zip(*pairs, strict=True)
-        columns: Any = {"id": list(ids), "text": list(texts), "kind": [kinds[i] for i in ids]}
-        return tf.data.Dataset.from_tensor_slices(columns)
 
 
 def to_tagged_targets(
@@ -112,11 +102,7 @@ def to_tagged_targets(
             for ids, kind in zip(encoded, kinds, strict=True)
             for piece in _pieces(written[kind], [*ids, vocabulary.eos_id], length)
         ]
-        sizes_N = np.array([len(piece) for piece in pieces], np.int32)
-        ids_NL = np.zeros((len(pieces), max(sizes_N)), np.int32)
-        for row, piece in zip(ids_NL, pieces, strict=True):
-            row[: len(piece)] = piece
-        return ids_NL, sizes_N
+        return padded(pieces)
 
     def encode_tf(batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         given = [batch["text"], batch["kind"]]
@@ -155,12 +141,9 @@ def tagged_task(
       bad_records: what becomes of documents that cannot be read.
     """
     tags = tags or Tags()
-    splits = {"train": files}
-    if validation_files is not None:
-        splits["validation"] = validation_files
     return seqio.Task(
         name,
-        source=TaggedSource(splits, tags, bad_records),
+        source=TaggedSource(splits(files, validation_files), tags, bad_records),
         output_features={"targets": seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=True)},
         preprocessors=[functools.partial(to_tagged_targets, tags=tags)],
         postprocess_fn=metrics.count_tokens,

@@ -34,7 +34,7 @@ class TextSource(MemorySource):
     def __init__(
         self,
         files: Mapping[str, str | None],
-        read: Callable[..., Iterator[tuple[str, ...]]],
+        read: Callable[..., Iterator[tuple[Any, ...]]],
         variable: str,
         bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
     ):
@@ -95,20 +95,26 @@ class TextSource(MemorySource):
         return tf.data.Dataset.from_tensor_slices(columns)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
-    def _documents(
-        self, split: str
-    ) -> tuple[list[tuple[str | bytes, ...]], bad_records_lib.Aside | None]:
+    def _documents(self, split: str) -> tuple[list[tuple[Any, ...]], bad_records_lib.Aside | None]:
         path = self.path(split)
         aside = bad_records_lib.opened(self._policy)
         texts = self._read(path) if aside is None else self._read(path, aside)
         rows = [
-            (name, *(column.encode("utf-8", "replace") for column in (text, *others)))
-            for name, text, *others in texts
-            if text.strip()
+            (name, *map(_encoded, (text, *others))) for name, text, *others in texts if text.strip()
         ]
         if not rows:
             raise UserError(f"{path}: holds no text")
         return rows, aside
+
+
+def splits(files: str | None, validation_files: str | None) -> dict[str, str | None]:
+    """The files of each split of a task; without a validation split where those are None."""
+    train = {"train": files}
+    return train if validation_files is None else {**train, "validation": validation_files}
+
+
+def _encoded(value: Any) -> Any:
+    return value.encode("utf-8", "replace") if isinstance(value, str) else value
 
 
 def described(source: str) -> dict[str, Any]:

@@ -17,6 +17,22 @@ from detox_jax.vocabulary import Vocabulary
 PATH_VARIABLE = "DETOX_JAX_VOCABULARY"
 
 
+def padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of several texts as one array.
+
+    Args:
+      rows: the ids of each.
+
+    Returns:
+      `ids_NL`, int32, padded with 0 on the right, and `lengths_N`, int32.
+    """
+    lengths_N = np.array([len(ids) for ids in rows], np.int32)
+    ids_NL = np.zeros((len(rows), lengths_N.max(initial=0)), np.int32)
+    for row, ids in zip(ids_NL, rows, strict=True):
+        row[: len(ids)] = ids
+    return ids_NL, lengths_N
+
+
 class SeqioBPEVocabulary(seqio.Vocabulary):
     """A BPE vocabulary for seqio, loaded at first use.
 
@@ -88,12 +104,7 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
         """
 
         def encode(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            encoded = self.bpe.encode_batch([text.decode("utf-8", "replace") for text in texts])
-            lengths_N = np.array([len(ids) for ids in encoded], np.int32)
-            ids_NL = np.zeros((len(encoded), max(lengths_N, default=0)), np.int32)
-            for row, ids in zip(ids_NL, encoded, strict=True):
-                row[: len(ids)] = ids
-            return ids_NL, lengths_N
+            return padded(self.bpe.encode_batch([t.decode("utf-8", "replace") for t in texts]))
 
         ids_NL, lengths_N = tf.numpy_function(encode, [texts_N], (tf.int32, tf.int32))
         ids_NL.set_shape([None, None])

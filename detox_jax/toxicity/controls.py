@@ -15,8 +15,6 @@ from detox_jax.toxicity import apart as apart_lib
 from detox_jax.toxicity import lengths as lengths_lib
 from detox_jax.toxicity.lengths import num_words
 
-_ROUNDING = 1e-9  # 0.29 * 100 is a little less than 29
-
 
 @dataclasses.dataclass(frozen=True)
 class Control:
@@ -108,9 +106,8 @@ class Control:
     ) -> list[records.Document]:
         """The first documents, as many as together have no more words than those of `size_of`."""
         assert self.size_of is not None
-        limit = sum(num_words(d) for d in records.read_documents(self.size_of, aside))
-        if self.size_share < 1:
-            limit = int(limit * self.size_share + _ROUNDING)
+        words = sum(num_words(d) for d in records.read_documents(self.size_of, aside))
+        limit = lengths_lib.whole_share(words, self.size_share)
         totals = np.cumsum([num_words(document) for document in documents])
         count = int(np.searchsorted(totals, limit, side="right"))
         if not count:

@@ -7,7 +7,6 @@ here too: apart from what is evaluated on, of the lengths and the size of anothe
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -20,13 +19,12 @@ from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
 from detox_jax.toxicity import best_of, controls
-from detox_jax.toxicity.lengths import num_words
+from detox_jax.toxicity.lengths import num_words, whole_share
 
 SHARD_NAME = "documents"
 CHOSEN_SHARD_NAME = "chosen"
 FREE = ("output_dir", "check_only")  # see `output_settings`
 _SHARD_SIZE = 10_000
-_ROUNDING = 1e-9  # 0.29 * 100 is a little less than 29
 
 
 class Selection(Protocol):
@@ -70,7 +68,7 @@ class LeastToxic(_Share):
     ) -> list[records.Document]:
         """See `Selection`; of equally toxic documents, the hash of the id decides."""
         del generator
-        return sorted(documents, key=_by_toxicity)[: _share(len(documents), self.fraction)]
+        return sorted(documents, key=_by_toxicity)[: whole_share(len(documents), self.fraction)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +80,7 @@ class MostToxic(_Share):
     ) -> list[records.Document]:
         """See `Selection`; all that `LeastToxic` of the other share leaves."""
         del generator
-        left = len(documents) - _share(len(documents), self.fraction)
+        left = len(documents) - whole_share(len(documents), self.fraction)
         return sorted(documents, key=_by_toxicity)[left:]
 
 
@@ -110,11 +108,11 @@ class LeastToxicPerLength(_Share):
     ) -> list[records.Document]:
         """See `Selection`; of all the strata together exactly the fraction is kept."""
         del generator
-        ordered = sorted(documents, key=lambda d: (num_words(d), _id_hash(d)))
+        ordered = sorted(documents, key=lambda d: (num_words(d), records.stable_hash(d.id)))
         edges = [len(ordered) * i // self.strata for i in range(self.strata + 1)]
         selected: list[records.Document] = []
         for first, end in itertools.pairwise(edges):
-            count = _share(end, self.fraction) - _share(first, self.fraction)
+            count = whole_share(end, self.fraction) - whole_share(first, self.fraction)
             selected += sorted(ordered[first:end], key=_by_toxicity)[:count]
         return selected
 
@@ -129,7 +127,7 @@ class RandomShare(_Share):
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> list[records.Document]:
         """See `Selection`."""
-        chosen = generator.permutation(len(documents))[: _share(len(documents), self.fraction)]
+        chosen = generator.permutation(len(documents))[: whole_share(len(documents), self.fraction)]
         return [documents[i] for i in sorted(chosen)]
 
 
@@ -412,22 +410,14 @@ def _choose(
     )
 
 
-def _by_toxicity(document: records.Document) -> tuple[float, bytes]:
+def _by_toxicity(document: records.Document) -> tuple[float, int]:
     assert document.toxicity is not None
-    return document.toxicity, _id_hash(document)
-
-
-def _id_hash(document: records.Document) -> bytes:
-    return hashlib.sha256(document.id.encode()).digest()
+    return document.toxicity, records.stable_hash(document.id)
 
 
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction <= 1:
         raise UserError(f"KEEP_FRACTION is {fraction}; must be in (0, 1]")
-
-
-def _share(count: int, fraction: float) -> int:
-    return int(count * fraction + _ROUNDING)
 
 
 def _scorer_of(input: str) -> Any:

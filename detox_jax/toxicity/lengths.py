@@ -14,6 +14,17 @@ from typing import Any
 from detox_jax import records
 from detox_jax.errors import UserError
 
+_ROUNDING = 1e-9  # 0.29 * 100 is a little less than 29
+
+
+def whole_share(count: int, share: float) -> int:
+    """How many a share of so many is, rounded down.
+
+    >>> whole_share(100, 0.29)
+    29
+    """
+    return int(count * share + _ROUNDING)
+
 
 def num_words(document: records.Document) -> int:
     """Words of a document, as white space parts them."""
