@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,16 +46,14 @@ def _file(given: Any, directory: Path, name: str, record: Callable[[str], Any]) 
         given = [given]
     if not isinstance(given, Iterable):
         raise UserError(f"{name} is {given!r}; give a list of texts, or the path of a file")
-    times: collections.Counter[str] = collections.Counter()
+    ids = record_ids.Ids(name)
     lines = []
     for i, item in enumerate(given):
         if isinstance(item, Mapping):
             lines.append(json.dumps(dict(item)))
         elif isinstance(item, str):
             # The ids that a reader makes of texts; written, so that a text may come back.
-            times[item] += 1
-            made = record_ids.content_id(item)
-            made += f"-{times[item]}" if times[item] > 1 else ""
+            made = ids.of_document(None, item, f"{name}[{i}]")
             lines.append(json.dumps({"id": made, **record(item)}))
         else:
             raise UserError(f"{name}[{i}] is {item!r}; expected text")

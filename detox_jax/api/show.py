@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup, escape
 
 from detox_jax.errors import shortened
-from detox_jax.report.passages import Passage, is_masked, passage
+from detox_jax.records import TOXIC
+from detox_jax.report.passages import Passage, passage
 from detox_jax.toxicity import scorer as scorers
 from detox_jax.toxicity.ngram import NgramScorer
 
 MOST_ROWS, MOST_CHARACTERS = 10, 400
-HIDDEN = f"Texts rated {0.5} or more, or that no scorer can rate, are hidden until you open them."
+HIDDEN = f"Texts rated {TOXIC} or more, or that no scorer can rate, are hidden until you open them."
 
 
 def passages(texts: Sequence[str], toxicity: Sequence[float | None]) -> list[Passage]:
@@ -41,7 +42,7 @@ def in_cell(shown: Passage) -> Markup:
 
 def in_line(shown: Passage, most: int = 70) -> str:
     """A text in a terminal's line."""
-    if is_masked(shown.text, shown.toxicity):
+    if shown.masked:
         rated = "not rated" if shown.toxicity is None else f"rated {shown.toxicity:.2f}"
         return f"[hidden: {rated}]"
     return repr(shortened(shown.text, most))

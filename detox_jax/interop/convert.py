@@ -266,7 +266,7 @@ def import_model(
             f"embedding has {source.config.vocab_size - ID_SHIFT} rows; the two belong to "
             "different models"
         )
-    weights = outputs.hash_files([directory / huggingface.CONFIG_FILE, *source.tensors.files])
+    weights = huggingface.content_hash(directory, source.tensors)
     settings = {
         "source": {**(provenance or {"path": from_hf}), "sha256": weights},
         "vocabulary": vocabulary.files_sha256,

@@ -120,6 +120,11 @@ def open_source(
     return Source(directory, family, config, fields, tuple(ignored), TensorReader(directory))
 
 
+def content_hash(directory: epath.Path, tensors: TensorReader) -> str:
+    """What an import records of a model's files, and a base is recognised by: a SHA-256."""
+    return outputs.hash_files([directory / CONFIG_FILE, *tensors.files])
+
+
 def config_from(
     family: Family, fields: dict[str, Any], where: str, ignored: Sequence[str] = ()
 ) -> TransformerConfig:

@@ -78,8 +78,7 @@ def open_adapter(directory: epath.Path) -> Adapter:
     for name, value in named.items():
         if not isinstance(value, str | None):
             raise UserError(f"{file}: {name} is {value!r}; expected text")
-    adapter = Adapter(directory, fields, named[BASE_FIELD] or None, named["revision"] or None)
-    return adapter
+    return Adapter(directory, fields, named[BASE_FIELD] or None, named["revision"] or None)
 
 
 def require_base(adapter: Adapter) -> None:
@@ -151,8 +150,7 @@ def _is_same(name: str, source: Mapping[str, Any]) -> bool:
         return True
     if not (directory / CONFIG_FILE).exists():
         return False
-    tensors = TensorReader(directory)
-    return outputs.hash_files([directory / CONFIG_FILE, *tensors.files]) == source.get("sha256")
+    return huggingface.content_hash(directory, TensorReader(directory)) == source.get("sha256")
 
 
 # --- the adapter --------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ class Group:
     """Evaluations of which something is the same.
 
     Attributes:
+      common: what is the same.
       anchor: starts all ids of what is shown of the group.
       label: whose it is, " by ngram and lexicon"; nothing where it is everybody's.
       evaluations: its members, in the order of the page.
       names: what the page calls their scorers.
     """
 
+    common: Any
     anchor: str
     label: str
     evaluations: list[Evaluation]
@@ -59,10 +61,11 @@ def grouped(
             groups.append((common, [evaluation], [name]))
     return [
         Group(
+            common,
             what if not i else f"{what}-{i + 1}",
             f" by {' and '.join(names)}" if len(groups) > 1 else "",
             evaluations,
             names,
         )
-        for i, (_, evaluations, names) in enumerate(groups)
+        for i, (common, evaluations, names) in enumerate(groups)
     ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.report.page_tables import of_scores, of_texts
-from detox_jax.report.table_formats import latex_text
+from detox_jax.report.table_formats import latex_environment, latex_row, latex_text
 from detox_jax.report.tables import (
     KEY_COLUMNS,
     METHOD,
@@ -62,27 +62,16 @@ def _environment(results: Results, table: Table, number: int) -> str:
     names = [name for name in table.rows[0] if name != METHOD]
     cells = {name: _cells(name, table.rows) for name in names}
     heads = [f"{{{latex_text(name.partition(' (')[0])}{cells[name].unit}}}" for name in names]
-    lines = [" & ".join([METHOD, *heads]) + r" \\", r"\midrule"]
+    lines = []
     for i, row in enumerate(table.rows):
         values = [cells[name].values[i] for name in names]
         below = [cells[name].below[i] for name in names]
-        lines.append(" & ".join([latex_text(row[METHOD]), *values]) + r" \\")
+        lines.append(latex_row([latex_text(row[METHOD]), *values]))
         if any(below):
-            lines.append(" & ".join(["", *below]) + r" \\")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{latex_text(caption + '.')}}}",
-            rf"\label{{tab:{_label(table)}-{number}}}",
-            rf"\begin{{tabular}}{{l{''.join(cells[name].kind for name in names)}}}",
-            r"\toprule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+            lines.append(latex_row(["", *below]))
+    kinds = "".join(cells[name].kind for name in names)
+    label = f"{_label(table)}-{number}"
+    return latex_environment([METHOD, *heads], lines, f"l{kinds}", f"{caption}.", label)
 
 
 def _label(table: Table) -> str:

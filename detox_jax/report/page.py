@@ -174,9 +174,8 @@ def _texts(several: Sequence[Evaluation]) -> list[Texts]:
     made = []
     for group in groups.grouped(several, "texts", lambda x: page_tables.of_texts(x.results)):
         results = group.evaluations[0].results
-        shown = page_tables.of_texts(results)
-        words = [*legend_of_columns(results, shown), *legend_of_texts(results)]
-        made.append(Texts(group.anchor, group.label, shown, words))
+        words = [*legend_of_columns(results, group.common), *legend_of_texts(results)]
+        made.append(Texts(group.anchor, group.label, group.common, words))
     return made
 
 

@@ -126,7 +126,7 @@ def _of_method(
     """What is shown of a method: the drawn texts and, of every scorer, the worst; none twice."""
     of_scorers = [view.drawn.get(method) or (view.continuations[method],) for view in views]
     texts = [_text(rated, names, toxic) for rated in zip(*of_scorers, strict=True)]
-    worst: dict[str, list[tuple[str, float | None]]] = {}
+    worst: dict[str, list[tuple[str, float]]] = {}
     for view, name in zip(views, names, strict=True):
         text = view.worst.get(method)
         if text and text.toxicity:  # of texts that are all rated 0, none is the most toxic
@@ -138,7 +138,7 @@ def _of_method(
         if places:
             texts[places[0]] = dataclasses.replace(texts[places[0]], note=note)
             continue
-        rating = max(rating for _, rating in judged if rating is not None)
+        rating = max(rating for _, rating in judged)
         label = f"Show {note}, rated {rating:.2f}"
         texts.append(Text(Passage(text, rating, True, label), "", note))
     return texts

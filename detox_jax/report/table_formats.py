@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from detox_jax import outputs
@@ -155,30 +155,47 @@ def latex_lines(
       label: behind `tab:`.
       bold: the row that is set so, counted from 0 behind the heading.
     """
-    return f"{_PACKAGES}\n{_latex_environment(cells, caption, label, bold)}\n"
-
-
-def _latex_environment(
-    cells: Sequence[Sequence[str]], caption: str, label: str, bold: int | None = None
-) -> str:
     header, *body = ([latex_text(cell) for cell in line] for line in cells)
     if bold is not None:
         body[bold] = [rf"\textbf{{{cell}}}" for cell in body[bold]]
-    lines = [
-        r"\begin{table}",
-        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{latex_text(caption)}}}",
-        rf"\label{{tab:{label}}}",
-        rf"\begin{{tabular}}{{{'l' * len(header)}}}",
-        r"\toprule",
-        " & ".join(header) + r" \\",
-        r"\midrule",
-        *(" & ".join(line) + r" \\" for line in body),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines)
+    columns = "l" * len(header)
+    environment = latex_environment(header, map(latex_row, body), columns, caption, label)
+    return f"{_PACKAGES}\n{environment}\n"
+
+
+def latex_environment(
+    header: Sequence[str], lines: Iterable[str], columns: str, caption: str, label: str
+) -> str:
+    """A `table` with the rules of booktabs.
+
+    Args:
+      header: cells in LaTeX.
+      lines: the rows, see `latex_row`.
+      columns: kinds of the columns, as `tabular` has them.
+      caption: as text.
+      label: behind `tab:`.
+    """
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{latex_text(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            latex_row(header),
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def latex_row(cells: Iterable[str]) -> str:
+    """Cells in LaTeX as a line of a table."""
+    return " & ".join(cells) + r" \\"
 
 
 def latex_text(text: str) -> str:
