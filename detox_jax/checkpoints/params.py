@@ -119,6 +119,7 @@ def _of_each(
         else:
             arrays[len(heads)] = leaf
         heads.append((path, leaf.shape, leaf.dtype))
+        del leaf  # The loop would hold it while the next one is read.
     if arrays:
         of_arrays = jax.device_get(on_devices([*arrays.values()]))
         values.update(zip(arrays, of_arrays, strict=True))
