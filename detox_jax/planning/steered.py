@@ -79,8 +79,7 @@ class Branch:
     @property
     def module(self) -> TransformerLM:
         """As `generate` runs it."""
-        config = dataclasses.replace(self.model.config, dropout_rate=0.0, remat="none")
-        return TransformerLM(config, self.model.adaptation)
+        return self.model.generating.module
 
     @property
     def tokens_a_row(self) -> int:
@@ -115,10 +114,8 @@ class Branch:
           positions: of each, in the model's own cache.
           lanes: of a device's registers, to which a head's width is filled up.
         """
-        config = self.model.config
-        layers = 2 * config.num_layers * config.activation_dtype.itemsize
-        heads = config.kv_heads * -(-config.head_size // lanes) * lanes
-        return layers * rows * self.rows * (positions + self.prefix + self.candidates) * heads
+        of_row = positions + self.prefix + self.candidates
+        return self.model.cache_bytes(rows * self.rows * of_row, lanes)
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` says of it."""
