@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -77,8 +77,8 @@ def first_not_finite(tree: Any) -> str | None:
     leaves = [
         (path, leaf) for path, leaf in _leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    finite = _of_each(_all_finite_on_devices, _all_finite_on_host, (leaf for _, leaf in leaves))
-    return next((path for (path, _), ok in zip(leaves, finite, strict=True) if not ok), None)
+    finite = _of_each(_all_finite_on_devices, _all_finite_on_host, leaves)
+    return next((path for path, _, _, ok in finite if not ok), None)
 
 
 def require_finite(params: Params, where: str) -> None:
@@ -101,29 +101,29 @@ def require_finite(params: Params, where: str) -> None:
 def _of_each(
     on_devices: Callable[[list[jax.Array]], list[jax.Array]],
     on_host: Callable[[np.ndarray], Any],
-    leaves: Iterable[Any],
-) -> list[Any]:
-    """A small value of each array, in order.
+    leaves: Iterable[tuple[str, Any]],
+) -> list[tuple[str, tuple[int, ...], Any, Any]]:
+    """Path, shape, dtype and a small value of each array, in order.
 
     What is on the host stays there, and is let go before the next one is read: it may be a file
     that is mapped to memory. What is on devices is asked in one program: a program an array can
     have several of them under way at once, whose collectives wait for each other on virtual CPU
     devices, until XLA aborts.
     """
-    values: list[Any] = []
-    arrays: list[jax.Array] = []
-    places: list[int] = []
-    for place, leaf in enumerate(leaves):
+    heads: list[tuple[str, tuple[int, ...], Any]] = []
+    values: dict[int, Any] = {}
+    arrays: dict[int, jax.Array] = {}
+    for path, leaf in leaves:
         if isinstance(leaf, np.ndarray):
-            values.append(on_host(leaf))
+            values[len(heads)] = on_host(leaf)
         else:
-            values.append(None)
-            arrays.append(leaf)
-            places.append(place)
+            arrays[len(heads)] = leaf
+        heads.append((path, leaf.shape, leaf.dtype))
+        del leaf  # The loop would hold it while the next one is read.
     if arrays:
-        for place, value in zip(places, jax.device_get(on_devices(arrays)), strict=True):
-            values[place] = value
-    return values
+        of_arrays = jax.device_get(on_devices([*arrays.values()]))
+        values.update(zip(arrays, of_arrays, strict=True))
+    return [(*head, values[place]) for place, head in enumerate(heads)]
 
 
 def _all_finite_on_host(x: np.ndarray) -> Any:
@@ -148,17 +148,9 @@ def fingerprint(params: Params) -> str:
 
 def fingerprint_of(leaves: Iterable[tuple[str, Any]]) -> str:
     """The fingerprint of a tree given as paths and arrays, in the order of their paths."""
-    heads: list[str] = []
-
-    def named() -> Iterator[Any]:
-        for path, leaf in leaves:
-            heads.append(f"{path} {leaf.shape} {leaf.dtype}")
-            yield leaf
-
-    sums = _of_each(_bit_sums, _bit_sums_on_host, named())
     digest = hashlib.sha256()
-    for head, value in zip(heads, sums, strict=True):
-        digest.update(f"{head} {value.tolist()}\n".encode())
+    for path, shape, dtype, sums in _of_each(_bit_sums, _bit_sums_on_host, leaves):
+        digest.update(f"{path} {shape} {dtype} {sums.tolist()}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -168,11 +160,9 @@ def digests(tree: Any) -> dict[str, list[Any]]:
     Returns:
       `[dtype, shape, sum, sum]` by path: the sums of `fingerprint`, which every mesh finds alike.
     """
-    leaves = _leaves(tree)
-    sums = _of_each(_bit_sums, _bit_sums_on_host, (leaf for _, leaf in leaves))
     return {
-        path: [str(leaf.dtype), list(leaf.shape), *value.tolist()]
-        for (path, leaf), value in zip(leaves, sums, strict=True)
+        path: [str(dtype), list(shape), *sums.tolist()]
+        for path, shape, dtype, sums in _of_each(_bit_sums, _bit_sums_on_host, _leaves(tree))
     }
 
 

@@ -253,12 +253,10 @@ class Job:
         """Keys and values of a batch of so many prompts, all devices together, in whole tiles; with
         those of the branches that steer.
         """
-        use, config = self.generations[name], self.model.config
-        layers = 2 * config.num_layers * config.activation_dtype.itemsize
-        heads = config.kv_heads * -(-config.head_size // kernels.LANES) * kernels.LANES
+        use = self.generations[name]
         samples = rows * use.num_samples
         branches = (b.cache_bytes(samples, use.context, kernels.LANES) for b in use.branches)
-        return layers * samples * use.context * heads + sum(branches)
+        return self.model.cache_bytes(samples * use.context, kernels.LANES) + sum(branches)
 
 
 @functools.cache  # A search asks for many jobs of one model.

@@ -41,6 +41,23 @@ class Model:
         config = dataclasses.replace(self.config, param_dtype=self.checkpoint_dtype)
         return Model(config, None, self.checkpoint_dtype)
 
+    @property
+    def generating(self) -> Model:
+        """As `generate` runs it: without dropout and rematerialisation."""
+        config = dataclasses.replace(self.config, dropout_rate=0.0, remat="none")
+        return dataclasses.replace(self, config=config)
+
+    def cache_bytes(self, positions: int, lanes: int = 1) -> int:
+        """Of keys and values, all devices together.
+
+        Args:
+          positions: of all rows.
+          lanes: of a device's registers, to which a head's width is filled up.
+        """
+        config = self.config
+        layers = 2 * config.num_layers * config.activation_dtype.itemsize
+        return layers * positions * config.kv_heads * -(-config.head_size // lanes) * lanes
+
     def params(self, mesh: Mesh) -> tuple[params_lib.Params, params_lib.Params]:
         """Shapes of the trained parameters, and of the frozen ones in the checkpoint's dtype."""
         return self._parted(checkpoints.abstract_on_mesh(self.module, mesh))

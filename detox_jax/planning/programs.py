@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import slots
 from detox_jax.generation.sampling import Sampling
-from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import steered as steered_lib
 from detox_jax.planning.models import Model
@@ -120,9 +119,8 @@ def decode(
     Raises:
       UserError: if the mesh does not divide the model, or one that steers it.
     """
-    # A model that is loaded to generate has no dropout and no rematerialisation.
-    config = dataclasses.replace(model.config, dropout_rate=0.0, remat="none")
-    trained, frozen = dataclasses.replace(model, config=config).params(mesh)
+    generating = model.generating
+    trained, frozen = generating.params(mesh)
     sharding = meshes.batch_sharding(mesh)
     rows = num_rows * num_samples
 
@@ -137,7 +135,7 @@ def decode(
         sample_R=array((rows,)),
     )
     program = slots.Program(
-        TransformerLM(config, model.adaptation),
+        generating.module,
         sampling,
         max_new_tokens,
         _END_IDS,

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from detox_jax.checkpoints import model_dir as checkpoints
@@ -39,7 +38,6 @@ from detox_jax.generation.steering.steering import Steering
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.planning.models import Model
-from detox_jax.vocabulary import PAD_ID
 
 # Tables and vectors alone: nothing beside the model's own step.
 _NOTHING = (
@@ -79,8 +77,7 @@ class Branch:
     @property
     def module(self) -> TransformerLM:
         """As `generate` runs it."""
-        config = dataclasses.replace(self.model.config, dropout_rate=0.0, remat="none")
-        return TransformerLM(config, self.model.adaptation)
+        return self.model.generating.module
 
     @property
     def tokens_a_row(self) -> int:
@@ -115,10 +112,8 @@ class Branch:
           positions: of each, in the model's own cache.
           lanes: of a device's registers, to which a head's width is filled up.
         """
-        config = self.model.config
-        layers = 2 * config.num_layers * config.activation_dtype.itemsize
-        heads = config.kv_heads * -(-config.head_size // lanes) * lanes
-        return layers * rows * self.rows * (positions + self.prefix + self.candidates) * heads
+        of_row = positions + self.prefix + self.candidates
+        return self.model.cache_bytes(rows * self.rows * of_row, lanes)
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` says of it."""
@@ -145,8 +140,7 @@ class Branch:
         if self.held.startswith("adaptation"):
             base, own = own["base"] or base, own["own"]
             if self.rows > 1:
-                nothing = np.zeros((self.rows, 0), np.int32), np.zeros(self.rows, np.int32)
-                return Branches(self.module, base, own, *nothing, bos_id=PAD_ID)  # type: ignore
+                return Branches.of_stacked(self.module, base, own, self.rows)
             return Branches.of_model(self.module, params_lib.combine(base, own))
         whole = own if self.held == "all" else params
         if not self.prefix:

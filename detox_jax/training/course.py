@@ -42,7 +42,9 @@ class Course:
         self._first_ended = self._last_ended = self._began
         self._previous: Any = None
         self._is_slow = True
-        self._losses: dict[str, dict[int, float]] = {}
+        # Steps and losses, by name: of the first that is known, and of the last.
+        self._first: dict[str, tuple[int, float]] = {}
+        self._last: dict[str, tuple[int, float]] = {}
         self._counts: dict[int, int] = {}
         self._counted, self._unit = 0, "rows"
 
@@ -62,8 +64,8 @@ class Course:
 
     def after_step(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Takes note of a step that the devices were given."""
-        if not self._losses:
-            self._losses["loss"] = {step: float(scalars["loss"])}
+        if not self._first:
+            self._add("loss", step, scalars)
             self._counts.clear()
             self.done, self._first_ended = step, time.monotonic()
             self._last_ended = self._first_ended
@@ -87,8 +89,12 @@ class Course:
         """Takes note of the losses that a step is logged with, of training or of validation."""
         for name in ("loss", "validation_loss"):
             if name in scalars:
-                self._losses.setdefault(name, {})[step] = float(scalars[name])
+                self._add(name, step, scalars)
         self._is_done(step)
+
+    def _add(self, name: str, step: int, scalars: Mapping[str, Any]) -> None:
+        self._last[name] = step, float(scalars[name])
+        self._first.setdefault(name, self._last[name])
 
     def went_back(self, step: int) -> None:
         """Takes note that the training goes on from an earlier step."""
@@ -97,18 +103,16 @@ class Course:
 
     def note(self) -> str:
         """Loss and speed: `loss 3.214, 5,300 tokens/s`."""
-        losses = [*self._losses.get("loss", {}).values()]
-        return ", ".join([*(f"loss {loss:.3f}" for loss in losses[-1:]), *self._speed()])
+        loss = [f"loss {self._last['loss'][1]:.3f}"] if "loss" in self._last else []
+        return ", ".join([*loss, *self._speed()])
 
     def closing(self) -> str:
         """Losses at first and at last, time and memory of this run, for the line at its end."""
         parts = [
             f"{name.replace('_', ' ')} "
-            + ", ".join(
-                f"{loss:.3f} at step {step}" for step, loss in [*at.items()][:: len(at) - 1]
-            )
-            for name, at in self._losses.items()
-            if len(at) > 1
+            + ", ".join(f"{loss:.3f} at step {step}" for step, loss in (first, self._last[name]))
+            for name, first in self._first.items()
+            if first[0] != self._last[name][0]
         ]
         compiled = COMPILATIONS.seconds - self._compiled_before
         spent = terminal.duration(time.monotonic() - self._began)

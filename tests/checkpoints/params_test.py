@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,22 @@ def test_sums_of_an_array_on_the_host_are_those_of_devices(monkeypatch, dtype):
     assert params_lib.digests(mixed) == params_lib.digests(on_devices)
     monkeypatch.setattr(params_lib, "_bit_sums", None)
     params_lib.digests(arrays)  # Nothing is put on a device.
+
+
+def test_an_array_of_the_host_is_let_go_before_the_next_one_is_read():
+    class Array(np.ndarray):
+        """Of which a weak reference can be held."""
+
+    read, alive = [], []
+
+    def array():
+        alive.append([reference() is not None for reference in read])
+        values = np.ones(3, np.float32).view(Array)
+        read.append(weakref.ref(values))
+        return values
+
+    params_lib.fingerprint_of((path, array()) for path in "abc")
+    assert alive == [[], [False], [False, False]]
 
 
 def test_a_tree_on_devices_is_asked_in_one_program():

@@ -98,3 +98,13 @@ def test_a_return_to_a_saved_step_is_no_progress(clock):
     assert course.done == 3
     steps(course, 4, 5, clock, 2.0)
     assert course.done == 4
+
+
+def test_behind_a_return_the_loss_is_that_of_the_step_that_was_logged_last(clock):
+    course = courses.Course(0)
+    steps(course, 1, 1, clock, 0.0)
+    for step, loss in ((10, 4.0), (20, 9.0)):
+        course.logged(step, {"loss": loss})
+    course.went_back(5)
+    course.logged(10, {"loss": 3.5})
+    assert course.note().startswith("loss 3.500")

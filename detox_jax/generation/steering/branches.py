@@ -68,7 +68,13 @@ class Branches:
           adaptations: those of each adaptation.
         """
         varied = jax.tree.map(lambda *leaves: jnp.stack(leaves), *adaptations)
-        K = len(adaptations)
+        return cls.of_stacked(module, shared, varied, len(adaptations))
+
+    @classmethod
+    def of_stacked(
+        cls, module: TransformerLM, shared: params_lib.Params, varied: params_lib.Params, K: int
+    ) -> Branches:
+        """`of_adaptations` whose K parameters already lie on axis 0 of each leaf."""
         nothing = np.zeros((K, 0), np.int32), np.zeros(K, np.int32)
         return cls(module, shared, varied, *nothing, bos_id=PAD_ID)  # type: ignore
 
