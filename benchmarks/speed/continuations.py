@@ -8,16 +8,9 @@ from benchmarks.speed.sides import Row, Side, Work, main
 PROMPTS, LENGTH, SAMPLES, TOKENS = 16, 12, 25, 20
 
 
-def _ours(rows: int) -> Work:
-    decoder = gpt2.decoder(TOKENS)
-    prompts = gpt2.random_prompts(PROMPTS, LENGTH).tolist()
-    names = [str(n) for n in range(PROMPTS)]
-
-    def work() -> float:
-        groups = decoder(prompts, names, num_samples=SAMPLES, num_rows=rows, bucket=16)
-        return float(sum(len(sample.tokens) for group in groups for sample in group))
-
-    return work
+def _ours(at_once: int) -> Work:
+    prompts = gpt2.random_prompts(PROMPTS, LENGTH)
+    return gpt2.decode(prompts, SAMPLES, TOKENS, at_once=at_once, bucket=16)
 
 
 def _theirs() -> Work:

@@ -74,6 +74,29 @@ def decoder(max_new_tokens: int, end_ids: tuple[int, ...] = (0,), **sizes: Any) 
     )
 
 
+def decode(
+    prompts: np.ndarray, samples: int, new_tokens: int, *, at_once: int, bucket: int, **sizes: Any
+) -> Any:
+    """What our verb does, for prompts of equal length; returns the work.
+
+    Args:
+      prompts: ids `[prompts, length]`.
+      samples: of each.
+      new_tokens: of each sample.
+      at_once: prompts of a batch.
+      bucket: to whose multiple prompts are padded.
+      **sizes: of the network, see `ours`.
+    """
+    decodes = decoder(new_tokens, **sizes)
+    ids, names = prompts.tolist(), [str(n) for n in range(len(prompts))]
+
+    def work() -> float:
+        groups = decodes(ids, names, num_samples=samples, num_rows=at_once, bucket=bucket)
+        return float(sum(len(sample.tokens) for group in groups for sample in group))
+
+    return work
+
+
 def generate(
     prompts: np.ndarray,
     samples: int,

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.speed import gpt2
 from benchmarks.speed.sides import Row, Side, Work
-from benchmarks.speed.training import packed
+from benchmarks.speed.training import packed, torch_step
 
 LENGTH, STEPS = 1024, 8
 _notes: dict[str, Any] = {}
@@ -134,15 +134,7 @@ def theirs(shape: Shape) -> Work:
 
     def work() -> None:
         for _ in range(STEPS):
-            with torch.autocast("cuda", torch.bfloat16):
-                logits = compiled(ids[:, :-1]).logits
-                loss: Any = torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1), ids[:, 1:].flatten()
-                )
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            torch_step(compiled, optimizer, ids, bf16=True)
         torch.cuda.synchronize()
         _notes["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
 
