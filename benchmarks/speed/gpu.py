@@ -62,6 +62,9 @@ def row(name: str) -> Row:
             "ours, plain attention": Side(
                 lambda: ours(shape, attention_kernel="plain"), notes=lambda: _notes
             ),
+            "ours, nothing computed again": Side(
+                lambda: ours(shape, remat="none"), notes=lambda: _notes
+            ),
         },
     )
 
