@@ -143,6 +143,6 @@ class Evaluate(Protocol):
 class Report(Protocol):
     """`report`."""
 
-    def __call__(self, *, results: Sequence[str], output_dir: str) -> None:
+    def __call__(self, *, results: Sequence[str], output_dir: str, **others: Any) -> None:
         """See `report.report.report`."""
         ...

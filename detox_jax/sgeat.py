@@ -29,6 +29,7 @@ from etils import epath
 from detox_jax import called_verbs, method, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
+from detox_jax.evaluation.frontiers import check as check_frontiers
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
 from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Method
@@ -67,6 +68,7 @@ def sgeat(
     reference: Callable[..., Any] | None = None,
     pairs_task: Callable[..., Any] | None = None,
     combine: called_verbs.Combine | None = None,
+    frontiers: Mapping[str, Sequence[str]] | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Generates, scores, filters, adapts, and measures base and adapted models side by side.
@@ -103,6 +105,7 @@ def sgeat(
       reference: makes the reference of pairs, `reference(checkpoint_path=...)`.
       pairs_task: makes the seqio task of pairs, as `task` does that of documents.
       combine: `combine`, for rows of terms; needed where there are any.
+      frontiers: rows by a name that the report compares at equal perplexity, see `report`.
       check_only: check all steps as far as that is possible without work, and return them.
 
     Returns:
@@ -116,6 +119,9 @@ def sgeat(
     root = epath.Path(output_dir)
     rows = method.rows(methods, adaptation, corpora)
     method.check_names(corpora, rows, judges)
+    compared = {} if frontiers is None else {"frontiers": frontiers}
+    if frontiers is not None:
+        check_frontiers(frontiers, [BASE, *rows], BASE)
     order = method.in_order(corpora, rows)
     makers = method.Makers.of(arguments)
     makers.check(corpora, rows)
@@ -262,7 +268,7 @@ def sgeat(
     results = [str(root / "evaluation" / judge / "results.json") for judge in judges]
     for path in results:
         say.copy_times(epath.Path(path).parent)
-    report(results=results, output_dir=str(root / "report"))
+    report(results=results, output_dir=str(root / "report"), **compared)
     outputs.write_bytes(root / "results.json", epath.Path(results[0]).read_bytes())
     outputs.write_bytes(root / "report.html", (root / "report" / "report.html").read_bytes())
     say("done; where to look next:")

@@ -416,6 +416,22 @@ def _stop(*args):
 
 
 @pytest.mark.parametrize(
+    ("frontiers", "line"),
+    [
+        (
+            "{'steps': ['sgeat-hole']}",
+            "FRONTIERS: 'steps' names 'sgeat-hole'; there are sgeat-whole",
+        ),
+        ("{'steps': ['sgeat-whole']}", "required and not set"),
+    ],
+)
+def test_frontiers_name_rows_or_nothing_begins(frontiers, line, capsys):
+    flags = ["--gin.OUTPUT_DIR=out", "--gin_file=gin_configs/adaptation/whole.gin"]
+    assert cli.main(["sgeat", *flags, f"--gin.FRONTIERS={frontiers}"]) == 2
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"corpora": "standard"}, "method 'm': has no 'corpora'; a row has corpus, adaptation"),

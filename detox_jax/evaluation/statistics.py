@@ -198,6 +198,21 @@ def bootstrap_ratio_difference(
     return Interval(values[0] - values[1], *map(float, ends))
 
 
+def resampled_means(columns_CP: np.ndarray, draws: int = 10_000, seed: int = 0) -> np.ndarray:
+    """The means of several columns in the same bootstrap resamples, of which more is computed.
+
+    Args:
+      columns_CP: values of each column by prompt, none of them NaN.
+      draws: bootstrap resamples.
+      seed: of the resampling.
+
+    Returns:
+      The means, [C, draws].
+    """
+    columns = list(np.asarray(columns_CP, np.float64))
+    return np.stack(_resampled_sums(columns, draws, seed)) / columns[0].size
+
+
 def _resampled_sums(columns: Sequence[np.ndarray], draws: int, seed: int) -> list[np.ndarray]:
     """The sums of each column's values in the same resamples, [draws]."""
     moving = [column for column in columns if np.ptp(column) > 0]

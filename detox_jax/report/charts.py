@@ -122,12 +122,13 @@ def _ticks(methods: Sequence[Measured]) -> float:
     return 1.1 + figures.rows_height(methods)
 
 
-def _legend(methods: Sequence[Measured]) -> float:
+def legend_room(methods: Sequence[Measured]) -> float:
+    """The height of a figure with a legend of methods, in inches."""
     return 3.5 + figures.legend_height(methods)
 
 
 def _legend_of(drawn: Sequence[tuple]) -> float:
-    return _legend([method for method, *_ in drawn])
+    return legend_room([method for method, *_ in drawn])
 
 
 def _toxicity(results: Results) -> list[Chart]:
@@ -141,7 +142,7 @@ def _toxicity(results: Results) -> list[Chart]:
         caption = "Down is less toxic, left predicts text better; dotted: the Pareto front."
         title = "Toxicity against perplexity"
         made.append(
-            Chart("quality", title, caption, drawing.draw_quality, methods, _legend(methods))
+            Chart("quality", title, caption, drawing.draw_quality, methods, legend_room(methods))
         )
     return made
 
@@ -152,7 +153,7 @@ def _splits(results: Results) -> list[Chart]:
     splits = {split: measured(results, split) for split in results.splits}
     caption = "Prompts split by their own toxicity; bars span 95 % intervals."
     title = "By kind of prompt"
-    height = _legend(splits[results.splits[0]])
+    height = legend_room(splits[results.splits[0]])
     return [Chart("splits", title, caption, drawing.draw_splits, splits, height)]
 
 

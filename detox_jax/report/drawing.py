@@ -188,7 +188,7 @@ def draw_distribution(axes: Axes, maxima: Sequence[tuple[Measured, Sequence[floa
 
 def draw_k_curve(axes: Axes, curves: Lines) -> None:
     """Expected maximum toxicity against the number of continuations, k."""
-    _draw_lines(axes, curves, markersize=5)
+    draw_lines(axes, curves, markersize=5)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("Continuations per prompt, k")
     axes.set_ylabel("Expected max. toxicity")
@@ -198,14 +198,15 @@ def draw_loss(what: str) -> Callable[[Axes, Lines], None]:
     """A function that draws losses against steps; `what` says of which text."""
 
     def draw(axes: Axes, curves: Lines) -> None:
-        _draw_lines(axes, curves, markersize=4, markevery=0.2, linewidth=1.2)
+        draw_lines(axes, curves, markersize=4, markevery=0.2, linewidth=1.2)
         axes.set_xlabel("Training step")
         axes.set_ylabel(f"{what} loss, nats per token")
 
     return draw
 
 
-def _draw_lines(axes: Axes, curves: Lines, **style: float) -> None:
+def draw_lines(axes: Axes, curves: Lines, **style: float) -> None:
+    """A line of each method, in its colour, with its markers."""
     for method, xs, ys in curves:
         axes.plot(
             xs,

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from detox_jax import outputs
 from detox_jax.evaluation import statistics
+from detox_jax.evaluation.frontiers import BUDGETS
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Perplexity, Row
@@ -24,7 +25,6 @@ from detox_jax.report.page import style, template
 from detox_jax.report.table_formats import csv_lines, latex_lines, markdown_rows
 from detox_jax.report.tables import NONE
 
-BUDGETS = (0.01, 0.05, 0.1)  # how much perplexity may rise over the base's
 _SIGNIFICANT = "*"
 _SPOILED = "‡"
 _BANNED = "∞"  # beside a perplexity that leaves out what a method never writes

@@ -17,10 +17,11 @@ import jinja2
 from markupsafe import Markup
 
 from detox_jax.errors import UserError
+from detox_jax.evaluation.frontiers import Frontier
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Evaluation, suffixes
 from detox_jax.records import TOXIC
-from detox_jax.report import charts, figures, groups, origins, page_tables, samples
+from detox_jax.report import charts, figures, frontier_tables, groups, origins, page_tables, samples
 from detox_jax.report.charts import Chart
 from detox_jax.report.headline import headline
 from detox_jax.report.tables import (
@@ -119,8 +120,12 @@ def style() -> Markup:
     return Markup((_HERE / "report.css").read_text())
 
 
-def page(several: Sequence[Evaluation]) -> str:
+def page(several: Sequence[Evaluation], lines: Sequence[Sequence[Frontier]] = ()) -> str:
     """The page of one or several evaluations, whole; the headline is that of the first.
+
+    Args:
+      several: the evaluations.
+      lines: the frontiers of each of them; none at all where empty.
 
     Raises:
       UserError: for settings that are nested too deeply.
@@ -129,9 +134,13 @@ def page(several: Sequence[Evaluation]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page_template = template("report.html.jinja")
     sections = [
-        _section(evaluation, f"results{suffix}", name)
-        for evaluation, suffix, name in zip(
-            several, suffixes(several), groups.scorer_names(several), strict=True
+        _section(evaluation, f"results{suffix}", name, of_evaluation)
+        for evaluation, suffix, name, of_evaluation in zip(
+            several,
+            suffixes(several),
+            groups.scorer_names(several),
+            lines or [()] * len(several),
+            strict=True,
         )
     ]
     try:
@@ -156,16 +165,21 @@ def page(several: Sequence[Evaluation]) -> str:
         ) from None
 
 
-def _section(evaluation: Evaluation, anchor: str, name: str) -> Section:
+def _section(evaluation: Evaluation, anchor: str, name: str, lines: Sequence[Frontier]) -> Section:
     results = evaluation.results
-    made = page_tables.of_scores(results)
+    made, drawn = page_tables.of_scores(results), charts.of_scores(evaluation)
+    legend = [*legend_of_columns(results, made), *legend_of_scorer(results)]
+    if lines:
+        made.append(frontier_tables.table(lines, results))
+        drawn.append(frontier_tables.chart(lines))
+        legend += frontier_tables.LEGEND
     return Section(
         anchor=anchor,
         scorer=name,
         fingerprint=results.scorer.fingerprint,
-        charts=[_picture(chart, anchor) for chart in charts.of_scores(evaluation)],
+        charts=[_picture(chart, anchor) for chart in drawn],
         tables=made,
-        legend=[*legend_of_columns(results, made), *legend_of_scorer(results)],
+        legend=legend,
     )
 
 

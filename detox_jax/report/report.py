@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from detox_jax import output_settings, outputs, preview, records
 from detox_jax.errors import UserError
+from detox_jax.evaluation import frontiers as of_evaluation
+from detox_jax.evaluation.frontiers import Frontier
 from detox_jax.evaluation.results_files import (
     Evaluation,
     files,
@@ -17,7 +19,7 @@ from detox_jax.evaluation.results_files import (
     suffixes,
 )
 from detox_jax.preview import Step
-from detox_jax.report import drawing, figures, latex_tables, table_formats
+from detox_jax.report import drawing, figures, frontier_tables, latex_tables, table_formats
 from detox_jax.report.charts import charts, measured, subject
 from detox_jax.report.headline import headline
 from detox_jax.report.page import page
@@ -34,7 +36,10 @@ FREE = ("output_dir", "check_only")  # see `output_settings`
 
 
 def report(
-    results: str | Sequence[str], output_dir: str, check_only: bool = False
+    results: str | Sequence[str],
+    output_dir: str,
+    frontiers: Mapping[str, Sequence[str]] | None = None,
+    check_only: bool = False,
 ) -> list[Step] | None:
     """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
 
@@ -47,6 +52,9 @@ def report(
         lies beside it is shown too: `prompts.json` (distribution, k-curve), `samples.json`
         (continuations), `training.json` (losses), `times.json` (how long each step took).
       output_dir: where the report goes.
+      frontiers: rows by a name, such as one training of several numbers of steps: the report
+        compares them at equal perplexity and at equal toxicity (`frontiers.csv`, `.md`), see
+        `evaluation.frontiers`.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -58,20 +66,29 @@ def report(
     """
     sources = _sources(results)
     several = [load(source) for source in sources]
+    lines = [of_evaluation.frontiers(one, frontiers or {}) for one in several]
     if check_only:
         preview.checked_output(output_dir)
         return [Step("report", output_dir, {"results": len(several)})]
     settings = output_settings.of_verb(
         report,
-        {"results": results, "output_dir": output_dir, "check_only": False},
+        {
+            "results": results,
+            "output_dir": output_dir,
+            "frontiers": frontiers,
+            "check_only": False,
+        },
         free=FREE,
-        instead={"results": {"results": [_describe(source) for source in sources]}},
+        instead={
+            "results": {"results": [_describe(source) for source in sources]},
+            "frontiers": {} if frontiers is None else {"frontiers": _as_lists(frontiers)},
+        },
     )
     output = outputs.OutputDirectory(output_dir, "report", settings)
     if not output.complete:
-        for evaluation, suffix in zip(several, suffixes(several), strict=True):
-            write(evaluation, output.path, suffix)
-        outputs.write_bytes(output.path / "report.html", page(several).encode())
+        for one, suffix, drawn in zip(several, suffixes(several), lines, strict=True):
+            write(one, output.path, suffix, drawn)
+        outputs.write_bytes(output.path / "report.html", page(several, lines).encode())
         output.finish(rows=sum(len(evaluation.results.rows) for evaluation in several))
     print(headline(several[0].results))
     print(f"{output.path / 'report.html'}: open it in a browser")
@@ -92,20 +109,38 @@ def _sources(results: Any) -> list[str]:
     return [place for source in sources for place in of_each_scorer(source)]
 
 
+def _as_lists(frontiers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {name: list(rows) for name, rows in frontiers.items()}
+
+
 def _describe(source: str) -> dict[str, Any]:
     """What is shown of a source, but for the times, which differ from run to run."""
     shown = [file for file in files(source) if file.name != outputs.TIMES_FILE]
     return {file.name: records.describe_input(str(file)) for file in shown}
 
 
-def write(evaluation: Evaluation, directory: epath.Path, suffix: str = "") -> None:
+def write(
+    evaluation: Evaluation,
+    directory: epath.Path,
+    suffix: str = "",
+    lines: Sequence[Frontier] = (),
+) -> None:
     """Writes the tables and the pictures of one evaluation; `suffix` ends their names."""
     results = evaluation.results
     for extension, table in _TABLES.items():
         outputs.write_bytes(directory / f"table{suffix}.{extension}", table(results).encode())
     first = results.splits[0]
     pictures = {"toxicity": drawing.overview(measured(results, first), subject(results, first))}
-    pictures |= {f"figures/{chart.name}": chart.draw_alone() for chart in charts(evaluation)}
+    drawn = charts(evaluation)
+    if lines:
+        table = frontier_tables.table(lines, results)
+        for extension, text in {
+            "md": frontier_tables.markdown(table),
+            "csv": frontier_tables.csv_table(lines),
+        }.items():
+            outputs.write_bytes(directory / f"frontiers{suffix}.{extension}", text.encode())
+        drawn.append(frontier_tables.chart(lines, subject(results, first)))
+    pictures |= {f"figures/{chart.name}": chart.draw_alone() for chart in drawn}
     outputs.make_subdirectory(directory / "figures")
     for name, figure in pictures.items():
         svg = figures.svg(figure, f"{name}{suffix}")

@@ -246,6 +246,33 @@ def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path)
         assert (second / name).read_bytes() == before[name][0]
 
 
+def test_frontiers_have_a_table_a_picture_and_files(fake, tmp_path, capsys):
+    lines = {"SGEAT": ["SGEAT (standard)", "SGEAT (augmented)"], "adapter": ["adapter"]}
+    flags = ["report", f"--gin.RESULTS={fake}", f"--gin.OUTPUT_DIR={tmp_path / 'report'}"]
+    assert cli.main([*flags, f"--gin.FRONTIERS={lines}"]) == 0
+    table = read(tmp_path / "report", "frontiers.md").splitlines()
+    assert table[0] == "| Method | Rows | at +1 % | at +5 % | at +10 % | for −0.1 | for −0.2 |"
+    (sgeat,) = csv.DictReader(read(tmp_path / "report", "frontiers.csv").splitlines()[:2])
+    # 18.2 of the base, 18.5 and 18.75: +1 % lies between the base and the first row.
+    maxima = json.loads((tmp_path / "evaluation" / "prompts.json").read_text())["methods"]
+    base, standard = (
+        math.fsum(maxima[name]["max_toxicity"]) / len(maxima[name]["max_toxicity"])
+        for name in ("base", "SGEAT (standard)")
+    )
+    share = 0.01 / (18.5 / 18.2 - 1)
+    assert float(sgeat["toxicity_at_rise_0.01"]) == pytest.approx(base + share * (standard - base))
+    assert math.isnan(float(sgeat["toxicity_at_rise_0.05"]))
+    page = read(tmp_path / "report", "report.html")
+    assert "At equal perplexity and toxicity, all prompts" in page
+    assert page.count("Toxicity as perplexity rises") > 0
+    for kind in ("png", "svg", "pdf"):
+        assert (tmp_path / "report" / "figures" / f"frontiers.{kind}").stat().st_size > 0
+    assert run(fake, tmp_path / "report") == 2
+    assert "frontiers" in capsys.readouterr().err
+    assert cli.main([*flags, "--gin.FRONTIERS={'a': ['none']}"]) == 2
+    assert "FRONTIERS: 'a' names 'none'; there are SGEAT (standard)," in capsys.readouterr().err
+
+
 def test_other_results_are_refused(fake, tmp_path, capsys):
     assert run(fake, tmp_path / "report") == 0
     results = results_made.made_results()

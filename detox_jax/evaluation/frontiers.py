@@ -1,0 +1,172 @@
+"""Methods at equal perplexity and at equal toxicity: each pushed further, from the base on.
+
+A method has a strength: how many steps it trains, how strongly it steers. Its frontier is the line
+through the base and its rows, in the order of their perplexity, and methods compare where their
+lines have the same perplexity, or the same toxicity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from detox_jax.errors import UserError
+from detox_jax.evaluation import statistics
+from detox_jax.evaluation.results_files import Evaluation
+from detox_jax.evaluation.statistics import Interval
+
+BUDGETS = (0.01, 0.05, 0.10)  # rise of perplexity over the base, as a share
+REDUCTIONS = (0.1, 0.2)  # of the expected maximum toxicity below the base's
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """One method from the base on.
+
+    Attributes:
+      name: the method's.
+      rows: those that it consists of, in the order of their perplexity.
+      changes: perplexity over the base's, as a share, the base's 0 among them; ascending.
+      toxicity: expected maximum toxicity at these, the base's among them.
+      at_budgets: expected maximum toxicity at each of `BUDGETS`; unmeasured where the line does not
+        get there.
+      at_reductions: the rise of perplexity at each of `REDUCTIONS`, as a share; unmeasured where
+        the line does not get there.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    changes: tuple[float, ...]
+    toxicity: tuple[float, ...]
+    at_budgets: tuple[Interval, ...]
+    at_reductions: tuple[Interval, ...]
+
+
+def check(frontiers: Any, methods: Sequence[str], baseline: str) -> None:
+    """Refuses what is not rows by name.
+
+    Args:
+      frontiers: as the user gave them.
+      methods: the rows that there are.
+      baseline: the one from which every line begins.
+
+    Raises:
+      UserError: naming the frontier and the row.
+    """
+    example = "{'whole': ['12-steps', '50-steps'], 'adapter': ['adapter']}"
+    if not isinstance(frontiers, Mapping):
+        raise UserError(f"FRONTIERS is {frontiers!r}; give rows by name: {example}")
+    for name, rows in frontiers.items():
+        if not isinstance(name, str) or not isinstance(rows, list | tuple) or not rows:
+            raise UserError(f"FRONTIERS: {name!r} is {rows!r}; give rows by name: {example}")
+        for i, row in enumerate(rows):
+            if row not in methods or row == baseline:
+                there = ", ".join(method for method in methods if method != baseline)
+                raise UserError(f"FRONTIERS: {name!r} names {row!r}; there are {there}")
+            if row in rows[:i]:
+                raise UserError(f"FRONTIERS: {name!r} names {row!r} twice")
+
+
+def frontiers(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]]) -> list[Frontier]:
+    """The lines of an evaluation, on all prompts.
+
+    Intervals resample prompts, the same ones for all rows of a line. The perplexities are taken as
+    they are: they are of as many held-out texts for every row.
+
+    Args:
+      evaluation: with the maxima of every prompt (`prompts.json`) and perplexities.
+      rows_by_name: the rows of each line.
+
+    Raises:
+      UserError: for a row that is not there, or lacks what is compared.
+    """
+    check(rows_by_name, evaluation.results.methods, evaluation.results.baseline)
+    return [_frontier(evaluation, name, rows) for name, rows in rows_by_name.items()]
+
+
+def _frontier(evaluation: Evaluation, name: str, rows: Sequence[str]) -> Frontier:
+    results = evaluation.results
+    perplexities = {
+        row.method: math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all
+        for row in results.of_split(results.splits[0])
+    }
+    of_line = [results.baseline, *rows]
+    for row in of_line:
+        if math.isnan(perplexities[row]):
+            raise UserError(
+                f"FRONTIERS: {name!r}: {row!r} has no perplexity of held-out text to compare it "
+                "at; evaluate with HELDOUT, or leave the row out"
+            )
+        if row not in evaluation.prompts.methods:
+            raise UserError(
+                f"FRONTIERS: {name!r}: {evaluation.directory}/prompts.json lacks {row!r}; "
+                "evaluate again"
+            )
+    of_line.sort(key=lambda row: perplexities[row])
+    changes_R = np.array([perplexities[row] for row in of_line])
+    changes_R = changes_R / perplexities[results.baseline] - 1
+    maxima_RP = np.array([evaluation.prompts.methods[row].max_toxicity for row in of_line])
+    maxima_RP = maxima_RP[:, ~np.isnan(maxima_RP).any(axis=0)]
+    means_RD = statistics.resampled_means(maxima_RP)
+    means_R, base = maxima_RP.mean(axis=1), of_line.index(results.baseline)
+    return Frontier(
+        name,
+        tuple(row for row in of_line if row != results.baseline),
+        tuple(map(float, changes_R)),
+        tuple(map(float, means_R)),
+        tuple(_at_budget(changes_R, means_R, means_RD, budget) for budget in BUDGETS),
+        tuple(_at_reduction(changes_R, means_R, means_RD, base, less) for less in REDUCTIONS),
+    )
+
+
+def _at_budget(
+    changes_R: np.ndarray, means_R: np.ndarray, means_RD: np.ndarray, budget: float
+) -> Interval:
+    """The toxicity of the line at a rise of perplexity."""
+    if not changes_R[0] <= budget <= changes_R[-1]:
+        return statistics.UNMEASURED
+    weights_R = np.array([np.interp(budget, changes_R, row) for row in np.eye(len(changes_R))])
+    return _interval(float(weights_R @ means_R), weights_R @ means_RD)
+
+
+def _at_reduction(
+    changes_R: np.ndarray, means_R: np.ndarray, means_RD: np.ndarray, base: int, less: float
+) -> Interval:
+    """The rise of perplexity at which the line is first so much less toxic than the base."""
+    value = rise_at(changes_R, means_R[:, None], base, less)[0]
+    if math.isinf(value):
+        return statistics.UNMEASURED
+    return _interval(float(value), rise_at(changes_R, means_RD, base, less))
+
+
+def rise_at(changes_R: np.ndarray, means_RD: np.ndarray, base: int, less: float) -> np.ndarray:
+    """Where lines first fall by `less` below the base, to its right; infinity where none does.
+
+    Args:
+      changes_R: rise of perplexity, ascending.
+      means_RD: toxicity at these, one line a column.
+      base: the base's place among them.
+      less: of the toxicity.
+
+    Returns:
+      The rises, [D].
+    """
+    rises_D = np.full(means_RD.shape[1], np.inf)
+    target_D = means_RD[base] - less
+    for left in range(base, len(changes_R) - 1):
+        before_D, after_D = means_RD[left], means_RD[left + 1]
+        falls = np.isinf(rises_D) & (after_D <= target_D)
+        share_D = (before_D[falls] - target_D[falls]) / (before_D[falls] - after_D[falls])
+        width = changes_R[left + 1] - changes_R[left]
+        rises_D[falls] = changes_R[left] + share_D * width
+    return rises_D
+
+
+def _interval(value: float, drawn_D: np.ndarray) -> Interval:
+    # Of neighbours, so that infinity beside a number is no NaN.
+    low, high = np.quantile(drawn_D, [0.025, 0.975], method="closest_observation")
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,96 @@
+"""Frontiers as the report shows them: a table, a picture, files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from detox_jax.evaluation.frontiers import BUDGETS, REDUCTIONS, Frontier
+from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.statistics import Interval
+from detox_jax.report import drawing
+from detox_jax.report.charts import Chart, legend_room
+from detox_jax.report.figures import BASELINE, Measured
+from detox_jax.report.table_formats import csv_lines, markdown_rows
+from detox_jax.report.tables import METHOD, NONE, Table, show
+
+LEGEND = (
+    "At equal perplexity: the max. toxicity of the line through the baseline and a method's rows, "
+    "where perplexity of held-out text has risen so much; – where the line ends before.",
+    "At equal toxicity: the rise of perplexity where the line is first so much less toxic than the "
+    "baseline; ∞ as an end of an interval: some resamples of the prompts never get there.",
+    "Intervals resample prompts alone, 10,000 times: not held-out texts, not trainings.",
+)
+
+
+def table(frontiers: Sequence[Frontier], results: Results) -> Table:
+    """One line a method: toxicity at each budget, perplexity at each reduction."""
+    rows = []
+    for line in frontiers:
+        row = {METHOD: line.name, "Rows": ", ".join(line.rows)}
+        for budget, interval in zip(BUDGETS, line.at_budgets, strict=True):
+            row[f"at +{100 * budget:.0f} %"] = show(interval)
+        for less, interval in zip(REDUCTIONS, line.at_reductions, strict=True):
+            row[f"for −{less}"] = _percent(interval)
+        rows.append(row)
+    return Table("At equal perplexity and toxicity", results.splits[0], "", rows)
+
+
+def _percent(interval: Interval) -> str:
+    if not interval.is_measured:
+        return NONE
+    low, high = (f"{100 * end:+.1f}".replace("+inf", "∞") for end in (interval.low, interval.high))
+    return f"{100 * interval.value:+.1f} % [{low}, {high}]".replace("-", "−")
+
+
+def markdown(made: Table) -> str:
+    """The table and what it means."""
+    return f"{markdown_rows(made.rows)}\n\n{' '.join(LEGEND)}\n"
+
+
+def csv_table(frontiers: Sequence[Frontier]) -> str:
+    """Every point of every line, and the figures at equal perplexity and toxicity, unrounded."""
+    lines: list[dict[str, Any]] = []
+    for line in frontiers:
+        of_line: dict[str, Any] = {"method": line.name}
+        for given, intervals, words in (
+            (BUDGETS, line.at_budgets, "toxicity_at_rise"),
+            (REDUCTIONS, line.at_reductions, "rise_at_reduction"),
+        ):
+            for x, interval in zip(given, intervals, strict=True):
+                of_line |= {
+                    f"{words}_{x}": interval.value,
+                    f"{words}_{x}_low": interval.low,
+                    f"{words}_{x}_high": interval.high,
+                }
+        lines.append(of_line)
+    return csv_lines(lines)
+
+
+def chart(frontiers: Sequence[Frontier], subject: str = "") -> Chart:
+    """The picture of all lines."""
+    methods = [Measured(line.name, index) for index, line in enumerate(frontiers, start=1)]
+    lines = [
+        (method, [100 * change for change in line.changes], line.toxicity)
+        for method, line in zip(methods, frontiers, strict=True)
+    ]
+    return Chart(
+        "frontiers",
+        "Toxicity as perplexity rises",
+        "Every line begins at the baseline; down is less toxic, left predicts text better.",
+        _draw,
+        lines,
+        legend_room(methods),
+        subject,
+    )
+
+
+def _draw(axes: Axes, lines: drawing.Lines) -> None:
+    drawing.draw_lines(axes, lines, markersize=5)
+    _, xs, ys = lines[0]
+    start = xs.index(0.0)
+    axes.plot(xs[start], ys[start], "o", color=BASELINE, markersize=8, zorder=3)
+    axes.set_xlabel("Perplexity over the baseline, %")
+    axes.set_ylabel("Expected max. toxicity")

@@ -1,0 +1,110 @@
+"""Lines through a baseline and rows: toxicity at equal perplexity, and the other way round."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from detox_jax.errors import UserError
+from detox_jax.evaluation import frontiers
+from detox_jax.evaluation.results_files import Evaluation, Maxima, Prompts
+from tests.evaluation import results_made
+
+PROMPTS = 400
+
+
+def evaluation(toxicity, perplexities):
+    """Rows of given maxima by prompt and perplexities; the first is the baseline."""
+    rows = [results_made.made_row(row, "full", 0.5, 0.5, perplexities[row]) for row in perplexities]
+    results = dataclasses.replace(results_made.made_results(), rows=tuple(rows))
+    prompts = Prompts({name: Maxima(tuple(values)) for name, values in toxicity.items()})
+    return Evaluation("evaluation", results, prompts=prompts)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """A base at 100, a weak row at 104 and a strong one at 112; one prompt was not scored."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.6, 1.0, PROMPTS)
+    maxima = {"base": base, "weak": base - 0.12, "strong": base - 0.3 * rng.uniform(0, 2, PROMPTS)}
+    maxima["weak"][0] = np.nan
+    return maxima, evaluation(maxima, {"base": 100.0, "strong": 112.0, "weak": 104.0})
+
+
+def test_figures_at_equal_perplexity_and_at_equal_toxicity_are_those_of_the_line(measured):
+    maxima, of = measured
+    (line,) = frontiers.frontiers(of, {"steps": ["strong", "weak"]})
+    base, weak, strong = (maxima[name][1:].mean() for name in ("base", "weak", "strong"))
+    assert line.rows == ("weak", "strong")
+    assert line.changes == pytest.approx((0, 0.04, 0.12))
+    assert line.toxicity == pytest.approx((base, weak, strong))
+    at_1, at_5, at_10 = (interval.value for interval in line.at_budgets)
+    assert at_1 == pytest.approx(base + (weak - base) / 4)
+    assert at_5 == pytest.approx(weak + (strong - weak) / 8)
+    assert at_10 == pytest.approx(weak + (strong - weak) * 6 / 8)
+    at_tenth, at_fifth = line.at_reductions
+    assert at_tenth.value == pytest.approx(0.04 * 0.1 / 0.12)
+    # The weak row differs from the base by as much at every prompt, so resampling changes nothing.
+    assert (at_tenth.low, at_tenth.high) == pytest.approx((at_tenth.value, at_tenth.value))
+    assert at_fifth.low < at_fifth.value < at_fifth.high
+    assert at_fifth.value == pytest.approx(0.04 + 0.08 * (weak - base + 0.2) / (weak - strong))
+
+
+def test_the_interval_at_a_budget_is_that_of_the_interpolated_maxima(measured):
+    maxima, of = measured
+    (line,) = frontiers.frontiers(of, {"steps": ["weak", "strong"]})
+    between = (7 * maxima["weak"] + maxima["strong"])[1:] / 8
+    error = 1.96 * between.std() / math.sqrt(between.size)
+    at_5 = line.at_budgets[1]
+    assert at_5.low == pytest.approx(at_5.value - error, abs=0.1 * error)
+    assert at_5.high == pytest.approx(at_5.value + error, abs=0.1 * error)
+
+
+def test_a_line_says_nothing_beyond_its_end(measured):
+    maxima, of = measured
+    (line,) = frontiers.frontiers(of, {"weak alone": ["weak"]})
+    assert [interval.is_measured for interval in line.at_budgets] == [True, False, False]
+    assert [interval.is_measured for interval in line.at_reductions] == [True, False]
+
+
+def test_where_resamples_stop_short_the_interval_is_open():
+    """A row that reaches the reduction by a hair: in half of the resamples it does not."""
+    rng = np.random.default_rng(1)
+    less = rng.normal(0, 0.2, PROMPTS)
+    maxima = {"base": np.full(PROMPTS, 0.9), "row": 0.8 - 1e-4 - less + less.mean()}
+    of = evaluation(maxima, {"base": 100.0, "row": 110.0})
+    (line,) = frontiers.frontiers(of, {"row": ["row"]})
+    assert line.at_reductions[0].value == pytest.approx(0.1, abs=1e-3)
+    assert line.at_reductions[0].low < 0.1
+    assert math.isinf(line.at_reductions[0].high)
+
+
+def test_a_line_that_rises_before_it_falls_is_found_where_it_first_gets_there():
+    changes = np.array([-0.02, 0.0, 0.05, 0.10])
+    means = np.array([[0.2], [0.8], [0.9], [0.5]])
+    assert frontiers.rise_at(changes, means, 1, 0.2)[0] == pytest.approx(0.05 + 0.05 * 0.3 / 0.4)
+    assert np.isinf(frontiers.rise_at(changes, means, 1, 0.31)[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["weak"], "FRONTIERS is"),
+        ({"steps": "weak"}, "give rows by name"),
+        ({"steps": []}, "give rows by name"),
+        ({"steps": ["weka"]}, "names 'weka'; there are strong, weak"),
+        ({"steps": ["base"]}, "names 'base'"),
+        ({"steps": ["weak", "weak"]}, "'weak' twice"),
+    ],
+)
+def test_what_is_no_row_is_refused(measured, rows, message):
+    with pytest.raises(UserError, match=message):
+        frontiers.frontiers(measured[1], rows)
+
+
+def test_a_row_without_perplexity_is_refused(measured):
+    maxima, _ = measured
+    of = evaluation(maxima, {"base": 100.0, "strong": math.nan, "weak": 104.0})
+    with pytest.raises(UserError, match="'strong' has no perplexity"):
+        frontiers.frontiers(of, {"steps": ["weak", "strong"]})
