@@ -15,7 +15,6 @@ from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.method import BASE, Method, model_row
 
-_FIELD = "vectors"  # of what steers, see `ActivationOffset`
 _NAME = re.compile(r"\w[\w.-]*")  # It becomes a directory.
 
 
@@ -115,10 +114,8 @@ def _check_model(
 
 def _name_in(method: Any, vectors: Mapping[str, Vectors]) -> str | None:
     """The vectors of the run that a method of steering names; None where it names none."""
-    value = getattr(method, _FIELD, None)
-    if _FIELD not in getattr(method, "files", ()) or not isinstance(value, str):
-        return None
-    return value if value in vectors else None
+    value = getattr(method, "vectors", None)
+    return value if isinstance(value, str) and value in vectors else None
 
 
 def place(root: epath.Path, name: str) -> str:

@@ -212,7 +212,7 @@ def evaluate(
                 power=tuple(_power(scored, baseline)),
                 provenance=Provenance(
                     evaluated_by=EvaluatedBy(scored[baseline].scorer, scored[baseline].reliability),
-                    filtered_by=_trusted_less(filtered_by, chosen_by, scored[baseline].scorer),
+                    filtered_by=_named_scorers(filtered_by, chosen_by, scored[baseline].scorer),
                     statistics="percentile bootstrap over prompts, 95 %; of shares Wilson's "
                     "interval, continuations clustered by prompt; sign-flip permutation p-values, "
                     f"Holm-adjusted within a split; resamples of {statistics.COUNTED_FROM:,} "
@@ -351,7 +351,7 @@ def _filtered_by(name: str, method: Evaluated) -> Scorer | None:
     return from_json(Scorer, method.filtered_by, f"METHODS: {name}", "filtered_by")
 
 
-def _trusted_less(
+def _named_scorers(
     filtered_by: Mapping[str, Scorer | None], chosen_by: Mapping[str, Scorer], judge: Scorer
 ) -> dict[str, Scorer | None]:
     """Of each method the scorer that chose its continuations, else the one that chose its corpus.
