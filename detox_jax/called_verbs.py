@@ -112,6 +112,16 @@ class Combine(Protocol):
         ...
 
 
+class Steer(Protocol):
+    """`steer`, with its settings."""
+
+    def __call__(
+        self, *, checkpoint_path: str, input: str, output_dir: str, check_only: bool = False
+    ) -> list[Step] | None:
+        """See `generation.steer.steer`."""
+        ...
+
+
 class Choices(Protocol):
     """`choices` with its tasks."""
 

@@ -13,9 +13,12 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import preview
+from detox_jax import fitted_vectors, preview
+from detox_jax.corpus import Corpus
 from detox_jax.errors import UserError
-from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Makers, Method
+from detox_jax.fitted_vectors import Vectors
+from detox_jax.makers import Makers
+from detox_jax.method import BASE, DOCUMENT_LIMIT, Method
 from detox_jax.preview import Coming, Step
 
 
@@ -27,12 +30,14 @@ class RunPreview:
       root: its directory.
       rows: the rows of its results.
       order: corpora and rows as `method.in_order` has them.
+      vectors: what is fitted to steer rows, by name.
       given: the arguments of `sgeat`.
     """
 
     root: epath.Path
     rows: Mapping[str, Method]
     order: Sequence[tuple[str, Corpus | Method]]
+    vectors: Mapping[str, Vectors]
     given: Mapping[str, Any]
 
     def steps(self) -> list[Step]:
@@ -42,7 +47,7 @@ class RunPreview:
           UserError: see the verbs.
         """
         preview.checked_output(str(self.root))
-        return [*self._base(), *self._corpora_and_models(), *self._evaluation()]
+        return [*self._base(), *self._corpora_and_models(), *self._fits(), *self._evaluation()]
 
     @property
     def _makers(self) -> Makers:
@@ -208,20 +213,59 @@ class RunPreview:
         steps = self._makers.combine(base=start, output_dir=directory, terms=terms, check_only=True)
         yield from steps or ()
 
+    def _scored(self, name: str) -> str:
+        """The documents that a corpus is selected from."""
+        corpus = self.given["corpora"][name]
+        if corpus.prompts is None and corpus.source is not None:
+            return self._scored(corpus.source)
+        documents = self._documents(corpus)
+        if corpus.is_scored and documents is not None:
+            return documents
+        return self._coming("corpora", name, "scored")
+
+    def _fits(self) -> Iterator[Step]:
+        """Vectors that steer rows."""
+        for name, of in self.vectors.items():
+            steps = self._makers.steer_of(of)(
+                checkpoint_path=self._model(of.model),
+                input=self._scored(of.corpus),
+                output_dir=fitted_vectors.place(self.root, name),
+                check_only=True,
+            )
+            yield from steps or ()
+
     def _decoding(self, name: str) -> Any:
-        """The decoding of a row; what steers it may be a model that this run trains or adds up."""
+        """The decoding of a row; what steers it may be made by this run."""
         decoding = self.given["decoding"]
         if name in self.rows:
             decoding = self.rows[name].decode_with(decoding)
+        decoding = fitted_vectors.placed(decoding, self.vectors, self.root)
         return dataclasses.replace(
-            decoding, steering=preview.with_coming(decoding.steering, self._coming_models)
+            decoding, steering=preview.with_coming(decoding.steering, self._coming_files)
         )
 
     @functools.cached_property
-    def _coming_models(self) -> list[str]:
-        """The models that the run has still to train or to add up; each is looked for once."""
+    def _coming_files(self) -> list[str]:
+        """Models and vectors that the run has still to make; each is looked for once."""
         made = [name for name, row in self.rows.items() if row.corpus or row.terms]
-        return [path for row in made if isinstance(path := self._model(row), Coming)]
+        paths = [*map(self._model, made), *(self._coming("vectors", name) for name in self.vectors)]
+        return [path for path in paths if isinstance(path, Coming)]
+
+    def _choice(self, row: Method, directory: epath.Path) -> Iterator[Step]:
+        """The best of the samples that a row writes."""
+        steps = (row.chooser or self.given["score"])(
+            input=Coming(directory / "generated"),
+            output_dir=str(directory / "scored"),
+            check_only=True,
+        )
+        yield from steps or ()
+        steps = self.given["select"](
+            input=Coming(directory / "scored"),
+            output_dir=str(directory / "chosen"),
+            selection=self._makers.best_of(keep=self.given["decoding"].num_samples),
+            check_only=True,
+        )
+        yield from steps or ()
 
     def _evaluation(self) -> Iterator[Step]:
         prompts = self._given("prompts_input", "prompts")
@@ -235,9 +279,13 @@ class RunPreview:
                 decoding=self._decoding(name),
                 check_only=True,
             )
+            judged = "generated"
+            if name in self.rows and self.rows[name].best_of is not None:
+                judged = "chosen"
+                yield from self._choice(self.rows[name], directory)
             for judge, score_as in self.given["judges"].items():
                 yield from score_as(
-                    input=Coming(directory / "generated"),
+                    input=Coming(directory / judged),
                     output_dir=str(directory / f"scored-{judge}"),
                     check_only=True,
                 )

@@ -9,7 +9,9 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
     OUTPUT_DIR/vocabulary/, base/            the base model, where it is trained
     OUTPUT_DIR/corpora/NAME/                 generated/, scored/, kept/, or pairs/
     OUTPUT_DIR/models/METHOD/                the adapted models
-    OUTPUT_DIR/continuations/METHOD/         generated/, scored-JUDGE/
+    OUTPUT_DIR/vectors/NAME/                 what steers rows, where any is fitted
+    OUTPUT_DIR/continuations/METHOD/         generated/, scored-JUDGE/; of a row that chooses among
+                                             samples also scored/, chosen/
     OUTPUT_DIR/choices/METHOD/               answers to zero-shot tasks, where any are asked
     OUTPUT_DIR/evaluation/                   perplexities, and JUDGE/, results of one judge
     OUTPUT_DIR/results.json, report.html     what came out; results.json is of the first judge
@@ -17,23 +19,25 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
 
 from __future__ import annotations
 
-import functools
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
 from etils import epath
 
-from detox_jax import called_verbs, method, outputs
+from detox_jax import called_verbs, fitted_vectors, method, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.corpus import Corpus
+from detox_jax.corpus_places import CorpusPlaces
 from detox_jax.errors import UserError
 from detox_jax.evaluation.frontiers import check as check_frontiers
+from detox_jax.fitted_vectors import Vectors
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
-from detox_jax.method import BASE, DOCUMENT_LIMIT, Corpus, Method
+from detox_jax.makers import Makers
+from detox_jax.method import BASE, DOCUMENT_LIMIT, Method
 from detox_jax.models import adaptation as adaptations
+from detox_jax.narrator import Narrator
 from detox_jax.preview import Step
 from detox_jax.run_preview import RunPreview
 
@@ -69,6 +73,9 @@ def sgeat(
     pairs_task: Callable[..., Any] | None = None,
     combine: called_verbs.Combine | None = None,
     frontiers: Mapping[str, Sequence[str]] | None = None,
+    best_of: Callable[..., Any] | None = None,
+    vectors: Mapping[str, Vectors | Mapping[str, Any]] | None = None,
+    steer: called_verbs.Steer | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Generates, scores, filters, adapts, and measures base and adapted models side by side.
@@ -106,6 +113,9 @@ def sgeat(
       pairs_task: makes the seqio task of pairs, as `task` does that of documents.
       combine: `combine`, for rows of terms; needed where there are any.
       frontiers: rows by a name that the report compares at equal perplexity, see `report`.
+      best_of: makes the selection among samples, `best_of(keep=...)`; needed for rows that choose.
+      vectors: what is fitted to steer rows, by name, as `Vectors` or as dicts of their fields.
+      steer: `steer`, for vectors that bring none of their own.
       check_only: check all steps as far as that is possible without work, and return them.
 
     Returns:
@@ -123,12 +133,13 @@ def sgeat(
     if frontiers is not None:
         check_frontiers(frontiers, [BASE, *rows], BASE)
     order = method.in_order(corpora, rows)
-    makers = method.Makers.of(arguments)
-    makers.check(corpora, rows)
+    makers = Makers.of(arguments)
+    fitted = fitted_vectors.named(vectors)
+    fitted_vectors.check(fitted, corpora, rows)
+    makers.check(corpora, rows, fitted)
     if check_only:
-        return RunPreview(root, rows, order, arguments).steps()
-    say = _Narrator(root)
-    kept = functools.partial(_kept, root, corpora)
+        return RunPreview(root, rows, order, fitted, arguments).steps()
+    say, places = Narrator(root), CorpusPlaces(root, corpora)
 
     # --- text, and a base model ---------------------------------------------------------------
     if prepare is not None:
@@ -173,7 +184,7 @@ def sgeat(
             train_row(
                 model_dir=models[name],
                 mixture_or_task_name=makers.task_of(corpora[part.corpus])(
-                    files=kept(part.corpus), vocabulary=vocabulary
+                    files=places.kept(part.corpus), vocabulary=vocabulary
                 ),
                 initial_checkpoint_path=start,
                 adaptation=part.adaptation,
@@ -181,19 +192,19 @@ def sgeat(
             )
             continue
         directory = root / "corpora" / name
-        documents = _documents_to_score(root, part)
+        documents = places.given_documents(part)
         if part.pairs is not None:
             say(f"{name}: make pairs")
             makers.pair(
-                input=kept(part.source) if part.source else str(documents),
-                output_dir=kept(name),
-                pairing=part.pairs(**_scored_of(root, corpora, part)),
+                input=places.kept(part.source) if part.source else str(documents),
+                output_dir=places.kept(name),
+                pairing=part.pairs(**places.scored_of(part)),
                 reference=makers.reference(checkpoint_path=models[part.writer or BASE]),
             )
             continue
         if part.prompts is not None:
             say(f"{name}: self-generate documents")
-            source = {} if part.source is None else {"documents": kept(part.source)}
+            source = {} if part.source is None else {"documents": places.kept(part.source)}
             documents = str(directory / "generated")
             generate_documents(
                 checkpoint_path=models[part.writer or BASE],
@@ -201,19 +212,29 @@ def sgeat(
                 prompts=part.prompts(**source),
                 limit_setting=DOCUMENT_LIMIT,
             )
-        scored = _scored(root, corpora, name)
+        scored = places.scored(name)
         if documents is not None and not part.is_scored:
             say(f"{name}: score them")
             score(input=documents, output_dir=scored)
         say(f"{name}: select")
-        control = part.control(kept, prompts_input)
-        (part.select or select)(input=scored, output_dir=kept(name), **control)
+        control = part.control(places.kept, prompts_input)
+        (part.select or select)(input=scored, output_dir=places.kept(name), **control)
     models = {BASE: base, **{name: models[name] for name in rows}}
+
+    # --- vectors that steer rows, of what the scorer found toxic and what not ---------------------
+    for name, of in fitted.items():
+        say(f"vectors {name}: fit them on the documents of {of.corpus}")
+        makers.steer_of(of)(
+            checkpoint_path=models[of.model or BASE],
+            input=places.scored(of.corpus),
+            output_dir=fitted_vectors.place(root, name),
+        )
 
     # --- continuations of the evaluation prompts, under every judge ------------------------------
     decodings = {
         name: rows[name].decode_with(decoding) if name in rows else decoding for name in models
     }
+    decodings = {n: fitted_vectors.placed(of, fitted, root) for n, of in decodings.items()}
     for name, checkpoint in models.items():
         directory = root / "continuations" / name
         say(f"{name}: continue the evaluation prompts")
@@ -223,11 +244,17 @@ def sgeat(
             prompts=evaluation_prompts(path=prompts_input),
             decoding=decodings[name],
         )
+        judged = str(directory / "generated")
+        if name in rows and (n := rows[name].best_of) is not None:
+            samples, judged = str(directory / "scored"), str(directory / "chosen")
+            say(f"{name}: score the samples to choose among")
+            (rows[name].chooser or score)(input=str(directory / "generated"), output_dir=samples)
+            say(f"{name}: choose the best of {n}")
+            choice = makers.best_of(keep=decoding.num_samples)
+            select(input=samples, output_dir=judged, selection=choice)
         for judge, score_as in judges.items():
             say(f"{name}: score the continuations with {judge}")
-            score_as(
-                input=str(directory / "generated"), output_dir=str(directory / f"scored-{judge}")
-            )
+            score_as(input=judged, output_dir=str(directory / f"scored-{judge}"))
 
     # --- zero-shot tasks: each model once, and none that is steered or asked behind a tag ---------
     steered = {n for n in models if decodings[n].steering or decodings[n].behind is not None}
@@ -251,10 +278,10 @@ def sgeat(
                 },
                 checkpoint_path=checkpoint,
                 choices=None if name in steered else answers.get(checkpoint),
-                own_decoding=sorted(rows[name].decoding or {}) if name in rows else (),
+                own_decoding=rows[name].own_decoding if name in rows else (),
                 steering=decodings[name].steering,
                 **_behind(decodings[name]),
-                **_labels(kept, rows, name),
+                **places.labels(rows, name),
             )
             for name, checkpoint in models.items()
         },
@@ -281,78 +308,9 @@ def sgeat(
     return None
 
 
-def _kept(root: epath.Path, corpora: Mapping[str, Corpus], name: str) -> str:
-    """Where what is trained on lies."""
-    return str(root / "corpora" / name / corpora[name].directory)
-
-
-def _scored(root: epath.Path, corpora: Mapping[str, Corpus], name: str) -> str:
-    """Where the documents lie that a corpus is selected from."""
-    corpus = corpora[name]
-    if corpus.prompts is None and corpus.source is not None:
-        return _scored(root, corpora, corpus.source)
-    if corpus.is_scored:
-        return str(_documents_to_score(root, corpus))
-    return str(root / "corpora" / name / "scored")
-
-
-def _scored_of(root: epath.Path, corpora: Mapping[str, Corpus], pairs: Corpus) -> dict[str, str]:
-    """What a pairing reads beside the kept documents of its source: all that were scored."""
-    return {} if pairs.source is None else {"documents": _scored(root, corpora, pairs.source)}
-
-
-def _documents_to_score(root: epath.Path, corpus: Corpus) -> str | None:
-    """Where the documents of a corpus are that nobody generates."""
-    if corpus.documents is None:
-        return None
-    made = root / "text" / corpus.documents
-    return str(made) if made.exists() else corpus.documents
-
-
-def _labels(kept: Callable[[str], str], rows: Mapping[str, Method], name: str) -> dict[str, Any]:
-    """What `evaluate` is told of a row beside its files; nothing where nothing was trained."""
-    row = rows.get(name)
-    while row is not None and row.corpus is None:  # It decodes what another one trained.
-        row = rows.get(row.start or "")
-    if row is None:
-        return {}
-    manifest = outputs.read_manifest(epath.Path(kept(str(row.corpus))))
-    filtered_by = manifest["filtered_by"] if "filtered_by" in manifest else manifest["scored_by"]
-    return {"corpus": row.corpus, "adaptation": row.label, "filtered_by": filtered_by}
-
-
 def _behind(decoding: Decoding) -> dict[str, Any]:
     """What `evaluate` is told of tags; nothing without."""
     return {} if decoding.behind is None else {"behind": decoding.behind}
-
-
-class _Narrator:
-    """Says what is being done, and keeps in `times.json` how long each step took in all runs."""
-
-    def __init__(self, root: epath.Path):
-        self._file = root / outputs.TIMES_FILE
-        self._start = self._last = time.monotonic()
-        self._title: str | None = None
-        steps = json.loads(self._file.read_text())["steps"] if self._file.exists() else []
-        self._seconds = {step["step"]: step["seconds"] for step in steps}
-
-    def __call__(self, title: str) -> None:
-        now = time.monotonic()
-        if self._title is not None:
-            spent = self._seconds.get(self._title, 0.0) + now - self._last
-            self._seconds[self._title] = round(spent, 1)
-            outputs.write_json(self._file, {"steps": list(self._steps())})
-        self._title, self._last = title, now
-        print(f"\n[{now - self._start:5.0f} s] {title}", flush=True)
-
-    def _steps(self) -> Iterator[dict[str, Any]]:
-        for title, seconds in self._seconds.items():
-            yield {"step": title, "seconds": seconds}
-
-    def copy_times(self, directory: epath.Path) -> None:
-        """Puts the times beside results, where `report` finds them, once."""
-        if not (directory / outputs.TIMES_FILE).exists():
-            outputs.write_bytes(directory / outputs.TIMES_FILE, self._file.read_bytes())
 
 
 def _given(path: str | None, made: epath.Path, macro: str, prepare: Any) -> str:

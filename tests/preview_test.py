@@ -7,11 +7,12 @@ import pytest
 from etils import epath
 
 from detox_jax import outputs, preview
+from detox_jax.corpus import Corpus
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.experts import Experts
-from detox_jax.method import Corpus, Method
+from detox_jax.method import Method
 from detox_jax.preview import Step
 from detox_jax.run_preview import RunPreview
 
@@ -75,7 +76,7 @@ def test_a_large_input_is_checked_in_its_first_records_and_one_that_comes_late_t
 
 
 def test_a_users_documents_come_late_in_a_run_of_many_steps(tmp_path):
-    run = RunPreview(epath.Path(tmp_path), {}, [], {"prepare": None})
+    run = RunPreview(epath.Path(tmp_path), {}, [], {}, {"prepare": None})
     assert isinstance(run._documents(Corpus(documents="comments.jsonl")), preview.Late)
 
 
@@ -88,7 +89,7 @@ def test_what_steers_a_row_is_there_or_is_made_by_the_run(tmp_path, monkeypatch)
         "sum": Method(decoding={"steering": [Experts(expert="run/models/less")]}),
     }
     given = {"decoding": Decoding(), "prepare": None, "initial_checkpoint_path": "base"}
-    run = RunPreview(epath.Path("run"), methods, [], given)
+    run = RunPreview(epath.Path("run"), methods, [], {}, given)
     [experts] = run._decoding("experts").steering
     assert isinstance(experts.anti, preview.Coming)
     assert run._decoding("base").steering == []

@@ -7,7 +7,7 @@ import shutil
 import gin
 import pytest
 
-from detox_jax import cli, configuration, method, sgeat
+from detox_jax import cli, configuration, makers, method, sgeat
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.models.adaptation import LoRAConfig
@@ -19,6 +19,8 @@ CONFIG = f"""{sgeat_made.IMPORTS}
 from detox_jax import tags
 from detox_jax.generation import prompts
 from detox_jax.generation import sampling
+from detox_jax.generation import steer
+from detox_jax.generation.steering import activations
 from detox_jax.generation.steering import words
 from detox_jax.toxicity import distinct
 from detox_jax.toxicity import filter
@@ -98,9 +100,19 @@ METHODS = {
         'decoding': {'behind': @tags.Tags()},
     },
     'negated': {'terms': {'control-random': -0.5}},
+    'adapter-best': {'start': 'sgeat-adapter', 'best_of': 2},
+    'adapter-vector': {
+        'start': 'sgeat-adapter',
+        'decoding': {'steering': [@activations.ActivationOffset()]},
+    },
     'adapter-words': {'start': 'sgeat-adapter', 'decoding': {'steering': [@words.BannedWords()]}},
 }
 sampling.TopKSampling.k = 50
+VECTORS = {'mean': {'corpus': 'random'}}
+steer.steer.margin = 0.01
+activations.ActivationOffset:
+  vectors = 'mean'
+  strength = 0.1
 control/sgeat.Method.corpus = 'random'
 """
 
@@ -168,7 +180,8 @@ def test_results_hold_every_method_and_split(run_dir):
     methods = {row["method"] for row in results["rows"]}
     trained = {"sgeat-whole", "sgeat-adapter", "control-random", "augmented-seed1", "round-2"}
     made = {"dpo", "negated", "conditional", *trained}
-    assert methods == {"base", "base-top", "base-words", "adapter-words", *made}
+    decoded = {"base-top", "base-words", "adapter-words", "adapter-best", "adapter-vector"}
+    assert methods == {"base", *decoded, *made}
     assert {row["split"] for row in results["rows"]} == {"full", "toxic", "nontoxic"}
     assert {row["scorer"]["name"] for row in results["rows"]} == {"ngram"}
     for row in results["rows"]:
@@ -196,7 +209,11 @@ def test_judges_do_not_share_a_table(run_dir):
 
 def test_a_service_is_sent_the_continuations_alone_each_once(flags, run_dir):
     sent = flags.service.texts()
-    shards = (run_dir / "continuations").glob("*/generated/*.jsonl")
+    places = [
+        place / ("chosen" if (place / "chosen").exists() else "generated")
+        for place in (run_dir / "continuations").iterdir()
+    ]
+    shards = [shard for place in places for shard in place.glob("*.jsonl")]
     lines = [json.loads(line) for shard in shards for line in shard.read_text().splitlines()]
     written = {g["text"] for line in lines for g in line["generations"] if g["text"].strip()}
     assert sorted(sent) == sorted(written)
@@ -301,9 +318,10 @@ def test_other_tags_than_those_of_the_training_are_refused(flags, run_dir, tmp_p
 def test_every_model_answers_the_zero_shot_tasks(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     for row in results["rows"]:
-        if row["method"].endswith("-words") or row["method"] == "conditional":
+        if row["method"].endswith(("-words", "-vector")) or row["method"] == "conditional":
             continue
-        model = "base" if row["method"] == "base-top" else row["method"]
+        same = {"base-top": "base", "adapter-best": "sgeat-adapter"}
+        model = same.get(row["method"], row["method"])
         answers = json.loads((run_dir / "choices" / model / "accuracies.json").read_text())
         accuracy = answers["tasks"]["lambada"]["accuracy"]["value"]
         assert row["accuracy_lambada"]["value"] == row["average_accuracy"]["value"] == accuracy
@@ -329,6 +347,61 @@ def test_a_steered_row_has_no_figure_of_the_model_that_nothing_steers(run_dir):
     assert settings["steering"][0]["method"] == "BannedWords"
     assert not (run_dir / "choices" / "base-words").exists()
     assert "base-words" in (run_dir / "report.html").read_text()
+
+
+def test_a_row_is_the_least_toxic_of_more_samples(run_dir):
+    place = run_dir / "continuations" / "adapter-best"
+    settings = manifest(place / "generated")["settings"]
+    plain = manifest(run_dir / "continuations" / "sgeat-adapter" / "generated")["settings"]
+    assert (settings["num_samples"], plain["num_samples"]) == (4, 2)
+    assert settings["checkpoint"] == plain["checkpoint"]
+    chosen = manifest(place / "chosen")
+    assert chosen["settings"]["selection"] == {"method": "BestOf", "keep": 2}
+    assert chosen["counts"]["samples"] == 32 and chosen["counts"]["kept"] == 16
+
+    def scores(part, key):
+        (shard,) = (place / part).glob("*.jsonl")
+        records = [json.loads(line) for line in shard.read_text().splitlines()]
+        return [[generation[key] for generation in record["generations"]] for record in records]
+
+    texts = scores("scored", "toxicity"), scores("chosen", "chosen_with_toxicity")
+    for samples, kept in zip(*texts, strict=True):
+        assert kept == [min(samples[:2]), min(samples[2:])]
+    assert not (run_dir / "models" / "adapter-best").exists()
+
+
+def test_who_chose_and_of_how_much_is_told_by_each_judge(run_dir):
+    results = json.loads((run_dir / "results.json").read_text())
+    other = json.loads((run_dir / "evaluation" / "perspective" / "results.json").read_text())
+    of_judge, of_other = (
+        next(note for note in _notes(of) if "adapter-best" in note) for of in (results, other)
+    )
+    for note in (of_judge, of_other):
+        assert "each the least toxic of 2 samples by ngram-" in note
+        assert "(50.0% of the samples)" in note and "are its model's" in note
+    assert "flatters" in of_judge and "flatters" not in of_other
+    assert results["provenance"]["filtered_by"]["adapter-best"]["name"] == "ngram"
+    methods = results["provenance"]["settings"]["methods"]
+    assert methods["adapter-best"]["own_decoding"] == ["best_of"]
+    rows = {row["method"]: row for row in results["rows"]}
+    assert rows["adapter-best"]["perplexity"] == rows["sgeat-adapter"]["perplexity"]
+    assert rows["adapter-best"]["corpus"] == "standard"
+
+
+def test_a_row_is_steered_by_vectors_that_the_run_fitted(run_dir):
+    fitted = manifest(run_dir / "vectors" / "mean")
+    scored = run_dir / "corpora" / "standard" / "scored"
+    base = manifest(run_dir / "models" / "sgeat-whole")["settings"]["initial_checkpoint"]
+    assert fitted["rule"] == "mean_difference" and fitted["pairs"] > 0
+    assert fitted["settings"]["checkpoint"]["fingerprint"] == base
+    assert fitted["settings"]["input"]["path"] == str(scored)
+    settings = manifest(run_dir / "continuations" / "adapter-vector" / "generated")["settings"]
+    (method,) = settings["steering"]
+    assert method["vectors"]["path"] == str(run_dir / "vectors" / "mean")
+    rows = json.loads((run_dir / "results.json").read_text())["rows"]
+    rows = {row["method"]: row for row in rows}
+    assert rows["adapter-vector"]["perplexity"] != rows["sgeat-adapter"]["perplexity"]
+    assert not (run_dir / "choices" / "adapter-vector").exists()
 
 
 def _notes(results):
@@ -444,6 +517,11 @@ def test_frontiers_name_rows_or_nothing_begins(frontiers, line, capsys):
         ({"terms": {"a": 1.0}, "corpus": "standard"}, "in place of a corpus"),
         ({"decoding": {"max_new_tokens": 9}}, "changes 'max_new_tokens', .*--gin.MAX_NEW_TOKENS="),
         ({"decoding": {"num_samples": 9}}, "changes 'num_samples', which all rows must share"),
+        ({"best_of": 1}, "method 'm': best_of is 1; give the number of samples"),
+        ({"best_of": 2.0}, "method 'm': best_of is 2.0; "),
+        ({"best_of": True}, "method 'm': best_of is True; "),
+        ({"chooser": print}, "method 'm': has a chooser, and no best_of says among how many"),
+        ({"best_of": 2, "chooser": "ngram"}, "chooser is 'ngram'; give the verb `score`"),
     ],
 )
 def test_rows_that_say_nothing_that_can_be_done(row, message):
@@ -579,15 +657,17 @@ def test_sums_stand_behind_their_terms():
 
 
 @pytest.mark.parametrize(
-    ("corpora", "rows", "message"),
+    ("corpora", "rows", "vectors", "message"),
     [
-        ({"a": PAIRS}, {}, "corpus 'a': is of pairs; set sgeat.sgeat.pair"),
-        ({}, {"m": sgeat.Method(terms={"n": 1.0})}, "method 'm': has terms; set sgeat"),
+        ({"a": PAIRS}, {}, {}, "corpus 'a': is of pairs; set sgeat.sgeat.pair"),
+        ({}, {"m": sgeat.Method(terms={"n": 1.0})}, {}, "method 'm': has terms; set sgeat"),
+        ({}, {"m": sgeat.Method(best_of=2)}, {}, "method 'm': has best_of; set sgeat"),
+        ({}, {}, {"v": sgeat.Vectors("a")}, "vectors 'v': nothing fits them; set sgeat.sgeat.st"),
     ],
 )
-def test_a_run_lacks_the_verb_that_it_needs(corpora, rows, message):
+def test_a_run_lacks_the_verb_that_it_needs(corpora, rows, vectors, message):
     with pytest.raises(UserError, match=message):
-        method.Makers(print, None, None, None, None).check(corpora, rows)
+        makers.Makers(print, *[None] * 6).check(corpora, rows, vectors)
 
 
 def test_without_a_base_the_remedy_is_named(tmp_path, capsys):

@@ -190,7 +190,6 @@ def evaluate(
         texts = next(iter(judged.values()))
         reader = PerplexityReader(output.path, heldout, reference, batch_size, mesh_shape)
         chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
-        filtered_by |= chosen_by
         quality = _quality_of_all(named, texts, generations[first], reader)
         draw = _Draws(bootstrap_draws, random_seed)
         answers = accuracy.read({name: method.choices for name, method in named.items()})
@@ -213,7 +212,7 @@ def evaluate(
                 power=tuple(_power(scored, baseline)),
                 provenance=Provenance(
                     evaluated_by=EvaluatedBy(scored[baseline].scorer, scored[baseline].reliability),
-                    filtered_by=filtered_by,
+                    filtered_by=_named_scorers(filtered_by, chosen_by, scored[baseline].scorer),
                     statistics="percentile bootstrap over prompts, 95 %; of shares Wilson's "
                     "interval, continuations clustered by prompt; sign-flip permutation p-values, "
                     f"Holm-adjusted within a split; resamples of {statistics.COUNTED_FROM:,} "
@@ -350,6 +349,17 @@ def _filtered_by(name: str, method: Evaluated) -> Scorer | None:
     if method.filtered_by is None:
         return None
     return from_json(Scorer, method.filtered_by, f"METHODS: {name}", "filtered_by")
+
+
+def _named_scorers(
+    filtered_by: Mapping[str, Scorer | None], chosen_by: Mapping[str, Scorer], judge: Scorer
+) -> dict[str, Scorer | None]:
+    """Of each method the scorer that chose its continuations, else the one that chose its corpus.
+
+    Where both did and the second is the judge, it is the one that is named: the row is marked.
+    """
+    chosen = {name: by for name, by in chosen_by.items() if filtered_by.get(name) != judge}
+    return {**filtered_by, **chosen}
 
 
 # --- figures ----------------------------------------------------------------------------------

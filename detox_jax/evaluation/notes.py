@@ -58,8 +58,12 @@ def on_choice(scored: Mapping[str, Scored]) -> list[str]:
         of_how_many = f"{number:g}" if number else "several"
         same = of.chosen_by == of.scorer
         flatters = ", the judge itself: its toxicity here flatters it" if same else ""
+        rate = of.acceptance_rate
+        accepted = "" if rate is None else f" ({rate:.1%} of the samples)"
         notes.append(
             f"Continuations of {name} are each the least toxic of {of_how_many} samples by "
-            f"{of.chosen_by.fingerprint}{flatters}."
+            f"{of.chosen_by.fingerprint}{accepted}{flatters}. Its perplexity on held-out text and "
+            "its accuracies, where it has them, are its model's, of which the choice changes "
+            "nothing."
         )
     return notes

@@ -41,6 +41,7 @@ class Scored:
         not say.
       quality: of the texts; None where nobody asked, or some were cut off since.
       chosen_by: the scorer that chose them among more samples; None where none did.
+      acceptance_rate: the share of the samples that it chose; None where none did.
     """
 
     prompts: Sequence[records.Prompt]
@@ -53,6 +54,7 @@ class Scored:
     decoding: Mapping[str, Any] | None = None
     quality: TextQuality | None = None
     chosen_by: Scorer | None = None
+    acceptance_rate: float | None = None
 
     @property
     def is_steered(self) -> bool:
@@ -228,8 +230,10 @@ def _said_by_manifest(generations: str) -> dict[str, Any]:
     scorer, reliability = manifest.get("scorer"), manifest.get("scorer_reliability")
     if reliability is not None:  # What does not fit is said before anything is computed.
         from_json(Reliability, reliability, str(path), "scorer_reliability")
-    chooser, at = (manifest.get("chosen") or {}).get("filtered_by"), "chosen.filtered_by"
+    chosen = manifest.get("chosen") or {}
+    chooser, at = chosen.get("filtered_by"), "chosen.filtered_by"
     return {
+        "acceptance_rate": chosen.get("acceptance_rate"),
         "chosen_by": from_json(Scorer, chooser, str(path), at) if chooser else None,
         "scorer": from_json(Scorer, scorer, str(path), "scorer") if scorer else UNKNOWN_SCORER,
         "reliability": reliability,

@@ -70,7 +70,10 @@ def steer(
         preview.checked_output(output_dir)
         if preview.is_done(output_dir):
             return [Step("steer", output_dir)]
-        checkpoints.resolve(checkpoint_path)
+        if not isinstance(checkpoint_path, preview.Coming):
+            checkpoints.resolve(checkpoint_path)
+        if isinstance(input, preview.Coming):
+            return [Step("steer", output_dir)]
         pairs = examples.pairs_of(input, margin, most_pairs)
         return [Step("steer", output_dir, {"pairs": len(pairs)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)

@@ -1,0 +1,66 @@
+"""Where the corpora of a run of `sgeat` lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from detox_jax import outputs
+from detox_jax.corpus import Corpus
+from detox_jax.method import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusPlaces:
+    """The directories of a run's corpora.
+
+    Attributes:
+      root: of the run.
+      corpora: by name.
+    """
+
+    root: epath.Path
+    corpora: Mapping[str, Corpus]
+
+    def kept(self, name: str) -> str:
+        """Where what is trained on lies."""
+        return str(self.root / "corpora" / name / self.corpora[name].directory)
+
+    def scored(self, name: str) -> str:
+        """Where the documents lie that a corpus is selected from."""
+        corpus = self.corpora[name]
+        if corpus.prompts is None and corpus.source is not None:
+            return self.scored(corpus.source)
+        if corpus.is_scored:
+            return str(self.given_documents(corpus))
+        return str(self.root / "corpora" / name / "scored")
+
+    def scored_of(self, pairs: Corpus) -> dict[str, str]:
+        """What a pairing reads beside the kept documents of its source: all that were scored."""
+        return {} if pairs.source is None else {"documents": self.scored(pairs.source)}
+
+    def given_documents(self, corpus: Corpus) -> str | None:
+        """Where the documents of a corpus are that nobody generates."""
+        if corpus.documents is None:
+            return None
+        made = self.root / "text" / corpus.documents
+        return str(made) if made.exists() else corpus.documents
+
+    def labels(self, rows: Mapping[str, Method], name: str) -> dict[str, Any]:
+        """What `evaluate` is told of a row beside its files; nothing where nothing was trained.
+
+        Args:
+          rows: all of them, by name.
+          name: of the row.
+        """
+        row = rows.get(name)
+        while row is not None and row.corpus is None:  # It decodes what another one trained.
+            row = rows.get(row.start or "")
+        if row is None:
+            return {}
+        manifest = outputs.read_manifest(epath.Path(self.kept(str(row.corpus))))
+        by = manifest["filtered_by"] if "filtered_by" in manifest else manifest["scored_by"]
+        return {"corpus": row.corpus, "adaptation": row.label, "filtered_by": by}

@@ -1,0 +1,141 @@
+"""What `sgeat` is told of vectors that it fits, and the rows that they steer."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from detox_jax.called_verbs import Steer
+from detox_jax.corpus import Corpus
+from detox_jax.errors import UserError
+from detox_jax.generation.decoding import Decoding
+from detox_jax.method import BASE, Method, model_row
+
+_NAME = re.compile(r"\w[\w.-]*")  # It becomes a directory.
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """Vectors that `steer` fits on the documents of a corpus, those that its filter discarded too.
+
+    A row is steered by their name: `activations.ActivationOffset.vectors = 'mean'`.
+
+    Attributes:
+      corpus: name of the corpus whose scored documents are read.
+      steer: the verb `steer` with its settings; the run's own where None.
+      model: the row whose model they are of, which they steer with its adaptations; the base where
+        None.
+    """
+
+    corpus: str
+    steer: Steer | None = None
+    model: str | None = None
+
+
+def named(vectors: Mapping[str, Vectors | Mapping[str, Any]] | None) -> dict[str, Vectors]:
+    """The vectors by name, those written as dicts of their fields too.
+
+    Args:
+      vectors: as the user gave them; None is none.
+
+    Raises:
+      UserError: for a field that vectors do not have, and for what are none.
+    """
+    return {name: _of(name, given) for name, given in (vectors or {}).items()}
+
+
+def _of(name: str, given: Any) -> Vectors:
+    if isinstance(given, Mapping):
+        fields = [field.name for field in dataclasses.fields(Vectors)]
+        if unknown := [field for field in given if field not in fields]:
+            raise UserError(
+                f"vectors {name!r}: have no {unknown[0]!r}; they have {', '.join(fields)}"
+            )
+        if "corpus" not in given:
+            raise UserError(f"vectors {name!r}: name no corpus; give {{'corpus': 'standard'}}")
+        given = Vectors(**given)
+    if not isinstance(given, Vectors):
+        raise UserError(f"vectors {name!r}: {given!r} is none; give {{'corpus': 'standard'}}")
+    if not _NAME.fullmatch(name):
+        raise UserError(f"vectors {name!r}: use letters, digits, dots, hyphens, underscores")
+    return given
+
+
+def check(
+    vectors: Mapping[str, Vectors], corpora: Mapping[str, Corpus], rows: Mapping[str, Method]
+) -> None:
+    """Refuses vectors that cannot be fitted, and rows that they cannot steer.
+
+    Args:
+      vectors: by name.
+      corpora: the run's.
+      rows: its rows, of which none starts from itself.
+
+    Raises:
+      UserError: naming the vectors or the row.
+    """
+    for name, of in vectors.items():
+        if of.corpus not in corpora:
+            raise UserError(
+                f"vectors {name!r}: no corpus {of.corpus!r}; there are {sorted(corpora)}"
+            )
+        if corpora[of.corpus].pairs is not None:
+            raise UserError(
+                f"vectors {name!r}: corpus {of.corpus!r} is of pairs; name the one that they are of"
+            )
+        if of.model is not None and of.model not in rows:
+            raise UserError(
+                f"vectors {name!r}: model {of.model!r} is no method; there are {sorted(rows)}"
+            )
+    for name, row in rows.items():
+        for method in (row.decoding or {}).get("steering", ()):
+            _check_model(name, _name_in(method, vectors), vectors, rows)
+
+
+def _check_model(
+    row: str, name: str | None, vectors: Mapping[str, Vectors], rows: Mapping[str, Method]
+) -> None:
+    """Refuses vectors of another model than the row's and the one that it adapts."""
+    if name is None:
+        return
+    fitted, model = model_row(vectors[name].model, rows), model_row(row, rows)
+    adapts = model is not None and rows[model].adaptation is not None
+    base = model_row(rows[model].start, rows) if adapts and model is not None else model
+    if fitted not in (model, base):
+        raise UserError(
+            f"method {row!r}: is steered by vectors {name!r} of {fitted or BASE!r}, but its model "
+            f"is {model!r}; fit some with 'model': {row!r}"
+        )
+
+
+def _name_in(method: Any, vectors: Mapping[str, Vectors]) -> str | None:
+    """The vectors of the run that a method of steering names; None where it names none."""
+    value = getattr(method, "vectors", None)
+    return value if isinstance(value, str) and value in vectors else None
+
+
+def place(root: epath.Path, name: str) -> str:
+    """Where vectors of a run lie."""
+    return str(root / "vectors" / name)
+
+
+def placed(decoding: Decoding, vectors: Mapping[str, Vectors], root: epath.Path) -> Decoding:
+    """A decoding in which the place of vectors of the run stands for their name.
+
+    Args:
+      decoding: of a row.
+      vectors: of the run.
+      root: where the run writes.
+    """
+
+    def in_place(method: Any) -> Any:
+        name = _name_in(method, vectors)
+        return method if name is None else dataclasses.replace(method, vectors=place(root, name))
+
+    if not any(_name_in(method, vectors) for method in decoding.steering):
+        return decoding
+    return dataclasses.replace(decoding, steering=[in_place(m) for m in decoding.steering])

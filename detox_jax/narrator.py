@@ -1,0 +1,50 @@
+"""What `sgeat` says while it works, and how long each of its steps took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from detox_jax import outputs
+
+
+class Narrator:
+    """Says what is being done, and keeps in `times.json` how long each step took in all runs."""
+
+    def __init__(self, root: epath.Path):
+        self._file = root / outputs.TIMES_FILE
+        self._start = self._last = time.monotonic()
+        self._title: str | None = None
+        steps = json.loads(self._file.read_text())["steps"] if self._file.exists() else []
+        self._seconds = {step["step"]: step["seconds"] for step in steps}
+
+    def __call__(self, title: str) -> None:
+        """Begins a step, which ends the one before.
+
+        Args:
+          title: of the step.
+        """
+        now = time.monotonic()
+        if self._title is not None:
+            spent = self._seconds.get(self._title, 0.0) + now - self._last
+            self._seconds[self._title] = round(spent, 1)
+            outputs.write_json(self._file, {"steps": list(self._steps())})
+        self._title, self._last = title, now
+        print(f"\n[{now - self._start:5.0f} s] {title}", flush=True)
+
+    def _steps(self) -> Iterator[dict[str, Any]]:
+        for title, seconds in self._seconds.items():
+            yield {"step": title, "seconds": seconds}
+
+    def copy_times(self, directory: epath.Path) -> None:
+        """Puts the times beside results, where `report` finds them, once.
+
+        Args:
+          directory: of the results.
+        """
+        if not (directory / outputs.TIMES_FILE).exists():
+            outputs.write_bytes(directory / outputs.TIMES_FILE, self._file.read_bytes())
