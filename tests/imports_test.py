@@ -123,6 +123,7 @@ ALLOWED = {
         *BASICS,
         *("checkpoints", "models", "generation", "called_verbs", "corpus", "method"),
         *("corpus_places", "fitted_vectors", "makers", "narrator", "run_preview"),
+        "evaluation.frontiers",
     },
     "sweep_cells": {"errors", "shared_steps"},
     "sweep": {*BASICS, "called_verbs", "method", "evaluation", "report", "sweep_cells"},
