@@ -194,22 +194,25 @@ def read(input: str, aside: Aside | None, directory: str | None) -> Corpus:
       UserError: as `records.read_documents`.
     """
     lines = Lines(directory)
-    parts: list[tuple[np.ndarray, ...]] = []
+    # Of each column its parts, the first of them empty: there may be no document.
+    kinds = (np.float64, np.uint64, np.int32, np.int64, np.int64)
+    parts = [[np.zeros(0, kind)] for kind in kinds]
     for _, blocks in record_blocks.read_by_file(input, aside, documents=True):
         for block in blocks:
             raw, ids, texts, scores = _taken_apart(block)
             digests = b"".join([hashlib.sha256(id.encode()).digest() for id in ids])
-            parts.append(
-                (
-                    np.array(scores, np.float64),  # None is NaN.
-                    np.frombuffer(digests, ">u8")[::4].astype(np.uint64),
-                    np.array([len(text.split()) for text in texts], np.int32),
-                    *lines.add(raw),
-                )
+            columns = (
+                np.array(scores, np.float64),  # None is NaN.
+                np.frombuffer(digests, ">u8")[::4].astype(np.uint64),
+                np.array([len(text.split()) for text in texts], np.int32),
+                *lines.add(raw),
             )
+            for part, column in zip(parts, columns, strict=True):
+                part.append(column)
     lines.flush()
-    columns = [np.concatenate([part[i] for part in parts]) for i in range(5)]
-    return Corpus(_Columns(*columns), lines, np.arange(len(columns[0])))
+    # One column after the other, whose parts are let go.
+    whole = [np.concatenate(parts.pop(0)) for _ in kinds]
+    return Corpus(_Columns(*whole), lines, np.arange(len(whole[0])))
 
 
 def _taken_apart(
