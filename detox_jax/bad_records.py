@@ -80,9 +80,9 @@ class Aside:
         """A file is read from its start; what was counted of it before is forgotten."""
         self._lines[file], self._counts[file] = [], 0
 
-    def count(self, file: str) -> None:
-        """One more record of a file, whatever becomes of it."""
-        self._counts[file] += 1
+    def count(self, file: str, records: int = 1) -> None:
+        """One more record of a file, or several, whatever becomes of them."""
+        self._counts[file] += records
 
     def put(self, file: str, line: int, raw: bytes, error: UserError) -> None:
         """Sets a record aside.

@@ -20,7 +20,9 @@ from detox_jax.foreign import Row
 class Reader:
     """Rows in our layout from the files of one source, in their order."""
 
-    def __init__(self):
+    def __init__(self, says: bool = True):
+        """`says` whether what is left out is said."""
+        self._says = says
         self._requests: dict[str | int, Row] = {}
 
     def rows(self, file: str, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Row]:
@@ -63,7 +65,7 @@ class Reader:
             if row.may_hold_prompt:
                 row, whole = _without_prompt(row, whole)
             yield row
-        if fillers:
+        if fillers and self._says:
             print(
                 f"{file}: {fillers} rows of Megatron's filler prompt are left out", file=sys.stderr
             )

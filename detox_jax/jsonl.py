@@ -26,7 +26,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Far below the 1,000 or so that Python's reader takes: what is read is written again, from deeper
 # in the program, and the writer has the same limit.
 _MOST_NESTED = 200
-_BLOCK = 1 << 16
+_BLOCK, _LINES_BLOCK = 1 << 16, 1 << 20
 # gzip raises the first three; Arrow raises OSError for Zstandard.
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError)
 
@@ -195,8 +195,41 @@ def numbered_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
             raise UserError(f"{file}:{number + 1}: cannot be read on: {error}") from None
 
 
-def blocks(file: epath.Path) -> Iterator[bytes]:
+def line_blocks(file: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the lines of a file by the block, each with the number of its first line.
+
+    A block holds whole lines, about a megabyte of them, or one that is longer; the last line of the
+    file may lack its end.
+
+    Raises:
+      UserError: for a damaged compressed file.
+    """
+    number, held = 1, []
+    for block in blocks(file, _LINES_BLOCK):
+        end = block.rfind(b"\n") + 1
+        held.append(block[:end] if end else block)
+        if end:
+            lines = b"".join(held)
+            yield number, lines
+            number, held = number + lines.count(b"\n"), [block[end:]]
+    if last := b"".join(held):
+        yield number, last
+
+
+def lines_of_blocks(blocks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Yields `(line number, bytes)` of what `line_blocks` yields, as `raw_lines` does."""
+    for first, block in blocks:
+        for number, raw in enumerate(io.BytesIO(block), start=first):
+            if (line := raw.removeprefix(_BYTE_ORDER_MARK)).strip():
+                yield number, line
+
+
+def blocks(file: epath.Path, size: int = _BLOCK) -> Iterator[bytes]:
     """Yields the bytes of a file, decompressed and without a byte order mark, block by block.
+
+    Args:
+      file: compressed or not.
+      size: of a block, at most.
 
     Raises:
       UserError: for a damaged compressed file.
@@ -205,7 +238,7 @@ def blocks(file: epath.Path) -> Iterator[bytes]:
         stream = _open(file, stack)
         mark = _BYTE_ORDER_MARK
         try:
-            while block := stream.read(_BLOCK):
+            while block := stream.read(size):
                 yield block.removeprefix(mark)
                 mark = b""
         except _DAMAGED as error:

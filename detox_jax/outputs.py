@@ -69,13 +69,49 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
             path.write_bytes(content)
 
 
+def _write_blocks(path: epath.Path, blocks: Iterable[bytes]) -> None:
+    """As `write_bytes`, of blocks that are not held; a bucket's object is, as it appears whole.
+
+    All processes take the blocks, which may be computed by all together.
+    """
+    if not processes.current().is_first:
+        for _ in blocks:
+            pass
+    elif not is_local(path):
+        write_bytes(path, b"".join(blocks))
+    else:
+        _write_blocks_durably(Path(path), blocks)
+
+
+def _write_blocks_durably(path: Path, blocks: Iterable[bytes]) -> None:
+    """Writes as the blocks come; what goes wrong with these is not the storage's trouble."""
+    temporary = _temporary(path)
+    with writing(path), staying(path.parent):
+        file = temporary.open("wb")
+    try:
+        with file:
+            for block in blocks:
+                with writing(path):
+                    file.write(block)
+            with writing(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with writing(path), staying(path.parent):
+            temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_directory(path.parent)
+
+
 def is_local(path: str | epath.Path) -> bool:
     """Whether a path is on a disk, not in an object store."""
     return "://" not in str(path)
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
+    temporary = _temporary(path)
     with staying(path.parent):
         with temporary.open("wb") as file:
             file.write(content)
@@ -83,6 +119,11 @@ def _write_durably(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     _sync_directory(temporary.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """What a file is called until it is whole."""
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
 
 
 def make_subdirectory(path: epath.Path) -> None:
@@ -157,9 +198,13 @@ def encode_lines(records: Iterable[Line]) -> list[bytes]:
     return [_encoded(record.to_json()) for record in records]
 
 
+_LINE = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` makes one for each line.
+
+
 def _encoded(value: Any, indent: int | None = None) -> bytes:
     try:
-        return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
+        encoder = _LINE if indent is None else json.JSONEncoder(indent=indent, ensure_ascii=False)
+        return (encoder.encode(value) + "\n").encode()
     except UnicodeEncodeError:  # A lone surrogate has no UTF-8 form; JSON's escape keeps it.
         return (json.dumps(value, indent=indent) + "\n").encode()
 
@@ -455,16 +500,39 @@ class OutputDirectory:
         Returns:
           The number of its records.
         """
+        return self.write_lines(
+            name, index, count, (_encoded(record.to_json()) for record in records)
+        )
+
+    def write_lines(self, name: str, index: int, count: int, lines: Iterable[bytes]) -> int:
+        """Writes one shard, whole or not at all, and holds no more of it than what `lines` gives.
+
+        Args:
+          name: what the shard is of.
+          index: its number.
+          count: the number of shards of that name.
+          lines: its lines in order, one or several in each of the bytes, with their ends.
+
+        Returns:
+          The number of its records.
+        """
         shard = self.path / shard_name(name, index, count)
-        lines = encode_lines(records)
-        content = b"".join(lines)
-        directory_lock.check(self.path)
-        write_bytes(shard, content)
-        written = {"records": len(lines), "sha256": hashlib.sha256(content).hexdigest()}
+        digest, number = hashlib.sha256(), 0
+
+        def passing() -> Iterator[bytes]:
+            nonlocal number
+            for block in lines:
+                digest.update(block)
+                number += block.count(b"\n")
+                yield block
+            directory_lock.check(self.path)
+
+        _write_blocks(shard, passing())
+        written = {"records": number, "sha256": digest.hexdigest()}
         shards = {**self._manifest.get("shards", {}), shard.name: written}
         self._manifest = {**self._manifest, "shards": dict(sorted(shards.items()))}
         write_json(self.path / MANIFEST, self._manifest)
-        return len(lines)
+        return number
 
     def finish(self, **counts: Any) -> None:
         """Marks the output complete; `counts` and other results join the manifest."""

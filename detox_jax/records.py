@@ -172,12 +172,13 @@ def read_by_file(
     ids, reader = record_ids.Ids(source), foreign_files.Reader()
     opened = sources.resolve(source)
     for file in opened.files:
-        if aside is None:
-            rows = opened.rows(file, text_field)
-        else:
-            rows = _readable(opened, file, text_field, aside)
+        if aside is not None:
+            aside.begin(str(file))
+        rows = parsed_rows(
+            opened, str(file), row_formats.raw_rows(file, text_field), aside, text_field
+        )
         is_last = file is opened.files[-1]
-        yield file, _records(file, rows, reader, ids, is_last, text_field)
+        yield file, of_rows(str(file), rows, reader, ids, is_last, text_field)
     if aside is not None:
         aside.finish(source, [str(file) for file in opened.files])
 
@@ -194,33 +195,63 @@ def read_rows(source: str) -> Iterator[tuple[epath.Path, int, Mapping[str, Any]]
             yield file, number, fields
 
 
-def _readable(
-    opened: sources.Source, file: epath.Path, text_field: str, aside: Aside
+def parsed_rows(
+    opened: sources.Source,
+    file: str,
+    raw_rows: Iterable[row_formats.RawRow],
+    aside: Aside | None,
+    text_field: str = "text",
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows that hold a record each; the others are set aside."""
-    aside.begin(str(file))
-    for raw in row_formats.raw_rows(file, text_field):
-        aside.count(str(file))
+    """Yields number and fields of the rows that hold a record each; others are set aside.
+
+    Args:
+      opened: the source.
+      file: one of its files.
+      raw_rows: of the file.
+      aside: see `read_records`.
+      text_field: see `read_by_file`.
+
+    Raises:
+      UserError: for a row that cannot be parsed, without `aside`.
+    """
+    for raw in raw_rows:
         where = f"{file}:{raw.number}"
+        if aside is None:
+            yield raw.number, opened.choice.applied(raw.parse(), where)
+            continue
+        aside.count(file)
         try:
             value = opened.choice.applied(raw.parse(), where)
             if (row := foreign_files.row_alone(value, where)) is not None:
                 _record(row, record_ids.Ids(where), text_field)
         except UserError as error:
-            aside.put(str(file), raw.number, raw.raw(), error)
+            aside.put(file, raw.number, raw.raw(), error)
         else:
             yield raw.number, value
 
 
-def _records(
-    file: epath.Path,
+def of_rows(
+    file: str,
     rows: Iterable[tuple[int, Mapping[str, Any]]],
     reader: foreign_files.Reader,
     ids: record_ids.Ids,
     is_last: bool,
-    text_field: str,
+    text_field: str = "text",
 ) -> Iterator[Record]:
-    for row in reader.rows(str(file), rows):
+    """Yields the records of a file's rows.
+
+    Args:
+      file: its name.
+      rows: number and fields of each.
+      reader: of the source that the file is of.
+      ids: of the source.
+      is_last: whether no file comes behind it.
+      text_field: see `read_by_file`.
+
+    Raises:
+      UserError: as `read_records`.
+    """
+    for row in reader.rows(file, rows):
         yield _record(row, ids, text_field)
     if is_last:
         for row in reader.unanswered():

@@ -99,14 +99,24 @@ def _start(file: epath.Path) -> bytes:
     return start
 
 
-def _json_lines(file: epath.Path) -> Iterator[RawRow]:
-    for number, raw in jsonl.raw_lines(file):
-        where = f"{file}:{number}"
+def is_json_lines(file: epath.Path) -> bool:
+    """Whether a file is JSON Lines by its name, whatever its bytes say."""
+    suffix = epath.Path(jsonl.plain_name(file.name)).suffix.lower()
+    return suffix in _BY_LINE and not tfds_rows.is_records(file)
+
+
+def json_lines(name: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[RawRow]:
+    """Yields the rows of lines of JSON, with their numbers, of the file of that name."""
+    for number, raw in lines:
         yield RawRow(
             number,
-            lambda raw=raw, where=where: jsonl.parsed(raw, where),
+            lambda raw=raw, number=number: jsonl.parsed(raw, f"{name}:{number}"),
             lambda raw=raw: raw.rstrip(b"\r\n"),
         )
+
+
+def _json_lines(file: epath.Path) -> Iterator[RawRow]:
+    return json_lines(str(file), jsonl.raw_lines(file))
 
 
 def _of_values(file: epath.Path, values: Iterable[Mapping[str, Any]]) -> Iterator[RawRow]:

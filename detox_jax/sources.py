@@ -49,13 +49,18 @@ class Choice:
         """What is said, as it decides an output."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value}
 
+    @property
+    def fields(self) -> bool:
+        """Whether a field is chosen."""
+        return bool(self.text or self.prompt or self.id)
+
     def applied(self, fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         """A row with the chosen fields under our names; the others stay.
 
         Raises:
           UserError: for a row without such a field, or with another thing than text in it.
         """
-        if not (self.text or self.prompt or self.id):
+        if not self.fields:
             return fields
         row = dict(fields)
         if self.id:
@@ -113,8 +118,9 @@ class Source:
         self, file: epath.Path, text_field: str = "text"
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yields `(number, fields)` of a file, see `row_formats.rows`, with the choice applied."""
+        name = str(file)
         for number, fields in row_formats.rows(file, text_field):
-            yield number, self.choice.applied(fields, f"{file}:{number}")
+            yield number, self.choice.applied(fields, f"{name}:{number}")
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says: where it was, the hash of its bytes, what was taken of it."""

@@ -21,6 +21,8 @@ BASICS = {
     "jsonl",
     "bad_records",
     "records",
+    "plain_documents",
+    "record_blocks",
     "tokenizer_files",
     "json_array",
     "arrow_rows",
@@ -76,6 +78,11 @@ ALLOWED = {
     "records": {
         *("bad_records", "errors", "jsonl", "foreign", "foreign_files", "record_ids", "outputs"),
         *("row_formats", "sources"),
+    },
+    "plain_documents": set(),
+    "record_blocks": {
+        *("bad_records", "errors", "jsonl", "foreign_files", "plain_documents", "record_ids"),
+        *("records", "row_formats", "sources"),
     },
     "tokenizer_files": {"errors", "jsonl"},
     "vocabulary": {

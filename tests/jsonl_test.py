@@ -117,3 +117,17 @@ def test_half_a_character_is_text_and_no_id(tmp_path):
     (tmp_path / "d.jsonl").write_text('{"id": "\\ud83d", "text": "x"}\n')
     with pytest.raises(UserError, match="d.jsonl:1: the id .* holds half a character"):
         list(records.read_documents(str(tmp_path / "d.jsonl")))
+
+
+@pytest.mark.parametrize("size", [3, 5, 1000])
+def test_blocks_hold_whole_lines_and_give_the_lines_that_are_read_one_by_one(
+    size, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jsonl, "_LINES_BLOCK", size)
+    content = b"\xef\xbb\xbf{}\n\n \r\n{1}\r\n" + b"x" * 30 + b"\n\xef\xbb\xbflast"
+    file = epath.Path(tmp_path / "in.jsonl")
+    file.write_bytes(content)
+    blocks = list(jsonl.line_blocks(file))
+    assert b"".join(block for _, block in blocks) == content[3:]
+    assert all(block.endswith(b"\n") for _, block in blocks[:-1])
+    assert list(jsonl.lines_of_blocks(blocks)) == list(jsonl.raw_lines(file))

@@ -1,5 +1,6 @@
 """Output directories: resumed to the same bytes, refused to whoever they do not belong to."""
 
+import hashlib
 import json
 import math
 
@@ -201,6 +202,49 @@ def test_what_json_does_not_have_becomes_null():
     finite = outputs.finite(value)
     assert finite == {"a": [None, 1.5, [None]], "b": {"c": None}, "d": "text", "e": True}
     json.dumps(finite, allow_nan=False)
+
+
+# --- shards that are not held -----------------------------------------------------------------
+
+
+def test_lines_are_written_as_they_come_and_counted(tmp_path):
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
+    sizes = []
+
+    def lines():
+        for i in range(40):
+            (partial,) = (tmp_path / "o").glob(".d-*.partial")
+            sizes.append(partial.stat().st_size)
+            yield b'{"id": "%d"}\n' % i * 1000
+
+    assert output.write_lines("d", 0, 1, lines()) == 40_000
+    assert sizes[-1] > 100_000, "what was given is on the disk before the last comes"
+    content = (tmp_path / "o" / "d-00000-of-00001.jsonl").read_bytes()
+    assert content.count(b"\n") == 40_000
+    written = {"records": 40_000, "sha256": hashlib.sha256(content).hexdigest()}
+    assert output.manifest["shards"] == {"d-00000-of-00001.jsonl": written}
+    whole = outputs.OutputDirectory(str(tmp_path / "whole"), "score", {})
+    whole.write_shard("d", 0, 1, [records.Document("a", "x"), records.Document("b", "y")])
+    piecewise = outputs.OutputDirectory(str(tmp_path / "piecewise"), "score", {})
+    each = outputs.encode_lines([records.Document("a", "x"), records.Document("b", "y")])
+    piecewise.write_lines("d", 0, 1, iter(each))
+    assert piecewise.manifest == whole.manifest
+
+
+@pytest.mark.parametrize("error", [UserError("a text"), KeyboardInterrupt(), OSError(28, "full")])
+def test_what_goes_wrong_while_lines_are_made_leaves_nothing_and_is_said_as_it_is(error, tmp_path):
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
+    before = {file.name for file in (tmp_path / "o").iterdir()}
+
+    def lines():
+        yield b"{}\n"
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        output.write_lines("d", 0, 1, lines())
+    assert raised.value is error
+    assert {file.name for file in (tmp_path / "o").iterdir()} == before
+    assert "shards" not in output.manifest
 
 
 # --- damaged shards ---------------------------------------------------------------------------

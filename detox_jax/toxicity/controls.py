@@ -12,6 +12,7 @@ from detox_jax import bad_records as bad_records_lib
 from detox_jax import preview, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import apart as apart_lib
+from detox_jax.toxicity import corpus
 from detox_jax.toxicity import lengths as lengths_lib
 from detox_jax.toxicity.lengths import num_words
 
@@ -74,7 +75,7 @@ class Control:
 
     def apart(
         self, documents: Sequence[records.Document], aside: bad_records_lib.Aside | None
-    ) -> tuple[list[records.Document], dict[str, int]]:
+    ) -> tuple[Sequence[records.Document], dict[str, int]]:
         """The documents that no evaluation record comes from, and how the others were told."""
         assert self.apart_from is not None
         evaluated = list(records.read_records(self.apart_from, aside))
@@ -86,11 +87,11 @@ class Control:
             "id": reasons.count("id"),
             "text": reasons.count("text"),
         }
-        return [d for d, why in zip(documents, reasons, strict=True) if why is None], counts
+        return corpus.taken(documents, [i for i, why in enumerate(reasons) if why is None]), counts
 
     def of_lengths(
         self, documents: Sequence[records.Document], aside: bad_records_lib.Aside | None
-    ) -> tuple[list[records.Document], dict[str, Any]]:
+    ) -> tuple[Sequence[records.Document], dict[str, Any]]:
         """Documents of the lengths of others, see `lengths.of_lengths`."""
         assert self.lengths_of is not None
         read = [num_words(d) for d in records.read_documents(self.lengths_of, aside)]
@@ -102,13 +103,13 @@ class Control:
         return lengths_lib.of_lengths(documents, wanted, self.lengths_of)
 
     def as_many_words(
-        self, documents: list[records.Document], aside: bad_records_lib.Aside | None
-    ) -> list[records.Document]:
+        self, documents: Sequence[records.Document], aside: bad_records_lib.Aside | None
+    ) -> Sequence[records.Document]:
         """The first documents, as many as together have no more words than those of `size_of`."""
         assert self.size_of is not None
         words = sum(num_words(d) for d in records.read_documents(self.size_of, aside))
         limit = lengths_lib.whole_share(words, self.size_share)
-        totals = np.cumsum([num_words(document) for document in documents])
+        totals = np.cumsum(corpus.words_of(documents))
         count = int(np.searchsorted(totals, limit, side="right"))
         if not count:
             raise UserError(

@@ -14,9 +14,11 @@ import numpy as np
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Share
+from detox_jax.toxicity import corpus
 
 _PACKAGE = "datasketch"
 _NUM_PERMUTATIONS = 128  # of a MinHash
+_DIGEST_BYTES = 33
 _FOUND = 0.999  # of the pairs at the very similarity
 
 
@@ -31,18 +33,13 @@ class Distinct:
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `filter.Selection`."""
         del generator
-        seen: set[bytes] = set()
-        first: set[int] = set()
-        for i in _by_id_hash(documents):
-            text = " ".join(documents[i].text.lower().split())
-            digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-            if digest not in seen:
-                seen.add(digest)
-                first.add(i)
-        return [document for i, document in enumerate(documents) if i in first]
+        digests_N = np.fromiter(map(_digest, documents), f"S{_DIGEST_BYTES}", len(documents))
+        order_N = _by_id_hash(documents)
+        _, first = np.unique(digests_N[order_N], return_index=True)
+        return corpus.taken(documents, np.sort(order_N[first]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +77,7 @@ class NearDistinct:
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `filter.Selection`."""
         del generator
         datasketch: Any = importlib.import_module(_PACKAGE)
@@ -88,7 +85,7 @@ class NearDistinct:
             num_perm=_NUM_PERMUTATIONS, params=_bands(self.similarity)
         )
         first: set[int] = set()
-        for i in _by_id_hash(documents):
+        for i in _by_id_hash(documents).tolist():
             shingles = _shingles(documents[i].text, self.words)
             minhash = datasketch.MinHash(num_perm=_NUM_PERMUTATIONS)
             minhash.update_batch(sorted(shingles))
@@ -96,7 +93,7 @@ class NearDistinct:
             if not any(_similarity(shingles, other) >= self.similarity for other in near):
                 index.insert(i, minhash)
                 first.add(i)
-        return [document for i, document in enumerate(documents) if i in first]
+        return corpus.taken(documents, sorted(first))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +112,24 @@ class Unrepetitive:
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `filter.Selection`."""
         del generator
-        return [document for document in documents if self._repeated(document.text) <= self.most]
+        repeated = (self._repeated(document.text) for document in documents)
+        return corpus.taken(
+            documents, [i for i, share in enumerate(repeated) if share <= self.most]
+        )
 
     def _repeated(self, text: str) -> float:
         runs = _runs(text, self.words)
         return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _digest(document: records.Document) -> bytes:
+    """Of the words in lower case."""
+    text = " ".join(document.text.lower().split())
+    # A character more, as NumPy takes zeros off the end.
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest() + b"."
 
 
 def _bands(similarity: float) -> tuple[int, int]:
@@ -151,6 +158,6 @@ def _similarity(one: set[bytes], other: set[bytes]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _by_id_hash(documents: Sequence[records.Document]) -> list[int]:
+def _by_id_hash(documents: Sequence[records.Document]) -> np.ndarray:
     """Positions, in the order in which of two equal documents the first stays."""
-    return sorted(range(len(documents)), key=lambda i: records.stable_hash(documents[i].id))
+    return np.argsort(corpus.hashes_of(documents), kind="stable")

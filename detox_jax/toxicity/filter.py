@@ -18,8 +18,8 @@ from detox_jax import output_settings, outputs, preview, records
 from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
-from detox_jax.toxicity import best_of, controls
-from detox_jax.toxicity.lengths import num_words, whole_share
+from detox_jax.toxicity import best_of, controls, corpus
+from detox_jax.toxicity.lengths import whole_share
 
 SHARD_NAME = "documents"
 CHOSEN_SHARD_NAME = "chosen"
@@ -38,7 +38,7 @@ class Selection(Protocol):
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """The documents to keep, in any order."""
         ...
 
@@ -65,10 +65,11 @@ class LeastToxic(_Share):
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `Selection`; of equally toxic documents, the hash of the id decides."""
         del generator
-        return sorted(documents, key=_by_toxicity)[: whole_share(len(documents), self.fraction)]
+        count = whole_share(len(documents), self.fraction)
+        return corpus.taken(documents, _by_toxicity(documents)[:count])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +78,11 @@ class MostToxic(_Share):
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `Selection`; all that `LeastToxic` of the other share leaves."""
         del generator
         left = len(documents) - whole_share(len(documents), self.fraction)
-        return sorted(documents, key=_by_toxicity)[left:]
+        return corpus.taken(documents, _by_toxicity(documents)[left:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,16 +106,19 @@ class LeastToxicPerLength(_Share):
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `Selection`; of all the strata together exactly the fraction is kept."""
         del generator
-        ordered = sorted(documents, key=lambda d: (num_words(d), records.stable_hash(d.id)))
-        edges = [len(ordered) * i // self.strata for i in range(self.strata + 1)]
-        selected: list[records.Document] = []
+        toxicity_N, hash_N = corpus.toxicity_of(documents), corpus.hashes_of(documents)
+        order_N = np.lexsort((hash_N, corpus.words_of(documents)))
+        edges = [len(order_N) * i // self.strata for i in range(self.strata + 1)]
+        selected = []
         for first, end in itertools.pairwise(edges):
             count = whole_share(end, self.fraction) - whole_share(first, self.fraction)
-            selected += sorted(ordered[first:end], key=_by_toxicity)[:count]
-        return selected
+            stratum_N = order_N[first:end]
+            mildest_N = np.lexsort((hash_N[stratum_N], toxicity_N[stratum_N]))[:count]
+            selected.append(stratum_N[mildest_N])
+        return corpus.taken(documents, np.concatenate(selected))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +129,10 @@ class RandomShare(_Share):
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `Selection`."""
         chosen = generator.permutation(len(documents))[: whole_share(len(documents), self.fraction)]
-        return [documents[i] for i in sorted(chosen)]
+        return corpus.taken(documents, np.sort(chosen))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +149,12 @@ class AtMost:
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `Selection`."""
         del generator
-        return [d for d in documents if d.toxicity is not None and d.toxicity <= self.toxicity]
+        return corpus.taken(
+            documents, np.flatnonzero(corpus.toxicity_of(documents) <= self.toxicity)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +185,13 @@ class InTurn:
 
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> list[records.Document]:
+    ) -> Sequence[records.Document]:
         """See `Selection`."""
         return self.select_and_count(documents, generator)[0]
 
     def select_and_count(
         self, documents: Sequence[records.Document], generator: np.random.Generator
-    ) -> tuple[list[records.Document], list[dict[str, Any]]]:
+    ) -> tuple[Sequence[records.Document], list[dict[str, Any]]]:
         """What is left, and how many documents each step was given and left, in their order."""
         counts = []
         for step in self.steps:
@@ -193,7 +199,7 @@ class InTurn:
             name = type(step).__name__
             counts.append({"selection": name, "documents": len(documents), "kept": len(left)})
             documents = left
-        return list(documents), counts
+        return documents, counts
 
 
 def filter(
@@ -269,8 +275,11 @@ def filter(
         return None
 
     # --- what may be selected, and what is ---------------------------------------------------
-    documents, scored = _read(input, aside)
-    candidates = [d for d in scored if d.text.strip()]
+    documents = corpus.read(input, aside, output_dir if outputs.is_local(output_dir) else None)
+    scored = corpus.taken(documents, np.flatnonzero(~np.isnan(corpus.toxicity_of(documents))))
+    if not scored:
+        raise _unscored(input, len(documents))
+    candidates = corpus.taken(scored, np.flatnonzero(corpus.words_of(scored)))
     details: dict[str, Any] = {}
     if apart_from is not None:
         candidates, details["apart"] = control.apart(candidates, aside)
@@ -279,13 +288,13 @@ def filter(
         selected, details["steps"] = selection.select_and_count(candidates, generator)
     else:
         selected = selection.select(candidates, generator)
-    if not selected:
+    if not len(selected):
         raise UserError(
             f"{input}: the filter would leave nothing of {len(candidates)} scored documents; "
             "raise KEEP_FRACTION or generate more"
         )
     # A selection may come in the order of the scores: the first shard would be the mildest.
-    selected = [selected[i] for i in generator.permutation(len(selected))]
+    selected = corpus.taken(selected, generator.permutation(len(selected)))
     if lengths_of is not None:
         selected, details["lengths"] = control.of_lengths(selected, aside)
     if size_of is not None:
@@ -293,16 +302,16 @@ def filter(
     count = -(-len(selected) // _SHARD_SIZE)
     for index in range(count):
         part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
-        output.write_shard(SHARD_NAME, index, count, part)
+        output.write_lines(SHARD_NAME, index, count, corpus.encoded(part))
 
     # --- what that did to toxicity and length ------------------------------------------------
     counts = {
         "documents": len(documents),
         "unscored": len(documents) - len(scored),
-        "empty": sum(not d.text.strip() for d in scored),
+        "empty": int(np.sum(corpus.words_of(scored) == 0)),
         "kept": len(selected),
     }
-    threshold = max(d.toxicity for d in selected if d.toxicity is not None)
+    threshold = float(np.max(corpus.toxicity_of(selected)))
     before, after = _describe(candidates), _describe(selected)
     output.finish(
         filtered_by=_scorer_of(input) if selection.uses_toxicity else None,
@@ -351,20 +360,17 @@ def _preview(
         return Step("filter", output_dir, {"prompts": len(prompts)})
     files = records.resolve_files(input)
     limit = preview.to_check(input, files)
-    documents, _ = _read(input, aside, limit)
-    counts = {"documents": len(documents)} if limit is None else {}
+    number, has_scores = 0, False
+    for document in itertools.islice(records.read_documents(input, aside), limit):
+        number, has_scores = number + 1, has_scores or document.toxicity is not None
+    if not has_scores:
+        raise _unscored(input, number)
+    counts = {"documents": number} if limit is None else {}
     return Step("filter", output_dir, counts, preview.total_size(files))
 
 
-def _read(
-    input: str, aside: bad_records_lib.Aside | None, limit: int | None = None
-) -> tuple[list[records.Document], list[records.Document]]:
-    """All documents, or the first so many, and those that have a score."""
-    documents = list(itertools.islice(records.read_documents(input, aside), limit))
-    scored = [d for d in documents if d.toxicity is not None]
-    if not scored:
-        raise UserError(f"{input}: none of its {len(documents)} documents has a score; run `score`")
-    return documents, scored
+def _unscored(input: str, number: int) -> UserError:
+    return UserError(f"{input}: none of its {number} documents has a score; run `score`")
 
 
 def _choose(
@@ -410,9 +416,9 @@ def _choose(
     )
 
 
-def _by_toxicity(document: records.Document) -> tuple[float, int]:
-    assert document.toxicity is not None
-    return document.toxicity, records.stable_hash(document.id)
+def _by_toxicity(documents: Sequence[records.Document]) -> np.ndarray:
+    """Positions from the least toxic on; of equals, that with the lower hash of the id first."""
+    return np.lexsort((corpus.hashes_of(documents), corpus.toxicity_of(documents)))
 
 
 def _check_fraction(fraction: float) -> None:
@@ -427,8 +433,8 @@ def _scorer_of(input: str) -> Any:
 
 
 def _describe(documents: Sequence[records.Document]) -> dict[str, float]:
-    scores = [d.toxicity for d in documents if d.toxicity is not None]
+    toxicity_N, words_N = corpus.toxicity_of(documents), corpus.words_of(documents)
     return {
-        "mean_toxicity": float(np.mean(scores)) if scores else 0.0,
-        "mean_words": float(np.mean([num_words(d) for d in documents])) if documents else 0.0,
+        "mean_toxicity": float(np.mean(toxicity_N)) if len(documents) else 0.0,
+        "mean_words": float(np.mean(words_N)) if len(documents) else 0.0,
     }

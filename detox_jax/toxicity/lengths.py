@@ -13,6 +13,8 @@ from typing import Any
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.toxicity import corpus
+from detox_jax.toxicity.corpus import num_words  # noqa: F401 (a public name)
 
 _ROUNDING = 1e-9  # 0.29 * 100 is a little less than 29
 
@@ -24,11 +26,6 @@ def whole_share(count: int, share: float) -> int:
     29
     """
     return int(count * share + _ROUNDING)
-
-
-def num_words(document: records.Document) -> int:
-    """Words of a document, as white space parts them."""
-    return len(document.text.split())
 
 
 def share_of(lengths: Sequence[int], share: float) -> list[int]:
@@ -44,7 +41,7 @@ def share_of(lengths: Sequence[int], share: float) -> list[int]:
 
 def of_lengths(
     documents: Sequence[records.Document], wanted: Sequence[int], source: str
-) -> tuple[list[records.Document], dict[str, Any]]:
+) -> tuple[Sequence[records.Document], dict[str, Any]]:
     """For every wanted length one document of it, the first ones of each length.
 
     Where there is none of a length any more, the document of the nearest length is taken, of two
@@ -69,8 +66,8 @@ def of_lengths(
             "choose from; raise KEEP_FRACTION, lower SIZE_SHARE, or give more documents"
         )
     left: dict[int, collections.deque[int]] = collections.defaultdict(collections.deque)
-    for i, document in enumerate(documents):
-        left[num_words(document)].append(i)
+    for i, length in enumerate(corpus.words_of(documents).tolist()):
+        left[length].append(i)
     taken: list[int] = []
     missing: list[int] = []
     for length in sorted(wanted, reverse=True):
@@ -93,7 +90,7 @@ def of_lengths(
         "exact": exact,
         "words_taken": sum(wanted) - owed,
     }
-    return [documents[i] for i in sorted(taken)], counts
+    return corpus.taken(documents, sorted(taken)), counts
 
 
 def _nearest(available: list[int], length: int, owed: int) -> int:

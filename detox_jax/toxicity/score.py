@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, preview, records, terminal
+from detox_jax import (
+    output_settings,
+    outputs,
+    plain_documents,
+    preview,
+    record_blocks,
+    records,
+    terminal,
+)
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.preview import Step
@@ -125,25 +133,29 @@ def _score(
     output = outputs.OutputDirectory(output_dir, "score", settings)
     if output.complete:
         return
-    # Of a batch's files the one with the requests gives no record, and no shard.
-    by_file = records.read_by_file(input, aside)
-    shards = [shard for _, found in by_file if (shard := list(found))]
-    every = [record for shard in shards for record in shard]
-    if every and not any(records.texts_to_score(record) for record in every):
-        raise UserError(
-            f"{input}: prompt {every[0].id!r} has no generations; score what `generate` wrote"
-        )
+    # All is read once before the first text is scored: a service is asked nothing for a file that
+    # is refused. Of a batch's files the one with the requests gives no record, and no shard.
+    numbers = _numbers(input, aside)
+    count = sum(map(bool, numbers))
     counts: dict[str, int] = dict.fromkeys(_COUNTS, 0)
     earlier: list[epath.Path] = []
     what = f"score with {scorer.name}"
-    with terminal.bar(what, sum(map(len, shards)), unit="records") as advance:
-        for index, shard in enumerate(shards):
-            if output.has_shard(SHARD_NAME, index, len(shards)):
-                earlier.append(output.path / outputs.shard_name(SHARD_NAME, index, len(shards)))
-                advance(len(shard), earlier=True)
+    with terminal.bar(what, sum(numbers), unit="records") as advance:
+        again = record_blocks.read_by_file(
+            input, bad_records_lib.opened(bad_records, writes=False), again=True
+        )
+        indices = itertools.count()
+        for number, (_, blocks) in zip(numbers, again, strict=True):
+            index = next(indices) if number else count
+            if not number or output.has_shard(SHARD_NAME, index, count):
+                for _ in blocks:  # Ids that are made of texts depend on all before them.
+                    pass
+                if number:
+                    earlier.append(output.path / outputs.shard_name(SHARD_NAME, index, count))
+                    advance(number, earlier=True)
                 continue
-            scored = _counted(_score_records(shard, scorer, advance), counts)
-            output.write_shard(SHARD_NAME, index, len(shards), scored)
+            scored = _score_blocks(blocks, scorer, counts, advance)
+            output.write_lines(SHARD_NAME, index, count, scored)
     # What an earlier run wrote is counted from its files, which other processes may not see yet.
     counts = processes.current().first_decides(lambda: _with_files(counts, earlier))
     output.finish(
@@ -184,42 +196,83 @@ def _generated(files: Sequence[epath.Path]) -> dict[str, Any]:
     return {"generated": output_settings.without_notes(manifest["settings"])}
 
 
-def _score_records(
-    shard: list[records.Record], scorer: scorers.ToxicityScorer, advance: terminal.Advance
-) -> Iterator[records.Record]:
-    for first in range(0, len(shard), _RECORDS_AT_ONCE):
-        group = shard[first : first + _RECORDS_AT_ONCE]
-        texts = [text for record in group for text in records.texts_to_score(record)]
+def _numbers(input: str, aside: bad_records_lib.Aside | None) -> list[int]:
+    """How many records each file has; all of them can be read, and some have texts."""
+    numbers: list[int] = []
+    first, has_texts = "", False
+    for _, blocks in record_blocks.read_by_file(input, aside):
+        numbers.append(0)
+        for block in blocks:
+            numbers[-1] += len(block)
+            if isinstance(block, plain_documents.Plain):
+                has_texts = True
+                continue
+            first = first or block[0].id
+            has_texts = has_texts or any(records.texts_to_score(record) for record in block)
+    if any(numbers) and not has_texts:
+        raise UserError(
+            f"{input}: prompt {first!r} has no generations; score what `generate` wrote"
+        )
+    return numbers
+
+
+def _score_blocks(
+    blocks: Iterator[record_blocks.Block],
+    scorer: scorers.ToxicityScorer,
+    counts: dict[str, int],
+    advance: terminal.Advance,
+) -> Iterator[bytes]:
+    """The scored lines of a file, group by group, added to the counts as they pass."""
+    for group in record_blocks.in_groups(blocks, _RECORDS_AT_ONCE):
+        is_plain = isinstance(group, plain_documents.Plain)
+        if is_plain:
+            texts = group.texts()
+        else:
+            texts = [text for record in group for text in records.texts_to_score(record)]
         scores = scorers.score_texts(scorer, texts)
         unreadable = scorers.unreadable(scorer, texts, scores)
-        first_text = 0
-        for record in group:
-            end = first_text + len(records.texts_to_score(record))
-            yield records.with_toxicity(record, scores[first_text:end], unreadable[first_text:end])
-            first_text = end
+        _count(counts, texts, scores, unreadable)
+        counts["records"] += len(group)
+        if is_plain:
+            yield plain_documents.encoded(group, scores, unreadable if any(unreadable) else ())
+        else:
+            counts["without_texts"] += sum(not records.texts_to_score(r) for r in group)
+            yield b"".join(outputs.encode_lines(_filled_in(group, scores, unreadable)))
         advance(len(group))
 
 
-def _counted(scored: Iterable[records.Record], counts: dict[str, int]) -> Iterator[records.Record]:
-    """The same records, added to the counts as they pass."""
-    for record in scored:
-        texts = [record] if isinstance(record, records.Document) else record.generations
-        counts["records"] += 1
-        counts["without_texts"] += not texts
-        for text in texts:
-            counts["texts"] += 1
-            counts["missing"] += text.toxicity is None
-            counts["unreadable"] += text.unreadable
-            counts["empty"] += records.is_empty(text.text)
-            counts["toxic"] += text.toxicity is not None and text.toxicity >= records.TOXIC
-        yield record
+def _filled_in(
+    group: Sequence[records.Record], scores: Sequence[float | None], unreadable: Sequence[bool]
+) -> Iterator[records.Record]:
+    first = 0
+    for record in group:
+        end = first + len(records.texts_to_score(record))
+        yield records.with_toxicity(record, scores[first:end], unreadable[first:end])
+        first = end
+
+
+def _count(
+    counts: dict[str, int],
+    texts: Sequence[str],
+    scores: Sequence[float | None],
+    unreadable: Sequence[bool],
+) -> None:
+    counts["texts"] += len(texts)
+    counts["missing"] += sum(score is None for score in scores)
+    counts["unreadable"] += sum(unreadable)
+    counts["empty"] += sum(map(records.is_empty, texts))
+    counts["toxic"] += sum(score is not None and score >= records.TOXIC for score in scores)
 
 
 def _with_files(counts: dict[str, int], files: Sequence[epath.Path]) -> dict[str, int]:
     """The counts and those of the files' records."""
     for file in files:
-        for _ in _counted(records.read_records(str(file)), counts):
-            pass
+        for record in records.read_records(str(file)):
+            read = [record] if isinstance(record, records.Document) else record.generations
+            counts["records"] += 1
+            counts["without_texts"] += not read
+            texts, scores = [item.text for item in read], [item.toxicity for item in read]
+            _count(counts, texts, scores, [item.unreadable for item in read])
     return counts
 
 

@@ -15,7 +15,6 @@ Put it in a module beside your gin file, import the module there, and set
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -73,14 +72,15 @@ def score_texts(scorer: ToxicityScorer, texts: Sequence[str]) -> list[float | No
     Raises:
       UserError: if the scorer returns another number of scores, or one outside [0, 1].
     """
-    asked = [prepare(text) for text in texts if not records.is_empty(text)]
+    empty = [records.is_empty(text) for text in texts]
+    asked = [prepare(text) for text, is_empty in zip(texts, empty, strict=True) if not is_empty]
     scores = scorer.score(asked) if asked else []
     if len(scores) != len(asked):
         raise UserError(
             f"scorer {scorer.name!r} returned {len(scores)} scores for {len(asked)} texts"
         )
-    answers = iter(None if score is None else _checked(scorer, score) for score in scores)
-    return [EMPTY_SCORE if records.is_empty(text) else next(answers) for text in texts]
+    answers = iter([None if score is None else _checked(scorer, score) for score in scores])
+    return [EMPTY_SCORE if is_empty else next(answers) for is_empty in empty]
 
 
 def unreadable(
@@ -104,7 +104,7 @@ def languages(scorer: ToxicityScorer) -> tuple[str, ...] | str:
 
 def _checked(scorer: ToxicityScorer, score: float) -> float:
     value = float(score)
-    if not math.isfinite(value) or not 0 <= value <= 1:
+    if not 0 <= value <= 1:  # NaN is not, either.
         raise UserError(f"scorer {scorer.name!r} returned {value}; scores are from 0 to 1, or None")
     return value
 

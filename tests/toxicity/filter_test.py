@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from detox_jax import cli, records
+from detox_jax import bad_records, cli, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import filter as filters
 
@@ -207,6 +207,13 @@ def test_no_more_words_than_the_corpus_it_is_compared_with(scored, tmp_path):
     tiny = write(tmp_path / "tiny.jsonl", [{"id": "a", "text": "one"}])
     assert run(scored, tmp_path / "none", f"--gin.SIZE_OF={tiny}") == 2
     assert not list((tmp_path / "none").glob("*.jsonl"))
+
+
+def test_an_input_of_which_nothing_is_left_has_no_scores(tmp_path):
+    (tmp_path / "in.jsonl").write_text("{\n")
+    aside = bad_records.SetAside(str(tmp_path / "aside.jsonl"), 1)
+    with pytest.raises(UserError, match="none of its 0 documents has a score"):
+        filters.filter(str(tmp_path / "in.jsonl"), str(tmp_path / "out"), bad_records=aside)
 
 
 def test_a_killed_run_ends_with_the_same_bytes(scored, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The verb `score`, from the command line."""
 
+import gc
 import json
 import sys
 
@@ -253,6 +254,48 @@ def test_a_scorer_of_the_users_own(documents, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     assert run(documents, tmp_path / "out", f"--gin_file={tmp_path / 'mine.gin'}") == 0
     assert read(tmp_path / "out" / "scored-00000-of-00003.jsonl")[0]["toxicity"] == 0.25
+
+
+class Counting:
+    """Counts texts, and how many records are there while it scores."""
+
+    name = "counting"
+    fingerprint = "counting-1"
+
+    def __init__(self):
+        self.asked, self.alive = [], 0
+
+    def score(self, texts):
+        self.asked.append(len(texts))
+        gc.collect()
+        self.alive = max(
+            self.alive, sum(isinstance(item, records.Document) for item in gc.get_objects())
+        )
+        return [0.5] * len(texts)
+
+
+@pytest.mark.parametrize("more", [{}, {"n": 1}])
+def test_a_text_is_scored_once_and_few_records_are_held(more, tmp_path):
+    rows = [{"id": str(i), "text": f"text {i}", **more} for i in range(3200)]
+    scorer = Counting()
+    source = write(tmp_path / "in.jsonl", rows)
+    score_verb.score(str(source), str(tmp_path / "out"), scorer)
+    assert scorer.asked == [500] * 6 + [200]
+    assert scorer.alive <= 1000, "a group, and the next one that is being read"
+    written = read(tmp_path / "out" / "scored-00000-of-00001.jsonl")
+    assert written == [
+        {"id": row["id"], "text": row["text"], "toxicity": 0.5, **more} for row in rows
+    ]
+
+
+@pytest.mark.parametrize("last", ['{"id": "0", "text": "again"}', "{"])
+def test_nothing_is_scored_of_a_file_that_is_refused(last, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": "0", "text": "a"}\n' + last + "\n")
+    scorer = Counting()
+    with pytest.raises(UserError, match=r"in\.jsonl:2: "):
+        score_verb.score(str(source), str(tmp_path / "out"), scorer)
+    assert not scorer.asked
 
 
 def test_two_scorers_do_not_mix_in_one_directory(documents, tmp_path, capsys):

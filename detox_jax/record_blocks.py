@@ -1,0 +1,179 @@
+"""Records of a source by the block, for verbs whose memory must not grow with their input.
+
+What is read, and what is refused with which words, is what `records` reads and refuses. Documents
+that are plain come as they stand in their lines (`plain_documents`), all others as records. Of ids
+only hashes are held: where two agree, or anything is wrong, `records` reads the source again and
+says what.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from etils import epath
+
+from detox_jax import foreign_files, jsonl, plain_documents, record_ids, records, row_formats
+from detox_jax import sources as sources_lib
+from detox_jax.bad_records import Aside
+from detox_jax.errors import UserError
+
+_RECORDS_AT_ONCE = 500
+
+
+Block = plain_documents.Plain | list[records.Record]
+
+
+def read_by_file(
+    source: str, aside: Aside | None = None, *, documents: bool = False, again: bool = False
+) -> Iterator[tuple[epath.Path, Iterator[Block]]]:
+    """Yields each file of `source` with its blocks, to be read before the next file is.
+
+    Args:
+      source: see `sources`.
+      aside: takes the records that cannot be read, see `bad_records`; they are refused where None.
+      documents: refuse prompts, as `records.read_documents` does.
+      again: the source was read to its end before, and what it says is not to be said again.
+
+    Raises:
+      UserError: as `records.read_records`; for an id seen before when all files are read.
+    """
+    opened = sources_lib.resolve(source)
+    reading = _Reading(opened, source, aside, documents, again)
+    for file in opened.files:
+        yield file, reading.of_file(file)
+    if not again and reading.repeats():
+        reading.refuse()
+    if aside is not None:
+        aside.finish(source, [str(file) for file in opened.files])
+
+
+def in_groups(blocks: Iterable[Block], size: int) -> Iterator[Block]:
+    """The same records in groups of a size, of which the last may be smaller.
+
+    A group of plain documents and others is one of records.
+    """
+    held: Block = []
+    for block in blocks:
+        first = size - len(held) if held else 0
+        if first:
+            held = _joined(held, _part(block, 0, first))
+            if len(held) < size:
+                continue
+            yield held
+        whole = first + (len(block) - first) // size * size
+        for start in range(first, whole, size):
+            yield _part(block, start, start + size)
+        held = _part(block, whole, len(block))
+    if held:
+        yield held
+
+
+def _part(block: Block, first: int, end: int) -> Block:
+    return block[first:end] if isinstance(block, list) else block.part(first, end)
+
+
+def _joined(one: Block, other: Block) -> Block:
+    if isinstance(one, list) or isinstance(other, list):
+        return [*as_records(one), *as_records(other)]
+    return plain_documents.Plain(
+        [*one.ids, *other.ids],
+        [*one.escaped, *other.escaped],
+        [*one.scores, *other.scores],
+        one.lines + other.lines,
+    )
+
+
+def as_records(block: Block) -> list[records.Record]:
+    """The same as `records` reads them."""
+    if isinstance(block, list):
+        return block
+    each = zip(block.ids, block.texts(), block.scores, strict=True)
+    return [records.Document(id, text, score) for id, text, score in each]
+
+
+class _Reading:
+    """One reading of a source."""
+
+    def __init__(
+        self,
+        opened: sources_lib.Source,
+        source: str,
+        aside: Aside | None,
+        documents: bool,
+        again: bool,
+    ):
+        self._opened, self._source, self._aside = opened, source, aside
+        self._documents, self._again = documents, again
+        self._ids = record_ids.Ids(source)
+        self._reader = foreign_files.Reader(says=not again)
+        self._hashes = array.array("q")
+
+    def of_file(self, file: epath.Path) -> Iterator[Block]:
+        """The blocks of a file."""
+        if self._aside is not None:
+            self._aside.begin(str(file))
+        try:
+            for block in self._blocks(file):
+                if not self._again:
+                    self._remember(block)
+                yield block
+        except UserError:
+            self.refuse()
+            raise
+
+    def repeats(self) -> bool:
+        """Whether two ids may be the same: their hashes are."""
+        hashes_N = np.sort(np.frombuffer(self._hashes, np.int64)) if self._hashes else np.zeros(0)
+        return bool(np.any(hashes_N[1:] == hashes_N[:-1]))
+
+    def refuse(self) -> None:
+        """Raises what `records` says of the source, if it says anything."""
+        read = records.read_documents if self._documents else records.read_records
+        for _ in read(self._source, self._aside):
+            pass
+
+    def _remember(self, block: Block) -> None:
+        plain = isinstance(block, plain_documents.Plain)
+        ids = block.ids if plain else (record.id for record in block)
+        self._hashes.extend(map(hash, ids))
+
+    def _blocks(self, file: epath.Path) -> Iterator[Block]:
+        """The plain documents with which a file begins, then the rest of it as records."""
+        choice, rest = self._opened.choice, None
+        if row_formats.is_json_lines(file) and not choice.fields:
+            rest = iter(jsonl.line_blocks(file))
+            is_plain = False
+            for number, raw in rest:
+                if (block := plain_documents.read(raw)) is None:
+                    rest = itertools.chain([(number, raw)], rest)
+                    break
+                is_plain = True
+                if self._aside is not None:
+                    self._aside.count(str(file), len(block.ids))
+                yield block
+            else:
+                rest = iter(()) if is_plain else None
+            rest = rest if is_plain else None
+        if rest is None:
+            raw_rows = row_formats.raw_rows(file)
+        else:
+            raw_rows = row_formats.json_lines(str(file), jsonl.lines_of_blocks(rest))
+        yield from self._records(file, raw_rows)
+
+    def _records(
+        self, file: epath.Path, raw_rows: Iterator[row_formats.RawRow]
+    ) -> Iterator[list[records.Record]]:
+        rows = records.parsed_rows(self._opened, str(file), raw_rows, self._aside)
+        is_last = file is self._opened.files[-1]
+        read = self._expected(records.of_rows(str(file), rows, self._reader, self._ids, is_last))
+        while group := list(itertools.islice(read, _RECORDS_AT_ONCE)):
+            yield group
+
+    def _expected(self, read: Iterator[records.Record]) -> Iterator[records.Record]:
+        for record in read:
+            if self._documents and isinstance(record, records.Prompt):
+                self.refuse()
+            yield record

@@ -1,0 +1,107 @@
+"""Documents read and written by the block, beside what `records` makes of the same lines."""
+
+import json
+
+import pytest
+
+from detox_jax import outputs, plain_documents, records
+
+DOCUMENTS = [
+    {"id": "a", "text": "a fool", "toxicity": 0.25},
+    {"id": "b", "text": 'two\nlines "quoted" \\ / \u2028 \U0001f600', "toxicity": None},
+    {"id": "c", "text": "", "toxicity": 1},
+    {"id": "d", "text": "half a character \ud83d", "toxicity": 2e-06},
+    {"id": "e", "text": "not scored"},
+]
+
+
+def read(tmp_path, lines):
+    """What `records` reads and writes of the same."""
+    (tmp_path / "in.jsonl").write_bytes(lines)
+    return list(records.read_documents(str(tmp_path / "in.jsonl")))
+
+
+@pytest.mark.parametrize("escapes", [True, False])
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_is_read_and_written_is_what_records_reads_and_writes(
+    escapes, separators, end, tmp_path
+):
+    rows = DOCUMENTS
+    if not escapes:  # Then an id may be any, and a lone surrogate cannot be written.
+        rows = [{**d, "id": f"é{d['id']}"} for d in DOCUMENTS if "\ud83d" not in d["text"]]
+    lines = [json.dumps(d, ensure_ascii=escapes, separators=separators) for d in rows]
+    block = end.join(lines).encode()  # The last line lacks its end.
+    expected = read(tmp_path, block)
+    plain = plain_documents.read(block)
+    assert plain is not None
+    assert list(plain.ids) == [d.id for d in expected]
+    assert plain.texts() == [d.text for d in expected]
+    assert list(plain.scores) == [d.toxicity for d in expected]
+    written = outputs.encode_lines(expected)
+    assert plain_documents.encoded(plain, plain.scores) == b"".join(written)
+    scored = [i for i, d in enumerate(expected) if d.toxicity is not None]
+    alone = plain.lines.splitlines(keepends=True)
+    scores = [expected[i].toxicity for i in scored]
+    assert plain_documents.as_written([alone[i] for i in scored], scores) == [
+        written[i] for i in scored
+    ]
+
+
+def test_a_line_that_is_written_already_is_passed_on_as_it_is():
+    lines = outputs.encode_lines(
+        [records.Document("a", "x", 0.5), records.Document("b", "x", 0.5, {"n": 1})]
+    )
+    passed = plain_documents.as_written(lines, [0.5, 0.5])
+    assert passed == lines and passed[0] is lines[0]
+
+
+def test_marks_and_scores_that_a_scorer_gives():
+    plain = plain_documents.read(b'{"id": "a", "text": "x"}\n{"id":"b","text":"y"}\n')
+    assert plain is not None
+    given = [records.Document("a", "x", None, unreadable=True), records.Document("b", "y", 0.125)]
+    expected = b"".join(outputs.encode_lines(given))
+    assert plain_documents.encoded(plain, [None, 0.125], [True, False]) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id": "z", "text": "a", "toxicity": 1.5}',
+        b'{"id": "z", "text": "a", "toxicity": -0.0}',
+        b'{"id": "z", "text": "a", "toxicity": 01}',
+        b'{"id": "z", "text": "a", "toxicity": 1.}',
+        b'{"id": "z", "text": "a", "toxicity": true}',
+        '{"id": "z", "text": "a", "toxicity": 0.\u0661}'.encode(),
+        b'{"id": "", "text": "a"}',
+        b'{"id": 1, "text": "a"}',
+        b'{"id": "z\\n", "text": "a"}',
+        b'{"id": "z", "text": "a\\x"}',
+        b'{"id": "z", "text": "a\\u00g0"}',
+        b'{"id": "z", "text": "a\tb"}',
+        b'{"id": "z", "text": "a\\\tb"}',
+        b'{"id": "z", "text": "\xff"}',
+        b'{"id": "z", "text": "a", "n": 1}',
+        b'{"id": "z", "text": "a", "text": "b"}',
+        b'{"text": "a", "id": "z"}',
+        b'{"id": "z", "text": "a"} {"id": "y", "text": "b"}',
+        b'{"id": "z", "text": "a"},',
+        b'\xef\xbb\xbf{"id": "z", "text": "a"}',
+        b"",
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_any_other_line_is_left_to_records(line, last):
+    around = b'{"id": "a", "text": "x"}\n'
+    assert plain_documents.read(around * 2) is not None
+    assert plain_documents.read(around + line + b"\n" + (b"" if last else around)) is None
+
+
+def test_what_score_writes_is_plain():
+    """Whatever the characters of the texts."""
+    texts = ["".join(map(chr, range(first, first + 64))) for first in range(0, 0x2100, 64)]
+    lines = outputs.encode_lines(
+        [records.Document(str(i), text, i / 200) for i, text in enumerate(texts)]
+    )
+    plain = plain_documents.read(b"".join(lines))
+    assert plain is not None and plain.texts() == texts
