@@ -195,8 +195,15 @@ class RunPreview:
             adaptation=row.adaptation,
             **row.seed,
             check_only=True,
+            **self._later,
         )
         yield from steps or ()
+
+    @property
+    def _later(self) -> dict[str, Any]:
+        """Where files of a probe may lie that `prepare` has yet to write; nothing without one."""
+        made_here = self.given["prepare"] is not None
+        return {"coming": [str(self.root / "text")]} if made_here else {}
 
     def _combine(self, name: str, row: Method) -> Iterator[Step]:
         directory = str(self.root / "models" / name)

@@ -39,7 +39,9 @@ def test_no_file_is_left_out():
     assert _names("experiments") == [
         *("demo", "real", "real_base", "rounds", "steering", "sweep_demo")
     ]
-    assert _names("training") == ["click", "conditional", "dpo", "reward_weighted", "unlikelihood"]
+    assert _names("training") == [
+        *("click", "conditional", "dpo", "probe", "reward_weighted", "unlikelihood")
+    ]
     assert _names("steering") == sorted(STEERING)
     assert _names("edits") == ["profs"]  # run in tests/generation/steering/toxic_subspace_test.py
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
