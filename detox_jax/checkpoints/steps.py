@@ -42,7 +42,7 @@ from detox_jax.parallel import processes
 DAMAGED_DIR = "damaged"
 ARRAYS = ("params", "opt_state")
 _ITEMS = (*ARRAYS, "data", "record")
-# What Orbax puts last into a step on an object store, where it writes in place; and how it names
+# What Orbax puts last into a step, which it writes in place on an object store; and how it names
 # what it is writing on a disk.
 _MARK = "commit_success.txt"
 _HALF_WRITTEN = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
@@ -124,11 +124,10 @@ def remove(model_dir: epath.Path, steps: Sequence[int]) -> None:
     def remove_all() -> None:
         for step in sorted(steps, reverse=True):
             path = checkpoints_dir(model_dir) / str(step)
-            mark = path / _MARK
-            if mark.exists():
-                mark.unlink()
-            else:  # On a disk; `remove_unfinished` knows the name.
+            if outputs.is_local(path):  # `remove_unfinished` knows the name.
                 path = path.rename(path.parent / f"{step}.orbax-checkpoint-tmp")
+            else:  # Which knows no renaming; without its mark a step is none.
+                (path / _MARK).unlink(missing_ok=True)
             path.rmtree()
 
     processes.current().first_decides(remove_all)

@@ -9,7 +9,6 @@ broken for good.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Protocol
 
@@ -153,8 +152,9 @@ class Frontier:
 
     def is_within(self, point: Point) -> bool:
         """Whether a point is within the budget."""
-        rise = self.rise(point)
-        return self.rule.budget is None or (math.isfinite(rise) and rise <= self.rule.budget)
+        if self.rule.budget is None:
+            return True
+        return point.perplexity <= self.points[0].perplexity * (1 + self.rule.budget)
 
     @property
     def chosen(self) -> int | None:
