@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from detox_jax.called_verbs import Combine, Pair, Score, Select, Train
+from detox_jax.called_verbs import Combine, Generate, Pair, Score, Select, Train
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
@@ -47,6 +47,10 @@ class Corpus:
         their reference, from which rows that are trained on them start.
       pairs: makes the pairing of a corpus of pairs (`pairing.KeptAgainstDiscarded`).
       task: makes the seqio task, as `sgeat`'s `task` does, which it is where None.
+      generate: the verb `generate` with its settings, for documents behind a tag say; the run's own
+        where None.
+      pool: earlier corpora whose kept documents are trained on too; for a `task` that takes them,
+        as `tagged.tagged_task` does.
     """
 
     prompts: Callable[..., PromptMode] | None = None
@@ -61,6 +65,8 @@ class Corpus:
     writer: str | None = None
     pairs: Callable[..., Any] | None = None
     task: Callable[..., Any] | None = None
+    generate: Generate | None = None
+    pool: tuple[str, ...] = ()
 
     @property
     def directory(self) -> str:
@@ -70,8 +76,12 @@ class Corpus:
     @property
     def waits_for(self) -> set[str]:
         """The corpora that must be there before."""
-        named = (self.source, self.size_of, self.lengths_of)
+        named = (self.source, self.size_of, self.lengths_of, *self.pool)
         return {name for name in named if name is not None}
+
+    def pooled(self, kept: Callable[[str], str]) -> dict[str, Any]:
+        """What its task is told of other corpora; nothing where it has no pool."""
+        return {"pool": [kept(name) for name in self.pool]} if self.pool else {}
 
     def control(self, kept: Callable[[str], str], prompts: str) -> dict[str, Any]:
         """What `filter` is told of other corpora and of the evaluation; nothing where nothing is.
@@ -267,8 +277,8 @@ def check_names(
     for name, corpus in corpora.items():
         for other in sorted(corpus.waits_for - corpora.keys()):
             raise UserError(
-                f"corpus {name!r}: no corpus {other!r} for its source, size_of or lengths_of; "
-                f"there are {sorted(corpora)}"
+                f"corpus {name!r}: no corpus {other!r} for its source, size_of, lengths_of or "
+                f"pool; there are {sorted(corpora)}"
             )
         for other in sorted(corpus.waits_for):
             if corpora[other].pairs is not None:
@@ -283,6 +293,10 @@ def check_names(
             raise UserError(f"corpus {name!r}: has a writer and no prompts, so nothing is written")
         if corpus.is_scored and corpus.documents is None:
             raise UserError(f"corpus {name!r}: is_scored is of documents, and it has none")
+        if corpus.pool and corpus.task is None:
+            raise UserError(
+                f"corpus {name!r}: pool needs a task that takes it: @tagged.tagged_task"
+            )
         _check_row_is_there(f"corpus {name!r}: writer", corpus.writer, rows)
     for name, row in rows.items():
         if name == BASE:
@@ -366,6 +380,7 @@ def in_order(
         else:
             raise UserError(
                 f"corpora {sorted(corpora_left)} and methods {sorted(rows_left)} wait for each "
-                "other; see `source`, `size_of`, `lengths_of`, `writer`, `corpus`, `start`, `terms`"
+                "other; see `source`, `size_of`, `lengths_of`, `pool`, `writer`, `corpus`, "
+                "`start`, `terms`"
             )
     return made

@@ -152,13 +152,14 @@ class RunPreview:
             source = {}
             if corpus.source is not None:
                 source = {"documents": self._kept(corpus.source)}
-            yield from self.given["generate_documents"](
+            steps = (corpus.generate or self.given["generate_documents"])(
                 checkpoint_path=self._readable(corpus.writer),
                 output_dir=str(directory / "generated"),
                 prompts=corpus.prompts(**source),
                 limit_setting=DOCUMENT_LIMIT,
                 check_only=True,
             )
+            yield from steps or ()
             documents = self._coming("corpora", name, "generated")
         scored = Coming(directory / "scored")
         if documents is not None and corpus.is_scored:

@@ -37,10 +37,10 @@ def test_no_file_is_left_out():
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == [
-        *("demo", "real", "real_base", "rounds", "steering", "sweep_demo")
+        *("demo", "quark", "real", "real_base", "rounds", "steering", "sweep_demo")
     ]
     assert _names("training") == [
-        *("click", "conditional", "dpo", "probe", "reward_weighted", "unlikelihood")
+        *("click", "conditional", "dpo", "probe", "quark", "reward_weighted", "unlikelihood")
     ]
     assert _names("steering") == sorted(STEERING)
     assert _names("edits") == ["profs"]  # run in tests/generation/steering/toxic_subspace_test.py
@@ -247,7 +247,7 @@ def test_the_sweep_of_the_demo():
     assert "OUTPUT_DIR = 'runs/sweep-demo'" in text
 
 
-@pytest.mark.parametrize("name", ["demo", "real", "rounds", "steering"])
+@pytest.mark.parametrize("name", ["demo", "quark", "real", "rounds", "steering"])
 def test_experiments(name):
     text = _checked(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin"])
     assert f"OUTPUT_DIR = 'runs/{name}'" in text

@@ -207,11 +207,12 @@ def test_mistakes_are_one_line_before_anything_is_written(
 
 
 def test_a_scorer_without_any_score_ends_before_the_first_step(flags, tmp_path, capsys):
-    command = [
-        *flags,
-        "--gin.PROBE_SCORER=@vowels_scorer.Silent()",
-        f"--gin.MODEL_DIR={tmp_path / 'm'}",
-    ]
+    (tmp_path / "silent.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "import vowels_scorer\n"
+        "PROBE_SCORER = @vowels_scorer.Silent()\n"
+    )
+    command = [*flags, f"--gin_file={tmp_path / 'silent.gin'}", f"--gin.MODEL_DIR={tmp_path / 'm'}"]
     assert cli.main(command) == 2
     assert "PROBE_SCORER 'vowels' has no score for any of the 18" in capsys.readouterr().err
     assert not (tmp_path / "m" / "checkpoints").exists()

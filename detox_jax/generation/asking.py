@@ -42,7 +42,7 @@ def encode(
         if behind is not None:
             for request in requests:
                 behind.check_text(request.text, f"prompt {request.id!r}")
-            good, _ = behind.ids(vocabulary)
+            good = behind.ids(vocabulary)[0]
             return [[vocabulary.bos_id, *good, *ids] for ids in encoded]
         return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]
     if behind is not None:

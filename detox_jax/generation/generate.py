@@ -268,10 +268,17 @@ def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
     data = outputs.read_manifest(model_dir)["settings"].get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
     trained = source.get("tags") if isinstance(source, Mapping) else None
-    if trained and (trained["good"], trained["bad"]) != (behind.good, behind.bad):
+    if not trained:
+        return
+    if (trained["good"], trained["bad"]) != (behind.good, behind.bad):
         raise UserError(
             f"{checkpoint_path}: was trained behind {trained['good']!r} and {trained['bad']!r}, "
             f"but BEHIND has {behind.good!r} and {behind.bad!r}; set GOOD_TAG and BAD_TAG"
+        )
+    if (between := trained.get("between", [])) != list(behind.between):
+        raise UserError(
+            f"{checkpoint_path}: was trained with {between} between its tags, but BEHIND has "
+            f"{list(behind.between)}; set BETWEEN_TAGS"
         )
 
 
