@@ -76,7 +76,8 @@ class Corpus:
     @property
     def waits_for(self) -> set[str]:
         """The corpora that must be there before."""
-        named = (self.source, self.size_of, self.lengths_of, *self.pool)
+        pool = () if isinstance(self.pool, str) else self.pool
+        named = (self.source, self.size_of, self.lengths_of, *pool)
         return {name for name in named if name is not None}
 
     def pooled(self, kept: Callable[[str], str]) -> dict[str, Any]:
@@ -293,6 +294,12 @@ def check_names(
             raise UserError(f"corpus {name!r}: has a writer and no prompts, so nothing is written")
         if corpus.is_scored and corpus.documents is None:
             raise UserError(f"corpus {name!r}: is_scored is of documents, and it has none")
+        if corpus.generate is not None and corpus.prompts is None:
+            raise UserError(
+                f"corpus {name!r}: has a generate and no prompts, so nothing is written"
+            )
+        if isinstance(corpus.pool, str):
+            raise UserError(f"corpus {name!r}: pool is {corpus.pool!r}; give a list of corpora")
         if corpus.pool and corpus.task is None:
             raise UserError(
                 f"corpus {name!r}: pool needs a task that takes it: @tagged.tagged_task"

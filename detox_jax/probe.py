@@ -92,8 +92,9 @@ class ToxicityProbe:
             raise UserError("PROBE: its decoding has steering, but a probe is of the model alone")
         if tags is not None:
             self._check_tags(tags)
-        if not any(_is_coming(path, coming) for path in (self.validation, *self._files())):
+        if not _is_coming(self.validation, coming):
             self._documents()
+        if not any(_is_coming(path, coming) for path in self._files()):
             requests = self.prompts.requests()
             if vocabulary is not None and max_length is not None:
                 self._encoded(requests, vocabulary, max_length)

@@ -1,5 +1,6 @@
 """A probe in a training: its figures are those of the saved step, and its mistakes come first."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 
 from detox_jax import cli, output_settings, records
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
 from detox_jax.evaluation import metrics, perplexity
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptFile, Standard
@@ -232,14 +234,16 @@ def test_the_tags_of_the_training_are_those_of_the_probe(root):
     made(root).check()
     made(root, decoding=Decoding(behind=tags)).check(tags=tags)
     for behind in (None, others):
-        with pytest.raises(Exception, match="PROBE asks behind .* pass --gin.PROBE_BEHIND"):
+        with pytest.raises(UserError, match="PROBE asks behind .* pass --gin.PROBE_BEHIND"):
             made(root, decoding=Decoding(behind=behind)).check(tags=tags)
 
 
 def test_what_an_earlier_step_writes_is_not_looked_for(root, tmp_path):
     later = made(root, prompts=PromptFile(str(tmp_path / "text" / "prompts")))
     later.check(coming=[str(tmp_path / "text")])
-    with pytest.raises(Exception, match="no such"):
+    with pytest.raises(UserError, match="missing: no such"):
+        dataclasses.replace(later, validation="missing").check(coming=[str(tmp_path / "text")])
+    with pytest.raises(UserError, match="no such"):
         later.check(coming=[str(tmp_path / "other")])
 
 
