@@ -279,7 +279,8 @@ class Loop:
             )
             state = restored.state
         saved.remove(self.model_dir, [step for step in self._saved() if step != chosen])
-        processes.warn(f"{self.model_dir}: {self.frontier.outcome()}")
+        say = print if chosen else processes.warn
+        say(f"{self.model_dir}: {self.frontier.outcome()}")
         return state
 
     def _is_due(self, period: int, step: int) -> bool:

@@ -313,9 +313,10 @@ def _preview(
     if budget.train_steps is not None:
         counts["updates"] = budget.train_steps
         counts["tokens"] = budget.train_steps * arguments["batch_size"] * length
-    # Parameters and two moments, in float32; two steps are kept.
-    a_step = 4 * 3 * parameters
-    return Step("train", model_dir, counts, 2 * a_step, needs=2 * a_step)
+    # Parameters and two moments, in float32; two steps are kept, and one that a probe chose.
+    kept = 2 if probe is None or probe.rule.budget is None else 3
+    size = kept * 4 * 3 * parameters
+    return Step("train", model_dir, counts, size, needs=size)
 
 
 def _check_initial(

@@ -283,7 +283,7 @@ def test_a_step_within_the_budget_is_left_and_training_ends_early(run, log, tmp_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
     written = capsys.readouterr()
     assert "step 8: 2 probes in a row are beyond the budget" in written.err
-    assert "TRAINING ENDS, 4 steps early" in written.err and "STEP 2 IS TAKEN" in written.err
+    assert "TRAINING ENDS, 4 steps early" in written.err and "STEP 2 IS TAKEN" in written.out
     assert f"{tmp_path}: step 6: expected maximum toxicity 0.100" in written.out
 
 
@@ -294,10 +294,11 @@ def test_a_probe_alone_changes_nothing_but_the_log(run, log, tmp_path):
     assert checkpoints.saved_steps(epath.Path(tmp_path)) == [6, 7]
 
 
-def test_no_better_step_leaves_the_model_as_it_was(run, tmp_path):
+def test_no_better_step_leaves_the_model_as_it_was(run, tmp_path, capsys):
     state, _ = run(**_watched([0.5] * 4, [4.0] * 4))
     assert int(state.step) == 0 and checkpoints.saved_steps(epath.Path(tmp_path)) == [0]
     assert np.asarray(state.params["w"]).tolist() == [0.0, 0.0]
+    assert "warning" in capsys.readouterr().err
 
 
 def test_the_last_step_is_left_where_it_is_the_best(run, tmp_path):
