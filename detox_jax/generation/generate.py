@@ -13,6 +13,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import asking
 from detox_jax.generation.asking import encode as _encode
+from detox_jax.generation.asking import samples as _decode_shard
 from detox_jax.generation.decoding import Decoder, Decoding, Sample, rows_per_batch
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import DRAW_VERSION, Greedy
@@ -165,7 +166,7 @@ def generate(
             if output.has_shard(SHARD_NAME, index, len(starts)):
                 advance(shard.stop - shard.start, earlier=True)
                 continue
-            samples = asking.samples(
+            samples = _decode_shard(
                 decoder, requests[shard], encoded[shard], num_samples, rows, limit, advance
             )
             written = _records(prompts, requests[shard], encoded[shard], samples, loaded.vocabulary)
