@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.kinds import Coefficient
 from detox_jax.training.objective import LanguageModeling
-from detox_jax.training.per_target import PerTarget, per_target
+from detox_jax.training.per_target import per_target
 from detox_jax.training.step import Batch
 
 
@@ -56,7 +56,7 @@ class Quark(LanguageModeling):
 
     def _read_all(
         self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
-    ) -> tuple[PerTarget, jax.Array]:
+    ) -> tuple[Any, jax.Array]:
         read = per_target(
             model,
             params,
