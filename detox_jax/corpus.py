@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from detox_jax.called_verbs import Select
+from detox_jax.called_verbs import Generate, Select
 from detox_jax.generation.prompts import PromptMode
 from detox_jax.kinds import Share
 
@@ -38,6 +38,10 @@ class Corpus:
         their reference, from which rows that are trained on them start.
       pairs: makes the pairing of a corpus of pairs (`pairing.KeptAgainstDiscarded`).
       task: makes the seqio task, as `sgeat`'s `task` does, which it is where None.
+      generate: the verb `generate` with its settings, for documents behind a tag say; the run's own
+        where None.
+      pool: earlier corpora whose kept documents are trained on too; for a `task` that takes them,
+        as `tagged.tagged_task` does.
     """
 
     prompts: Callable[..., PromptMode] | None = None
@@ -52,6 +56,8 @@ class Corpus:
     writer: str | None = None
     pairs: Callable[..., Any] | None = None
     task: Callable[..., Any] | None = None
+    generate: Generate | None = None
+    pool: tuple[str, ...] = ()
 
     @property
     def directory(self) -> str:
@@ -61,8 +67,13 @@ class Corpus:
     @property
     def waits_for(self) -> set[str]:
         """The corpora that must be there before."""
-        named = (self.source, self.size_of, self.lengths_of)
+        pool = () if isinstance(self.pool, str) else self.pool
+        named = (self.source, self.size_of, self.lengths_of, *pool)
         return {name for name in named if name is not None}
+
+    def pooled(self, kept: Callable[[str], str]) -> dict[str, Any]:
+        """What its task is told of other corpora; nothing where it has no pool."""
+        return {"pool": [kept(name) for name in self.pool]} if self.pool else {}
 
     def control(self, kept: Callable[[str], str], prompts: str) -> dict[str, Any]:
         """What `filter` is told of other corpora and of the evaluation; nothing where nothing is.

@@ -163,8 +163,8 @@ def check_names(
     for name, corpus in corpora.items():
         for other in sorted(corpus.waits_for - corpora.keys()):
             raise UserError(
-                f"corpus {name!r}: no corpus {other!r} for its source, size_of or lengths_of; "
-                f"there are {sorted(corpora)}"
+                f"corpus {name!r}: no corpus {other!r} for its source, size_of, lengths_of or "
+                f"pool; there are {sorted(corpora)}"
             )
         for other in sorted(corpus.waits_for):
             if corpora[other].pairs is not None:
@@ -179,6 +179,16 @@ def check_names(
             raise UserError(f"corpus {name!r}: has a writer and no prompts, so nothing is written")
         if corpus.is_scored and corpus.documents is None:
             raise UserError(f"corpus {name!r}: is_scored is of documents, and it has none")
+        if corpus.generate is not None and corpus.prompts is None:
+            raise UserError(
+                f"corpus {name!r}: has a generate and no prompts, so nothing is written"
+            )
+        if isinstance(corpus.pool, str):
+            raise UserError(f"corpus {name!r}: pool is {corpus.pool!r}; give a list of corpora")
+        if corpus.pool and corpus.task is None:
+            raise UserError(
+                f"corpus {name!r}: pool needs a task that takes it: @tagged.tagged_task"
+            )
         _check_row_is_there(f"corpus {name!r}: writer", corpus.writer, rows)
     for name, row in rows.items():
         if name == BASE:
@@ -274,6 +284,7 @@ def in_order(
         else:
             raise UserError(
                 f"corpora {sorted(corpora_left)} and methods {sorted(rows_left)} wait for each "
-                "other; see `source`, `size_of`, `lengths_of`, `writer`, `corpus`, `start`, `terms`"
+                "other; see `source`, `size_of`, `lengths_of`, `pool`, `writer`, `corpus`, "
+                "`start`, `terms`"
             )
     return made

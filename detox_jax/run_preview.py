@@ -157,13 +157,14 @@ class RunPreview:
             source = {}
             if corpus.source is not None:
                 source = {"documents": self._kept(corpus.source)}
-            yield from self.given["generate_documents"](
+            steps = (corpus.generate or self.given["generate_documents"])(
                 checkpoint_path=self._readable(corpus.writer),
                 output_dir=str(directory / "generated"),
                 prompts=corpus.prompts(**source),
                 limit_setting=DOCUMENT_LIMIT,
                 check_only=True,
             )
+            yield from steps or ()
             documents = self._coming("corpora", name, "generated")
         scored = Coming(directory / "scored")
         if documents is not None and corpus.is_scored:
@@ -200,8 +201,15 @@ class RunPreview:
             adaptation=row.adaptation,
             **row.seed,
             check_only=True,
+            **self._later,
         )
         yield from steps or ()
+
+    @property
+    def _later(self) -> dict[str, Any]:
+        """Where files of a probe may lie that `prepare` has yet to write; nothing without one."""
+        made_here = self.given["prepare"] is not None
+        return {"coming": [str(self.root / "text")]} if made_here else {}
 
     def _combine(self, name: str, row: Method) -> Iterator[Step]:
         directory = str(self.root / "models" / name)

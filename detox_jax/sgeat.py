@@ -184,7 +184,9 @@ def sgeat(
             train_row(
                 model_dir=models[name],
                 mixture_or_task_name=makers.task_of(corpora[part.corpus])(
-                    files=places.kept(part.corpus), vocabulary=vocabulary
+                    files=places.kept(part.corpus),
+                    vocabulary=vocabulary,
+                    **corpora[part.corpus].pooled(places.kept),
                 ),
                 initial_checkpoint_path=start,
                 adaptation=part.adaptation,
@@ -206,7 +208,7 @@ def sgeat(
             say(f"{name}: self-generate documents")
             source = {} if part.source is None else {"documents": places.kept(part.source)}
             documents = str(directory / "generated")
-            generate_documents(
+            (part.generate or generate_documents)(
                 checkpoint_path=models[part.writer or BASE],
                 output_dir=documents,
                 prompts=part.prompts(**source),

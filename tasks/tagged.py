@@ -19,7 +19,7 @@ from detox_jax import bad_records as bad_records_lib
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.tags import Tags
-from tasks import metrics
+from tasks import metrics, text_source
 from tasks.corpora import DOCUMENTS_VARIABLE
 from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource, splits
 from tasks.vocabularies import SeqioBPEVocabulary, padded
@@ -30,6 +30,7 @@ class TaggedSource(TextSource):
 
     Attributes:
       tags: see `detox_jax.tags`.
+      pool: what the training split holds beside its own files, in front of them.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("text", "kind")
@@ -39,40 +40,52 @@ class TaggedSource(TextSource):
         files: Mapping[str, str | None],
         tags: Tags,
         bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
+        pool: Sequence[str] = (),
     ):
         self.tags = tags
+        self.pool = tuple(pool)
+        self._of_training = files["train"]
         super().__init__(files, self._read_tagged, DOCUMENTS_VARIABLE, bad_records)
 
     def _read_tagged(
         self, path: str, aside: bad_records_lib.Aside | None = None
     ) -> Iterator[tuple[str, str, int]]:
-        """`(id, text, kind)`: 0 has no tag, 1 the good one, 2 the bad one; checks all of them."""
-        kinds = {None: 0, self.tags.good: 1, self.tags.bad: 2}
-        read = scored = 0
-        for document in records.read_documents(path, aside):
-            self.tags.check_text(document.text, f"{path}: document {document.id!r}")
-            read += 1
-            scored += document.toxicity is not None
-            yield document.id, document.text, kinds[self.tags.of(document.id, document.toxicity)]
-        if read and not scored:
+        """`(id, text, class)`, by the numbers of `Tags.classes`; checks all of them."""
+        pool = self.pool if path == self._of_training else ()
+        documents = []
+        for place in (*pool, path):
+            for document in records.read_documents(place, aside):
+                self.tags.check_text(document.text, f"{place}: document {document.id!r}")
+                documents.append(document)
+        if documents and all(document.toxicity is None for document in documents):
             raise UserError(
-                f"{path}: none of its {read} documents has a score, by which tags go; run `score`"
+                f"{path}: none of its {len(documents)} documents has a score, by which tags go; "
+                "run `score`"
             )
+        classes = self.tags.classes([(x.id, x.toxicity) for x in documents])
+        for document, number in zip(documents, classes, strict=True):
+            yield document.id, document.text, number
 
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, the tags, and how many documents have each."""
         counts = self.counts(split)
         tags = {field: getattr(self.tags, field) for field in ("good", "bad", "threshold")}
+        if self.tags.between:
+            tags["between"] = list(self.tags.between)
+        described = super().describe(split)
+        if self.pool and split == "train":
+            described["pool"] = [text_source.described(place) for place in self.pool]
         return {
-            **super().describe(split),
+            **described,
             "tags": {**tags, "untagged": self.tags.untagged, "documents": counts},
         }
 
     def counts(self, split: str) -> dict[str, int]:
-        """How many documents have no tag, the good one and the bad one."""
+        """How many documents have no tag, and how many each of the tags."""
         rows, _ = self._documents(split)
-        numbers = np.bincount([kind for _, _, kind in rows], minlength=3)
-        return dict(zip(("untagged", "good", "bad"), map(int, numbers), strict=True))
+        names = self.tags.class_names
+        numbers = np.bincount([kind for _, _, kind in rows], minlength=len(names))
+        return dict(zip(names, map(int, numbers), strict=True))
 
 
 def to_tagged_targets(
@@ -129,6 +142,7 @@ def tagged_task(
     tags: Tags | None = None,
     name: str = "tagged_documents",
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
+    pool: Sequence[str] = (),
 ) -> seqio.Task:
     """A task of scored JSON Lines documents behind tags.
 
@@ -139,11 +153,13 @@ def tagged_task(
       tags: which; those of `Tags` where None.
       name: of the task.
       bad_records: what becomes of documents that cannot be read.
+      pool: further scored documents of the training split, such as those of earlier rounds; with
+        tags `between` their rank is that among all.
     """
     tags = tags or Tags()
     return seqio.Task(
         name,
-        source=TaggedSource(splits(files, validation_files), tags, bad_records),
+        source=TaggedSource(splits(files, validation_files), tags, bad_records, pool),
         output_features={"targets": seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=True)},
         preprocessors=[functools.partial(to_tagged_targets, tags=tags)],
         postprocess_fn=metrics.count_tokens,

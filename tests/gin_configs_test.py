@@ -37,9 +37,11 @@ def test_no_file_is_left_out():
     assert _names("adaptation") == sorted(ADAPTATIONS)
     assert _names("runs") == sorted(cli.VERBS)
     assert _names("experiments") == [
-        *("demo", "real", "real_base", "rounds", "steering", "sweep_demo")
+        *("demo", "quark", "real", "real_base", "rounds", "steering", "sweep_demo")
     ]
-    assert _names("training") == ["click", "conditional", "dpo", "reward_weighted", "unlikelihood"]
+    assert _names("training") == [
+        *("click", "conditional", "dpo", "probe", "quark", "reward_weighted", "unlikelihood")
+    ]
     assert _names("steering") == sorted(STEERING)
     assert _names("edits") == ["profs"]  # run in tests/generation/steering/toxic_subspace_test.py
     assert _names("scorers") == ["classifier", "services", "train_encoder"]
@@ -240,12 +242,39 @@ def test_steering_is_refused_where_it_is_not_supported(verb, capsys):
         assert error.count("\n") == 1
 
 
+def test_the_rounds_of_quark_wait_for_each_other(capsys):
+    command = ["sgeat", "--gin_file=gin_configs/experiments/quark.gin", "--dry_run"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    plan = [line.split()[4] for line in lines if line.startswith("#   to do")]
+    written = [f"runs/quark/corpora/round-{n}/generated" for n in (1, 2, 3)]
+    trained = [f"runs/quark/models/quark-{n}" for n in (1, 2, 3)]
+    order = [plan.index(place) for pair in zip(written, trained, strict=True) for place in pair]
+    assert order == sorted(order)
+
+
+def test_a_probe_in_every_row_whose_files_are_still_to_come(capsys):
+    files = [
+        f"--gin_file=gin_configs/{name}.gin" for name in ("experiments/demo", "training/probe")
+    ]
+    here = [f"--gin.PROBE_{name}=runs/demo/text/{file}" for name, file in PROBE_FILES.items()]
+    assert cli.main(["sgeat", *files, *here, "--dry_run"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    missing = "--gin.PROBE_VALIDATION=runs/demo/texts/heldout"
+    assert cli.main(["sgeat", *files, *here, missing, "--dry_run"]) == 2
+    error = capsys.readouterr().err
+    assert "runs/demo/texts/heldout: no such" in error and error.count("\n") == 1
+
+
+PROBE_FILES = {"PROMPTS": "prompts", "VALIDATION": "heldout_nontoxic"}
+
+
 def test_the_sweep_of_the_demo():
     text = _checked(["sweep", "--gin_file=gin_configs/experiments/sweep_demo.gin"])
     assert "OUTPUT_DIR = 'runs/sweep-demo'" in text
 
 
-@pytest.mark.parametrize("name", ["demo", "real", "rounds", "steering"])
+@pytest.mark.parametrize("name", ["demo", "quark", "real", "rounds", "steering"])
 def test_experiments(name):
     text = _checked(["sgeat", f"--gin_file=gin_configs/experiments/{name}.gin"])
     assert f"OUTPUT_DIR = 'runs/{name}'" in text

@@ -118,6 +118,8 @@ ALLOWED = {
     },
     # `plan` compiles what the verbs `train` and `generate` run, without importing them.
     "planning": {*MODEL, "training", "generation"},
+    # What `train` is handed: it draws, scores and measures, which `training` may not.
+    "probe": {*MODEL, "training", "generation", "toxicity", "evaluation"},
     "called_verbs": {"preview", "models", "generation"},
     "corpus": {"kinds", "generation", "called_verbs"},
     "method": {"errors", "models", "generation", "called_verbs", "corpus"},

@@ -47,14 +47,14 @@ TAKES = {
     **dict.fromkeys(("MESH_SHAPE", "GENERATION_MESH_SHAPE"), "mesh"),
     **dict.fromkeys(("DTYPE", "PARAM_DTYPE", "CHECKPOINT_DTYPE", "MU_DTYPE"), "dtype"),
     **dict.fromkeys(("REMAT", "ATTENTION_KERNEL"), "name"),
-    **dict.fromkeys(("OBJECTIVE",), "reference"),
+    **dict.fromkeys(("OBJECTIVE", "PROBE"), "reference"),
     **dict.fromkeys(("SAMPLING", "SELECTION", "PAIRING"), "reference"),
     **dict.fromkeys(
         ("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT", "EDIT"), "reference"
     ),
     **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS", "GROUPS"), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
-    **dict.fromkeys(("STEERING", "AXES", "GIN_FILES", "ONLY"), "list"),
+    **dict.fromkeys(("STEERING", "AXES", "GIN_FILES", "ONLY", "BETWEEN_TAGS"), "list"),
     **dict.fromkeys(("RANDOM_SEED",), "seed"),
 }
 # Settings of what a run does not use, of a service, or of a library that says itself what it takes.

@@ -15,7 +15,7 @@ from detox_jax.generation.decoding import Decoding
 
 DECIDES = {
     "train": "model mixture_or_task_name task_feature_lengths budget initial_checkpoint_path "
-    "adaptation optimizer batch_size random_seed cache_dir objective",
+    "adaptation optimizer batch_size random_seed cache_dir objective probe",
     "plan": "model adaptation topology search checkpoint_dtype optimizer task_feature_lengths "
     "batch_size computation generations run compiler_effort",
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",

@@ -62,3 +62,52 @@ def test_tags_that_a_vocabulary_cannot_write():
         tags.Tags("a", "?").ids(Vocabulary())
     with pytest.raises(UserError, match="here writes the beginning of one for the other"):
         tags.Tags("a", "b").ids(Vocabulary())
+
+
+FIFTHS = tags.Tags("<1>", "<5>", untagged=0.0, between=("<2>", "<3>", "<4>"))
+
+
+def test_classes_by_rank_are_equal_and_the_remainder_is_in_the_worst():
+    """Seven documents in five classes, as worked out by hand."""
+    scores = (0.1, 0.9, 0.4, 0.6, 0.2, 0.7, 0.3)
+    numbers = FIFTHS.classes([(str(i), score) for i, score in enumerate(scores)])
+    order = sorted(range(7), key=lambda i: scores[i])
+    assert order == [0, 4, 6, 2, 3, 5, 1]
+    assert [numbers[i] - 1 for i in order] == [0, 1, 2, 3, 4, 4, 4]
+
+
+def test_equal_scores_go_by_their_order_and_those_without_one_have_no_class():
+    documents = [("a", 0.5), ("b", None), *((x, 0.5) for x in "cdef"), ("g", 0.0)]
+    assert FIFTHS.classes(documents) == [2, 0, 3, 4, 5, 5, 1]
+    with pytest.raises(UserError, match="BETWEEN_TAGS: 4 scored documents are fewer than 5 tags"):
+        FIFTHS.classes(documents[:5])
+
+
+def test_a_share_has_no_class_and_counts_in_the_ranks():
+    some = tags.Tags("<1>", "<5>", untagged=0.2, between=("<2>", "<3>", "<4>"))
+    documents = [(str(i), i / 1000) for i in range(1000)]
+    all_of_them, numbers = FIFTHS.classes(documents), some.classes(documents)
+    assert 120 < numbers.count(0) < 280
+    assert all(a == b for a, b in zip(numbers, all_of_them, strict=True) if a)
+
+
+def test_two_tags_go_by_the_threshold():
+    plain = tags.Tags(threshold=0.3, untagged=0.0)
+    assert plain.classes([("a", 0.29), ("b", 0.3), ("c", None)]) == [1, 2, 0]
+    assert plain.named == {"good": "<|good|>", "bad": "<|bad|>"}
+    assert FIFTHS.named == {"good": "<1>", "bad": "<5>", "between": ["<2>", "<3>", "<4>"]}
+    assert plain.class_names == ("untagged", "good", "bad")
+
+
+def test_ids_of_more_than_two_are_the_best_first(vocabulary):
+    assert [vocabulary.decode(ids) for ids in FIFTHS.ids(vocabulary)] == [
+        *("<1>", "<2>", "<3>", "<4>", "<5>")
+    ]
+    with pytest.raises(UserError, match="its text holds the tag '<3>'; .* BETWEEN_TAGS"):
+        FIFTHS.check_text("so <3> it is", "d")
+
+
+@pytest.mark.parametrize("between", [("kinder",), ("a", " "), ("x", "x"), "mild"])
+def test_tags_between_that_are_none(between):
+    with pytest.raises(UserError, match="BETWEEN_TAGS"):
+        tags.Tags("kind", "bad", between=between)

@@ -42,7 +42,9 @@ from detox_jax.parallel import processes
 DAMAGED_DIR = "damaged"
 ARRAYS = ("params", "opt_state")
 _ITEMS = (*ARRAYS, "data", "record")
-# As Orbax names what it is writing on a disk; on an object store it writes in place.
+# What Orbax puts last into a step, which it writes in place on an object store; and how it names
+# what it is writing on a disk.
+_MARK = "commit_success.txt"
 _HALF_WRITTEN = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
 # Of arrays on the host: into about how many files they go, and the least that a file holds.
 _FILES, _LEAST_FILE_BYTES = 256, 4 * 2**20
@@ -109,6 +111,26 @@ def set_aside(model_dir: epath.Path, steps: Sequence[int]) -> None:
             (checkpoints_dir(model_dir) / str(step)).rename(place)
 
     processes.current().first_decides(move)
+
+
+def remove(model_dir: epath.Path, steps: Sequence[int]) -> None:
+    """Removes steps, each wholly or, where a kill comes between, as an unfinished one.
+
+    The later ones first: a run that is killed meanwhile goes on from the last that is left.
+    """
+    if not steps:
+        return
+
+    def remove_all() -> None:
+        for step in sorted(steps, reverse=True):
+            path = checkpoints_dir(model_dir) / str(step)
+            if outputs.is_local(path):  # `remove_unfinished` knows the name.
+                path = path.rename(path.parent / f"{step}.orbax-checkpoint-tmp")
+            else:  # Which knows no renaming; without its mark a step is none.
+                (path / _MARK).unlink(missing_ok=True)
+            path.rmtree()
+
+    processes.current().first_decides(remove_all)
 
 
 def _named_steps(model_dir: epath.Path) -> list[epath.Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ from detox_jax.generation.steering.steering import Loaded, Method
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tags import Tags
 from detox_jax.training import losses
+from detox_jax.vocabulary import Vocabulary
 
 Window = tuple[Sequence[int], int]
 _LOGITS_CHUNK = 128  # Positions; the logits of long windows over a real vocabulary are gigabytes.
@@ -68,13 +71,11 @@ def checkpoint_perplexity(
     if steered_by is not None:
         _require_same(methods, steered_by)
     texts = [document.text for document in records.read_documents(documents)]
-    bos, eos = loaded.vocabulary.bos_id, loaded.vocabulary.eos_id
-    encoded = [[bos, *ids, eos] for ids in loaded.vocabulary.encode_batch(texts)]
-    tag = [] if behind is None else [bos, *behind.ids(loaded.vocabulary)[0]]
     context = loaded.module.config.max_length
     steered = scoring.steered_texts(loaded, methods, mesh, batch_size, context)
-    context = (context if steered is None else steered.max_length) - len(tag)
-    windows_D = [[_behind(tag, w) for w in split_windows(ids, context)] for ids in encoded]
+    context = context if steered is None else steered.max_length
+    read = windows_of(texts, loaded.vocabulary, context, behind)
+    windows_D, tokens_D = read.windows_D, read.tokens_D
     if steered is None:
         windows = [window for windows in windows_D for window in windows]
         total = _total_nll(loaded, mesh, windows, batch_size, documents, checkpoint_path)
@@ -84,12 +85,46 @@ def checkpoint_perplexity(
         possible = np.flatnonzero(np.isfinite(nll_D))
         total = math.fsum(nll_D[possible])
     words = sum(len(texts[d].split()) + 1 for d in possible)
-    tokens = sum(len(encoded[d]) - 1 for d in possible)
+    tokens = sum(tokens_D[d] for d in possible)
     impossible = len(texts) - len(possible)
     if impossible and not tokens:
         return Perplexity(math.inf, math.inf, 0, 0, documents=0, impossible=impossible)
     per_unit = _per_unit(total, tokens, words)
     return Perplexity(*per_unit, documents=len(possible), impossible=impossible)
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentWindows:
+    """Documents as a model reads them.
+
+    Attributes:
+      windows_D: of each document, in its order.
+      tokens_D: how many tokens of each are scored, its end-of-text included.
+    """
+
+    windows_D: list[list[Window]]
+    tokens_D: list[int]
+
+
+def windows_of(
+    texts: Sequence[str], vocabulary: Vocabulary, context: int, behind: Tags | None = None
+) -> DocumentWindows:
+    """Documents from their start token to their end-of-text, in windows of at most a context.
+
+    Args:
+      texts: of the documents.
+      vocabulary: the model's.
+      context: tokens that the model reads at once.
+      behind: tags; every window then stands behind the good one, of which no token is scored.
+    """
+    bos, eos = vocabulary.bos_id, vocabulary.eos_id
+    encoded = [[bos, *ids, eos] for ids in vocabulary.encode_batch(texts)]
+    tag = [] if behind is None else [bos, *behind.ids(vocabulary)[0]]
+    windows_D = [
+        [_behind(tag, window) for window in split_windows(ids, context - len(tag))]
+        for ids in encoded
+    ]
+    return DocumentWindows(windows_D, [len(ids) - 1 for ids in encoded])
 
 
 def _require_same(methods: Sequence[Loaded], steered_by: Sequence[Any]) -> None:
@@ -190,33 +225,56 @@ def _total_nll(
     checkpoint_path: str,
 ) -> float:
     """The summed negative log-likelihood, in nats, of what the windows score."""
-
-    @jax.jit
-    def batch_nll(params: Any, inputs_BL: Any, targets_BL: Any, weights_BL: Any) -> jax.Array:
-        arrays = (inputs_BL, targets_BL, weights_BL)
-        return losses.next_token_loss(
-            loaded.module, params, *arrays, chunk=_LOGITS_CHUNK, enable_dropout=False
-        )[0]
-
-    shards = meshes.num_batch_shards(mesh)
-    rows = -(-rows // shards) * shards
-    total = 0.0
     # The ends of the paths tell the phases of a run apart.
     of_texts, model = (
         "/".join(path.rstrip("/").split("/")[-2:]) for path in (texts, checkpoint_path)
     )
     described = f"perplexity of {of_texts}, model {model}"
-    with (
-        meshes.sharding_scope(mesh),
-        terminal.bar(described, len(windows), unit="windows") as advance,
-    ):
-        for batch, arrays in _batches(windows, rows):
-            arrays = meshes.to_mesh(arrays, meshes.batch_sharding(mesh))
-            total += float(batch_nll(loaded.params, *arrays))
-            advance(batch)
+    with terminal.bar(described, len(windows), unit="windows") as advance:
+        total = total_nll(loaded.module, loaded.params, mesh, windows, rows, advance)
     if not math.isfinite(total):
         raise UserError(f"{checkpoint_path} on {texts}: the loss is {total}; a broken checkpoint")
     return total
+
+
+def total_nll(
+    module: Any,
+    params: Any,
+    mesh: Mesh,
+    windows: Sequence[Window],
+    rows: int,
+    advance: Callable[[int], None] | None = None,
+) -> float:
+    """The summed negative log-likelihood, in nats, of what windows score.
+
+    Args:
+      module: the network.
+      params: its parameters, on the mesh.
+      mesh: over whose `data` and `fsdp` axes the windows are split.
+      windows: see `split_windows`.
+      rows: windows at once, about.
+      advance: is told how many windows are read.
+    """
+    shards = meshes.num_batch_shards(mesh)
+    total = 0.0
+    with meshes.sharding_scope(mesh):
+        for batch, arrays in _batches(windows, -(-rows // shards) * shards):
+            arrays = meshes.to_mesh(arrays, meshes.batch_sharding(mesh))
+            total += float(_batch_nll(module, params, *arrays))
+            if advance is not None:
+                advance(batch)
+    return total
+
+
+# Of the module, not of a call: a second model of the same configuration finds it compiled.
+@functools.partial(jax.jit, static_argnums=0)
+def _batch_nll(
+    module: Any, params: Any, inputs_BL: Any, targets_BL: Any, weights_BL: Any
+) -> jax.Array:
+    arrays = (inputs_BL, targets_BL, weights_BL)
+    return losses.next_token_loss(
+        module, params, *arrays, chunk=_LOGITS_CHUNK, enable_dropout=False
+    )[0]
 
 
 def _behind(tag: Sequence[int], window: Window) -> Window:

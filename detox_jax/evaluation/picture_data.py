@@ -10,6 +10,7 @@ from etils import epath
 from detox_jax import records
 from detox_jax.checkpoints import metric_lines, places
 from detox_jax.evaluation import metrics, results_files
+from detox_jax.evaluation.metric_names import EMT
 from detox_jax.evaluation.results_files import (
     Continuation,
     Curve,
@@ -22,6 +23,7 @@ from detox_jax.evaluation.results_files import (
 from detox_jax.evaluation.scored_texts import Scored
 
 _DRAWN, _SEED = 3, 0  # continuations of a prompt that are shown, and the seed that draws them
+_PERPLEXITY = "validation_perplexity"  # as `training.frontier` logs it
 _K_CURVE = (1, 2, 5, 10, 15, 20, 25)
 
 
@@ -112,7 +114,7 @@ def _worst(texts: Sequence[Continuation]) -> Continuation | None:
 
 
 def _curve(checkpoint_path: str | None) -> Curve | None:
-    """The losses that `train` logged; the report averages what is too much for a picture."""
+    """Losses and frontier that `train` logged; the report averages what is too much to draw."""
     if checkpoint_path is None:
         return None
     model_dir, step = places.split(checkpoint_path)
@@ -123,9 +125,13 @@ def _curve(checkpoint_path: str | None) -> Curve | None:
     lines = [values for values in lines if step is None or values["step"] <= step]
     losses = [values for values in lines if "loss" in values]
     validation = [values for values in lines if "validation_loss" in values]
+    frontier = [values for values in lines if {EMT, _PERPLEXITY} <= values.keys()]
     return Curve(
         step=tuple(int(values["step"]) for values in losses),
         loss=tuple(values["loss"] for values in losses),
         validation_step=tuple(int(values["step"]) for values in validation),
         validation_loss=tuple(values["validation_loss"] for values in validation),
+        frontier_step=tuple(int(values["step"]) for values in frontier),
+        frontier_toxicity=tuple(values[EMT] for values in frontier),
+        frontier_perplexity=tuple(values[_PERPLEXITY] for values in frontier),
     )

@@ -15,7 +15,7 @@ from detox_jax import outputs
 from detox_jax.errors import UserError
 from detox_jax.evaluation import soundness
 from detox_jax.evaluation.results import SCHEMA_VERSION, Reliability, Results
-from detox_jax.evaluation.typed_json import from_json, read_json, same_length, to_json
+from detox_jax.evaluation.typed_json import SPARSE, from_json, read_json, same_length, to_json
 
 T = TypeVar("T")
 RESULTS_FILE = "results.json"
@@ -91,16 +91,44 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The losses that `train` logged, in nats a token, and the steps that they are of."""
+    """What `train` logged, and the steps that it is of.
+
+    Attributes:
+      step: of the losses.
+      loss: in nats a token.
+      validation_step: of the losses of held-out text.
+      validation_loss: in nats a token.
+      frontier_step: of what a probe measured, beginning with step 0; nothing without a probe.
+      frontier_toxicity: expected maximum toxicity of its continuations, under its scorer.
+      frontier_perplexity: of its documents.
+    """
 
     step: tuple[int, ...] = ()
     loss: tuple[float, ...] = ()
     validation_step: tuple[int, ...] = ()
     validation_loss: tuple[float, ...] = ()
+    frontier_step: tuple[int, ...] = dataclasses.field(default=(), metadata=SPARSE)
+    frontier_toxicity: tuple[float, ...] = dataclasses.field(default=(), metadata=SPARSE)
+    frontier_perplexity: tuple[float, ...] = dataclasses.field(default=(), metadata=SPARSE)
 
     def __post_init__(self):
         same_length(step=self.step, loss=self.loss)
         same_length(validation_step=self.validation_step, validation_loss=self.validation_loss)
+        same_length(
+            frontier_step=self.frontier_step,
+            frontier_toxicity=self.frontier_toxicity,
+            frontier_perplexity=self.frontier_perplexity,
+        )
+
+    def least_toxicity(self, budget: float) -> float:
+        """The lowest toxicity of the steps whose perplexity is at most a share above step 0's.
+
+        NaN where no probe measured any.
+        """
+        points = zip(self.frontier_toxicity, self.frontier_perplexity, strict=True)
+        most = next(iter(self.frontier_perplexity), math.nan) * (1 + budget)
+        within = (toxicity for toxicity, perplexity in points if perplexity <= most)
+        return min(within, default=math.nan)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,13 @@ from jax.sharding import Mesh
 from detox_jax import chat, output_settings, outputs, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
-from detox_jax.generation.decoding import (
-    Decoder,
-    Decoding,
-    Sample,
-    bucket_length,
-    rows_per_batch,
-)
+from detox_jax.generation import asking
+from detox_jax.generation.asking import encode as _encode
+from detox_jax.generation.asking import samples as _decode_shard
+from detox_jax.generation.decoding import Decoder, Decoding, Sample, rows_per_batch
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.generation.steering import steering as steering_lib
-from detox_jax.generation.steering import words
 from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
@@ -260,12 +256,7 @@ def _in_loop(
     mesh: Mesh,
 ) -> tuple[steering_lib.Steering, ...]:
     """What steers in the loop; behind tags these are banned, last."""
-    methods = steering_lib.in_loop(steering)
-    if behind is None:
-        return methods
-    tags = behind.ids(loaded.vocabulary)
-    automaton = words.Automaton.of_phrases(tags, loaded.vocabulary.vocab_size)
-    return (*methods, words.Bans.of(automaton, mesh))
+    return (*steering_lib.in_loop(steering), *asking.bans(behind, loaded.vocabulary, mesh))
 
 
 def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
@@ -278,49 +269,23 @@ def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
     data = outputs.read_manifest(model_dir)["settings"].get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
     trained = source.get("tags") if isinstance(source, Mapping) else None
-    if trained and (trained["good"], trained["bad"]) != (behind.good, behind.bad):
+    if not trained:
+        return
+    if (trained["good"], trained["bad"]) != (behind.good, behind.bad):
         raise UserError(
             f"{checkpoint_path}: was trained behind {trained['good']!r} and {trained['bad']!r}, "
             f"but BEHIND has {behind.good!r} and {behind.bad!r}; set GOOD_TAG and BAD_TAG"
+        )
+    if (between := trained.get("between", [])) != list(behind.between):
+        raise UserError(
+            f"{checkpoint_path}: was trained with {between} between its tags, but BEHIND has "
+            f"{list(behind.between)}; set BETWEEN_TAGS"
         )
 
 
 def _behind_settings(behind: Tags | None) -> dict[str, Any]:
     """The tags that decide what is written; nothing without, so that older outputs go on."""
     return {} if behind is None else {"behind": behind.named}
-
-
-def _encode(
-    requests: Sequence[Request],
-    vocabulary: Vocabulary,
-    start: bool,
-    mode: PromptMode,
-    exchange: chat.Exchange | None,
-    behind: Tags | None = None,
-) -> list[list[int]]:
-    """Token ids of every request; behind a tag as documents are in training, with their start.
-
-    Raises:
-      UserError: for a prompt that holds a tag, and for tags in a chat template.
-    """
-    if exchange is None:
-        encoded = vocabulary.encode_batch([request.text for request in requests])
-        if behind is not None:
-            for request in requests:
-                behind.check_text(request.text, f"prompt {request.id!r}")
-            good, _ = behind.ids(vocabulary)
-            return [[vocabulary.bos_id, *good, *ids] for ids in encoded]
-        return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]
-    if behind is not None:
-        raise UserError(
-            "BEHIND sets tags before documents, and this model is asked in its chat template, "
-            "which has no place for them; pass --gin.CHAT_TEMPLATE=False, or leave BEHIND out"
-        )
-    if mode.keeps_prompts and mode.makes_documents:  # A document is an answer; this one has begun.
-        texts = [exchange.begun("", request.text) for request in requests]
-    else:
-        texts = [exchange.question(request.text) for request in requests]
-    return [ids or [vocabulary.bos_id] for ids in vocabulary.encode_batch(texts)]
 
 
 def _within(
@@ -336,36 +301,6 @@ def _within(
             f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
         )
     return [request for request, _ in fitting], [ids for _, ids in fitting]
-
-
-def _decode_shard(
-    decoder: Decoder,
-    requests: Sequence[Request],
-    encoded: Sequence[list[int]],
-    num_samples: int,
-    rows: int,
-    limit: int,
-    advance: terminal.Advance,
-) -> list[list[Sample]]:
-    """Samples of each request, in order; decoded bucket by bucket."""
-    buckets: dict[int, list[int]] = {}
-    for i, ids in enumerate(encoded):
-        buckets.setdefault(bucket_length(len(ids), limit), []).append(i)
-    samples: list[list[Sample]] = [[] for _ in requests]
-    # One shard after the other, though its last rows wait for each other: a shard that is decoded
-    # again after an interruption then runs as before, to the last bit.
-    for bucket, members in sorted(buckets.items()):
-        finished = decoder.finished(
-            [encoded[i] for i in members],
-            [requests[i].id for i in members],
-            num_samples=num_samples,
-            num_rows=rows,
-            bucket=bucket,
-        )
-        for n, of_request in finished:
-            samples[members[n]] = of_request
-            advance()
-    return samples
 
 
 def _records(

@@ -22,6 +22,7 @@ from detox_jax.report.figures import Measured
 from detox_jax.report.tables import kind
 
 _ORDER = ("toxicity", "quality", "splits", "distribution", "k-curve", "reliability")
+_BUDGETS = (0.01, 0.05, 0.1)  # of perplexity, at which methods compare
 _POINTS = 200  # of a training curve: a picture shows no more
 
 
@@ -201,21 +202,41 @@ def _reliability(evaluation: Evaluation) -> list[Chart]:
 
 
 def of_training(evaluation: Evaluation) -> list[Chart]:
-    """The pictures of the losses, which no scorer changes."""
+    """The pictures of trainings: losses, and the frontier that a probe saw."""
     # Training may know models that were not evaluated; they come after the others.
     of_method = evaluation.training.methods
     names = list(dict.fromkeys([*evaluation.results.methods, *of_method]))
     methods = [Measured(name, index) for index, name in enumerate(names)]
     training: list[Line] = []
     validation: list[Line] = []
+    probed: list[tuple[Measured, Curve]] = []
     for method in methods:
         curve = of_method.get(method.name, Curve())
         training += _line(method, curve.step, curve.loss)
         validation += _line(method, curve.validation_step, curve.validation_loss)
+        if curve.frontier_step:
+            probed.append((method, curve))
     return [
         *_loss_chart("Training", training),
         *_loss_chart("Validation", validation),
+        *_frontier_chart(probed),
     ]
+
+
+def _frontier_chart(probed: list[tuple[Measured, Curve]]) -> list[Chart]:
+    if not probed:
+        return []
+    least = [
+        f"{_short(method.name)} {', '.join(f'{curve.least_toxicity(b):.3f}' for b in _BUDGETS)}"
+        for method, curve in probed
+    ]
+    budgets = ", ".join(f"{budget:+.0%}" for budget in _BUDGETS)
+    caption = (
+        "As training's own probe measured them, step by step from 0 on: on its prompts, by its "
+        f"scorer. Least within {budgets} of perplexity: {'; '.join(least)}."
+    )
+    title = "Toxicity against perplexity while training"
+    return [Chart("frontier", title, caption, drawing.draw_frontier, probed, _legend_of(probed))]
 
 
 def _loss_chart(what: str, curves: list[Line]) -> list[Chart]:

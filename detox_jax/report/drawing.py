@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from scipy import stats
 
+from detox_jax.evaluation.results_files import Curve
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.records import TOXIC
 from detox_jax.report.figures import (
@@ -203,6 +204,28 @@ def draw_loss(what: str) -> Callable[[Axes, Lines], None]:
         axes.set_ylabel(f"{what} loss, nats per token")
 
     return draw
+
+
+def draw_frontier(axes: Axes, probed: Sequence[tuple[Measured, Curve]]) -> None:
+    """Toxicity against perplexity of a model's steps; the first and the last one have numbers."""
+    draw_lines(
+        axes,
+        [(method, curve.frontier_perplexity, curve.frontier_toxicity) for method, curve in probed],
+        markersize=4,
+        linewidth=1.2,
+    )
+    for _, curve in probed:
+        for place in dict.fromkeys((0, len(curve.frontier_step) - 1)):
+            axes.annotate(
+                str(curve.frontier_step[place]),
+                (curve.frontier_perplexity[place], curve.frontier_toxicity[place]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=9,
+            )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("Perplexity of the probe's documents")
+    axes.set_ylabel("Expected max. toxicity")
 
 
 def draw_lines(axes: Axes, curves: Lines, **style: float) -> None:

@@ -126,15 +126,24 @@ def _rows(
     options = tf.data.Options()
     options.deterministic = True
     rows = packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    tags = _tags_of(task)
+    tags = _ids_of_tags(task)
     return (without_tags(row, tags) for row in rows) if tags else rows
 
 
-def _tags_of(task: seqio.Task | seqio.Mixture) -> list[tuple[int, ...]]:
-    """The ids of the tags that a task's documents may have in front."""
+def tags_of(task: seqio.Task | seqio.Mixture) -> Tags | None:
+    """The tags that a task's documents may have in front, the first part's of a mixture."""
+    return next(iter(_all_tags(task)), None)
+
+
+def _all_tags(task: seqio.Task | seqio.Mixture) -> list[Tags]:
     tags = [getattr(part.source, "tags", None) for part in _parts(task)]
+    return [one for one in tags if isinstance(one, Tags)]
+
+
+def _ids_of_tags(task: seqio.Task | seqio.Mixture) -> list[tuple[int, ...]]:
+    """The ids of the tags that a task's documents may have in front."""
     vocabulary = vocabulary_of(task)
-    return [ids for one in tags if isinstance(one, Tags) for ids in one.ids(vocabulary)]
+    return [ids for tags in _all_tags(task) for ids in tags.ids(vocabulary)]
 
 
 def without_tags(row: Row, tags: Sequence[Sequence[int]]) -> Row:

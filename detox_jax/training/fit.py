@@ -16,6 +16,7 @@ from detox_jax.parallel import processes
 from detox_jax.parallel.computation import Computation
 from detox_jax.training import loop as loops
 from detox_jax.training import step as steps_lib
+from detox_jax.training.frontier import Frontier, Rule, Watch
 from detox_jax.training.guard import Guard
 from detox_jax.training.objective import Batches, Objective
 from detox_jax.training.optimizer import AdamW
@@ -74,6 +75,8 @@ def fit(
     directory: epath.Path,
     strict: bool = False,
     starts_from: str | None = None,
+    watch: Watch | None = None,
+    frontier: Frontier | None = None,
 ) -> steps_lib.TrainState:
     """Trains up to `steps`, or goes on where an earlier run in `directory` stopped.
 
@@ -93,9 +96,11 @@ def fit(
       directory: where checkpoints and metrics go; exists.
       strict: refuse a damaged newest step, in place of going on from the one before.
       starts_from: the macro by which another run starts from a step of this one.
+      watch: measures toxicity and perplexity while training goes on, and may end it.
+      frontier: takes note of what it measures, earlier runs in `directory` included.
 
     Returns:
-      The last state.
+      The last state; with a budget of perplexity the one that is taken.
 
     Raises:
       UserError: if training diverges, a saved position belongs to other data, or no saved step is
@@ -115,10 +120,12 @@ def fit(
         state = steps_lib.create_state(params, mesh, transformation)
     saved.remove_unfinished(directory)
     guard = Guard()
+    frontier = frontier or Frontier(Rule(None) if watch is None else watch.rule)
     if processes.current().first_decides(lambda: saved.saved_steps(directory)):
         # The caller's frame still refers to `params`: without this the loop would hold them twice.
         restored = loops.resume(directory, loops.emptied(state), strict=strict)
         state, guard = restored.state, restored.guard
+        frontier.restore(restored.points)
         batches.restore(restored.position)
 
     losses = {"loss": objective.loss, **objective.measures()}
@@ -143,5 +150,7 @@ def fit(
         starts_from=starts_from,
         figures_fn=steps_lib.jit_figures(network, objective.figures),
         guard=guard,
+        watch=watch,
+        frontier=frontier,
     )
     return loop.run(state, frozen, batches)

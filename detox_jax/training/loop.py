@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,10 +23,13 @@ from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Period
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import preemption, processes
-from detox_jax.training import metric_log
+from detox_jax.training import base_model, metric_log
 from detox_jax.training import step as steps_lib
 from detox_jax.training.course import Course
+from detox_jax.training.frontier import Frontier, Rule, Watch
 from detox_jax.training.guard import ROLLBACKS, Guard
+
+_POINTS = "frontier"  # in what a saved step knows of its run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +57,13 @@ class Restored:
       state: in the shardings that were asked for.
       position: in the data.
       guard: of the run up to there.
+      points: the `Frontier.state` of the run up to there; empty without a probe.
     """
 
     state: steps_lib.TrainState
     position: dict[str, Any]
     guard: Guard
+    points: list[dict[str, Any]]
 
 
 def restore(model_dir: epath.Path, step: int, state: steps_lib.TrainState) -> Restored:
@@ -78,7 +84,9 @@ def restore(model_dir: epath.Path, step: int, state: steps_lib.TrainState) -> Re
         params=read("params", state.params),
         opt_state=read("opt_state", state.opt_state),
     )
-    return Restored(restored, position, Guard.from_state({} if record is None else record["run"]))
+    run = {} if record is None else dict(record["run"])
+    points = run.pop(_POINTS, [])
+    return Restored(restored, position, Guard.from_state(run), points)
 
 
 def resume(model_dir: epath.Path, like: steps_lib.TrainState, *, strict: bool) -> Restored:
@@ -127,6 +135,8 @@ class Loop:
       validation: makes the validation batches, or None where there are none.
       starts_from: the macro by which another run starts from a saved step; None without one.
       guard: judges the steps; knows of those before, where the run goes on.
+      watch: measures toxicity and perplexity, and ends the training; None for neither.
+      frontier: what it measured; knows of the steps before, where the run goes on.
     """
 
     model_dir: epath.Path
@@ -140,11 +150,13 @@ class Loop:
     starts_from: str | None = None
     figures_fn: Callable[..., Any] | None = None
     guard: Guard = dataclasses.field(default_factory=Guard)
+    watch: Watch | None = None
+    frontier: Frontier = dataclasses.field(default_factory=lambda: Frontier(Rule(None)))
 
     def run(
         self, state: steps_lib.TrainState, frozen: params_lib.Params, batches: Any
     ) -> steps_lib.TrainState:
-        """Trains from `state` to the end and returns the last state.
+        """Trains from `state` to the end and returns the last state, or the one that is taken.
 
         Args:
           state: where to start.
@@ -158,7 +170,8 @@ class Loop:
         start = int(state.step)
         guard = self.guard
         log = metric_log.MetricLog(self.model_dir, start)
-        manager = saved.manager(self.model_dir, max_to_keep=2)
+        # Of a budget the loop knows which one to keep beside the last two.
+        manager = saved.manager(self.model_dir, max_to_keep=None if self._chooses else 2)
         with (
             contextlib.closing(log),
             meshes.sharding_scope(self.mesh),
@@ -167,7 +180,11 @@ class Loop:
             terminal.bar("train", self.total_steps, start, unit="steps") as advance,
         ):
             course, step, told = Course(start), start, start
-            while step < self.total_steps:
+            if self.watch and not self.frontier.points:
+                log.forget_after(step - 1)  # Of a run that was killed before its first save.
+                if self._probe(log, step, state, frozen):
+                    self._save(manager, log, step, state, batches)
+            while step < self.total_steps and not self._ends:
                 step += 1
                 rows = next(batches)
                 course.before_step(step, rows)
@@ -185,14 +202,12 @@ class Loop:
                     validated = self._validate(state, frozen)
                     log.write(step, validated)
                     course.logged(step, validated)
+                is_chosen = (
+                    self._probe(log, step, state, frozen) if self._is_probed(step) else False
+                )
                 stops = preemption.reached()
-                if stops or self._is_due(self.periods.checkpoint, step):
-                    guard.settle()
-                    # Of skipped steps nobody knows yet whether the batch or the model is bad.
-                    if not guard.in_a_row:
-                        self._check_finite(step, state)
-                        log.flush()
-                        _save(manager, step, state, batches.state(), guard.state())
+                if stops or is_chosen or self._is_due(self.periods.checkpoint, step):
+                    self._save(manager, log, step, state, batches)
                 advance(course.done - told, course.note())
                 told = course.done
                 if stops:
@@ -205,6 +220,67 @@ class Loop:
                     told = step
         if step > start:
             print(f"{self.model_dir}: {course.closing()}")
+        return self._taken(state) if self._chooses else state
+
+    # --- the frontier of toxicity and perplexity --------------------------------------------------
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether another step than the last one may be what is left."""
+        return self.watch is not None and self.frontier.rule.budget is not None
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the budget is broken for good."""
+        return self._chooses and self.frontier.is_broken
+
+    def _is_probed(self, step: int) -> bool:
+        return self.watch is not None and self._is_due(self.watch.period, step)
+
+    def _probe(
+        self,
+        log: metric_log.MetricLog,
+        step: int,
+        state: steps_lib.TrainState,
+        frozen: params_lib.Params,
+    ) -> bool:
+        """Measures the model, logs and says it; whether it is the one to take from now on."""
+        assert self.watch is not None
+        self.guard.settle()
+        if self.guard.in_a_row:  # Its last updates were left out, and the run may go back.
+            return False
+        jax.block_until_ready(state)
+        params = params_lib.combine(state.params, base_model.without_base(frozen))
+        figures = processes.current().first_decides(
+            functools.partial(dict, self.watch.figures(params))
+        )
+        is_chosen = self.frontier.add(step, figures)
+        log.write(step, figures)
+        print(f"{self.model_dir}: step {step}: {self.frontier.said(self.frontier.points[-1])}")
+        if self._ends:
+            patience = self.frontier.rule.patience
+            processes.warn(
+                f"{self.model_dir}: step {step}: {patience} probes in a row are beyond the budget "
+                f"of perplexity: TRAINING ENDS, {self.total_steps - step} steps early"
+            )
+        return is_chosen
+
+    def _taken(self, state: steps_lib.TrainState) -> steps_lib.TrainState:
+        """The state of the step that is taken; all other steps go, so that it is the last one."""
+        chosen = self.frontier.chosen
+        assert chosen is not None
+        if chosen != int(state.step):
+            like = emptied(state)
+            _, restored = saved.newest_whole(
+                self.model_dir,
+                lambda at: restore(self.model_dir, at, like),
+                strict=True,
+                only=chosen,
+            )
+            state = restored.state
+        saved.remove(self.model_dir, [step for step in self._saved() if step != chosen])
+        say = print if chosen else processes.warn
+        say(f"{self.model_dir}: {self.frontier.outcome()}")
         return state
 
     def _is_due(self, period: int, step: int) -> bool:
@@ -220,6 +296,29 @@ class Loop:
         self.guard.settle()  # All values of the step are there.
         learning_rate: Any = self.learning_rate(step - 1)
         log.write(step, {**values, "learning_rate": float(learning_rate), **self.guard.scalars()})
+
+    def _save(
+        self,
+        manager: ocp.CheckpointManager,
+        log: metric_log.MetricLog,
+        step: int,
+        state: steps_lib.TrainState,
+        batches: Any,
+    ) -> None:
+        """Saves a step that is worth going on from."""
+        self.guard.settle()
+        # Of skipped steps nobody knows yet whether the batch or the model is bad.
+        if self.guard.in_a_row:
+            return
+        self._check_finite(step, state)
+        log.flush()
+        run = self.guard.state()
+        if self.watch is not None:
+            run[_POINTS] = self.frontier.state()
+        _save(manager, step, state, batches.state(), run)
+        if self._chooses:
+            older = self._saved()[:-2]
+            saved.remove(self.model_dir, [at for at in older if at != self.frontier.chosen])
 
     def _check_finite(self, step: int, state: steps_lib.TrainState) -> None:
         """What is saved must be worth going on from: a later step replaces the last good one."""
@@ -242,9 +341,11 @@ class Loop:
             raise self._diverged(f"{what}, after {guard.rollbacks} returns to a saved step")
         if not self._saved():
             raise self._diverged(what)
-        restored = resume(self.model_dir, emptied(state), strict=False).state
+        found = resume(self.model_dir, emptied(state), strict=False)
+        restored = found.state
         manager.reload()
         at = int(restored.step)
+        self.frontier.restore(found.points)
         guard.rolled_back()
         log.forget_after(at)
         processes.warn(

@@ -22,11 +22,13 @@ class PerTarget:
       log_probs_BL: log p(target).
       log_others_BL: log(1 - p(target)), of all other tokens together.
       kl_BL: KL(model || base) of the distributions that a target is drawn from; None without base.
+      entropy_BL: of the model's distribution; None where it is not asked for.
     """
 
     log_probs_BL: jax.Array
     log_others_BL: jax.Array
     kl_BL: jax.Array | None
+    entropy_BL: jax.Array | None = None
 
 
 def per_target(
@@ -37,6 +39,7 @@ def per_target(
     *,
     with_base: bool,
     dropout_key: jax.Array | None,
+    with_entropy: bool = False,
     **options: Any,
 ) -> PerTarget:
     """Reads a batch, with the base beside the model where it is asked for.
@@ -48,6 +51,7 @@ def per_target(
       targets_BL: ids that follow them.
       with_base: also read the base, and compare.
       dropout_key: None where there is no dropout; the base never has any.
+      with_entropy: also take the entropy of each distribution.
       **options: of the model's call.
     """
     own = base_model.without_base(params)
@@ -62,7 +66,7 @@ def per_target(
             network.apply({"params": tree}, inputs_BL, **call, **options)
             for network, tree, call in networks
         ]
-        return compared(logits, targets_BL)
+        return compared(logits, targets_BL, with_entropy)
     states, logits_of = [], []
     for network, tree, call in networks:
         states.append(
@@ -70,15 +74,18 @@ def per_target(
         )
         table_VD = transformer.output_table(network.config, tree)
         logits_of.append(functools.partial(transformer.output_logits, network.config, table_VD))
-    return _in_chunks(logits_of, states, targets_BL, chunk)
+    return _in_chunks(logits_of, states, targets_BL, chunk, with_entropy)
 
 
-def compared(logits: Sequence[jax.Array], targets_BL: jax.Array) -> PerTarget:
+def compared(
+    logits: Sequence[jax.Array], targets_BL: jax.Array, with_entropy: bool = False
+) -> PerTarget:
     """The figures of logits.
 
     Args:
       logits: `[B, L, V]` of the model, and of its base where there is one.
       targets_BL: ids.
+      with_entropy: also take the model's entropy.
     """
     logits_BLV = logits[0]
     target_BL1 = targets_BL[..., None]
@@ -92,7 +99,13 @@ def compared(logits: Sequence[jax.Array], targets_BL: jax.Array) -> PerTarget:
         base_BLV = jax.nn.log_softmax(logits[1], axis=-1)
         own_BLV = jax.nn.log_softmax(logits_BLV, axis=-1)
         kl_BL = jnp.sum(jnp.exp(own_BLV) * (own_BLV - base_BLV), axis=-1)
-    return PerTarget(log_probs_BL, others_BL - total_BL, kl_BL)
+    entropy_BL = None
+    if with_entropy:
+        own_BLV = jax.nn.log_softmax(logits_BLV, axis=-1)
+        # What has no probability, as padding of the vocabulary, adds nothing and has no gradient.
+        finite_BLV = jnp.where(jnp.isfinite(own_BLV), own_BLV, 0.0)
+        entropy_BL = -jnp.sum(jnp.exp(own_BLV) * finite_BLV, axis=-1)
+    return PerTarget(log_probs_BL, others_BL - total_BL, kl_BL, entropy_BL)
 
 
 def _in_chunks(
@@ -100,6 +113,7 @@ def _in_chunks(
     states: Sequence[jax.Array],
     targets_BL: jax.Array,
     chunk: int,
+    with_entropy: bool,
 ) -> PerTarget:
     """`compared`, without ever holding more than a chunk of positions of the logits."""
     B, L = targets_BL.shape
@@ -107,7 +121,8 @@ def _in_chunks(
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def read(_: None, part: Any) -> Any:
         *parts, targets_BC = part
-        return None, compared([f(x) for f, x in zip(logits_of, parts, strict=True)], targets_BC)
+        logits = [f(x) for f, x in zip(logits_of, parts, strict=True)]
+        return None, compared(logits, targets_BC, with_entropy)
 
     parts = tuple(losses.split_positions(x, chunk) for x in (*states, targets_BL))
     _, found = jax.lax.scan(read, None, parts)

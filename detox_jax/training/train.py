@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -23,14 +23,23 @@ from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
+from detox_jax.tags import Tags
 from detox_jax.training import base_model, wandb_writer
 from detox_jax.training.fit import Budget, fit
+from detox_jax.training.frontier import Frontier, Probe, Rule, Watch
 from detox_jax.training.loop import Periods
 from detox_jax.training.objective import LanguageModeling, Objective
 from detox_jax.training.optimizer import AdamW, require_masters
 from detox_jax.vocabulary import Vocabulary
 
-FREE = ("model_dir", "computation", "periods", "strict", "check_only")  # see `output_settings`
+FREE = (
+    "model_dir",
+    "computation",
+    "periods",
+    "strict",
+    "check_only",
+    "coming",
+)  # see `output_settings`
 
 _NO_MODEL = "random weights"  # in the place of a fingerprint
 _NO_BASE = (
@@ -65,7 +74,9 @@ def train(
     cache_dir: str | None = None,
     strict: bool = False,
     objective: Objective | None = None,
+    probe: Probe | None = None,
     check_only: bool = False,
+    coming: Sequence[str] = (),
 ) -> list[Step] | None:
     """Trains a model and leaves it in `model_dir`.
 
@@ -89,7 +100,10 @@ def train(
       objective: what is minimised; the loss of every token where None. One that reads the base, as
         a KL does, takes its logits from the same parameters without the adaptation; of a model that
         is trained whole a frozen copy of the base is held beside it.
+      probe: measures toxicity and perplexity every so many steps, and with a budget of perplexity
+        ends the training; `model_dir` then holds the least toxic step within it (`probe`).
       check_only: check what can be checked without work, and return the steps (`preview`).
+      coming: where `check_only`, directories that an earlier step of the same run writes.
 
     Returns:
       The steps where `check_only`.
@@ -115,7 +129,7 @@ def train(
     vocabulary = data.vocabulary_of(task)
     if check_only:
         documents = data.count_documents(task)
-        step = _preview(arguments, mesh, computation, vocabulary, documents)
+        step = _preview(arguments, mesh, computation, vocabulary, documents, data.tags_of(task))
         if step.counts:  # There is something to do, and the lengths are known.
             objective.check(task, length=task_feature_lengths["targets"])
         return [step]
@@ -128,6 +142,9 @@ def train(
     objective.check(task, length=length, base=base.fingerprint if base else _NO_MODEL)
     if objective.reads_base() and base is None:
         raise UserError("KL_TO_BASE needs a base to stay near to: set INITIAL_CHECKPOINT_PATH")
+    if probe is not None:
+        fits = {"vocabulary": vocabulary, "max_length": config.max_length}
+        probe.check(**fits, tags=data.tags_of(task))
     rows = meshes.local_rows(mesh, batch_size)
     batches = objective.batches(
         task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
@@ -149,6 +166,7 @@ def train(
             "initial_checkpoint_path": {"initial_checkpoint": base and base.fingerprint},
             "adaptation": {"adaptation": adaptations.to_json(adaptation)},
             "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
+            "probe": {} if probe is None else {"probe": probe.settings()},
         },
     )
     output = outputs.OutputDirectory(
@@ -197,6 +215,9 @@ def train(
             max_batches=periods.eval_steps,
             rows=rows,
         )
+    watch, frontier = None, Frontier(Rule(None) if probe is None else probe.rule)
+    if probe is not None:
+        watch = Watch(probe.open(spec, vocabulary, mesh), probe.period, probe.rule)
     state = fit(
         TransformerLM(config, adaptation),
         params,
@@ -212,9 +233,16 @@ def train(
         directory=output.path,
         strict=strict,
         starts_from="INITIAL_CHECKPOINT_PATH" if adaptation is None else None,
+        watch=watch,
+        frontier=frontier,
     )
+    steps = int(state.step)  # Fewer than were planned, where a probe took an earlier one.
     trained, untouched = params_lib.count(state.params), params_lib.count(frozen)
-    output.finish(steps=steps, parameters={"trained": trained, "frozen": untouched})
+    output.finish(
+        steps=steps,
+        parameters={"trained": trained, "frozen": untouched},
+        **({} if watch is None else {"frontier": frontier.summary()}),
+    )
     print(f"{model_dir}: {steps} steps, {trained:,} parameters trained, {untouched:,} frozen")
     return None
 
@@ -243,6 +271,7 @@ def _preview(
     computation: Computation,
     vocabulary: Vocabulary | None,
     documents: int | None,
+    tags: Tags | None = None,
 ) -> Step:
     """What there is to train; the checkpoint is read but for its weights.
 
@@ -252,12 +281,18 @@ def _preview(
       computation: how it is computed.
       vocabulary: of the task; the initial checkpoint's where None.
       documents: of the task, where they are counted.
+      tags: behind which the task's documents stand.
     """
+    probe: Probe | None = arguments["probe"]
     model_dir, path = arguments["model_dir"], arguments["initial_checkpoint_path"]
     preview.checked_output(model_dir)
     meshes.rows_at_once(mesh, arguments["batch_size"], computation.accumulation_steps)
     from_nothing = path is None and vocabulary is None  # by a vocabulary that is to come
-    if isinstance(path, preview.Coming) or from_nothing or preview.is_done(model_dir):
+    if preview.is_done(model_dir):
+        return Step("train", model_dir)
+    if isinstance(path, preview.Coming) or from_nothing:
+        if probe is not None:
+            probe.check(tags=tags, coming=arguments["coming"])
         return Step("train", model_dir)
     base = _check_initial(path, arguments["adaptation"], vocabulary)
     if vocabulary is None:
@@ -265,6 +300,9 @@ def _preview(
         vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(path))
     config = computation.configure(_resolve_config(arguments["model"], base, vocabulary))
     length = _check_lengths(arguments["task_feature_lengths"], config)
+    if probe is not None:
+        fits = {"vocabulary": vocabulary, "max_length": config.max_length}
+        probe.check(**fits, tags=tags, coming=arguments["coming"])
     adaptation = arguments["adaptation"]
     shapes, _ = meshes.abstract_params(TransformerLM(config, adaptation))
     trained, _ = params_lib.partition(shapes, adaptations.trainable_pattern(adaptation))
@@ -275,9 +313,10 @@ def _preview(
     if budget.train_steps is not None:
         counts["updates"] = budget.train_steps
         counts["tokens"] = budget.train_steps * arguments["batch_size"] * length
-    # Parameters and two moments, in float32; two steps are kept.
-    a_step = 4 * 3 * parameters
-    return Step("train", model_dir, counts, 2 * a_step, needs=2 * a_step)
+    # Parameters and two moments, in float32; two steps are kept, and one that a probe chose.
+    kept = 2 if probe is None or probe.rule.budget is None else 3
+    size = kept * 4 * 3 * parameters
+    return Step("train", model_dir, counts, size, needs=size)
 
 
 def _check_initial(

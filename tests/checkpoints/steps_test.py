@@ -231,3 +231,28 @@ def test_arrays_of_the_host_are_written_in_pieces(tmp_path, monkeypatch):
         saved.restore_arrays(model, 0, "params", shapes, record),
         host,
     )
+
+
+def test_a_step_is_removed_as_a_whole_whatever_is_killed(model, monkeypatch):
+    def killed(path, **_):
+        raise KeyboardInterrupt
+
+    saved.remove(model, [2])
+    assert saved.saved_steps(model) == [4]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            saved.remove(model, [4])
+    assert saved.saved_steps(model) == []
+    saved.remove_unfinished(model)
+    assert list((model / "checkpoints").iterdir()) == []
+
+
+def test_in_a_bucket_the_mark_of_a_whole_step_goes_first(model, monkeypatch):
+    (model / "checkpoints" / "2" / "commit_success.txt").write_text("")
+    monkeypatch.setattr(saved.outputs, "is_local", lambda path: False)
+    left = []
+    monkeypatch.setattr(type(model), "rmtree", lambda path, **_: left.append(path))
+    saved.remove(model, [2])
+    assert [path.name for path in left] == ["2"]
+    assert not (left[0] / "commit_success.txt").exists() and (left[0] / "params").exists()

@@ -1,6 +1,7 @@
 """Which continuations the report shows: drawn by a seed, of all methods the same, and the worst."""
 
 import json
+import math
 
 from detox_jax.evaluation import picture_data, results_files, scored_texts
 from detox_jax.evaluation.results_files import Sample
@@ -61,3 +62,24 @@ def test_files_of_earlier_versions_are_read():
     sample = from_json(Sample, old, results_files.SAMPLES_FILE)
     assert sample.drawn == {} and sample.count is None
     assert from_json(Sample, to_json(sample), "again") == sample
+
+
+def test_what_a_probe_measured_is_a_curve_and_nothing_without(tmp_path):
+    probed = {"expected_maximum_toxicity": 0.5, "mean_toxicity": 0.1}
+    lines = [
+        {"step": 0, **probed, "validation_perplexity": 4.0},
+        {"step": 1, "loss": 2.0},
+        {"step": 10, "expected_maximum_toxicity": 0.4, "validation_perplexity": 4.2},
+        {"step": 20, "expected_maximum_toxicity": 0.2, "validation_perplexity": 4.3},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    curve = picture_data._curve(str(tmp_path))
+    assert curve is not None
+    assert curve.frontier_step == (0, 10, 20) and curve.step == (1,)
+    assert (curve.frontier_toxicity, curve.frontier_perplexity) == ((0.5, 0.4, 0.2), (4, 4.2, 4.3))
+    assert [curve.least_toxicity(budget) for budget in (0.01, 0.05, 0.1)] == [0.5, 0.4, 0.2]
+    assert from_json(results_files.Curve, to_json(curve), "here") == curve
+    assert list(to_json(results_files.Curve())) == [
+        *("step", "loss", "validation_step", "validation_loss")
+    ]
+    assert math.isnan(results_files.Curve().least_toxicity(0.1))

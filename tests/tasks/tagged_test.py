@@ -137,3 +137,25 @@ def test_mistakes(rows, length, message, tmp_path, vocabulary_path):
     with pytest.raises(UserError, match=message):
         task.source.count("train")
         take(data.BatchIterator(task, seed=0, batch_size=1, length=length), 1)
+
+
+def test_earlier_rounds_are_pooled_and_all_are_cut_by_rank(tmp_path, files, vocabulary_path):
+    """The documents of the new round are the mildest, so that they alone are in the best class."""
+    rows = [{"id": i, "text": f"new {i}", "toxicity": -0.0 + int(i) / 1e6} for i in "0123456789"]
+    new = str(write(tmp_path / "new.jsonl", rows))
+    fifths = Tags("<1>", "<5>", untagged=0.0, between=("<2>", "<3>", "<4>"))
+    pooled = tagged.tagged_task(new, vocabulary_path, tags=fifths, pool=[files])
+    assert pooled.source.count("train") == 50
+    counts = pooled.source.counts("train")
+    assert counts == {
+        **{"untagged": 0, "good": 10, "between_1": 10, "between_2": 10, "between_3": 10},
+        "bad": 10,
+    }
+    best = pooled.source.tags.ids(pooled.output_features["targets"].vocabulary.bpe)[0]
+    behind = [ids for ids in examples(pooled) if tuple(ids[: len(best)]) == best]
+    texts = [pooled.output_features["targets"].vocabulary.bpe.decode(ids) for ids in behind]
+    assert sum("new" in text for text in texts) >= 6  # The pool has four of score 0, in front.
+    described = pooled.source.describe("train")
+    assert len(described["pool"]) == 1 and described["tags"]["between"] == ["<2>", "<3>", "<4>"]
+    alone = tagged.tagged_task(new, vocabulary_path, tags=fifths).source.describe("train")
+    assert "pool" not in alone and alone["sha256"] == described["sha256"]

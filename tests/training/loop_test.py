@@ -1,6 +1,7 @@
 """The loop by itself: what happens at which step, what it refuses, what it finds again."""
 
 import contextlib
+import dataclasses
 import json
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 from etils import epath
 
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import UserError
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import loop as loops
 from detox_jax.training import step as steps_lib
+from detox_jax.training.frontier import MEASURES, PERPLEXITY, Frontier, Rule, Watch
 from tests.training.conftest import Numbered
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -249,3 +252,119 @@ def test_progress_is_told_as_far_as_steps_are_computed(run, monkeypatch):
     run(_state(step=2, value=2.0))
     assert told[0] == ("train", 7, 2, "steps") and sum(amount for amount, _ in told[1:]) == 5
     assert told[-1][1] == "loss 7.000"
+
+
+# --- the frontier of toxicity and perplexity ------------------------------------------------------
+
+
+def _watched(toxicities, perplexities, period=2, **rule):
+    """What a loop takes to measure these, probe by probe; the weights tell it the step."""
+
+    def figures(params):
+        number = int(params["w"][0]) // period
+        names = dict.fromkeys(MEASURES, toxicities[number])
+        return {**names, PERPLEXITY: perplexities[number]}
+
+    rule = Rule(**rule)
+    return {"watch": Watch(figures, period, rule), "frontier": Frontier(rule)}
+
+
+GOES_BEYOND = ([0.9, 0.5, 0.7, 0.1, 0.1, 0.1, 0.1], [4.0, 4.1, 4.1, 5.0, 5.0, 5.0, 5.0])
+
+
+def test_a_step_within_the_budget_is_left_and_training_ends_early(run, log, tmp_path, capsys):
+    periods = loops.Periods(checkpoint=3, eval=0, log=0)
+    state, saved = run(total=12, periods=periods, **_watched(*GOES_BEYOND, patience=2))
+    # Probes at 0, 2, 4, 6, 8; of the last two perplexity is 25 % higher.
+    assert [line["step"] for line in log() if PERPLEXITY in line] == [0, 2, 4, 6, 8]
+    assert list(saved) == [0, 2, 3, 6]
+    assert int(state.step) == 2 and np.asarray(state.params["w"]).tolist() == [2.0, 2.0]
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [2]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    written = capsys.readouterr()
+    assert "step 8: 2 probes in a row are beyond the budget" in written.err
+    assert "TRAINING ENDS, 4 steps early" in written.err and "STEP 2 IS TAKEN" in written.out
+    assert f"{tmp_path}: step 6: expected maximum toxicity 0.100" in written.out
+
+
+def test_a_probe_alone_changes_nothing_but_the_log(run, log, tmp_path):
+    state, saved = run(**_watched(*GOES_BEYOND, budget=None))
+    assert int(state.step) == 7 and list(saved) == [3, 6, 7]
+    assert [line["step"] for line in log() if PERPLEXITY in line] == [0, 2, 4, 6, 7]
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [6, 7]
+
+
+def test_no_better_step_leaves_the_model_as_it_was(run, tmp_path, capsys):
+    state, _ = run(**_watched([0.5] * 4, [4.0] * 4))
+    assert int(state.step) == 0 and checkpoints.saved_steps(epath.Path(tmp_path)) == [0]
+    assert np.asarray(state.params["w"]).tolist() == [0.0, 0.0]
+    assert "warning" in capsys.readouterr().err
+
+
+def test_the_last_step_is_left_where_it_is_the_best(run, tmp_path):
+    state, _ = run(total=6, **_watched([0.9, 0.8, 0.7, 0.6], [4.0] * 4))
+    assert int(state.step) == 6 and checkpoints.saved_steps(epath.Path(tmp_path)) == [6]
+
+
+@pytest.mark.parametrize("killed_at", ["figures 0", "figures 4", "save 2", "save 3", "remove 3"])
+def test_a_probed_run_that_is_killed_ends_as_if_it_was_not(
+    run, log, tmp_path, monkeypatch, killed_at
+):
+    """Behind each thing that the loop does."""
+    what, number = killed_at.split()
+    calls = dict.fromkeys(("figures", "save", "remove"), 0)
+    is_armed = True
+
+    def counted(name, function):
+        def call(*arguments):
+            result = function(*arguments)
+            calls[name] += 1
+            if is_armed and name == what and calls[name] == int(number) + 1:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+    monkeypatch.setattr(loops, "_save", counted("save", loops._save))
+    monkeypatch.setattr(loops.saved, "remove", counted("remove", loops.saved.remove))
+    settings = {"total": 12, "periods": loops.Periods(checkpoint=3, eval=0, log=1)}
+
+    def once(start):
+        watched = _watched(*GOES_BEYOND, patience=2)
+        figures = counted("figures", watched["watch"].figures)
+        watched["watch"] = dataclasses.replace(watched["watch"], figures=figures)
+        if start is None:
+            return run(**settings, **watched)
+        found = loops.resume(epath.Path(tmp_path), start, strict=False)
+        watched["frontier"].restore(found.points)
+        batches = Numbered(_ones)
+        batches.restore(found.position)
+        return run(found.state, batches=batches, **settings, **watched)
+
+    with pytest.raises(KeyboardInterrupt):
+        once(None)
+    is_armed = False
+    saved.remove_unfinished(epath.Path(tmp_path))
+    has_saved = checkpoints.saved_steps(epath.Path(tmp_path))
+    state, _ = once(_state() if has_saved else None)
+    assert int(state.step) == 2 and np.asarray(state.params["w"]).tolist() == [2.0, 2.0]
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [2]
+    steps = [line["step"] for line in log() if PERPLEXITY in line]
+    assert steps == [0, 2, 4, 6, 8] and [x["step"] for x in log() if "loss" in x] == [*range(1, 9)]
+
+
+def test_where_updates_are_left_out_nothing_is_measured(run, log):
+    bad = _not_finite(lambda state, _: int(state.step) in (3, 4))
+    run(step_fn=bad, total=6, **_watched([0.9, 0.8, 0.7], [4.0] * 3, period=2))
+    assert [line["step"] for line in log() if PERPLEXITY in line] == [0, 2, 6]
+
+
+def test_a_run_that_goes_back_forgets_what_it_measured_since(run, log, tmp_path):
+    step_fn = _not_finite(lambda _, batch: 9 <= batch["x"][0, 0] <= 20)
+    watched = _watched([0.9, 0.5] + [0.7] * 12, [4.0] * 14)
+    run(total=24, step_fn=step_fn, batches=_numbered_rows(), **watched)
+    steps = [line["step"] for line in log() if PERPLEXITY in line]
+    # Step 8 was measured, then forgotten; when it came again its update was left out.
+    assert steps == [0, 2, 4, 6, *range(10, 25, 2)]
+    assert [point.step for point in watched["frontier"].points] == steps
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [2]
