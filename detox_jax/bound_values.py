@@ -72,7 +72,8 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
         try:
             fitting = _fitted(bound, kind, texts)
         except kinds.MisfitError as misfit:
-            example = _example(bound, kind, examples)
+            says_it = kinds.WRITE in str(misfit)
+            example = "" if says_it else _example(bound, kind, examples)
             raise UserError(f"{bound.name}: {misfit}{example}") from None
         if fitting is not bound.value:
             _rebind(bound, fitting)

@@ -293,7 +293,9 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
         meant = bound_values.suggestion(sorted(unused)[0], known) or bound_values.suggestion(
             sorted(unused)[0], {scope for scope, _ in macros} - {*unused}
         )
-        problems.append(f"nothing uses {names} (misspelt, or not for this verb?){meant}")
+        owners = _owners(unused, calls)
+        why = f"it is for {owners}" if owners else "misspelt, or not for this verb?"
+        problems.append(f"nothing uses {names} ({why}){'' if owners else meant}")
     if required:
         flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
         problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
@@ -303,6 +305,27 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     if problems:
         raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
     bound_values.try_out(calls)
+
+
+def _owners(macros: Iterable[str], calls: Container[tuple[str, str]]) -> str:
+    """What takes macros and is no part of the run: `@sampling.TopKSampling()` takes TOP_K.
+
+    Empty unless every macro is for some struct that another choice would call.
+    """
+    owners = []
+    for macro in macros:
+        taking = [
+            f"@{'.'.join(selector.split('.')[-2:])}()"
+            for (scope, selector), parameters in gin_config._CONFIG.items()
+            if selector != _MACRO
+            and (scope, selector) not in calls
+            and any(bound_values.macro_of(value) == macro for value in parameters.values())
+            and isinstance(gin_config._REGISTRY[selector].wrapped, type)
+        ]
+        if not taking:
+            return ""
+        owners += taking
+    return ", ".join(dict.fromkeys(owners))
 
 
 def _texts(bindings: Iterable[str]) -> dict[str, str]:

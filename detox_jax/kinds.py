@@ -25,6 +25,8 @@ _NAMES = {
     types.NoneType: "None",
 }
 _SEQUENCES = (collections.abc.Sequence, list, tuple)
+_NONE = types.NoneType
+WRITE = ": write "  # before what would be right
 
 
 class MisfitError(ValueError):
@@ -148,15 +150,31 @@ def _fitted_bounds(value: Any, bounds: tuple[Any, ...]) -> Any:
 
 
 def _fitted_union(value: Any, kind: Any) -> Any:
-    reasons = []
-    for option in typing.get_args(kind):
+    reasons, options = [], typing.get_args(kind)
+    for option in options:
         try:
             return fitted(value, option)
         except MisfitError as misfit:
             reasons.append(str(misfit))
-    # A value of the right kind beyond its bounds, or a part of it that is wrong, says more.
-    telling = [reason for reason in reasons if not reason.startswith("expected ")]
+    # Names beside another kind, `auto` beside True and False, say too little alone.
+    if any(map(_is_names, options)) and not {*map(_is_names, options)} <= {True, None}:
+        choices = ", or ".join(describe(option) for option in options if option is not _NONE)
+        raise MisfitError(f"must be {choices}, got {_shown(value)}")
+    # A value of the right kind beyond its bounds, a part of it that is wrong, or one without its
+    # parentheses or brackets, says more.
+    telling = [
+        reason for reason in reasons if not reason.startswith("expected ") or WRITE in reason
+    ]
     raise MisfitError(telling[0]) if telling else _misfit(value, kind)
+
+
+def _is_names(kind: Any) -> bool | None:
+    """Whether an option is one of some names; None for None, which says nothing."""
+    if kind is _NONE:
+        return None
+    return typing.get_origin(kind) is Annotated and any(
+        isinstance(bound, OneOf) for bound in typing.get_args(kind)[1:]
+    )
 
 
 def _fitted_plain(value: Any, kind: Any) -> Any:
@@ -202,7 +220,7 @@ def _fitted_container(value: Any, kind: Any, origin: type, arguments: tuple[Any,
         }
     if origin in _SEQUENCES:
         if not isinstance(value, list | tuple):
-            raise _misfit(value, kind)
+            raise _no_list(value, kind, arguments)
         if origin is tuple and arguments and arguments[-1] is not Ellipsis:
             if len(value) != len(arguments):
                 raise _misfit(value, kind)
@@ -235,8 +253,8 @@ def _fitted_made(value: Made, kind: Any) -> Made:
     if not value.called:
         if is_function or origin is type:
             return value
-        hint = f"write {value.text}(), with the parentheses"
-        raise MisfitError(f"expected {describe(kind)}, got {value.text}: {hint}")
+        hint = f"{WRITE}{value.text}(), with the parentheses"
+        raise MisfitError(f"expected {describe(kind)}, got {value.text}{hint}")
     if not isinstance(value.maker, type):
         return value
     if isinstance(origin, type) and not is_function:
@@ -245,9 +263,21 @@ def _fitted_made(value: Made, kind: Any) -> Made:
             if _is_protocol(kind)
             else issubclass(value.maker, origin)
         )
+        if not fits and origin in _SEQUENCES:
+            raise _no_list(value, kind, typing.get_args(kind))
         if not fits:
             raise _misfit(value, kind)
     return value
+
+
+def _no_list(value: Any, kind: Any, items: tuple[Any, ...]) -> MisfitError:
+    """What is no list; where it would be an item of one, with the brackets that it lacks."""
+    misfit = _misfit(value, kind)
+    try:
+        fitted(value, items[0] if items else Any)
+    except MisfitError:
+        return misfit
+    return MisfitError(f"{misfit}{WRITE}[{_shown(value)}], with the brackets")
 
 
 def _is_protocol(kind: Any) -> bool:

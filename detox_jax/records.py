@@ -345,7 +345,9 @@ def _hint(fields: Mapping[str, Any], is_null: bool, text_field: str) -> str:
         return " (it is null): leave such rows out, or see BAD_RECORDS"
     if not fields:
         return ""
-    named = next((name for name, value in fields.items() if isinstance(value, str)), None)
+    texts = {name: value for name, value in fields.items() if isinstance(value, str)}
+    # An id is a word; a text has spaces, and is the longest.
+    named = max(texts, key=lambda name: (" " in texts[name], len(texts[name])), default=None)
     there = f"; it has {', '.join(map(repr, list(fields)[:8]))}"
     if named is None:
         return there

@@ -24,6 +24,7 @@ class Scores(Protocol):
 
 MADE = Made(Dice, True, "@module.Dice()")
 GIVEN = Made(Dice, False, "@module.Dice")
+AUTO: Any = Annotated[str, kinds.OneOf(("auto",))]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,13 @@ def test_what_fits(value, kind, result):
         ("c", Literal["a", "b"], "expected one of a, b, got 'c'"),
         ("dice", Draws, "expected a Draws, got 'dice'"),
         (GIVEN, Draws, "got @module.Dice: write @module.Dice()"),
+        (GIVEN, Draws | None, "got @module.Dice: write @module.Dice(), with the parentheses"),
+        (MADE, Sequence[Draws], "got @module.Dice(): write [@module.Dice()], with the brackets"),
+        (MADE, Sequence[Draws] | None, "write [@module.Dice()], with the brackets"),
+        ("a", Sequence[str], "got 'a': write ['a'], with the brackets"),
+        ("maybe", AUTO | bool, "must be one of auto, or True or False, got 'maybe'"),
+        ("maybe", AUTO | bool | None, "must be one of auto, or True or False, got 'maybe'"),
+        ("maybe", AUTO | None, "must be one of auto, got 'maybe'"),
         (MADE, int, "expected a whole number, got @module.Dice()"),
         (Made(str, True, "@module.Text()"), Draws, "expected a Draws, got @module.Text()"),
         ("ngram", Scores, "expected a reference, @NAME, got 'ngram'"),

@@ -28,6 +28,8 @@ GOOD = '{"id": "a", "text": "x"}\n'
         ([GOOD, '{"unreadable": 1, "text": "x"}\n'], 'd.jsonl:2: "unreadable" is 1'),
         ([GOOD, '{"id": "b"}\n'], 'd.jsonl:2: record without a "text"'),
         ([GOOD, '{"id": "b", "text": 3}\n'], 'd.jsonl:2: record without a "text"'),
+        (['{"key": "7", "kind": "ham", "body": "A b."}\n'], "such as #text=body"),
+        (['{"key": "12", "body": "Abc"}\n'], "such as #text=body"),
         ([GOOD, GOOD], "d.jsonl:2: duplicate id 'a'"),
         ([GOOD, b'{"id": "b", "text": "\xff"}\n'], "d.jsonl:2: not UTF-8"),
         (['{"id": "a", "text": "x", "toxicity": 1.5}\n'], 'd.jsonl:1: "toxicity" is 1.5'),

@@ -106,3 +106,16 @@ def test_a_macro_that_another_choice_takes_is_suggested():
         UserError, match=r"nothing uses NUM_DOCUMENT .*did you mean NUM_DOCUMENTS\?"
     ):
         checked("generate", *flags, "--gin.NUM_DOCUMENT=3")
+
+
+@pytest.mark.parametrize(
+    ("binding", "owner"),
+    [("TOP_K=5", "sampling.TopKSampling"), ("GOOD_TAG=kind", "tags.Tags")],
+)
+def test_a_macro_of_a_choice_that_is_not_made_names_the_choice(binding, owner):
+    """And no other macro, though TOP_P is near TOP_K."""
+    flags = ["--checkpoint=a", "--output=b", "--input=c"]
+    macro = binding.partition("=")[0]
+    said = re.escape(f"nothing uses {macro} (it is for @{owner}()); see detox-jax generate --help")
+    with pytest.raises(UserError, match=f"^{said}$"):
+        checked("generate", *flags, f"--gin.{binding}")

@@ -23,6 +23,7 @@ _ONE_AT_A_TIME = threading.RLock()
 _FLAG = re.compile(r"--gin\.([A-Z][A-Z0-9_]*)")
 _UNUSED = re.compile(r"nothing uses ([A-Z0-9_, ]+) \(.*?\)(?:; did you mean ([A-Z0-9_]+)\?)?")
 _MACRO = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*\b")
+_CALLED = re.compile(r"@(?:\w+[/.])*(\w+\()")  # of gin's language, as Python has it
 _EXAMPLE = re.compile(r"(?P<before>; for example \w+=)\"(?P<value>.*)\"$")
 _NO_NAMES: Mapping[str, str] = {}
 
@@ -92,6 +93,7 @@ def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] 
     for made, name in said_as.items():
         message = re.sub(rf"(\binput=)?(?<!\w){re.escape(made)}(?![\w/])", name, message)
     message = _EXAMPLE.sub(_example, message).replace("--gin_file=", "gin_files: ")
+    message = _CALLED.sub(r"\1", message)
     return re.sub(r"; see detox-jax (\w+) --help$", r"; `detox-jax \1 --help` lists all", message)
 
 

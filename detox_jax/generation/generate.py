@@ -138,7 +138,7 @@ def generate(
         settings["end_ids"] = list(end_ids)
     if not isinstance(decoding.sampling, Greedy):
         settings[output_settings.DRAW] = DRAW_VERSION
-    limit = longest - decoding.max_new_tokens
+    limit = _room(longest, decoding.max_new_tokens)
     requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
     output = outputs.OutputDirectory(output_dir, "generate", settings)
     if output.complete:
@@ -214,7 +214,7 @@ def _preview(
     )
     if limit_setting is not None:
         decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
-    limit = config.max_length - decoding.max_new_tokens
+    limit = _room(config.max_length, decoding.max_new_tokens)
     requests, _ = _within(limit, listed, encoded, prompts.skips_long_prompts)
     samples = len(requests) * decoding.num_samples
     counts = {
@@ -286,6 +286,16 @@ def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
 def _behind_settings(behind: Tags | None) -> dict[str, Any]:
     """The tags that decide what is written; nothing without, so that older outputs go on."""
     return {} if behind is None else {"behind": behind.named}
+
+
+def _room(longest: int, max_new_tokens: int) -> int:
+    """How many tokens of a context are left for prompts."""
+    if max_new_tokens >= longest:
+        raise UserError(
+            f"MAX_NEW_TOKENS is {max_new_tokens}, but the context is {longest} tokens, "
+            "the prompt's included; lower it"
+        )
+    return longest - max_new_tokens
 
 
 def _within(

@@ -186,6 +186,7 @@ def test_held_out_text_is_read_as_a_row_was_drawn(model):
             "^CHAT_TEMPLATE is True.*no chat template|^chat_template is True",
         ),
         ({"chat_template": "yes"}, "^chat_template: must be one of auto"),
+        ({"steering": dj.BannedWords()}, r"write \[BannedWords\(\)\], with the brackets$"),
         ({"behind": "x"}, "^behind: expected a Tags or None, got 'x'$"),
         ({"behind": dj.Tags()}, "^prompt .* its text holds the tag"),
     ],

@@ -2,11 +2,12 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from detox_jax import cli, run_files
+from detox_jax import cli, configuration, run_files
 from docs_site import links, reference
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -16,18 +17,26 @@ _COMMAND = re.compile(r"^(?:    |\$ )((?:\w+=\S+ +)*(?:\S*/)?detox-jax +[a-z-].*
 _OPEN_QUOTE = re.compile(
     r"^    .*detox-jax [^\"\n]*(?:\"[^\"\n]*\"[^\"\n]*)*\"[^\"\n]*\n[^\"]*\"", re.M
 )
+_PATTERN = re.compile(r"[…]|\.\.\.|<[a-z]+>")
 # Words that stand for what a reader puts there.
 _PLACE = re.compile(r"^[A-Z_]+$|\.\.\.|…|\[|^VERB$")
 
 
-def commands(text):
-    """The command lines of a page's code blocks, as lists of words, continued lines joined."""
+def lines(text):
+    """The command lines of a page's code blocks as they are written, continued lines joined."""
     joined = re.sub(r"\\\n *", "", text)
     joined = _OPEN_QUOTE.sub(lambda match: " ".join(match[0].split("\n")), joined)
     for line in joined.splitlines():
         if not (match := _COMMAND.match(line)):
             continue
-        words = shlex.split(match[1], comments=True)
+        yield match[1]
+
+
+def commands(text):
+    """The commands of a page as lists of words, behind the program's name."""
+    for line in lines(text):
+        # To a shell, and not to `comments=True`, a sign within a word is a part of it.
+        words = shlex.split(re.sub(r"\s#.*", "", line))
         start = next(i for i, word in enumerate(words) if word.endswith("detox-jax"))
         yield words[start + 1 :]
 
@@ -60,7 +69,7 @@ def test_commands_are_found_in_pages():
 
 
 @pytest.mark.parametrize("words", documented())
-def test_a_documented_command_is_parsed(words):
+def test_a_documented_command_is_parsed(words, monkeypatch):
     if words == ["VERB"] or any(_PLACE.search(word) for word in words):
         pytest.skip("a pattern, not a command")
     words = [word for word in words if word not in ("--multihost",)]
@@ -70,10 +79,22 @@ def test_a_documented_command_is_parsed(words):
     known = macros(arguments)
     if known is None:
         return  # A gin file of the reader's.
+    monkeypatch.setenv("DETOX_JAX_DATA", "data")  # `train_scorer` asks that it has a value.
+    with configuration.apart():
+        verb, defaults = cli.load_config(arguments)
+        configuration.check(verb, defaults, arguments.bindings)
     for binding in arguments.bindings:
         name = binding.partition(" = ")[0]
         if re.fullmatch("[A-Z][A-Z0-9_]*", name):
             assert name in known, f"{arguments.verb} has no setting {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_shell_reads_the_commands(page):
+    """Parentheses and braces need quotes there; words alone do not tell."""
+    script = "\n".join(line for line in lines(page.read_text()) if not _PATTERN.search(line))
+    read = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+    assert read.returncode == 0, read.stderr
 
 
 @pytest.mark.parametrize("page", ["laptop", "one_gpu", "v5e_8"])

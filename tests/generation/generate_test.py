@@ -196,6 +196,10 @@ def test_documents(flags, tmp_path, mode):
 MISTAKES = {
     "prompt beyond the context": (["--gin.INPUT={tmp}/long.jsonl"], "prompt 'long' has"),
     "no room beside new tokens": (["--gin.MAX_NEW_TOKENS=63"], "lower MAX_NEW_TOKENS"),
+    "no room at all": (
+        ["--gin.MAX_NEW_TOKENS=64"],
+        "MAX_NEW_TOKENS is 64, but the context is 64 tokens, the prompt's included; lower it",
+    ),
     "zero prompts": (["--gin.PromptFile.limit=0"], "PromptFile.limit: must be at least 1"),
     "empty file": (["--gin.INPUT={tmp}/empty.jsonl"], "empty.jsonl: empty"),
     "missing file": (["--gin.INPUT={tmp}/none.jsonl"], "none.jsonl: no such file"),

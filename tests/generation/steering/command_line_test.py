@@ -107,6 +107,10 @@ def test_a_steered_row_does_not_depend_on_its_batch(flags, adapters, tmp_path):
     ("bindings", "message"),
     [
         (["STEERING=@words.BannedWords()"], "STEERING: expected a list"),
+        (
+            ["STEERING=@words.BannedWords()"],
+            "write \\[@words.BannedWords\\(\\)\\], with the brackets$",
+        ),
         (["STEERING=['words']"], "STEERING: item 0: expected a Method, got 'words'"),
         (["STEERING=[@words.BannedWords]"], "write @words.BannedWords\\(\\), with the parentheses"),
         (["STEERING=[@experts.Experts()]"], "neither an expert nor an anti-expert"),
