@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -248,15 +249,48 @@ class RunPreview:
         if name in self.rows:
             decoding = self.rows[name].decode_with(decoding)
         decoding = fitted_vectors.placed(decoding, self.vectors, self.root)
+        self._check_bases(name, decoding.steering)
         return dataclasses.replace(
             decoding, steering=preview.with_coming(decoding.steering, self._coming_files)
         )
 
+    def _check_bases(self, name: str, methods: Sequence[Any]) -> None:
+        """Refuses to steer a row's model by an adaptation that this run trains of another one."""
+        adapted = {
+            os.path.abspath(self.root / "models" / row): row
+            for row, of in self.rows.items()
+            if of.corpus is not None and of.adaptation is not None
+        }
+        for method in methods:
+            named = getattr(method, "base", None) or self._whole(name)
+            for field in getattr(method, "files", ()):
+                row = adapted.get(os.path.abspath(getattr(method, field) or ""))
+                if row is None or field == "base":
+                    continue
+                base = self._whole(row)
+                if os.path.abspath(base) != os.path.abspath(named):
+                    owner = type(method).__name__
+                    advice = f"; set {owner}.base to that" * hasattr(method, "base")
+                    raise UserError(
+                        f"method {name!r}: {owner}.{field} {row!r} is an adaptation of {base}, but "
+                        f"it is taken for one of {named}{advice}"
+                    )
+
+    def _whole(self, name: str) -> str:
+        """The whole model beneath a row: its own, or that which its adaptation is of."""
+        row = self.rows.get(name)
+        if row is None:
+            return self._base_path
+        if row.terms is not None or (row.corpus is not None and row.adaptation is None):
+            return str(self.root / "models" / name)
+        return self._whole(row.start or BASE)
+
     @functools.cached_property
     def _coming_files(self) -> list[str]:
-        """Models and vectors that the run has still to make; each is looked for once."""
+        """Models, the base too, and vectors that the run has still to make; looked for once."""
         made = [name for name, row in self.rows.items() if row.corpus or row.terms]
-        paths = [*map(self._model, made), *(self._coming("vectors", name) for name in self.vectors)]
+        fitted = (self._coming("vectors", name) for name in self.vectors)
+        paths = [self._base_path, *map(self._model, made), *fitted]
         return [path for path in paths if isinstance(path, Coming)]
 
     def _choice(self, row: Method, directory: epath.Path) -> Iterator[Step]:

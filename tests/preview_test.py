@@ -1,5 +1,6 @@
 """The plan of steps: states, sizes, and a disk without room."""
 
+import dataclasses
 import shutil
 from collections import namedtuple
 
@@ -11,8 +12,10 @@ from detox_jax.corpus import Corpus
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering import steering
+from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.experts import Experts
 from detox_jax.method import Method
+from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.preview import Step
 from detox_jax.run_preview import RunPreview
 
@@ -100,3 +103,61 @@ def test_what_steers_a_row_is_there_or_is_made_by_the_run(tmp_path, monkeypatch)
     steering.check_files([experts])
     with pytest.raises(UserError, match="Experts.anti: run/models/anti: no such file"):
         steering.check_files(methods["experts"].decoding["steering"])
+
+
+def test_the_base_that_a_run_trains_is_one_of_the_files_to_come(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = {
+        "anti": Method(corpus="toxic", adaptation=LoRAConfig()),
+        "row": Method(
+            corpus="kept",
+            decoding={"steering": [Experts(anti="run/models/anti", base="run/base")]},
+        ),
+    }
+    given = {"decoding": Decoding(), "prepare": print, "initial_checkpoint_path": None}
+    [experts] = RunPreview(epath.Path("run"), methods, [], {}, given)._decoding("row").steering
+    assert isinstance(experts.base, preview.Coming)
+
+
+@pytest.mark.parametrize(
+    ("row", "experts", "message"),
+    [
+        (Method(), Experts(anti="run/models/anti"), None),
+        (Method(start="anti"), Experts(anti="run/models/anti"), None),
+        (Method(corpus="kept"), Experts(anti="run/models/anti", base="base"), None),
+        (Method(corpus="kept"), Experts(anti="run/models/whole-anti"), None),
+        (
+            Method(corpus="kept"),
+            Experts(anti="run/models/anti"),
+            "method 'row': Experts.anti 'anti' is an adaptation of base, but it is taken for one "
+            "of run/models/row; set Experts.base to that",
+        ),
+        (
+            Method(),
+            Experts(anti="run/models/anti", base="run/models/whole-anti"),
+            "is taken for one of run/models/whole-anti",
+        ),
+        (
+            Method(corpus="kept"),
+            PrefixContrast(prefix="run/models/anti"),
+            "PrefixContrast.prefix 'anti' is an adaptation of base, but it .* run/models/row$",
+        ),
+    ],
+)
+def test_an_adaptation_that_the_run_trains_steers_its_own_base(
+    row, experts, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    row = dataclasses.replace(row, decoding={"steering": [experts]})
+    methods = {
+        "anti": Method(corpus="toxic", adaptation=LoRAConfig()),
+        "whole-anti": Method(corpus="toxic"),
+        "row": row,
+    }
+    given = {"decoding": Decoding(), "prepare": None, "initial_checkpoint_path": "base"}
+    run = RunPreview(epath.Path("run"), methods, [], {}, given)
+    if message is None:
+        assert run._decoding("row").steering
+    else:
+        with pytest.raises(UserError, match=message):
+            run._decoding("row")

@@ -93,8 +93,9 @@ def read_expert(
     if spec.base["fingerprint"] != base.fingerprint:
         raise UserError(
             f"{owner}: {checkpoint_path} is an adaptation of base {spec.base['fingerprint']}, but "
-            f"{base.name} is {base.fingerprint}; give one of that base, or name its base with "
-            "Experts.base"
+            f"{base.name} is {base.fingerprint}; give one of that base"
+            + ", or name its base with Experts.base"
+            * owner.startswith("Experts.")
         )
     config = dataclasses.replace(spec.config, dropout_rate=0.0, remat="none", dtype=dtype)
     module = TransformerLM(config, spec.adaptation)
