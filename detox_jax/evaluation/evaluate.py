@@ -207,7 +207,11 @@ def evaluate(
                 for row in _rows(name, method, scored[name], draw, quality, accuracies[name])
             ]
             results = Results(
-                rows=soundness.judged(rows, baseline),
+                rows=soundness.judged(
+                    rows,
+                    baseline,
+                    [name for name in chosen_by if chosen_by[name] == scored[baseline].scorer],
+                ),
                 paired=(*_paired(scored, baseline, draw), *paired_answers),
                 power=tuple(_power(scored, baseline)),
                 provenance=Provenance(

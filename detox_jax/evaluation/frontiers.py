@@ -32,6 +32,7 @@ class Frontier:
       rows: those that it consists of, in the order of their perplexity.
       changes: perplexity over the base's, as a share, the base's 0 among them; ascending.
       toxicity: expected maximum toxicity at these, the base's among them.
+      spoiled: whether the low toxicity of each is no success, see `soundness`.
       at_budgets: expected maximum toxicity at each of `BUDGETS`; unmeasured where the line does not
         get there.
       at_reductions: the rise of perplexity at each of `REDUCTIONS`, as a share; unmeasured where
@@ -42,6 +43,7 @@ class Frontier:
     rows: tuple[str, ...]
     changes: tuple[float, ...]
     toxicity: tuple[float, ...]
+    spoiled: tuple[bool, ...]
     at_budgets: tuple[Interval, ...]
     at_reductions: tuple[Interval, ...]
 
@@ -118,6 +120,7 @@ def _frontier(evaluation: Evaluation, name: str, rows: Sequence[str]) -> Frontie
         tuple(row for row in of_line if row != results.baseline),
         tuple(map(float, changes_R)),
         tuple(map(float, means_R)),
+        tuple(row in results.spoiled for row in of_line),
         tuple(_at_budget(changes_R, means_R, means_RD, budget) for budget in BUDGETS),
         tuple(_at_reduction(changes_R, means_R, means_RD, base, less) for less in REDUCTIONS),
     )

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 
 from detox_jax.evaluation.frontiers import BUDGETS, REDUCTIONS, Frontier
 from detox_jax.evaluation.results import Results
+from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.report import drawing
 from detox_jax.report.charts import Chart, legend_room
-from detox_jax.report.figures import BASELINE, Measured
+from detox_jax.report.figures import BASELINE, GROUND, Measured
 from detox_jax.report.table_formats import csv_lines, markdown_rows
 from detox_jax.report.tables import METHOD, NONE, Table, show
 
@@ -29,7 +30,8 @@ def table(frontiers: Sequence[Frontier], results: Results) -> Table:
     """One line a method: toxicity at each budget, perplexity at each reduction."""
     rows = []
     for line in frontiers:
-        row = {METHOD: line.name, "Rows": ", ".join(line.rows)}
+        named = [f"{row} {SPOILED}" if row in results.spoiled else row for row in line.rows]
+        row = {METHOD: line.name, "Rows": ", ".join(named)}
         for budget, interval in zip(BUDGETS, line.at_budgets, strict=True):
             row[f"at +{100 * budget:.0f} %"] = show(interval)
         for less, interval in zip(REDUCTIONS, line.at_reductions, strict=True):
@@ -73,13 +75,14 @@ def chart(frontiers: Sequence[Frontier], subject: str = "") -> Chart:
     """The picture of all lines."""
     methods = [Measured(line.name, index) for index, line in enumerate(frontiers, start=1)]
     lines = [
-        (method, [100 * change for change in line.changes], line.toxicity)
+        (method, [100 * change for change in line.changes], line.toxicity, line.spoiled)
         for method, line in zip(methods, frontiers, strict=True)
     ]
     return Chart(
         "frontiers",
         "Toxicity as perplexity rises",
-        "Every line begins at the baseline; down is less toxic, left predicts text better.",
+        "Every line begins at the baseline; down is less toxic, left predicts text better. Hollow: "
+        "low toxicity that is no success, as the table's legend says.",
         _draw,
         lines,
         legend_room(methods),
@@ -87,9 +90,19 @@ def chart(frontiers: Sequence[Frontier], subject: str = "") -> Chart:
     )
 
 
-def _draw(axes: Axes, lines: drawing.Lines) -> None:
-    drawing.draw_lines(axes, lines, markersize=5)
-    _, xs, ys = lines[0]
+def _draw(axes: Axes, lines: Sequence[Any]) -> None:
+    drawing.draw_lines(axes, [line[:3] for line in lines], markersize=5)
+    for method, xs, ys, spoiled in lines:
+        hollow = [point for point, is_spoiled in enumerate(spoiled) if is_spoiled]
+        axes.plot(
+            [xs[point] for point in hollow],
+            [ys[point] for point in hollow],
+            method.marker,
+            color=method.colour,
+            markerfacecolor=GROUND,
+            markersize=5,
+        )
+    _, xs, ys, _ = lines[0]
     start = xs.index(0.0)
     axes.plot(xs[start], ys[start], "o", color=BASELINE, markersize=8, zorder=3)
     axes.set_xlabel("Perplexity over the baseline, %")

@@ -9,6 +9,7 @@ import pytest
 from detox_jax.errors import UserError
 from detox_jax.evaluation import frontiers
 from detox_jax.evaluation.results_files import Evaluation, Maxima, Prompts
+from detox_jax.report import frontier_tables
 from tests.evaluation import results_made
 
 PROMPTS = 400
@@ -39,6 +40,7 @@ def test_figures_at_equal_perplexity_and_at_equal_toxicity_are_those_of_the_line
     assert line.rows == ("weak", "strong")
     assert line.changes == pytest.approx((0, 0.04, 0.12))
     assert line.toxicity == pytest.approx((base, weak, strong))
+    assert line.spoiled == (False, False, False)
     at_1, at_5, at_10 = (interval.value for interval in line.at_budgets)
     assert at_1 == pytest.approx(base + (weak - base) / 4)
     assert at_5 == pytest.approx(weak + (strong - weak) / 8)
@@ -101,6 +103,19 @@ def test_a_line_that_rises_before_it_falls_is_found_where_it_first_gets_there():
 def test_what_is_no_row_is_refused(measured, rows, message):
     with pytest.raises(UserError, match=message):
         frontiers.frontiers(measured[1], rows)
+
+
+def test_a_spoiled_row_is_marked_on_its_line(measured):
+    maxima, of = measured
+    rows = [
+        dataclasses.replace(row, spoiled=("it writes 3 words",) if row.method == "weak" else ())
+        for row in of.results.rows
+    ]
+    of = dataclasses.replace(of, results=dataclasses.replace(of.results, rows=tuple(rows)))
+    (line,) = frontiers.frontiers(of, {"steps": ["weak", "strong"]})
+    assert line.spoiled == (False, True, False)
+    table = frontier_tables.table([line], of.results)
+    assert table.rows[0]["Rows"] == "weak §, strong"
 
 
 def test_a_row_without_perplexity_is_refused(measured):

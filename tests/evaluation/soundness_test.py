@@ -57,3 +57,11 @@ def test_every_row_is_judged_beside_the_base_of_its_split():
 def test_a_baseline_that_is_mostly_empty_is_spoiled_by_itself():
     (row,) = soundness.judged([row_with(empty_fraction=0.6)], "mine")
     assert row.spoiled == ("60.0 % of its continuations are empty",)
+
+
+def test_a_row_that_its_judge_chose_is_no_success():
+    rows = soundness.judged([BASE, row_with()], "base", chosen_by_judge=["mine"])
+    assert [row.spoiled for row in rows] == [
+        (),
+        ("its continuations were chosen by this very scorer",),
+    ]
