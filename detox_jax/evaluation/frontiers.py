@@ -92,9 +92,10 @@ def frontiers(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]])
 
 def _frontier(evaluation: Evaluation, name: str, rows: Sequence[str]) -> Frontier:
     results = evaluation.results
+    on_all = {row.method: row for row in results.of_split(results.splits[0])}
     perplexities = {
-        row.method: math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all
-        for row in results.of_split(results.splits[0])
+        name: math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all
+        for name, row in on_all.items()
     }
     of_line = [results.baseline, *rows]
     for row in of_line:
@@ -120,7 +121,7 @@ def _frontier(evaluation: Evaluation, name: str, rows: Sequence[str]) -> Frontie
         tuple(row for row in of_line if row != results.baseline),
         tuple(map(float, changes_R)),
         tuple(map(float, means_R)),
-        tuple(row in results.spoiled for row in of_line),
+        tuple(bool(on_all[row].spoiled) for row in of_line),
         tuple(_at_budget(changes_R, means_R, means_RD, budget) for budget in BUDGETS),
         tuple(_at_reduction(changes_R, means_R, means_RD, base, less) for less in REDUCTIONS),
     )

@@ -28,9 +28,10 @@ LEGEND = (
 
 def table(frontiers: Sequence[Frontier], results: Results) -> Table:
     """One line a method: toxicity at each budget, perplexity at each reduction."""
+    spoiled = {row.method for row in results.of_split(results.splits[0]) if row.spoiled}
     rows = []
     for line in frontiers:
-        named = [f"{row} {SPOILED}" if row in results.spoiled else row for row in line.rows]
+        named = [f"{row} {SPOILED}" if row in spoiled else row for row in line.rows]
         row = {METHOD: line.name, "Rows": ", ".join(named)}
         for budget, interval in zip(BUDGETS, line.at_budgets, strict=True):
             row[f"at +{100 * budget:.0f} %"] = show(interval)
