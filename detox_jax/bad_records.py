@@ -13,8 +13,9 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import jsonl, output_settings, outputs
+from detox_jax import output_settings, outputs
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.parallel import processes
 
 

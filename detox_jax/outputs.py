@@ -25,8 +25,9 @@ from typing import Any, Protocol
 import gin
 from etils import epath
 
-from detox_jax import directory_lock, jsonl, output_settings, shared_steps
+from detox_jax import directory_lock, output_settings, shared_steps
 from detox_jax.errors import Unavailable, UserError, shortened, storage_trouble, writing
+from detox_jax.formats import jsonl
 from detox_jax.parallel import processes
 
 MANIFEST = "manifest.json"

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from etils import epath
 
-from detox_jax import foreign_files, jsonl, plain_documents, record_ids, records, row_formats
+from detox_jax import records
 from detox_jax import sources as sources_lib
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
+from detox_jax.formats import foreign_files, jsonl, plain_documents, record_ids, row_formats
 
 _RECORDS_AT_ONCE = 500
 

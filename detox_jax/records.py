@@ -4,7 +4,7 @@ Formats are those of the README's "Files" section: documents are `{"id", "text",
 prompted generations follow RealToxicityPrompts,
 `{"id", "prompt": {"text", "toxicity"}, "generations": [{"text", "toxicity"}]}`. Fields that are not
 understood are carried along unchanged; other projects' layouts (docs/FILES.md) are read through
-`foreign`. What an input may be, `sources` says; `row_formats` reads its files.
+`formats.foreign`. What an input may be, `sources` says; `formats.row_formats` reads its files.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import foreign, foreign_files, outputs, record_ids, row_formats, sources
+from detox_jax import outputs, sources
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
-from detox_jax.jsonl import read_jsonl  # noqa: F401 (a public name)
+from detox_jax.formats import foreign, foreign_files, record_ids, row_formats
+from detox_jax.formats.jsonl import read_jsonl  # noqa: F401 (a public name)
 
 TOXIC = 0.5  # the published threshold: from this score on a text is toxic
 _CHALLENGING, _UNREADABLE = "challenging", "unreadable"

@@ -25,21 +25,22 @@ from typing import Any
 import gin
 from etils import epath
 
-from detox_jax import called_verbs, fitted_vectors, method, outputs
+from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.corpus import Corpus
-from detox_jax.corpus_places import CorpusPlaces
 from detox_jax.errors import UserError
 from detox_jax.evaluation.frontiers import check as check_frontiers
-from detox_jax.fitted_vectors import Vectors
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
-from detox_jax.makers import Makers
-from detox_jax.method import BASE, DOCUMENT_LIMIT, Method
+from detox_jax.method import called_verbs, fitted_vectors, method
+from detox_jax.method.corpus import Corpus
+from detox_jax.method.fitted_vectors import Vectors
+from detox_jax.method.makers import Makers
+from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method
+from detox_jax.method.narrator import Narrator
+from detox_jax.method.places import CorpusPlaces
+from detox_jax.method.run_preview import RunPreview
 from detox_jax.models import adaptation as adaptations
-from detox_jax.narrator import Narrator
 from detox_jax.preview import Step
-from detox_jax.run_preview import RunPreview
 
 
 def sgeat(

@@ -20,8 +20,9 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import data_layout, hub_data, jsonl, outputs, row_formats, tfds_rows
+from detox_jax import outputs
 from detox_jax.errors import UserError
+from detox_jax.formats import data_layout, hub_data, jsonl, row_formats, tfds_rows
 
 _NO_PATHS = ("hf:", tfds_rows.SCHEME)
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`

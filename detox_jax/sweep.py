@@ -28,18 +28,11 @@ from typing import Any
 import gin
 from etils import epath
 
-from detox_jax import (
-    called_verbs,
-    directory_lock,
-    output_settings,
-    outputs,
-    preview,
-    shared_steps,
-    sweep_cells,
-)
+from detox_jax import directory_lock, output_settings, outputs, preview, shared_steps, sweep_cells
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
-from detox_jax.method import BASE
+from detox_jax.method import called_verbs
+from detox_jax.method.method import BASE
 from detox_jax.preview import Step
 from detox_jax.report import matrix
 from detox_jax.sweep_cells import Axis as Axis  # its name in gin files: `@first/sweep.Axis()`

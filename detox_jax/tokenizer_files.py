@@ -16,8 +16,8 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers
 
-from detox_jax import jsonl
 from detox_jax.errors import UserError, in_one_line
+from detox_jax.formats import jsonl
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"

@@ -12,8 +12,9 @@ import tensorflow as tf
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import jsonl, outputs, records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from tasks.memory_source import MemorySource
 
 SHUFFLE_BUFFER = 100_000

@@ -6,8 +6,9 @@ import pytest
 import seqio
 from etils import epath
 
-from detox_jax import bad_records, cli, foreign_files, outputs, records
+from detox_jax import bad_records, cli, outputs, records
 from detox_jax.errors import UserError
+from detox_jax.formats import foreign_files
 from detox_jax.generation.prompts import PromptFile
 from tasks import corpora
 

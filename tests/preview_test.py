@@ -8,16 +8,16 @@ import pytest
 from etils import epath
 
 from detox_jax import outputs, preview
-from detox_jax.corpus import Corpus
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.experts import Experts
-from detox_jax.method import Method
+from detox_jax.method.corpus import Corpus
+from detox_jax.method.method import Method
+from detox_jax.method.run_preview import RunPreview
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.preview import Step
-from detox_jax.run_preview import RunPreview
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from detox_jax import bad_records, jsonl, plain_documents, record_blocks, records
+from detox_jax import bad_records, record_blocks, records
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl, plain_documents
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,10 @@ import shutil
 import gin
 import pytest
 
-from detox_jax import cli, configuration, makers, method, sgeat
+from detox_jax import cli, configuration, sgeat
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
+from detox_jax.method import makers, method
 from detox_jax.models.adaptation import LoRAConfig
 from tasks import demo_corpus
 from tests import sgeat_made

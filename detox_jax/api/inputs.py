@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detox_jax import record_ids
 from detox_jax.errors import UserError
+from detox_jax.formats import record_ids
 
 # One text, several, records as their files hold them, or the path of a file.
 Texts = str | Sequence[str] | Sequence[Mapping[str, Any]] | os.PathLike[str]

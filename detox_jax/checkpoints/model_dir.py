@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import jsonl, outputs
+from detox_jax import outputs
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as steps_lib
@@ -24,6 +24,7 @@ from detox_jax.checkpoints.steps import checkpoints_dir as checkpoints_dir
 from detox_jax.checkpoints.steps import manager as manager
 from detox_jax.checkpoints.steps import saved_steps as saved_steps
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import field_types
 from detox_jax.models.config import TransformerConfig

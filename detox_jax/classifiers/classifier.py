@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from detox_jax import jsonl, outputs
+from detox_jax import outputs
 from detox_jax.classifiers import classifier_files
 from detox_jax.classifiers.classifier_text import ClassifierTokenizer
 from detox_jax.classifiers.published import SIGMOID, choose_output
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.interop import hub
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes

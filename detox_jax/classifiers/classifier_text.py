@@ -9,9 +9,9 @@ from typing import Any
 import tokenizers
 from etils import epath
 
-from detox_jax import jsonl
 from detox_jax.classifiers import encoder_tokenizers
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 _SIDES = ("right", "left")

@@ -22,8 +22,9 @@ import tokenizers
 from etils import epath
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
-from detox_jax import jsonl, tokenizer_files
+from detox_jax import tokenizer_files
 from detox_jax.errors import UserError, in_one_line
+from detox_jax.formats import jsonl
 from detox_jax.tokenizer_files import (
     ADDED_TOKENS_FILE,
     MERGES_FILE,

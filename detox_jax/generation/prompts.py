@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Protocol
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import jsonl, records
+from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.kinds import Count
 
 _HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from etils import epath
 
-from detox_jax import jsonl
 from detox_jax.errors import UserError, in_one_line, shortened
+from detox_jax.formats import jsonl
 from detox_jax.models import field_types
 
 _SHOWN = 100  # characters of a value in an error

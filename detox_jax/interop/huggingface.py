@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import jsonl, outputs
+from detox_jax import outputs
 from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.interop import gpt, llama
 from detox_jax.interop.config_fields import (
     Fields,

@@ -16,8 +16,9 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from detox_jax import jsonl, outputs
+from detox_jax import outputs
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

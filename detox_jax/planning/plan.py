@@ -15,8 +15,9 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import jsonl, output_settings, outputs, preview
+from detox_jax import output_settings, outputs, preview
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.kinds import Count, Dtype
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig

@@ -17,9 +17,10 @@ from typing import IO, Any, overload
 
 import numpy as np
 
-from detox_jax import errors, outputs, plain_documents, record_blocks, records
+from detox_jax import errors, outputs, record_blocks, records
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
+from detox_jax.formats import plain_documents
 
 _READ_AT_ONCE = 1000
 

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import jsonl, records
+from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 
 _T = TypeVar("_T")
 IDENTITY_SOURCES = ("debiasing", "madlibs", "plain identity")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from detox_jax import jsonl
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.toxicity import scripts
 
 VERSION = 2  # 2: a text in other scripts than the list's has no score

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detox_jax import jsonl
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.toxicity import letters, scripts
 from detox_jax.toxicity.scorer import prepare
 

@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from detox_jax import jsonl, records
+from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 
 SIDES = ("chosen", "rejected")
 _LAYOUT = '{"id", "prompt", "chosen", "rejected"}'

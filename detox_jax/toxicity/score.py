@@ -10,16 +10,9 @@ from typing import Any
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import (
-    output_settings,
-    outputs,
-    plain_documents,
-    preview,
-    record_blocks,
-    records,
-    terminal,
-)
+from detox_jax import output_settings, outputs, preview, record_blocks, records, terminal
 from detox_jax.errors import UserError
+from detox_jax.formats import plain_documents
 from detox_jax.parallel import processes
 from detox_jax.preview import Step
 from detox_jax.toxicity import scorer as scorers

@@ -21,9 +21,10 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import jsonl, output_settings, outputs, preview
+from detox_jax import output_settings, outputs, preview
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed

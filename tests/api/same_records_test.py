@@ -8,7 +8,8 @@ import gin
 import pytest
 
 import detox_jax as dj
-from detox_jax import cli, record_ids
+from detox_jax import cli
+from detox_jax.formats import record_ids
 from detox_jax.output_settings import without_notes
 from tests.conftest import SENTENCES
 

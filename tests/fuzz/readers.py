@@ -18,12 +18,13 @@ import pyarrow.parquet
 from etils import epath
 from hypothesis import strategies as st
 
-from detox_jax import cli, jsonl, outputs, records
+from detox_jax import cli, outputs, records
 from detox_jax.checkpoints import metric_lines, places, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers import classifier_files, encoder_bodies, encoder_tokenizers
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
+from detox_jax.formats import jsonl
 from detox_jax.generation.prompts import Heuristic
 from detox_jax.generation.steering import words
 from detox_jax.interop import huggingface, safetensors_io

@@ -21,9 +21,9 @@ from etils import epath
 from flax import struct
 from jax.sharding import Mesh
 
-from detox_jax import jsonl
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from detox_jax import record_ids, records
+from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.formats import record_ids
 
 
 def _read(tmp_path, *rows):

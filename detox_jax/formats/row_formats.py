@@ -16,8 +16,8 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import arrow_rows, json_array, jsonl, tfds_rows
 from detox_jax.errors import UserError
+from detox_jax.formats import arrow_rows, json_array, jsonl, tfds_rows
 
 COMPRESSED = ("", ".gz", ".zst")
 _SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".arrow")

@@ -10,8 +10,9 @@ import google_crc32c
 import pytest
 from etils import epath
 
-from detox_jax import sources, tfds_rows
+from detox_jax import sources
 from detox_jax.errors import UserError
+from detox_jax.formats import tfds_rows
 
 EXAMPLES = [
     {

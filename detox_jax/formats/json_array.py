@@ -9,8 +9,8 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import jsonl
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 
 # An element that is longer is an open bracket.
 _LONGEST = 1 << 26

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from detox_jax import outputs, plain_documents, records
+from detox_jax import outputs, records
+from detox_jax.formats import plain_documents
 
 DOCUMENTS = [
     {"id": "a", "text": "a fool", "toxicity": 0.25},

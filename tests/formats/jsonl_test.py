@@ -7,8 +7,9 @@ import pyarrow
 import pytest
 from etils import epath
 
-from detox_jax import jsonl, outputs, records
+from detox_jax import outputs, records
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 
 LINES = b'{"id": "a", "text": "caf\xc3\xa9"}\r\n\n{"id": "b", "text": "x\\u2028y"}\n'
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from detox_jax.called_verbs import Generate, Select
 from detox_jax.generation.prompts import PromptMode
 from detox_jax.kinds import Share
+from detox_jax.method.called_verbs import Generate, Select
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,19 +3,20 @@
 import pytest
 from etils import epath
 
-from detox_jax import fitted_vectors, preview
-from detox_jax.corpus import Corpus
+from detox_jax import preview
 from detox_jax.errors import UserError
-from detox_jax.fitted_vectors import Vectors
 from detox_jax.generation import steer
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.activations import ActivationOffset
 from detox_jax.generation.steering.subspace import SubspaceMargin
-from detox_jax.makers import Makers
-from detox_jax.method import Method
+from detox_jax.method import fitted_vectors
+from detox_jax.method.corpus import Corpus
+from detox_jax.method.fitted_vectors import Vectors
+from detox_jax.method.makers import Makers
+from detox_jax.method.method import Method
+from detox_jax.method.run_preview import RunPreview
 from detox_jax.models.adaptation import LoRAConfig
-from detox_jax.run_preview import RunPreview
 
 CORPORA = {
     "standard": Corpus(prompts=str),

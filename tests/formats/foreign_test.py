@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from detox_jax import foreign, records
+from detox_jax import records
 from detox_jax.errors import UserError
-from detox_jax.record_ids import content_id
+from detox_jax.formats import foreign
+from detox_jax.formats.record_ids import content_id
 
 
 def _read(tmp_path, *rows):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from detox_jax import data_layout
 from detox_jax.errors import UserError
+from detox_jax.formats import data_layout
 
 NAMES = [
     (["train.jsonl", "test.jsonl"], {"train": ["train.jsonl"], "test": ["test.jsonl"]}),

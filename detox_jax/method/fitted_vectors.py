@@ -9,11 +9,11 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.called_verbs import Steer
-from detox_jax.corpus import Corpus
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
-from detox_jax.method import BASE, Method, model_row
+from detox_jax.method.called_verbs import Steer
+from detox_jax.method.corpus import Corpus
+from detox_jax.method.method import BASE, Method, model_row
 
 _NAME = re.compile(r"\w[\w.-]*")  # It becomes a directory.
 

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from detox_jax import foreign
 from detox_jax.errors import UserError
-from detox_jax.foreign import Row
+from detox_jax.formats import foreign
+from detox_jax.formats.foreign import Row
 
 
 class Reader:

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from detox_jax.called_verbs import Score, Train
-from detox_jax.corpus import Corpus
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
+from detox_jax.method.called_verbs import Score, Train
+from detox_jax.method.corpus import Corpus
 from detox_jax.models import adaptation as adaptations
 
 BASE = "base"

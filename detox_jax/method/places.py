@@ -9,8 +9,8 @@ from typing import Any
 from etils import epath
 
 from detox_jax import outputs
-from detox_jax.corpus import Corpus
-from detox_jax.method import Method
+from detox_jax.method.corpus import Corpus
+from detox_jax.method.method import Method
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 from etils import epath
 
-from detox_jax import arrow_rows, row_formats
 from detox_jax.errors import UserError
+from detox_jax.formats import arrow_rows, row_formats
 
 COLUMNS = {
     "text": pyarrow.array(["a", "b", None]).dictionary_encode(),

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detox_jax import jsonl, row_formats
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl, row_formats
 
 README = "README.md"
 TRAIN = "train"

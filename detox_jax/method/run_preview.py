@@ -14,12 +14,13 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import fitted_vectors, preview
-from detox_jax.corpus import Corpus
+from detox_jax import preview
 from detox_jax.errors import UserError
-from detox_jax.fitted_vectors import Vectors
-from detox_jax.makers import Makers
-from detox_jax.method import BASE, DOCUMENT_LIMIT, Method
+from detox_jax.method import fitted_vectors
+from detox_jax.method.corpus import Corpus
+from detox_jax.method.fitted_vectors import Vectors
+from detox_jax.method.makers import Makers
+from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method
 from detox_jax.preview import Coming, Step
 
 

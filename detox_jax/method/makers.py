@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from detox_jax.called_verbs import Combine, Pair, Steer
-from detox_jax.corpus import Corpus
 from detox_jax.errors import UserError
-from detox_jax.fitted_vectors import Vectors
-from detox_jax.method import Method
+from detox_jax.method.called_verbs import Combine, Pair, Steer
+from detox_jax.method.corpus import Corpus
+from detox_jax.method.fitted_vectors import Vectors
+from detox_jax.method.method import Method
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,9 @@ import pyarrow.parquet
 import pytest
 from etils import epath
 
-from detox_jax import bad_records, records, row_formats
+from detox_jax import bad_records, records
 from detox_jax.errors import UserError
+from detox_jax.formats import row_formats
 
 TEXTS = ['a, "b"\nc', "é\u2028 ]", "x"]
 

@@ -10,10 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from detox_jax import hub_data
 from detox_jax.errors import UserError
-from tests import hub_stand_in
-from tests.hub_stand_in import COMMIT
+from detox_jax.formats import hub_data
+from tests.formats import hub_stand_in
+from tests.formats.hub_stand_in import COMMIT
 
 RTP = "allenai/real-toxicity-prompts"
 RECORDS = [

@@ -1,0 +1,1 @@
+"""How rows of files are read: JSON Lines, arrays, Arrow, TFDS, the layouts of other projects."""
