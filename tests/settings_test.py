@@ -20,7 +20,7 @@ DECIDES = {
     "batch_size computation generations run compiler_effort",
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",
     "compare": "scores bootstrap_draws random_seed",
-    "report": "results",
+    "report": "results frontiers",
     "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text chat_template",
     "score": "input scorer bad_records",
     "steer": "checkpoint_path input fit margin most_pairs dtype",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from detox_jax.bad_records import BadRecords
     from detox_jax.models.adaptation import Adaptation
     from detox_jax.models.config import TransformerConfig
+    from detox_jax.training.frontier import Probe
     from detox_jax.training.objective import Objective
 
 
@@ -34,6 +35,7 @@ class TrainSettings(TypedDict, total=False):
     checkpoint_period: int
     eval_period: int
     eval_steps: int
+    probe: Probe | None
     strict: bool
     remat: str | None
     attention_kernel: str | None
@@ -50,6 +52,7 @@ class SgeatSettings(TypedDict, total=False):
     keep_fraction: float
     good_tag: str
     bad_tag: str
+    between_tags: Sequence[str]
     tag_threshold: float
     untagged_share: float
     task_feature_lengths: Mapping[str, int]
@@ -72,7 +75,10 @@ class SgeatSettings(TypedDict, total=False):
     attention_kernel: str | None
     logits_chunk: int | None
     methods: Mapping[str, Mapping[str, Any]] | None
+    frontiers: Mapping[str, Sequence[str]] | None
     adaptation: Adaptation | None
+    vectors: Mapping[str, Mapping[str, Any]] | None
+    probe: Probe | None
     score_cache: str
     replay_only: bool
     score_imports: Sequence[str]

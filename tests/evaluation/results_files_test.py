@@ -211,7 +211,7 @@ def test_the_page_of_damaged_results_is_written(tmp_path):
     for field in ("expected_maximum_toxicity", "perplexity", "distinct", "num_prompts"):
         changed = put(intact, ("rows", 0, field), None)
         source = results_made.write(tmp_path / "e", changed, details=False)
-        section = _section(results_files.load(source), "results", ())
+        section = _section(results_files.load(source), "results", "scorer", ())
         assert section.charts and section.tables
 
 

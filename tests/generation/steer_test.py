@@ -98,7 +98,10 @@ def test_other_settings_are_another_output(model_dir, scored, tmp_path, capsys):
         ("--gin.MARGIN=nan", "MARGIN: expected a number"),
         ("--gin.MOST_PAIRS=0", "MOST_PAIRS: must be at least 1"),
         ("--gin.MARGIN=0.95", "none of its 12 records makes a pair"),
-        ("--gin.FIT=@fitting.MeanDifference", "FIT: expected a Fit or None"),
+        (
+            "--gin.FIT=@fitting.MeanDifference",
+            "FIT: expected a Fit, got @fitting.MeanDifference: write",
+        ),
         ("--gin.fitting.AffineMap.ridge=-1.0", ""),
     ],
 )
