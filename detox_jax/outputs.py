@@ -63,10 +63,10 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
     """
     if not processes.current().is_first:
         return
-    with writing(path):
-        if is_local(path):
-            _write_durably(Path(path), content)
-        else:
+    if is_local(path):
+        _write_durably(Path(path), [content])
+    else:
+        with writing(path):
             path.write_bytes(content)
 
 
@@ -81,12 +81,12 @@ def _write_blocks(path: epath.Path, blocks: Iterable[bytes]) -> None:
     elif not is_local(path):
         write_bytes(path, b"".join(blocks))
     else:
-        _write_blocks_durably(Path(path), blocks)
+        _write_durably(Path(path), blocks)
 
 
-def _write_blocks_durably(path: Path, blocks: Iterable[bytes]) -> None:
+def _write_durably(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes as the blocks come; what goes wrong with these is not the storage's trouble."""
-    temporary = _temporary(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
     with writing(path), staying(path.parent):
         file = temporary.open("wb")
     try:
@@ -109,22 +109,6 @@ def _write_blocks_durably(path: Path, blocks: Iterable[bytes]) -> None:
 def is_local(path: str | epath.Path) -> bool:
     """Whether a path is on a disk, not in an object store."""
     return "://" not in str(path)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    temporary = _temporary(path)
-    with staying(path.parent):
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    _sync_directory(temporary.parent)
-
-
-def _temporary(path: Path) -> Path:
-    """What a file is called until it is whole."""
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
 
 
 def make_subdirectory(path: epath.Path) -> None:
