@@ -230,7 +230,7 @@ class LanguageModeling(Objective):
         """See `Objective`: summed loss in nats, and number of target tokens."""
         if not self.kl_to_base:
             return step.batch_loss(model, params, batch, dropout_key)
-        read, weights_BL = self._read(model, params, batch, dropout_key)
+        read, weights_BL = self._read(model, params, batch, dropout_key, with_base=True)
         losses_BL = self.kl_to_base * read.kl_BL - read.log_probs_BL
         return jnp.sum(losses_BL * weights_BL), jnp.sum(weights_BL)
 
@@ -240,7 +240,7 @@ class LanguageModeling(Objective):
         """With a KL: it and the mean loss of a token, `nll_good`, in nats."""
         if not self.kl_to_base:
             return {}
-        read, weights_BL = self._read(model, params, batch, None)
+        read, weights_BL = self._read(model, params, batch, None, with_base=True)
         tokens = jnp.sum(weights_BL)
         return {
             "nll_good": (-jnp.sum(read.log_probs_BL * weights_BL), tokens),
@@ -248,15 +248,21 @@ class LanguageModeling(Objective):
         }
 
     def _read(
-        self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
+        self,
+        model: Any,
+        params: params_lib.Params,
+        batch: Batch,
+        dropout_key: jax.Array | None,
+        **wanted: bool,
     ) -> tuple[Any, jax.Array]:
+        """What is asked of every target (`per_target`), and the weights of the targets."""
         read = per_target(
             model,
             params,
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
-            with_base=True,
             dropout_key=dropout_key,
+            **wanted,
             decoder_segment_ids=batch["decoder_segment_ids"],
             decoder_positions=batch["decoder_positions"],
         )

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.kinds import Coefficient
 from detox_jax.training.objective import LanguageModeling
-from detox_jax.training.per_target import per_target
 from detox_jax.training.step import Batch
 
 
@@ -33,11 +32,15 @@ class Quark(LanguageModeling):
     kl_to_base: Coefficient = 0.05
     entropy: Coefficient = 0.06
 
+    @property
+    def _wanted(self) -> dict[str, bool]:
+        return {"with_base": self.reads_base(), "with_entropy": True}
+
     def loss(
         self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """See `Objective`: the sum in nats, and number of target tokens."""
-        read, weights_BL = self._read_all(model, params, batch, dropout_key)
+        read, weights_BL = self._read(model, params, batch, dropout_key, **self._wanted)
         losses_BL = -read.log_probs_BL - self.entropy * read.entropy_BL
         if self.kl_to_base:
             losses_BL += self.kl_to_base * read.kl_BL
@@ -47,25 +50,9 @@ class Quark(LanguageModeling):
         self, model: Any, params: params_lib.Params, batch: Batch
     ) -> Mapping[str, tuple[jax.Array, jax.Array]]:
         """Mean loss of a token, `nll_good`, its entropy, and with a KL that, in nats."""
-        read, weights_BL = self._read_all(model, params, batch, None)
+        read, weights_BL = self._read(model, params, batch, None, **self._wanted)
         tokens = jnp.sum(weights_BL)
         figures = {"nll_good": -read.log_probs_BL, "entropy": read.entropy_BL}
         if self.kl_to_base:
             figures["kl_to_base"] = read.kl_BL
         return {name: (jnp.sum(x_BL * weights_BL), tokens) for name, x_BL in figures.items()}
-
-    def _read_all(
-        self, model: Any, params: params_lib.Params, batch: Batch, dropout_key: jax.Array | None
-    ) -> tuple[Any, jax.Array]:
-        read = per_target(
-            model,
-            params,
-            batch["decoder_input_tokens"],
-            batch["decoder_target_tokens"],
-            with_base=self.reads_base(),
-            dropout_key=dropout_key,
-            with_entropy=True,
-            decoder_segment_ids=batch["decoder_segment_ids"],
-            decoder_positions=batch["decoder_positions"],
-        )
-        return read, batch["decoder_loss_weights"].astype(read.log_probs_BL.dtype)
