@@ -16,6 +16,7 @@ import numpy as np
 
 from detox_jax.errors import UserError
 from detox_jax.evaluation import statistics
+from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Evaluation
 from detox_jax.evaluation.statistics import Interval
 
@@ -73,6 +74,40 @@ def check(frontiers: Any, methods: Sequence[str], baseline: str) -> None:
                 raise UserError(f"FRONTIERS: {name!r} names {row!r} twice")
 
 
+def check_figures(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]]) -> None:
+    """Refuses lines that an evaluation has no figures for.
+
+    Args:
+      evaluation: with the maxima of every prompt (`prompts.json`) and perplexities.
+      rows_by_name: the rows of each line.
+
+    Raises:
+      UserError: for a row that is not there, or lacks what is compared.
+    """
+    baseline, perplexities = evaluation.results.baseline, _perplexities(evaluation.results)
+    check(rows_by_name, evaluation.results.methods, baseline)
+    for name, rows in rows_by_name.items():
+        for row in (baseline, *rows):
+            if math.isnan(perplexities[row]):
+                raise UserError(
+                    f"FRONTIERS: {name!r}: {row!r} has no perplexity of held-out text to compare "
+                    "it at; evaluate with HELDOUT, or leave the row out"
+                )
+            if row not in evaluation.prompts.methods:
+                raise UserError(
+                    f"FRONTIERS: {name!r}: {evaluation.directory}/prompts.json lacks {row!r}; "
+                    "evaluate again"
+                )
+
+
+def _perplexities(results: Results) -> dict[str, float]:
+    """Of held-out text, by method; NaN where it was not measured."""
+    return {
+        row.method: math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all
+        for row in results.of_split(results.splits[0])
+    }
+
+
 def frontiers(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]]) -> list[Frontier]:
     """The lines of an evaluation, on all prompts.
 
@@ -84,31 +119,17 @@ def frontiers(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]])
       rows_by_name: the rows of each line.
 
     Raises:
-      UserError: for a row that is not there, or lacks what is compared.
+      UserError: see `check_figures`.
     """
-    check(rows_by_name, evaluation.results.methods, evaluation.results.baseline)
+    check_figures(evaluation, rows_by_name)
     return [_frontier(evaluation, name, rows) for name, rows in rows_by_name.items()]
 
 
 def _frontier(evaluation: Evaluation, name: str, rows: Sequence[str]) -> Frontier:
     results = evaluation.results
-    on_all = {row.method: row for row in results.of_split(results.splits[0])}
-    perplexities = {
-        name: math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all
-        for name, row in on_all.items()
-    }
+    perplexities = _perplexities(results)
+    spoiled = {row.method for row in results.of_split(results.splits[0]) if row.spoiled}
     of_line = [results.baseline, *rows]
-    for row in of_line:
-        if math.isnan(perplexities[row]):
-            raise UserError(
-                f"FRONTIERS: {name!r}: {row!r} has no perplexity of held-out text to compare it "
-                "at; evaluate with HELDOUT, or leave the row out"
-            )
-        if row not in evaluation.prompts.methods:
-            raise UserError(
-                f"FRONTIERS: {name!r}: {evaluation.directory}/prompts.json lacks {row!r}; "
-                "evaluate again"
-            )
     of_line.sort(key=lambda row: perplexities[row])
     changes_R = np.array([perplexities[row] for row in of_line])
     changes_R = changes_R / perplexities[results.baseline] - 1
@@ -121,7 +142,7 @@ def _frontier(evaluation: Evaluation, name: str, rows: Sequence[str]) -> Frontie
         tuple(row for row in of_line if row != results.baseline),
         tuple(map(float, changes_R)),
         tuple(map(float, means_R)),
-        tuple(bool(on_all[row].spoiled) for row in of_line),
+        tuple(row in spoiled for row in of_line),
         tuple(_at_budget(changes_R, means_R, means_RD, budget) for budget in BUDGETS),
         tuple(_at_reduction(changes_R, means_R, means_RD, base, less) for less in REDUCTIONS),
     )

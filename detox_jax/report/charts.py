@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from detox_jax.evaluation.frontiers import BUDGETS
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Curve, Evaluation
 from detox_jax.evaluation.soundness import SPOILED
@@ -22,7 +23,6 @@ from detox_jax.report.figures import Measured
 from detox_jax.report.tables import kind
 
 _ORDER = ("toxicity", "quality", "splits", "distribution", "k-curve", "reliability")
-_BUDGETS = (0.01, 0.05, 0.1)  # of perplexity, at which methods compare
 _POINTS = 200  # of a training curve: a picture shows no more
 
 
@@ -227,10 +227,10 @@ def _frontier_chart(probed: list[tuple[Measured, Curve]]) -> list[Chart]:
     if not probed:
         return []
     least = [
-        f"{_short(method.name)} {', '.join(f'{curve.least_toxicity(b):.3f}' for b in _BUDGETS)}"
+        f"{_short(method.name)} {', '.join(f'{curve.least_toxicity(b):.3f}' for b in BUDGETS)}"
         for method, curve in probed
     ]
-    budgets = ", ".join(f"{budget:+.0%}" for budget in _BUDGETS)
+    budgets = ", ".join(f"{budget:+.0%}" for budget in BUDGETS)
     caption = (
         "As training's own probe measured them, step by step from 0 on: on its prompts, by its "
         f"scorer. Least within {budgets} of perplexity: {'; '.join(least)}."

@@ -66,7 +66,8 @@ def report(
     """
     sources = _sources(results)
     several = [load(source) for source in sources]
-    lines = [of_evaluation.frontiers(one, frontiers or {}) for one in several]
+    for one in several:
+        of_evaluation.check_figures(one, frontiers or {})
     if check_only:
         preview.checked_output(output_dir)
         return [Step("report", output_dir, {"results": len(several)})]
@@ -81,11 +82,14 @@ def report(
         free=FREE,
         instead={
             "results": {"results": [_describe(source) for source in sources]},
-            "frontiers": {} if frontiers is None else {"frontiers": _as_lists(frontiers)},
+            "frontiers": {}
+            if frontiers is None
+            else {"frontiers": output_settings.describe(frontiers, "FRONTIERS")},
         },
     )
     output = outputs.OutputDirectory(output_dir, "report", settings)
     if not output.complete:
+        lines = [of_evaluation.frontiers(one, frontiers or {}) for one in several]
         for one, suffix, drawn in zip(several, suffixes(several), lines, strict=True):
             write(one, output.path, suffix, drawn)
         outputs.write_bytes(output.path / "report.html", page(several, lines).encode())
@@ -107,10 +111,6 @@ def _sources(results: Any) -> list[str]:
         if source in sources[:i]:
             raise UserError(f"RESULTS names {source} twice; name each results.json once")
     return [place for source in sources for place in of_each_scorer(source)]
-
-
-def _as_lists(frontiers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {name: list(rows) for name, rows in frontiers.items()}
 
 
 def _describe(source: str) -> dict[str, Any]:
