@@ -118,6 +118,18 @@ def _data_directory(data_dir: str | None) -> Path:
     return Path(path)
 
 
+def tasks_directory(data_dir: str | None = None) -> str:
+    """Where the real data keeps the zero-shot tasks, for DOWNSTREAM_DIR.
+
+    Args:
+      data_dir: the directory of real data; that of the variable DETOX_JAX_DATA where None.
+
+    Raises:
+      UserError: if neither names a directory.
+    """
+    return str(_data_directory(data_dir) / "tasks")
+
+
 def _used_files(data: Path, limits: Mapping[str, int]) -> dict[str, Path]:
     """The files that these settings need; all of them must be there before any work starts."""
     optional = {

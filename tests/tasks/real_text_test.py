@@ -227,6 +227,7 @@ def test_missing_variable_directory_and_file(data, tmp_path, monkeypatch):
 def test_the_variable_names_the_directory(data, tmp_path, monkeypatch):
     monkeypatch.setenv("DETOX_JAX_DATA", str(data))
     assert read_documents(write("", tmp_path / "out") / "train")
+    assert real_text.tasks_directory() == str(data / "tasks")
 
 
 @pytest.mark.parametrize(
