@@ -47,6 +47,8 @@ class Step:
       counts: what it reads or writes, by name: `{"documents": 2000}`; at most so many.
       size: bytes on disk, about, and at most for text; None where nothing is known.
       needs: bytes that it surely takes, such as checkpoints; more than the disk has is a mistake.
+      parts: directories below it that have a manifest each, where it has none itself.
+      again: whether it is made again even if it is done, because of what an earlier step is to write.
     """
 
     verb: str
@@ -54,14 +56,17 @@ class Step:
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     size: int | None = None
     needs: int = 0
+    parts: Sequence[str] = ()
+    again: bool = False
 
     @property
     def state(self) -> str:
         """`done`, `begun` or `to do`, as the manifest says."""
-        path = epath.Path(self.output_dir)
-        if not (path / outputs.MANIFEST).exists():
+        if self.again:
             return TO_DO
-        return DONE if outputs.read_manifest(path)["complete"] else BEGUN
+        path = epath.Path(self.output_dir)
+        states = [_state(path / part) for part in self.parts] or [_state(path)]
+        return states[0] if len(set(states)) == 1 else BEGUN
 
     def __str__(self) -> str:
         """The step as a line of the plan."""
@@ -69,6 +74,13 @@ class Step:
         if self.size is not None:
             said.append(f"about {readable(self.size)}")
         return f"{self.state:5}  {self.verb:16}  {self.output_dir}  {', '.join(said)}".rstrip()
+
+
+def _state(path: epath.Path) -> str:
+    """The state of one output."""
+    if not (path / outputs.MANIFEST).exists():
+        return TO_DO
+    return DONE if outputs.read_manifest(path)["complete"] else BEGUN
 
 
 def with_coming(methods: Sequence[Any], coming: Collection[str]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import gin
@@ -288,6 +289,21 @@ def test_a_row_is_the_base_minus_what_another_learnt(run_dir):
     assert term["weight"] == -0.5 and term["path"].endswith("models/control-random")
     written = manifest(run_dir / "continuations" / "negated" / "generated")["settings"]
     assert written["checkpoint"]["fingerprint"] == combined["fingerprint"] != base
+
+
+def test_a_dry_run_says_what_is_done_and_what_comes_again(flags, run_dir, tmp_path, capsys):
+    shutil.copytree(run_dir, tmp_path / "out", copy_function=os.link)
+    command = [*flags, f"--gin.OUTPUT_DIR={tmp_path / 'out'}", "--dry_run"]
+    assert cli.main(command) == 0
+    head, *steps = capsys.readouterr().out.split("# plan: ")[1].splitlines()
+    assert head == f"{len(steps)} steps, {len(steps)} of them done"
+    answered = {step.split()[3].rsplit("/")[-1] for step in steps if step.split()[2] == "choices"}
+    assert answered == {path.name for path in (run_dir / "choices").iterdir()}
+    shutil.rmtree(tmp_path / "out" / "choices" / "dpo")
+    assert cli.main(command) == 0
+    head, *steps = capsys.readouterr().out.split("# plan: ")[1].splitlines()
+    to_do = [step.split()[3] for step in steps if step.split()[1] == "to"]
+    assert to_do == ["choices", "evaluate", "report"]
 
 
 def test_a_row_of_conditional_training_is_asked_behind_its_tag(run_dir):

@@ -49,7 +49,11 @@ class RunPreview:
           UserError: see the verbs.
         """
         preview.checked_output(str(self.root))
-        return [*self._base(), *self._corpora_and_models(), *self._fits(), *self._evaluation()]
+        steps = [*self._base(), *self._corpora_and_models(), *self._fits(), *self._continuations()]
+        steps += self._answers()
+        are_done = all(step.state == preview.DONE for step in steps)
+        figures = self._figures()
+        return steps + [dataclasses.replace(step, again=not are_done) for step in figures]
 
     @property
     def _makers(self) -> Makers:
@@ -93,7 +97,9 @@ class RunPreview:
         if self.given["initial_checkpoint_path"] is not None:
             return
         train_vocabulary, pretrain = self.given["train_vocabulary"], self.given["pretrain"]
-        yield Step("prepare", str(self.root / "text"))
+        given = {"prompts": "prompts_input", "heldout_nontoxic": "heldout"}
+        parts = ["train", *(part for part, name in given.items() if self.given[name] is None)]
+        yield Step("prepare", str(self.root / "text"), parts=parts)
         yield from train_vocabulary(
             documents=Coming(self.root / "text" / "train"),
             output_dir=str(self.root / "vocabulary"),
@@ -310,10 +316,9 @@ class RunPreview:
         )
         yield from steps or ()
 
-    def _evaluation(self) -> Iterator[Step]:
+    def _continuations(self) -> Iterator[Step]:
         prompts = self._given("prompts_input", "prompts")
-        names = [BASE, *self.rows]
-        for name in names:
+        for name in [BASE, *self.rows]:
             directory = self.root / "continuations" / name
             yield from self.given["generate_continuations"](
                 checkpoint_path=self._readable(None if name == BASE else name),
@@ -332,12 +337,27 @@ class RunPreview:
                     output_dir=str(directory / f"scored-{judge}"),
                     check_only=True,
                 )
-        if self.given["choices"] is not None and self.given["downstream_tasks"]:
-            yield from self.given["choices"](
-                checkpoint_path=self._base_path,
-                output_dir=str(self.root / "choices" / BASE),
-                check_only=True,
-            )
+
+    def _answers(self) -> Iterator[Step]:
+        """Zero-shot tasks: every model once, and none that is steered or asked behind a tag."""
+        if self.given["choices"] is None or not self.given["downstream_tasks"]:
+            return
+        steps = self.given["choices"](
+            checkpoint_path=self._base_path,
+            output_dir=str(self.root / "choices" / BASE),
+            check_only=True,
+        )
+        asked: set[str] = set()
+        for name in [BASE, *self.rows]:
+            decoding, model = self._decoding(name), self._model(None if name == BASE else name)
+            if model in asked or decoding.steering or decoding.behind is not None:
+                continue
+            asked.add(model)
+            directory = str(self.root / "choices" / name)
+            yield from (dataclasses.replace(step, output_dir=directory) for step in steps or ())
+
+    def _figures(self) -> Iterator[Step]:
+        names = [BASE, *self.rows]
         yield from self.given["evaluate"](
             methods={
                 name: {judge: Coming(self.root) for judge in self.given["judges"]} for name in names
