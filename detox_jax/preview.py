@@ -48,7 +48,7 @@ class Step:
       size: bytes on disk, about, and at most for text; None where nothing is known.
       needs: bytes that it surely takes, such as checkpoints; more than the disk has is a mistake.
       parts: directories below it that have a manifest each, where it has none itself.
-      again: whether it is made again even if it is done, because of what an earlier step is to write.
+      again: whether it is made again, done or not, for an earlier step is to write what it reads.
     """
 
     verb: str

@@ -37,7 +37,7 @@ from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
 from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method
 from detox_jax.method.narrator import Narrator
-from detox_jax.method.places import CorpusPlaces
+from detox_jax.method.places import CorpusPlaces, placed
 from detox_jax.method.run_preview import RunPreview
 from detox_jax.models import adaptation as adaptations
 from detox_jax.preview import Step
@@ -237,7 +237,8 @@ def sgeat(
     decodings = {
         name: rows[name].decode_with(decoding) if name in rows else decoding for name in models
     }
-    decodings = {n: fitted_vectors.placed(of, fitted, root) for n, of in decodings.items()}
+    fits = {name: fitted_vectors.place(root, name) for name in fitted}
+    decodings = {name: placed(of, models, fits) for name, of in decodings.items()}
     for name, checkpoint in models.items():
         directory = root / "continuations" / name
         say(f"{name}: continue the evaluation prompts")

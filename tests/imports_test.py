@@ -155,7 +155,7 @@ WITHIN = {
     "method.called_verbs": {"preview", "models", "generation"},
     "method.corpus": {"kinds", "generation", "method.called_verbs"},
     "method.method": {"errors", "models", "generation", "method.called_verbs", "method.corpus"},
-    "method.places": {"outputs", "method.corpus", "method.method"},
+    "method.places": {"outputs", "generation", "method.corpus", "method.method"},
     "method.fitted_vectors": {
         *("errors", "generation", "method.called_verbs", "method.corpus", "method.method"),
     },
@@ -166,7 +166,7 @@ WITHIN = {
     "method.narrator": {"outputs"},
     "method.run_preview": {
         *("errors", "preview", "method.corpus", "method.method", "method.fitted_vectors"),
-        "method.makers",
+        *("method.makers", "method.places"),
     },
 }
 # T5X reads our data and takes our optimizer; it is imported in one module, which nothing imports.

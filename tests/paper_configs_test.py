@@ -192,9 +192,6 @@ def _command(name, place):
     """A row's command with what a user brings, on this machine in place of the slice."""
     size, _, row = name.rpartition("/")
     given = {"OUTPUT_DIR": place / "out"}
-    if "experts" in row:  # Two models of the run itself.
-        models = place / "out" / "models"
-        given |= {"EXPERT": models / "dapt-jigsaw", "ANTI": models / "anti-expert"}
     if size == "small":
         given |= {} if row == "base" else {"INITIAL_CHECKPOINT_PATH": place / "small"}
     else:

@@ -113,10 +113,13 @@ def test_the_base_that_a_run_trains_is_one_of_the_files_to_come(tmp_path, monkey
             corpus="kept",
             decoding={"steering": [Experts(anti="run/models/anti", base="run/base")]},
         ),
+        "named": Method(decoding={"steering": [Experts(anti="anti", base="base")]}),
     }
     given = {"decoding": Decoding(), "prepare": print, "initial_checkpoint_path": None}
-    [experts] = RunPreview(epath.Path("run"), methods, [], {}, given)._decoding("row").steering
-    assert isinstance(experts.base, preview.Coming)
+    run = RunPreview(epath.Path("run"), methods, [], {}, given)
+    [experts] = run._decoding("row").steering
+    assert isinstance(experts.base, preview.Coming) and isinstance(experts.anti, preview.Coming)
+    assert run._decoding("named").steering == [experts]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,12 @@ def test_the_base_that_a_run_trains_is_one_of_the_files_to_come(tmp_path, monkey
         (Method(start="anti"), Experts(anti="run/models/anti"), None),
         (Method(corpus="kept"), Experts(anti="run/models/anti", base="base"), None),
         (Method(corpus="kept"), Experts(anti="run/models/whole-anti"), None),
+        (Method(corpus="kept"), Experts(anti="anti", base="base"), None),
+        (
+            Method(corpus="kept"),
+            Experts(anti="anti"),
+            "Experts.anti 'anti' is an adaptation of base, but it is taken for one of run/models",
+        ),
         (
             Method(corpus="kept"),
             Experts(anti="run/models/anti"),

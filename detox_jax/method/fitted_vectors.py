@@ -10,7 +10,6 @@ from typing import Any
 from etils import epath
 
 from detox_jax.errors import UserError
-from detox_jax.generation.decoding import Decoding
 from detox_jax.method.called_verbs import Steer
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.method import BASE, Method, model_row
@@ -121,21 +120,3 @@ def _name_in(method: Any, vectors: Mapping[str, Vectors]) -> str | None:
 def place(root: epath.Path, name: str) -> str:
     """Where vectors of a run lie."""
     return str(root / "vectors" / name)
-
-
-def placed(decoding: Decoding, vectors: Mapping[str, Vectors], root: epath.Path) -> Decoding:
-    """A decoding in which the place of vectors of the run stands for their name.
-
-    Args:
-      decoding: of a row.
-      vectors: of the run.
-      root: where the run writes.
-    """
-
-    def in_place(method: Any) -> Any:
-        name = _name_in(method, vectors)
-        return method if name is None else dataclasses.replace(method, vectors=place(root, name))
-
-    if not any(_name_in(method, vectors) for method in decoding.steering):
-        return decoding
-    return dataclasses.replace(decoding, steering=[in_place(m) for m in decoding.steering])

@@ -1,4 +1,4 @@
-"""Where the corpora of a run of `sgeat` lie."""
+"""Where the corpora of a run of `sgeat` lie, and what its rows are steered by."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ from typing import Any
 from etils import epath
 
 from detox_jax import outputs
+from detox_jax.generation.decoding import Decoding
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.method import Method
+
+
+def placed(decoding: Decoding, models: Mapping[str, str], vectors: Mapping[str, str]) -> Decoding:
+    """A decoding in which places stand for the names of what a run makes.
+
+    Args:
+      decoding: of a row. What steers it may name vectors of the run and, wherever else it takes a
+        file, a row, for the row's model, or the base. A path that is no such name stays.
+      models: where the models are, by row, and the base's.
+      vectors: where the vectors are, by name.
+    """
+
+    def in_place(method: Any) -> Any:
+        named = {}
+        for field in getattr(method, "files", ()):
+            places, value = vectors if field == "vectors" else models, getattr(method, field)
+            if isinstance(value, str) and value in places:
+                named[field] = places[value]
+        return dataclasses.replace(method, **named) if named else method
+
+    return dataclasses.replace(decoding, steering=[in_place(m) for m in decoding.steering])
 
 
 @dataclasses.dataclass(frozen=True)

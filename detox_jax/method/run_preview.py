@@ -21,6 +21,7 @@ from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
 from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method
+from detox_jax.method.places import placed
 from detox_jax.preview import Coming, Step
 
 
@@ -255,11 +256,18 @@ class RunPreview:
         decoding = self.given["decoding"]
         if name in self.rows:
             decoding = self.rows[name].decode_with(decoding)
-        decoding = fitted_vectors.placed(decoding, self.vectors, self.root)
+        decoding = placed(decoding, *self._named)
         self._check_bases(name, decoding.steering)
         return dataclasses.replace(
             decoding, steering=preview.with_coming(decoding.steering, self._coming_files)
         )
+
+    @functools.cached_property
+    def _named(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What may steer a row by its name: models, and vectors."""
+        models = {name: str(self._model(name)) for name in self.rows}
+        vectors = {name: fitted_vectors.place(self.root, name) for name in self.vectors}
+        return {BASE: str(self._base_path), **models}, vectors
 
     def _check_bases(self, name: str, methods: Sequence[Any]) -> None:
         """Refuses to steer a row's model by an adaptation that this run trains of another one."""

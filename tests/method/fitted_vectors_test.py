@@ -9,7 +9,6 @@ from detox_jax.generation import steer
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.activations import ActivationOffset
-from detox_jax.generation.steering.subspace import SubspaceMargin
 from detox_jax.method import fitted_vectors
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
@@ -75,17 +74,6 @@ def test_vectors_steer_the_model_that_they_are_of_and_what_adapts_it():
     ):
         with pytest.raises(UserError, match="'row': is steered by vectors 'mean' of .* its model"):
             check(model, row)
-
-
-def test_the_place_stands_for_the_name():
-    vectors = fitted_vectors.named({"mean": {"corpus": "standard"}})
-    root = epath.Path("run")
-    others = [ActivationOffset("elsewhere"), SubspaceMargin("mean")]
-    decoding = Decoding(steering=[*others, ActivationOffset("mean", strength=2.0)])
-    placed = fitted_vectors.placed(decoding, vectors, root)
-    assert placed.steering == [*others, ActivationOffset("run/vectors/mean", strength=2.0)]
-    plain = Decoding(steering=others)
-    assert fitted_vectors.placed(plain, vectors, root) is plain
 
 
 def test_vectors_are_coming_by_name_and_by_place_and_a_mistyped_one_is_refused(tmp_path):
