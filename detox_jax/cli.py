@@ -44,6 +44,8 @@ VERBS = {
     "compare": "detox_jax.comparison.compare",
     "evaluate": "detox_jax.evaluation.evaluate",
     "report": "detox_jax.report.report",
+    "human_sheets": "detox_jax.human.human_sheets",
+    "human_results": "detox_jax.human.human_results",
     "lm_eval": "detox_jax.zero_shot.lm_eval",
     "convert": "detox_jax.interop.convert",
     "plan": "detox_jax.planning.plan",
@@ -56,7 +58,10 @@ VERBS = {
 }
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
-HOST_VERBS = ("compare", "filter", "report", "train_scorer", "train_vocabulary")
+HOST_VERBS = (
+    *("compare", "filter", "human_results", "human_sheets", "report", "train_scorer"),
+    "train_vocabulary",
+)
 LONE_VERBS = (
     *("combine", "convert", "fit_subspace", "plan", "sweep", "train_linear", "train_reward"),
 )

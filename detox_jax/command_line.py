@@ -24,6 +24,7 @@ _SHORT_OF: Mapping[str, Mapping[str, str | None]] = {
     "train": {"--output": "MODEL_DIR", "--checkpoint": "INITIAL_CHECKPOINT_PATH"},
     "combine": {"--checkpoint": "BASE"},
     "convert": {"--checkpoint": "FROM"},
+    "human_results": {"--input": "SHEETS"},
     "report": {"--input": "RESULTS"},
     "sgeat": {"--input": "PROMPTS_INPUT", "--checkpoint": "INITIAL_CHECKPOINT_PATH"},
 }

@@ -17,15 +17,17 @@ MEANT = {
     ("combine", "--checkpoint"): "BASE",
     ("convert", "--checkpoint"): "FROM",
     ("report", "--input"): "RESULTS",
+    ("human_results", "--input"): "SHEETS",
     ("sgeat", "--input"): "PROMPTS_INPUT",
     ("sgeat", "--checkpoint"): "INITIAL_CHECKPOINT_PATH",
 }
 # What reads no single file, writes to no single place, starts from no single model.
 LACKING = {
-    "--input": "choices combine compare convert evaluate lm_eval panel plan sweep train_scorer",
+    "--input": "choices combine compare convert evaluate human_sheets lm_eval panel plan sweep"
+    " train_scorer",
     "--output": "convert",
-    "--checkpoint": "compare evaluate filter panel plan report score sweep train_scorer"
-    " train_vocabulary",
+    "--checkpoint": "compare evaluate filter human_results human_sheets panel plan report score"
+    " sweep train_scorer train_vocabulary",
 }
 
 

@@ -90,6 +90,7 @@ ALLOWED = {
     },
     "report": {*BASICS, "evaluation"},
     "comparison": {*BASICS, "evaluation", "report"},
+    "human": {*BASICS, "formats.foreign", "evaluation", "report.table_formats"},
     # The model card shows what was measured.
     "interop": {
         *MODEL,
@@ -198,6 +199,8 @@ VERBS = {
     "comparison.compare",
     "evaluation.evaluate",
     "report.report",
+    "human.human_sheets",
+    "human.human_results",
     "interop.convert",
     "planning.plan",
     "sgeat",

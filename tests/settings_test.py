@@ -21,6 +21,9 @@ DECIDES = {
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",
     "compare": "scores bootstrap_draws random_seed",
     "report": "results frontiers",
+    "human_sheets": "methods baseline pairs num_prompts toxic_share samples_per_prompt raters "
+    "own_decoding random_seed",
+    "human_results": "key sheets allow_missing bootstrap_draws random_seed",
     "generate": "checkpoint_path prompts decoding shard_size start_with_end_of_text chat_template",
     "score": "input scorer bad_records",
     "steer": "checkpoint_path input fit margin most_pairs dtype",

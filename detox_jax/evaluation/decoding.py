@@ -29,10 +29,17 @@ _COMPARED = (
 _CHOICE = ("selection", "samples_per_result")  # of `score`'s note on a `filter` among samples
 _NEVER_OWN = ("max_new_tokens",)  # A shorter text is a less toxic one, whatever wrote it.
 
+# How a user says that a setting is meant to differ.
+OWN_OF_EVALUATE = "evaluate.Method.own_decoding = ['{setting}']"
+
 
 def of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How the continuations were decoded that `score` scored; None where its manifest is silent."""
-    settings = manifest.get("generated")
+    """How continuations were decoded, by the manifest of `generate`, or of `score` behind it.
+
+    None where it is silent.
+    """
+    is_generate = manifest.get("verb") == "generate"
+    settings = manifest.get("settings" if is_generate else "generated")
     if not isinstance(settings, Mapping):
         return None
     decoding = settings.get("decoding")
@@ -53,6 +60,7 @@ def compare(
     decodings: Mapping[str, Mapping[str, Any] | None],
     baseline: str,
     own: Mapping[str, Collection[str]],
+    advice: str = OWN_OF_EVALUATE,
 ) -> tuple[str, ...]:
     """Refuses methods that were decoded otherwise than the baseline.
 
@@ -60,6 +68,7 @@ def compare(
       decodings: of each method, None where its files do not say.
       baseline: the method that the others are compared with.
       own: names of the settings in which a method is meant to differ.
+      advice: how `own` is given, with the method's name and the setting.
 
     Returns:
       A sentence where something could not be compared.
@@ -78,7 +87,8 @@ def compare(
             if None not in (there, here) and there != here:
                 raise UserError(
                     f"method {name!r} was generated with {setting} {here!r}, {baseline!r} with "
-                    f"{there!r}; generate both alike" + _advice(setting)
+                    f"{there!r}; generate both alike"
+                    + _advice(setting, advice.format(method=name, setting=setting))
                 )
     unknown = [name for name, decoding in decodings.items() if decoding is None]
     if not unknown:
@@ -86,7 +96,7 @@ def compare(
     return (f"Not compared, since the files do not say: how {', '.join(unknown)} was decoded.",)
 
 
-def _advice(setting: str) -> str:
+def _advice(setting: str, how: str) -> str:
     if setting in _NEVER_OWN:
         return ""
-    return f", or say that the method is this: `evaluate.Method.own_decoding = ['{setting}']`"
+    return f", or say that the method is this: `{how}`"

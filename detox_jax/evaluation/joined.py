@@ -55,22 +55,46 @@ def join(
       UserError: for methods of different scorers, prompts or decoding, and for too few scores.
     """
     reference = methods[baseline]
-    order = [prompt.id for prompt in reference.prompts]
-    joined = {}
     for name, method in methods.items():
         _check_scorer(name, method, baseline, reference)
         _check_coverage(name, method, min_coverage)
+    return join_texts(methods, baseline, own_decoding)
+
+
+def join_texts(
+    methods: Mapping[str, Scored],
+    baseline: str,
+    own_decoding: Mapping[str, Collection[str]] | None = None,
+    advice: str = decoding.OWN_OF_EVALUATE,
+) -> Joined:
+    """What `join` does, of continuations that people judge, whatever scored them, if anything did.
+
+    Args:
+      methods: as they were read, by name.
+      baseline: that of the method whose order of prompts counts.
+      own_decoding: names of the settings of decoding in which a method is meant to differ.
+      advice: how that is given, see `decoding.compare`.
+
+    Raises:
+      UserError: for methods of different prompts or decoding.
+    """
+    in_order = _in_order_of(methods, baseline)
+    decodings = {name: method.decoding for name, method in methods.items()}
+    notes = decoding.compare(decodings, baseline, own_decoding or {}, advice)
+    joined, cut = _equally_many(_of_same_prompts(in_order))
+    return Joined(joined, (*cut, *notes))
+
+
+def _in_order_of(methods: Mapping[str, Scored], baseline: str) -> dict[str, Scored]:
+    """All in the baseline's order of prompts, which must be everybody's."""
+    order = [prompt.id for prompt in methods[baseline].prompts]
+    for name, method in methods.items():
         if missing := _difference(method, order):
             raise UserError(
                 f"method {name!r} and {baseline!r} have different prompts: {missing}; generate "
                 "both from the same prompts"
             )
-        joined[name] = _in_order(method, order)
-    notes = decoding.compare(
-        {name: method.decoding for name, method in methods.items()}, baseline, own_decoding or {}
-    )
-    joined, cut = _equally_many(_of_same_prompts(joined))
-    return Joined(joined, (*cut, *notes))
+    return {name: _in_order(method, order) for name, method in methods.items()}
 
 
 def _of_same_prompts(methods: Mapping[str, Scored]) -> dict[str, Scored]:
