@@ -12,7 +12,9 @@ import pytest
 
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.human import key as keys
 from tests.conftest import SENTENCES
+from tests.human import human_made
 
 HUGE = "9" * 40
 # What a setting takes, by the wrong values for it.
@@ -42,7 +44,7 @@ TAKES = {
     **dict.fromkeys(("EPOCHS", "LIMIT", "TEMPERATURE", "MAX_SHARD_GB", "L2"), "number"),
     **dict.fromkeys(("LENGTH_RATIO",), "number"),
     **dict.fromkeys(("LEARNING_RATE", "ADAPTER_LEARNING_RATE"), "number"),
-    **dict.fromkeys(("KEEP_FRACTION", "MIN_COVERAGE", "TOP_P"), "share"),
+    **dict.fromkeys(("KEEP_FRACTION", "MIN_COVERAGE", "TOP_P", "TOXIC_SHARE"), "share"),
     **dict.fromkeys(("TASK_FEATURE_LENGTHS",), "lengths"),
     **dict.fromkeys(("MESH_SHAPE", "GENERATION_MESH_SHAPE"), "mesh"),
     **dict.fromkeys(("DTYPE", "PARAM_DTYPE", "CHECKPOINT_DTYPE", "MU_DTYPE"), "dtype"),
@@ -53,8 +55,9 @@ TAKES = {
         ("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT", "EDIT"), "reference"
     ),
     **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS", "GROUPS"), "dict"),
+    **dict.fromkeys(("OWN_DECODING",), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
-    **dict.fromkeys(("STEERING", "AXES", "GIN_FILES", "ONLY", "BETWEEN_TAGS"), "list"),
+    **dict.fromkeys(("STEERING", "AXES", "GIN_FILES", "ONLY", "BETWEEN_TAGS", "PAIRS"), "list"),
     **dict.fromkeys(("RANDOM_SEED",), "seed"),
 }
 # Settings of what a run does not use, of a service, or of a library that says itself what it takes.
@@ -63,6 +66,7 @@ OTHERS = {
     *("MIXTURE_OR_TASK_NAME", "TASK", "PREPARE", "TRAIN_VOCABULARY", "PRETRAIN", "TOPOLOGY"),
     *("CACHED_SCORER", "SCORE_CACHE", "REPLAY_ONLY", "SCORE_IMPORTS", "CONSENT_TO_SEND_TEXT"),
     *("QUERIES_PER_SECOND", "COMPILER_EFFORT", "KEEP", "LENGTH_STRATA"),
+    "SHEETS",
 }
 # A run that takes the other choice, where the default does not read a setting.
 CHOICES = {
@@ -140,6 +144,8 @@ def place(tmp_path_factory, vocabulary, config):
     params = TransformerLM(config).init(
         jax.random.key(0), jnp.zeros((1, 1), jnp.int32), enable_dropout=False
     )["params"]
+    keys.write(epath.Path(root / "key.json"), human_made.key(prompts=2))
+    human_made.write_filled(root / "filled", human_made.key(prompts=2))
     (root / "base").mkdir()
     checkpoints.save_model(epath.Path(root / "base"), params, spec, vocabulary)
     return root
@@ -166,6 +172,9 @@ def command(verb, place):
         "compare": "SCORES={'a':'documents.jsonl','b':'documents.jsonl'} OUTPUT_DIR=out",
         "evaluate": "METHODS={'base':'scored.jsonl'} OUTPUT_DIR=out",
         "report": "RESULTS=results.json OUTPUT_DIR=out",
+        "human_sheets": "METHODS={'base':'samples.jsonl','mine':'samples.jsonl'} NUM_PROMPTS=4 "
+        "OUTPUT_DIR=out SHEETS_DIR=sheets",
+        "human_results": "KEY=key.json SHEETS=filled OUTPUT_DIR=out",
         "convert": "FROM=base TO_HF=out",
         "plan": "TOPOLOGY=v5e:2x2 VOCAB_SIZE=350 TASK_FEATURE_LENGTHS={'targets':128} "
         "DOCUMENT_MAX_NEW_TOKENS=50 OUTPUT_DIR=out",
@@ -250,6 +259,13 @@ FILES = [
     ("evaluate", "REFERENCE", "hf", "REFERENCE=hf: a Hugging Face model"),
     ("compare", "SCORES", "{'a': 'nosuch.jsonl', 'b': 'documents.jsonl'}", "nosuch.jsonl"),
     ("report", "RESULTS", "nosuch", "RESULTS=nosuch"),
+    ("human_sheets", "METHODS", "{'base': 'nosuch.jsonl', 'a': 'samples.jsonl'}", "nosuch.jsonl"),
+    ("human_sheets", "NUM_PROMPTS", "13", "NUM_PROMPTS: 13 prompts are asked for"),
+    ("human_sheets", "SAMPLES_PER_PROMPT", "3", "lower SAMPLES_PER_PROMPT"),
+    ("human_sheets", "SHEETS_DIR", "out/sheets", "one is in the other"),
+    ("human_results", "KEY", "nosuch", "KEY=nosuch: no such file; give the OUTPUT_DIR of"),
+    ("human_results", "SHEETS", "nosuch", "SHEETS=nosuch: no such sheet"),
+    ("human_results", "SHEETS", "documents.jsonl", "documents.jsonl:1: column 'item' is missing"),
     ("convert", "FROM", "hf", "FROM=hf: a Hugging Face model"),
     ("convert", "RESULTS", "nosuch", "nosuch"),
     (

@@ -33,7 +33,8 @@ def shown(text: str, where: str) -> str:
     Raises:
       UserError: for a text that no cell holds.
     """
-    text = _BREAKS.sub(f" {LINE_BREAK} ", text.replace(END_OF_TEXT, "").strip())
+    text = _BREAKS.sub(LINE_BREAK, text.replace(END_OF_TEXT, "").strip())
+    text = re.sub(f"{LINE_BREAK}+", lambda breaks: f" {' '.join(breaks[0])} ", text)
     text = "".join(_REPLACED if _is_dropped(c) else c for c in text.replace("\t", " "))
     if len(text) > LONGEST:
         raise UserError(

@@ -28,6 +28,8 @@ def test_what_a_manifest_says():
     assert known["start_with_end_of_text"] is True
     flat = {**SETTINGS["decoding"], "start_with_end_of_text": True}  # up to version 1
     assert decoding.of_manifest({"generated": flat}) == known
+    assert decoding.of_manifest({"verb": "generate", "settings": SETTINGS}) == known
+    assert decoding.of_manifest({"verb": "filter", "settings": SETTINGS}) is None
     assert decoding.of_manifest({}) is None
     assert decoding.of_manifest({"generated": 3}) is None
 
@@ -63,6 +65,12 @@ def test_a_method_may_be_its_decoding_but_not_its_limit():
     assert compare(of(sampling=GREEDY), own=["sampling"]) == ()
     with pytest.raises(UserError, match="max_new_tokens 10"):
         compare(of(max_new_tokens=10), own=["max_new_tokens"])
+
+
+def test_how_to_say_so_is_the_callers():
+    with pytest.raises(UserError, match="say that the method is this: `OWN of mine: sampling`"):
+        decodings = {"base": of(), "mine": of(sampling=GREEDY)}
+        decoding.compare(decodings, "base", {}, "OWN of {method}: {setting}")
 
 
 def test_seeds_and_numbers_of_samples_may_differ():

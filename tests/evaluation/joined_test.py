@@ -290,3 +290,17 @@ def test_scorers_of_other_texts_are_refused(change, message):
     other = scored_of([a, dataclasses.replace(b, **change), c], OTHER)
     with pytest.raises(UserError, match=f"^'other' and 'hand', method 'm': {message}"):
         joined.align({"hand": {"m": scored(SCORES)}, "other": {"m": other}})
+
+
+def test_continuations_that_people_judge_need_no_scores_of_one_scorer():
+    unscored = {name: [None] * len(row) for name, row in FULL.items()}
+    methods = {"base": scored(FULL), "mine": scored(unscored, OTHER)}
+    found = joined.join_texts(methods, "base")
+    assert ids(found.methods["mine"]) == ids(found.methods["base"])
+    renamed = {"x": FULL["a"], "b": FULL["b"], "c": FULL["c"]}
+    with pytest.raises(UserError, match="different prompts: 1 are missing, 1 are extra"):
+        joined.join_texts({"base": scored(FULL), "mine": scored(renamed)}, "base")
+    limits = [{"max_new_tokens": limit} for limit in (20, 10)]
+    decoded = [dataclasses.replace(scored(FULL), decoding=limit) for limit in limits]
+    with pytest.raises(UserError, match="max_new_tokens 10"):
+        joined.join_texts({"base": decoded[0], "mine": decoded[1]}, "base")
