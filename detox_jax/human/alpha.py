@@ -47,17 +47,16 @@ def alpha(coincidences_CCD: np.ndarray, level: Level) -> np.ndarray:
     observed_D = (coincidences_CCD * distances_CCD).sum(axis=(0, 1))
     products_CCD = totals_CD[:, None] * totals_CD[None, :]
     expected_D = (products_CCD * distances_CCD).sum(axis=(0, 1))
-    varied = expected_D > 1e-9  # Sums of thirds that should be 0 are a little beside it.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(varied, 1 - (total_D - 1) * observed_D / expected_D, np.nan)
+    with np.errstate(invalid="ignore"):  # Of one category nothing is expected to differ: 0 / 0.
+        return 1 - (total_D - 1) * observed_D / expected_D
 
 
 def agreement(coincidences_CCD: np.ndarray) -> np.ndarray:
     """The share of pairs of ratings of a unit that are the same, [D]; NaN where there are none."""
     total_D = coincidences_CCD.sum(axis=(0, 1))
     same_D = np.trace(coincidences_CCD)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(total_D > 0, same_D / total_D, np.nan)
+    with np.errstate(invalid="ignore"):
+        return same_D / total_D
 
 
 def _distances(totals_CD: np.ndarray, level: Level) -> np.ndarray:

@@ -46,12 +46,28 @@ def test_no_continuation_is_shown_twice():
     assert draws.needed([Pair(*pair) for pair in PAIRS], 3) == {"mine": 6, "base": 6, "other": 6}
 
 
+def test_continuations_are_drawn_for_each_prompt_and_system():
+    texts = {"mine": {f"id-{i}": [*map(str, range(25))] for i in range(40)}}
+    texts["base"] = texts["mine"]
+    prompts = [Prompt(name, "So") for name in texts["mine"]]
+    made = draws.comparisons(prompts, texts, [Pair("mine", "base")], 2, seed=0)
+    for samples in ([x.method_sample for x in made], [x.against_sample for x in made]):
+        assert len(set(samples)) > 15 and 9 < np.mean(samples) < 15
+    assert np.mean([x.method_sample == x.against_sample for x in made]) < 0.2
+
+
 def test_every_rater_judges_every_comparison_once():
     key = human_made.key(PAIRS)
     for sheet in key.sheets:
         assert sorted(row.comparison for row in sheet.rows) == [*range(len(key.comparisons))]
         numbers = [int(row.item.rpartition("_")[2]) for row in sheet.rows]
         assert numbers == [*range(1, len(numbers) + 1)]
+        # Neither the order of the draw nor, within a round of pairs, that of the prompts.
+        order = [row.comparison for row in sheet.rows]
+        ascending = np.mean(np.diff(order) > 0)
+        assert 0.3 < ascending < 0.7
+        within = [order[i] < order[i + 1] for i in range(0, len(order), 3)]
+        assert 0.2 < np.mean(within) < 0.8
     orders = {tuple(row.comparison for row in sheet.rows) for sheet in key.sheets}
     sides = {
         tuple(row.method_side for row in sorted(sheet.rows, key=lambda row: row.comparison))
@@ -63,6 +79,7 @@ def test_every_rater_judges_every_comparison_once():
 @pytest.mark.parametrize("prompts", [20, 7])
 def test_sides_are_balanced_for_every_rater_and_pair(prompts):
     key = human_made.key(PAIRS, prompts=prompts, samples=1)
+    more_on_a = set()
     for sheet in key.sheets:
         for pair in range(len(PAIRS)):
             on_a = [
@@ -71,6 +88,9 @@ def test_sides_are_balanced_for_every_rater_and_pair(prompts):
                 if key.comparisons[row.comparison].pair == pair
             ]
             assert abs(2 * sum(on_a) - len(on_a)) == len(on_a) % 2
+            more_on_a.add(2 * sum(on_a) > len(on_a))
+    # Of an odd number, either side has one more, by rater and pair.
+    assert len(more_on_a) == 1 + prompts % 2
 
 
 def test_every_round_holds_every_pair():
