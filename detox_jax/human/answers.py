@@ -23,6 +23,8 @@ _SUFFIXES = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
 _DELIMITERS = ",;\t"
 _ANSWERS: Mapping[str, Answer] = {"a": "A", "b": "B", EQUAL: EQUAL}
+_FRESH = "copy the answers into a fresh sheet"
+_UNICODE = "its characters are not Unicode's: save it as CSV UTF-8 (or copy the answers)"
 _SHOWN = 40  # characters of a cell in an error
 
 
@@ -208,8 +210,8 @@ def _of_file(
             if not texts.same(cells[name], expected, is_exact):
                 raise UserError(
                     f"{where}: the text of {name!r} is not the sheet's: "
-                    f"{_quoted(cells[name])}, expected {_quoted(expected)}; copy the answers "
-                    "into a fresh sheet"
+                    f"{_quoted(cells[name])}, expected {_quoted(expected)}; "
+                    + (_FRESH if is_exact else _UNICODE)
                 )
         yield where, Answered(sheet.rater, row, _answers(key.questions, cells, where))
 

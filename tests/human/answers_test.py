@@ -147,6 +147,14 @@ def test_texts_of_the_two_sides_in_each_others_place_are_refused(tmp_path):
             read(tmp_path, content)
 
 
+def test_a_code_page_whose_characters_end_in_letters_is_refused_with_advice(tmp_path):
+    """In Japan's the quotation mark before a prompt has the letter g for its second byte."""
+    with pytest.raises(UserError, match="2: the text of 'prompt' .*; .* save it as CSV UTF-8"):
+        read(tmp_path, human_made.csv_of(rows_of()).encode("cp932"))
+    with pytest.raises(UserError, match="another.*; copy the answers into a fresh sheet"):
+        read(tmp_path, changed(2, A="… another text"))
+
+
 def test_missing_answers_and_rows_are_left_out_where_they_may_be(tmp_path):
     rows = rows_of()[1:]
     rows[0]["less_toxic"] = ""
