@@ -78,6 +78,30 @@ def read_by_file(
     yield from reading.files()
 
 
+def first(
+    source: str, limit: int | None, aside: Aside | None = None, *, documents: bool = False
+) -> Iterator[Block]:
+    """Yields all records of `source`, or the first few, for the check before a verb's work.
+
+    Args:
+      source: see `sources`.
+      limit: how many records; all where it is None.
+      aside: see `read_by_file`.
+      documents: see `read_by_file`.
+
+    Raises:
+      UserError: as `records.read_records`, for what is wrong in those that are read.
+    """
+    if limit is None:
+        for _, blocks in read_by_file(source, aside, documents=documents):
+            yield from blocks
+        return
+    # A few are read one by one: a block would hold more.
+    read = records.read_documents if documents else records.read_records
+    if few := [*itertools.islice(read(source, aside), limit)]:
+        yield few
+
+
 def read_prompts(source: str) -> Iterator[PromptBlock]:
     """Yields the prompts of `source` by the block.
 

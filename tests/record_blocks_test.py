@@ -76,6 +76,20 @@ def test_a_block_of_whole_lines_is_plain_until_another_line_comes(tmp_path):
     assert kinds[:3] == [True] * 3 and not any(kinds[8:])
 
 
+@pytest.mark.parametrize("name", INPUTS)
+def test_the_first_records_are_all_by_the_block_or_a_few_one_by_one(name, tmp_path, monkeypatch):
+    source = write(tmp_path / "in.jsonl", INPUTS[name])
+    expected = list(records.read_records(str(source)))
+    lines, parsed = [], jsonl.parsed
+    monkeypatch.setattr(jsonl, "parsed", lambda raw, where: lines.append(raw) or parsed(raw, where))
+    for limit, number in ((None, len(expected)), (5, 5), (1000, len(expected))):
+        lines.clear()
+        blocks = record_blocks.first(str(source), limit)
+        assert [r for b in blocks for r in record_blocks.as_records(b)] == expected[:number]
+        assert limit != 5 or len(lines) < 9
+        assert (limit, name) != (None, "plain") or not lines
+
+
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("documents", [True, False])
 def test_what_is_wrong_is_said_as_records_says_it(name, documents, tmp_path):
