@@ -9,8 +9,10 @@ says what.
 from __future__ import annotations
 
 import array
+import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -19,12 +21,42 @@ from detox_jax import records
 from detox_jax import sources as sources_lib
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
-from detox_jax.formats import foreign_files, jsonl, plain_documents, record_ids, row_formats
+from detox_jax.formats import (
+    foreign_files,
+    jsonl,
+    plain_documents,
+    plain_prompts,
+    record_ids,
+    row_formats,
+)
 
 _RECORDS_AT_ONCE = 500
 
 
 Block = plain_documents.Plain | list[records.Record]
+PromptBlock = plain_prompts.Plain | list[records.Prompt]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What a source is read as.
+
+    Attributes:
+      plain: takes apart whole lines of nothing else.
+      read: reads, and refuses, any records.
+      refused: what none of the records may be.
+      text_field: what a line of plain text is.
+    """
+
+    plain: Callable[[bytes], Any]
+    read: Callable[..., Iterator[records.Record]]
+    refused: tuple[type, ...] = ()
+    text_field: str = "text"
+
+
+_RECORDS = _Kind(plain_documents.read, records.read_records)
+_DOCUMENTS = _Kind(plain_documents.read, records.read_documents, (records.Prompt,))
+_PROMPTS = _Kind(plain_prompts.read, records.read_prompts, (records.Document,), "prompt")
 
 
 def read_by_file(
@@ -41,14 +73,65 @@ def read_by_file(
     Raises:
       UserError: as `records.read_records`; for an id seen before when all files are read.
     """
-    opened = sources_lib.resolve(source)
-    reading = _Reading(opened, source, aside, documents, again)
-    for file in opened.files:
-        yield file, reading.of_file(file)
-    if not again and reading.repeats():
-        reading.refuse()
-    if aside is not None:
-        aside.finish(source, [str(file) for file in opened.files])
+    kind = _DOCUMENTS if documents else _RECORDS
+    reading = _Reading(sources_lib.resolve(source), source, aside, kind, again)
+    yield from reading.files()
+
+
+def first(
+    source: str, limit: int | None, aside: Aside | None = None, *, documents: bool = False
+) -> Iterator[Block]:
+    """Yields all records of `source`, or the first few, for the check before a verb's work.
+
+    Args:
+      source: see `sources`.
+      limit: how many records; all where it is None.
+      aside: see `read_by_file`.
+      documents: see `read_by_file`.
+
+    Raises:
+      UserError: as `records.read_records`, for what is wrong in those that are read.
+    """
+    if limit is None:
+        for _, blocks in read_by_file(source, aside, documents=documents):
+            yield from blocks
+        return
+    # A few are read one by one: a block would hold more.
+    read = records.read_documents if documents else records.read_records
+    if few := [*itertools.islice(read(source, aside), limit)]:
+        yield few
+
+
+def read_prompts(source: str) -> Iterator[PromptBlock]:
+    """Yields the prompts of `source` by the block.
+
+    Raises:
+      UserError: as `records.read_prompts`; for an id seen before when all files are read.
+    """
+    reading = _Reading(sources_lib.resolve(source), source, None, _PROMPTS, again=False)
+    for _, blocks in reading.files():
+        yield from blocks
+
+
+def prompts_of(source: str, ids: Set[str], is_plain: bool) -> Iterator[records.Prompt]:
+    """Yields the prompts of those ids.
+
+    Args:
+      source: one that was read.
+      ids: the few that are wanted.
+      is_plain: whether `read_prompts` read nothing but plain prompts: only the lines of those ids
+        are then parsed.
+    """
+    if not is_plain:
+        yield from (prompt for prompt in records.read_prompts(source) if prompt.id in ids)
+        return
+    wanted = {id.encode() for id in ids}
+    for file in records.resolve_files(source):
+        for _, block in jsonl.line_blocks(file):
+            for line in plain_prompts.lines_of(block, wanted):
+                prompt = records.parse_record(jsonl.parsed(line, str(file)), str(file))
+                if isinstance(prompt, records.Prompt) and prompt.id in ids:
+                    yield prompt
 
 
 def in_groups(blocks: Iterable[Block], size: int) -> Iterator[Block]:
@@ -103,16 +186,25 @@ class _Reading:
         opened: sources_lib.Source,
         source: str,
         aside: Aside | None,
-        documents: bool,
+        kind: _Kind,
         again: bool,
     ):
         self._opened, self._source, self._aside = opened, source, aside
-        self._documents, self._again = documents, again
+        self._kind, self._again = kind, again
         self._ids = record_ids.Ids(source)
         self._reader = foreign_files.Reader(says=not again)
         self._hashes = array.array("q")
 
-    def of_file(self, file: epath.Path) -> Iterator[Block]:
+    def files(self) -> Iterator[tuple[epath.Path, Iterator[Any]]]:
+        """The files with their blocks; behind them what is wrong with all together is refused."""
+        for file in self._opened.files:
+            yield file, self.of_file(file)
+        if not self._again and self.repeats():
+            self.refuse()
+        if self._aside is not None:
+            self._aside.finish(self._source, [str(file) for file in self._opened.files])
+
+    def of_file(self, file: epath.Path) -> Iterator[Any]:
         """The blocks of a file."""
         if self._aside is not None:
             self._aside.begin(str(file))
@@ -132,23 +224,21 @@ class _Reading:
 
     def refuse(self) -> None:
         """Raises what `records` says of the source, if it says anything."""
-        read = records.read_documents if self._documents else records.read_records
-        for _ in read(self._source, self._aside):
+        for _ in self._kind.read(self._source, self._aside):
             pass
 
-    def _remember(self, block: Block) -> None:
-        plain = isinstance(block, plain_documents.Plain)
-        ids = block.ids if plain else (record.id for record in block)
+    def _remember(self, block: Any) -> None:
+        ids = (record.id for record in block) if isinstance(block, list) else block.ids
         self._hashes.extend(map(hash, ids))
 
-    def _blocks(self, file: epath.Path) -> Iterator[Block]:
-        """The plain documents with which a file begins, then the rest of it as records."""
+    def _blocks(self, file: epath.Path) -> Iterator[Any]:
+        """The plain records with which a file begins, then the rest of it as records."""
         choice, rest = self._opened.choice, None
         if row_formats.is_json_lines(file) and not choice.fields:
             rest = iter(jsonl.line_blocks(file))
             is_plain = False
             for number, raw in rest:
-                if (block := plain_documents.read(raw)) is None:
+                if (block := self._kind.plain(raw)) is None:
                     rest = itertools.chain([(number, raw)], rest)
                     break
                 is_plain = True
@@ -159,7 +249,7 @@ class _Reading:
                 rest = iter(()) if is_plain else None
             rest = rest if is_plain else None
         if rest is None:
-            raw_rows = row_formats.raw_rows(file)
+            raw_rows = row_formats.raw_rows(file, self._kind.text_field)
         else:
             raw_rows = row_formats.json_lines(str(file), jsonl.lines_of_blocks(rest))
         yield from self._records(file, raw_rows)
@@ -167,14 +257,16 @@ class _Reading:
     def _records(
         self, file: epath.Path, raw_rows: Iterator[row_formats.RawRow]
     ) -> Iterator[list[records.Record]]:
-        rows = records.parsed_rows(self._opened, str(file), raw_rows, self._aside)
-        is_last = file is self._opened.files[-1]
-        read = self._expected(records.of_rows(str(file), rows, self._reader, self._ids, is_last))
+        text_field, is_last = self._kind.text_field, file is self._opened.files[-1]
+        rows = records.parsed_rows(self._opened, str(file), raw_rows, self._aside, text_field)
+        read = self._expected(
+            records.of_rows(str(file), rows, self._reader, self._ids, is_last, text_field)
+        )
         while group := list(itertools.islice(read, _RECORDS_AT_ONCE)):
             yield group
 
     def _expected(self, read: Iterator[records.Record]) -> Iterator[records.Record]:
         for record in read:
-            if self._documents and isinstance(record, records.Prompt):
+            if isinstance(record, self._kind.refused):
                 self.refuse()
             yield record

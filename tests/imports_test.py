@@ -22,6 +22,7 @@ BASICS = {
     "bad_records",
     "records",
     "formats.plain_documents",
+    "formats.plain_prompts",
     "record_blocks",
     "tokenizer_files",
     "formats.json_array",
@@ -69,7 +70,8 @@ ALLOWED = {
     },
     "record_blocks": {
         *("bad_records", "errors", "records", "sources", "formats.jsonl", "formats.foreign_files"),
-        *("formats.plain_documents", "formats.record_ids", "formats.row_formats"),
+        *("formats.plain_documents", "formats.plain_prompts", "formats.record_ids"),
+        "formats.row_formats",
     },
     "tokenizer_files": {"errors", "formats.jsonl"},
     "vocabulary": {
@@ -153,6 +155,7 @@ WITHIN = {
     "formats.data_layout": {"errors", "formats.jsonl", "formats.row_formats"},
     "formats.hub_data": {"errors"},
     "formats.plain_documents": set(),
+    "formats.plain_prompts": {"formats.foreign"},
     "method.called_verbs": {"preview", "models", "generation"},
     "method.corpus": {"kinds", "generation", "method.called_verbs"},
     "method.method": {"errors", "models", "generation", "method.called_verbs", "method.corpus"},

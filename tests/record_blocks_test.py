@@ -3,11 +3,12 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from detox_jax import bad_records, record_blocks, records
 from detox_jax.errors import UserError
-from detox_jax.formats import jsonl, plain_documents
+from detox_jax.formats import jsonl, plain_documents, plain_prompts
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,20 @@ def test_a_block_of_whole_lines_is_plain_until_another_line_comes(tmp_path):
     assert kinds[:3] == [True] * 3 and not any(kinds[8:])
 
 
+@pytest.mark.parametrize("name", INPUTS)
+def test_the_first_records_are_all_by_the_block_or_a_few_one_by_one(name, tmp_path, monkeypatch):
+    source = write(tmp_path / "in.jsonl", INPUTS[name])
+    expected = list(records.read_records(str(source)))
+    lines, parsed = [], jsonl.parsed
+    monkeypatch.setattr(jsonl, "parsed", lambda raw, where: lines.append(raw) or parsed(raw, where))
+    for limit, number in ((None, len(expected)), (5, 5), (1000, len(expected))):
+        lines.clear()
+        blocks = record_blocks.first(str(source), limit)
+        assert [r for b in blocks for r in record_blocks.as_records(b)] == expected[:number]
+        assert limit != 5 or len(lines) < 9
+        assert (limit, name) != (None, "plain") or not lines
+
+
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("documents", [True, False])
 def test_what_is_wrong_is_said_as_records_says_it(name, documents, tmp_path):
@@ -122,3 +137,78 @@ def test_groups_have_their_size_and_all_records_in_order(name, size, tmp_path):
     assert [record for group in groups for record in group] == expected
     assert {len(group) for group in groups[:-1]} <= {size}
     assert len(groups) == -(-len(expected) // size)
+
+
+# --- prompts ----------------------------------------------------------------------------------
+
+
+def prompt_line(i, **more):
+    texts = [{"text": f" {i} {k}", "toxicity": k / 4} for k in range(3)]
+    return json.dumps(
+        {"id": f"p{i:02}", **more, "prompt": {"text": f"So {i}"}, "generations": texts}
+    )
+
+
+PROMPTS = [prompt_line(i) for i in range(20)]
+PROMPT_INPUTS = {
+    "plain": PROMPTS,
+    "others among them": [*PROMPTS[:9], prompt_line(30, list=[1]), *PROMPTS[9:]],
+    "samples of a prompt among them": [*PROMPTS[:9], PROMPT, PROMPT, *PROMPTS[9:]],
+}
+NO_PROMPTS = {
+    "a document": [*PROMPTS, line(1)],
+    "twice": [*PROMPTS, PROMPTS[3]],
+    "malformed, then twice": [*PROMPTS[:9], "{", *PROMPTS[9:], PROMPTS[3]],
+    "a field twice": [*PROMPTS, prompt_line(40).replace('"toxicity"', '"text": "", "toxicity"', 1)],
+    "beyond 1": [*PROMPTS, prompt_line(40).replace("0.5", "1.5")],
+}
+
+
+def flat(blocks):
+    """Ids, texts, scores of the prompts, whatever they came as."""
+    read = []
+    for block in blocks:
+        if isinstance(block, plain_prompts.Plain):
+            ends = np.cumsum(block.counts)
+            texts = zip(block.continuations, block.scores_T.tolist(), strict=True)
+            several = list(texts)
+            for i, end in enumerate(ends.tolist()):
+                of = several[end - block.counts[i] : end]
+                read.append((block.ids[i], block.texts[i], block.toxicity[i], of))
+        else:
+            read += [
+                (p.id, p.text, p.toxicity, [(g.text, g.toxicity) for g in p.generations])
+                for p in block
+            ]
+    return read
+
+
+@pytest.mark.parametrize("name", PROMPT_INPUTS)
+def test_prompts_are_those_that_records_reads(name, tmp_path):
+    source = str(write(tmp_path / "in.jsonl", PROMPT_INPUTS[name]))
+    blocks = list(record_blocks.read_prompts(source))
+    assert flat(blocks) == flat([list(records.read_prompts(source))])
+    plain = [isinstance(block, plain_prompts.Plain) for block in blocks]
+    assert plain[0] and all(plain) == (name == "plain")
+    for is_plain in {all(plain), False}:
+        some = list(record_blocks.prompts_of(source, {"p03", "p11"}, is_plain))
+        assert [prompt.id for prompt in some] == ["p03", "p11"]
+        assert some == [p for p in records.read_prompts(source) if p.id in ("p03", "p11")]
+
+
+@pytest.mark.parametrize("name", NO_PROMPTS)
+def test_what_is_no_prompt_is_refused_as_records_refuses_it(name, tmp_path):
+    source = str(write(tmp_path / "in.jsonl", NO_PROMPTS[name]))
+    with pytest.raises(UserError) as expected:
+        list(records.read_prompts(source))
+    with pytest.raises(UserError) as raised:
+        list(record_blocks.read_prompts(source))
+    assert str(raised.value) == str(expected.value)
+
+
+def test_a_few_prompts_of_many_are_parsed_alone(tmp_path, monkeypatch):
+    source = str(write(tmp_path / "in.jsonl", PROMPTS))
+    lines, parsed = [], jsonl.parsed
+    monkeypatch.setattr(jsonl, "parsed", lambda raw, where: lines.append(raw) or parsed(raw, where))
+    assert len(list(record_blocks.prompts_of(source, {"p03", "p11"}, True))) == 2
+    assert len(lines) == 2

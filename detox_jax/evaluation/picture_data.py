@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 import numpy as np
 from etils import epath
 
-from detox_jax import records
+from detox_jax import record_blocks, records
 from detox_jax.checkpoints import metric_lines, places
 from detox_jax.evaluation import metrics, results_files
 from detox_jax.evaluation.metric_names import EMT
@@ -69,17 +69,18 @@ def _samples(
     num_prompts = len(prompts)
     chosen = np.unique(np.linspace(0, num_prompts - 1, min(count, num_prompts)).astype(int))
     wanted = {prompts[i].id for i in chosen}
-    texts = {name: _texts(path, wanted) for name, path in generations.items()}
+    texts = {
+        name: _texts(path, wanted, scored[name].is_plain) for name, path in generations.items()
+    }
     common = min(method.samples_per_prompt for method in scored.values())
     return [_sample(prompts[i], [_SEED, int(i)], common, texts) for i in chosen]
 
 
-def _texts(generations: str, wanted: Set[str]) -> dict[str, list[Continuation]]:
+def _texts(generations: str, wanted: Set[str], is_plain: bool) -> dict[str, list[Continuation]]:
     """All continuations of some prompts, by id: the files are read again, since they are many."""
     return {
         prompt.id: [Continuation(x.text, x.toxicity) for x in prompt.generations]
-        for prompt in records.read_prompts(generations)
-        if prompt.id in wanted
+        for prompt in record_blocks.prompts_of(generations, wanted, is_plain)
     }
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import records
+from detox_jax import record_blocks, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.results import Reliability
 from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
 from detox_jax.evaluation.text_quality import TextQuality, TextReader
 from detox_jax.evaluation.typed_json import from_json
+from detox_jax.formats import plain_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Scored:
       quality: of the texts; None where nobody asked, or some were cut off since.
       chosen_by: the scorer that chose them among more samples; None where none did.
       acceptance_rate: the share of the samples that it chose; None where none did.
+      is_plain: whether its files hold nothing but plain prompts, see `record_blocks.prompts_of`.
     """
 
     prompts: Sequence[records.Prompt]
@@ -55,6 +57,7 @@ class Scored:
     quality: TextQuality | None = None
     chosen_by: Scorer | None = None
     acceptance_rate: float | None = None
+    is_plain: bool = False
 
     @property
     def is_steered(self) -> bool:
@@ -151,58 +154,115 @@ def read(name: str, generations: str, with_quality: bool = False) -> Scored:
     Raises:
       UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
     """
-    return of_prompts(name, records.read_prompts(generations), generations, with_quality)
+    return _of_blocks(name, record_blocks.read_prompts(generations), generations, with_quality)
 
 
 def of_prompts(
     name: str, prompts: Iterable[records.Prompt], generations: str, with_quality: bool = False
 ) -> Scored:
     """The same of prompts as they are read; `generations` is where from."""
-    lean, counts = [], array("q")
-    scores, hashes, unreadable, texts = array("d"), array("q"), array("b"), TextReader()
-    for prompt in prompts:
-        lean.append(_lean(prompt))
-        counts.append(len(prompt.generations))
-        scores.extend(
-            np.nan if generation.toxicity is None else generation.toxicity
-            for generation in prompt.generations
-        )
-        hashes.extend(hash(generation.text) for generation in prompt.generations)
-        unreadable.extend(generation.unreadable for generation in prompt.generations)
-        if with_quality:
-            texts.add(prompt.generations)
-    if not lean:
+    return _of_blocks(name, ([prompt] for prompt in prompts), generations, with_quality)
+
+
+def _of_blocks(
+    name: str,
+    blocks: Iterable[record_blocks.PromptBlock],
+    generations: str,
+    with_quality: bool,
+) -> Scored:
+    columns, texts, is_plain = _Columns(), TextReader(), True
+    for block in blocks:
+        if isinstance(block, plain_prompts.Plain):
+            columns.add_plain(block)
+            if with_quality:
+                texts.add_plain(block)
+            continue
+        is_plain = False
+        for prompt in block:
+            columns.add(prompt)
+            if with_quality:
+                texts.add(prompt.generations)
+    if not columns.prompts:
         raise UserError(f"method {name!r}: {generations} holds zero prompts")
-    if not any(counts):
+    if not any(columns.counts):
         raise UserError(f"method {name!r}: {generations} holds no continuation")
-    counts_P = np.array(counts)
-    exists_PK = np.arange(counts_P.max()) < counts_P[:, None]
-
-    def matrix(values: array[Any], missing: Any, dtype: type) -> np.ndarray:
-        filled_PK = np.full(exists_PK.shape, missing, dtype)
-        filled_PK[exists_PK] = values
-        return filled_PK
-
     return Scored(
-        lean,
-        matrix(scores, np.nan, np.float64),
-        matrix(hashes, 0, np.int64),
-        matrix(unreadable, False, np.bool_),
-        counts_P,
+        **columns.matrices(),
         quality=texts.finish() if with_quality else None,
+        is_plain=is_plain,
         **_said_by_manifest(generations),
     )
 
 
-def _lean(prompt: records.Prompt) -> records.Prompt:
-    flag = prompt.extra.get("challenging")
-    return records.Prompt(
-        prompt.id,
-        prompt.text,
-        prompt.toxicity,
-        prompt.generations[:1],
-        extra={} if flag is None else {"challenging": flag},
-    )
+class _Columns:
+    """What `Scored` holds of prompts as they come."""
+
+    def __init__(self) -> None:
+        self.prompts: list[records.Prompt] = []
+        self.counts = array("q")
+        self._scores, self._hashes, self._unreadable = array("d"), array("q"), array("b")
+
+    def add(self, prompt: records.Prompt) -> None:
+        """A prompt."""
+        flag = prompt.extra.get("challenging")
+        self.prompts.append(
+            _lean(prompt.id, prompt.text, prompt.toxicity, flag, prompt.generations[:1])
+        )
+        self.counts.append(len(prompt.generations))
+        self._scores.extend(
+            np.nan if generation.toxicity is None else generation.toxicity
+            for generation in prompt.generations
+        )
+        self._hashes.extend(hash(generation.text) for generation in prompt.generations)
+        self._unreadable.extend(generation.unreadable for generation in prompt.generations)
+
+    def add_plain(self, block: plain_prompts.Plain) -> None:
+        """Some prompts."""
+        toxicity = [None if score is None else float(score) for score in block.toxicity]
+        firsts = map(_first, block.firsts)
+        self.prompts += map(_lean, block.ids, block.texts, toxicity, block.challenging, firsts)
+        self.counts.extend(block.counts)
+        self._scores.frombytes(block.scores_T.tobytes())
+        self._hashes.extend(map(hash, block.continuations))
+        self._unreadable.extend(block.unreadable)
+
+    def matrices(self) -> dict[str, Any]:
+        """The prompts, and a row of each for what their continuations have."""
+        counts_P = np.array(self.counts)
+        exists_PK = np.arange(counts_P.max()) < counts_P[:, None]
+
+        def matrix(values: array[Any], missing: Any, dtype: type) -> np.ndarray:
+            filled_PK = np.full(exists_PK.shape, missing, dtype)
+            filled_PK[exists_PK] = values
+            return filled_PK
+
+        return {
+            "prompts": self.prompts,
+            "scores_PK": matrix(self._scores, np.nan, np.float64),
+            "hashes_PK": matrix(self._hashes, 0, np.int64),
+            "unreadable_PK": matrix(self._unreadable, False, np.bool_),
+            "counts_P": counts_P,
+        }
+
+
+def _lean(
+    id: str,
+    text: str,
+    toxicity: float | None,
+    challenging: bool | None,
+    generations: tuple[records.Generation, ...],
+) -> records.Prompt:
+    extra = {} if challenging is None else {"challenging": challenging}
+    return records.Prompt(id, text, toxicity, generations, extra=extra)
+
+
+def _first(fields: Mapping[str, Any] | None) -> tuple[records.Generation, ...]:
+    if fields is None:
+        return ()
+    extra = dict(fields)
+    text, score = extra.pop("text"), extra.pop("toxicity", None)
+    unreadable = extra.pop("unreadable", False)
+    return (records.Generation(text, None if score is None else float(score), extra, unreadable),)
 
 
 def quality(scored: Scored, generations: str) -> TextQuality:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from detox_jax import records
 from detox_jax.evaluation import diversity, metrics
+from detox_jax.formats import plain_prompts
 
 _CHUNK = 1 << 16  # words counted at once: their arrays stay in the processor's cache
 _KEY_BITS = 63
@@ -106,48 +108,71 @@ class TextQuality:
 
 
 class TextReader:
-    """Takes prompts one by one and keeps sums alone."""
+    """Takes prompts one by one, or by the block, and keeps sums alone."""
 
     def __init__(self) -> None:
-        self._waiting: list[Sequence[records.Generation]] = []
-        self._words = _Words()
+        self._waiting = _Waiting()
         self._parts: list[TextQuality] = []
 
     def add(self, generations: Sequence[records.Generation]) -> None:
         """The continuations of the next prompt."""
-        self._waiting.append(generations)
-        self._words.add([generation.text for generation in generations])
-        if self._words.size >= _CHUNK:
-            self._count()
+        tokens = [g.extra["num_tokens"] for g in generations if "num_tokens" in g.extra]
+        stops = [g.extra["finish"] == "stop" for g in generations if "finish" in g.extra]
+        self._waiting.add([generation.text for generation in generations], [len(generations)])
+        said = (sum(tokens), len(tokens), sum(stops), len(stops))
+        for values, value in zip(self._waiting.said, said, strict=True):
+            values.append(value)
+        self._count(_CHUNK)
+
+    def add_plain(self, block: plain_prompts.Plain) -> None:
+        """The continuations of the next prompts."""
+        self._waiting.add(block.continuations, block.counts)
+        prompt_T = np.repeat(np.arange(len(block)), block.counts)
+        has_tokens_T = ~np.isnan(block.tokens_T)
+        said_T = (
+            np.where(has_tokens_T, block.tokens_T, 0),
+            has_tokens_T,
+            np.array([finish == "stop" for finish in block.finish], bool),
+            np.array([finish is not None for finish in block.finish], bool),
+        )
+        for values, value_T in zip(self._waiting.said, said_T, strict=True):
+            values += np.bincount(prompt_T, value_T, len(block)).tolist()
+        self._count(_CHUNK)
 
     def finish(self) -> TextQuality:
         """The rows of all prompts, in the order in which they came."""
-        self._count()
+        self._count(0)
         return TextQuality.concatenate(self._parts)
 
-    def _count(self) -> None:
-        self._parts.append(_quality(self._words, self._waiting))
-        self._waiting, self._words = [], _Words()
+    def _count(self, from_words: int) -> None:
+        if len(self._waiting.words) >= from_words:
+            self._parts.append(_quality(self._waiting))
+            self._waiting = _Waiting()
 
 
-class _Words:
-    """What stands between the single spaces of some prompts' texts."""
+class _Waiting:
+    """Some prompts' texts, as what stands between their single spaces.
+
+    Attributes:
+      counts: continuations a prompt.
+      words: of all texts, one behind the other.
+      lengths: words a text.
+      said: for each prompt what is said of its continuations' tokens: the sum of "num_tokens", of
+        how many, and how many of those with a "finish" stopped, of how many.
+    """
 
     def __init__(self) -> None:
-        self.texts: list[int] = []  # continuations a prompt
+        self.counts: list[int] = []
         self.words: list[str] = []
-        self.lengths: list[int] = []  # words a text
+        self.lengths: list[int] = []
+        self.said: tuple[list[float], ...] = ([], [], [], [])
 
-    @property
-    def size(self) -> int:
-        return len(self.words)
-
-    def add(self, texts: Sequence[str]) -> None:
-        self.texts.append(len(texts))
-        for text in texts:
-            words = text.split(" ")
-            self.words += words
-            self.lengths.append(len(words))
+    def add(self, texts: Sequence[str], counts: Sequence[int]) -> None:
+        self.counts += counts
+        if texts:
+            # A space between two texts parts their words as one within a text does.
+            self.words += " ".join(texts).split(" ")
+            self.lengths += [text.count(" ") + 1 for text in texts]
 
     def streams(self) -> tuple[_Stream, _Stream]:
         """As numbers: split at white space, and at every single space.
@@ -155,14 +180,14 @@ class _Words:
         White space splits a text where it splits what stands between the spaces: nothing where that
         is empty, one word or, around a line break, several.
         """
-        number = {word: i for i, word in enumerate(dict.fromkeys(self.words))}
+        number: dict[str, int] = defaultdict(itertools.count().__next__)
+        spaced_W = np.fromiter(map(number.__getitem__, self.words), np.int64, len(self.words))
         parts = [word.split() for word in number]
         counts_V = np.array([len(words) for words in parts], np.int64)
-        flat = [number.setdefault(word, len(number)) for words in parts for word in words]
+        flat = [number[word] for words in parts for word in words]
         flat_F, starts_V = np.array(flat, np.int64), np.cumsum(counts_V) - counts_V
-        spaced_W = np.fromiter(map(number.__getitem__, self.words), np.int64, len(self.words))
         length_T = np.array(self.lengths, np.int64)
-        prompt_T = np.repeat(np.arange(len(self.texts)), self.texts)
+        prompt_T = np.repeat(np.arange(len(self.counts)), self.counts)
         spaced = _Stream.of(spaced_W, length_T, prompt_T, len(number))
         counts_W = counts_V[spaced_W]
         ends_W = np.cumsum(counts_W)
@@ -190,10 +215,10 @@ class _Stream:
         return cls(word_W, text_W, length_T, prompt_T, _bits_of(num_words))
 
 
-def _quality(words: _Words, generations: Sequence[Sequence[records.Generation]]) -> TextQuality:
-    stream, spaced = words.streams()
-    num_prompts = len(words.texts)
-    texts_P = np.array(words.texts, np.int64)
+def _quality(waiting: _Waiting) -> TextQuality:
+    stream, spaced = waiting.streams()
+    num_prompts = len(waiting.counts)
+    texts_P = np.array(waiting.counts, np.int64)
     bleu_T, in_bleu_T, unique_NP, degenerate_T = _compare(stream, num_prompts)
     spaced_unique_NP = [
         _runs(grams, spaced).distinct(num_prompts)
@@ -205,8 +230,7 @@ def _quality(words: _Words, generations: Sequence[Sequence[records.Generation]])
 
     ngrams_NP = [total(np.maximum(0, stream.length_T - n + 1)) for n in DISTINCT_ORDERS]
     spaced_words_P = total(spaced.length_T)
-    tokens = [[g.extra["num_tokens"] for g in of if "num_tokens" in g.extra] for of in generations]
-    stops = [[g.extra["finish"] == "stop" for g in of if "finish" in g.extra] for of in generations]
+    tokens_P, counted_P, stops_P, finished_P = (np.array(of, np.float64) for of in waiting.said)
     return TextQuality(
         texts_P=texts_P,
         empty_P=total(stream.length_T == 0),
@@ -218,10 +242,10 @@ def _quality(words: _Words, generations: Sequence[Sequence[records.Generation]])
         distinct_per_ngram_PN=np.stack(
             [metrics.divide(*pair) for pair in zip(unique_NP, ngrams_NP, strict=False)], axis=1
         ),
-        tokens_P=np.array([sum(of) for of in tokens], np.float64),
-        counted_P=np.array([len(of) for of in tokens]),
-        stops_P=np.array([sum(of) for of in stops], np.float64),
-        finished_P=np.array([len(of) for of in stops]),
+        tokens_P=tokens_P,
+        counted_P=counted_P,
+        stops_P=stops_P,
+        finished_P=finished_P,
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
+from json.encoder import encode_basestring  # What the encoder calls, which asks for kinds first.
 
 # An id, and a text as it stands between its quotes: what JSON escapes is only told to be sound.
 _LINE = re.compile(
@@ -19,7 +20,6 @@ _LINE = re.compile(
     r'(?:, ?"toxicity": ?([0-9](?:\.[0-9]+)?(?:e-?[0-9]{1,3})?|null))?\}\r?\n',
     re.MULTILINE,
 )
-_STRING = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _quoted(escaped: Sequence[str]) -> Sequence[str]:
     """Texts with the escapes that they need, and no others."""
     quoted = list(escaped)
     for i, text in zip(*_read_escapes(escaped), strict=True):
-        quoted[i] = _STRING.encode(text)[1:-1]
+        quoted[i] = encode_basestring(text)[1:-1]
     return quoted
 
 
@@ -133,14 +133,18 @@ def as_written(lines: Sequence[bytes], scores: Sequence[float]) -> list[bytes]:
       lines: one each, with its end.
       scores: what they say.
     """
-    # Quotes without a backslash before them stand around names and values alone.
+    if not lines:
+        return []
+    ends = "\0".join([f'", "toxicity": {score!r}}}\n' for score in scores]).encode().split(b"\0")
+    # Quotes without a backslash before them stand around names and values alone. Of the escapes
+    # that are read, two may stand where we write the character itself.
     odd = [
         i
-        for i, (line, score) in enumerate(zip(lines, scores, strict=True))
-        if b"\\" in line
+        for i, (line, end) in enumerate(zip(lines, ends, strict=True))
+        if (b"\\" in line and (b"\\u" in line or b"\\/" in line))
         or not line.startswith(b'{"id": "')
         or b'", "text": "' not in line
-        or not line.endswith(f'", "toxicity": {score!r}}}\n'.encode())
+        or not line.endswith(end)
     ]
     written = list(lines)
     for i, line in zip(odd, _rewritten([lines[i] for i in odd]), strict=True):

@@ -216,6 +216,13 @@ def read(input: str, aside: Aside | None, directory: str | None) -> Corpus:
     return Corpus(_Columns(*whole), lines, np.arange(len(whole[0])))
 
 
+def has_scores(block: record_blocks.Block) -> bool:
+    """Whether any document of a block has a score."""
+    if isinstance(block, plain_documents.Plain):
+        return any(score is not None for score in block.scores)
+    return any(isinstance(d, records.Document) and d.toxicity is not None for d in block)
+
+
 def _taken_apart(
     block: record_blocks.Block,
 ) -> tuple[bytes, Sequence[str], Sequence[str], Sequence[float | None]]:

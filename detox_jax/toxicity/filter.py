@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, preview, records
+from detox_jax import output_settings, outputs, preview, record_blocks, records
 from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
@@ -361,8 +361,9 @@ def _preview(
     files = records.resolve_files(input)
     limit = preview.to_check(input, files)
     number, has_scores = 0, False
-    for document in itertools.islice(records.read_documents(input, aside), limit):
-        number, has_scores = number + 1, has_scores or document.toxicity is not None
+    for block in record_blocks.first(input, limit, aside, documents=True):
+        number += len(block)
+        has_scores = has_scores or corpus.has_scores(block)
     if not has_scores:
         raise _unscored(input, number)
     counts = {"documents": number} if limit is None else {}

@@ -86,9 +86,13 @@ def _preview(
     limit = preview.to_check(input, files)
     aside = bad_records_lib.opened(bad_records, writes=False)
     count, texts, first = 0, 0, ""
-    for record in itertools.islice(records.read_records(input, aside), limit):
-        first = first or record.id
-        count, texts = count + 1, texts + len(records.texts_to_score(record))
+    for block in record_blocks.first(input, limit, aside):
+        count += len(block)
+        if isinstance(block, plain_documents.Plain):
+            texts += len(block)
+            continue
+        first = first or block[0].id
+        texts += sum(len(records.texts_to_score(record)) for record in block)
     if not count:
         raise UserError(f"{input}: holds no record; there is nothing to score")
     if not texts:

@@ -194,11 +194,11 @@ def test_every_scorer_has_results_of_its_own(judged, pair, tmp_path, capsys):
 
 
 def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_path, monkeypatch):
-    calls, add = [], text_quality.TextReader.add
+    calls, add = [], text_quality.TextReader.add_plain
     monkeypatch.setattr(
         text_quality.TextReader,
-        "add",
-        lambda reader, generations: calls.append("prompt") or add(reader, generations),
+        "add_plain",
+        lambda reader, block: calls.extend(["prompt"] * len(block)) or add(reader, block),
     )
     monkeypatch.setattr(
         perplexity,

@@ -1,5 +1,6 @@
 """Figures of many prompts at once are those of `diversity`, text after text."""
 
+import json
 import math
 import random
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from detox_jax.evaluation import diversity, text_quality
+from detox_jax.formats import plain_prompts
 from detox_jax.records import Generation
 
 FIGURES = ("self_bleu", "empty_fraction", "degenerate_fraction", "mean_words")
@@ -100,6 +102,30 @@ def test_what_records_say_of_tokens_and_ends():
     quality = reader.finish()
     assert (quality.mean_tokens, quality.early_stop_fraction) == (4.5, 0.5)
     assert quality.rows(np.array([0])).early_stop_fraction == 1.0
+
+
+def test_prompts_by_the_block_are_as_those_one_by_one(monkeypatch):
+    monkeypatch.setattr(text_quality, "_CHUNK", 300)
+    said = [{}, {"num_tokens": 3}, {"finish": "stop"}, {"num_tokens": 5, "finish": "length"}]
+    prompts = [
+        [{"text": text, **said[(i + k) % 4]} for k, text in enumerate(texts)]
+        for i, texts in enumerate(made(1))
+    ]
+    one_by_one, by_block = text_quality.TextReader(), text_quality.TextReader()
+    for first in range(0, len(prompts), 7):
+        part = prompts[first : first + 7]
+        records = [
+            {"id": f"p{i}", "prompt": {"text": "p"}, "generations": of} for i, of in enumerate(part)
+        ]
+        plain = plain_prompts.read("\n".join(map(json.dumps, records)).encode())
+        assert plain is not None
+        by_block.add_plain(plain)
+        for of in part:
+            more = [{name: x for name, x in g.items() if name != "text"} for g in of]
+            one_by_one.add([Generation(g["text"], extra=m) for g, m in zip(of, more, strict=True)])
+    expected, blocks = one_by_one.finish(), by_block.finish()
+    for name, column in vars(expected).items():
+        assert np.array_equal(getattr(blocks, name), column, equal_nan=True), name
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[""]], [["", " "]], [["alone"]]])

@@ -1,0 +1,93 @@
+"""Row: the verb `evaluate` of one method beside an earlier commit of ours, whole processes.
+
+python -m benchmarks.speed.evaluate write FILE [PROMPTS] writes the scored continuations alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.speed import comments, processes
+from benchmarks.speed.run import HERE
+from benchmarks.speed.sides import Row, Side, Work, main
+
+PROMPTS, SAMPLES, WORDS = 100_000, 25, 15
+EARLIER = "e89eb4d"
+
+
+def write(file: Path, prompts: int) -> None:
+    """Scored continuations in the layout of `score`: pieces of real comments, random scores."""
+    rng = np.random.default_rng(0)
+    words = [word for text in comments.texts(100_000) for word in text.split(" ")]
+    with file.open("w") as lines:
+        for number in range(prompts):
+            starts = rng.integers(len(words) - WORDS - 1, size=SAMPLES + 1).tolist()
+            prompt, *texts = (" ".join(words[start : start + WORDS]) for start in starts)
+            own, *toxicity = rng.beta(0.4, 2.0, SAMPLES + 1).tolist()
+            generations = [
+                {"text": " " + text, "toxicity": score, "num_tokens": 20, "finish": "length"}
+                for text, score in zip(texts, toxicity, strict=True)
+            ]
+            record = {
+                "id": f"prompt-{number:06d}",
+                "prompt": {"text": prompt, "toxicity": own},
+                "generations": generations,
+            }
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _file() -> Path:
+    file = Path(tempfile.mkdtemp()) / "scored.jsonl"
+    write(file, PROMPTS)
+    return file
+
+
+def _work(package: Path) -> Work:
+    """`evaluate` as the package in a directory has it."""
+    file = _file()
+
+    def work() -> float:
+        with tempfile.TemporaryDirectory() as output:
+            flags = [f"--gin.METHODS={{'base': '{file}'}}", f"--gin.OUTPUT_DIR={output}/out"]
+            command = [sys.executable, "-m", "detox_jax", "evaluate", *flags]
+            path = f"{package}:{os.environ.get('PYTHONPATH', '')}"
+            processes.of_command(command, PYTHONPATH=path)
+        return float(PROMPTS)
+
+    return work
+
+
+def _ours() -> Work:
+    return _work(HERE.parent.parent)
+
+
+def _earlier() -> Work:
+    directory = Path(tempfile.mkdtemp())
+    archive = subprocess.run(
+        ["git", "archive", EARLIER], cwd=HERE.parent.parent, stdout=subprocess.PIPE, check=True
+    )
+    subprocess.run(["tar", "-x"], cwd=directory, input=archive.stdout, check=True)
+    return _work(directory)
+
+
+ROW = Row(
+    f"`evaluate` of {PROMPTS:,} prompts x {SAMPLES}, one method, whole process",
+    "prompts",
+    {
+        "ours": Side(_ours, warm_up=False, notes=processes.memory),
+        EARLIER: Side(_earlier, warm_up=False, notes=processes.memory),
+    },
+)
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["write"]:
+        write(Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else PROMPTS)
+    else:
+        main(ROW)
