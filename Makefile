@@ -40,7 +40,7 @@ docs: $(VENV)/installed-docs
 	$(BIN)/python -m docs_site.links site
 
 # Kills, signals, damage, full disks, fuzzing, a soak (docs/RELIABILITY.md); fuzzing alone takes 600 s
-# for each of 35 readers. A short round: CHAOS_KILLS_IN_SAVES, CHAOS_KILLS, CHAOS_SGEAT_KILLS,
+# for each of 41 readers. A short round: CHAOS_KILLS_IN_SAVES, CHAOS_KILLS, CHAOS_SGEAT_KILLS,
 # CHAOS_SIGNALS, CHAOS_DAMAGES, CHAOS_PAIRS, CHAOS_STORAGE, CHAOS_FUZZ_SECONDS, CHAOS_SOAK_SHARE (in
 # per cent); some classes: CHAOS="-k saves". The table is written whatever the outcome.
 chaos: $(VENV)/installed-test

@@ -82,7 +82,12 @@ def without_role(error: BaseException | None) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """What a library's error says, which may be several lines, or many."""
-    return shortened(" ".join((str(error) or repr(error)).split()), 300)
+    return as_one_line(str(error) or repr(error), 300)
+
+
+def as_one_line(text: str, most: int) -> str:
+    """Text that a file brings, for a message: its first `most` characters, without line breaks."""
+    return shortened(" ".join(text.split()), most)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,14 @@ import gin
 from etils import epath
 
 from detox_jax import directory_lock, output_settings, shared_steps
-from detox_jax.errors import Unavailable, UserError, shortened, storage_trouble, writing
+from detox_jax.errors import (
+    Unavailable,
+    UserError,
+    as_one_line,
+    shortened,
+    storage_trouble,
+    writing,
+)
 from detox_jax.formats import jsonl
 from detox_jax.parallel import processes
 
@@ -36,6 +43,7 @@ _PARTIAL = ".partial"  # ends the name of a file that is being written
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
 _APPEARS_WITHIN_S = 10.0
 _SHOWN = 100  # characters of a setting in an error
+_SHOWN_NAME = 300  # and of its name
 SHARD = re.compile(r"^(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.jsonl$")
 
 
@@ -433,9 +441,8 @@ class OutputDirectory:
             return False
         manifest = read_manifest(self.path)
         if manifest["verb"] != verb:
-            raise UserError(
-                f"{self.path}: holds the output of `{manifest['verb']}`; choose another"
-            )
+            there = as_one_line(manifest["verb"], _SHOWN)
+            raise UserError(f"{self.path}: holds the output of `{there}`; choose another")
         difference = output_settings.difference(manifest, self._manifest)
         if difference and not manifest["complete"] and not self._has_results():
             return False
@@ -443,7 +450,8 @@ class OutputDirectory:
             name, *values = difference
             there, now = (shortened(repr(value), _SHOWN) for value in values)
             raise UserError(
-                f"{self.path}: holds output made with other settings ({name}: {there} "
+                f"{self.path}: holds output made with other settings "
+                f"({as_one_line(name, _SHOWN_NAME)}: {there} "
                 f"there, {now} now); remove this directory alone "
                 f"({removal(self.path)}), or choose another; outputs beside it are kept"
                 f"{_advice(*difference)}"

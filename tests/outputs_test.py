@@ -52,6 +52,16 @@ def test_an_output_directory_of_another_verb_or_of_nobody_is_refused(tmp_path):
         outputs.read_manifest(epath.Path(tmp_path / "p"))
 
 
+@pytest.mark.parametrize("changed", [{"verb": "a\nb"}, {"settings": {"c\nd": 1}}], ids=str)
+def test_what_a_damaged_manifest_says_is_shown_in_one_line(tmp_path, changed):
+    outputs.OutputDirectory(str(tmp_path), "score", {}).finish()
+    manifest = outputs.read_manifest(epath.Path(tmp_path))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | changed))
+    with pytest.raises(UserError, match="a b|c d") as refusal:
+        outputs.OutputDirectory(str(tmp_path), "score", {})
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_manifest_is_a_function_of_the_settings(tmp_path):
     """Its bytes are compared between runs and machines: no order, no time, no host."""
     for name, settings in (("a", {"x": 1, "y": "é"}), ("b", {"y": "é", "x": 1})):

@@ -7,10 +7,12 @@
 #
 #   watch.sh --name=NAME --zone=ZONE --type=TYPE --bucket=gs://BUCKET/DIR [...] -- detox-jax VERB ...
 #
-#   --name, --zone, --type    of the queued resource; one of that name that exists is used, and deleted
+#   --name, --zone, --type    of the queued resource; one of that name that exists is used, and deleted.
+#                             --type=A,B asks for B where there is no capacity for A, each time anew;
+#                             a run goes on with another number of chips
 #   --bucket=gs://BUCKET/DIR  that outlives the TPUs; the command's outputs belong there
 #   --max_restarts=N          give up after so many (default 20)
-#   --wait_timeout=SECONDS    give up when there is no capacity for so long (default 86400)
+#   --wait_timeout=SECONDS    give up when there is no capacity for so long, for each type (default 86400)
 #   --poll=SECONDS            between two looks at the queue (default 30)
 #   --keep                    leave the TPUs running at the end: they cost money until delete.sh
 #   --log_dir=DIR             for the logs (default runs/tpu/NAME), a directory for each attempt
@@ -35,6 +37,8 @@ parse_flags "name zone project type bucket log_dir max_restarts wait_timeout pol
   timeout grace" "keep iap spot reserved internal_ips" "$@"
 require name zone type bucket
 require_number max_restarts wait_timeout
+[[ $type =~ ^[^,\ ]+(,[^,\ ]+)*$ ]] || usage_error "--type=$type: expected TYPE or TYPE,TYPE"
+types=$type
 [ ${#rest[@]} -gt 0 ] || usage_error "no command: end with -- detox-jax VERB ..."
 set_location "$zone" "$project"
 log_dir=${log_dir:-runs/tpu/$name}
@@ -53,9 +57,15 @@ flags() {
 }
 flags
 delete=("$scripts/delete.sh" "${passed[@]}" "--pause=$poll")
-flags type node_count runtime_version valid_until service_account network subnetwork \
-  spot reserved internal_ips
-create=("$scripts/create.sh" "${passed[@]}")
+
+# ask_for TYPE: sets `create`, the request.
+ask_for() {
+  # shellcheck disable=SC2034  # flags() reads it by its name
+  local type=$1
+  flags type node_count runtime_version valid_until service_account network subnetwork \
+    spot reserved internal_ips
+  create=("$scripts/create.sh" "${passed[@]}")
+}
 
 # --- nothing paid for is left behind -----------------------------------------------------------
 
@@ -94,10 +104,21 @@ uninterruptible() { (
 
 # --- one attempt ---------------------------------------------------------------------------------
 
+# Returns once the resource is ACTIVE, of the first type that Google Cloud grants.
+become_active() {
+  local candidate
+  for candidate in ${types//,/ }; do
+    ask_for "$candidate"
+    be_granted && return 0
+    [ "$candidate" = "$types" ] || uninterruptible "${delete[@]}" || return 1 # its request would stay
+  done
+  return 1
+}
+
 # Returns once the resource is ACTIVE: creates it where there is none, and anew where it is lost.
 # Fails if Google Cloud refuses it, or has no capacity for too long.
-become_active() {
-  local state last="" unknown=0 since=$SECONDS
+be_granted() {
+  local state last="" unknown=0 asked="" since=$SECONDS
   while [ $((SECONDS - since)) -le "$wait_timeout" ]; do
     state=$(tpu_state "$name")
     [ "$state" = "$last" ] || say "$name is $state"
@@ -106,8 +127,15 @@ become_active() {
     [ "$unknown" -lt 10 ] || { say "Google Cloud gave no answer 10 times" && return 1; }
     case $state in
       ACTIVE) return 0 ;;
-      ABSENT) uninterruptible "${create[@]}" || return 1 ;;
-      SUSPENDED) uninterruptible "${delete[@]}" || return 1 ;; # preempted, and never given back
+      ABSENT)
+        uninterruptible "${create[@]}" || return 1
+        since=${asked:-$SECONDS} # to ask takes time too, and is no waiting
+        asked=$since
+        ;;
+      SUSPENDED) # preempted, and never given back
+        uninterruptible "${delete[@]}" || return 1
+        since=${asked:-$SECONDS}
+        ;;
       FAILED)
         gcloud compute tpus queued-resources describe "$name" "${location[@]}" \
           --format='value(state.failedData.error.message)' >&2 || true
@@ -132,6 +160,7 @@ attempt_once() {
 }
 
 if [ -n "$dry_run" ]; then
+  ask_for "${types%%,*}"
   "${create[@]}"
   attempt_once "$log_dir/1"
   [ -n "$keep" ] || "${delete[@]}"

@@ -19,6 +19,7 @@ from detox_jax.interop.family import (
     write_rope_scaling,
 )
 from detox_jax.interop.layouts import Flat, Rows, Tensor
+from detox_jax.models import field_types
 from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import ID_SHIFT
 
@@ -91,8 +92,16 @@ def _read_mistral(fields: Fields) -> TransformerConfig:
     )
 
 
+def _layer_count(fields: Fields) -> int:
+    """How many layers there are; a list of them is made before the config can be checked."""
+    layers, most = fields.require("num_hidden_layers"), field_types.MOST["num_layers"]
+    if layers > most:
+        fields.refuse("num_hidden_layers", layers, f"at most {most} are read")
+    return layers
+
+
 def _qwen_window(fields: Fields) -> dict[str, Any]:
-    layers = fields.require("num_hidden_layers")
+    layers = _layer_count(fields)
     window = fields.take("sliding_window", None)
     if not fields.take("use_sliding_window", False):
         window = None
@@ -228,7 +237,7 @@ _GEMMA: dict[str, Any] = {"norm_unit_offset": True, "embedding_scale": True}
 
 
 def _read_gemma2(fields: Fields) -> TransformerConfig:
-    layers = fields.require("num_hidden_layers")
+    layers = _layer_count(fields)
     default = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
     types = fields.take("layer_types", None) or default
     fields.expect("hidden_act", "gelu_pytorch_tanh")
@@ -247,7 +256,7 @@ def _read_gemma2(fields: Fields) -> TransformerConfig:
 
 
 def _read_gemma3(fields: Fields) -> TransformerConfig:
-    layers = fields.require("num_hidden_layers")
+    layers = _layer_count(fields)
     pattern = fields.take("sliding_window_pattern", fields.take("_sliding_window_pattern", 6))
     default = [
         "sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(layers)

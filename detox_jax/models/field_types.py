@@ -11,8 +11,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-# Beyond these no model is, and a loop over layers, or a shape, would not end or not fit.
-_MOST, _MOST_LAYERS = 2**31 - 1, 2**16
+# Beyond these no model is, and a loop over layers, a shape, or an array of what a head rotates by,
+# would not end or not fit.
+_MOST = 2**31 - 1
+MOST = {"num_layers": 2**16, "head_dim": 2**20}
 
 
 def check(config: Any, path: str = "") -> None:
@@ -32,8 +34,8 @@ def check(config: Any, path: str = "") -> None:
         if not any(_fits(value, part) for part in _parts(kind)):
             kinds = " or ".join(_name(part) for part in _parts(kind))
             raise ValueError(f"{path}{name} is {reprlib.repr(value)}; expected {kinds}")
-        if name == "num_layers" and value > _MOST_LAYERS:
-            raise ValueError(f"{path}{name} is {value}; at most {_MOST_LAYERS} are read")
+        if name in MOST and value is not None and value > MOST[name]:
+            raise ValueError(f"{path}{name} is {value}; at most {MOST[name]} are read")
         if dataclasses.is_dataclass(value):
             check(value, f"{path}{name}.")
 

@@ -75,7 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("transfer-encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("content-length", 0)))
         chunks = []
-        while size := int(self.rfile.readline(), 16):
+        while size := int(self.rfile.readline() or b"-1", 16):
+            if size < 0:
+                raise ConnectionResetError("the client is gone in the midst of an upload")
             chunks.append(self.rfile.read(size))
             self.rfile.readline()
         self.rfile.readline()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -19,11 +20,15 @@ pytestmark = pytest.mark.chaos
 CLASS = "files drawn by hypothesis"
 SECONDS = wanted("CHAOS_FUZZ_SECONDS", 600)
 LONGEST_S = 120  # a file; a reader that takes so long hangs
+LARGEST = 4 << 30  # bytes; a reader that takes so many would take all that a machine has
 
 
 def _fuzz(reader, count_file):
     """Reads until the time is over; leaves in `count_file` how many files were read."""
     read = 0
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + LARGEST
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     @hypothesis.seed(int.from_bytes(os.urandom(4)))
     @hypothesis.settings(damage.PROFILE, max_examples=200, derandomize=False, database=None)

@@ -8,7 +8,8 @@ import pytest
 import safetensors.numpy
 
 from detox_jax.errors import UserError
-from detox_jax.interop import convert
+from detox_jax.interop import convert, huggingface
+from tests.fuzz import models_made
 from tests.interop import reference
 
 DEEP = "[" * 100_000
@@ -139,6 +140,7 @@ DIRECTORIES = {
     "width a fraction": (config(hidden_size=16.5), "config.json: malformed: emb_dim is 16.5"),
     "layers 1e9": (config(num_hidden_layers=10**9), "config.json: malformed: num_layers"),
     "layers 50,000": (config(num_hidden_layers=50_000), "tensor .* is missing"),
+    "heads too wide": (config(head_dim=2**20 + 2), "config.json: malformed: head_dim is 1048578"),
     "no layers": (config(num_hidden_layers=0), "config.json: .*num_layers is 0"),
     "context a list": (config(max_position_embeddings=[64]), "config.json: malformed"),
     "activation a list": (config(hidden_act=["silu"]), "config.json: hidden_act = "),
@@ -202,3 +204,14 @@ def test_a_hostile_directory_is_one_line_and_no_output(name, tmp_path, vocabular
         convert.convert(from_hf=str(source), to=str(tmp_path / "ours"))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "gemma2", "gemma3_text"])
+def test_layers_are_counted_before_a_list_is_made_of_them(name):
+    """A million millions of them took all memory; so few that this test may fail are too many."""
+    fields = next(values for values in models_made.CONFIGS if values["model_type"] == name)
+    fields = {**fields, "num_hidden_layers": 70_000}
+    with pytest.raises(
+        UserError, match="num_hidden_layers = 70000 is not supported; at most 65536"
+    ):
+        huggingface.config_from(huggingface.FAMILIES[name], fields, "config.json")

@@ -73,13 +73,14 @@ class Cloud:
         """What happens: each life of the resource goes through its states; the last one stays."""
         usual = {
             "nodes": 1,
-            "workers": 2,
+            "workers": 2,  # a slice, or {TYPE: of a slice of that type}
             "lives": [["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]],
             "preempted_lives": [],  # counted from 1: the command is cut off, then SUSPENDED
             "unreachable": [],  # "NODE-WORKER"
             "quota_error": False,
             "no_answer": False,
             "refused_deletions": 0,
+            "seconds_to_ask": 0,
         }
         (self.cloud / "scenario.json").write_text(json.dumps(usual | scenario))
 
@@ -125,6 +126,12 @@ class Cloud:
         log = self.cloud / "calls.jsonl"
         calls = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         return [call for call in calls if not verb or verb in call]
+
+    def preempt(self, signal_: signal.Signals) -> None:
+        """Takes the machines back: their command gets the signal, and the state is SUSPENDED."""
+        (self.cloud / "preempted").touch()
+        for group in (self.cloud / "workers").glob("*/.detox_jax/group"):
+            os.killpg(int(group.read_text()), signal_)
 
     @property
     def exists(self) -> bool:

@@ -27,7 +27,7 @@ def main(words: list[str]) -> int:
     match verbs:
         case ["compute", "tpus", "queued-resources", verb, *rest]:
             if verb == "create":
-                return create(state)
+                return create(state, flags)
             if not state["exists"]:
                 return error(
                     "NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/q' was not found"
@@ -36,7 +36,7 @@ def main(words: list[str]) -> int:
                 state, flags, rest
             )
         case ["compute", "tpus", "tpu-vm", "describe", _]:
-            print(";".join(["127.0.0.1"] * SCENARIO["workers"]))
+            print(";".join(["127.0.0.1"] * state["workers"]))
             return 0
         case ["storage", "cp", *_]:
             return 0
@@ -52,18 +52,24 @@ def save(state: dict) -> None:
     STATE.write_text(json.dumps(state))
 
 
-def create(state: dict) -> int:
+def create(state: dict, flags: dict) -> int:
     if SCENARIO["quota_error"]:
         return error(
             "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded."
         )
     import shutil  # here, and likewise below: most calls are to start fast
+    import time
 
+    time.sleep(SCENARIO["seconds_to_ask"])
     PREEMPTED.unlink(missing_ok=True)
-    for home in homes():
+    workers = SCENARIO["workers"]
+    if isinstance(workers, dict):
+        workers = workers[flags["accelerator-type"]]
+    state = {"lives": state["lives"] + 1, "exists": True, "asked": 0, "refused": 0}
+    save(state | {"workers": workers})
+    for home in homes(workers):
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-    save({"lives": state["lives"] + 1, "exists": True, "asked": 0, "refused": 0})
     return 0
 
 
@@ -90,7 +96,7 @@ def delete(state: dict, flags: dict, _rest: list[str]) -> int:
     if state["refused"] < SCENARIO["refused_deletions"]:
         save(state | {"refused": state["refused"] + 1})
         return error("FAILED_PRECONDITION: the queued resource is being provisioned")
-    for home in homes():  # the machines, and what runs on them, are gone
+    for home in homes(state["workers"]):  # the machines, and what runs on them, are gone
         group = home / ".detox_jax" / "group"
         if group.exists():
             os.system(f"kill -KILL -{group.read_text().strip()} 2>/dev/null")
@@ -113,24 +119,25 @@ def ssh(state: dict, flags: dict, _rest: list[str]) -> int:
     home = CLOUD / "workers" / place
     environment = os.environ | {"HOME": str(home)}
     # A session of its own, as sshd gives: a closed connection leaves the command running.
-    return subprocess.run(
+    status = subprocess.run(
         ["bash", "-c", flags["command"]], cwd=home, env=environment, start_new_session=True
     ).returncode
+    return status if status >= 0 else 255  # ssh's own, of a command that a signal ended
 
 
-def scp(_state: dict, _flags: dict, rest: list[str]) -> int:
+def scp(state: dict, _flags: dict, rest: list[str]) -> int:
     import shutil
 
-    for home in homes():
+    for home in homes(state["workers"]):
         shutil.copy(rest[0], home)
     return 0
 
 
-def homes() -> list[Path]:
+def homes(workers: int) -> list[Path]:
     return [
         CLOUD / "workers" / f"{node}-{worker}"
         for node in range(SCENARIO["nodes"])
-        for worker in range(SCENARIO["workers"])
+        for worker in range(workers)
     ]
 
 

@@ -117,6 +117,39 @@ def test_gives_up_waiting(cloud, flags):
     assert not cloud.exists
 
 
+def test_another_type_is_asked_for_where_there_is_no_capacity_each_time_anew(cloud, flags):
+    lives = [["ACTIVE"], ["WAITING_FOR_RESOURCES"], ["ACTIVE"]]
+    cloud.play(lives=lives, preempted_lives=[1], workers={"v6e-16": 2, "v6e-8": 1})
+    status, output = watch(cloud, flags, "--type=v6e-16,v6e-8", "--wait_timeout=3")
+    assert status == 0, output
+    types = [flag for call in cloud.calls("create") for flag in call if "accelerator-type" in flag]
+    assert [flag.partition("=")[2] for flag in types] == ["v6e-16", "v6e-16", "v6e-8"]
+    assert len(cloud.calls("delete")) == 3
+    assert not cloud.exists
+
+
+def test_gives_up_waiting_where_no_type_has_capacity(cloud, flags):
+    cloud.play(lives=[["WAITING_FOR_RESOURCES"]], workers={"v6e-16": 2, "v6e-8": 1})
+    status, output = watch(cloud, flags, "--type=v6e-16,v6e-8", "--wait_timeout=0")
+    assert status == 1
+    assert output.count("no capacity for 0 s") == 2
+    assert not cloud.exists
+
+
+@pytest.mark.parametrize("types", [",", "v6e-16,", "v6e-16, v6e-8"])
+def test_a_list_of_types_has_no_gap(cloud, flags, types):
+    status, output = watch(cloud, flags, f"--type={types}")
+    assert status == 2
+    assert f"--type={types}: expected TYPE or TYPE,TYPE; see" in output
+    assert cloud.calls() == []
+
+
+def test_the_asking_is_no_waiting(cloud, flags):
+    cloud.play(seconds_to_ask=1.5, **ACTIVE)
+    status, output = watch(cloud, flags, "--wait_timeout=0")
+    assert status == 0, output
+
+
 def test_gives_up_where_google_cloud_does_not_answer(cloud, flags):
     assert cloud.run("create.sh", *RESOURCE)[0] == 0
     cloud.play(no_answer=True)
