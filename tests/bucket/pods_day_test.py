@@ -75,8 +75,9 @@ def cloud(storage, data, tmp_path) -> Iterator[Cloud]:
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
     yield cloud
-    with contextlib.suppress(ProcessLookupError):  # where a test failed, they still run
-        cloud.preempt(signal.SIGKILL)
+    if cloud.exists:  # The test failed, and they may still run.
+        with contextlib.suppress(ProcessLookupError):
+            cloud.preempt(signal.SIGKILL)
 
 
 def flags_of(verb: str, root: str, model_file: str) -> list[str]:
