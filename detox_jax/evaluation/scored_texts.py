@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
+from detox_jax.evaluation.groups import UNKNOWN
 from detox_jax.evaluation.results import Reliability
 from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
 from detox_jax.evaluation.text_quality import TextQuality, TextReader
@@ -140,28 +141,35 @@ def texts_sha256(prompts: Iterable[records.Prompt], num_samples: int) -> str:
     return digest.hexdigest()
 
 
-def read(name: str, generations: str, with_quality: bool = False) -> Scored:
+def read(
+    name: str, generations: str, with_quality: bool = False, fields: Collection[str] = ()
+) -> Scored:
     """Reads what `score` wrote for the method `name`.
 
     Args:
       name: of the method.
       generations: `score`'s output: file, glob or directory.
       with_quality: whether to read what its texts are like as well.
+      fields: of the records, that stay with the prompts.
 
     Raises:
       UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
     """
-    return of_prompts(name, records.read_prompts(generations), generations, with_quality)
+    return of_prompts(name, records.read_prompts(generations), generations, with_quality, fields)
 
 
 def of_prompts(
-    name: str, prompts: Iterable[records.Prompt], generations: str, with_quality: bool = False
+    name: str,
+    prompts: Iterable[records.Prompt],
+    generations: str,
+    with_quality: bool = False,
+    fields: Collection[str] = (),
 ) -> Scored:
     """The same of prompts as they are read; `generations` is where from."""
     lean, counts = [], array("q")
     scores, hashes, unreadable, texts = array("d"), array("q"), array("b"), TextReader()
     for prompt in prompts:
-        lean.append(_lean(prompt))
+        lean.append(_lean(prompt, fields))
         counts.append(len(prompt.generations))
         scores.extend(
             np.nan if generation.toxicity is None else generation.toxicity
@@ -194,14 +202,14 @@ def of_prompts(
     )
 
 
-def _lean(prompt: records.Prompt) -> records.Prompt:
-    flag = prompt.extra.get("challenging")
+def _lean(prompt: records.Prompt, fields: Collection[str]) -> records.Prompt:
+    kept = {"challenging", *fields}
     return records.Prompt(
         prompt.id,
         prompt.text,
         prompt.toxicity,
         prompt.generations[:1],
-        extra={} if flag is None else {"challenging": flag},
+        extra={name: x for name, x in prompt.extra.items() if name in kept and x is not None},
     )
 
 
@@ -265,3 +273,45 @@ def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
         "challenging": np.array([p.challenging for p in prompts]),
     }
     return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def labels(methods: Mapping[str, Scored], by: str) -> list[str]:
+    """What group every prompt is of, joined methods agreeing; empty where none says.
+
+    Args:
+      methods: in one order of prompts.
+      by: the field of the records, or several joined by `+`, whose values are then as well.
+
+    Raises:
+      UserError: for a field that no prompt has, that is an object or a list, or that two methods
+        say differently of a prompt.
+    """
+    said: list[dict[str, str]] = [{} for _ in next(iter(methods.values())).prompts]
+    names = by.split("+")
+    for method, scored in methods.items():
+        for known, prompt in zip(said, scored.prompts, strict=True):
+            for name in names:
+                if name not in prompt.extra:
+                    continue
+                value = _label(prompt.extra[name], f"method {method!r}: {prompt.id!r}", name)
+                if known.setdefault(name, value) != value:
+                    raise UserError(
+                        f"method {method!r}: prompt {prompt.id!r} has {name!r} {value!r}, in "
+                        f"another method {known[name]!r}; generate both from one file"
+                    )
+    for name in names:
+        if not any(name in known for known in said):
+            raise UserError(
+                f"GROUP_BY: no prompt has a field {name!r}; name one of the records, such as "
+                "group, domain or language"
+            )
+    return [
+        " ".join(known[name] for name in names) if len(known) == len(names) else UNKNOWN
+        for known in said
+    ]
+
+
+def _label(value: Any, where: str, name: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{where}: {name!r} is {value!r}; GROUP_BY takes fields of text or numbers")
+    return str(value)
