@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -433,7 +434,11 @@ def _notes(
     """Sentences on what steering and the choice among samples mean for the figures."""
     with_model = [name for name, method in methods.items() if method.checkpoint_path is not None]
     of_models = {name: quality[name, "full"] for name in methods}
-    return [*notes.on_perplexity(scored, of_models, with_model), *notes.on_choice(scored)]
+    return [
+        *notes.on_perplexity(scored, of_models, with_model),
+        *notes.on_choice(scored),
+        *notes.on_words(of_models),
+    ]
 
 
 def _rows(
@@ -499,6 +504,7 @@ def _quality(
         mean_tokens=texts.mean_tokens,
         early_stop_fraction=texts.early_stop_fraction,
         perplexity_undefined=on_heldout.undefined,
+        unspaced_fraction=0.0 if math.isnan(texts.unspaced_fraction) else texts.unspaced_fraction,
     )
 
 

@@ -39,6 +39,7 @@ class TextQuality:
       counted_P: how many have it.
       stops_P: whose "finish" is "stop".
       finished_P: how many have a "finish".
+      unspaced_P: in which white space does not tell words (`diversity.is_unspaced`).
     """
 
     texts_P: np.ndarray
@@ -53,6 +54,7 @@ class TextQuality:
     counted_P: np.ndarray
     stops_P: np.ndarray
     finished_P: np.ndarray
+    unspaced_P: np.ndarray
 
     def rows(self, rows: np.ndarray) -> TextQuality:
         """Those prompts, by index or mask, in that order."""
@@ -88,6 +90,11 @@ class TextQuality:
     def degenerate_fraction(self) -> float:
         """`diversity.degenerate_fraction`."""
         return _ratio(self.degenerate_P, self.texts_P)
+
+    @property
+    def unspaced_fraction(self) -> float:
+        """`diversity.unspaced_fraction`."""
+        return _ratio(self.unspaced_P, self.texts_P)
 
     @property
     def mean_words(self) -> float:
@@ -222,6 +229,7 @@ def _quality(words: _Words, generations: Sequence[Sequence[records.Generation]])
         counted_P=np.array([len(of) for of in tokens]),
         stops_P=np.array([sum(of) for of in stops], np.float64),
         finished_P=np.array([len(of) for of in stops]),
+        unspaced_P=np.array([sum(diversity.is_unspaced(g.text) for g in of) for of in generations]),
     )
 
 

@@ -723,3 +723,25 @@ def test_mistakes_of_groups(tmp_path, capsys, flag, message):
     methods = {"base": write_groups(tmp_path / "base")}
     assert run(tmp_path / "out", methods, f"--gin.GROUP_BY={flag}") == 2
     assert message in capsys.readouterr().err
+
+
+# --- scripts without spaces -------------------------------------------------------------------
+
+
+def test_figures_of_words_are_said_to_be_none_without_spaces_between_words(tmp_path, capsys):
+    methods = {"base": write(tmp_path / "base", BASE), "mine": write(tmp_path / "mine", MINE)}
+    file = tmp_path / "mine" / "scored-00000-of-00001.jsonl"
+    file.write_text(file.read_text().replace(" word0 of a", "我们回家"))
+    assert run(tmp_path / "out", methods) == 0
+    results = results_of(tmp_path / "out")
+    shares = {
+        row["method"]: row.get("unspaced_fraction")
+        for row in results["rows"]
+        if row["split"] == "full"
+    }
+    assert shares == {"base": None, "mine": pytest.approx(1 / 6)}
+    (note,) = [x for x in results["provenance"]["notes"] if "without spaces" in x]
+    assert (
+        note.startswith("Of the continuations 17% of mine's are in scripts") and "base" not in note
+    )
+    assert "without spaces between words" in " ".join(capsys.readouterr().out.split())
