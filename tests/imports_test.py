@@ -143,14 +143,15 @@ ALLOWED = {
 WITHIN = {
     "formats.jsonl": {"errors"},
     "formats.foreign": {"errors"},
-    "formats.foreign_files": {"errors", "formats.foreign"},
+    "formats.published": {"errors", "formats.jsonl"},
+    "formats.foreign_files": {"errors", "formats.foreign", "formats.published"},
     "formats.record_ids": {"errors"},
     "formats.json_array": {"errors", "formats.jsonl"},
     "formats.arrow_rows": {"errors"},
     "formats.tfds_rows": {"errors"},
     "formats.row_formats": {
         *("errors", "formats.jsonl", "formats.json_array", "formats.arrow_rows"),
-        "formats.tfds_rows",
+        *("formats.tfds_rows", "formats.published"),
     },
     "formats.data_layout": {"errors", "formats.jsonl", "formats.row_formats"},
     "formats.hub_data": {"errors"},

@@ -90,6 +90,7 @@ class EvaluateSettings(TypedDict, total=False):
     """Of `evaluate`, beside what the call makes of its arguments."""
 
     power: bool
+    group_by: Sequence[str]
     batch_size: int
     mesh_shape: Mapping[str, int] | None
     min_coverage: float

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from detox_jax.evaluation import accuracy
+from detox_jax.evaluation.groups import Gap
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Perplexity
 from detox_jax.evaluation.soundness import SPOILED, sentence
 
 FEW = 20  # The bootstrap's intervals hold the truth less often than they say.
+NO_GROUP = "(none)"
 _NO_SCORES = "no scores"
 
 
@@ -51,7 +53,41 @@ def print_table(results: Results) -> None:
             print(sentence(f"{row.method} on the {row.split} prompts", row.spoiled))
     for note in results.provenance.notes:
         print(note)
+    _print_groups(results)
     accuracy.print_table(results)
+
+
+def _print_groups(results: Results) -> None:
+    """The toxicity by group, and which two groups differ most; nothing without groups."""
+    for by in dict.fromkeys(row.by for row in results.groups):
+        table = Table(title=f"by {by}")
+        for column in (by, "method", "n", "scored", "EMT", "TP"):
+            table.add_column(column)
+        rows = [row for row in results.groups if row.by == by]
+        names = list(dict.fromkeys(row.group for row in rows))
+        for row in sorted(rows, key=lambda row: names.index(row.group)):
+            table.add_row(
+                row.group or NO_GROUP,
+                row.method,
+                str(row.num_prompts),
+                f"{row.coverage:.1%}",
+                row.expected_maximum_toxicity.text(absent=_NO_SCORES),
+                row.toxicity_probability.text(absent=_NO_SCORES),
+            )
+        Console(width=140, force_jupyter=False).print(table)
+    for gap in results.gaps:
+        print(gap_sentence(gap))
+
+
+def gap_sentence(gap: Gap) -> str:
+    """Which two groups differ most, by how much, and whether chance explains it."""
+    name = {EMT: "EMT", TP: "TP"}.get(gap.metric, gap.metric)
+    end = "" if gap.difference.excludes_zero else "; chance may explain it"
+    return (
+        f"{gap.method}: of {gap.num_groups} groups by {gap.by}, {name} is highest for "
+        f"{gap.highest} and lowest for {gap.lowest}: {gap.difference.text(absent='-')}, an "
+        f"interval for all pairs at once{end}."
+    )
 
 
 def print_power(results: Results) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import (
     accuracy,
     console,
+    groups,
     joined,
     metrics,
     notes,
@@ -106,6 +108,7 @@ def evaluate(
     bootstrap_draws: Draws = 10_000,
     random_seed: Seed = 0,
     power: bool = False,
+    group_by: Sequence[str] = (),
     command: str | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
@@ -129,6 +132,8 @@ def evaluate(
       bootstrap_draws: resamples of the prompts behind each 95 % interval.
       random_seed: of the resampling.
       power: also print how many prompts it takes to see a difference.
+      group_by: fields of the records, such as `group` or `language`, several joined by `+`: the
+        toxicity of each method is also told by their values, with the largest gap (`groups`).
       command: what repeats the run, for the provenance; `evaluate` with its own configuration
         where None.
       check_only: check what can be checked without work, and return the steps (`preview`).
@@ -142,6 +147,7 @@ def evaluate(
     """
     arguments = locals()
     _check_names(methods)
+    _check_fields(group_by)
     if mesh_shape is not None:
         from detox_jax.parallel import mesh  # loads JAX: only where it is used
 
@@ -163,6 +169,8 @@ def evaluate(
             "methods": {"methods": {name: _describe_method(m) for name, m in named.items()}},
             "heldout": {"heldout": heldout and records.describe_input(heldout)},
             "reference": {"reference": reference and identity(reference)},
+            # Without any, so that older outputs go on.
+            "group_by": {"group_by": [*group_by]} if group_by else {},
         },
     )
     settings["threshold"] = {"operator": ">=", "value": TOXIC}
@@ -174,10 +182,11 @@ def evaluate(
         # --- the scores, and what no scorer changes ------------------------------------------
         own_decoding = {name: method.own_decoding for name, method in named.items()}
         first = next(iter(generations))
+        fields = {name for by in group_by for name in by.split("+")}
         all_joined = {
             scorer: joined.join(
                 {
-                    name: scored_texts.read(name, path, with_quality=scorer == first)
+                    name: scored_texts.read(name, path, scorer == first, fields)
                     for name, path in paths.items()
                 },
                 baseline,
@@ -214,6 +223,7 @@ def evaluate(
                 ),
                 paired=(*_paired(scored, baseline, draw), *paired_answers),
                 power=tuple(_power(scored, baseline)),
+                **_groups(scored, group_by, draw),
                 provenance=Provenance(
                     evaluated_by=EvaluatedBy(scored[baseline].scorer, scored[baseline].reliability),
                     filtered_by=_named_scorers(filtered_by, chosen_by, scored[baseline].scorer),
@@ -312,6 +322,13 @@ def _by_scorer(
         if not re.fullmatch(r"([\w-][\w.-]*)?", scorer):
             raise UserError(f"scorer {scorer!r}: use letters, digits, dots, hyphens, underscores")
     return {scorer: {name: found[scorer] for name, found in outputs.items()} for scorer in scorers}
+
+
+def _check_fields(group_by: Sequence[str]) -> None:
+    if not all(all(by.split("+")) for by in group_by):
+        raise UserError(
+            f"GROUP_BY is {[*group_by]}; give fields, several joined by a single +: 'domain+group'"
+        )
 
 
 def _has_results(output_dir: str, scorers: Iterable[str]) -> bool:
@@ -417,7 +434,11 @@ def _notes(
     """Sentences on what steering and the choice among samples mean for the figures."""
     with_model = [name for name, method in methods.items() if method.checkpoint_path is not None]
     of_models = {name: quality[name, "full"] for name in methods}
-    return [*notes.on_perplexity(scored, of_models, with_model), *notes.on_choice(scored)]
+    return [
+        *notes.on_perplexity(scored, of_models, with_model),
+        *notes.on_choice(scored),
+        *notes.on_words(of_models),
+    ]
 
 
 def _rows(
@@ -483,6 +504,7 @@ def _quality(
         mean_tokens=texts.mean_tokens,
         early_stop_fraction=texts.early_stop_fraction,
         perplexity_undefined=on_heldout.undefined,
+        unspaced_fraction=0.0 if math.isnan(texts.unspaced_fraction) else texts.unspaced_fraction,
     )
 
 
@@ -509,6 +531,23 @@ def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[P
         differences = dict(zip(pairs, draw.paired([*pairs.values()]), strict=True))
         paired += paired_rows(differences, baseline, split)
     return paired
+
+
+def _groups(
+    scored: Mapping[str, Scored], group_by: Sequence[str], draw: _Draws
+) -> dict[str, tuple[Any, ...]]:
+    """The figures by group, and the largest gaps; nothing where nobody asked."""
+
+    def mean(values_P: np.ndarray) -> Interval:
+        return draw.ratios((values_P, np.ones_like(values_P)))[0]
+
+    rows, gaps = [], []
+    for by in group_by:
+        masks = groups.masks(scored_texts.labels(scored, by))
+        for name, method in scored.items():
+            rows += groups.rows(name, by, masks, method.scores_PK, mean)
+            gaps += groups.gaps(name, by, masks, method.scores_PK)
+    return {"groups": tuple(rows), "gaps": tuple(gaps)}
 
 
 def _power(scored: Mapping[str, Scored], baseline: str) -> list[Power]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from detox_jax.evaluation.rows import Quality
 from detox_jax.evaluation.scored_texts import Scored
+from detox_jax.evaluation.soundness import FEW_UNSPACED
 
 
 def on_perplexity(
@@ -67,3 +68,25 @@ def on_choice(scored: Mapping[str, Scored]) -> list[str]:
             "nothing."
         )
     return notes
+
+
+def on_words(of_methods: Mapping[str, Quality]) -> list[str]:
+    """Whose figures of words are none, since its texts have no spaces between words.
+
+    Args:
+      of_methods: each method's quality on all prompts.
+    """
+    shares = {
+        name: quality.unspaced_fraction
+        for name, quality in of_methods.items()
+        if quality.unspaced_fraction >= FEW_UNSPACED
+    }
+    if not shares:
+        return []
+    said = ", ".join(f"{share:.0%} of {name}'s" for name, share in shares.items())
+    return [
+        f"Of the continuations {said} are in scripts without spaces between words (Chinese, "
+        "Japanese, Thai and others). Lengths in words, distinct n-grams, self-BLEU, loops and "
+        "perplexity by word count what stands between spaces: do not read them as figures of "
+        "words, nor compare them with other languages'; tokens and perplexity by token hold."
+    ]

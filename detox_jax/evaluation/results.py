@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from detox_jax.evaluation.groups import Gap, GroupRow
 from detox_jax.evaluation.metric_names import Accuracy, Metric
 from detox_jax.evaluation.rows import Paired, Power, Row, Scorer
-from detox_jax.evaluation.typed_json import FLAT, same_length
+from detox_jax.evaluation.typed_json import FLAT, SPARSE, same_length
 
 SCHEMA_VERSION = 2
 _MOST = 1 << 53  # whole numbers are exact up to here
@@ -103,12 +104,16 @@ class Results:
       paired: differences to the baseline.
       power: how many prompts it takes to see one.
       provenance: settings, versions, scorer and command.
+      groups: the toxicity of each method by group of prompts, where somebody asked.
+      gaps: the two groups that differ most.
     """
 
     rows: tuple[Row, ...]
     paired: tuple[Paired, ...] = ()
     power: tuple[Power, ...] = ()
     provenance: Provenance = Provenance()
+    groups: tuple[GroupRow, ...] = dataclasses.field(default=(), metadata=SPARSE)
+    gaps: tuple[Gap, ...] = dataclasses.field(default=(), metadata=SPARSE)
 
     @property
     def scorer(self) -> Scorer:

@@ -129,6 +129,8 @@ class Quality:
       early_stop_fraction: share of continuations that end by themselves.
       perplexity_undefined: why the model as it is steered has no perplexity; None where it has one,
         or where nobody asked.
+      unspaced_fraction: share of continuations in scripts that put no space between words, whose
+        words are not counted by any of these.
     """
 
     perplexity: Perplexity | None
@@ -142,6 +144,7 @@ class Quality:
     mean_tokens: float
     early_stop_fraction: float
     perplexity_undefined: str | None = dataclasses.field(default=None, metadata=SPARSE)
+    unspaced_fraction: float = dataclasses.field(default=0.0, metadata=SPARSE)
 
     def show_perplexity(self, show: Callable[[Perplexity], str], absent: str) -> str:
         """The perplexity on held-out text, or that there is none; with what it leaves out.

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from detox_jax import record_blocks, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
+from detox_jax.evaluation.groups import UNKNOWN
 from detox_jax.evaluation.results import Reliability
 from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
 from detox_jax.evaluation.text_quality import TextQuality, TextReader
@@ -143,25 +144,36 @@ def texts_sha256(prompts: Iterable[records.Prompt], num_samples: int) -> str:
     return digest.hexdigest()
 
 
-def read(name: str, generations: str, with_quality: bool = False) -> Scored:
+def read(
+    name: str, generations: str, with_quality: bool = False, fields: Collection[str] = ()
+) -> Scored:
     """Reads what `score` wrote for the method `name`.
 
     Args:
       name: of the method.
       generations: `score`'s output: file, glob or directory.
       with_quality: whether to read what its texts are like as well.
+      fields: of the records, that stay with the prompts.
 
     Raises:
       UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
     """
+    if fields:
+        prompts = records.read_prompts(generations)
+        return of_prompts(name, prompts, generations, with_quality, fields)
     return _of_blocks(name, record_blocks.read_prompts(generations), generations, with_quality)
 
 
 def of_prompts(
-    name: str, prompts: Iterable[records.Prompt], generations: str, with_quality: bool = False
+    name: str,
+    prompts: Iterable[records.Prompt],
+    generations: str,
+    with_quality: bool = False,
+    fields: Collection[str] = (),
 ) -> Scored:
     """The same of prompts as they are read; `generations` is where from."""
-    return _of_blocks(name, ([prompt] for prompt in prompts), generations, with_quality)
+    blocks = ([prompt] for prompt in prompts)
+    return _of_blocks(name, blocks, generations, with_quality, fields)
 
 
 def _of_blocks(
@@ -169,8 +181,9 @@ def _of_blocks(
     blocks: Iterable[record_blocks.PromptBlock],
     generations: str,
     with_quality: bool,
+    fields: Collection[str] = (),
 ) -> Scored:
-    columns, texts, is_plain = _Columns(), TextReader(), True
+    columns, texts, is_plain = _Columns(fields), TextReader(), True
     for block in blocks:
         if isinstance(block, plain_prompts.Plain):
             columns.add_plain(block)
@@ -197,16 +210,19 @@ def _of_blocks(
 class _Columns:
     """What `Scored` holds of prompts as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: Collection[str]) -> None:
+        self._kept = {"challenging", *fields}
         self.prompts: list[records.Prompt] = []
         self.counts = array("q")
         self._scores, self._hashes, self._unreadable = array("d"), array("q"), array("b")
 
     def add(self, prompt: records.Prompt) -> None:
         """A prompt."""
-        flag = prompt.extra.get("challenging")
+        there = prompt.extra.items()
+        extra = {name: x for name, x in there if name in self._kept and x is not None}
+        first = prompt.generations[:1]
         self.prompts.append(
-            _lean(prompt.id, prompt.text, prompt.toxicity, flag, prompt.generations[:1])
+            records.Prompt(prompt.id, prompt.text, prompt.toxicity, first, extra=extra)
         )
         self.counts.append(len(prompt.generations))
         self._scores.extend(
@@ -217,10 +233,12 @@ class _Columns:
         self._unreadable.extend(generation.unreadable for generation in prompt.generations)
 
     def add_plain(self, block: plain_prompts.Plain) -> None:
-        """Some prompts."""
+        """Some prompts, with the flag alone of their fields."""
         toxicity = [None if score is None else float(score) for score in block.toxicity]
         firsts = map(_first, block.firsts)
-        self.prompts += map(_lean, block.ids, block.texts, toxicity, block.challenging, firsts)
+        self.prompts += map(
+            _lean_plain, block.ids, block.texts, toxicity, block.challenging, firsts
+        )
         self.counts.extend(block.counts)
         self._scores.frombytes(block.scores_T.tobytes())
         self._hashes.extend(map(hash, block.continuations))
@@ -245,7 +263,7 @@ class _Columns:
         }
 
 
-def _lean(
+def _lean_plain(
     id: str,
     text: str,
     toxicity: float | None,
@@ -325,3 +343,45 @@ def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
         "challenging": np.array([p.challenging for p in prompts]),
     }
     return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def labels(methods: Mapping[str, Scored], by: str) -> list[str]:
+    """What group every prompt is of, joined methods agreeing; empty where none says.
+
+    Args:
+      methods: in one order of prompts.
+      by: the field of the records, or several joined by `+`, whose values are then as well.
+
+    Raises:
+      UserError: for a field that no prompt has, that is an object or a list, or that two methods
+        say differently of a prompt.
+    """
+    said: list[dict[str, str]] = [{} for _ in next(iter(methods.values())).prompts]
+    names = by.split("+")
+    for method, scored in methods.items():
+        for known, prompt in zip(said, scored.prompts, strict=True):
+            for name in names:
+                if name not in prompt.extra:
+                    continue
+                value = _label(prompt.extra[name], f"method {method!r}: {prompt.id!r}", name)
+                if known.setdefault(name, value) != value:
+                    raise UserError(
+                        f"method {method!r}: prompt {prompt.id!r} has {name!r} {value!r}, in "
+                        f"another method {known[name]!r}; generate both from one file"
+                    )
+    for name in names:
+        if not any(name in known for known in said):
+            raise UserError(
+                f"GROUP_BY: no prompt has a field {name!r}; name one of the records, such as "
+                "group, domain or language"
+            )
+    return [
+        " ".join(known[name] for name in names) if len(known) == len(names) else UNKNOWN
+        for known in said
+    ]
+
+
+def _label(value: Any, where: str, name: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{where}: {name!r} is {value!r}; GROUP_BY takes fields of text or numbers")
+    return str(value)

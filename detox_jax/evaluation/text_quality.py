@@ -41,6 +41,7 @@ class TextQuality:
       counted_P: how many have it.
       stops_P: whose "finish" is "stop".
       finished_P: how many have a "finish".
+      unspaced_P: in which white space does not tell words (`diversity.is_unspaced`).
     """
 
     texts_P: np.ndarray
@@ -55,6 +56,7 @@ class TextQuality:
     counted_P: np.ndarray
     stops_P: np.ndarray
     finished_P: np.ndarray
+    unspaced_P: np.ndarray
 
     def rows(self, rows: np.ndarray) -> TextQuality:
         """Those prompts, by index or mask, in that order."""
@@ -90,6 +92,11 @@ class TextQuality:
     def degenerate_fraction(self) -> float:
         """`diversity.degenerate_fraction`."""
         return _ratio(self.degenerate_P, self.texts_P)
+
+    @property
+    def unspaced_fraction(self) -> float:
+        """`diversity.unspaced_fraction`."""
+        return _ratio(self.unspaced_P, self.texts_P)
 
     @property
     def mean_words(self) -> float:
@@ -157,6 +164,7 @@ class _Waiting:
       counts: continuations a prompt.
       words: of all texts, one behind the other.
       lengths: words a text.
+      unspaced: whether white space does not tell a text's words.
       said: for each prompt what is said of its continuations' tokens: the sum of "num_tokens", of
         how many, and how many of those with a "finish" stopped, of how many.
     """
@@ -165,6 +173,7 @@ class _Waiting:
         self.counts: list[int] = []
         self.words: list[str] = []
         self.lengths: list[int] = []
+        self.unspaced: list[bool] = []
         self.said: tuple[list[float], ...] = ([], [], [], [])
 
     def add(self, texts: Sequence[str], counts: Sequence[int]) -> None:
@@ -173,6 +182,7 @@ class _Waiting:
             # A space between two texts parts their words as one within a text does.
             self.words += " ".join(texts).split(" ")
             self.lengths += [text.count(" ") + 1 for text in texts]
+            self.unspaced += map(diversity.is_unspaced, texts)
 
     def streams(self) -> tuple[_Stream, _Stream]:
         """As numbers: split at white space, and at every single space.
@@ -246,6 +256,7 @@ def _quality(waiting: _Waiting) -> TextQuality:
         counted_P=counted_P,
         stops_P=stops_P,
         finished_P=finished_P,
+        unspaced_P=total(np.array(waiting.unspaced, bool)),
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from detox_jax.errors import UserError
-from detox_jax.formats import foreign
+from detox_jax.formats import foreign, published
 from detox_jax.formats.foreign import Row
 
 
@@ -52,7 +52,7 @@ class Reader:
                 if row is None:
                     continue
             else:
-                row = foreign.to_row(value, where)
+                row = foreign.to_row(published.adapted(value, where), where)
             if "filtered_resps" in row.fields:
                 # The harness writes all samples again for each filter; the raw responses are equal.
                 if harness_filter is None:
@@ -97,7 +97,7 @@ def row_alone(value: Mapping[str, Any], where: str) -> Row | None:
       UserError: for a line that no layout explains.
     """
     if "custom_id" not in value or ("response" not in value and "body" not in value):
-        return foreign.to_row(value, where)
+        return foreign.to_row(published.adapted(value, where), where)
     name = _batch_id(value, where)
     if "response" not in value:
         text = _request_text(value["body"], where)

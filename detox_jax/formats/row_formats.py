@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from detox_jax.errors import UserError
-from detox_jax.formats import arrow_rows, json_array, jsonl, tfds_rows
+from detox_jax.formats import arrow_rows, json_array, jsonl, published, tfds_rows
 
 COMPRESSED = ("", ".gz", ".zst")
 _SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".arrow")
@@ -84,6 +84,8 @@ def raw_rows(file: epath.Path, text_field: str = "text") -> Iterator[RawRow]:
     first = start.lstrip()[:1]
     if first == b"[":
         return _of_values(file, json_array.rows(file))
+    if first == b"{" and (values := published.bold_rows(file, start)) is not None:
+        return _of_values(file, values)
     if suffix == _TEXT and first != b"{":
         return _text_rows(file, text_field)
     return _json_lines(file)

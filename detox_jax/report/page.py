@@ -21,7 +21,16 @@ from detox_jax.evaluation.frontiers import Frontier
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Evaluation, suffixes
 from detox_jax.records import TOXIC
-from detox_jax.report import charts, figures, frontier_tables, groups, origins, page_tables, samples
+from detox_jax.report import (
+    charts,
+    figures,
+    frontier_tables,
+    group_tables,
+    groups,
+    origins,
+    page_tables,
+    samples,
+)
 from detox_jax.report.charts import Chart
 from detox_jax.report.headline import headline
 from detox_jax.report.tables import (
@@ -169,6 +178,8 @@ def _section(evaluation: Evaluation, anchor: str, name: str, lines: Sequence[Fro
     results = evaluation.results
     made, drawn = page_tables.of_scores(results), charts.of_scores(evaluation)
     legend = [*legend_of_columns(results, made), *legend_of_scorer(results)]
+    made += group_tables.tables(results)
+    legend += group_tables.legend(results)
     if lines:
         made.append(frontier_tables.table(lines, results))
         drawn.append(frontier_tables.chart(lines))

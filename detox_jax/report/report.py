@@ -21,6 +21,7 @@ from detox_jax.evaluation.results_files import (
 from detox_jax.preview import Step
 from detox_jax.report import drawing, figures, frontier_tables, latex_tables, table_formats
 from detox_jax.report.charts import charts, measured, subject
+from detox_jax.report.group_tables import csv_table
 from detox_jax.report.headline import headline
 from detox_jax.report.page import page
 
@@ -129,6 +130,8 @@ def write(
     results = evaluation.results
     for extension, table in _TABLES.items():
         outputs.write_bytes(directory / f"table{suffix}.{extension}", table(results).encode())
+    if results.groups:
+        outputs.write_bytes(directory / f"groups{suffix}.csv", csv_table(results).encode())
     first = results.splits[0]
     pictures = {"toxicity": drawing.overview(measured(results, first), subject(results, first))}
     drawn = charts(evaluation)

@@ -11,7 +11,7 @@ from detox_jax import cli
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
-from detox_jax.evaluation import perplexity, text_quality
+from detox_jax.evaluation import perplexity, results_files, text_quality
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity, Scorer
 from tests.conftest import SENTENCES
 
@@ -648,3 +648,100 @@ def test_a_row_is_marked_by_a_judge_that_filtered_or_chose():
     of_other = evaluates._named_scorers(filtered_by, chosen_by, other)
     assert of_judge == {"base": None, "corpus": judge, "both": judge, "best": judge}
     assert of_other == {"base": None, "corpus": judge, "both": other, "best": judge}
+
+
+# --- groups of prompts ------------------------------------------------------------------------
+
+
+def write_groups(directory, shift=0.0, language=None):
+    """Twelve prompts a group: those of "b" are the more toxic."""
+    scores = {f"{group}{i}": (0.1, [0.3 + i / 100]) for group in "ab" for i in range(12)}
+    path = write(directory, scores)
+    file = directory / "scored-00000-of-00001.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row["group"], row["stance"] = row["id"][0], "hate" if row["id"][0] == "b" else "neutral"
+        if language:
+            row["language"] = language
+        if row["group"] == "b":
+            row["generations"][0]["toxicity"] += 0.3 - shift
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_groups_have_rows_and_a_gap(tmp_path, capsys):
+    methods = {
+        "base": write_groups(tmp_path / "base"),
+        "mine": write_groups(tmp_path / "mine", shift=0.3),
+    }
+    flag = "--gin.GROUP_BY=['group', 'group+stance']"
+    assert run(tmp_path / "out", methods, flag) == 0
+    results = results_of(tmp_path / "out")
+    rows = {(r["method"], r["by"], r["group"]): r for r in results["groups"]}
+    assert len(rows) == 8
+    assert rows["base", "group", "a"]["expected_maximum_toxicity"]["value"] == pytest.approx(0.355)
+    assert rows["base", "group", "b"]["toxicity_probability"]["value"] == 1
+    assert rows["mine", "group+stance", "b hate"]["num_prompts"] == 12
+    gaps = {(g["method"], g["by"], g["metric"]): g for g in results["gaps"]}
+    gap = gaps["base", "group", "expected_maximum_toxicity"]
+    assert (gap["highest"], gap["lowest"], gap["num_groups"]) == ("b", "a", 2)
+    assert gap["difference"]["value"] == pytest.approx(0.3) and gap["difference"]["low"] > 0.25
+    assert gaps["mine", "group", "expected_maximum_toxicity"]["difference"]["low"] < 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "base: of 2 groups by group, EMT is highest for b and lowest for a: 0.300" in printed
+    assert "interval for all pairs at once; chance may explain it" in printed
+    read = results_files.read(tmp_path / "out" / "results.json")
+    assert read.gaps[0].difference.value == pytest.approx(0.3)
+
+
+def test_without_groups_nothing_is_said_of_them(pair):
+    assert "groups" not in pair and "gaps" not in pair
+    assert "group_by" not in pair["provenance"]["settings"]
+
+
+def test_methods_may_differ_in_which_of_them_knows_the_groups_but_not_in_the_groups(tmp_path):
+    methods = {
+        "base": write_groups(tmp_path / "base"),
+        "mine": write_groups(tmp_path / "mine", language="fr"),
+    }
+    assert run(tmp_path / "out", methods, "--gin.GROUP_BY=['language']") == 0
+    (row, _) = results_of(tmp_path / "out")["groups"]
+    assert (row["method"], row["group"], row["num_prompts"]) == ("base", "fr", 24)
+    methods["other"] = write_groups(tmp_path / "other", language="de")
+    assert run(tmp_path / "no", methods, "--gin.GROUP_BY=['language']") == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("['dialect']", "GROUP_BY: no prompt has a field 'dialect'"),
+        ("'group'", "GROUP_BY: expected a list of texts, got 'group'"),
+        ("['group+']", "GROUP_BY is ['group+']; give fields"),
+    ],
+)
+def test_mistakes_of_groups(tmp_path, capsys, flag, message):
+    methods = {"base": write_groups(tmp_path / "base")}
+    assert run(tmp_path / "out", methods, f"--gin.GROUP_BY={flag}") == 2
+    assert message in capsys.readouterr().err
+
+
+# --- scripts without spaces -------------------------------------------------------------------
+
+
+def test_figures_of_words_are_said_to_be_none_without_spaces_between_words(tmp_path, capsys):
+    methods = {"base": write(tmp_path / "base", BASE), "mine": write(tmp_path / "mine", MINE)}
+    file = tmp_path / "mine" / "scored-00000-of-00001.jsonl"
+    file.write_text(file.read_text().replace(" word0 of a", "我们回家"))
+    assert run(tmp_path / "out", methods) == 0
+    results = results_of(tmp_path / "out")
+    shares = {
+        row["method"]: row.get("unspaced_fraction")
+        for row in results["rows"]
+        if row["split"] == "full"
+    }
+    assert shares == {"base": None, "mine": pytest.approx(1 / 6)}
+    (note,) = [x for x in results["provenance"]["notes"] if "without spaces" in x]
+    assert (
+        note.startswith("Of the continuations 17% of mine's are in scripts") and "base" not in note
+    )
+    assert "without spaces between words" in " ".join(capsys.readouterr().out.split())

@@ -48,6 +48,19 @@ def test_within_the_margins_nothing_is_spoiled(quality):
     assert soundness.spoiled(row_with(**quality), BASE) == ()
 
 
+@pytest.mark.parametrize(
+    ("tokens", "reasons"),
+    [
+        (9.0, ("it writes 9.0 tokens a continuation, base 19.8",)),
+        (16.0, ()),
+        (math.nan, ()),
+    ],
+)
+def test_without_spaces_between_words_tokens_are_compared(tokens, reasons):
+    row = row_with(unspaced_fraction=0.9, mean_words=1.0, mean_tokens=tokens)
+    assert soundness.spoiled(row, BASE) == reasons
+
+
 def test_every_row_is_judged_beside_the_base_of_its_split():
     empty = row_with(empty_fraction=0.5)
     rows = soundness.judged([BASE, empty, dataclasses.replace(empty, split="toxic")], "base")

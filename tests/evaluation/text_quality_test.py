@@ -11,7 +11,10 @@ from detox_jax.evaluation import diversity, text_quality
 from detox_jax.formats import plain_prompts
 from detox_jax.records import Generation
 
-FIGURES = ("self_bleu", "empty_fraction", "degenerate_fraction", "mean_words")
+FIGURES = (
+    *("self_bleu", "empty_fraction", "degenerate_fraction", "mean_words"),
+    "unspaced_fraction",
+)
 SPACES = [" ", " ", " ", " ", "  ", "\n", "\t ", "\u00a0", "\u3000", "\x1f"]
 
 
@@ -20,7 +23,7 @@ def made(seed, num_prompts=40):
     rng = random.Random(seed)
 
     def text():
-        words = rng.choices("a b c d E é".split(), k=rng.choice([0, 1, 2, 3, 5, 8, 13, 21]))
+        words = rng.choices("a b c d E é 我们".split(), k=rng.choice([0, 1, 2, 3, 5, 8, 13, 21]))
         if rng.random() < 0.2:
             words += rng.choices("x y z w".split(), k=rng.choice([1, 2, 3, 4])) * rng.choice([3, 4])
         ends = rng.choice(["", "", " ", "\n"]), rng.choice(["", " ", "  "])
@@ -133,3 +136,28 @@ def test_nothing_is_nan(prompts):
     quality = read(prompts)
     assert_as_diversity_says(quality, prompts)
     assert math.isnan(quality.mean_tokens) and math.isnan(quality.early_stop_fraction)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_unspaced"),
+    [
+        ("", False),
+        ("the bus is late", False),
+        ("café naïve", False),
+        ("мы едем домой", False),
+        ("우리는 집에 간다", False),  # Korean puts spaces
+        ("مرحبا بالعالم", False),
+        ("हम घर जाते हैं", False),
+        ("我们回家", True),
+        ("今日は電車が遅れている。", True),
+        ("รถไฟมาสาย", True),
+        ("ລົດໄຟມາຊ້າ", True),
+        ("ရထားနောက်ကျသည်", True),
+        ("រថភ្លើងមកយឺត", True),
+        ("the word 我 in English", False),  # one letter of 14
+        ("see 我们回家 now", True),
+        ("。！", False),
+    ],
+)
+def test_scripts_without_spaces_are_told_by_their_letters(text, is_unspaced):
+    assert diversity.is_unspaced(text) == is_unspaced

@@ -1,0 +1,67 @@
+"""Toxicity by group of prompts, in a table and as CSV, and the largest gaps in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detox_jax.evaluation.console import NO_GROUP, gap_sentence
+from detox_jax.evaluation.results import Results
+from detox_jax.report.table_formats import csv_lines
+from detox_jax.report.tables import METHOD, Table, show
+
+LEGEND = (
+    "By group: the interval of a group is of that group alone; of many groups some lie apart by "
+    "chance. The largest gap is of the groups of ten prompts and more."
+)
+
+
+def tables(results: Results) -> list[Table]:
+    """A table for each field that tells groups apart."""
+    made = []
+    for by in dict.fromkeys(row.by for row in results.groups):
+        rows = [row for row in results.groups if row.by == by]
+        names = list(dict.fromkeys(row.group for row in rows))
+        rows.sort(key=lambda row: names.index(row.group))
+        cells = [
+            {
+                METHOD: row.method,
+                "Group": row.group or NO_GROUP,
+                "Prompts": f"{row.num_prompts:,}",
+                "Scored": f"{row.coverage:.1%}",
+                "Max. toxicity": show(row.expected_maximum_toxicity),
+                "Tox. probability": show(row.toxicity_probability),
+            }
+            for row in rows
+        ]
+        made.append(Table(f"Toxicity by {by}", "", "", cells))
+    return made
+
+
+def legend(results: Results) -> list[str]:
+    """What the tables mean, and the largest gaps; nothing without groups."""
+    if not results.groups:
+        return []
+    return [LEGEND, *map(gap_sentence, results.gaps)]
+
+
+def csv_table(results: Results) -> str:
+    """The figures of every group, unrounded."""
+    lines: list[dict[str, Any]] = []
+    for row in results.groups:
+        line: dict[str, Any] = {
+            "by": row.by,
+            "group": row.group,
+            "method": row.method,
+            "num_prompts": row.num_prompts,
+            "num_scored_prompts": row.num_scored_prompts,
+            "coverage": row.coverage,
+        }
+        for name in ("expected_maximum_toxicity", "toxicity_probability"):
+            interval = getattr(row, name)
+            line |= {
+                name: interval.value,
+                f"{name}_low": interval.low,
+                f"{name}_high": interval.high,
+            }
+        lines.append(line)
+    return csv_lines(lines)

@@ -1,0 +1,206 @@
+"""BOLD, ToxiGen and RTP-LX as they are downloaded, in fixtures of their layouts."""
+
+import gzip
+import json
+
+import pytest
+
+from detox_jax import bad_records, record_blocks, records
+from detox_jax.errors import UserError
+
+# BOLD's files are one line without an end; nearly all prompts end with a space.
+PROMPTS = {
+    "American_actors": {"Ann_Lee": ["Ann Lee is an ", "In 1990 Lee "], "Bo_Ray": ["Bo Ray was "]},
+    "American_actresses": {"Cy_Fox": ["Cy Fox is an "]},
+}
+SENTENCES = {"judaism": {"Judaism": ["Judaism is a religion.", "Judaism has texts."]}}
+# ToxiGen's have the two characters of an escaped line break.
+NEUTRAL = r"- women play chess\n- women write books\n-"
+# RTP-LX's annotations are of people, from 1 to 5.
+HARMS = {"Toxicity": 4.0, "IdentityAttack": 2.0, "SelfHarm": 1.0, "SexualContent": 1.0}
+
+
+def _rtp_lx(text, index, locale, **more):
+    return {
+        "Prompt": text,
+        "Completion": "",
+        "Index": str(index),
+        "Locale": locale,
+        "Dialect": "",
+        "PromptAnnotations": HARMS,
+        "BenignCompletion": " all is well",
+    } | more
+
+
+def _write(path, *rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return str(path)
+
+
+# --- BOLD -------------------------------------------------------------------------------------
+
+
+def test_bold_prompts_know_domain_group_and_title(tmp_path):
+    path = tmp_path / "gender_prompt.json"
+    path.write_text(json.dumps(PROMPTS))
+    prompts = list(records.read_prompts(str(path)))
+    assert [(p.text, p.extra["group"], p.extra["title"]) for p in prompts] == [
+        ("Ann Lee is an", "American_actors", "Ann_Lee"),
+        ("In 1990 Lee", "American_actors", "Ann_Lee"),
+        ("Bo Ray was", "American_actors", "Bo_Ray"),
+        ("Cy Fox is an", "American_actresses", "Cy_Fox"),
+    ]
+    assert {p.extra["domain"] for p in prompts} == {"gender"}
+    assert prompts[1].id == "bold-gender-American_actors-Ann_Lee-2"
+
+
+def test_bold_prompts_that_come_back_have_ids_of_their_own(tmp_path):
+    """748 of the 10,195 about professions do, more than a source without ids may hold."""
+    path = tmp_path / "profession_prompt.json"
+    path.write_text(json.dumps({"a": {"b": ["A baker is "] * 50}}))
+    assert len({p.id for p in records.read_prompts(str(path))}) == 50
+
+
+def test_bold_sentences_are_documents_and_no_prompts(tmp_path):
+    path = tmp_path / "religious_ideology_wiki.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(SENTENCES).encode()))
+    documents = list(records.read_documents(str(path)))
+    assert [d.text for d in documents] == ["Judaism is a religion.", "Judaism has texts."]
+    assert documents[0].extra == {
+        "domain": "religious_ideology",
+        "group": "judaism",
+        "title": "Judaism",
+    }
+    with pytest.raises(UserError, match='has no "prompt"'):
+        list(records.read_prompts(str(path)))
+
+
+def test_a_directory_of_bold_is_all_its_domains(tmp_path):
+    (tmp_path / "gender_prompt.json").write_text(json.dumps(PROMPTS))
+    (tmp_path / "race_prompt.json").write_text(json.dumps({"x": {"y": ["He was "]}}))
+    prompts = list(records.read_prompts(str(tmp_path)))
+    assert [p.extra["domain"] for p in prompts] == ["gender"] * 4 + ["race"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"meta": {"tags": ["a"]}, "text": "x"}],
+        [{"meta": {"tags": ["a"]}}, {"meta": {"tags": ["b"]}}],
+        [{"meta": {"tags": [1]}}],
+    ],
+)
+def test_json_lines_of_a_like_name_and_start_are_read_as_lines(tmp_path, rows):
+    path = _write(tmp_path / "my_prompt.json", *rows)
+    if "text" in rows[0]:
+        assert [d.text for d in records.read_documents(path)] == ["x"]
+        return
+    with pytest.raises(UserError, match=r'my_prompt.json:1: record without a "text"'):
+        list(records.read_documents(path))
+
+
+# --- ToxiGen ----------------------------------------------------------------------------------
+
+
+def test_toxigen_prompts_are_lines_with_group_and_stance(tmp_path):
+    (tmp_path / "neutral_women_1k.txt").write_text(f"{NEUTRAL}\n{NEUTRAL}\n")
+    # A demonstration of `hate_bisexual` lacks its line break.
+    (tmp_path / "hate_mental_disability_1k.txt").write_text("- one\\n- two!-\n")
+    prompts = list(records.read_prompts(str(tmp_path)))
+    assert [(p.id, p.text) for p in prompts] == [
+        ("toxigen-hate-mental_disability-1", "- one\n- two!-"),
+        ("toxigen-neutral-women-1", "- women play chess\n- women write books\n-"),
+        ("toxigen-neutral-women-2", "- women play chess\n- women write books\n-"),
+    ]
+    assert prompts[0].extra == {"group": "mental_disability", "stance": "hate"}
+
+
+def test_toxigen_prompts_of_the_hub_have_a_line_break_behind_them(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "neutral_women_1k-00000-of-00001.parquet"
+    pq.write_table(pa.table({"prompt": [f"{NEUTRAL}\n"]}), path)
+    (prompt,) = records.read_prompts(str(path))
+    assert prompt.text == "- women play chess\n- women write books\n-"
+    assert prompt.extra["group"] == "women"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("women.txt", NEUTRAL), ("neutral_women.txt", "women play chess")]
+)
+def test_other_plain_text_stays_as_it_is(tmp_path, name, line):
+    (tmp_path / name).write_text(f"{line}\n")
+    (prompt,) = records.read_prompts(str(tmp_path / name))
+    assert prompt.text == line and not prompt.extra
+
+
+def test_toxigen_annotated_sentences_have_group_and_label(tmp_path):
+    rows = [
+        {"text": t, "target_group": "women", "toxicity_ai": a, "toxicity_human": h}
+        for t, a, h in (("one", 2.5, 3.0), ("two", 2.5, 3.5), ("three", None, 1.0))
+    ]
+    documents = list(records.read_documents(_write(tmp_path / "d.jsonl", *rows)))
+    assert [d.extra.get("toxic") for d in documents] == [False, True, None]
+    assert {d.extra["group"] for d in documents} == {"women"}
+    prompts = list(records.read_prompts(f"{tmp_path}/d.jsonl#prompt=text"))
+    assert prompts[1].text == "two" and prompts[1].extra["group"] == "women"
+
+
+# --- RTP-LX -----------------------------------------------------------------------------------
+
+
+def test_rtp_lx_prompts_know_language_dialect_and_harms(tmp_path):
+    path = _write(tmp_path / "RTP_LX_AR.json", _rtp_lx("مرحبا", 7, "AR", Dialect="Egyptian"))
+    (prompt,) = records.read_prompts(path)
+    assert prompt.id == "rtp-lx-ar-7" and prompt.text == "مرحبا"
+    assert prompt.toxicity == 0.75  # 4 of 1 to 5
+    assert prompt.prompt_extra == {"identity_attack": 2.0, "self_harm": 1.0, "sexual_content": 1.0}
+    assert prompt.extra["language"] == "ar" and prompt.extra["dialect"] == "Egyptian"
+    assert prompt.extra["BenignCompletion"] == " all is well"
+    assert not prompt.generations
+
+
+def test_rtp_lx_of_the_first_versions(tmp_path):
+    row = _rtp_lx("Ahoj", 0, "CS")
+    row["Annotations"] = row.pop("PromptAnnotations")
+    row["OriginalMetadata"] = {"Filename": "1.txt", "Begin": "3", "End": "9"}
+    (prompt,) = records.read_prompts(_write(tmp_path / "RTP_LX_CS.json", row))
+    assert prompt.toxicity == 0.75 and prompt.extra["OriginalMetadata"]["Begin"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("name", "locale", "language"),
+    [
+        ("RTP_LX_ZH-Hans.json", "ZH", "zh-Hans"),
+        ("RTP_LX_ZH-Hant.json", "ZH", "zh-Hant"),
+        ("RTP_LX_UK.json", "", "uk"),
+        ("RTP_LX_NO-NB.json", "NO", "no-NB"),
+        ("RTP_LX_PT.json", "Pt-Br", "pt-BR"),
+        ("RTP_LX_PT.json", "PT", "pt"),
+        ("RTP_LX_BCMS.json", "BCMS", "bcms"),
+        ("all.jsonl", "DE", "de"),
+        ("all.jsonl", "", None),
+    ],
+)
+def test_rtp_lx_language_is_that_of_the_files_name(tmp_path, name, locale, language):
+    (prompt,) = records.read_prompts(_write(tmp_path / name, _rtp_lx("x", 0, locale)))
+    assert prompt.extra.get("language") == language
+
+
+def test_rtp_lx_without_its_english_prompts_is_refused_or_set_aside(tmp_path):
+    rows = [_rtp_lx("NA", 0, "EN"), *(_rtp_lx(f"p{i}", i, "EN") for i in range(1, 4))]
+    path = _write(tmp_path / "RTP_LX_EN.json", *rows)
+    with pytest.raises(UserError, match=r'RTP_LX_EN.json:1: RTP-LX without its prompt \("NA"\)'):
+        list(records.read_prompts(path))
+    policy = bad_records.SetAside(path=str(tmp_path / "bad.jsonl"), most=0.5)
+    aside = bad_records.opened(policy)
+    assert [p.text for p in records.read_prompts(path, aside)] == ["p1", "p2", "p3"]
+
+
+def test_blocks_are_the_same_records(tmp_path):
+    (tmp_path / "gender_prompt.json").write_text(json.dumps(PROMPTS))
+    path = str(tmp_path / "gender_prompt.json")
+    blocks = [block for _, of in record_blocks.read_by_file(path) for block in of]
+    read = [record for block in blocks for record in record_blocks.as_records(block)]
+    assert read == list(records.read_records(path))
