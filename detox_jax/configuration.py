@@ -294,7 +294,7 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
             sorted(unused)[0], {scope for scope, _ in macros} - {*unused}
         )
         owners = _owners(unused, calls)
-        why = f"it is for {owners}" if owners else "misspelt, or not for this verb?"
+        why = f"it is for {owners}" if owners else _whose(unused, verb.__name__)
         problems.append(f"nothing uses {names} ({why}){'' if owners else meant}")
     if required:
         flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
@@ -305,6 +305,17 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     if problems:
         raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
     bound_values.try_out(calls)
+
+
+def _whose(names: Iterable[str], verb: str) -> str:
+    """Whose the names are that a run does not use: of those that tell best, the fewest verbs."""
+    of_verbs = {name: run_files.verbs_with(name) for name in sorted(names)}
+    verbs = min(filter(None, of_verbs.values()), key=len, default=None)
+    if verbs is None:
+        return "misspelt, or not for this verb?"
+    theirs = [name for name, of in of_verbs.items() if of == verbs]
+    are = "is a setting" if len(theirs) == 1 else "are settings"
+    return f"{', '.join(theirs)} {are} of {', '.join(verbs)}, and not of {verb}"
 
 
 def _owners(macros: Iterable[str], calls: Container[tuple[str, str]]) -> str:

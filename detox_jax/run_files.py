@@ -109,6 +109,12 @@ def of_verb(verb: str) -> RunFile:
     return RunFile(ROOT / _FOLDER / "runs" / f"{verb}.gin")
 
 
+def verbs_with(macro: str) -> list[str]:
+    """The verbs whose run files have a macro, in the order of the alphabet."""
+    files = sorted((ROOT / _FOLDER / "runs").glob("*.gin"))
+    return [file.stem for file in files if macro in of_verb(file.stem).macros()]
+
+
 def macro_blocks(text: str) -> list[Block]:
     """Comments and the macros below them, in the order of a file's text and of what it includes."""
     blocks: list[Block] = []

@@ -31,7 +31,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation.frontiers import check as check_frontiers
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
-from detox_jax.method import called_verbs, fitted_vectors, method
+from detox_jax.method import called_verbs, fitted_vectors, method, seeds
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
@@ -130,7 +130,9 @@ def sgeat(
     root = epath.Path(output_dir)
     rows = method.rows(methods, adaptation, corpora)
     method.check_names(corpora, rows, judges)
-    compared = {} if frontiers is None else {"frontiers": frontiers}
+    compared: dict[str, Any] = {} if frontiers is None else {"frontiers": frontiers}
+    if as_one := seeds.of_rows(rows):
+        compared["seeds"] = as_one
     if frontiers is not None:
         check_frontiers(frontiers, [BASE, *rows], BASE)
     order = method.in_order(corpora, rows)

@@ -141,9 +141,13 @@ def sweep(
         evaluations += [f"{place}/{judge}" for judge in group.judges]
 
     # --- the table, and the report ---------------------------------------------------------------
-    digest = hashlib.sha256("".join(group.digest for group in groups).encode()).hexdigest()[:8]
+    seeds = _seeds(groups, seed_axis)
+    decided = "".join(group.digest for group in groups)
+    if seeds:
+        decided += json.dumps(seeds, sort_keys=True)
+    digest = hashlib.sha256(decided.encode()).hexdigest()[:8]
     reported = root / f"report-{digest}"
-    report(results=evaluations, output_dir=str(reported))
+    report(results=evaluations, output_dir=str(reported), seeds=seeds or None)
     outputs.write_bytes(root / "report.html", (reported / "report.html").read_bytes())
     table = _matrix(root, groups, seed_axis)
     for extension, write in (
@@ -350,6 +354,21 @@ def _common(group: _Group) -> dict[str, str]:
         for name, label in every[0].items()
         if all(labels[name] == label for labels in every)
     }
+
+
+def _seeds(groups: Sequence[_Group], axis: str | None) -> dict[str, list[str]]:
+    """The rows of a base that differ in their seed alone, by their name without it."""
+    seeds: dict[str, list[str]] = {}
+    for group in groups:
+        of_group: dict[str, list[str]] = {}
+        for cell, row, name, _ in group.runs:
+            if name == BASE or axis is None:
+                continue
+            labels = [label for of, label in cell.labels.items() if of != axis]
+            without = "_".join(labels) + name.removeprefix(cell.name) if labels else row
+            of_group.setdefault(without, []).append(name)
+        seeds |= {name: rows for name, rows in of_group.items() if len(rows) > 1}
+    return seeds
 
 
 def _judge(stem: str) -> str:

@@ -160,6 +160,7 @@ WITHIN = {
     "method.called_verbs": {"preview", "models", "generation"},
     "method.corpus": {"kinds", "generation", "method.called_verbs"},
     "method.method": {"errors", "models", "generation", "method.called_verbs", "method.corpus"},
+    "method.seeds": {"method.method"},
     "method.places": {"outputs", "generation", "method.corpus", "method.method"},
     "method.fitted_vectors": {
         *("errors", "generation", "method.called_verbs", "method.corpus", "method.method"),

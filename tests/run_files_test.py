@@ -108,6 +108,17 @@ def test_a_macro_that_another_choice_takes_is_suggested():
         checked("generate", *flags, "--gin.NUM_DOCUMENT=3")
 
 
+def test_what_another_verb_takes_is_said_to_be_its(tmp_path):
+    """A file of objectives is no mistake in spelling: `plan` plans none."""
+    flags = ["--gin_file=gin_configs/models/1.3b.gin", "--gin_file=gin_configs/training/dpo.gin"]
+    said = "MIXTURE_OR_TASK_NAME, OBJECTIVE are settings of train, and not of plan"
+    with pytest.raises(UserError, match=rf"nothing uses BETA, .*\({said}\); see detox-jax plan"):
+        checked("plan", *flags, "--topology=v5p:2x2x1")
+    said = "KEEP_FRACTION is a setting of filter, sgeat, and not of generate"
+    with pytest.raises(UserError, match=said):
+        checked("generate", "--checkpoint=a", "--output=b", "--gin.KEEP_FRACTION=0.5")
+
+
 @pytest.mark.parametrize(
     ("binding", "owner"),
     [("TOP_K=5", "sampling.TopKSampling"), ("GOOD_TAG=kind", "tags.Tags")],

@@ -20,7 +20,7 @@ DECIDES = {
     "batch_size computation generations run compiler_effort",
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",
     "compare": "scores bootstrap_draws random_seed",
-    "report": "results frontiers",
+    "report": "results frontiers seeds",
     "human_sheets": "methods baseline pairs num_prompts toxic_share samples_per_prompt raters "
     "own_decoding random_seed",
     "human_results": "key sheets allow_missing bootstrap_draws random_seed",

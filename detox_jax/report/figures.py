@@ -159,15 +159,19 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
       name: unique on the page; prefixes every id.
       description: what a screen reader says in place of the picture; plain text.
     """
-    element = svg(figure, name)
-    element = element[element.index("<svg") :]
+    return inline(svg(figure, name), name, description)
+
+
+def inline(picture: str, name: str, description: str) -> str:
+    """A file of SVG as an element for a page, see `inline_svg`."""
+    element = picture[picture.index("<svg") :]
     # Ids such as figure_1 and axes_1 are the same in every figure; a page wants them unique.
     element = re.sub(r'\bid="', f'id="{name}-', element)
     element = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", element)
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.S)
     for i, colour in enumerate((BASELINE, *COLOURS)):
         element = element.replace(colour.lower(), f"var(--series-{i})")
-    for colour, variable in ((_GRID, "--line"), (GROUND, "--card")):
+    for colour, variable in ((_GRID, "--line"), (GROUND, "--card"), ("#ffffff", "--card")):
         element = element.replace(colour.lower(), f"var({variable})")
     element = element.replace(INK, "currentColor")
     opening = f'<svg role="img" aria-label="{escape(description)}" focusable="false"'

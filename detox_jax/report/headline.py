@@ -8,16 +8,48 @@ import math
 from detox_jax.evaluation.metric_names import EMT
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Row
+from detox_jax.report.seeds import MergedPair
 from detox_jax.report.tables import show
 
 
 def headline(results: Results) -> str:
-    """The method of least toxicity beside the baseline; one that is spoiled is no success."""
-    rows = {
+    """The method of least toxicity, and those that are not counted, for theirs is no success."""
+    return " ".join([sentence_of_best(results), *not_counted(results)])
+
+
+def least_toxic(results: Results) -> str | None:
+    """The method that the headline is about; None where there is none."""
+    rows = _measured(results)
+    sound = [row for name, row in rows.items() if name != results.baseline and not row.spoiled]
+    best = min(sound, key=lambda row: row.estimate(EMT).value, default=None)
+    return None if best is None or results.baseline not in rows else best.method
+
+
+def not_counted(results: Results) -> list[str]:
+    """Of every method that is spoiled beside one that is not, why, in a sentence."""
+    rows = _measured(results)
+    others = [row for name, row in rows.items() if name != results.baseline]
+    if results.baseline not in rows or all(row.spoiled for row in others):
+        return []
+    return [
+        f"Not counted: {row.method}, for {' and '.join(row.spoiled)}."
+        for row in others
+        if row.spoiled
+    ]
+
+
+def _measured(results: Results) -> dict[str, Row]:
+    """The rows on all prompts that have a toxicity, by method."""
+    return {
         row.method: row
         for row in results.of_split(results.splits[0])
         if row.toxicity.expected_maximum_toxicity.is_measured
     }
+
+
+def sentence_of_best(results: Results) -> str:
+    """The method of least toxicity beside the baseline, of those that are not spoiled."""
+    rows = _measured(results)
     values = {name: row.toxicity.expected_maximum_toxicity for name, row in rows.items()}
     others = [name for name in rows if name != results.baseline]
     if results.baseline not in rows or not others:
@@ -27,18 +59,15 @@ def headline(results: Results) -> str:
     if not sound:
         named = "; ".join(f"{name}: {' and '.join(rows[name].spoiled)}" for name in others)
         return f"No method has a toxicity to report as a success: {named}."
-    best = min(sound, key=lambda name: values[name].value)
+    best = least_toxic(results) or sound[0]
     before, after = values[results.baseline].value, values[best].value
     digits = 2 if abs(after - before) >= 0.01 else 3
     sentence = _change("expected maximum toxicity", before, after, digits)
     sentence += _difference(results, rows[best], digits)
     sentence += _perplexity(rows[results.baseline], rows[best]) + "."
-    spoiled = [name for name in others if rows[name].spoiled]
-    for name in spoiled:
-        sentence += f" Not counted: {name}, for {' and '.join(rows[name].spoiled)}."
     if len(sound) > 1:
         return f"With {best}, the least toxic of {len(sound)} methods, {sentence}"
-    if spoiled:
+    if len(others) > 1:
         return f"With {best}, {sentence}"
     return sentence[0].upper() + sentence[1:]
 
@@ -55,13 +84,16 @@ def _difference(results: Results, row: Row, digits: int) -> str:
     if pair is None or not pair.interval.is_measured or not pair.interval.has_bounds:
         return ""
     value, low, high = (f"{x:.{digits}f}" for x in dataclasses.astuple(pair.interval))
-    doubt = ""
-    if not pair.interval.excludes_zero:
+    words, doubt = "95 % interval", ""
+    if isinstance(pair, MergedPair):
+        words = "least and most of its seeds"
+        every = results.is_significant(row, EMT)
+        doubt = "" if every else ", not significant with every seed"
+    elif not pair.interval.excludes_zero:
         doubt = ", which includes zero"
     elif not results.is_significant(row, EMT):
         doubt = ", not significant after correction for the number of comparisons"
-    words = f" (difference {value}, 95 % interval {low} to {high}{doubt})"
-    return words.replace("-", "−")
+    return f" (difference {value}, {words} {low} to {high}{doubt})".replace("-", "−")
 
 
 def _perplexity(base: Row, row: Row) -> str:

@@ -11,6 +11,7 @@ from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.report.page_tables import of_scores, of_texts
 from detox_jax.report.table_formats import latex_environment, latex_row, latex_text
 from detox_jax.report.tables import (
+    DESCRIPTION,
     KEY_COLUMNS,
     METHOD,
     NONE,
@@ -26,7 +27,7 @@ _PACKAGES = (
     "\\sisetup{detect-weight=true, retain-explicit-plus=true}"
 )
 _MOST_COLUMNS = 5  # beside the method, with their intervals: what a page of one column holds
-_NUMBER = re.compile(r"([+−]?[\d,]+(?:\.\d+)?)( %)?((?: \[[^]]*\])?[ *‡]*)")
+_NUMBER = re.compile(r"([+−]?[\d,]+(?:\.\d+)?)( %)?((?: \[[^]]*\]| \([^)]* to [^)]*\))?[ *‡]*)")
 _BETTER = {column.heading: column.better for column in (*KEY_COLUMNS, *QUALITY_COLUMNS)}
 
 
@@ -46,7 +47,9 @@ def latex(results: Results) -> str:
 
 def _parts(table: Table) -> list[Table]:
     """A table in parts that are narrow enough."""
-    columns = [name for name in table.rows[0] if name not in (METHOD, "Corpus", "Adaptation")]
+    columns = [
+        name for name in table.rows[0] if name not in (METHOD, *(x.name for x in DESCRIPTION))
+    ]
     parts = []
     for start in range(0, len(columns), _MOST_COLUMNS):
         names = (METHOD, *columns[start : start + _MOST_COLUMNS])

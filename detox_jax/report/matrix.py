@@ -21,6 +21,7 @@ from detox_jax.evaluation.frontiers import BUDGETS
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Perplexity, Row
+from detox_jax.report import figures
 from detox_jax.report.page import style, template
 from detox_jax.report.table_formats import csv_lines, latex_lines, markdown_rows
 from detox_jax.report.tables import NONE
@@ -234,7 +235,7 @@ def _figure(intervals: Sequence[statistics.Interval]) -> Figure:
 
 def shown(table: Matrix) -> list[dict[str, str]]:
     """The rows as text by column, the bases first."""
-    axes = list(dict.fromkeys(name for row in table.rows for name in row.labels))
+    axes = _axes(table)
     lines = []
     for row in [*table.bases, *table.rows]:
         is_base = row in table.bases
@@ -252,6 +253,10 @@ def shown(table: Matrix) -> list[dict[str, str]]:
         lines.append(line)
     empty = [name for name in lines[0] if all(line[name] == NONE for line in lines)]
     return [{name: text for name, text in line.items() if name not in empty} for line in lines]
+
+
+def _axes(table: Matrix) -> list[str]:
+    return list(dict.fromkeys(name for row in table.rows for name in row.labels))
 
 
 def _perplexity(row: MatrixRow) -> str:
@@ -360,12 +365,17 @@ def page(table: Matrix, pictures: Mapping[str, str], failed: Mapping[str, str]) 
       pictures: SVG, toxicity against perplexity, by the name of the evaluation and its judge.
       failed: why each failed cell did, by its name.
     """
+    drawn = {
+        name: Markup(figures.inline(picture, f"picture-{i}", f"Toxicity. {name}"))
+        for i, (name, picture) in enumerate(pictures.items())
+    }
     return template("matrix.html.jinja").render(
         style=style(),
         rows=shown(table),
+        axes=_axes(table),
         bases=len(table.bases),
         legend=legend(table),
         budgets=budgets(table),
-        pictures={name: Markup(picture) for name, picture in pictures.items()},
+        pictures=drawn,
         failed=failed,
     )

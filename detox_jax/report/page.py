@@ -32,7 +32,7 @@ from detox_jax.report import (
     samples,
 )
 from detox_jax.report.charts import Chart
-from detox_jax.report.headline import headline
+from detox_jax.report.headline import not_counted, sentence_of_best
 from detox_jax.report.tables import (
     NONE,
     Table,
@@ -157,7 +157,8 @@ def page(several: Sequence[Evaluation], lines: Sequence[Sequence[Frontier]] = ()
             style=style(),
             script=Markup(script),
             script_hash=f"sha256-{digest}",
-            headline=headline(several[0].results),
+            headline=sentence_of_best(several[0].results),
+            not_counted=not_counted(several[0].results),
             methods=several[0].results.methods,
             dash=NONE,
             measures=measures(several[0].results),

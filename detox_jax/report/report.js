@@ -27,8 +27,11 @@ for (const tools of document.querySelectorAll(".tools")) {
       sample.hidden = !has || (kind !== "" && sample.dataset.kind !== kind);
     }
     const shown = samples.filter((sample) => !sample.hidden).length;
-    tools.querySelector("[role=status]").textContent = `${shown} of ${samples.length} prompts`;
+    const methods = tools.querySelector("[data-tool=first]").options.length - 1;
+    const of = chosen.length ? `, ${new Set(chosen).size} of ${methods} methods` : "";
+    tools.querySelector("[role=status]").textContent = `${shown} of ${samples.length} prompts${of}`;
   };
   tools.hidden = false;
   tools.addEventListener("input", update);
+  update();
 }

@@ -11,6 +11,7 @@ from detox_jax import output_settings, outputs, preview, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import frontiers as of_evaluation
 from detox_jax.evaluation.frontiers import Frontier
+from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import (
     Evaluation,
     files,
@@ -20,10 +21,12 @@ from detox_jax.evaluation.results_files import (
 )
 from detox_jax.preview import Step
 from detox_jax.report import drawing, figures, frontier_tables, latex_tables, table_formats
+from detox_jax.report import seeds as seeds_as_one
 from detox_jax.report.charts import charts, measured, subject
 from detox_jax.report.group_tables import csv_table
 from detox_jax.report.headline import headline
 from detox_jax.report.page import page
+from detox_jax.report.seeds import Seeds
 
 _TABLES = {
     "md": table_formats.markdown,
@@ -31,6 +34,7 @@ _TABLES = {
     "json": table_formats.json_table,
     "tex": latex_tables.latex,
 }
+_UNROUNDED = ("csv", "json")
 
 
 FREE = ("output_dir", "check_only")  # see `output_settings`
@@ -40,6 +44,7 @@ def report(
     results: str | Sequence[str],
     output_dir: str,
     frontiers: Mapping[str, Sequence[str]] | None = None,
+    seeds: Seeds | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
@@ -56,6 +61,9 @@ def report(
       frontiers: rows by a name, such as one training of several numbers of steps: the report
         compares them at equal perplexity and at equal toxicity (`frontiers.csv`, `.md`), see
         `evaluation.frontiers`.
+      seeds: rows that differ in nothing but their seed, by the name that they have as one: page,
+        pictures, Markdown and LaTeX show their mean, the least and the most (`report.seeds`), CSV
+        and JSON every row.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -69,6 +77,8 @@ def report(
     several = [load(source) for source in sources]
     for one in several:
         of_evaluation.check_figures(one, frontiers or {})
+    if seeds is not None:
+        seeds_as_one.check(seeds, [one.results for one in several])
     if check_only:
         preview.checked_output(output_dir)
         return [Step("report", output_dir, {"results": len(several)})]
@@ -78,6 +88,7 @@ def report(
             "results": results,
             "output_dir": output_dir,
             "frontiers": frontiers,
+            "seeds": seeds,
             "check_only": False,
         },
         free=FREE,
@@ -86,16 +97,18 @@ def report(
             "frontiers": {}
             if frontiers is None
             else {"frontiers": output_settings.describe(frontiers, "FRONTIERS")},
+            "seeds": {} if not seeds else {"seeds": output_settings.describe(seeds, "SEEDS")},
         },
     )
     output = outputs.OutputDirectory(output_dir, "report", settings)
+    shown = [seeds_as_one.merged(one, seeds or {}) for one in several]
     if not output.complete:
         lines = [of_evaluation.frontiers(one, frontiers or {}) for one in several]
-        for one, suffix, drawn in zip(several, suffixes(several), lines, strict=True):
-            write(one, output.path, suffix, drawn)
-        outputs.write_bytes(output.path / "report.html", page(several, lines).encode())
+        for one, whole, suffix, drawn in zip(shown, several, suffixes(several), lines, strict=True):
+            write(one, output.path, suffix, drawn, whole.results)
+        outputs.write_bytes(output.path / "report.html", page(shown, lines).encode())
         output.finish(rows=sum(len(evaluation.results.rows) for evaluation in several))
-    print(headline(several[0].results))
+    print(headline(shown[0].results))
     print(f"{output.path / 'report.html'}: open it in a browser")
     return None
 
@@ -125,13 +138,24 @@ def write(
     directory: epath.Path,
     suffix: str = "",
     lines: Sequence[Frontier] = (),
+    every_row: Results | None = None,
 ) -> None:
-    """Writes the tables and the pictures of one evaluation; `suffix` ends their names."""
+    """Writes the tables and the pictures of one evaluation.
+
+    Args:
+      evaluation: as people read it, seeds as one.
+      directory: where to.
+      suffix: ends the names of files.
+      lines: the frontiers.
+      every_row: what tables for programs hold; the evaluation's own rows where None.
+    """
     results = evaluation.results
     for extension, table in _TABLES.items():
-        outputs.write_bytes(directory / f"table{suffix}.{extension}", table(results).encode())
+        text = table(every_row or results if extension in _UNROUNDED else results)
+        outputs.write_bytes(directory / f"table{suffix}.{extension}", text.encode())
     if results.groups:
-        outputs.write_bytes(directory / f"groups{suffix}.csv", csv_table(results).encode())
+        groups = csv_table(every_row or results)
+        outputs.write_bytes(directory / f"groups{suffix}.csv", groups.encode())
     first = results.splits[0]
     pictures = {"toxicity": drawing.overview(measured(results, first), subject(results, first))}
     drawn = charts(evaluation)

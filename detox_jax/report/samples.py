@@ -10,8 +10,11 @@ from detox_jax.evaluation.results_files import Continuation, Evaluation, Sample
 from detox_jax.records import TOXIC
 from detox_jax.report import passages
 from detox_jax.report.groups import Group, grouped
+from detox_jax.report.headline import least_toxic
 from detox_jax.report.passages import Passage
+from detox_jax.report.seeds import MergedRow
 
+_MOST_METHODS = 8  # whose texts the page shows at once
 Rated = tuple[str, float | None]  # a text and its score
 
 
@@ -48,6 +51,7 @@ class ShownSamples:
       label: whose they are, where there are others.
       choice: a sentence on which continuations these are.
       methods: names that have any, in their order.
+      compared: of many methods the two that the page compares at first.
       samples: prompts and continuations.
     """
 
@@ -55,6 +59,7 @@ class ShownSamples:
     label: str
     choice: str
     methods: list[str]
+    compared: tuple[str, str] | None
     samples: list[ShownSample]
 
 
@@ -64,8 +69,9 @@ def shown_samples(several: Sequence[Evaluation]) -> list[ShownSamples]:
         ShownSamples(
             group.anchor,
             group.label,
-            _choice(group.evaluations[0].samples),
+            _choice(group.evaluations[0]),
             _methods(group.evaluations[0]),
+            _compared(group.evaluations[0]),
             _of_group(group, several),
         )
         for group in grouped(several, "samples", _texts)
@@ -84,23 +90,35 @@ def _texts(evaluation: Evaluation) -> list[Any]:
     ]
 
 
-def _choice(samples: Sequence[Sample]) -> str:
+def _choice(evaluation: Evaluation) -> str:
+    samples = evaluation.samples
+    several = any(isinstance(row, MergedRow) for row in evaluation.results.rows)
+    of_seeds = " Of several seeds the texts are those of the first." if several else ""
     drawn = max((len(x) for sample in samples for x in sample.drawn.values()), default=0)
     counts = {sample.count for sample in samples}
     if not drawn or len(counts) > 1 or None in counts:
-        return "Shown is the first continuation of every method."
+        return f"Shown is the first continuation of every method.{of_seeds}"
     seeds = ", ".join(sorted({str(sample.seed) for sample in samples}))
     return (
         f"Of {counts.pop()} continuations a method, {drawn} are shown, drawn by chance with seed "
         f"{seeds}, and the most toxic of all, which stays hidden. Of all methods they are those of "
         "the same numbers: these share their random numbers, so methods that differ little often "
-        "write the same."
+        f"write the same.{of_seeds}"
     )
 
 
 def _methods(evaluation: Evaluation) -> list[str]:
     shown = {name for sample in evaluation.samples for name in sample.continuations}
     return [name for name in evaluation.results.methods if name in shown]
+
+
+def _compared(evaluation: Evaluation) -> tuple[str, str] | None:
+    """The baseline and the least toxic method, where there are too many to read beside another."""
+    names, best = _methods(evaluation), least_toxic(evaluation.results)
+    baseline = evaluation.results.baseline
+    if len(names) <= _MOST_METHODS or best not in names or baseline not in names:
+        return None
+    return baseline, best
 
 
 def _of_group(group: Group, several: Sequence[Evaluation]) -> list[ShownSample]:

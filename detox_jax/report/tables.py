@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from detox_jax.evaluation import accuracy
@@ -22,6 +23,7 @@ from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity, Row
 from detox_jax.evaluation.soundness import SPOILED, sentence
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.records import TOXIC
+from detox_jax.report.seeds import MergedRow, PerplexitySpread, Spread
 
 NONE = "–"
 METHOD = "Method"
@@ -29,6 +31,7 @@ SAME_SCORER = "†"
 LITTLE = "‡"
 FEWEST_PROMPTS = 20  # below which a bootstrap's interval is too narrow
 Cell = Callable[[Results, Row], str]
+_SPREAD = re.compile(r"\([\d.,+−]+ to [\d.,+−]+\)")  # of several seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,7 @@ def kind(split: str) -> str:
 
 
 def show(interval: Interval, signed: bool = False) -> str:
-    """`0.441 [0.420, 0.462]`, or a dash."""
+    """`0.441 [0.420, 0.462]`, `0.441 (0.436 to 0.449)` of several seeds, or a dash."""
     if not interval.is_measured:
         return NONE
     style = "+.3f" if signed else ".3f"
@@ -99,14 +102,18 @@ def show(interval: Interval, signed: bool = False) -> str:
     value, low, high = (
         f"{round(x, 3) + 0.0:{style}}" for x in (interval.value, interval.low, interval.high)
     )
-    text = f"{value} [{low}, {high}]" if interval.has_bounds else value
+    if isinstance(interval, Spread):
+        text = f"{value} ({low} to {high})"
+    else:
+        text = f"{value} [{low}, {high}]" if interval.has_bounds else value
     return text.replace("-", "−")
 
 
 def says_little(interval: Interval, count: int | None) -> bool:
     """Whether an interval is of fewer values than it takes, or of equal ones."""
     few = count is not None and count < FEWEST_PROMPTS
-    return interval.has_bounds and (few or interval.has_no_width)
+    is_flat = interval.has_no_width and not isinstance(interval, Spread)
+    return interval.has_bounds and (few or is_flat)
 
 
 def _marked(text: str, *marks: tuple[str, bool]) -> str:
@@ -150,7 +157,13 @@ def _n_by_k(_: Results, row: Row) -> str:
 
 
 def _by_token(perplexity: Perplexity | ContinuationPerplexity | None) -> str:
-    return NONE if perplexity is None else _exponential(perplexity.value, perplexity.tokens)
+    if perplexity is None:
+        return NONE
+    text = _exponential(perplexity.value, perplexity.tokens)
+    if isinstance(perplexity, PerplexitySpread) and math.isfinite(perplexity.value):
+        low, high = perplexity.of_token.low, perplexity.of_token.high
+        text += f" ({_decimal(low, 2)} to {_decimal(high, 2)})"
+    return text
 
 
 def _by_word(perplexity: Perplexity | ContinuationPerplexity | None) -> str:
@@ -292,6 +305,9 @@ QUALITY_COLUMNS = (
 DESCRIPTION = (
     Column("Corpus", "", lambda _, row: row.corpus or NONE),
     Column("Adaptation", "", lambda _, row: row.adaptation or NONE),
+    Column(
+        "Seeds", "", lambda _, row: f"{row.seeds} seeds" if isinstance(row, MergedRow) else NONE
+    ),
 )
 
 
@@ -397,6 +413,11 @@ def legend_of_columns(results: Results, made: Sequence[Table]) -> list[str]:
     cells = [text for table in made for row in table.rows for text in row.values()]
     if any("[" in text for text in cells):
         sentences.append("In brackets: 95 % intervals over prompts.")
+    if "Seeds" in shown or any(_SPREAD.search(text) for text in cells):
+        sentences.append(
+            "Of several seeds: the mean, in parentheses the least and the most, and a * where the "
+            "difference of every seed has one."
+        )
     if any(text.endswith(LITTLE) for text in cells):
         sentences.append(
             f"{LITTLE}: the interval says little, being of fewer than {FEWEST_PROMPTS} values, or "

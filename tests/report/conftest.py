@@ -1,5 +1,6 @@
 """Invented results in a directory, and a browser to look at pages."""
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -45,11 +46,18 @@ class Browser:
         self._buffer = b""
         self._session = None
         self.events = []
+
+    @contextlib.contextmanager
+    def tab(self):
+        """A tab of its own, empty, and without what the last one said."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
+        self._session, self.events = attached["sessionId"], []
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        yield self
+        self._session = None
+        self.call("Target.closeTarget", targetId=target)
 
     def call(self, method, **parameters):
         number = next(self._ids)
@@ -70,7 +78,10 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, file, width=1280):
+    def open(self, file, width=1280, media="screen", scheme="light"):
+        self.events = [e for e in self.events if e.get("method") != "Page.loadEventFired"]
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=media, features=features)
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -83,7 +94,9 @@ class Browser:
             self.events.append(self._next())
 
     def run(self, expression):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         return answer["result"].get("value")
 
     def press(self, key, text=""):
@@ -105,8 +118,14 @@ class Browser:
         os.close(self._read)
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    running = Browser(tmp_path_factory.mktemp("chromium") / "profile")
+    yield running
+    running.close()
+
+
 @pytest.fixture
-def browser(tmp_path):
-    chromium = Browser(tmp_path / "profile")
-    yield chromium
-    chromium.close()
+def browser(chromium):
+    with chromium.tab() as tab:
+        yield tab

@@ -249,8 +249,33 @@ def test_samples_are_searched_filtered_and_two_methods_compared(browser, tmp_pat
     (a, a_top, a_left), (b, b_top, b_left) = sorted(places())
     assert (a, b) == ("adapter", "base")
     assert a_top == b_top and a_left < b_left  # side by side, in the order that was asked for
-    assert choose("search", "control: unfiltered writes") == "0 of 3 prompts"
+    assert choose("search", "control: unfiltered writes") == "0 of 3 prompts, 2 of 3 methods"
     assert not browser.problems()
+
+
+def test_of_many_methods_the_baseline_and_the_least_toxic_are_compared_at_first(fake, monkeypatch):
+    """A matrix of forty rows filled a hundred pages with its samples."""
+    evaluation = dataclasses.replace(load(fake), samples=drawn_samples())
+    assert " selected>" not in pages.page([evaluation])
+    monkeypatch.setattr(pages.samples, "_MOST_METHODS", 2)
+    chosen = re.findall(r'<option value="([^"]+)" selected>', pages.page([evaluation]))
+    assert chosen == []  # the least toxic one has no samples
+    names = ("base", "adapter", "control: unfiltered")
+    results = results_made.of_methods(evaluation.results, names)
+    page = pages.page([dataclasses.replace(evaluation, results=results)])
+    assert re.findall(r'<option value="([^"]+)" selected>', page) == ["base", "adapter"]
+
+
+def test_methods_that_do_not_count_stand_below_the_headline(tmp_path):
+    results = results_made.made_results()
+    rows = [
+        dataclasses.replace(row, spoiled=("it writes nothing",)) if row.method == "adapter" else row
+        for row in results.rows
+    ]
+    spoiled = dataclasses.replace(results, rows=tuple(rows))
+    page = pages.page([load(results_made.write(tmp_path / "evaluation", spoiled))])
+    assert "<li>Not counted: adapter, for it writes nothing.</li>" in page
+    assert "Not counted" not in page.partition('class="headline">')[2].partition("</p>")[0]
 
 
 def test_samples_of_two_scorers_fit_a_phone(browser, tmp_path):
