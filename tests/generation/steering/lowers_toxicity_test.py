@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detox_jax import cli
+from detox_jax.evaluation.evaluate import Evaluated, evaluate
 from detox_jax.toxicity.lexicon import LexiconScorer
 from detox_jax.toxicity.score import score
 
@@ -110,3 +111,54 @@ def test_vectors_of_the_bases_own_text_lower_toxicity(run_dir, tmp_path, fit):
     assert difference.mean() + spread < 0
     empty = [not g["text"].strip() for of in after.values() for g in of]
     assert np.mean(empty) < 0.05 and mean_words(after) > 0.8 * mean_words(before)
+
+
+# What is fitted or trained for a method, and what `generate` is then given.
+FITTED = {
+    "affine": ("steer", "--gin.FIT=@fitting.AffineMap()"),
+    "linear": ("train_linear", "--gin.TRAIN_STEPS=200", "--gin.RANK=64", "--gin.LENGTH=64"),
+}
+STEERED_BY = {
+    "affine": ("affine.gin", "--gin.VECTORS={affine}"),
+    "linear": ("linear.gin", "--gin.LINEAR={linear}"),
+}
+
+
+@pytest.fixture(scope="module")
+def fitted(run_dir, tmp_path_factory):
+    """The rows of methods that are fitted on scored text, and what sets them off, by words."""
+    root, base = tmp_path_factory.mktemp("fitted"), run_dir / "base"
+    model = f"--gin.CHECKPOINT_PATH={base}"
+    places = {}
+    for name, (verb, *flags) in FITTED.items():
+        places[name] = root / f"{name}-fitted"
+        scored = f"--gin.INPUT={run_dir / 'corpora' / 'standard' / 'scored'}"
+        assert cli.main([verb, model, scored, f"--gin.OUTPUT_DIR={places[name]}", *flags]) == 0
+    methods = {"base": Evaluated(str(run_dir / "continuations" / "base" / "scored-lexicon"))}
+    for name, (file, *flags) in STEERED_BY.items():
+        written, judged = root / f"{name}-written", root / f"{name}-judged"
+        steering = [f"--gin_file=gin_configs/steering/{file}", *(f.format(**places) for f in flags)]
+        prompts = f"--gin.INPUT={run_dir / 'text' / 'prompts'}"
+        given = [model, prompts, f"--gin.OUTPUT_DIR={written}", "--gin.NUM_SAMPLES=10", *steering]
+        assert cli.main(["generate", *given]) == 0
+        score(input=str(written), output_dir=str(judged), scorer=LexiconScorer())
+        methods[name] = Evaluated(str(judged), own_decoding=["steering"])
+    evaluate(methods, str(root / "evaluation"), reference=str(base))
+    results = json.loads((root / "evaluation" / "results.json").read_text())
+    rows = {row["method"]: row for row in results["rows"] if row["split"] == "full"}
+    emt = "full", "expected_maximum_toxicity"
+    paired = [row for row in results["paired"] if (row["split"], row["metric"]) == emt]
+    return rows, {row["method"]: row for row in paired}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEERED_BY)
+def test_methods_that_are_fitted_lower_toxicity_at_a_small_cost(fitted, name):
+    rows, paired = fitted
+    row, base = rows[name], rows["base"]
+    assert paired[name]["high"] < 0
+    assert not row["spoiled"]  # no emptier, shorter, or looping text
+    assert row["empty_fraction"] < 0.05 and row["mean_words"] > 0.8 * base["mean_words"]
+    assert row["distinct"][1] > 0.8 * base["distinct"][1]
+    cost = row["continuation_perplexity"]["value"] / base["continuation_perplexity"]["value"]
+    assert cost < 1.2
