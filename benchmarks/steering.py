@@ -2,11 +2,14 @@
 
     python benchmarks/steering.py budgets [runs/steering]     of a finished `make steering`
     python benchmarks/steering.py times [--shape=gpt2] [--rows=256] [--passes=9] [--dtype=float32]
+    python benchmarks/steering.py reading [--shape=demo] [--rows=32] [--passes=3]
 
 Toxicity at budgets of perplexity: of all rows whose continuations are at most so much less probable
 under the base than the base's own, the least toxic. Time: the same prompts decoded by each method
 in turn in one process, in random weights, compilation not counted; a method's time over plain
-decoding's of the same pass, the median of all passes with the least and the most.
+decoding's of the same pass, the median of all passes with the least and the most. Reading: what
+texts of the context's length cost under each method, in one pass and token by token, in processor
+seconds of the whole process.
 """
 
 import argparse
@@ -22,7 +25,15 @@ import numpy as np
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding, sampling
-from detox_jax.generation.steering import activation_formulas, activations, contrast, experts, words
+from detox_jax.generation.steering import (
+    activation_formulas,
+    activations,
+    contrast,
+    experts,
+    one_pass,
+    scoring,
+    words,
+)
 from detox_jax.generation.steering.branches import Branches
 from detox_jax.models import edits
 from detox_jax.models.adaptation import AdapterConfig
@@ -107,8 +118,7 @@ def _methods(module, params):
     }
 
 
-def times(shape: str, rows: int, passes: int, dtype: str) -> None:
-    """Prints how long each method decodes, against plain decoding in the same pass."""
+def _model(shape: str, dtype: str) -> tuple[TransformerLM, params_lib.Params]:
     vocab_size, width, heads, layers = _SHAPES[shape]
     config = TransformerConfig(
         vocab_size=vocab_size,
@@ -119,9 +129,15 @@ def times(shape: str, rows: int, passes: int, dtype: str) -> None:
         max_length=256,
         dtype=dtype,
     )
-    mesh = meshes.create_mesh()
     module = TransformerLM(config)
-    params = _random(module, 0)
+    return module, _random(module, 0)
+
+
+def times(shape: str, rows: int, passes: int, dtype: str) -> None:
+    """Prints how long each method decodes, against plain decoding in the same pass."""
+    mesh = meshes.create_mesh()
+    module, params = _model(shape, dtype)
+    config = module.config
     methods = _methods(module, params)
     samples = min(_SAMPLES, rows)
     decoders = {
@@ -155,6 +171,44 @@ def times(shape: str, rows: int, passes: int, dtype: str) -> None:
     print(f"  three models over two adapters {three}; load {os.getloadavg()[0]:.1f}")
 
 
+def reading(shape: str, rows: int, passes: int, dtype: str) -> None:
+    """Prints what a batch of texts costs under each method, in one pass and token by token."""
+    module, params = _model(shape, dtype)
+    noise, ends = np.random.default_rng(0), module.config.vocab_size
+    length = module.config.max_length - _PROMPT
+    arrays = (
+        noise.integers(2, ends, (rows, _PROMPT)).astype(np.int32),
+        np.full(rows, _PROMPT, np.int32),
+        noise.integers(2, ends, (rows, length)).astype(np.int32),
+    )
+    at_once = jax.jit(one_pass.read, static_argnums=0)
+    by_steps = jax.jit(scoring.read, static_argnums=0)
+    print(
+        f"{jax.devices()[0].device_kind}, load {os.getloadavg()[0]:.1f}; {rows} x {length} tokens"
+    )
+    for name, steerings in _methods(module, params).items():
+        taken: dict[str, list[float]] = {"once": [], "steps": []}
+        said = {}
+        for number in range(passes + 1):
+            for how in taken:
+                start = time.process_time()
+                if how == "once":
+                    read = at_once(module, params, steerings, one_pass.Text(*arrays))
+                else:
+                    read = by_steps(module, params, steerings, *arrays)
+                said[how] = np.asarray(jax.block_until_ready(read)[0])
+                if number:  # The first compiles.
+                    taken[how].append(time.process_time() - start)
+        possible = np.isfinite(said["steps"])
+        apart = np.abs(np.where(possible, said["once"], 0) - np.where(possible, said["steps"], 0))
+        once, steps = (statistics.median(seconds) for seconds in taken.values())
+        print(
+            f"  {name:24}{once:7.2f} s at once {steps:7.2f} s by steps  x {steps / once:.1f}"
+            f"  at most {apart.max():.1e} nats apart",
+            flush=True,
+        )
+
+
 def _ratio(seconds, others):
     ratios = [a / b for a, b in zip(seconds, others, strict=True)]
     return f"x {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
@@ -162,7 +216,7 @@ def _ratio(seconds, others):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["budgets", "times"])
+    parser.add_argument("what", choices=["budgets", "times", "reading"])
     parser.add_argument("run", nargs="?", default="runs/steering")
     parser.add_argument("--shape", choices=_SHAPES, default="gpt2")
     parser.add_argument("--rows", type=int, default=256)
@@ -172,4 +226,5 @@ if __name__ == "__main__":
     if given.what == "budgets":
         budgets(Path(given.run))
     else:
-        times(given.shape, given.rows, given.passes, given.dtype)
+        measure = times if given.what == "times" else reading
+        measure(given.shape, given.rows, given.passes, given.dtype)

@@ -30,7 +30,7 @@ def on_perplexity(
     if unmeasured:
         notes.append(
             "Without a perplexity on held-out text, which is not measured of a steered model: "
-            f"{', '.join(unmeasured)}."
+            f"{', '.join(unmeasured)}." + _how_to_measure(unmeasured[0], scored[unmeasured[0]])
         )
     for name, of in quality.items():
         figure = of.perplexity
@@ -47,6 +47,16 @@ def on_perplexity(
                 "figure is that of the others."
             )
     return notes
+
+
+def _how_to_measure(name: str, of: Scored) -> str:
+    """What to write for a perplexity of a steered row."""
+    drawn_under = ", ".join(str(method.get("method")) for method in of.steered_by or ())
+    return (
+        f" With HELDOUT and its methods it is: in a gin file, METHODS = {{'{name}': "
+        f"@{name}/evaluate.Method(), ...}} and {name}/evaluate.Method.steering = the STEERING that "
+        f"it was generated under ({drawn_under}); docs/STEERING.md shows such a file."
+    )
 
 
 def on_choice(scored: Mapping[str, Scored]) -> list[str]:

@@ -583,7 +583,9 @@ def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp
     assert steered(tmp_path / "out", *SAID, *TOP) == 0
     rows, notes = _full(tmp_path / "out")
     assert rows["contrast"]["perplexity"] is None and rows["base"]["perplexity"]
-    assert any("not measured of a steered model: contrast." in note for note in notes)
+    (note,) = [note for note in notes if "not measured of a steered model: contrast." in note]
+    assert "METHODS = {'contrast': @contrast/evaluate.Method(), ...}" in note
+    assert "contrast/evaluate.Method.steering = the STEERING" in note and "(PrefixContrast)" in note
     settings = results_of(tmp_path / "out")["provenance"]["settings"]["methods"]
     assert "steering" not in settings["base"] and "steering" not in settings["contrast"]
     assert settings["top"]["steering"][0]["base_top_p"] == 0.9

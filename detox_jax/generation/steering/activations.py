@@ -18,6 +18,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.steering import activation_formulas, formulas
 from detox_jax.generation.steering import vectors as vectors_lib
 from detox_jax.generation.steering.editing import Edits, in_float32
+from detox_jax.generation.steering.one_pass import Text
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.generation.steering.vectors import Vectors
 from detox_jax.models import edits as edits_lib
@@ -185,6 +186,16 @@ class Edited:
         """See `Steering`."""
         del token_R
         return distribution, state
+
+    def read_text(self, text: Text) -> tuple[()]:
+        """See `OnePass`; the edits are all."""
+        del text
+        return ()
+
+    def adjust_text(self, distribution: Distribution, known: tuple[()]) -> Distribution:
+        """See `OnePass`."""
+        del known
+        return distribution
 
 
 @struct.dataclass

@@ -17,13 +17,15 @@ from flax import struct
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import caches
+from detox_jax.generation.steering import one_pass
 from detox_jax.generation.steering.steering import State, is_token
 from detox_jax.models.edits import HEADS
-from detox_jax.models.transformer import TransformerLM
+from detox_jax.models.transformer import TransformerLM, output_logits, output_table
 from detox_jax.vocabulary import PAD_ID
 
 _Cache = Any
 _Rows = dict[str, jax.Array]
+Known = tuple[jax.Array, ...]  # of each `Branches` its final states
 
 
 @struct.dataclass
@@ -175,10 +177,43 @@ class Branches:
             logits_BV, cache = self._read(None, folded, token_RK.reshape(R * K))
             after[1] = jax.tree.map(lambda leaf: _unfolded(leaf, K), cache)
             logits_RKV = logits_BV.reshape(R, K, -1)
+        return self._of_width(logits_RKV, width), after
+
+    def read_text(self, text: one_pass.Text) -> jax.Array:
+        """The branches' final states where the model's are asked for, `[N, T, K, D]`."""
+        tokens_NKL, _ = self._prompts(*text.joined())
+        places_NKT = text.before_NT[:, None] + jnp.asarray(self.lengths_K)[:, None]
+        N, K, L = tokens_NKL.shape
+        if self.varied is not None:
+            states_KNTD = jax.vmap(
+                lambda varied: one_pass.states_at(
+                    self.module, self._params(varied), tokens_NKL[:, 0], places_NKT[:, 0]
+                )
+            )(self.varied)
+            return jnp.moveaxis(states_KNTD, 0, 2)
+        states_BTD = one_pass.states_at(
+            self.module, self.shared, tokens_NKL.reshape(N * K, L), places_NKT.reshape(N * K, -1)
+        )
+        return states_BTD.reshape(N, K, *states_BTD.shape[1:]).swapaxes(1, 2)
+
+    def logits_of(self, states_RKD: jax.Array, width: int) -> jax.Array:
+        """The logits of final states of R places, as `step` gives them."""
+
+        def read(varied: params_lib.Params | None, states_RkD: jax.Array) -> jax.Array:
+            config = self.module.config
+            return output_logits(config, output_table(config, self._params(varied)), states_RkD)
+
+        if self.varied is None:
+            return self._of_width(read(None, states_RKD), width)
+        each = jax.vmap(read, in_axes=(0, 1), out_axes=1)
+        return self._of_width(each(self.varied, states_RKD[:, :, None])[:, :, 0], width)
+
+    def _of_width(self, logits_RKV: jax.Array, width: int) -> jax.Array:
+        """Cut or padded to a width, and 0 in the columns that stand for no token."""
         logits_RKV = logits_RKV[..., :width]
         logits_RKV = jnp.pad(logits_RKV, ((0, 0), (0, 0), (0, width - logits_RKV.shape[-1])))
         tokens_V = is_token(width, self.module.config.vocab_size)
-        return jnp.where(tokens_V, logits_RKV, 0.0), after
+        return jnp.where(tokens_V, logits_RKV, 0.0)
 
     def step_heads(self, state: State, token_R: jax.Array) -> tuple[jax.Array, State]:
         """The heads of every branch, before the output projection, as `step` reads a token.
@@ -264,6 +299,20 @@ def step(
         logits.append(logits_RKV)
         states.append(after)
     return jnp.concatenate(logits, axis=1), _together(states)
+
+
+def read_text(branches: Sequence[Branches], text: one_pass.Text) -> Known:
+    """What all branches know of a text, see `Branches.read_text`."""
+    return tuple(branch.read_text(text) for branch in branches)
+
+
+def logits_of(branches: Sequence[Branches], known: Known, width: int) -> jax.Array:
+    """The logits of all branches in their order, `[R, K, V]`, of R places of a text."""
+    logits = [
+        branch.logits_of(states_RKD, width)
+        for branch, states_RKD in zip(branches, known, strict=True)
+    ]
+    return jnp.concatenate(logits, axis=1)
 
 
 def _together(states: Sequence[State]) -> State:

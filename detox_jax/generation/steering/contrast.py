@@ -15,6 +15,7 @@ from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import formulas, models
 from detox_jax.generation.steering.branches import Branches
+from detox_jax.generation.steering.one_pass import Text
 from detox_jax.generation.steering.steering import Distribution, Loaded, State, is_token
 
 _FORMS = ("logits", "probabilities")
@@ -204,14 +205,26 @@ class Contrast:
         self, distribution: Distribution, state: State, token_R: jax.Array
     ) -> tuple[Distribution, State]:
         """See `Steering`."""
-        base_RV = distribution.logits_RV
-        width = base_RV.shape[-1]
+        width = distribution.logits_RV.shape[-1]
         logits_R1V, state = self.branch.step(state, token_R, width)
-        dirty_RV = logits_R1V[:, 0]
+        return self._combined(distribution, logits_R1V), state
+
+    def read_text(self, text: Text) -> jax.Array:
+        """See `OnePass`."""
+        return self.branch.read_text(text)
+
+    def adjust_text(self, distribution: Distribution, known: jax.Array) -> Distribution:
+        """See `OnePass`."""
+        width = distribution.logits_RV.shape[-1]
+        return self._combined(distribution, self.branch.logits_of(known, width))
+
+    def _combined(self, distribution: Distribution, logits_R1V: jax.Array) -> Distribution:
+        base_RV, dirty_RV = distribution.logits_RV, logits_R1V[:, 0]
+        width = base_RV.shape[-1]
         distribution = distribution.to_nucleus(self.base_top_p)
         if self.form == "logits":
             steered_RV = formulas.with_experts(base_RV, base_RV, dirty_RV, self.alpha)
-            return distribution.with_logits(steered_RV), state
+            return distribution.with_logits(steered_RV)
         steered_RV, positive_RV = formulas.contrast_of_probabilities(
             base_RV, dirty_RV, self.alpha, is_token(width, self.vocab_size)
         )
@@ -220,7 +233,7 @@ class Contrast:
         candidates_RV = jnp.where(distribution.allowed_RV, base_RV, -jnp.inf)
         best_RV = jnp.arange(width) == jnp.argmax(candidates_RV, axis=-1)[:, None]
         kept_RV = jnp.where(left_R1, positive_RV, best_RV)
-        return distribution.with_logits(steered_RV).truncate(kept_RV, instead=False), state
+        return distribution.with_logits(steered_RV).truncate(kept_RV, instead=False)
 
 
 @struct.dataclass
@@ -240,9 +253,21 @@ class Debiasing:
         self, distribution: Distribution, state: State, token_R: jax.Array
     ) -> tuple[Distribution, State]:
         """See `Steering`."""
-        base_RV = distribution.logits_RV
-        width = base_RV.shape[-1]
+        width = distribution.logits_RV.shape[-1]
         prefixed_RKV, state = self.branch.step(state, token_R, width)
-        tokens_V = is_token(width, self.vocab_size)
+        return self._combined(distribution, prefixed_RKV), state
+
+    def read_text(self, text: Text) -> jax.Array:
+        """See `OnePass`."""
+        return self.branch.read_text(text)
+
+    def adjust_text(self, distribution: Distribution, known: jax.Array) -> Distribution:
+        """See `OnePass`."""
+        width = distribution.logits_RV.shape[-1]
+        return self._combined(distribution, self.branch.logits_of(known, width))
+
+    def _combined(self, distribution: Distribution, prefixed_RKV: jax.Array) -> Distribution:
+        base_RV = distribution.logits_RV
+        tokens_V = is_token(base_RV.shape[-1], self.vocab_size)
         steered_RV = formulas.debiased(base_RV, prefixed_RKV, self.decay, self.floor, tokens_V)
-        return distribution.with_logits(steered_RV), state
+        return distribution.with_logits(steered_RV)

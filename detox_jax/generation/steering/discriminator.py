@@ -14,12 +14,14 @@ from jax.sharding import Mesh
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import branches as branches_lib
-from detox_jax.generation.steering import formulas, models
+from detox_jax.generation.steering import formulas, models, one_pass
 from detox_jax.generation.steering.branches import Branches
 from detox_jax.generation.steering.steering import Distribution, Loaded, State, is_token
 
 # In a state, beside the places of branches, which count from 0.
 _TEXT = -1
+
+_Known = tuple[branches_lib.Known, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class GenerativeDiscriminator:
       filter_threshold: tau: tokens whose P(clean) is at least this, the bias added, stay.
     """
 
-    files: ClassVar = ("model",)
+    files: ClassVar = ("model", "clean", "dirty")
 
     model: str | None = None
     codes: tuple[str, str] | None = None
@@ -177,15 +179,59 @@ class Discriminated:
         self, distribution: Distribution, state: State, token_R: jax.Array
     ) -> tuple[Distribution, State]:
         """See `Steering`."""
-        base_RV, text = distribution.logits_RV, state[0][_TEXT]
+        text = state[0][_TEXT]
         logits_RKV, state = branches_lib.step(self.branches, state, token_R, self.width)
-        tokens_V = is_token(self.width, self.vocab_size)
-        log_probs_RKV = formulas.log_probs(logits_RKV, tokens_V)
-        next_RV = log_probs_RKV[:, 0] - log_probs_RKV[:, 1]
+        next_RV = self._next(logits_RKV)
         # The prompt's last token is in its likelihood already.
         drawn_R = jnp.take_along_axis(text["next_RV"], token_R[:, None], axis=-1)[:, 0]
         difference_R = text["difference_R"] + jnp.where(text["starts_R"], 0.0, drawn_R)
         read_R = text["tokens_R"] + ~text["starts_R"]
+        after = {
+            "difference_R": difference_R,
+            "tokens_R": read_R,
+            "next_RV": next_RV,
+            "starts_R": jnp.zeros_like(text["starts_R"]),
+        }
+        steered = self._combined(distribution, next_RV, difference_R, read_R)
+        return steered, {**state, 0: {**state[0], _TEXT: after}}
+
+    def read_text(self, text: one_pass.Text) -> _Known:
+        """See `OnePass`; the branches' states, and what is known of the text before each place."""
+        _, likelihood_NK, predicted_NK = branches_lib.read(
+            self.branches, text.prompts_NP, text.lengths_N, text.prompts_NP.shape[1]
+        )
+        states = branches_lib.read_text(self.branches, text)
+
+        def add(states: branches_lib.Known, target_R: jax.Array) -> jax.Array:
+            next_RV = self._next(branches_lib.logits_of(self.branches, states, self.width))
+            return jnp.take_along_axis(next_RV, target_R[:, None], axis=-1)[:, 0]
+
+        added_NT = one_pass.by_places(add, states, text.targets_NT)
+        # What each target adds counts from the next place on.
+        before_NT = jnp.cumsum(added_NT, axis=1) - added_NT
+        difference_N1 = (likelihood_NK[:, 0] - likelihood_NK[:, 1])[:, None]
+        read_NT = predicted_NK[:, :1] + jnp.arange(text.targets_NT.shape[1])
+        return states, difference_N1 + before_NT, read_NT
+
+    def adjust_text(self, distribution: Distribution, known: _Known) -> Distribution:
+        """See `OnePass`."""
+        states, difference_R, read_R = known
+        next_RV = self._next(branches_lib.logits_of(self.branches, states, self.width))
+        return self._combined(distribution, next_RV, difference_R, read_R)
+
+    def _next(self, logits_RKV: jax.Array) -> jax.Array:
+        """What each token would add to the difference of log-likelihoods."""
+        log_probs_RKV = formulas.log_probs(logits_RKV, is_token(self.width, self.vocab_size))
+        return log_probs_RKV[:, 0] - log_probs_RKV[:, 1]
+
+    def _combined(
+        self,
+        distribution: Distribution,
+        next_RV: jax.Array,
+        difference_R: jax.Array,
+        read_R: jax.Array,
+    ) -> Distribution:
+        base_RV, tokens_V = distribution.logits_RV, is_token(self.width, self.vocab_size)
         log_clean_RV = formulas.log_clean(
             difference_R[:, None] + next_RV, read_R + 1, self.scale, self.bias
         )
@@ -200,10 +246,4 @@ class Discriminated:
                 self.filter_threshold,
             )
             steered = steered.truncate(kept_RV, instead=False)
-        after = {
-            "difference_R": difference_R,
-            "tokens_R": read_R,
-            "next_RV": next_RV,
-            "starts_R": jnp.zeros_like(text["starts_R"]),
-        }
-        return steered, {**state, 0: {**state[0], _TEXT: after}}
+        return steered

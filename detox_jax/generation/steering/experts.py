@@ -15,6 +15,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.steering import branches as branches_lib
 from detox_jax.generation.steering import formulas, models
 from detox_jax.generation.steering.branches import Branches
+from detox_jax.generation.steering.one_pass import Text
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 
 
@@ -112,9 +113,22 @@ class Added:
         self, distribution: Distribution, state: State, token_R: jax.Array
     ) -> tuple[Distribution, State]:
         """See `Steering`."""
+        width = distribution.logits_RV.shape[-1]
+        logits_RKV, state = branches_lib.step(self.branches, state, token_R, width)
+        return self._combined(distribution, logits_RKV), state
+
+    def read_text(self, text: Text) -> branches_lib.Known:
+        """See `OnePass`."""
+        return branches_lib.read_text(self.branches, text)
+
+    def adjust_text(self, distribution: Distribution, known: branches_lib.Known) -> Distribution:
+        """See `OnePass`."""
+        width = distribution.logits_RV.shape[-1]
+        return self._combined(distribution, branches_lib.logits_of(self.branches, known, width))
+
+    def _combined(self, distribution: Distribution, logits_RKV: jax.Array) -> Distribution:
         base_RV = distribution.logits_RV
-        logits_RKV, state = branches_lib.step(self.branches, state, token_R, base_RV.shape[-1])
         expert_RV = logits_RKV[:, 0] if self.has_expert else base_RV
         anti_RV = logits_RKV[:, -1] if self.has_anti else base_RV
         steered_RV = formulas.with_experts(base_RV, expert_RV, anti_RV, self.alpha)
-        return distribution.to_nucleus(self.base_top_p).with_logits(steered_RV), state
+        return distribution.to_nucleus(self.base_top_p).with_logits(steered_RV)

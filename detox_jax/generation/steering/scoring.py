@@ -1,8 +1,8 @@
-"""What a steered model says of given text: its own loop, fed with the text in place of draws.
+"""What a steered model says of given text: the distributions that its loop draws from.
 
-Every method gives the next token's distribution through `Steering`, so the loop's steps are taken
-one by one: a prompt is prefilled, then each token is scored and read. Sampling, which comes behind
-the methods, is no part of it.
+Methods that can do without steps read a text in one pass (`one_pass`). For any other the loop's
+steps are taken one by one, fed with the text in place of draws: a prompt is prefilled, then each
+token is scored and read. Sampling, which comes behind the methods, is no part of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation import caches
 from detox_jax.generation.decoding import bucket_length
-from detox_jax.generation.steering import editing
+from detox_jax.generation.steering import editing, one_pass
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.generation.steering.steering import Loaded, Method, Steering
 from detox_jax.models.transformer import TransformerLM
@@ -72,7 +72,7 @@ def read(
     lengths_N: jax.Array,
     targets_NT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities of the tokens that follow prompts.
+    """Log-probabilities of the tokens that follow prompts, token by token.
 
     Args:
       model: the network.
@@ -123,8 +123,9 @@ def read(
 
 # --- many texts -------------------------------------------------------------------------------
 
-# Of the module: a sweep over strengths finds it compiled.
+# Of the module: a sweep over strengths finds them compiled.
 _read = jax.jit(read, static_argnums=0)
+_read_at_once = jax.jit(one_pass.read, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +144,7 @@ class Reading:
 class SteeredTexts:
     """Reads continuations under a steered model, in batches of few shapes.
 
-    A token is read at a time, as in decoding, and each row is a continuation, since a method's
-    state belongs to one text.
+    Each row is a continuation, since what a method knows belongs to one text.
 
     Attributes:
       max_length: tokens of context and continuation, without the last one.
@@ -184,7 +184,11 @@ class SteeredTexts:
         ):
             for members, arrays in self._batches(pairs):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))
-                scored = _read(model, params, self._steerings, *arrays)
+                if one_pass.can_read(self._steerings):
+                    text = one_pass.Text(*arrays)
+                    scored = _read_at_once(model, params, self._steerings, text)
+                else:
+                    scored = _read(model, params, self._steerings, *arrays)
                 log_probs_NT, is_best_NT = meshes.to_host(scored)
                 for row, number in enumerate(members):
                     T = len(pairs[number][1])

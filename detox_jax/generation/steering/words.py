@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
+from detox_jax.generation.steering.one_pass import Text
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
@@ -214,10 +215,23 @@ class Bans:
     ) -> tuple[Distribution, State]:
         """See `Steering`."""
         state_R = self._next(state[0], token_R)
+        return self.adjust_text(distribution, state_R), {0: state_R}
+
+    def read_text(self, text: Text) -> jax.Array:
+        """See `OnePass`; the automaton's states."""
+
+        def read(state_N: jax.Array, token_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+            state_N = self._next(state_N, token_N)
+            return state_N, state_N
+
+        start_N = self.start(text.prompts_NP, text.lengths_N, 0)[0]
+        return jax.lax.scan(read, start_N, text.read_NT.T)[1].T
+
+    def adjust_text(self, distribution: Distribution, known: jax.Array) -> Distribution:
+        """See `OnePass`."""
         width = distribution.logits_RV.shape[-1]
         symbol_V = jnp.pad(self.symbol_V, (0, width - len(self.symbol_V)))
-        banned_RV = self.banned_SY[state_R][:, symbol_V]
-        return distribution.ban(banned_RV), {0: state_R}
+        return distribution.ban(self.banned_SY[known][:, symbol_V])
 
     def _next(self, state_R: jax.Array, token_R: jax.Array) -> jax.Array:
         return self.next_SY[state_R, self.symbol_V[token_R]]

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.vocabulary import Vocabulary
 from tests.generation.steering import made
 
 
@@ -45,6 +47,42 @@ def _written(flags, directory, *extra):
     assert cli.main([*flags, f"--gin.OUTPUT_DIR={directory}", *extra]) == 0
     texts = b"".join(file.read_bytes() for file in sorted(directory.glob("*.jsonl")))
     return texts, json.loads((directory / "manifest.json").read_text())["settings"]
+
+
+@pytest.fixture(scope="module")
+def misfits(model_dir, config, vocabulary, one_device_mesh, tmp_path_factory):
+    """What does not fit the model, by name."""
+    root = tmp_path_factory.mktemp("misfits")
+    other = Vocabulary.train(["some other words", "of another text"] * 4, 300)
+    foreign = made.save_whole(root / "foreign", config, vocabulary, 5)
+    base = checkpoints.load_model(foreign, one_device_mesh)
+    (root / "none.txt").write_text("# no phrase\n\n")
+    return {
+        "vocabulary": made.save_whole(root / "other", config, other, 9),
+        "base": made.save_adaptation(root / "adapter", foreign, one_device_mesh, 1),
+        "vectors": made.save_vectors(root / "vectors", base, "in_context"),
+        "words": str(root / "none.txt"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("binding", "name", "message"),
+    [
+        ("experts.Experts.anti", "vocabulary", "has vocabulary .*, the model .*; give one that"),
+        ("experts.Experts.anti", "base", "is an adaptation of base .*; give one of that base"),
+        ("words.BannedWords.words_file", "words", "none.txt: holds no phrase"),
+        ("activations.ActivationOffset.vectors", "vectors", "was fitted on model .*, but the mod"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_one_line(
+    flags, misfits, tmp_path, capsys, binding, name, message
+):
+    method = binding.rpartition(".")[0]
+    given = [f"--gin.STEERING=[@{method}()]", f"--gin.{binding}={misfits[name]}"]
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'out'}", *given]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("detox-jax: error: ") and re.search(message, error), error
+    assert misfits[name] in error
 
 
 def test_a_list_is_applied_and_recorded(flags, adapters, words_file, tmp_path, vocabulary):

@@ -114,3 +114,14 @@ def test_models_that_do_not_fit(steered, adapted, config, one_device_mesh, tmp_p
     path = made.save_whole(tmp_path / "other", config, other, 9)
     with pytest.raises(UserError, match=r"GenerativeDiscriminator.dirty: .* has vocabulary"):
         Discriminator(clean=adapted[0], dirty=path).load(steered, one_device_mesh)
+
+
+@pytest.mark.parametrize("missing", ["model", "clean", "dirty"])
+def test_models_that_are_not_there_are_named_before_any_work(missing, tmp_path):
+    here, nowhere = str(tmp_path), str(tmp_path / "nowhere")
+    if missing == "model":
+        method = Discriminator(nowhere, ("a", "b"))
+    else:
+        method = Discriminator(**{"clean": here, "dirty": here, missing: nowhere})
+    with pytest.raises(UserError, match=rf"GenerativeDiscriminator\.{missing}: .*no such file"):
+        steering.check_files([method])

@@ -21,7 +21,7 @@ NEW = 6
 PROMPTS = ([5, 9, 30], [7], [40, 41, 42, 43], [1, 20])
 
 
-def _save(path, base, complete=True, **arrays):
+def save(path, base, complete=True, **arrays):
     noise, shape = np.random.default_rng(0), (2, base.module.config.emb_dim, 3)
     settings = {"checkpoint": {"path": "base", "fingerprint": base.fingerprint}}
     output = outputs.OutputDirectory(str(path), "train_linear", settings)
@@ -39,7 +39,7 @@ def base(model_dir, one_device_mesh):
 
 @pytest.fixture(scope="module")
 def trained(base, tmp_path_factory):
-    return _save(tmp_path_factory.mktemp("linear") / "map", base)
+    return save(tmp_path_factory.mktemp("linear") / "map", base)
 
 
 def _decode(base, mesh, steerings, prompts=PROMPTS, *more, **how):
@@ -104,17 +104,17 @@ def test_maps_that_do_not_fit(base, trained, config, vocabulary, one_device_mesh
             LinearSteering(str(path)).load(model, one_device_mesh)
 
     refused(tmp_path / "none", "none holds none; give an output of `train_linear`")
-    refused(_save(tmp_path / "half", base, complete=False), "half is unfinished")
+    refused(save(tmp_path / "half", base, complete=False), "half is unfinished")
     other = checkpoints.load_model(
         made.save_whole(tmp_path / "other", config, vocabulary, 7), one_device_mesh
     )
     refused(trained, "was trained on model .*, but the model is", other)
     wide = np.zeros((2, 33, 3))
-    refused(_save(tmp_path / "wide", base, down=wide), r"its down is \(2, 33, 3\), the model needs")
+    refused(save(tmp_path / "wide", base, down=wide), r"its down is \(2, 33, 3\), the model needs")
     flat = np.zeros(5)
-    refused(_save(tmp_path / "flat", base, down=flat), r"its down is \(5,\), the model needs")
+    refused(save(tmp_path / "flat", base, down=flat), r"its down is \(5,\), the model needs")
     uneven = np.zeros((2, 32, 4))
-    refused(_save(tmp_path / "uneven", base, up=uneven), r"its up is \(2, 32, 4\), the model needs")
+    refused(save(tmp_path / "uneven", base, up=uneven), r"its up is \(2, 32, 4\), the model needs")
     (tmp_path / "flat" / "linear.npz").write_bytes(b"no zip")
     refused(tmp_path / "flat", "cannot be read: .*; run `train_linear` again")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detox_jax import cli
+from detox_jax.evaluation.evaluate import Evaluated, evaluate
 from detox_jax.toxicity.lexicon import LexiconScorer
 from detox_jax.toxicity.score import score
 
@@ -20,13 +21,10 @@ OTHERS = ["experts-0.5", "anti-0.5", "anti-1", "contrast-1", "debiasing-50"]
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("steering") / "out"
-    models = path / "models"
     command = [
         *(sys.executable, "-m", "detox_jax", "sgeat"),
         "--gin_file=gin_configs/experiments/steering.gin",
         f"--gin.OUTPUT_DIR={path}",
-        f"--gin.EXPERT={models / 'expert'}",
-        f"--gin.ANTI={models / 'anti-expert'}",
     ]
     # In a process of its own: tests compile for little running, and this runs for minutes.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -110,3 +108,70 @@ def test_vectors_of_the_bases_own_text_lower_toxicity(run_dir, tmp_path, fit):
     assert difference.mean() + spread < 0
     empty = [not g["text"].strip() for of in after.values() for g in of]
     assert np.mean(empty) < 0.05 and mean_words(after) > 0.8 * mean_words(before)
+
+
+# What is fitted or trained for a method, and what `generate` is then given.
+FITTED = {
+    "affine": ("steer", "--gin.FIT=@fitting.AffineMap()"),
+    "linear": ("train_linear", "--gin.TRAIN_STEPS=200", "--gin.RANK=64", "--gin.LENGTH=64"),
+    "reward": (
+        *("train_reward", "--gin.TRAIN_STEPS=100", "--gin.BATCH_SIZE=32", "--gin.LENGTH=64"),
+        "--gin.LEARNING_RATE=1e-3",
+    ),
+}
+STEERED_BY = {
+    "affine": ("affine.gin", "--gin.VECTORS={affine}"),
+    "linear": ("linear.gin", "--gin.LINEAR={linear}"),
+    "reward": ("reward.gin", "--gin.REWARD={reward}"),
+    "reversal": (
+        "reversal.gin",
+        "--gin.TOXIC_PREFIX='You are an idiot, moron. '",
+        "--gin.CLEAN_PREFIX='Thank you for your help. '",
+    ),
+}
+# At most so many times the base's perplexity, under the base: docs/STEERING.md, "Measured".
+COST = {"affine": 1.2, "linear": 1.2, "reward": 1.8, "reversal": 2.0}
+
+
+@pytest.fixture(scope="module")
+def fitted(run_dir, tmp_path_factory):
+    """The rows of methods that scored text is enough for, and of the reversal.
+
+    Returns:
+      By method: the row, judged by words, and its difference to the base's.
+    """
+    root, base = tmp_path_factory.mktemp("fitted"), run_dir / "base"
+    model = f"--gin.CHECKPOINT_PATH={base}"
+    places = {}
+    for name, (verb, *flags) in FITTED.items():
+        places[name] = root / f"{name}-fitted"
+        scored = f"--gin.INPUT={run_dir / 'corpora' / 'standard' / 'scored'}"
+        assert cli.main([verb, model, scored, f"--gin.OUTPUT_DIR={places[name]}", *flags]) == 0
+    methods = {"base": Evaluated(str(run_dir / "continuations" / "base" / "scored-lexicon"))}
+    for name, (file, *flags) in STEERED_BY.items():
+        written, judged = root / f"{name}-written", root / f"{name}-judged"
+        steering = [f"--gin_file=gin_configs/steering/{file}", *(f.format(**places) for f in flags)]
+        prompts = f"--gin.INPUT={run_dir / 'text' / 'prompts'}"
+        given = [model, prompts, f"--gin.OUTPUT_DIR={written}", "--gin.NUM_SAMPLES=10", *steering]
+        assert cli.main(["generate", *given]) == 0
+        score(input=str(written), output_dir=str(judged), scorer=LexiconScorer())
+        methods[name] = Evaluated(str(judged), own_decoding=["steering"])
+    evaluate(methods, str(root / "evaluation"), reference=str(base))
+    results = json.loads((root / "evaluation" / "results.json").read_text())
+    rows = {row["method"]: row for row in results["rows"] if row["split"] == "full"}
+    emt = "full", "expected_maximum_toxicity"
+    paired = [row for row in results["paired"] if (row["split"], row["metric"]) == emt]
+    return rows, {row["method"]: row for row in paired}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEERED_BY)
+def test_other_methods_lower_toxicity_at_a_cost_that_is_known(fitted, name):
+    rows, paired = fitted
+    row, base = rows[name], rows["base"]
+    assert paired[name]["high"] < 0
+    assert not row["spoiled"]  # no emptier, shorter, or looping text
+    assert row["empty_fraction"] < 0.05 and row["mean_words"] > 0.8 * base["mean_words"]
+    assert row["distinct"][1] > 0.75 * base["distinct"][1]
+    cost = row["continuation_perplexity"]["value"] / base["continuation_perplexity"]["value"]
+    assert cost < COST[name]
