@@ -57,7 +57,9 @@ TAKES = {
     **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS", "GROUPS"), "dict"),
     **dict.fromkeys(("OWN_DECODING",), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
-    **dict.fromkeys(("STEERING", "AXES", "GIN_FILES", "ONLY", "BETWEEN_TAGS", "PAIRS"), "list"),
+    **dict.fromkeys(
+        ("STEERING", "AXES", "GIN_FILES", "ONLY", "BETWEEN_TAGS", "PAIRS", "GROUP_BY"), "list"
+    ),
     **dict.fromkeys(("RANDOM_SEED",), "seed"),
 }
 # Settings of what a run does not use, of a service, or of a library that says itself what it takes.

@@ -18,7 +18,8 @@ DECIDES = {
     "adaptation optimizer batch_size random_seed cache_dir objective probe",
     "plan": "model adaptation topology search checkpoint_dtype optimizer task_feature_lengths "
     "batch_size computation generations run compiler_effort",
-    "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed",
+    "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed "
+    "group_by",
     "compare": "scores bootstrap_draws random_seed",
     "report": "results frontiers seeds",
     "human_sheets": "methods baseline pairs num_prompts toxic_share samples_per_prompt raters "
