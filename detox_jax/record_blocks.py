@@ -59,6 +59,10 @@ _DOCUMENTS = _Kind(plain_documents.read, records.read_documents, (records.Prompt
 _PROMPTS = _Kind(plain_prompts.read, records.read_prompts, (records.Document,), "prompt")
 
 
+def _kind(documents: bool) -> _Kind:
+    return _DOCUMENTS if documents else _RECORDS
+
+
 def read_by_file(
     source: str, aside: Aside | None = None, *, documents: bool = False, again: bool = False
 ) -> Iterator[tuple[epath.Path, Iterator[Block]]]:
@@ -73,7 +77,7 @@ def read_by_file(
     Raises:
       UserError: as `records.read_records`; for an id seen before when all files are read.
     """
-    kind = _DOCUMENTS if documents else _RECORDS
+    kind = _kind(documents)
     reading = _Reading(sources_lib.resolve(source), source, aside, kind, again)
     yield from reading.files()
 
@@ -97,8 +101,7 @@ def first(
             yield from blocks
         return
     # A few are read one by one: a block would hold more.
-    read = records.read_documents if documents else records.read_records
-    if few := [*itertools.islice(read(source, aside), limit)]:
+    if few := [*itertools.islice(_kind(documents).read(source, aside), limit)]:
         yield few
 
 

@@ -92,7 +92,13 @@ ALLOWED = {
     },
     "report": {*BASICS, "evaluation"},
     "comparison": {*BASICS, "evaluation", "report"},
-    "human": {*BASICS, "formats.foreign", "evaluation", "report.table_formats"},
+    "human": {
+        *BASICS,
+        "formats.foreign",
+        "evaluation",
+        "report.table_formats",
+        "report.content_policy",
+    },
     # The model card shows what was measured.
     "interop": {
         *MODEL,

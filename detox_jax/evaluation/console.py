@@ -11,7 +11,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax.evaluation import accuracy
+from detox_jax.evaluation import accuracy, groups
 from detox_jax.evaluation.groups import Gap
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
@@ -59,13 +59,11 @@ def print_table(results: Results) -> None:
 
 def _print_groups(results: Results) -> None:
     """The toxicity by group, and which two groups differ most; nothing without groups."""
-    for by in dict.fromkeys(row.by for row in results.groups):
+    for by, rows in groups.by_field(results.groups).items():
         table = Table(title=f"by {by}")
         for column in (by, "method", "n", "scored", "EMT", "TP"):
             table.add_column(column)
-        rows = [row for row in results.groups if row.by == by]
-        names = list(dict.fromkeys(row.group for row in rows))
-        for row in sorted(rows, key=lambda row: names.index(row.group)):
+        for row in rows:
             table.add_row(
                 row.group or NO_GROUP,
                 row.method,

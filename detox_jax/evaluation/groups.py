@@ -8,6 +8,7 @@ whose interval excludes zero is one that chance does not explain.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -102,6 +103,14 @@ def rows(
         )
         made.append(row)
     return made
+
+
+def by_field(rows: Sequence[GroupRow]) -> dict[str, list[GroupRow]]:
+    """The rows of each field, group by group with all methods, in the order in which they come."""
+    of_fields: dict[str, dict[str, list[GroupRow]]] = {}
+    for row in rows:
+        of_fields.setdefault(row.by, {}).setdefault(row.group, []).append(row)
+    return {by: [*itertools.chain(*of.values())] for by, of in of_fields.items()}
 
 
 def gaps(method: str, by: str, masks: Mapping[str, np.ndarray], scores_PK: np.ndarray) -> list[Gap]:

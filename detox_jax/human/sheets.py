@@ -5,9 +5,7 @@ A sheet holds items, prompts and texts A and B, and nothing of which system wrot
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -17,6 +15,7 @@ from markupsafe import Markup
 
 from detox_jax.human import texts
 from detox_jax.human.key import A, Key, Row, Sheet
+from detox_jax.report.content_policy import source_hash
 
 _HERE = Path(__file__).parent
 ITEM, PROMPT = "item", "prompt"
@@ -113,11 +112,6 @@ def page(key: Key, sheet: Sheet) -> str:
         data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704
         script=Markup(script),  # noqa: S704
         style=Markup(style),  # noqa: S704
-        script_hash=_hash(script),
-        style_hash=_hash(style),
+        script_hash=source_hash(script),
+        style_hash=source_hash(style),
     )
-
-
-def _hash(text: str) -> str:
-    """As a content security policy names a script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from detox_jax.evaluation import groups
 from detox_jax.evaluation.console import NO_GROUP, gap_sentence
 from detox_jax.evaluation.results import Results
 from detox_jax.report.table_formats import csv_lines
@@ -18,10 +19,7 @@ LEGEND = (
 def tables(results: Results) -> list[Table]:
     """A table for each field that tells groups apart."""
     made = []
-    for by in dict.fromkeys(row.by for row in results.groups):
-        rows = [row for row in results.groups if row.by == by]
-        names = list(dict.fromkeys(row.group for row in rows))
-        rows.sort(key=lambda row: names.index(row.group))
+    for by, rows in groups.by_field(results.groups).items():
         cells = [
             {
                 METHOD: row.method,

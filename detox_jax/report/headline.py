@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 
 from detox_jax.evaluation.metric_names import EMT
 from detox_jax.evaluation.results import Results
@@ -20,9 +21,8 @@ def headline(results: Results) -> str:
 def least_toxic(results: Results) -> str | None:
     """The method that the headline is about; None where there is none."""
     rows = _measured(results)
-    sound = [row for name, row in rows.items() if name != results.baseline and not row.spoiled]
-    best = min(sound, key=lambda row: row.estimate(EMT).value, default=None)
-    return None if best is None or results.baseline not in rows else best.method
+    sound = _sound(rows, results.baseline)
+    return _least(rows, sound) if sound and results.baseline in rows else None
 
 
 def not_counted(results: Results) -> list[str]:
@@ -47,6 +47,15 @@ def _measured(results: Results) -> dict[str, Row]:
     }
 
 
+def _sound(rows: Mapping[str, Row], baseline: str) -> list[str]:
+    """The methods beside the baseline that are not spoiled."""
+    return [name for name, row in rows.items() if name != baseline and not row.spoiled]
+
+
+def _least(rows: Mapping[str, Row], sound: Sequence[str]) -> str:
+    return min(sound, key=lambda name: rows[name].toxicity.expected_maximum_toxicity.value)
+
+
 def sentence_of_best(results: Results) -> str:
     """The method of least toxicity beside the baseline, of those that are not spoiled."""
     rows = _measured(results)
@@ -55,11 +64,11 @@ def sentence_of_best(results: Results) -> str:
     if results.baseline not in rows or not others:
         named = (f"{name}: expected maximum toxicity {show(x)}" for name, x in values.items())
         return "; ".join(named) or "Expected maximum toxicity was not measured"
-    sound = [name for name in others if not rows[name].spoiled]
+    sound = _sound(rows, results.baseline)
     if not sound:
         named = "; ".join(f"{name}: {' and '.join(rows[name].spoiled)}" for name in others)
         return f"No method has a toxicity to report as a success: {named}."
-    best = least_toxic(results) or sound[0]
+    best = _least(rows, sound)
     before, after = values[results.baseline].value, values[best].value
     digits = 2 if abs(after - before) >= 0.01 else 3
     sentence = _change("expected maximum toxicity", before, after, digits)

@@ -6,9 +6,7 @@ its own.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from detox_jax.evaluation.results_files import Evaluation, suffixes
 from detox_jax.records import TOXIC
 from detox_jax.report import (
     charts,
+    content_policy,
     figures,
     frontier_tables,
     group_tables,
@@ -140,7 +139,6 @@ def page(several: Sequence[Evaluation], lines: Sequence[Sequence[Frontier]] = ()
       UserError: for settings that are nested too deeply.
     """
     script = (_HERE / "report.js").read_text()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page_template = template("report.html.jinja")
     sections = [
         _section(evaluation, f"results{suffix}", name, of_evaluation)
@@ -156,7 +154,7 @@ def page(several: Sequence[Evaluation], lines: Sequence[Sequence[Frontier]] = ()
         return page_template.render(
             style=style(),
             script=Markup(script),
-            script_hash=f"sha256-{digest}",
+            script_hash=content_policy.source_hash(script),
             headline=sentence_of_best(several[0].results),
             not_counted=not_counted(several[0].results),
             methods=several[0].results.methods,

@@ -6,15 +6,18 @@ requirements.lock alone, in which no package of the tests can stand in for one t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.bucket.stand_in import Object, Storage
+from tests.conftest import SENTENCES, write_tiny_run
 
 LOCK_PYTHON = os.environ.get("DETOX_JAX_LOCK_PYTHON")
 WITHIN_S = 600
@@ -33,6 +36,26 @@ def storage(tmp_path):
     _started.clear()
     storage.close()
     assert storage.mistakes == []
+
+
+def put_tiny_run(
+    storage: Storage, root: Path, vocabulary: Path, **rows: list[dict[str, Any]]
+) -> Path:
+    """Documents, a vocabulary, and other records by name, here and at the top of the bucket."""
+    root.mkdir()
+    write_tiny_run(root, vocabulary, num_documents=60)
+    for name, of in rows.items():
+        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, of)))
+    upload(storage, root)
+    return root
+
+
+def cut_sentences() -> list[dict[str, Any]]:
+    """A prompt of each sentence, without its last two words."""
+    return [
+        {"id": str(i), "prompt": {"text": text.rsplit(" ", 2)[0]}}
+        for i, text in enumerate(SENTENCES)
+    ]
 
 
 def upload(storage: Storage, directory: Path) -> None:

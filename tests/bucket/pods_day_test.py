@@ -26,8 +26,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.bucket.chain import commands
-from tests.bucket.conftest import LOCK_PYTHON, start, succeed, upload
-from tests.conftest import SENTENCES, write_tiny_run
+from tests.bucket.conftest import LOCK_PYTHON, cut_sentences, put_tiny_run, start, succeed
 from tests.tpu_scripts.conftest import Cloud
 
 pytestmark = pytest.mark.bucket
@@ -46,16 +45,7 @@ PYTHONPATH= exec "$FAKE_PYTHON" -m detox_jax "$@"
 @pytest.fixture
 def data(storage, tmp_path, vocabulary) -> Path:
     """Documents, prompts and a vocabulary, at the top of the bucket; the model's sizes, here."""
-    root = tmp_path / "data"
-    root.mkdir()
-    write_tiny_run(root, vocabulary, num_documents=60)
-    prompts = [
-        {"id": str(i), "prompt": {"text": text.rsplit(" ", 2)[0]}}
-        for i, text in enumerate(SENTENCES)
-    ]
-    (root / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-    upload(storage, root)
-    return root
+    return put_tiny_run(storage, tmp_path / "data", vocabulary, prompts=cut_sentences())
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 
 from tests.bucket.chain import commands
 from tests.bucket.checkpoints_test import committed
-from tests.bucket.conftest import finish, start, succeed, upload
-from tests.conftest import write_tiny_run
+from tests.bucket.conftest import finish, put_tiny_run, start, succeed
 
 pytestmark = pytest.mark.bucket
 
@@ -18,13 +17,8 @@ pytestmark = pytest.mark.bucket
 @pytest.fixture
 def data(storage, tmp_path, vocabulary) -> Path:
     """Documents, prompts and a vocabulary, here and at the top of the bucket."""
-    root = tmp_path / "data"
-    root.mkdir()
-    write_tiny_run(root, vocabulary, num_documents=60)
     prompts = [{"id": str(i), "prompt": {"text": "The bus was"}} for i in range(4)]
-    (root / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-    upload(storage, root)
-    return root
+    return put_tiny_run(storage, tmp_path / "data", vocabulary, prompts=prompts)
 
 
 def train(model_file: Path, root: str | Path) -> list[str]:

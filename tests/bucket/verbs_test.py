@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.bucket.conftest import finish, start, succeed, upload
-from tests.conftest import SENTENCES, write_tiny_run
+from tests.bucket.conftest import cut_sentences, finish, put_tiny_run, start, succeed
+from tests.conftest import SENTENCES
 
 pytestmark = pytest.mark.bucket
 CHAIN = Path(__file__).with_name("chain.py")
@@ -33,18 +32,12 @@ OTHERWISE = re.compile(r"tensorboard/|checkpoints/|config\.gin$|report/manifest\
 @pytest.fixture
 def data(storage, tmp_path, vocabulary) -> Path:
     """What the chain reads, here and at the top of the bucket."""
-    root = tmp_path / "data"
-    root.mkdir()
-    write_tiny_run(root, vocabulary, num_documents=60)
-    prompts = [
-        {"id": str(i), "prompt": {"text": text.rsplit(" ", 2)[0], "toxicity": i / 6}}
-        for i, text in enumerate(SENTENCES)
-    ]
+    prompts = cut_sentences()
+    for i, prompt in enumerate(prompts):
+        prompt["prompt"]["toxicity"] = i / 6
     scored = [{"id": str(i), "text": text, "toxicity": i / 6} for i, text in enumerate(SENTENCES)]
-    (root / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-    (root / "scored_documents.jsonl").write_text("\n".join(map(json.dumps, scored)))
-    upload(storage, root)
-    return root
+    rows = {"prompts": prompts, "scored_documents": scored}
+    return put_tiny_run(storage, tmp_path / "data", vocabulary, **rows)
 
 
 def outputs_of(files: dict[str, bytes], root: str) -> dict[str, bytes]:

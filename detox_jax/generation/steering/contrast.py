@@ -188,62 +188,14 @@ def branches_behind(owner: str, texts: Sequence[str], base: LoadedModel) -> Bran
 
 
 @struct.dataclass
-class Contrast:
-    """See `PrefixContrast`."""
+class _Prefixed:
+    """Combines the model's logits with its own behind prefixes.
+
+    Attributes:
+      branch: the model behind each prefix.
+    """
 
     branch: Branches
-    alpha: jax.Array
-    base_top_p: jax.Array | None
-    form: str = struct.field(pytree_node=False)
-    vocab_size: int = struct.field(pytree_node=False)
-
-    def start(self, prompts_NP: jax.Array, lengths_N: jax.Array, positions: int) -> State:
-        """See `Steering`."""
-        return self.branch.start(prompts_NP, lengths_N, positions)
-
-    def adjust(
-        self, distribution: Distribution, state: State, token_R: jax.Array
-    ) -> tuple[Distribution, State]:
-        """See `Steering`."""
-        width = distribution.logits_RV.shape[-1]
-        logits_R1V, state = self.branch.step(state, token_R, width)
-        return self._combined(distribution, logits_R1V), state
-
-    def read_text(self, text: Text) -> jax.Array:
-        """See `OnePass`."""
-        return self.branch.read_text(text)
-
-    def adjust_text(self, distribution: Distribution, known: jax.Array) -> Distribution:
-        """See `OnePass`."""
-        width = distribution.logits_RV.shape[-1]
-        return self._combined(distribution, self.branch.logits_of(known, width))
-
-    def _combined(self, distribution: Distribution, logits_R1V: jax.Array) -> Distribution:
-        base_RV, dirty_RV = distribution.logits_RV, logits_R1V[:, 0]
-        width = base_RV.shape[-1]
-        distribution = distribution.to_nucleus(self.base_top_p)
-        if self.form == "logits":
-            steered_RV = formulas.with_experts(base_RV, base_RV, dirty_RV, self.alpha)
-            return distribution.with_logits(steered_RV)
-        steered_RV, positive_RV = formulas.contrast_of_probabilities(
-            base_RV, dirty_RV, self.alpha, is_token(width, self.vocab_size)
-        )
-        # Clipping may leave nothing of what truncations left.
-        left_R1 = jnp.any(distribution.allowed_RV & positive_RV, axis=-1, keepdims=True)
-        candidates_RV = jnp.where(distribution.allowed_RV, base_RV, -jnp.inf)
-        best_RV = jnp.arange(width) == jnp.argmax(candidates_RV, axis=-1)[:, None]
-        kept_RV = jnp.where(left_R1, positive_RV, best_RV)
-        return distribution.with_logits(steered_RV).truncate(kept_RV, instead=False)
-
-
-@struct.dataclass
-class Debiasing:
-    """See `SelfDebiasing`."""
-
-    branch: Branches
-    decay: jax.Array
-    floor: jax.Array
-    vocab_size: int = struct.field(pytree_node=False)
 
     def start(self, prompts_NP: jax.Array, lengths_N: jax.Array, positions: int) -> State:
         """See `Steering`."""
@@ -265,6 +217,45 @@ class Debiasing:
         """See `OnePass`."""
         width = distribution.logits_RV.shape[-1]
         return self._combined(distribution, self.branch.logits_of(known, width))
+
+    def _combined(self, distribution: Distribution, prefixed_RKV: jax.Array) -> Distribution:
+        raise NotImplementedError
+
+
+@struct.dataclass
+class Contrast(_Prefixed):
+    """See `PrefixContrast`."""
+
+    alpha: jax.Array
+    base_top_p: jax.Array | None
+    form: str = struct.field(pytree_node=False)
+    vocab_size: int = struct.field(pytree_node=False)
+
+    def _combined(self, distribution: Distribution, prefixed_RKV: jax.Array) -> Distribution:
+        base_RV, dirty_RV = distribution.logits_RV, prefixed_RKV[:, 0]
+        width = base_RV.shape[-1]
+        distribution = distribution.to_nucleus(self.base_top_p)
+        if self.form == "logits":
+            steered_RV = formulas.with_experts(base_RV, base_RV, dirty_RV, self.alpha)
+            return distribution.with_logits(steered_RV)
+        steered_RV, positive_RV = formulas.contrast_of_probabilities(
+            base_RV, dirty_RV, self.alpha, is_token(width, self.vocab_size)
+        )
+        # Clipping may leave nothing of what truncations left.
+        left_R1 = jnp.any(distribution.allowed_RV & positive_RV, axis=-1, keepdims=True)
+        candidates_RV = jnp.where(distribution.allowed_RV, base_RV, -jnp.inf)
+        best_RV = jnp.arange(width) == jnp.argmax(candidates_RV, axis=-1)[:, None]
+        kept_RV = jnp.where(left_R1, positive_RV, best_RV)
+        return distribution.with_logits(steered_RV).truncate(kept_RV, instead=False)
+
+
+@struct.dataclass
+class Debiasing(_Prefixed):
+    """See `SelfDebiasing`."""
+
+    decay: jax.Array
+    floor: jax.Array
+    vocab_size: int = struct.field(pytree_node=False)
 
     def _combined(self, distribution: Distribution, prefixed_RKV: jax.Array) -> Distribution:
         base_RV = distribution.logits_RV
