@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from detox_jax.human import answers, sheets, texts
+from detox_jax.report import content_policy
 from tests.human import human_made
 
 KEY = human_made.key((("mine", "base"), ("other", "base")), prompts=4)
@@ -80,7 +81,7 @@ def test_a_page_runs_no_script_of_a_text_and_asks_no_network():
     assert not re.search(r"https?://", page)
     for kind in ("script", "style"):
         body = re.search(rf"<{kind}>(.*?)</{kind}>", page, re.S)[1]
-        assert f"{kind}-src '{sheets._hash(body)}'" in policy
+        assert f"{kind}-src '{content_policy.source_hash(body)}'" in policy
 
 
 @pytest.fixture(scope="module")
