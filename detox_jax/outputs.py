@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import shutil
 import shlex
 import time
 import uuid
@@ -153,16 +154,25 @@ def _sync_directory(directory: Path) -> None:
 
 
 def remove_partial_files(directory: epath.Path) -> None:
-    """Removes what a killed run was writing; only who holds the directory's lock may."""
+    """Removes what a killed run was writing, files and scratch directories.
+
+    Only who holds the directory's lock may.
+    """
     if not is_local(directory):
         return
     for place, folders, files in os.walk(directory):
         if place != str(directory) and {MANIFEST, directory_lock.LOCK} & set(files):  # another's
             folders.clear()
             continue
-        for name in files:
-            if name.startswith(".") and name.endswith(_PARTIAL):
-                (Path(place) / name).unlink(missing_ok=True)
+        for name in filter(_is_partial, files):
+            (Path(place) / name).unlink(missing_ok=True)
+        for name in filter(_is_partial, folders):
+            shutil.rmtree(Path(place) / name, ignore_errors=True)
+        folders[:] = [name for name in folders if not _is_partial(name)]
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(_PARTIAL)
 
 
 def write_json(path: epath.Path, value: Any) -> None:

@@ -313,6 +313,7 @@ def test_what_a_kill_left_half_written_is_removed_wherever_it_lies(tmp_path):
     for place in (".", "figures", "below", "begun"):
         (tmp_path / place).mkdir(exist_ok=True)
         (tmp_path / place / ".a.svg.0123abcd.partial").write_text("half")
+    (tmp_path / ".sum.0123abcd.partial" / "0").mkdir(parents=True)  # A directory for scratch.
     (tmp_path / "below" / "manifest.json").write_text("{}")
     (tmp_path / "begun" / ".lock").write_text("{}")
     outputs.remove_partial_files(epath.Path(tmp_path))

@@ -27,12 +27,16 @@ def _killed(forks, flags, output, undisturbed, chance):
     return child.wait()
 
 
+def _left(forks, root):
+    return {**trees.files_of(root), **trees.arrays_of(forks, root)}
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_killed_verb_leaves_the_bytes_of_an_undisturbed_run(forks, verbs, counts, tmp_path, verb):
     name = f"{verb}: kill -9"
     counts.begin(name, 20, "kills")
     undisturbed = verbs.undisturbed(verb)
-    expected = trees.files_of(undisturbed.output.parent)
+    expected = _left(forks, undisturbed.output.parent)
     chance = random.Random(verb)
     done, run, wrong = 0, 0, []
     while done < KILLS:
@@ -48,7 +52,7 @@ def test_a_killed_verb_leaves_the_bytes_of_an_undisturbed_run(forks, verbs, coun
                 break
         ended = forks.run(flags, before=before)
         differing += [f"exit {ended.status}: {ended.errors}"] if ended.status else []
-        differing += trees.differences(trees.files_of(output.parent), expected)
+        differing += trees.differences(_left(forks, output.parent), expected)
         counts.add(name, kills, 0 if differing else kills)
         wrong += [f"run {run}: {what}" for what in differing]
         done, run = done + kills, run + 1

@@ -7,13 +7,18 @@ from detox_jax import cli
 TEXTS = ("You are an idiot", "Thanks for that")
 
 
-def train(verb, model_dir, directory, *flags, **settings):
-    """Runs the verb on 40 texts beside its output, half of them toxic; its exit status."""
-    file = directory.parent / "labelled.jsonl"
+def write(file):
+    """40 documents, half of them toxic."""
     rows = [
         {"id": f"d{n}", "text": f"{TEXTS[n % 2]} {n}", "toxicity": 1.0 - n % 2} for n in range(40)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def train(verb, model_dir, directory, *flags, **settings):
+    """Runs the verb on labelled texts beside its output; its exit status."""
+    file = directory.parent / "labelled.jsonl"
+    write(file)
     settings = {
         "CHECKPOINT_PATH": model_dir,
         "INPUT": file,
