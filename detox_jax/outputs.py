@@ -14,8 +14,8 @@ import json
 import math
 import os
 import re
-import shutil
 import shlex
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -166,9 +166,9 @@ def remove_partial_files(directory: epath.Path) -> None:
             continue
         for name in filter(_is_partial, files):
             (Path(place) / name).unlink(missing_ok=True)
-        for name in filter(_is_partial, folders):
-            shutil.rmtree(Path(place) / name, ignore_errors=True)
-        folders[:] = [name for name in folders if not _is_partial(name)]
+        for path in [Path(place) / name for name in filter(_is_partial, folders)]:
+            if not any((path / name).exists() for name in (MANIFEST, directory_lock.LOCK)):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_partial(name: str) -> bool:

@@ -13,6 +13,7 @@ from etils import epath
 
 from detox_jax import directory_lock, outputs
 from detox_jax.errors import Unavailable
+from detox_jax.interop import staging
 from detox_jax.records import Document
 
 HOLDER = """
@@ -52,6 +53,21 @@ def test_a_second_run_is_refused_and_told_who_is_there(tmp_path, holder):
         in (str(error.value))
     )
     assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
+
+
+def test_a_conversion_at_work_is_swept_away_by_nobody(tmp_path, holder):
+    at_work, target = tmp_path / ".x.partial", str(tmp_path / "x")
+    (tmp_path / "o").rename(at_work)
+    with pytest.raises(directory_lock.InUseError, match="in use by `score`"):
+        with staging.staged(target, {}):
+            pass
+    outputs.remove_partial_files(epath.Path(tmp_path))
+    assert (at_work / outputs.MANIFEST).exists() and not (tmp_path / "x").exists()
+    holder.kill()
+    holder.wait()
+    with staging.staged(target, {}) as output:
+        output.finish()
+    assert os.listdir(tmp_path) == ["x"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import directory_lock, outputs
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 
@@ -25,6 +25,7 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
 
     Raises:
       UserError: if `target` holds anything else.
+      InUseError: if another conversion is writing it.
     """
     path = epath.Path(target)
     in_place = not outputs.is_local(path)
@@ -44,15 +45,23 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
         return
     staging = path.parent / f".{path.name}.partial"
     if staging.exists():
-        staging.rmtree()
+        with outputs.staying(staging):
+            directory_lock.acquire(staging, "convert")
+            staging.rmtree()
+            directory_lock.release(staging)
+    is_ours = True
     try:
         output = outputs.OutputDirectory(str(staging), "convert", settings)
         yield output
         if path.exists():
             path.rmdir()
         staging.rename(path)
+    except directory_lock.InUseError:
+        is_ours = False
+        raise
     finally:
-        if staging.exists():
+        if is_ours:
+            directory_lock.release(staging)
             shutil.rmtree(staging, ignore_errors=True)
 
 
