@@ -2,7 +2,8 @@
 
 `PLACE[#NAME=VALUE,...]`, where PLACE is a file, a glob, a directory (of shards, of `save_to_disk`,
 of a data set as the hub lays it out, of TFDS) or a data set of the hub or of TFDS. The names after
-`#` say which part of it and which fields are read: `split`, `config`, `text`, `prompt`, `id`.
+`#` say which part of it and which fields are read: `split`, `config`, `text`, `prompt`, `id`,
+`score`.
 
     reviews.csv#text=body,id=key
     allenai/real-toxicity-prompts#split=train
@@ -38,6 +39,8 @@ class Choice:
       text: the field that holds a document's text; one inside of another as `outer.inner`.
       prompt: the field that holds a prompt's text.
       id: the field that holds the id.
+      score: the field that holds the toxicity of the text or the prompt, from 0 to 1; `NAME/100` of
+        one from 0 to 100.
     """
 
     split: str | None = None
@@ -45,6 +48,7 @@ class Choice:
     text: str | None = None
     prompt: str | None = None
     id: str | None = None
+    score: str | None = None
 
     def said(self) -> dict[str, str]:
         """What is said, as it decides an output."""
@@ -53,16 +57,30 @@ class Choice:
     @property
     def fields(self) -> bool:
         """Whether a field is chosen."""
-        return bool(self.text or self.prompt or self.id)
+        return bool(self.text or self.prompt or self.id or self.score)
 
     def applied(self, fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         """A row with the chosen fields under our names; the others stay.
 
         Raises:
-          UserError: for a row without such a field, or with another thing than text in it.
+          UserError: for a row without such a field, or with another thing than text in it, or
+            than a score.
         """
         if not self.fields:
             return fields
+        row = self._named(fields, where)
+        if self.score is None:
+            return row
+        name, _, scale = self.score.partition("/")
+        score = _score(_of(fields, name, "score", where), scale, name, where)
+        prompt = row.get("prompt")
+        if not isinstance(prompt, str | Mapping):
+            return {**row, "toxicity": score}
+        of_prompt = {"text": prompt} if isinstance(prompt, str) else prompt
+        return {**row, "prompt": {**of_prompt, "toxicity": score}}
+
+    def _named(self, fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """A row with its text and its id under our names."""
         row = dict(fields)
         if self.id:
             row["id"] = _of(fields, self.id, "id", where)
@@ -95,6 +113,22 @@ def _of(fields: Mapping[str, Any], name: str, role: str, where: str) -> Any:
             raise UserError(f"{where}: no field {name!r}, chosen as {role}; there are {known}")
         value = value[part]
     return value
+
+
+def _score(value: Any, scale: str, name: str, where: str) -> float | None:
+    """A score from 0 to 1, or none; a cell of a table is text."""
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value) / (100 if scale else 1)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or scale not in ("", "100") or not 0 <= number <= 1:
+        raise UserError(
+            f"{where}: the field {name!r}, chosen as score, is {value!r}; expected a number from 0 "
+            f"to 1, or from 0 to 100 with score={name}/100"
+        )
+    return number
 
 
 def _kind(value: Any) -> str:

@@ -1,8 +1,9 @@
-"""Published prompt sets as they are downloaded: BOLD, ToxiGen, RTP-LX; see docs/FILES.md.
+"""Published prompt sets as they are downloaded, such as BOLD and RTP-LX; see docs/FILES.md.
 
 What a prompt is about comes with it, in fields by which `evaluate` tells groups of prompts apart:
 `group`, `domain` and `title` of BOLD, `group` and `stance` of ToxiGen, `language` and `dialect` of
-RTP-LX. Where a file's name alone says it, the name is read.
+RTP-LX, `language` and `band` of FrenchToxicityPrompts. Where a file's name alone says it, the name
+is read.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _TOXIGEN = re.compile(r"(?P<stance>hate|neutral)_(?P<group>\w+?)(?:_1k)?(?:-\d{5
 _TOXIGEN_TOXIC = 5.5  # `toxigen.utils.label_annotations`: of the sum of two scales from 1 to 5
 _RTP_LX = re.compile(r"RTP_LX_(?P<language>[\w-]+)\.jsonl?")
 _RTP_LX_ANNOTATIONS = ("PromptAnnotations", "Annotations")  # since version 1.0, and before
+# Its README names the files by the toxicity of their prompts; of the rows no source was found.
+_FRENCH = re.compile(r"(?P<band>(?:mid_)?(?:high|low))_tox_prompt\.jsonl?")
 _MISSING = "NA"  # what the first versions hold in place of the English prompts
 
 
@@ -85,11 +88,13 @@ def adapted(value: Mapping[str, Any], where: str) -> Mapping[str, Any]:
       where: its file and number.
 
     Raises:
-      UserError: for a row whose prompt was not published with it.
+      UserError: for a row whose prompt was not published with it, or whose field is not known.
     """
     file, _, number = where.rpartition(":")
     if (annotations := _rtp_lx_annotations(value)) is not None:
         return _rtp_lx(value, annotations, file, where)
+    if (french := _FRENCH.fullmatch(jsonl.plain_name(PurePosixPath(file).name))) is not None:
+        return _french(value, french["band"], file, where)
     if "target_group" in value and "toxicity_human" in value:
         return _toxigen_annotated(value)
     if len(value) == 1:
@@ -182,3 +187,27 @@ def _language(file: str, locale: str) -> str:
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+# --- FrenchToxicityPrompts --------------------------------------------------------------------
+
+
+def _french(value: Mapping[str, Any], band: str, file: str, where: str) -> Mapping[str, Any]:
+    """A prompt with its language and the band of toxicity of its file; documents alike.
+
+    How its rows name their fields stands in no source that could be read, so whoever reads it names
+    them. A continuation is that of the published text, and no sample.
+    """
+    fields = {"language": "fr", "band": band, **value}
+    prompt, continuation = value.get("prompt"), value.get("continuation")
+    if not isinstance(prompt, str | Mapping) and not isinstance(value.get("text"), str):
+        known = ", ".join(map(repr, list(value)[:12]))
+        raise UserError(
+            f"{where}: FrenchToxicityPrompts; name the fields of the prompt and of its toxicity, "
+            f"{PurePosixPath(file).name}#prompt=NAME,score=NAME; there are {known}"
+        )
+    if isinstance(prompt, str):
+        fields["prompt"] = {"text": prompt}
+    if isinstance(continuation, str):
+        fields["continuation"] = {"text": continuation}
+    return fields

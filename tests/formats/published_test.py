@@ -1,4 +1,4 @@
-"""BOLD, ToxiGen and RTP-LX as they are downloaded, in fixtures of their layouts."""
+"""BOLD, ToxiGen, RTP-LX and FrenchToxicityPrompts as they are downloaded, in fixtures."""
 
 import gzip
 import json
@@ -196,6 +196,70 @@ def test_rtp_lx_without_its_english_prompts_is_refused_or_set_aside(tmp_path):
     policy = bad_records.SetAside(path=str(tmp_path / "bad.jsonl"), most=0.5)
     aside = bad_records.opened(policy)
     assert [p.text for p in records.read_prompts(path, aside)] == ["p1", "p2", "p3"]
+
+
+# --- FrenchToxicityPrompts --------------------------------------------------------------------
+
+
+@pytest.fixture
+def french(tmp_path):
+    """Files of the published names, a sample a line; names of fields are of this test alone."""
+    directory = tmp_path / "dataset"
+    directory.mkdir()
+    for band, score in (("high", 80.5), ("mid_high", 60), ("mid_low", 30), ("low", 2.5)):
+        row = {"debut": f"Le chat {band}", "suite": " dort.", "scores": {"TOXICITY": score}}
+        _write(directory / f"{band}_tox_prompt.json", row, row | {"debut": f"Le chien {band}"})
+    return directory
+
+
+def test_french_prompts_have_language_and_band_and_the_fields_that_are_named(french):
+    read = records.read_prompts(f"{french}#prompt=debut,score=scores.TOXICITY/100")
+    said = [(p.text, p.toxicity, p.extra["language"], p.extra["band"]) for p in read]
+    assert said[:4] == [
+        ("Le chat high", 0.805, "fr", "high"),
+        ("Le chien high", 0.805, "fr", "high"),
+        ("Le chat low", 0.025, "fr", "low"),
+        ("Le chien low", 0.025, "fr", "low"),
+    ]
+    assert {band for *_, band in said} == {"high", "mid_high", "mid_low", "low"}
+    (first, *_) = records.read_prompts(f"{french}/low_tox_prompt.json#prompt=debut")
+    assert first.toxicity is None and first.extra["suite"] == " dort." and not first.generations
+    documents = list(records.read_documents(f"{french}/low_tox_prompt.json#text=suite"))
+    assert documents[0].text == " dort." and documents[0].extra["language"] == "fr"
+
+
+def test_a_published_french_continuation_is_no_sample(tmp_path):
+    row = {"prompt": "Le chat", "continuation": " dort."}
+    (prompt,) = records.read_prompts(_write(tmp_path / "low_tox_prompt.jsonl", row))
+    assert prompt.text == "Le chat" and not prompt.generations
+    assert prompt.extra["continuation"] == {"text": " dort."}
+
+
+def test_french_prompts_whose_fields_nobody_names_say_what_to_do(french):
+    said = r"high_tox_prompt.json:1: FrenchToxicityPrompts; name the fields .*#prompt=NAME,score="
+    with pytest.raises(UserError, match=said + r".*'debut', 'suite', 'scores'"):
+        list(records.read_prompts(str(french / "high_tox_prompt.json")))
+
+
+@pytest.mark.parametrize(
+    ("value", "chosen", "toxicity"),
+    [(0.25, "s", 0.25), ("0.25", "s", 0.25), (25, "s/100", 0.25), (None, "s", None)],
+)
+def test_a_score_is_the_field_that_is_named(tmp_path, value, chosen, toxicity):
+    path = _write(tmp_path / "x.jsonl", {"body": "a b", "s": value})
+    (document,) = records.read_documents(f"{path}#text=body,score={chosen}")
+    assert document.toxicity == toxicity
+    (prompt,) = records.read_prompts(f"{path}#prompt=body,score={chosen}")
+    assert prompt.toxicity == toxicity
+
+
+@pytest.mark.parametrize(
+    ("value", "chosen"), [(25, "s"), (True, "s"), ("high", "s"), (101, "s/100"), (0.5, "s/10")]
+)
+def test_a_score_that_is_none_is_refused(tmp_path, value, chosen):
+    path = _write(tmp_path / "x.jsonl", {"body": "a b", "s": value})
+    with pytest.raises(UserError, match=r"x.jsonl:1: the field 's', chosen as score, is .*s/100"):
+        list(records.read_documents(f"{path}#text=body,score={chosen}"))
 
 
 def test_blocks_are_the_same_records(tmp_path):
