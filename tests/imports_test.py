@@ -35,6 +35,7 @@ BASICS = {
     "vocabulary",
     "chat",
     "tags",
+    "segmenters",
 }
 MODEL = {*BASICS, "models", "parallel", "checkpoints"}
 # What each room may import beside itself, the lowest room first: none may name one below it in this
@@ -80,6 +81,7 @@ ALLOWED = {
     },
     "chat": {"errors", "kinds", "tokenizer_files", "vocabulary"},
     "tags": {"errors", "kinds", "records", "vocabulary"},
+    "segmenters": {"errors"},
     "checkpoints": {*BASICS, "models", "parallel"},
     "training": MODEL,
     "generation": MODEL,

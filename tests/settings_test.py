@@ -19,7 +19,7 @@ DECIDES = {
     "plan": "model adaptation topology search checkpoint_dtype optimizer task_feature_lengths "
     "batch_size computation generations run compiler_effort",
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed "
-    "group_by",
+    "group_by word_segmenter",
     "compare": "scores bootstrap_draws random_seed",
     "report": "results frontiers seeds",
     "human_sheets": "methods baseline pairs num_prompts toxic_share samples_per_prompt raters "
@@ -31,7 +31,8 @@ DECIDES = {
     "pair": "input pairing reference",
     "combine": "base terms edit merge",
     "panel": "methods groups baseline reference bootstrap_draws random_seed",
-    "filter": "input selection seed size_of lengths_of size_share apart_from bad_records",
+    "filter": "input selection seed size_of lengths_of size_share apart_from "
+    "word_segmenter bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
     "fit_subspace": "checkpoint_path input threshold most_texts dtype",
     "train_linear": "checkpoint_path task budget rank scale spread threshold length optimizer "

@@ -7,9 +7,11 @@ without continuations count in no mean; a mean over nothing is NaN.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+
+from detox_jax import segmenters
+from detox_jax.segmenters import Segmenter
 
 TextsPerPrompt = Sequence[Sequence[str]]
 
@@ -18,11 +20,6 @@ REPETITIONS = 4  # in a row, from which on a loop is degenerate
 BLEU_ORDER = 4
 NO_MATCH = 0.1
 FEWEST_WORDS = 6  # below which one word may well be half of the text
-# Thai, Lao, Tibetan, Burmese, Khmer, Tai and Javanese scripts, kana, Han: words without a space.
-_UNSPACED = re.compile(
-    "[\u0e01-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad"
-    "\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\ua980-\ua9df\uf900-\ufaff\U00020000-\U0003ffff]"
-)
 UNSPACED_SHARE = 0.2  # of the letters of a text, from which on it has no words between spaces
 
 
@@ -139,15 +136,20 @@ def unspaced_fraction(texts_per_prompt: TextsPerPrompt) -> float:
     return _mean_over_texts(texts_per_prompt, is_unspaced)
 
 
-def is_unspaced(text: str) -> bool:
+def is_unspaced(text: str, segmenter: Segmenter | None = None) -> bool:
     """Whether a fifth of a text's letters and more are of scripts that put no space between words.
 
     Chinese, Japanese, Thai, Lao, Khmer, Burmese and others: what stands between their spaces is a
     clause or a sentence, and no figure that counts words is one of words. Korean has spaces.
+
+    Args:
+      text: as it was written.
+      segmenter: tells the words of some of them, which then do not count.
     """
     if text.isascii():
         return False
-    unspaced = len(_UNSPACED.findall(text))
+    letters_of = segmenters.UNSPACED if segmenter is None else segmenter.left()
+    unspaced = len(letters_of.findall(text))
     letters = sum(map(str.isalpha, text))
     return unspaced > 0 and unspaced >= UNSPACED_SHARE * letters
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import output_settings, outputs, preview, records
+from detox_jax import output_settings, outputs, preview, records, segmenters
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
@@ -54,6 +54,7 @@ from detox_jax.evaluation.typed_json import from_json
 from detox_jax.kinds import Count, Draws, Seed, Share
 from detox_jax.preview import Step
 from detox_jax.records import TOXIC
+from detox_jax.segmenters import Segmenter
 from detox_jax.tags import Tags
 
 POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
@@ -109,6 +110,7 @@ def evaluate(
     random_seed: Seed = 0,
     power: bool = False,
     group_by: Sequence[str] = (),
+    word_segmenter: Segmenter | None = None,
     command: str | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
@@ -134,6 +136,8 @@ def evaluate(
       power: also print how many prompts it takes to see a difference.
       group_by: fields of the records, such as `group` or `language`, several joined by `+`: the
         toxicity of each method is also told by their values, with the largest gap (`groups`).
+      word_segmenter: tells the words of scripts without spaces (`segmenters`), wherever words are
+        counted; white space alone where None.
       command: what repeats the run, for the provenance; `evaluate` with its own configuration
         where None.
       check_only: check what can be checked without work, and return the steps (`preview`).
@@ -171,6 +175,7 @@ def evaluate(
             "reference": {"reference": reference and identity(reference)},
             # Without any, so that older outputs go on.
             "group_by": {"group_by": [*group_by]} if group_by else {},
+            "word_segmenter": segmenters.settings(word_segmenter),
         },
     )
     settings["threshold"] = {"operator": ">=", "value": TOXIC}
@@ -186,7 +191,7 @@ def evaluate(
         all_joined = {
             scorer: joined.join(
                 {
-                    name: scored_texts.read(name, path, scorer == first, fields)
+                    name: scored_texts.read(name, path, scorer == first, fields, word_segmenter)
                     for name, path in paths.items()
                 },
                 baseline,
@@ -197,7 +202,9 @@ def evaluate(
         }
         judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
         texts = next(iter(judged.values()))
-        reader = PerplexityReader(output.path, heldout, reference, batch_size, mesh_shape)
+        reader = PerplexityReader(
+            output.path, heldout, reference, batch_size, mesh_shape, word_segmenter
+        )
         chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
         quality = _quality_of_all(named, texts, generations[first], reader)
         draw = _Draws(bootstrap_draws, random_seed)
@@ -231,7 +238,10 @@ def evaluate(
                     "interval, continuations clustered by prompt; sign-flip permutation p-values, "
                     f"Holm-adjusted within a split; resamples of {statistics.COUNTED_FROM:,} "
                     "prompts and more drawn as counts",
-                    notes=(*all_joined[scorer].notes, *_notes(named, scored, quality)),
+                    notes=(
+                        *all_joined[scorer].notes,
+                        *_notes(named, scored, quality, word_segmenter),
+                    ),
                     settings=settings,
                     versions=output.manifest["versions"],
                     command=command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
@@ -410,7 +420,7 @@ def _quality_of_all(
         texts, checkpoint = scored[name], method.checkpoint_path
         on_heldout = _on_heldout(name, method, texts, reader)
         of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
-        of_prompts = scored_texts.quality(texts, generations[name])
+        of_prompts = scored_texts.quality(texts, generations[name], reader.segmenter)
         for split, mask in scored_texts.splits(texts.prompts).items():
             quality[name, split] = _quality(of_prompts.rows(mask), on_heldout, of_texts)
     return quality
@@ -430,6 +440,7 @@ def _notes(
     methods: Mapping[str, Evaluated],
     scored: Mapping[str, Scored],
     quality: Mapping[tuple[str, str], Quality],
+    segmenter: Segmenter | None,
 ) -> list[str]:
     """Sentences on what steering and the choice among samples mean for the figures."""
     with_model = [name for name, method in methods.items() if method.checkpoint_path is not None]
@@ -437,7 +448,7 @@ def _notes(
     return [
         *notes.on_perplexity(scored, of_models, with_model),
         *notes.on_choice(scored),
-        *notes.on_words(of_models),
+        *notes.on_words(of_models, segmenter),
     ]
 
 

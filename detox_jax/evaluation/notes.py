@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from detox_jax.evaluation.rows import Quality
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.soundness import FEW_UNSPACED
+from detox_jax.segmenters import Segmenter
 
 
 def on_perplexity(
@@ -80,23 +81,33 @@ def on_choice(scored: Mapping[str, Scored]) -> list[str]:
     return notes
 
 
-def on_words(of_methods: Mapping[str, Quality]) -> list[str]:
+def on_words(of_methods: Mapping[str, Quality], segmenter: Segmenter | None) -> list[str]:
     """Whose figures of words are none, since its texts have no spaces between words.
 
     Args:
       of_methods: each method's quality on all prompts.
+      segmenter: by which words were counted.
     """
+    counted = []
+    if segmenter is not None:
+        by = " ".join(segmenter.described().values())
+        counted = [
+            "Words are counted as white space tells them, and in scripts without spaces between "
+            f"words by {by}: lengths in words, distinct n-grams, self-BLEU, loops and perplexity "
+            "by word."
+        ]
     shares = {
         name: quality.unspaced_fraction
         for name, quality in of_methods.items()
         if quality.unspaced_fraction >= FEW_UNSPACED
     }
     if not shares:
-        return []
+        return counted
     said = ", ".join(f"{share:.0%} of {name}'s" for name, share in shares.items())
     return [
+        *counted,
         f"Of the continuations {said} are in scripts without spaces between words (Chinese, "
         "Japanese, Thai and others). Lengths in words, distinct n-grams, self-BLEU, loops and "
         "perplexity by word count what stands between spaces: do not read them as figures of "
-        "words, nor compare them with other languages'; tokens and perplexity by token hold."
+        "words, nor compare them with other languages'; tokens and perplexity by token hold.",
     ]

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, records, terminal
+from detox_jax import output_settings, records, segmenters, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
@@ -21,6 +21,7 @@ from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.generation.steering.steering import Loaded, Method
 from detox_jax.parallel import mesh as meshes
+from detox_jax.segmenters import Segmenter
 from detox_jax.tags import Tags
 from detox_jax.training import losses
 from detox_jax.vocabulary import Vocabulary
@@ -38,6 +39,7 @@ def checkpoint_perplexity(
     steered_by: Sequence[Any] | None = None,
     behind: Tags | None = None,
     loaded: checkpoints.LoadedModel | None = None,
+    segmenter: Segmenter | None = None,
 ) -> Perplexity:
     """The perplexity of documents, each read from its start token to its end-of-text.
 
@@ -56,6 +58,7 @@ def checkpoint_perplexity(
       behind: tags with which the model was trained: every window is read behind the good one, of
         which no token is scored or counted.
       loaded: the checkpoint on this mesh, where Python holds it already.
+      segmenter: of words; white space alone where None.
 
     Returns:
       Exp of the mean negative log-likelihood in nats of a token, end-of-text included, and of the
@@ -84,7 +87,7 @@ def checkpoint_perplexity(
         nll_D = _steered_nll(steered, windows_D, f"{checkpoint_path} on {documents}")
         possible = np.flatnonzero(np.isfinite(nll_D))
         total = math.fsum(nll_D[possible])
-    words = sum(len(texts[d].split()) + 1 for d in possible)
+    words = sum(_num_words(texts[d], segmenter) + 1 for d in possible)
     tokens = sum(tokens_D[d] for d in possible)
     impossible = len(texts) - len(possible)
     if impossible and not tokens:
@@ -155,6 +158,7 @@ def continuation_perplexity(
     num_samples: int = 2,
     batch_size: int = 128,
     mesh_shape: Mapping[str, int] | None = None,
+    segmenter: Segmenter | None = None,
 ) -> ContinuationPerplexity:
     """The perplexity of continuations given their prompts under a reference model.
 
@@ -168,6 +172,7 @@ def continuation_perplexity(
       num_samples: how many continuations of each prompt are read, the first ones.
       batch_size: continuations at once.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      segmenter: of words; white space alone where None.
 
     Returns:
       Per token and per white-space word, with their counts and the reference's fingerprint.
@@ -196,8 +201,12 @@ def continuation_perplexity(
         windows.append((ids, len(ids) - 1 - scored))
         tokens += scored
     total = _total_nll(loaded, mesh, windows, batch_size, generations, checkpoint_path)
-    words = sum(len(text.split()) for _, text in pairs)
+    words = sum(_num_words(text, segmenter) for _, text in pairs)
     return ContinuationPerplexity(*_per_unit(total, tokens, words), reference=loaded.fingerprint)
+
+
+def _num_words(text: str, segmenter: Segmenter | None) -> int:
+    return len(segmenters.spaced(text, segmenter).split())
 
 
 def _per_unit(total: float, tokens: int, words: int) -> tuple[float, float, int, int]:

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, records, shared_steps
+from detox_jax import output_settings, outputs, records, segmenters, shared_steps
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
+from detox_jax.segmenters import Segmenter
 from detox_jax.tags import Tags
 
 
@@ -46,6 +47,7 @@ class PerplexityReader:
       reference: checkpoint under which every method's continuations are read, if any.
       batch_size: rows at once.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
+      segmenter: of words; white space alone where None.
     """
 
     directory: epath.Path
@@ -53,6 +55,7 @@ class PerplexityReader:
     reference: str | None
     batch_size: int
     mesh_shape: Mapping[str, int] | None = None
+    segmenter: Segmenter | None = None
 
     def of_model(
         self, name: str, checkpoint: str | None, behind: Tags | None = None
@@ -74,7 +77,12 @@ class PerplexityReader:
             f"perplexity-{name}.json",
             self._read_by(checkpoint, behind),
             lambda: perplexity.checkpoint_perplexity(
-                checkpoint, heldout, self.batch_size, self.mesh_shape, behind=behind
+                checkpoint,
+                heldout,
+                self.batch_size,
+                self.mesh_shape,
+                behind=behind,
+                segmenter=self.segmenter,
             ),
         )
 
@@ -119,6 +127,7 @@ class PerplexityReader:
                     steering,
                     steered_by,
                     behind,
+                    segmenter=self.segmenter,
                 )
             except UserError as error:
                 raise UserError(f"method {name!r}: {error}") from None
@@ -152,15 +161,17 @@ class PerplexityReader:
                 "reference": identity(reference),
                 "model": checkpoint and identity(checkpoint),
                 "texts": texts_sha256(records.read_prompts(generations), scored.samples_per_prompt),
+                **segmenters.settings(self.segmenter),
             },
             lambda: perplexity.continuation_perplexity(
-                reference, generations, mesh_shape=self.mesh_shape
+                reference, generations, mesh_shape=self.mesh_shape, segmenter=self.segmenter
             ),
         )
 
     def _read_by(self, checkpoint: str, behind: Tags | None) -> dict[str, Any]:
         """What decides a figure on held-out text; nothing of tags where there are none."""
-        read = {"model": identity(checkpoint), "heldout": self._heldout}
+        words = segmenters.settings(self.segmenter)
+        read = {"model": identity(checkpoint), "heldout": self._heldout, **words}
         return read if behind is None else {**read, "behind": behind.good}
 
     @functools.cached_property

@@ -20,6 +20,7 @@ from detox_jax.evaluation.rows import UNKNOWN_SCORER, Scorer
 from detox_jax.evaluation.text_quality import TextQuality, TextReader
 from detox_jax.evaluation.typed_json import from_json
 from detox_jax.formats import plain_prompts
+from detox_jax.segmenters import Segmenter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,11 @@ def texts_sha256(prompts: Iterable[records.Prompt], num_samples: int) -> str:
 
 
 def read(
-    name: str, generations: str, with_quality: bool = False, fields: Collection[str] = ()
+    name: str,
+    generations: str,
+    with_quality: bool = False,
+    fields: Collection[str] = (),
+    segmenter: Segmenter | None = None,
 ) -> Scored:
     """Reads what `score` wrote for the method `name`.
 
@@ -154,14 +159,16 @@ def read(
       generations: `score`'s output: file, glob or directory.
       with_quality: whether to read what its texts are like as well.
       fields: of the records, that stay with the prompts.
+      segmenter: of words; white space alone where None.
 
     Raises:
       UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
     """
     if fields:
         prompts = records.read_prompts(generations)
-        return of_prompts(name, prompts, generations, with_quality, fields)
-    return _of_blocks(name, record_blocks.read_prompts(generations), generations, with_quality)
+        return of_prompts(name, prompts, generations, with_quality, fields, segmenter)
+    blocks = record_blocks.read_prompts(generations)
+    return _of_blocks(name, blocks, generations, with_quality, segmenter=segmenter)
 
 
 def of_prompts(
@@ -170,10 +177,11 @@ def of_prompts(
     generations: str,
     with_quality: bool = False,
     fields: Collection[str] = (),
+    segmenter: Segmenter | None = None,
 ) -> Scored:
     """The same of prompts as they are read; `generations` is where from."""
     blocks = ([prompt] for prompt in prompts)
-    return _of_blocks(name, blocks, generations, with_quality, fields)
+    return _of_blocks(name, blocks, generations, with_quality, fields, segmenter)
 
 
 def _of_blocks(
@@ -182,8 +190,9 @@ def _of_blocks(
     generations: str,
     with_quality: bool,
     fields: Collection[str] = (),
+    segmenter: Segmenter | None = None,
 ) -> Scored:
-    columns, texts, is_plain = _Columns(fields), TextReader(), True
+    columns, texts, is_plain = _Columns(fields), TextReader(segmenter), True
     for block in blocks:
         if isinstance(block, plain_prompts.Plain):
             columns.add_plain(block)
@@ -283,16 +292,17 @@ def _first(fields: Mapping[str, Any] | None) -> tuple[records.Generation, ...]:
     return (records.Generation(text, None if score is None else float(score), extra, unreadable),)
 
 
-def quality(scored: Scored, generations: str) -> TextQuality:
+def quality(scored: Scored, generations: str, segmenter: Segmenter | None = None) -> TextQuality:
     """What the texts that compare are like; where some were cut off, they are read again.
 
     Args:
       scored: the method, joined.
       generations: where it was read from.
+      segmenter: of words, as it was read with.
     """
     if scored.quality is not None:
         return scored.quality
-    texts, places = TextReader(), {}
+    texts, places = TextReader(segmenter), {}
     for prompt in records.read_prompts(generations):
         places[prompt.id] = len(places)
         texts.add(prompt.generations[: scored.samples_per_prompt])

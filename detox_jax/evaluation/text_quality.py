@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detox_jax import records
+from detox_jax import records, segmenters
 from detox_jax.evaluation import diversity, metrics
 from detox_jax.formats import plain_prompts
+from detox_jax.segmenters import Segmenter
 
 _CHUNK = 1 << 16  # words counted at once: their arrays stay in the processor's cache
 _KEY_BITS = 63
@@ -115,10 +116,15 @@ class TextQuality:
 
 
 class TextReader:
-    """Takes prompts one by one, or by the block, and keeps sums alone."""
+    """Takes prompts one by one, or by the block, and keeps sums alone.
 
-    def __init__(self) -> None:
-        self._waiting = _Waiting()
+    Args:
+      segmenter: of words; white space alone where None.
+    """
+
+    def __init__(self, segmenter: Segmenter | None = None) -> None:
+        self._segmenter = segmenter
+        self._waiting = _Waiting(segmenter)
         self._parts: list[TextQuality] = []
 
     def add(self, generations: Sequence[records.Generation]) -> None:
@@ -154,7 +160,7 @@ class TextReader:
     def _count(self, from_words: int) -> None:
         if len(self._waiting.words) >= from_words:
             self._parts.append(_quality(self._waiting))
-            self._waiting = _Waiting()
+            self._waiting = _Waiting(self._segmenter)
 
 
 class _Waiting:
@@ -169,7 +175,8 @@ class _Waiting:
         how many, and how many of those with a "finish" stopped, of how many.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, segmenter: Segmenter | None) -> None:
+        self._segmenter = segmenter
         self.counts: list[int] = []
         self.words: list[str] = []
         self.lengths: list[int] = []
@@ -179,10 +186,11 @@ class _Waiting:
     def add(self, texts: Sequence[str], counts: Sequence[int]) -> None:
         self.counts += counts
         if texts:
+            self.unspaced += [diversity.is_unspaced(text, self._segmenter) for text in texts]
+            texts = [segmenters.spaced(text, self._segmenter) for text in texts]
             # A space between two texts parts their words as one within a text does.
             self.words += " ".join(texts).split(" ")
             self.lengths += [text.count(" ") + 1 for text in texts]
-            self.unspaced += map(diversity.is_unspaced, texts)
 
     def streams(self) -> tuple[_Stream, _Stream]:
         """As numbers: split at white space, and at every single space.

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Protocol
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import records
+from detox_jax import records, segmenters
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.kinds import Count
+from detox_jax.segmenters import Segmenter
 
 _HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")
 
@@ -153,10 +154,13 @@ class Augmented:
     Attributes:
       num_documents: how many to generate; halves are used in turn, least toxic first.
       documents: scored standard documents, `filter`'s output.
+      word_segmenter: tells the words of scripts without spaces (`segmenters`), for their halves;
+        white space alone where None.
     """
 
     num_documents: Count
     documents: str
+    word_segmenter: Segmenter | None = None
 
     skips_long_prompts: ClassVar[bool] = True
     keeps_prompts: ClassVar[bool] = True
@@ -169,7 +173,7 @@ class Augmented:
         halves = [
             half
             for document in sorted(documents, key=lambda d: (d.toxicity, d.id))
-            if (half := first_half(document.text))
+            if (half := first_half(document.text, self.word_segmenter))
         ]
         if not halves:
             raise UserError(f"{self.documents}: no scored document of at least two words")
@@ -190,6 +194,7 @@ class Augmented:
             "mode": "augmented",
             "num_documents": self.num_documents,
             "documents": records.describe_input(self.documents),
+            **segmenters.settings(self.word_segmenter),
         }
 
 
@@ -234,9 +239,9 @@ class PromptFile:
         return {**described, "bad_records": {**policy, **aside.counts()["bad_records"]}}
 
 
-def first_half(text: str) -> str:
+def first_half(text: str, segmenter: Segmenter | None = None) -> str:
     """The first half of a text's words, rounded down; empty for fewer than two words."""
-    words = text.split()
+    words = segmenters.spaced(text, segmenter).split()
     half = len(words) // 2
     if not half:
         return ""

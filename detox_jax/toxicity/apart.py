@@ -6,6 +6,9 @@ prompt stand in it one behind the other, whatever the case, the punctuation and 
 prompt of fewer than five words says too little; it counts together with the continuation that its
 record has, and where that is short too, by its id alone. Of an evaluation *document*, such as
 held-out text, all words are looked for.
+
+In scripts without spaces a segmenter says how many words there are, where one is given. Which they
+are depends on what stands beside them, so that there letter by letter is compared.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from detox_jax import records
+from detox_jax import records, segmenters
+from detox_jax.segmenters import Segmenter
 
 _FEWEST_WORDS = 5
 _WORD = re.compile(r"\w+")
+_LETTER = segmenters.UNSPACED.pattern
+_WORD_OR_LETTER = re.compile(rf"{_LETTER}|(?:(?!{_LETTER})\w)+")
 
 Words = tuple[str, ...]
 
@@ -26,19 +32,24 @@ Words = tuple[str, ...]
 class Evaluated:
     """What a model is evaluated on, by ids and by words.
 
+    Args:
+      evaluated: the records.
+      segmenter: of words; white space and punctuation alone where None.
+
     Attributes:
       by_id_alone: the number of records that are too short to be told by their words.
     """
 
-    def __init__(self, evaluated: Iterable[records.Record]):
+    def __init__(self, evaluated: Iterable[records.Record], segmenter: Segmenter | None = None):
+        self._segmenter = segmenter
         self._ids: set[str] = set()
         # By their first words, so that one look at each place of a document is enough.
         self._phrases: dict[Words, set[Words]] = collections.defaultdict(set)
         self.by_id_alone = 0
         for record in evaluated:
             self._ids |= {record.id, *_files(record.extra)}
-            phrase = _phrase(record)
-            if len(phrase) < _FEWEST_WORDS:
+            phrase, num_words = self._phrase(record)
+            if num_words < _FEWEST_WORDS:
                 self.by_id_alone += 1
             else:
                 self._phrases[phrase[:_FEWEST_WORDS]].add(phrase)
@@ -51,28 +62,31 @@ class Evaluated:
         """
         if not self._ids.isdisjoint({document.id, *_files(document.extra)}):
             return "id"
-        words = _words(document.text)
+        words = self._words(document.text)
         for start in range(len(words) - _FEWEST_WORDS + 1):
             phrases = self._phrases.get(words[start : start + _FEWEST_WORDS], ())
             if any(words[start : start + len(phrase)] == phrase for phrase in phrases):
                 return "text"
         return None
 
+    def _phrase(self, record: records.Record) -> tuple[Words, int]:
+        """What is looked for of a record, and how many words that is."""
+        text = record.text
+        if self._num_words(text) < _FEWEST_WORDS and isinstance(record, records.Prompt):
+            continuation = record.extra.get("continuation")
+            if isinstance(continuation, Mapping) and isinstance(continuation.get("text"), str):
+                text = f"{text}{continuation['text']}"
+        return self._words(text), self._num_words(text)
+
+    def _num_words(self, text: str) -> int:
+        return len(_WORD.findall(segmenters.spaced(text, self._segmenter).casefold()))
+
+    def _words(self, text: str) -> Words:
+        pattern = _WORD if self._segmenter is None else _WORD_OR_LETTER
+        return tuple(pattern.findall(text.casefold()))
+
 
 def _files(extra: Mapping[str, object]) -> list[str]:
     """The file that a record names, with and without its ending."""
     name = extra.get("filename")
     return [name, PurePosixPath(name).stem] if isinstance(name, str) and name else []
-
-
-def _phrase(record: records.Record) -> Words:
-    words = _words(record.text)
-    if len(words) < _FEWEST_WORDS and isinstance(record, records.Prompt):
-        continuation = record.extra.get("continuation")
-        if isinstance(continuation, Mapping) and isinstance(continuation.get("text"), str):
-            words = _words(f"{record.text}{continuation['text']}")
-    return words
-
-
-def _words(text: str) -> Words:
-    return tuple(_WORD.findall(text.casefold()))

@@ -17,17 +17,18 @@ from typing import IO, Any, overload
 
 import numpy as np
 
-from detox_jax import errors, outputs, record_blocks, records
+from detox_jax import errors, outputs, record_blocks, records, segmenters
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
 from detox_jax.formats import plain_documents
+from detox_jax.segmenters import Segmenter
 
 _READ_AT_ONCE = 1000
 
 
-def num_words(document: records.Document) -> int:
-    """Words of a document, as white space parts them."""
-    return len(document.text.split())
+def num_words(document: records.Document, segmenter: Segmenter | None = None) -> int:
+    """Words of a document, as white space parts them, and a segmenter where there is one."""
+    return len(segmenters.spaced(document.text, segmenter).split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,13 +184,19 @@ def encoded(documents: Sequence[records.Document]) -> list[bytes]:
 # --- reading ----------------------------------------------------------------------------------
 
 
-def read(input: str, aside: Aside | None, directory: str | None) -> Corpus:
+def read(
+    input: str,
+    aside: Aside | None,
+    directory: str | None,
+    segmenter: Segmenter | None = None,
+) -> Corpus:
     """All documents of an input.
 
     Args:
       input: see `sources`.
       aside: see `records.read_records`.
       directory: see `Lines`.
+      segmenter: of words; white space alone where None.
 
     Raises:
       UserError: as `records.read_documents`.
@@ -205,7 +212,9 @@ def read(input: str, aside: Aside | None, directory: str | None) -> Corpus:
             columns = (
                 np.array(scores, np.float64),  # None is NaN.
                 np.frombuffer(digests, ">u8")[::4].astype(np.uint64),
-                np.array([len(text.split()) for text in texts], np.int32),
+                np.array(
+                    [len(segmenters.spaced(text, segmenter).split()) for text in texts], np.int32
+                ),
                 *lines.add(raw),
             )
             for part, column in zip(parts, columns, strict=True):

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from detox_jax import records
+from detox_jax import records, segmenters
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Share
+from detox_jax.segmenters import Segmenter
 from detox_jax.toxicity import corpus
 
 _PACKAGE = "datasketch"
@@ -55,6 +56,7 @@ class NearDistinct:
     Attributes:
       similarity: from this on one of two documents goes.
       words: of a shingle; of a shorter text its words together are the one shingle.
+      word_segmenter: of words; white space alone where None.
 
     Raises:
       UserError: without the library, or for a similarity of 0.
@@ -62,6 +64,7 @@ class NearDistinct:
 
     similarity: Share = 0.8
     words: Count = 3
+    word_segmenter: Segmenter | None = None
 
     uses_toxicity: ClassVar[bool] = False
 
@@ -86,14 +89,17 @@ class NearDistinct:
         )
         first: set[int] = set()
         for i in _by_id_hash(documents).tolist():
-            shingles = _shingles(documents[i].text, self.words)
+            shingles = self._shingles(documents[i].text)
             minhash = datasketch.MinHash(num_perm=_NUM_PERMUTATIONS)
             minhash.update_batch(sorted(shingles))
-            near = (_shingles(documents[k].text, self.words) for k in sorted(index.query(minhash)))
+            near = (self._shingles(documents[k].text) for k in sorted(index.query(minhash)))
             if not any(_similarity(shingles, other) >= self.similarity for other in near):
                 index.insert(i, minhash)
                 first.add(i)
         return corpus.taken(documents, sorted(first))
+
+    def _shingles(self, text: str) -> set[bytes]:
+        return _shingles(segmenters.spaced(text, self.word_segmenter), self.words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +109,12 @@ class Unrepetitive:
     Attributes:
       most: of the runs of words of a document, the share that stood in it before, at most.
       words: of a run; a shorter document has none, and stays.
+      word_segmenter: of words; white space alone where None.
     """
 
     most: Share = 0.3
     words: Count = 3
+    word_segmenter: Segmenter | None = None
 
     uses_toxicity: ClassVar[bool] = False
 
@@ -121,7 +129,7 @@ class Unrepetitive:
         )
 
     def _repeated(self, text: str) -> float:
-        runs = _runs(text, self.words)
+        runs = _runs(segmenters.spaced(text, self.word_segmenter), self.words)
         return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
