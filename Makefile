@@ -94,7 +94,7 @@ test-t5x: $(VENV)-t5x/installed
 
 # Every extra's versions with the hashes of their files, each but `core` with `train`; UPGRADE=--upgrade renews what is there. T5X
 # itself comes from commits of GitHub, which are hashes already.
-LOCKED := core train parquet judges duplicates cuda remote hf lm-eval beam t5x-requirements wandb docs test
+LOCKED := core train parquet judges duplicates transport words cuda remote hf lm-eval beam t5x-requirements wandb docs test
 COMPILE := $(VENV)-supply/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
     --python-platform x86_64-manylinux_2_31 --no-header --no-annotate --generate-hashes $(UPGRADE)
 

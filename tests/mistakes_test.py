@@ -51,8 +51,10 @@ TAKES = {
     **dict.fromkeys(("REMAT", "ATTENTION_KERNEL"), "name"),
     **dict.fromkeys(("OBJECTIVE", "PROBE"), "reference"),
     **dict.fromkeys(("SAMPLING", "SELECTION", "PAIRING"), "reference"),
+    **dict.fromkeys(("EMBEDDING", "WORD_SEGMENTER"), "reference"),
     **dict.fromkeys(
-        ("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT", "EDIT"), "reference"
+        ("MODEL", "ADAPTATION", "RECIPE", "SCORER", "PROMPTS", "FIT", "EDIT"),
+        "reference",
     ),
     **dict.fromkeys(("CORPORA", "METHODS", "SCORES", "JUDGES", "TERMS", "GROUPS"), "dict"),
     **dict.fromkeys(("OWN_DECODING",), "dict"),

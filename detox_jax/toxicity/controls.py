@@ -11,6 +11,7 @@ import numpy as np
 from detox_jax import bad_records as bad_records_lib
 from detox_jax import preview, records
 from detox_jax.errors import UserError
+from detox_jax.segmenters import Segmenter
 from detox_jax.toxicity import apart as apart_lib
 from detox_jax.toxicity import corpus
 from detox_jax.toxicity import lengths as lengths_lib
@@ -26,6 +27,7 @@ class Control:
       lengths_of: documents to whose lengths, one by one, those of the corpus are matched.
       size_share: of the words of the former, of the documents of the latter.
       apart_from: evaluation records.
+      segmenter: of words; white space alone where None.
 
     Raises:
       UserError: for a share that is none, or is of nothing.
@@ -35,6 +37,7 @@ class Control:
     lengths_of: str | None
     size_share: float
     apart_from: str | None
+    segmenter: Segmenter | None = None
 
     def __post_init__(self):
         if not 0 < self.size_share <= 1:
@@ -79,7 +82,7 @@ class Control:
         """The documents that no evaluation record comes from, and how the others were told."""
         assert self.apart_from is not None
         evaluated = list(records.read_records(self.apart_from, aside))
-        known = apart_lib.Evaluated(evaluated)
+        known = apart_lib.Evaluated(evaluated, self.segmenter)
         reasons = [known.why(document) for document in documents]
         counts = {
             "records": len(evaluated),
@@ -94,7 +97,8 @@ class Control:
     ) -> tuple[Sequence[records.Document], dict[str, Any]]:
         """Documents of the lengths of others, see `lengths.of_lengths`."""
         assert self.lengths_of is not None
-        read = [num_words(d) for d in records.read_documents(self.lengths_of, aside)]
+        documents_of = records.read_documents(self.lengths_of, aside)
+        read = [num_words(d, self.segmenter) for d in documents_of]
         if not (wanted := lengths_lib.share_of(read, self.size_share)):
             raise UserError(
                 f"LENGTHS_OF={self.lengths_of}: SIZE_SHARE {self.size_share} of its {len(read)} "
@@ -107,7 +111,8 @@ class Control:
     ) -> Sequence[records.Document]:
         """The first documents, as many as together have no more words than those of `size_of`."""
         assert self.size_of is not None
-        words = sum(num_words(d) for d in records.read_documents(self.size_of, aside))
+        documents_of = records.read_documents(self.size_of, aside)
+        words = sum(num_words(d, self.segmenter) for d in documents_of)
         limit = lengths_lib.whole_share(words, self.size_share)
         totals = np.cumsum(corpus.words_of(documents))
         count = int(np.searchsorted(totals, limit, side="right"))
@@ -121,6 +126,14 @@ class Control:
 def said(details: Mapping[str, Any]) -> list[str]:
     """What the steps of a selection and a control left, as lines for the user."""
     lines = [f"{s['selection']}: {s['documents']} -> {s['kept']}" for s in details.get("steps", ())]
+    for step in (*details.get("steps", ()), details):
+        if told := step.get("transport"):
+            lines.append(
+                f"transport to {told['target_documents']} target documents: distance "
+                f"{told['distance']:.4f} at a mean cost of {told['mean_cost']:.4f}, "
+                f"{told['sinkhorn_iterations']} iterations; {told['nearer']} documents bring the "
+                "corpus nearer"
+            )
     if apart := details.get("apart"):
         lines.append(
             f"apart from {apart['records']} evaluation records: left out {apart['id']} documents "

@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, preview, record_blocks, records
+from detox_jax import output_settings, outputs, preview, record_blocks, records, segmenters
 from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
-from detox_jax.toxicity import best_of, controls, corpus
+from detox_jax.segmenters import Segmenter
+from detox_jax.toxicity import best_of, controls, corpus, transport
 from detox_jax.toxicity.lengths import whole_share
 
 SHARD_NAME = "documents"
@@ -195,9 +196,9 @@ class InTurn:
         """What is left, and how many documents each step was given and left, in their order."""
         counts = []
         for step in self.steps:
-            left = step.select(documents, generator)
-            name = type(step).__name__
-            counts.append({"selection": name, "documents": len(documents), "kept": len(left)})
+            left, told = _select(step, documents, generator)
+            name, number = type(step).__name__, len(documents)
+            counts.append({"selection": name, "documents": number, "kept": len(left), **told})
             documents = left
         return documents, counts
 
@@ -211,6 +212,7 @@ def filter(
     lengths_of: str | None = None,
     size_share: Share = 1.0,
     apart_from: str | None = None,
+    word_segmenter: Segmenter | None = None,
     bad_records: bad_records_lib.BadRecords = bad_records_lib.REFUSE,
     check_only: bool = False,
 ) -> list[Step] | None:
@@ -234,6 +236,8 @@ def filter(
         is meant: a third is 0.3333.
       apart_from: evaluation records, such as prompts in RealToxicityPrompts' layout: the documents
         that they come from are left out before the selection (`apart`); nothing where None.
+      word_segmenter: tells the words of scripts without spaces (`segmenters`), wherever lengths are
+        counted and words compared; white space alone where None.
       bad_records: what becomes of records that cannot be read.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
@@ -246,7 +250,7 @@ def filter(
     arguments = locals()
     aside = bad_records_lib.opened(bad_records)
     selection = selection or LeastToxic()
-    control = controls.Control(size_of, lengths_of, size_share, apart_from)
+    control = controls.Control(size_of, lengths_of, size_share, apart_from, word_segmenter)
     if isinstance(selection, best_of.BestOf) and (lengths_of or apart_from):
         raise UserError(
             "LENGTHS_OF and APART_FROM are for documents, and BestOf chooses continuations; leave "
@@ -264,6 +268,8 @@ def filter(
             "input": {"input": records.describe_input(input)},
             "selection": {"selection": _described(selection)},
             **control.settings(),
+            # Without any, so that older outputs go on.
+            "word_segmenter": segmenters.settings(word_segmenter),
             "bad_records": bad_records_lib.settings(bad_records),
         },
     )
@@ -275,7 +281,8 @@ def filter(
         return None
 
     # --- what may be selected, and what is ---------------------------------------------------
-    documents = corpus.read(input, aside, output_dir if outputs.is_local(output_dir) else None)
+    directory = output_dir if outputs.is_local(output_dir) else None
+    documents = corpus.read(input, aside, directory, word_segmenter)
     scored = corpus.taken(documents, np.flatnonzero(~np.isnan(corpus.toxicity_of(documents))))
     if not scored:
         raise _unscored(input, len(documents))
@@ -284,10 +291,8 @@ def filter(
     if apart_from is not None:
         candidates, details["apart"] = control.apart(candidates, aside)
     generator = np.random.default_rng(seed)
-    if isinstance(selection, InTurn):
-        selected, details["steps"] = selection.select_and_count(candidates, generator)
-    else:
-        selected = selection.select(candidates, generator)
+    selected, told = _select(selection, candidates, generator)
+    details |= told
     if not len(selected):
         raise UserError(
             f"{input}: the filter would leave nothing of {len(candidates)} scored documents; "
@@ -314,7 +319,7 @@ def filter(
     threshold = float(np.max(corpus.toxicity_of(selected)))
     before, after = _describe(candidates), _describe(selected)
     output.finish(
-        filtered_by=_scorer_of(input) if selection.uses_toxicity else None,
+        filtered_by=_scorer_of(input) if selection.uses_toxicity else _scorer_of_target(selection),
         counts=counts,
         highest_kept=threshold,
         before=before,
@@ -332,11 +337,34 @@ def filter(
         print(f"{output_dir}: {line}")
 
 
+def _select(
+    selection: Any, documents: Sequence[records.Document], generator: np.random.Generator
+) -> tuple[Sequence[records.Document], dict[str, Any]]:
+    """What a selection keeps, and what the manifest says of how."""
+    if isinstance(selection, InTurn):
+        selected, steps = selection.select_and_count(documents, generator)
+        return selected, {"steps": steps}
+    if isinstance(selection, transport.NearTarget):
+        return selection.select_and_count(documents, generator)
+    return selection.select(documents, generator), {}
+
+
+def _steps(selection: Any) -> Sequence[Any]:
+    """The selections that one is made of, which mostly is itself."""
+    return selection.steps if isinstance(selection, InTurn) else [selection]
+
+
 def _described(selection: Any) -> Any:
     """A selection as settings hold it."""
     if isinstance(selection, InTurn):
         return {"method": "InTurn", "steps": [_described(step) for step in selection.steps]}
-    return output_settings.describe(selection, "filter.selection")
+    if isinstance(selection, transport.NearTarget):
+        return selection.described()
+    described = output_settings.describe(selection, "filter.selection")
+    if "word_segmenter" in described:
+        del described["word_segmenter"]
+        described |= segmenters.settings(selection.word_segmenter)
+    return described
 
 
 def _preview(
@@ -350,6 +378,9 @@ def _preview(
     preview.checked_output(output_dir)
     if not preview.is_done(output_dir):
         control.check()
+        for step in _steps(selection):
+            if isinstance(step, transport.NearTarget):
+                step.check()
     if isinstance(input, preview.Coming) or preview.is_done(output_dir):
         return Step("filter", output_dir)
     aside = bad_records_lib.opened(bad_records, writes=False)
@@ -431,6 +462,15 @@ def _scorer_of(input: str) -> Any:
     """The scorer that the input's manifest names, so that results can say what filtered."""
     _, manifest = records.manifest_of(input) or ("", {})
     return manifest.get("scorer")
+
+
+def _scorer_of_target(selection: Any) -> Any:
+    """The scorer by which somebody chose what the output is to be like, so that results say so."""
+    for step in _steps(selection):
+        if isinstance(step, transport.NearTarget):
+            _, manifest = records.manifest_of(step.target or "") or ("", {})
+            return manifest.get("filtered_by")
+    return None
 
 
 def _describe(documents: Sequence[records.Document]) -> dict[str, float]:
