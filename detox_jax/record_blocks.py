@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from typing import Any
 
 import numpy as np
@@ -105,13 +106,19 @@ def first(
         yield few
 
 
-def read_prompts(source: str) -> Iterator[PromptBlock]:
+def read_prompts(source: str, fields: Collection[str] = ()) -> Iterator[PromptBlock]:
     """Yields the prompts of `source` by the block.
+
+    Args:
+      source: see `sources`.
+      fields: of the records that plain prompts keep, see `plain_prompts.read`.
 
     Raises:
       UserError: as `records.read_prompts`; for an id seen before when all files are read.
     """
-    reading = _Reading(sources_lib.resolve(source), source, None, _PROMPTS, again=False)
+    plain = functools.partial(plain_prompts.read, fields=fields)
+    kind = dataclasses.replace(_PROMPTS, plain=plain)
+    reading = _Reading(sources_lib.resolve(source), source, None, kind, again=False)
     for _, blocks in reading.files():
         yield from blocks
 

@@ -15,6 +15,7 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
     OUTPUT_DIR/choices/METHOD/               answers to zero-shot tasks, where any are asked
     OUTPUT_DIR/evaluation/                   perplexities, and JUDGE/, results of one judge
     OUTPUT_DIR/results.json, report.html     what came out; results.json is of the first judge
+    OUTPUT_DIR/only-DIGEST/                  the last two lines' files, of a run of some rows alone
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from detox_jax.evaluation.frontiers import check as check_frontiers
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.prompts import PromptMode
 from detox_jax.method import called_verbs, fitted_vectors, method, seeds
+from detox_jax.method import only as some_rows
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
@@ -77,6 +79,7 @@ def sgeat(
     best_of: Callable[..., Any] | None = None,
     vectors: Mapping[str, Vectors | Mapping[str, Any]] | None = None,
     steer: called_verbs.Steer | None = None,
+    only: Sequence[str] | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Generates, scores, filters, adapts, and measures base and adapted models side by side.
@@ -117,6 +120,10 @@ def sgeat(
       best_of: makes the selection among samples, `best_of(keep=...)`; needed for rows that choose.
       vectors: what is fitted to steer rows, by name, as `Vectors` or as dicts of their fields.
       steer: `steer`, for vectors that bring none of their own.
+      only: names of the rows that are wanted; all where None. The base comes with them, and what
+        they need is made: rows that they start from or are steered by are trained, and not
+        measured. Evaluation and report, of these rows alone, go to `only-DIGEST/`; all else lies
+        where a run of all rows looks for it, and that run leaves what it would have left without.
       check_only: check all steps as far as that is possible without work, and return them.
 
     Returns:
@@ -130,9 +137,6 @@ def sgeat(
     root = epath.Path(output_dir)
     rows = method.rows(methods, adaptation, corpora)
     method.check_names(corpora, rows, judges)
-    compared: dict[str, Any] = {} if frontiers is None else {"frontiers": frontiers}
-    if as_one := seeds.of_rows(rows):
-        compared["seeds"] = as_one
     if frontiers is not None:
         check_frontiers(frontiers, [BASE, *rows], BASE)
     order = method.in_order(corpora, rows)
@@ -140,9 +144,29 @@ def sgeat(
     fitted = fitted_vectors.named(vectors)
     fitted_vectors.check(fitted, corpora, rows)
     makers.check(corpora, rows, fitted)
+
+    # --- the rows that are wanted, and where their figures go -----------------------------------
+    measured, place = rows, root
+    if only is not None:
+        some_rows.check(only, rows)
+        measured = {name: row for name, row in rows.items() if name in only}
+    if len(measured) < len(rows):
+        place = some_rows.directory(root, [*measured])
+        needed = some_rows.Needed(rows, corpora, fitted)
+        for name in (BASE, *measured):
+            needed.measure(name, decoding)
+        order = [(name, part) for name, part in order if needed.has(name, part)]
+        fitted = {name: of for name, of in fitted.items() if name in needed.vectors}
+        frontiers = some_rows.frontiers(frontiers, measured)
+    compared: dict[str, Any] = {} if frontiers is None else {"frontiers": frontiers}
+    if as_one := seeds.of_rows(measured):
+        compared["seeds"] = as_one
     if check_only:
-        return RunPreview(root, rows, order, fitted, arguments).steps()
+        return RunPreview(root, place, rows, [*measured], order, fitted, arguments).steps()
     say, places = Narrator(root), CorpusPlaces(root, corpora)
+    some_rows.bind(wanted := None if place == root else only)
+    config = gin.config_str()
+    some_rows.bind(None)
 
     # --- text, and a base model ---------------------------------------------------------------
     if prepare is not None:
@@ -224,8 +248,6 @@ def sgeat(
         say(f"{name}: select")
         control = part.control(places.kept, prompts_input)
         (part.select or select)(input=scored, output_dir=places.kept(name), **control)
-    models = {BASE: base, **{name: models[name] for name in rows}}
-
     # --- vectors that steer rows, of what the scorer found toxic and what not ---------------------
     for name, of in fitted.items():
         say(f"vectors {name}: fit them on the documents of {of.corpus}")
@@ -236,11 +258,11 @@ def sgeat(
         )
 
     # --- continuations of the evaluation prompts, under every judge ------------------------------
-    decodings = {
-        name: rows[name].decode_with(decoding) if name in rows else decoding for name in models
-    }
+    decodings = {BASE: decoding, **{name: row.decode_with(decoding) for name, row in rows.items()}}
+    asked = [name for name, of in decodings.items() if not of.steering and of.behind is None]
     fits = {name: fitted_vectors.place(root, name) for name in fitted}
-    decodings = {name: placed(of, models, fits) for name, of in decodings.items()}
+    decodings = {name: placed(decodings[name], models, fits) for name in (BASE, *measured)}
+    models = {name: models[name] for name in decodings}
     for name, checkpoint in models.items():
         directory = root / "continuations" / name
         say(f"{name}: continue the evaluation prompts")
@@ -263,17 +285,19 @@ def sgeat(
             score_as(input=judged, output_dir=str(directory / f"scored-{judge}"))
 
     # --- zero-shot tasks: each model once, and none that is steered or asked behind a tag ---------
-    steered = {n for n in models if decodings[n].steering or decodings[n].behind is not None}
     answers: dict[str, str] = {}
     if choices is not None and downstream_tasks:
         for name, checkpoint in models.items():
-            if checkpoint not in answers and name not in steered:
-                say(f"{name}: answer the zero-shot tasks")
-                answers[checkpoint] = str(root / "choices" / name)
+            if checkpoint not in answers and name in asked:
+                first = method.first_asked(name, rows, asked)
+                say(f"{first}: answer the zero-shot tasks")
+                answers[checkpoint] = str(root / "choices" / first)
                 choices(checkpoint_path=checkpoint, output_dir=answers[checkpoint])
 
     # --- figures and the report -----------------------------------------------------------------
-    outputs.write_bytes(root / outputs.CONFIG, gin.config_str().encode())
+    some_rows.bind(wanted)
+    place.mkdir(parents=True, exist_ok=True)
+    outputs.write_bytes(place / outputs.CONFIG, config.encode())
     say("evaluate")
     evaluate(
         methods={
@@ -283,7 +307,7 @@ def sgeat(
                     for judge in judges
                 },
                 checkpoint_path=checkpoint,
-                choices=None if name in steered else answers.get(checkpoint),
+                choices=answers.get(checkpoint) if name in asked else None,
                 own_decoding=rows[name].own_decoding if name in rows else (),
                 steering=decodings[name].steering,
                 **_behind(decodings[name]),
@@ -291,23 +315,23 @@ def sgeat(
             )
             for name, checkpoint in models.items()
         },
-        output_dir=str(root / "evaluation"),
+        output_dir=str(place / "evaluation"),
         baseline=BASE,
         heldout=heldout,
         reference=base,
-        command=f"detox-jax sgeat --gin_file={root / outputs.CONFIG}",
+        command=f"detox-jax sgeat --gin_file={place / outputs.CONFIG}",
     )
     say("report")
-    results = [str(root / "evaluation" / judge / "results.json") for judge in judges]
+    results = [str(place / "evaluation" / judge / "results.json") for judge in judges]
     for path in results:
         say.copy_times(epath.Path(path).parent)
-    report(results=results, output_dir=str(root / "report"), **compared)
-    outputs.write_bytes(root / "results.json", epath.Path(results[0]).read_bytes())
-    outputs.write_bytes(root / "report.html", (root / "report" / "report.html").read_bytes())
+    report(results=results, output_dir=str(place / "report"), **compared)
+    outputs.write_bytes(place / "results.json", epath.Path(results[0]).read_bytes())
+    outputs.write_bytes(place / "report.html", (place / "report" / "report.html").read_bytes())
     say("done; where to look next:")
     print(
-        f"  {root / 'report.html'}     pictures, tables, sample continuations\n"
-        f"  {root / 'results.json'}    every figure with its interval and provenance\n"
+        f"  {place / 'report.html'}     pictures, tables, sample continuations\n"
+        f"  {place / 'results.json'}    every figure with its interval and provenance\n"
         f"  {root / 'models'}/         the detoxified models\n"
         f"  {root / 'continuations'}/  what each model wrote, with scores"
     )

@@ -162,6 +162,10 @@ def evaluate(
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
     generations = _by_scorer({name: method.generations for name, method in named.items()})
+    if group_by and not preview.is_done(output_dir):
+        paths = next(iter(generations.values())).values()
+        if not any(isinstance(path, preview.Coming) for path in paths):
+            scored_texts.check_fields(paths, group_by)
     if check_only:
         return [_preview(output_dir, generations, named, heldout, reference)]
     filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}

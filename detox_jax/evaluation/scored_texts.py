@@ -164,11 +164,8 @@ def read(
     Raises:
       UserError: for zero prompts, no continuation at all, or a manifest that names no scorer.
     """
-    if fields:
-        prompts = records.read_prompts(generations)
-        return of_prompts(name, prompts, generations, with_quality, fields, segmenter)
-    blocks = record_blocks.read_prompts(generations)
-    return _of_blocks(name, blocks, generations, with_quality, segmenter=segmenter)
+    blocks = record_blocks.read_prompts(generations, fields)
+    return _of_blocks(name, blocks, generations, with_quality, fields, segmenter)
 
 
 def of_prompts(
@@ -176,12 +173,11 @@ def of_prompts(
     prompts: Iterable[records.Prompt],
     generations: str,
     with_quality: bool = False,
-    fields: Collection[str] = (),
     segmenter: Segmenter | None = None,
 ) -> Scored:
     """The same of prompts as they are read; `generations` is where from."""
     blocks = ([prompt] for prompt in prompts)
-    return _of_blocks(name, blocks, generations, with_quality, fields, segmenter)
+    return _of_blocks(name, blocks, generations, with_quality, segmenter=segmenter)
 
 
 def _of_blocks(
@@ -242,12 +238,13 @@ class _Columns:
         self._unreadable.extend(generation.unreadable for generation in prompt.generations)
 
     def add_plain(self, block: plain_prompts.Plain) -> None:
-        """Some prompts, with the flag alone of their fields."""
+        """Some prompts, with those of their fields that are kept."""
         toxicity = [None if score is None else float(score) for score in block.toxicity]
         firsts = map(_first, block.firsts)
-        self.prompts += map(
-            _lean_plain, block.ids, block.texts, toxicity, block.challenging, firsts
-        )
+        fields = {"challenging": block.challenging, **block.kept}
+        rows = zip(*fields.values(), strict=True)
+        extras = ({n: x for n, x in zip(fields, row, strict=True) if x is not None} for row in rows)
+        self.prompts += map(_lean_plain, block.ids, block.texts, toxicity, extras, firsts)
         self.counts.extend(block.counts)
         self._scores.frombytes(block.scores_T.tobytes())
         self._hashes.extend(map(hash, block.continuations))
@@ -276,10 +273,9 @@ def _lean_plain(
     id: str,
     text: str,
     toxicity: float | None,
-    challenging: bool | None,
+    extra: Mapping[str, Any],
     generations: tuple[records.Generation, ...],
 ) -> records.Prompt:
-    extra = {} if challenging is None else {"challenging": challenging}
     return records.Prompt(id, text, toxicity, generations, extra=extra)
 
 
@@ -355,6 +351,37 @@ def splits(prompts: Sequence[records.Prompt]) -> dict[str, np.ndarray]:
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
+def check_fields(sources: Iterable[str], group_by: Iterable[str]) -> None:
+    """Refuses to group by a field that no prompt has; a source is read until all have been seen.
+
+    Args:
+      sources: outputs of `score`, one of each method.
+      group_by: fields of the records, or several joined by `+`.
+
+    Raises:
+      UserError: naming the field.
+    """
+    missing = {name: None for by in group_by for name in by.split("+")}
+    for source in sources:
+        if not missing:
+            return
+        for prompt in records.read_prompts(source):
+            for name in [*missing]:
+                if prompt.extra.get(name) is not None:
+                    del missing[name]
+            if not missing:
+                return
+    for name in missing:
+        raise UserError(_no_field(name))
+
+
+def _no_field(name: str) -> str:
+    return (
+        f"GROUP_BY: no prompt has a field {name!r}; name one of the records, such as group, domain "
+        "or language"
+    )
+
+
 def labels(methods: Mapping[str, Scored], by: str) -> list[str]:
     """What group every prompt is of, joined methods agreeing; empty where none says.
 
@@ -381,10 +408,7 @@ def labels(methods: Mapping[str, Scored], by: str) -> list[str]:
                     )
     for name in names:
         if not any(name in known for known in said):
-            raise UserError(
-                f"GROUP_BY: no prompt has a field {name!r}; name one of the records, such as "
-                "group, domain or language"
-            )
+            raise UserError(_no_field(name))
     return [
         " ".join(known[name] for name in names) if len(known) == len(names) else UNKNOWN
         for known in said

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ _ELSEWHERE = frozenset(foreign.PERSPECTIVE_ATTRIBUTES) | {
 _SCALARS = {str, int, float, bool, type(None)}
 _NUMBERS = {float, int, type(None)}
 _OBJECTS = ("prompt", "generations")
+_OWN = ("id", *_OBJECTS)  # Of a record, and no field beside them.
 _BEGINNING = b'{"id": "'
 _DECODER = json.JSONDecoder()
 
@@ -45,6 +46,8 @@ class Plain:
       texts: of each prompt.
       toxicity: of each prompt, None for one without a score.
       challenging: the flag of each prompt, None for one without it.
+      kept: other fields of the records that were asked for, by name: of each prompt, None for one
+        without it.
       firsts: the fields of each prompt's first continuation, None for one without any.
       counts: continuations of each prompt.
       continuations: their texts, of one prompt after the other.
@@ -58,6 +61,7 @@ class Plain:
     texts: Sequence[str]
     toxicity: Sequence[float | None]
     challenging: Sequence[bool | None]
+    kept: Mapping[str, Sequence[Any]]
     firsts: Sequence[Mapping[str, Any] | None]
     counts: Sequence[int]
     continuations: Sequence[str]
@@ -70,11 +74,12 @@ class Plain:
         return len(self.ids)
 
 
-def read(block: bytes) -> Plain | None:
+def read(block: bytes, fields: Collection[str] = ()) -> Plain | None:
     """The prompts of whole lines; None if any of these is another thing, or is wrong.
 
     Args:
       block: the lines, one at least; the last one may lack its end.
+      fields: of the records that are kept, beside what every prompt has.
     """
     try:
         records = _records(block)
@@ -89,6 +94,11 @@ def read(block: bytes) -> Plain | None:
             texts=[prompt["text"] for prompt in prompts],
             toxicity=[prompt.get("toxicity") for prompt in prompts],
             challenging=[record.get("challenging") for record in records],
+            kept={
+                name: [record.get(name) for record in records]
+                for name in fields
+                if name not in _OWN
+            },
             firsts=[of[0] if of else None for of in continuations],
             counts=[*map(len, continuations)],
             continuations=[generation["text"] for generation in flat],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from detox_jax.errors import UserError
@@ -252,6 +252,19 @@ def model_row(name: str | None, rows: Mapping[str, Method]) -> str | None:
     while name is not None and rows[name].corpus is None and rows[name].terms is None:
         name = rows[name].start
     return name
+
+
+def first_asked(name: str, rows: Mapping[str, Method], asked: Collection[str]) -> str:
+    """The row, or the base, under whose name a row's model answers questions: the first of those.
+
+    Args:
+      name: of the row or the base, itself one of `asked`.
+      rows: all of them, in their order.
+      asked: those that can be asked.
+    """
+    model = model_row(name if name in rows else None, rows)
+    decoded = ((other, other if other in rows else None) for other in (BASE, *rows))
+    return next(other for other, row in decoded if other in asked and model_row(row, rows) == model)
 
 
 def in_order(

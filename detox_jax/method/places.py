@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -12,6 +12,17 @@ from detox_jax import outputs
 from detox_jax.generation.decoding import Decoding
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.method import Method
+
+
+def named_by(method: Any) -> Iterator[tuple[str, str]]:
+    """The fields of a method of steering that take files, each with what it names.
+
+    Args:
+      method: of steering; what it names is a vector or a row of the run, or a path.
+    """
+    for field in getattr(method, "files", ()):
+        if isinstance(value := getattr(method, field), str):
+            yield field, value
 
 
 def placed(decoding: Decoding, models: Mapping[str, str], vectors: Mapping[str, str]) -> Decoding:
@@ -26,9 +37,9 @@ def placed(decoding: Decoding, models: Mapping[str, str], vectors: Mapping[str, 
 
     def in_place(method: Any) -> Any:
         named = {}
-        for field in getattr(method, "files", ()):
-            places, value = vectors if field == "vectors" else models, getattr(method, field)
-            if isinstance(value, str) and value in places:
+        for field, value in named_by(method):
+            places = vectors if field == "vectors" else models
+            if value in places:
                 named[field] = places[value]
         return dataclasses.replace(method, **named) if named else method
 

@@ -16,11 +16,12 @@ from etils import epath
 
 from detox_jax import preview
 from detox_jax.errors import UserError
+from detox_jax.generation.decoding import Decoding
 from detox_jax.method import fitted_vectors
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
-from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method
+from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method, first_asked
 from detox_jax.method.places import placed
 from detox_jax.preview import Coming, Step
 
@@ -31,14 +32,18 @@ class RunPreview:
 
     Attributes:
       root: its directory.
-      rows: the rows of its results.
-      order: corpora and rows as `method.in_order` has them.
+      place: where its figures go.
+      rows: all rows that there are.
+      measured: names of those of its results.
+      order: corpora and rows as `method.in_order` has them, those that are made.
       vectors: what is fitted to steer rows, by name.
       given: the arguments of `sgeat`.
     """
 
     root: epath.Path
+    place: epath.Path
     rows: Mapping[str, Method]
+    measured: Sequence[str]
     order: Sequence[tuple[str, Corpus | Method]]
     vectors: Mapping[str, Vectors]
     given: Mapping[str, Any]
@@ -326,7 +331,7 @@ class RunPreview:
 
     def _continuations(self) -> Iterator[Step]:
         prompts = self._given("prompts_input", "prompts")
-        for name in [BASE, *self.rows]:
+        for name in [BASE, *self.measured]:
             directory = self.root / "continuations" / name
             yield from self.given["generate_continuations"](
                 checkpoint_path=self._readable(None if name == BASE else name),
@@ -355,25 +360,25 @@ class RunPreview:
             output_dir=str(self.root / "choices" / BASE),
             check_only=True,
         )
-        asked: set[str] = set()
-        for name in [BASE, *self.rows]:
-            decoding, model = self._decoding(name), self._model(None if name == BASE else name)
-            if model in asked or decoding.steering or decoding.behind is not None:
-                continue
-            asked.add(model)
+        decoding: Decoding = self.given["decoding"]
+        decodings = {BASE: decoding}
+        decodings |= {name: row.decode_with(decoding) for name, row in self.rows.items()}
+        asked = [name for name, of in decodings.items() if not of.steering and of.behind is None]
+        firsts = [first_asked(n, self.rows, asked) for n in (BASE, *self.measured) if n in asked]
+        for name in dict.fromkeys(firsts):
             directory = str(self.root / "choices" / name)
             yield from (dataclasses.replace(step, output_dir=directory) for step in steps or ())
 
     def _figures(self) -> Iterator[Step]:
-        names = [BASE, *self.rows]
+        names = [BASE, *self.measured]
         yield from self.given["evaluate"](
             methods={
                 name: {judge: Coming(self.root) for judge in self.given["judges"]} for name in names
             },
-            output_dir=str(self.root / "evaluation"),
+            output_dir=str(self.place / "evaluation"),
             baseline=BASE,
             heldout=self._given("heldout", "heldout_nontoxic"),
             reference=self._base_path,
             check_only=True,
         )
-        yield Step("report", str(self.root / "report"))
+        yield Step("report", str(self.place / "report"))

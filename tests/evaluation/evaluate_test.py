@@ -13,6 +13,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation import perplexity, results_files, text_quality
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity, Scorer
+from detox_jax.formats import plain_prompts
 from tests.conftest import SENTENCES
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -725,6 +726,37 @@ def test_mistakes_of_groups(tmp_path, capsys, flag, message):
     methods = {"base": write_groups(tmp_path / "base")}
     assert run(tmp_path / "out", methods, f"--gin.GROUP_BY={flag}") == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_field_that_some_later_prompt_of_some_method_has_is_one(tmp_path):
+    methods = {"base": write_groups(tmp_path / "base"), "mine": write_groups(tmp_path / "mine")}
+    file = tmp_path / "mine" / "scored-00000-of-00001.jsonl"
+    *before, last = map(json.loads, file.read_text().splitlines())
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in [*before, {**last, "late": "x"}]))
+    with pytest.raises(UserError, match="no prompt has a field 'later'"):
+        evaluates.evaluate(methods, str(tmp_path / "out"), group_by=["late", "later"])
+    assert not (tmp_path / "out").exists()
+    evaluates.evaluate(methods, str(tmp_path / "out"), group_by=["late"])
+    groups = {r["group"]: r["num_prompts"] for r in results_of(tmp_path / "out")["groups"]}
+    assert groups == {"": 23, "x": 1}
+
+
+def test_prompts_are_grouped_as_they_are_read_by_the_block(tmp_path, monkeypatch):
+    methods = {"base": write_groups(tmp_path / "base")}
+    read, blocks = plain_prompts.read, []
+
+    def read_and_tell(block, **more):
+        blocks.append(read(block, **more))
+        return blocks[-1]
+
+    monkeypatch.setattr(plain_prompts, "read", read_and_tell)
+    evaluates.evaluate(methods, str(tmp_path / "out"), group_by=["group", "group+stance"])
+    assert [len(block) for block in blocks if block is not None] == [24]
+    by_block = results_of(tmp_path / "out")["groups"]
+    monkeypatch.setattr(plain_prompts, "read", lambda block, **more: None)
+    evaluates.evaluate(methods, str(tmp_path / "one"), group_by=["group", "group+stance"])
+    assert results_of(tmp_path / "one")["groups"] == by_block
 
 
 # --- scripts without spaces -------------------------------------------------------------------

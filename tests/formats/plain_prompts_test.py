@@ -67,6 +67,16 @@ def test_plain_prompts_are_those_that_records_reads(name):
     assert_as_records_reads(plain, PLAIN[name])
 
 
+def test_fields_that_are_asked_for_are_kept():
+    raw = lines(prompt(0, group="a", challenging=True), prompt(1, group=2), prompt(2, other="x"))
+    plain = plain_prompts.read(raw, ["group", "continuation", "id", "prompt"])
+    assert plain is not None
+    assert plain.kept == {"group": ["a", 2, None], "continuation": [None, None, None]}
+    assert_as_records_reads(plain, raw)
+    unasked = plain_prompts.read(raw)
+    assert unasked is not None and unasked.kept == {}
+
+
 def with_generation(**more):
     return lines({**prompt(0), "generations": [generation(1), {**generation(2), **more}]})
 
