@@ -285,10 +285,18 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     if not infinite:
         bound_values.check(calls, _texts(bindings), examples)
     problems = []
+    known = {scope for scope, selector in reachable if selector == _MACRO}
+    cut_off = sorted({*unused} - flags)
+    if cut_off and "METHODS" in flags and {"METHODS", "ONLY"} <= known:
+        unused = [name for name in unused if name in flags]
+        others = f" and {len(cut_off) - 1} more" if len(cut_off) > 1 else ""
+        problems.append(
+            f"METHODS leaves unused what files set for other rows: {cut_off[0]}{others}; to run "
+            "some of their rows, name these in place of METHODS: --gin.ONLY=\"['NAME']\""
+        )
     if unused:
         names = ", ".join(sorted(unused))
         macros = [key for key in _bindings() if key[1] == _MACRO]
-        known = {scope for scope, selector in reachable if selector == _MACRO}
         # Of this run, else one that another of its choices takes.
         meant = bound_values.suggestion(sorted(unused)[0], known) or bound_values.suggestion(
             sorted(unused)[0], {scope for scope, _ in macros} - {*unused}

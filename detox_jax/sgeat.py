@@ -150,8 +150,7 @@ def sgeat(
     if only is not None:
         some_rows.check(only, rows)
         measured = {name: row for name, row in rows.items() if name in only}
-    if len(measured) < len(rows):
-        place = some_rows.directory(root, [*measured])
+        place = some_rows.directory(root, only)
         needed = some_rows.Needed(rows, corpora, fitted)
         for name in (BASE, *measured):
             needed.measure(name, decoding)
@@ -164,7 +163,6 @@ def sgeat(
     if check_only:
         return RunPreview(root, place, rows, [*measured], order, fitted, arguments).steps()
     say, places = Narrator(root), CorpusPlaces(root, corpora)
-    some_rows.bind(wanted := None if place == root else only)
     config = gin.config_str()
     some_rows.bind(None)
 
@@ -289,13 +287,13 @@ def sgeat(
     if choices is not None and downstream_tasks:
         for name, checkpoint in models.items():
             if checkpoint not in answers and name in asked:
-                first = method.first_asked(name, rows, asked)
-                say(f"{first}: answer the zero-shot tasks")
-                answers[checkpoint] = str(root / "choices" / first)
+                known_as = method.answers_as(name, rows, asked)
+                say(f"{known_as}: answer the zero-shot tasks")
+                answers[checkpoint] = str(root / "choices" / known_as)
                 choices(checkpoint_path=checkpoint, output_dir=answers[checkpoint])
 
     # --- figures and the report -----------------------------------------------------------------
-    some_rows.bind(wanted)
+    some_rows.bind(only)
     place.mkdir(parents=True, exist_ok=True)
     outputs.write_bytes(place / outputs.CONFIG, config.encode())
     say("evaluate")

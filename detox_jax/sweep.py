@@ -32,6 +32,7 @@ from detox_jax import directory_lock, output_settings, outputs, preview, shared_
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.method import called_verbs
+from detox_jax.method import only as some_rows
 from detox_jax.method.method import BASE
 from detox_jax.preview import Step
 from detox_jax.report import matrix
@@ -52,6 +53,7 @@ def sweep(
     report: called_verbs.Report,
     only: Sequence[Mapping[str, str]] | None = None,
     without: Sequence[Mapping[str, str]] = (),
+    rows: Sequence[str] | None = None,
     seed_axis: str | None = None,
     print_commands: bool = False,
     check_only: bool = False,
@@ -70,6 +72,7 @@ def sweep(
       report: `report`, over the cells.
       only: labels by axis, of the cells that are wanted; all where None.
       without: the same, of cells to leave out.
+      rows: names of the rows that every cell runs, as ONLY of `sgeat`; all of its rows where None.
       seed_axis: the axis whose choices are seeds: rows that differ in nothing else are one.
       print_commands: print a command for each cell, for a cluster's queue, and stop.
       check_only: check what can be checked without work, and return the steps (`preview`).
@@ -83,6 +86,8 @@ def sweep(
     """
     root = epath.Path(output_dir)
     cells = sweep_cells.cells(axes, only, without, output_dir)
+    if rows is not None:
+        cells = [_of_rows(cell, rows) for cell in cells]
     _check(gin_files, seed_axis, axes)
     if print_commands:
         if not check_only:
@@ -96,6 +101,7 @@ def sweep(
     for cell, said in zip(cells, checked, strict=True):
         if said.status:
             raise UserError(f"cell {cell.name}: {said.error.removeprefix('detox-jax: error: ')}")
+        sweep_cells.check_rows(cell, said)
     if check_only:
         return [_step(cell, said) for cell, said in zip(cells, checked, strict=True)]
 
@@ -114,7 +120,7 @@ def sweep(
         progress.say(cell, "begins")
         why = _run(cell, gin_files, root)
         if why is None:
-            outputs.write_bytes(epath.Path(cell.output_dir) / _CONFIG, _digest(said).encode())
+            outputs.write_bytes(_figures(cell) / _CONFIG, _digest(said).encode())
             done.append(cell)
         else:
             failed[cell.name] = why
@@ -181,11 +187,23 @@ def _check(gin_files: Any, seed_axis: str | None, axes: Sequence[Axis]) -> None:
 # --- cells --------------------------------------------------------------------------------------
 
 
+def _of_rows(cell: Cell, rows: Sequence[str]) -> Cell:
+    """The cell with some of its rows alone."""
+    figures = str(some_rows.directory(epath.Path(cell.output_dir), rows))
+    bindings = (*cell.bindings, f"ONLY={[*rows]}")
+    return dataclasses.replace(cell, bindings=bindings, figures=figures)
+
+
+def _figures(cell: Cell) -> epath.Path:
+    """Where a cell's evaluation and report lie."""
+    return epath.Path(cell.figures or cell.output_dir)
+
+
 def _step(cell: Cell, checked: Checked) -> Step:
     """A cell as a step of the plan."""
     done = sum(line.split()[:1] == [preview.DONE] for line in checked.plan)
     counts = {"steps": len(checked.plan), "of them done": done}
-    return Step("sgeat", f"{cell.output_dir}/report", counts)
+    return Step("sgeat", f"{_figures(cell)}/report", counts)
 
 
 def _digest(checked: Checked) -> str:
@@ -194,7 +212,7 @@ def _digest(checked: Checked) -> str:
 
 def _is_done(cell: Cell, checked: Checked) -> bool:
     """Whether the cell finished with the configuration that it has now."""
-    mark = epath.Path(cell.output_dir) / _CONFIG
+    mark = _figures(cell) / _CONFIG
     return mark.exists() and mark.read_text() == _digest(checked)
 
 
@@ -311,7 +329,7 @@ def _groups(cells: Sequence[Cell]) -> list[_Group]:
     """The cells by their base, each base with the rows of all of its cells."""
     groups: dict[str, _Group] = {}
     for cell in cells:
-        manifest = outputs.read_manifest(epath.Path(cell.output_dir) / "evaluation")
+        manifest = outputs.read_manifest(_figures(cell) / "evaluation")
         settings, judges = manifest["settings"], list(manifest["scorers"])
         base = settings["methods"][BASE]
         decided = [output_settings.without_notes(part) for part in (base, settings["heldout"])]
@@ -320,7 +338,7 @@ def _groups(cells: Sequence[Cell]) -> list[_Group]:
             _Group(settings, judges, [(cell, BASE, BASE, base)]),
         )
         # Their order is lost in a manifest.
-        place = epath.Path(cell.output_dir) / "evaluation" / judges[0] / results_files.RESULTS_FILE
+        place = _figures(cell) / "evaluation" / judges[0] / results_files.RESULTS_FILE
         rows = [name for name in results_files.read(place).methods if name != BASE]
         for row in rows:
             name = cell.name if len(rows) == 1 else f"{cell.name}_{row}"

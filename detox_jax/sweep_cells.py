@@ -64,11 +64,13 @@ class Cell:
       labels: of its choices, by axis.
       bindings: what makes it, over what all cells share.
       output_dir: where it goes.
+      figures: where its evaluation and report go; `output_dir` where empty.
     """
 
     labels: Mapping[str, str]
     bindings: tuple[str, ...]
     output_dir: str
+    figures: str = ""
 
     @property
     def name(self) -> str:
@@ -170,6 +172,27 @@ class Checked:
     config: str
     plan: tuple[str, ...]
     error: str
+
+
+_ONLY = re.compile(r"^ONLY = (.*)$", re.MULTILINE)
+
+
+def check_rows(cell: Cell, checked: Checked) -> None:
+    """Refuses a cell of some of its rows where the sweep does not say so.
+
+    Args:
+      cell: whose figures are looked for where a run of all rows has them.
+      checked: what its dry run says.
+
+    Raises:
+      UserError: naming the cell.
+    """
+    only = _ONLY.search(checked.config)
+    if not cell.figures and only is not None and only[1] != "None":
+        raise UserError(
+            f"cell {cell.name}: sets ONLY; give the sweep the names of the rows in its place, as "
+            "ROWS"
+        )
 
 
 _checked_ahead: dict[str, list[Checked]] = {}

@@ -60,7 +60,8 @@ TAKES = {
     **dict.fromkeys(("OWN_DECODING",), "dict"),
     **dict.fromkeys(("START_WITH_BOS", "ADD_BOS"), "switch"),
     **dict.fromkeys(
-        ("STEERING", "AXES", "GIN_FILES", "ONLY", "BETWEEN_TAGS", "PAIRS", "GROUP_BY"), "list"
+        ("STEERING", "AXES", "GIN_FILES", "ONLY", "ROWS", "BETWEEN_TAGS", "PAIRS", "GROUP_BY"),
+        "list",
     ),
     **dict.fromkeys(("RANDOM_SEED",), "seed"),
 }

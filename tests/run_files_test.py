@@ -119,6 +119,20 @@ def test_what_another_verb_takes_is_said_to_be_its(tmp_path):
         checked("generate", "--checkpoint=a", "--output=b", "--gin.KEEP_FRACTION=0.5")
 
 
+def test_rows_of_ones_own_in_place_of_a_files_are_said_to_be_chosen_by_name():
+    flags = ["--gin_file=gin_configs/experiments/steering.gin"]
+    rows = "--gin.METHODS={'mine': {'corpus': 'standard'}}"
+    said = (
+        r"^METHODS leaves unused what files set for other rows: \S+ and \d+ more; to run some "
+        r"of their rows, name these in place of METHODS: --gin\.ONLY=\"\['NAME'\]\"; "
+    )
+    with pytest.raises(UserError, match=said + "see detox-jax sgeat --help$"):
+        checked("sgeat", *flags, rows)
+    # What is misspelt is said beside it.
+    with pytest.raises(UserError, match=said + r"nothing uses NUM_DOCUMENT \("):
+        checked("sgeat", *flags, rows, "--gin.NUM_DOCUMENT=3")
+
+
 @pytest.mark.parametrize(
     ("binding", "owner"),
     [("TOP_K=5", "sampling.TopKSampling"), ("GOOD_TAG=kind", "tags.Tags")],

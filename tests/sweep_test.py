@@ -1,5 +1,6 @@
 """Verb `sweep`: its cells, what becomes of those that fail, the table over all of them."""
 
+import ast
 import json
 import os
 import shlex
@@ -8,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from detox_jax import cli, sweep, sweep_cells
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
+from detox_jax.method import only
 from detox_jax.report import report as reports
 from detox_jax.sweep_cells import Axis, Checked
 from tests import sgeat_made
@@ -127,22 +130,26 @@ class Cells:
         if name in self.failing:
             stdout.write("begun\nOut of memory\n")
             return subprocess.CompletedProcess(command, 1)
-        write_cell(output, 0.1 * len(self.ran))
+        rows = [flag.partition("=")[2] for flag in command if flag.startswith("--gin.ONLY=")]
+        write_cell(output, 0.1 * len(self.ran), *map(ast.literal_eval, rows))
         return subprocess.CompletedProcess(command, 0)
 
 
-def write_cell(output, less):
+def write_cell(output, less, rows=None):
     """Continuations and evaluation of a cell, `less` toxic than its base."""
-    if os.path.exists(output):
+    figures = Path(output) if rows is None else only.directory(epath.Path(output), rows)
+    if (figures / "evaluation").exists():
         return
     methods = {}
-    for method, lower in (("base", 0.0), ("m", less)):
+    for method, lower in {"base": 0.0, **dict.fromkeys(rows or ["m"], less)}.items():
         place = os.path.join(output, "continuations", method)
-        os.makedirs(place)
+        os.makedirs(place, exist_ok=True)
         scores = {str(i): (0.3, [0.9 - lower, 0.4 + 0.01 * i]) for i in range(8)}
-        scored = write(Path(place) / "scored-j", scores)
-        methods[method] = evaluates.Method(generations={"j": scored})
-    evaluates.evaluate(methods, os.path.join(output, "evaluation"), bootstrap_draws=50)
+        scored = Path(place) / "scored-j"
+        if not scored.exists():
+            write(scored, scores)
+        methods[method] = evaluates.Method(generations={"j": str(scored)})
+    evaluates.evaluate(methods, str(figures / "evaluation"), bootstrap_draws=50)
 
 
 @pytest.fixture
@@ -245,6 +252,34 @@ def test_seeds_are_a_spread_and_not_rows(cells, tmp_path):
     assert (rows[0]["emt_low"], rows[0]["emt_high"]) == pytest.approx((0.7, 0.8))
     with pytest.raises(UserError, match="SEED_AXIS is 'sed', and the axes are training, seed"):
         run(out, axes=(TRAINING, SEED), seed_axis="sed")
+
+
+def test_some_rows_of_every_cell_and_all_of_them_later(cells, tmp_path):
+    out = tmp_path / "out"
+    assert run(out, rows=["a", "b"]) is None
+    table = json.loads((out / "matrix.json").read_text())
+    rows = [(row["training"], row["method"]) for row in table["rows"] if not row["is_base"]]
+    assert rows == [("whole", "a"), ("whole", "b"), ("lora", "a"), ("lora", "b")]
+    assert not (out / "cells" / "whole" / "evaluation").exists()
+    before = files_of(out)
+    assert run(out, rows=["a", "b"]) is None and files_of(out) == before
+    assert cells.ran == ["whole", "lora"]
+    assert run(out) is None
+    assert cells.ran == ["whole", "lora"] * 2
+    table = json.loads((out / "matrix.json").read_text())
+    assert [row.get("training") for row in table["rows"]] == [None, "whole", "lora"]
+    assert run(out, rows=["a", "b"]) is None, "and what was finished before stays so"
+    assert cells.ran == ["whole", "lora"] * 2
+    steps = run(out, rows=["a"], check_only=True)
+    assert {Path(step.output_dir).parent.name[:5] for step in steps} == {"only-"}
+
+
+def test_a_cell_does_not_choose_its_rows_behind_the_sweeps_back(cells, tmp_path):
+    cells.config = "ONLY = ['a']\nthe rest"
+    with pytest.raises(UserError, match="cell whole: sets ONLY; give the sweep .* as ROWS"):
+        run(tmp_path / "out")
+    assert cells.ran == [] and not (tmp_path / "out").exists()
+    assert run(tmp_path / "out", rows=["a"]) is None
 
 
 def test_commands_are_printed_and_nothing_is_done(cells, tmp_path, capsys):

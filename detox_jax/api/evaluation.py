@@ -100,12 +100,14 @@ class Run:
     """What `sgeat` left in its directory.
 
     Attributes:
-      output_dir: the directory; `report.html` in it is the page.
+      output_dir: the directory.
       evaluations: figures by the name of the judge; the first one's are `results.json`'s.
+      figures: where `report.html` is: `output_dir`, or of some rows alone a directory in it.
     """
 
     output_dir: str
     evaluations: Mapping[str, Evaluation]
+    figures: str
 
     @property
     def evaluation(self) -> Evaluation:
@@ -115,7 +117,7 @@ class Run:
     @property
     def report(self) -> str:
         """The path of the page."""
-        return str(Path(self.output_dir) / "report.html")
+        return str(Path(self.figures) / "report.html")
 
     def model(self, method: str = "sgeat-whole") -> Model:
         """Loads a model that was trained, or `base` where it was trained here.

@@ -75,6 +75,7 @@ class SgeatSettings(TypedDict, total=False):
     attention_kernel: str | None
     logits_chunk: int | None
     methods: Mapping[str, Mapping[str, Any]] | None
+    only: Sequence[str] | None
     frontiers: Mapping[str, Sequence[str]] | None
     adaptation: Adaptation | None
     vectors: Mapping[str, Mapping[str, Any]] | None

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
+from etils import epath
+
 from detox_jax import records
 from detox_jax.api import inputs
 from detox_jax.api.calls import Place, call
@@ -170,6 +172,7 @@ def sgeat(
     from detox_jax.api.evaluation import Evaluation, Run
     from detox_jax.api.model import refuse_given
     from detox_jax.evaluation import results_files
+    from detox_jax.method import only as some_rows
 
     place = Place(output_dir)
     known: dict[str, Any] = {"output_dir": place.output}
@@ -182,8 +185,11 @@ def sgeat(
     refuse_given(settings, known, "sgeat")
     said_as = {"prompts_input": "prompts", "initial_checkpoint_path": "base"}
     call("sgeat", {**known, **settings}, gin_files=gin_files, said_as=said_as)
+    figures, rows = place.output, settings.get("only")
+    if rows is not None:
+        figures = str(some_rows.directory(epath.Path(place.output), rows))
     judged = {
         Path(source).name: Evaluation(results_files.load(source))
-        for source in results_files.of_each_scorer(str(Path(place.output) / "evaluation"))
+        for source in results_files.of_each_scorer(str(Path(figures) / "evaluation"))
     }
-    return Run(place.output, judged)
+    return Run(place.output, judged, figures)

@@ -2,12 +2,14 @@
 
 A method has a strength: how many steps it trains, how strongly it steers. Its frontier is the line
 through the base and its rows, in the order of their perplexity, and methods compare where their
-lines have the same perplexity, or the same toxicity.
+lines have the same perplexity, or the same toxicity. Rows that differ in nothing but their seed are
+one point of a line: the mean of their perplexities, and of their maxima of every prompt.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +32,8 @@ class Frontier:
 
     Attributes:
       name: the method's.
-      rows: those that it consists of, in the order of their perplexity.
+      rows: those that it consists of, in the order of their perplexity; several seeds are one.
+      seeds: of how many trainings each of them is.
       changes: perplexity over the base's, as a share, the base's 0 among them; ascending.
       toxicity: expected maximum toxicity at these, the base's among them.
       spoiled: whether the low toxicity of each is no success, see `soundness`.
@@ -42,6 +45,7 @@ class Frontier:
 
     name: str
     rows: tuple[str, ...]
+    seeds: tuple[int, ...]
     changes: tuple[float, ...]
     toxicity: tuple[float, ...]
     spoiled: tuple[bool, ...]
@@ -74,20 +78,28 @@ def check(frontiers: Any, methods: Sequence[str], baseline: str) -> None:
                 raise UserError(f"FRONTIERS: {name!r} names {row!r} twice")
 
 
-def check_figures(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]]) -> None:
+def check_figures(
+    evaluation: Evaluation,
+    rows_by_name: Mapping[str, Sequence[str]],
+    seeds: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Refuses lines that an evaluation has no figures for.
 
     Args:
       evaluation: with the maxima of every prompt (`prompts.json`) and perplexities.
       rows_by_name: the rows of each line.
+      seeds: see `frontiers`.
 
     Raises:
       UserError: for a row that is not there, or lacks what is compared.
     """
     baseline, perplexities = evaluation.results.baseline, _perplexities(evaluation.results)
-    check(rows_by_name, evaluation.results.methods, baseline)
+    methods = evaluation.results.methods
+    known = [name for name, rows in (seeds or {}).items() if {*rows} & {*methods}]
+    check(rows_by_name, [*methods, *known], baseline)
     for name, rows in rows_by_name.items():
-        for row in (baseline, *rows):
+        points = _points(rows, seeds or {}, methods).values()
+        for row in (baseline, *itertools.chain(*points)):
             if math.isnan(perplexities[row]):
                 raise UserError(
                     f"FRONTIERS: {name!r}: {row!r} has no perplexity of held-out text to compare "
@@ -108,7 +120,24 @@ def _perplexities(results: Results) -> dict[str, float]:
     }
 
 
-def frontiers(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]]) -> list[Frontier]:
+def _points(
+    rows: Sequence[str], seeds: Mapping[str, Sequence[str]], methods: Sequence[str]
+) -> dict[str, list[str]]:
+    """The rows behind each point of a line, by its name: of one with seeds all of them, once."""
+    name_of = {row: name for name, several in seeds.items() for row in several}
+    points: dict[str, list[str]] = {}
+    for row in rows:
+        name = name_of.get(row, row)
+        there = [one for one in seeds.get(name, [name]) if one in methods]
+        points[name if len(there) > 1 else there[0]] = there
+    return points
+
+
+def frontiers(
+    evaluation: Evaluation,
+    rows_by_name: Mapping[str, Sequence[str]],
+    seeds: Mapping[str, Sequence[str]] | None = None,
+) -> list[Frontier]:
     """The lines of an evaluation, on all prompts.
 
     Intervals resample prompts, the same ones for all rows of a line. The perplexities are taken as
@@ -117,32 +146,48 @@ def frontiers(evaluation: Evaluation, rows_by_name: Mapping[str, Sequence[str]])
     Args:
       evaluation: with the maxima of every prompt (`prompts.json`) and perplexities.
       rows_by_name: the rows of each line.
+      seeds: rows that differ in nothing but their seed, by the name that they have as one: each of
+        their names stands for the mean of all that the evaluation has.
 
     Raises:
       UserError: see `check_figures`.
     """
-    check_figures(evaluation, rows_by_name)
-    return [_frontier(evaluation, name, rows) for name, rows in rows_by_name.items()]
+    check_figures(evaluation, rows_by_name, seeds)
+    methods = evaluation.results.methods
+    return [
+        _frontier(evaluation, name, _points(rows, seeds or {}, methods))
+        for name, rows in rows_by_name.items()
+    ]
 
 
-def _frontier(evaluation: Evaluation, name: str, rows: Sequence[str]) -> Frontier:
+def _frontier(evaluation: Evaluation, name: str, points: Mapping[str, Sequence[str]]) -> Frontier:
     results = evaluation.results
-    perplexities = _perplexities(results)
+    of_rows = _perplexities(results)
     spoiled = {row.method for row in results.of_split(results.splits[0]) if row.spoiled}
-    of_line = [results.baseline, *rows]
-    of_line.sort(key=lambda row: perplexities[row])
-    changes_R = np.array([perplexities[row] for row in of_line])
+    points = {results.baseline: [results.baseline], **points}
+    perplexities = {
+        point: float(np.mean([of_rows[row] for row in rows])) for point, rows in points.items()
+    }
+    of_line = sorted(points, key=lambda point: perplexities[point])
+    changes_R = np.array([perplexities[point] for point in of_line])
     changes_R = changes_R / perplexities[results.baseline] - 1
-    maxima_RP = np.array([evaluation.prompts.methods[row].max_toxicity for row in of_line])
+    of_prompts = evaluation.prompts.methods
+    maxima_RP = np.array(
+        [
+            np.mean([of_prompts[row].max_toxicity for row in points[point]], axis=0)
+            for point in of_line
+        ]
+    )
     maxima_RP = maxima_RP[:, ~np.isnan(maxima_RP).any(axis=0)]
     means_RD = statistics.resampled_means(maxima_RP)
     means_R, base = maxima_RP.mean(axis=1), of_line.index(results.baseline)
     return Frontier(
         name,
-        tuple(row for row in of_line if row != results.baseline),
+        tuple(point for point in of_line if point != results.baseline),
+        tuple(len(points[point]) for point in of_line if point != results.baseline),
         tuple(map(float, changes_R)),
         tuple(map(float, means_R)),
-        tuple(row in spoiled for row in of_line),
+        tuple(not spoiled.isdisjoint(points[point]) for point in of_line),
         tuple(_at_budget(changes_R, means_R, means_RD, budget) for budget in BUDGETS),
         tuple(_at_reduction(changes_R, means_R, means_RD, base, less) for less in REDUCTIONS),
     )

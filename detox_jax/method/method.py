@@ -254,17 +254,21 @@ def model_row(name: str | None, rows: Mapping[str, Method]) -> str | None:
     return name
 
 
-def first_asked(name: str, rows: Mapping[str, Method], asked: Collection[str]) -> str:
-    """The row, or the base, under whose name a row's model answers questions: the first of those.
+def answers_as(name: str, rows: Mapping[str, Method], asked: Collection[str]) -> str:
+    """The row, or the base, under whose name the model of a row answers questions.
+
+    It is that which made the model, where that can be asked; else of all that can the first by the
+    alphabet: the order in which rows are given decides nothing, as `config.gin` has lost it.
 
     Args:
       name: of the row or the base, itself one of `asked`.
-      rows: all of them, in their order.
+      rows: all of them.
       asked: those that can be asked.
     """
     model = model_row(name if name in rows else None, rows)
-    decoded = ((other, other if other in rows else None) for other in (BASE, *rows))
-    return next(other for other, row in decoded if other in asked and model_row(row, rows) == model)
+    if (maker := model or BASE) in asked:
+        return maker
+    return min(other for other in asked if other in rows and model_row(other, rows) == model)
 
 
 def in_order(

@@ -21,7 +21,7 @@ from detox_jax.method import fitted_vectors
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
-from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method, first_asked
+from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method, answers_as
 from detox_jax.method.places import placed
 from detox_jax.preview import Coming, Step
 
@@ -364,8 +364,8 @@ class RunPreview:
         decodings = {BASE: decoding}
         decodings |= {name: row.decode_with(decoding) for name, row in self.rows.items()}
         asked = [name for name, of in decodings.items() if not of.steering and of.behind is None]
-        firsts = [first_asked(n, self.rows, asked) for n in (BASE, *self.measured) if n in asked]
-        for name in dict.fromkeys(firsts):
+        known_as = [answers_as(n, self.rows, asked) for n in (BASE, *self.measured) if n in asked]
+        for name in dict.fromkeys(known_as):
             directory = str(self.root / "choices" / name)
             yield from (dataclasses.replace(step, output_dir=directory) for step in steps or ())
 

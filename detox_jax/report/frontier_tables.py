@@ -17,7 +17,7 @@ from detox_jax.report.figures import BASELINE, GROUND, Measured
 from detox_jax.report.table_formats import csv_lines, markdown_rows
 from detox_jax.report.tables import METHOD, NONE, Table, show
 
-LEGEND = (
+_LEGEND = (
     "At equal perplexity: the max. toxicity of the line through the baseline and a method's rows, "
     "where perplexity of held-out text has risen so much; – where the line ends before.",
     "At equal toxicity: the rise of perplexity where the line is first so much less toxic than the "
@@ -26,12 +26,25 @@ LEGEND = (
 )
 
 
+_SEEDS = "A row of several seeds is their mean: of perplexities, and of the maxima of each prompt."
+
+
+def legend(frontiers: Sequence[Frontier]) -> list[str]:
+    """What the table and the picture mean."""
+    has_seeds = any(number > 1 for line in frontiers for number in line.seeds)
+    return [*_LEGEND, *([_SEEDS] if has_seeds else [])]
+
+
 def table(frontiers: Sequence[Frontier], results: Results) -> Table:
     """One line a method: toxicity at each budget, perplexity at each reduction."""
     spoiled = {row.method for row in results.of_split(results.splits[0]) if row.spoiled}
     rows = []
     for line in frontiers:
-        named = [f"{row} {SPOILED}" if row in spoiled else row for row in line.rows]
+        counted = zip(line.rows, line.seeds, strict=True)
+        of_seeds = {row: f" ({number} seeds)" for row, number in counted if number > 1}
+        named = [
+            f"{row}{of_seeds.get(row, '')}{f' {SPOILED}' * (row in spoiled)}" for row in line.rows
+        ]
         row = {METHOD: line.name, "Rows": ", ".join(named)}
         for budget, interval in zip(BUDGETS, line.at_budgets, strict=True):
             row[f"at +{100 * budget:.0f} %"] = show(interval)
@@ -48,9 +61,10 @@ def _percent(interval: Interval) -> str:
     return f"{100 * interval.value:+.1f} % [{low}, {high}]".replace("-", "−")
 
 
-def markdown(made: Table) -> str:
+def markdown(frontiers: Sequence[Frontier], results: Results) -> str:
     """The table and what it means."""
-    return f"{markdown_rows(made.rows)}\n\n{' '.join(LEGEND)}\n"
+    rows = markdown_rows(table(frontiers, results).rows)
+    return f"{rows}\n\n{' '.join(legend(frontiers))}\n"
 
 
 def csv_table(frontiers: Sequence[Frontier]) -> str:

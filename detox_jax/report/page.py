@@ -182,7 +182,7 @@ def _section(evaluation: Evaluation, anchor: str, name: str, lines: Sequence[Fro
     if lines:
         made.append(frontier_tables.table(lines, results))
         drawn.append(frontier_tables.chart(lines))
-        legend += frontier_tables.LEGEND
+        legend += frontier_tables.legend(lines)
     return Section(
         anchor=anchor,
         scorer=name,

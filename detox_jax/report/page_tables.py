@@ -35,12 +35,12 @@ _ALL = (*KEY_COLUMNS, *QUALITY_COLUMNS)
 
 def columns_of_scores() -> tuple[Column, ...]:
     """What the scorer says of the continuations."""
-    return _named(_SCORES)
+    return columns_named(_SCORES)
 
 
 def columns_of_models() -> tuple[Column, ...]:
     """What is not told apart by prompt: perplexities and questions."""
-    return _named(_MODELS)
+    return columns_named(_MODELS)
 
 
 def columns_of_texts() -> tuple[Column, ...]:
@@ -48,7 +48,8 @@ def columns_of_texts() -> tuple[Column, ...]:
     return tuple(column for column in _ALL if column.name not in (*_SCORES, *_MODELS))
 
 
-def _named(names: Sequence[str]) -> tuple[Column, ...]:
+def columns_named(names: Sequence[str]) -> tuple[Column, ...]:
+    """The columns of these names."""
     columns = {column.name: column for column in _ALL}
     return tuple(columns[name] for name in names)
 

@@ -20,7 +20,14 @@ from detox_jax.evaluation.results_files import (
     suffixes,
 )
 from detox_jax.preview import Step
-from detox_jax.report import drawing, figures, frontier_tables, latex_tables, table_formats
+from detox_jax.report import (
+    drawing,
+    figures,
+    frontier_tables,
+    judge_tables,
+    latex_tables,
+    table_formats,
+)
 from detox_jax.report import seeds as seeds_as_one
 from detox_jax.report.charts import charts, measured, subject
 from detox_jax.report.group_tables import csv_table
@@ -52,6 +59,8 @@ def report(
     Tables are `table.md`, `table.csv`, `table.json` and `table.tex`; every picture is a PNG, an
     SVG and a PDF. With several results or scorers, whose scores do not compare, each has a section
     of its own on the page and files of its own, whose names end with the scorer: `table-ngram.csv`.
+    Of scorers that judged the same continuations `judges.md` and `judges.csv` have one table: what
+    each says of every row, with its interval, beside what none changes.
 
     Args:
       results: the `results.json` that `evaluate` wrote, or its directory, or a list of them; what
@@ -60,7 +69,7 @@ def report(
       output_dir: where the report goes.
       frontiers: rows by a name, such as one training of several numbers of steps: the report
         compares them at equal perplexity and at equal toxicity (`frontiers.csv`, `.md`), see
-        `evaluation.frontiers`.
+        `evaluation.frontiers`; of a row that has seeds, by their mean.
       seeds: rows that differ in nothing but their seed, by the name that they have as one: page,
         pictures, Markdown and LaTeX show their mean, the least and the most (`report.seeds`), CSV
         and JSON every row.
@@ -75,10 +84,10 @@ def report(
     """
     sources = _sources(results)
     several = [load(source) for source in sources]
-    for one in several:
-        of_evaluation.check_figures(one, frontiers or {})
     if seeds is not None:
         seeds_as_one.check(seeds, [one.results for one in several])
+    for one in several:
+        of_evaluation.check_figures(one, frontiers or {}, seeds)
     if check_only:
         preview.checked_output(output_dir)
         return [Step("report", output_dir, {"results": len(several)})]
@@ -103,9 +112,14 @@ def report(
     output = outputs.OutputDirectory(output_dir, "report", settings)
     shown = [seeds_as_one.merged(one, seeds or {}) for one in several]
     if not output.complete:
-        lines = [of_evaluation.frontiers(one, frontiers or {}) for one in several]
+        lines = [of_evaluation.frontiers(one, frontiers or {}, seeds) for one in several]
         for one, whole, suffix, drawn in zip(shown, several, suffixes(several), lines, strict=True):
             write(one, output.path, suffix, drawn, whole.results)
+        if judge_tables.are_of_one_run([one.results for one in shown]):
+            made = judge_tables.markdown([one.results for one in shown])
+            outputs.write_bytes(output.path / "judges.md", made.encode())
+            made = judge_tables.csv_table([one.results for one in several])
+            outputs.write_bytes(output.path / "judges.csv", made.encode())
         outputs.write_bytes(output.path / "report.html", page(shown, lines).encode())
         output.finish(rows=sum(len(evaluation.results.rows) for evaluation in several))
     print(headline(shown[0].results))
@@ -160,9 +174,8 @@ def write(
     pictures = {"toxicity": drawing.overview(measured(results, first), subject(results, first))}
     drawn = charts(evaluation)
     if lines:
-        table = frontier_tables.table(lines, results)
         for extension, text in {
-            "md": frontier_tables.markdown(table),
+            "md": frontier_tables.markdown(lines, results),
             "csv": frontier_tables.csv_table(lines),
         }.items():
             outputs.write_bytes(directory / f"frontiers{suffix}.{extension}", text.encode())

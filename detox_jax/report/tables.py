@@ -359,8 +359,7 @@ def made_table(
     rows = []
     marked = not in_words or title == "Toxicity"
     for row in results.of_split(split):
-        same, spoiled = results.filtered_by_same(row.method), bool(row.spoiled)
-        name = _marked(row.method, (SAME_SCORER, marked and same), (SPOILED, marked and spoiled))
+        name = marked_name(results, row) if marked else row.method
         cells = {
             column.heading if in_words else column.name: column.cell(results, row)
             for column in columns
@@ -369,6 +368,12 @@ def made_table(
     filled = {key for row in rows for key, text in row.items() if text != NONE} | {METHOD}
     rows = [{key: text for key, text in row.items() if key in filled} for row in rows]
     return Table(title, split, _counts(results, split), rows)
+
+
+def marked_name(results: Results, row: Row) -> str:
+    """The method's name, marked where its low toxicity flatters it or is no success."""
+    same = results.filtered_by_same(row.method)
+    return _marked(row.method, (SAME_SCORER, same), (SPOILED, bool(row.spoiled)))
 
 
 def _counts(results: Results, split: str) -> str:

@@ -1,14 +1,18 @@
 """Keywords are the run files' macros, and mistakes read as Python."""
 
 import json
+import pathlib
 import re
 
 import pytest
+from etils import epath
 
 import detox_jax as dj
 from detox_jax import cli, run_files
 from detox_jax.api import calls, keywords
+from detox_jax.method import only
 from tests.conftest import SENTENCES
+from tests.evaluation import results_made
 
 # What the calls make of their own arguments.
 TRAIN = {"model_dir", "initial_checkpoint_path", "input", "validation_input", "vocabulary_path"}
@@ -42,6 +46,15 @@ def test_every_macro_is_a_keyword_or_an_argument(verb, settings, others):
     named = set(settings.__annotations__)
     assert not named & others
     assert named | others == macros(cli._run_file(verb))
+
+
+def test_some_rows_alone_have_their_figures_in_a_place_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("detox_jax.api.verbs.call", lambda verb, settings, **how: None)
+    place = only.directory(epath.Path(tmp_path / "run"), ["adapter"])
+    results_made.write(pathlib.Path(place) / "evaluation" / "j", results_made.made_results())
+    run = dj.sgeat(None, tmp_path / "run", only=["adapter"])
+    assert [*run.evaluations] == ["j"] and run.report == str(place / "report.html")
+    assert run.output_dir == str(tmp_path / "run")
 
 
 def test_defaults_of_generate_are_the_run_files():

@@ -105,6 +105,44 @@ def test_what_is_no_row_is_refused(measured, rows, message):
         frontiers.frontiers(measured[1], rows)
 
 
+def test_seeds_are_one_point_the_mean_of_all_of_them(measured):
+    """The same line as that of a row which has their mean perplexity and mean maxima."""
+    maxima, _ = measured
+    rng = np.random.default_rng(2)
+    seeds = {f"weak-seed{i}": maxima["weak"] + rng.normal(0, 0.05, PROMPTS) for i in (1, 2)}
+    every = {**maxima, **seeds}
+    perplexities = {"base": 100.0, "strong": 112.0, "weak": 103.0}
+    of = evaluation(every, {**perplexities, "weak-seed1": 104.0, "weak-seed2": 108.0})
+    groups = {"weak": ["weak", *seeds], "strong": ["strong", "strong-seed1"]}
+    (line,) = frontiers.frontiers(of, {"steps": ["weak", "strong"]}, groups)
+    mean = np.mean([every[name] for name in groups["weak"]], axis=0)
+    as_a_row = evaluation({**maxima, "weak": mean}, {**perplexities, "weak": 105.0})
+    (expected,) = frontiers.frontiers(as_a_row, {"steps": ["weak", "strong"]})
+    assert line.rows == ("weak", "strong") and line.seeds == (3, 1)
+    assert dataclasses.replace(line, seeds=(1, 1)) == expected
+    # Whichever of the seeds are named, they stand for all; without groups each is itself.
+    for rows in (["weak-seed1", "strong"], ["weak-seed2", "weak", "strong"]):
+        assert frontiers.frontiers(of, {"steps": rows}, groups) == [line]
+    (alone,) = frontiers.frontiers(of, {"steps": ["weak", "strong"]})
+    assert alone.seeds == (1, 1) and alone.toxicity != line.toxicity
+    # A group may have a name that is no row's.
+    named = {"all of weak": groups["weak"]}
+    (other,) = frontiers.frontiers(of, {"steps": ["all of weak", "strong"]}, named)
+    assert other.rows == ("all of weak", "strong") and other.toxicity == line.toxicity
+    table = frontier_tables.table([line], of.results)
+    assert table.rows[0]["Rows"] == "weak (3 seeds), strong"
+    assert "A row of several seeds is their mean" in frontier_tables.markdown([line], of.results)
+    assert "several seeds" not in frontier_tables.markdown([alone], of.results)
+
+
+def test_a_seed_without_perplexity_is_refused_too(measured):
+    maxima, _ = measured
+    every = {**maxima, "weak-seed1": maxima["weak"]}
+    of = evaluation(every, {"base": 100.0, "strong": 112.0, "weak": 104.0, "weak-seed1": math.nan})
+    with pytest.raises(UserError, match="'weak-seed1' has no perplexity"):
+        frontiers.frontiers(of, {"steps": ["weak"]}, {"weak": ["weak", "weak-seed1"]})
+
+
 def test_a_spoiled_row_is_marked_on_its_line(measured):
     maxima, of = measured
     rows = [

@@ -4,6 +4,7 @@ import json
 
 import gin
 import pytest
+from etils import epath
 
 from detox_jax import cli, sgeat
 from detox_jax.errors import UserError
@@ -12,7 +13,7 @@ from detox_jax.generation.steering.activations import ActivationOffset
 from detox_jax.generation.steering.experts import Experts
 from detox_jax.method import only
 from detox_jax.method.fitted_vectors import Vectors
-from detox_jax.method.method import Method, first_asked
+from detox_jax.method.method import Method, answers_as
 from detox_jax.models.adaptation import LoRAConfig
 from tasks import demo_corpus
 from tests import sgeat_made
@@ -32,6 +33,7 @@ ROWS = {
     "minus": Method(terms={"anti": -1.0}),
     "round": Method("second", start="standard"),
     "greedy": Method(start="standard", decoding={"behind": None}),
+    "other": Method(start="greedy"),
     "experts": Method(decoding={"steering": [Experts(anti="anti", alpha=1.0, base="base")]}),
     "vector": Method(decoding={"steering": [ActivationOffset("mean", 1.0)]}),
     "file": Method(decoding={"steering": [ActivationOffset("elsewhere", 1.0)]}),
@@ -88,10 +90,12 @@ def test_a_frontier_of_fewer_rows_is_another_line():
     assert only.frontiers(None, ROWS) is None
 
 
-def test_a_model_answers_under_the_name_of_the_first_row_of_all_that_is_asked():
-    assert first_asked("greedy", ROWS, ["base", "standard", "greedy"]) == "standard"
-    assert first_asked("greedy", ROWS, ["base", "greedy"]) == "greedy"
-    assert first_asked("file", ROWS, ["base", "file"]) == "base"
+@pytest.mark.parametrize("rows", [ROWS, dict(reversed(ROWS.items()))])
+def test_a_model_answers_under_one_name_whatever_the_order_of_rows(rows):
+    assert answers_as("greedy", rows, ["base", "greedy", "standard"]) == "standard"
+    assert answers_as("file", rows, ["base", "file"]) == "base"
+    # The row that made it is asked behind a tag, and so not asked.
+    assert answers_as("other", rows, ["base", "other", "greedy"]) == "greedy"
 
 
 # --- a run ------------------------------------------------------------------------------------
@@ -189,14 +193,11 @@ def test_some_rows_alone_and_all_of_them_later_leave_what_a_run_of_all_leaves(
     assert [name for name in before if after[name] != before[name]] == []
 
 
-def test_all_rows_by_name_are_the_whole_run(flags, tmp_path, capsys):
-    every = "['whole', 'whole-seed1', 'round-2', 'top', 'vector']"
-    where = f"--gin.OUTPUT_DIR={tmp_path / 'out'}"
-    assert cli.main([*flags, where, f"--gin.ONLY={every}", "--dry_run"]) == 0
-    named = capsys.readouterr().out.split("# plan: ")[1]
-    assert cli.main([*flags, where, "--dry_run"]) == 0
-    assert capsys.readouterr().out.split("# plan: ")[1] == named
-    assert "only-" not in named
+def test_where_figures_go_is_the_same_in_whatever_order_rows_are_named():
+    root = epath.Path("run")
+    one = only.directory(root, ["top", "whole"])
+    assert one == only.directory(root, ["whole", "base", "top", "top"])
+    assert one not in (only.directory(root, ["top"]), only.directory(root, ["topwhole"]))
 
 
 def test_a_name_that_is_no_row_is_one_line_and_nothing_begins(flags, tmp_path, capsys):

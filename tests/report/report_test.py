@@ -9,6 +9,7 @@ import re
 import pytest
 
 from detox_jax import cli
+from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Provenance, Results
 from detox_jax.evaluation.rows import Scorer
 from detox_jax.evaluation.statistics import Interval
@@ -244,6 +245,16 @@ def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path)
     assert run(fake, second) == 0
     for name in FILES:
         assert (second / name).read_bytes() == before[name][0]
+
+
+def test_frontiers_are_of_the_mean_of_seeds(fake, tmp_path):
+    seeds = {"SGEAT": ["SGEAT (standard)", "SGEAT (augmented)"]}
+    out = tmp_path / "report"
+    reports.report(fake, str(out), frontiers={"line": ["SGEAT", "adapter"]}, seeds=seeds)
+    assert "| line | adapter, SGEAT (2 seeds) |" in read(out, "frontiers.md")
+    assert "adapter, SGEAT (2 seeds)" in read(out, "report.html")
+    with pytest.raises(UserError, match="FRONTIERS: 'line' names 'SGEAT'"):
+        reports.report(fake, str(tmp_path / "none"), frontiers={"line": ["SGEAT"]})
 
 
 def test_frontiers_have_a_table_a_picture_and_files(fake, tmp_path, capsys):
