@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.report.page_tables import of_scores, of_texts
-from detox_jax.report.table_formats import latex_environment, latex_row, latex_text
+from detox_jax.report.table_formats import (
+    latex_environment,
+    latex_needs,
+    latex_row,
+    latex_text,
+)
 from detox_jax.report.tables import (
     DESCRIPTION,
     KEY_COLUMNS,
@@ -42,7 +47,7 @@ def latex(results: Results) -> str:
     ]
     environments = [_environment(results, part, n) for n, part in enumerate(parts, start=1)]
     legend = rf"\paragraph{{Columns and marks.}} {latex_text(' '.join(words))}"
-    return "\n\n".join([_PACKAGES, *environments, legend]) + "\n"
+    return "\n\n".join([latex_needs(_PACKAGES, environments), *environments, legend]) + "\n"
 
 
 def _parts(table: Table) -> list[Table]:
@@ -69,7 +74,7 @@ def _environment(results: Results, table: Table, number: int) -> str:
     for i, row in enumerate(table.rows):
         values = [cells[name].values[i] for name in names]
         below = [cells[name].below[i] for name in names]
-        lines.append(latex_row([latex_text(row[METHOD]), *values]))
+        lines.append(latex_row([latex_text(row[METHOD]), *values], with_next=any(below)))
         if any(below):
             lines.append(latex_row(["", *below]))
     kinds = "".join(cells[name].kind for name in names)

@@ -115,6 +115,13 @@ def _markdown_text(text: str) -> str:
 # --- LaTeX ------------------------------------------------------------------------------------
 
 _PACKAGES = r"% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}."
+# Lines of a table in \scriptsize that a page has room for, caption and rules beside them.
+_LINES_OF_A_PAGE = 48
+_LONG = (
+    r"% A table here is longer than a page: it also needs \usepackage{longtable}, and pages of one"
+    "\n"
+    r"% column (\onecolumn, in an appendix)."
+)
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -159,14 +166,26 @@ def latex_lines(
     if bold is not None:
         body[bold] = [rf"\textbf{{{cell}}}" for cell in body[bold]]
     columns = "l" * len(header)
-    environment = latex_environment(header, map(latex_row, body), columns, caption, label)
-    return f"{_PACKAGES}\n{environment}\n"
+    lines = [latex_row(line) for line in body]
+    environment = latex_environment(header, lines, columns, caption, label)
+    return f"{latex_needs(_PACKAGES, [environment])}\n{environment}\n"
+
+
+def latex_needs(packages: str, environments: Sequence[str]) -> str:
+    """What a paper needs for tables.
+
+    Args:
+      packages: for all of them.
+      environments: the tables, see `latex_environment`.
+    """
+    is_long = any(r"\begin{longtable}" in environment for environment in environments)
+    return f"{_LONG}\n{packages}" if is_long else packages
 
 
 def latex_environment(
-    header: Sequence[str], lines: Iterable[str], columns: str, caption: str, label: str
+    header: Sequence[str], lines: Sequence[str], columns: str, caption: str, label: str
 ) -> str:
-    """A `table` with the rules of booktabs.
+    """A `table` with the rules of booktabs; a `longtable` where a page has no room for it.
 
     Args:
       header: cells in LaTeX.
@@ -175,6 +194,8 @@ def latex_environment(
       caption: as text.
       label: behind `tab:`.
     """
+    if len(lines) > _LINES_OF_A_PAGE:
+        return _long_environment(header, lines, columns, caption, label)
     return "\n".join(
         [
             r"\begin{table}",
@@ -193,9 +214,42 @@ def latex_environment(
     )
 
 
-def latex_row(cells: Iterable[str]) -> str:
-    """Cells in LaTeX as a line of a table."""
-    return " & ".join(cells) + r" \\"
+def _long_environment(
+    header: Sequence[str], lines: Sequence[str], columns: str, caption: str, label: str
+) -> str:
+    """A table over several pages, each with the heading."""
+    across = rf"\multicolumn{{{len(header)}}}"
+    heading = [r"\toprule", latex_row(header), r"\midrule"]
+    return "\n".join(
+        [
+            r"\begingroup\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\begin{{longtable}}{{{columns}}}",
+            rf"\caption{{{latex_text(caption)}}}\label{{tab:{label}}} \\",
+            *heading,
+            r"\endfirsthead",
+            rf"{across}{{l}}{{Table \ref{{tab:{label}}}, continued}} \\",
+            *heading,
+            r"\endhead",
+            r"\midrule",
+            rf"{across}{{r}}{{continued on the next page}} \\",
+            r"\endfoot",
+            r"\bottomrule",
+            r"\endlastfoot",
+            *lines,
+            r"\end{longtable}",
+            r"\endgroup",
+        ]
+    )
+
+
+def latex_row(cells: Iterable[str], *, with_next: bool = False) -> str:
+    """Cells in LaTeX as a line of a table.
+
+    Args:
+      cells: of the line.
+      with_next: no page ends behind it.
+    """
+    return " & ".join(cells) + (r" \\*" if with_next else r" \\")
 
 
 def latex_text(text: str) -> str:
