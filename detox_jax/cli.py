@@ -136,7 +136,7 @@ def _run(arguments: Arguments) -> int:
     if arguments.help:
         print(verb_help(arguments))
         return 0
-    with extras.needed_by(arguments.verb):
+    with extras.needed_by(arguments.verb), terminal.stage(arguments.verb):
         configured, steps = prepared(arguments)
         if arguments.dry_run:
             print(f"{gin.config_str()}\n{preview.lines(steps)}")
@@ -153,7 +153,7 @@ def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Ste
     Raises:
       UserError: for a file, a binding or an input that a run would refuse.
     """
-    with terminal.without_notes():
+    with terminal.stage("read the configuration"), terminal.without_notes():
         verb, defaults = load_config(arguments)
     configuration.check(verb, defaults, arguments.bindings)
     if arguments.verb in LONE_VERBS and processes.current().several:
@@ -162,7 +162,8 @@ def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Ste
     configured = gin.get_configurable(verb)
     steps: list[preview.Step] = []
     check = functools.partial(_check, configured, steps)
-    with terminal.without_notes():  # A path in a bucket imports TensorFlow.
+    # A path in a bucket imports TensorFlow.
+    with terminal.stage("check"), terminal.without_notes():
         if arguments.verb in HOST_VERBS:
             processes.current().first_does(check)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
@@ -23,11 +24,13 @@ class Compilations:
       program: the name of what is being compiled, or None.
       seconds: that all programs took since JAX was listened to; of those that are kept between
         runs, the time of reading them.
+      begins: called when a program begins to be compiled.
     """
 
     def __init__(self):
         self.program: str | None = None
         self.seconds = 0.0
+        self.begins: Callable[[], None] = lambda: None
         self._listens = False
         self._lock = threading.Lock()
 
@@ -49,6 +52,7 @@ class Compilations:
         """
         if event == _LOWERED:
             self.program = _name(str(of.get("fun_name", "")))
+            self.begins()
         elif event == _COMPILED:
             self.program = None
             self.seconds += duration

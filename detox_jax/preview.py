@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import shutil
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,13 @@ def readable(size: int) -> str:
     while amount >= 1000 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1000, unit + 1
     return f"{amount:.3g} {_UNITS[unit]}"
+
+
+def peak_memory() -> str:
+    """The most memory that this process has had: `at most 1.5 GB of memory`."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"at most {readable(peak)} of memory"
 
 
 def check_room(steps: Sequence[Step]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import records
+from detox_jax import records, terminal
 from detox_jax import sources as sources_lib
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
@@ -254,6 +254,7 @@ class _Reading:
                 is_plain = True
                 if self._aside is not None:
                     self._aside.count(str(file), len(block.ids))
+                terminal.has_read(len(block.ids))
                 yield block
             else:
                 rest = iter(()) if is_plain else None

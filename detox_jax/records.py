@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs, sources
+from detox_jax import outputs, sources, terminal
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
 from detox_jax.formats import foreign, foreign_files, record_ids, row_formats
@@ -253,6 +253,7 @@ def of_rows(
       UserError: as `read_records`.
     """
     for row in reader.rows(file, rows):
+        terminal.has_read(1)
         yield _record(row, ids, text_field)
     if is_last:
         for row in reader.unanswered():

@@ -28,7 +28,15 @@ from typing import Any
 import gin
 from etils import epath
 
-from detox_jax import directory_lock, output_settings, outputs, preview, shared_steps, sweep_cells
+from detox_jax import (
+    directory_lock,
+    output_settings,
+    outputs,
+    preview,
+    shared_steps,
+    sweep_cells,
+    terminal,
+)
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.method import called_verbs
@@ -118,7 +126,8 @@ def sweep(
             progress.say(cell, "is done")
             continue
         progress.say(cell, "begins")
-        why = _run(cell, gin_files, root)
+        with terminal.stage(f"cell {progress.at} of {len(cells)}, {cell.name}"):
+            why = _run(cell, gin_files, root)
         if why is None:
             outputs.write_bytes(_figures(cell) / _CONFIG, _digest(said).encode())
             done.append(cell)
@@ -246,22 +255,22 @@ class _Progress:
     """Says which cell is the turn of, and about how long the rest takes."""
 
     def __init__(self, total: int):
-        self._total, self._at = total, 0
+        self._total, self.at = total, 0
         self._seconds: list[float] = []
         self._start = time.monotonic()
 
     def say(self, cell: Cell, what: str) -> None:
-        self._at += 1
+        self.at += 1
         self._start = time.monotonic()
-        print(f"[{self._at}/{self._total}] {cell.name}: {what}", flush=True)
+        print(f"[{self.at}/{self._total}] {cell.name}: {what}", flush=True)
 
     def ran(self, cell: Cell, why: str | None) -> None:
         self._seconds.append(time.monotonic() - self._start)
-        left = self._total - self._at
+        left = self._total - self.at
         about = left * sum(self._seconds) / len(self._seconds)
         ended = f"done in {self._seconds[-1]:.0f} s" if why is None else f"FAILED, {why}"
         rest = f"; at most {left} more, about {about / 60:.0f} min" if left else ""
-        print(f"[{self._at}/{self._total}] {cell.name}: {ended}{rest}", flush=True)
+        print(f"[{self.at}/{self._total}] {cell.name}: {ended}{rest}", flush=True)
 
 
 # --- evaluations --------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The user's terminal or log: how far some work is, and TensorFlow's start-up notes kept off it.
+"""The user's terminal or log: how far a verb is, and TensorFlow's start-up notes kept off it.
+
+On a terminal work that can be counted has a bar. Elsewhere a verb says a line every 30 seconds,
+whatever it does: of the innermost work that is counted, or else what it does and for how long.
 
 TensorFlow looks for GPUs when it is imported and when its devices are listed, and notes on stderr
 that it found none, before its own log level counts. Its notes are dropped by their text and no
@@ -8,6 +11,7 @@ environment variable is set, because JAX reads the same ones and needs the GPUs.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -15,7 +19,8 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from rich import progress
@@ -25,11 +30,13 @@ from rich.text import Text
 from detox_jax.compilations import COMPILATIONS
 from detox_jax.parallel import processes
 
-# Seconds to the first line about some work where there is no terminal, and between the others.
+# Seconds to the first line where there is no terminal, and between the others; at 0, whenever
+# anything moves.
 FIRST_S, EVERY_S = 10.0, 30.0
 SILENCE = "DETOX_JAX_NO_PROGRESS"  # an environment variable: set, there are no such lines
 _SPEED_OF_S = 600.0  # over which a speed is taken: a batch may take minutes
 _BURST_S = 0.5  # what is done within it was done at once, though it is told row by row
+_LEAST_WAIT_S = 0.01  # of the thread that says lines
 
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
@@ -46,7 +53,8 @@ def without_notes() -> Iterator[None]:
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            yield
+            with _SPEAKER.speaking_to(terminal):
+                yield
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
@@ -127,10 +135,8 @@ def bar(description: str, total: int, completed: int = 0, unit: str = "") -> Ite
         speed_estimate_period=_SPEED_OF_S,
     )
     task = display.add_task(description, total=total, completed=completed, note="")
-    has_lines = is_told and not on_terminal and not os.environ.get(SILENCE)
-    lines = _Lines(display.tasks[0], unit) if has_lines else None
     told_at, untimed = -math.inf, 0  # of what rich takes a speed from, and what it has yet to hear
-    with display, lines or contextlib.nullcontext():
+    with display, _SPEAKER.during(_Counted(display.tasks[0], unit)):
 
         def advance(amount: int = 1, note: str | None = None, *, earlier: bool = False) -> None:
             nonlocal told_at, untimed
@@ -145,8 +151,39 @@ def bar(description: str, total: int, completed: int = 0, unit: str = "") -> Ite
                 display.tasks[0].completed -= untimed
                 amount, untimed, told_at = amount + untimed, 0, display.get_time()
             display.update(task, advance=amount, **said)
+            _SPEAKER.moved()
 
         yield advance
+
+
+def stage(name: str) -> contextlib.AbstractContextManager[None]:
+    """Names what is done while the context lasts, for the lines where there is no terminal.
+
+    The outermost one is the verb. What is counted inside of it has lines of its own.
+
+    Args:
+      name: of what cannot be counted: `resample prompts`.
+    """
+    return _SPEAKER.during(_Stage(name, time.monotonic()))
+
+
+def turn_to(step: str) -> None:
+    """Names the step that the verb has come to; the one before is over.
+
+    Args:
+      step: of a verb that goes through several.
+    """
+    _SPEAKER.turn_to(step)
+
+
+def has_read(amount: int) -> None:
+    """Counts records that were read, for the lines of a verb that counts nothing else.
+
+    Args:
+      amount: how many more.
+    """
+    _SPEAKER.records_read += amount
+    _SPEAKER.moved()
 
 
 class _CompilingColumn(progress.ProgressColumn):
@@ -160,31 +197,141 @@ class _CompilingColumn(progress.ProgressColumn):
         return Text(f"compiling {program}" if program else "")
 
 
-class _Lines:
-    """Writes lines about some work from a thread of its own: a batch may take longer than a line.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Counted:
+    """Work with a bar.
 
-    Args:
-      task: the work.
+    Attributes:
+      task: the bar's.
       unit: what is counted.
     """
 
-    def __init__(self, task: progress.Task, unit: str):
-        self._task, self._unit = task, unit
+    task: progress.Task
+    unit: str
+
+    def line(self, around: Sequence[str], records_read: int) -> str:
+        """How far it is, behind the stages around it; the verb stands in none of its lines."""
+        del records_read
+        return ": ".join([*around[1:], progress_line(self.task, self.unit)])
+
+
+@dataclasses.dataclass(eq=False)
+class _Stage:
+    """What is done, and since when.
+
+    Attributes:
+      name: what it is called.
+      began: by the monotonic clock.
+    """
+
+    name: str
+    began: float
+
+    def line(self, around: Sequence[str], records_read: int) -> str:
+        """For how long, and how many records were read since the line before."""
+        parts = [f"{duration(time.monotonic() - self.began)} so far"]
+        parts += [f"{records_read:,} records read"] if records_read else []
+        parts += [f"compiling {COMPILATIONS.program}"] if COMPILATIONS.program else []
+        return f"{': '.join([*around, self.name])}: {', '.join(parts)}"
+
+
+class _Speaker:
+    """Says lines about the innermost of the works that go on.
+
+    One speaks for all, so that many works, each too short for a line, have lines together; and from
+    a thread of its own: a batch, or a program of the compiler's, may take longer than a line.
+
+    Attributes:
+      records_read: by this process, so far.
+    """
+
+    def __init__(self):
+        self.records_read = 0
+        self._told_read = 0
+        self._works: list[_Counted | _Stage] = []
+        self._due = math.inf  # when the next line is, where there is any work
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._speak, daemon=True)
+        self._terminal: int | None = None
+        self._lock = threading.RLock()
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    @contextlib.contextmanager
+    def during(self, work: _Counted | _Stage) -> Iterator[None]:
+        """Speaks of some work while the context lasts; of several processes, the first one does."""
+        is_told = processes.current().is_first and not os.environ.get(SILENCE)
+        if not is_told or sys.stderr.isatty():
+            yield
+            return
+        COMPILATIONS.listen()
+        with self._lock:
+            self._works.append(work)
+            if len(self._works) == 1:
+                self._due, self._told_read = time.monotonic() + FIRST_S, self.records_read
+                self._ended = threading.Event()
+                threading.Thread(target=self._watch, args=(self._ended,), daemon=True).start()
+        self.moved()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._works = [other for other in self._works if other is not work]
+                if not self._works:
+                    self._ended.set()  # Before the other: nobody waits for ever.
+                    self._due = math.inf
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+    def turn_to(self, step: str) -> None:
+        """Names the step of the verb."""
+        with self._lock:
+            if self._works and isinstance(verb := self._works[0], _Stage):
+                verb.name = f"{verb.name.partition(': ')[0]}: {step}"
+                verb.began = time.monotonic()
+        self.moved()
 
-    def _speak(self) -> None:
-        pause = FIRST_S
-        while not self._ended.wait(pause):
-            print(progress_line(self._task, self._unit), file=sys.stderr, flush=True)
-            pause = EVERY_S
+    @contextlib.contextmanager
+    def speaking_to(self, terminal: int) -> Iterator[None]:
+        """Has lines go to a file descriptor while standard error's is another's: the outermost."""
+        with self._lock:
+            before = self._terminal
+            self._terminal = terminal if before is None else before
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._terminal = before
+
+    def moved(self) -> None:
+        """Says a line where one is due."""
+        if time.monotonic() >= self._due:
+            self._say()
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(max(_LEAST_WAIT_S, self._due - time.monotonic())):
+            self.moved()
+
+    def _say(self) -> None:
+        with self._lock:
+            if not self._works or time.monotonic() < self._due:
+                return
+            self._due = time.monotonic() + EVERY_S
+            *around, work = self._works
+            names = [x.name for x in around if isinstance(x, _Stage)]
+            line = work.line(names, self.records_read - self._told_read)
+            self._told_read = self.records_read
+            if self._terminal is not None and _is_standard_error(sys.stderr):
+                os.write(self._terminal, f"{line}\n".encode())
+            else:
+                print(line, file=sys.stderr, flush=True)
+
+
+def _is_standard_error(stream: Any) -> bool:
+    """Whether a stream is the process's own, and not that of a notebook or a test."""
+    try:
+        return stream.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+_SPEAKER = _Speaker()
+COMPILATIONS.begins = _SPEAKER.moved
 
 
 def progress_line(task: progress.Task, unit: str) -> str:

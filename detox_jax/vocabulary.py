@@ -16,7 +16,7 @@ from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, preview, records, tokenizer_files
+from detox_jax import output_settings, outputs, preview, records, terminal, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count
 from detox_jax.preview import Step
@@ -229,7 +229,8 @@ def train_vocabulary(
         for document in records.read_documents(documents, aside):
             yield document.text
 
-    vocabulary = Vocabulary.train(texts(), vocab_size)
+    with terminal.stage(f"count words and merge pairs, up to {vocab_size:,} ids"):
+        vocabulary = Vocabulary.train(texts(), vocab_size)
     vocabulary.save(output_dir)
     output.finish(
         fingerprint=vocabulary.fingerprint,

@@ -66,18 +66,18 @@ ALLOWED = {
         *("formats.hub_data", "formats.tfds_rows"),
     },
     "records": {
-        *("bad_records", "errors", "outputs", "sources", "formats.jsonl", "formats.foreign"),
-        *("formats.foreign_files", "formats.record_ids", "formats.row_formats"),
+        *("bad_records", "errors", "outputs", "sources", "terminal", "formats.jsonl"),
+        *("formats.foreign", "formats.foreign_files", "formats.record_ids", "formats.row_formats"),
     },
     "record_blocks": {
         *("bad_records", "errors", "records", "sources", "formats.jsonl", "formats.foreign_files"),
         *("formats.plain_documents", "formats.plain_prompts", "formats.record_ids"),
-        "formats.row_formats",
+        *("formats.row_formats", "terminal"),
     },
     "tokenizer_files": {"errors", "formats.jsonl"},
     "vocabulary": {
         *("bad_records", "errors", "kinds", "output_settings", "outputs", "preview", "records"),
-        "tokenizer_files",
+        *("terminal", "tokenizer_files"),
     },
     "chat": {"errors", "kinds", "tokenizer_files", "vocabulary"},
     "tags": {"errors", "kinds", "records", "vocabulary"},
@@ -119,7 +119,7 @@ ALLOWED = {
     # What `train` is handed: it draws, scores and measures, which `training` may not.
     "probe": {*MODEL, "training", "generation", "toxicity", "evaluation"},
     # What `sgeat` is told, and how it goes about it.
-    "method": {"errors", "kinds", "outputs", "preview", "models", "generation"},
+    "method": {"errors", "kinds", "outputs", "preview", "terminal", "models", "generation"},
     "sgeat": {
         *BASICS,
         *("checkpoints", "models", "generation", "method", "evaluation.frontiers"),
@@ -144,7 +144,7 @@ ALLOWED = {
     # What Python calls: the verbs through `cli`, as the command line does, and what they wrote.
     "api": {
         *(MODEL | {"formats.record_ids", "bound_values", "configuration", "cli", "extras"}),
-        *("generation", "toxicity", "evaluation", "report", "training"),
+        *("generation", "toxicity", "evaluation", "report", "terminal", "training"),
     },
 }
 # Of these rooms, what each module may import, of its own room too, the lowest module first.

@@ -201,13 +201,76 @@ def test_the_rows_of_a_batch_are_no_speed(monkeypatch):
 
 
 def test_what_an_earlier_run_did_is_no_speed(monkeypatch):
-    made = []
-    monkeypatch.delenv(terminal.SILENCE)
-    monkeypatch.setattr(terminal, "_Lines", lambda task, unit: made.append(task))
+    made, counted = [], terminal._Counted
+    monkeypatch.setattr(
+        terminal, "_Counted", lambda task, unit: made.append(task) or counted(task, unit)
+    )
     with terminal.bar("score", 400) as advance:
         for _ in range(3):
             advance(100, earlier=True)
     assert made[0].completed == 300 and made[0].speed is None
+
+
+@pytest.fixture
+def at_every_move(at_once, monkeypatch):
+    """A line at every move, none between them but those of the thread."""
+    monkeypatch.setattr(terminal, "EVERY_S", 0.0)
+
+
+def test_what_cannot_be_counted_has_lines_too(at_every_move, capfd):
+    with terminal.stage("filter"), terminal.stage("select"):
+        terminal.has_read(1200)
+        wait_for(capfd, r"^filter: select: \d+ s so far, 1,200 records read$")
+        wait_for(capfd, r"^filter: select: \d+ s so far$")  # No more of them since.
+    with terminal.stage("sgeat"):
+        terminal.turn_to("generate")
+        wait_for(capfd, r"^sgeat: generate: \d+ s so far$")
+        terminal.turn_to("score")
+        wait_for(capfd, r"^sgeat: score: \d+ s so far$")
+
+
+def test_of_works_in_each_other_the_innermost_has_the_line(at_every_move, capfd):
+    with terminal.stage("lm_eval"), terminal.stage("task 1 of 2, quiz"):
+        with terminal.bar("likelihood", 30, unit="continuations") as advance:
+            advance(10)
+            said = capfd.readouterr().err
+    assert "task 1 of 2, quiz: likelihood: 10 of 30 continuations\n" in said
+    with terminal.stage("score"), terminal.bar("score with ngram", 3, unit="records"):
+        assert re.search(r"^score with ngram: 0 of 3 records$", capfd.readouterr().err, re.M)
+
+
+def test_many_short_works_have_lines_together(capfd, monkeypatch):
+    """Each is over before its first line is due."""
+    now = [0.0]
+    monkeypatch.delenv(terminal.SILENCE)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.stage("report"):
+        for second in range(0, 100, 5):
+            now[0] = float(second)
+            with terminal.bar("draw", 1, unit="pictures") as advance:
+                advance()
+    said = capfd.readouterr().err.splitlines()
+    assert len([line for line in said if line.startswith("draw: ")]) == 4  # At 10, 40, 70 s, ...
+
+
+def test_a_line_comes_while_notes_are_held_back():
+    """In a process of its own, whose standard error is the first descriptor's."""
+    script = (
+        "import os\nfrom detox_jax import terminal\n"
+        "terminal.FIRST_S = terminal.EVERY_S = 0.0\n"
+        "with terminal.stage('train'), terminal.without_notes(), terminal.without_notes():\n"
+        "    with terminal.stage('check'):\n"
+        "        os.write(2, b'I0000 00:00:1.1 1 a.cc:1] a note\\nheld back\\n')\n"
+        "os.write(2, b'the end\\n')\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != terminal.SILENCE}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "the end" and "a note" not in done.stderr
+    early = lines[: lines.index("held back")]
+    assert any(re.fullmatch(r"train: check: \d+ s so far", line) for line in early)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detox_jax import cli, configuration, extras
+from detox_jax import cli, configuration, extras, terminal
 from detox_jax.api.gin_lines import GinLines
 from detox_jax.errors import UserError
 
@@ -60,7 +60,7 @@ def call(
         )
         said = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
         with _ONE_AT_A_TIME, configuration.apart(), said:
-            with extras.needed_by(verb):
+            with extras.needed_by(verb), terminal.stage(verb):
                 configured, _ = cli.prepared(arguments)
                 configured(**given)
     except UserError as error:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
+from detox_jax import terminal
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.models.adaptation import LoRAConfig
@@ -187,8 +188,10 @@ def add(
       UserError: for a damaged checkpoint, and for a sum beyond the dtype.
     """
     norms = Norms()
-    for path, result in sorted(into.items()):
-        _add_to(base, terms, edit, path, result, norms)
+    with terminal.bar("add", len(into), unit="parameters") as advance:
+        for path, result in sorted(into.items()):
+            _add_to(base, terms, edit, path, result, norms)
+            advance()
     return norms
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, preview, records
+from detox_jax import output_settings, outputs, preview, records, terminal
 from detox_jax.comparison import agreement, drawing, rankings, tables
 from detox_jax.comparison.comparison import Comparison, Pair, Provenance
 from detox_jax.errors import UserError
@@ -149,14 +149,18 @@ def _comparison(
     methods = next(iter(scored.values()))
     return Comparison(
         scorers={name: next(iter(x.values())).scorer for name, x in scored.items()},
-        pairs=tuple(
-            Pair(a, b, agreement.compare(flat[a][0], *flat[b], draws, seed))
-            for a, b in itertools.combinations(scored, 2)
-        ),
+        pairs=tuple(_pair(a, b, flat, draws, seed) for a, b in itertools.combinations(scored, 2)),
         methods=tuple(methods) if len(methods) > 1 else (),
         rankings=rankings.rank(scored, draws, seed) if len(methods) > 1 else {},
         provenance=provenance,
     )
+
+
+def _pair(
+    a: str, b: str, flat: Mapping[str, tuple[np.ndarray, np.ndarray]], draws: int, seed: int
+) -> Pair:
+    with terminal.stage(f"{a} beside {b}, {draws:,} resamples"):
+        return Pair(a, b, agreement.compare(flat[a][0], *flat[b], draws, seed))
 
 
 def _pictures(comparison: Comparison, points: Mapping[str, np.ndarray]) -> dict[str, bytes]:

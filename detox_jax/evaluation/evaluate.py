@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import output_settings, outputs, preview, records, segmenters
+from detox_jax import output_settings, outputs, preview, records, segmenters, terminal
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
@@ -221,18 +221,21 @@ def evaluate(
 
         # --- every metric and difference, for each scorer ------------------------------------
         for scorer, scored in judged.items():
-            rows = [
-                row
-                for name, method in named.items()
-                for row in _rows(name, method, scored[name], draw, quality, accuracies[name])
-            ]
+            rows: list[Row] = []
+            what = " ".join(filter(None, ("resample the scores of", scorer or "the scorer")))
+            with terminal.bar(what, len(named), unit="methods") as advance:
+                for name, method in named.items():
+                    rows += _rows(name, method, scored[name], draw, quality, accuracies[name])
+                    advance()
+            with terminal.stage("resample the differences"):
+                compared = (*_paired(scored, baseline, draw), *paired_answers)
             results = Results(
                 rows=soundness.judged(
                     rows,
                     baseline,
                     [name for name in chosen_by if chosen_by[name] == scored[baseline].scorer],
                 ),
-                paired=(*_paired(scored, baseline, draw), *paired_answers),
+                paired=compared,
                 power=tuple(_power(scored, baseline)),
                 **_groups(scored, group_by, draw),
                 provenance=Provenance(
@@ -424,7 +427,8 @@ def _quality_of_all(
         texts, checkpoint = scored[name], method.checkpoint_path
         on_heldout = _on_heldout(name, method, texts, reader)
         of_texts = reader.of_continuations(name, checkpoint, generations[name], texts)
-        of_prompts = scored_texts.quality(texts, generations[name], reader.segmenter)
+        with terminal.stage(f"quality of the texts of {name}"):
+            of_prompts = scored_texts.quality(texts, generations[name], reader.segmenter)
         for split, mask in scored_texts.splits(texts.prompts).items():
             quality[name, split] = _quality(of_prompts.rows(mask), on_heldout, of_texts)
     return quality

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from etils import epath
 
-from detox_jax import outputs, preview, records
+from detox_jax import outputs, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places, streamed
@@ -143,7 +143,9 @@ def convert(
                 license=license,
             )
             if upload is not None:
-                print(f"{target}: uploaded, {upload.push(epath.Path(target))}")
+                with terminal.stage("upload"):
+                    address = upload.push(epath.Path(target))
+                print(f"{target}: uploaded, {address}")
         case {"from_t5x": str(start), "to": str(target), **rest} if not rest:
             described = t5x_checkpoints.Description.of(base, model, vocabulary, adaptation)
             import_t5x(start, target, described)
@@ -266,7 +268,8 @@ def import_model(
             f"embedding has {source.config.vocab_size - ID_SHIFT} rows; the two belong to "
             "different models"
         )
-    weights = huggingface.content_hash(directory, source.tensors)
+    with terminal.stage("hash the weights"):
+        weights = huggingface.content_hash(directory, source.tensors)
     settings = {
         "source": {**(provenance or {"path": from_hf}), "sha256": weights},
         "vocabulary": vocabulary.files_sha256,
@@ -277,12 +280,13 @@ def import_model(
         if output is None:
             print(f"{to}: is already there, from the same files")
             if verify:
-                _module("verify").verify(to, str(directory), _written(source))
+                _verify(to, str(directory), _written(source))
             return
         scratch = stack.enter_context(streamed.scratch(output.path))
         arrays = huggingface.read_parameters(source, scratch)
         spec = checkpoints.ModelSpec(source.config, None, None, vocabulary.fingerprint)
-        checkpoints.save_model(output.path, streamed.nested(arrays), spec, vocabulary)
+        with terminal.stage("write the checkpoint"):
+            checkpoints.save_model(output.path, streamed.nested(arrays), spec, vocabulary)
         del arrays
         stack.close()
         origin = huggingface.origin(source, settings["source"])
@@ -290,7 +294,7 @@ def import_model(
             origin["card"] = card
         outputs.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
-            _module("verify").verify(str(output.path), str(directory), _written(source))
+            _verify(str(output.path), str(directory), _written(source))
         count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
         output.finish(family=source.family.model_type, parameters=count)
     rounded = ""
@@ -393,7 +397,7 @@ def export_model(
         if output is None:
             print(f"{to_hf}: is already there, from the same checkpoint")
             if verify:
-                _module("verify").verify(source, to_hf, export.dtype)
+                _verify(source, to_hf, export.dtype)
             return
         measured = None if card_of is None else results_files.read(card_of)
         share = 0.0
@@ -402,7 +406,7 @@ def export_model(
         else:
             share = _write_whole(export, output.path, max_shard_bytes)
             if verify:
-                _module("verify").verify(source, str(output.path), export.dtype)
+                _verify(source, str(output.path), export.dtype)
         card = model_card.render(
             model_card.Exported(
                 checkpoint,
@@ -507,6 +511,11 @@ def export_t5x(source: str, to_t5x: str) -> None:
         written = t5x_checkpoints.write(output.path, arrays)
         output.finish(parameters=len(arrays))
     print(f"{epath.Path(to_t5x) / written.name}: {len(arrays)} parameters")
+
+
+def _verify(checkpoint_path: str, hf_directory: str, dtype: str) -> None:
+    with terminal.stage("compare with transformers"):
+        _module("verify").verify(checkpoint_path, hf_directory, dtype)
 
 
 def _module(name: str) -> Any:

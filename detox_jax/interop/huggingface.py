@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import outputs, terminal
 from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
@@ -169,8 +169,11 @@ def read_parameters(source: Source, scratch: epath.Path) -> dict[str, np.ndarray
     mapped.check(source.tensors, stored, str(source.directory))
     _check_left_over(source, stored, mapped.expected.keys())
     arrays = streamed.mapped_zeros(scratch, shapes, source.config.parameter_dtype)
-    for path, place, part in mapped.read(source.tensors, stored):
-        arrays[path][place] = part
+    count = sum(len(tensor.paths) for tensor, _ in mapped.expected.values())
+    with terminal.bar("read", count, unit="arrays") as advance:
+        for path, place, part in mapped.read(source.tensors, stored):
+            arrays[path][place] = part
+            advance()
     return arrays
 
 
@@ -334,8 +337,10 @@ def write_model(
         for foreign in foreign_names(name, tensor, config.num_layers)
     }
     writer = TensorWriter(directory, plan, max_shard_bytes)
-    for foreign, value in foreign_tensors(checkpoint, family):
-        writer.write(foreign, value)
+    with terminal.bar("write", len(plan), unit="tensors") as advance:
+        for foreign, value in foreign_tensors(checkpoint, family):
+            writer.write(foreign, value)
+            advance()
     writer.finish()
     outputs.write_json(directory / CONFIG_FILE, fields)
     return writer.num_rounded / writer.num_values

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import outputs, terminal
 
 
 class Narrator:
@@ -35,6 +35,7 @@ class Narrator:
             outputs.write_json(self._file, {"steps": list(self._steps())})
         self._title, self._last = title, now
         print(f"\n[{now - self._start:5.0f} s] {title}", flush=True)
+        terminal.turn_to(title)
 
     def _steps(self) -> Iterator[dict[str, Any]]:
         for title, seconds in self._seconds.items():

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, outputs, preview
+from detox_jax import output_settings, outputs, preview, terminal
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.kinds import Count, Dtype
@@ -313,7 +313,8 @@ class Planner:
         file = self.directory / f"{name}-{tpus.name.replace(':', '-')}-{sizes}-{at_once}.json"
         if file.exists():
             return Assessed.from_json(jsonl.json_object(file.read_bytes(), str(file)))
-        assessed = assess(job, tpus, name, mesh, self.effort)
+        with terminal.stage(f"compile {name} for {tpus.name}, mesh {sizes}, {at_once}"):
+            assessed = assess(job, tpus, name, mesh, self.effort)
         outputs.write_json(file, assessed.to_json())
         return assessed
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, preview, records
+from detox_jax import output_settings, outputs, preview, records, terminal
 from detox_jax.errors import UserError
 from detox_jax.evaluation import frontiers as of_evaluation
 from detox_jax.evaluation.frontiers import Frontier
@@ -120,7 +120,8 @@ def report(
             outputs.write_bytes(output.path / "judges.md", made.encode())
             made = judge_tables.csv_table([one.results for one in several])
             outputs.write_bytes(output.path / "judges.csv", made.encode())
-        outputs.write_bytes(output.path / "report.html", page(shown, lines).encode())
+        with terminal.stage("make the page"):
+            outputs.write_bytes(output.path / "report.html", page(shown, lines).encode())
         output.finish(rows=sum(len(evaluation.results.rows) for evaluation in several))
     print(headline(shown[0].results))
     print(f"{output.path / 'report.html'}: open it in a browser")
@@ -182,8 +183,10 @@ def write(
         drawn.append(frontier_tables.chart(lines, subject(results, first)))
     pictures |= {f"figures/{chart.name}": chart.draw_alone() for chart in drawn}
     outputs.make_subdirectory(directory / "figures")
-    for name, figure in pictures.items():
-        svg = figures.svg(figure, f"{name}{suffix}")
-        outputs.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
-        outputs.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))
-        outputs.write_bytes(directory / f"{name}{suffix}.pdf", figures.pdf(figure))
+    with terminal.bar("draw", len(pictures), unit="pictures") as advance:
+        for name, figure in pictures.items():
+            svg = figures.svg(figure, f"{name}{suffix}")
+            outputs.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
+            outputs.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))
+            outputs.write_bytes(directory / f"{name}{suffix}.pdf", figures.pdf(figure))
+            advance()

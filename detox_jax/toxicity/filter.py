@@ -14,7 +14,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, preview, record_blocks, records, segmenters
+from detox_jax import (
+    output_settings,
+    outputs,
+    preview,
+    record_blocks,
+    records,
+    segmenters,
+    terminal,
+)
 from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
@@ -291,7 +299,8 @@ def filter(
     if apart_from is not None:
         candidates, details["apart"] = control.apart(candidates, aside)
     generator = np.random.default_rng(seed)
-    selected, told = _select(selection, candidates, generator)
+    with terminal.stage(f"select of {len(candidates):,} documents"):
+        selected, told = _select(selection, candidates, generator)
     details |= told
     if not len(selected):
         raise UserError(
@@ -305,9 +314,11 @@ def filter(
     if size_of is not None:
         selected = control.as_many_words(selected, aside)
     count = -(-len(selected) // _SHARD_SIZE)
-    for index in range(count):
-        part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
-        output.write_lines(SHARD_NAME, index, count, corpus.encoded(part))
+    with terminal.bar("write", len(selected), unit="documents") as advance:
+        for index in range(count):
+            part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
+            output.write_lines(SHARD_NAME, index, count, corpus.encoded(part))
+            advance(len(part))
 
     # --- what that did to toxicity and length ------------------------------------------------
     counts = {

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, sparse
 
-from detox_jax import output_settings, outputs
+from detox_jax import output_settings, outputs, preview, terminal
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Positive
 from detox_jax.records import TOXIC
@@ -71,7 +72,9 @@ class NgramRecipe:
             return
         self._fit(output_dir, examples)
         scorer = ngram.NgramScorer(str(Path(output_dir) / WEIGHTS_NAME))
-        report = measure(scorer, [example for example in examples if example.held_out], sentences)
+        with terminal.stage("measure on held-out texts"):
+            held_out = [example for example in examples if example.held_out]
+            report = measure(scorer, held_out, sentences)
         reliability = quality.curve_for_report(
             report["reliability"],
             report["sources"]["rtp"]["calibration_error"],
@@ -92,33 +95,65 @@ class NgramRecipe:
             if not example.held_out
             and (self.identity_sentences or example.source not in labelled.IDENTITY_SOURCES)
         ]
+        began = time.monotonic()
         print(f"fitting {len(training)} texts, {1 + _NUM_FOLDS} times", file=sys.stderr)
         matrix_NF = feature_matrix([example.text for example in training])
-        weights_F, bias = _fit(matrix_NF, training, self.l2, self.iterations)
+        fitted = _fit(matrix_NF, training, self.l2, self.iterations)
+        weights_F, bias = fitted.weights_F, fitted.bias
         slope, intercept = _calibrate(matrix_NF, training, self.l2, self.iterations)
         _write(Path(output_dir) / WEIGHTS_NAME, weights_F * slope, bias * slope + intercept)
+        print(
+            f"{output_dir}: loss {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} after "
+            f"{fitted.iterations} iterations; {terminal.duration(time.monotonic() - began)}, "
+            f"{preview.peak_memory()}"
+        )
 
 
 def feature_matrix(texts: Sequence[str]) -> sparse.csr_matrix:
     """The scaled features of texts, float32 [N, F]."""
     blocks = []
-    for first in range(0, len(texts), _TEXTS_AT_ONCE):
-        part = texts[first : first + _TEXTS_AT_ONCE]
-        kinds = ngram.extract(part)
-        values = [
-            ngram.scales(features, kind, len(part))[features.rows_E].astype(np.float32)
-            for kind, features in enumerate(kinds)
-        ]
-        rows = np.concatenate([features.rows_E for features in kinds])
-        buckets = np.concatenate([features.buckets_E for features in kinds])
-        shape = (len(part), ngram.NUM_BUCKETS)
-        blocks.append(sparse.csr_matrix((np.concatenate(values), (rows, buckets)), shape=shape))
+    with terminal.bar("extract features", len(texts), unit="texts") as advance:
+        for first in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = texts[first : first + _TEXTS_AT_ONCE]
+            kinds = ngram.extract(part)
+            values = [
+                ngram.scales(features, kind, len(part))[features.rows_E].astype(np.float32)
+                for kind, features in enumerate(kinds)
+            ]
+            rows = np.concatenate([features.rows_E for features in kinds])
+            buckets = np.concatenate([features.buckets_E for features in kinds])
+            shape = (len(part), ngram.NUM_BUCKETS)
+            blocks.append(sparse.csr_matrix((np.concatenate(values), (rows, buckets)), shape=shape))
+            advance(len(part))
     return sparse.csr_matrix(sparse.vstack(blocks))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """A logistic regression.
+
+    Attributes:
+      weights_F: of the features.
+      bias: beside them.
+      first_loss: that was minimised, where all weights are 0.
+      last_loss: at its least.
+      iterations: that it took.
+    """
+
+    weights_F: np.ndarray
+    bias: float
+    first_loss: float
+    last_loss: float
+    iterations: int
+
+
 def _fit(
-    matrix_NF: sparse.csr_matrix, examples: Sequence[labelled.Example], l2: float, iterations: int
-) -> tuple[np.ndarray, float]:
+    matrix_NF: sparse.csr_matrix,
+    examples: Sequence[labelled.Example],
+    l2: float,
+    iterations: int,
+    of: str = "all texts",
+) -> _Fitted:
     """Weights and bias that minimise the weighted mean cross-entropy + l2/2 |weights|^2.
 
     Buckets that only one text has keep the weight zero.
@@ -141,12 +176,20 @@ def _fit(
         return float(total), gradient.astype(np.float64)
 
     start = np.zeros(len(used) + 1)
-    result = optimize.minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations}
-    )
+    with terminal.bar(f"fit {of}", iterations, unit="iterations at most") as advance:
+        result = optimize.minimize(
+            loss,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": iterations},
+            callback=lambda intermediate_result: advance(
+                note=f"loss {intermediate_result.fun:.3f}"
+            ),
+        )
     weights_F = np.zeros(ngram.NUM_BUCKETS)
     weights_F[used] = result.x[:-1]
-    return weights_F, float(result.x[-1])
+    return _Fitted(weights_F, float(result.x[-1]), loss(start)[0], float(result.fun), result.nit)
 
 
 def _calibrate(
@@ -159,8 +202,10 @@ def _calibrate(
     for fold in range(_NUM_FOLDS):
         outside_N = ~is_rtp_N | (fold_N != fold)
         rest = list(itertools.compress(examples, outside_N))
-        weights_F, bias = _fit(matrix_NF[outside_N], rest, l2, iterations)  # type: ignore
-        logits_N[~outside_N] = matrix_NF[~outside_N] @ weights_F + bias  # type: ignore
+        of = f"all but part {fold + 1} of {_NUM_FOLDS}"
+        fitted = _fit(matrix_NF[outside_N], rest, l2, iterations, of)  # type: ignore
+        part_MF = matrix_NF[~outside_N]  # type: ignore
+        logits_N[~outside_N] = part_MF @ fitted.weights_F + fitted.bias
     toxic_N = np.array([example.toxicity >= TOXIC for example in examples])
     return platt(logits_N[is_rtp_N], toxic_N[is_rtp_N])
 

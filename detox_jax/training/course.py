@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -133,6 +131,4 @@ def _memory() -> str:
     ]
     if peaks:
         return f"at most {preview.readable(max(peaks))} of a device's memory"
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"at most {preview.readable(peak)} of memory"
+    return preview.peak_memory()

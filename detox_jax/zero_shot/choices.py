@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, preview, records, tokenizer_files
+from detox_jax import output_settings, outputs, preview, records, terminal, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
@@ -170,7 +170,8 @@ def choices(
                 examples = data.ragged_examples(task, split_of[name])
                 questions = questions_lib.parse(examples, name)
                 try:
-                    answers = answer(questions, read, loaded.vocabulary, start_with_bos)
+                    with terminal.stage(name):
+                        answers = answer(questions, read, loaded.vocabulary, start_with_bos)
                 except UserError as error:
                     raise UserError(f"task {name!r}: {error}; leave the task out") from None
                 _check(answers, f"{checkpoint_path} on {name}", may_be_impossible=steered)

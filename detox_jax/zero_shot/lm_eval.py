@@ -21,7 +21,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, preview
+from detox_jax import output_settings, outputs, preview, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
@@ -148,7 +148,8 @@ def lm_eval(
 
     # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):
-        with _notes_on_stderr():
+        task = f"task {names.index(name) + 1} of {len(names)}, {name}"
+        with terminal.stage(task), _notes_on_stderr():
             answered = _evaluate(
                 harness,
                 model,
