@@ -11,7 +11,9 @@ import os
 import sys
 import threading
 import time
-from types import FrameType
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any, TypeVar
 
 AFTER_S = 30.0
 _LOOKS_EVERY_S = 5.0
@@ -23,6 +25,18 @@ _CLIENTS = (
     "google.cloud.storage",
     "google.api_core",
 )
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_waiting: set[CodeType] = set()
+
+
+def waits_for_storage(function: _Function) -> _Function:
+    """Marks a function that waits for other threads' calls of a client; used as a decorator.
+
+    Args:
+      function: that has a local variable which holds the path.
+    """
+    _waiting.add(function.__code__)
+    return function
 
 
 class StorageWatch:
@@ -73,7 +87,8 @@ def _storage_call(frame: FrameType | None) -> FrameType | None:
     """The outermost frame of a storage's client, or None."""
     outermost = None
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_CLIENTS):
+        is_client = frame.f_globals.get("__name__", "").startswith(_CLIENTS)
+        if is_client or frame.f_code in _waiting:
             outermost = frame
         frame = frame.f_back
     return outermost

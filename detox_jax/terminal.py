@@ -43,6 +43,11 @@ _NOTE = re.compile(
     rb"|[IW]\d{4} [\d:.]+ +\d+ "
     rb"|E\d{4} [\d:.]+ +\d+ cuda_platform\.cc:\d+\] failed call to cuInit"
 )
+# Of threads of Orbax's that raise the same where it is asked for.
+_ECHOES = (
+    "_SignalingThread.run() raised an exception",
+    "or the Commit callback in background save thread",
+)
 
 
 @contextlib.contextmanager
@@ -89,7 +94,7 @@ def drop_echoes() -> None:
 def _is_no_echo(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     unasked = "exception was never retrieved" in message and "orbax" in message
-    return not unasked and "_SignalingThread.run() raised an exception" not in message
+    return not unasked and not any(echo in message for echo in _ECHOES)
 
 
 class Advance(Protocol):

@@ -41,7 +41,7 @@ from detox_jax.parallel import processes
 
 DAMAGED_DIR = "damaged"
 ARRAYS = ("params", "opt_state")
-_ITEMS = (*ARRAYS, "data", "record")
+ITEMS = (*ARRAYS, "data", "record")
 # What Orbax puts last into a step, which it writes in place on an object store; and how it names
 # what it is writing on a disk.
 _MARK = "commit_success.txt"
@@ -121,16 +121,18 @@ def remove(model_dir: epath.Path, steps: Sequence[int]) -> None:
     if not steps:
         return
 
-    def remove_all() -> None:
-        for step in sorted(steps, reverse=True):
-            path = checkpoints_dir(model_dir) / str(step)
-            if outputs.is_local(path):  # `remove_unfinished` knows the name.
-                path = path.rename(path.parent / f"{step}.orbax-checkpoint-tmp")
-            else:  # Which knows no renaming; without its mark a step is none.
-                (path / _MARK).unlink(missing_ok=True)
-            path.rmtree()
+    processes.current().first_decides(lambda: remove_here(model_dir, steps))
 
-    processes.current().first_decides(remove_all)
+
+def remove_here(model_dir: epath.Path, steps: Sequence[int]) -> None:
+    """`remove`, in a process that asks no other."""
+    for step in sorted(steps, reverse=True):
+        path = checkpoints_dir(model_dir) / str(step)
+        if outputs.is_local(path):  # `remove_unfinished` knows the name.
+            path = path.rename(path.parent / f"{step}.orbax-checkpoint-tmp")
+        else:  # Which knows no renaming; without its mark a step is none.
+            (path / _MARK).unlink(missing_ok=True)
+        path.rmtree()
 
 
 def _named_steps(model_dir: epath.Path) -> list[epath.Path]:
@@ -154,7 +156,7 @@ def manager(model_dir: epath.Path, **options: Any) -> ocp.CheckpointManager:
         options=ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False, step_prefix=None, **options
         ),
-        item_names=_ITEMS,
+        item_names=ITEMS,
     )
 
 
@@ -165,7 +167,7 @@ def save(
     data: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Saves a step with its hashes.
+    """Saves a step with its hashes, and returns when it is written.
 
     Args:
       manager: of the model directory.
@@ -177,6 +179,23 @@ def save(
     Raises:
       Unavailable: where the storage fails.
     """
+    content = content_of(arrays, data, run)
+    with writing(f"{manager.directory}/{step}"):
+        is_saved = manager.save(step, args=content)
+    if not is_saved:  # Orbax says no more than that where a later step is there.
+        raise RuntimeError(f"{manager.directory}: step {step} was not saved: a later one is there")
+
+
+def content_of(
+    arrays: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+) -> ocp.args.Composite:
+    """What a step holds, with its hashes, as Orbax takes it; see `save`.
+
+    The hashes are those of the arrays on their devices. What reaches the storage otherwise, such as
+    a copy that was made of them too late, is damage that the next restore finds.
+    """
     items: dict[str, Any] = {name: _arguments(tree) for name, tree in arrays.items()}
     digests: dict[str, Any] = {name: params_lib.digests(tree) for name, tree in arrays.items()}
     if data is not None:
@@ -184,10 +203,7 @@ def save(
         digests["data"] = _hash_of(data)
     content = {"digests": digests, "run": dict(run or {})}
     items["record"] = ocp.args.JsonSave({"content": content, "sha256": _hash_of(content)})
-    with writing(f"{manager.directory}/{step}"):
-        is_saved = manager.save(step, args=ocp.args.Composite(**items))
-    if not is_saved:  # Orbax says no more than that where a later step is there.
-        raise RuntimeError(f"{manager.directory}: step {step} was not saved: a later one is there")
+    return ocp.args.Composite(**items)
 
 
 def _arguments(tree: Any) -> Any:

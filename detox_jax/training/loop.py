@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -19,6 +18,7 @@ from detox_jax import terminal
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as saved
+from detox_jax.checkpoints.background import BackgroundSaves
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Period
 from detox_jax.parallel import mesh as meshes
@@ -170,21 +170,20 @@ class Loop:
         start = int(state.step)
         guard = self.guard
         log = metric_log.MetricLog(self.model_dir, start)
-        # Of a budget the loop knows which one to keep beside the last two.
-        manager = saved.manager(self.model_dir, max_to_keep=None if self._chooses else 2)
         with (
             contextlib.closing(log),
             meshes.sharding_scope(self.mesh),
-            manager,
             preemption.put_off(),
+            BackgroundSaves(self.model_dir) as saves,
             terminal.bar("train", self.total_steps, start, unit="steps") as advance,
         ):
             course, step, told = Course(start), start, start
             if self.watch and not self.frontier.points:
                 log.forget_after(step - 1)  # Of a run that was killed before its first save.
                 if self._probe(log, step, state, frozen):
-                    self._save(manager, log, step, state, batches)
+                    self._save(saves, log, step, state, batches)
             while step < self.total_steps and not self._ends:
+                saves.check()
                 step += 1
                 rows = next(batches)
                 course.before_step(step, rows)
@@ -207,13 +206,14 @@ class Loop:
                 )
                 stops = preemption.reached()
                 if stops or is_chosen or self._is_due(self.periods.checkpoint, step):
-                    self._save(manager, log, step, state, batches)
+                    self._save(saves, log, step, state, batches)
                 advance(course.done - told, course.note())
                 told = course.done
                 if stops:
+                    saves.wait()
                     raise preemption.Stopped(self._where())
                 if guard.is_lost or (guard.in_a_row and step == self.total_steps):
-                    state = self._roll_back(step, state, manager, log)
+                    state = self._roll_back(step, state, saves, log)
                     step = int(state.step)
                     course.went_back(step)
                     advance(step - told)
@@ -299,13 +299,14 @@ class Loop:
 
     def _save(
         self,
-        manager: ocp.CheckpointManager,
+        saves: BackgroundSaves,
         log: metric_log.MetricLog,
         step: int,
         state: steps_lib.TrainState,
         batches: Any,
     ) -> None:
-        """Saves a step that is worth going on from."""
+        """Begins to save a step that is worth going on from, when the one before is saved."""
+        saves.wait()
         self.guard.settle()
         # Of skipped steps nobody knows yet whether the batch or the model is bad.
         if self.guard.in_a_row:
@@ -315,10 +316,9 @@ class Loop:
         run = self.guard.state()
         if self.watch is not None:
             run[_POINTS] = self.frontier.state()
-        _save(manager, step, state, batches.state(), run)
-        if self._chooses:
-            older = self._saved()[:-2]
-            saved.remove(self.model_dir, [at for at in older if at != self.frontier.chosen])
+        chosen = self.frontier.chosen if self._chooses else None
+        keep = () if chosen is None else (chosen,)
+        _save(saves, step, state, batches.state(), run, keep)
 
     def _check_finite(self, step: int, state: steps_lib.TrainState) -> None:
         """What is saved must be worth going on from: a later step replaces the last good one."""
@@ -331,10 +331,11 @@ class Loop:
         self,
         step: int,
         state: steps_lib.TrainState,
-        manager: Any,
+        saves: BackgroundSaves,
         log: metric_log.MetricLog,
     ) -> steps_lib.TrainState:
         """The last saved step, to go on from with the batches that come next, not with the same."""
+        saves.wait()
         guard = self.guard
         what = f"{guard.in_a_row} steps up to {step} are not finite"
         if guard.rollbacks + 1 >= ROLLBACKS:
@@ -343,7 +344,6 @@ class Loop:
             raise self._diverged(what)
         found = resume(self.model_dir, emptied(state), strict=False)
         restored = found.state
-        manager.reload()
         at = int(restored.step)
         self.frontier.restore(found.points)
         guard.rolled_back()
@@ -428,11 +428,12 @@ class _Means:
 
 
 def _save(
-    manager: ocp.CheckpointManager,
+    saves: BackgroundSaves,
     step: int,
     state: steps_lib.TrainState,
     data: dict[str, Any],
     run: dict[str, Any],
+    keep: Sequence[int],
 ) -> None:
     arrays = {"params": state.params, "opt_state": state.opt_state}
-    saved.save(manager, step, arrays, data, run)
+    saves.save(step, saved.content_of(arrays, data, run), keep)

@@ -46,9 +46,9 @@ def run(tmp_path, monkeypatch, one_device_mesh):
     saved = {}
     original = loops._save
 
-    def save(manager, step, state, data, known):
+    def save(saves, step, state, data, *others):
         saved[step] = data
-        original(manager, step, state, data, known)
+        original(saves, step, state, data, *others)
 
     monkeypatch.setattr(loops, "_save", save)
 
@@ -306,7 +306,7 @@ def test_the_last_step_is_left_where_it_is_the_best(run, tmp_path):
     assert int(state.step) == 6 and checkpoints.saved_steps(epath.Path(tmp_path)) == [6]
 
 
-@pytest.mark.parametrize("killed_at", ["figures 0", "figures 4", "save 2", "save 3", "remove 3"])
+@pytest.mark.parametrize("killed_at", ["figures 0", "figures 4", "save 2", "save 3", "remove 0"])
 def test_a_probed_run_that_is_killed_ends_as_if_it_was_not(
     run, log, tmp_path, monkeypatch, killed_at
 ):
