@@ -12,6 +12,7 @@ BASICS = {
     "kinds",
     "compilations",
     "terminal",
+    "storage_watch",
     "parallel.processes",
     "output_settings",
     "directory_lock",

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from detox_jax.storage_watch import StorageWatch
+from detox_jax.storage_watch import StorageWatch, waits_for_storage
 
 
 class Lines(io.StringIO):
@@ -38,6 +38,17 @@ def test_a_call_without_an_answer_is_said_with_its_path_and_said_again_later(mon
     first, second = lines.getvalue().splitlines()
     assert first.startswith("gs://bkt/model: ") and second.startswith("gs://bkt/model: ")
     assert "read_text" in first
+
+
+def test_who_waits_for_calls_of_other_threads_says_so(monkeypatch):
+    @waits_for_storage
+    def wait(path):
+        lines.are_two.wait(60)
+
+    monkeypatch.setattr(sys, "stderr", lines := Lines())
+    with StorageWatch(after_s=0.1, every_s=0.02):
+        wait("gs://bkt/model/checkpoints/4")
+    assert lines.getvalue().startswith("gs://bkt/model/checkpoints/4: ")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import preemption, processes
 from detox_jax.training import base_model, metric_log
 from detox_jax.training import step as steps_lib
+from detox_jax.training.ahead import Ahead
 from detox_jax.training.course import Course
 from detox_jax.training.frontier import Frontier, Rule, Watch
 from detox_jax.training.guard import ROLLBACKS, Guard
@@ -178,20 +179,22 @@ class Loop:
             terminal.bar("train", self.total_steps, start, unit="steps") as advance,
         ):
             course, step, told = Course(start), start, start
+            ahead = Ahead(batches, self._to_mesh)
             if self.watch and not self.frontier.points:
                 log.forget_after(step - 1)  # Of a run that was killed before its first save.
                 if self._probe(log, step, state, frozen):
-                    self._save(saves, log, step, state, batches)
+                    self._save(saves, log, step, state, ahead.state())
             while step < self.total_steps and not self._ends:
                 saves.check()
                 step += 1
-                rows = next(batches)
+                rows, batch = ahead.take()
                 course.before_step(step, rows)
-                batch = self._to_mesh(rows)
                 is_logged = self._is_due(self.periods.log, step)
                 # Read before the step begins: it takes the memory, and on CPUs the threads.
                 figures = self._logged_figures(state, frozen, batch) if is_logged else {}
                 state, scalars = self.step_fn(state, frozen, batch)
+                if step < self.total_steps:
+                    ahead.read()
                 guard.after(step, scalars)
                 course.after_step(step, scalars)
                 if is_logged:
@@ -206,7 +209,7 @@ class Loop:
                 )
                 stops = preemption.reached()
                 if stops or is_chosen or self._is_due(self.periods.checkpoint, step):
-                    self._save(saves, log, step, state, batches)
+                    self._save(saves, log, step, state, ahead.state())
                 advance(course.done - told, course.note())
                 told = course.done
                 if stops:
@@ -303,7 +306,7 @@ class Loop:
         log: metric_log.MetricLog,
         step: int,
         state: steps_lib.TrainState,
-        batches: Any,
+        position: dict[str, Any],
     ) -> None:
         """Begins to save a step that is worth going on from, when the one before is saved."""
         saves.wait()
@@ -318,7 +321,7 @@ class Loop:
             run[_POINTS] = self.frontier.state()
         chosen = self.frontier.chosen if self._chooses else None
         keep = () if chosen is None else (chosen,)
-        _save(saves, step, state, batches.state(), run, keep)
+        _save(saves, step, state, position, run, keep)
 
     def _check_finite(self, step: int, state: steps_lib.TrainState) -> None:
         """What is saved must be worth going on from: a later step replaces the last good one."""

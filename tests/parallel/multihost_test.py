@@ -32,15 +32,15 @@ SEVERAL = pytest.mark.parametrize(
 )
 
 
-def start(count, *flags, own=None, folders=None, paths=None):
-    """Processes that run one command.
+def start(count, *flags, own=None, folders=None, paths=None, program=("-m", "detox_jax")):
+    """Processes that run one command, or another program with its flags.
 
     Single ones may have, by index, `own` flags, `folders` to run in and `paths` of the package.
     """
     with create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     settings = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    command = [sys.executable, "-m", "detox_jax", *flags, f"--coordinator_address={address}"]
+    command = [sys.executable, *program, *flags, f"--coordinator_address={address}"]
     return [
         subprocess.Popen(
             [*command, f"--process_count={count}", f"--process_index={i}", *(own or {}).get(i, ())],

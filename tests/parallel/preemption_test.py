@@ -212,16 +212,18 @@ def test_elsewhere_a_signal_to_one_of_two_ends_both(data, tmp_path, model_dir):
 
 FULL_DISK = """
 import resource, signal, sys
+import jax
 from detox_jax import cli
 from detox_jax.training import loop
 
 original = loop._save
 
-def save(manager, step, *rest):
-    if step == 4:  # A file may not grow: what a full disk or a quota is to a process.
+def save(saves, step, *rest):
+    is_last = jax.process_index() == jax.process_count() - 1
+    if step == 4 and is_last:  # A file may not grow: what a full disk or a quota is to a process.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-    original(manager, step, *rest)
+    original(saves, step, *rest)
 
 loop._save = save
 sys.exit(cli.main(sys.argv[1:]))
@@ -242,3 +244,14 @@ def test_a_full_disk_in_a_save_is_one_line_and_the_run_goes_on_when_there_is_roo
     status, _, errors = multihost.outcome(start_alone(*arguments))
     assert status == 0, errors
     assert sorted(path.name for path in (model / "checkpoints").iterdir()) == ["4", "6"]
+
+
+def test_a_full_disk_of_one_of_two_ends_both_in_a_line(data, tmp_path):
+    """Orbax would have the other wait for its share of the step, behind the training of both."""
+    arguments = [*flags(data, tmp_path / "model", 2000), "--gin.CHECKPOINT_PERIOD=2"]
+    arguments += ["--gin.MESH_SHAPE={'fsdp': 2}"]
+    outcomes = multihost.run(2, *arguments, program=("-c", FULL_DISK))
+    assert [status for status, _, _ in outcomes] == [1, 1], outcomes
+    other, full = multihost.errors_of(outcomes)
+    assert "checkpoints/4: cannot be written: " in full and "process 1 of 2" in other
+    assert saved.saved_steps(epath.Path(tmp_path / "model")) == [2]

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from etils import epath
 
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import steps as saved
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import loop as loops
 from detox_jax.training import step as steps_lib
@@ -105,6 +108,56 @@ def test_goes_on_behind_the_step_of_its_state(run, log):
 def test_a_position_is_that_behind_the_saved_step(run):
     _, saved = run()
     assert {step: data["taken"] for step, data in saved.items()} == {3: 3, 6: 6, 7: 7}
+
+
+def test_the_next_batch_is_read_while_a_step_computes_and_none_beyond_the_last(run):
+    taken = []
+    batches = Numbered(_ones)
+
+    def step_fn(*arguments):
+        taken.append(batches.taken)
+        return _step(*arguments)
+
+    evaluate = lambda *_: (taken.append(batches.taken), (jnp.ones(()), jnp.ones(())))[1]  # noqa: E731
+    run(
+        total=4,
+        batches=batches,
+        step_fn=step_fn,
+        eval_fns={"validation_loss": evaluate},
+        validation=lambda: [_ones(None)],
+        periods=loops.Periods(checkpoint=0, eval=2, log=0),
+    )
+    # Steps 1 and 2, a validation that waits for them, steps 3 and 4, and another one.
+    assert taken == [1, 2, 3, 3, 4, 4]
+
+
+def test_a_step_is_saved_before_the_next_batch_is_found_to_be_broken(run, tmp_path):
+    batches = Numbered(lambda _: _ones(None) if batches.taken < 4 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(batches=batches)
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [3]
+
+
+def test_a_save_that_fails_ends_the_run_at_a_later_step(run, tmp_path, monkeypatch):
+    """A full disk, which shows when a thread writes; the steps before it are kept."""
+    write, steps = type(epath.Path(tmp_path)).write_text, []
+
+    def full(path, text, **how):
+        if path.parent.name.startswith("record") and "checkpoints/6" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, text, **how)
+
+    def step_fn(*arguments):
+        steps.append(1)
+        time.sleep(0.005)
+        return _step(*arguments)
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    periods = loops.Periods(checkpoint=3, eval=0, log=0)
+    with pytest.raises(Unavailable, match=r"checkpoints/6: cannot be written: .*make room"):
+        run(total=100_000, step_fn=step_fn, periods=periods)
+    assert 6 <= len(steps) <= 9  # The save of step 9 waits for that of step 6.
+    assert checkpoints.saved_steps(epath.Path(tmp_path)) == [3]
 
 
 def test_validation_is_the_mean_over_all_batches_for_every_name(run, log):
