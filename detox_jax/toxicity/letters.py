@@ -16,6 +16,7 @@ import numpy as np
 BOUNDARY, STAR = 0, 27  # codes 1 to 26 are the letters a to z
 _LEET, _DROPPED, _END = 32, 64, 65  # kinds of bytes in `_KIND`; _LEET + n may stand for letter n
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 # Soft hyphens, zero-width characters, direction marks, variation selectors; and combining accents.
 _INVISIBLE = re.compile(
     "[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufe00-\ufe0f"
@@ -42,6 +43,19 @@ def _kinds() -> np.ndarray:
 
 _KIND = _kinds()
 _IS_DIGIT = np.isin(np.arange(256), np.frombuffer(b"0123456789", np.uint8))
+PARTS = b"\0"  # texts, in what `read_runs` gives
+
+
+def _run_bytes() -> bytes:
+    """What each byte is in a run, and a space for one that is in none."""
+    kept = np.flatnonzero(_KIND.astype(bool) | _IS_DIGIT).tolist()
+    table = bytearray(b" " * 256)
+    for byte in kept:
+        table[byte] = ord(chr(byte).lower())
+    return bytes(table)
+
+
+_RUN_BYTES = _run_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +84,41 @@ def read_letters(texts: Sequence[str]) -> Letters:
     >>> normalize("y o u  are a f\u043eooool")
     'you are a fol'
     """
+    codes_C, rows_C, places_C = _words_apart(texts)
+    together_C = ~_spaces_within_words(codes_C, rows_C, places_C)
+    return Letters(codes_C[together_C], rows_C[together_C])
+
+
+def lone_letters(texts: Sequence[str]) -> np.ndarray:
+    """How many letters of each text stand alone, int [N], before those spaced out are joined."""
+    codes_C, rows_C, _ = _words_apart(texts)
+    boundaries = np.flatnonzero(codes_C == BOUNDARY)
+    lone = boundaries[:-1][np.diff(boundaries) == 2] + 1
+    return np.bincount(rows_C[lone], minlength=len(texts))
+
+
+def read_runs(texts: Sequence[str]) -> list[bytes]:
+    """The runs of letters, digits and signs in texts, in lower case, with `PARTS` before each text.
+
+    Within a run disguises are undone: the words of a text are those that `read_letters` finds in
+    each of its runs by itself, but where letters are spaced out over several runs.
+    """
+    joined = _joined(texts).replace(PARTS, b" \0 ")
+    return joined.translate(_RUN_BYTES, b"'").split()
+
+
+def _joined(texts: Sequence[str]) -> bytes:
+    """Texts in ASCII, each behind a zero byte."""
     pieces = [text if text.isascii() else _fold(text) for text in texts]
-    joined = "\0".join(pieces)
-    if joined.count("\0") >= max(len(pieces), 1):
-        joined = "\0".join(piece.replace("\0", " ") for piece in pieces)
-    bytes_C = np.frombuffer(f"\0{joined}\0".encode("ascii", "replace"), np.uint8)
+    joined = "\0".join(["", *pieces])
+    if joined.count("\0") > len(pieces):
+        joined = "\0".join(["", *(piece.replace("\0", " ") for piece in pieces)])
+    return joined.encode("ascii", "replace")
+
+
+def _words_apart(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes and rows before letters spaced out are joined, and where each code lay."""
+    bytes_C = np.frombuffer(_joined(texts) + b"\0", np.uint8)
     bytes_C = bytes_C[_KIND[bytes_C] != _DROPPED]
     kind_C = _KIND[bytes_C]
     rows_C = np.cumsum(kind_C == _END) - 1
@@ -83,9 +127,7 @@ def read_letters(texts: Sequence[str]) -> Letters:
     places_C = np.flatnonzero(_keep_of_repeats(codes_C, kind_C == _END))
     codes_C, rows_C = codes_C[places_C], rows_C[places_C]
     apart_C = _keep_of_boundaries(codes_C)
-    codes_C, rows_C, places_C = codes_C[apart_C], rows_C[apart_C], places_C[apart_C]
-    together_C = ~_spaces_within_words(codes_C, rows_C, places_C)
-    return Letters(codes_C[together_C], rows_C[together_C])
+    return codes_C[apart_C], rows_C[apart_C], places_C[apart_C]
 
 
 def normalize(text: str) -> str:
@@ -97,8 +139,12 @@ _SPELLING = " abcdefghijklmnopqrstuvwxyz*"
 
 
 def _fold(text: str) -> str:
-    folded = _INVISIBLE.sub("", unicodedata.normalize("NFKD", text).lower())
-    return folded.translate(_LOOK_ALIKES)
+    folded = unicodedata.normalize("NFKD", text).lower()
+    return _NOT_ASCII.sub(_unmask, folded)
+
+
+def _unmask(run: re.Match[str]) -> str:
+    return _INVISIBLE.sub("", run[0]).translate(_LOOK_ALIKES)
 
 
 def _undo_leet(kind_C: np.ndarray, digit_C: np.ndarray) -> np.ndarray:

@@ -13,16 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
-from detox_jax.toxicity import letters, scripts
+from detox_jax.toxicity import letters, ngram_runs, scripts
 from detox_jax.toxicity.scorer import prepare
 
 WEIGHTS_FILE = Path(__file__).with_name("ngram_weights.npz")
@@ -36,7 +34,7 @@ KIND_SCALES = (0.5, 0.5, 1.0, 1.0, 2.0, 0.5)
 # A text's features of a kind are divided by their number to this power: 0 would let long texts
 # score by length, 1 would let a long text hide one word; chosen on held-out text.
 LENGTH_POWER = 0.35
-_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1 << 20
+_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 1 << 20
 
 _BITS_PER_CODE = 5
 _LOOKED_UP = 3  # letters of an n-gram, up to which its weight is looked up by itself
@@ -110,7 +108,12 @@ def _words(text: letters.Letters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     rows = text.rows_C[letter[starts]] if len(starts) else np.zeros(0, np.int64)
     yield rows, hashes
     pair = rows[1:] == rows[:-1]
-    yield rows[1:][pair], hashes[:-1][pair] * np.uint64(_PAIR_FACTOR) + hashes[1:][pair]
+    yield rows[1:][pair], _pairs(hashes[:-1][pair], hashes[1:][pair])
+
+
+def _pairs(first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+    """Hashes of pairs of words."""
+    return first_P * np.uint64(_PAIR_FACTOR) + second_P
 
 
 def _bucket(hashes_E: np.ndarray, salt: int) -> np.ndarray:
@@ -186,15 +189,14 @@ class NgramScorer:
             if order <= _LOOKED_UP
         }
         self._bias = float(bias)
+        self._runs = ngram_runs.SeenRuns(self._read, self._weigh_pairs)
         digest = hashlib.sha256(weights.tobytes() + bias.tobytes())
         self.fingerprint = f"{self.name}-{VERSION}-{digest.hexdigest()[:12]}"
 
     def score(self, texts: Sequence[str]) -> list[float | None]:
         """See `ToxicityScorer`."""
         prepared = [prepare(text) for text in texts]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            parts = pool.map(self._score_batch, _batches(prepared))
-            scores = [score for part in parts for score in part.tolist()]
+        scores = [score for part in _batches(prepared) for score in self._score_batch(part)]
         readable = map(self.can_read, prepared)
         return [score if can else None for score, can in zip(scores, readable, strict=True)]
 
@@ -202,16 +204,35 @@ class NgramScorer:
         """See `ToxicityScorer`."""
         return scripts.can_read(text)
 
-    def _score_batch(self, texts: Sequence[str]) -> np.ndarray:
+    def _score_batch(self, texts: Sequence[str]) -> list[float]:
+        sums_NK, counts_NK = self._runs.read(texts)
         logits_N = np.full(len(texts), self._bias)
-        for kind, (rows_E, hashes_E) in _occurrences(letters.read_letters(texts)):
-            weights_E = self._weigh(hashes_E, kind)
-            counts_N = _counts(rows_E, len(texts))
-            logits_N += np.bincount(rows_E, weights_E, len(texts)) * _scales(counts_N, kind)
-            if kind == 0:
-                readable_N = counts_N > 0
+        for kind in range(len(KIND_SCALES)):
+            logits_N += sums_NK[:, kind] * _scales(counts_NK[:, kind], kind)
         probabilities_N = 1 / (1 + np.exp(-np.clip(logits_N, -30, 30)))
-        return np.where(readable_N, probabilities_N, 0.0)
+        return np.where(counts_NK[:, 0] > 0, probabilities_N, 0.0).tolist()
+
+    def _read(self, texts: Sequence[str]) -> ngram_runs.Readings:
+        """Reads texts letter by letter."""
+        found = [entries for _, entries in _occurrences(letters.read_letters(texts))]
+        counts = [_counts(rows_E, len(texts)) for rows_E, _ in found]
+        sums = [
+            np.bincount(rows_E, self._weigh(hashes_E, kind), len(texts))
+            for kind, (rows_E, hashes_E) in enumerate(found)
+        ]
+        hashes_W, words_N = found[ngram_runs.WORDS][1], counts[ngram_runs.WORDS]
+        hashes_W = np.append(hashes_W, np.uint64(0))  # for a text without a word, after all others
+        ends_N = np.cumsum(words_N)
+        return ngram_runs.Readings(
+            sums_NK=np.stack(sums, axis=1, dtype=np.float64),
+            counts_NK=np.stack(counts, axis=1, dtype=np.float64),
+            first_N=hashes_W[ends_N - words_N],
+            last_N=hashes_W[ends_N - 1],
+            lone_N=letters.lone_letters(texts),
+        )
+
+    def _weigh_pairs(self, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+        return self._weigh(_pairs(first_P, second_P), len(KIND_SCALES) + ngram_runs.PAIRS)
 
     def _weigh(self, hashes_E: np.ndarray, kind: int) -> np.ndarray:
         if kind in self._of_grams:

@@ -34,8 +34,12 @@ def can_read(text: str, scripts: Collection[str] = LATIN) -> bool:
     if text.isascii() and "LATIN" in scripts:
         return True
     # Composed: an accented letter or a Hangul syllable is one, and full-width letters are Latin.
+    composed = unicodedata.normalize("NFKC", text)
+    # Quotation marks and accents, of which most such texts have a few and nothing else.
+    if "LATIN" in scripts and {"", *scripts}.issuperset(map(_script, set(composed))):
+        return True
     known = foreign = look_alike = 0
-    for character in unicodedata.normalize("NFKC", text):
+    for character in composed:
         script = _script(character)
         if script in scripts:
             known += 1

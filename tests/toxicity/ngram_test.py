@@ -1,7 +1,6 @@
 """The n-gram scorer: its features against a slow reference, its scores, its weights file."""
 
 import collections
-import os
 
 import numpy as np
 import pytest
@@ -111,13 +110,6 @@ def test_scores_do_not_depend_on_what_is_looked_up(monkeypatch, name, value):
     texts = ["you are a fool", "1d10t f**k", "", "well, good morning to all of you " * 50]
     expected = ngram.NgramScorer().score(texts)
     monkeypatch.setattr(ngram, name, value)
-    assert ngram.NgramScorer().score(texts) == expected
-
-
-def test_processors_decide_no_score(monkeypatch):
-    texts = [f"text {i} of some that differ, you {'fool' * (i % 3)}" for i in range(700)]
-    expected = ngram.NgramScorer().score(texts)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert ngram.NgramScorer().score(texts) == expected
 
 
