@@ -28,6 +28,9 @@ from detox_jax.vocabulary import PAD_ID
 
 # Positions of a cache: of so many a compiler for TPU makes whole tiles, which need no copies.
 _CACHE_MULTIPLE = 16
+# Into how many parts a long cache is divided, which are read as far as they are filled, and whose
+# multiple each of them is. Each part is a loop that is compiled.
+_ROOMS, _ROOM_MULTIPLE = 4, 128
 _INDEX = "cache_index"
 
 Steerings = Sequence[steering_lib.Steering]
@@ -56,7 +59,27 @@ class Program:
     @property
     def positions(self) -> int:
         """Positions of a row's cache, which follow from the prompts' bucket alone."""
-        return -(-(self.bucket + self.max_new_tokens) // _CACHE_MULTIPLE) * _CACHE_MULTIPLE
+        return _positions(self.bucket, self.max_new_tokens)
+
+
+def _positions(bucket: int, max_new_tokens: int) -> int:
+    return -(-(bucket + max_new_tokens) // _CACHE_MULTIPLE) * _CACHE_MULTIPLE
+
+
+def rooms(positions: int) -> list[int]:
+    """How much is read of a cache of so many positions: one number for each loop of `advance`."""
+    part = -(-positions // (_ROOMS * _ROOM_MULTIPLE)) * _ROOM_MULTIPLE
+    return [*range(part, positions, part), positions]
+
+
+def steps_by_room(bucket: int, max_new_tokens: int) -> dict[int, int]:
+    """The steps in each room of rows that start together, of prompts as long as their bucket."""
+    steps: dict[int, int] = {}
+    filled, left = bucket - 1, max_new_tokens
+    for room in rooms(_positions(bucket, max_new_tokens)):
+        steps[room] = min(max(room + 1 - filled, 0), left)
+        filled, left = filled + steps[room], left - steps[room]
+    return steps
 
 
 @struct.dataclass
@@ -174,15 +197,27 @@ def advance(
       steerings: what changes the distribution before a draw.
     """
 
-    def proceed(state: tuple[jax.Array, Slots]) -> jax.Array:
+    def proceed(room: int, state: tuple[jax.Array, Slots]) -> jax.Array:
         t, slots = state
-        return (t < program.max_new_tokens) & (jnp.sum(slots.done_R) < enough)
+        goes_on = (t < program.max_new_tokens) & (jnp.sum(slots.done_R) < enough)
+        if room == program.positions:
+            return goes_on
+        # Rows that wait may have filled more; what they would write is nowhere.
+        filled = jnp.max(jnp.where(slots.done_R, 0, slots.cache[_INDEX]))
+        return goes_on & (filled <= room)
 
-    def step(state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
+    def step(room: int, state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         t, slots = state
+        reads = {} if room == program.positions else {"cache_room": room}
         edits, steered = editing.of_step(steerings, slots.steered, slots.token_R)
         logits_R1V, cache = caches.apply(
-            program.model, params, slots.cache, slots.token_R[:, None], decode=True, edits=edits
+            program.model,
+            params,
+            slots.cache,
+            slots.token_R[:, None],
+            decode=True,
+            edits=edits,
+            **reads,
         )
         keys_R = jax.vmap(jax.random.fold_in)(slots.key_R, slots.step_R)
         goes_R = ~slots.done_R
@@ -211,9 +246,19 @@ def advance(
             steered=steered,
         )
 
-    # Counted, though no row takes more steps than that: the limit tells a plan how long it runs.
-    _, slots = jax.lax.while_loop(proceed, step, (jnp.zeros((), jnp.int32), slots))
-    return _on_mesh(slots)
+    # Counted, so that it ends whatever the rows say, though none takes more steps than that.
+    state = jnp.zeros((), jnp.int32), slots
+    for room in rooms(program.positions):
+        with jax.named_scope(scope(room)):
+            state = jax.lax.while_loop(
+                functools.partial(proceed, room), functools.partial(step, room), state
+            )
+    return _on_mesh(state[1])
+
+
+def scope(room: int) -> str:
+    """The name, in compiled programs, of the loop that reads so many positions of the cache."""
+    return f"room_{room}"
 
 
 def select(slots: Slots, row_K: jax.Array, shards: int) -> Slots:

@@ -35,18 +35,44 @@ class LayerData:
     Attributes:
       frequency_K: rotary radians a position; None with learned positions.
       window: int32, positions that a query sees; None where no layer of the model slides.
-      keys_BGMK: the cached keys, read while decoding.
-      values_BGMK: the cached values.
+      number: int32, of the layer, by which it finds its part of a cache; None where there is none.
       edits: what changes hidden states, see `detox_jax.models.edits`.
       is_adapted: whether the adaptation acts in this layer; None where it does in all.
     """
 
     frequency_K: jax.Array | None = None
     window: jax.Array | None = None
-    keys_BGMK: jax.Array | None = None
-    values_BGMK: jax.Array | None = None
+    number: jax.Array | None = None
     edits: tuple[Any, ...] = ()
     is_adapted: jax.Array | None = None
+
+
+@struct.dataclass
+class Cached:
+    """A cache of all layers, see `cache_shape`, and how much of it is read.
+
+    It is not scanned like the parameters: what is scanned is taken off whole, and only then cut,
+    and a compiler writes that down before it reads it.
+
+    Attributes:
+      keys_NBGMK: the cached keys.
+      values_NBGMK: the cached values.
+      room: the first positions, which alone are read; all where None.
+    """
+
+    keys_NBGMK: jax.Array
+    values_NBGMK: jax.Array
+    room: int | None = struct.field(pytree_node=False, default=None)
+
+    def of_layer(self, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The keys and values that one layer reads, `[B, G / p, room, W]`."""
+        _, B, G, M, K = self.keys_NBGMK.shape
+        start, sizes = (number, 0, 0, 0, 0), (1, B, G, self.room or M, K)
+        keys, values = (
+            jax.lax.dynamic_slice(cache, start, sizes)[0]
+            for cache in (self.keys_NBGMK, self.values_NBGMK)
+        )
+        return keys, values
 
 
 @struct.dataclass
@@ -58,17 +84,23 @@ class Visibility:
       segment_ids_BL: for a kernel: the document of each position; None where a row is one.
       in_blocks: whether plain attention goes block by block, see `blocks.in_blocks`.
       gradient_in_blocks: whether its gradient alone does, see `blocks.with_gradient_in_blocks`.
+      cached: what is seen beside the input while decoding.
     """
 
     mask_BLM: jax.Array | None = None
     segment_ids_BL: jax.Array | None = None
     in_blocks: bool = struct.field(pytree_node=False, default=False)
     gradient_in_blocks: bool = struct.field(pytree_node=False, default=False)
+    cached: Cached | None = None
 
 
 @struct.dataclass
 class KeyValues:
-    """Keys, values, and which query may look at which: True in `mask_BLM` (B may be 1)."""
+    """Keys, values, and which query may look at which: True in `mask_BLM` (B may be 1).
+
+    Heads may stand side by side in the last axis, as in a cache, see `cache_shape`: `[B, G /
+    p, M, p K]`, or more than `p K`, of which the rest is zero.
+    """
 
     keys_BGMK: jax.Array
     values_BGMK: jax.Array
@@ -106,24 +138,57 @@ def attend(
       The weighted values, `[B, L, H, K]`.
     """
     B, L, H, K = q_BLHK.shape
-    G = parts[0].keys_BGMK.shape[1]
+    G = parts[-1].keys_BGMK.shape[1]
     q_BLGNK = q_BLHK.reshape(B, L, G, H // G, K)
 
     def score(part: KeyValues) -> jax.Array:
+        keys_BGMK = part.keys_BGMK
         scores = jnp.einsum(
-            "BLGNK,BGMK->BGNLM", q_BLGNK, part.keys_BGMK, preferred_element_type=jnp.float32
-        )
+            "BLGNK,BGMK->BGNLM",
+            _placed(q_BLGNK, keys_BGMK),
+            keys_BGMK,
+            preferred_element_type=jnp.float32,
+        ).reshape(B, G, H // G, L, -1)
         scores = softcap(scores * (K**-0.5 if scale is None else scale), cap)
         return jnp.where(part.mask_BLM[:, None, None], scores, jnp.finfo(jnp.float32).min)
 
     scores = jnp.concatenate([score(part) for part in parts], axis=-1)
     weights = jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
     ends = np.cumsum([part.mask_BLM.shape[-1] for part in parts])
+
+    def weigh(weights_BGNLM: jax.Array, values_BGMK: jax.Array) -> jax.Array:
+        by_group = weights_BGNLM.reshape(B, values_BGMK.shape[1], -1, *weights_BGNLM.shape[-2:])
+        out = jnp.einsum("BGNLM,BGMK->BLGNK", by_group, values_BGMK)
+        return _taken(out, G, K)
+
     outs_BLGNK = [
-        jnp.einsum("BGNLM,BGMK->BLGNK", weights_part, part.values_BGMK)
+        weigh(weights_part, part.values_BGMK)
         for weights_part, part in zip(jnp.split(weights, ends[:-1], axis=-1), parts, strict=True)
     ]
     return functools.reduce(jnp.add, outs_BLGNK).reshape(B, L, H, K)
+
+
+def _placed(q_BLGNK: jax.Array, keys_BGMK: jax.Array) -> jax.Array:
+    """Queries for keys that stand side by side: zero where other heads' keys are."""
+    B, L, G, N, K = q_BLGNK.shape
+    groups, width = keys_BGMK.shape[1], keys_BGMK.shape[3]
+    if (groups, width) == (G, K):
+        return q_BLGNK
+    p = G // groups
+    own = jnp.eye(p, dtype=q_BLGNK.dtype)[:, None, :, None]
+    placed = (q_BLGNK.reshape(B, L, groups, p, N, 1, K) * own).reshape(B, L, groups, p * N, p * K)
+    return jnp.pad(placed, [*[(0, 0)] * 4, (0, width - p * K)])
+
+
+def _taken(out: jax.Array, G: int, K: int) -> jax.Array:
+    """Of the weighted values of heads side by side, each head's own: `[B, L, G, N, K]`."""
+    B, L, groups, rows, width = out.shape
+    if (groups, width) == (G, K):
+        return out
+    p = G // groups
+    by_place = out[..., : p * K].reshape(B, L, groups, p, rows // p, p, K)
+    own = jnp.eye(p, dtype=out.dtype)[:, None, :, None]
+    return jnp.sum(by_place * own, axis=-2).reshape(B, L, G, rows // p, K)
 
 
 def training_mask(
@@ -146,6 +211,38 @@ def training_mask(
     return mask_BLM
 
 
+def cache_shape(cfg: TransformerConfig, B: int, M: int) -> tuple[int, int, int, int, int]:
+    """Of the cached keys of all layers, or values: `[N, B, G / p, M, W]`.
+
+    Elsewhere than on TPU p is 1 and W the size of a head. A TPU has the last axis in the 128 lanes
+    of its registers; of narrower heads its compiler would rather have another axis there, and then
+    copies all of the cache several times a step, to scatter into it and to attend to it. So p heads
+    of a device stand side by side, as many as fit and divide them, and behind them zeros.
+
+    Args:
+      cfg: of the model.
+      B: rows.
+      M: positions.
+    """
+    groups, width = cfg.kv_heads, cfg.head_size
+    if width < kernels.LANES and kernels.platform_in_use() == "tpu":
+        of_device = groups // kernels.parts_of_heads()
+        groups //= max(p for p in range(1, kernels.LANES // width + 1) if of_device % p == 0)
+        width = kernels.LANES
+    return cfg.num_layers, B, groups, M, width
+
+
+def to_cache(new_NBLGK: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Keys or values of positions as a cache of a shape holds them, `[N, B, G / p, L, W]`."""
+    N, B, L, G, K = new_NBLGK.shape
+    groups, width = shape[2], shape[4]
+    side_by_side = new_NBLGK.reshape(N, B, L, groups, G // groups * K)
+    padding = width - side_by_side.shape[-1]
+    if padding:
+        side_by_side = jnp.pad(side_by_side, [*[(0, 0)] * 4, (0, padding)])
+    return side_by_side.swapaxes(2, 3)
+
+
 def extend_cache(cache_NBGMK: jax.Array, new_NB1GK: jax.Array, index_B: jax.Array) -> jax.Array:
     """Puts one position's keys or values of all layers at each row's own index."""
     # A scatter, which a loop does in place. Layers, rows and heads are batches of it: they stay
@@ -157,7 +254,7 @@ def extend_cache(cache_NBGMK: jax.Array, new_NB1GK: jax.Array, index_B: jax.Arra
         operand_batching_dims=(0, 1, 2),
         scatter_indices_batching_dims=(0, 1, 2),
     )
-    new_NBGK = new_NB1GK[:, :, 0].astype(cache_NBGMK.dtype)
+    new_NBGK = to_cache(new_NB1GK, cache_NBGMK.shape)[:, :, :, 0].astype(cache_NBGMK.dtype)
     index_NBG1 = jnp.broadcast_to(index_B[:, None, None], (*new_NBGK.shape[:3], 1))
     return jax.lax.scatter(cache_NBGMK, index_NBG1, new_NBGK, dimensions, unique_indices=True)
 
@@ -207,7 +304,7 @@ class Attention(nn.Module):
         else:
             assert visibility.mask_BLM is not None
             mask_BLM = _within_window(visibility.mask_BLM, positions_BL, layer)
-            plain = functools.partial(self._plain, _cached(positions_BL, layer))
+            plain = functools.partial(self._plain, _cached(positions_BL, layer, visibility.cached))
             if visibility.in_blocks:
                 out_BLHK = blocks.in_blocks(plain, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
             elif visibility.gradient_in_blocks:
@@ -266,16 +363,18 @@ def _within_window(mask_BLM: jax.Array, positions_BL: jax.Array, layer: LayerDat
     return mask_BLM & (distance_BLM < layer.window)
 
 
-def _cached(positions_BL: jax.Array, layer: LayerData) -> list[KeyValues]:
+def _cached(positions_BL: jax.Array, layer: LayerData, cached: Cached | None) -> list[KeyValues]:
     """What is filled of the cache, if there is one."""
-    if layer.keys_BGMK is None or layer.values_BGMK is None:
+    if cached is None:
         return []
-    index_M = jnp.arange(layer.keys_BGMK.shape[2])
+    assert layer.number is not None
+    keys_BGMK, values_BGMK = cached.of_layer(layer.number)
+    index_M = jnp.arange(keys_BGMK.shape[2])
     filled_BLM = index_M[None, None, :] < positions_BL[:, :, None]
     if layer.window is not None:
         distance_BLM = positions_BL[:, :, None] - index_M[None, None, :]
         filled_BLM = filled_BLM & (distance_BLM < layer.window)
-    return [KeyValues(layer.keys_BGMK, layer.values_BGMK, filled_BLM)]
+    return [KeyValues(keys_BGMK, values_BGMK, filled_BLM)]
 
 
 def lora_for(name: str, adaptation: Adaptation | None) -> LoRAConfig | None:

@@ -267,6 +267,12 @@ def _query_spec() -> PartitionSpec:
     return spec
 
 
+def parts_of_heads() -> int:
+    """Into how many parts the mesh in use splits heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else _num_parts(mesh, _query_spec()[2])
+
+
 def _num_parts(mesh: Any, axes: Any) -> int:
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh.shape[name] for name in names)

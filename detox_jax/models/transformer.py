@@ -26,26 +26,45 @@ from detox_jax.models.adaptation_modules import Adapter, LoReFT, ParallelAdapter
 from detox_jax.models.attention import (
     CACHE_AXES,
     Attention,
+    Cached,
     LayerData,
     Visibility,
+    cache_shape,
     extend_cache,
     layer_data,
     lora_for,
+    to_cache,
     training_mask,
 )
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.layers import Dense, Embed, Norm, activate, scan_layers, softcap
 
+# By how much a product with weights must widen what it reads to be made again in place of kept.
+WIDENS = 8
 ACTIVATION_AXES = ("batch", "length", "embed")
 _INVALID_LOGIT = -1e10
 _POLICIES = jax.checkpoint_policies
 # A kernel is no product to JAX: its results are saved by name.
 _KERNEL_RESULTS = _POLICIES.save_only_these_names(kernels.RESULTS)
+
+
+def _keeps_product(primitive: Any, *operands: Any, **how: Any) -> bool:
+    """Whether `dots` keeps a result: of products with weights, but not with those that are narrow.
+
+    What leaves a bottleneck is computed from it sooner than kept: of the wide side of an adapter,
+    or of LoRA, there are as many numbers as of the layer's input.
+    """
+    if not _POLICIES.dots_with_no_batch_dims_saveable(primitive, *operands, **how):
+        return False
+    (contracted, _), _ = how["dimension_numbers"]
+    left, right = (operand.shape for operand in operands[:2])
+    depth = math.prod(left[axis] for axis in contracted)
+    return math.prod(right) // depth < WIDENS * depth
+
+
 _REMAT_POLICIES = {
     "dots_all": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _KERNEL_RESULTS),
-    "dots": _POLICIES.save_from_both_policies(
-        _POLICIES.dots_with_no_batch_dims_saveable, _KERNEL_RESULTS
-    ),
+    "dots": _POLICIES.save_from_both_policies(_keeps_product, _KERNEL_RESULTS),
     "attention": _KERNEL_RESULTS,
     "full": _POLICIES.nothing_saveable,
 }
@@ -196,6 +215,7 @@ class TransformerLM(nn.Module):
         logit_positions: jax.Array | None = None,
         with_logits: bool = True,
         edits: Sequence[edits_lib.Edit] = (),
+        cache_room: int | None = None,
     ) -> jax.Array:
         """Logits of the next token at every position.
 
@@ -222,6 +242,8 @@ class TransformerLM(nn.Module):
           logit_positions: the indices, int32 `[B, T]`, at which alone logits are computed.
           edits: what changes hidden states, in this order at every site; arrays have the layers on
             axis 0, but for those of the final state.
+          cache_room: of a decoding step: the first positions of the cache, which alone are read; no
+            row of which the result matters may have filled more. All where None.
           with_logits: False returns what `output_logits` makes the logits of, `[B, L, D]`.
 
         Returns:
@@ -238,9 +260,7 @@ class TransformerLM(nn.Module):
         layer = dataclasses.replace(layer_data(cfg, self.adaptation), edits=by_layer)
         if cache is not None and not prefill:
             positions_BL = cache.index_B[:, None]
-            layer = dataclasses.replace(
-                layer, keys_BGMK=cache.keys.value, values_BGMK=cache.values.value
-            )
+            layer = dataclasses.replace(layer, number=jnp.arange(cfg.num_layers, dtype=jnp.int32))
         causal = decoder_causal_attention is None and attention_mask is None
         kernel, _ = kernels.choose(cfg, B, L, causal=causal)
         if kernel is not None:
@@ -252,6 +272,9 @@ class TransformerLM(nn.Module):
             mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
             by_blocks = causal and cache is None and blocks.trains_in_blocks(cfg, B, L)
             visibility = Visibility(mask_BLM=mask_BLM, gradient_in_blocks=by_blocks)
+        if cache is not None and not prefill:
+            cached = Cached(cache.keys.value, cache.values.value, cache_room)
+            visibility = visibility.replace(cached=cached)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
@@ -287,7 +310,7 @@ class TransformerLM(nn.Module):
         """The cache of this call; None where the call only creates it, for L positions."""
         cfg = self.config
         initialized = self.has_variable("cache", "cache_index")
-        shape = (cfg.num_layers, B, cfg.kv_heads, L, cfg.head_size)
+        shape = cache_shape(cfg, B, L)
 
         def variable(name: str) -> Any:
             return partitioning.variable_with_axes(
@@ -338,8 +361,9 @@ class _Cache:
         """Puts a prompt's keys and values `[N, B, L, G, K]` at the start."""
         B, L = new[0].shape[1:3]
         for variable, new_NBLGK in zip((self.keys, self.values), new, strict=True):
-            new_NBGLK = new_NBLGK.swapaxes(2, 3).astype(variable.value.dtype)
-            variable.value = jax.lax.dynamic_update_slice(variable.value, new_NBGLK, (0,) * 5)
+            cache = variable.value
+            new_NBGLK = to_cache(new_NBLGK, cache.shape).astype(cache.dtype)
+            variable.value = jax.lax.dynamic_update_slice(cache, new_NBGLK, (0,) * 5)
         lengths_B = jnp.full((B,), L) if lengths_B is None else lengths_B
         self.index.value = lengths_B.astype(jnp.int32)[None]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from detox_jax.generation import slots
 from detox_jax.models import kernels
 from detox_jax.planning import chips, collectives, flops, traffic
 from detox_jax.planning.advice import advice
@@ -15,10 +16,7 @@ from detox_jax.planning.chips import Slice
 from detox_jax.planning.compilation import Memory, compile_program
 from detox_jax.planning.hlo import Module
 from detox_jax.planning.job import Job
-from detox_jax.planning.roofline import Roofline, Work, batches, chip_hours, roofline
-
-# The loop over new tokens in `generation.slots.advance`.
-_DECODE_LOOP = "jit(decode)/while"
+from detox_jax.planning.roofline import Roofline, Work, chip_hours, roofline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,28 +161,40 @@ def _train_work(
 
 
 def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tuple[Work, int]]:
-    """The prefill is what a run does beside its decoding steps."""
+    """The prefill is what a run does beside its decoding steps; a step is the mean of them."""
     use = job.generations[name]
     config, adaptation = use.model.config, use.model.adaptation
-    (loop,) = module.loops(_DECODE_LOOP)
+    steps = use.steps()
+    loops = {}
+    for room in steps:
+        (loops[room],) = module.loops(f"jit(decode)/{slots.scope(room)}/while")
+    # Their conditions also compare with the number of rows, which may be the larger one.
+    module = dataclasses.replace(
+        module, trips={loop.name: steps[room] for room, loop in loops.items()}
+    )
 
-    def counts(fused: bool) -> tuple[dict[str, int], dict[str, int]]:
-        every = module.executions(fused=fused)
+    def of_step(room: int, fused: bool) -> dict[str, int]:
+        """Executions of one step."""
         step: dict[str, int] = {}
-        for part in (loop.called("body"), loop.called("condition")):
+        for part in (loops[room].called("body"), loops[room].called("condition")):
             for computation, times in module.executions(part, fused).items():
                 step[computation] = step.get(computation, 0) + times
-        prefill = {
-            computation: times - use.max_new_tokens * step.get(computation, 0)
-            for computation, times in every.items()
-        }
-        return prefill, step
+        return step
+
+    def prefill(fused: bool) -> dict[str, int]:
+        """Executions of what is beside the steps."""
+        every = module.executions(fused=fused)
+        for room in loops:
+            for computation, times in of_step(room, fused).items():
+                every[computation] -= steps[room] * times
+        return every
 
     works = {}
     samples = rows * use.num_samples
+    context = sum(min(room, use.context) * n for room, n in steps.items()) / use.max_new_tokens
     counted = {
         "prefill": flops.prefill(config, adaptation, rows=rows, length=use.prompt_length),
-        "step": flops.decode_step(config, adaptation, rows=samples, context=use.context),
+        "step": flops.decode_step(config, adaptation, rows=samples, context=context),
     }
     for branch in use.branches:
         model = branch.model
@@ -202,10 +212,15 @@ def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tu
             with_logits=not branch.candidates,
         )
     tokens = {"prefill": rows * use.prompt_length, "step": samples}
-    for i, phase in enumerate(("prefill", "step")):
-        sent = [item for item in collectives.find(module, counts(True)[i]) if item.count]
-        moved = traffic.hbm_bytes(module, counts(False)[i])
-        works[phase] = (Work(counted[phase], counted[phase], moved, sent), tokens[phase])
+    moved = sum(n * traffic.hbm_bytes(module, of_step(room, False)) for room, n in steps.items())
+    most = max(steps, key=lambda room: steps[room])  # What is sent is the same in all of them.
+    phases = {
+        "prefill": (traffic.hbm_bytes(module, prefill(False)), prefill(True)),
+        "step": (moved / use.max_new_tokens, of_step(most, True)),
+    }
+    for phase, (hbm_bytes, executions) in phases.items():
+        sent = [item for item in collectives.find(module, executions) if item.count]
+        works[phase] = Work(counted[phase], counted[phase], hbm_bytes, sent), tokens[phase]
     return works
 
 
@@ -271,12 +286,13 @@ class Assessment:
         """Hours of the paper's run at the roofline, in chips."""
         run, by_name = self.job.run, {program.name: program for program in self.programs}
         train = by_name["train"].phases["step"].roofline.seconds * self.job.total_steps
-        documents = batches(run.documents, by_name["documents"].rows)
-        prompts = batches(run.prompts, by_name["continuations"].rows) * run.evaluated_models
+        documents = self.job.batches("documents", by_name["documents"].rows)
+        prompts = self.job.batches("continuations", by_name["continuations"].rows)
+        prompts *= run.evaluated_models
         seconds = {
-            "generate": documents * self._batch_seconds(by_name["documents"]),
+            "generate": run_seconds(self.job, by_name["documents"]),
             "train": train,
-            "evaluate": prompts * self._batch_seconds(by_name["continuations"]),
+            "evaluate": run_seconds(self.job, by_name["continuations"]) * run.evaluated_models,
         }
         hours = {name: chip_hours(value, self.tpus) for name, value in seconds.items()}
         return {
@@ -287,7 +303,15 @@ class Assessment:
             "chip_hours": {**hours, "total": sum(hours.values())},
         }
 
-    def _batch_seconds(self, program: Assessed) -> float:
-        use = self.job.generations[program.name]
-        step = program.phases["step"].roofline.seconds
-        return program.phases["prefill"].roofline.seconds + use.max_new_tokens * step
+
+def run_seconds(job: Job, program: Assessed) -> float:
+    """What one model takes for a generation of the run, at the roofline.
+
+    Args:
+      job: whose run it is.
+      program: that generates, and fits.
+    """
+    step = program.phases["step"].roofline.seconds
+    a_batch = program.phases["prefill"].roofline.seconds
+    a_batch += job.generations[program.name].max_new_tokens * step
+    return job.batches(program.name, program.rows) * a_batch

@@ -19,6 +19,7 @@ from detox_jax.models.adaptation import (
     PrefixConfig,
 )
 from detox_jax.models.config import TransformerConfig
+from detox_jax.models.transformer import WIDENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +156,32 @@ def _recomputed(
     if config.remat in ("none", "dots_all"):
         return 0.0
     if config.remat == "dots":  # Products with weights are kept, those of a batch are not.
-        return 0.0 if kernel else flops.attention
+        return _widened(config, adaptation) + (0.0 if kernel else flops.attention)
     # The last product's result is needed by nothing but what follows it in the layer.
     follows = isinstance(adaptation, AdapterConfig) or config.post_norms
     again = flops.total - (0.0 if follows else 2.0 * config.mlp_dim * config.emb_dim)
     # What a kernel returns is kept by `attention`, and by nothing that is left.
     return again - (flops.attention if kernel and config.remat == "attention" else 0.0)
+
+
+def _widened(config: TransformerConfig, adaptation: Adaptation | None) -> float:
+    """What `dots` computes again: products that leave an adaptation's bottleneck, where it is one.
+
+    Not of an adapter behind the MLP, nor of LoReFT, whose result the layer only passes on.
+    """
+    D = config.emb_dim
+    if isinstance(adaptation, AdapterConfig) and adaptation.placement == "houlsby":
+        width = adaptation.width(D)
+        return 2.0 * width * D if WIDENS * width <= D else 0.0
+    if isinstance(adaptation, LoRAConfig):
+        outs = [
+            size_out
+            for name, (_, size_out) in _projections(config).items()
+            if name in adaptation.target_modules and name != "wo"
+        ]
+        rank = adaptation.rank
+        return sum(2.0 * rank * size for size in outs if WIDENS * rank <= size)
+    return 0.0
 
 
 def prefill(

@@ -21,7 +21,7 @@ import functools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
@@ -87,10 +87,12 @@ class Module:
     Attributes:
       computations: instructions by computation and name, in order.
       entry: the computation that runs.
+      trips: how often loops run, by name, where the text does not tell.
     """
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
+    trips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def executions(self, root: str | None = None, fused: bool = False) -> dict[str, int]:
         """How often one run of `root` (the entry where None) runs each computation.
@@ -134,6 +136,8 @@ class Module:
 
         JAX's loops count from 0 to the one integer constant that their condition compares with.
         """
+        if loop.name in self.trips:
+            return self.trips[loop.name]
         if known := _KNOWN_TRIPS.search(loop.attributes):
             return int(known[1])
         limits = list(self._integer_constants(loop.called("condition")))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.generation import decoding
+from detox_jax.generation import decoding, slots
 from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.kinds import Count
 from detox_jax.models import adaptation as adaptations
@@ -22,9 +22,13 @@ from detox_jax.parallel.computation import MeshShape
 from detox_jax.planning import programs, steered
 from detox_jax.planning.models import Model
 from detox_jax.planning.programs import Program
-from detox_jax.planning.roofline import Run
+from detox_jax.planning.roofline import Run, batches
 from detox_jax.planning.steered import Branch, Steered
 from detox_jax.training.optimizer import AdamW
+
+# The most samples at once that a plan chooses, a power of two: the paper's run is a few dozen such
+# batches, and the last of them is not full.
+LARGEST_BATCH = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,7 @@ class DecodingProgram:
       max_new_tokens: the limit of new tokens for each continuation.
       batch_size: about how many continuations are decoded at once.
       steered: the methods of STEERING.
+      is_chosen: whether nobody gave `batch_size`, and the plan chooses it.
     """
 
     model: Model
@@ -46,6 +51,7 @@ class DecodingProgram:
     max_new_tokens: int
     batch_size: int
     steered: tuple[Steered, ...] = ()
+    is_chosen: bool = False
 
     @property
     def branches(self) -> list[Branch]:
@@ -56,6 +62,10 @@ class DecodingProgram:
     def context(self) -> int:
         """Positions of the cache."""
         return self.prompt_length + self.max_new_tokens
+
+    def steps(self) -> dict[int, int]:
+        """The steps of a batch, by how many positions of the cache they read."""
+        return slots.steps_by_room(self.prompt_length, self.max_new_tokens)
 
     def rows(self, mesh: Mesh) -> int:
         """Prompts a batch on a mesh."""
@@ -74,7 +84,8 @@ class Generations:
       prompt_length: of the prompts, padded, in tokens.
       num_samples: continuations of each.
       max_new_tokens: the limit for a continuation.
-      batch_size: samples decoded at once.
+      batch_size: samples decoded at once; where None the plan chooses, of each program, what costs
+        the least.
       mesh_shape: as of `Computation`, for generation; that of training where None.
       steering: methods that change the distribution of the continuations, see `Decoding`.
     """
@@ -84,23 +95,31 @@ class Generations:
     prompt_length: Count = 16
     num_samples: Count = 25
     max_new_tokens: Count = 20
-    batch_size: Count = 256
+    batch_size: Count | None = None
     mesh_shape: MeshShape = None
     steering: Sequence[Any] = ()
 
     def programs(self, trained: Model) -> dict[str, DecodingProgram]:
         """What `generate` runs, by name: of the base, and of the model that was trained."""
+        chosen = self.batch_size is None
+        batch_size = LARGEST_BATCH if self.batch_size is None else self.batch_size
         return {
             "documents": DecodingProgram(
-                trained.base, 1, 1, self.document_max_new_tokens, self.batch_size
+                trained.base,
+                prompt_length=1,
+                num_samples=1,
+                max_new_tokens=self.document_max_new_tokens,
+                batch_size=batch_size,
+                is_chosen=chosen,
             ),
             "continuations": DecodingProgram(
                 trained,
                 self.prompt_length,
                 self.num_samples,
                 self.max_new_tokens,
-                self.batch_size,
+                batch_size,
                 steered.of_methods(self.steering, trained),
+                chosen,
             ),
         }
 
@@ -248,6 +267,10 @@ class Job:
         params = self.parameters["base"] * stored + sum(b.num_bytes() for b in use.branches)
         params //= shape["fsdp"] * shape["model"]
         return params + self.cache_bytes(name, rows) // (shards * shape["model"])
+
+    def batches(self, name: str, rows: int) -> int:
+        """Batches of so many prompts in which one model does a generation of the run."""
+        return batches(self.run.documents if name == "documents" else self.run.prompts, rows)
 
     def cache_bytes(self, name: str, rows: int) -> int:
         """Keys and values of a batch of so many prompts, all devices together, in whole tiles; with

@@ -52,11 +52,14 @@ class Model:
 
         Args:
           positions: of all rows.
-          lanes: of a device's registers, to which a head's width is filled up.
+          lanes: of a device's registers, which the widths of heads fill up: of narrow ones several
+            side by side, where the mesh leaves a device as many (`attention.cache_shape`).
         """
         config = self.config
         layers = 2 * config.num_layers * config.activation_dtype.itemsize
-        return layers * positions * config.kv_heads * -(-config.head_size // lanes) * lanes
+        together = max(lanes // config.head_size, 1)
+        width = -(-together * config.head_size // lanes) * lanes
+        return layers * positions * -(-config.kv_heads // together) * width
 
     def params(self, mesh: Mesh) -> tuple[params_lib.Params, params_lib.Params]:
         """Shapes of the trained parameters, and of the frozen ones in the checkpoint's dtype."""

@@ -25,7 +25,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation, read_mesh_shape
 from detox_jax.planning import chips, plan_text, sources
 from detox_jax.planning import search as search_lib
-from detox_jax.planning.assessment import Assessed, Assessment, assess
+from detox_jax.planning.assessment import Assessed, Assessment, assess, run_seconds
 from detox_jax.planning.chips import Slice
 from detox_jax.planning.compilation import CompilerError
 from detox_jax.planning.job import Generations, Job
@@ -322,7 +322,8 @@ class Planner:
         """All programs on given meshes."""
         job = self.job
         programs = [self.assess(job, tpus, "train", mesh)]
-        programs += [self.assess(job, tpus, name, generation_mesh) for name in job.generations]
+        job = search_lib.with_room(job, tpus, generation_mesh.shape, chosen=True)
+        programs += [self._cheapest(job, tpus, name, generation_mesh) for name in job.generations]
         return Assessment(self.job, tpus, programs)
 
     def choose(self, tpus: Slice) -> Assessment:
@@ -358,6 +359,23 @@ class Planner:
             )
         return tried
 
+    def _cheapest(self, job: Job, tpus: Slice, name: str, mesh: Mesh) -> Assessed:
+        """One program; where nobody gave its batch, with that which makes the run the shortest.
+
+        Weights are read once a step, whatever the batch, so that the largest comes first, then half
+        of it, as long as none has fit or the last was better than the one before.
+        """
+        best = self.assess(job, tpus, name, mesh)
+        while name != "train" and job.generations[name].is_chosen:
+            smaller = search_lib.halved(job, name)
+            if smaller is None:
+                break
+            other = self.assess(smaller, tpus, name, mesh)
+            if best.memory.fits and run_seconds(job, best) <= run_seconds(smaller, other):
+                break
+            job, best = smaller, other
+        return best
+
     def _programs(self, tpus: Slice, otherwise: Sequence[Candidate] = ()) -> list[Assessed]:
         """Of a slice, what fits or is nearest to it; of training alone where that does not fit.
 
@@ -386,7 +404,7 @@ class Planner:
             mesh, assessed = meshes.create_mesh(shape, chips.devices_of(tpus)), []
             try:
                 for name in names:
-                    assessed.append(self.assess(job, tpus, name, mesh))
+                    assessed.append(self._cheapest(job, tpus, name, mesh))
                     if not assessed[-1].memory.fits:
                         break
                 else:

@@ -108,17 +108,37 @@ def generation_candidates(job: Job, tpus: Slice) -> Iterator[Candidate]:
         key=lambda shape: (-shape["model"], shape["fsdp"]),
     )
     for shape in every:
-        smaller = _with_room(job, tpus, shape)
+        smaller = with_room(job, tpus, shape)
         if max(smaller.least_decode_bytes(name, shape) for name in job.generations) <= (
             tpus.device_hbm
         ):
             yield smaller, shape
 
 
-def _with_room(job: Job, tpus: Slice, shape: Mapping[str, int]) -> Job:
-    """The job with the largest batches of generation that leave some room on a device."""
+def with_room(job: Job, tpus: Slice, shape: Mapping[str, int], *, chosen: bool = False) -> Job:
+    """The job with the largest batches of generation that leave some room on a device.
+
+    Args:
+      job: whose batches are the largest that may be.
+      tpus: the slice.
+      shape: of the mesh.
+      chosen: change those alone that nobody gave.
+    """
     for name, use in job.generations.items():
-        while use.batch_size > 1 and job.least_decode_bytes(name, shape) > _ROOM * tpus.device_hbm:
-            use = dataclasses.replace(use, batch_size=use.batch_size // 2)
-            job = dataclasses.replace(job, generations={**job.generations, name: use})
+        if chosen and not use.is_chosen:
+            continue
+        while job.least_decode_bytes(name, shape) > _ROOM * tpus.device_hbm:
+            smaller = halved(job, name)
+            if smaller is None:
+                break
+            job = smaller
     return job
+
+
+def halved(job: Job, name: str) -> Job | None:
+    """The job with half the samples at once in one generation; None where that is one."""
+    use = job.generations[name]
+    if use.batch_size == 1:
+        return None
+    use = dataclasses.replace(use, batch_size=use.batch_size // 2)
+    return dataclasses.replace(job, generations={**job.generations, name: use})

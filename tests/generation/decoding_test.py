@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detox_jax.generation import decoding, sampling
+from detox_jax.generation import decoding, sampling, slots
 from detox_jax.parallel import mesh as meshes
 from tests.conftest import random_params
 
@@ -62,6 +62,31 @@ def test_same_text_whatever_else_is_in_the_batch(config, one_device_mesh, expect
     order = [3, 0, 4]
     samples = _decode(decoder, 5, [PROMPTS[i] for i in order], [IDS[i] for i in order])
     assert samples == [expected[i] for i in order]
+
+
+def test_same_text_where_only_the_filled_part_of_a_cache_is_read(
+    config, one_device_mesh, expected, monkeypatch
+):
+    """Loops of their own for every eight positions; rows that start later join those of others."""
+    decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
+    monkeypatch.setattr(slots, "_ROOM_MULTIPLE", 8)
+    assert slots.rooms(32) == [8, 16, 24, 32]  # Of 16 positions and 12 new ones, in whole tiles.
+    try:
+        jax.clear_caches()  # Programs are found by what was decoded, which is the same.
+        assert _decode(decoder, rows=5) == expected
+        assert _decode(decoder, rows=2) == expected
+        together = decoder(PROMPTS, IDS, num_samples=3, num_rows=2, bucket=16)
+    finally:
+        jax.clear_caches()
+    assert [[(s.tokens, s.stopped) for s in group] for group in together] == expected
+
+
+def test_a_loop_reads_what_rows_that_start_together_have_filled():
+    steps = slots.steps_by_room(bucket=1, max_new_tokens=1000)
+    assert steps == {256: 257, 512: 256, 768: 256, 1008: 231}
+    assert slots.steps_by_room(bucket=16, max_new_tokens=20) == {48: 20}
+    # The first two steps find 511 and 512 positions filled.
+    assert slots.steps_by_room(bucket=512, max_new_tokens=10) == {256: 0, 512: 2, 528: 8}
 
 
 def test_samples_records_and_seeds_differ(config, one_device_mesh, expected):

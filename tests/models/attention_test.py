@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax.generation import caches
 from detox_jax.models import attention
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig
 from detox_jax.models.attention import KeyValues
+from detox_jax.parallel import mesh as meshes
+from tests.conftest import random_params
 
 B, L, H, G, K = 2, 5, 6, 2, 4
 
@@ -125,6 +128,68 @@ def test_a_position_goes_to_each_rows_own_place_and_nowhere_else(dtype):
         expected[:, row, :, place] = new[:, row, 0].astype(dtype)
     assert got.dtype == dtype
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("width", "per_place"), [(8, 2), (4, 1), (9, 2), (5, 1)])
+def test_heads_side_by_side_are_heads(width, per_place):
+    """The keys and values of a cache, several heads in the last axis, or zeros behind them."""
+    q, k, v, mask = _inputs(7)
+    side_by_side = [
+        attention.to_cache(jnp.asarray(x).swapaxes(1, 2)[None], (1, B, G // per_place, 7, width))[0]
+        for x in (k[:, :, :6], v[:, :, :6])
+    ]
+    assert side_by_side[0].shape == (B, G // per_place, 6, width)
+    parts = [
+        KeyValues(*side_by_side, mask[..., :6]),
+        KeyValues(k[:, :, 6:], v[:, :, 6:], mask[..., 6:]),
+    ]
+    expected = _by_loops(q, k, v, mask, K**-0.5)
+    np.testing.assert_allclose(attention.attend(q, parts), expected, atol=2e-6)
+
+
+def test_narrow_heads_fill_the_lanes_of_a_tpu(config, monkeypatch):
+    def shape(**fields):
+        return attention.cache_shape(dataclasses.replace(config, **fields), B=3, M=16)
+
+    narrow = {"num_heads": 12, "num_kv_heads": 12, "head_dim": 64}
+    assert shape(**narrow) == (2, 3, 12, 16, 64)
+    monkeypatch.setattr(attention.kernels, "platform_in_use", lambda: "tpu")
+    assert shape(**narrow) == (2, 3, 6, 16, 128)
+    assert shape(**{**narrow, "num_kv_heads": 3}) == (2, 3, 3, 16, 128)  # No two by two.
+    assert shape(**{**narrow, "head_dim": 80}) == (2, 3, 12, 16, 128)
+    assert shape(**{**narrow, "head_dim": 160}) == (2, 3, 12, 16, 160)
+    mesh = meshes.create_mesh({"data": 2, "model": 4})
+    with meshes.sharding_scope(mesh):  # Three heads a device.
+        assert shape(**{**narrow, "head_dim": 32}) == (2, 3, 4, 16, 128)
+        assert shape(**narrow) == (2, 3, 12, 16, 128)
+
+
+def test_decoding_with_heads_side_by_side_is_decoding(config, monkeypatch):
+    """Prefill and steps of whole models, whose cache is as on TPU: the logits stay."""
+    cfg = dataclasses.replace(config, num_kv_heads=2, attention_kernel="plain")
+    model, params = random_params(cfg)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(3, 90, (3, 9)), jnp.int32)
+
+    def logits():
+        cache = caches.empty(model, params, 3, 16)
+        lengths = jnp.array([6, 4, 6], jnp.int32)
+        _, cache = caches.apply(
+            model, params, cache, tokens[:, :6], prefill=True, prefill_lengths=lengths
+        )
+        every = []
+        for i in range(6, 9):
+            step, cache = caches.apply(
+                model, params, cache, tokens[:, i : i + 1], decode=True, cache_room=12
+            )
+            every.append(step)
+        return cache["cached_key"].shape, jnp.concatenate(every, axis=1)
+
+    shape, expected = logits()
+    assert shape == (2, 3, 2, 16, 8)
+    monkeypatch.setattr(attention.kernels, "platform_in_use", lambda: "tpu")
+    shape, got = logits()
+    assert shape == (2, 3, 1, 16, 128)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
 # --- LoRA -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
+from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.models.config import RopeScaling, TransformerConfig
 from detox_jax.models.layers import rotary_frequencies
 from detox_jax.models.transformer import TransformerLM
@@ -163,6 +164,22 @@ def test_rematerialisation_changes_no_gradient(config, remat):
     plain, again = gradient(config), gradient(dataclasses.replace(config, remat=remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, again)
     assert float(jnp.abs(plain["layers"]["mlp"]["wi"]["kernel"]).max()) > 0
+
+
+def test_what_leaves_a_bottleneck_is_not_kept(config):
+    """Of a layer with adapters `dots` keeps what products with weights give, but the wide ones."""
+    tokens = _tokens(config)
+
+    def kept(width):
+        cfg = dataclasses.replace(config, remat="dots", emb_dim=64, num_heads=4, head_dim=16)
+        model, params = random_params(cfg, AdapterConfig(width))
+        _, backward = jax.vjp(lambda p: jnp.mean(_logits(model, p, tokens)), params)
+        shape = (cfg.num_layers, *tokens.shape, cfg.emb_dim)
+        return sum(leaf.shape == shape for leaf in jax.tree.leaves(backward))
+
+    # A layer's input, and what attention and MLP give; of wide bottlenecks, what leaves the first
+    # adapter as well. What leaves the second only becomes the next layer's input.
+    assert kept(8) == kept(9) - 1
 
 
 def test_bfloat16_computes_in_bfloat16_and_stays_close(config):

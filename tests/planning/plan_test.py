@@ -1,5 +1,6 @@
 """Verb `plan` through the command line, on this machine's devices in the place of TPUs."""
 
+import dataclasses
 import json
 import types
 
@@ -295,6 +296,49 @@ def test_search_accumulates_and_generates_less_at_once_where_memory_is_short(
     assert documents.generations["documents"].batch_size == 4
     assert plans(tmp_path)[0]["programs"][0]["parts"] == 2
     assert continuations is documents
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_batch_that_nobody_gave_is_the_cheapest_that_fits(
+    flags, tmp_path, monkeypatch, replace_compiler, named
+):
+    """Documents fit from 2048 on and cost the least at 512; continuations at all sizes the same."""
+
+    def seconds(job, program):
+        rows = program.rows
+        return abs(rows - 512) if program.name == "documents" else 7.0
+
+    def assess(job, tpus, name, mesh, effort):
+        assessed = compiler(job, tpus, name, mesh, effort)
+        rows = 8 if name == "train" else job.generations[name].rows(mesh)
+        return dataclasses.replace(assessed, rows=rows)
+
+    def needed(job, tpus, name, shape):
+        fits = name != "documents" or job.generations[name].batch_size <= 2048
+        return (8 if fits else 20) * GIB
+
+    def bytes_of(self, name, shape):
+        return self.generations[name].batch_size * 16 * GIB // 5000
+
+    asked = replace_compiler(needed)
+    compiler = plan.assess
+    monkeypatch.setattr(plan, "assess", assess)
+    monkeypatch.setattr(plan, "run_seconds", seconds)
+    monkeypatch.setattr(jobs.Job, "least_decode_bytes", bytes_of)
+    chosen = [flag for flag in flags if "GENERATION_BATCH_SIZE" not in flag]
+    assert cli.main([*chosen, *(SLICE if named else SLICE[:1])]) == 0
+    tried = {
+        name: [job.generations[name].batch_size for job, _, each, _ in asked if each == name]
+        for name in ("documents", "continuations")
+    }
+    assert tried["documents"] == [4096, 2048, 1024, 512, 256]
+    assert tried["continuations"] == [4096, 2048]
+    (written,) = plans(tmp_path)
+    assert [program["rows"] for program in written["programs"][1:]] == [512, 2048]
+    # One that is given is obeyed.
+    asked.clear()
+    assert cli.main([*flags, *SLICE]) == 0
+    assert [job.generations["documents"].batch_size for job, *_ in asked] == [8] * 3
 
 
 def test_search_that_finds_nothing(flags, tmp_path, monkeypatch, capsys):
