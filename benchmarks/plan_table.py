@@ -4,7 +4,7 @@
 
 Each cell is `detox-jax plan --search --topology=CHIP` with SETTINGS, kept under runs/plans: what is
 there is read, so that a run that was interrupted goes on, and `--minutes` ends one between two
-cells.
+cells. A cell that is not made stays as the document has it, which says that it is of older code.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from detox_jax import cli
+from detox_jax.planning import plan
 from detox_jax.planning.chips import CHIPS, GIB
 
 MODELS = ("530b", "8.3b", "1.3b", "357m", "126m")
@@ -120,26 +120,47 @@ def main() -> None:
     parser.add_argument("--chips", default=",".join(CHIPS))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     arguments = parser.parse_args()
-    started, lines, missing = time.monotonic(), [], []
+    started, made = time.monotonic(), {}
     for cell in cells(arguments.models.split(","), arguments.chips.split(",")):
         if time.monotonic() - started > 60 * arguments.minutes:
-            missing.append(" ".join(cell))
-            continue
-        lines.append(row(*cell[:2], run(*cell)))
-        print(lines[-1], flush=True)
-    write([HEADER, "|---" * 12 + "|", *lines], missing)
+            break
+        made[cell] = row(*cell[:2], run(*cell))
+        print(made[cell], flush=True)
+        DOCUMENT.write_text(written(DOCUMENT.read_text(), made, plan._code(plan._COMPILED)))
 
 
-def write(lines: list[str], missing: list[str]) -> None:
-    """Puts the table between the marks of docs/PLAN.md."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "libtpu"))
-    notes = [f"\nMade with {versions}."]
-    if missing:
+def written(document: str, made: dict[tuple[str, str, str], str], code: str) -> str:
+    """The document with cells in the place of those that it has.
+
+    Args:
+      document: its text, with the table between the marks.
+      made: lines by model, adaptation and chip.
+      code: what they come from, with versions.
+    """
+    before, _, rest = document.partition(MARKS[0])
+    old, _, after = rest.partition(MARKS[1])
+    there = dict(filter(None, map(_cell, old.splitlines())))
+    same = f"`{code}`" in old
+    named = re.search(r"of older code: (.*)\.$", old, re.MULTILINE)
+    older = set(named[1].split("; ") if named else []) if same else set(map(" ".join, there))
+    older -= set(map(" ".join, made))
+    every = there | made
+    listed = [cell for cell in cells(list(MODELS), list(CHIPS)) if cell in every]
+    notes = [f"\nMade by the code `{code}`."]
+    if names := [" ".join(cell) for cell in listed if " ".join(cell) in older]:
+        notes.append(f"These are of older code: {'; '.join(names)}.")
+    if missing := [
+        " ".join(cell) for cell in cells(list(MODELS), list(CHIPS)) if cell not in every
+    ]:
         notes.append(f"Not computed yet: {'; '.join(missing)}.")
-    before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    table = "\n".join([MARKS[0], *lines, *notes, MARKS[1]])
-    DOCUMENT.write_text(before + table + after)
+    lines = [HEADER, "|---" * 12 + "|", *(every[cell] for cell in listed)]
+    return before + "\n".join([MARKS[0], *lines, *notes, MARKS[1]]) + after
+
+
+def _cell(line: str) -> tuple[tuple[str, str, str], str] | None:
+    """Which cell a line of the table is, and the line."""
+    found = re.match(r"\| (\S+) \| (\w+) \| (?:none, up to )?(\w+):", line)
+    return found and ((found[1], found[2], found[3]), line)
 
 
 if __name__ == "__main__":

@@ -35,16 +35,26 @@ def _bottleneck(
     x_BLD: jax.Array,
     down_init: nn.initializers.Initializer,
 ) -> jax.Array:
-    """`up(activation(down(x)))` with parameters of the module that calls; `up` starts at zero."""
+    """`up(activation(down(x)))` with parameters of the module that calls; `up` starts at zero.
+
+    Devices that split heads split the width D of both products, and of what they read, rather than
+    the bottleneck: they then add up its few units, and not the many that `up` makes of them.
+    """
     bottleneck = adapter.width(cfg.emb_dim)
     dtype, param_dtype = cfg.activation_dtype, cfg.parameter_dtype
     zeros, param = nn.initializers.zeros, partitioning.param_with_axes
     down_DR = param(
-        "down_kernel", down_init, (cfg.emb_dim, bottleneck), param_dtype, axes=("embed", "mlp")
+        "down_kernel",
+        down_init,
+        (cfg.emb_dim, bottleneck),
+        param_dtype,
+        axes=("width", "bottleneck"),
     )
-    down_R = param("down_bias", zeros, (bottleneck,), param_dtype, axes=("mlp",))
-    up_RD = param("up_kernel", zeros, (bottleneck, cfg.emb_dim), param_dtype, axes=("mlp", "embed"))
-    up_D = param("up_bias", zeros, (cfg.emb_dim,), param_dtype, axes=("embed",))
+    down_R = param("down_bias", zeros, (bottleneck,), param_dtype, axes=("bottleneck",))
+    up_RD = param(
+        "up_kernel", zeros, (bottleneck, cfg.emb_dim), param_dtype, axes=("bottleneck", "width")
+    )
+    up_D = param("up_bias", zeros, (cfg.emb_dim,), param_dtype, axes=("width",))
     h_BLR = jnp.einsum("BLD,DR->BLR", x_BLD, down_DR.astype(dtype)) + down_R.astype(dtype)
     h_BLR = getattr(jax.nn, adapter.activation)(h_BLR)
     return jnp.einsum("BLR,RD->BLD", h_BLR, up_RD.astype(dtype)) + up_D.astype(dtype)

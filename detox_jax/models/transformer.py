@@ -168,13 +168,29 @@ class DecoderLayer(nn.Module):
         if isinstance(adaptation, AdapterConfig) and (
             sublayer == "mlp" or adaptation.placement == "houlsby"
         ):
-            x_BLD = Adapter(self.config, adaptation, name=f"{sublayer}_adapter")(x_BLD)
+            adapter = Adapter(self.config, adaptation, name=f"{sublayer}_adapter")
+            x_BLD = _whole(adapter(_in_parts(x_BLD)))
         if isinstance(adaptation, ParallelAdapterConfig) and sublayer == "mlp":
             beside = ParallelAdapter(self.config, adaptation, name="mlp_parallel_adapter")
-            x_BLD = x_BLD + beside(input_BLD)
+            x_BLD = _whole(_in_parts(x_BLD) + beside(_in_parts(input_BLD)))
         return nn.Dropout(self.config.dropout_rate, name=f"{sublayer}_dropout")(
             x_BLD, deterministic=self.deterministic
         )
+
+
+def _in_parts(x_BLD: jax.Array) -> jax.Array:
+    """States of which devices that split heads have a part of the width each, for an adapter.
+
+    What a sublayer returns is then summed into parts, and `_whole` gathers what the adapter made of
+    them. Together that sends as much as the sum of whole states does, which there is without one.
+    """
+    if x_BLD.shape[-1] % kernels.parts_of_heads():
+        return x_BLD
+    return partitioning.with_sharding_constraint(x_BLD, ("batch", "length", "width"))
+
+
+def _whole(x_BLD: jax.Array) -> jax.Array:
+    return partitioning.with_sharding_constraint(x_BLD, ACTIVATION_AXES)
 
 
 class TransformerLM(nn.Module):

@@ -37,6 +37,10 @@ LOGICAL_AXIS_RULES = (
     ("mlp", "model"),
     ("embed", "fsdp"),
     ("embed", None),
+    # Of adapters, and of what they read: heads and hidden units are summed into parts of it.
+    ("width", ("model", "fsdp")),
+    ("width", "model"),
+    ("bottleneck", None),
     ("mlp_activations", None),
     ("abspos_buckets", None),
     ("relpos_buckets", None),
@@ -232,6 +236,9 @@ def param_shardings(model: TransformerLM | Encoder, mesh: Mesh) -> Any:
     def sharding(path: Any, names: PartitionSpec, shape: jax.ShapeDtypeStruct) -> NamedSharding:
         spec = partitioning.logical_to_mesh_axes(tuple(names), LOGICAL_AXIS_RULES)
         assert spec is not None
+        spec = PartitionSpec(
+            *(_dividing(mesh, *each) for each in zip(shape.shape, spec, strict=True))
+        )
         for size, name, mesh_axes in zip(shape.shape, names, spec, strict=True):
             parts = _num_parts(mesh, mesh_axes)
             if size % parts:
@@ -243,6 +250,14 @@ def param_shardings(model: TransformerLM | Encoder, mesh: Mesh) -> Any:
 
     is_names = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
     return jax.tree_util.tree_map_with_path(sharding, axes, shapes, is_leaf=is_names)
+
+
+def _dividing(mesh: Mesh, size: int, mesh_axes: Any) -> Any:
+    """The mesh axes of an array's axis; of several the first ones, as many as divide it."""
+    if isinstance(mesh_axes, tuple):
+        while mesh_axes and size % _num_parts(mesh, mesh_axes):
+            mesh_axes = mesh_axes[:-1]
+    return mesh_axes or None
 
 
 def _num_parts(mesh: Mesh, mesh_axes: Any) -> int:

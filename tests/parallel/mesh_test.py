@@ -3,13 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from detox_jax.errors import UserError
+from detox_jax.models.adaptation import AdapterConfig, ParallelAdapterConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.planning import collectives, hlo
+from tests.conftest import random_params
 
 
 def test_sizes_that_are_left_out():
@@ -136,6 +140,43 @@ def test_parameter_shardings_follow_the_rules(config):
     assert layers["attention"]["query"]["kernel"].spec == PartitionSpec(None, "fsdp", "model", None)
     assert layers["mlp"]["wo"]["kernel"].spec == PartitionSpec(None, "model", "fsdp")
     assert shardings["token_embedder"]["embedding"].spec == PartitionSpec("model", "fsdp")
+
+
+def test_adapters_are_split_by_width_as_far_as_the_mesh_divides_it(config):
+    def down(emb_dim, **shape):
+        cfg = dataclasses.replace(config, emb_dim=emb_dim, head_dim=8)
+        mesh = meshes.create_mesh(shape)
+        shardings = meshes.param_shardings(TransformerLM(cfg, AdapterConfig(6)), mesh)
+        return shardings["layers"]["attention_adapter"]["down_kernel"].spec
+
+    assert down(32, fsdp=4, model=2) == PartitionSpec(None, ("model", "fsdp"), None)
+    assert down(36, fsdp=2, model=4) == PartitionSpec(None, ("model",), None)  # Of 36 no eighth.
+    assert down(34, fsdp=2, model=4) == PartitionSpec(None, None, None)
+
+
+def test_an_adapter_adds_no_sum_of_whole_states(config):
+    """What devices that split heads add up in a model's layers, forward and backward."""
+    mesh = meshes.create_mesh({"data": 2, "model": 4})
+    tokens = jnp.ones((4, 16), jnp.int32)
+
+    def sums(adaptation):
+        model, params = random_params(config, adaptation)
+        with meshes.sharding_scope(mesh):
+            params = jax.device_put(params, meshes.param_shardings(model, mesh))
+            states = jax.jit(
+                lambda p, x: model.apply({"params": p}, x, enable_dropout=False, with_logits=False),
+                in_shardings=(None, meshes.batch_sharding(mesh)),
+            )
+            text = states.lower(params, tokens).compile().as_text()
+        whole = 2 * 16 * config.emb_dim * 4
+        return sum(
+            item.count
+            for item in collectives.find(hlo.parse(text))
+            if item.kind == "all-reduce" and item.payload >= whole and len(item.group) == 4
+        )
+
+    assert sums(None) > 0
+    assert sums(AdapterConfig(8)) == sums(ParallelAdapterConfig(8)) == sums(None)
 
 
 def test_an_axis_that_is_not_divided_is_named(config):
