@@ -48,7 +48,7 @@ class TextFeatures:
     def embed(self, candidates: Sequence[str], target: Sequence[str]) -> tuple[Any, Any]:
         """See `transport.Embedding`."""
         fitted = [*itertools.islice(candidates, _FITTED), *itertools.islice(target, _FITTED)]
-        counts_FV = sparse.vstack([*_counts(fitted)], format="csr")
+        counts_FV = sparse.csr_array(sparse.vstack([*_counts(fitted)]))
         present_V = np.diff(counts_FV.tocsc().indptr)
         weights_V = (np.log((1 + len(fitted)) / (1 + present_V)) + 1).astype(np.float32)
         directions_VD = _directions(_weighted(counts_FV, weights_V), self.dimensions)

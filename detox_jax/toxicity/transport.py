@@ -131,6 +131,8 @@ class NearTarget:
           UserError: for an empty target, or where Sinkhorn does not converge.
         """
         del generator
+        if not len(documents):  # Nothing is to be carried; `filter` says that nothing is left.
+            return documents, {}
         target = self._target()
         # In the order of the ids' hashes, so that the order of the input changes nothing.
         order_N = np.argsort(corpus.hashes_of(documents), kind="stable")
