@@ -259,6 +259,101 @@ def test_a_run_that_lost_a_process_ends_by_name_and_goes_on_in_one(data, alone, 
     assert_same_losses(model, alone / "model")
 
 
+# --- the frontier of toxicity and perplexity --------------------------------------------------
+
+NOTED = """\
+import os
+from pathlib import Path
+
+from detox_jax.toxicity.ngram import NgramScorer
+
+
+class Noted(NgramScorer):
+    def score(self, texts):
+        with Path(__file__).with_name("asked").open("a") as file:
+            file.write(f"{os.getpid()}\\n")
+        return super().score(texts)
+"""
+
+
+@pytest.fixture
+def probed_flags(data):
+    """A training whose probe ends it at step 7 of 12 and takes step 3: see `alone` of its test."""
+    (data / "noted_scorer.py").write_text(NOTED)
+    (data / "noted.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "import noted_scorer\n"
+        "PROBE_SCORER = @noted_scorer.Noted()\n"
+    )
+    # Of what is trained on no capital but the first of a sentence: they become improbable.
+    documents = [{"id": str(i), "text": text.upper()} for i, text in enumerate(SENTENCES)]
+    (data / "capitals.jsonl").write_text("".join(f"{json.dumps(d)}\n" for d in documents))
+    return lambda model_dir: [
+        *train_flags(data, model_dir, steps=12),
+        "--gin.CHECKPOINT_PERIOD=2",
+        "--gin_file=gin_configs/training/probe.gin",
+        f"--gin_file={data / 'noted.gin'}",
+        f"--gin.PROBE_PROMPTS={data / 'prompts.jsonl'}",
+        f"--gin.PROBE_VALIDATION={data / 'capitals.jsonl'}",
+        "--gin.PROBE_PERIOD=1",
+        "--gin.PROBE_SAMPLES=3",
+        "--gin.PROBE_MAX_NEW_TOKENS=6",
+        "--gin.PERPLEXITY_BUDGET=0.1",
+        "--gin.PROBE_PATIENCE=2",
+    ]
+
+
+@pytest.mark.slow
+def test_a_probe_ends_several_processes_where_it_ends_one_killed_or_not(
+    data, probed_flags, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(data)
+    alone, together, killed = (tmp_path / name for name in ("alone", "together", "killed"))
+    assert cli.main(probed_flags(alone)) == 0
+    frontier = outputs.read_manifest(alone)["frontier"]
+    assert frontier["stopped_early"] and 0 < frontier["taken_step"] < frontier["last_step"] < 12
+
+    def begin(model_dir):
+        (data / "asked").unlink(missing_ok=True)
+        paths = dict.fromkeys(range(2), f"{ROOT}{os.pathsep}{data}")
+        return start(2, *probed_flags(model_dir), paths=paths)
+
+    def end(started):
+        try:
+            outcomes = [outcome(process) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert [status for status, _, _ in outcomes] == [0, 0], outcomes
+        assert set((data / "asked").read_text().split()) == {str(started[0].pid)}
+
+    # --- all measure, the first scores, and all end at the step of one process ---
+    end(begin(together))
+    assert_same_losses(together, alone)
+    steps = ("taken_step", "last_step", "stopped_early")
+    ours = outputs.read_manifest(together)["frontier"]
+    assert [ours[name] for name in steps] == [frontier[name] for name in steps]
+    saved = [checkpoints.saved_steps(checkpoints.resolve(str(x))[0]) for x in (together, alone)]
+    assert saved == [[frontier["taken_step"]]] * 2
+
+    # --- one dies behind the step that will be taken ---
+    started = begin(killed)
+    try:
+        deadline = time.monotonic() + WITHIN_S
+        while not (killed / "checkpoints" / "4").exists():
+            assert time.monotonic() < deadline and started[1].poll() is None
+            time.sleep(0.01)
+        started[1].send_signal(signal.SIGKILL)
+        assert outcome(started[0])[0] == 1
+    finally:
+        for process in started:
+            process.kill()
+    assert not outputs.read_manifest(killed)["complete"]
+    end(begin(killed))
+    for name in ("manifest.json", "metrics.jsonl"):
+        assert (killed / name).read_bytes() == (together / name).read_bytes()
+
+
 # --- mistakes ---------------------------------------------------------------------------------
 
 
