@@ -22,11 +22,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from tests.bucket.chain import commands
 from tests.bucket.conftest import LOCK_PYTHON, cut_sentences, put_tiny_run, start, succeed
+from tests.chaos.trees import read_item
 from tests.tpu_scripts.conftest import Cloud
 
 pytestmark = pytest.mark.bucket
@@ -109,14 +109,6 @@ def fetched(storage, name: str, to: Path) -> Path:
     return to / name
 
 
-def arrays_of(step: Path, item: str) -> list[np.ndarray]:
-    """Parameters or moments of a saved step, whichever devices held them."""
-    with ocp.PyTreeCheckpointer() as reader:
-        held = reader.metadata(step / item).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), held)
-        return jax.tree.leaves(reader.restore(step / item, restore_args=as_numpy))
-
-
 def assert_equal_but_for_rounding(day: Path, quiet: Path) -> None:
     """What other devices add up in another order differs by that, and nothing else does."""
     saved = [run / "model" / "checkpoints" for run in (day, quiet)]
@@ -124,7 +116,7 @@ def assert_equal_but_for_rounding(day: Path, quiet: Path) -> None:
     assert steps[0] == steps[1] == [str(STEPS - PERIOD), str(STEPS)]
     last = [checkpoints / str(STEPS) for checkpoints in saved]
     for item in ("params", "opt_state"):
-        ours, expected = [arrays_of(step, item) for step in last]
+        ours, expected = [jax.tree.leaves(read_item(step / item)) for step in last]
         assert len(ours) == len(expected) > 10
         for array, other in zip(ours, expected, strict=True):
             np.testing.assert_allclose(array, other, rtol=1e-4, atol=1e-5)

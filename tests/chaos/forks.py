@@ -163,7 +163,10 @@ def _do(act: Sequence[str] | Callable[[], Any]) -> int:
         return 0
     from detox_jax import cli
 
-    return cli.main(list(act))
+    status = cli.main(list(act))
+    if jax.distributed.is_initialized():  # At an exit, which a fork leaves out, JAX does so itself.
+        jax.distributed.shutdown()
+    return status
 
 
 def _count(watched: Path, kill_at: int | None, full_at: int | None, file: Path) -> None:

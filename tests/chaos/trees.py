@@ -47,9 +47,7 @@ def arrays_of(forks: Forks, root: Path) -> dict[str, str]:
 def _arrays(root: Path) -> dict[str, str]:
     import jax
     import numpy as np
-    import orbax.checkpoint as ocp
 
-    handler = ocp.StandardCheckpointHandler()
     hashes = {}
     for step in sorted(root.rglob("checkpoints/*")):
         name = str(step.relative_to(root))
@@ -57,7 +55,7 @@ def _arrays(root: Path) -> dict[str, str]:
         for item in ("params", "opt_state"):
             if not (step / item).exists():
                 continue
-            tree = handler.restore(step / item, args=ocp.args.StandardRestore())
+            tree = read_item(step / item)
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 array = np.asarray(leaf)
                 content = str((array.dtype, array.shape)).encode() + array.tobytes()
@@ -68,6 +66,18 @@ def _arrays(root: Path) -> dict[str, str]:
                 content = (step / item / "metadata").read_bytes()
                 hashes[f"{name}/{item}"] = hashlib.sha256(content).hexdigest()
     return hashes
+
+
+def read_item(item: Path) -> Any:
+    """The arrays of a saved step's `params` or `opt_state`, whichever devices held them."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    with ocp.PyTreeCheckpointer() as reader:
+        held = reader.metadata(item).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), held)
+        return reader.restore(item, restore_args=as_numpy)
 
 
 def differences(ours: dict[str, Any], undisturbed: dict[str, Any]) -> list[str]:
