@@ -39,7 +39,7 @@ TAKES = {
     **dict.fromkeys(
         ("TRAIN_STEPS", "LOGITS_CHUNK", "TOP_K", "NUM_DOCUMENTS", "VOCAB_SIZE"), "count"
     ),
-    **dict.fromkeys(("MAX_LENGTH", "KEEP"), "count"),
+    **dict.fromkeys(("MAX_LENGTH", "KEEP", "GENERATION_BATCH_SIZE"), "count"),
     **dict.fromkeys(("CHECKPOINT_PERIOD", "EVAL_PERIOD", "NUM_FEWSHOT", "WARMUP_STEPS"), "period"),
     **dict.fromkeys(("EPOCHS", "LIMIT", "TEMPERATURE", "MAX_SHARD_GB", "L2"), "number"),
     **dict.fromkeys(("LENGTH_RATIO",), "number"),

@@ -130,7 +130,7 @@ class TransformerConfig(NetworkConfig):
       dtype: of activations and matrix products; softmax, norms and logits are float32.
       param_dtype: of stored parameters.
       remat: what the backward pass recomputes: `none`; all but matrix products (`dots_all`); all
-        but products with weights, of those that do not widen what they read eightfold, and what an
+        but products with weights that widen what they read less than 16 times, and what an
         attention kernel returns (`dots`); all but the latter (`attention`); each layer whole
         (`full`). On CPU `none` is `dots_all`: it is faster there.
       attention_kernel: what computes attention in training and prefill: `plain`, `splash` (TPU),
