@@ -200,10 +200,17 @@ class _Waiting:
         """
         number: dict[str, int] = defaultdict(itertools.count().__next__)
         spaced_W = np.fromiter(map(number.__getitem__, self.words), np.int64, len(self.words))
-        parts = [word.split() for word in number]
-        counts_V = np.array([len(words) for words in parts], np.int64)
-        flat = [number[word] for words in parts for word in words]
-        flat_F, starts_V = np.array(flat, np.int64), np.cumsum(counts_V) - counts_V
+        # All white space but the space is what cannot be printed; most words have none.
+        odd = {
+            i: word.split() for i, word in enumerate(number) if not (word and word.isprintable())
+        }
+        counts_V = np.ones(len(number), np.int64)
+        counts_V[[*odd]] = [*map(len, odd.values())]
+        starts_V = np.cumsum(counts_V) - counts_V
+        is_odd_V = np.zeros(len(number), bool)
+        is_odd_V[[*odd]] = True
+        flat_F = np.repeat(np.arange(len(number)), counts_V)
+        flat_F[is_odd_V[flat_F]] = [number[word] for words in odd.values() for word in words]
         length_T = np.array(self.lengths, np.int64)
         prompt_T = np.repeat(np.arange(len(self.counts)), self.counts)
         spaced = _Stream.of(spaced_W, length_T, prompt_T, len(number))

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +56,16 @@ def assert_as_diversity_says(quality, prompts):
 def test_figures_are_those_of_diversity(seed):
     prompts = made(seed)
     assert_as_diversity_says(read(prompts), prompts)
+
+
+def test_all_white_space_parts_words():
+    """Of every kind that Unicode has, between two words and alone."""
+    kinds = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    assert len(kinds) > 25
+    prompts = [[f"a{kind}b c", f"a {kind} b", kind, "a b"] for kind in kinds]
+    quality = read(prompts)
+    assert_as_diversity_says(quality, prompts)
+    np.testing.assert_array_equal(quality.words_P, 3 + 2 + 0 + 2)
 
 
 def test_every_prompt_and_every_split_by_itself():
