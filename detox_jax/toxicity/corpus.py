@@ -120,10 +120,12 @@ class Corpus(Sequence[records.Document]):
         for first in range(0, len(self), _READ_AT_ONCE):
             yield from map(_document, self._raw(self.places_N[first : first + _READ_AT_ONCE]))
 
-    def encoded(self) -> list[bytes]:
+    def encoded(self) -> Iterator[bytes]:
         """See `encoded`."""
-        scores = self.columns.toxicity_D[self.places_N].tolist()
-        return plain_documents.as_written(self._raw(self.places_N), scores)
+        for first in range(0, len(self), _READ_AT_ONCE):
+            places_N = self.places_N[first : first + _READ_AT_ONCE]
+            scores = self.columns.toxicity_D[places_N].tolist()
+            yield b"".join(plain_documents.as_written(self._raw(places_N), scores))
 
     def _raw(self, places_N: np.ndarray) -> list[bytes]:
         return self.lines.read(self.columns.starts_D[places_N], self.columns.sizes_D[places_N])
@@ -174,8 +176,8 @@ def words_of(documents: Sequence[records.Document]) -> np.ndarray:
     return np.array([num_words(d) for d in documents], np.int64)
 
 
-def encoded(documents: Sequence[records.Document]) -> list[bytes]:
-    """The documents as they are written, some lines of them in each of the bytes."""
+def encoded(documents: Sequence[records.Document]) -> Iterable[bytes]:
+    """The documents as they are written, many lines of them in each of the bytes."""
     if isinstance(documents, Corpus):
         return documents.encoded()
     return outputs.encode_lines(documents)

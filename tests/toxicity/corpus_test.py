@@ -50,6 +50,15 @@ def test_it_is_the_sequence_of_what_was_read(source, tmp_path):
     assert not list(tmp_path.glob("[!i]*")), "the file of lines has no name"
 
 
+def test_lines_are_written_many_at_a_time(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "_READ_AT_ONCE", 25)
+    read = corpus.read(source, None, str(tmp_path))
+    order = corpus.taken(read, np.random.default_rng(0).permutation(60))
+    blocks = list(corpus.encoded(order))
+    assert [block.count(b"\n") for block in blocks] == [25, 25, 10]
+    assert b"".join(blocks) == b"".join(outputs.encode_lines(list(order)))
+
+
 @pytest.mark.parametrize("selection", SELECTIONS, ids=lambda s: type(s).__name__)
 def test_selections_choose_the_same_as_of_a_list(selection, source, tmp_path):
     read = corpus.read(source, None, str(tmp_path))
