@@ -291,7 +291,7 @@ class TransformerLM(nn.Module):
             visibility = Visibility(mask_BLM=mask_BLM, gradient_in_blocks=by_blocks)
         if cache is not None and not prefill:
             cached = Cached(cache.keys.value, cache.values.value, cache_room)
-            visibility = visibility.replace(cached=cached)
+            visibility = dataclasses.replace(visibility, cached=cached)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)

@@ -203,7 +203,7 @@ def decode_step(
     adaptation: Adaptation | None,
     *,
     rows: int,
-    context: int,
+    context: float,
     with_logits: bool = True,
 ) -> float:
     """One new token a row.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from detox_jax.evaluation.metric_names import EMT, TP
+from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Quality, Row
 from detox_jax.report.page_tables import columns_named
@@ -64,10 +64,11 @@ def table(several: Sequence[Results]) -> Table:
     made = made_table(first, split, "Every row, by every judge", columns_named(_OF_ALL))
     of_judges = [{row.method: row for row in results.of_split(split)} for results in several]
     base = of_judges[0][first.baseline].quality
+    shown: dict[RankedMetric, str] = {EMT: "EMT", TP: "TP"}
     rows = []
     for row, texts in zip(first.of_split(split), made.rows, strict=True):
         cells = {METHOD: marked_name(first, row)}
-        for metric, name in ((EMT, "EMT"), (TP, "TP")):
+        for metric, name in shown.items():
             for results, of_judge in zip(several, of_judges, strict=True):
                 cells[f"{name}, {results.scorer.name}"] = show(
                     of_judge[row.method].estimate(metric)

@@ -108,7 +108,7 @@ class SeenRuns:
         spaced_E = some_E[:-2] & some_E[1:-1] & (lone_E[:-2] + lone_E[1:-1] + lone_E[2:] >= 3)
         if spaced_E.any():
             rows = np.unique(rows_E[spaced_E])
-            alone = self._read([texts[row] for row in rows.tolist()])
+            alone = self._read([texts[int(row)] for row in rows])
             sums_NK[rows], counts_NK[rows] = alone.sums_NK, alone.counts_NK
         return sums_NK, counts_NK
 
