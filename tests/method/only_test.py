@@ -101,23 +101,17 @@ def test_a_model_answers_under_one_name_whatever_the_order_of_rows(rows):
 # --- a run ------------------------------------------------------------------------------------
 
 CONFIG = f"""{sgeat_made.IMPORTS}
-from detox_jax.generation import prompts
 from detox_jax.generation import steer
 from detox_jax.generation.steering import activations
 from detox_jax.generation import sampling
 {sgeat_made.CONFIG}
-CORPORA = {{'standard': @standard/sgeat.Corpus(), 'second': @second/sgeat.Corpus()}}
-second/sgeat.Corpus:
-  prompts = @prompts.Standard
-  writer = 'whole'
 METHODS = {{
     'whole': {{'corpus': 'standard'}},
     'whole-seed1': {{'corpus': 'standard', 'random_seed': 1}},
-    'round-2': {{'corpus': 'second', 'start': 'whole', 'adaptation': %ADAPTATION}},
     'top': {{'start': 'whole', 'decoding': {{'sampling': @sampling.TopKSampling()}}}},
     'vector': {{'decoding': {{'steering': [@activations.ActivationOffset()]}}}},
 }}
-FRONTIERS = {{'steps': ['whole'], 'rounds': ['whole', 'round-2']}}
+FRONTIERS = {{'steps': ['whole'], 'with top': ['whole', 'top']}}
 sampling.TopKSampling.k = 50
 VECTORS = {{'mean': {{'corpus': 'standard'}}}}
 steer.steer.margin = 0.01
@@ -151,8 +145,7 @@ def test_some_rows_alone_and_all_of_them_later_leave_what_a_run_of_all_leaves(
     assert cli.main([*top, "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "ONLY = ['top', 'base']" in said
-    planned = {line.split()[-1] for line in said.split("# plan: ")[1].splitlines()}
-    planned |= {*said.split("# plan: ")[1].split()}
+    planned = {*said.split("# plan: ")[1].split()}
     assert cli.main(top) == 0
     said = capsys.readouterr().out
     # The row, what it needs, and nothing else; the plan had said so.
@@ -178,7 +171,7 @@ def test_some_rows_alone_and_all_of_them_later_leave_what_a_run_of_all_leaves(
     assert names(out / "models") == {"whole", "whole-seed1"}
     assert [path.name for path in (other / "report").glob("frontiers*.md")] == ["frontiers.md"]
     table = (other / "report" / "table.md").read_text()
-    assert "2 seeds" in table and "vector" in table and "round-2" not in table
+    assert "2 seeds" in table and "vector" in table and "top" not in table
 
     # All rows: the same bytes as those of a run that never named some.
     assert cli.main(command) == 0
