@@ -171,7 +171,7 @@ def test_some_rows_alone_and_all_of_them_later_leave_what_a_run_of_all_leaves(
     assert names(out / "models") == {"whole", "whole-seed1"}
     assert [path.name for path in (other / "report").glob("frontiers*.md")] == ["frontiers.md"]
     table = (other / "report" / "table.md").read_text()
-    assert "2 seeds" in table and "vector" in table and "top" not in table
+    assert "2 seeds" in table and "| vector" in table and "| top" not in table
 
     # All rows: the same bytes as those of a run that never named some.
     assert cli.main(command) == 0
