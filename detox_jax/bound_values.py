@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import inspect
 import re
 import typing
@@ -21,7 +20,7 @@ import gin
 from gin import config as gin_config
 
 from detox_jax import kinds
-from detox_jax.errors import UserError, shortened
+from detox_jax.errors import UserError, shortened, suggestion
 
 Call = tuple[str, str]  # the scope in which something is called, and its selector
 MACRO = "gin.macro"
@@ -173,19 +172,6 @@ def _value_of(macro: str, user: str) -> Any:
         macros = [scope for scope, selector in gin_config._CONFIG if selector == MACRO]
         raise UserError(f"{user}: %{macro} is not set anywhere{suggestion(macro, macros)}")
     return bound["value"]
-
-
-def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean NAME?`, or nothing where no name is near, whatever its case."""
-    near = nearest(name, known)
-    return f"; did you mean {prefix}{near}?" if near is not None else ""
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name that is most like another, whatever its case; None where none is near."""
-    by_case = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7)
-    return by_case[near[0]] if near else None
 
 
 def _kinds(call: Call) -> dict[str, Any]:

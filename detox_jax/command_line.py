@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detox_jax import run_files
-from detox_jax.bound_values import nearest, suggestion
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, nearest, suggestion
 
 # What the short flags of all verbs mean, and where a verb means something else; None: it has none.
 SHORT = {"--input": "INPUT", "--output": "OUTPUT_DIR", "--checkpoint": "CHECKPOINT_PATH"}

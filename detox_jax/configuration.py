@@ -26,7 +26,7 @@ import gin
 from gin import config as gin_config
 
 from detox_jax import bound_values, run_files, shadowing
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, suggestion
 
 Bindings = dict[tuple[str, str], dict[str, Any]]
 _MACRO = bound_values.MACRO
@@ -298,7 +298,7 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
         names = ", ".join(sorted(unused))
         macros = [key for key in _bindings() if key[1] == _MACRO]
         # Of this run, else one that another of its choices takes.
-        meant = bound_values.suggestion(sorted(unused)[0], known) or bound_values.suggestion(
+        meant = suggestion(sorted(unused)[0], known) or suggestion(
             sorted(unused)[0], {scope for scope, _ in macros} - {*unused}
         )
         owners = _owners(unused, calls)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Of the operating system: the storage fails, not the program, and no file name is at fault.
@@ -113,3 +114,16 @@ def writing(path: Any) -> Iterator[None]:
             f"{path}: cannot be written: {reason}; what was finished before is kept: make room "
             "or mend the storage, then run the same command again"
         ) from error
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean NAME?`, or nothing where no name is near, whatever its case."""
+    near = nearest(name, known)
+    return f"; did you mean {prefix}{near}?" if near is not None else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that is most like another, whatever its case; None where none is near."""
+    by_case = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7)
+    return by_case[near[0]] if near else None

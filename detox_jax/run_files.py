@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 from gin import config_parser
 
 from detox_jax import extras
-from detox_jax.bound_values import nearest, suggestion
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, nearest, suggestion
 
 # What gin raises for a line that it cannot read, or a name in it that does not exist: an open
 # bracket is the tokenizer's own error, and thousands of brackets are too deep for Python's parser.

@@ -16,8 +16,7 @@ from detox_jax.api.gin_lines import Reference
 from detox_jax.api.inputs import Texts
 from detox_jax.api.keywords import EvaluateSettings, SgeatSettings
 from detox_jax.api.texts import Generations, Scores
-from detox_jax.bound_values import suggestion
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, suggestion
 from detox_jax.toxicity.scorer import ToxicityScorer
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ import gin
 from etils import epath
 from gin import config as gin_config
 
-from detox_jax.bound_values import suggestion
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, suggestion
 from detox_jax.generation.decoding import Decoding
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors

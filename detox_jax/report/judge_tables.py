@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
+from detox_jax.evaluation.metric_names import EMT, TP, ToxicityMetric
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Quality, Row
 from detox_jax.report.page_tables import columns_named
@@ -28,6 +28,7 @@ _OF_ALL = (
     *("Words", "Stops early", "Empty", "Degenerate"),
 )
 _RISE = "Rise"
+_METRICS: tuple[tuple[ToxicityMetric, str], ...] = ((EMT, "EMT"), (TP, "TP"))
 
 
 def are_of_one_run(several: Sequence[Results]) -> bool:
@@ -64,11 +65,10 @@ def table(several: Sequence[Results]) -> Table:
     made = made_table(first, split, "Every row, by every judge", columns_named(_OF_ALL))
     of_judges = [{row.method: row for row in results.of_split(split)} for results in several]
     base = of_judges[0][first.baseline].quality
-    shown: dict[RankedMetric, str] = {EMT: "EMT", TP: "TP"}
     rows = []
     for row, texts in zip(first.of_split(split), made.rows, strict=True):
         cells = {METHOD: marked_name(first, row)}
-        for metric, name in shown.items():
+        for metric, name in _METRICS:
             for results, of_judge in zip(several, of_judges, strict=True):
                 cells[f"{name}, {results.scorer.name}"] = show(
                     of_judge[row.method].estimate(metric)
@@ -145,7 +145,7 @@ def csv_table(several: Sequence[Results]) -> str:
 
 def _judged(row: Row, judge: str) -> dict[str, float]:
     figures = {}
-    for metric in (EMT, TP):
+    for metric, _ in _METRICS:
         interval = row.estimate(metric)
         figures |= {
             f"{metric}_{judge}": interval.value,
