@@ -183,7 +183,7 @@ WITHIN = {
         *("errors", "method.called_verbs", "method.corpus", "method.method"),
         "method.fitted_vectors",
     },
-    "method.narrator": {"outputs"},
+    "method.narrator": {"outputs", "terminal"},
     "method.run_preview": {
         *("errors", "preview", "generation", "method.corpus", "method.method"),
         *("method.fitted_vectors", "method.makers", "method.places"),
