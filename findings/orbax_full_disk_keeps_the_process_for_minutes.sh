@@ -18,6 +18,7 @@ import errno
 import os
 import pathlib
 import sys
+import time
 
 import jax
 import orbax.checkpoint as ocp
@@ -40,11 +41,12 @@ try:
     manager.wait_until_finished()
 except OSError as error:
     print("error:", error.strerror, flush=True)
+    pathlib.Path("told").write_text(str(int(time.time())))
 P
 for how in default synchronous; do
-  start=$SECONDS
   JAX_PLATFORMS=cpu "$work/venv/bin/python" save.py $how "$how" 2>/dev/null
-  echo "directories made as $how: the process ended after $((SECONDS - start)) s"
-  [ $how = synchronous ] || [ $((SECONDS - start)) -ge 290 ]
+  after=$(($(date +%s) - $(cat told)))
+  echo "directories made as $how: the process ended $after s after its error"
+  [ $how = synchronous ] || [ "$after" -ge 290 ]
 done
 echo "as found: the error is told at once, and the process stays five minutes"
