@@ -245,18 +245,43 @@ def to_cache(new_NBLGK: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 def extend_cache(cache_NBGMK: jax.Array, new_NB1GK: jax.Array, index_B: jax.Array) -> jax.Array:
     """Puts one position's keys or values of all layers at each row's own index."""
+    new_NBGK = to_cache(new_NB1GK, cache_NBGMK.shape)[:, :, :, 0].astype(cache_NBGMK.dtype)
+    return _put(cache_NBGMK, new_NBGK, index_B)
+
+
+@jax.custom_batching.custom_vmap
+def _put(cache_NBGMK: jax.Array, new_NBGK: jax.Array, index_B: jax.Array) -> jax.Array:
+    return _scattered(cache_NBGMK, new_NBGK, index_B)
+
+
+@_put.def_vmap
+def _put_many(number: int, are_many: Sequence[bool], *arrays: jax.Array) -> tuple[jax.Array, bool]:
+    """The same of many models, whose axis lies behind that of the layers, as the scan over these
+    reads it. A scatter's own rule would move it to the front, which copies all caches.
+    """
+    many = [
+        array if is_many else jnp.broadcast_to(array, (number, *array.shape))
+        for array, is_many in zip(arrays, are_many, strict=True)
+    ]
+    cache_NmBGMK, new_NmBGK = (jnp.moveaxis(array, 0, 1) for array in many[:2])
+    return jnp.moveaxis(_scattered(cache_NmBGMK, new_NmBGK, many[2]), 1, 0), True
+
+
+def _scattered(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+    """`_put`; between layers and rows there may be an axis, which `index` has in front."""
     # A scatter, which a loop does in place. Layers, rows and heads are batches of it: they stay
     # sharded, and compilers keep the layout in which attention reads the cache.
+    batches = tuple(range(cache.ndim - 2))
+    length = (len(batches),)
     dimensions = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(3,),
-        inserted_window_dims=(3,),
-        scatter_dims_to_operand_dims=(3,),
-        operand_batching_dims=(0, 1, 2),
-        scatter_indices_batching_dims=(0, 1, 2),
+        update_window_dims=length,
+        inserted_window_dims=length,
+        scatter_dims_to_operand_dims=length,
+        operand_batching_dims=batches,
+        scatter_indices_batching_dims=batches,
     )
-    new_NBGK = to_cache(new_NB1GK, cache_NBGMK.shape)[:, :, :, 0].astype(cache_NBGMK.dtype)
-    index_NBG1 = jnp.broadcast_to(index_B[:, None, None], (*new_NBGK.shape[:3], 1))
-    return jax.lax.scatter(cache_NBGMK, index_NBG1, new_NBGK, dimensions, unique_indices=True)
+    index = jnp.broadcast_to(index[..., None, None], (*new.shape[:-1], 1))
+    return jax.lax.scatter(cache, index, new, dimensions, unique_indices=True)
 
 
 class Attention(nn.Module):

@@ -107,7 +107,8 @@ class Branches:
 
         Returns:
           On axis 0 the branches' own last tokens, which differ from the model's where a prefix
-          stands behind all of a prompt; on axis 1 (2 where weights vary) the caches.
+          stands behind all of a prompt; on axis 1 the caches, or on axis 2 where weights vary,
+          behind layers and branches: so the scan over layers takes them as they lie.
         """
         return self.read(prompts_NP, lengths_N, positions)[0]
 
@@ -132,7 +133,8 @@ class Branches:
             logits_KNLV, cache = jax.vmap(
                 lambda varied: prefill(
                     self.module, self._params(varied), tokens_NKL[:, 0], read_NK[:, 0], size
-                )
+                ),
+                out_axes=(0, 1),
             )(self.varied)
             tokens_NKL = jnp.broadcast_to(tokens_NKL, (N, logits_KNLV.shape[0], L))
             state: State = {0: rows, 2: cache}
@@ -168,9 +170,8 @@ class Branches:
         R, K = token_RK.shape
         after: State = {0: _gone_on(rows)}
         if self.varied is not None:
-            logits_KRV, after[2] = jax.vmap(self._read, in_axes=(0, 0, 1))(
-                self.varied, state[2], token_RK
-            )
+            read = jax.vmap(self._read, in_axes=(0, 1, 1), out_axes=(0, 1))
+            logits_KRV, after[2] = read(self.varied, state[2], token_RK)
             logits_RKV = logits_KRV.swapaxes(0, 1)
         else:
             folded = jax.tree.map(_folded, state[1])
