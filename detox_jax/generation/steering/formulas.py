@@ -9,8 +9,6 @@ R rows, K models, V tokens. `valid_V` is False at the columns that stand for no 
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +16,8 @@ from detox_jax.errors import UserError
 
 # exp of more overflows float32; a ratio of probabilities so large decides alone.
 _LARGEST_EXPONENT = 80.0
+# Times any difference of logits still finite in float32, in which strengths are.
+_LARGEST_STRENGTH = 1e30
 _BITS_OF_ONE = 0x3F800000  # float32 1.0
 
 
@@ -175,15 +175,18 @@ def of_rewards(toxicity_Rk: jax.Array, is_one_Rk: jax.Array, beta: jax.Array | f
 
 
 def require_finite(owner: str, **strengths: float) -> None:
-    """Refuses a strength that is not a finite number.
+    """Refuses a strength that is no finite number, or so large that logits would not be finite.
 
     Raises:
       UserError: naming it.
     """
     for name, value in strengths.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            raise UserError(f"{owner}.{name} is {value!r}; must be a finite number")
+        if not number or not abs(value) <= _LARGEST_STRENGTH:  # NaN is not either
+            raise UserError(
+                f"{owner}.{name} is {value!r}; must be a finite number, at most "
+                f"{_LARGEST_STRENGTH:g} either way"
+            )
 
 
 def why_unscored(**truncations: float | None) -> str | None:

@@ -164,6 +164,11 @@ def test_neither_expert_nor_anti(steered, one_device_mesh):
     ("make", "message"),
     [
         (lambda: Experts("a", "b", float("nan")), "Experts.alpha is nan; must be a finite"),
+        # Finite in Python, but not in the float32 of the loop.
+        (
+            lambda: Experts("a", "b", -1e39),
+            r"Experts.alpha is -1e\+39; must be a finite number, at most",
+        ),
         (lambda: Experts("a", "b", base_top_p=1.5), r"Experts.base_top_p is 1.5; must be in"),
         (lambda: PrefixContrast(alpha=float("inf")), "PrefixContrast.alpha is inf"),
         (lambda: PrefixContrast(form="odds"), "PrefixContrast.form is 'odds'; one of logits"),
