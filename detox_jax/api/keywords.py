@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from detox_jax.bad_records import BadRecords
     from detox_jax.models.adaptation import Adaptation
     from detox_jax.models.config import TransformerConfig
+    from detox_jax.segmenters import Segmenter
     from detox_jax.training.frontier import Probe
     from detox_jax.training.objective import Objective
 
@@ -69,6 +70,7 @@ class SgeatSettings(TypedDict, total=False):
     downstream_tasks: Sequence[str]
     downstream_dir: str | None
     downstream_batch_size: int
+    word_segmenter: Segmenter | None
     random_seed: int
     mesh_shape: Mapping[str, int] | None
     remat: str | None
@@ -92,6 +94,7 @@ class EvaluateSettings(TypedDict, total=False):
 
     power: bool
     group_by: Sequence[str]
+    word_segmenter: Segmenter | None
     batch_size: int
     mesh_shape: Mapping[str, int] | None
     min_coverage: float
