@@ -244,7 +244,10 @@ def run(place, request, monkeypatch, capfd, replace_compiler):  # noqa: F811
     return run
 
 
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("sgeat", "sweep"))) for name in LONG],
+)
 def test_a_verb_says_how_far_it_is_and_a_rerun_that_it_is_done(name, run, place):
     long = LONG[name]
     for needed in re.findall(r"out/(\w+)", " ".join([long.settings, *long.flags])):

@@ -137,6 +137,7 @@ def names(directory):
     return {path.name for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_some_rows_alone_and_all_of_them_later_leave_what_a_run_of_all_leaves(
     flags, tmp_path, capsys
 ):
