@@ -21,6 +21,8 @@ from detox_jax.preview import Step
 
 Usage = namedtuple("Usage", "total used free")
 
+RUN = epath.Path("run")
+
 
 def test_states_are_those_of_the_manifest(tmp_path):
     path = str(tmp_path / "out")
@@ -79,7 +81,7 @@ def test_a_large_input_is_checked_in_its_first_records_and_one_that_comes_late_t
 
 
 def test_a_users_documents_come_late_in_a_run_of_many_steps(tmp_path):
-    run = RunPreview(epath.Path(tmp_path), {}, [], {}, {"prepare": None})
+    run = RunPreview(epath.Path(tmp_path), epath.Path(tmp_path), {}, [], [], {}, {"prepare": None})
     assert isinstance(run._documents(Corpus(documents="comments.jsonl")), preview.Late)
 
 
@@ -92,7 +94,7 @@ def test_what_steers_a_row_is_there_or_is_made_by_the_run(tmp_path, monkeypatch)
         "sum": Method(decoding={"steering": [Experts(expert="run/models/less")]}),
     }
     given = {"decoding": Decoding(), "prepare": None, "initial_checkpoint_path": "base"}
-    run = RunPreview(epath.Path("run"), methods, [], {}, given)
+    run = RunPreview(RUN, RUN, methods, [*methods], [], {}, given)
     [experts] = run._decoding("experts").steering
     assert isinstance(experts.anti, preview.Coming)
     assert run._decoding("base").steering == []
@@ -116,7 +118,7 @@ def test_the_base_that_a_run_trains_is_one_of_the_files_to_come(tmp_path, monkey
         "named": Method(decoding={"steering": [Experts(anti="anti", base="base")]}),
     }
     given = {"decoding": Decoding(), "prepare": print, "initial_checkpoint_path": None}
-    run = RunPreview(epath.Path("run"), methods, [], {}, given)
+    run = RunPreview(RUN, RUN, methods, [*methods], [], {}, given)
     [experts] = run._decoding("row").steering
     assert isinstance(experts.base, preview.Coming) and isinstance(experts.anti, preview.Coming)
     assert run._decoding("named").steering == [experts]
@@ -164,7 +166,7 @@ def test_an_adaptation_that_the_run_trains_steers_its_own_base(
         "row": row,
     }
     given = {"decoding": Decoding(), "prepare": None, "initial_checkpoint_path": "base"}
-    run = RunPreview(epath.Path("run"), methods, [], {}, given)
+    run = RunPreview(RUN, RUN, methods, [*methods], [], {}, given)
     if message is None:
         assert run._decoding("row").steering
     else:

@@ -87,7 +87,8 @@ def test_vectors_are_coming_by_name_and_by_place_and_a_mistyped_one_is_refused(t
     given |= {"corpora": CORPORA, "steer": steer.steer}
     given |= dict.fromkeys(("task", "pair", "reference", "pairs_task", "combine", "best_of"))
     vectors = {"mean": Vectors("again"), "second": Vectors("standard", model="whole")}
-    run = RunPreview(root, {**rows, "whole": Method("standard")}, [], vectors, given)
+    rows = {**rows, "whole": Method("standard")}
+    run = RunPreview(root, root, rows, [*rows], [], vectors, given)
     for name in ("named", "placed"):
         methods = run._decoding(name).steering
         assert methods == [ActivationOffset(place)]

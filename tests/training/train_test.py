@@ -134,10 +134,11 @@ def test_killed_in_a_save_to_an_object_store(flags, base, tmp_path, monkeypatch)
     )
     original = loops._save
 
-    def save(manager, at, *args):
-        original(manager, at, *args)
+    def save(saves, at, *args):
+        original(saves, at, *args)
         if at == 4:
-            (epath.Path(manager.directory) / "4" / "commit_success.txt").unlink()
+            saves.wait()
+            (tmp_path / "m" / "checkpoints" / "4" / "commit_success.txt").unlink()
             raise KeyboardInterrupt
 
     flags = [*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"]
