@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# Orbax's CheckpointManager says nothing of a background save that failed, and names its step.
+#
 # Guess: a training that asks `CheckpointManager.check_for_errors()` after each step ("checks for any
 #   outstanding errors in completed asynchronous save operations") hears of a save that failed behind it.
 # Seen (orbax-checkpoint 0.12.8, jax 0.10.2, defaults): a step that is saved onto a full disk is asked
