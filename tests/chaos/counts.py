@@ -1,6 +1,7 @@
 """How many faults of each class were tried, and after how many all was whole: chaos.json.
 
 A class is written as it is counted, so that a round that is broken off leaves what it counted.
+Where a round before tried more of a class, its counts are kept beside, under `before`.
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ class Counts:
         """
         if name not in self._begun:
             self._begun.add(name)
-            self._update(name, {"unit": unit, "full": full, "tried": 0, "whole": 0})
+            entry = {"unit": unit, "full": full, "tried": 0, "whole": 0}
+            if full is not None and (before := _largest(self.read().get(name))):
+                entry["before"] = before
+            self._update(name, entry)
 
     def add(self, name: str, tried: int, whole: int) -> None:
         """Adds what was tried, and what of it ended as it should."""
         entry = self.read()[name]
         entry["tried"] += tried
         entry["whole"] += whole
+        if entry["tried"] >= entry.get("before", entry)["tried"]:
+            entry.pop("before", None)
         self._update(name, entry)
 
     def note(self, name: str, **values: Any) -> None:
@@ -55,3 +61,11 @@ class Counts:
     def _update(self, name: str, entry: dict[str, Any]) -> None:
         text = json.dumps({**self.read(), name: entry}, indent=2, sort_keys=True)
         self._file.write_text(text + "\n")
+
+
+def _largest(entry: dict[str, Any] | None) -> dict[str, int] | None:
+    """Of a class, the counts of the round that tried most, where one tried anything."""
+    if entry is None:
+        return None
+    tried = max(entry, entry.get("before", entry), key=lambda counted: counted["tried"])
+    return {key: tried[key] for key in ("tried", "whole")} if tried["tried"] else None

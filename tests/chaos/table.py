@@ -45,6 +45,8 @@ def _full(entry: dict[str, Any]) -> str:
     else:
         is_full, full = entry["tried"] >= entry["full"], f"{entry['full']:,}"
         ran = "this round was shorter"
+        if before := entry.get("before"):
+            ran += f", and one of older code had {before['whole']:,} of {before['tried']:,} whole"
     return full if is_full else f"{full}: **{ran}**"
 
 

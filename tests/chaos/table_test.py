@@ -36,3 +36,17 @@ def test_a_round_begins_its_classes_anew_and_leaves_the_others(tmp_path):
     again.begin("one", 5, "kills")
     tried = {name: entry["tried"] for name, entry in again.read().items()}
     assert tried == {"one": 1, "other": 4}
+
+
+def test_a_shorter_round_stands_beside_the_longest_before_it_until_one_tries_as_many(tmp_path):
+    file = tmp_path / "counts.json"
+    for tried, whole in ((4, 3), (2, 2), (1, 1)):
+        counts = Counts(file)
+        counts.begin("one", 5, "kills")
+        counts.add("one", tried, whole)
+    (line,) = table.lines(counts.read())[2:]
+    assert line.endswith(
+        "| 5: **this round was shorter, and one of older code had 3 of 4 whole** |"
+    )
+    counts.add("one", 3, 3)
+    assert counts.read()["one"] == {"unit": "kills", "full": 5, "tried": 4, "whole": 4}
