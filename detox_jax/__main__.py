@@ -3,5 +3,7 @@
 import sys
 
 from detox_jax.cli import main
+from detox_jax.parallel import preemption
 
+preemption.end_with_parent()
 sys.exit(main())

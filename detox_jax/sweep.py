@@ -19,7 +19,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from detox_jax.evaluation import results_files
 from detox_jax.method import called_verbs
 from detox_jax.method import only as some_rows
 from detox_jax.method.method import BASE
+from detox_jax.parallel import preemption
 from detox_jax.preview import Step
 from detox_jax.report import matrix
 from detox_jax.sweep_cells import Axis as Axis  # its name in gin files: `@first/sweep.Axis()`
@@ -232,10 +232,10 @@ def _run(cell: Cell, gin_files: Sequence[str], root: epath.Path) -> str | None:
     environment = {**os.environ, shared_steps.VARIABLE: str(root / "shared")}
     command = [sys.executable, "-m", "detox_jax", *cell.arguments(gin_files)]
     with log.open("w") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-    if done.returncode in (75, 130):  # Somebody meant it: the sweep stops too.
+        status = preemption.call(command, file, environment)
+    if status in (preemption.AGAIN, preemption.INTERRUPTED):  # Somebody meant it.
         raise KeyboardInterrupt
-    return f"exit {done.returncode}: {sweep_cells.last_line(log)}" if done.returncode else None
+    return f"exit {status}: {sweep_cells.last_line(log)}" if status else None
 
 
 def _write_cells(

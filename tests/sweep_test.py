@@ -123,16 +123,16 @@ class Cells:
             return Checked(2, "", (), "detox-jax: error: nothing uses RANK")
         return Checked(0, f"{self.config} of {name}", ("  to do generate x",), "")
 
-    def run(self, command, stdout, **_):
+    def call(self, command, log, environment):
         output = command[-1].partition("=")[2]
         name = output.rpartition("/")[2]
         self.ran.append(name)
         if name in self.failing:
-            stdout.write("begun\nOut of memory\n")
-            return subprocess.CompletedProcess(command, 1)
+            log.write("begun\nOut of memory\n")
+            return 1
         rows = [flag.partition("=")[2] for flag in command if flag.startswith("--gin.ONLY=")]
         write_cell(output, 0.1 * len(self.ran), *map(ast.literal_eval, rows))
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
 
 def write_cell(output, less, rows=None):
@@ -156,7 +156,7 @@ def write_cell(output, less, rows=None):
 def cells(monkeypatch):
     made = Cells()
     monkeypatch.setattr(sweep_cells, "check", made.check)
-    monkeypatch.setattr(sweep.subprocess, "run", made.run)
+    monkeypatch.setattr(sweep.preemption, "call", made.call)
     monkeypatch.delenv("DETOX_JAX_SHARED_STEPS", raising=False)
     yield made
     os.environ.pop("DETOX_JAX_SHARED_STEPS", None)

@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 from detox_jax.parallel import processes
 
 AGAIN = 75  # EX_TEMPFAIL, the exit status that asks to be run again
 INTERRUPTED = 130  # what shells give Ctrl-C: somebody meant it, and nobody runs it again
+_PARENT = "DETOX_JAX_PARENT"
+_PARENT_LOOKED_FOR_EVERY_S = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # An exception that a signal raises in a destructor or a callback is lost: it is raised again.
 _RAISED_AGAIN_S = 2.0
@@ -70,6 +75,49 @@ def handled() -> Iterator[None]:
         _state.__dict__.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def call(command: Sequence[str], output: IO[str], environment: Mapping[str, str]) -> int:
+    """The exit status of `python -m detox_jax` in a process that ends with this one.
+
+    Where this one is killed, that one is too: going on, it would have a rerun refused. A signal is
+    handed on to it, so that it saves its step, and its end is waited for.
+
+    Args:
+      command: with its interpreter.
+      output: where it prints, errors too.
+      environment: of it.
+
+    Raises:
+      Stopped: where a signal came.
+    """
+    process = subprocess.Popen(
+        command,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**environment, _PARENT: str(os.getpid())},
+    )
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        ending()
+        process.terminate()
+        process.wait()
+        raise
+
+
+def end_with_parent() -> None:
+    """Kills this process when the one that has it by `call` is gone; else does nothing."""
+    parent = os.environ.pop(_PARENT, None)  # It is not the parent of what this process starts.
+    if parent is None:
+        return
+
+    def look() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(_PARENT_LOOKED_FOR_EVERY_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def take_over_from_jax() -> None:

@@ -255,3 +255,48 @@ def test_a_full_disk_of_one_of_two_ends_both_in_a_line(data, tmp_path):
     other, full = multihost.errors_of(outcomes)
     assert "checkpoints/4: cannot be written: " in full and "process 1 of 2" in other
     assert saved.saved_steps(epath.Path(tmp_path / "model")) == [2]
+
+
+# Says that it works, and then is stopped.
+CALLED = """
+import sys, time
+from detox_jax.parallel import preemption
+preemption.end_with_parent()
+try:
+    with preemption.handled():
+        print("at work", flush=True)
+        time.sleep(600)
+except preemption.Stopped as stopped:
+    print("saved its step", flush=True)
+    sys.exit(stopped.status)
+"""
+CALLS = """
+import os, sys
+from detox_jax.parallel import preemption
+try:
+    with preemption.handled():
+        preemption.call([sys.executable, "-c", sys.argv[1]], sys.stdout, os.environ)
+except preemption.Stopped as stopped:
+    sys.exit(stopped.status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "status"),
+    [
+        (signal.SIGTERM, "saved its step\n", preemption.AGAIN),
+        (signal.SIGINT, "saved its step\n", preemption.INTERRUPTED),
+        (signal.SIGKILL, "", -signal.SIGKILL),
+    ],
+)
+def test_a_process_ends_with_the_one_that_has_it_and_saves_its_step_where_it_may(
+    number, said, status
+):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CALLS, CALLED], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    process.send_signal(number)
+    # What is printed ends with the last process that prints there.
+    assert process.communicate(timeout=240)[0] == said
+    assert process.returncode == status
