@@ -11,11 +11,13 @@ from etils import epath
 
 from detox_jax.human import key as keys
 from detox_jax.toxicity import filter as filters
+from tests.chaos import harness_stand_in
 from tests.chaos.forks import Forks
 from tests.classifiers import labelled_made
 from tests.conftest import SENTENCES
 from tests.human import human_made
 from tests.toxicity import sources_made
+from tests.zero_shot import lm_eval_test
 
 VERBS = (
     "score",
@@ -37,6 +39,7 @@ VERBS = (
     "train_linear",
     "train_reward",
     "train_scorer",
+    "lm_eval",
 )
 # `convert` writes beside its target, and renames what is whole.
 LOCKING = ("train", *(verb for verb in VERBS if verb != "convert"))
@@ -44,8 +47,9 @@ _SMALLER = 10  # records a shard of filter's
 
 
 def before() -> None:
-    """In a child: shards of `filter` small enough for several."""
+    """In a child: shards of `filter` small enough for several, and a harness for `lm_eval`."""
     filters._SHARD_SIZE = _SMALLER
+    harness_stand_in.install()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +214,18 @@ class Verbs:
         if not directory.exists():
             sources_made.write_sources(directory)
         return [f"--gin.DATA_DIR={directory}", "--gin.ITERATIONS=20"]
+
+    def _lm_eval_flags(self) -> list[str]:
+        tasks = self.root / "tasks"
+        if not tasks.exists():
+            lm_eval_test.write_tasks(tasks)
+        return [
+            *self._of_base(),
+            f"--gin.INCLUDE_PATH={tasks}",
+            "--gin.TASKS=('quiz', 'words')",
+            "--gin.BATCH_SIZE=8",
+            "--gin.LOG_SAMPLES=True",
+        ]
 
     def _of_base(self) -> list[str]:
         return [f"--gin.CHECKPOINT_PATH={self.base()}"]

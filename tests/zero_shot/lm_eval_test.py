@@ -78,16 +78,21 @@ def load(**unused):
 """
 
 
+def write_tasks(directory):
+    """Two tasks of the harness, `quiz` and `words`, that need no network."""
+    directory.mkdir()
+    kinds = {"quiz": ("multiple_choice", CHOICE), "words": ("generate_until", ANSWER)}
+    for name, (output, rest) in kinds.items():
+        text = TASK.replace("NAME", name).replace("OUTPUT", output) + rest
+        (directory / f"{name}.yaml").write_text(text)
+    (directory / "rows.py").write_text(ROWS)
+
+
 @pytest.fixture
 def flags(tmp_path, model_dir, monkeypatch):
     pytest.importorskip("lm_eval", reason="needs the extra lm-eval (make test-interop)")
     tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    kinds = {"quiz": ("multiple_choice", CHOICE), "words": ("generate_until", ANSWER)}
-    for name, (output, rest) in kinds.items():
-        text = TASK.replace("NAME", name).replace("OUTPUT", output) + rest
-        (tasks / f"{name}.yaml").write_text(text)
-    (tasks / "rows.py").write_text(ROWS)
+    write_tasks(tasks)
     (tasks / "broken.yaml").write_text(TASK.replace("NAME", "broken").replace("OUTPUT", "words"))
     return [
         "lm_eval",
