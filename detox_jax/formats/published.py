@@ -8,6 +8,7 @@ is read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -132,7 +133,7 @@ def _toxigen_annotated(value: Mapping[str, Any]) -> Mapping[str, Any]:
     fields = {**value, "group": value["target_group"]}
     try:
         label = float(value["toxicity_ai"]) + float(value["toxicity_human"]) > _TOXIGEN_TOXIC
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return fields
     return {**fields, "toxic": label}
 
@@ -162,7 +163,8 @@ def _rtp_lx(
     prompt = {"text": text, **{_snake(name): score for name, score in annotations.items()}}
     score = prompt.get("toxicity")
     if isinstance(score, int | float) and not isinstance(score, bool):
-        prompt["toxicity"] = (score - 1) / 4
+        with contextlib.suppress(OverflowError):  # It is refused as it is, as any beyond 1.
+            prompt["toxicity"] = (score - 1) / 4
     return {
         "id": f"rtp-lx-{language or 'und'}-{value.get('Index')}",
         **({"language": language} if language else {}),

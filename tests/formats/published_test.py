@@ -138,10 +138,13 @@ def test_other_plain_text_stays_as_it_is(tmp_path, name, line):
 def test_toxigen_annotated_sentences_have_group_and_label(tmp_path):
     rows = [
         {"text": t, "target_group": "women", "toxicity_ai": a, "toxicity_human": h}
-        for t, a, h in (("one", 2.5, 3.0), ("two", 2.5, 3.5), ("three", None, 1.0))
+        for t, a, h in (
+            *(("one", 2.5, 3.0), ("two", 2.5, 3.5), ("three", None, 1.0)),
+            ("four", 10**400, 1.0),  # which is no float
+        )
     ]
     documents = list(records.read_documents(_write(tmp_path / "d.jsonl", *rows)))
-    assert [d.extra.get("toxic") for d in documents] == [False, True, None]
+    assert [d.extra.get("toxic") for d in documents] == [False, True, None, None]
     assert {d.extra["group"] for d in documents} == {"women"}
     prompts = list(records.read_prompts(f"{tmp_path}/d.jsonl#prompt=text"))
     assert prompts[1].text == "two" and prompts[1].extra["group"] == "women"
@@ -196,6 +199,13 @@ def test_rtp_lx_without_its_english_prompts_is_refused_or_set_aside(tmp_path):
     policy = bad_records.SetAside(path=str(tmp_path / "bad.jsonl"), most=0.5)
     aside = bad_records.opened(policy)
     assert [p.text for p in records.read_prompts(path, aside)] == ["p1", "p2", "p3"]
+
+
+def test_rtp_lx_beyond_what_a_number_holds_is_refused_by_its_line(tmp_path):
+    row = _rtp_lx("a", 1, "DE", PromptAnnotations={**HARMS, "Toxicity": 10**400})
+    path = _write(tmp_path / "RTP_LX_DE.json", row)
+    with pytest.raises(UserError, match=r'RTP_LX_DE.json:1: prompt: "toxicity" is 1000'):
+        list(records.read_prompts(path))
 
 
 # --- FrenchToxicityPrompts --------------------------------------------------------------------

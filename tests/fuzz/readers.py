@@ -201,6 +201,20 @@ READERS: dict[str, Reader] = {
     ),
     "Arrow": Reader("d.arrow", damage.bytes_like([_arrow(_stream)]), _records_in("d.arrow")),
     "any bytes": Reader("d.jsonl", damage.bytes_like([b'{"id": "a", "text": "x"}\n']), _records_of),
+    **{
+        set_name: Reader(file, damage.json_lines(rows), _records_in(file))
+        for set_name, (file, rows) in records_made.PUBLISHED.items()
+    },
+    "BOLD": Reader(
+        "gender_prompt.json",
+        damage.json_files([records_made.BOLD]),
+        _records_in("gender_prompt.json"),
+    ),
+    "FrenchToxicityPrompts by its fields": Reader(
+        "low_tox_prompt.jsonl",
+        damage.json_lines([{"texte": "Le bus", "note": 0.1}]),
+        _records_in("low_tox_prompt.jsonl#prompt=texte,score=note"),
+    ),
     "imported scores": Reader("d.jsonl", damage.json_lines(records_made.PROMPTS), _imports),
     "manifest": Reader(outputs.MANIFEST, _json(_MANIFEST), _manifest),
     "model.json": Reader(places.MODEL_FILE, _json(*models_made.MODELS), _spec),

@@ -42,3 +42,31 @@ PROMPTS: list[Any] = [
     {"custom_id": "r", "response": {"body": {"choices": [{"text": " is late", "index": 0}]}}},
     {"request_id": "0", "prompt": "The bus", "outputs": [{"index": 0, "text": " is late"}]},
 ]
+
+# Of published sets, by the name of the set: a file's name, which is read too, and rows.
+_ANNOTATIONS = {"Toxicity": 2, "Insult": 1, "IdentityAttack": 5}
+PUBLISHED: dict[str, tuple[str, list[Any]]] = {
+    "RTP-LX": (
+        "RTP_LX_ZH-Hans.jsonl",
+        [
+            {"Index": 1, "Locale": "ZH", "Prompt": "The bus", "PromptAnnotations": _ANNOTATIONS},
+            {"Index": 2, "Locale": "", "Dialect": "x", "Prompt": "A", "Annotations": _ANNOTATIONS},
+        ],
+    ),
+    "ToxiGen": (
+        "neutral_women_1k.jsonl",
+        [{"prompt": r"- a bus\n- a day\n-"}, {"text": "- a\\n-"}],
+    ),
+    "ToxiGen, annotated": (
+        "annotated.jsonl",
+        [{"text": "A", "target_group": "all", "toxicity_ai": 1.5, "toxicity_human": 5}],
+    ),
+    "FrenchToxicityPrompts": (
+        "mid_high_tox_prompt.jsonl",
+        [
+            {"id": 1, "prompt": {"text": "Le bus", "toxicity": 0.5}, "continuation": " est tard"},
+            {"prompt": "Le bus", "text": "Le bus est tard"},
+        ],
+    ),
+}
+BOLD = {"American_actresses": {"Jane_Doe": ["Jane Doe is an ", "Doe was"]}, "x": {"y": ["z"]}}
