@@ -27,7 +27,15 @@ from detox_jax import (
 )
 from detox_jax.bound_values import under_its_setting
 from detox_jax.command_line import Arguments
-from detox_jax.errors import Unavailable, UserError, no_access, storage_trouble, without_role
+from detox_jax.errors import (
+    Unavailable,
+    UserError,
+    in_one_line,
+    no_access,
+    peers_are_late,
+    storage_trouble,
+    without_role,
+)
 from detox_jax.parallel import distributed, preemption, processes
 
 VERBS = {
@@ -186,6 +194,11 @@ def _report(error: BaseException) -> int:
     if (trouble := storage_trouble(error)) is not None and isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")
+    if peers_are_late(error):
+        error = Unavailable(
+            "the processes did not find each other in time, as on hosts that do too much else; "
+            f"run the same command again ({in_one_line(error)})"
+        )
     if isinstance(error, UserError | Unavailable):
         # Gin appends the configurables that were being called; the first part is ours.
         message = " ".join(str(error).split("\n  In call to configurable")[0].splitlines())

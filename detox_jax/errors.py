@@ -51,9 +51,14 @@ def storage_trouble(error: BaseException | None) -> str | None:
         return None
     found = _STORAGE_WORDS.search(str(error))
     # XLA says RESOURCE_EXHAUSTED of a device's memory, which no disk mends.
-    if found is None or "memory" in str(error)[:2000].lower():
+    if found is None or "memory" in str(error)[:2000].lower() or peers_are_late(error):
         return None
     return found.group()
+
+
+def peers_are_late(error: BaseException | None) -> bool:
+    """Whether the processes of a run on CPUs did not find each other within Gloo's 30 seconds."""
+    return bool(re.search(r"\bGloo\b.*DEADLINE_EXCEEDED", str(error), re.DOTALL))
 
 
 def no_access(error: BaseException | None) -> bool:

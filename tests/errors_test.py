@@ -94,3 +94,14 @@ def test_a_role_that_is_missing_is_a_mistake_and_a_token_that_ran_out_is_none(er
     with pytest.raises(end, match="^gs://bkt/file: cannot be written: "):
         with errors.writing("gs://bkt/file"):
             raise error
+
+
+def test_processes_that_are_late_are_a_line_and_no_storage(capsys):
+    late = (
+        "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out "
+        "with key: cpu:gloo/0,4096/1\n  In call to configurable 'train' (<function train>)"
+    )
+    assert storage_trouble(RuntimeError(late)) is None
+    assert cli._report(RuntimeError(late)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("detox-jax: error: the processes did not find each other in time")

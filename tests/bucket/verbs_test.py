@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from pathlib import Path
 
@@ -108,13 +109,24 @@ def test_passing_faults_and_a_kill_change_nothing(storage, data):
     assert not [name for name in expected if written[name] != expected[name]]
 
 
-def test_a_missing_bucket_or_role_is_one_line(storage, data):
-    chain = (CHAIN, "gs://none", data / "model.gin", "generate")
-    status, _, errors = finish(start(storage, *chain, **QUICKLY))
+# Clients wait before they ask again, a second and then twice as long: who asks for everything once
+# has its answer with the last request.
+@pytest.mark.parametrize(
+    ("root", "refused", "verb", "told"),
+    [
+        ("gs://none", [], "generate", "CHECKPOINT_PATH=gs://none/model"),
+        ("gs://none", [], "train", "VOCABULARY_PATH=gs://none/vocabulary"),
+        ("gs://bkt", [".*upload.*"], "train_vocabulary", "gs://bkt/new_vocabulary"),
+        ("gs://bkt", [".*upload.*"], "filter", "gs://bkt/filtered"),
+        ("gs://bkt", ["."], "filter", "gs://bkt/scored_documents.jsonl"),
+    ],
+)
+def test_a_missing_bucket_or_role_is_one_line_and_not_asked_for_again(
+    storage, data, root, refused, verb, told
+):
+    storage.refused = refused
+    status, _, errors = finish(start(storage, CHAIN, root, data / "model.gin", verb))
     assert status == 2 and "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("detox-jax: error: CHECKPOINT_PATH=gs://none/model")
-    storage.refused = [r".*upload.*"]
-    chain = (CHAIN, "gs://bkt", data / "model.gin", "train_vocabulary")
-    status, _, errors = finish(start(storage, *chain, **QUICKLY))
-    assert status == 2 and "Traceback" not in errors
-    assert "gs://bkt/new_vocabulary" in errors.splitlines()[-1]
+    assert errors.splitlines()[-1].startswith("detox-jax: error: ") and told in errors
+    asked = collections.Counter(storage.requests)
+    assert asked and max(asked.values()) <= 2, asked.most_common(3)
