@@ -128,7 +128,7 @@ ALLOWED = {
     "sweep_cells": {"errors", "shared_steps"},
     "sweep": {
         *(BASICS | {"method.called_verbs", "method.method", "method.only", "evaluation"}),
-        *("report", "sweep_cells"),
+        *("parallel.preemption", "report", "sweep_cells"),
     },
     "bound_values": {"errors", "kinds"},
     "extras": {"errors"},
