@@ -97,9 +97,23 @@ def test_a_shell_reads_the_commands(page):
     assert read.returncode == 0, read.stderr
 
 
-@pytest.mark.parametrize("page", ["laptop", "one_gpu", "v5e_8"])
+def test_readme_goes_from_a_checkpoint_to_a_model_for_transformers():
+    told = [" ".join(words) for words in commands((ROOT / "README.md").read_text())]
+    steps = (
+        "convert --from_hf=.* --to=base ",
+        "sgeat --checkpoint=base --output=run .*--gin.HELDOUT=",
+        "convert --from=run/models/sgeat-whole --to_hf=.* --gin.RESULTS=run/results.json",
+    )
+    found = [next(i for i, line in enumerate(told) if re.match(step, line)) for step in steps]
+    assert found == sorted(found)
+
+
+TUTORIALS = ["README.md", *(f"docs/tutorials/{name}.md" for name in ("laptop", "one_gpu", "v5e_8"))]
+
+
+@pytest.mark.parametrize("page", TUTORIALS)
 def test_a_tutorial_names_what_its_verbs_cannot_do_without(page):
-    text = (ROOT / "docs" / "tutorials" / f"{page}.md").read_text()
+    text = (ROOT / page).read_text()
     for words in commands(text):
         arguments = cli.parse_arguments(words)
         given = {binding.partition(" = ")[0] for binding in arguments.bindings}
