@@ -1,9 +1,12 @@
 """The notebooks: that they run, and what is stored of them."""
 
 import ast
+import glob
+import importlib.util
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,12 +81,20 @@ def test_what_is_stored_is_small_and_of_no_machine(name):
                 assert "<details>" in row, row
 
 
-def test_colab_gets_the_extra_of_its_accelerator():
+@pytest.mark.parametrize(
+    "device, extras", [("", ["train"]), ("gpu", ["train", "cuda"]), ("tpu", ["train", "tpu"])]
+)
+def test_colab_installs_what_trains_on_its_device(device, extras, monkeypatch):
     first = "".join(read("detoxify")["cells"][1]["source"])
+    first = re.sub(r"%pip install --quiet (.+)", r"asked = f\1", first)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: name if device == "gpu" else None)
+    monkeypatch.setattr(glob, "glob", lambda name: [name] if device == "tpu" else [])
+    names = {}
+    exec(first, names)
+    assert re.fullmatch(r"detox-jax\[(.*)\] ", names["asked"])[1].split(",") == extras
     project = (ROOT / "pyproject.toml").read_text()
-    for extra in re.findall(r'"\[(\w+)\]"', first):
-        assert f"\n{extra} = [" in project
-    assert {"cuda", "tpu"} <= set(re.findall(r'"\[(\w+)\]"', first))
+    assert all(f"\n{extra} = [" in project for extra in extras)
     assert read("detoxify")["metadata"]["accelerator"] == "GPU"
 
 
