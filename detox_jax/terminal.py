@@ -359,12 +359,15 @@ def progress_line(task: progress.Task, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`.
+    """`45 s`, `2 min 40 s`, `12 min`, `3 h 20 min`; lines 30 seconds apart differ for ten minutes.
 
-    >>> [duration(seconds) for seconds in (0.4, 89, 90, 3600, 12000)]
-    ['0 s', '89 s', '2 min', '1 h 0 min', '3 h 20 min']
+    >>> [duration(seconds) for seconds in (0.4, 89, 90, 159, 600, 3600, 12000)]
+    ['0 s', '89 s', '1 min 30 s', '2 min 40 s', '10 min', '1 h 0 min', '3 h 20 min']
     """
     if round(seconds) < 90:
         return f"{seconds:.0f} s"
+    tens = round(seconds / 10)
+    if tens < 60:
+        return f"{tens // 6} min" + (f" {tens % 6 * 10} s" if tens % 6 else "")
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -275,7 +275,15 @@ def test_a_line_comes_while_notes_are_held_back():
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.4, "0 s"), (89.4, "89 s"), (89.6, "1 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min")],
+    [
+        (0.4, "0 s"),
+        (89.4, "89 s"),
+        (89.6, "1 min 30 s"),
+        (129, "2 min 10 s"),
+        (596, "10 min"),
+        (3599, "1 h 0 min"),
+        (12000, "3 h 20 min"),
+    ],
 )
 def test_durations(seconds, said):
     assert terminal.duration(seconds) == said

@@ -79,7 +79,7 @@ def test_the_end_names_losses_of_both_ends_time_and_memory(clock):
     said = course.closing()
     assert said.startswith(
         "loss 21.000 at step 21, 7.250 at step 60; "
-        "validation loss 8.000 at step 40, 6.000 at step 60; 3 min, 1 tokens/s, at most "
+        "validation loss 8.000 at step 40, 6.000 at step 60; 3 min 20 s, 1 tokens/s, at most "
     )
     assert said.endswith("B of memory")
 
