@@ -218,6 +218,23 @@ def require_fit(config: TransformerConfig, adaptation: Adaptation | None) -> Non
             )
 
 
+def advice(adaptation: Any, emb_dim: int) -> str | None:
+    """What to know of an adaptation that is out of proportion to its model, or None.
+
+    Args:
+      adaptation: a config of this module, or None for the whole model.
+      emb_dim: the model's width.
+    """
+    if not isinstance(adaptation, AdapterConfig | ParallelAdapterConfig):
+        return None
+    if (width := adaptation.width(emb_dim)) <= emb_dim:
+        return None
+    return (
+        f"adapters of {width} hidden units are wider than the model's {emb_dim}; a BOTTLENECK_DIM "
+        "with a point is a share of its width, 0.25 for a quarter"
+    )
+
+
 def _require_width(config: Any) -> None:
     """Hidden units as scikit-learn counts features: a whole number, or a share up to 1.0."""
     width, name = config.bottleneck_dim, f"{type(config).__name__}.bottleneck_dim"

@@ -192,6 +192,8 @@ def train(
     if (about := chat.said(vocabulary, data.is_of_answers(task))) is not None:
         print(f"{model_dir}: {about}")
     print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
+    if (about := adaptations.advice(adaptation, config.emb_dim)) is not None:
+        print(f"{model_dir}: {about}")
 
     # --- training ---
     params, frozen, held = None, {}, {}

@@ -23,6 +23,7 @@ from detox_jax.models.adaptation import (
     LoReFTConfig,
     ParallelAdapterConfig,
     PrefixConfig,
+    advice,
 )
 from detox_jax.models.adaptation_modules import (
     Adapter,
@@ -214,6 +215,14 @@ def test_a_width_is_a_number_or_a_share(given, emb_dim, width):
     assert AdapterConfig(0.001).width(160) == 1
     fitted = kinds.fitted(given, typing.get_type_hints(AdapterConfig)["bottleneck_dim"])
     assert AdapterConfig(fitted).width(emb_dim) == width  # as gin gives it
+
+
+def test_an_adapter_wider_than_its_model_is_told():
+    said = advice(AdapterConfig(), 160)
+    assert said is not None and "256 hidden units are wider than the model's 160" in said
+    assert "512 hidden units" in (advice(ParallelAdapterConfig(), 511) or "")
+    for fits in (AdapterConfig(160), AdapterConfig(0.25), LoRAConfig(rank=200), None):
+        assert advice(fits, 160) is None
 
 
 def test_a_share_is_the_adapter_of_its_width(config):

@@ -218,7 +218,9 @@ def test_adaptation_trains_itself_alone(adapted, base, name):
 
 
 @pytest.mark.parametrize("adaptation", [None, AdapterConfig(256)], ids=["whole", "adapter"])
-def test_what_is_planned_is_what_is_trained(flags, request, tmp_path, monkeypatch, adaptation):
+def test_what_is_planned_is_what_is_trained(
+    flags, request, tmp_path, monkeypatch, capsys, adaptation
+):
     """The jaxpr that `plan` compiles, and its arguments, are those of a run on the same mesh."""
     ran = []
 
@@ -236,6 +238,8 @@ def test_what_is_planned_is_what_is_trained(flags, request, tmp_path, monkeypatc
             f"--gin.INITIAL_CHECKPOINT_PATH={request.getfixturevalue('model_dir')}",
         ]
     assert cli.main([*flags, *extra]) == 0
+    wider = "adapters of 256 hidden units are wider than the model's"
+    assert (wider in capsys.readouterr().out) == (adaptation is not None)
     ((loop, arguments, traced),) = ran
     config = checkpoints.read_spec(loop.model_dir).config
     planned = programs.train_step(
