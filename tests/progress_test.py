@@ -183,7 +183,8 @@ LONG = {
         (r"^train_vocabulary: count words and merge pairs, up to 300 ids: .* so far",),
     ),
 }
-# Its harness is no part of the tests' environment: `test_a_task_is_named` (make test-interop).
+# Its harness is no part of the tests' environment: `test_a_task_is_named_while_it_is_asked` of
+# tests/zero_shot/lm_eval_test.py (make test-interop).
 ELSEWHERE = {"lm_eval"}
 
 

@@ -1,10 +1,11 @@
 """The verb: its mistakes, its figures, its resumption; the harness itself stands in for none."""
 
 import json
+import re
 
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, terminal
 from detox_jax.errors import UserError
 from detox_jax.zero_shot import lm_eval as verb
 
@@ -146,6 +147,17 @@ def test_the_verb_goes_on_where_it_stopped(flags, tmp_path, capsys, monkeypatch)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     assert "average accuracy" in capsys.readouterr().out
     assert cli.main([*flags, "--gin.LIMIT=1"]) == 2  # Another configuration is refused.
+
+
+@pytest.mark.interop
+def test_a_task_is_named_while_it_is_asked(flags, monkeypatch, capfd):
+    monkeypatch.delenv(terminal.SILENCE)
+    monkeypatch.setattr(terminal, "FIRST_S", 0.0)
+    monkeypatch.setattr(terminal, "EVERY_S", 0.0)
+    assert cli.main([*flags, "--tasks=quiz,words"]) == 0
+    said = capfd.readouterr().err
+    for line in ("lm_eval: read the configuration: ", "lm_eval: quiz: ", "lm_eval: words: "):
+        assert re.search(f"^{line}", said, re.MULTILINE), said
 
 
 @pytest.mark.interop
