@@ -156,8 +156,8 @@ def test_a_task_is_named_while_it_is_asked(flags, monkeypatch, capfd):
     monkeypatch.setattr(terminal, "EVERY_S", 0.0)
     assert cli.main([*flags, "--tasks=quiz,words"]) == 0
     said = capfd.readouterr().err
-    for line in ("lm_eval: read the configuration: ", "lm_eval: quiz: ", "lm_eval: words: "):
-        assert re.search(f"^{line}", said, re.MULTILINE), said
+    for work in ("read the configuration", "task 1 of 2, quiz", "task 2 of 2, words"):
+        assert re.search(f"^lm_eval: {work}: ", said, re.MULTILINE), said
 
 
 @pytest.mark.interop
