@@ -27,7 +27,7 @@ from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
-from detox_jax.interop import t5x_restore
+from detox_jax.interop import t5x_axes, t5x_restore
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
@@ -101,9 +101,10 @@ class LanguageModel(models.DecoderOnlyModel):
     ) -> Any:
         """T5X's; its eval.py names no types and would then make tokens of floats."""
         del input_types
-        return super().get_initial_variables(
+        variables = super().get_initial_variables(
             rng, input_shapes, dict.fromkeys(input_shapes, np.int32)
         )
+        return t5x_axes.known_to_t5x(variables)
 
 
 # --- optimizer --------------------------------------------------------------------------------
