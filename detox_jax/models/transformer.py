@@ -233,6 +233,7 @@ class TransformerLM(nn.Module):
         with_logits: bool = True,
         edits: Sequence[edits_lib.Edit] = (),
         cache_room: int | None = None,
+        ahead: bool = False,
     ) -> jax.Array:
         """Logits of the next token at every position.
 
@@ -261,6 +262,9 @@ class TransformerLM(nn.Module):
             axis 0, but for those of the final state.
           cache_room: of a decoding step: the first positions of the cache, which alone are read; no
             row of which the result matters may have filled more. All where None.
+          ahead: of a decoding step: tokens `[B, k]` that might come next, each read at the row's
+            cache index, from one cache and not from each other. What the call leaves as the cache
+            is what each would add to it, k positions, and the index as it was.
           with_logits: False returns what `output_logits` makes the logits of, `[B, L, D]`.
 
         Returns:
@@ -276,11 +280,13 @@ class TransformerLM(nn.Module):
         by_layer = tuple(edit for edit in edits if edit.site != edits_lib.FINAL)
         layer = dataclasses.replace(layer_data(cfg, self.adaptation), edits=by_layer)
         if cache is not None and not prefill:
-            positions_BL = cache.index_B[:, None]
+            positions_BL = jnp.broadcast_to(cache.index_B[:, None], (B, L))
             layer = dataclasses.replace(layer, number=jnp.arange(cfg.num_layers, dtype=jnp.int32))
         causal = decoder_causal_attention is None and attention_mask is None
-        kernel, _ = kernels.choose(cfg, B, L, causal=causal)
-        if kernel is not None:
+        kernel = None if ahead else kernels.choose(cfg, B, L, causal=causal)[0]
+        if ahead:
+            visibility = Visibility(mask_BLM=jnp.eye(L, dtype=bool)[None])
+        elif kernel is not None:
             visibility = Visibility(segment_ids_BL=decoder_segment_ids)
         elif attention_mask is not None:
             in_blocks = blocks.reads_in_blocks(cfg, B, L)
@@ -310,6 +316,8 @@ class TransformerLM(nn.Module):
         x_BLD, keys_values = layers(x_BLD, layer, visibility, positions_BL)
         if cache is not None and prefill:
             cache.fill(keys_values, prefill_lengths)
+        elif cache is not None and ahead:
+            cache.leave(keys_values)
         elif cache is not None:
             cache.extend(keys_values)
         if logit_positions is not None:
@@ -389,6 +397,12 @@ class _Cache:
         for variable, new_NB1GK in zip((self.keys, self.values), new, strict=True):
             variable.value = extend_cache(variable.value, new_NB1GK, self.index_B)
         self.index.value = self.index.value + 1
+
+    def leave(self, new: tuple[jax.Array, jax.Array]) -> None:
+        """Leaves positions that might come next, in place of those that are there."""
+        for variable, new_NBLGK in zip((self.keys, self.values), new, strict=True):
+            cache = variable.value
+            variable.value = to_cache(new_NBLGK, cache.shape).astype(cache.dtype)
 
 
 def _scanned(cfg: TransformerConfig, *, reads_alone: bool) -> Any:

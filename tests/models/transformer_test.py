@@ -71,7 +71,7 @@ def _logits(model, params, tokens, **kwargs):
     return model.apply({"params": params}, tokens, enable_dropout=False, **kwargs)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("decode", "prefill"))
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("decode", "prefill", "ahead"))
 def _cached(model, variables, tokens, **kwargs):
     return model.apply(variables, tokens, enable_dropout=False, mutable=["cache"], **kwargs)
 
@@ -109,6 +109,28 @@ def test_cached_decoding_equals_full_forward(variant):
         logits, cache = _cached(model, {"params": params, **cache}, token, decode=True)
         expected = jnp.take_along_axis(full, index[..., None], axis=1)
         np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_that_might_come_next_are_read_from_one_cache(variant):
+    """Each has the logits that it would have alone, and leaves what it would add to the cache."""
+    model, params = random_params(variant)
+    tokens, lengths = _tokens(variant, (3, 8)), jnp.array([1, 5, 8])
+    _, cache = _cached(model, {"params": params}, _tokens(variant, (3, 20)), decode=True)
+    variables = {"params": params, **cache}
+    _, cache = _cached(model, variables, tokens, prefill=True, prefill_lengths=lengths)
+    variables, next_Bk = {"params": params, **cache}, _tokens(variant, (3, 4), seed=6)
+    logits, ahead = _cached(model, variables, next_Bk, decode=True, ahead=True)
+    ahead = ahead["cache"]
+    np.testing.assert_array_equal(ahead["cache_index"], cache["cache"]["cache_index"])
+    for place in range(4):
+        token = next_Bk[:, place : place + 1]
+        expected, alone = _cached(model, variables, token, decode=True)
+        np.testing.assert_allclose(logits[:, place], expected[:, 0], atol=1e-5, rtol=1e-5)
+        for name in ("cached_key", "cached_value"):
+            added = jnp.take_along_axis(
+                alone["cache"][name], lengths.reshape(1, -1, 1, 1, 1), axis=3
+            )
+            np.testing.assert_allclose(ahead[name][:, :, :, place], added[:, :, :, 0], atol=1e-5)
 
 
 def test_packed_segments_do_not_see_each_other(variant):

@@ -1,7 +1,7 @@
 """Looking ahead: what a network's final hidden state would be behind each candidate token.
 
-A cache is shared by a row's k candidates, each of which is read at the place behind the text; what
-they add to it is kept, so that the one that is drawn is not read again.
+A row's k candidates are read in one call at the place behind the text, all from the row's one
+cache; what they would add to it is kept, so that the one that is drawn is not read again.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class Lookahead:
             return hidden_RD, new
 
         def unknown() -> Any:
-            read_RD, read = self._next(cache, token_R)
+            read_R1D, read = self._next(cache, token_R[:, None])
             chosen = {
                 name: jnp.where(known_R.reshape(1, -1, 1, 1, 1), new[name], read[name])
                 for name in new
             }
-            return jnp.where(known_R[:, None], hidden_RD, read_RD), chosen
+            return jnp.where(known_R[:, None], hidden_RD, read_R1D[:, 0]), chosen
 
         # The first token of a row is its prompt's last; later ones are candidates, unless another
         # method has left none of them.
@@ -96,21 +96,17 @@ class Lookahead:
     def ahead(self, state: State, ids_Rk: jax.Array) -> tuple[jax.Array, State]:
         """The final hidden state behind each candidate, `hidden_RkD`, and the new state."""
         cache = state[1]["cache"]
-        hidden_RkD, added = jax.vmap(
-            lambda token_R: self._next(cache, token_R), in_axes=1, out_axes=(1, 3)
-        )(ids_Rk)
-        added = {name: leaf[:, :, :, :, 0] for name, leaf in added.items()}
+        hidden_RkD, added = self._next(cache, ids_Rk)
         rows = {"ids_Rk": ids_Rk, "hidden_RkD": hidden_RkD}
         return hidden_RkD, {0: rows, 1: {"cache": cache, "added": added}}
 
-    def _next(self, cache: Any, token_R: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The hidden state behind a token, and what it adds to the cache, `[N, R, G, 1, K]`."""
-        hidden_R1D, after = caches.apply(
-            self.module, self.params, cache, token_R[:, None], decode=True, with_logits=False
+    def _next(self, cache: Any, ids_Rk: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The hidden states behind tokens, and what each adds to the cache, `[N, R, G, k, K]`."""
+        hidden_RkD, added = caches.apply(
+            self.module, self.params, cache, ids_Rk, decode=True, ahead=True, with_logits=False
         )
-        index_R = cache[_INDEX][0]
-        added = {name: _at(leaf, index_R) for name, leaf in after.items() if name != _INDEX}
-        return hidden_R1D[:, 0].astype(jnp.float32), added
+        added = {name: leaf for name, leaf in added.items() if name != _INDEX}
+        return hidden_RkD.astype(jnp.float32), added
 
 
 def candidates(logits_RV: jax.Array, allowed_RV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,8 @@
 """The plane of SASA: figures by hand, what looking ahead reads, and what is refused."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +62,21 @@ def test_looking_ahead_reads_what_a_whole_pass_reads(config):
                 whole = _hidden(model, params, [*row, int(token)])
                 np.testing.assert_allclose(ahead_RkD[n, place], whole, atol=2e-5)
         ids_Rk = np.array([[12, 11], [12, 11], [14, 13]])
+
+
+def test_candidates_take_no_copies_of_the_cache(config):
+    """What a step needs beside its state does not grow by a cache a candidate: by less than one."""
+    config = dataclasses.replace(config, max_length=512)
+    model, params = random_params(config)
+    k, rows, positions = 16, 4, 512
+    lookahead = Lookahead(model, params, k)
+    prompts = jnp.ones((rows, 3), jnp.int32), jnp.full(rows, 3)
+    state = jax.eval_shape(lambda: lookahead.start(*prompts, positions))
+    cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state[1]["cache"]))
+    ids_Rk = jax.ShapeDtypeStruct((rows, k), jnp.int32)
+    compiled = jax.jit(lookahead.ahead).lower(state, ids_Rk).compile()
+    memory: Any = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < cache
 
 
 def _both(lookahead, state, token_R, ids_Rk):
