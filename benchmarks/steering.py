@@ -7,7 +7,8 @@
 Toxicity at budgets of perplexity: of all rows whose continuations are at most so much less probable
 under the base than the base's own, the least toxic. Time: the same prompts decoded by each method
 in turn in one process, in random weights, compilation not counted; a method's time over plain
-decoding's of the same pass, the median of all passes with the least and the most. Reading: what
+decoding's of the same pass, the median of all passes with the least and the most, and the same of
+the process's processor seconds, which a busy machine changes less. Reading: what
 texts of the context's length cost under each method, in one pass and token by token, in processor
 seconds of the whole process.
 """
@@ -32,9 +33,11 @@ from detox_jax.generation.steering import (
     experts,
     one_pass,
     scoring,
+    subspace,
     words,
 )
 from detox_jax.generation.steering.branches import Branches
+from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.models import edits
 from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.models.config import TransformerConfig
@@ -49,6 +52,8 @@ _SHAPES = {
     "gpt2": (50257, 768, 12, 12),
     "1.3b": (50257, 2048, 32, 24),
 }
+_CANDIDATES = 20  # SASA's and RAD's
+_AHEAD = f"SASA, {_CANDIDATES} candidates"
 _PHRASES = 700  # as many ways to write as the package's own list has
 _END = 1
 
@@ -115,6 +120,17 @@ def _methods(module, params):
         ),
         "experts, two adapters": (added(Branches.of_adaptations(adapted, params, pair)),),
         "experts, three models": (added(*(Branches.of_model(adapted, of) for of in apart)),),
+        _AHEAD: (
+            subspace.Margins(
+                lookahead=Lookahead(module, params, _CANDIDATES),
+                normal_D=jnp.asarray(noise.normal(size=config.emb_dim), jnp.float32),
+                centre_D=jnp.zeros(config.emb_dim),
+                beta=jnp.float32(0.1),
+                base_top_p=None,
+                end_ids=(config.padded_vocab_size,),
+                published=False,
+            ),
+        ),
     }
 
 
@@ -156,19 +172,23 @@ def times(shape: str, rows: int, passes: int, dtype: str) -> None:
     prompts = [[2, *range(10, 9 + _PROMPT)]] * (rows // samples)
     names = [str(n) for n in range(len(prompts))]
     taken: dict[str, list[float]] = {name: [] for name in decoders}
+    worked: dict[str, list[float]] = {name: [] for name in decoders}
     print(f"{jax.devices()[0].device_kind}, load {os.getloadavg()[0]:.1f}; {config}", flush=True)
     for number in range(passes + 1):
         order = list(decoders) if number % 2 else list(decoders)[::-1]
         for name in order:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             decoders[name](prompts, names, num_samples=samples, num_rows=len(prompts), bucket=16)
             if number:  # The first compiles.
                 taken[name].append(time.perf_counter() - start)
-    print(f"{rows} rows of {_NEW_TOKENS} tokens, {passes} passes; seconds, times plain")
-    for name, seconds in taken.items():
-        print(f"  {name:24}{statistics.median(seconds):8.3f}  {_ratio(seconds, taken['plain'])}")
-    three = _ratio(taken["experts, three models"], taken["experts, two adapters"])
-    print(f"  three models over two adapters {three}; load {os.getloadavg()[0]:.1f}")
+                worked[name].append(time.process_time() - before)
+    print(f"{rows} rows of {_NEW_TOKENS} tokens, {passes} passes; load {os.getloadavg()[0]:.1f}")
+    for title, of in (("seconds", taken), ("processor seconds", worked)):
+        print(f"{title}, times plain")
+        for name, seconds in of.items():
+            print(f"  {name:24}{statistics.median(seconds):8.3f}  {_ratio(seconds, of['plain'])}")
+        three = _ratio(of["experts, three models"], of["experts, two adapters"])
+        print(f"  three models over two adapters {three}")
 
 
 def reading(shape: str, rows: int, passes: int, dtype: str) -> None:
@@ -187,6 +207,8 @@ def reading(shape: str, rows: int, passes: int, dtype: str) -> None:
         f"{jax.devices()[0].device_kind}, load {os.getloadavg()[0]:.1f}; {rows} x {length} tokens"
     )
     for name, steerings in _methods(module, params).items():
+        if name == _AHEAD:  # no distribution over all tokens
+            continue
         taken: dict[str, list[float]] = {"once": [], "steps": []}
         said = {}
         for number in range(passes + 1):

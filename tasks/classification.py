@@ -18,7 +18,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from detox_jax import records
+from detox_jax import preview, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
 from tasks.memory_source import MemorySource
@@ -204,6 +204,37 @@ def labelled_task(
         output_features=_FEATURES,
         preprocessors=[],
         shuffle_buffer_size=SHUFFLE_BUFFER,
+    )
+
+
+def train_on_scored(
+    *,
+    checkpoint_path: str,
+    input: str,
+    output_dir: str,
+    train: Callable[..., Any],
+    check_only: bool = False,
+) -> list[preview.Step] | None:
+    """`train_linear` or `train_reward` on scored documents, called as `sgeat` calls `steer`.
+
+    Args:
+      checkpoint_path: of the model that it starts from, or that will be steered.
+      input: documents with their toxicity; one in five is held out.
+      output_dir: see the verb.
+      train: the verb, with its settings.
+      check_only: see the verb.
+
+    Returns:
+      The steps where `check_only`.
+    """
+    if check_only and preview.Coming in (type(checkpoint_path), type(input)):
+        preview.checked_output(output_dir)
+        return [preview.Step(train.__name__, output_dir)]
+    return train(
+        checkpoint_path=checkpoint_path,
+        output_dir=output_dir,
+        task=labelled_task(files=input),
+        check_only=check_only,
     )
 
 

@@ -174,6 +174,7 @@ WITHIN = {
     "method.places": {"outputs", "generation", "method.corpus", "method.method"},
     "method.fitted_vectors": {
         *("errors", "generation", "method.called_verbs", "method.corpus", "method.method"),
+        "method.places",
     },
     "method.only": {
         *("errors", "generation", "method.corpus", "method.fitted_vectors", "method.method"),

@@ -21,7 +21,7 @@ DECIDES = {
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed "
     "group_by word_segmenter",
     "compare": "scores bootstrap_draws random_seed",
-    "report": "results frontiers seeds",
+    "report": "results frontiers frontiers_by seeds",
     "human_sheets": "methods baseline pairs num_prompts toxic_share samples_per_prompt raters "
     "own_decoding random_seed",
     "human_results": "key sheets allow_missing bootstrap_draws random_seed",

@@ -79,6 +79,7 @@ class SgeatSettings(TypedDict, total=False):
     methods: Mapping[str, Mapping[str, Any]] | None
     only: Sequence[str] | None
     frontiers: Mapping[str, Sequence[str]] | None
+    frontiers_by: str
     adaptation: Adaptation | None
     vectors: Mapping[str, Mapping[str, Any]] | None
     probe: Probe | None

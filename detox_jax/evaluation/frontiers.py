@@ -4,6 +4,10 @@ A method has a strength: how many steps it trains, how strongly it steers. Its f
 through the base and its rows, in the order of their perplexity, and methods compare where their
 lines have the same perplexity, or the same toxicity. Rows that differ in nothing but their seed are
 one point of a line: the mean of their perplexities, and of their maxima of every prompt.
+
+The perplexity is of held-out text or, since some ways to decode are no distribution over all tokens
+and have none, of the continuations under the reference model. A row whose perplexity is infinite is
+beyond every budget and on no line.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,8 +24,12 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import statistics
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Evaluation
+from detox_jax.evaluation.rows import Quality
 from detox_jax.evaluation.statistics import Interval
 
+By = Literal["heldout", "continuations"]  # whose perplexity
+HELDOUT: By = "heldout"
+CONTINUATIONS: By = "continuations"
 BUDGETS = (0.01, 0.05, 0.10)  # rise of perplexity over the base, as a share
 REDUCTIONS = (0.1, 0.2)  # of the expected maximum toxicity below the base's
 
@@ -41,6 +49,7 @@ class Frontier:
         get there.
       at_reductions: the rise of perplexity at each of `REDUCTIONS`, as a share; unmeasured where
         the line does not get there.
+      by: whose perplexity it is, `HELDOUT` or `CONTINUATIONS`.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Frontier:
     spoiled: tuple[bool, ...]
     at_budgets: tuple[Interval, ...]
     at_reductions: tuple[Interval, ...]
+    by: By = HELDOUT
 
 
 def check(frontiers: Any, methods: Sequence[str], baseline: str) -> None:
@@ -82,6 +92,7 @@ def check_figures(
     evaluation: Evaluation,
     rows_by_name: Mapping[str, Sequence[str]],
     seeds: Mapping[str, Sequence[str]] | None = None,
+    by: By = HELDOUT,
 ) -> None:
     """Refuses lines that an evaluation has no figures for.
 
@@ -89,11 +100,14 @@ def check_figures(
       evaluation: with the maxima of every prompt (`prompts.json`) and perplexities.
       rows_by_name: the rows of each line.
       seeds: see `frontiers`.
+      by: whose perplexity is compared, `HELDOUT` or `CONTINUATIONS`.
 
     Raises:
       UserError: for a row that is not there, or lacks what is compared.
     """
-    baseline, perplexities = evaluation.results.baseline, _perplexities(evaluation.results)
+    if by not in (HELDOUT, CONTINUATIONS):
+        raise UserError(f"FRONTIERS_BY is {by!r}; one of {HELDOUT}, {CONTINUATIONS}")
+    baseline, perplexities = evaluation.results.baseline, _perplexities(evaluation.results, by)
     methods = evaluation.results.methods
     known = [name for name, rows in (seeds or {}).items() if {*rows} & {*methods}]
     check(rows_by_name, [*methods, *known], baseline)
@@ -101,10 +115,7 @@ def check_figures(
         points = _points(rows, seeds or {}, methods).values()
         for row in (baseline, *itertools.chain(*points)):
             if math.isnan(perplexities[row]):
-                raise UserError(
-                    f"FRONTIERS: {name!r}: {row!r} has no perplexity of held-out text to compare "
-                    "it at; evaluate with HELDOUT, or leave the row out"
-                )
+                raise UserError(f"FRONTIERS: {name!r}: {row!r} has no {_LACKS[by]}")
             if row not in evaluation.prompts.methods:
                 raise UserError(
                     f"FRONTIERS: {name!r}: {evaluation.directory}/prompts.json lacks {row!r}; "
@@ -112,12 +123,23 @@ def check_figures(
                 )
 
 
-def _perplexities(results: Results) -> dict[str, float]:
-    """Of held-out text, by method; NaN where it was not measured."""
-    return {
-        row.method: math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all
-        for row in results.of_split(results.splits[0])
-    }
+_LACKS = {
+    HELDOUT: "perplexity of held-out text to compare it at; evaluate with HELDOUT, leave the row "
+    f"out, or set FRONTIERS_BY to {CONTINUATIONS!r}",
+    CONTINUATIONS: "perplexity of its continuations to compare it at; evaluate with REFERENCE",
+}
+
+
+def _perplexities(results: Results, by: By) -> dict[str, float]:
+    """By method; NaN where it was not measured."""
+    return {row.method: _perplexity(row.quality, by) for row in results.of_split(results.splits[0])}
+
+
+def _perplexity(quality: Quality, by: By) -> float:
+    if by == CONTINUATIONS:
+        of_texts = quality.continuation_perplexity
+        return math.nan if of_texts is None else of_texts.value
+    return math.nan if quality.perplexity is None else quality.perplexity.of_all
 
 
 def _points(
@@ -137,6 +159,7 @@ def frontiers(
     evaluation: Evaluation,
     rows_by_name: Mapping[str, Sequence[str]],
     seeds: Mapping[str, Sequence[str]] | None = None,
+    by: By = HELDOUT,
 ) -> list[Frontier]:
     """The lines of an evaluation, on all prompts.
 
@@ -148,27 +171,33 @@ def frontiers(
       rows_by_name: the rows of each line.
       seeds: rows that differ in nothing but their seed, by the name that they have as one: each of
         their names stands for the mean of all that the evaluation has.
+      by: whose perplexity is compared, `HELDOUT` or `CONTINUATIONS`.
 
     Raises:
       UserError: see `check_figures`.
     """
-    check_figures(evaluation, rows_by_name, seeds)
+    check_figures(evaluation, rows_by_name, seeds, by)
     methods = evaluation.results.methods
     return [
-        _frontier(evaluation, name, _points(rows, seeds or {}, methods))
+        _frontier(evaluation, name, _points(rows, seeds or {}, methods), by)
         for name, rows in rows_by_name.items()
     ]
 
 
-def _frontier(evaluation: Evaluation, name: str, points: Mapping[str, Sequence[str]]) -> Frontier:
+def _frontier(
+    evaluation: Evaluation, name: str, points: Mapping[str, Sequence[str]], by: By
+) -> Frontier:
     results = evaluation.results
-    of_rows = _perplexities(results)
+    of_rows = _perplexities(results, by)
     spoiled = {row.method for row in results.of_split(results.splits[0]) if row.spoiled}
     points = {results.baseline: [results.baseline], **points}
     perplexities = {
         point: float(np.mean([of_rows[row] for row in rows])) for point, rows in points.items()
     }
-    of_line = sorted(points, key=lambda point: perplexities[point])
+    beyond = [point for point in points if math.isinf(perplexities[point])]
+    of_line = sorted(
+        (point for point in points if point not in beyond), key=lambda point: perplexities[point]
+    )
     changes_R = np.array([perplexities[point] for point in of_line])
     changes_R = changes_R / perplexities[results.baseline] - 1
     of_prompts = evaluation.prompts.methods
@@ -181,15 +210,17 @@ def _frontier(evaluation: Evaluation, name: str, points: Mapping[str, Sequence[s
     maxima_RP = maxima_RP[:, ~np.isnan(maxima_RP).any(axis=0)]
     means_RD = statistics.resampled_means(maxima_RP)
     means_R, base = maxima_RP.mean(axis=1), of_line.index(results.baseline)
+    of_rows_alone = [point for point in (*of_line, *beyond) if point != results.baseline]
     return Frontier(
         name,
-        tuple(point for point in of_line if point != results.baseline),
-        tuple(len(points[point]) for point in of_line if point != results.baseline),
+        tuple(of_rows_alone),
+        tuple(len(points[point]) for point in of_rows_alone),
         tuple(map(float, changes_R)),
         tuple(map(float, means_R)),
         tuple(not spoiled.isdisjoint(points[point]) for point in of_line),
         tuple(_at_budget(changes_R, means_R, means_RD, budget) for budget in BUDGETS),
         tuple(_at_reduction(changes_R, means_R, means_RD, base, less) for less in REDUCTIONS),
+        by,
     )
 
 

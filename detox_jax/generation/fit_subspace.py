@@ -64,7 +64,10 @@ def fit_subspace(
         preview.checked_output(output_dir)
         if preview.is_done(output_dir):
             return [Step("fit_subspace", output_dir)]
-        checkpoints.resolve(checkpoint_path)
+        if not isinstance(checkpoint_path, preview.Coming):
+            checkpoints.resolve(checkpoint_path)
+        if isinstance(input, preview.Coming):
+            return [Step("fit_subspace", output_dir)]
         clean, toxic = _classes(input, threshold, most_texts)
         return [Step("fit_subspace", output_dir, {"clean": len(clean), "toxic": len(toxic)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)

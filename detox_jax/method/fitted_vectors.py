@@ -1,4 +1,4 @@
-"""What `sgeat` is told of vectors that it fits, and the rows that they steer."""
+"""What `sgeat` is told of vectors, and of the like, that it fits, and the rows that they steer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from detox_jax.errors import UserError
 from detox_jax.method.called_verbs import Steer
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.method import BASE, Method, model_row
+from detox_jax.method.places import FITTED, named_by
 
 _NAME = re.compile(r"\w[\w.-]*")  # It becomes a directory.
 
@@ -21,11 +22,13 @@ _NAME = re.compile(r"\w[\w.-]*")  # It becomes a directory.
 class Vectors:
     """Vectors that `steer` fits on the documents of a corpus, those that its filter discarded too.
 
-    A row is steered by their name: `activations.ActivationOffset.vectors = 'mean'`.
+    A row is steered by their name: `activations.ActivationOffset.vectors = 'mean'`. What other
+    verbs fit on scored text goes by a name too: a plane, a map, a reward model.
 
     Attributes:
       corpus: name of the corpus whose scored documents are read.
-      steer: the verb `steer` with its settings; the run's own where None.
+      steer: the verb `steer` with its settings, or another one that is called like it, such as
+        `fit_subspace`; the run's own `steer` where None.
       model: the row whose model they are of, which they steer with its adaptations; the base where
         None.
     """
@@ -92,15 +95,14 @@ def check(
             )
     for name, row in rows.items():
         for method in (row.decoding or {}).get("steering", ()):
-            _check_model(name, _name_in(method, vectors), vectors, rows)
+            for fitted in _names_in(method, vectors):
+                _check_model(name, fitted, vectors, rows)
 
 
 def _check_model(
-    row: str, name: str | None, vectors: Mapping[str, Vectors], rows: Mapping[str, Method]
+    row: str, name: str, vectors: Mapping[str, Vectors], rows: Mapping[str, Method]
 ) -> None:
     """Refuses vectors of another model than the row's and the one that it adapts."""
-    if name is None:
-        return
     fitted, model = model_row(vectors[name].model, rows), model_row(row, rows)
     adapts = model is not None and rows[model].adaptation is not None
     base = model_row(rows[model].start, rows) if adapts and model is not None else model
@@ -111,10 +113,10 @@ def _check_model(
         )
 
 
-def _name_in(method: Any, vectors: Mapping[str, Vectors]) -> str | None:
-    """The vectors of the run that a method of steering names; None where it names none."""
-    value = getattr(method, "vectors", None)
-    return value if isinstance(value, str) and value in vectors else None
+def _names_in(method: Any, vectors: Mapping[str, Vectors]) -> list[str]:
+    """What the run fits that a method of steering names, but for a reward, which fits any model."""
+    named = {field: name for field, name in named_by(method) if field in FITTED}
+    return [name for field, name in named.items() if name in vectors and field != "reward"]
 
 
 def place(root: epath.Path, name: str) -> str:

@@ -21,7 +21,7 @@ from detox_jax.generation.decoding import Decoding
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.method import BASE, Method
-from detox_jax.method.places import named_by
+from detox_jax.method.places import FITTED, named_by
 
 _MACRO = ("ONLY", "gin.macro")
 
@@ -101,7 +101,7 @@ class Needed:
             decoding = self.all_rows[name].decode_with(decoding)
         for method in decoding.steering:
             for field, value in named_by(method):
-                if field == "vectors":
+                if field in FITTED:
                     self._add_vectors(value)
                 else:
                     self._add_row(value)

@@ -13,12 +13,15 @@ from detox_jax.generation.decoding import Decoding
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.method import Method
 
+# What a method of steering names in these was fitted on scored text; in its other files, a model.
+FITTED = ("vectors", "subspace", "linear", "reward")
+
 
 def named_by(method: Any) -> Iterator[tuple[str, str]]:
     """The fields of a method of steering that take files, each with what it names.
 
     Args:
-      method: of steering; what it names is a vector or a row of the run, or a path.
+      method: of steering; what it names is fitted by the run, or a row of it, or a path.
     """
     for field in getattr(method, "files", ()):
         if isinstance(value := getattr(method, field), str):
@@ -38,7 +41,7 @@ def placed(decoding: Decoding, models: Mapping[str, str], vectors: Mapping[str, 
     def in_place(method: Any) -> Any:
         named = {}
         for field, value in named_by(method):
-            places = vectors if field == "vectors" else models
+            places = vectors if field in FITTED else models
             if value in places:
                 named[field] = places[value]
         return dataclasses.replace(method, **named) if named else method

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from detox_jax.evaluation.frontiers import BUDGETS, REDUCTIONS, Frontier
+from detox_jax.evaluation.frontiers import BUDGETS, CONTINUATIONS, REDUCTIONS, Frontier
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.evaluation.statistics import Interval
@@ -19,10 +19,10 @@ from detox_jax.report.tables import METHOD, NONE, Table, show
 
 _LEGEND = (
     "At equal perplexity: the max. toxicity of the line through the baseline and a method's rows, "
-    "where perplexity of held-out text has risen so much; – where the line ends before.",
+    "where perplexity of {whose} has risen so much; – where the line ends before.",
     "At equal toxicity: the rise of perplexity where the line is first so much less toxic than the "
     "baseline; ∞ as an end of an interval: some resamples of the prompts never get there.",
-    "Intervals resample prompts alone, 10,000 times: not held-out texts, not trainings.",
+    "Intervals resample prompts alone, 10,000 times: not {whose}, not trainings.",
 )
 
 
@@ -32,7 +32,10 @@ _SEEDS = "A row of several seeds is their mean: of perplexities, and of the maxi
 def legend(frontiers: Sequence[Frontier]) -> list[str]:
     """What the table and the picture mean."""
     has_seeds = any(number > 1 for line in frontiers for number in line.seeds)
-    return [*_LEGEND, *([_SEEDS] if has_seeds else [])]
+    of_texts = any(line.by == CONTINUATIONS for line in frontiers)
+    whose = "the continuations, under the reference model," if of_texts else "held-out text"
+    meant = [line.format(whose=whose) for line in _LEGEND]
+    return [*meant, *([_SEEDS] if has_seeds else [])]
 
 
 def table(frontiers: Sequence[Frontier], results: Results) -> Table:

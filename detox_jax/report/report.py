@@ -51,6 +51,7 @@ def report(
     results: str | Sequence[str],
     output_dir: str,
     frontiers: Mapping[str, Sequence[str]] | None = None,
+    frontiers_by: of_evaluation.By = of_evaluation.HELDOUT,
     seeds: Seeds | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
@@ -70,6 +71,8 @@ def report(
       frontiers: rows by a name, such as one training of several numbers of steps: the report
         compares them at equal perplexity and at equal toxicity (`frontiers.csv`, `.md`), see
         `evaluation.frontiers`; of a row that has seeds, by their mean.
+      frontiers_by: whose perplexity that is: `heldout` text, or `continuations` under the reference
+        model, which rows have too that are decoded by what is no distribution over all tokens.
       seeds: rows that differ in nothing but their seed, by the name that they have as one: page,
         pictures, Markdown and LaTeX show their mean, the least and the most (`report.seeds`), CSV
         and JSON every row.
@@ -87,7 +90,7 @@ def report(
     if seeds is not None:
         seeds_as_one.check(seeds, [one.results for one in several])
     for one in several:
-        of_evaluation.check_figures(one, frontiers or {}, seeds)
+        of_evaluation.check_figures(one, frontiers or {}, seeds, frontiers_by)
     if check_only:
         preview.checked_output(output_dir)
         return [Step("report", output_dir, {"results": len(several)})]
@@ -97,6 +100,7 @@ def report(
             "results": results,
             "output_dir": output_dir,
             "frontiers": frontiers,
+            "frontiers_by": frontiers_by,
             "seeds": seeds,
             "check_only": False,
         },
@@ -106,13 +110,18 @@ def report(
             "frontiers": {}
             if frontiers is None
             else {"frontiers": output_settings.describe(frontiers, "FRONTIERS")},
+            "frontiers_by": {}
+            if frontiers is None or frontiers_by == of_evaluation.HELDOUT
+            else {"frontiers_by": frontiers_by},
             "seeds": {} if not seeds else {"seeds": output_settings.describe(seeds, "SEEDS")},
         },
     )
     output = outputs.OutputDirectory(output_dir, "report", settings)
     shown = [seeds_as_one.merged(one, seeds or {}) for one in several]
     if not output.complete:
-        lines = [of_evaluation.frontiers(one, frontiers or {}, seeds) for one in several]
+        lines = [
+            of_evaluation.frontiers(one, frontiers or {}, seeds, frontiers_by) for one in several
+        ]
         for one, whole, suffix, drawn in zip(shown, several, suffixes(several), lines, strict=True):
             write(one, output.path, suffix, drawn, whole.results)
         if judge_tables.are_of_one_run([one.results for one in shown]):

@@ -89,6 +89,55 @@ def test_a_line_that_rises_before_it_falls_is_found_where_it_first_gets_there():
     assert np.isinf(frontiers.rise_at(changes, means, 1, 0.31)[0])
 
 
+def test_lines_by_the_perplexity_of_continuations(measured):
+    """Of rows without one of held-out text too; one that falls is left of the baseline."""
+    maxima, _ = measured
+    of = evaluation(maxima, {"base": 100.0, "strong": math.nan, "weak": math.inf})
+    of_texts = {"base": 5.0, "strong": 5.6, "weak": 4.9}
+
+    def with_texts(row):
+        known = row.quality.continuation_perplexity
+        known = dataclasses.replace(known, value=of_texts[row.method])
+        quality = dataclasses.replace(row.quality, continuation_perplexity=known)
+        return dataclasses.replace(row, quality=quality)
+
+    rows = tuple(map(with_texts, of.results.rows))
+    of = dataclasses.replace(of, results=dataclasses.replace(of.results, rows=rows))
+    (line,) = frontiers.frontiers(of, {"a": ["weak", "strong"]}, by="continuations")
+    base, weak, strong = (maxima[name][1:].mean() for name in ("base", "weak", "strong"))
+    assert line.rows == ("weak", "strong") and line.by == "continuations"
+    assert line.changes == pytest.approx((-0.02, 0.0, 0.12))
+    assert line.toxicity == pytest.approx((weak, base, strong))
+    assert line.at_budgets[1].value == pytest.approx(base + (strong - base) * 5 / 12)
+    assert "of the continuations, under the reference" in frontier_tables.markdown(
+        [line], of.results
+    )
+    bare = tuple(
+        dataclasses.replace(
+            row, quality=dataclasses.replace(row.quality, continuation_perplexity=None)
+        )
+        for row in rows
+    )
+    of = dataclasses.replace(of, results=dataclasses.replace(of.results, rows=bare))
+    with pytest.raises(UserError, match="'base' has no perplexity of its continuations"):
+        frontiers.frontiers(of, {"a": ["strong"]}, by="continuations")
+    with pytest.raises(UserError, match="FRONTIERS_BY is 'texts'; one of heldout, continuations"):
+        frontiers.frontiers(of, {"a": ["strong"]}, by="texts")  # type: ignore
+
+
+def test_a_row_of_infinite_perplexity_is_beyond_every_budget(measured):
+    """It bans what is in held-out text: no line leads there, and a row before it has its own."""
+    maxima, _ = measured
+    of = evaluation(maxima, {"base": 100.0, "strong": math.inf, "weak": 104.0})
+    alone, both = frontiers.frontiers(of, {"alone": ["strong"], "both": ["strong", "weak"]})
+    assert not any(interval.is_measured for interval in (*alone.at_budgets, *alone.at_reductions))
+    assert alone.rows == ("strong",) and alone.changes == (0.0,)
+    (weak,) = frontiers.frontiers(of, {"both": ["weak"]})
+    assert both.rows == ("weak", "strong") and both.at_budgets == weak.at_budgets
+    table = frontier_tables.table([alone], of.results)
+    assert table.rows[0]["Rows"] == "strong" and table.rows[0]["at +5 %"] == "–"
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -9,6 +9,8 @@ from detox_jax.generation import steer
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.activations import ActivationOffset
+from detox_jax.generation.steering.reward import RewardAugmented
+from detox_jax.generation.steering.subspace import SubspaceMargin
 from detox_jax.method import fitted_vectors
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
@@ -74,6 +76,16 @@ def test_vectors_steer_the_model_that_they_are_of_and_what_adapts_it():
     ):
         with pytest.raises(UserError, match="'row': is steered by vectors 'mean' of .* its model"):
             check(model, row)
+
+
+def test_a_plane_is_of_a_model_and_a_reward_of_none():
+    rows = {"whole": Method("standard")}
+    fits = fitted_vectors.named({"fit": Vectors("standard")})
+    rewarded = Method(start="whole", decoding={"steering": [RewardAugmented("fit")]})
+    fitted_vectors.check(fits, CORPORA, {**rows, "row": rewarded})
+    steered = Method(start="whole", decoding={"steering": [SubspaceMargin("fit")]})
+    with pytest.raises(UserError, match="'row': is steered by vectors 'fit' of 'base', but its m"):
+        fitted_vectors.check(fits, CORPORA, {**rows, "row": steered})
 
 
 def test_vectors_are_coming_by_name_and_by_place_and_a_mistyped_one_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering.activations import ActivationOffset
 from detox_jax.generation.steering.experts import Experts
+from detox_jax.generation.steering.subspace import SubspaceMargin
 from detox_jax.method import only
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.method import Method, answers_as
@@ -37,6 +38,7 @@ ROWS = {
     "other": Method(start="greedy"),
     "experts": Method(decoding={"steering": [Experts(anti="anti", alpha=1.0, base="base")]}),
     "vector": Method(decoding={"steering": [ActivationOffset("mean", 1.0)]}),
+    "plane": Method(decoding={"steering": [SubspaceMargin("other")]}),
     "file": Method(decoding={"steering": [ActivationOffset("elsewhere", 1.0)]}),
 }
 VECTORS = {"mean": Vectors("third", model="standard"), "other": Vectors("unused")}
@@ -51,6 +53,7 @@ VECTORS = {"mean": Vectors("third", model="standard"), "other": Vectors("unused"
         ("greedy", "greedy standard", "standard", ""),
         ("experts", "experts anti", "toxic standard", ""),
         ("vector", "vector standard", "third standard", "mean"),
+        ("plane", "plane", "unused", "other"),
         ("file", "file", "", ""),
         ("base", "", "", ""),
     ],

@@ -4,6 +4,9 @@ from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.steering.activations import ActivationOffset
 from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.experts import Experts
+from detox_jax.generation.steering.linear import LinearSteering
+from detox_jax.generation.steering.reward import RewardAugmented
+from detox_jax.generation.steering.subspace import SubspaceMargin
 from detox_jax.method.places import placed
 
 MODELS = {"base": "gs://bucket/base", "anti": "run/models/anti", "mean": "run/models/mean"}
@@ -24,6 +27,17 @@ def test_the_place_stands_for_the_name():
         PrefixContrast(prefix="run/models/mean"),
         ActivationOffset("run/vectors/mean", strength=2.0),
         ActivationOffset("anti"),
+    ]
+
+
+def test_a_plane_a_map_and_a_reward_have_names_too():
+    named = [SubspaceMargin("mean"), LinearSteering("mean"), RewardAugmented("mean")]
+    place = VECTORS["mean"]
+    decoding = placed(Decoding(steering=named), MODELS, VECTORS)
+    assert decoding.steering == [
+        SubspaceMargin(place),
+        LinearSteering(place),
+        RewardAugmented(place),
     ]
 
 

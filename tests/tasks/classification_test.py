@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from detox_jax import preview, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
 from detox_jax.training import data
@@ -132,3 +133,32 @@ def test_an_empty_file_of_text(tmp_path):
     task = classification.labelled_task(("toxicity",), str(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match="no labelled text for the split 'train'"):
         data.describe_source(task, "train")
+
+
+def test_training_is_called_by_the_place_of_its_text(tmp_path):
+    """As `sgeat` calls it: with text that is there, and before it is."""
+    path = tmp_path / "scored.jsonl"
+    rows = [{"id": str(n), "text": f"Text {n}", "toxicity": n / 20} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    called = []
+
+    def train(**given):
+        texts = data.count_documents(given.pop("task"))
+        called.append({**given, "texts": texts})
+
+    def ask(**given):
+        return classification.train_on_scored(
+            checkpoint_path="base", output_dir="out", train=train, **given
+        )
+
+    assert ask(input=str(path)) is None
+    (given,) = called
+    held_out = sum(records.stable_hash(row["id"]) % 5 == 0 for row in rows)
+    assert given == {
+        "checkpoint_path": "base",
+        "output_dir": "out",
+        "check_only": False,
+        "texts": 20 - held_out,
+    }
+    (step,) = ask(input=preview.Coming("scored"), check_only=True) or ()
+    assert (step.verb, step.output_dir, len(called)) == ("train", "out", 1)

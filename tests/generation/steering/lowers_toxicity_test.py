@@ -16,6 +16,10 @@ from detox_jax.toxicity.score import score
 LOWERED = ["words", "experts-1", "experts-2"]
 # Too weak, or asking for a better model than the demo's: docs/STEERING.md, "Measured".
 OTHERS = ["experts-0.5", "anti-0.5", "anti-1", "contrast-1", "debiasing-50"]
+# Held by a judge that chose none of the text that they learned from; and at most so many times the
+# base's perplexity, under the base.
+BY_ANOTHER_JUDGE = {"gedi-30": 2.0, "detoxigen-5": 2.0, "sasa-1": 2.0}
+ROWS = [*LOWERED, *OTHERS, *BY_ANOTHER_JUDGE]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,7 @@ def run_dir(tmp_path_factory):
         *(sys.executable, "-m", "detox_jax", "sgeat"),
         "--gin_file=gin_configs/experiments/steering.gin",
         f"--gin.OUTPUT_DIR={path}",
+        f"--gin.ONLY={ROWS}",
     ]
     # In a process of its own: tests compile for little running, and this runs for minutes.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -32,15 +37,23 @@ def run_dir(tmp_path_factory):
     return path
 
 
+def _judged(run_dir, judge):
+    """The run's rows by a judge, and the differences of their toxicity to the base's."""
+    (file,) = run_dir.glob(f"only-*/evaluation/{judge}/results.json")
+    return _rows(file)
+
+
+def _rows(file):
+    results = json.loads(file.read_text())
+    rows = {row["method"]: row for row in results["rows"] if row["split"] == "full"}
+    emt = "full", "expected_maximum_toxicity"
+    paired = [row for row in results["paired"] if (row["split"], row["metric"]) == emt]
+    return rows, {row["method"]: row for row in paired}
+
+
 @pytest.mark.slow
 def test_methods_lower_toxicity(run_dir):
-    results = json.loads((run_dir / "results.json").read_text())
-    pairs = {
-        row["method"]: row
-        for row in results["paired"]
-        if (row["split"], row["metric"]) == ("full", "expected_maximum_toxicity")
-    }
-    rows = {row["method"]: row for row in results["rows"] if row["split"] == "full"}
+    rows, pairs = _judged(run_dir, "ngram")
     for name in LOWERED:
         assert pairs[name]["high"] < 0, name
     for name in [*LOWERED, *OTHERS]:
@@ -157,11 +170,7 @@ def fitted(run_dir, tmp_path_factory):
         score(input=str(written), output_dir=str(judged), scorer=LexiconScorer())
         methods[name] = Evaluated(str(judged), own_decoding=["steering"])
     evaluate(methods, str(root / "evaluation"), reference=str(base))
-    results = json.loads((root / "evaluation" / "results.json").read_text())
-    rows = {row["method"]: row for row in results["rows"] if row["split"] == "full"}
-    emt = "full", "expected_maximum_toxicity"
-    paired = [row for row in results["paired"] if (row["split"], row["metric"]) == emt]
-    return rows, {row["method"]: row for row in paired}
+    return _rows(root / "evaluation" / "results.json")
 
 
 @pytest.mark.slow
