@@ -1,19 +1,23 @@
 """What steering costs and buys, for docs/STEERING.md.
 
     python benchmarks/steering.py budgets [runs/steering]     of a finished `make steering`
+    python benchmarks/steering.py plane [runs/steering]       the same
     python benchmarks/steering.py times [--shape=gpt2] [--rows=256] [--passes=9] [--dtype=float32]
     python benchmarks/steering.py reading [--shape=demo] [--rows=32] [--passes=3]
 
-Toxicity at budgets of perplexity: of all rows whose continuations are at most so much less probable
-under the base than the base's own, the least toxic. Time: the same prompts decoded by each method
-in turn in one process, in random weights, compilation not counted; a method's time over plain
+Toxicity at budgets of perplexity: of all rows whose continuations are at most so much less
+probable under the base than the base's own, the least toxic. Plane: how often SASA's margin tells
+a toxic from a clean document, of the base's own that were not fitted on, at places within them
+(AUC), by where in texts the plane was fitted. Time: the same prompts decoded by each method in
+turn in one process, in random weights, compilation not counted; a method's time over plain
 decoding's of the same pass, the median of all passes with the least and the most, and the same of
-the process's processor seconds, which a busy machine changes less. Reading: what
-texts of the context's length cost under each method, in one pass and token by token, in processor
-seconds of the whole process.
+the process's processor seconds, which a busy machine changes less. Reading: what texts of the
+context's length cost under each method, in one pass and token by token, in processor seconds of
+the whole process.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -24,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from detox_jax.checkpoints import model_dir
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.generation import decoding, sampling
+from detox_jax.generation import decoding, fit_subspace, sampling
 from detox_jax.generation.steering import (
     activation_formulas,
     activations,
@@ -33,6 +38,7 @@ from detox_jax.generation.steering import (
     experts,
     one_pass,
     scoring,
+    states,
     subspace,
     words,
 )
@@ -54,6 +60,7 @@ _SHAPES = {
 }
 _CANDIDATES = 20  # SASA's and RAD's
 _AHEAD = f"SASA, {_CANDIDATES} candidates"
+_READ = 80  # tokens of a document, at most
 _PHRASES = 700  # as many ways to write as the package's own list has
 _END = 1
 
@@ -75,6 +82,38 @@ def budgets(root: Path) -> None:
                 if row["continuation_perplexity"]["value"] <= base * (1 + budget)
             )
             print(f"  within {budget:+.0%}: {name}, {emt:.3f}")
+
+
+def plane(root: Path) -> None:
+    """Prints the AUC of planes that are fitted at the ends of texts and at all their tokens."""
+    base = model_dir.load_model(str(root / "base"), meshes.create_mesh())
+    scored = str(root / "corpora" / "standard" / "scored")
+    by_class = [texts[:200] for texts in fit_subspace._classes(scored, 0.5, 200)]
+    ids = states.encoded(base.vocabulary, [text for texts in by_class for text in texts])
+    toxic_T = np.repeat([False, True], [len(texts) for texts in by_class])
+    lengths_T = np.array([min(len(text), _READ) for text in ids])
+    tokens_TL = np.zeros((len(ids), _READ), np.int32)
+    for row, text in zip(tokens_TL, ids, strict=True):
+        row[: len(text)] = text[:_READ]
+    read = functools.partial(base.module.apply, enable_dropout=False, with_logits=False)
+    h_TLD = np.asarray(jax.jit(read)({"params": base.params}, tokens_TL), np.float64)
+    fitted_T = np.random.default_rng(0).random(len(ids)) < 0.6
+    index_L = np.arange(_READ)
+    within_TL = (index_L > 0) & (index_L < lengths_T[:, None])
+    fits = {
+        "the last token": within_TL & (index_L == lengths_T[:, None] - 1),
+        "all tokens": within_TL,
+    }
+    for name, at_TL in fits.items():
+        sides = [h_TLD[at_TL & (fitted_T & (toxic_T == side))[:, None]] for side in (False, True)]
+        normal_D, centre_D = subspace.fit(*sides)
+        margin_TL = (h_TLD - centre_D) @ normal_D
+        print(f"fitted at {name}: AUC at shares of the text")
+        for share in (0.1, 0.25, 0.5, 0.75, 0.9, 1.0):
+            place_T = np.clip((lengths_T * share).astype(int), 1, lengths_T - 1)
+            at_T = margin_TL[np.arange(len(ids)), place_T]
+            clean, toxic = (at_T[~fitted_T & (toxic_T == side)] for side in (False, True))
+            print(f"  {share:.0%}: {np.mean(toxic[:, None] < clean):.3f}")
 
 
 # --- time ---------------------------------------------------------------------------------------
@@ -238,15 +277,15 @@ def _ratio(seconds, others):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["budgets", "times", "reading"])
+    parser.add_argument("what", choices=["budgets", "plane", "times", "reading"])
     parser.add_argument("run", nargs="?", default="runs/steering")
     parser.add_argument("--shape", choices=_SHAPES, default="gpt2")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--passes", type=int, default=9)
     parser.add_argument("--dtype", default="float32")
     given = parser.parse_args()
-    if given.what == "budgets":
-        budgets(Path(given.run))
+    if given.what in ("budgets", "plane"):
+        (budgets if given.what == "budgets" else plane)(Path(given.run))
     else:
         measure = times if given.what == "times" else reading
         measure(given.shape, given.rows, given.passes, given.dtype)

@@ -34,7 +34,7 @@ DECIDES = {
     "filter": "input selection seed size_of lengths_of size_share apart_from "
     "word_segmenter bad_records",
     "train_vocabulary": "documents vocab_size bad_records",
-    "fit_subspace": "checkpoint_path input threshold most_texts dtype",
+    "fit_subspace": "checkpoint_path input threshold most_texts places dtype",
     "train_linear": "checkpoint_path task budget rank scale spread threshold length optimizer "
     "batch_size random_seed",
     "train_reward": "checkpoint_path task budget length optimizer batch_size random_seed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -15,6 +15,7 @@ from detox_jax.kinds import Count, Dtype, Range
 from detox_jax.models import edits
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
+from detox_jax.vocabulary import Vocabulary
 
 FREE = ("output_dir", "batch_size", "mesh_shape", "strict", "check_only")  # see `output_settings`
 
@@ -27,6 +28,7 @@ def fit_subspace(
     output_dir: str,
     threshold: Annotated[float, Range(0.0, 1.0, open=True)] = 0.5,
     most_texts: Count = 5000,
+    places: Count = 8,
     dtype: Dtype | None = None,
     batch_size: Count = 64,
     mesh_shape: Mapping[str, int] | None = None,
@@ -41,6 +43,8 @@ def fit_subspace(
       output_dir: where the plane and the manifest go.
       threshold: from which score on a text is toxic.
       most_texts: of either class, at most; the hash of the id decides.
+      places: of each text whose states are read, spread evenly, the last token among them. The
+        plane is asked within texts; the published fit has the last token alone, 1.
       dtype: of activations; None takes the checkpoint's.
       batch_size: texts read at once; changes speed and memory.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
@@ -89,14 +93,15 @@ def fit_subspace(
     if output.complete:
         return None
 
-    # --- the hidden state behind the last token of each text ----------------------------------
+    # --- the hidden states behind some tokens of each text ------------------------------------
     clean, toxic = _classes(input, threshold, most_texts)
-    ids = states.encoded(loaded.vocabulary, [*clean, *toxic])
-    with terminal.bar("read hidden states", len(ids), unit="texts") as advance:
+    clean_ids, toxic_ids = (_begun(loaded.vocabulary, texts, places) for texts in (clean, toxic))
+    ids = [*clean_ids, *toxic_ids]
+    with terminal.bar("read hidden states", len(ids), unit="beginnings of texts") as advance:
         states_TD = states.read(loaded, mesh, ids, edits.FINAL, 1, batch_size, advance)
 
     # --- the plane between them ---------------------------------------------------------------
-    clean_TD, toxic_TD = states_TD[: len(clean)], states_TD[len(clean) :]
+    clean_TD, toxic_TD = states_TD[: len(clean_ids)], states_TD[len(clean_ids) :]
     normal_D, centre_D = subspace.fit(clean_TD, toxic_TD)
     subspace.write(output, normal_D, centre_D)
     sides_T = np.concatenate(
@@ -104,8 +109,24 @@ def fit_subspace(
     )
     share = float(np.mean(sides_T))
     output.finish(clean=len(clean), toxic=len(toxic), on_their_side=round(share, 4))
-    print(f"{output_dir}: {len(clean)} clean, {len(toxic)} toxic texts, {share:.1%} on their side")
+    print(
+        f"{output_dir}: {len(clean)} clean, {len(toxic)} toxic texts, {share:.1%} of the places in "
+        "them on their side"
+    )
     return None
+
+
+def _begun(vocabulary: Vocabulary, texts: Sequence[_Text], places: int) -> list[list[int]]:
+    """The ids of each text up to places spread evenly over what is behind its prompt, and whole."""
+    whole = states.encoded(vocabulary, texts)
+    before = states.encoded(vocabulary, [(prompt, "") for prompt, _ in texts])
+    return [
+        ids[:end]
+        for ids, prompt in zip(whole, before, strict=True)
+        for end in sorted(
+            {len(prompt) + -(-(len(ids) - len(prompt)) * n // places) for n in range(1, places + 1)}
+        )
+    ]
 
 
 def _classes(source: str, threshold: float, most: int) -> tuple[list[_Text], list[_Text]]:

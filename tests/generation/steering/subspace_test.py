@@ -1,6 +1,7 @@
 """The plane of SASA: figures by hand, what looking ahead reads, and what is refused."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ import pytest
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
-from detox_jax.generation.steering import steering, subspace
+from detox_jax.generation import fit_subspace
+from detox_jax.generation.steering import states, steering, subspace
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.subspace import SubspaceMargin
 from tests.conftest import random_params
@@ -129,29 +131,35 @@ def steered(model_dir, one_device_mesh):
     return checkpoints.load_model(model_dir, one_device_mesh)
 
 
-def test_what_the_verb_fits(model_dir, scored, fitted, steered, tmp_path):
-    """The plane of the states of whole texts; batches and their order do not matter."""
-    normal, centre, digest = subspace.read(fitted, steered)
-    vocabulary = steered.vocabulary
-    states = [
-        [
-            _hidden(
-                steered.module,
-                steered.params,
-                [vocabulary.bos_id, *vocabulary.encode(f"{text} {n}")],
-            )
-            for n in range(20)
-            if n % 2 == odd
-        ]
-        for odd, text in enumerate(("Thanks for that", "You are an idiot"))
-    ]
-    by_hand = subspace.fit(*map(np.array, states))
+@pytest.mark.parametrize("places", [8, 1])
+def test_what_the_verb_fits(model_dir, scored, steered, tmp_path, places):
+    """The plane of the states at places within texts; batches and their order do not matter."""
+    flags = [] if places == 8 else ["--gin.PLACES=1"]
+    assert _fit(model_dir, scored, tmp_path / "plane", *flags) == 0
+    normal, centre, digest = subspace.read(str(tmp_path / "plane"), steered)
+    vocabulary, read_at = steered.vocabulary, ([], [])
+    for odd, text in enumerate(("Thanks for that", "You are an idiot")):
+        for n in range(odd, 20, 2):
+            ids = vocabulary.encode(f"{text} {n}")
+            for end in {math.ceil(len(ids) * part / places) for part in range(1, places + 1)}:
+                read = _hidden(steered.module, steered.params, [vocabulary.bos_id, *ids[:end]])
+                read_at[odd].append(read)
+    assert len(read_at[0]) == 10 if places == 1 else len(read_at[0]) > 20
+    by_hand = subspace.fit(*map(np.array, read_at))
     np.testing.assert_allclose(centre, by_hand[1], atol=1e-4)
     assert normal @ by_hand[0] > 0.99
-    assert _fit(model_dir, scored, tmp_path / "again", "--gin.BATCH_SIZE=3") == 0
+    assert _fit(model_dir, scored, tmp_path / "again", *flags, "--gin.BATCH_SIZE=3") == 0
     again = subspace.read(str(tmp_path / "again"), steered)
     np.testing.assert_allclose(again[1], centre, atol=1e-4)
     assert len(digest) == 16
+
+
+def test_no_place_is_within_a_prompt(steered):
+    ids = fit_subspace._begun(steered.vocabulary, [("You are", " an idiot and so on")], 3)
+    (prompt,) = states.encoded(steered.vocabulary, [("You are", "")])
+    (whole,) = states.encoded(steered.vocabulary, [("You are", " an idiot and so on")])
+    assert ids[-1] == whole and len(ids) == 3
+    assert all(len(part) > len(prompt) and part == whole[: len(part)] for part in ids)
 
 
 def test_candidates_are_steered_to_the_clean_side(fitted, steered, one_device_mesh):
