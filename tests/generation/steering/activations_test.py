@@ -59,10 +59,7 @@ def _by_hand(base, edit, prompt):
     """Greedy decoding without a cache, the formula written out at its site by a plain function."""
     ids, end = list(prompt), base.vocabulary.eos_id
     for _ in range(NEW):
-        logits = base.module.apply(
-            {"params": base.params}, jnp.array([ids]), enable_dropout=False, edits=(edit,)
-        )[0, -1]
-        ids.append(int(jnp.argmax(logits)))
+        ids.append(int(jnp.argmax(made.read(base.module, base.params, ids, (edit,))[-1])))
         if ids[-1] == end:
             return ids[len(prompt) : -1]
     return ids[len(prompt) :]

@@ -10,6 +10,7 @@ from detox_jax.generation.steering import branches as branches_lib
 from detox_jax.generation.steering.branches import Branches
 from detox_jax.models import adaptation as adaptations
 from tests.conftest import random_params
+from tests.generation.steering import made
 
 BOS = 1
 PROMPTS = [[BOS, 9, 30], [7], [BOS], [40, 41, 42, 43, 44, 45]]
@@ -42,8 +43,7 @@ def _uncached(model, params, before, n, vocab_size):
     """The same of one row by one forward pass over all of its ids."""
     bos = PROMPTS[n][:1] if PROMPTS[n][0] == BOS else []
     ids = [*bos, *before, *PROMPTS[n][len(bos) :], *CONTINUATIONS[n]]
-    logits = model.apply({"params": params}, jnp.array([ids]), enable_dropout=False)[0]
-    logits = np.asarray(logits[-4:])
+    logits = np.asarray(made.read(model, params, ids)[-4:])
     tokens_V = np.arange(logits.shape[-1])
     return np.where((tokens_V > 0) & (tokens_V < vocab_size), logits, 0.0)
 

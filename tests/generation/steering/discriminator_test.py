@@ -37,9 +37,7 @@ def _last_step(loaded, base):
     prompts, lengths = jnp.array([[*PROMPT, 0]]), jnp.array([len(PROMPT)])
     states = steering.start((loaded.steering,), prompts, lengths, 16)
     adjust = jax.jit(steering.adjust, static_argnums=4)
-    logits = base.module.apply(
-        {"params": base.params}, jnp.array([[*PROMPT, *NEW]]), enable_dropout=False
-    )[0]
+    logits = made.read(base.module, base.params, [*PROMPT, *NEW])
     size = base.module.config.vocab_size
     after = None
     for place, token in enumerate([PROMPT[-1], *NEW], len(PROMPT) - 1):
@@ -56,8 +54,7 @@ def _log_probs(path_or_model, mesh, before):
     if isinstance(model, str):
         model = checkpoints.load_model(model, mesh)
     ids = [*before, *PROMPT, *NEW]
-    logits = model.module.apply({"params": model.params}, jnp.array([ids]), enable_dropout=False)[0]
-    logs = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    logs = np.asarray(jax.nn.log_softmax(made.read(model.module, model.params, ids)), np.float64)
     start = max(1, len(before))
     text = [logs[i - 1, ids[i]] for i in range(start, len(ids))]
     return sum(text), len(text), logs[-1, 1 : model.module.config.vocab_size]

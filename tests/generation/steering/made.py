@@ -1,9 +1,11 @@
 """What steers `model_dir` on disk: adaptations of it, models of their own, and fitted vectors."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -61,6 +63,21 @@ def save_vectors(path, base, name, seed=0, width=None, scale=1.0):
         np.savez(Path(path) / vectors.FILE, **{n: scale * array for n, array in arrays.items()})
     output.finish(rule=fit.rule, site=fit.site)
     return str(path)
+
+
+def read(module, params, ids, edits=(), with_logits=True):
+    """Logits, or final states, at each of a text's ids by one pass without a cache.
+
+    Padded to whole sixteens, so that a text that grows is compiled once and not at every length.
+    """
+    padded = np.pad(np.asarray(ids), (0, -len(ids) % 16))
+    return _read(module, params, padded[None], edits, with_logits)[0, : len(ids)]
+
+
+@functools.partial(jax.jit, static_argnames=("module", "with_logits"))
+def _read(module, params, ids_1L, edits, with_logits):
+    options = {"enable_dropout": False, "with_logits": with_logits, "edits": edits}
+    return module.apply({"params": params}, jnp.asarray(ids_1L), **options)
 
 
 def decode(base, mesh, steerings, prompts, new_tokens, samples=1, method=None, rows=0, names=None):

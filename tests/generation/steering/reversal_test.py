@@ -1,6 +1,7 @@
 """Toxification reversal: a whole loop is the formula, read without any cache."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +64,17 @@ jax.tree_util.register_dataclass(
 
 
 def _heads(base, ids):
-    _, variables = base.module.apply(
-        {"params": base.params},
-        jnp.array([ids]),
-        enable_dropout=False,
-        mutable=[edits.RECORDED],
+    """Padded as by `made.read`."""
+    padded = np.pad(np.asarray(ids), (0, -len(ids) % 16))
+    return _recorded(base.module, base.params, padded[None])[:, 0, : len(ids)]
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _recorded(module, params, ids_1L):
+    _, variables = module.apply(
+        {"params": params}, ids_1L, enable_dropout=False, mutable=[edits.RECORDED]
     )
-    return edits.recorded(variables)[edits.HEADS][:, 0]
+    return edits.recorded(variables)[edits.HEADS]
 
 
 def _by_hand(base, prompt):

@@ -37,8 +37,7 @@ def steered(model_dir, one_device_mesh):
 
 def _expected(model, ids):
     """What a reward model says behind ids, by one pass without a cache."""
-    options = {"enable_dropout": False, "with_logits": False}
-    hidden = model.module.apply({"params": model.params}, jnp.array([ids]), **options)[0, -1]
+    hidden = made.read(model.module, model.params, ids, with_logits=False)[-1]
     return float(rewards.toxicity(hidden, rewards.head(model.module.config, model.params)))
 
 

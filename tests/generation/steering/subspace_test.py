@@ -88,8 +88,7 @@ def _both(lookahead, state, token_R, ids_Rk):
 
 
 def _hidden(model, params, ids):
-    options = {"enable_dropout": False, "with_logits": False}
-    return np.asarray(model.apply({"params": params}, jnp.array([ids]), **options))[0, -1]
+    return np.asarray(made.read(model, params, ids, with_logits=False))[-1]
 
 
 # --- from disk ----------------------------------------------------------------------------------
