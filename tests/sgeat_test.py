@@ -566,6 +566,7 @@ def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags
     assert len(flags.service.requests) == asked, "the cache has the scores"
 
 
+@pytest.mark.slow
 def test_a_tree_that_was_moved_goes_on_under_its_new_name(flags, run_dir, tmp_path, monkeypatch):
     """Content decides, not where it lies or how its place is spelt."""
     shutil.copytree(run_dir, tmp_path / "elsewhere")

@@ -117,8 +117,8 @@ def test_edits_of_the_stream_are_what_they_say(variant):
     [
         None,
         adaptations.AdapterConfig(8),
-        adaptations.LoRAConfig(2),
-        adaptations.PrefixConfig(4),
+        pytest.param(adaptations.LoRAConfig(2), marks=pytest.mark.slow),
+        pytest.param(adaptations.PrefixConfig(4), marks=pytest.mark.slow),
     ],
     ids=["whole", "adapter", "lora", "prefix"],
 )

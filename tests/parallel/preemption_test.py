@@ -142,7 +142,10 @@ def undisturbed(data, tmp_path_factory):
     return model
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_training_saves_its_step_and_goes_on_bit_by_bit(
     data, undisturbed, tmp_path, number, status
 ):
@@ -163,7 +166,7 @@ def test_training_saves_its_step_and_goes_on_bit_by_bit(
     assert hashes(model, 150) == hashes(undisturbed, 150)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_signal_to_one_of_two_makes_both_save_one_step(data, tmp_path, victim):
     model = tmp_path / "model"
     started = multihost.start(2, *flags(data, model, 600))
@@ -230,6 +233,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_a_save_is_one_line_and_the_run_goes_on_when_there_is_room(data, tmp_path):
     model = tmp_path / "model"
     arguments = [*flags(data, model, 6), "--gin.CHECKPOINT_PERIOD=2"]
@@ -246,6 +250,7 @@ def test_a_full_disk_in_a_save_is_one_line_and_the_run_goes_on_when_there_is_roo
     assert sorted(path.name for path in (model / "checkpoints").iterdir()) == ["4", "6"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_one_of_two_ends_both_in_a_line(data, tmp_path):
     """Orbax would have the other wait for its share of the step, behind the training of both."""
     arguments = [*flags(data, tmp_path / "model", 2000), "--gin.CHECKPOINT_PERIOD=2"]

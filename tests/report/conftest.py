@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from detox_jax.report import figures
 from tests.evaluation import results_made
 
 
@@ -17,6 +18,19 @@ from tests.evaluation import results_made
 def fake(tmp_path):
     """The path of a written `results.json`, with everything beside it."""
     return results_made.write(tmp_path / "evaluation", results_made.made_results())
+
+
+@pytest.fixture
+def all_pictures():
+    """Asked for by a test that looks at the PNG and PDF of pictures."""
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(request, monkeypatch):
+    """Two thirds of a report's time go into PNG and PDF, which few tests look at."""
+    if "all_pictures" not in request.fixturenames:
+        monkeypatch.setattr(figures, "png", lambda *_, **__: b"not drawn")
+        monkeypatch.setattr(figures, "pdf", lambda *_, **__: b"not drawn")
 
 
 # --- browser ----------------------------------------------------------------------------------

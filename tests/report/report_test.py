@@ -235,7 +235,7 @@ def contents(directory):
     }
 
 
-def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path):
+def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path, all_pictures):
     first, second = tmp_path / "first", tmp_path / "second"
     assert run(fake, first) == 0
     before = contents(first)
@@ -257,7 +257,7 @@ def test_frontiers_are_of_the_mean_of_seeds(fake, tmp_path):
         reports.report(fake, str(tmp_path / "none"), frontiers={"line": ["SGEAT"]})
 
 
-def test_frontiers_have_a_table_a_picture_and_files(fake, tmp_path, capsys):
+def test_frontiers_have_a_table_a_picture_and_files(fake, tmp_path, capsys, all_pictures):
     lines = {"SGEAT": ["SGEAT (standard)", "SGEAT (augmented)"], "adapter": ["adapter"]}
     flags = ["report", f"--gin.RESULTS={fake}", f"--gin.OUTPUT_DIR={tmp_path / 'report'}"]
     assert cli.main([*flags, f"--gin.FRONTIERS={lines}"]) == 0

@@ -89,6 +89,7 @@ def test_preflight_says_which_port_to_open(active):
     assert "open tcp:1 between the workers, or choose an open one with --coordinator_port" in output
 
 
+@pytest.mark.slow
 def test_preflight_says_that_the_bucket_refuses(active, free_port):
     (active.root / "bucket").write_text("a file, not a directory")
     status, output = preflight(active, free_port)

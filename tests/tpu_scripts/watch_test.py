@@ -117,6 +117,7 @@ def test_gives_up_waiting(cloud, flags):
     assert not cloud.exists
 
 
+@pytest.mark.slow
 def test_another_type_is_asked_for_where_there_is_no_capacity_each_time_anew(cloud, flags):
     lives = [["ACTIVE"], ["WAITING_FOR_RESOURCES"], ["ACTIVE"]]
     cloud.play(lives=lives, preempted_lives=[1], workers={"v6e-16": 2, "v6e-8": 1})

@@ -98,6 +98,7 @@ def test_it_starts_at_the_base_and_widens_the_margin(trained):
     assert manifest["parameters"]["frozen"] == 0
 
 
+@pytest.mark.slow
 def test_killed_and_rerun_is_bit_equal_to_uninterrupted(command, trained, tmp_path, monkeypatch):
     original = loops._save
 

@@ -125,6 +125,7 @@ def test_killed_and_rerun_is_bit_equal_to_uninterrupted(flags, base, tmp_path, m
         assert (tmp_path / "m" / name).read_bytes() == (epath.Path(base) / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_in_a_save_to_an_object_store(flags, base, tmp_path, monkeypatch):
     """Orbax marks a step there when it is whole; one without the mark is not the newest step."""
     monkeypatch.setattr(
@@ -185,6 +186,7 @@ def test_a_model_that_is_not_finite_is_not_saved(
     assert not json.loads((tmp_path / "m" / "manifest.json").read_text())["complete"]
 
 
+@pytest.mark.slow
 def test_a_learning_rate_at_which_training_diverges(flags, base, tmp_path, capsys):
     """And the same directory takes a lower one, since no step of it is worth going on from."""
     flags = [*without(flags, "LEARNING_RATE"), f"--gin.MODEL_DIR={tmp_path / 'm'}"]
@@ -201,8 +203,11 @@ def test_a_learning_rate_at_which_training_diverges(flags, base, tmp_path, capsy
 @pytest.mark.parametrize(
     "name",
     [
-        *("adapter", "lora", "prefix"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("parallel", "bitfit", "loreft")),
+        "adapter",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("lora", "prefix", "parallel", "bitfit", "loreft")
+        ),
     ],
 )
 def test_adaptation_trains_itself_alone(adapted, base, name):
@@ -471,6 +476,7 @@ def test_training_goes_on_from_the_step_before_a_damaged_one(
     assert [path.name for path in (model / "damaged").iterdir()] == ["4"]
 
 
+@pytest.mark.slow
 def test_without_a_whole_step_training_does_not_begin_again(flags, tmp_path, monkeypatch, capsys):
     model = tmp_path / "m"
     _interrupted(flags, model, monkeypatch)
@@ -511,6 +517,7 @@ def test_generation_takes_the_step_before_unless_it_must_not(base, tmp_path, cap
     assert outcomes["before"] == (0, "") and shards[0] == shards[1]
 
 
+@pytest.mark.slow
 def test_what_a_diverged_run_advises_can_be_followed(flags, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         _diverges_in(patch, 4)
