@@ -51,6 +51,7 @@ class Bigram(nn.Module):
         prefill_lengths=None,
         enable_dropout=True,
         with_logits=True,
+        ahead=False,
     ):
         del enable_dropout
         B, L = tokens_BL.shape
@@ -60,9 +61,12 @@ class Bigram(nn.Module):
         index = self.variable("cache", "cache_index", jnp.zeros, (1, B), jnp.int32)
         codes_BL = sum((tokens_BL == code) * number for code, number in _MODES.items())
         mode_BL = jax.lax.cummax(codes_BL.astype(jnp.int32), axis=1)
-        if ready and prefill:
-            start = codes_BL.astype(jnp.float32)[None, :, None, :, None]
-            codes.value = jax.lax.dynamic_update_slice(codes.value, start, (0,) * 5)
+        new = codes_BL.astype(jnp.float32)[None, :, None, :, None]
+        if ready and ahead:
+            assert not with_logits  # which would have to know what each might follow
+            codes.value = new
+        elif ready and prefill:
+            codes.value = jax.lax.dynamic_update_slice(codes.value, new, (0,) * 5)
             index.value = prefill_lengths[None].astype(jnp.int32)
         elif ready and decode:
             places = jnp.arange(codes.value.shape[3])
