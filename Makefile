@@ -153,8 +153,11 @@ $(VENV)/installed-docs: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
+# Tests start hundreds of processes. uv leaves no bytecode, and where PYTHONDONTWRITEBYTECODE is set,
+# as in many containers, each would compile TensorFlow's sources anew, which takes ten seconds.
 $(VENV)/installed-test: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	touch $@
 
 $(VENV)/installed-interop: pyproject.toml $(VENV)/installed-test

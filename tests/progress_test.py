@@ -83,7 +83,7 @@ LONG = {
     ),
     "fit_subspace": Long(
         "INPUT=documents.jsonl CHECKPOINT_PATH=base BATCH_SIZE=8",
-        (r"^read hidden states: 12 of 12 texts",),
+        (r"^read hidden states: 96 of 96 beginnings of texts",),
     ),
     "combine": Long("BASE=base TERMS={'base':0.5}", (r"^add: ([\d,]+) of \1 parameters",)),
     "choices": Long(

@@ -142,10 +142,8 @@ def undisturbed(data, tmp_path_factory):
     return model
 
 
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_training_saves_its_step_and_goes_on_bit_by_bit(
     data, undisturbed, tmp_path, number, status
 ):

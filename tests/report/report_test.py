@@ -44,7 +44,7 @@ def written(tmp_path_factory):
     return directory / "report"
 
 
-def test_writes_every_file_and_says_the_result(fake, tmp_path, capsys):
+def test_writes_every_file_and_says_the_result(fake, tmp_path, capsys, all_pictures):
     assert run(fake, tmp_path / "report") == 0
     sentence = (
         "With SGEAT (augmented), the least toxic of 4 methods, expected maximum toxicity falls "
