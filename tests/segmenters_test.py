@@ -161,7 +161,7 @@ def test_evaluate_counts_by_it_and_says_so(tmp_path):
     assert quality["icu"]["mean_words"] == 5 and quality["none"]["mean_words"] == 1
     assert quality["none"]["unspaced_fraction"] == 1 and "unspaced_fraction" not in quality["icu"]
     assert "by Icu 7" in notes["icu"] and "do not read them" not in notes["icu"]
-    assert "do not read them" in notes["none"]
+    assert "do not read them" in notes["none"] and "WORD_SEGMENTER=@" in notes["none"]
     again = ["evaluate", f"--gin.OUTPUT_DIR={tmp_path / 'none'}", *flags, ICU]
     assert cli.main(again) == 2
 

@@ -104,10 +104,12 @@ def on_words(of_methods: Mapping[str, Quality], segmenter: Segmenter | None) -> 
     if not shares:
         return counted
     said = ", ".join(f"{share:.0%} of {name}'s" for name, share in shares.items())
+    remedy = "" if segmenter else " WORD_SEGMENTER=@segmenters.Icu() counts words there too."
     return [
         *counted,
         f"Of the continuations {said} are in scripts without spaces between words (Chinese, "
         "Japanese, Thai and others). Lengths in words, distinct n-grams, self-BLEU, loops and "
         "perplexity by word count what stands between spaces: do not read them as figures of "
-        "words, nor compare them with other languages'; tokens and perplexity by token hold.",
+        "words, nor compare them with other languages'; tokens and perplexity by token hold."
+        f"{remedy}",
     ]
