@@ -1,14 +1,13 @@
 """The whole method, killed again and again, ends with every file of an undisturbed run."""
 
 import random
-import shutil
 import time
 
 import pytest
 
 from tasks import demo_corpus
 from tests import sgeat_made
-from tests.chaos import trees
+from tests.chaos import killed_runs, trees
 from tests.chaos.counts import wanted
 
 pytestmark = pytest.mark.chaos
@@ -50,30 +49,25 @@ def test_the_whole_method_killed_ends_as_if_undisturbed(forks, flags, counts, tm
     ended = forks.run(command, before=_before, watched=output)
     assert ended.status == 0, ended.errors
     seconds, operations = time.monotonic() - start, ended.operations
-    expected = _left(forks, output)
     chance = random.Random(0)
-    done, run, wrong = 0, 0, []
-    while done < KILLS:
-        shutil.rmtree(output)
-        kills, differing = 0, []
-        while kills < min(KILLS_A_RUN, KILLS - done):
-            # Each start does a part of the whole: what it may do before its end is a part too.
-            if chance.random() < 0.5:
-                at = 1 + int(operations * chance.random() * 2 / KILLS_A_RUN)
-                ended = forks.run(command, before=_before, watched=output, kill_at=at)
-            else:
-                child = forks.start(command, before=_before)
-                time.sleep(chance.random() * seconds * 2 / KILLS_A_RUN)
-                child.signal()
-                ended = child.wait()
-            kills += ended.status == -9
-            if ended.status != -9:
-                differing += [f"exit {ended.status}: {ended.errors}"] if ended.status else []
-                break
-        ended = forks.run(command, before=_before)
-        differing += [f"exit {ended.status}: {ended.errors}"] if ended.status else []
-        differing += trees.differences(_left(forks, output), expected)
-        counts.add(CLASS, kills, 0 if differing else kills)
-        wrong += [f"run {run}: {what}" for what in differing]
-        done, run = done + kills, run + 1
-    assert not wrong
+
+    def begin(_):
+        # Each start does a part of the whole: what it may do before its end is a part too.
+        if chance.random() < 0.5:
+            at = 1 + int(operations * chance.random() * 2 / KILLS_A_RUN)
+            return forks.run(command, before=_before, watched=output, kill_at=at)
+        child = forks.start(command, before=_before)
+        time.sleep(chance.random() * seconds * 2 / KILLS_A_RUN)
+        child.signal()
+        return child.wait()
+
+    assert not killed_runs.differences(
+        CLASS,
+        counts,
+        output,
+        begin,
+        finish=lambda: forks.run(command, before=_before),
+        left=lambda: _left(forks, output),
+        kills=KILLS,
+        kills_a_run=KILLS_A_RUN,
+    )

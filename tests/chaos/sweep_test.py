@@ -2,14 +2,13 @@
 
 import os
 import random
-import shutil
 import signal
 import time
 
 import pytest
 
 from tests import sweep_test
-from tests.chaos import trees
+from tests.chaos import killed_runs, trees
 from tests.chaos.counts import wanted
 
 pytestmark = pytest.mark.chaos
@@ -38,27 +37,23 @@ def test_a_killed_sweep_ends_as_if_undisturbed(forks, flags, counts, tmp_path):
     start = time.monotonic()
     ended = forks.run(command)
     assert ended.status == 0, ended.errors
-    seconds, expected = time.monotonic() - start, _left(forks, output)
-    chance = random.Random(0)
-    done, run, wrong = 0, 0, []
-    while done < KILLS:
-        shutil.rmtree(output)
-        kills, differing = 0, []
-        while kills < min(KILLS_A_RUN, KILLS - done):
-            child = forks.start(command, before=os.setsid)
-            time.sleep(chance.uniform(0.5, 1) * seconds * 2 / KILLS_A_RUN)
-            if child.is_running():
-                # A cell that is left alone ends by itself.
-                (os.kill if (done + kills) % 2 else os.killpg)(child.pid, signal.SIGKILL)
-            ended = child.wait()
-            kills += ended.status == -signal.SIGKILL
-            if ended.status != -signal.SIGKILL:
-                differing += [f"exit {ended.status}: {ended.errors}"] if ended.status else []
-                break
-        ended = forks.run(command)
-        differing += [f"exit {ended.status}: {ended.errors}"] if ended.status else []
-        differing += trees.differences(_left(forks, output), expected)
-        counts.add(CLASS, kills, 0 if differing else kills)
-        wrong += [f"run {run}: {what}" for what in differing]
-        done, run = done + kills, run + 1
-    assert not wrong
+    seconds, chance = time.monotonic() - start, random.Random(0)
+
+    def begin(kills):
+        child = forks.start(command, before=os.setsid)
+        time.sleep(chance.uniform(0.5, 1) * seconds * 2 / KILLS_A_RUN)
+        if child.is_running():
+            # A cell that is left alone ends by itself.
+            (os.kill if kills % 2 else os.killpg)(child.pid, signal.SIGKILL)
+        return child.wait()
+
+    assert not killed_runs.differences(
+        CLASS,
+        counts,
+        output,
+        begin,
+        finish=lambda: forks.run(command),
+        left=lambda: _left(forks, output),
+        kills=KILLS,
+        kills_a_run=KILLS_A_RUN,
+    )
