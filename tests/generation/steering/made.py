@@ -66,12 +66,13 @@ def save_vectors(path, base, name, seed=0, width=None, scale=1.0):
 
 
 def read(module, params, ids, edits=(), with_logits=True):
-    """Logits, or final states, at each of a text's ids by one pass without a cache.
+    """Logits, or final states, at each of a text's ids by one pass without a cache."""
+    return _read(module, params, padded(ids), edits, with_logits)[0, : len(ids)]
 
-    Padded to whole sixteens, so that a text that grows is compiled once and not at every length.
-    """
-    padded = np.pad(np.asarray(ids), (0, -len(ids) % 16))
-    return _read(module, params, padded[None], edits, with_logits)[0, : len(ids)]
+
+def padded(ids):
+    """`[1, L]` of whole sixteens: a text that grows is compiled once and not at every length."""
+    return np.pad(np.asarray(ids), (0, -len(ids) % 16))[None]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "with_logits"))

@@ -64,9 +64,7 @@ jax.tree_util.register_dataclass(
 
 
 def _heads(base, ids):
-    """Padded as by `made.read`."""
-    padded = np.pad(np.asarray(ids), (0, -len(ids) % 16))
-    return _recorded(base.module, base.params, padded[None])[:, 0, : len(ids)]
+    return _recorded(base.module, base.params, made.padded(ids))[:, 0, : len(ids)]
 
 
 @functools.partial(jax.jit, static_argnames="module")
