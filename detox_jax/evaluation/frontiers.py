@@ -194,10 +194,9 @@ def _frontier(
     perplexities = {
         point: float(np.mean([of_rows[row] for row in rows])) for point, rows in points.items()
     }
-    beyond = [point for point in points if math.isinf(perplexities[point])]
-    of_line = sorted(
-        (point for point in points if point not in beyond), key=lambda point: perplexities[point]
-    )
+    ordered = sorted(points, key=lambda point: perplexities[point])
+    of_line = [point for point in ordered if math.isfinite(perplexities[point])]
+    rows = [point for point in ordered if point != results.baseline]
     changes_R = np.array([perplexities[point] for point in of_line])
     changes_R = changes_R / perplexities[results.baseline] - 1
     of_prompts = evaluation.prompts.methods
@@ -210,11 +209,10 @@ def _frontier(
     maxima_RP = maxima_RP[:, ~np.isnan(maxima_RP).any(axis=0)]
     means_RD = statistics.resampled_means(maxima_RP)
     means_R, base = maxima_RP.mean(axis=1), of_line.index(results.baseline)
-    of_rows_alone = [point for point in (*of_line, *beyond) if point != results.baseline]
     return Frontier(
         name,
-        tuple(of_rows_alone),
-        tuple(len(points[point]) for point in of_rows_alone),
+        tuple(rows),
+        tuple(len(points[point]) for point in rows),
         tuple(map(float, changes_R)),
         tuple(map(float, means_R)),
         tuple(not spoiled.isdisjoint(points[point]) for point in of_line),
