@@ -111,6 +111,11 @@ def check_figures(
     methods = evaluation.results.methods
     known = [name for name, rows in (seeds or {}).items() if {*rows} & {*methods}]
     check(rows_by_name, [*methods, *known], baseline)
+    if rows_by_name and math.isinf(perplexities[baseline]):
+        raise UserError(
+            f"FRONTIERS: the perplexity of {baseline!r} is infinite, and nothing rises from it; "
+            f"set FRONTIERS_BY to {CONTINUATIONS!r}, or take another BASELINE"
+        )
     for name, rows in rows_by_name.items():
         points = _points(rows, seeds or {}, methods).values()
         for row in (baseline, *itertools.chain(*points)):

@@ -134,6 +134,9 @@ def test_a_row_of_infinite_perplexity_is_beyond_every_budget(measured):
     assert alone.rows == ("strong",) and alone.changes == (0.0,)
     (weak,) = frontiers.frontiers(of, {"both": ["weak"]})
     assert both.rows == ("weak", "strong") and both.at_budgets == weak.at_budgets
+    of_base = evaluation(maxima, {"base": math.inf, "strong": 104.0, "weak": 104.0})
+    with pytest.raises(UserError, match="the perplexity of 'base' is infinite"):
+        frontiers.frontiers(of_base, {"a": ["strong"]})
     table = frontier_tables.table([alone], of.results)
     assert table.rows[0]["Rows"] == "strong" and table.rows[0]["at +5 %"] == "–"
 
