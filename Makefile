@@ -48,7 +48,7 @@ chaos: $(VENV)/installed-test
 	    $(BIN)/python -m tests.chaos.table && exit $$status
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile \
+	$(BIN)/python -m pytest -n 3 --dist loadfile \
 	    -m "not real and not slow and not interop and not bucket and not chaos"
 
 test-real: $(VENV)/installed-test

@@ -546,10 +546,15 @@ def test_rows_that_say_nothing_that_can_be_done(row, message):
         method.rows({"m": row}, None, {"standard": sgeat.Corpus()})["m"].decode_with(Decoding())
 
 
-def test_a_rerun_changes_nothing_and_a_killed_run_ends_with_the_same_bytes(flags, run_dir):
+def test_a_rerun_changes_nothing(flags, run_dir):
     before = files_of(run_dir)
     assert cli.main([*flags, f"--gin.OUTPUT_DIR={run_dir}"]) == 0
     assert files_of(run_dir) == before
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bytes(flags, run_dir):
+    before = files_of(run_dir)
     # As if it had died while it wrote the second corpus: what stands after that is gone.
     shutil.rmtree(run_dir / "corpora" / "augmented" / "scored")
     kept = run_dir / "corpora" / "augmented" / "generated"

@@ -182,6 +182,7 @@ def test_a_signal_to_one_of_two_makes_both_save_one_step(data, tmp_path, victim)
     assert json.loads(logged(model).splitlines()[-1])["step"] <= int(step) < 600
 
 
+@pytest.mark.slow
 def test_elsewhere_a_signal_to_one_of_two_ends_both(data, tmp_path, model_dir):
     output = tmp_path / "generated"
     with (tmp_path / "prompts.jsonl").open("w") as file:

@@ -274,7 +274,7 @@ class Counting:
         return [0.5] * len(texts)
 
 
-@pytest.mark.parametrize("more", [{}, {"n": 1}])
+@pytest.mark.parametrize("more", [{}, pytest.param({"n": 1}, marks=pytest.mark.slow)])
 def test_a_text_is_scored_once_and_few_records_are_held(more, tmp_path):
     rows = [{"id": str(i), "text": f"text {i}", **more} for i in range(3200)]
     scorer = Counting()

@@ -26,8 +26,8 @@ from tests.conftest import random_params
 
 ADAPTATIONS = [None, AdapterConfig(8), LoRAConfig(4), PrefixConfig(4)]
 MESHES = [
-    {"data": 8},
-    {"fsdp": 8},
+    pytest.param({"data": 8}, marks=pytest.mark.slow),
+    pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
     {"model": 4, "data": 2},
     {"data": 2, "fsdp": 2, "model": 2},
     {"fsdp": 4, "model": 2},

@@ -43,6 +43,13 @@ METHODS = {
     "affine": lambda path, s: activations.AffineSteering(path, s),
     "affine, covariance": lambda path, s: activations.AffineSteering(path, s, everywhere=True),
 }
+OF_EACH_KIND = [
+    *("mean_difference", "heads", "affine"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("in_context", "heads, published", "affine, covariance")
+    ),
+]
 STRENGTHS = {"mean_difference": 0.7, "in_context": 0.6, "heads": 0.9, "heads, published": 0.9}
 
 
@@ -126,7 +133,7 @@ def test_strength_0_is_plain_decoding(base, directories, one_device_mesh, name):
     assert _decode(base, one_device_mesh, (loaded.steering,), samples=20, method=method) != plain
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_a_row_depends_neither_on_its_batch_nor_on_its_place(
     base, directories, one_device_mesh, name
 ):

@@ -75,7 +75,10 @@ def _logits(path, mesh, size):
     return np.asarray(_last(checkpoints.load_model(path, mesh)))[:, 1:size]
 
 
-@pytest.mark.parametrize(("expert", "anti"), [("expert", "anti"), ("expert", "other")])
+@pytest.mark.parametrize(
+    ("expert", "anti"),
+    [("expert", "anti"), pytest.param("expert", "other", marks=pytest.mark.slow)],
+)
 def test_adaptations_of_the_model(steered, adapted, one_device_mesh, expert, anti):
     """What they add is what whole models of the same parameters add; the base is held once."""
     method = Experts(adapted[expert], adapted[anti], alpha=1.5)

@@ -36,7 +36,7 @@ def _of_automaton(automaton, text, width):
     return set(np.flatnonzero(everything.permitted_RV[0] & ~after.permitted_RV[0]).tolist())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_automaton_bans_what_looking_back_bans(seed):
     """Few tokens, so that phrases overlap, begin alike and hold each other."""
     noise = np.random.default_rng(seed)
