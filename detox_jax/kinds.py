@@ -335,4 +335,6 @@ def describe(kind: Any) -> str:
 
 def _plural(kind: Any) -> str:
     plurals = {int: "whole numbers", float: "numbers", str: "texts", Any: "values"}
+    if isinstance(kind, type) and kind not in plurals and kind not in _NAMES:
+        return f"{kind.__name__} objects"
     return plurals.get(kind) or f"({describe(kind)})"
