@@ -51,6 +51,7 @@ class Step:
       needs: bytes that it surely takes, such as checkpoints; more than the disk has is a mistake.
       parts: directories below it that have a manifest each, where it has none itself.
       again: whether it is made again, done or not, for an earlier step is to write what it reads.
+      advice: what to know of its settings before it begins, or None.
     """
 
     verb: str
@@ -60,6 +61,7 @@ class Step:
     needs: int = 0
     parts: Sequence[str] = ()
     again: bool = False
+    advice: str | None = None
 
     @property
     def state(self) -> str:
@@ -71,11 +73,12 @@ class Step:
         return states[0] if len(set(states)) == 1 else BEGUN
 
     def __str__(self) -> str:
-        """The step as a line of the plan."""
+        """The step as a line of the plan, and its advice in parentheses at the end."""
         said = [f"{count:,} {name}" for name, count in self.counts.items()]
         if self.size is not None:
             said.append(f"about {readable(self.size)}")
-        return f"{self.state:5}  {self.verb:16}  {self.output_dir}  {', '.join(said)}".rstrip()
+        line = f"{self.state:5}  {self.verb:16}  {self.output_dir}  {', '.join(said)}".rstrip()
+        return f"{line} ({self.advice})" if self.advice else line
 
 
 def _state(path: epath.Path) -> str:

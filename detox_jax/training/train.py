@@ -318,7 +318,8 @@ def _preview(
     # Parameters and two moments, in float32; two steps are kept, and one that a probe chose.
     kept = 2 if probe is None or probe.rule.budget is None else 3
     size = kept * 4 * 3 * parameters
-    return Step("train", model_dir, counts, size, needs=size)
+    about = adaptations.advice(adaptation, config.emb_dim)
+    return Step("train", model_dir, counts, size, needs=size, advice=about)
 
 
 def _check_initial(

@@ -242,9 +242,10 @@ def test_what_is_planned_is_what_is_trained(
             "--gin_file=gin_configs/adaptation/adapter.gin",
             f"--gin.INITIAL_CHECKPOINT_PATH={request.getfixturevalue('model_dir')}",
         ]
-    assert cli.main([*flags, *extra]) == 0
     wider = "adapters of 256 hidden units are wider than the model's"
-    assert (wider in capsys.readouterr().out) == (adaptation is not None)
+    for more in (["--dry_run"], []):
+        assert cli.main([*flags, *extra, *more]) == 0
+        assert (wider in capsys.readouterr().out) == (adaptation is not None)
     ((loop, arguments, traced),) = ran
     config = checkpoints.read_spec(loop.model_dir).config
     planned = programs.train_step(
