@@ -9,6 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from detox_jax.errors import UserError
 from tasks.memory_source import MemorySource
 
 
@@ -28,8 +29,18 @@ class CachedText(MemorySource):
         return self._cached.list_shards(split)
 
     def all_examples(self, split: str) -> tf.data.Dataset:
-        """Examples `{"targets"}`; the ids of all documents are held in memory."""
+        """Examples `{"targets"}`; the ids of all documents are held in memory.
+
+        Raises:
+          UserError: if there are not as many as were cached, for TensorFlow reads a file that was
+            cut in front of a record as a whole one.
+        """
         rows = list(self._cached.get_dataset(split, shuffle=False).as_numpy_iterator())
+        if len(rows) != (count := self._cached.num_input_examples(split)):
+            raise UserError(
+                f"{self.list_shards(split)[0]}: this file, or one beside it, is not whole: "
+                f"{len(rows)} of {count} documents; cache the task again"
+            )
         rows.sort(key=lambda row: row["position"])
         targets = tf.RaggedTensor.from_row_lengths(  # type: ignore  # No stub has it.
             np.concatenate([row["targets"] for row in rows]),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -107,6 +108,13 @@ def _rows(
     use_cached: bool = False,
 ) -> Iterator[Row]:
     """One epoch of packed rows; shuffled where there is a seed."""
+    packed = _packed(task, length, split, seed=seed, use_cached=use_cached)
+    return _whole(packed, task) if use_cached else packed
+
+
+def _packed(
+    task: seqio.Task | seqio.Mixture, length: int, split: str, *, seed: int | None, use_cached: bool
+) -> Iterator[Row]:
     if is_of_answers(task):
         converter, names = _AnswerConverter(pack=True), list(_AnswerConverter.TASK_FEATURES)
     else:
@@ -127,7 +135,7 @@ def _rows(
     options.deterministic = True
     rows = packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     tags = _ids_of_tags(task)
-    return (without_tags(row, tags) for row in rows) if tags else rows
+    yield from (without_tags(row, tags) for row in rows) if tags else rows
 
 
 def tags_of(task: seqio.Task | seqio.Mixture) -> Tags | None:
@@ -311,6 +319,7 @@ def _check_cached(task: seqio.Task | seqio.Mixture, split: str) -> None:
                 f"task {part.name!r} is not cached in {seqio.get_global_cache_dirs()}; run "
                 f"seqio_cache_tasks --tasks={part.name}, or set CACHE_DIR=None"
             )
+        _check_shards(part.cache_dir, split)
         ours = vocabulary_of(part).fingerprint
         theirs = _cached_vocabulary(part.cache_dir, split)
         if theirs != ours:
@@ -318,6 +327,29 @@ def _check_cached(task: seqio.Task | seqio.Mixture, split: str) -> None:
                 f"{part.cache_dir}: encoded with vocabulary {theirs}, the task uses {ours}; cache "
                 "the task again, or give it that vocabulary"
             )
+
+
+def _check_shards(directory: str, split: str) -> None:
+    """All files of a cached split are there: seqio reads those that are."""
+    with tf.io.gfile.GFile(seqio.get_cached_info_path(directory, split)) as file:
+        count = json.load(file)["num_shards"]
+    prefix = seqio.get_cached_tfrecord_prefix(directory, split)
+    there = set(tf.io.gfile.glob(f"{prefix}-*-of-{count:05}"))
+    for shard in range(count):
+        if (path := f"{prefix}-{shard:05}-of-{count:05}") not in there:
+            raise UserError(f"{path}: missing, one of {count} files; cache the task again")
+
+
+def _whole(rows: Iterator[Row], task: seqio.Task | seqio.Mixture) -> Iterator[Row]:
+    """The rows of a cache, or a line where one of its files is damaged."""
+    try:
+        yield from rows
+    except tf.errors.DataLossError as error:
+        directories = ", ".join(str(part.cache_dir) for part in _parts(task))
+        found = str(error.message).partition("}} ")[2] or error.message
+        raise UserError(
+            f"{directories}: a file of the cache is damaged: {found}; cache the task again"
+        ) from error
 
 
 def _cached_vocabulary(directory: str, split: str) -> str | None:

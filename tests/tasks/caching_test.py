@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_ca
     other = corpora.documents_task(task.source.path("train"), str(tmp_path / "other"))
     with pytest.raises(UserError, match="documents: encoded with vocabulary"):
         batches(other, use_cached=True)
+
+
+def test_a_cache_that_is_not_whole_is_one_line(tmp_path, vocabulary, no_cache_dirs):
+    task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
+    dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
+    write_cache(tmp_path / "cache", task, list(dataset.as_numpy_iterator()))
+    data.add_cache_dir(str(tmp_path / "cache"))
+    cache = tmp_path / "cache" / task.name
+    (file,) = cache.glob("*.tfrecord-*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cache/documents: .*damaged: truncated.*cache the task"):
+        batches(task, use_cached=True)
+    (length,) = struct.unpack("<Q", whole[:8])  # a record: its length, 4 bytes, itself, 4 bytes
+    file.write_bytes(whole[: 16 + length + 5])
+    with pytest.raises(UserError, match="is not whole: 1 of 80 documents; cache the task again"):
+        batches(task, use_cached=True)
+    file.unlink()
+    with pytest.raises(UserError, match="00000-of-00001: missing, one of 1 files"):
+        batches(task, use_cached=True)
 
 
 def test_no_cache(tmp_path, vocabulary, no_cache_dirs):
