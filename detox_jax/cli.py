@@ -111,8 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command_line.complete([*VERBS])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     terminal.drop_echoes()
-    with preemption.handled(), storage_watch.StorageWatch():
-        return _main(sys.argv[1:] if argv is None else argv)
+    try:
+        with preemption.handled(), storage_watch.StorageWatch():
+            return _main(sys.argv[1:] if argv is None else argv)
+    except preemption.Stopped as error:  # The signal came behind the verb's end.
+        return _report(error)
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from detox_jax import cli, storage_watch
 from detox_jax.checkpoints import steps as saved
 from detox_jax.parallel import preemption
 from tests.conftest import write_tiny_run
@@ -74,6 +75,18 @@ def test_a_signal_ends_a_step_and_not_its_middle(act, status, errors):
     assert done.returncode == status, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last == f"detox-jax: {errors}; rerun the same command to go on"
+
+
+def test_a_signal_behind_the_last_line_of_a_verb_ends_it_in_a_line(monkeypatch, capsys):
+    leave = storage_watch.StorageWatch.__exit__
+
+    def signalled(self, *error):
+        leave(self, *error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(storage_watch.StorageWatch, "__exit__", signalled)
+    assert cli.main(["--version"]) == preemption.AGAIN
+    assert "detox-jax: stopped: SIGTERM" in capsys.readouterr().err
 
 
 def test_handlers_are_put_back(tmp_path):
