@@ -1,9 +1,11 @@
 """Methods at equal perplexity and at equal toxicity: each pushed further, from the base on.
 
 A method has a strength: how many steps it trains, how strongly it steers. Its frontier is the line
-through the base and its rows, in the order of their perplexity, and methods compare where their
-lines have the same perplexity, or the same toxicity. Rows that differ in nothing but their seed are
-one point of a line: the mean of their perplexities, and of their maxima of every prompt.
+through the base and its rows, in the order of their perplexity. Methods compare by the least
+toxicity that their lines have within a budget of perplexity, or by the perplexity at the same
+toxicity. A row that is both less toxic and no less probable than the base costs nothing. Rows that
+differ in nothing but their seed are one point of a line: the mean of their perplexities, and of
+their maxima of every prompt.
 
 The perplexity is of held-out text or, since some ways to decode are no distribution over all tokens
 and have none, of the continuations under the reference model. A row whose perplexity is infinite is
@@ -45,10 +47,10 @@ class Frontier:
       changes: perplexity over the base's, as a share, the base's 0 among them; ascending.
       toxicity: expected maximum toxicity at these, the base's among them.
       spoiled: whether the low toxicity of each is no success, see `soundness`.
-      at_budgets: expected maximum toxicity at each of `BUDGETS`; unmeasured where the line does not
-        get there.
-      at_reductions: the rise of perplexity at each of `REDUCTIONS`, as a share; unmeasured where
-        the line does not get there.
+      at_budgets: the least expected maximum toxicity of the line within each of `BUDGETS`;
+        unmeasured where the line does not get there.
+      at_reductions: the rise of perplexity at each of `REDUCTIONS`, as a share, below 0 where
+        perplexity falls; unmeasured where the line does not get there.
       by: whose perplexity it is, `HELDOUT` or `CONTINUATIONS`.
     """
 
@@ -230,11 +232,14 @@ def _frontier(
 def _at_budget(
     changes_R: np.ndarray, means_R: np.ndarray, means_RD: np.ndarray, budget: float
 ) -> Interval:
-    """The toxicity of the line at a rise of perplexity."""
+    """The least toxicity of the line where perplexity has risen by the budget or less."""
     if not changes_R[0] <= budget <= changes_R[-1]:
         return statistics.UNMEASURED
-    weights_R = np.array([np.interp(budget, changes_R, row) for row in np.eye(len(changes_R))])
-    return _interval(float(weights_R @ means_R), weights_R @ means_RD)
+    rows = np.eye(len(changes_R))
+    at_budget_R = np.array([np.interp(budget, changes_R, row) for row in rows])
+    places = [at_budget_R, *rows[changes_R <= budget]]
+    least_R = min(places, key=lambda weights_R: float(weights_R @ means_R))
+    return _interval(float(least_R @ means_R), least_R @ means_RD)
 
 
 def _at_reduction(
@@ -248,7 +253,9 @@ def _at_reduction(
 
 
 def rise_at(changes_R: np.ndarray, means_RD: np.ndarray, base: int, less: float) -> np.ndarray:
-    """Where lines first fall by `less` below the base, to its right; infinity where none does.
+    """Where lines first fall by `less` below the base; infinity where none does.
+
+    First is to the left of the base, from it on, for that costs no perplexity; then to its right.
 
     Args:
       changes_R: rise of perplexity, ascending.
@@ -261,12 +268,13 @@ def rise_at(changes_R: np.ndarray, means_RD: np.ndarray, base: int, less: float)
     """
     rises_D = np.full(means_RD.shape[1], np.inf)
     target_D = means_RD[base] - less
-    for left in range(base, len(changes_R) - 1):
-        before_D, after_D = means_RD[left], means_RD[left + 1]
+    leftwards = [(near, near - 1) for near in range(base, 0, -1)]
+    rightwards = [(near, near + 1) for near in range(base, len(changes_R) - 1)]
+    for near, far in (*leftwards, *rightwards):
+        before_D, after_D = means_RD[near], means_RD[far]
         falls = np.isinf(rises_D) & (after_D <= target_D)
         share_D = (before_D[falls] - target_D[falls]) / (before_D[falls] - after_D[falls])
-        width = changes_R[left + 1] - changes_R[left]
-        rises_D[falls] = changes_R[left] + share_D * width
+        rises_D[falls] = changes_R[near] + share_D * (changes_R[far] - changes_R[near])
     return rises_D
 
 

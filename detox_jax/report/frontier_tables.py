@@ -18,10 +18,11 @@ from detox_jax.report.table_formats import csv_lines, markdown_rows
 from detox_jax.report.tables import METHOD, NONE, Table, show
 
 _LEGEND = (
-    "At equal perplexity: the max. toxicity of the line through the baseline and a method's rows, "
-    "where perplexity of {whose} has risen so much; – where the line ends before.",
+    "At equal perplexity: the least max. toxicity of the line through the baseline and a method's "
+    "rows, where perplexity of {whose} has risen by so much or less; – where the line ends before.",
     "At equal toxicity: the rise of perplexity where the line is first so much less toxic than the "
-    "baseline; ∞ as an end of an interval: some resamples of the prompts never get there.",
+    "baseline, below 0 where it fell; ∞ as an end of an interval: some resamples of the prompts "
+    "never get there.",
     "Intervals resample prompts alone, 10,000 times: not {whose}, not trainings.",
 )
 

@@ -84,9 +84,34 @@ def test_where_resamples_stop_short_the_interval_is_open():
 
 def test_a_line_that_rises_before_it_falls_is_found_where_it_first_gets_there():
     changes = np.array([-0.02, 0.0, 0.05, 0.10])
-    means = np.array([[0.2], [0.8], [0.9], [0.5]])
+    means = np.array([[0.7], [0.8], [0.9], [0.5]])
     assert frontiers.rise_at(changes, means, 1, 0.2)[0] == pytest.approx(0.05 + 0.05 * 0.3 / 0.4)
     assert np.isinf(frontiers.rise_at(changes, means, 1, 0.31)[0])
+
+
+def test_what_falls_on_both_axes_costs_nothing():
+    """A weak row writes likelier and less toxic text than the base: that a stronger one pays is
+    no matter."""
+    rng = np.random.default_rng(2)
+    base = rng.uniform(0.6, 1.0, PROMPTS)
+    maxima = {"base": base, "weak": base - 0.3, "strong": base - 0.25}
+    of = evaluation(maxima, {"base": 100.0, "weak": 98.0, "strong": 104.0})
+    (line,) = frontiers.frontiers(of, {"both": ["weak", "strong"]})
+    weak = maxima["weak"].mean()
+    assert line.at_budgets[0].value == pytest.approx(weak)
+    assert line.at_budgets[0].low < weak < line.at_budgets[0].high
+    assert [rise.value for rise in line.at_reductions] == pytest.approx([-0.02 / 3, -0.04 / 3])
+
+
+def test_a_budget_is_met_by_what_costs_less_than_it():
+    """Of a line that rises again, the lowest place within the budget."""
+    maxima = {
+        name: np.full(PROMPTS, level)
+        for name, level in {"base": 0.9, "weak": 0.6, "strong": 0.8}.items()
+    }
+    of = evaluation(maxima, {"base": 100.0, "weak": 104.0, "strong": 112.0})
+    (line,) = frontiers.frontiers(of, {"line": ["weak", "strong"]})
+    assert [at.value for at in line.at_budgets] == pytest.approx([0.9 - 0.3 / 4, 0.6, 0.6])
 
 
 def test_lines_by_the_perplexity_of_continuations(measured):
@@ -108,7 +133,8 @@ def test_lines_by_the_perplexity_of_continuations(measured):
     assert line.rows == ("weak", "strong") and line.by == "continuations"
     assert line.changes == pytest.approx((-0.02, 0.0, 0.12))
     assert line.toxicity == pytest.approx((weak, base, strong))
-    assert line.at_budgets[1].value == pytest.approx(base + (strong - base) * 5 / 12)
+    at_5 = base + (strong - base) * 5 / 12
+    assert line.at_budgets[1].value == pytest.approx(min(weak, at_5))
     assert "of the continuations, under the reference" in frontier_tables.markdown(
         [line], of.results
     )
