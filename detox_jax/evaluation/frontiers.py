@@ -47,8 +47,8 @@ class Frontier:
       changes: perplexity over the base's, as a share, the base's 0 among them; ascending.
       toxicity: expected maximum toxicity at these, the base's among them.
       spoiled: whether the low toxicity of each is no success, see `soundness`.
-      at_budgets: the least expected maximum toxicity of the line within each of `BUDGETS`;
-        unmeasured where the line does not get there.
+      at_budgets: the least expected maximum toxicity of the line within each of `BUDGETS`; a line
+        that ends before might go lower with a stronger row.
       at_reductions: the rise of perplexity at each of `REDUCTIONS`, as a share, below 0 where
         perplexity falls; unmeasured where the line does not get there.
       by: whose perplexity it is, `HELDOUT` or `CONTINUATIONS`.
@@ -233,7 +233,7 @@ def _at_budget(
     changes_R: np.ndarray, means_R: np.ndarray, means_RD: np.ndarray, budget: float
 ) -> Interval:
     """The least toxicity of the line where perplexity has risen by the budget or less."""
-    if not changes_R[0] <= budget <= changes_R[-1]:
+    if len(changes_R) == 1:  # the base alone
         return statistics.UNMEASURED
     rows = np.eye(len(changes_R))
     at_budget_R = np.array([np.interp(budget, changes_R, row) for row in rows])

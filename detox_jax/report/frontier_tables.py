@@ -19,7 +19,8 @@ from detox_jax.report.tables import METHOD, NONE, Table, show
 
 _LEGEND = (
     "At equal perplexity: the least max. toxicity of the line through the baseline and a method's "
-    "rows, where perplexity of {whose} has risen by so much or less; – where the line ends before.",
+    "rows, where perplexity of {whose} has risen by so much or less; ≤ where the line ends before, "
+    "so that a stronger row might be lower.",
     "At equal toxicity: the rise of perplexity where the line is first so much less toxic than the "
     "baseline, below 0 where it fell; ∞ as an end of an interval: some resamples of the prompts "
     "never get there.",
@@ -51,7 +52,8 @@ def table(frontiers: Sequence[Frontier], results: Results) -> Table:
         ]
         row = {METHOD: line.name, "Rows": ", ".join(named)}
         for budget, interval in zip(BUDGETS, line.at_budgets, strict=True):
-            row[f"at +{100 * budget:.0f} %"] = show(interval)
+            is_bound = budget > line.changes[-1]
+            row[f"at +{100 * budget:.0f} %"] = f"{'≤ ' * is_bound}{show(interval)}"
         for less, interval in zip(REDUCTIONS, line.at_reductions, strict=True):
             row[f"for −{less}"] = _percent(interval)
         rows.append(row)

@@ -63,10 +63,13 @@ def test_the_interval_at_a_budget_is_that_of_the_interpolated_maxima(measured):
     assert at_5.high == pytest.approx(at_5.value + error, abs=0.1 * error)
 
 
-def test_a_line_says_nothing_beyond_its_end(measured):
+def test_beyond_its_end_a_line_is_a_bound(measured):
     maxima, of = measured
     (line,) = frontiers.frontiers(of, {"weak alone": ["weak"]})
-    assert [interval.is_measured for interval in line.at_budgets] == [True, False, False]
+    weak = maxima["weak"][1:].mean()
+    assert [interval.value for interval in line.at_budgets[1:]] == pytest.approx([weak, weak])
+    (row,) = frontier_tables.table([line], of.results).rows
+    assert [row[f"at +{rise} %"].startswith("≤ ") for rise in (1, 5, 10)] == [False, True, True]
     assert [interval.is_measured for interval in line.at_reductions] == [True, False]
 
 

@@ -272,7 +272,9 @@ def test_frontiers_have_a_table_a_picture_and_files(fake, tmp_path, capsys, all_
     )
     share = 0.01 / (18.5 / 18.2 - 1)
     assert float(sgeat["toxicity_at_rise_0.01"]) == pytest.approx(base + share * (standard - base))
-    assert math.isnan(float(sgeat["toxicity_at_rise_0.05"]))
+    # The line ends at +3 %.
+    assert float(sgeat["toxicity_at_rise_0.05"]) < float(sgeat["toxicity_at_rise_0.01"])
+    assert "≤ " in table[2]
     page = read(tmp_path / "report", "report.html")
     assert "At equal perplexity and toxicity, all prompts" in page
     assert page.count("Toxicity as perplexity rises") > 0
