@@ -52,7 +52,7 @@ def table(frontiers: Sequence[Frontier], results: Results) -> Table:
         ]
         row = {METHOD: line.name, "Rows": ", ".join(named)}
         for budget, interval in zip(BUDGETS, line.at_budgets, strict=True):
-            is_bound = budget > line.changes[-1]
+            is_bound = interval.is_measured and budget > line.changes[-1]
             row[f"at +{100 * budget:.0f} %"] = f"{'≤ ' * is_bound}{show(interval)}"
         for less, interval in zip(REDUCTIONS, line.at_reductions, strict=True):
             row[f"for −{less}"] = _percent(interval)
