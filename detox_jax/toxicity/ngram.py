@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
@@ -166,9 +168,9 @@ class NgramScorer:
         Raises:
           UserError: if the file cannot be read or is made for other features.
         """
-        path = Path(weights_file) if weights_file else WEIGHTS_FILE
+        path = epath.Path(weights_file or WEIGHTS_FILE)
         try:
-            with np.load(path) as arrays:
+            with np.load(io.BytesIO(path.read_bytes())) as arrays:
                 weights, bias = arrays["weights"], arrays["bias"]
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: not readable as scorer weights: {error}") from None
@@ -177,7 +179,7 @@ class NgramScorer:
                 f"{path}: holds {weights.size} weights, this version reads {NUM_BUCKETS}; "
                 "train them again with train_scorer"
             )
-        file = path.with_name(RELIABILITY_FILE)
+        file = path.parent / RELIABILITY_FILE
         self.reliability = None
         if file.exists():
             self.reliability = jsonl.json_object(file.read_bytes(), str(file))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import itertools
 import os
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from scipy import optimize, sparse
 
 from detox_jax import output_settings, outputs, preview, terminal
@@ -70,8 +72,10 @@ class NgramRecipe:
         output = outputs.OutputDirectory(output_dir, "train_scorer", settings)
         if output.complete:
             return
-        self._fit(output_dir, examples)
-        scorer = ngram.NgramScorer(str(Path(output_dir) / WEIGHTS_NAME))
+        self._fit(output.path, examples)
+        with outputs.staying(output_dir):
+            (output.path / WEIGHTS_NAME).stat()
+        scorer = ngram.NgramScorer(str(output.path / WEIGHTS_NAME))
         with terminal.stage("measure on held-out texts"):
             held_out = [example for example in examples if example.held_out]
             report = measure(scorer, held_out, sentences)
@@ -88,7 +92,7 @@ class NgramRecipe:
             line = "".join(f" {name} {value:.3f}" for name, value in figures.items())
             print(f"  {source:12}{line}")
 
-    def _fit(self, output_dir: str, examples: Sequence[labelled.Example]) -> None:
+    def _fit(self, output_dir: epath.Path, examples: Sequence[labelled.Example]) -> None:
         training = [
             example
             for example in examples
@@ -101,7 +105,7 @@ class NgramRecipe:
         fitted = _fit(matrix_NF, training, self.l2, self.iterations)
         weights_F, bias = fitted.weights_F, fitted.bias
         slope, intercept = _calibrate(matrix_NF, training, self.l2, self.iterations)
-        _write(Path(output_dir) / WEIGHTS_NAME, weights_F * slope, bias * slope + intercept)
+        _write(output_dir / WEIGHTS_NAME, weights_F * slope, bias * slope + intercept)
         print(
             f"{output_dir}: loss {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} after "
             f"{fitted.iterations} iterations; {terminal.duration(time.monotonic() - began)}, "
@@ -221,8 +225,10 @@ def platt(logits_N: np.ndarray, positive_N: np.ndarray) -> tuple[float, float]:
     return float(slope), float(intercept)
 
 
-def _write(path: Path, weights_F: np.ndarray, bias: float) -> None:
-    np.savez_compressed(path, weights=weights_F.astype(np.float16), bias=np.float32(bias))
+def _write(path: epath.Path, weights_F: np.ndarray, bias: float) -> None:
+    file = io.BytesIO()
+    np.savez_compressed(file, weights=weights_F.astype(np.float16), bias=np.float32(bias))
+    outputs.write_bytes(path, file.getvalue())
 
 
 def _describe(examples: Sequence[labelled.Example]) -> dict[str, Any]:

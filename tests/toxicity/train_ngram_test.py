@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -44,6 +45,23 @@ def test_a_killed_run_ends_with_the_same_bytes(labelled_dir, tmp_path):
     (tmp_path / "out" / "ngram_weights.npz").unlink()
     assert run(labelled_dir, tmp_path / "out") == 0
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == files
+
+
+@pytest.mark.parametrize("behind", ["_calibrate", "_write"])
+def test_an_output_that_is_removed_meanwhile_is_one_line(
+    labelled_dir, tmp_path, monkeypatch, capsys, behind
+):
+    real = getattr(train_ngram, behind)
+
+    def removing(*arguments):
+        result = real(*arguments)
+        shutil.rmtree(tmp_path / "out")
+        return result
+
+    monkeypatch.setattr(train_ngram, behind, removing)
+    assert run(labelled_dir, tmp_path / "out") == 1
+    errors = capsys.readouterr().err
+    assert f"{tmp_path / 'out'}: was removed" in errors and "Traceback" not in errors
 
 
 def test_held_out_texts_do_not_change_the_weights(labelled_dir, tmp_path, monkeypatch):
