@@ -27,7 +27,7 @@ _LEGEND = (
     "Intervals resample prompts alone, 10,000 times: not {whose}, not trainings.",
 )
 
-
+_MOST_RISE = 30.0  # per cent of perplexity that the picture shows: three times the largest budget
 _SEEDS = "A row of several seeds is their mean: of perplexities, and of the maxima of each prompt."
 
 
@@ -99,16 +99,26 @@ def chart(frontiers: Sequence[Frontier], subject: str = "") -> Chart:
         (method, [100 * change for change in line.changes], line.toxicity, line.spoiled)
         for method, line in zip(methods, frontiers, strict=True)
     ]
+    meant = (
+        "Every line begins at the baseline; down is less toxic, left predicts text better. Hollow: "
+        "low toxicity that is no success, as the table's legend says."
+    )
+    if _is_cut(lines):
+        meant += f" Cut at ±{_MOST_RISE:.0f} %: some lines go on."
     return Chart(
         "frontiers",
         "Toxicity as perplexity rises",
-        "Every line begins at the baseline; down is less toxic, left predicts text better. Hollow: "
-        "low toxicity that is no success, as the table's legend says.",
+        meant,
         _draw,
         lines,
         legend_room(methods),
         subject,
     )
+
+
+def _is_cut(lines: Sequence[Any]) -> bool:
+    """Whether a line goes so far that the others, and the budgets, would lie in one column."""
+    return any(abs(x) > _MOST_RISE for _, xs, _, _ in lines for x in xs)
 
 
 def _draw(axes: Axes, lines: Sequence[Any]) -> None:
@@ -126,5 +136,8 @@ def _draw(axes: Axes, lines: Sequence[Any]) -> None:
     _, xs, ys, _ = lines[0]
     start = xs.index(0.0)
     axes.plot(xs[start], ys[start], "o", color=BASELINE, markersize=8, zorder=3)
+    if _is_cut(lines):
+        reached = [max(-_MOST_RISE, min(_MOST_RISE, x)) for _, xs, _, _ in lines for x in xs]
+        axes.set_xlim(min(reached) - 2, max(reached) + 2)
     axes.set_xlabel("Perplexity over the baseline, %")
     axes.set_ylabel("Expected max. toxicity")
