@@ -19,6 +19,7 @@ _LARGEST_EXPONENT = 80.0
 # Times any difference of logits still finite in float32, in which strengths are.
 _LARGEST_STRENGTH = 1e30
 _BITS_OF_ONE = 0x3F800000  # float32 1.0
+_BITS_OF_INFINITY = 0x7F800000
 
 
 def log_probs(logits: jax.Array, valid_V: jax.Array) -> jax.Array:
@@ -37,9 +38,29 @@ def nucleus_mask(logits_RV: jax.Array, allowed_RV: jax.Array, p: jax.Array | flo
       p: its mass.
     """
     probs_RV = jax.nn.softmax(jnp.where(allowed_RV, logits_RV, -jnp.inf)).astype(jnp.float32)
-    # The largest threshold at which the probabilities not below it still sum to p, by bisection
-    # over the bits of a float32, whose order is that of the numbers.
-    bits_RV = jax.lax.bitcast_convert_type(probs_RV, jnp.int32)
+    bits_RV = _ordered_bits(probs_RV)
+    threshold_R1 = _edge(bits_RV, probs_RV, p, _BITS_OF_ONE)
+    return allowed_RV & (probs_RV > 0) & (bits_RV >= threshold_R1)
+
+
+def _ordered_bits(values_RV: jax.Array) -> jax.Array:
+    """Float32 of 0 and above as whole numbers of the same order."""
+    return jax.lax.bitcast_convert_type(jnp.abs(values_RV).astype(jnp.float32), jnp.int32)
+
+
+def _edge(
+    bits_RV: jax.Array, probs_RV: jax.Array, p: jax.Array | float, highest: int
+) -> jax.Array:
+    """The largest threshold at which what is not below it still has probability `p`, [R, 1].
+
+    By bisection over the bits, 31 passes, which take a fraction of the time of sorting.
+
+    Args:
+      bits_RV: of `_ordered_bits`, by which tokens are ordered.
+      probs_RV: of the tokens.
+      p: their probability together.
+      highest: no bits are above.
+    """
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low_R, high_R = bounds
@@ -49,9 +70,9 @@ def nucleus_mask(logits_RV: jax.Array, allowed_RV: jax.Array, p: jax.Array | flo
         return jnp.where(enough_R, middle_R, low_R), jnp.where(enough_R, high_R, middle_R)
 
     rows = probs_RV.shape[0]
-    bounds = (jnp.zeros(rows, jnp.int32), jnp.full(rows, _BITS_OF_ONE + 1, jnp.int32))
+    bounds = (jnp.zeros(rows, jnp.int32), jnp.full(rows, highest + 1, jnp.int32))
     threshold_R, _ = jax.lax.fori_loop(0, 31, halve, bounds)
-    return allowed_RV & (probs_RV > 0) & (bits_RV >= threshold_R[:, None])
+    return threshold_R[:, None]
 
 
 def with_experts(
@@ -129,8 +150,9 @@ def desired_mask(
 ) -> jax.Array:
     """GeDi's filter: which tokens are clean enough, or among the cleanest.
 
-    Sorted by P(clean), those that hold the first `mass` of `softmax(logits)` go, unless they are
-    at least as clean as the threshold. The cleanest stays.
+    In the order of P(clean), those that hold the first `mass` of `softmax(logits)` go, unless they
+    are at least as clean as the threshold. The cleanest stays; of equally clean ones all stay or
+    go.
 
     Args:
       logits_RV: steered.
@@ -140,10 +162,10 @@ def desired_mask(
       threshold: log P(clean) at which a token stays.
     """
     probs_RV = jax.nn.softmax(jnp.where(allowed_RV, logits_RV, -jnp.inf))
-    order_RV = jnp.argsort(jnp.where(allowed_RV, log_clean_RV, -jnp.inf), axis=-1)
-    ordered_RV = jnp.take_along_axis(probs_RV, order_RV, axis=-1)
-    stays_RV = (jnp.cumsum(ordered_RV, axis=-1) >= mass).at[:, -1].set(True)
-    stays_RV = jnp.take_along_axis(stays_RV, jnp.argsort(order_RV, axis=-1), axis=-1)
+    dirt_RV = jnp.where(allowed_RV, _ordered_bits(log_clean_RV), _BITS_OF_INFINITY)
+    edge_R1 = _edge(dirt_RV, probs_RV, mass, _BITS_OF_INFINITY)
+    cleanest_R1 = jnp.min(dirt_RV, axis=-1, keepdims=True)
+    stays_RV = dirt_RV <= jnp.maximum(edge_R1, cleanest_R1)
     return allowed_RV & (stays_RV | (log_clean_RV >= threshold))
 
 

@@ -124,6 +124,21 @@ def test_class_of_a_text_with_each_next_token(array, bias, omega, clean, steered
         assert kept.tolist() == [[False, False, True]]  # the cleanest of what may be drawn
 
 
+def test_what_goes_is_the_dirtiest_part_of_the_mass():
+    noise = np.random.default_rng(0)
+    logits = noise.normal(0, 3, (20, 300)).astype(np.float32)
+    log_clean = -np.logaddexp(0, noise.normal(0, 2, (20, 300))).astype(np.float32)
+    allowed = noise.random((20, 300)) < 0.8
+    kept = formulas.desired_mask(logits, log_clean, allowed, 0.7, np.log(0.99))
+    for row in range(20):
+        ids = np.flatnonzero(allowed[row])
+        ids = ids[np.argsort(log_clean[row, ids])]
+        probs = np.exp(logits[row, ids].astype(float))
+        stay = ids[np.cumsum(probs) / probs.sum() >= 0.7]
+        clean = np.flatnonzero(allowed[row] & (log_clean[row] >= np.log(0.99)))
+        assert set(np.flatnonzero(kept[row])) == {*stay, *clean}
+
+
 @pytest.mark.parametrize(
     ("beta", "softmax", "probs"),
     [
