@@ -35,6 +35,7 @@ from detox_jax.generation.steering import (
     activation_formulas,
     activations,
     contrast,
+    discriminator,
     experts,
     one_pass,
     scoring,
@@ -158,6 +159,18 @@ def _methods(module, params):
             contrast.Contrast(behind, jnp.float32(1.0), None, "logits", config.vocab_size),
         ),
         "experts, two adapters": (added(Branches.of_adaptations(adapted, params, pair)),),
+        "GeDi, two adapters": (
+            discriminator.Discriminated(
+                (Branches.of_adaptations(adapted, params, pair),),
+                omega=jnp.float32(30.0),
+                bias=jnp.float32(2.0),
+                scale=jnp.float32(1.0),
+                filter_mass=jnp.float32(0.8),
+                filter_threshold=jnp.float32(np.log(0.967273)),
+                vocab_size=config.vocab_size,
+                width=config.padded_vocab_size,
+            ),
+        ),
         "experts, three models": (added(*(Branches.of_model(adapted, of) for of in apart)),),
         _AHEAD: (
             subspace.Margins(
