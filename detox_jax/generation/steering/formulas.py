@@ -48,9 +48,7 @@ def _ordered_bits(values_RV: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jnp.abs(values_RV).astype(jnp.float32), jnp.int32)
 
 
-def _edge(
-    bits_RV: jax.Array, probs_RV: jax.Array, p: jax.Array | float, highest: int
-) -> jax.Array:
+def _edge(bits_RV: jax.Array, probs_RV: jax.Array, p: jax.Array | float, highest: int) -> jax.Array:
     """The largest threshold at which what is not below it still has probability `p`, [R, 1].
 
     By bisection over the bits, 31 passes, which take a fraction of the time of sorting.
