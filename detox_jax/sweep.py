@@ -233,8 +233,8 @@ def _run(cell: Cell, gin_files: Sequence[str], root: epath.Path) -> str | None:
     command = [sys.executable, "-m", "detox_jax", *cell.arguments(gin_files)]
     with log.open("w") as file:
         status = preemption.call(command, file, environment)
-    if status in (preemption.AGAIN, preemption.INTERRUPTED):  # Somebody meant it.
-        raise KeyboardInterrupt
+    if status in (preemption.AGAIN, preemption.INTERRUPTED):  # A signal came to it alone.
+        raise preemption.Stopped(f"{cell.name}: {sweep_cells.last_line(log)}", status=status)
     return f"exit {status}: {sweep_cells.last_line(log)}" if status else None
 
 

@@ -15,6 +15,7 @@ from detox_jax import cli, sweep, sweep_cells
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.method import only
+from detox_jax.parallel import preemption
 from detox_jax.report import report as reports
 from detox_jax.sweep_cells import Axis, Checked
 from tests import sgeat_made
@@ -226,6 +227,22 @@ def test_a_cell_that_fails_is_marked_and_the_others_go_on(cells, tmp_path, capsy
     cells.failing = {"other"}
     with pytest.raises(UserError, match="every cell failed; the first: exit 1"):
         run(tmp_path / "none", axes=(Axis("a", {"other": []}),))
+
+
+@pytest.mark.parametrize("status", [75, 130])
+def test_a_signal_to_a_cell_alone_ends_the_sweep_with_the_cells_status(
+    cells, tmp_path, monkeypatch, status
+):
+    def call(command, log, environment):
+        log.write("detox-jax: stopped: SIGTERM: step 3 is saved\n")
+        return status
+
+    monkeypatch.setattr(sweep.preemption, "call", call)
+    with pytest.raises(preemption.Stopped, match="whole: .*step 3 is saved") as stopped:
+        run(tmp_path / "out")
+    assert stopped.value.status == status
+    monkeypatch.setattr(sweep.preemption, "call", cells.call)
+    assert run(tmp_path / "out") is None and cells.ran == ["whole", "lora"]
 
 
 def test_no_cell_runs_where_one_does_not_pass_its_checks(cells, tmp_path):

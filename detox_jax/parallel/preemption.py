@@ -38,10 +38,11 @@ class Stopped(KeyboardInterrupt):
       by_all: whether all processes end alike, at the same step.
     """
 
-    def __init__(self, where: str, by_all: bool = True):
+    def __init__(self, where: str, by_all: bool = True, status: int | None = None):
         super().__init__(where)
         self.by_all = by_all
-        self.status = INTERRUPTED if _state.received == signal.SIGINT else AGAIN
+        by_signal = INTERRUPTED if _state.received == signal.SIGINT else AGAIN
+        self.status = by_signal if status is None else status
 
 
 class _State:
