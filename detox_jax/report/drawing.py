@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
@@ -88,6 +89,10 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     _legend_below(axes)
 
 
+# Of perplexities that lie further apart one is drawn far off, and all others in a column.
+_LARGEST_RATIO = 3
+
+
 def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
     """Expected maximum toxicity against perplexity, with the Pareto front."""
     points = []
@@ -111,6 +116,12 @@ def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=INK, linewidth=1, linestyle=":", zorder=0)
     axes.margins(0.18)
+    drawn = [method.perplexity for method in methods if method.has_perplexity]
+    if drawn and max(drawn) > _LARGEST_RATIO * min(drawn):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlabel("Perplexity; less is better")
     axes.set_ylabel("Expected max. toxicity")
     _legend_below(axes)
