@@ -30,6 +30,7 @@ def put_lock(storage, generation: int) -> None:
     storage.buckets["bkt"]["o/.lock"] = Object(content, generation)
 
 
+@pytest.mark.bucket
 def test_a_second_run_is_refused_and_a_killed_one_is_followed(storage):
     first = opening(storage, waits=600.0)
     assert first.stdout is not None and first.stdout.readline() == "opened\n"

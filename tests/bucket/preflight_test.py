@@ -36,6 +36,7 @@ def preflight(storage, tmp_path):
     return run
 
 
+@pytest.mark.bucket
 def test_a_checkpoint_is_saved_restored_and_removed(preflight, storage):
     objects = storage.buckets["bkt"]
     objects["runs/"] = objects["runs/other"] = Object(b"", generation=1)

@@ -17,6 +17,7 @@ from detox_jax.report import latex_tables, table_formats
 from detox_jax.report.charts import charts
 from detox_jax.report.page import _section
 from tests.evaluation import results_made
+from tests.marks import slow_but
 
 LAYOUT = {
     "": ["rows", "paired", "power", "provenance"],
@@ -170,7 +171,12 @@ def put(value, path, item):
     return changed
 
 
-@pytest.mark.parametrize("name", ["results", "prompts", "samples", "training", "times"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["prompts", "training", "times"], ["results", "prompts", "samples", "training", "times"]
+    ),
+)
 def test_no_damage_of_any_field_ends_in_a_traceback(tmp_path, name):
     """Everything is refused by one line that names file and field, or shown."""
     source = results_made.write(tmp_path / "e", with_accuracies())

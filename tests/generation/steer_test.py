@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detox_jax import cli
+from tests.marks import slow_but
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", slow_but([*FITS][:2], FITS))
 def test_it_fits_saves_and_steers(model_dir, scored, tmp_path, fit):
     rule, shapes = FITS[fit]
     vectors = tmp_path / "vectors"

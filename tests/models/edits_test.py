@@ -12,6 +12,7 @@ from detox_jax.models import adaptation as adaptations
 from detox_jax.models import edits
 from detox_jax.models.transformer import TransformerLM
 from tests.conftest import initial_params, random_params
+from tests.marks import slow_but
 from tests.models.transformer_test import VARIANTS
 
 N, B, L = 2, 3, 7
@@ -28,7 +29,7 @@ class Add:
         return h + self.by
 
 
-@pytest.fixture(params=VARIANTS, scope="module")
+@pytest.fixture(params=slow_but(("gpt2", "gemma"), VARIANTS), scope="module")
 def variant(request, config):
     return dataclasses.replace(config, **VARIANTS[request.param])
 

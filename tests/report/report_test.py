@@ -235,6 +235,7 @@ def contents(directory):
     }
 
 
+@pytest.mark.slow
 def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path, all_pictures):
     first, second = tmp_path / "first", tmp_path / "second"
     assert run(fake, first) == 0

@@ -15,6 +15,7 @@ from detox_jax.generation.steering import activations, steering
 from detox_jax.models import edits
 from detox_jax.parallel import mesh as meshes
 from tests.generation.steering import made
+from tests.marks import slow_but
 
 NEW = 6
 PROMPTS = ([5, 9, 30], [7], [40, 41, 42, 43], [1, 20])
@@ -43,13 +44,7 @@ METHODS = {
     "affine": lambda path, s: activations.AffineSteering(path, s),
     "affine, covariance": lambda path, s: activations.AffineSteering(path, s, everywhere=True),
 }
-OF_EACH_KIND = [
-    *("mean_difference", "heads", "affine"),
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("in_context", "heads, published", "affine, covariance")
-    ),
-]
+OF_EACH_KIND = slow_but(("mean_difference", "heads", "affine"), METHODS)
 STRENGTHS = {"mean_difference": 0.7, "in_context": 0.6, "heads": 0.9, "heads, published": 0.9}
 
 
@@ -107,7 +102,7 @@ def _formula(name, path, strength):
     return ByHand(arrays, made.RULES[name].site)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_a_whole_loop_is_the_formula(base, directories, one_device_mesh, name):
     """Prompt and every token that is drawn, with a cache and without."""
     loaded = _load(directories, base, one_device_mesh, name)
@@ -119,7 +114,7 @@ def test_a_whole_loop_is_the_formula(base, directories, one_device_mesh, name):
         assert tokens == _by_hand(base, edit, prompt)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_strength_0_is_plain_decoding(base, directories, one_device_mesh, name):
     """No steering at all where it is given, and to the bit where it is traced."""
     nothing = _load(directories, base, one_device_mesh, name, 0.0)

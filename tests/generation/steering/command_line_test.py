@@ -127,6 +127,7 @@ def test_strength_0_is_plain_decoding(flags, adapters, tmp_path, settings):
     assert recorded["steering"][0]["alpha"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_steered_row_does_not_depend_on_its_batch(flags, adapters, tmp_path):
     steering = [
         "--gin.STEERING=[@experts.Experts(), @contrast.PrefixContrast()]",

@@ -13,6 +13,7 @@ from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.discriminator import GenerativeDiscriminator as Discriminator
 from detox_jax.vocabulary import Vocabulary
 from tests.generation.steering import made
+from tests.marks import slow_but
 
 PROMPT, NEW = [5, 9, 30], [11, 12]
 
@@ -60,7 +61,9 @@ def _log_probs(path_or_model, mesh, before):
     return sum(text), len(text), logs[-1, 1 : model.module.config.vocab_size]
 
 
-@pytest.mark.parametrize("form", ["two models", "two codes", "a smaller model"])
+@pytest.mark.parametrize(
+    "form", slow_but(["two codes"], ["two models", "two codes", "a smaller model"])
+)
 def test_the_formula_over_a_whole_text(
     steered, adapted, config, vocabulary, one_device_mesh, tmp_path, form
 ):

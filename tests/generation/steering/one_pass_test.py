@@ -17,6 +17,7 @@ from detox_jax.generation.steering.linear import LinearSteering
 from detox_jax.generation.steering.words import BannedWords
 from detox_jax.models.adaptation import AdapterConfig, PrefixConfig
 from tests.generation.steering import linear_test, made
+from tests.marks import slow_but
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,11 @@ METHODS = {
     ],
 }
 
+FEW = (
+    *("words", "experts, adapters", "self-debiasing"),
+    *("discriminator, two codes", "edits", "together"),
+)
+
 
 _SIZES = {"batch_size": 2, "max_length": 64}
 
@@ -84,7 +90,7 @@ def _text(base, seed=0):
     return one_pass.Text(*(jnp.asarray(array, jnp.int32) for array in arrays)), len(prompts) - 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but(FEW, METHODS))
 def test_one_pass_says_what_steps_say(name, base, files, one_device_mesh, monkeypatch):
     monkeypatch.setattr(one_pass, "_PLACES", 15)  # three of seven a row
     loaded = steering.load(METHODS[name](files), base, one_device_mesh)

@@ -117,6 +117,7 @@ def test_strength_0_is_plain_decoding(base, one_device_mesh, prompts):
     assert _decode(base, one_device_mesh, (steering,), prompts, 10, method) != plain
 
 
+@pytest.mark.slow
 def test_a_row_depends_neither_on_its_batch_nor_on_its_place(base, one_device_mesh, prompts):
     steerings = (_load(base, one_device_mesh).steering,)
     method = sampling.TopPSampling(0.9)

@@ -26,6 +26,7 @@ from tests.generation.steering.steering_test import (
     discriminated,
     prefix,
 )
+from tests.marks import slow_but
 
 METHODS = {
     "nothing": (),
@@ -65,7 +66,7 @@ def _of_the_loop(steerings, prompt):
     return np.asarray(first[0]), np.asarray(second)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but([*{*METHODS} - {"experts", "contrast"}], METHODS))
 def test_a_text_is_as_likely_as_the_loop_draws_it(name):
     """The product of its steps, of every text of two tokens; together they are all that happens."""
     steerings = METHODS[name]

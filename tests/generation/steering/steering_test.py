@@ -20,6 +20,7 @@ from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.parallel import mesh as meshes
 from tests.generation.steering import bigram_made as bigram
 from tests.generation.steering.bigram_made import CLEAN, DIRTY, KIND, RUDE
+from tests.marks import slow_but
 
 PLAIN = sampling.TemperatureSampling(1.0)
 
@@ -210,6 +211,8 @@ METHODS = {
     "debiasing": lambda strength, shift: debiasing(strength, ([DIRTY], [KIND, RUDE]), shift=shift),
 }
 PROMPTS = ((KIND,), (RUDE, KIND, KIND), (RUDE,), (KIND, RUDE, RUDE, KIND))
+# A few that keep all kinds of state: branches, prefixes, candidates, what is known of a text.
+OF_EACH_STATE = ("experts", "contrast", "rewards", "discriminator", "bans")
 NUCLEUS = sampling.TopPSampling(0.9)
 
 
@@ -331,7 +334,7 @@ def test_a_loop_without_steering_is_what_it_was(monkeypatch):
     assert str(_traced()) == without
 
 
-@pytest.mark.parametrize("name", [*METHODS, "bans"])
+@pytest.mark.parametrize("name", slow_but(OF_EACH_STATE, [*METHODS, "bans"]))
 def test_a_row_that_takes_anothers_place_is_as_one_of_its_own(name):
     """Prompts of which two fit at once: rows are refilled as their texts end."""
     ban = bans((RUDE, RUDE, KIND, RUDE))
