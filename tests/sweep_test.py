@@ -229,7 +229,7 @@ def test_a_cell_that_fails_is_marked_and_the_others_go_on(cells, tmp_path, capsy
         run(tmp_path / "none", axes=(Axis("a", {"other": []}),))
 
 
-@pytest.mark.parametrize("status", [75, 130])
+@pytest.mark.parametrize("status", [75])
 def test_a_signal_to_a_cell_alone_ends_the_sweep_with_the_cells_status(
     cells, tmp_path, monkeypatch, status
 ):

@@ -11,6 +11,7 @@ import pytest
 from detox_jax.evaluation.results_files import load
 from detox_jax.report import charts, drawing, figures, matrix, page, seeds
 from tests.evaluation import results_made
+from tests.marks import slow_but
 
 AUDITED = [(375, "screen", "dark"), (1280, "screen", "light"), (713, "print", "light")]
 # A phone's least, and more light; A4 leaves 713 between Chromium's margins.
@@ -53,7 +54,7 @@ def written(tmp_path_factory):
 SEEDS = ("SGEAT (standard)", "SGEAT (augmented)")
 
 
-@pytest.mark.parametrize("name", ["report", "sweep"])
+@pytest.mark.parametrize("name", slow_but(["report"], ["report", "sweep"]))
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_view(browser, axe, written, name):
     browser.call("Page.setBypassCSP", enabled=True)  # for axe, which is no script of the page
     options = json.dumps({"runOnly": RULES, "resultTypes": ["violations"]})

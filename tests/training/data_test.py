@@ -171,6 +171,7 @@ def test_validation_pads_its_last_batch(task):
     assert len(list(data.validation_batches(task, batch_size=2, length=32, max_batches=3))) == 3
 
 
+@pytest.mark.slow
 def test_mixtures(vocabulary_path, tmp_path):
     (tmp_path / "d.jsonl").write_text('{"id": "m", "text": "You are an idiot."}\n')
     (tmp_path / "e.jsonl").write_text('{"id": "n", "text": "The bus was late."}\n')

@@ -98,6 +98,7 @@ def test_adaptations_of_the_model(steered, adapted, one_device_mesh, expert, ant
     assert held_size < 1.5 * base_size
 
 
+@pytest.mark.slow
 def test_a_smaller_expert_and_none(steered, adapted, smaller, one_device_mesh):
     loaded = Experts(None, smaller, alpha=0.5).load(steered, one_device_mesh)
     base, logits = _steered(loaded, steered)

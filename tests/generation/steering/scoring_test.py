@@ -66,7 +66,9 @@ def _of_the_loop(steerings, prompt):
     return np.asarray(first[0]), np.asarray(second)
 
 
-@pytest.mark.parametrize("name", slow_but([*{*METHODS} - {"experts", "contrast"}], METHODS))
+@pytest.mark.parametrize(
+    "name", slow_but([*{*METHODS} - {"experts", "contrast", "discriminator"}], METHODS)
+)
 def test_a_text_is_as_likely_as_the_loop_draws_it(name):
     """The product of its steps, of every text of two tokens; together they are all that happens."""
     steerings = METHODS[name]

@@ -230,7 +230,7 @@ def test_a_constant_on_all_logits_of_a_model_changes_nothing(name):
     np.testing.assert_allclose(np.hstack(after), np.hstack(before), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "bans"])
+@pytest.mark.parametrize("name", slow_but(OF_EACH_STATE, [*METHODS, "bans"]))
 def test_a_row_does_not_depend_on_its_batch(name):
     steerings = (METHODS[name](1.5, 0.0) if name in METHODS else bans((KIND, RUDE)),)
     together = _decode(steerings, PROMPTS, 50)
@@ -239,7 +239,7 @@ def test_a_row_does_not_depend_on_its_batch(name):
         assert (alone[0] == together[n]).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but(OF_EACH_STATE[:-1], METHODS))
 def test_what_is_no_token_is_never_drawn_and_no_number_is_lost(name):
     """However large the strength; and a ban holds beside it."""
     steerings = (METHODS[name](1e30, 0.0), bans((RUDE,)))
