@@ -20,6 +20,7 @@ from detox_jax.report import report as reports
 from detox_jax.sweep_cells import Axis, Checked
 from tests import sgeat_made
 from tests.evaluation.evaluate_test import write
+from tests.marks import slow_but
 
 TRAINING = Axis("training", {"whole": ["ADAPTATION=None"], "lora": ["my.gin", "RANK = 4"]})
 SEED = Axis("seed", {"0": ["RANDOM_SEED=0"], "1": ["RANDOM_SEED=1"]})
@@ -229,7 +230,7 @@ def test_a_cell_that_fails_is_marked_and_the_others_go_on(cells, tmp_path, capsy
         run(tmp_path / "none", axes=(Axis("a", {"other": []}),))
 
 
-@pytest.mark.parametrize("status", [75])
+@pytest.mark.parametrize("status", slow_but([75], [75, 130]))
 def test_a_signal_to_a_cell_alone_ends_the_sweep_with_the_cells_status(
     cells, tmp_path, monkeypatch, status
 ):

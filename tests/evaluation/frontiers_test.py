@@ -33,11 +33,6 @@ def measured():
     return maxima, evaluation(maxima, {"base": 100.0, "strong": 112.0, "weak": 104.0})
 
 
-def drawn_x(chart):
-    """The ends of the horizontal axis."""
-    return chart.draw().axes[0].get_xlim()
-
-
 def test_figures_at_equal_perplexity_and_at_equal_toxicity_are_those_of_the_line(measured):
     maxima, of = measured
     (line,) = frontiers.frontiers(of, {"steps": ["strong", "weak"]})
@@ -180,7 +175,7 @@ def test_the_picture_is_cut_where_a_line_leaves_the_budgets_far_behind(measured)
     near = frontier_tables.chart(frontiers.frontiers(of, {"steps": ["weak"]}))
     far = evaluation(maxima, {"base": 100.0, "strong": 900.0, "weak": 104.0})
     beyond = frontier_tables.chart(frontiers.frontiers(far, {"steps": ["weak", "strong"]}))
-    (_, ends), (_, cut) = (drawn_x(chart) for chart in (near, beyond))
+    (_, ends), (_, cut) = (chart.draw().axes[0].get_xlim() for chart in (near, beyond))
     assert 4 < ends < 5 and 30 < cut < 35
     assert "Cut at" in beyond.caption and "Cut at" not in near.caption
 

@@ -10,6 +10,7 @@ from detox_jax import cli, outputs, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import ngram
 from detox_jax.toxicity import score as score_verb
+from tests.marks import slow_but
 
 
 def write(path, rows):
@@ -274,7 +275,7 @@ class Counting:
         return [0.5] * len(texts)
 
 
-@pytest.mark.parametrize("more", [{}, pytest.param({"n": 1}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("more", slow_but([{}], [{}, {"n": 1}]))
 def test_a_text_is_scored_once_and_few_records_are_held(more, tmp_path):
     rows = [{"id": str(i), "text": f"text {i}", **more} for i in range(3200)]
     scorer = Counting()

@@ -23,11 +23,12 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.training import step as steps
 from detox_jax.training.optimizer import AdamW
 from tests.conftest import random_params
+from tests.marks import slow_but
 
 ADAPTATIONS = [None, AdapterConfig(8), LoRAConfig(4), PrefixConfig(4)]
 MESHES = [
-    pytest.param({"data": 8}, marks=pytest.mark.slow),
-    pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
+    {"data": 8},
+    {"fsdp": 8},
     {"model": 4, "data": 2},
     {"data": 2, "fsdp": 2, "model": 2},
     {"fsdp": 4, "model": 2},
@@ -72,7 +73,7 @@ def run_steps(config, adaptation, mesh, num_steps=3, optimizer=None, accumulatio
     return losses, state, frozen
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=str)
+@pytest.mark.parametrize("shape", slow_but(MESHES[2:], MESHES), ids=str)
 def test_sharded_losses_equal_unsharded(config, one_device_mesh, shape):
     expected, _, _ = _one_device_run(config, one_device_mesh)
     losses, state, _ = run_steps(config, None, meshes.create_mesh(shape))

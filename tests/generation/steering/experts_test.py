@@ -16,6 +16,7 @@ from detox_jax.generation.steering.experts import Experts
 from detox_jax.models.adaptation import AdapterConfig, PrefixConfig
 from detox_jax.vocabulary import Vocabulary
 from tests.generation.steering import made
+from tests.marks import slow_but
 
 PROMPTS = [[5, 9, 30], [7], [40, 41, 42]]
 
@@ -77,7 +78,7 @@ def _logits(path, mesh, size):
 
 @pytest.mark.parametrize(
     ("expert", "anti"),
-    [("expert", "anti"), pytest.param("expert", "other", marks=pytest.mark.slow)],
+    slow_but([("expert", "anti")], [("expert", "anti"), ("expert", "other")]),
 )
 def test_adaptations_of_the_model(steered, adapted, one_device_mesh, expert, anti):
     """What they add is what whole models of the same parameters add; the base is held once."""
