@@ -10,6 +10,7 @@ the data is `(epoch, row)` and a resumed run skips within one epoch at most.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -319,9 +320,9 @@ def _check_cached(task: seqio.Task | seqio.Mixture, split: str) -> None:
                 f"task {part.name!r} is not cached in {seqio.get_global_cache_dirs()}; run "
                 f"seqio_cache_tasks --tasks={part.name}, or set CACHE_DIR=None"
             )
-        _check_shards(part.cache_dir, split)
         ours = vocabulary_of(part).fingerprint
-        theirs = _cached_vocabulary(part.cache_dir, split)
+        with _saying_damage(part):
+            theirs = _cached_vocabulary(_cached_files(part.cache_dir, split))
         if theirs != ours:
             raise UserError(
                 f"{part.cache_dir}: encoded with vocabulary {theirs}, the task uses {ours}; cache "
@@ -329,21 +330,24 @@ def _check_cached(task: seqio.Task | seqio.Mixture, split: str) -> None:
             )
 
 
-def _check_shards(directory: str, split: str) -> None:
-    """All files of a cached split are there: seqio reads those that are."""
+def _cached_files(directory: str, split: str) -> list[str]:
+    """The files of a cached split, all of which are there: seqio reads those that are."""
     with tf.io.gfile.GFile(seqio.get_cached_info_path(directory, split)) as file:
         count = json.load(file)["num_shards"]
     prefix = seqio.get_cached_tfrecord_prefix(directory, split)
     there = set(tf.io.gfile.glob(f"{prefix}-*-of-{count:05}"))
-    for shard in range(count):
-        if (path := f"{prefix}-{shard:05}-of-{count:05}") not in there:
+    files = [f"{prefix}-{shard:05}-of-{count:05}" for shard in range(count)]
+    for path in files:
+        if path not in there:
             raise UserError(f"{path}: missing, one of {count} files; cache the task again")
+    return files
 
 
-def _whole(rows: Iterator[Row], task: seqio.Task | seqio.Mixture) -> Iterator[Row]:
-    """The rows of a cache, or a line where one of its files is damaged."""
+@contextlib.contextmanager
+def _saying_damage(task: seqio.Task | seqio.Mixture) -> Iterator[None]:
+    """Says in one line that a file of a cache is damaged."""
     try:
-        yield from rows
+        yield
     except tf.errors.DataLossError as error:
         directories = ", ".join(str(part.cache_dir) for part in _parts(task))
         found = str(error.message).partition("}} ")[2] or error.message
@@ -352,10 +356,14 @@ def _whole(rows: Iterator[Row], task: seqio.Task | seqio.Mixture) -> Iterator[Ro
         ) from error
 
 
-def _cached_vocabulary(directory: str, split: str) -> str | None:
+def _whole(rows: Iterator[Row], task: seqio.Task | seqio.Mixture) -> Iterator[Row]:
+    with _saying_damage(task):
+        yield from rows
+
+
+def _cached_vocabulary(files: Sequence[str]) -> str | None:
     """The fingerprint beside the first cached example."""
-    files = tf.io.gfile.glob(f"{seqio.get_cached_tfrecord_prefix(directory, split)}-*-of-*")
-    for record in tf.data.TFRecordDataset(sorted(files)).take(1):
+    for record in tf.data.TFRecordDataset(files).take(1):
         features = tf.train.Example.FromString(record.numpy()).features.feature
         if values := features["vocabulary"].bytes_list.value:
             return values[0].decode()

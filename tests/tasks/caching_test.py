@@ -138,9 +138,10 @@ def test_a_cache_that_is_not_whole_is_one_line(tmp_path, vocabulary, no_cache_di
     cache = tmp_path / "cache" / task.name
     (file,) = cache.glob("*.tfrecord-*")
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cache/documents: .*damaged: truncated.*cache the task"):
-        batches(task, use_cached=True)
+    for size in (len(whole) // 2, 20):  # behind some records, and in the first
+        file.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"cache/documents: .*damaged: truncated.*cache the"):
+            batches(task, use_cached=True)
     (length,) = struct.unpack("<Q", whole[:8])  # a record: its length, 4 bytes, itself, 4 bytes
     file.write_bytes(whole[: 16 + length + 5])
     with pytest.raises(UserError, match="is not whole: 1 of 80 documents; cache the task again"):
