@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command_line.complete([*VERBS])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow only reads text here; its oneDNN kernels help none of that, and complain of processors.
+    # TensorFlow only reads text here: its oneDNN kernels help with nothing, and print an error.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     terminal.drop_echoes()
     try:

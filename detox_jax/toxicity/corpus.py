@@ -214,9 +214,7 @@ def read(
             columns = (
                 np.array(scores, np.float64),  # None is NaN.
                 np.frombuffer(digests, ">u8")[::4].astype(np.uint64),
-                np.array(
-                    [len(segmenters.spaced(text, segmenter).split()) for text in texts], np.int32
-                ),
+                _num_words(texts, segmenter),
                 *lines.add(raw),
             )
             for part, column in zip(parts, columns, strict=True):
@@ -225,6 +223,13 @@ def read(
     # One column after the other, whose parts are let go.
     whole = [np.concatenate(parts.pop(0)) for _ in kinds]
     return Corpus(_Columns(*whole), lines, np.arange(len(whole[0])))
+
+
+def _num_words(texts: Sequence[str], segmenter: Segmenter | None) -> np.ndarray:
+    """`num_words` of each text, int32 [N]."""
+    if segmenter is not None:
+        texts = [segmenter.spaced(text) for text in texts]
+    return np.fromiter(map(len, map(str.split, texts)), np.int32, len(texts))
 
 
 def has_scores(block: record_blocks.Block) -> bool:

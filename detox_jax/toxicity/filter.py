@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
 from detox_jax.segmenters import Segmenter
-from detox_jax.toxicity import best_of, controls, corpus, transport
+from detox_jax.toxicity import best_of, controls, corpus
 from detox_jax.toxicity.lengths import whole_share
 
 SHARD_NAME = "documents"
@@ -49,6 +49,29 @@ class Selection(Protocol):
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> Sequence[records.Document]:
         """The documents to keep, in any order."""
+        ...
+
+
+@runtime_checkable
+class TellingSelection(Selection, Protocol):
+    """A selection that reads something of its own and has more to say (`transport.NearTarget`)."""
+
+    def check(self) -> None:
+        """Raises UserError where what it reads is not there, unless that is to come."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """As settings hold it."""
+        ...
+
+    def filtered_by(self) -> Any:
+        """The scorer that chose what it reads, so that results say so; None where none did."""
+        ...
+
+    def select_and_count(
+        self, documents: Sequence[records.Document], generator: np.random.Generator
+    ) -> tuple[Sequence[records.Document], dict[str, Any]]:
+        """What is kept, and what the manifest says of how."""
         ...
 
 
@@ -355,7 +378,7 @@ def _select(
     if isinstance(selection, InTurn):
         selected, steps = selection.select_and_count(documents, generator)
         return selected, {"steps": steps}
-    if isinstance(selection, transport.NearTarget):
+    if isinstance(selection, TellingSelection):
         return selection.select_and_count(documents, generator)
     return selection.select(documents, generator), {}
 
@@ -369,7 +392,7 @@ def _described(selection: Any) -> Any:
     """A selection as settings hold it."""
     if isinstance(selection, InTurn):
         return {"method": "InTurn", "steps": [_described(step) for step in selection.steps]}
-    if isinstance(selection, transport.NearTarget):
+    if isinstance(selection, TellingSelection):
         return selection.described()
     described = output_settings.describe(selection, "filter.selection")
     if "word_segmenter" in described:
@@ -390,7 +413,7 @@ def _preview(
     if not preview.is_done(output_dir):
         control.check()
         for step in _steps(selection):
-            if isinstance(step, transport.NearTarget):
+            if isinstance(step, TellingSelection):
                 step.check()
     if isinstance(input, preview.Coming) or preview.is_done(output_dir):
         return Step("filter", output_dir)
@@ -476,11 +499,10 @@ def _scorer_of(input: str) -> Any:
 
 
 def _scorer_of_target(selection: Any) -> Any:
-    """The scorer by which somebody chose what the output is to be like, so that results say so."""
+    """The scorer by which somebody chose what the output is to be like."""
     for step in _steps(selection):
-        if isinstance(step, transport.NearTarget):
-            _, manifest = records.manifest_of(step.target or "") or ("", {})
-            return manifest.get("filtered_by")
+        if isinstance(step, TellingSelection):
+            return step.filtered_by()
     return None
 
 

@@ -116,10 +116,15 @@ class NearTarget:
         told = {"target": records.describe_input(self.target), "embedding": made_by}
         return {"method": type(self).__name__, **fields, **told}
 
+    def filtered_by(self) -> Any:
+        """The scorer by which the target was chosen, as its manifest says."""
+        _, manifest = records.manifest_of(self.target or "") or ("", {})
+        return manifest.get("filtered_by")
+
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> Sequence[records.Document]:
-        """See `filter.Selection`."""
+        """See `filter.TellingSelection`."""
         return self.select_and_count(documents, generator)[0]
 
     def select_and_count(
