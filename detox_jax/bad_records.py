@@ -134,6 +134,7 @@ def _write(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> N
     elif not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.remove_leftovers(path.parent, [path.name], outputs.LEFT_FOR_SURE_S)
     kept = sorted(others, key=lambda line: (str(line.get("file")), str(line.get("line"))))
     outputs.write_bytes(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept + lines))
 

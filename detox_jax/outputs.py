@@ -41,6 +41,8 @@ from detox_jax.parallel import processes
 MANIFEST = "manifest.json"
 CONFIG = "config.gin"
 _PARTIAL = ".partial"  # ends the name of a file that is being written
+_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(_PARTIAL)}")
+LEFT_FOR_SURE_S = 3600.0  # No file is written for as long.
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
 _APPEARS_WITHIN_S = 10.0
 _SHOWN = 100  # characters of a setting in an error
@@ -169,6 +171,28 @@ def remove_partial_files(directory: epath.Path) -> None:
         for path in [Path(place) / name for name in filter(_is_partial, folders)]:
             if not any((path / name).exists() for name in (MANIFEST, directory_lock.LOCK)):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_leftovers(
+    directory: epath.Path, names: Iterable[str] | None = None, older_than_s: float = 0.0
+) -> None:
+    """Removes what killed runs were writing of files outside of any output directory.
+
+    Args:
+      directory: where the files are; those in directories below are left.
+      names: of the files; all where None.
+      older_than_s: how long ago it was last written; `LEFT_FOR_SURE_S` where others may be writing.
+    """
+    if not is_local(directory) or not directory.is_dir():
+        return
+    wanted = None if names is None else {*names}
+    for path in Path(directory).iterdir():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or (wanted is not None and match["name"] not in wanted):
+            continue
+        with contextlib.suppress(OSError):  # Another run may have removed it.
+            if path.is_file() and time.time() - path.stat().st_mtime >= older_than_s:
+                path.unlink()
 
 
 def _is_partial(name: str) -> bool:

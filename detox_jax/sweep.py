@@ -116,6 +116,9 @@ def sweep(
     # --- the cells, each in a process of its own -------------------------------------------------
     root.mkdir(parents=True, exist_ok=True)
     directory_lock.acquire(root, "sweep")
+    outputs.remove_leftovers(root)
+    for cell in cells:
+        outputs.remove_leftovers(_figures(cell), [_CONFIG])
     outputs.write_bytes(root / outputs.CONFIG, gin.config_str().encode())
     progress = _Progress(len(cells))
     failed: dict[str, str] = {}

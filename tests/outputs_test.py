@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import time
 
 import pytest
 from etils import epath
@@ -319,6 +321,23 @@ def test_what_a_kill_left_half_written_is_removed_wherever_it_lies(tmp_path):
     outputs.remove_partial_files(epath.Path(tmp_path))
     left = {path.parent.name for path in tmp_path.rglob("*.partial")}
     assert left == {"below", "begun"}
+
+
+def test_what_a_kill_left_of_single_files_is_removed_where_nobody_else_writes_them(tmp_path):
+    left = (".a.html.0123abcd.partial", ".b.html.0123abcd.partial")
+    for name in (*left, ".a.html.0123abcd", "a.html"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".a.html.89abcdef.partial").mkdir()  # No file that was being written.
+    outputs.remove_leftovers(epath.Path(tmp_path), ["a.html"], older_than_s=outputs.LEFT_FOR_SURE_S)
+    assert len(os.listdir(tmp_path)) == 5  # Another run may be writing it.
+    outputs.remove_leftovers(epath.Path(tmp_path), ["a.html"])
+    kept = {".a.html.0123abcd", ".a.html.89abcdef.partial", "a.html"}
+    assert {*os.listdir(tmp_path)} == {*kept, ".b.html.0123abcd.partial"}
+    an_hour_ago = time.time() - outputs.LEFT_FOR_SURE_S
+    os.utime(tmp_path / ".b.html.0123abcd.partial", (an_hour_ago, an_hour_ago))
+    outputs.remove_leftovers(epath.Path(tmp_path), older_than_s=outputs.LEFT_FOR_SURE_S)
+    assert {*os.listdir(tmp_path)} == kept
+    outputs.remove_leftovers(epath.Path(tmp_path / "not there"))
 
 
 def test_a_finished_output_says_that_there_is_nothing_to_do(tmp_path, capsys):

@@ -17,6 +17,7 @@ class Narrator:
 
     def __init__(self, root: epath.Path):
         self._file = root / outputs.TIMES_FILE
+        outputs.remove_leftovers(root, [outputs.TIMES_FILE], outputs.LEFT_FOR_SURE_S)
         self._start = self._last = time.monotonic()
         self._title: str | None = None
         steps = json.loads(self._file.read_text())["steps"] if self._file.exists() else []

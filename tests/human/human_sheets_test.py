@@ -170,6 +170,19 @@ def test_a_filled_sheet_is_never_written_over(tmp_path, capsys):
     assert sheet.read_bytes() == filled
 
 
+def test_what_a_killed_run_left_among_the_sheets_is_removed(tmp_path):
+    methods = human_made.write_methods(tmp_path)
+    made(tmp_path, methods)
+    sheets = {path.name for path in (tmp_path / "sheets").iterdir()}
+    manifest = tmp_path / "key" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
+    (tmp_path / "sheets" / ".rater_1.csv.0123abcd.partial").write_text("half")
+    (tmp_path / "sheets" / ".mine.csv.0123abcd.partial").write_text("not a sheet")
+    made(tmp_path, methods)
+    left = {path.name for path in (tmp_path / "sheets").iterdir()}
+    assert left == {*sheets, ".mine.csv.0123abcd.partial"}
+
+
 def test_another_seed_is_another_draw_and_the_same_one_the_same_bytes(tmp_path):
     methods = human_made.write_methods(tmp_path)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
