@@ -23,6 +23,7 @@ from detox_jax.report.figures import Measured
 from detox_jax.report.tables import kind
 
 _ORDER = ("toxicity", "quality", "splits", "distribution", "k-curve", "reliability")
+_MOST_TOLD_APART = 12  # methods, in one picture
 _POINTS = 200  # of a training curve: a picture shows no more
 
 
@@ -106,6 +107,7 @@ def _short(words: str) -> str:
 
 def measured(results: Results, split: str) -> list[Measured]:
     """The rows of a split as the pictures show them."""
+    looks = _looks(results)
     return [
         Measured(
             row.method,
@@ -114,9 +116,42 @@ def measured(results: Results, split: str) -> list[Measured]:
             row.toxicity.toxicity_probability,
             math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all,
             bool(row.spoiled),
+            look=looks.get(row.method) if looks else None,
+            is_faint=bool(looks) and row.method not in looks,
         )
         for row in results.of_split(split)
     ]
+
+
+def _looks(results: Results) -> dict[str, int]:
+    """Of too many methods to be told apart, the colours of those that are; of few, nothing.
+
+    They are the baseline and, of those whose low toxicity is a success, the least toxic.
+    """
+    if len(results.methods) <= _MOST_TOLD_APART:
+        return {}
+    baseline = results.methods[0]
+    sound = [
+        (row.toxicity.expected_maximum_toxicity.value, row.method)
+        for row in results.of_split(results.splits[0])
+        if row.toxicity.expected_maximum_toxicity.is_measured
+        and not row.spoiled
+        and row.method != baseline
+    ]
+    best = {name for _, name in sorted(sound)[: len(figures.COLOURS)]}
+    shown = [baseline, *(name for name in results.methods if name in best)]
+    return {name: look for look, name in enumerate(shown)}
+
+
+def _said_of_many(results: Results) -> str:
+    """The end of a caption: which methods have a colour, where some have none."""
+    if not (looks := _looks(results)):
+        return ""
+    others = len(results.methods) - len(looks)
+    return (
+        f" With a colour: the {len(looks) - 1} least toxic whose low toxicity is a success; "
+        f"pale: {others} others."
+    )
 
 
 def _ticks(methods: Sequence[Measured]) -> float:
@@ -138,9 +173,11 @@ def _toxicity(results: Results) -> list[Chart]:
     caption = f"On {kind(first)} prompts."
     if any(method.spoiled for method in methods):
         caption += f" {SPOILED}: no success, as the table's legend says."
+    caption += _said_of_many(results)
     made = [Chart("toxicity", "Toxicity", caption, drawing.draw_toxicity, methods, _ticks(methods))]
     if any(m.has_perplexity and m.expected_maximum_toxicity.is_measured for m in methods):
         caption = "Down is less toxic, left predicts text better; dotted: the Pareto front."
+        caption += _said_of_many(results)
         title = "Toxicity against perplexity"
         made.append(
             Chart("quality", title, caption, drawing.draw_quality, methods, legend_room(methods))
@@ -154,8 +191,12 @@ def _splits(results: Results) -> list[Chart]:
     splits = {split: measured(results, split) for split in results.splits}
     caption = "Prompts split by their own toxicity; bars span 95 % intervals."
     title = "By kind of prompt"
-    height = legend_room(splits[results.splits[0]])
-    return [Chart("splits", title, caption, drawing.draw_splits, splits, height)]
+    methods = splits[results.splits[0]]
+    if _looks(results):
+        draw, height = drawing.draw_splits_of_many, _ticks(methods)
+    else:
+        draw, height = drawing.draw_splits, legend_room(methods)
+    return [Chart("splits", title, caption, draw, splits, height)]
 
 
 def _maxima(evaluation: Evaluation) -> list[Chart]:
@@ -168,6 +209,7 @@ def _maxima(evaluation: Evaluation) -> list[Chart]:
         return []
     title = "Distribution of maximum toxicity"
     caption = f"At the dotted line, {TOXIC}, the curve is the toxicity probability."
+    caption += _said_of_many(evaluation.results)
     height = _legend_of(maxima)
     return [Chart("distribution", title, caption, drawing.draw_distribution, maxima, height)]
 
@@ -181,6 +223,7 @@ def _k_curve(evaluation: Evaluation) -> list[Chart]:
         return []
     title = "Toxicity over continuations"
     caption = "More continuations find more toxicity; compare methods at the same k."
+    caption += _said_of_many(evaluation.results)
     return [Chart("k-curve", title, caption, drawing.draw_k_curve, curves, _legend_of(curves))]
 
 
@@ -206,7 +249,11 @@ def of_training(evaluation: Evaluation) -> list[Chart]:
     # Training may know models that were not evaluated; they come after the others.
     of_method = evaluation.training.methods
     names = list(dict.fromkeys([*evaluation.results.methods, *of_method]))
-    methods = [Measured(name, index) for index, name in enumerate(names)]
+    looks = _looks(evaluation.results)
+    methods = [
+        Measured(name, i, look=looks.get(name), is_faint=bool(looks) and name not in looks)
+        for i, name in enumerate(names)
+    ]
     training: list[Line] = []
     validation: list[Line] = []
     probed: list[tuple[Measured, Curve]] = []

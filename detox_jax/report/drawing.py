@@ -89,6 +89,8 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     _legend_below(axes)
 
 
+_OF_SPLITS = "o^s"  # markers
+
 # Of perplexities that lie further apart one is drawn far off, and all others in a column.
 _LARGEST_RATIO = 3
 
@@ -110,7 +112,8 @@ def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
             color=method.colour,
             markersize=7.5,
             capsize=3,
-            label=method.label,
+            label=method.legend,
+            alpha=method.opacity,
         )
     front = pareto_front(points)
     if len(front) > 1:
@@ -175,6 +178,34 @@ def draw_splits(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
     _legend_below(axes)
 
 
+def draw_splits_of_many(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
+    """The same as `draw_splits`, a line for each method: bars of many methods are too thin."""
+    indices = list(dict.fromkeys(m.index for methods in splits.values() for m in methods))
+    labels = {m.index: m.label for methods in splits.values() for m in methods}
+    for place, (split, methods) in enumerate(splits.items()):
+        offset = 0.5 * ((place + 0.5) / len(splits) - 0.5)
+        for method in methods:
+            interval = method.expected_maximum_toxicity
+            if not interval.is_measured:
+                continue
+            axes.errorbar(
+                interval.value,
+                indices.index(method.index) + offset,
+                xerr=_bars(interval),
+                fmt=_OF_SPLITS[place % len(_OF_SPLITS)],
+                color=COLOURS[place % len(COLOURS)],
+                markersize=4.5,
+                elinewidth=0.8,
+            )
+        marker, colour = _OF_SPLITS[place % len(_OF_SPLITS)], COLOURS[place % len(COLOURS)]
+        axes.plot([], [], marker, color=colour, label=split)
+    axes.set_yticks(range(len(indices)), [labels[i] for i in indices], fontsize=9)
+    axes.set_ylim(len(indices) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("Expected max. toxicity")
+    _legend_below(axes)
+
+
 def draw_distribution(axes: Axes, maxima: Sequence[tuple[Measured, Sequence[float]]]) -> None:
     """Share of prompts whose most toxic continuation reaches a toxicity, for each toxicity."""
     for method, values in maxima:
@@ -188,7 +219,8 @@ def draw_distribution(axes: Axes, maxima: Sequence[tuple[Measured, Sequence[floa
             where="pre",
             linestyle=method.line,
             color=method.colour,
-            label=method.label,
+            label=method.legend,
+            alpha=method.opacity,
         )
     axes.axvline(TOXIC, color=INK, linewidth=1, linestyle=":")
     axes.set_xlim(0, 1)
@@ -248,7 +280,8 @@ def draw_lines(axes: Axes, curves: Lines, **style: float) -> None:
             marker=method.marker,
             linestyle=method.line,
             color=method.colour,
-            label=method.label,
+            label=method.legend,
+            alpha=method.opacity,
             **style,  # type: ignore
         )
     _legend_below(axes)

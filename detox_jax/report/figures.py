@@ -33,6 +33,7 @@ INK = "#222222"
 GROUND = "#FEFEFE"  # of the page, where a picture draws over itself
 _GRID = "#DDDDDD"
 _MARKERS = "osD^vPX*"
+_FAINT = 0.3  # the opacity of what is not told apart
 _LABEL_WIDTH = 24
 _LINE = 0.165  # inches, of a line of a label
 STYLE: dict[Any, Any] = {
@@ -68,11 +69,13 @@ class Measured:
 
     Attributes:
       name: the method's.
-      index: its place among the methods, which fixes its colour and marker; 0 is the baseline.
+      index: its place among the methods; 0 is the baseline.
       expected_maximum_toxicity: with its interval.
       toxicity_probability: with its interval.
       perplexity: of held-out text, NaN where it was not measured.
       spoiled: whether its low toxicity is no success.
+      look: the number of its colour, marker and line where that is not `index`.
+      is_faint: whether it is one of many, drawn pale and without a name in legends.
     """
 
     name: str
@@ -81,6 +84,8 @@ class Measured:
     toxicity_probability: Interval = UNMEASURED
     perplexity: float = math.nan
     spoiled: bool = False
+    look: int | None = None
+    is_faint: bool = False
 
     @property
     def has_perplexity(self) -> bool:
@@ -88,24 +93,39 @@ class Measured:
         return math.isfinite(self.perplexity)
 
     @property
+    def _look(self) -> int:
+        return self.index if self.look is None else self.look
+
+    @property
     def colour(self) -> str:
-        """Grey for the baseline, its own for every other method."""
-        return BASELINE if self.index == 0 else COLOURS[(self.index - 1) % len(COLOURS)]
+        """Grey for the baseline and for one of many, its own for every other method."""
+        is_grey = self._look == 0 or self.is_faint
+        return BASELINE if is_grey else COLOURS[(self._look - 1) % len(COLOURS)]
 
     @property
     def marker(self) -> str:
         """A marker of its own, for readers without colour."""
-        return _MARKERS[self.index % len(_MARKERS)]
+        return _MARKERS[self._look % len(_MARKERS)]
+
+    @property
+    def opacity(self) -> float:
+        """Less than 1 for one of many."""
+        return _FAINT if self.is_faint else 1.0
+
+    @property
+    def legend(self) -> str | None:
+        """What a legend says of it; None for one of many."""
+        return None if self.is_faint else self.label
 
     @property
     def line(self) -> str:
         """Solid, then dashed and dotted where the colours come round again."""
-        return ("-", "--", ":")[max(0, self.index - 1) // len(COLOURS) % 3]
+        return ("-", "--", ":")[max(0, self._look - 1) // len(COLOURS) % 3]
 
     @property
     def hatch(self) -> str:
         """None, then strokes where the colours come round again."""
-        return ("", "////", "....")[max(0, self.index - 1) // len(COLOURS) % 3]
+        return ("", "////", "....")[max(0, self._look - 1) // len(COLOURS) % 3]
 
     @property
     def label(self) -> str:
@@ -216,7 +236,7 @@ def set_heading(axes: Axes, heading: str) -> None:
 
 def legend_height(methods: Sequence[Measured]) -> float:
     """Inches that a legend of two columns takes."""
-    lines = [method.label.count("\n") + 1 for method in methods]
+    lines = [label.count("\n") + 1 for m in methods if (label := m.legend) is not None]
     half = -(-len(lines) // 2)
     return max(sum(lines[:half]), sum(lines[half:])) * _LINE + 0.06 * half
 

@@ -1,9 +1,10 @@
-"""Which pictures there are of trainings."""
+"""Which pictures there are, and of many methods which can be told apart."""
 
 import dataclasses
 
+from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Curve, Evaluation, Training
-from detox_jax.report import charts
+from detox_jax.report import charts, drawing
 from detox_jax.report.figures import inline_svg
 from tests.evaluation import results_made
 
@@ -26,6 +27,30 @@ def test_a_probe_has_a_picture_of_toxicity_against_perplexity():
     )
     svg = inline_svg(chart.draw(), "frontier", chart.title)
     assert ">200<" in svg and ">100<" not in svg  # The first and the last step have numbers.
+
+
+def test_of_many_methods_the_least_toxic_sound_ones_have_a_colour():
+    rows = [
+        results_made.made_row(f"m{i}", split, 0.9 - 0.05 * i, 0.5, 18.0 + i)
+        for i in range(14)
+        for split in ("full", "toxic")
+    ]
+    rows = [dataclasses.replace(r, spoiled=("loops",)) if r.method == "m13" else r for r in rows]
+    results = Results(tuple(rows))
+    for split in results.splits:
+        shown = charts.measured(results, split)
+        told = [method.name for method in shown if not method.is_faint]
+        assert told == ["m0", "m7", "m8", "m9", "m10", "m11", "m12"]
+        assert len({method.colour for method in shown if not method.is_faint}) == len(told)
+    made = {chart.name: chart for chart in charts.of_scores(Evaluation("here", results))}
+    assert made["splits"].on_axes is drawing.draw_splits_of_many
+    assert "the 6 least toxic whose low toxicity is a success; pale: 7 others" in (
+        made["quality"].caption
+    )
+    few = results_made.made_results()
+    assert not any(method.is_faint for method in charts.measured(few, "full"))
+    made = {chart.name: chart for chart in charts.of_scores(Evaluation("here", few))}
+    assert made["splits"].on_axes is drawing.draw_splits and "pale" not in made["quality"].caption
 
 
 def test_without_a_probe_there_is_none():

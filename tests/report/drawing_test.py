@@ -20,6 +20,33 @@ def test_twelve_methods_look_different():
     assert len({(m.colour, m.hatch) for m in methods}) == 12
 
 
+def test_one_of_many_is_pale_and_has_no_place_in_a_legend():
+    level = Interval(0.5, 0.4, 0.6)
+    figure = Figure()
+    axes = figure.subplots()
+    base, told, other = (
+        Measured("base", 0, level, level, 4.0, look=0),
+        Measured("told", 7, level, level, 5.0, look=1),
+        Measured("other", 3, level, level, 6.0, is_faint=True),
+    )
+    assert told.colour == Measured("", 1).colour and other.colour == base.colour
+    drawing.draw_k_curve(axes, [(m, [1, 2], [0.1, 0.2]) for m in (base, told, other)])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["base", "told"]
+    assert [line.get_alpha() for line in axes.get_lines()] == [1.0, 1.0, other.opacity]
+
+
+def test_many_methods_by_kind_of_prompt_have_a_line_each():
+    level = Interval(0.5, 0.4, 0.6)
+    splits = {split: [Measured(str(i), i, level) for i in range(14)] for split in ("full", "toxic")}
+    axes = Figure().subplots()
+    drawing.draw_splits_of_many(axes, splits)
+    assert [label.get_text() for label in axes.get_yticklabels()] == [str(i) for i in range(14)]
+    legend = axes.get_legend()
+    assert legend is not None and [t.get_text() for t in legend.get_texts()] == ["full", "toxic"]
+
+
 @pytest.mark.parametrize(("last", "scale"), [(11.0, "linear"), (90.0, "log")])
 def test_perplexities_far_apart_are_drawn_by_their_ratios(last, scale):
     level = Interval(0.5, 0.4, 0.6)
