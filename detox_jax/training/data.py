@@ -11,9 +11,11 @@ the data is `(epoch, row)` and a resumed run skips within one epoch at most.
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import itertools
 import json
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -60,16 +62,53 @@ def vocabulary_of(task: seqio.Task | seqio.Mixture) -> Vocabulary:
     """The vocabulary of a task's `targets`, or of both sides of its pairs.
 
     Raises:
-      UserError: if it is none of ours.
+      UserError: if it is none of ours, if a mixture has several or a rate that is none, or if the
+        task has features that no model would be trained on.
     """
     features = task.output_features
-    feature = features.get("targets") or features.get("chosen")
-    vocabulary = getattr(getattr(feature, "vocabulary", None), "bpe", None)
+    name = "targets" if "targets" in features else "chosen"
+    if name not in features:
+        raise UserError(
+            f"task {task.name!r}: its features are {', '.join(features)}, and none of them is "
+            "'targets', which is what a model is trained on (docs/TRAINING.md)"
+        )
+    if list(features) != ["targets"] and name == "targets" and not is_of_answers(task):
+        unread = [feature for feature in features if feature != "targets"]
+        raise UserError(
+            f"task {task.name!r}: its feature {unread[0]!r} would not be read, since a model is "
+            "trained on 'targets' alone; join them in a preprocessor (docs/TRAINING.md)"
+        )
+    vocabulary = getattr(getattr(features[name], "vocabulary", None), "bpe", None)
     if not isinstance(vocabulary, Vocabulary):
         raise UserError(
-            f"task {task.name!r}: its feature 'targets' needs a vocabulary of tasks.vocabularies"
+            f"task {task.name!r}: its feature {name!r} needs a vocabulary of tasks.vocabularies"
         )
+    if isinstance(task, seqio.Mixture):
+        _check_mixture(task)
     return vocabulary
+
+
+def _check_mixture(mixture: seqio.Mixture) -> None:
+    vocabularies = {part.name: vocabulary_of(part).fingerprint for part in _parts(mixture)}
+    if len(set(vocabularies.values())) > 1:
+        raise UserError(
+            f"mixture {mixture.name!r}: its tasks have several vocabularies, "
+            f"{', '.join(f'{name} {found}' for name, found in vocabularies.items())}; "
+            "give all of them one"
+        )
+    for part in _parts(mixture):
+        try:
+            rate = mixture.get_rate(part)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise UserError(
+                f"mixture {mixture.name!r}: the rate of {part.name!r} cannot be computed "
+                f"({error}); give it as a number, or the source its num_input_examples"
+            ) from error
+        if not rate > 0:
+            raise UserError(
+                f"mixture {mixture.name!r}: the rate of {part.name!r} is {rate}; a rate is above "
+                "0, and a task that is not to be read is left out"
+            )
 
 
 def has_split(task: seqio.Task | seqio.Mixture, split: str) -> bool:
@@ -122,16 +161,17 @@ def _packed(
         converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
         names = ["targets"]
     lengths = dict.fromkeys(names, length)
-    dataset = task.get_dataset(
-        sequence_length=lengths,
-        split=split,
-        use_cached=use_cached,
-        shuffle=seed is not None,
-        seed=seed,
-        num_epochs=1,
-        try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
-    )
-    packed = converter(dataset, lengths)
+    with _saying_what_seqio_refuses(task):
+        dataset = _every_part_whole(task).get_dataset(
+            sequence_length=lengths,
+            split=split,
+            use_cached=use_cached,
+            shuffle=seed is not None,
+            seed=seed,
+            num_epochs=1,
+            try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
+        )
+        packed = converter(dataset, lengths)
     options = tf.data.Options()
     options.deterministic = True
     rows = packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
@@ -170,6 +210,60 @@ def without_tags(row: Row, tags: Sequence[Sequence[int]]) -> Row:
             if np.array_equal(targets_L[start : start + len(tag)], tag):
                 weights_L[start : start + len(tag)] = 0
     return {**row, "decoder_loss_weights": weights_L}
+
+
+def _check_parts(task: seqio.Task | seqio.Mixture, split: str) -> None:
+    """Refuses a mixture of which a task has no example, for seqio then ends at its first turn."""
+    for part in _parts(task) if isinstance(task, seqio.Mixture) else []:
+        if next(ragged_examples(part, split), None) is None:
+            raise UserError(
+                f"mixture {task.name!r}: its task {part.name!r} has no text in split {split!r}"
+            )
+
+
+@contextlib.contextmanager
+def _saying_what_seqio_refuses(task: seqio.Task | seqio.Mixture) -> Iterator[None]:
+    """Says in one line what seqio finds wrong with a task; errors of the task's own code pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] != "seqio":
+            raise
+        said = " ".join(str(error).split())
+        raise UserError(f"task {task.name!r}: seqio refuses it: {said}") from error
+
+
+def _every_part_whole(task: seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
+    """A mixture whose epoch ends when each of its tasks was read whole; a task is itself.
+
+    seqio ends it with the first task that has no more examples: of a large one, read beside a small
+    one, every epoch would show the beginning alone.
+    """
+    if not isinstance(task, seqio.Mixture):
+        return task
+    whole, sample = copy.copy(task), task._sample_fn
+
+    def sampled(datasets: Sequence[Any], rates: Any, seed: int | None) -> Any:
+        def marked(part: int, again: bool) -> Any:
+            return datasets[part].map(lambda example: (example, part, again))
+
+        numbers = range(len(datasets))
+        endless = [marked(i, False).concatenate(marked(i, True).repeat()) for i in numbers]
+
+        def note(read: tf.Tensor, drawn: Any) -> tuple[tf.Tensor, Any]:
+            example, part, again = drawn
+            read = read | (again & (tf.range(len(datasets)) == part))
+            return read, (example, read)
+
+        noted = sample(endless, rates, seed).scan(tf.zeros([len(datasets)], tf.bool), note)
+        lasting = noted.take_while(lambda _, read: ~tf.reduce_all(read))
+        return lasting.map(lambda example, _: example)
+
+    whole._sample_fn = sampled
+    return whole
 
 
 def _stack(rows: list[Row]) -> Row:
@@ -225,8 +319,16 @@ class BatchIterator(epochs.Resumable):
             "length": length,
             "seed": seed,
         }
+        if isinstance(task, seqio.Mixture):  # A position is one among rows mixed in this way.
+            self.identity["mixing"] = {part.name: task.get_rate(part) for part in _parts(task)}
+
+        def read_epoch(seed: int) -> Iterator[Row]:
+            if not self._stream.is_begun:
+                _check_parts(task, split)
+            return _rows(task, length, split, seed=seed, use_cached=use_cached)
+
         self._stream = epochs.EpochStream(
-            lambda seed: _rows(task, length, split, seed=seed, use_cached=use_cached),
+            read_epoch,
             seed,
             self.identity,
             if_empty=f"task {task.name!r}: its split {split!r} has no text",

@@ -77,6 +77,11 @@ class EpochStream:
                 raise UserError(self._if_empty)
             self._epoch, self._row, self._examples = self._epoch + 1, 0, None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether an epoch was opened."""
+        return self._examples is not None or self._epoch > 0
+
     def _open(self) -> Iterator[Any]:
         # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
         return iter(self._read_epoch((self._seed * 1_000_003 + self._epoch) % (2**31 - 1)))
