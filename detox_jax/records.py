@@ -309,7 +309,7 @@ def _record(row: foreign.Row, ids: record_ids.Ids, text_field: str = "text") -> 
         if not isinstance(generations, list):
             raise UserError(f'{where}: "generations" must be a list')
         return Prompt(
-            id=ids.of_prompt(given, text, where, row.is_sample),
+            id=ids.of_prompt(given, text, where, row.is_sample, bool(generations)),
             text=text,
             toxicity=_toxicity(prompt, f"{where}: prompt"),
             generations=tuple(

@@ -91,8 +91,8 @@ def _in_order_of(methods: Mapping[str, Scored], baseline: str) -> dict[str, Scor
     for name, method in methods.items():
         if missing := _difference(method, order):
             raise UserError(
-                f"method {name!r} and {baseline!r} have different prompts: {missing}; generate "
-                "both from the same prompts"
+                f"method {name!r} and {baseline!r} have different prompts: {missing}; "
+                f"{_how_to_join(method, methods[baseline])}"
             )
     return {name: _in_order(method, order) for name, method in methods.items()}
 
@@ -196,6 +196,19 @@ def _difference(method: Scored, order: Sequence[str]) -> str:
     if found == expected:
         return ""
     return f"{len(expected - found)} are missing, {len(found - expected)} are extra"
+
+
+def _how_to_join(method: Scored, baseline: Scored) -> str:
+    """What to do about other ids, which files of several projects have of the same texts."""
+    mine, theirs = ({prompt.text for prompt in side.prompts} for side in (method, baseline))
+    if mine != theirs:
+        return "generate both from the same prompts"
+    here, there = method.prompts[0].id, baseline.prompts[0].id
+    return (
+        f"their texts are the same under other ids ({shortened(here, _SHOWN)} and "
+        f"{shortened(there, _SHOWN)}); join them by text: #id=prompt.text behind each "
+        "path of METHODS"
+    )
 
 
 def _in_order(method: Scored, order: Sequence[str]) -> Scored:

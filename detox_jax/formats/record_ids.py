@@ -66,13 +66,25 @@ class Ids:
         self._times: dict[str, int] = {}
         self._prompts = self._repeats = 0
         self._first_repeat = ""
+        self._are_continued = False
 
     def of_document(self, brought: str | None, text: str, where: str) -> str:
         """The id of a document, and that none has it yet."""
         return self._once(brought or self._made(text), where)
 
-    def of_prompt(self, brought: str | None, text: str, where: str, is_sample: bool) -> str:
-        """The id of a prompt; `is_sample` where its row may be one of several of its samples."""
+    def of_prompt(
+        self, brought: str | None, text: str, where: str, is_sample: bool, is_continued: bool
+    ) -> str:
+        """The id of a prompt.
+
+        Args:
+          brought: the id that its record brings.
+          text: of the prompt.
+          where: its file and line.
+          is_sample: whether its row may be one of several of its samples.
+          is_continued: whether it holds a continuation.
+        """
+        self._are_continued |= is_continued
         if brought and not is_sample:
             return self._once(brought, where)
         made = self._made(text)
@@ -85,10 +97,15 @@ class Ids:
     def check_repeats(self) -> None:
         """Refuses a source of which too many prompts come back."""
         if self._repeats > _REPEATED_PROMPTS * self._prompts:
+            advice = "put the samples of a prompt in one record, or in rows one after another"
+            if not self._are_continued:
+                advice = (
+                    "no row has a field that is known as a continuation (docs/FILES.md): rename it "
+                    "to completion, or leave each prompt once"
+                )
             raise UserError(
                 f"{self._source}: {self._repeats} of {self._prompts} prompts come back after "
-                f"others (first in {self._first_repeat}); put the samples of a prompt in one "
-                "record, or in rows one after another"
+                f"others (first in {self._first_repeat}); {advice}"
             )
 
     def _made(self, text: str) -> str:

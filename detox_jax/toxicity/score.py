@@ -97,7 +97,8 @@ def _preview(
         raise UserError(f"{input}: holds no record; there is nothing to score")
     if not texts:
         raise UserError(
-            f"{input}: prompt {first!r} has no generations; score what `generate` wrote"
+            f"{input}: prompt {first!r} has no generations; score what `generate` wrote, or name "
+            "the field of another project's continuations completion (docs/FILES.md)"
         )
     counts = {"records": count, "texts": texts} if limit is None else {}
     return Step("score", output_dir, counts, preview.total_size(files))
@@ -208,7 +209,8 @@ def _numbers(input: str, aside: bad_records_lib.Aside | None) -> list[int]:
             has_texts = has_texts or any(records.texts_to_score(record) for record in block)
     if any(numbers) and not has_texts:
         raise UserError(
-            f"{input}: prompt {first!r} has no generations; score what `generate` wrote"
+            f"{input}: prompt {first!r} has no generations; score what `generate` wrote, or name "
+            "the field of another project's continuations completion (docs/FILES.md)"
         )
     return numbers
 

@@ -292,6 +292,25 @@ def test_scorers_of_other_texts_are_refused(change, message):
         joined.align({"hand": {"m": scored(SCORES)}, "other": {"m": other}})
 
 
+def test_prompts_of_one_text_under_other_ids_are_joined_by_their_texts(tmp_path):
+    """As those of another project's files are, whose records bring no ids."""
+    base, theirs = write(tmp_path / "base", FULL), tmp_path / "theirs"
+    output = outputs.OutputDirectory(str(theirs), "score", {})
+    renamed = [dataclasses.replace(p, id=f"sha256-{p.id}") for p in prompts_of(FULL)[::-1]]
+    output.write_shard("scored", 0, 1, renamed)
+    output.finish()
+    advice = "the same under other ids .sha256-c and a.; join them by text: #id=prompt.text behind"
+    for suffix in ("", "#id=prompt.text"):
+        paths = {"base": base, "theirs": str(theirs)}
+        methods = {n: scored_texts.read(n, f"{path}{suffix}") for n, path in paths.items()}
+        if suffix:
+            found = joined.join_texts(methods, "base").methods
+            assert ids(found["theirs"]) == ids(found["base"]) == [f"prompt {x}" for x in "abc"]
+        else:
+            with pytest.raises(UserError, match=advice):
+                joined.join_texts(methods, "base")
+
+
 def test_continuations_that_people_judge_need_no_scores_of_one_scorer():
     unscored = {name: [None] * len(row) for name, row in FULL.items()}
     methods = {"base": scored(FULL), "mine": scored(unscored, OTHER)}

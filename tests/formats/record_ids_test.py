@@ -64,7 +64,15 @@ def test_rows_in_another_order_than_prompt_by_prompt_are_refused(tmp_path):
         _read(tmp_path, *rows)
     with pytest.raises(UserError, match="30 of 40 prompts come back"):
         _read(tmp_path, *({"prompt": {"text": row["prompt"]}} for row in rows))
-    assert len(_read(tmp_path, *sorted(rows, key=lambda row: row["prompt"]))) == 10
+    in_order = sorted(rows, key=lambda row: row["prompt"])
+    assert len(_read(tmp_path, *in_order)) == 10
+    # In order, but the continuations stand where nobody looks for them.
+    unknown = [{"prompt": row["prompt"], "answer": row["completion"]} for row in in_order]
+    with pytest.raises(UserError, match="no row has a field that is known as a continuation"):
+        _read(tmp_path, *unknown)
+    whole = [{"prompt": {"text": row["prompt"]}, "generations": ["a", "b"]} for row in rows]
+    with pytest.raises(UserError, match="put the samples of a prompt in one record"):
+        _read(tmp_path, *whole)
 
 
 def test_records_of_our_own_with_ids_may_share_a_prompt(tmp_path):
