@@ -90,6 +90,9 @@ def gap_sentence(gap: Gap) -> str:
 
 def print_power(results: Results) -> None:
     """How many prompts show a difference to the baseline with probability 0.8, as a table."""
+    if not results.power:
+        print("power: METHODS has the baseline alone; a difference needs a second method")
+        return
     table = Table(title="prompts needed to see a difference (two-sided 5 %, power 0.8)")
     effects = dict.fromkeys(power.effect for power in results.power if not power.observed)
     for column in ("method", "metric", *(f"{effect:g}" for effect in effects), "found here"):

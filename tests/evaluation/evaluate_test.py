@@ -100,6 +100,14 @@ def test_every_interval_holds_its_value(pair):
         assert row["p_value"] <= row["p_value_holm"] <= 1
 
 
+def test_power_of_the_baseline_alone_says_what_is_missing(tmp_path, capsys):
+    """Its table had columns, and no row."""
+    methods = {"base": write(tmp_path / "base", BASE)}
+    assert run(tmp_path / "out", methods, "--power") == 0
+    said = capsys.readouterr().out
+    assert "a difference needs a second method" in said and "prompts needed" not in said
+
+
 def test_power_prints_prompts_needed(tmp_path, capsys):
     methods = {"base": write(tmp_path / "base", BASE), "mine": write(tmp_path / "mine", MINE)}
     assert run(tmp_path / "out", methods) == 0
