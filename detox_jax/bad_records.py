@@ -134,9 +134,9 @@ def _write(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> N
     elif not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    outputs.remove_leftovers(path.parent, [path.name], outputs.LEFT_FOR_SURE_S)
     kept = sorted(others, key=lambda line: (str(line.get("file")), str(line.get("line"))))
-    outputs.write_bytes(path, b"".join(json.dumps(line).encode() + b"\n" for line in kept + lines))
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in kept + lines)
+    outputs.write_bytes(path, content, in_output=False)
 
 
 def opened(policy: BadRecords, writes: bool = True) -> Aside | None:

@@ -42,7 +42,6 @@ MANIFEST = "manifest.json"
 CONFIG = "config.gin"
 _PARTIAL = ".partial"  # ends the name of a file that is being written
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(_PARTIAL)}")
-LEFT_FOR_SURE_S = 3600.0  # No file is written for as long.
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
 _APPEARS_WITHIN_S = 10.0
 _SHOWN = 100  # characters of a setting in an error
@@ -63,22 +62,34 @@ def shard_name(name: str, index: int, count: int) -> str:
     return f"{name}-{index:05d}-of-{count:05d}.jsonl"
 
 
-def write_bytes(path: epath.Path, content: bytes) -> None:
+def write_bytes(path: epath.Path, content: bytes, *, in_output: bool = True) -> None:
     """Writes a file whole or not at all; of several processes, the first one does.
 
     A file that stands there has reached the disk: a power cut leaves it whole. In a bucket an
     object appears whole, and is written at its place at once.
+
+    Args:
+      path: of the file.
+      content: of the file.
+      in_output: whether it lies in an output directory, from which `remove_partial_files` removes
+        what killed runs were writing; what they were of any other file goes here.
 
     Raises:
       Unavailable: where the storage fails, such as a full disk.
     """
     if not processes.current().is_first:
         return
-    if is_local(path):
-        _write_durably(Path(path), [content])
-    else:
+    if not is_local(path):
         with writing(path):
             path.write_bytes(content)
+        return
+    if not in_output:
+        _remove_leftovers(Path(path))
+        # Another run that writes the same file may take this one's for a leftover.
+        with contextlib.suppress(Unavailable):
+            _write_durably(Path(path), [content])
+            return
+    _write_durably(Path(path), [content])
 
 
 def _write_blocks(path: epath.Path, blocks: Iterable[bytes]) -> None:
@@ -173,35 +184,23 @@ def remove_partial_files(directory: epath.Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_leftovers(
-    directory: epath.Path, names: Iterable[str] | None = None, older_than_s: float = 0.0
-) -> None:
-    """Removes what killed runs were writing of files outside of any output directory.
-
-    Args:
-      directory: where the files are; those in directories below are left.
-      names: of the files; all where None.
-      older_than_s: how long ago it was last written; `LEFT_FOR_SURE_S` where others may be writing.
-    """
-    if not is_local(directory) or not directory.is_dir():
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed runs were writing of one file."""
+    if not path.parent.is_dir():
         return
-    wanted = None if names is None else {*names}
-    for path in Path(directory).iterdir():
-        match = _LEFTOVER.fullmatch(path.name)
-        if match is None or (wanted is not None and match["name"] not in wanted):
-            continue
-        with contextlib.suppress(OSError):  # Another run may have removed it.
-            if path.is_file() and time.time() - path.stat().st_mtime >= older_than_s:
-                path.unlink()
+    for beside in path.parent.iterdir():
+        match = _LEFTOVER.fullmatch(beside.name)
+        if match is not None and match["name"] == path.name and beside.is_file():
+            beside.unlink(missing_ok=True)
 
 
 def _is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(_PARTIAL)
 
 
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
-    write_bytes(path, _encoded(value, indent=2))
+def write_json(path: epath.Path, value: Any, *, in_output: bool = True) -> None:
+    """Writes `value` as indented JSON, as `write_bytes` does."""
+    write_bytes(path, _encoded(value, indent=2), in_output=in_output)
 
 
 def finite(value: Any) -> Any:

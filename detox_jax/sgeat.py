@@ -295,7 +295,7 @@ def sgeat(
     # --- figures and the report -----------------------------------------------------------------
     some_rows.bind(only)
     place.mkdir(parents=True, exist_ok=True)
-    outputs.write_bytes(place / outputs.CONFIG, config.encode())
+    outputs.write_bytes(place / outputs.CONFIG, config.encode(), in_output=False)
     say("evaluate")
     evaluate(
         methods={
@@ -324,8 +324,11 @@ def sgeat(
     for path in results:
         say.copy_times(epath.Path(path).parent)
     report(results=results, output_dir=str(place / "report"), **compared)
-    outputs.write_bytes(place / "results.json", epath.Path(results[0]).read_bytes())
-    outputs.write_bytes(place / "report.html", (place / "report" / "report.html").read_bytes())
+    for name, made in (
+        ("results.json", epath.Path(results[0])),
+        ("report.html", place / "report" / "report.html"),
+    ):
+        outputs.write_bytes(place / name, made.read_bytes(), in_output=False)
     say("done; where to look next:")
     print(
         f"  {place / 'report.html'}     pictures, tables, sample continuations\n"

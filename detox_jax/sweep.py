@@ -116,10 +116,7 @@ def sweep(
     # --- the cells, each in a process of its own -------------------------------------------------
     root.mkdir(parents=True, exist_ok=True)
     directory_lock.acquire(root, "sweep")
-    outputs.remove_leftovers(root)
-    for cell in cells:
-        outputs.remove_leftovers(_figures(cell), [_CONFIG])
-    outputs.write_bytes(root / outputs.CONFIG, gin.config_str().encode())
+    _write(root / outputs.CONFIG, gin.config_str().encode())
     progress = _Progress(len(cells))
     failed: dict[str, str] = {}
     done = [cell for cell, said in zip(cells, checked, strict=True) if _is_done(cell, said)]
@@ -132,7 +129,7 @@ def sweep(
         with terminal.stage(f"cell {progress.at} of {len(cells)}, {cell.name}"):
             why = _run(cell, gin_files, root)
         if why is None:
-            outputs.write_bytes(_figures(cell) / _CONFIG, _digest(said).encode())
+            _write(_figures(cell) / _CONFIG, _digest(said).encode())
             done.append(cell)
         else:
             failed[cell.name] = why
@@ -166,7 +163,7 @@ def sweep(
     digest = hashlib.sha256(decided.encode()).hexdigest()[:8]
     reported = root / f"report-{digest}"
     report(results=evaluations, output_dir=str(reported), seeds=seeds or None)
-    outputs.write_bytes(root / "report.html", (reported / "report.html").read_bytes())
+    _write(root / "report.html", (reported / "report.html").read_bytes())
     table = _matrix(root, groups, seed_axis)
     for extension, write in (
         ("md", matrix.markdown),
@@ -174,11 +171,11 @@ def sweep(
         ("json", matrix.json_table),
         ("tex", matrix.latex),
     ):
-        outputs.write_bytes(root / f"matrix.{extension}", write(table).encode())
+        _write(root / f"matrix.{extension}", write(table).encode())
     pictures = {
         _judge(file.stem): file.read_text() for file in sorted(reported.glob("toxicity*.svg"))
     }
-    outputs.write_bytes(root / "sweep.html", matrix.page(table, pictures, failed).encode())
+    _write(root / "sweep.html", matrix.page(table, pictures, failed).encode())
     print(f"\n{matrix.markdown(table)}\n{root / 'sweep.html'}: open it in a browser")
     directory_lock.release(root)
     for name, why in failed.items():
@@ -251,7 +248,12 @@ def _write_cells(
             lines.append({**line, "state": _FAILED, "why": failed[cell.name]})
         else:
             lines.append({**line, "state": preview.DONE if cell in done else preview.TO_DO})
-    outputs.write_json(root / "cells.json", lines)
+    outputs.write_json(root / "cells.json", lines, in_output=False)
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    """A file of the sweep's own directory, which is no output's."""
+    outputs.write_bytes(path, content, in_output=False)
 
 
 class _Progress:

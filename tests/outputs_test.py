@@ -4,13 +4,12 @@ import hashlib
 import json
 import math
 import os
-import time
 
 import pytest
 from etils import epath
 
 from detox_jax import outputs, records
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.parallel import processes
 
 
@@ -323,21 +322,32 @@ def test_what_a_kill_left_half_written_is_removed_wherever_it_lies(tmp_path):
     assert left == {"below", "begun"}
 
 
-def test_what_a_kill_left_of_single_files_is_removed_where_nobody_else_writes_them(tmp_path):
-    left = (".a.html.0123abcd.partial", ".b.html.0123abcd.partial")
-    for name in (*left, ".a.html.0123abcd", "a.html"):
+def test_what_a_kill_left_of_a_file_outside_of_outputs_goes_when_it_is_written(tmp_path):
+    left = (".a.html.0123abcd.partial", ".b.html.0123abcd.partial", ".a.html.0123abcd")
+    for name in left:
         (tmp_path / name).write_text("half")
     (tmp_path / ".a.html.89abcdef.partial").mkdir()  # No file that was being written.
-    outputs.remove_leftovers(epath.Path(tmp_path), ["a.html"], older_than_s=outputs.LEFT_FOR_SURE_S)
-    assert len(os.listdir(tmp_path)) == 5  # Another run may be writing it.
-    outputs.remove_leftovers(epath.Path(tmp_path), ["a.html"])
-    kept = {".a.html.0123abcd", ".a.html.89abcdef.partial", "a.html"}
-    assert {*os.listdir(tmp_path)} == {*kept, ".b.html.0123abcd.partial"}
-    an_hour_ago = time.time() - outputs.LEFT_FOR_SURE_S
-    os.utime(tmp_path / ".b.html.0123abcd.partial", (an_hour_ago, an_hour_ago))
-    outputs.remove_leftovers(epath.Path(tmp_path), older_than_s=outputs.LEFT_FOR_SURE_S)
-    assert {*os.listdir(tmp_path)} == kept
-    outputs.remove_leftovers(epath.Path(tmp_path / "not there"))
+    outputs.write_bytes(epath.Path(tmp_path / "a.html"), b"whole", in_output=False)
+    assert {*os.listdir(tmp_path)} == {*left[1:], ".a.html.89abcdef.partial", "a.html"}
+    assert (tmp_path / "a.html").read_text() == "whole"
+
+
+def test_two_that_write_a_file_outside_of_outputs_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Either removes what the other is writing."""
+    fsync, removed = os.fsync, []
+
+    def remove_first(descriptor):
+        if not removed:
+            removed.extend(tmp_path.glob("*.partial"))
+            removed[0].unlink()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", remove_first)
+    outputs.write_json(epath.Path(tmp_path / "a.json"), {"a": 1}, in_output=False)
+    assert len(removed) == 1 and os.listdir(tmp_path) == ["a.json"]
+    with pytest.raises(Unavailable, match="removed"):
+        removed.clear()
+        outputs.write_json(epath.Path(tmp_path / "a.json"), {"a": 1})
 
 
 def test_a_finished_output_says_that_there_is_nothing_to_do(tmp_path, capsys):

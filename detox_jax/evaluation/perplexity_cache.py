@@ -202,8 +202,7 @@ class PerplexityReader:
         outputs.write_json(file, written)
         if elsewhere is None and shared is not None:
             shared.parent.mkdir(parents=True, exist_ok=True)
-            outputs.remove_leftovers(shared.parent, [shared.name], outputs.LEFT_FOR_SURE_S)
-            outputs.write_json(shared, written)
+            outputs.write_json(shared, written, in_output=False)
         return measured
 
 

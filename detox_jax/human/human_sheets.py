@@ -119,11 +119,9 @@ def human_sheets(
     # --- sheets --------------------------------------------------------------------------------
     place = epath.Path(sheets_dir)
     place.mkdir(parents=True, exist_ok=True)
-    # Without the lock, which a finished output has let go, another run may be writing.
-    outputs.remove_leftovers(place, files, outputs.LEFT_FOR_SURE_S if output.complete else 0)
     for name, content in files.items():
         if not (place / name).exists():
-            outputs.write_bytes(place / name, content)
+            outputs.write_bytes(place / name, content, in_output=False)
     if not output.complete:
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         output.finish(

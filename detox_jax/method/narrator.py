@@ -17,7 +17,6 @@ class Narrator:
 
     def __init__(self, root: epath.Path):
         self._file = root / outputs.TIMES_FILE
-        outputs.remove_leftovers(root, [outputs.TIMES_FILE], outputs.LEFT_FOR_SURE_S)
         self._start = self._last = time.monotonic()
         self._title: str | None = None
         steps = json.loads(self._file.read_text())["steps"] if self._file.exists() else []
@@ -33,7 +32,7 @@ class Narrator:
         if self._title is not None:
             spent = self._seconds.get(self._title, 0.0) + now - self._last
             self._seconds[self._title] = round(spent, 1)
-            outputs.write_json(self._file, {"steps": list(self._steps())})
+            outputs.write_json(self._file, {"steps": list(self._steps())}, in_output=False)
         self._title, self._last = title, now
         print(f"\n[{now - self._start:5.0f} s] {title}", flush=True)
         terminal.turn_to(title)
@@ -49,4 +48,6 @@ class Narrator:
           directory: of the results.
         """
         if not (directory / outputs.TIMES_FILE).exists():
-            outputs.write_bytes(directory / outputs.TIMES_FILE, self._file.read_bytes())
+            # Into an output that is finished, from which nothing is removed any more.
+            content = self._file.read_bytes()
+            outputs.write_bytes(directory / outputs.TIMES_FILE, content, in_output=False)

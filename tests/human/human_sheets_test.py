@@ -176,7 +176,9 @@ def test_what_a_killed_run_left_among_the_sheets_is_removed(tmp_path):
     sheets = {path.name for path in (tmp_path / "sheets").iterdir()}
     manifest = tmp_path / "key" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
-    (tmp_path / "sheets" / ".rater_1.csv.0123abcd.partial").write_text("half")
+    (tmp_path / "sheets" / "rater_1.csv").rename(
+        tmp_path / "sheets" / ".rater_1.csv.0123abcd.partial"
+    )
     (tmp_path / "sheets" / ".mine.csv.0123abcd.partial").write_text("not a sheet")
     made(tmp_path, methods)
     left = {path.name for path in (tmp_path / "sheets").iterdir()}
