@@ -143,15 +143,26 @@ class Matrix:
     scorer: str
 
     def within(self, budget: float) -> MatrixRow | None:
-        """The least toxic sound row whose perplexity rises by at most so much; None without one."""
+        """The least toxic sound row whose perplexity rises by at most so much.
+
+        None where no such row is less toxic than its base.
+        """
         fitting = [
             row
             for row in self.rows
             if not row.spoiled
             and row.perplexity_change.mean <= budget
-            and math.isfinite(row.emt.mean)
+            and row.emt.mean < self._base_of(row).emt.mean
         ]
         return min(fitting, key=lambda row: row.emt.mean, default=None)
+
+    def _base_of(self, row: MatrixRow) -> MatrixRow:
+        # A base may have the label of a seed, which rows over seeds have not.
+        return next(
+            base
+            for base in self.bases
+            if all(row.labels.get(axis, label) == label for axis, label in base.labels.items())
+        )
 
 
 def matrix(runs: Sequence[Run], bases: Sequence[Run], seed_axis: str | None = None) -> Matrix:
@@ -305,7 +316,7 @@ def budgets(table: Matrix) -> list[dict[str, str]]:
         lines.append(
             {
                 "perplexity": f"up to +{100 * budget:.0f} %",
-                "least toxic": NONE if row is None else row.name,
+                "least toxic": "none is less toxic than its base" if row is None else row.name,
                 "EMT": NONE if row is None else row.emt.show(),
                 "PPL − base": NONE if row is None else f"{100 * row.perplexity_change.mean:+.1f} %",
             }

@@ -13,7 +13,8 @@ UNDEFINED = "SubspaceMargin, which draws among its 20 candidates alone"
 
 def _results():
     """A base; a row that never writes 3 of 100 texts, one that writes none, and one without."""
-    rows = {name: made_row(name, "full", 0.5, 0.4, 20.0) for name in ("base", "plain")}
+    toxicity = {"base": 0.5, "plain": 0.45}
+    rows = {name: made_row(name, "full", emt, 0.4, 20.0) for name, emt in toxicity.items()}
     for name, of, why in (
         ("words", Perplexity(19.0, 80.0, 9000, 4000, documents=97, impossible=3), None),
         ("all", Perplexity(math.nan, math.nan, 0, 0, documents=0, impossible=9), None),
@@ -43,6 +44,26 @@ def test_what_a_row_never_writes_is_beyond_every_budget():
     legend = "\n".join(matrix.legend(made))
     assert "words: never writes 3.0 % of the held-out texts" in legend
     assert f"PPL of sasa is not defined: {UNDEFINED}." in legend
+
+
+def test_the_least_toxic_row_is_less_toxic_than_its_base():
+    """A row that is more toxic would be recommended, if it stood alone."""
+    emt = {"base": 0.5, "small": 0.4, "worse": 0.55, "better": 0.45}
+    rows = tuple(made_row(name, "full", value, 0.4, 20.0) for name, value in emt.items())
+    results = Results(rows, (), (), made_results().provenance)
+
+    def table(*runs):
+        bases = [matrix.Run({"size": name}, results, name) for name in ("base", "small")]
+        return matrix.matrix(
+            [matrix.Run({"size": of, "method": name}, results, name) for of, name in runs], bases
+        )
+
+    made = table(("base", "worse"), ("small", "better"))  # below the other size's base only
+    assert made.within(0.1) is None
+    assert {line["least toxic"] for line in matrix.budgets(made)} == {
+        "none is less toxic than its base"
+    }
+    assert table(("base", "worse"), ("base", "better")).within(0.1).name == "base better"
 
 
 def test_the_tables_say_what_a_perplexity_leaves_out():
