@@ -487,7 +487,7 @@ class OutputDirectory:
                 f"({as_one_line(name, _SHOWN_NAME)}: {there} "
                 f"there, {now} now); remove this directory alone "
                 f"({removal(self.path)}), or choose another; outputs beside it are kept"
-                f"{_advice(*difference)}"
+                f"{_advice(verb, *difference)}"
             )
         if manifest["complete"]:
             self._manifest = manifest
@@ -571,8 +571,10 @@ class OutputDirectory:
             directory_lock.release(self.path)
 
 
-def _advice(name: str, there: Any, now: Any) -> str:
+def _advice(verb: str, name: str, there: Any, now: Any) -> str:
     """What else can be done about a setting that differs; empty for most."""
+    if verb == "train" and name in ("train_steps", "epochs"):
+        return "; docs/TRAINING.md says how to train on from its end"
     if name.rpartition(".")[2] == "chat_template" and there is None and now is not None:
         return "; CHAT_TEMPLATE=False keeps the raw text that it was made with"
     return ""

@@ -350,6 +350,12 @@ def test_two_that_write_a_file_outside_of_outputs_do_not_disturb_each_other(tmp_
         outputs.write_json(epath.Path(tmp_path / "a.json"), {"a": 1})
 
 
+def test_a_training_of_another_length_is_told_how_to_go_on(tmp_path):
+    outputs.OutputDirectory(str(tmp_path / "o"), "train", {"train_steps": 5}).finish()
+    with pytest.raises(UserError, match="docs/TRAINING.md says how to train on from its end"):
+        outputs.OutputDirectory(str(tmp_path / "o"), "train", {"train_steps": 9})
+
+
 def test_a_finished_output_says_that_there_is_nothing_to_do(tmp_path, capsys):
     output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
     outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
