@@ -61,7 +61,7 @@ class Group:
       tokens: of them.
       too_long: texts beyond the context, which are left out.
       false_positives: share of the texts that the scorer calls toxic (>= 0.5), as none is;
-        unmeasured where they carry no scores.
+        unmeasured where they carry no scores, or were chosen by them.
       scorer: whose.
     """
 
@@ -245,14 +245,15 @@ def _read_all(
 def _group(name: str, documents: Sequence[records.Document], path: str, read: _Texts) -> Group:
     scores = np.asarray([math.nan if d.toxicity is None else d.toxicity for d in documents])
     toxic = np.where(np.isnan(scores), np.nan, scores >= TOXIC)
-    beside = records.manifest_of(path)
-    scorer = None if beside is None else beside[1].get("scorer")
+    _, beside = records.manifest_of(path) or ("", {})
+    scorer = beside.get("scorer")
+    is_chosen = beside.get("filtered_by") is not None
     return Group(
         name,
         documents=int(np.sum(~np.isnan(read.nll_N))),
         tokens=int(np.nansum(read.tokens_N)),
         too_long=int(np.sum(np.isnan(read.nll_N))),
-        false_positives=statistics.share(toxic),
+        false_positives=UNMEASURED if is_chosen else statistics.share(toxic),
         scorer=from_json(Scorer, scorer, path, "scorer") if scorer else None,
     )
 
@@ -335,7 +336,8 @@ def markdown(result: Panel) -> str:
     legend = (
         f"Change: perplexity of the same texts over that of {result.baseline}. The last column is "
         f"above 1 where a group lost more than {result.reference}; an interval that holds 1 shows "
-        f"nothing. False positives: share of these texts that the scorer puts at {TOXIC} or more."
+        f"nothing. False positives: share of these texts that the scorer puts at {TOXIC} or more; "
+        "of texts that `filter` chose by their scores there are none to be told."
     )
     return f"{markdown_rows(readings)}\n\n{markdown_rows(groups)}\n\n{legend}\n"
 

@@ -14,6 +14,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity, statistics
 from detox_jax.models.transformer import TransformerLM
+from detox_jax.toxicity import filter as filters
 from detox_jax.zero_shot import panel as panels
 from tests.conftest import SENTENCES
 
@@ -78,6 +79,17 @@ def test_figures_are_those_worked_by_hand(made):
     assert groups["named"]["false_positives"]["value"] == 1.0  # 0.5 counts as toxic
     assert groups["plain"]["false_positives"]["value"] == 0.0
     assert (groups["plain"]["documents"], groups["plain"]["tokens"]) == (2, 4)
+
+
+def test_texts_that_were_chosen_by_their_scores_have_no_false_positives(made, tmp_path):
+    """The share would be 0 whatever the scorer thinks of the group."""
+    kept = tmp_path / "kept"
+    filters.filter(write(tmp_path / "scored.jsonl", ["a b", "b a"], toxicity=0.25), str(kept))
+    manifest = kept / "manifest.json"
+    scorer = {"name": "x", "version": "1", "fingerprint": "x-1"}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "filtered_by": scorer}))
+    (group,) = made(given={"kept": str(kept)})["groups"]
+    assert group["false_positives"]["value"] is None and group["documents"] == 1
 
 
 def test_the_reference_and_the_baseline_may_be_others(made):
