@@ -40,6 +40,9 @@ _LOADING = {
     model.set_active_adapters(model.load_adapter(DIR_OR_REPO))
 """,
 }
+_START = """\
+detox_jax puts the token that starts every document in front of a prompt, unless it is told not to:
+with transformers `tokenizer.bos_token + prompt`, where the tokenizer does not do so."""
 _LIMITS = """\
 - Less toxic is not harmless: what was measured is how often, and how far, a scorer calls
   continuations of some prompts toxic. Facts, bias, privacy and misuse were not measured.
@@ -118,8 +121,7 @@ def render(exported: Exported) -> str:
     checkpoint, base = exported.checkpoint, exported.base
     mine = _own_method(exported)
     lines = ["# Detoxified language model", "", "Trained and exported with detox_jax.", ""]
-    name = base.get("repo") or base.get("path")
-    if name:
+    if name := _base_name(exported):
         revision = f", revision {base['revision']}" if base.get("revision") else ""
         lines += [f"- base: {name}{revision} (sha256 {base.get('sha256', 'unknown')})"]
     else:
@@ -133,7 +135,7 @@ def render(exported: Exported) -> str:
         lines += ["- licence: nothing here says; that of the base, and of the text, holds"]
     lines += ["", "## Use", "", _loading(exported)]
     if exported.results is not None:
-        lines += ["## Toxicity", "", *_table(exported.results, mine), ""]
+        lines += ["## Toxicity", "", *_table(exported.results, mine), "", _START, ""]
     lines += ["## Limits", "", _LIMITS, "## What the scorer does not see", "", _BLIND_SPOTS]
     if exported.results is not None and exported.results.scorer.name == "ngram":
         lines[-1] += _OF_NGRAM
@@ -167,8 +169,14 @@ def _header(exported: Exported, mine: str | None) -> Any:
     )
 
 
+def _base_name(exported: Exported) -> str:
+    """The base's name on the hub, or that of its directory: no card tells where that lay."""
+    path = str(exported.base.get("path") or "")
+    return exported.base.get("repo") or path.rstrip("/").rpartition("/")[2]
+
+
 def _loading(exported: Exported) -> str:
-    base = exported.base.get("repo") or exported.base.get("path") or "BASE"
+    base = _base_name(exported) or "BASE"
     revision = exported.base.get("revision")
     said = f", revision={revision!r}" if revision else ""
     return _LOADING[exported.kind].format(base=base, revision=said)

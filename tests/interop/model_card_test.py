@@ -66,6 +66,11 @@ def test_a_card_that_cannot_be_read_says_nothing(content, imported, tmp_path):
     assert read.data.license is None and "licence: nothing here says" in read.text
 
 
+def test_no_card_tells_where_the_base_lay(imported, tmp_path):
+    text = card(imported, tmp_path / "out").content
+    assert "- base: hf (sha256 " in text and str(tmp_path) not in text
+
+
 def test_this_models_rows_are_its_model_index(imported, tmp_path):
     rows = (
         results_made.made_row("base", "full", 0.5, 0.4, 12.0),
