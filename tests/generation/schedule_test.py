@@ -75,3 +75,12 @@ def test_the_last_samples_go_on_in_a_smaller_batch():
     assert ended[-1] == (3, 7)
     assert sizes == [250, 16]
     assert schedule.row_steps == 250 + 99 * 16
+
+
+@pytest.mark.parametrize(("prompts", "row_steps"), [(16, 416), (10, 250), (20, 500), (3, 80)])
+def test_continuations_that_reach_their_limit_take_equal_turns(prompts, row_steps):
+    """16 prompts in place of 10 at a time took 500 rows' steps for 400 samples."""
+    schedule = Schedule(prompts, 25, most_rows=250, limit=LIMIT, shards=1, has_prefill=True)
+    lengths = np.full((prompts, 25), LIMIT)
+    assert len(_decode(schedule, lengths, 1)[0]) == prompts * 25
+    assert schedule.row_steps == row_steps * LIMIT
