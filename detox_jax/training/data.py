@@ -116,6 +116,11 @@ def has_split(task: seqio.Task | seqio.Mixture, split: str) -> bool:
     return split in task.splits
 
 
+def without_split(task: seqio.Task | seqio.Mixture, split: str) -> list[str]:
+    """The names of a mixture's tasks that have no split of that name, which seqio leaves out."""
+    return [part.name for part in _parts(task) if split not in part.splits]
+
+
 def is_of_answers(task: seqio.Task | seqio.Mixture) -> bool:
     """Whether a task's examples are questions and answers, of which only answers have a loss."""
     return "roles" in task.output_features

@@ -209,6 +209,8 @@ def train(
     base = None  # Its memory is needed, or is that of what is trained.
     validation = None
     if periods.eval and data.has_split(task, "validation"):
+        if unread := data.without_split(task, "validation"):
+            print(f"{model_dir}: no split 'validation', so not in its loss: {', '.join(unread)}")
         validation = functools.partial(
             objective.validation_batches,
             task,

@@ -256,6 +256,12 @@ def test_an_epoch_of_a_mixture_shows_all_of_every_task_by_their_rates(made, voca
     assert passes[:7] != passes[7:14]  # Each in an order of its own.
 
 
+def test_tasks_without_a_split_are_named(made):
+    both = made.mixture("both_named", [(made("c").name, 1), (made("d").name, 1)])
+    assert data.without_split(both, "train") == []
+    assert data.without_split(both, "validation") == ["c", "d"]
+
+
 def test_tasks_that_no_model_can_be_trained_on(made, vocabulary_path, tmp_path):
     """Each is one line, in place of seqio's traceback or of features that nobody reads."""
 
