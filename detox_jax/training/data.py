@@ -381,6 +381,8 @@ def validation_batches(
 ) -> Iterator[Row]:
     """One pass over a split, unshuffled; rows of weight 0 fill the last batch.
 
+    A mixture's is at its rates: tasks that end are read again until the last one was read whole.
+
     Args:
       task: of seqio.
       batch_size: rows of a batch, over all processes.
