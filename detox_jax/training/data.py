@@ -217,10 +217,19 @@ def without_tags(row: Row, tags: Sequence[Sequence[int]]) -> Row:
     return {**row, "decoder_loss_weights": weights_L}
 
 
-def _check_parts(task: seqio.Task | seqio.Mixture, split: str) -> None:
-    """Refuses a mixture of which a task has no example, for seqio then ends at its first turn."""
+def check_parts(task: seqio.Task | seqio.Mixture, split: str, but: Collection[str] = ()) -> None:
+    """Refuses a mixture of which a task has no example, for seqio then ends at its first turn.
+
+    Args:
+      task: of seqio.
+      split: of each of its tasks.
+      but: names of tasks that are not looked at.
+
+    Raises:
+      UserError: for a task without text in that split, or without the split.
+    """
     for part in _parts(task) if isinstance(task, seqio.Mixture) else []:
-        if next(ragged_examples(part, split), None) is None:
+        if part.name not in but and next(ragged_examples(part, split), None) is None:
             raise UserError(
                 f"mixture {task.name!r}: its task {part.name!r} has no text in split {split!r}"
             )
@@ -329,7 +338,7 @@ class BatchIterator(epochs.Resumable):
 
         def read_epoch(seed: int) -> Iterator[Row]:
             if not self._stream.is_begun:
-                _check_parts(task, split)
+                check_parts(task, split)
             return _rows(task, length, split, seed=seed, use_cached=use_cached)
 
         self._stream = epochs.EpochStream(

@@ -211,6 +211,7 @@ def train(
     if periods.eval and data.has_split(task, "validation"):
         if unread := data.without_split(task, "validation"):
             print(f"{model_dir}: no split 'validation', so not in its loss: {', '.join(unread)}")
+        data.check_parts(task, "validation", but=unread)
         validation = functools.partial(
             objective.validation_batches,
             task,

@@ -260,6 +260,9 @@ def test_tasks_without_a_split_are_named(made):
     both = made.mixture("both_named", [(made("c").name, 1), (made("d").name, 1)])
     assert data.without_split(both, "train") == []
     assert data.without_split(both, "validation") == ["c", "d"]
+    data.check_parts(both, "validation", but=["c", "d"])
+    with pytest.raises(UserError, match="'d'.*no split 'validation'"):
+        data.check_parts(both, "validation", but=["c"])
 
 
 def test_tasks_that_no_model_can_be_trained_on(made, vocabulary_path, tmp_path):
