@@ -312,7 +312,7 @@ def test_the_card_holds_the_toxicity_table(source, tmp_path):
         "| 0.1% | 12.30 |"
     )
     assert line in card and "§" not in card
-    assert "lexicon-0123abcd" in card and str(source) in card
+    assert "lexicon-0123abcd" in card and f"- base: {source.name} (sha256" in card
     results.write_text("{}")
     with pytest.raises(UserError, match="not a results.json"):
         convert.convert(source=str(ours), to_hf=str(tmp_path / "out2"), results=str(results))
