@@ -217,19 +217,29 @@ def without_tags(row: Row, tags: Sequence[Sequence[int]]) -> Row:
     return {**row, "decoder_loss_weights": weights_L}
 
 
-def check_parts(task: seqio.Task | seqio.Mixture, split: str, but: Collection[str] = ()) -> None:
+def check_parts(
+    task: seqio.Task | seqio.Mixture,
+    split: str,
+    but: Collection[str] = (),
+    use_cached: bool = False,
+) -> None:
     """Refuses a mixture of which a task has no example, for seqio then ends at its first turn.
 
     Args:
       task: of seqio.
       split: of each of its tasks.
       but: names of tasks that are not looked at.
+      use_cached: look into what `seqio_cache_tasks` wrote; the source may be gone.
 
     Raises:
       UserError: for a task without text in that split, or without the split.
     """
     for part in _parts(task) if isinstance(task, seqio.Mixture) else []:
-        if part.name not in but and next(ragged_examples(part, split), None) is None:
+        if part.name in but:
+            continue
+        with _saying_damage(part):
+            first = next(_one_epoch(part, split, None, use_cached).as_numpy_iterator(), None)
+        if first is None:
             raise UserError(
                 f"mixture {task.name!r}: its task {part.name!r} has no text in split {split!r}"
             )
@@ -338,7 +348,7 @@ class BatchIterator(epochs.Resumable):
 
         def read_epoch(seed: int) -> Iterator[Row]:
             if not self._stream.is_begun:
-                check_parts(task, split)
+                check_parts(task, split, use_cached=use_cached)
             return _rows(task, length, split, seed=seed, use_cached=use_cached)
 
         self._stream = epochs.EpochStream(
@@ -510,12 +520,15 @@ def ragged_examples(
     return _one_epoch(task, split, seed).as_numpy_iterator()
 
 
-def _one_epoch(task: seqio.Task | seqio.Mixture, split: str, seed: int | None) -> Any:
+def _one_epoch(
+    task: seqio.Task | seqio.Mixture, split: str, seed: int | None, use_cached: bool = False
+) -> Any:
     """A split's examples in one order, which a seed shuffles."""
     _check_split(task, split)
     dataset = task.get_dataset(
         sequence_length=None,
         split=split,
+        use_cached=use_cached,
         shuffle=seed is not None,
         seed=seed,
         num_epochs=1,

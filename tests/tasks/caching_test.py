@@ -130,6 +130,23 @@ def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_ca
         batches(other, use_cached=True)
 
 
+def source_that_is_gone(split, shuffle_files, seed=None):
+    raise FileNotFoundError("the source")
+
+
+def test_the_caches_of_a_mixture_stand_alone(tmp_path, vocabulary, no_cache_dirs):
+    task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
+    dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
+    write_cache(tmp_path / "cache", task, list(dataset.as_numpy_iterator()))
+    data.add_cache_dir(str(tmp_path / "cache"))
+    expected = batches(seqio.Mixture("both", [(task, 1)]), use_cached=True, count=2)
+    gone = task.replace(source=seqio.FunctionDataSource(source_that_is_gone, ["train"]))
+    alone = seqio.Mixture("both", [(gone, 1)])
+    assert_equal(batches(alone, use_cached=True, count=2), expected)
+    with pytest.raises(FileNotFoundError, match="the source"):
+        batches(alone, use_cached=False, count=2)
+
+
 def test_a_cache_that_is_not_whole_is_one_line(tmp_path, vocabulary, no_cache_dirs):
     task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
     dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
