@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -41,7 +42,6 @@ from detox_jax.parallel import processes
 MANIFEST = "manifest.json"
 CONFIG = "config.gin"
 _PARTIAL = ".partial"  # ends the name of a file that is being written
-_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(_PARTIAL)}")
 TIMES_FILE = "times.json"  # how long each step took, in every run of it
 _APPEARS_WITHIN_S = 10.0
 _SHOWN = 100  # characters of a setting in an error
@@ -186,11 +186,8 @@ def remove_partial_files(directory: epath.Path) -> None:
 
 def _remove_leftovers(path: Path) -> None:
     """Removes what killed runs were writing of one file."""
-    if not path.parent.is_dir():
-        return
-    for beside in path.parent.iterdir():
-        match = _LEFTOVER.fullmatch(beside.name)
-        if match is not None and match["name"] == path.name and beside.is_file():
+    for beside in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}{_PARTIAL}"):
+        if beside.is_file():
             beside.unlink(missing_ok=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,8 +116,7 @@ def measured(results: Results, split: str) -> list[Measured]:
             row.toxicity.toxicity_probability,
             math.nan if row.quality.perplexity is None else row.quality.perplexity.of_all,
             bool(row.spoiled),
-            look=looks.get(row.method) if looks else None,
-            is_faint=bool(looks) and row.method not in looks,
+            **_look(row.method, looks),
         )
         for row in results.of_split(split)
     ]
@@ -141,6 +140,11 @@ def _looks(results: Results) -> dict[str, int]:
     best = {name for _, name in sorted(sound)[: len(figures.COLOURS)]}
     shown = [baseline, *(name for name in results.methods if name in best)]
     return {name: look for look, name in enumerate(shown)}
+
+
+def _look(name: str, looks: Mapping[str, int]) -> dict[str, Any]:
+    """The fields of `Measured` that say how a method looks, given `_looks`."""
+    return {"look": looks.get(name), "is_faint": bool(looks) and name not in looks}
 
 
 def _said_of_many(results: Results) -> str:
@@ -250,10 +254,7 @@ def of_training(evaluation: Evaluation) -> list[Chart]:
     of_method = evaluation.training.methods
     names = list(dict.fromkeys([*evaluation.results.methods, *of_method]))
     looks = _looks(evaluation.results)
-    methods = [
-        Measured(name, i, look=looks.get(name), is_faint=bool(looks) and name not in looks)
-        for i, name in enumerate(names)
-    ]
+    methods = [Measured(name, i, **_look(name, looks)) for i, name in enumerate(names)]
     training: list[Line] = []
     validation: list[Line] = []
     probed: list[tuple[Measured, Curve]] = []

@@ -180,10 +180,11 @@ def draw_splits(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
 
 def draw_splits_of_many(axes: Axes, splits: Mapping[str, Sequence[Measured]]) -> None:
     """The same as `draw_splits`, a line for each method: bars of many methods are too thin."""
-    indices = list(dict.fromkeys(m.index for methods in splits.values() for m in methods))
     labels = {m.index: m.label for methods in splits.values() for m in methods}
+    indices = list(labels)
     for place, (split, methods) in enumerate(splits.items()):
         offset = 0.5 * ((place + 0.5) / len(splits) - 0.5)
+        marker, colour = _OF_SPLITS[place % len(_OF_SPLITS)], COLOURS[place % len(COLOURS)]
         for method in methods:
             interval = method.expected_maximum_toxicity
             if not interval.is_measured:
@@ -192,14 +193,13 @@ def draw_splits_of_many(axes: Axes, splits: Mapping[str, Sequence[Measured]]) ->
                 interval.value,
                 indices.index(method.index) + offset,
                 xerr=_bars(interval),
-                fmt=_OF_SPLITS[place % len(_OF_SPLITS)],
-                color=COLOURS[place % len(COLOURS)],
+                fmt=marker,
+                color=colour,
                 markersize=4.5,
                 elinewidth=0.8,
             )
-        marker, colour = _OF_SPLITS[place % len(_OF_SPLITS)], COLOURS[place % len(COLOURS)]
         axes.plot([], [], marker, color=colour, label=split)
-    axes.set_yticks(range(len(indices)), [labels[i] for i in indices], fontsize=9)
+    axes.set_yticks(range(len(indices)), list(labels.values()), fontsize=9)
     axes.set_ylim(len(indices) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("Expected max. toxicity")

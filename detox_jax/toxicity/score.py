@@ -96,10 +96,7 @@ def _preview(
     if not count:
         raise UserError(f"{input}: holds no record; there is nothing to score")
     if not texts:
-        raise UserError(
-            f"{input}: prompt {first!r} has no generations; score what `generate` wrote, or name "
-            "the field of another project's continuations completion (docs/FILES.md)"
-        )
+        raise _without_texts(input, first)
     counts = {"records": count, "texts": texts} if limit is None else {}
     return Step("score", output_dir, counts, preview.total_size(files))
 
@@ -208,11 +205,15 @@ def _numbers(input: str, aside: bad_records_lib.Aside | None) -> list[int]:
             first = first or block[0].id
             has_texts = has_texts or any(records.texts_to_score(record) for record in block)
     if any(numbers) and not has_texts:
-        raise UserError(
-            f"{input}: prompt {first!r} has no generations; score what `generate` wrote, or name "
-            "the field of another project's continuations completion (docs/FILES.md)"
-        )
+        raise _without_texts(input, first)
     return numbers
+
+
+def _without_texts(input: str, first: str) -> UserError:
+    return UserError(
+        f"{input}: prompt {first!r} has no generations; score what `generate` wrote, or name "
+        "the field of another project's continuations completion (docs/FILES.md)"
+    )
 
 
 def _score_blocks(
