@@ -7,6 +7,9 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 export DETOX_JAX_DATA ?= ../shared/data
+# Processes that `make test` spreads the tests over: one more than there are processors, at most 8,
+# for each takes 2 to 3 GB.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); [ $$n -lt 8 ] && expr $$n + 1 || echo 8)
 
 .PHONY: demo test real steering sweep-demo plan bench chaos notebooks test-real test-slow test-multihost test-bucket \
     test-lock test-interop test-adapterhub test-t5x lint types fix clean locks audit docs
@@ -48,7 +51,7 @@ chaos: $(VENV)/installed-test
 	    $(BIN)/python -m tests.chaos.table && exit $$status
 
 test: lint types
-	$(BIN)/python -m pytest -n 3 --dist loadfile \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	    -m "not real and not slow and not interop and not bucket and not chaos"
 
 test-real: $(VENV)/installed-test
