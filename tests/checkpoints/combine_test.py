@@ -70,8 +70,9 @@ def test_weight_0_is_the_base_and_1_the_model(here, capsys):
     assert combine({"toxic": 0.0}, "zero") == 0
     assert combine({"toxic": 1.0}, "one") == 0
     assert Checkpoint.open("zero").fingerprint == Checkpoint.open("base").fingerprint
+    toxic = flat("toxic")
     for path, array in flat("one").items():
-        np.testing.assert_array_equal(array, flat("toxic")[path])
+        np.testing.assert_array_equal(array, toxic[path])
     said = capsys.readouterr().out
     assert "toxic: does not say what it was trained from; taken for a model of base" in said
     assert "layers/1 " in said and "whole " in said
@@ -88,8 +89,9 @@ def test_a_forgotten_model_brings_the_model_back(here):
     """What `combine` wrote is a model of the same base."""
     assert combine({"toxic": -1.0}, "away") == 0
     assert combine({"away": -1.0}, "back") == 0
+    toxic = flat("toxic")
     for path, array in flat("back").items():
-        np.testing.assert_allclose(array, flat("toxic")[path], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(array, toxic[path], rtol=0, atol=1e-6)
 
 
 def test_neither_names_nor_their_order_change_a_byte(here):
@@ -279,8 +281,9 @@ def test_a_base_in_bfloat16_holds_float32_models(here, config, vocabulary):
     write_model(here / "half", half, vocabulary)
     assert combine({"toxic": 1.0}, "wide-sum", base="half") == 0
     assert checkpoints.read_spec(epath.Path("wide-sum")).config.param_dtype == "float32"
+    toxic = flat("toxic")
     for path, array in flat("wide-sum").items():
-        np.testing.assert_array_equal(array, flat("toxic")[path])
+        np.testing.assert_array_equal(array, toxic[path])
 
 
 @pytest.mark.slow

@@ -141,7 +141,12 @@ def _gradients(config, kernel, length, shape, remat="none"):
 
 
 @pytest.mark.parametrize(
-    ("shape", "remat"), [({"data": 1}, "none"), ({"fsdp": 2, "model": 2}, "attention")], ids=str
+    ("shape", "remat"),
+    [
+        pytest.param({"data": 1}, "none", marks=pytest.mark.slow),
+        ({"fsdp": 2, "model": 2}, "attention"),
+    ],
+    ids=str,
 )
 def test_a_model_trains_in_blocks_as_with_plain_attention(config, monkeypatch, shape, remat):
     monkeypatch.setattr(blocks, "_GRADIENT_BLOCK", 16)

@@ -86,7 +86,7 @@ def test_a_long_matrix_is_a_longtable():
     assert "longtable" not in table_formats.latex_lines(cells[:40], caption="a", label="matrix")
 
 
-@pytest.mark.parametrize("rows", [12, 44])
+@pytest.mark.parametrize("rows", [12, pytest.param(44, marks=pytest.mark.slow)])
 def test_a_paper_compiles(rows, tmp_path):
     """Nothing is too tall for a page or too wide for its column; nothing is undefined."""
     if shutil.which("pdflatex") is None:

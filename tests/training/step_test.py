@@ -193,7 +193,9 @@ def _compiled(config, adaptation, mesh, length=24):
         return step.lower(state, frozen, batch).compile()
 
 
-@pytest.mark.parametrize("adaptation", [AdapterConfig(8), LoRAConfig(4)], ids=str)
+@pytest.mark.parametrize(
+    "adaptation", slow_but([LoRAConfig(4)], [AdapterConfig(8), LoRAConfig(4)]), ids=str
+)
 def test_frozen_weights_have_no_gradient_and_are_not_kept_twice(
     config, one_device_mesh, adaptation
 ):

@@ -217,7 +217,7 @@ def test_adaptation_trains_itself_alone(adapted, base, name):
     assert spec.base is not None and spec.adaptation is not None
     trained, frozen = params_lib.partition(load(str(directory)), spec.adaptation.trainable_pattern)
     jax.tree.map(np.testing.assert_array_equal, frozen, load(base))
-    assert all(float(np.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(trained))
+    assert all(float(np.abs(np.asarray(leaf)).max()) > 0 for leaf in jax.tree.leaves(trained))
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["parameters"]["trained"] == params_lib.count(trained)
     assert manifest["parameters"]["frozen"] == params_lib.count(frozen)
@@ -288,16 +288,14 @@ def test_one_small_step_moves_all_weights_of_a_bfloat16_base(flags, small, tmp_p
     params, spec, _ = _one_small_step(flags, small, tmp_path / "model")
     assert spec.config.param_dtype == "float32"
     moved, total = 0, 0
-    for before, after in zip(jax.tree.leaves(load(small)), jax.tree.leaves(params), strict=True):
+    leaves = [jax.tree.leaves(jax.device_get(tree)) for tree in (load(small), params)]
+    for before, after in zip(*leaves, strict=True):
         assert after.dtype == jnp.float32
         used = (before != 0) & (after != 0)  # Rows of no token have no gradient.
-        moved += int(((before.astype(jnp.float32) != after) & used).sum())
+        moved += int(((before.astype(np.float32) != after) & used).sum())
         total += int(used.sum())
     assert moved > 0.9 * total
-    rounded = [
-        (a != b.astype(a.dtype)).mean()
-        for a, b in zip(jax.tree.leaves(load(small)), jax.tree.leaves(params), strict=True)
-    ]
+    rounded = [(a != b.astype(a.dtype)).mean() for a, b in zip(*leaves, strict=True)]
     assert np.mean(rounded) < 0.5  # In bfloat16 most would have stayed where they were.
 
 
@@ -405,7 +403,7 @@ def test_an_unknown_task_is_told_its_neighbours(flags, tmp_path, capsys):
     assert "did you mean civil_comments" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("mistake", slow_but([*{*MISTAKES} - {"diverged"}], MISTAKES))
 def test_mistakes(flags, base, tmp_path, mistake, capsys):
     from detox_jax.vocabulary import Vocabulary
 

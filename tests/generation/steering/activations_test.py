@@ -128,7 +128,7 @@ def test_strength_0_is_plain_decoding(base, directories, one_device_mesh, name):
     assert _decode(base, one_device_mesh, (loaded.steering,), samples=20, method=method) != plain
 
 
-@pytest.mark.parametrize("name", OF_EACH_KIND)
+@pytest.mark.parametrize("name", slow_but(["mean_difference"], METHODS))
 def test_a_row_depends_neither_on_its_batch_nor_on_its_place(
     base, directories, one_device_mesh, name
 ):
@@ -183,6 +183,7 @@ def test_edits_stand_before_all_methods(base, directories, one_device_mesh):
     assert both != _decode(base, one_device_mesh, (offset,))
 
 
+@pytest.mark.slow
 def test_an_adaptation_is_steered_by_its_bases_vectors(
     base, directories, model_dir, one_device_mesh, tmp_path
 ):

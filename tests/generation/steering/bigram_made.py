@@ -99,13 +99,19 @@ def step(steerings, states, logits_RV, token_R):
     return jax.nn.softmax(masked_RV)[:, 1:4], states
 
 
-def enumerate_two(steerings, prompt=(KIND,)):
-    """The first token's probabilities, P(no rude token) and P(rude, rude) of two new tokens."""
+@jax.jit
+def start(steerings, prompts_NP, lengths_N):
+    """What the methods know of the prompts, with room for 16 positions."""
     from detox_jax.generation.steering import steering
 
+    return steering.start(steerings, prompts_NP, lengths_N, 16)
+
+
+def enumerate_two(steerings, prompt=(KIND,)):
+    """The first token's probabilities, P(no rude token) and P(rude, rude) of two new tokens."""
     table = params()["table"]
     prompts_NP, lengths_N = jnp.array([prompt], jnp.int32), jnp.array([len(prompt)])
-    states = steering.start(steerings, prompts_NP, lengths_N, 16)
+    states = start(steerings, prompts_NP, lengths_N)
     first, states = step(steerings, states, table[0, jnp.array(prompt[-1:])], prompts_NP[:, -1])
     after = [
         step(steerings, states, table[0, jnp.array([token])], jnp.array([token]))[0][0]

@@ -36,7 +36,8 @@ def _last_step(loaded, base):
     """The steered logits behind prompt and new tokens, and the base's."""
     width = base.module.config.padded_vocab_size
     prompts, lengths = jnp.array([[*PROMPT, 0]]), jnp.array([len(PROMPT)])
-    states = steering.start((loaded.steering,), prompts, lengths, 16)
+    start = jax.jit(steering.start, static_argnums=3)
+    states = start((loaded.steering,), prompts, lengths, 16)
     adjust = jax.jit(steering.adjust, static_argnums=4)
     logits = made.read(base.module, base.params, [*PROMPT, *NEW])
     size = base.module.config.vocab_size

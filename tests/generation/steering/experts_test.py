@@ -10,7 +10,6 @@ import pytest
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
-from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.experts import Experts
 from detox_jax.models.adaptation import AdapterConfig, PrefixConfig
@@ -52,24 +51,15 @@ def _steered(loaded, base):
     """The logits of the first step, of base and steering."""
     prompts_NP = jnp.array([[*p, *[0] * (3 - len(p))] for p in PROMPTS], jnp.int32)
     lengths_N = jnp.array([len(p) for p in PROMPTS])
-    states = steering.start((loaded.steering,), prompts_NP, lengths_N, 16)
     logits_NV = _last(base)
-    token_N = jnp.array([p[-1] for p in PROMPTS])
     size = base.module.config.vocab_size
-    after, _ = steering.adjust((loaded.steering,), states, logits_NV, token_N, size)
-    return np.asarray(logits_NV)[:, 1:size], np.asarray(after.logits_RV)[:, 1:size]
+    after = made.first_step(loaded.steering, prompts_NP, lengths_N, logits_NV, size)
+    return logits_NV[:, 1:size], np.asarray(after.logits_RV)[:, 1:size]
 
 
 def _last(loaded):
     """A model's logits behind each prompt, without a cache."""
-    return jnp.stack(
-        [
-            loaded.module.apply({"params": loaded.params}, jnp.array([p]), enable_dropout=False)[
-                0, -1
-            ]
-            for p in PROMPTS
-        ]
-    )
+    return np.stack([made.read(loaded.module, loaded.params, p)[-1] for p in PROMPTS])
 
 
 def _logits(path, mesh, size):

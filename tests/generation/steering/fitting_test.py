@@ -1,5 +1,6 @@
 """What is fitted of states whose answer is known, and which texts are pairs."""
 
+import functools
 import json
 
 import jax
@@ -154,16 +155,14 @@ def test_states_are_of_each_texts_own_last_tokens(model_dir, devices):
     mesh = meshes.create_mesh(devices=jax.devices()[:devices])
     loaded = checkpoints.load_model(model_dir, mesh)
     texts = [[5, 9, 30, 7, 6], [7], [40, 41, 42] * 30, [3, 4]]
+    apply = functools.partial(loaded.module.apply, enable_dropout=False, mutable=[edits.RECORDED])
+    apply = jax.jit(apply)
     longest = loaded.module.config.max_length
     for site in (edits.HEADS, edits.FINAL):
         read = states.read(loaded, mesh, texts, site, 3, batch_size=3)
         for text, found in zip(texts, read, strict=True):
-            _, variables = loaded.module.apply(
-                {"params": loaded.params},
-                jnp.array([text[-longest:]]),
-                enable_dropout=False,
-                mutable=[edits.RECORDED],
-            )
+            whole_1L = jnp.array([text[-longest:]])
+            _, variables = apply({"params": loaded.params}, whole_1L)
             whole = np.asarray(edits.recorded(variables)[site])
             expected = whole[0, -3:].mean(axis=0)
             if site == edits.HEADS:

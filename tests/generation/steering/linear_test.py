@@ -89,6 +89,7 @@ def test_strength_0_is_plain_decoding(base, trained, one_device_mesh):
     )
 
 
+@pytest.mark.slow
 def test_a_row_depends_neither_on_its_batch_nor_on_its_place(base, trained, one_device_mesh):
     steerings = (LinearSteering(trained).load(base, one_device_mesh).steering,)
     method = sampling.TopPSampling(0.9)

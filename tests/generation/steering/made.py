@@ -13,7 +13,7 @@ from detox_jax import outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding, sampling
-from detox_jax.generation.steering import fitting, vectors
+from detox_jax.generation.steering import fitting, steering, vectors
 from detox_jax.models import adaptation as adaptations
 from tests.conftest import random_params
 
@@ -67,7 +67,7 @@ def save_vectors(path, base, name, seed=0, width=None, scale=1.0):
 
 def read(module, params, ids, edits=(), with_logits=True):
     """Logits, or final states, at each of a text's ids by one pass without a cache."""
-    return _read(module, params, padded(ids), edits, with_logits)[0, : len(ids)]
+    return np.asarray(_read(module, params, padded(ids), edits, with_logits))[0, : len(ids)]
 
 
 def padded(ids):
@@ -79,6 +79,14 @@ def padded(ids):
 def _read(module, params, ids_1L, edits, with_logits):
     options = {"enable_dropout": False, "with_logits": with_logits, "edits": edits}
     return module.apply({"params": params}, jnp.asarray(ids_1L), **options)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def first_step(method, prompts_NP, lengths_N, logits_NV, size):
+    """The distribution behind each prompt, of one method and the base's logits."""
+    states = steering.start((method,), prompts_NP, lengths_N, 16)
+    token_N = jnp.take_along_axis(prompts_NP, lengths_N[:, None] - 1, axis=1)[:, 0]
+    return steering.adjust((method,), states, logits_NV, token_N, size)[0]
 
 
 def decode(base, mesh, steerings, prompts, new_tokens, samples=1, method=None, rows=0, names=None):

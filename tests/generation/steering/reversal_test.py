@@ -64,7 +64,7 @@ jax.tree_util.register_dataclass(
 
 
 def _heads(base, ids):
-    return _recorded(base.module, base.params, made.padded(ids))[:, 0, : len(ids)]
+    return np.asarray(_recorded(base.module, base.params, made.padded(ids)))[:, 0, : len(ids)]
 
 
 @functools.partial(jax.jit, static_argnames="module")
@@ -87,13 +87,14 @@ def _by_hand(base, prompt):
         L = len(ids)
         end_N1HK = toxic_NLHK[:, len(before) + len(toxic_ids) - 1, None]
         # Of the document's own start, where that is all of the prompt, the prefix's end stands.
-        toxic, clean = toxic_NLHK[:, -L:], clean_NLHK[:, -L:]
-        first = jnp.full(len(toxic), len(prompt) - 1)
-        edit = AtEveryPosition(toxic, clean, end_N1HK, first)
-        logits = base.module.apply(
-            {"params": base.params}, jnp.array([ids]), enable_dropout=False, edits=(edit,)
+        toxic, clean = (
+            np.pad(read_NLHK[:, -L:], ((0, 0), (0, -L % 16), (0, 0), (0, 0)))
+            for read_NLHK in (toxic_NLHK, clean_NLHK)
         )
-        ids.append(int(jnp.argmax(logits[0, -1])))
+        first = np.full(len(toxic), len(prompt) - 1)
+        edit = AtEveryPosition(toxic, clean, end_N1HK, first)
+        logits_LV = made.read(base.module, base.params, ids, (edit,))
+        ids.append(int(np.argmax(logits_LV[-1])))
         if ids[-1] == base.vocabulary.eos_id:
             return ids[len(prompt) : -1]
     return ids[len(prompt) :]

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers import train_reward
 from detox_jax.errors import UserError
-from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.reward import RewardAugmented
 from detox_jax.models import reward as rewards
 from detox_jax.vocabulary import Vocabulary
@@ -49,13 +49,12 @@ def test_the_loss_reads_every_position(config):
         "labels": jnp.array([[1.0], [0.25]]),
         "weights": jnp.array([1.0, 2.0]),
     }
-    total, weight = train_reward.reward_loss(model, params, batch, None)
+    loss = jax.jit(lambda params: train_reward.reward_loss(model, params, batch, None))
+    total, weight = loss(params)
     by_hand = 0.0
     for ids, target, counts in (([5, 6, 7, 8], 1.0, 1), ([9, 10], 0.25, 2)):
-        hidden = model.apply(
-            {"params": params}, jnp.array([ids]), enable_dropout=False, with_logits=False
-        )
-        values = rewards.toxicity(hidden, rewards.head(config, params))[0]
+        hidden = made.read(model, params, ids, with_logits=False)
+        values = rewards.toxicity(hidden, rewards.head(config, params))
         n = len(ids)
         shares = 2 * np.arange(1, n + 1) / (n * (n + 1))
         by_hand += counts * np.sum(shares * (np.asarray(values) - target) ** 2)
@@ -76,12 +75,11 @@ def test_candidates_get_what_the_reward_says(trained, steered, vocabulary, one_d
     model = checkpoints.load_model(trained, one_device_mesh)
     prompt = vocabulary.encode("You are an")
     prompts, lengths = jnp.array([prompt]), jnp.array([len(prompt)])
-    states = steering.start((loaded.steering,), prompts, lengths, 16)
-    logits = steered.module.apply({"params": steered.params}, prompts, enable_dropout=False)[:, -1]
+    logits = made.read(steered.module, steered.params, prompt)[None, -1].copy()
     end = vocabulary.end_ids[0]
-    logits = logits.at[0, end].set(99.0)  # among the candidates
+    logits[0, end] = 99.0  # among the candidates
     size = steered.module.config.vocab_size
-    found, _ = steering.adjust((loaded.steering,), states, logits, prompts[:, -1], size)
+    found = made.first_step(loaded.steering, prompts, lengths, logits, size)
     candidates = np.argsort(-np.asarray(logits)[0])[:4]
     assert set(np.flatnonzero(found.allowed_RV[0])) == set(candidates) and end in candidates
     for token in candidates:

@@ -13,7 +13,7 @@ from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import fit_subspace
-from detox_jax.generation.steering import states, steering, subspace
+from detox_jax.generation.steering import states, subspace
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.subspace import SubspaceMargin
 from tests.conftest import random_params
@@ -165,11 +165,9 @@ def test_candidates_are_steered_to_the_clean_side(fitted, steered, one_device_me
     loaded = SubspaceMargin(fitted, beta=3.0, k=4).load(steered, one_device_mesh)
     prompt = steered.vocabulary.encode("You are")
     prompts, lengths = jnp.array([prompt]), jnp.array([len(prompt)])
-    states = steering.start((loaded.steering,), prompts, lengths, 16)
-    apply = steered.module.apply
-    logits = apply({"params": steered.params}, prompts, enable_dropout=False)[:, -1]
+    logits = made.read(steered.module, steered.params, prompt)[None, -1]
     size = steered.module.config.vocab_size
-    found, _ = steering.adjust((loaded.steering,), states, logits, prompts[:, -1], size)
+    found = made.first_step(loaded.steering, prompts, lengths, logits, size)
     candidates = np.argsort(-np.asarray(logits)[0])[:4]
     assert set(np.flatnonzero(found.allowed_RV[0])) == set(candidates)
     normal, centre, _ = subspace.read(fitted, steered)
