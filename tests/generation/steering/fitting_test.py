@@ -150,7 +150,7 @@ def test_pairs_of_documents(tmp_path):
 # --- hidden states ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_states_are_of_each_texts_own_last_tokens(model_dir, devices):
     mesh = meshes.create_mesh(devices=jax.devices()[:devices])
     loaded = checkpoints.load_model(model_dir, mesh)
