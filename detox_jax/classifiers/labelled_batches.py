@@ -112,15 +112,15 @@ class LabelledTask:
 
     def training_examples(self, seed: int) -> Iterator[dict[str, Any]]:
         """One epoch of the training split, in the order of a seed."""
-        from detox_jax.training import data  # tensorflow: not for importing this module
+        from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
-        return data.examples(self.task, "train", seed)
+        return seqio_tasks.examples(self.task, "train", seed)
 
     def validation_batches(self, max_batches: int | None) -> Iterator[dict[str, np.ndarray]]:
         """The first batches of the validation split, all of them where None."""
-        from detox_jax.training import data  # tensorflow: not for importing this module
+        from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
-        examples = iter(data.examples(self.task, "validation", seed=0))
+        examples = iter(seqio_tasks.examples(self.task, "validation", seed=0))
         for _ in itertools.count() if max_batches is None else range(max_batches):
             batch = list(itertools.islice(examples, self.batch_size))
             if not batch:

@@ -79,7 +79,7 @@ class EncoderRecipe:
         Raises:
           UserError: for settings that do not fit each other, the data or the encoder.
         """
-        from detox_jax.training import data  # tensorflow: not for importing this module
+        from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
         # --- what decides the result ---
         # `several` is False here: this verb runs on process 0 as if it were alone.
@@ -87,11 +87,13 @@ class EncoderRecipe:
             raise UserError("train_scorer trains an encoder in one process: run it on one host")
         mesh = self.computation.create_mesh()
         self._check(mesh)
-        task = data.get_task(self.task)
-        described = {split: data.describe_source(task, split) for split in ("train", "validation")}
+        task = seqio_tasks.get_task(self.task)
+        described = {
+            split: seqio_tasks.describe_source(task, split) for split in ("train", "validation")
+        }
         identity = self.start.check(len(self.labels), self.length)
         steps = self.budget.steps(
-            lambda: sum(1 for _ in data.examples(task, "train")) / self.batch_size
+            lambda: sum(1 for _ in seqio_tasks.examples(task, "train")) / self.batch_size
         )
         settings = {**self._settings(described), "encoder": identity}
         output = outputs.OutputDirectory(output_dir, "train_scorer", settings)
@@ -99,7 +101,7 @@ class EncoderRecipe:
             return
 
         # --- training ---
-        texts = (prepare(text_of(e)) for e in data.examples(task, "train", self.random_seed))
+        texts = (prepare(text_of(e)) for e in seqio_tasks.examples(task, "train", self.random_seed))
         started = self.start.open(
             output.path, itertools.islice(texts, _VOCABULARY_TEXTS), len(self.labels), self.length
         )
@@ -179,9 +181,9 @@ class EncoderRecipe:
         return {path: np.asarray(jax.device_get(value)) for path, value in flat.items()}
 
     def _held_out(self, source: LabelledTask) -> Iterator[encoder_card.HeldOut]:
-        from detox_jax.training import data
+        from detox_jax.training import seqio_tasks
 
-        for example in data.examples(source.task, "validation", seed=0):
+        for example in seqio_tasks.examples(source.task, "validation", seed=0):
             yield encoder_card.HeldOut(text_of(example), source.labels_of(example))
 
     def _card(

@@ -123,14 +123,14 @@ def train_linear(
       UserError: for settings that do not fit each other, the data or the checkpoint.
     """
     arguments = locals()
-    from detox_jax.training import data  # tensorflow: not for importing this module
+    from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
     optimizer, periods = optimizer or _OPTIMIZER, periods or Periods()
     computation = computation or Computation()
 
     # --- model and data ----------------------------------------------------------------------
     mesh = computation.create_mesh()
-    task = data.get_task(task)
+    task = seqio_tasks.get_task(task)
     meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
     if check_only:
         preview.checked_output(output_dir)
@@ -138,10 +138,12 @@ def train_linear(
             return [Step("train_linear", output_dir)]
         spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
         _check_length(length, spec)
-        return [_preview(output_dir, spec, rank, budget, data.count_documents(task))]
+        return [_preview(output_dir, spec, rank, budget, seqio_tasks.count_documents(task))]
     loaded = checkpoints.load_model(checkpoint_path, mesh, strict=strict)
     _check_length(length, loaded.spec)
-    described = {split: data.describe_source(task, split) for split in ("train", "validation")}
+    described = {
+        split: seqio_tasks.describe_source(task, split) for split in ("train", "validation")
+    }
     decides = {"source": described["train"], "vocabulary": loaded.vocabulary.fingerprint}
     encode = functools.partial(_encode, loaded.vocabulary, length)
     objective = Labels(("toxicity",), encode, LinearLoss(threshold, scale), decides)

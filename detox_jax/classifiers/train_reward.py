@@ -89,14 +89,14 @@ def train_reward(
       UserError: for settings that do not fit each other, the data or the checkpoint.
     """
     arguments = locals()
-    from detox_jax.training import data  # tensorflow: not for importing this module
+    from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
     optimizer, periods = optimizer or AdamW(), periods or Periods()
     computation = computation or Computation()
 
     # --- model and data ----------------------------------------------------------------------
     mesh = computation.create_mesh()
-    task = data.get_task(task)
+    task = seqio_tasks.get_task(task)
     meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
     if check_only:
         preview.checked_output(output_dir)
@@ -104,12 +104,14 @@ def train_reward(
             return [Step("train_reward", output_dir)]
         spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
         _check_start(checkpoint_path, spec, length)
-        return [_preview(output_dir, spec, budget, data.count_documents(task))]
+        return [_preview(output_dir, spec, budget, seqio_tasks.count_documents(task))]
     params, spec, fingerprint = checkpoints.load_params(checkpoint_path, mesh, strict)
     _check_start(checkpoint_path, spec, length)
     config = dataclasses.replace(computation.configure(spec.config), param_dtype="float32")
     vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))
-    described = {split: data.describe_source(task, split) for split in ("train", "validation")}
+    described = {
+        split: seqio_tasks.describe_source(task, split) for split in ("train", "validation")
+    }
     decides = {"source": described["train"], "vocabulary": vocabulary.fingerprint}
     encode = functools.partial(_encode, vocabulary, length)
     objective = Labels(("toxicity",), encode, reward_loss, decides)

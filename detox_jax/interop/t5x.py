@@ -31,7 +31,7 @@ from detox_jax.interop import t5x_axes, t5x_restore
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import data
+from detox_jax.training import data, seqio_tasks
 from detox_jax.training.optimizer import AdamW, require_masters
 
 try:
@@ -249,7 +249,7 @@ def get_dataset(
         raise UserError(
             f"MODEL_DIR {model_dir}: T5X saves to absolute paths alone; put $PWD before it"
         )
-    task = data.get_task(cfg.mixture_or_task_name)
+    task = seqio_tasks.get_task(cfg.mixture_or_task_name)
     length = cfg.task_feature_lengths.get("targets")
     if not length or cfg.seed is None:
         raise UserError(

@@ -37,9 +37,9 @@ class PairTask:
 
     def examples(self, split: str, seed: int | None) -> Iterator[Mapping[str, Any]]:
         """One pass over a split, in the order of a seed; the task's own where None."""
-        from detox_jax.training import data  # tensorflow: not for importing this module
+        from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
-        return data.ragged_examples(self.task, split, seed)
+        return seqio_tasks.ragged_examples(self.task, split, seed)
 
     def batch(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """A batch; pairs of no weight fill it.
@@ -168,13 +168,14 @@ class PairBatches(epochs.Resumable):
           seed: of the order.
           rows: of each batch that this process gets; all where None.
         """
-        from detox_jax.training import data  # tensorflow: not for importing this module
+        # tensorflow: not for importing this module
+        from detox_jax.training import data, seqio_tasks
 
         self._source, self._rows = source, rows
         self.identity = {
             "task": source.task.name,
             "split": "train",
-            "source": data.describe_source(source.task, "train"),
+            "source": seqio_tasks.describe_source(source.task, "train"),
             "vocabulary": data.vocabulary_of(source.task).fingerprint,
             "batch_size": source.batch_size,
             "length": source.length,

@@ -112,7 +112,8 @@ def train(
       UserError: for settings that do not fit each other, the data or the checkpoint.
     """
     arguments = locals()
-    from detox_jax.training import data  # tensorflow: not for `import detox_jax.training.train`
+    # tensorflow: not for `import detox_jax.training.train`
+    from detox_jax.training import cached_tasks, data, mixtures, seqio_tasks
 
     wandb_writer.check()
     optimizer, periods = optimizer or AdamW(), periods or Periods()
@@ -123,13 +124,15 @@ def train(
     mesh = computation.create_mesh()
     if check_only and isinstance(mixture_or_task_name, preview.Coming):
         return [_preview(arguments, mesh, computation, None, None)]
-    task = data.get_task(mixture_or_task_name)
+    task = seqio_tasks.get_task(mixture_or_task_name)
     if cache_dir is not None:
-        data.add_cache_dir(cache_dir)
+        cached_tasks.add_cache_dir(cache_dir)
     vocabulary = data.vocabulary_of(task)
     if check_only:
-        documents = data.count_documents(task)
-        step = _preview(arguments, mesh, computation, vocabulary, documents, data.tags_of(task))
+        documents = seqio_tasks.count_documents(task)
+        step = _preview(
+            arguments, mesh, computation, vocabulary, documents, seqio_tasks.tags_of(task)
+        )
         if step.counts:  # There is something to do, and the lengths are known.
             objective.check(task, length=task_feature_lengths["targets"])
         return [step]
@@ -144,7 +147,7 @@ def train(
         raise UserError("KL_TO_BASE needs a base to stay near to: set INITIAL_CHECKPOINT_PATH")
     if probe is not None:
         fits = {"vocabulary": vocabulary, "max_length": config.max_length}
-        probe.check(**fits, tags=data.tags_of(task))
+        probe.check(**fits, tags=seqio_tasks.tags_of(task))
     rows = meshes.local_rows(mesh, batch_size)
     batches = objective.batches(
         task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
@@ -189,7 +192,7 @@ def train(
     checkpoints.write_spec(output.path, spec, vocabulary)
     if base is not None and adaptation is None:
         checkpoints.keep_origin(base.path, output.path)
-    if (about := chat.said(vocabulary, data.is_of_answers(task))) is not None:
+    if (about := chat.said(vocabulary, seqio_tasks.is_of_answers(task))) is not None:
         print(f"{model_dir}: {about}")
     print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
     if (about := adaptations.advice(adaptation, config.emb_dim)) is not None:
@@ -208,10 +211,10 @@ def train(
         frozen = base.params
     base = None  # Its memory is needed, or is that of what is trained.
     validation = None
-    if periods.eval and data.has_split(task, "validation"):
-        if unread := data.without_split(task, "validation"):
+    if periods.eval and seqio_tasks.has_split(task, "validation"):
+        if unread := mixtures.without_split(task, "validation"):
             print(f"{model_dir}: no split 'validation', so not in its loss: {', '.join(unread)}")
-        data.check_parts(task, "validation", but=unread)
+        mixtures.check_parts(task, "validation", but=unread)
         validation = functools.partial(
             objective.validation_batches,
             task,

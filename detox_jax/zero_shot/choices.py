@@ -117,25 +117,25 @@ def choices(
     """
     arguments = locals()
     scoring.require_scored("choices", steering)
-    from detox_jax.training import data  # loads TensorFlow: only where it is used
+    from detox_jax.training import seqio_tasks  # loads TensorFlow: only where it is used
 
     if batch_size < 1:
         raise UserError(f"BATCH_SIZE is {batch_size}; must be at least 1")
 
     # --- what is asked, and of what model ----------------------------------------------------
     mesh = meshes.create_mesh(mesh_shape)
-    by_name = {task.name: task for task in map(data.get_task, _listed(tasks))}
+    by_name = {task.name: task for task in map(seqio_tasks.get_task, _listed(tasks))}
     if check_only:
         preview.checked_output(output_dir)
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
         for task in by_name.values():
-            data.describe_source(task, next(iter(task.splits)))
+            seqio_tasks.describe_source(task, next(iter(task.splits)))
         return [Step("choices", output_dir, {"tasks": len(by_name)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     methods = steering_lib.load(steering, loaded, mesh)
     split_of = {name: next(iter(task.splits)) for name, task in by_name.items()}
-    described = {n: data.describe_source(task, split_of[n]) for n, task in by_name.items()}
+    described = {n: seqio_tasks.describe_source(task, split_of[n]) for n, task in by_name.items()}
     settings = output_settings.of_verb(
         choices,
         arguments,
@@ -167,7 +167,7 @@ def choices(
             if output.has_shard(name, 0, 1):
                 rows = [row for _, row in records.read_jsonl(shard)]
             else:
-                examples = data.ragged_examples(task, split_of[name])
+                examples = seqio_tasks.ragged_examples(task, split_of[name])
                 questions = questions_lib.parse(examples, name)
                 try:
                     with terminal.stage(name):

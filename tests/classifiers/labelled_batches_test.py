@@ -11,7 +11,7 @@ from detox_jax.classifiers.labelled_batches import (
     Labels,
 )
 from detox_jax.errors import UserError
-from detox_jax.training import data, losses
+from detox_jax.training import losses, seqio_tasks
 from tasks.classification import _FEATURES, LabelledSource, LabelledText
 
 TEXTS = [LabelledText(f"text {i}", (i / 10, 1.0), 1.0 + i) for i in range(7)]
@@ -129,7 +129,7 @@ def test_labels_are_checked():
     with pytest.raises(UserError, match="from 0 to 1"):
         next(LabelledBatches(_source(texts=wrong), 0, {}))
     with pytest.raises(UserError, match="has no split 'test'"):
-        next(data.examples(_task(), "test"))
+        next(seqio_tasks.examples(_task(), "test"))
 
 
 class _Fixed:

@@ -13,7 +13,7 @@ import pytest
 import seqio
 
 from detox_jax.errors import UserError
-from detox_jax.training import data
+from detox_jax.training import cached_tasks, data
 from detox_jax.vocabulary import Vocabulary
 from tasks import corpora
 from tests.conftest import SENTENCES
@@ -81,7 +81,7 @@ def test_seqio_cache_tasks(tmp_path, vocabulary, min_shards, no_cache_dirs):
         },
         check=True,
     )
-    data.add_cache_dir(str(tmp_path / "cache"))
+    cached_tasks.add_cache_dir(str(tmp_path / "cache"))
     task = corpora.documents_task(**written)
     assert_equal(batches(task, use_cached=True), batches(task, use_cached=False))
     for host in range(2):
@@ -120,7 +120,7 @@ def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_ca
     dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
     rows = list(dataset.as_numpy_iterator())
     write_cache(tmp_path / "cache", task, rows[::-1])
-    data.add_cache_dir(str(tmp_path / "cache"))
+    cached_tasks.add_cache_dir(str(tmp_path / "cache"))
     fresh = batches(task, use_cached=False)
     assert_equal(batches(task, use_cached=True), fresh)
     assert_equal(batches(task.replace(name=task.name), use_cached=True), fresh)
@@ -138,7 +138,7 @@ def test_the_caches_of_a_mixture_stand_alone(tmp_path, vocabulary, no_cache_dirs
     task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
     dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
     write_cache(tmp_path / "cache", task, list(dataset.as_numpy_iterator()))
-    data.add_cache_dir(str(tmp_path / "cache"))
+    cached_tasks.add_cache_dir(str(tmp_path / "cache"))
     expected = batches(seqio.Mixture("both", [(task, 1)]), use_cached=True, count=2)
     gone = task.replace(source=seqio.FunctionDataSource(source_that_is_gone, ["train"]))
     alone = seqio.Mixture("both", [(gone, 1)])
@@ -151,7 +151,7 @@ def test_a_cache_that_is_not_whole_is_one_line(tmp_path, vocabulary, no_cache_di
     task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
     dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
     write_cache(tmp_path / "cache", task, list(dataset.as_numpy_iterator()))
-    data.add_cache_dir(str(tmp_path / "cache"))
+    cached_tasks.add_cache_dir(str(tmp_path / "cache"))
     cache = tmp_path / "cache" / task.name
     (file,) = cache.glob("*.tfrecord-*")
     whole = file.read_bytes()
@@ -171,7 +171,7 @@ def test_a_cache_that_is_not_whole_is_one_line(tmp_path, vocabulary, no_cache_di
 def test_no_cache(tmp_path, vocabulary, no_cache_dirs):
     task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
     with pytest.raises(UserError, match="CACHE_DIR .*: no such directory"):
-        data.add_cache_dir(str(tmp_path / "none"))
-    data.add_cache_dir(str(tmp_path))
+        cached_tasks.add_cache_dir(str(tmp_path / "none"))
+    cached_tasks.add_cache_dir(str(tmp_path))
     with pytest.raises(UserError, match="'documents' is not cached in .*seqio_cache_tasks"):
         batches(task, use_cached=True)

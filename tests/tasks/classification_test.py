@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from detox_jax import preview, records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
-from detox_jax.training import data
+from detox_jax.training import seqio_tasks
 from tasks import classification
 
 # A record of each dataset, with all the columns of its TFDS builder.
@@ -77,7 +77,7 @@ def _write(path, count=40):
 
 
 def _texts(task, split):
-    return {example["text"].decode() for example in data.examples(task, split)}
+    return {example["text"].decode() for example in seqio_tasks.examples(task, split)}
 
 
 def test_one_document_in_five_is_held_out(tmp_path):
@@ -85,7 +85,7 @@ def test_one_document_in_five_is_held_out(tmp_path):
     train, held_out = _texts(task, "train"), _texts(task, "validation")
     assert not train & held_out and len(train | held_out) == 40
     assert 3 <= len(held_out) <= 14
-    example = next(iter(data.examples(task, "train")))
+    example = next(iter(seqio_tasks.examples(task, "train")))
     number = int(example["text"].decode().split()[1])
     np.testing.assert_allclose(example["labels"], [1.0, number / 100], rtol=1e-6)
 
@@ -107,7 +107,10 @@ def test_a_validation_file_holds_nothing_else_out(tmp_path):
     files = _write(tmp_path / "a.jsonl"), _write(tmp_path / "b.jsonl", 3)
     task = classification.labelled_task(("toxicity",), *files)
     assert len(_texts(task, "train")) == 40 and len(_texts(task, "validation")) == 3
-    described = data.describe_source(task, "train"), data.describe_source(task, "validation")
+    described = (
+        seqio_tasks.describe_source(task, "train"),
+        seqio_tasks.describe_source(task, "validation"),
+    )
     assert described[0]["texts"] == 40 and described[0]["sha256"] != described[1]["sha256"]
 
 
@@ -120,7 +123,7 @@ def test_the_embedded_scorers_text_and_weights(monkeypatch):
     monkeypatch.setattr(labelled, "read_examples", lambda path: examples)
     monkeypatch.setenv("DETOX_JAX_DATA", "somewhere")
     task = classification.labelled_task()
-    first, second = data.examples(task, "train")
+    first, second = seqio_tasks.examples(task, "train")
     assert first["text"] == b"good day" and first["weight"] == 2.0
     assert second["labels"] == pytest.approx([0.8]) and second["weight"] == 20.0
     assert _texts(task, "validation") == {"late again"}
@@ -132,7 +135,7 @@ def test_an_empty_file_of_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": "a", "text": " ", "toxicity": 0.1}\n')
     task = classification.labelled_task(("toxicity",), str(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match="no labelled text for the split 'train'"):
-        data.describe_source(task, "train")
+        seqio_tasks.describe_source(task, "train")
 
 
 def test_training_is_called_by_the_place_of_its_text(tmp_path):
@@ -143,7 +146,7 @@ def test_training_is_called_by_the_place_of_its_text(tmp_path):
     called = []
 
     def train(**given):
-        texts = data.count_documents(given.pop("task"))
+        texts = seqio_tasks.count_documents(given.pop("task"))
         called.append({**given, "texts": texts})
 
     def ask(**given):

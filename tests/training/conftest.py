@@ -1,6 +1,7 @@
-"""What tests of a training share: no TensorBoard, and a training small enough for one test."""
+"""What tests of a training share: no TensorBoard, a training small enough for one test, tasks."""
 
 import dataclasses
+import functools
 import sys
 import types
 
@@ -71,3 +72,51 @@ def _points(noise):
     x = noise.normal(size=(8, 3)).astype(np.float32)
     weight = noise.integers(1, 5, size=8).astype(np.float32)
     return {"x": x, "y": x @ np.array([1, -2, 3], np.float32), "weight": weight}
+
+
+@pytest.fixture(scope="module")
+def vocabulary_path(tmp_path_factory, vocabulary):
+    path = tmp_path_factory.mktemp("vocabulary")
+    vocabulary.save(str(path))
+    return str(path)
+
+
+def numbered(count, tag, split, shuffle_files=False, seed=None):
+    import tensorflow as tf  # only for the tests that read tasks
+
+    return tf.data.Dataset.from_tensor_slices({"targets": [f"{tag}{i}" for i in range(count)]})
+
+
+@pytest.fixture
+def made(vocabulary_path):
+    """Makes tasks and mixtures of one's own, as a module that a gin file imports does."""
+    import seqio  # loads tensorflow
+
+    from tasks.vocabularies import SeqioBPEVocabulary
+
+    names, mixtures = [], []
+
+    def task(name, count=40, vocabulary=vocabulary_path, read=None, **changes):
+        ids = seqio.Feature(SeqioBPEVocabulary(vocabulary))
+        settings = {
+            "preprocessors": [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+            "output_features": {"targets": ids},
+            "shuffle_buffer_size": 10,
+            **changes,
+        }
+        source = seqio.FunctionDataSource(
+            read or functools.partial(numbered, count, name), ["train"]
+        )
+        names.append(name)
+        return seqio.TaskRegistry.add(name, source=source, **settings)
+
+    def mixture(name, parts):
+        mixtures.append(name)
+        return seqio.MixtureRegistry.add(name, parts)
+
+    task.mixture, task.feature = mixture, seqio.Feature(SeqioBPEVocabulary(vocabulary_path))
+    yield task
+    for name in mixtures:
+        seqio.MixtureRegistry.remove(name)
+    for name in names:
+        seqio.TaskRegistry.remove(name)

@@ -1,0 +1,184 @@
+"""A seqio task or mixture as it is found: its name, vocabulary, splits, source and examples.
+
+What holds of mixtures alone is in `mixtures`, what `seqio_cache_tasks` wrote in `cached_tasks`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from detox_jax import terminal
+from detox_jax.errors import UserError
+from detox_jax.tags import Tags
+from detox_jax.vocabulary import Vocabulary
+
+# Accelerators are JAX's; TensorFlow reads and packs on the host.
+_HIDDEN_DEVICES = ("GPU", "TPU")
+Row = dict[str, np.ndarray]
+_EXAMPLES_AT_ONCE = 512
+
+
+def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
+    """A task or mixture by name, or itself.
+
+    Raises:
+      UserError: if the name is not registered, with names near it.
+    """
+    with terminal.without_notes():
+        for device in _HIDDEN_DEVICES:
+            tf.config.set_visible_devices([], device)
+    if not isinstance(mixture_or_task, str):
+        return mixture_or_task
+    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if mixture_or_task not in names:
+        near = difflib.get_close_matches(mixture_or_task, names) or sorted(names)
+        raise UserError(
+            f"MIXTURE_OR_TASK_NAME: no task {mixture_or_task!r}; did you mean {', '.join(near)}? "
+            "A task of your own must be imported by a gin file"
+        )
+    return seqio.get_mixture_or_task(mixture_or_task)
+
+
+def own_vocabulary(task: seqio.Task | seqio.Mixture) -> Vocabulary:
+    """The vocabulary of a task's `targets`, or of both sides of its pairs; a mixture's first.
+
+    Raises:
+      UserError: if it is none of ours, or if the task has features that no model would be trained
+        on.
+    """
+    features = task.output_features
+    name = "targets" if "targets" in features else "chosen"
+    if name not in features:
+        raise UserError(
+            f"task {task.name!r}: its features are {', '.join(features)}, and none of them is "
+            "'targets', which is what a model is trained on (docs/TRAINING.md)"
+        )
+    if list(features) != ["targets"] and name == "targets" and not is_of_answers(task):
+        unread = [feature for feature in features if feature != "targets"]
+        raise UserError(
+            f"task {task.name!r}: its feature {unread[0]!r} would not be read, since a model is "
+            "trained on 'targets' alone; join them in a preprocessor (docs/TRAINING.md)"
+        )
+    vocabulary = getattr(getattr(features[name], "vocabulary", None), "bpe", None)
+    if not isinstance(vocabulary, Vocabulary):
+        raise UserError(
+            f"task {task.name!r}: its feature {name!r} needs a vocabulary of tasks.vocabularies"
+        )
+    return vocabulary
+
+
+def has_split(task: seqio.Task | seqio.Mixture, split: str) -> bool:
+    """Whether a task has a split of that name."""
+    return split in task.splits
+
+
+def check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
+    """Refuses a split that a task does not have.
+
+    Raises:
+      UserError: naming those it has.
+    """
+    if not has_split(task, split):
+        raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
+
+
+def is_of_answers(task: seqio.Task | seqio.Mixture) -> bool:
+    """Whether a task's examples are questions and answers, of which only answers have a loss."""
+    return "roles" in task.output_features
+
+
+def tags_of(task: seqio.Task | seqio.Mixture) -> Tags | None:
+    """The tags that a task's documents may have in front, the first part's of a mixture."""
+    return next(iter(all_tags(task)), None)
+
+
+def all_tags(task: seqio.Task | seqio.Mixture) -> list[Tags]:
+    """Those of each task of a mixture that has some, or of a task."""
+    tags = [getattr(part.source, "tags", None) for part in parts(task)]
+    return [one for one in tags if isinstance(one, Tags)]
+
+
+def parts(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    """The tasks of a mixture; a task is its own."""
+    return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
+
+
+def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bool = False) -> Any:
+    """What the data is: paths and hashes where the source knows them, else its own description."""
+    check_split(task, split)
+    if isinstance(task, seqio.Mixture):
+        return [(part.name, describe_source(part, split, use_cached)) for part in task.tasks]
+    if use_cached:
+        return {"cached": task.get_cached_stats(split)}
+    describe = getattr(task.source, "describe", None)
+    return describe(split) if describe else str(task.source)
+
+
+def count_documents(task: seqio.Task | seqio.Mixture) -> int | None:
+    """Documents of the training split, where the source knows them; it reads what it is made of.
+
+    Raises:
+      UserError: if the data cannot be read.
+    """
+    if isinstance(task, seqio.Mixture):
+        return None
+    count = getattr(task.source, "count", None)
+    return None if count is None else {split: count(split) for split in task.splits}["train"]
+
+
+def one_epoch(
+    task: seqio.Task | seqio.Mixture, split: str, seed: int | None, use_cached: bool = False
+) -> Any:
+    """A split's examples as a `tf.data.Dataset` in one order, which a seed shuffles.
+
+    Raises:
+      UserError: if there is no such split.
+    """
+    check_split(task, split)
+    dataset = task.get_dataset(
+        sequence_length=None,
+        split=split,
+        use_cached=use_cached,
+        shuffle=seed is not None,
+        seed=seed,
+        num_epochs=1,
+        try_in_mem_cache=False,
+    )
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options)
+
+
+def ragged_examples(
+    task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
+) -> Iterator[Row]:
+    """One pass over a split, of any shapes: every host reads all of it.
+
+    Args:
+      task: no mixture.
+      split: of the task.
+      seed: of the order; the task's own where None.
+
+    Raises:
+      UserError: for a mixture, or if there is no such split.
+    """
+    if isinstance(task, seqio.Mixture):
+        raise UserError(f"mixture {task.name!r} has no order; name its tasks one by one")
+    return one_epoch(task, split, seed).as_numpy_iterator()
+
+
+def examples(
+    task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
+) -> Iterator[Row]:
+    """One epoch of a task's examples, of fixed shapes; shuffled where there is a seed."""
+    # One by one TensorFlow hands over a few thousand a second, which a small encoder outruns.
+    groups = one_epoch(task, split, seed).batch(_EXAMPLES_AT_ONCE).prefetch(tf.data.AUTOTUNE)
+    for group in groups.as_numpy_iterator():
+        size = len(next(iter(group.values())))
+        yield from ({name: column[i] for name, column in group.items()} for i in range(size))
