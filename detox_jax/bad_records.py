@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import output_settings, outputs
+from detox_jax import atomic_files, output_settings
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.parallel import processes
@@ -136,7 +136,7 @@ def _write(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = sorted(others, key=lambda line: (str(line.get("file")), str(line.get("line"))))
     content = b"".join(json.dumps(line).encode() + b"\n" for line in kept + lines)
-    outputs.write_bytes(path, content, in_output=False)
+    atomic_files.write_bytes(path, content, in_output=False)
 
 
 def opened(policy: BadRecords, writes: bool = True) -> Aside | None:

@@ -19,7 +19,7 @@ from detox_jax import (
     compilation_cache,
     configuration,
     extras,
-    outputs,
+    manifests,
     preview,
     run_files,
     storage_watch,
@@ -222,7 +222,7 @@ def _report(error: BaseException) -> int:
 
 def version() -> str:
     """The package's version, and those that decide what is written: `0.1.0 (jax 0.10.2, ...)`."""
-    versions = outputs.versions()
+    versions = manifests.versions()
     others = ", ".join(f"{name} {number}" for name, number in [*versions.items()][1:])
     return f"{versions['detox-jax']} ({others})"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files, manifests
 from detox_jax.errors import UserError
 
 # Of inputs beyond so many bytes the first records are checked: the verb reads them all next.
@@ -83,9 +83,9 @@ class Step:
 
 def _state(path: epath.Path) -> str:
     """The state of one output."""
-    if not (path / outputs.MANIFEST).exists():
+    if not (path / manifests.MANIFEST).exists():
         return TO_DO
-    return DONE if outputs.read_manifest(path)["complete"] else BEGUN
+    return DONE if manifests.read_manifest(path)["complete"] else BEGUN
 
 
 def with_coming(methods: Sequence[Any], coming: Collection[str]) -> list[Any]:
@@ -153,7 +153,7 @@ def check_room(steps: Sequence[Step]) -> None:
     """
     needed: dict[int, int] = {}
     for step in steps:
-        if not step.needs or not outputs.is_local(step.output_dir) or step.state == DONE:
+        if not step.needs or not atomic_files.is_local(step.output_dir) or step.state == DONE:
             continue
         place = Path(step.output_dir).absolute()
         while not place.exists():
@@ -181,7 +181,7 @@ def checked_output(output_dir: str) -> None:
     Raises:
       UserError: naming it.
     """
-    if not outputs.is_local(output_dir) or isinstance(output_dir, Coming):
+    if not atomic_files.is_local(output_dir) or isinstance(output_dir, Coming):
         return
     path = Path(output_dir).absolute()
     for place in (path, *path.parents):

@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs, sources, terminal
+from detox_jax import manifests, sources, terminal
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
 from detox_jax.formats import foreign, foreign_files, record_ids, row_formats
@@ -408,8 +408,8 @@ def describe_input(source: str) -> dict[str, Any]:
 def manifest_of(source: str) -> tuple[epath.Path, dict[str, Any]] | None:
     """The manifest beside an input and its path; None where no verb of ours wrote the input."""
     directory = resolve_files(source)[0].parent
-    path = directory / outputs.MANIFEST
-    return (path, outputs.read_manifest(directory)) if path.exists() else None
+    path = directory / manifests.MANIFEST
+    return (path, manifests.read_manifest(directory)) if path.exists() else None
 
 
 def stable_hash(text: str) -> int:

@@ -26,7 +26,7 @@ from typing import Any
 import gin
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation.frontiers import check as check_frontiers
@@ -295,7 +295,7 @@ def sgeat(
     # --- figures and the report -----------------------------------------------------------------
     some_rows.bind(only)
     place.mkdir(parents=True, exist_ok=True)
-    outputs.write_bytes(place / outputs.CONFIG, config.encode(), in_output=False)
+    atomic_files.write_bytes(place / outputs.CONFIG, config.encode(), in_output=False)
     say("evaluate")
     evaluate(
         methods={
@@ -328,7 +328,7 @@ def sgeat(
         ("results.json", epath.Path(results[0])),
         ("report.html", place / "report" / "report.html"),
     ):
-        outputs.write_bytes(place / name, made.read_bytes(), in_output=False)
+        atomic_files.write_bytes(place / name, made.read_bytes(), in_output=False)
     say("done; where to look next:")
     print(
         f"  {place / 'report.html'}     pictures, tables, sample continuations\n"

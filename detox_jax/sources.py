@@ -21,7 +21,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import manifests
 from detox_jax.errors import UserError
 from detox_jax.formats import data_layout, hub_data, jsonl, row_formats, tfds_rows
 
@@ -159,7 +159,7 @@ class Source:
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says: where it was, the hash of its bytes, what was taken of it."""
-        sha256 = outputs.hash_files(self.files)
+        sha256 = manifests.hash_files(self.files)
         described = {"path": self.address, "files": len(self.files), "sha256": sha256}
         # Which files a split is, the hash says.
         taken = {n: v for n, v in self.choice.said().items() if n not in ("split", "config")}
@@ -303,8 +303,8 @@ def _part(parts: Mapping[str, list[str]], choice: Choice, source: str) -> list[s
 
 
 def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epath.Path]:
-    manifest = path / outputs.MANIFEST
-    if manifest.exists() and not outputs.read_manifest(path)["complete"]:
+    manifest = path / manifests.MANIFEST
+    if manifest.exists() and not manifests.read_manifest(path)["complete"]:
         raise UserError(f"{path}: unfinished; rerun the command that was writing it")
     if not choice.split and not choice.config and (files := _shards(path)):
         return files
@@ -371,12 +371,12 @@ def _shards(path: epath.Path) -> list[epath.Path]:
         raise UserError(f"{path}: holds {twice} plain and compressed; remove one, or name one")
     shards: dict[tuple[str, int], set[int]] = {}
     for name in names:
-        if match := outputs.SHARD.match(name):
+        if match := manifests.SHARD.match(name):
             shards.setdefault((match["name"], int(match["count"])), set()).add(int(match["index"]))
     for (name, count), indices in shards.items():
         if missing := sorted(set(range(count)) - indices):
             raise UserError(
-                f"{path}: shard {outputs.shard_name(name, missing[0], count)} is missing"
+                f"{path}: shard {manifests.shard_name(name, missing[0], count)} is missing"
             )
     if len(shards) > 1:
         names = ", ".join(sorted(f"{name} (of {count})" for name, count in shards))

@@ -28,7 +28,9 @@ import gin
 from etils import epath
 
 from detox_jax import (
+    atomic_files,
     directory_lock,
+    manifests,
     output_settings,
     outputs,
     preview,
@@ -248,12 +250,12 @@ def _write_cells(
             lines.append({**line, "state": _FAILED, "why": failed[cell.name]})
         else:
             lines.append({**line, "state": preview.DONE if cell in done else preview.TO_DO})
-    outputs.write_json(root / "cells.json", lines, in_output=False)
+    atomic_files.write_json(root / "cells.json", lines, in_output=False)
 
 
 def _write(path: epath.Path, content: bytes) -> None:
     """A file of the sweep's own directory, which is no output's."""
-    outputs.write_bytes(path, content, in_output=False)
+    atomic_files.write_bytes(path, content, in_output=False)
 
 
 class _Progress:
@@ -343,7 +345,7 @@ def _groups(cells: Sequence[Cell]) -> list[_Group]:
     """The cells by their base, each base with the rows of all of its cells."""
     groups: dict[str, _Group] = {}
     for cell in cells:
-        manifest = outputs.read_manifest(_figures(cell) / "evaluation")
+        manifest = manifests.read_manifest(_figures(cell) / "evaluation")
         settings, judges = manifest["settings"], list(manifest["scorers"])
         base = settings["methods"][BASE]
         decided = [output_settings.without_notes(part) for part in (base, settings["heldout"])]

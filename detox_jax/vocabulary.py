@@ -15,8 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
 
+from detox_jax import (
+    atomic_files,
+    output_settings,
+    outputs,
+    preview,
+    records,
+    terminal,
+    tokenizer_files,
+)
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, preview, records, terminal, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count
 from detox_jax.preview import Step
@@ -94,7 +102,7 @@ class Vocabulary:
         directory = epath.Path(path)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
-            outputs.write_bytes(directory / name, content)
+            atomic_files.write_bytes(directory / name, content)
 
     @property
     def files(self) -> Mapping[str, bytes]:

@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import manifests, records
 from detox_jax.errors import UserError
 from detox_jax.zero_shot.questions import Question
 from tasks import questions
@@ -99,7 +99,7 @@ class FileSource(MemorySource):
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests."""
         del split
-        return {"sha256": outputs.hash_files(self.files)}
+        return {"sha256": manifests.hash_files(self.files)}
 
     def list_shards(self, split: str) -> list[str]:
         """The files."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import outputs, records
+from detox_jax import manifests, records
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from tasks.memory_source import MemorySource
@@ -59,7 +59,7 @@ class TextSource(MemorySource):
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests; where it lies does not matter."""
         if self._reads_text:
-            hashed = {"sha256": outputs.hash_files(_text_files(self.path(split)))}
+            hashed = {"sha256": manifests.hash_files(_text_files(self.path(split)))}
         else:
             hashed = described(self.path(split))
         _, aside = self._documents(split) if self._sets_aside else (None, None)

@@ -6,7 +6,7 @@ import pytest
 import seqio
 from etils import epath
 
-from detox_jax import bad_records, cli, outputs, records
+from detox_jax import bad_records, cli, manifests, records
 from detox_jax.errors import UserError
 from detox_jax.formats import foreign_files
 from detox_jax.generation.prompts import PromptFile
@@ -138,7 +138,7 @@ def test_a_verb_counts_in_its_manifest_and_the_policy_decides(tmp_path, verb, mo
     flags += [*setting, f"--gin.bad_records.SetAside.path={tmp_path / 'bad.jsonl'}"]
     flags += [f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
     assert cli.main(flags) == 0, capsys.readouterr().err
-    manifest = outputs.read_manifest(epath.Path(tmp_path / "out"))
+    manifest = manifests.read_manifest(epath.Path(tmp_path / "out"))
     assert manifest["bad_records"] == {"records": 21, "set_aside": 1}
     assert manifest["settings"]["bad_records"]["most"] == 0.1
     assert len(_set_aside(tmp_path)) == 1
@@ -151,7 +151,7 @@ def test_the_default_leaves_no_trace_in_settings(tmp_path, capsys):
     (tmp_path / "d.jsonl").write_bytes(b"\n".join(GOOD))
     flags = [f"--gin.INPUT={tmp_path / 'd.jsonl'}", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
     assert cli.main(["score", *flags]) == 0, capsys.readouterr().err
-    manifest = outputs.read_manifest(epath.Path(tmp_path / "out"))
+    manifest = manifests.read_manifest(epath.Path(tmp_path / "out"))
     assert "bad_records" not in manifest and "bad_records" not in manifest["settings"]
 
 

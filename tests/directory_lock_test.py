@@ -11,7 +11,7 @@ import textwrap
 import pytest
 from etils import epath
 
-from detox_jax import directory_lock, outputs
+from detox_jax import atomic_files, directory_lock, manifests, outputs
 from detox_jax.errors import Unavailable
 from detox_jax.interop import staging
 from detox_jax.records import Document
@@ -62,7 +62,7 @@ def test_a_conversion_at_work_is_swept_away_by_nobody(tmp_path, holder):
         with staging.staged(target, {}):
             pass
     outputs.remove_partial_files(epath.Path(tmp_path))
-    assert (at_work / outputs.MANIFEST).exists() and not (tmp_path / "x").exists()
+    assert (at_work / manifests.MANIFEST).exists() and not (tmp_path / "x").exists()
     holder.kill()
     holder.wait()
     with staging.staged(target, {}) as output:
@@ -158,8 +158,8 @@ def test_a_directory_that_is_removed_ends_its_run_in_one_line(tmp_path, comes_ag
 def test_files_and_directories_of_a_directory_that_is_removed(tmp_path):
     gone = epath.Path(tmp_path / "gone")
     for write in (
-        lambda: outputs.write_bytes(gone / "table.md", b""),
-        lambda: outputs.make_subdirectory(gone / "figures"),
+        lambda: atomic_files.write_bytes(gone / "table.md", b""),
+        lambda: atomic_files.make_subdirectory(gone / "figures"),
     ):
         with pytest.raises(Unavailable, match="gone: was removed while it was being written"):
             write()

@@ -17,9 +17,11 @@ BASICS = {
     "output_settings",
     "directory_lock",
     "shared_steps",
+    "formats.jsonl",
+    "atomic_files",
+    "manifests",
     "outputs",
     "preview",
-    "formats.jsonl",
     "bad_records",
     "records",
     "formats.plain_documents",
@@ -54,20 +56,22 @@ ALLOWED = {
     "terminal": {"compilations", "parallel.processes"},
     "output_settings": {"errors", "parallel.processes"},
     "directory_lock": {"errors"},
+    "atomic_files": {"directory_lock", "errors", "parallel.processes"},
+    "manifests": {"atomic_files", "errors", "formats.jsonl", "output_settings"},
     "outputs": {
-        *("directory_lock", "errors", "formats.jsonl", "parallel.processes", "output_settings"),
-        "shared_steps",
+        *("atomic_files", "directory_lock", "errors", "manifests", "parallel.processes"),
+        *("output_settings", "shared_steps"),
     },
-    "preview": {"errors", "outputs"},
+    "preview": {"atomic_files", "errors", "manifests"},
     "bad_records": {
-        *("errors", "formats.jsonl", "output_settings", "outputs", "parallel.processes"),
+        *("atomic_files", "errors", "formats.jsonl", "output_settings", "parallel.processes"),
     },
     "sources": {
-        *("errors", "outputs", "formats.jsonl", "formats.row_formats", "formats.data_layout"),
+        *("errors", "manifests", "formats.jsonl", "formats.row_formats", "formats.data_layout"),
         *("formats.hub_data", "formats.tfds_rows"),
     },
     "records": {
-        *("bad_records", "errors", "outputs", "sources", "terminal", "formats.jsonl"),
+        *("bad_records", "errors", "manifests", "sources", "terminal", "formats.jsonl"),
         *("formats.foreign", "formats.foreign_files", "formats.record_ids", "formats.row_formats"),
     },
     "record_blocks": {
@@ -77,8 +81,8 @@ ALLOWED = {
     },
     "tokenizer_files": {"errors", "formats.jsonl"},
     "vocabulary": {
-        *("bad_records", "errors", "kinds", "output_settings", "outputs", "preview", "records"),
-        *("terminal", "tokenizer_files"),
+        *("atomic_files", "bad_records", "errors", "kinds", "output_settings", "outputs"),
+        *("preview", "records", "terminal", "tokenizer_files"),
     },
     "chat": {"errors", "kinds", "tokenizer_files", "vocabulary"},
     "tags": {"errors", "kinds", "records", "vocabulary"},
@@ -120,7 +124,10 @@ ALLOWED = {
     # What `train` is handed: it draws, scores and measures, which `training` may not.
     "probe": {*MODEL, "training", "generation", "toxicity", "evaluation"},
     # What `sgeat` is told, and how it goes about it.
-    "method": {"errors", "kinds", "outputs", "preview", "terminal", "models", "generation"},
+    "method": {
+        *("atomic_files", "errors", "kinds", "manifests", "outputs", "preview", "terminal"),
+        *("models", "generation"),
+    },
     "sgeat": {
         *BASICS,
         *("checkpoints", "models", "generation", "method", "evaluation.frontiers"),
@@ -171,7 +178,7 @@ WITHIN = {
     "method.corpus": {"kinds", "generation", "method.called_verbs"},
     "method.method": {"errors", "models", "generation", "method.called_verbs", "method.corpus"},
     "method.seeds": {"method.method"},
-    "method.places": {"outputs", "generation", "method.corpus", "method.method"},
+    "method.places": {"manifests", "generation", "method.corpus", "method.method"},
     "method.fitted_vectors": {
         *("errors", "generation", "method.called_verbs", "method.corpus", "method.method"),
         "method.places",
@@ -184,7 +191,7 @@ WITHIN = {
         *("errors", "method.called_verbs", "method.corpus", "method.method"),
         "method.fitted_vectors",
     },
-    "method.narrator": {"outputs", "terminal"},
+    "method.narrator": {"atomic_files", "outputs", "terminal"},
     "method.run_preview": {
         *("errors", "preview", "generation", "method.corpus", "method.method"),
         *("method.fitted_vectors", "method.makers", "method.places"),

@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import math
-import os
 
 import pytest
 from etils import epath
 
-from detox_jax import outputs, records
-from detox_jax.errors import Unavailable, UserError
-from detox_jax.parallel import processes
+from detox_jax import atomic_files, manifests, outputs, records
+from detox_jax.errors import UserError
 
 
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path):
@@ -27,7 +24,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path):
 
     run(tmp_path / "whole")
     run(tmp_path / "killed", stop_after=0)
-    assert not outputs.read_manifest(epath.Path(tmp_path / "killed"))["complete"]
+    assert not manifests.read_manifest(epath.Path(tmp_path / "killed"))["complete"]
     run(tmp_path / "killed")
     run(tmp_path / "killed")
     whole, killed = [
@@ -50,13 +47,13 @@ def test_an_output_directory_of_another_verb_or_of_nobody_is_refused(tmp_path):
     with pytest.raises(UserError, match="below: cannot be written: Not a directory"):
         outputs.OutputDirectory(str(tmp_path / "p" / "d.jsonl" / "below"), "filter", {})
     with pytest.raises(UserError, match="no manifest.json; not an output of detox-jax"):
-        outputs.read_manifest(epath.Path(tmp_path / "p"))
+        manifests.read_manifest(epath.Path(tmp_path / "p"))
 
 
 @pytest.mark.parametrize("changed", [{"verb": "a\nb"}, {"settings": {"c\nd": 1}}], ids=str)
 def test_what_a_damaged_manifest_says_is_shown_in_one_line(tmp_path, changed):
     outputs.OutputDirectory(str(tmp_path), "score", {}).finish()
-    manifest = outputs.read_manifest(epath.Path(tmp_path))
+    manifest = manifests.read_manifest(epath.Path(tmp_path))
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | changed))
     with pytest.raises(UserError, match="a b|c d") as refusal:
         outputs.OutputDirectory(str(tmp_path), "score", {})
@@ -77,25 +74,6 @@ def test_a_manifest_is_a_function_of_the_settings(tmp_path):
         *("schema_version", "verb", "complete", "settings", "versions", "counts")
     ]
     assert (manifest["schema_version"], manifest["verb"]) == (2, "score")
-
-
-def test_bytes_of_json_and_of_json_lines(tmp_path):
-    path = epath.Path(tmp_path / "file")
-    outputs.write_json(path, {"b": ["é"], "a": 1})
-    assert path.read_text() == '{\n  "b": [\n    "é"\n  ],\n  "a": 1\n}\n'
-    texts = ["é", "lone \ud800"]  # A lone surrogate has no bytes of its own.
-    assert outputs.write_jsonl(path, [records.Generation(text) for text in texts]) == 2
-    assert path.read_text() == (
-        '{"text": "é", "toxicity": null}\n{"text": "lone \\ud800", "toxicity": null}\n'
-    )
-
-
-def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
-    for index in (1, 0):
-        run = processes.Processes(index, ("a", "b"))
-        monkeypatch.setattr(processes, "current", lambda run=run: run)
-        outputs.write_bytes(epath.Path(tmp_path / "file"), b"x")
-        assert (tmp_path / "file").exists() == (index == 0)
 
 
 def test_a_file_that_comes_late_is_waited_for(tmp_path, monkeypatch):
@@ -169,7 +147,7 @@ def test_a_place_is_a_note_and_not_compared(tmp_path):
         settings = {"inputs": [{"path": place, "sha256": "0"}]}
         output = outputs.OutputDirectory(str(tmp_path / "o"), "score", settings)
         assert not output.complete
-        assert outputs.read_manifest(output.path)["settings"] == settings
+        assert manifests.read_manifest(output.path)["settings"] == settings
         output.write_shard("d", 0, 1, [])
     output.finish()
     (tmp_path / "o").rename(tmp_path / "moved")
@@ -180,7 +158,7 @@ def test_a_place_is_a_note_and_not_compared(tmp_path):
 def test_an_output_without_results_takes_new_settings(tmp_path):
     outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 1})
     output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 2})
-    assert outputs.read_manifest(output.path)["settings"] == {"seed": 2}
+    assert manifests.read_manifest(output.path)["settings"] == {"seed": 2}
     (tmp_path / "o" / "notes.txt").write_text("no result")
     with pytest.raises(UserError, match="seed: 2 there, 3 now"):
         outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 3})
@@ -193,26 +171,12 @@ def test_an_output_without_results_takes_new_settings(tmp_path):
 def test_a_run_of_version_1_goes_on_where_its_settings_agree(tmp_path):
     output = outputs.OutputDirectory(str(tmp_path / "o"), "generate", {"seed": 1})
     output.write_shard("d", 0, 1, [])
-    manifest = outputs.read_manifest(output.path)
-    outputs.write_json(output.path / "manifest.json", {**manifest, "schema_version": 1})
+    manifest = manifests.read_manifest(output.path)
+    atomic_files.write_json(output.path / "manifest.json", {**manifest, "schema_version": 1})
     with pytest.raises(UserError, match="seed: 1 there, 2 now"):
         outputs.OutputDirectory(str(tmp_path / "o"), "generate", {"seed": 2, "dtype": None})
     outputs.OutputDirectory(str(tmp_path / "o"), "generate", {"seed": 1, "dtype": None})
-    assert outputs.read_manifest(output.path)["schema_version"] == 2
-
-
-def test_a_manifest_of_a_later_version_is_refused(tmp_path):
-    output = outputs.OutputDirectory(str(tmp_path / "o"), "generate", {})
-    outputs.write_json(output.path / "manifest.json", {**output.manifest, "schema_version": 3})
-    with pytest.raises(UserError, match="of version 3, this is version 2; a later detox-jax"):
-        outputs.read_manifest(output.path)
-
-
-def test_what_json_does_not_have_becomes_null():
-    value = {"a": [math.nan, 1.5, (math.inf,)], "b": {"c": -math.inf}, "d": "text", "e": True}
-    finite = outputs.finite(value)
-    assert finite == {"a": [None, 1.5, [None]], "b": {"c": None}, "d": "text", "e": True}
-    json.dumps(finite, allow_nan=False)
+    assert manifests.read_manifest(output.path)["schema_version"] == 2
 
 
 # --- shards that are not held -----------------------------------------------------------------
@@ -237,7 +201,7 @@ def test_lines_are_written_as_they_come_and_counted(tmp_path):
     whole = outputs.OutputDirectory(str(tmp_path / "whole"), "score", {})
     whole.write_shard("d", 0, 1, [records.Document("a", "x"), records.Document("b", "y")])
     piecewise = outputs.OutputDirectory(str(tmp_path / "piecewise"), "score", {})
-    each = outputs.encode_lines([records.Document("a", "x"), records.Document("b", "y")])
+    each = atomic_files.encode_lines([records.Document("a", "x"), records.Document("b", "y")])
     piecewise.write_lines("d", 0, 1, iter(each))
     assert piecewise.manifest == whole.manifest
 
@@ -291,24 +255,6 @@ def test_a_damaged_shard_of_an_unfinished_output_is_made_again(tmp_path, damage)
         assert (tmp_path / "o" / file.name).read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_shard_of_a_finished_output_is_an_error_that_names_it(tmp_path, damage):
-    shard = of_three_shards(tmp_path / "o", finish=True)
-    assert records.describe_input(str(tmp_path / "o"))["files"] == 3
-    shard.write_bytes(DAMAGES[damage](shard.read_bytes()))
-    with pytest.raises(UserError, match="d-00001-of-00003.jsonl: damaged: .* `score` wrote"):
-        records.describe_input(str(tmp_path / "o"))
-
-
-def test_shards_are_counted_and_hashed_in_the_manifest(tmp_path):
-    of_three_shards(tmp_path / "o", finish=True)
-    shards = json.loads((tmp_path / "o" / "manifest.json").read_text())["shards"]
-    assert [*shards] == [f"d-{i:05d}-of-00003.jsonl" for i in range(3)]
-    assert {shard["records"] for shard in shards.values()} == {1}
-    for name, shard in shards.items():
-        assert shard["sha256"] == outputs.hash_files([epath.Path(tmp_path / "o" / name)])
-
-
 def test_what_a_kill_left_half_written_is_removed_wherever_it_lies(tmp_path):
     """But nothing of an output below, which another run may be writing."""
     for place in (".", "figures", "below", "begun"):
@@ -320,34 +266,6 @@ def test_what_a_kill_left_half_written_is_removed_wherever_it_lies(tmp_path):
     outputs.remove_partial_files(epath.Path(tmp_path))
     left = {path.parent.name for path in tmp_path.rglob("*.partial")}
     assert left == {"below", "begun"}
-
-
-def test_what_a_kill_left_of_a_file_outside_of_outputs_goes_when_it_is_written(tmp_path):
-    left = (".a.html.0123abcd.partial", ".b.html.0123abcd.partial", ".a.html.0123abcd")
-    for name in left:
-        (tmp_path / name).write_text("half")
-    (tmp_path / ".a.html.89abcdef.partial").mkdir()  # No file that was being written.
-    outputs.write_bytes(epath.Path(tmp_path / "a.html"), b"whole", in_output=False)
-    assert {*os.listdir(tmp_path)} == {*left[1:], ".a.html.89abcdef.partial", "a.html"}
-    assert (tmp_path / "a.html").read_text() == "whole"
-
-
-def test_two_that_write_a_file_outside_of_outputs_do_not_disturb_each_other(tmp_path, monkeypatch):
-    """Either removes what the other is writing."""
-    fsync, removed = os.fsync, []
-
-    def remove_first(descriptor):
-        if not removed:
-            removed.extend(tmp_path.glob("*.partial"))
-            removed[0].unlink()
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", remove_first)
-    outputs.write_json(epath.Path(tmp_path / "a.json"), {"a": 1}, in_output=False)
-    assert len(removed) == 1 and os.listdir(tmp_path) == ["a.json"]
-    with pytest.raises(Unavailable, match="removed"):
-        removed.clear()
-        outputs.write_json(epath.Path(tmp_path / "a.json"), {"a": 1})
 
 
 def test_a_training_of_another_length_is_told_how_to_go_on(tmp_path):

@@ -7,7 +7,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detox_jax import outputs, records
+from detox_jax import atomic_files, manifests, outputs, records
 from detox_jax.errors import UserError
 
 
@@ -98,14 +98,14 @@ def test_a_glob_names_files_in_their_order(tmp_path):
 
 def test_a_missing_shard_is_named(tmp_path):
     for index in (0, 2):
-        _write(tmp_path / outputs.shard_name("d", index, 3), GOOD.replace("a", str(index)))
+        _write(tmp_path / manifests.shard_name("d", index, 3), GOOD.replace("a", str(index)))
     with pytest.raises(UserError, match="d-00001-of-00003.jsonl is missing"):
         records.resolve_files(str(tmp_path))
 
 
 def test_two_sets_of_shards_are_ambiguous(tmp_path):
-    _write(tmp_path / outputs.shard_name("d", 0, 1), GOOD)
-    _write(tmp_path / outputs.shard_name("e", 0, 1), GOOD)
+    _write(tmp_path / manifests.shard_name("d", 0, 1), GOOD)
+    _write(tmp_path / manifests.shard_name("e", 0, 1), GOOD)
     with pytest.raises(UserError, match="several sets of shards"):
         records.resolve_files(str(tmp_path))
 
@@ -195,5 +195,5 @@ def test_round_trip_of_any_text(tmp_path_factory, rows, extra):
     """Any string survives: emoji, control characters, line separators, lone surrogates."""
     path = epath.Path(tmp_path_factory.mktemp("r") / "d.jsonl")
     documents = [records.Document(str(i), t, s, extra) for i, (t, s) in enumerate(rows)]
-    assert outputs.write_jsonl(path, documents) == len(documents)
+    assert atomic_files.write_jsonl(path, documents) == len(documents)
     assert list(records.read_documents(str(path))) == documents

@@ -5,7 +5,7 @@ import json
 import pytest
 from etils import epath
 
-from detox_jax import outputs, records, shared_steps
+from detox_jax import atomic_files, outputs, records, shared_steps
 from detox_jax.errors import UserError
 
 DOCUMENT = records.Document("a", "text")
@@ -44,7 +44,7 @@ def test_an_output_with_equal_settings_is_here_as_if_it_had_been_made_here(tmp_p
     again = opened(tmp_path / "here")
     assert again.complete and not again.is_taken_over
     # A file that is written anew is another one.
-    outputs.write_bytes(here.path / "deep" / "file", b"other")
+    atomic_files.write_bytes(here.path / "deep" / "file", b"other")
     assert (there.path / "deep" / "file").read_text() == "deep"
 
 

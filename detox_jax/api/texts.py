@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import manifests, records
 from detox_jax.api import show
 from detox_jax.api.calls import Place
 from detox_jax.errors import UserError
@@ -53,7 +53,7 @@ class Generations(Sequence[records.Prompt]):
     @property
     def manifest(self) -> dict[str, Any]:
         """The inputs with their hashes, settings, seeds, versions, and what was left out."""
-        return outputs.read_manifest(epath.Path(self.directory))
+        return manifests.read_manifest(epath.Path(self.directory))
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` of a row a continuation: id, prompt, sample, text, toxicity.
@@ -134,7 +134,7 @@ class Scores(Sequence["float | None"]):
     @property
     def manifest(self) -> dict[str, Any]:
         """The input with its hash, settings, versions, and counts."""
-        return outputs.read_manifest(epath.Path(self.directory))
+        return manifests.read_manifest(epath.Path(self.directory))
 
     @property
     def scorer(self) -> dict[str, str]:

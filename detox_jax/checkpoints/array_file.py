@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files, manifests, outputs
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 
@@ -35,7 +35,7 @@ def write(output: outputs.OutputDirectory, file: str, arrays: Mapping[str, np.nd
     stream = io.BytesIO()
     singles: dict[str, Any] = {n: np.asarray(arrays[n], np.float32) for n in sorted(arrays)}
     np.savez(stream, **singles)
-    outputs.write_bytes(output.path / file, stream.getvalue())
+    atomic_files.write_bytes(output.path / file, stream.getvalue())
 
 
 def require_fitted(
@@ -63,7 +63,7 @@ def require_fitted(
       UserError: where there is none, or an unfinished one, or one of another model.
     """
     path = epath.Path(directory)
-    manifest = outputs.read_manifest(path) if path.exists() else None
+    manifest = manifests.read_manifest(path) if path.exists() else None
     if manifest is None or manifest["verb"] != verb:
         raise UserError(f"{owner}: {directory} holds {nothing}; give an output of `{verb}`{how}")
     if not manifest["complete"]:

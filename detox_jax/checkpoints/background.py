@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import metadata
 
-from detox_jax import outputs, storage_watch
+from detox_jax import atomic_files, storage_watch
 from detox_jax.checkpoints import steps as steps_lib
 from detox_jax.errors import writing
 from detox_jax.parallel import processes
@@ -77,7 +77,7 @@ class BackgroundSaves:
         """
         self.wait()
         self._path = path = steps_lib.checkpoints_dir(self._model_dir) / str(step)
-        with outputs.staying(self._model_dir), writing(path):
+        with atomic_files.staying(self._model_dir), writing(path):
             self._checkpointer.save(path, args=content)
         self._finished = self._threads.submit(self._finish, frozenset(keep))
 
@@ -92,7 +92,7 @@ class BackgroundSaves:
         path = self._path
         finished, self._finished = self._finished, None
         if finished is not None:
-            with outputs.staying(self._model_dir), writing(path):
+            with atomic_files.staying(self._model_dir), writing(path):
                 finished.result()
 
     def __exit__(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import output_settings, outputs, preview
+from detox_jax import manifests, output_settings, outputs, preview
 from detox_jax.checkpoints import arithmetic, places, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
@@ -170,9 +170,9 @@ def _check_origin(term: Checkpoint, base: Checkpoint) -> None:
 
 def _origin(checkpoint: Checkpoint) -> str | None:
     """Fingerprint of what a whole model was made from; None where nobody wrote it down."""
-    if not (checkpoint.model_dir / outputs.MANIFEST).exists():
+    if not (checkpoint.model_dir / manifests.MANIFEST).exists():
         return None
-    manifest = outputs.read_manifest(checkpoint.model_dir)
+    manifest = manifests.read_manifest(checkpoint.model_dir)
     settings = manifest["settings"]
     if manifest["verb"] == "train" and "initial_checkpoint" in settings:
         return settings["initial_checkpoint"] or "random weights"

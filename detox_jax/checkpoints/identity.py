@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from detox_jax import output_settings, outputs
+from detox_jax import manifests, output_settings
 from detox_jax.checkpoints import places
 
 
@@ -23,8 +23,8 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
       UserError: if it is damaged.
     """
     model_dir, step = places.split(checkpoint_path)
-    if (model_dir / outputs.MANIFEST).exists():
-        manifest = outputs.read_manifest(model_dir)
+    if (model_dir / manifests.MANIFEST).exists():
+        manifest = manifests.read_manifest(model_dir)
         decided = [output_settings.without_notes(manifest["settings"]), manifest.get("versions")]
         made_from = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
         step = manifest.get("steps") if step is None else step

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as steps_lib
@@ -81,14 +81,14 @@ class LoadedModel:
 def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: Vocabulary) -> None:
     """Writes `model.json` and the vocabulary."""
     vocabulary.save(str(model_dir / places.VOCABULARY_DIR))
-    outputs.write_json(model_dir / places.MODEL_FILE, spec.to_json())
+    atomic_files.write_json(model_dir / places.MODEL_FILE, spec.to_json())
 
 
 def keep_origin(base_path: str, model_dir: epath.Path) -> None:
     """A model that is trained on from an imported one keeps what an export of it needs."""
     origin = resolve(base_path)[0] / places.ORIGIN_FILE
     if origin.exists():
-        outputs.write_bytes(model_dir / places.ORIGIN_FILE, origin.read_bytes())
+        atomic_files.write_bytes(model_dir / places.ORIGIN_FILE, origin.read_bytes())
 
 
 def read_spec(model_dir: epath.Path) -> ModelSpec:
@@ -292,7 +292,7 @@ def base_reference(base_path: str, model_dir: epath.Path) -> str:
 
 def _bucket(path: str | epath.Path) -> str | None:
     """`gs://bucket`, None of a local path."""
-    return None if outputs.is_local(path) else "/".join(str(path).split("/")[:3])
+    return None if atomic_files.is_local(path) else "/".join(str(path).split("/")[:3])
 
 
 def abstract_on_mesh(model: TransformerLM, mesh: Mesh) -> params_lib.Params:

@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.errors import (
@@ -67,7 +67,7 @@ def checkpoints_dir(model_dir: epath.Path) -> epath.Path:
 
 def absolute(path: epath.Path) -> epath.Path:
     """The path as Orbax wants it: absolute, where it is local."""
-    return epath.Path(os.path.abspath(path)) if outputs.is_local(path) else path
+    return epath.Path(os.path.abspath(path)) if atomic_files.is_local(path) else path
 
 
 def saved_steps(model_dir: epath.Path) -> list[int]:
@@ -128,7 +128,7 @@ def remove_here(model_dir: epath.Path, steps: Sequence[int]) -> None:
     """`remove`, in a process that asks no other."""
     for step in sorted(steps, reverse=True):
         path = checkpoints_dir(model_dir) / str(step)
-        if outputs.is_local(path):  # `remove_unfinished` knows the name.
+        if atomic_files.is_local(path):  # `remove_unfinished` knows the name.
             path = path.rename(path.parent / f"{step}.orbax-checkpoint-tmp")
         else:  # Which knows no renaming; without its mark a step is none.
             (path / _MARK).unlink(missing_ok=True)

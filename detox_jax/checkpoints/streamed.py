@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import steps as steps_lib
@@ -57,7 +57,7 @@ def mapped_zeros(directory: epath.Path, shapes: Shapes, dtype: Any) -> dict[str,
 @contextlib.contextmanager
 def scratch(output: epath.Path) -> Iterator[epath.Path]:
     """A directory for `mapped_zeros`: in an output on a disk, elsewhere for one in a bucket."""
-    place = output if outputs.is_local(output) else None
+    place = output if atomic_files.is_local(output) else None
     with tempfile.TemporaryDirectory(dir=place, prefix=".sum.", suffix=".partial") as directory:
         yield epath.Path(directory)
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import manifests
 from detox_jax.classifiers import classifier_files
 from detox_jax.classifiers.classifier_text import ClassifierTokenizer
 from detox_jax.classifiers.published import SIGMOID, choose_output
@@ -111,8 +111,8 @@ class ClassifierScorer:
 
     def _fingerprint(self, opened: classifier_files.Classifier) -> str:
         """Batches and mesh are left out: they change a score by rounding alone."""
-        digest = hashlib.sha256(outputs.hash_files(opened.files).encode())
-        digest.update(outputs.hash_files(self._tokenizer.files).encode())
+        digest = hashlib.sha256(manifests.hash_files(opened.files).encode())
+        digest.update(manifests.hash_files(self._tokenizer.files).encode())
         settings = (self.label, self.activation, self.max_length, opened.config.dtype)
         digest.update(repr(settings).encode())
         return f"classifier-{VERSION}-{self.label}-{digest.hexdigest()[:12]}"

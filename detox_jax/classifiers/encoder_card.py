@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.classifiers.classifier import RELIABILITY_FILE, ClassifierScorer
 from detox_jax.records import TOXIC
 from detox_jax.toxicity import quality
@@ -108,7 +108,7 @@ def write(
         report["labels"][label].get("calibration_error"),
         f"{label} at least {TOXIC}, held-out texts",
     )
-    outputs.write_json(directory / RELIABILITY_FILE, {"label": label, **reliability})
+    atomic_files.write_json(directory / RELIABILITY_FILE, {"label": label, **reliability})
     lines = ["---", "library_name: transformers", "pipeline_tag: text-classification"]
     lines += ["tags: [toxicity]", "---", "", "# Toxicity classifier", ""]
     lines += ["Trained and exported with detox_jax (`detox-jax train_scorer`).", ""]
@@ -119,4 +119,4 @@ def write(
     lines += ["## Quality", "", "On held-out text of the same task, never trained on.", ""]
     lines += [*table(report), ""]
     lines += ["A model of its training text: judge it on your own before you trust it.", ""]
-    outputs.write_bytes(directory / CARD_FILE, "\n".join(lines).encode())
+    atomic_files.write_bytes(directory / CARD_FILE, "\n".join(lines).encode())

@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers.encoders import FAMILIES
 from detox_jax.interop.safetensors_io import SINGLE_FILE
@@ -71,7 +71,7 @@ def write(
         ours = [params[path][layer] if tensor.layered else params[path] for path in tensor.paths]
         tensors[name] = np.ascontiguousarray(tensor.layout.write(ours), np.float32)
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-    outputs.write_bytes(directory / SINGLE_FILE, content)
+    atomic_files.write_bytes(directory / SINGLE_FILE, content)
     unlabelled = {name: value for name, value in fields.items() if name not in _LABEL_FIELDS}
     labelled = {
         "architectures": [family.architecture],
@@ -80,4 +80,4 @@ def write(
         "label2id": {label: i for i, label in enumerate(labels)},
         "dtype": "float32",
     }
-    outputs.write_json(directory / CONFIG_FILE, {**unlabelled, **labelled})
+    atomic_files.write_json(directory / CONFIG_FILE, {**unlabelled, **labelled})

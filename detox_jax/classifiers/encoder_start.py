@@ -16,7 +16,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from detox_jax import outputs
+from detox_jax import atomic_files, manifests
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers import encoder_bodies, encoder_export
 from detox_jax.classifiers.classifier_text import ClassifierTokenizer
@@ -105,7 +105,7 @@ class EncoderStart:
         if self.path is not None:
             source, body = self._pretrained(num_labels)
             _tokenizer(source, body.config, length)
-            return {"sha256": outputs.hash_files(body.files)}
+            return {"sha256": manifests.hash_files(body.files)}
         if self.vocab_size < _SMALLEST_VOCABULARY:
             raise UserError(
                 f"VOCAB_SIZE is {self.vocab_size}; a vocabulary of word pieces needs at least "
@@ -132,7 +132,7 @@ class EncoderStart:
             config = dataclasses.replace(body.config, dropout_rate=self.dropout_rate)
             tokenizer = _tokenizer(source, config, length)
             for file in tokenizer.files:
-                outputs.write_bytes(directory / file.name, file.read_bytes())
+                atomic_files.write_bytes(directory / file.name, file.read_bytes())
             return Started(config, body.fields, tokenizer, body.read_parameters())
         file = directory / TOKENIZER_FILE
         if not file.exists():  # Written last: a killed run goes on.
@@ -186,8 +186,8 @@ def _train_word_pieces(
         **{f"{name}_token": token for name, token in _SPECIAL.items()},
     }
     content = json.dumps(config, indent=2) + "\n"
-    outputs.write_bytes(directory / TOKENIZER_CONFIG_FILE, content.encode())
-    outputs.write_bytes(directory / TOKENIZER_FILE, tokenizer.to_str(pretty=False).encode())
+    atomic_files.write_bytes(directory / TOKENIZER_CONFIG_FILE, content.encode())
+    atomic_files.write_bytes(directory / TOKENIZER_FILE, tokenizer.to_str(pretty=False).encode())
 
 
 def _uncased(model: models.WordPiece) -> tokenizers.Tokenizer:

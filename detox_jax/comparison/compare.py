@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, preview, records, terminal
+from detox_jax import atomic_files, output_settings, outputs, preview, records, terminal
 from detox_jax.comparison import agreement, drawing, rankings, tables
 from detox_jax.comparison.comparison import Comparison, Pair, Provenance
 from detox_jax.errors import UserError
@@ -79,8 +79,10 @@ def compare(
         points = {scorer: _flat(methods)[0] for scorer, methods in scored.items()}
         files = {**tables.files(comparison), **_pictures(comparison, points)}
         for name, content in files.items():
-            outputs.write_bytes(output.path / name, content)
-        outputs.write_json(output.path / COMPARISON_FILE, outputs.finite(to_json(comparison)))
+            atomic_files.write_bytes(output.path / name, content)
+        atomic_files.write_json(
+            output.path / COMPARISON_FILE, atomic_files.finite(to_json(comparison))
+        )
         texts = comparison.pairs[0].compared.texts
         output.finish(scorers=to_json(comparison.scorers), texts=texts)
     file = output.path / COMPARISON_FILE

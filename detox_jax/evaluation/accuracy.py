@@ -14,7 +14,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import outputs, records
+from detox_jax import manifests, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import statistics
 from detox_jax.evaluation.metric_names import (
@@ -72,19 +72,19 @@ def describe(directory: str | None) -> dict[str, Any] | None:
     """
     if directory is None:
         return None
-    return {"path": directory, "sha256": outputs.hash_files(_files(directory).values())}
+    return {"path": directory, "sha256": manifests.hash_files(_files(directory).values())}
 
 
 def _files(directory: str) -> dict[str, epath.Path]:
     """The file of each task's answers, in the order of the run."""
     path = epath.Path(directory)
-    manifest = outputs.read_manifest(path)
+    manifest = manifests.read_manifest(path)
     if manifest.get("verb") != "choices":
         raise UserError(f"{directory}: not written by `choices`; give the directory that it wrote")
     if not manifest["complete"]:
         raise UserError(f"{directory}: unfinished; rerun the `choices` that was writing it")
     names = manifest["settings"]["tasks"]
-    return {name: path / outputs.shard_name(name, 0, 1) for name in names}
+    return {name: path / manifests.shard_name(name, 0, 1) for name in names}
 
 
 def read(directories: Mapping[str, str | None]) -> dict[str, Answers]:

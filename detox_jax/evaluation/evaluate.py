@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import output_settings, outputs, preview, records, segmenters, terminal
+from detox_jax import atomic_files, output_settings, outputs, preview, records, segmenters, terminal
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
@@ -256,7 +256,7 @@ def evaluate(
             )
             paths = {name: method.checkpoint_path for name, method in named.items()}
             place = output.path / scorer
-            outputs.make_subdirectory(place)
+            atomic_files.make_subdirectory(place)
             picture_data.write(place, scored, paths, generations[scorer])
             results_files.write(place / RESULTS_FILE, results)
         named_scorers = {} if "" in judged else {"scorers": [*judged]}

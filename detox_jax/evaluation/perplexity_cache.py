@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, records, segmenters, shared_steps
+from detox_jax import atomic_files, output_settings, records, segmenters, shared_steps
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
@@ -199,10 +199,10 @@ class PerplexityReader:
             return measured
         self.directory.mkdir(parents=True, exist_ok=True)
         written = {"inputs": inputs, "perplexity": to_json(measured)}
-        outputs.write_json(file, written)
+        atomic_files.write_json(file, written)
         if elsewhere is None and shared is not None:
             shared.parent.mkdir(parents=True, exist_ok=True)
-            outputs.write_json(shared, written, in_output=False)
+            atomic_files.write_json(shared, written, in_output=False)
         return measured
 
 

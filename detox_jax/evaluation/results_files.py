@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files, manifests, outputs
 from detox_jax.errors import UserError
 from detox_jax.evaluation import soundness
 from detox_jax.evaluation.results import SCHEMA_VERSION, Reliability, Results
@@ -252,9 +252,9 @@ def of_each_scorer(source: str) -> list[str]:
     Any other source is its own only one.
     """
     path = epath.Path(source)
-    if not path.is_dir() or not (path / outputs.MANIFEST).exists():
+    if not path.is_dir() or not (path / manifests.MANIFEST).exists():
         return [source]
-    scorers = outputs.read_manifest(path).get("scorers") or []
+    scorers = manifests.read_manifest(path).get("scorers") or []
     return [str(path / scorer) for scorer in scorers] or [source]
 
 
@@ -293,7 +293,7 @@ def _version(path: epath.Path, value: Mapping[str, Any]) -> int:
 
 def write(path: epath.Path, value: Results | Prompts | Sequence[Sample] | Training) -> None:
     """Writes one of the files, which `load` reads."""
-    outputs.write_json(path, outputs.finite(to_json(value)))
+    atomic_files.write_json(path, atomic_files.finite(to_json(value)))
 
 
 # --- names ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.errors import UserError
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def to_json(value: Any) -> Any:
-    """What `json.dumps` takes; numbers that are not finite stay as they are (`outputs.finite`)."""
+    """What `json.dumps` takes; numbers that are not finite stay (`atomic_files.finite`)."""
     if dataclasses.is_dataclass(value):
         written = {}
         for field in dataclasses.fields(value):
@@ -83,7 +83,7 @@ def read_json(path: epath.Path, kind: type = dict) -> Any:
         value = json.loads(path.read_bytes().decode())
         # A lone surrogate, which JSON can spell, has no UTF-8 form and no glyph; it becomes "?".
         value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-        value = outputs.finite(value)
+        value = atomic_files.finite(value)
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, kind):

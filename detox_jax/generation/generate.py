@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from detox_jax import chat, output_settings, outputs, preview, records, terminal
+from detox_jax import chat, manifests, output_settings, outputs, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import asking
@@ -264,9 +264,9 @@ def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
     if behind is None:
         return
     model_dir, _ = checkpoints.resolve(checkpoint_path)
-    if not (model_dir / outputs.MANIFEST).exists():
+    if not (model_dir / manifests.MANIFEST).exists():
         return
-    data = outputs.read_manifest(model_dir)["settings"].get("data")
+    data = manifests.read_manifest(model_dir)["settings"].get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
     trained = source.get("tags") if isinstance(source, Mapping) else None
     if not trained:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detox_jax import output_settings, outputs, preview
+from detox_jax import atomic_files, manifests, output_settings, outputs, preview
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.human import answers, outcomes, tables
 from detox_jax.human import key as keys
@@ -63,9 +63,9 @@ def human_results(
         arguments,
         free=FREE,
         instead={
-            "key": {"key": {"path": key, "sha256": outputs.hash_files([keys.file_of(key)])}},
+            "key": {"key": {"path": key, "sha256": manifests.hash_files([keys.file_of(key)])}},
             "sheets": {
-                "sheets": [{"path": str(f), "sha256": outputs.hash_files([f])} for f in files]
+                "sheets": [{"path": str(f), "sha256": manifests.hash_files([f])} for f in files]
             },
         },
     )
@@ -82,10 +82,10 @@ def human_results(
             settings=settings,
             versions=output.manifest["versions"],
         )
-        outputs.write_json(output.path / RESULTS_FILE, outputs.finite(to_json(results)))
+        atomic_files.write_json(output.path / RESULTS_FILE, atomic_files.finite(to_json(results)))
         markdown, csv = tables.markdown(results), tables.csv_table(results)
-        outputs.write_bytes(output.path / "human_results.md", markdown.encode())
-        outputs.write_bytes(output.path / "human_results.csv", csv.encode())
+        atomic_files.write_bytes(output.path / "human_results.md", markdown.encode())
+        atomic_files.write_bytes(output.path / "human_results.csv", csv.encode())
         output.finish(raters=len(results.raters), answers=sum(x.answers for x in results.raters))
     file = output.path / RESULTS_FILE
     print(tables.markdown(from_json(HumanResults, read_json(file), str(file)), is_short=True))

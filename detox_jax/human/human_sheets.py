@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, preview, records
+from detox_jax import atomic_files, output_settings, outputs, preview, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import joined, scored_texts
 from detox_jax.evaluation.joined import Joined
@@ -121,7 +121,7 @@ def human_sheets(
     place.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if not (place / name).exists():
-            outputs.write_bytes(place / name, content, in_output=False)
+            atomic_files.write_bytes(place / name, content, in_output=False)
     if not output.complete:
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         output.finish(

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files, manifests
 from detox_jax.errors import UserError
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 
@@ -133,7 +133,7 @@ class Key:
 
 def write(path: epath.Path, key: Key) -> None:
     """Writes the key."""
-    outputs.write_json(path, to_json(key))
+    atomic_files.write_json(path, to_json(key))
 
 
 def file_of(path: str) -> epath.Path:
@@ -144,7 +144,7 @@ def file_of(path: str) -> epath.Path:
     """
     place = epath.Path(path)
     if place.is_dir():
-        if not outputs.read_manifest(place)["complete"]:
+        if not manifests.read_manifest(place)["complete"]:
             raise UserError(f"{path}: unfinished; rerun the command that was writing it")
         place = place / KEY_FILE
     if not place.exists():

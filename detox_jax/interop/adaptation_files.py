@@ -12,7 +12,7 @@ from etils import epath
 from flax import traverse_util
 from safetensors.numpy import save
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -79,6 +79,6 @@ def write(
             raise UserError(f"{directory / name}: there already; choose another directory")
     directory.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in weights.items()}
-    outputs.write_bytes(directory / weights_name, save(contiguous, metadata={"format": "pt"}))
+    atomic_files.write_bytes(directory / weights_name, save(contiguous, metadata={"format": "pt"}))
     content = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    outputs.write_bytes(directory / config_name, content.encode())
+    atomic_files.write_bytes(directory / config_name, content.encode())

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from etils import epath
 
-from detox_jax import outputs, preview, records, terminal
+from detox_jax import atomic_files, manifests, preview, records, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places, streamed
@@ -185,7 +185,7 @@ def _preview(given: Mapping[str, str], results: str | None, base: str | None) ->
         size = 4 * sum(math.prod(shape) for shape in shapes.values())
     elif start == "from_t5x":
         t5x_checkpoints.resolve(source)
-    elif not outputs.is_local(source):
+    elif not atomic_files.is_local(source):
         raise UserError(
             f"--from_hf={source}: weights are read from a disk; copy it, and give that directory"
         )
@@ -203,7 +203,7 @@ def _preview(given: Mapping[str, str], results: str | None, base: str | None) ->
     if results is not None:
         results_files.read(results_files.results_file(results))
     path = epath.Path(target)
-    if path.exists() and any(path.iterdir()) and not (path / outputs.MANIFEST).exists():
+    if path.exists() and any(path.iterdir()) and not (path / manifests.MANIFEST).exists():
         raise UserError(f"{target}: already holds something; choose another directory")
     return Step("convert", target, {}, size)
 
@@ -292,7 +292,7 @@ def import_model(
         origin = huggingface.origin(source, settings["source"])
         if card := model_card.inherited(directory):
             origin["card"] = card
-        outputs.write_json(output.path / places.ORIGIN_FILE, origin)
+        atomic_files.write_json(output.path / places.ORIGIN_FILE, origin)
         if verify:
             _verify(str(output.path), str(directory), _written(source))
         count = sum(math.prod(shape) for shape in streamed.shapes_of(source.config).values())
@@ -371,7 +371,7 @@ def export_model(
     Raises:
       UserError: for settings that cannot be, or a model that has no Hugging Face form.
     """
-    if not outputs.is_local(to_hf):
+    if not atomic_files.is_local(to_hf):
         raise UserError(f"--to_hf={to_hf}: give a local directory, and upload it from there")
     if max_shard_bytes < 1:
         raise UserError("MAX_SHARD_GB must be positive")
@@ -418,7 +418,7 @@ def export_model(
                 license,
             )
         )
-        outputs.write_bytes(output.path / model_card.CARD_FILE, card.encode())
+        atomic_files.write_bytes(output.path / model_card.CARD_FILE, card.encode())
         output.finish()
     print(f"{to_hf}: written, {export.dtype}")
     if share:

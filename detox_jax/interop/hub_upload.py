@@ -13,11 +13,11 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import directory_lock, outputs
+from detox_jax import directory_lock, manifests, outputs
 from detox_jax.errors import Unavailable, UserError, in_one_line
 
 # Ours alone: where the model lay, and how it was made, is for this disk.
-_NOT_UPLOADED = (outputs.MANIFEST, outputs.CONFIG, directory_lock.LOCK, outputs.TIMES_FILE)
+_NOT_UPLOADED = (manifests.MANIFEST, outputs.CONFIG, directory_lock.LOCK, outputs.TIMES_FILE)
 # Weights that an earlier export may have left; beside those of another sharding they would be read.
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _TRY_AGAIN = (408, 429)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs, terminal
+from detox_jax import atomic_files, manifests, terminal
 from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.params import Shapes
 from detox_jax.checkpoints.streamed import Checkpoint
@@ -123,7 +123,7 @@ def open_source(
 
 def content_hash(directory: epath.Path, tensors: TensorReader) -> str:
     """What an import records of a model's files, and a base is recognised by: a SHA-256."""
-    return outputs.hash_files([directory / CONFIG_FILE, *tensors.files])
+    return manifests.hash_files([directory / CONFIG_FILE, *tensors.files])
 
 
 def config_from(
@@ -342,7 +342,7 @@ def write_model(
             writer.write(foreign, value)
             advance()
     writer.finish()
-    outputs.write_json(directory / CONFIG_FILE, fields)
+    atomic_files.write_json(directory / CONFIG_FILE, fields)
     return writer.num_rounded / writer.num_values
 
 

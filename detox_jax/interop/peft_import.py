@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import manifests
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import places as checkpoint_places
 from detox_jax.checkpoints import streamed
@@ -117,7 +117,7 @@ def check_base(adapter: Adapter, base: Checkpoint, ignored: Sequence[str]) -> No
         return
     same = f'; if they are the same model, say so: --gin.IGNORE_FIELDS="[{BASE_FIELD!r}]"'
     recorded = huggingface.read_origin(base)
-    if recorded is None or outputs.read_manifest(base.model_dir)["verb"] != "convert":
+    if recorded is None or manifests.read_manifest(base.model_dir)["verb"] != "convert":
         was = "was trained here" if recorded is None else "was trained further here"
         raise UserError(
             f"{file}: belongs to {adapter.base_name}, and BASE {base.model_dir} {was}; give what "
@@ -306,7 +306,7 @@ def import_adapter(
     family = huggingface.choose_family(base.spec.config, huggingface.read_origin(base)).model_type
     lora, arrays = read(adapter, base.spec.config, family, ignored)
     settings = {
-        "source": {**source, "sha256": outputs.hash_files(adapter.files)},
+        "source": {**source, "sha256": manifests.hash_files(adapter.files)},
         "base": {"path": str(base_path), "fingerprint": base.fingerprint},
         **({"ignored_fields": list(ignored)} if ignored else {}),
     }

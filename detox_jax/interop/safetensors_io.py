@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 
@@ -214,7 +214,7 @@ class TensorWriter:
             }
             total = sum(_num_bytes(*spec) for spec in tensors.values())
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            outputs.write_json(directory / INDEX_FILE, index)
+            atomic_files.write_json(directory / INDEX_FILE, index)
 
     def _create(self, file: epath.Path, names: Iterable[str]) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

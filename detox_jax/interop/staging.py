@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import directory_lock, outputs
+from detox_jax import atomic_files, directory_lock, manifests, outputs
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 
@@ -28,9 +28,9 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
       InUseError: if another conversion is writing it.
     """
     path = epath.Path(target)
-    in_place = not outputs.is_local(path)
+    in_place = not atomic_files.is_local(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if path.is_dir() and (path / outputs.MANIFEST).exists():
+        if path.is_dir() and (path / manifests.MANIFEST).exists():
             output = outputs.OutputDirectory(target, "convert", settings)
             if output.complete:
                 yield None
@@ -45,7 +45,7 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
         return
     staging = path.parent / f".{path.name}.partial"
     if staging.exists():
-        with outputs.staying(staging):
+        with atomic_files.staying(staging):
             directory_lock.acquire(staging, "convert")
             staging.rmtree()
             directory_lock.release(staging)

@@ -23,7 +23,7 @@ from clu.data import dataset_iterator
 from etils import epath
 from flax import core
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -208,7 +208,7 @@ class Batches(dataset_iterator.DatasetIterator):
         # T5X has looked at the first batch when it saves the checkpoint before the first step.
         is_start = re.search(r"/checkpoint_0[./]", os.fspath(filename))
         state = self._make().state() if is_start else self._iterator.state()
-        outputs.write_json(epath.Path(filename), state)
+        atomic_files.write_json(epath.Path(filename), state)
 
     def restore(self, filename: epath.Path) -> None:
         """Goes to a position that `save` wrote."""

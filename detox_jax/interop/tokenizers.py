@@ -6,7 +6,7 @@ import json
 
 from etils import epath
 
-from detox_jax import outputs, tokenizer_files
+from detox_jax import atomic_files, tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.tokenizer_files import (
     END_OF_TEXT,
@@ -46,7 +46,7 @@ def export(vocabulary_dir: str, to: str) -> None:
             raise UserError(f"{directory / name}: another tokenizer's; choose another directory")
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        outputs.write_bytes(directory / name, content)
+        atomic_files.write_bytes(directory / name, content)
 
 
 def _config(tokenizer: tokenizer_files.TokenizerFiles) -> dict[str, object]:

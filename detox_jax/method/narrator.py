@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs, terminal
+from detox_jax import atomic_files, outputs, terminal
 
 
 class Narrator:
@@ -32,7 +32,7 @@ class Narrator:
         if self._title is not None:
             spent = self._seconds.get(self._title, 0.0) + now - self._last
             self._seconds[self._title] = round(spent, 1)
-            outputs.write_json(self._file, {"steps": list(self._steps())}, in_output=False)
+            atomic_files.write_json(self._file, {"steps": list(self._steps())}, in_output=False)
         self._title, self._last = title, now
         print(f"\n[{now - self._start:5.0f} s] {title}", flush=True)
         terminal.turn_to(title)
@@ -50,4 +50,4 @@ class Narrator:
         if not (directory / outputs.TIMES_FILE).exists():
             # Into an output that is finished, from which nothing is removed any more.
             content = self._file.read_bytes()
-            outputs.write_bytes(directory / outputs.TIMES_FILE, content, in_output=False)
+            atomic_files.write_bytes(directory / outputs.TIMES_FILE, content, in_output=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import manifests
 from detox_jax.generation.decoding import Decoding
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.method import Method
@@ -97,6 +97,6 @@ class CorpusPlaces:
             row = rows.get(row.start or "")
         if row is None:
             return {}
-        manifest = outputs.read_manifest(epath.Path(self.kept(str(row.corpus))))
+        manifest = manifests.read_manifest(epath.Path(self.kept(str(row.corpus))))
         by = manifest["filtered_by"] if "filtered_by" in manifest else manifest["scored_by"]
         return {"corpus": row.corpus, "adaptation": row.label, "filtered_by": by}

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, outputs, preview, terminal
+from detox_jax import atomic_files, manifests, output_settings, outputs, preview, terminal
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.kinds import Count, Dtype
@@ -195,7 +195,7 @@ def plan(
             case _:
                 assessment = planner.plan(*place)
         result = assessment.to_json()
-        outputs.write_json(directory / PLAN_FILE, result)
+        atomic_files.write_json(directory / PLAN_FILE, result)
         output.finish(fits=result["fits"], topology=result["topology"])
     print(plan_text.render(result))
     print(f"written to {directory / PLAN_FILE}")
@@ -229,7 +229,7 @@ def _code(modules: Sequence[str]) -> str:
     versions = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax")]
     if importlib.util.find_spec("libtpu"):
         versions.append(f"libtpu {metadata.version('libtpu')}")
-    return f"{outputs.hash_files(files)[:16]}, {', '.join(versions)}"
+    return f"{manifests.hash_files(files)[:16]}, {', '.join(versions)}"
 
 
 def _name(settings: Mapping[str, Any]) -> str:
@@ -315,7 +315,7 @@ class Planner:
             return Assessed.from_json(jsonl.json_object(file.read_bytes(), str(file)))
         with terminal.stage(f"compile {name} for {tpus.name}, mesh {sizes}, {at_once}"):
             assessed = assess(job, tpus, name, mesh, self.effort)
-        outputs.write_json(file, assessed.to_json())
+        atomic_files.write_json(file, assessed.to_json())
         return assessed
 
     def plan(self, tpus: Slice, mesh: Mesh, generation_mesh: Mesh) -> Assessment:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.evaluation import statistics
 from detox_jax.evaluation.frontiers import BUDGETS
 from detox_jax.evaluation.metric_names import EMT, TP
@@ -338,7 +338,7 @@ def csv_table(table: Matrix) -> str:
 def json_table(table: Matrix) -> str:
     """The same as JSON, with the rows within budgets."""
     rows = [_unrounded(row, row in table.bases) for row in [*table.bases, *table.rows]]
-    value = {"rows": outputs.finite(rows), "budgets": budgets(table), "legend": legend(table)}
+    value = {"rows": atomic_files.finite(rows), "budgets": budgets(table), "legend": legend(table)}
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import output_settings, outputs, preview, records, terminal
+from detox_jax import atomic_files, output_settings, outputs, preview, records, terminal
 from detox_jax.errors import UserError
 from detox_jax.evaluation import frontiers as of_evaluation
 from detox_jax.evaluation.frontiers import Frontier
@@ -126,11 +126,11 @@ def report(
             write(one, output.path, suffix, drawn, whole.results)
         if judge_tables.are_of_one_run([one.results for one in shown]):
             made = judge_tables.markdown([one.results for one in shown])
-            outputs.write_bytes(output.path / "judges.md", made.encode())
+            atomic_files.write_bytes(output.path / "judges.md", made.encode())
             made = judge_tables.csv_table([one.results for one in several])
-            outputs.write_bytes(output.path / "judges.csv", made.encode())
+            atomic_files.write_bytes(output.path / "judges.csv", made.encode())
         with terminal.stage("make the page"):
-            outputs.write_bytes(output.path / "report.html", page(shown, lines).encode())
+            atomic_files.write_bytes(output.path / "report.html", page(shown, lines).encode())
         output.finish(rows=sum(len(evaluation.results.rows) for evaluation in several))
     print(headline(shown[0].results))
     print(f"{output.path / 'report.html'}: open it in a browser")
@@ -176,10 +176,10 @@ def write(
     results = evaluation.results
     for extension, table in _TABLES.items():
         text = table(every_row or results if extension in _UNROUNDED else results)
-        outputs.write_bytes(directory / f"table{suffix}.{extension}", text.encode())
+        atomic_files.write_bytes(directory / f"table{suffix}.{extension}", text.encode())
     if results.groups:
         groups = csv_table(every_row or results)
-        outputs.write_bytes(directory / f"groups{suffix}.csv", groups.encode())
+        atomic_files.write_bytes(directory / f"groups{suffix}.csv", groups.encode())
     first = results.splits[0]
     pictures = {"toxicity": drawing.overview(measured(results, first), subject(results, first))}
     drawn = charts(evaluation)
@@ -188,14 +188,14 @@ def write(
             "md": frontier_tables.markdown(lines, results),
             "csv": frontier_tables.csv_table(lines),
         }.items():
-            outputs.write_bytes(directory / f"frontiers{suffix}.{extension}", text.encode())
+            atomic_files.write_bytes(directory / f"frontiers{suffix}.{extension}", text.encode())
         drawn.append(frontier_tables.chart(lines, subject(results, first)))
     pictures |= {f"figures/{chart.name}": chart.draw_alone() for chart in drawn}
-    outputs.make_subdirectory(directory / "figures")
+    atomic_files.make_subdirectory(directory / "figures")
     with terminal.bar("draw", len(pictures), unit="pictures") as advance:
         for name, figure in pictures.items():
             svg = figures.svg(figure, f"{name}{suffix}")
-            outputs.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
-            outputs.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))
-            outputs.write_bytes(directory / f"{name}{suffix}.pdf", figures.pdf(figure))
+            atomic_files.write_bytes(directory / f"{name}{suffix}.svg", svg.encode())
+            atomic_files.write_bytes(directory / f"{name}{suffix}.png", figures.png(figure))
+            atomic_files.write_bytes(directory / f"{name}{suffix}.pdf", figures.pdf(figure))
             advance()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.evaluation.metric_names import TOXICITY_METRICS
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Paired
@@ -73,7 +73,7 @@ def _rows(results: Results) -> list[dict[str, Any]]:
             "filtered_by_same_scorer": results.filtered_by_same(row.method),
             "differences": {metric: _difference(pair) for metric, pair in pairs.items() if pair},
         }
-        rows.append(outputs.finite({**to_json(row), **more}))
+        rows.append(atomic_files.finite({**to_json(row), **more}))
     return rows
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import atomic_files, manifests, records
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.toxicity import scorer as scorers
@@ -56,7 +56,7 @@ class CachedScorer:
 
     def __post_init__(self):
         scorers.identity(self.scorer)
-        if not outputs.is_local(self.path) and not self.path.startswith("gs://"):
+        if not atomic_files.is_local(self.path) and not self.path.startswith("gs://"):
             raise UserError(f"{self.path}: a score cache is a local file or a directory in gs://")
         if isinstance(self.imports, str):
             raise UserError(
@@ -145,7 +145,7 @@ class CachedScorer:
     def _store(self) -> ScoreStore | SharedScores:
         """The file or the directory, with what there is to import."""
         attribute = getattr(self.scorer, "attribute", "toxicity")
-        kind = ScoreStore if outputs.is_local(self.path) else SharedScores
+        kind = ScoreStore if atomic_files.is_local(self.path) else SharedScores
         store = kind(self.path, self.fingerprint, attribute)
         for file in self.imports:
             _import_file(store, file)
@@ -156,7 +156,7 @@ def _import_file(store: ScoreStore | SharedScores, file: str) -> None:
     """Takes over the scores of a file, once for each content of the file."""
     if not epath.Path(file).is_file():
         raise UserError(f"{file}: no such file; CachedScorer.imports names files of scores")
-    digest = outputs.hash_files([epath.Path(file)])
+    digest = manifests.hash_files([epath.Path(file)])
     if store.has_import(digest):
         return
     names = (store.attribute, store.attribute.lower(), _ALIASES.get(store.attribute, ""))

@@ -17,7 +17,7 @@ from typing import IO, Any, overload
 
 import numpy as np
 
-from detox_jax import errors, outputs, record_blocks, records, segmenters
+from detox_jax import atomic_files, errors, record_blocks, records, segmenters
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
 from detox_jax.formats import plain_documents
@@ -180,7 +180,7 @@ def encoded(documents: Sequence[records.Document]) -> Iterable[bytes]:
     """The documents as they are written, many lines of them in each of the bytes."""
     if isinstance(documents, Corpus):
         return documents.encoded()
-    return outputs.encode_lines(documents)
+    return atomic_files.encode_lines(documents)
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -248,6 +248,6 @@ def _taken_apart(
     documents = [record for record in block if isinstance(record, records.Document)]
     if len(documents) < len(block):  # `record_blocks` refuses them.
         raise UserError("prompts among documents")
-    raw = b"".join(outputs.encode_lines(documents))
+    raw = b"".join(atomic_files.encode_lines(documents))
     texts = [document.text for document in documents]
     return raw, [d.id for d in documents], texts, [d.toxicity for d in documents]

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from detox_jax import bad_records as bad_records_lib
 from detox_jax import (
+    atomic_files,
     output_settings,
     outputs,
     preview,
@@ -23,6 +23,7 @@ from detox_jax import (
     segmenters,
     terminal,
 )
+from detox_jax import bad_records as bad_records_lib
 from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
 from detox_jax.preview import Step
@@ -312,7 +313,7 @@ def filter(
         return None
 
     # --- what may be selected, and what is ---------------------------------------------------
-    directory = output_dir if outputs.is_local(output_dir) else None
+    directory = output_dir if atomic_files.is_local(output_dir) else None
     documents = corpus.read(input, aside, directory, word_segmenter)
     scored = corpus.taken(documents, np.flatnonzero(~np.isnan(corpus.toxicity_of(documents))))
     if not scored:

@@ -9,8 +9,17 @@ from typing import Any
 
 from etils import epath
 
+from detox_jax import (
+    atomic_files,
+    manifests,
+    output_settings,
+    outputs,
+    preview,
+    record_blocks,
+    records,
+    terminal,
+)
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import output_settings, outputs, preview, record_blocks, records, terminal
 from detox_jax.errors import UserError
 from detox_jax.formats import plain_documents
 from detox_jax.parallel import processes
@@ -146,7 +155,7 @@ def _score(
                 for _ in blocks:  # Ids that are made of texts depend on all before them.
                     pass
                 if number:
-                    earlier.append(output.path / outputs.shard_name(SHARD_NAME, index, count))
+                    earlier.append(output.path / manifests.shard_name(SHARD_NAME, index, count))
                     advance(number, earlier=True)
                 continue
             scored = _score_blocks(blocks, scorer, counts, advance)
@@ -175,9 +184,9 @@ def _generated(files: Sequence[epath.Path]) -> dict[str, Any]:
     """
     directory = files[0].parent
     alone = all(file.parent == directory for file in files)
-    if not alone or not (directory / outputs.MANIFEST).exists():
+    if not alone or not (directory / manifests.MANIFEST).exists():
         return {}
-    manifest = outputs.read_manifest(directory)
+    manifest = manifests.read_manifest(directory)
     if manifest.get("verb") == "filter" and manifest.get("generated"):
         chosen = {
             "selection": manifest["settings"]["selection"],
@@ -237,7 +246,7 @@ def _score_blocks(
             yield plain_documents.encoded(group, scores, unreadable if any(unreadable) else ())
         else:
             counts["without_texts"] += sum(not records.texts_to_score(r) for r in group)
-            yield b"".join(outputs.encode_lines(_filled_in(group, scores, unreadable)))
+            yield b"".join(atomic_files.encode_lines(_filled_in(group, scores, unreadable)))
         advance(len(group))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from scipy import optimize, sparse
 
-from detox_jax import output_settings, outputs, preview, terminal
+from detox_jax import atomic_files, output_settings, outputs, preview, terminal
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Positive
 from detox_jax.records import TOXIC
@@ -73,7 +73,7 @@ class NgramRecipe:
         if output.complete:
             return
         self._fit(output.path, examples)
-        with outputs.staying(output_dir):
+        with atomic_files.staying(output_dir):
             (output.path / WEIGHTS_NAME).stat()
         scorer = ngram.NgramScorer(str(output.path / WEIGHTS_NAME))
         with terminal.stage("measure on held-out texts"):
@@ -84,7 +84,7 @@ class NgramRecipe:
             report["sources"]["rtp"]["calibration_error"],
             f"Perspective at least {TOXIC}, held-out RealToxicityPrompts texts",
         )
-        outputs.write_json(output.path / RELIABILITY_NAME, reliability)
+        atomic_files.write_json(output.path / RELIABILITY_NAME, reliability)
         identity = {"name": scorer.name, "fingerprint": scorer.fingerprint}
         output.finish(scorer=identity, quality=report)
         print(f"{output_dir}: {scorer.fingerprint}")
@@ -228,7 +228,7 @@ def platt(logits_N: np.ndarray, positive_N: np.ndarray) -> tuple[float, float]:
 def _write(path: epath.Path, weights_F: np.ndarray, bias: float) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, weights=weights_F.astype(np.float16), bias=np.float32(bias))
-    outputs.write_bytes(path, file.getvalue())
+    atomic_files.write_bytes(path, file.getvalue())
 
 
 def _describe(examples: Sequence[labelled.Example]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.checkpoints import metric_lines, places
 from detox_jax.errors import writing
 from detox_jax.parallel import processes
@@ -34,7 +34,7 @@ class MetricLog:
         self._is_first = processes.current().is_first
         if not self._is_first:
             return
-        self._appends = outputs.is_local(model_dir)
+        self._appends = atomic_files.is_local(model_dir)
         if self._file.exists():
             self._lines = metric_lines.read(self._file)
             self.forget_after(resume_step)
@@ -71,7 +71,7 @@ class MetricLog:
             writer.write_scalars(step, values)
         line = json.dumps({"step": step, **values})
         if self._appends:
-            with outputs.staying(self._file.parent), writing(self._file):
+            with atomic_files.staying(self._file.parent), writing(self._file):
                 with self._file.open("a") as file:
                     file.write(line + "\n")
         else:
@@ -92,4 +92,4 @@ class MetricLog:
             writer.close()
 
     def _rewrite(self) -> None:
-        outputs.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())
+        atomic_files.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())

@@ -19,7 +19,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, preview, records, terminal, tokenizer_files
+from detox_jax import (
+    atomic_files,
+    manifests,
+    output_settings,
+    outputs,
+    preview,
+    records,
+    terminal,
+    tokenizer_files,
+)
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
@@ -71,7 +80,7 @@ class Answer:
             correct_norm = int(np.argmax(values / lengths)) == answer
         return {
             "id": self.id,
-            "log_likelihoods": outputs.finite(values),
+            "log_likelihoods": atomic_files.finite(values),
             "greedy": greedy,
             "answer": answer,
             "correct": correct,
@@ -163,7 +172,7 @@ def choices(
         steered = isinstance(read, SteeredReader)
         figures = {}
         for name, task in by_name.items():
-            shard = output.path / outputs.shard_name(name, 0, 1)
+            shard = output.path / manifests.shard_name(name, 0, 1)
             if output.has_shard(name, 0, 1):
                 rows = [row for _, row in records.read_jsonl(shard)]
             else:
@@ -185,7 +194,7 @@ def choices(
             "tasks": figures,
             "average": {"name": accuracy.average_name(by_name), "value": average},
         }
-        outputs.write_json(output.path / ACCURACIES_FILE, outputs.finite(accuracies))
+        atomic_files.write_json(output.path / ACCURACIES_FILE, atomic_files.finite(accuracies))
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
     return None

@@ -21,7 +21,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import output_settings, outputs, preview, terminal
+from detox_jax import atomic_files, manifests, output_settings, outputs, preview, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
@@ -174,7 +174,7 @@ def lm_eval(
     parts = processes.current().first_decides(lambda: {n: _read_part(output, n) for n in names})
     figures = summary(parts)
     if not output.complete:
-        outputs.write_json(output.path / FIGURES_FILE, figures)
+        atomic_files.write_json(output.path / FIGURES_FILE, figures)
         output.finish(tasks=len(names))
     print_table(figures)
     return None
@@ -198,7 +198,7 @@ def _describe_tasks(directory: str) -> dict[str, str]:
         for path in Path(directory).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     )
-    return {"path": directory, "sha256": outputs.hash_files(files)}
+    return {"path": directory, "sha256": manifests.hash_files(files)}
 
 
 @contextlib.contextmanager
@@ -266,9 +266,9 @@ def _write_part(output: outputs.OutputDirectory, name: str, found: Mapping[str, 
     """The samples first: the task is done once its figures are there."""
     figures = dict(found)
     for task, samples in figures.pop("samples", {}).items():
-        lines = [json.dumps(outputs.finite(s), ensure_ascii=False) + "\n" for s in samples]
-        outputs.write_bytes(output.path / f"samples-{task}.jsonl", "".join(lines).encode())
-    outputs.write_json(output.path / _part_file(name), outputs.finite(figures))
+        lines = [json.dumps(atomic_files.finite(s), ensure_ascii=False) + "\n" for s in samples]
+        atomic_files.write_bytes(output.path / f"samples-{task}.jsonl", "".join(lines).encode())
+    atomic_files.write_json(output.path / _part_file(name), atomic_files.finite(figures))
 
 
 # --- figures ----------------------------------------------------------------------------------

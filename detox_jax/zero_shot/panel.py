@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import output_settings, outputs, preview, records
+from detox_jax import atomic_files, output_settings, outputs, preview, records
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
 from detox_jax.evaluation import statistics
@@ -152,9 +152,9 @@ def panel(
             tuple(figures.reading(method, group) for method in names for group in groups),
             settings,
         )
-        outputs.write_json(output.path / PANEL_FILE, outputs.finite(to_json(result)))
-        outputs.write_bytes(output.path / "panel.md", markdown(result).encode())
-        outputs.write_bytes(output.path / "panel.csv", csv_table(result).encode())
+        atomic_files.write_json(output.path / PANEL_FILE, atomic_files.finite(to_json(result)))
+        atomic_files.write_bytes(output.path / "panel.md", markdown(result).encode())
+        atomic_files.write_bytes(output.path / "panel.csv", csv_table(result).encode())
         output.finish(methods=len(methods), groups=len(groups))
     file = output.path / PANEL_FILE
     print(markdown(from_json(Panel, read_json(file), str(file))))

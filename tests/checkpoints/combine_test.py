@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from detox_jax import cli, outputs
+from detox_jax import atomic_files, cli, manifests, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.models.adaptation import (
@@ -76,7 +76,7 @@ def test_weight_0_is_the_base_and_1_the_model(here, capsys):
     said = capsys.readouterr().out
     assert "toxic: does not say what it was trained from; taken for a model of base" in said
     assert "layers/1 " in said and "whole " in said
-    manifest = outputs.read_manifest(epath.Path("one"))
+    manifest = manifests.read_manifest(epath.Path("one"))
     (term,) = manifest["settings"]["terms"]
     assert term["fingerprint"] == Checkpoint.open("toxic").fingerprint
     assert term["path"] == "toxic" and term["weight"] == 1.0
@@ -98,7 +98,7 @@ def test_neither_names_nor_their_order_change_a_byte(here):
     assert combine({"toxic": -0.3, "other": 0.7, "lora": 0.1}, "first") == 0
     shutil.copytree("toxic", "z-toxic")
     assert combine({"lora": 0.1, "other": 0.7, "z-toxic": -0.3}, "second") == 0
-    first, second = (outputs.read_manifest(epath.Path(name)) for name in ("first", "second"))
+    first, second = (manifests.read_manifest(epath.Path(name)) for name in ("first", "second"))
     assert first["fingerprint"] == second["fingerprint"]
     assert combine({"other": 0.7, "z-toxic": -0.3, "lora": 0.1}, "first") == 0  # is there
 
@@ -196,9 +196,9 @@ def test_a_model_of_another_base_is_refused(here, capsys, config, vocabulary):
     assert combine({"toxic": 0.5}, "of-other", base="other") == 0
     said = refused(capsys, {"of-other": -1.0}, "no")
     assert "of-other: was trained from " in said and "give as BASE" in said
-    manifest = outputs.read_manifest(epath.Path("of-other"))
+    manifest = manifests.read_manifest(epath.Path("of-other"))
     manifest |= {"verb": "train", "settings": {"initial_checkpoint": None}}
-    outputs.write_json(epath.Path("of-other/manifest.json"), manifest)
+    atomic_files.write_json(epath.Path("of-other/manifest.json"), manifest)
     assert "was trained from random weights" in refused(capsys, {"of-other": -1.0}, "no")
     assert not (here / "no").exists()
 
@@ -261,7 +261,7 @@ def test_what_a_killed_run_left_is_made_anew(here, monkeypatch):
             combine({"toxic": -0.4}, "killed")
     assert checkpoints.saved_steps(epath.Path("killed"))
     assert combine({"toxic": -0.4}, "killed") == 0
-    quiet, killed = (outputs.read_manifest(epath.Path(name)) for name in ("quiet", "killed"))
+    quiet, killed = (manifests.read_manifest(epath.Path(name)) for name in ("quiet", "killed"))
     assert quiet == killed
     assert sorted(p.name for p in (here / "killed").iterdir()) == sorted(
         p.name for p in (here / "quiet").iterdir()

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
-from detox_jax import cli, outputs, records
+from detox_jax import cli, manifests, records
 from detox_jax.classifiers import classifier, classifier_files, published
 from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.errors import UserError
@@ -253,7 +253,7 @@ def test_the_gin_file_scores(bert, whole, tmp_path, capsys):
     assert cli.main([*command, "--gin.CLASSIFIER_LABEL=toxic"]) == 0
     (document,) = records.read_documents(str(tmp_path / "out" / "scored-*.jsonl"))
     assert document.toxicity == pytest.approx(whole.score(["You are an idiot."])[0], abs=1e-5)
-    manifest = outputs.read_manifest(epath.Path(tmp_path / "out"))
+    manifest = manifests.read_manifest(epath.Path(tmp_path / "out"))
     assert whole.fingerprint in json.dumps(manifest)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from detox_jax import cli, outputs
+from detox_jax import cli, manifests
 from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.classifiers.train_encoder import EncoderRecipe
 from detox_jax.errors import UserError
@@ -78,7 +78,7 @@ def test_learns_both_labels_and_says_how_well(trained):
     assert rude > 0.7 and kind < 0.3
     threats = ClassifierScorer(str(trained), label="threat")
     assert threats.score(["beware the bus"])[0] > 0.7 > 0.3 > threats.score(["the bus"])[0]
-    manifest = outputs.read_manifest(epath.Path(trained))
+    manifest = manifests.read_manifest(epath.Path(trained))
     assert manifest["scorer"] == {"name": "out", "fingerprint": scorer.fingerprint}
     figures = manifest["quality"]["labels"]
     assert figures["toxicity"]["auroc"] > 0.99 and figures["threat"]["auroc"] > 0.99
@@ -91,7 +91,7 @@ def test_learns_both_labels_and_says_how_well(trained):
 
 def test_soft_labels_are_learnt_as_shares(trained):
     # Of labels 0.9 and 0.1 the best scores are 0.9 and 0.1, not 1 and 0.
-    figures = outputs.read_manifest(epath.Path(trained))["quality"]
+    figures = manifests.read_manifest(epath.Path(trained))["quality"]
     scores = [row["mean_score"] for row in figures["reliability"]]
     assert min(scores) > 0.03 and max(scores) < 0.97
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import atomic_files
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.evaluation.metric_names import NINE_TASK_AVERAGE, TaskAccuracy
@@ -249,6 +249,6 @@ def test_what_a_scorer_says_beside_its_reliability_is_carried_along(tmp_path):
     provenance = dataclasses.replace(results.provenance, evaluated_by=evaluated_by)
     results = dataclasses.replace(results, provenance=provenance)
     evaluation = results_files.load(results_made.write(tmp_path / "e", results))
-    written = outputs.finite(to_json(evaluation.results.provenance.evaluated_by))
+    written = atomic_files.finite(to_json(evaluation.results.provenance.evaluated_by))
     assert list(written["reliability"].items()) == list(words.items())
     assert evaluation.reliability.against == "human labels"

@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import atomic_files, records
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 
@@ -113,7 +113,7 @@ def test_half_a_character_is_text_and_no_id(tmp_path):
     (tmp_path / "d.jsonl").write_text('{"id": "a", "text": "\\ud83d half"}\n')
     (document,) = records.read_documents(str(tmp_path / "d.jsonl"))
     assert document.text == "\ud83d half"
-    outputs.write_json(epath.Path(tmp_path / "s.json"), {"text": document.text})
+    atomic_files.write_json(epath.Path(tmp_path / "s.json"), {"text": document.text})
     assert json.loads((tmp_path / "s.json").read_text()) == {"text": document.text}
     (tmp_path / "d.jsonl").write_text('{"id": "\\ud83d", "text": "x"}\n')
     with pytest.raises(UserError, match="d.jsonl:1: the id .* holds half a character"):

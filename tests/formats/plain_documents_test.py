@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from detox_jax import outputs, records
+from detox_jax import atomic_files, records
 from detox_jax.formats import plain_documents
 
 DOCUMENTS = [
@@ -39,7 +39,7 @@ def test_what_is_read_and_written_is_what_records_reads_and_writes(
     assert list(plain.ids) == [d.id for d in expected]
     assert plain.texts() == [d.text for d in expected]
     assert list(plain.scores) == [d.toxicity for d in expected]
-    written = outputs.encode_lines(expected)
+    written = atomic_files.encode_lines(expected)
     assert plain_documents.encoded(plain, plain.scores) == b"".join(written)
     scored = [i for i, d in enumerate(expected) if d.toxicity is not None]
     alone = plain.lines.splitlines(keepends=True)
@@ -50,7 +50,7 @@ def test_what_is_read_and_written_is_what_records_reads_and_writes(
 
 
 def test_a_line_that_is_written_already_is_passed_on_as_it_is():
-    lines = outputs.encode_lines(
+    lines = atomic_files.encode_lines(
         [records.Document("a", "x", 0.5), records.Document("b", "x", 0.5, {"n": 1})]
     )
     passed = plain_documents.as_written(lines, [0.5, 0.5])
@@ -61,7 +61,7 @@ def test_marks_and_scores_that_a_scorer_gives():
     plain = plain_documents.read(b'{"id": "a", "text": "x"}\n{"id":"b","text":"y"}\n')
     assert plain is not None
     given = [records.Document("a", "x", None, unreadable=True), records.Document("b", "y", 0.125)]
-    expected = b"".join(outputs.encode_lines(given))
+    expected = b"".join(atomic_files.encode_lines(given))
     assert plain_documents.encoded(plain, [None, 0.125], [True, False]) == expected
 
 
@@ -101,7 +101,7 @@ def test_any_other_line_is_left_to_records(line, last):
 def test_what_score_writes_is_plain():
     """Whatever the characters of the texts."""
     texts = ["".join(map(chr, range(first, first + 64))) for first in range(0, 0x2100, 64)]
-    lines = outputs.encode_lines(
+    lines = atomic_files.encode_lines(
         [records.Document(str(i), text, i / 200) for i, text in enumerate(texts)]
     )
     plain = plain_documents.read(b"".join(lines))

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from etils import epath
 from hypothesis import strategies as st
 
-from detox_jax import cli, outputs, records
+from detox_jax import atomic_files, cli, manifests, outputs, records
 from detox_jax.checkpoints import metric_lines, places, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers import classifier_files, encoder_bodies, encoder_tokenizers
@@ -81,7 +81,7 @@ def _spec(directory: Path) -> None:
 
 
 def _manifest(directory: Path) -> None:
-    outputs.read_manifest(epath.Path(directory))
+    manifests.read_manifest(epath.Path(directory))
     outputs.OutputDirectory(str(directory), "score", {"scorer": {"name": "n"}})
 
 
@@ -161,7 +161,7 @@ def _results() -> list[Any]:
     from detox_jax.evaluation.typed_json import to_json
 
     made = results_made.made_results()
-    return [json.loads(json.dumps(outputs.finite(to_json(made))))]
+    return [json.loads(json.dumps(atomic_files.finite(to_json(made))))]
 
 
 _TEXT = {"tokenizer.json": json.dumps(models_made.TOKENIZER).encode()}
@@ -216,7 +216,7 @@ READERS: dict[str, Reader] = {
         _records_in("low_tox_prompt.jsonl#prompt=texte,score=note"),
     ),
     "imported scores": Reader("d.jsonl", damage.json_lines(records_made.PROMPTS), _imports),
-    "manifest": Reader(outputs.MANIFEST, _json(_MANIFEST), _manifest),
+    "manifest": Reader(manifests.MANIFEST, _json(_MANIFEST), _manifest),
     "model.json": Reader(places.MODEL_FILE, _json(*models_made.MODELS), _spec),
     "config.json": Reader(
         "config.json",

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
-from detox_jax import cli, outputs
+from detox_jax import cli, manifests
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import places, streamed
 from detox_jax.errors import UserError
@@ -142,7 +142,7 @@ def test_it_goes_back_as_it_came(llama, tmp_path):
     config = json.loads((tmp_path / "back" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (3, 7)
     assert config["base_model_name_or_path"] == str(llama / "hf") and "revision" not in config
-    manifest = outputs.read_manifest(epath.Path(ours))
+    manifest = manifests.read_manifest(epath.Path(ours))
     assert manifest["settings"]["base"]["path"] == str(llama / "base")
     spec = checkpoints.read_spec(epath.Path(ours))
     assert spec.base == {

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from detox_jax import cli, outputs, records
+from detox_jax import cli, manifests, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.parallel import mesh as meshes
@@ -258,7 +258,7 @@ def test_a_run_that_lost_a_process_ends_by_name_and_goes_on_in_one(data, alone, 
     status, _, errors = behind_a_kill(start(2, *train_flags(data, model)), model, step=3)
     assert status == 1
     assert re.search(r"detox-jax: error: process 1 of 2 \(.*\) died", errors), errors
-    assert not outputs.read_manifest(model)["complete"]
+    assert not manifests.read_manifest(model)["complete"]
     assert cli.main(train_flags(data, model)) == 0
     assert_same_losses(model, alone / "model")
 
@@ -314,7 +314,7 @@ def test_a_probe_ends_several_processes_where_it_ends_one_killed_or_not(
     monkeypatch.syspath_prepend(data)
     alone, together, killed = (tmp_path / name for name in ("alone", "together", "killed"))
     assert cli.main(probed_flags(alone)) == 0
-    frontier = outputs.read_manifest(alone)["frontier"]
+    frontier = manifests.read_manifest(alone)["frontier"]
     assert frontier["stopped_early"] and 0 < frontier["taken_step"] < frontier["last_step"] < 12
 
     def begin(model_dir):
@@ -335,14 +335,14 @@ def test_a_probe_ends_several_processes_where_it_ends_one_killed_or_not(
     end(begin(together))
     assert_same_losses(together, alone)
     steps = ("taken_step", "last_step", "stopped_early")
-    ours = outputs.read_manifest(together)["frontier"]
+    ours = manifests.read_manifest(together)["frontier"]
     assert [ours[name] for name in steps] == [frontier[name] for name in steps]
     saved = [checkpoints.saved_steps(checkpoints.resolve(str(x))[0]) for x in (together, alone)]
     assert saved == [[frontier["taken_step"]]] * 2
 
     # --- one dies behind the step that will be taken ---
     assert behind_a_kill(begin(killed), killed, step=4)[0] == 1
-    assert not outputs.read_manifest(killed)["complete"]
+    assert not manifests.read_manifest(killed)["complete"]
     end(begin(killed))
     for name in ("manifest.json", "metrics.jsonl"):
         assert (killed / name).read_bytes() == (together / name).read_bytes()

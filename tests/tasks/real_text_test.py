@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from detox_jax import outputs, records
+from detox_jax import manifests, outputs, records
 from detox_jax.errors import UserError
 from tasks import corpus_output, real_text
 
@@ -149,7 +149,7 @@ def test_nontoxic_half_is_the_least_toxic(data, tmp_path, monkeypatch, scorer):
     assert len(nontoxic) == len(heldout) // 2
     assert {document.id for document in nontoxic} < {document.id for document in heldout}
     assert not any("idiot" in document.text for document in nontoxic)
-    manifest = outputs.read_manifest(epath.Path(output / "heldout_nontoxic"))
+    manifest = manifests.read_manifest(epath.Path(output / "heldout_nontoxic"))
     assert manifest["settings"]["scorer"] == scorer
 
 

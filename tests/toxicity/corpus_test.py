@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from detox_jax import outputs, records
+from detox_jax import atomic_files, records
 from detox_jax.toxicity import corpus, distinct
 from detox_jax.toxicity import filter as filters
 
@@ -46,7 +46,7 @@ def test_it_is_the_sequence_of_what_was_read(source, tmp_path):
     assert list(corpus.words_of(read)) == list(corpus.words_of(expected))
     assert list(corpus.hashes_of(read)) == [records.stable_hash(d.id) for d in expected]
     np.testing.assert_array_equal(corpus.toxicity_of(read), corpus.toxicity_of(expected))
-    assert b"".join(corpus.encoded(read)) == b"".join(outputs.encode_lines(expected))
+    assert b"".join(corpus.encoded(read)) == b"".join(atomic_files.encode_lines(expected))
     assert not list(tmp_path.glob("[!i]*")), "the file of lines has no name"
 
 
@@ -56,7 +56,7 @@ def test_lines_are_written_many_at_a_time(source, tmp_path, monkeypatch):
     order = corpus.taken(read, np.random.default_rng(0).permutation(60))
     blocks = list(corpus.encoded(order))
     assert [block.count(b"\n") for block in blocks] == [25, 25, 10]
-    assert b"".join(blocks) == b"".join(outputs.encode_lines(list(order)))
+    assert b"".join(blocks) == b"".join(atomic_files.encode_lines(list(order)))
 
 
 @pytest.mark.parametrize("selection", SELECTIONS, ids=lambda s: type(s).__name__)

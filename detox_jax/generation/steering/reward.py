@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from detox_jax import outputs
+from detox_jax import manifests
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
@@ -60,8 +60,8 @@ class RewardAugmented:
         """
         owner = "RewardAugmented.reward"
         model_dir, _ = checkpoints.resolve(self.reward)
-        is_ours = (model_dir / outputs.MANIFEST).exists()
-        manifest = outputs.read_manifest(model_dir) if is_ours else {}
+        is_ours = (model_dir / manifests.MANIFEST).exists()
+        manifest = manifests.read_manifest(model_dir) if is_ours else {}
         if manifest.get("verb") != _VERB or not manifest.get("complete"):
             raise UserError(
                 f"{owner}: {self.reward} is no finished reward model; give one of `{_VERB}`"
