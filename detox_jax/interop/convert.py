@@ -69,6 +69,7 @@ def convert(
     hub_revision: str | None = None,
     commit_message: str | None = None,
     license: str | None = None,
+    base_name: str | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Converts in one direction: from Hugging Face or T5X, or to it.
@@ -98,6 +99,8 @@ def convert(
       hub_revision: the branch that it goes to; the main one where None.
       commit_message: of the upload.
       license: on the model card, by the hub's name of it; the base's where None.
+      base_name: the hub's name of the base, on the card and in an adaptation's configuration; the
+        repository or directory that it was imported from where None.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -117,6 +120,10 @@ def convert(
     ignored = _names(ignore_fields)
     if ignored and from_hf is None:
         raise UserError("IGNORE_FIELDS is for --from_hf alone")
+    if base_name is not None and to_hf is None:
+        raise UserError("BASE_NAME is for --to_hf alone")
+    if base_name is not None and not places.is_hub_name(base_name):
+        raise UserError(f"BASE_NAME is {base_name!r}; give a name of the hub, OWNER/NAME")
     ends = {"from_hf": from_hf, "from_t5x": from_t5x, "from": source}
     ends |= {"to": to, "to_hf": to_hf, "to_t5x": to_t5x}
     given = {name: end for name, end in ends.items() if end is not None}
@@ -141,6 +148,7 @@ def convert(
                 max_shard_bytes=int(max_shard_gb * 1e9),
                 verify=verify,
                 license=license,
+                base_name=base_name,
             )
             if upload is not None:
                 with terminal.stage("upload"):
@@ -355,6 +363,7 @@ def export_model(
     max_shard_bytes: int,
     verify: bool,
     license: str | None = None,
+    base_name: str | None = None,
 ) -> None:
     """Writes a Hugging Face directory from a checkpoint.
 
@@ -367,6 +376,7 @@ def export_model(
       max_shard_bytes: the limit of a file of weights.
       verify: whether transformers must give the same logits before the output counts as complete.
       license: on the card; the base's where None.
+      base_name: the hub's name of the base; where it was imported from where None.
 
     Raises:
       UserError: for settings that cannot be, or a model that has no Hugging Face form.
@@ -384,6 +394,8 @@ def export_model(
             "--verify compares whole models, and this adaptation goes out alone; merge a LoRA "
             "(MERGE_LORA=True), or leave --verify out"
         )
+    if base_name is not None and adaptation is None and export.recorded is None:
+        raise UserError(f"BASE_NAME={base_name}: {source} was trained from random weights")
     card_of = None if results is None else results_files.results_file(results)
     settings = {
         "checkpoint": {"path": source, "step": checkpoint.step, "config": str(checkpoint.spec)},
@@ -392,6 +404,7 @@ def export_model(
         "results": None if card_of is None else records.describe_input(str(card_of)),
         "max_shard_bytes": max_shard_bytes,
         **({} if license is None else {"license": license}),
+        **({} if base_name is None else {"base_name": base_name}),
     }
     with staged(to_hf, settings) as output:
         if output is None:
@@ -402,7 +415,7 @@ def export_model(
         measured = None if card_of is None else results_files.read(card_of)
         share = 0.0
         if alone:
-            _write_adaptation(export, output.path)
+            _write_adaptation(export, output.path, to_hf, base_name)
         else:
             share = _write_whole(export, output.path, max_shard_bytes)
             if verify:
@@ -416,6 +429,7 @@ def export_model(
                 export.dtype,
                 _kind(adaptation) if alone else "whole",
                 license,
+                base_name,
             )
         )
         atomic_files.write_bytes(output.path / model_card.CARD_FILE, card.encode())
@@ -458,31 +472,34 @@ def _open_export(source: str, dtype: str | None) -> _Export:
     return _Export(checkpoint, recorded, vocabulary, dtype)
 
 
-def _write_adaptation(export: _Export, directory: epath.Path) -> None:
+def _write_adaptation(
+    export: _Export, directory: epath.Path, to_hf: str, base_name: str | None
+) -> None:
     """The adaptation alone, in the layout that its library reads, naming its base."""
     checkpoint = export.checkpoint
     kind = _kind(checkpoint.spec.adaptation)
     family = huggingface.choose_family(checkpoint.spec.config, export.recorded).model_type
-    base = checkpoint.base or checkpoint
-    revision = (export.recorded or {}).get("source", {}).get("revision")
+    origin = model_card.base_of(export.recorded, base_name)
+    # Where transformers finds the base: a repository, or a directory here.
+    place = origin.get("path") or (checkpoint.base or checkpoint).model_dir
+    name = str(origin.get("repo") or place)
+    if "repo" not in origin:
+        print(
+            f"{to_hf}: names its base by its place here, {name}; before you share it, give the "
+            "base's name on the hub: --gin.BASE_NAME=OWNER/NAME"
+        )
     _module(kind).export(
         str(checkpoint.model_dir),
         str(directory),
         family=family,
-        base_name_or_path=_base_name(export.recorded, base),
-        **({"revision": revision} if kind == "peft" else {}),
+        base_name_or_path=name,
+        **({"revision": origin.get("revision")} if kind == "peft" else {}),
     )
 
 
 def _kind(adaptation: Adaptation | None) -> str:
     """The module that writes an adaptation alone."""
     return "adapterhub" if isinstance(adaptation, _ADAPTERS) else "peft"
-
-
-def _base_name(recorded: Mapping[str, Any] | None, base: Checkpoint) -> str:
-    """Where transformers finds the base: the repository or directory that it was imported from."""
-    origin = (recorded or {}).get("source", {})
-    return str(origin.get("repo") or origin.get("path") or base.model_dir)
 
 
 def _write_whole(export: _Export, directory: epath.Path, max_shard_bytes: int) -> float:

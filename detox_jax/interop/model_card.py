@@ -76,6 +76,7 @@ class Exported:
       dtype: of the exported weights.
       kind: `whole`, `peft` or `adapterhub`.
       license: the hub's name of a licence; the base's where None.
+      base_name: the hub's name of the base; where it came from where None.
     """
 
     checkpoint: Checkpoint
@@ -85,11 +86,26 @@ class Exported:
     dtype: str
     kind: str = "whole"
     license: str | None = None
+    base_name: str | None = None
 
     @property
     def base(self) -> Mapping[str, Any]:
         """Where the base came from: `repo` and `revision`, or `path`; nothing without one."""
-        return (self.recorded or {}).get("source", {})
+        return base_of(self.recorded, self.base_name)
+
+
+def base_of(recorded: Mapping[str, Any] | None, base_name: str | None) -> Mapping[str, Any]:
+    """Where a base came from: `repo` and `revision`, or `path`; nothing without one.
+
+    Args:
+      recorded: what the import kept of it, or None.
+      base_name: the hub's name of it, as the user says, of which no revision is known but the one
+        that was recorded with it.
+    """
+    source = (recorded or {}).get("source", {})
+    if base_name is None or base_name == source.get("repo"):
+        return source
+    return {"repo": base_name, **({"sha256": source["sha256"]} if "sha256" in source else {})}
 
 
 def inherited(directory: epath.Path) -> dict[str, Any]:

@@ -283,7 +283,7 @@ def test_bitfit_goes_out_in_the_biases(model_dir, config, vocabulary, one_device
 
 
 def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
-    model_dir, config, vocabulary, one_device_mesh, tmp_path
+    model_dir, config, vocabulary, one_device_mesh, tmp_path, capsys
 ):
     for adaptation, module in (
         (AdapterConfig(4), "adapterhub"),
@@ -296,8 +296,29 @@ def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
         assert (out / "adapter_config.json").exists() and (out / "README.md").exists()
         assert len(list(out.glob("*.safetensors"))) == 1
         assert f"/{epath.Path(model_dir).name}" in (out / "adapter_config.json").read_text()
+        assert "--gin.BASE_NAME=OWNER/NAME" in capsys.readouterr().out
+        named = tmp_path / f"{module}-named"
+        settings = {"merge_lora": False, "base_name": "owner/base"}
+        convert.convert(source=str(adapted), to_hf=str(named), **settings)
+        assert '"owner/base"' in (named / "adapter_config.json").read_text()
+        assert "- base: owner/base" in (named / "README.md").read_text()
+        for file in ("adapter_config.json", "README.md"):
+            assert str(tmp_path) not in (named / file).read_text()
+        assert "BASE_NAME" not in capsys.readouterr().out
         with pytest.raises(UserError, match="--verify compares whole models"):
             convert.convert(source=str(adapted), to_hf=str(out), merge_lora=False, verify=True)
+
+
+def test_a_name_of_the_base_is_one_of_the_hub_and_of_a_base(model_dir, source, tmp_path):
+    for settings, said in (
+        ({"from_hf": str(source), "to": str(tmp_path / "a")}, "BASE_NAME is for --to_hf alone"),
+        ({"source": model_dir, "to_hf": str(tmp_path / "a")}, "was trained from random weights"),
+    ):
+        with pytest.raises(UserError, match=said):
+            convert.convert(**settings, base_name="owner/base")
+    with pytest.raises(UserError, match="give a name of the hub, OWNER/NAME"):
+        convert.convert(source=model_dir, to_hf=str(tmp_path / "a"), base_name="/a/place")
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_card_holds_the_toxicity_table(source, tmp_path):

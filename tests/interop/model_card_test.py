@@ -56,6 +56,10 @@ def test_a_base_of_the_hub_is_named_with_its_revision(imported, tmp_path):
     assert read.data.base_model == "owner/base"
     assert read.data.to_dict()["base_model_relation"] == "finetune"
     assert f"- base: owner/base, revision {'f' * 40}" in read.text
+    same = card(imported, tmp_path / "same", base_name="owner/base").text
+    assert f"- base: owner/base, revision {'f' * 40}" in same
+    moved = card(imported, tmp_path / "moved", base_name="other/base")
+    assert moved.data.base_model == "other/base" and "- base: other/base (sha256 0)" in moved.text
 
 
 @pytest.mark.parametrize("content", ["", "no metadata", "---\n- a\n---\n", "---\na: [\n---\n"])
