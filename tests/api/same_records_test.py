@@ -163,6 +163,7 @@ def test_perplexity(model, tmp_path):
     assert model.perplexity(SENTENCES) == model.perplexity(documents) == expected
 
 
+@pytest.mark.slow
 def test_held_out_text_is_read_as_a_row_was_drawn(model):
     """Under its steering, behind its tag: as `evaluate` reads it where a file gives it both."""
     steering, tags = [dj.PrefixContrast(text="You are.", alpha=2.0)], dj.Tags()

@@ -177,7 +177,8 @@ def test_training_saves_its_step_and_goes_on_bit_by_bit(
     assert hashes(model, 150) == hashes(undisturbed, 150)
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_signal_to_one_of_two_makes_both_save_one_step(data, tmp_path, victim):
     model = tmp_path / "model"
     started = multihost.start(2, *flags(data, model, 600))

@@ -69,6 +69,7 @@ def test_selections_choose_the_same_as_of_a_list(selection, source, tmp_path):
     assert list(chosen) == in_memory and 0 < len(chosen) < 60
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_texts(tmp_path):
     """Ten times the text, and hardly more of it held: a block at a time, and a shard."""
 

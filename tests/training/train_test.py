@@ -454,6 +454,7 @@ def _damage(directory, step, item="params"):
         file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_step_before_a_damaged_one(
     flags, base, tmp_path, monkeypatch, capsys
 ):

@@ -62,6 +62,7 @@ def test_the_loss_reads_every_position(config):
     assert float(total) == pytest.approx(by_hand, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trained_reward_tells_toxic_from_clean(trained, vocabulary, one_device_mesh):
     model = checkpoints.load_model(trained, one_device_mesh)
     toxic, clean = (
