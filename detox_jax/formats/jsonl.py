@@ -167,7 +167,8 @@ def parsed(raw: bytes, where: str) -> dict[str, Any]:
                 f"{where}: a JSON array over several lines; expected one JSON object a line "
                 "(jq -c '.[]' makes it), or a name that ends in .json"
             ) from None
-        raise UserError(f"{where}: malformed JSON: {error.msg} at column {error.colno}") from None
+        column = min(error.pos, len(error.doc.rstrip())) + 1  # not behind the line's end
+        raise UserError(f"{where}: malformed JSON: {error.msg} at column {column}") from None
     except RecursionError:
         raise UserError(f"{where}: malformed JSON: nested too deeply") from None
     except _TwiceError as error:

@@ -64,6 +64,11 @@ def test_what_follows_a_compressed_file_is_refused(tmp_path):
     ("content", "message"),
     [
         (b"[\n  {\n", "d.jsonl:1: a JSON array over several lines"),
+        (b'{"a": 1}\n{"a": 1, \r\n', "quotes at column 9"),
+        (
+            b'{"a": 1}\n{"a": 1, "b": x}\n',
+            "Expecting value at column 15",
+        ),
         (b'{"a": ' * 200_000, "d.jsonl:1: malformed JSON: nested too deeply"),
         (
             b'{"text": "x", "a": ' + b"[" * 250 + b"]" * 250 + b"}",
