@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +111,10 @@ def sweep(
     checked = sweep_cells.check([cell.arguments(gin_files) for cell in cells], ahead=check_only)
     for cell, said in zip(cells, checked, strict=True):
         if said.status:
-            raise UserError(f"cell {cell.name}: {said.error.removeprefix('detox-jax: error: ')}")
+            error = said.error.removeprefix("detox-jax: error: ")
+            if rows is not None:  # what `sgeat` calls ONLY
+                error = re.sub(r"^ONLY\b", "ROWS", error)
+            raise UserError(f"cell {cell.name}: {error}")
         sweep_cells.check_rows(cell, said)
     if check_only:
         return [_step(cell, said) for cell, said in zip(cells, checked, strict=True)]

@@ -116,13 +116,14 @@ class Cells:
         self.failing: set[str] = set()
         self.broken: set[str] = set()
         self.config = "config"
+        self.error = "nothing uses RANK"
 
     def check(self, several, *, ahead):
         return [self._checked(arguments[-1].rpartition("/")[2]) for arguments in several]
 
     def _checked(self, name):
         if name in self.broken:
-            return Checked(2, "", (), "detox-jax: error: nothing uses RANK")
+            return Checked(2, "", (), f"detox-jax: error: {self.error}")
         return Checked(0, f"{self.config} of {name}", ("  to do generate x",), "")
 
     def call(self, command, log, environment):
@@ -251,6 +252,12 @@ def test_no_cell_runs_where_one_does_not_pass_its_checks(cells, tmp_path):
     with pytest.raises(UserError, match="cell lora: nothing uses RANK"):
         run(tmp_path / "out")
     assert cells.ran == [] and not (tmp_path / "out").exists()
+
+
+def test_a_row_that_is_none_is_named_by_the_sweeps_setting(cells, tmp_path):
+    cells.broken, cells.error = {"whole"}, "ONLY: 'nosuch' is no method; there are a, b"
+    with pytest.raises(UserError, match="cell whole: ROWS: 'nosuch' is no method; there are a, b"):
+        run(tmp_path / "out", rows=["nosuch"])
 
 
 def test_a_dry_run_counts_the_steps_of_every_cell(cells, tmp_path):
