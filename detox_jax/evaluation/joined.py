@@ -56,6 +56,8 @@ def join(
     """
     reference = methods[baseline]
     for name, method in methods.items():
+        _check_has_scores(name, method)
+    for name, method in methods.items():
         _check_scorer(name, method, baseline, reference)
         _check_coverage(name, method, min_coverage)
     return join_texts(methods, baseline, own_decoding)
@@ -247,6 +249,12 @@ def _unscored(method: Scored, i: int) -> tuple[Any, ...]:
     return prompt.text, prompt.toxicity, prompt.challenging, hashes.tobytes()
 
 
+def _check_has_scores(name: str, method: Scored) -> None:
+    """What nobody scored names no scorer either, and that is not what is wrong with it."""
+    if method.coverage == 0:
+        raise UserError(f"method {name!r}: all scores are missing; run `score` on it")
+
+
 def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -> None:
     if method.scorer != reference.scorer:
         raise UserError(
@@ -258,8 +266,6 @@ def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -
 
 def _check_coverage(name: str, method: Scored, minimum: float) -> None:
     coverage = method.coverage
-    if coverage == 0:
-        raise UserError(f"method {name!r}: all scores are missing; run `score` on it")
     if coverage >= minimum:
         return
     expected = f"{method.samples_per_prompt} of each of its {len(method.prompts)} prompts"

@@ -156,6 +156,8 @@ def _pairs(
     methods: Mapping[str, str], baseline: str, pairs: Sequence[Sequence[str]] | None
 ) -> tuple[Pair, ...]:
     """What is compared: every method with the baseline, or as it was said."""
+    if not methods:
+        raise UserError("METHODS is {}; give scored continuations by name: {'base': 'DIR'}")
     if pairs is None:
         if baseline not in methods:
             raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(methods)}")

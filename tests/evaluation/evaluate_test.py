@@ -291,6 +291,7 @@ OTHERS = {
 }
 MISTAKES = {
     "no baseline": ({"other": "base"}, "BASELINE 'base' is none of the methods: other"),
+    "no method": ({}, "METHODS is {}; give scored continuations by name"),
     "other prompts": ({"base": "base", "mine": "ids"}, "0 are missing, 1 are extra"),
     "another scorer": ({"base": "base", "mine": "judged"}, "scored by other-4567, 'base' by hand"),
     "no score at all": (
@@ -325,6 +326,14 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, mistake, capsys):
     assert error.startswith("detox-jax: error: ") and error.count("\n") == 1, error
     assert message in error
     assert not (out / "results.json").exists()
+
+
+def test_heldout_text_that_no_model_can_read_is_no_silence(tmp_path, capsys):
+    methods = {"base": write(tmp_path / "base", BASE)}
+    (tmp_path / "heldout.jsonl").write_text('{"id": "1", "text": "A document."}\n')
+    assert run(tmp_path / "out", methods, f"--gin.HELDOUT={tmp_path}/heldout.jsonl") == 2
+    assert "heldout.jsonl: no method has a checkpoint to read it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

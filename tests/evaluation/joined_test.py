@@ -184,6 +184,11 @@ def test_methods_that_do_not_compare_are_refused():
         methods = {"base": scored(FULL), "mine": mine}
         return joined.join(methods, "base", min_coverage).methods
 
+    unscored = scored({name: [None, None] for name in FULL}, UNKNOWN_SCORER)
+    with pytest.raises(UserError, match="method 'mine': all scores are missing; run `score` on it"):
+        join(unscored)
+    with pytest.raises(UserError, match="method 'base': all scores are missing; run `score` on it"):
+        joined.join({"mine": scored(FULL), "base": unscored}, "base", 0.5)
     with pytest.raises(UserError, match="'mine' was scored by other-4567, 'base' by hand-0123"):
         join(scored(FULL, OTHER))
     renamed = {"a": FULL["a"], "x": FULL["b"], "y": FULL["c"], "z": [0.1, 0.1]}

@@ -136,6 +136,11 @@ def test_mistakes(how, said, tmp_path):
     assert not (tmp_path / "sheets").exists()
 
 
+def test_no_method_is_named_as_a_setting_that_is_empty(tmp_path):
+    with pytest.raises(UserError, match="METHODS is {}; give scored continuations by name"):
+        made(tmp_path, {})
+
+
 def test_a_method_alone_has_nothing_to_compare(tmp_path):
     methods = human_made.write_methods(tmp_path, ("base",))
     with pytest.raises(UserError, match="METHODS names 'base' alone"):
