@@ -250,7 +250,7 @@ def test_a_step_is_removed_as_a_whole_whatever_is_killed(model, monkeypatch):
 
 def test_in_a_bucket_the_mark_of_a_whole_step_goes_first(model, monkeypatch):
     (model / "checkpoints" / "2" / "commit_success.txt").write_text("")
-    monkeypatch.setattr(saved.outputs, "is_local", lambda path: False)
+    monkeypatch.setattr(saved.atomic_files, "is_local", lambda path: False)
     left = []
     monkeypatch.setattr(type(model), "rmtree", lambda path, **_: left.append(path))
     saved.remove(model, [2])
