@@ -5,7 +5,7 @@
 #   Python float after all.
 # Seen (huggingface_hub 2.4.0, numpy 2.4.6): ModelCard.save writes README.md without a word, with
 #   "!!python/object/apply:numpy..." and base64 in place of the number. ModelCard.load of that file raises yaml's
-#   ConstructorError, as does every safe reader of YAML. np.float32 and np.int64 likewise.
+#   ConstructorError, as does yaml.safe_load. np.float32 and np.int64 likewise.
 # Hurt: a mean that NumPy took is the ordinary case. The card of the model just trained is written, and ends
 #   whatever reads it later: its scores are in no index, and the next card or metadata_update that starts
 #   from it fails far from the line that did it. Write float(...).
