@@ -77,8 +77,8 @@ def _download(repo: str, revision: str | None) -> str:
         reason = f"not a hub name: {error}"
     except errors.LocalEntryNotFoundError:  # Offline, or no network, and not in the cache.
         reason = (
-            "not in the hub's cache and the hub cannot be reached (no network, or "
-            "HF_HUB_OFFLINE=1); download it elsewhere and give its directory"
+            "no directory here, not in the hub's cache, and the hub cannot be reached (no "
+            "network, or HF_HUB_OFFLINE=1); download it elsewhere and give its directory"
         )
     except (errors.HfHubHTTPError, OSError) as error:
         reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"

@@ -93,4 +93,4 @@ def test_offline_takes_the_cache_alone(tmp_path):
     )
     assert f"snapshots/{COMMIT}" in result.stdout
     assert f"{{'repo': 'owner/model', 'revision': '{COMMIT}'}}" in result.stdout
-    assert "UserError: owner/other: not in the hub's cache" in result.stderr
+    assert "UserError: owner/other: no directory here, not in the hub's cache" in result.stderr
