@@ -159,7 +159,7 @@ def evaluate(
 
     # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
-    _check_named(named, baseline, heldout)
+    _check_named(named, baseline)
     generations = _by_scorer({name: method.generations for name, method in named.items()})
     if group_by and not preview.is_done(output_dir):
         paths = next(iter(generations.values())).values()
@@ -318,18 +318,12 @@ def _check_names(methods: Iterable[str]) -> None:
             )
 
 
-def _check_named(named: Mapping[str, Evaluated], baseline: str, heldout: str | None) -> None:
-    """There must be a baseline, and a model to read HELDOUT where that is given."""
+def _check_named(named: Mapping[str, Evaluated], baseline: str) -> None:
+    """There must be a baseline among the methods."""
     if not named:
         raise UserError("METHODS is {}; give scored continuations by name: {'base': 'DIR'}")
     if baseline not in named:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
-    if heldout is not None and not any(method.checkpoint_path for method in named.values()):
-        raise UserError(
-            f"HELDOUT={heldout}: no method has a checkpoint to read it; bind one with the method "
-            f"in a gin file, METHODS = {{{baseline!r}: @{baseline}/evaluate.Method()}} and its "
-            "checkpoint_path (docs/STEERING.md shows one), or leave HELDOUT out"
-        )
 
 
 def _by_scorer(

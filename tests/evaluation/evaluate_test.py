@@ -328,14 +328,6 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, mistake, capsys):
     assert not (out / "results.json").exists()
 
 
-def test_heldout_text_that_no_model_can_read_is_no_silence(tmp_path, capsys):
-    methods = {"base": write(tmp_path / "base", BASE)}
-    (tmp_path / "heldout.jsonl").write_text('{"id": "1", "text": "A document."}\n')
-    assert run(tmp_path / "out", methods, f"--gin.HELDOUT={tmp_path}/heldout.jsonl") == 2
-    assert "heldout.jsonl: no method has a checkpoint to read it" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
