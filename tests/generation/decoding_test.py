@@ -73,6 +73,7 @@ def test_same_text_where_only_the_filled_part_of_a_cache_is_read(
     assert slots.rooms(32) == [8, 16, 24, 32]  # Of 16 positions and 12 new ones, in whole tiles.
     try:
         jax.clear_caches()  # Programs are found by what was decoded, which is the same.
+        assert _decode(decoder, rows=5) == expected
         assert _decode(decoder, rows=2) == expected
         together = decoder(PROMPTS, IDS, num_samples=3, num_rows=2, bucket=16)
     finally:
