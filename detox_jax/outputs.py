@@ -291,18 +291,15 @@ def remove_partial_files(directory: epath.Path) -> None:
     """
     if not atomic_files.is_local(directory):
         return
+    marks = {manifests.MANIFEST, directory_lock.LOCK}  # of an output
     for place, folders, files in os.walk(directory):
-        if place != str(directory) and {manifests.MANIFEST, directory_lock.LOCK} & set(
-            files
-        ):  # another's
+        if place != str(directory) and not marks.isdisjoint(files):  # another's
             folders.clear()
             continue
         for name in filter(atomic_files.is_partial, files):
             (Path(place) / name).unlink(missing_ok=True)
         for path in [Path(place) / name for name in filter(atomic_files.is_partial, folders)]:
-            if not any(
-                (path / name).exists() for name in (manifests.MANIFEST, directory_lock.LOCK)
-            ):
+            if not any((path / mark).exists() for mark in marks):
                 shutil.rmtree(path, ignore_errors=True)
 
 
