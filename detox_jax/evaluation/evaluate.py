@@ -159,7 +159,8 @@ def evaluate(
 
     # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
-    _check_named(named, baseline)
+    joined.check_some(named)
+    joined.check_baseline(named, baseline)
     generations = _by_scorer({name: method.generations for name, method in named.items()})
     if group_by and not preview.is_done(output_dir):
         paths = next(iter(generations.values())).values()
@@ -316,14 +317,6 @@ def _check_names(methods: Iterable[str]) -> None:
                 f"method {name!r}: its name becomes part of a file's name; give one without "
                 "slashes, control characters and a dot in front"
             )
-
-
-def _check_named(named: Mapping[str, Evaluated], baseline: str) -> None:
-    """There must be a baseline among the methods."""
-    if not named:
-        raise UserError("METHODS is {}; give scored continuations by name: {'base': 'DIR'}")
-    if baseline not in named:
-        raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(named)}")
 
 
 def _by_scorer(

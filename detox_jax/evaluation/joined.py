@@ -34,6 +34,26 @@ class Joined:
     notes: tuple[str, ...]
 
 
+def check_some(methods: Mapping[str, Any]) -> None:
+    """Refuses METHODS without a method.
+
+    Raises:
+      UserError: which shows what METHODS is.
+    """
+    if not methods:
+        raise UserError("METHODS is {}; give scored continuations by name: {'base': 'DIR'}")
+
+
+def check_baseline(methods: Mapping[str, Any], baseline: str) -> None:
+    """Refuses a BASELINE that is none of METHODS.
+
+    Raises:
+      UserError: with the names that there are.
+    """
+    if baseline not in methods:
+        raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(methods)}")
+
+
 def join(
     methods: Mapping[str, Scored],
     baseline: str,

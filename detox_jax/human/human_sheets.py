@@ -156,11 +156,9 @@ def _pairs(
     methods: Mapping[str, str], baseline: str, pairs: Sequence[Sequence[str]] | None
 ) -> tuple[Pair, ...]:
     """What is compared: every method with the baseline, or as it was said."""
-    if not methods:
-        raise UserError("METHODS is {}; give scored continuations by name: {'base': 'DIR'}")
+    joined.check_some(methods)
     if pairs is None:
-        if baseline not in methods:
-            raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(methods)}")
+        joined.check_baseline(methods, baseline)
         made = tuple(Pair(name, baseline) for name in methods if name != baseline)
         if not made:
             raise UserError(f"METHODS names {baseline!r} alone; give a method to compare it with")

@@ -17,7 +17,7 @@ import numpy as np
 from detox_jax import atomic_files, output_settings, outputs, preview, records
 from detox_jax.checkpoints.identity import identity
 from detox_jax.errors import UserError
-from detox_jax.evaluation import statistics
+from detox_jax.evaluation import joined, statistics
 from detox_jax.evaluation.rows import Scorer
 from detox_jax.evaluation.statistics import UNMEASURED, Interval
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
@@ -169,8 +169,7 @@ def _checked_names(methods: Any, groups: Any, baseline: str, reference: str | No
         for name, path in given.items():
             if not isinstance(name, str) or not isinstance(path, str):
                 raise UserError(f"{setting}: {name!r} is {path!r}; expected a path as text")
-    if baseline not in methods:
-        raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(methods)}")
+    joined.check_baseline(methods, baseline)
     reference = next(iter(groups)) if reference is None else reference
     if reference not in groups:
         raise UserError(f"REFERENCE {reference!r} is none of the groups: {', '.join(groups)}")
