@@ -83,19 +83,9 @@ def _packed(
         names = ["targets"]
     lengths = dict.fromkeys(names, length)
     with _saying_what_seqio_refuses(task):
-        dataset = mixtures.every_part_whole(task).get_dataset(
-            sequence_length=lengths,
-            split=split,
-            use_cached=use_cached,
-            shuffle=seed is not None,
-            seed=seed,
-            num_epochs=1,
-            try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
-        )
-        packed = converter(dataset, lengths)
-    options = tf.data.Options()
-    options.deterministic = True
-    rows = packed.with_options(options).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        whole = mixtures.every_part_whole(task)
+        packed = converter(seqio_tasks.one_epoch(whole, split, seed, use_cached, lengths), lengths)
+    rows = packed.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     tags = _ids_of_tags(task)
     yield from (without_tags(row, tags) for row in rows) if tags else rows
 

@@ -6,7 +6,7 @@ What holds of mixtures alone is in `mixtures`, what `seqio_cache_tasks` wrote in
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -133,22 +133,33 @@ def count_documents(task: seqio.Task | seqio.Mixture) -> int | None:
 
 
 def one_epoch(
-    task: seqio.Task | seqio.Mixture, split: str, seed: int | None, use_cached: bool = False
+    task: seqio.Task | seqio.Mixture,
+    split: str,
+    seed: int | None,
+    use_cached: bool = False,
+    lengths: Mapping[str, int] | None = None,
 ) -> Any:
     """A split's examples as a `tf.data.Dataset` in one order, which a seed shuffles.
+
+    Args:
+      task: of seqio.
+      split: of the task.
+      seed: of the order; the task's own where None.
+      use_cached: read what `seqio_cache_tasks` wrote.
+      lengths: tokens of each feature to which examples are cut; None for all of them.
 
     Raises:
       UserError: if there is no such split.
     """
     check_split(task, split)
     dataset = task.get_dataset(
-        sequence_length=None,
+        sequence_length=lengths,
         split=split,
         use_cached=use_cached,
         shuffle=seed is not None,
         seed=seed,
         num_epochs=1,
-        try_in_mem_cache=False,
+        try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
     )
     options = tf.data.Options()
     options.deterministic = True
