@@ -12,14 +12,26 @@ import re
 from collections.abc import Sequence
 from json.encoder import encode_basestring  # What the encoder calls, which asks for kinds first.
 
-# An id, and a text as it stands between its quotes: what JSON escapes is only told to be sound.
-_LINE = re.compile(
-    r'^\{"id": ?"([^"\\\x00-\x1f]+)", ?'
-    r'"text": ?"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)"'
-    # No sign: "-0" is a whole number without one to JSON, and to a float it is not.
-    r'(?:, ?"toxicity": ?([0-9](?:\.[0-9]+)?(?:e-?[0-9]{1,3})?|null))?\}\r?\n',
-    re.MULTILINE,
-)
+import numpy as np
+
+# A text as it stands between its quotes: what JSON escapes is only told to be sound.
+_TEXT = r'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
+# The same of sound lines, in half of the time: a quote behind one backslash is the text's own.
+_SOUND_TEXT = r'[^"]*+(?:(?<=[^\\]\\)"[^"]*+)*+'
+
+
+def _line_of(text: str) -> re.Pattern[str]:
+    return re.compile(
+        rf'^\{{"id": ?"([^"\\\x00-\x1f]+)", ?"text": ?"({text})"'
+        # No sign: "-0" is a whole number without one to JSON, and to a float it is not.
+        r'(?:, ?"toxicity": ?([0-9](?:\.[0-9]+)?(?:e-?[0-9]{1,3})?|null))?\}\r?\n',
+        re.MULTILINE,
+    )
+
+
+_LINE, _SOUND_LINE = _line_of(_TEXT), _line_of(_SOUND_TEXT)
+_IS_TEXT = re.compile(_TEXT).fullmatch
+_Columns = tuple[Sequence[str], Sequence[str], Sequence[str | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +73,38 @@ def read(block: bytes) -> Plain | None:
     """
     whole = block if block.endswith(b"\n") else block + b"\n"
     try:
-        # Before each line what no line is, which is nothing where all are; then what it holds.
-        parts = _LINE.split(whole.decode())
+        text = whole.decode()
     except UnicodeDecodeError:
         return None
-    if any(parts[:: _LINE.groups + 1]):
+    columns = _of_sound_lines(whole, text) or _columns(_LINE, text)
+    if columns is None:
         return None
-    ids, escaped, digits = (parts[1 + i :: _LINE.groups + 1] for i in range(_LINE.groups))
+    ids, escaped, digits = columns
     scores = _numbers(digits)
-    if max(score or 0.0 for score in scores) > 1:
+    if max(filter(None, scores), default=0.0) > 1:
         return None
     return Plain(ids, escaped, scores, whole)
+
+
+def _columns(line: re.Pattern[str], text: str) -> _Columns | None:
+    """Ids, texts and scores as they stand; None if anything stands before, between or behind."""
+    parts = line.split(text)
+    ids, escaped, digits = (parts[1 + i :: line.groups + 1] for i in range(line.groups))
+    return None if any(parts[:: line.groups + 1]) else (ids, escaped, digits)
+
+
+def _of_sound_lines(whole: bytes, text: str) -> _Columns | None:
+    """The same; None too where a text may have been taken for another."""
+    columns = _columns(_SOUND_LINE, text)
+    ends, returns = whole.count(b"\n"), whole.count(b"\r") and whole.count(b"}\r\n")
+    if (
+        columns is None
+        or len(columns[0]) != ends
+        or np.count_nonzero(np.frombuffer(whole, np.uint8) < ord(" ")) != ends + returns
+        or not all(map(_IS_TEXT, [escaped for escaped in columns[1] if "\\" in escaped]))
+    ):
+        return None
+    return columns
 
 
 def _numbers(digits: Sequence[str | None]) -> Sequence[float | None]:

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detox_jax import atomic_files, records
 from detox_jax.formats import plain_documents
@@ -57,6 +59,29 @@ def test_a_line_that_is_written_already_is_passed_on_as_it_is():
     assert passed == lines and passed[0] is lines[0]
 
 
+@given(
+    st.lists(st.text(st.sampled_from('ab\\\\"\\n/,:}'), max_size=12), min_size=1, max_size=4),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_quotes_and_backslashes_part_texts_as_json_does(texts, end):
+    """However many stand before a quote."""
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
+    plain = plain_documents.read("".join(json.dumps(row) + end for row in rows).encode())
+    assert plain is not None and plain.texts() == texts
+
+
+@given(st.text(st.sampled_from('a\\"u0n \n\r\t{}'), max_size=12))
+def test_what_json_refuses_is_no_plain_text(inside):
+    line = f'{{"id": "a", "text": "{inside}"}}\n'
+    plain = plain_documents.read(line.encode())
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        assert plain is None
+    else:
+        assert plain is None or [row] == [{"id": "a", "text": plain.texts()[0]}]
+
+
 def test_marks_and_scores_that_a_scorer_gives():
     plain = plain_documents.read(b'{"id": "a", "text": "x"}\n{"id":"b","text":"y"}\n')
     assert plain is not None
@@ -81,6 +106,9 @@ def test_marks_and_scores_that_a_scorer_gives():
         b'{"id": "z", "text": "a\\u00g0"}',
         b'{"id": "z", "text": "a\tb"}',
         b'{"id": "z", "text": "a\\\tb"}',
+        b'{"id": "z", "text": "a\nb"}',
+        b'{"id": "z", "text": "a\rb"}',
+        b'{"id": "z", "text": "a}\r\nb"}',
         b'{"id": "z", "text": "\xff"}',
         b'{"id": "z", "text": "a", "n": 1}',
         b'{"id": "z", "text": "a", "text": "b"}',

@@ -88,3 +88,16 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
     peak(1)  # What the first call loads is no part of it.
     (_, few), (size, many) = peak(100), peak(1000)
     assert size > 18e6 and many < few + 5e6 < 18e6
+
+
+@pytest.mark.parametrize("apart", ["", "a", " "])
+@pytest.mark.parametrize("first", [0, 1])
+def test_words_are_what_white_space_parts(apart, first, tmp_path):
+    """Every character of white space, and NUL, which no other text of these holds."""
+    texts = [f"{apart}{chr(i)}b{chr(i)}{chr(i)}c{apart}" for i in range(first, 0x3100)]
+    texts += ["", " ", "\ud83d a"]
+    path = tmp_path / "in.jsonl"
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = corpus.read(str(path), None, str(tmp_path))
+    assert list(corpus.words_of(read)) == [len(text.split()) for text in texts]
