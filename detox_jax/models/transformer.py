@@ -355,6 +355,33 @@ def output_table(cfg: TransformerConfig, params: Any) -> jax.Array:
     return params["token_embedder" if cfg.logits_via_embedding else "logits_dense"]["embedding"]
 
 
+def output_table_of_chunks(cfg: TransformerConfig, params: Any) -> jax.Array:
+    """`output_table` for a loop over chunks of positions, in which it is `chunk_logits`' first.
+
+    Gathered once where its width is split over devices, and not for each chunk; rounded as
+    activations are before, so that half as much is sent.
+    """
+    table_VD = output_table(cfg, params)
+    return _of_whole_width(table_VD.astype(cfg.activation_dtype)).astype(table_VD.dtype)
+
+
+def chunk_logits(cfg: TransformerConfig, table_VD: jax.Array, x_BCD: jax.Array) -> jax.Array:
+    """`output_logits` of a chunk; of the table's gradient a device keeps its own part alone."""
+    return output_logits(cfg, _of_whole_width(table_VD), x_BCD)
+
+
+@jax.custom_vjp
+def _of_whole_width(table_VD: jax.Array) -> jax.Array:
+    return partitioning.with_sharding_constraint(table_VD, ("vocab", None))
+
+
+def _split_gradient(_: None, gradient_VD: jax.Array) -> tuple[jax.Array]:
+    return (partitioning.with_sharding_constraint(gradient_VD, ("vocab", "embed")),)
+
+
+_of_whole_width.defvjp(lambda table_VD: (_of_whole_width(table_VD), None), _split_gradient)
+
+
 def output_logits(cfg: TransformerConfig, table_VD: jax.Array, x_BLD: jax.Array) -> jax.Array:
     """The logits of final hidden states, float32 `[B, L, V]`, as `TransformerLM` returns them."""
     table_VD = table_VD.astype(cfg.activation_dtype)

@@ -9,7 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from detox_jax.models.transformer import output_logits
+from detox_jax.models.transformer import (
+    TransformerLM,
+    chunk_logits,
+    output_logits,
+    output_table_of_chunks,
+)
+from detox_jax.parallel import mesh as meshes
+from detox_jax.planning import collectives, hlo
 from detox_jax.training import losses
 from tests.conftest import random_params
 
@@ -99,6 +106,60 @@ def test_a_models_gradients_in_chunks(config):
         gradients(7),
         gradients(None),
     )
+
+
+@pytest.mark.parametrize(
+    "shape", [{"fsdp": 8}, pytest.param({"fsdp": 4, "model": 2}, marks=pytest.mark.slow)]
+)
+def test_the_table_is_gathered_once_where_its_width_is_split(config, shape):
+    """And not again for the backward pass; gradients are those of one device."""
+    _, params = random_params(config)
+    batch = [np.repeat(x[:1], 8, axis=0) for x in _arrays(config)]
+    mesh = meshes.create_mesh(shape)
+
+    def gradient_of(dtype, chunk):
+        model = TransformerLM(dataclasses.replace(config, dtype=dtype))
+        loss = functools.partial(losses.next_token_loss, model, chunk=chunk, enable_dropout=False)
+        return jax.grad(lambda params, batch: loss(params, *batch)[0])
+
+    def compiled(dtype):
+        with meshes.sharding_scope(mesh):
+            of_params = meshes.param_shardings(TransformerLM(config), mesh)
+            given = (of_params, meshes.batch_sharding(mesh))
+            gradient = jax.jit(gradient_of(dtype, 3), in_shardings=given, out_shardings=of_params)
+            return gradient.lower(params, batch).compile()
+
+    table = config.padded_vocab_size * config.emb_dim // mesh.shape["model"]
+    found = collectives.find(hlo.parse(compiled("bfloat16").as_text()))
+    tables = [
+        x.count for x in found if x.kind == "all-gather" and x.payload in (table * 2, table * 4)
+    ]
+    assert sum(tables) == 1
+    split = compiled("float32")
+    in_parts = split(*jax.device_put((params, batch), split.input_shardings[0]))
+    whole = jax.jit(gradient_of("float32", None))(params, batch)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), in_parts, whole
+    )
+
+
+def test_a_table_in_two_bytes_has_a_gradient_that_is_rounded_once(config):
+    """As without chunks: what chunks add is summed in four bytes."""
+    cfg = dataclasses.replace(config, dtype="bfloat16")
+    rng = np.random.default_rng(0)
+    table_VD = rng.normal(size=(cfg.padded_vocab_size, cfg.emb_dim)).astype(np.float32)
+    x_BLD = jnp.asarray(rng.normal(size=(4, 64, cfg.emb_dim)), jnp.bfloat16)
+
+    def loss(table_VD, chunk):
+        table_VD = output_table_of_chunks(cfg, {"token_embedder": {"embedding": table_VD}})
+        logits_of = functools.partial(chunk_logits, cfg, table_VD)
+        targets = jnp.ones((4, 64), jnp.int32)
+        return losses.chunked_cross_entropy(logits_of, x_BLD, targets, targets, chunk)[0]
+
+    in_chunks, at_once = (
+        np.asarray(jax.jit(jax.grad(loss), static_argnums=1)(table_VD, chunk)) for chunk in (4, 64)
+    )
+    assert np.abs(in_chunks - at_once).max() <= 2**-7 * np.abs(at_once).max()
 
 
 def test_the_logits_of_the_whole_batch_never_exist(config):
