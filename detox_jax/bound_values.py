@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 import re
 import typing
@@ -180,9 +181,14 @@ def _kinds(call: Call) -> dict[str, Any]:
     if isinstance(called, type) and not dataclasses.is_dataclass(called):
         called = called.__init__
     try:
-        return typing.get_type_hints(called, include_extras=True)
+        return _annotations(called)
     except (NameError, TypeError, AttributeError):
         return {}
+
+
+@functools.cache  # Asked for each parameter that is bound; what cannot be read yet is not kept.
+def _annotations(called: Any) -> dict[str, Any]:
+    return typing.get_type_hints(called, include_extras=True)
 
 
 def _fitted(bound: _Bound, kind: Any, texts: Mapping[str, str]) -> Any:

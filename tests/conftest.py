@@ -142,9 +142,20 @@ def random_params(config, adaptation=None, seed=0):
     """Parameters in which nothing is zero, so that no test passes because a path is dead."""
     noise = np.random.default_rng(seed)
     return TransformerLM(config, adaptation), jax.tree.map(
-        lambda x: x + noise.normal(scale=0.05, size=x.shape).astype(x.dtype),
+        # By NumPy: JAX would compile an addition for every shape.
+        lambda x: jnp.asarray(
+            np.asarray(x) + noise.normal(scale=0.05, size=x.shape).astype(x.dtype)
+        ),
         initial_params(config, adaptation, seed),
     )
+
+
+def draw_few_files(patch: pytest.MonkeyPatch) -> None:
+    """Two thirds of a report's time go into PNG and PDF, which few tests look at."""
+    from detox_jax.report import figures
+
+    patch.setattr(figures, "png", lambda *_, **__: b"not drawn")
+    patch.setattr(figures, "pdf", lambda *_, **__: b"not drawn")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from detox_jax.method import makers, method
 from detox_jax.models.adaptation import LoRAConfig
 from tasks import demo_corpus
 from tests import sgeat_made
+from tests.conftest import draw_few_files
 from tests.toxicity.conftest import KEY, FakeService, running_service
 
 CONFIG = f"""{sgeat_made.IMPORTS}
@@ -34,6 +35,9 @@ from tasks import tagged
 {sgeat_made.CONFIG}
 """
 CONFIG += """
+# An epoch of what is kept is longer than a training: each epoch is a pipeline of TensorFlow's.
+NUM_DOCUMENTS = 40
+TASK_FEATURE_LENGTHS = {'targets': 16}
 JUDGES = {'ngram': @ngram/score.score, 'perspective': @perspective/score.score}
 CONSENT_TO_SEND_TEXT = True
 QUERIES_PER_SECOND = 1000000.0
@@ -62,6 +66,7 @@ pairs/sgeat.Corpus:
 pairing.KeptAgainstDiscarded.margin = 0.01
 dpo/train.train:
   objective = @dpo.Preference()
+  task_feature_lengths = {'targets': 32}
   optimizer = @adapter/optimizer.AdamW()
 dapt/sgeat.Corpus:
   documents = 'train'
@@ -146,6 +151,7 @@ def flags(tmp_path_factory):
         (root / "small.gin").write_text("\n".join([config, *lines]) + "\n")
         flags = Flags(["sgeat", f"--gin_file={root / 'small.gin'}", f"--gin.DOWNSTREAM_DIR={root}"])
         flags.service = service
+        draw_few_files(patch)
         for name, value in sgeat_made.DEMO_CORPUS.items():
             patch.setattr(demo_corpus, name, value)
         sgeat_made.write_questions(root)
@@ -270,7 +276,7 @@ def test_a_row_is_trained_on_pairs_of_what_was_kept_and_what_was_thrown_away(run
     pairs = manifest(run_dir / "corpora" / "pairs" / "pairs")
     kept = manifest(run_dir / "corpora" / "random" / "kept")
     assert pairs["counts"]["kept"] == kept["counts"]["kept"]
-    assert pairs["counts"]["kept"] + pairs["counts"]["discarded"] == 24
+    assert pairs["counts"]["kept"] + pairs["counts"]["discarded"] == 40
     base = manifest(run_dir / "models" / "sgeat-whole")["settings"]["initial_checkpoint"]
     assert pairs["settings"]["reference"]["fingerprint"] == base
     trained = manifest(run_dir / "models" / "dpo")["settings"]
@@ -309,7 +315,8 @@ def test_a_dry_run_says_what_is_done_and_what_comes_again(flags, run_dir, tmp_pa
 def test_a_row_of_conditional_training_is_asked_behind_its_tag(run_dir):
     source = manifest(run_dir / "models" / "conditional")["settings"]["data"]["source"]
     assert (source["tags"]["good"], source["tags"]["bad"]) == ("<+>", "<->")
-    assert sum(source["tags"]["documents"].values()) == 24
+    kept = manifest(run_dir / "corpora" / "tagged" / "kept")["counts"]["kept"]
+    assert sum(source["tags"]["documents"].values()) == kept > 30
     written = manifest(run_dir / "continuations" / "conditional" / "generated")["settings"]
     assert written["behind"] == {"good": "<+>", "bad": "<->"}
     results = json.loads((run_dir / "results.json").read_text())

@@ -19,6 +19,7 @@ from detox_jax.parallel import preemption
 from detox_jax.report import report as reports
 from detox_jax.sweep_cells import Axis, Checked
 from tests import sgeat_made
+from tests.conftest import draw_few_files
 from tests.evaluation.evaluate_test import write
 from tests.marks import slow_but
 
@@ -158,6 +159,7 @@ def write_cell(output, less, rows=None):
 @pytest.fixture
 def cells(monkeypatch):
     made = Cells()
+    draw_few_files(monkeypatch)
     monkeypatch.setattr(sweep_cells, "check", made.check)
     monkeypatch.setattr(sweep.preemption, "call", made.call)
     monkeypatch.delenv("DETOX_JAX_SHARED_STEPS", raising=False)

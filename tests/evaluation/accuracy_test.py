@@ -9,6 +9,7 @@ from detox_jax import cli
 from detox_jax.evaluation import accuracy, results_files
 from detox_jax.evaluation.metric_names import TaskAccuracy
 from detox_jax.report import report as reports
+from tests.conftest import draw_few_files
 from tests.evaluation.evaluate_test import BASE, MINE, results_of, write
 
 RIGHT = {
@@ -95,7 +96,8 @@ def test_toxicitys_p_values_do_not_depend_on_accuracies(results, tmp_path):
     assert not any("accuracy" in key for row in alone["rows"] for key in row)
 
 
-def test_report_shows_accuracies_and_differences(results, tmp_path):
+def test_report_shows_accuracies_and_differences(results, tmp_path, monkeypatch):
+    draw_few_files(monkeypatch)
     reports.report(str(tmp_path / "out"), str(tmp_path / "report"))
     text = (tmp_path / "report" / "table.md").read_text()
     assert "### Zero-shot accuracy (2 tasks)" in text and text.count("Zero-shot accuracy (") == 1

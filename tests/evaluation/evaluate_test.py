@@ -14,7 +14,7 @@ from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation import perplexity, results_files, text_quality
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity, Scorer
 from detox_jax.formats import plain_prompts
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, draw_few_files
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
 # Prompt: its own score, then those of its continuations. 0.5 is toxic, None is not scored.
@@ -222,7 +222,8 @@ def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_pa
     assert other["rows"][0]["continuation_perplexity"] == dataclasses.asdict(of_value(2.0))
 
 
-def test_report_shows_every_scorer_of_an_evaluation(judged, tmp_path):
+def test_report_shows_every_scorer_of_an_evaluation(judged, tmp_path, monkeypatch):
+    draw_few_files(monkeypatch)
     assert run(tmp_path / "several", judged) == 0
     flags = [f"--gin.RESULTS={tmp_path / 'several'}", f"--gin.OUTPUT_DIR={tmp_path / 'report'}"]
     assert cli.main(["report", *flags]) == 0

@@ -10,7 +10,8 @@ import subprocess
 
 import pytest
 
-from detox_jax.report import figures
+from detox_jax.report import report
+from tests.conftest import draw_few_files
 from tests.evaluation import results_made
 
 
@@ -27,10 +28,14 @@ def all_pictures():
 
 @pytest.fixture(autouse=True)
 def _few_pictures(request, monkeypatch):
-    """Two thirds of a report's time go into PNG and PDF, which few tests look at."""
     if "all_pictures" not in request.fixturenames:
-        monkeypatch.setattr(figures, "png", lambda *_, **__: b"not drawn")
-        monkeypatch.setattr(figures, "pdf", lambda *_, **__: b"not drawn")
+        draw_few_files(monkeypatch)
+
+
+@pytest.fixture
+def without_files_of_charts(monkeypatch):
+    """Asked for by a test that looks at tables alone; the page draws the same charts."""
+    monkeypatch.setattr(report, "charts", lambda evaluation: [])
 
 
 # --- browser ----------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ def test_results_of_other_texts_or_of_one_judge_have_no_such_table(both):
     assert judge_tables.are_of_one_run(nan)
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_report_writes_it_with_seeds_as_one_and_every_row_in_csv(both, tmp_path):
     places = [
         results_made.write(tmp_path / name, of) for name, of in zip(("a", "b"), both, strict=True)

@@ -15,6 +15,7 @@ from detox_jax.evaluation.rows import Scorer
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.report import report as reports
+from tests.conftest import draw_few_files
 from tests.evaluation import results_made
 
 PICTURES = (
@@ -40,7 +41,9 @@ def written(tmp_path_factory):
     """A report that tests read and leave as it is."""
     directory = tmp_path_factory.mktemp("written")
     source = results_made.write(directory / "evaluation", results_made.made_results())
-    reports.report(source, str(directory / "report"))
+    with pytest.MonkeyPatch.context() as patch:
+        draw_few_files(patch)
+        reports.report(source, str(directory / "report"))
     return directory / "report"
 
 
@@ -54,6 +57,8 @@ def test_writes_every_file_and_says_the_result(fake, tmp_path, capsys, all_pictu
     assert sentence in capsys.readouterr().out
     for name in FILES:
         assert (tmp_path / "report" / name).stat().st_size > 500
+    picture = tmp_path / "report" / "figures" / "k-curve.pdf"
+    assert picture.read_bytes().startswith(b"%PDF-")
     page = read(tmp_path / "report", "report.html")
     assert sentence in page
     assert page.count('<svg role="img"') == 8
@@ -99,7 +104,6 @@ def test_every_panel_of_a_file_says_who_scored_how_many_prompts(written):
         assert "lexicon, 500 prompts × 25" in read(written, f"figures/{name}.svg")
     assert "full 500, toxic 250, nontoxic 250" in read(written, "figures/splits.svg")
     assert "Training loss" in read(written, "figures/training.svg")
-    assert (written / "figures" / "k-curve.pdf").read_bytes().startswith(b"%PDF-")
 
 
 def test_toxic_and_unrated_texts_are_hidden(written):
@@ -184,6 +188,7 @@ def test_settings_too_deep_for_a_page_are_one_line(tmp_path, capsys):
     assert str(tmp_path / "evaluation") in error
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_a_difference_that_may_be_zero_is_said_to_be(tmp_path):
     names = ("base", "control: unfiltered")
     results = results_made.of_methods(results_made.made_results(), names)
@@ -248,6 +253,7 @@ def test_a_rerun_changes_nothing_and_a_repeat_has_the_same_bytes(fake, tmp_path,
         assert (second / name).read_bytes() == before[name][0]
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_frontiers_are_of_the_mean_of_seeds(fake, tmp_path):
     seeds = {"SGEAT": ["SGEAT (standard)", "SGEAT (augmented)"]}
     out = tmp_path / "report"
@@ -258,6 +264,7 @@ def test_frontiers_are_of_the_mean_of_seeds(fake, tmp_path):
         reports.report(fake, str(tmp_path / "none"), frontiers={"line": ["SGEAT"]})
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_frontiers_have_a_table_a_picture_and_files(fake, tmp_path, capsys, all_pictures):
     lines = {"SGEAT": ["SGEAT (standard)", "SGEAT (augmented)"], "adapter": ["adapter"]}
     flags = ["report", f"--gin.RESULTS={fake}", f"--gin.OUTPUT_DIR={tmp_path / 'report'}"]
@@ -287,6 +294,7 @@ def test_frontiers_have_a_table_a_picture_and_files(fake, tmp_path, capsys, all_
     assert "FRONTIERS: 'a' names 'none'; there are SGEAT (standard)," in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_other_results_are_refused(fake, tmp_path, capsys):
     assert run(fake, tmp_path / "report") == 0
     results = results_made.made_results()
@@ -305,6 +313,7 @@ def test_the_baseline_is_found_wherever_it_stands(tmp_path):
         assert data.splits == ["full", "toxic", "nontoxic"]
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_a_directory_of_results_will_do(fake, tmp_path):
     assert run(tmp_path / "evaluation", tmp_path / "report") == 0
 
@@ -395,6 +404,7 @@ def test_n_k_and_the_share_of_empties_stand_beside_every_maximum(written):
     assert "| 0.1 % |" in line_of(markdown, "adapter")
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_a_spoiled_row_is_marked_and_said_to_be_no_success(tmp_path):
     markdown, latex = tables_of(
         tmp_path, changed_adapter(spoiled=("90.0 % of its texts are empty",))
@@ -407,6 +417,7 @@ def test_a_spoiled_row_is_marked_and_said_to_be_no_success(tmp_path):
     assert "§: no success, as the table" in page
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_an_interval_that_says_little_is_marked(tmp_path):
     few = changed_adapter(toxicity={"num_scored_prompts": 19})
     markdown, _ = tables_of(tmp_path / "few", few)
@@ -418,6 +429,7 @@ def test_an_interval_that_says_little_is_marked(tmp_path):
     assert "0.460 [0.460, 0.460] ‡" in line_of(markdown, "adapter")
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_a_difference_of_few_prompts_is_marked(tmp_path):
     results = results_made.made_results()
     paired = [dataclasses.replace(pair, num_pairs=19) for pair in results.paired]
@@ -425,6 +437,7 @@ def test_a_difference_of_few_prompts_is_marked(tmp_path):
     assert "−0.110 [−0.130, −0.090] * ‡" in line_of(markdown, "adapter")
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_an_infinite_perplexity_is_no_missing_one(tmp_path):
     row = results_made.made_results().rows[0]
     infinite = dataclasses.replace(row.quality.perplexity, words=math.inf)
@@ -433,6 +446,7 @@ def test_an_infinite_perplexity_is_no_missing_one(tmp_path):
     assert "| ∞ |" in markdown and r"$\infty$" in latex
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
 def test_what_was_cut_is_said(tmp_path):
     results = results_made.made_results()
     note = "Compared on the first 5 continuations of each prompt, as many as x has (y has 25)."

@@ -102,8 +102,7 @@ def test_curves_of_other_lengths_are_not_averaged():
 
 
 @pytest.fixture
-def without_pictures(monkeypatch):
-    monkeypatch.setattr(report, "charts", lambda evaluation: [])
+def without_pictures(monkeypatch, without_files_of_charts):
     monkeypatch.setattr(report, "page", lambda several, lines: "")
 
 
