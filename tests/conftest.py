@@ -131,11 +131,14 @@ def one_device_mesh():
 
 @functools.cache
 def initial_params(config, adaptation=None, seed=0):
-    model = TransformerLM(config, adaptation)
-    tokens = jnp.ones((1, 1), jnp.int32)
-    return jax.jit(model.init, static_argnames="enable_dropout")(
-        jax.random.key(seed), tokens, enable_dropout=False
-    )["params"]
+    return _initialised(config, adaptation)(jax.random.key(seed))
+
+
+@functools.cache
+def _initialised(config, adaptation):
+    """Of a key, the parameters: compiled once for all seeds."""
+    model, tokens = TransformerLM(config, adaptation), jnp.ones((1, 1), jnp.int32)
+    return jax.jit(lambda key: model.init(key, tokens, enable_dropout=False)["params"])
 
 
 def random_params(config, adaptation=None, seed=0):
