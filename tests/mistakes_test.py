@@ -13,7 +13,7 @@ import pytest
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.human import key as keys
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, initial_params
 from tests.human import human_made
 
 HUGE = "9" * 40
@@ -122,11 +122,7 @@ FLAGS = {("plan", "MESH_SHAPE"): "--mesh"}
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, vocabulary, config):
     """Inputs of all verbs."""
-    import jax
-    import jax.numpy as jnp
     from etils import epath
-
-    from detox_jax.models.transformer import TransformerLM
 
     root = tmp_path_factory.mktemp("mistakes")
     documents = [{"id": str(i), "text": SENTENCES[i % 6], "toxicity": i / 12} for i in range(12)]
@@ -146,13 +142,10 @@ def place(tmp_path_factory, vocabulary, config):
         (root / f"{name}.jsonl").write_text(lines)
     vocabulary.save(str(root / "vocabulary"))
     spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
-    params = TransformerLM(config).init(
-        jax.random.key(0), jnp.zeros((1, 1), jnp.int32), enable_dropout=False
-    )["params"]
     keys.write(epath.Path(root / "key.json"), human_made.key(prompts=2))
     human_made.write_filled(root / "filled", human_made.key(prompts=2))
     (root / "base").mkdir()
-    checkpoints.save_model(epath.Path(root / "base"), params, spec, vocabulary)
+    checkpoints.save_model(epath.Path(root / "base"), initial_params(config), spec, vocabulary)
     return root
 
 

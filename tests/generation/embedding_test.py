@@ -1,7 +1,5 @@
 """Texts as points of a model's own, for `filter`'s selection by distance."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -9,7 +7,7 @@ from etils import epath
 from detox_jax.checkpoints import model_dir
 from detox_jax.errors import UserError
 from detox_jax.generation import embedding
-from detox_jax.models.transformer import TransformerLM
+from tests.conftest import initial_params
 
 TEXTS = ["the ferry was late", "bread and butter", "the ferry was late", ""]
 
@@ -19,10 +17,7 @@ def base(tmp_path_factory, vocabulary, config):
     root = tmp_path_factory.mktemp("embedding") / "base"
     root.mkdir()
     spec = model_dir.ModelSpec(config, None, None, vocabulary.fingerprint)
-    params = TransformerLM(config).init(
-        jax.random.key(0), jnp.zeros((1, 1), jnp.int32), enable_dropout=False
-    )["params"]
-    model_dir.save_model(epath.Path(root), params, spec, vocabulary)
+    model_dir.save_model(epath.Path(root), initial_params(config), spec, vocabulary)
     return str(root)
 
 

@@ -3,8 +3,6 @@
 import json
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -13,10 +11,9 @@ from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity, statistics
-from detox_jax.models.transformer import TransformerLM
 from detox_jax.toxicity import filter as filters
 from detox_jax.zero_shot import panel as panels
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, initial_params
 
 
 class Model:
@@ -145,9 +142,7 @@ def test_pairs_are_resampled_together():
 def test_a_real_model_reads_groups_as_evaluate_does(tmp_path, config, vocabulary, capsys):
     spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
     for seed, name in enumerate(("base", "mine")):
-        params = TransformerLM(config).init(
-            jax.random.key(seed), jnp.zeros((1, 1), jnp.int32), enable_dropout=False
-        )["params"]
+        params = initial_params(config, seed=seed)
         (tmp_path / name).mkdir()
         checkpoints.save_model(epath.Path(tmp_path / name), params, spec, vocabulary)
     groups = {
