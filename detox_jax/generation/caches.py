@@ -17,7 +17,8 @@ def empty(model: TransformerLM, params: Any, rows: int, positions: int) -> Any:
     """A cache in which nothing is filled; its leaves have rows at axis 1."""
     leaves, structure = jax.tree.flatten(params)
     of_params = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    shapes = _shapes(model, structure, of_params, rows, positions)
+    network: Any = model  # Its hash, which Flax adds, is unknown to type checkers.
+    shapes = _shapes(network, structure, of_params, rows, positions)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
