@@ -7,7 +7,10 @@ import difflib
 import errno
 import os
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 # Of the operating system: the storage fails, not the program, and no file name is at fault.
@@ -24,6 +27,20 @@ _STORAGE_WORDS = re.compile(
     "|".join(re.escape(os.strerror(number)) for number in sorted(_STORAGE_ERRORS))
     + r"|\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED)\b"
 )
+
+
+# Whose lines say nothing to the author of a module: Python's, installed packages', this project's.
+_ROOT = Path(__file__).resolve().parent
+_NOT_THEIRS = tuple(
+    f"{os.path.realpath(place)}{os.sep}"
+    for place in (
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *(_ROOT, _ROOT.parent / "tasks"),
+    )
+)
+
+_TRANSLATED = re.compile(r'File "([^"\n]+)", line (\d+), in ')
+_MADE = "__autograph_generated_file"
 
 
 class UserError(ValueError):
@@ -94,6 +111,21 @@ def in_one_line(error: BaseException) -> str:
 def as_one_line(text: str, most: int) -> str:
     """Text that a file brings, for a message: its first `most` characters, without line breaks."""
     return shortened(" ".join(text.split()), most)
+
+
+def own_line(error: BaseException) -> str | None:
+    """`my_tasks.py, line 6`: where in a user's own code an error arose; None where in none."""
+    frames = [
+        (frame.f_code.co_filename, str(number))
+        for frame, number in traceback.walk_tb(error.__traceback__)
+    ]
+    # TensorFlow runs a translation of what a data set maps, and tells in words what it is of.
+    for file, number in reversed([*frames, *_TRANSLATED.findall(str(error))]):
+        real = os.path.realpath(file)
+        # What has no file is Python's own, or made at run time.
+        if os.path.isfile(file) and _MADE not in file and not real.startswith(_NOT_THEIRS):
+            return f"{real.removeprefix(os.getcwd() + os.sep)}, line {number}"
+    return None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from gin import config_parser
 
 from detox_jax import extras
-from detox_jax.errors import UserError, nearest, suggestion
+from detox_jax.errors import UserError, nearest, own_line, suggestion
 
 # What gin raises for a line that it cannot read, or a name in it that does not exist: an open
 # bracket is the tokenizer's own error, and thousands of brackets are too deep for Python's parser.
@@ -143,15 +143,19 @@ def parsed(parse: Callable[[], _Result], where: str) -> _Result:
       where: names the file or flag in an error.
 
     Raises:
-      UserError: what gin refuses, as one line.
+      UserError: what gin refuses, as one line; of a module that it imports the line of that.
     """
     try:
         return parse()
-    except _GIN_ERRORS as error:
+    except Exception as error:  # A module of the user's may raise any.
+        own = own_line(error)
+        if own is None and not isinstance(error, _GIN_ERRORS):
+            raise
         if extras.missing(error, where):
             raise  # The command says which verb needs it.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{where}: {' '.join(lines)}") from None
+        said = " ".join(lines or [type(error).__name__])
+        raise UserError(": ".join(filter(None, (where, own, said)))) from None
 
 
 # --- finding ----------------------------------------------------------------------------------

@@ -144,3 +144,23 @@ def test_a_macro_of_a_choice_that_is_not_made_names_the_choice(binding, owner):
     said = re.escape(f"nothing uses {macro} (it is for @{owner}()); see detox-jax generate --help")
     with pytest.raises(UserError, match=f"^{said}$"):
         checked("generate", *flags, f"--gin.{binding}")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("x = 1 / 0", r"mine_\d.gin: .*mine_\d.py, line 2: division by zero"),
+        ("import os; os.nothing", r"mine_\d.py, line 2: module 'os' has no attribute 'nothing'"),
+        ("assert not dict, 'no'", r"mine_\d.py, line 2: no In file"),
+        ("x = = 1", r"mine_\d.gin: invalid syntax \(mine_\d.py, line 2\)"),
+    ],
+)
+def test_a_module_that_fails_is_told_by_its_own_line(line, said, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"mine_{len(line) % 10}"
+    (tmp_path / f"{name}.py").write_text(f"import os\n{line}\n")
+    gin_file = tmp_path / f"{name}.gin"
+    gin_file.write_text(f"from __gin__ import dynamic_registration\nimport {name}\n")
+    with pytest.raises(UserError, match=said) as error:
+        checked("score", f"--gin_file={gin_file}", "--input=x", "--output=y")
+    assert "\n" not in str(error.value)

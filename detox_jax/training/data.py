@@ -10,9 +10,7 @@ the data is `(epoch, row)` and a resumed run skips within one epoch at most.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import traceback
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -82,12 +80,24 @@ def _packed(
         converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
         names = ["targets"]
     lengths = dict.fromkeys(names, length)
-    with _saying_what_seqio_refuses(task):
+    tags, size = _ids_of_tags(task), vocabulary_of(task).vocab_size
+    with seqio_tasks.saying_what_fails(task):
         whole = mixtures.every_part_whole(task)
         packed = converter(seqio_tasks.one_epoch(whole, split, seed, use_cached, lengths), lengths)
-    rows = packed.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    tags = _ids_of_tags(task)
-    yield from (without_tags(row, tags) for row in rows) if tags else rows
+        for row in packed.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+            _check_ids(row["decoder_target_tokens"], task, size)
+            if row["decoder_target_tokens"].any():  # Of texts without a token nothing is learned.
+                yield without_tags(row, tags) if tags else row
+
+
+def _check_ids(ids_L: np.ndarray, task: seqio.Task | seqio.Mixture, size: int) -> None:
+    """Refuses ids that no row of the embedding has: XLA reads another in their place, or NaN."""
+    wrong = ids_L[(ids_L < 0) | (ids_L >= size)]
+    if wrong.size:
+        raise UserError(
+            f"{seqio_tasks.named(task)}: its 'targets' hold {wrong[0]}, which is no token: its "
+            f"vocabulary has the ids from 0 to {size - 1} (docs/TRAINING.md)"
+        )
 
 
 def _ids_of_tags(task: seqio.Task | seqio.Mixture) -> list[tuple[int, ...]]:
@@ -111,21 +121,6 @@ def without_tags(row: Row, tags: Sequence[Sequence[int]]) -> Row:
             if np.array_equal(targets_L[start : start + len(tag)], tag):
                 weights_L[start : start + len(tag)] = 0
     return {**row, "decoder_loss_weights": weights_L}
-
-
-@contextlib.contextmanager
-def _saying_what_seqio_refuses(task: seqio.Task | seqio.Mixture) -> Iterator[None]:
-    """Says in one line what seqio finds wrong with a task; errors of the task's own code pass."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").partition(".")[0] != "seqio":
-            raise
-        said = " ".join(str(error).split())
-        raise UserError(f"task {task.name!r}: seqio refuses it: {said}") from error
 
 
 def _stack(rows: list[Row]) -> Row:
@@ -193,7 +188,7 @@ class BatchIterator(epochs.Resumable):
             read_epoch,
             seed,
             self.identity,
-            if_empty=f"task {task.name!r}: its split {split!r} has no text",
+            if_empty=f"{seqio_tasks.named(task)}: its split {split!r} has no text",
         )
 
     def __next__(self) -> Row:

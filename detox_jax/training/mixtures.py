@@ -68,7 +68,7 @@ def check_parts(
     for part in task.tasks if isinstance(task, seqio.Mixture) else []:
         if part.name in but:
             continue
-        with cached_tasks.saying_damage(part):
+        with cached_tasks.saying_damage(part), seqio_tasks.saying_what_fails(part):
             examples = seqio_tasks.one_epoch(part, split, None, use_cached)
             first = next(examples.as_numpy_iterator(), None)
         if first is None:

@@ -5,6 +5,7 @@ What holds of mixtures alone is in `mixtures`, what `seqio_cache_tasks` wrote in
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import seqio
 import tensorflow as tf
 
 from detox_jax import terminal
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, as_one_line, own_line, storage_trouble
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 
@@ -45,6 +46,48 @@ def get_task(mixture_or_task: str | seqio.Task | seqio.Mixture) -> seqio.Task | 
     return seqio.get_mixture_or_task(mixture_or_task)
 
 
+def named(task: seqio.Task | seqio.Mixture) -> str:
+    """`task 'kept'` or `mixture 'both'`, for messages."""
+    kind = "mixture" if isinstance(task, seqio.Mixture) else "task"
+    return f"{kind} {task.name!r}"
+
+
+@contextlib.contextmanager
+def saying_what_fails(task: seqio.Task | seqio.Mixture) -> Iterator[None]:
+    """Says in one line what goes wrong where a task is built or read, in seqio or in its own code.
+
+    Errors of the storage and those of damaged files pass, which others name.
+
+    Raises:
+      UserError: naming the task and, where its own code fails, the line of that.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, tf.errors.DataLossError):
+        raise
+    except Exception as error:  # A source and a preprocessor may raise any.
+        if storage_trouble(error) is not None:
+            raise
+        where = own_line(error)
+        steps = [
+            getattr(step, "__name__", None) or type(step).__name__
+            for part in parts(task)
+            for step in part.preprocessors
+        ]
+        raise UserError(
+            f"{named(task)} cannot be read: {f'{where}: ' if where else ''}{_said(error)}; its "
+            f"preprocessors are {', '.join(dict.fromkeys(steps)) or 'none'} (docs/TRAINING.md)"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """The kind of an error and what it says; of one in translated code, its last line alone."""
+    lines = str(error).strip().splitlines()
+    if len(lines) > 1 and lines[0] == "in user code:":
+        return as_one_line(lines[-1], 300)
+    return f"{type(error).__name__}: {as_one_line(str(error), 300)}"
+
+
 def own_vocabulary(task: seqio.Task | seqio.Mixture) -> Vocabulary:
     """The vocabulary of a task's `targets`, or of both sides of its pairs; a mixture's first.
 
@@ -56,19 +99,20 @@ def own_vocabulary(task: seqio.Task | seqio.Mixture) -> Vocabulary:
     name = "targets" if "targets" in features else "chosen"
     if name not in features:
         raise UserError(
-            f"task {task.name!r}: its features are {', '.join(features)}, and none of them is "
+            f"{named(task)}: its features are {', '.join(features)}, and none of them is "
             "'targets', which is what a model is trained on (docs/TRAINING.md)"
         )
     if list(features) != ["targets"] and name == "targets" and not is_of_answers(task):
         unread = [feature for feature in features if feature != "targets"]
         raise UserError(
-            f"task {task.name!r}: its feature {unread[0]!r} would not be read, since a model is "
+            f"{named(task)}: its feature {unread[0]!r} would not be read, since a model is "
             "trained on 'targets' alone; join them in a preprocessor (docs/TRAINING.md)"
         )
     vocabulary = getattr(getattr(features[name], "vocabulary", None), "bpe", None)
     if not isinstance(vocabulary, Vocabulary):
         raise UserError(
-            f"task {task.name!r}: its feature {name!r} needs a vocabulary of tasks.vocabularies"
+            f"{named(task)}: its feature {name!r} needs a vocabulary of tasks.vocabularies, the "
+            "model's own: SeqioBPEVocabulary('base/vocabulary')"
         )
     return vocabulary
 
@@ -85,7 +129,7 @@ def check_split(task: seqio.Task | seqio.Mixture, split: str) -> None:
       UserError: naming those it has.
     """
     if not has_split(task, split):
-        raise UserError(f"task {task.name!r} has no split {split!r}; it has {list(task.splits)}")
+        raise UserError(f"{named(task)} has no split {split!r}; it has {list(task.splits)}")
 
 
 def is_of_answers(task: seqio.Task | seqio.Mixture) -> bool:
@@ -149,18 +193,19 @@ def one_epoch(
       lengths: tokens of each feature to which examples are cut; None for all of them.
 
     Raises:
-      UserError: if there is no such split.
+      UserError: if there is no such split, or the task cannot be built.
     """
     check_split(task, split)
-    dataset = task.get_dataset(
-        sequence_length=lengths,
-        split=split,
-        use_cached=use_cached,
-        shuffle=seed is not None,
-        seed=seed,
-        num_epochs=1,
-        try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
-    )
+    with saying_what_fails(task):
+        dataset = task.get_dataset(
+            sequence_length=lengths,
+            split=split,
+            use_cached=use_cached,
+            shuffle=seed is not None,
+            seed=seed,
+            num_epochs=1,
+            try_in_mem_cache=False,  # Needs to know the source's size, which TFDS may not.
+        )
     options = tf.data.Options()
     options.deterministic = True
     return dataset.with_options(options)

@@ -1,12 +1,14 @@
 """Batches: packing, determinism, resumption, epochs, hosts."""
 
 import collections
+import errno
 import itertools
 import json
 
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from detox_jax import chat
 from detox_jax.errors import UserError
@@ -164,25 +166,65 @@ def test_validation_pads_its_last_batch(task):
     assert len(list(data.validation_batches(task, batch_size=2, length=32, max_batches=3))) == 3
 
 
+def own_mistake(split, shuffle_files, seed=None):
+    raise KeyError("a mistake of its own")
+
+
+def mapped_mistake(dataset):
+    return dataset.map(lambda example: {"targets": example["text"]})
+
+
+def of_ids(*ids, dtype="int32"):
+    """A preprocessor that makes the same ids of every text."""
+
+    def step(dataset):
+        return dataset.map(lambda _: {"targets": tf.constant(ids, dtype)})
+
+    return step
+
+
 def test_tasks_that_no_model_can_be_trained_on(made):
-    """Each is one line, in place of seqio's traceback or of features that nobody reads."""
-
-    def own_mistake(split, shuffle_files, seed=None):
-        raise ValueError("a mistake of its own")
-
-    ids = made.feature
-    made("own", read=own_mistake)
+    """Each is one line: no traceback, no feature that nobody reads, no id that XLA takes as NaN."""
+    ids, eos = made.feature, seqio.preprocessors.append_eos
+    lines = [made_by.__code__.co_firstlineno + 1 for made_by in (own_mistake, mapped_mistake)]
     wrong = {
-        "its features are text, and none": made("t", output_features={"text": ids}),
+        "task 't': its features are text, and none": made("t", output_features={"text": ids}),
         "'inputs' would not be read": made("q", output_features={"inputs": ids, "targets": ids}),
-        "seqio refuses it: .*targets": made("raw", preprocessors=[]),
+        "cannot be read: ValueError: .*targets.* its preprocessors are none": made(
+            "raw", preprocessors=[]
+        ),
+        "read: ValueError: Fill .* its preprocessors are append_eos": made(
+            "texts", preprocessors=[eos]
+        ),
+        "task 'floats' cannot be read: .*float32": made(
+            "floats", preprocessors=[of_ids(0.5, dtype="float32")]
+        ),
+        f"'own' cannot be read: .*data_test.py, line {lines[0]}: KeyError: .*of its own": made(
+            "own", read=own_mistake
+        ),
+        f"'mapped' cannot be read: .*data_test.py, line {lines[1]}: KeyError: 'text'": made(
+            "mapped", preprocessors=[mapped_mistake]
+        ),
+        "'large' *: its 'targets' hold 9999, which is no token": made(
+            "large", preprocessors=[of_ids(5, 9999)]
+        ),
+        "its 'targets' hold -7": made("negative", preprocessors=[of_ids(5, -7)]),
+        "'none': its split 'train' has no text": made("none", preprocessors=[of_ids()]),
     }
     for said, task in wrong.items():
         with pytest.raises(UserError, match=said):
             next(batches(task))
-    with pytest.raises(ValueError, match="of its own") as error:
-        next(batches(seqio.get_mixture_or_task("own")))
-    assert not isinstance(error.value, UserError)
+    both = made.mixture("two", [("own", 1), ("large", 1)])
+    with pytest.raises(UserError, match="task 'own' cannot be read"):
+        next(batches(both))
+
+
+def test_what_the_storage_refuses_is_no_mistake_of_a_task(made):
+    def cut_off(split, shuffle_files, seed=None):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        next(batches(made("storage", read=cut_off)))
 
 
 def test_mistakes(task, tmp_path, vocabulary_path):
