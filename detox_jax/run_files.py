@@ -180,6 +180,9 @@ def _like(name: str, roots: Iterable[str]) -> str:
     """`; did you mean gin_configs/experiments/demo.gin?`, by the file's name alone."""
     by_name = {Path(path).name: path for path in sorted(shipped(roots), reverse=True)}
     asked = Path(name).name
+    folder = Path(name).parent.name
+    if folder:  # Of another folder a like name is for something else.
+        by_name = {file: path for file, path in by_name.items() if Path(path).parent.name == folder}
     near = nearest(asked if asked.endswith(".gin") else f"{asked}.gin", by_name)
     return "" if near is None else f"; did you mean {by_name[near]}?"
 

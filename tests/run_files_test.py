@@ -164,3 +164,11 @@ def test_a_module_that_fails_is_told_by_its_own_line(line, said, tmp_path, monke
     with pytest.raises(UserError, match=said) as error:
         checked("score", f"--gin_file={gin_file}", "--input=x", "--output=y")
     assert "\n" not in str(error.value)
+
+
+def test_a_gin_file_of_another_folder_is_not_suggested():
+    roots = [str(run_files.ROOT)]
+    with pytest.raises(UserError, match="looked in [^;]*$"):
+        run_files.find("scorers/lexicon.gin", roots)
+    with pytest.raises(UserError, match="did you mean gin_configs/scorers/services.gin"):
+        run_files.find("scorers/servces.gin", roots)

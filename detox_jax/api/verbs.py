@@ -22,7 +22,7 @@ from detox_jax.toxicity.scorer import ToxicityScorer
 if TYPE_CHECKING:
     from detox_jax.api.evaluation import Evaluation, Run
     from detox_jax.api.model import Model
-    from detox_jax.evaluation.evaluate import Evaluated
+    from detox_jax.evaluation.evaluate import Method
 
 SCORERS = {"ngram": "@ngram.NgramScorer()", "lexicon": "@lexicon.LexiconScorer()"}
 AnyPath = str | os.PathLike[str]
@@ -94,7 +94,7 @@ def score(
 
 
 def evaluate(
-    methods: Mapping[str, Generations | AnyPath | Evaluated],
+    methods: Mapping[str, Generations | AnyPath | Method],
     *,
     baseline: str = "base",
     heldout: Texts | None = None,
@@ -135,7 +135,7 @@ def evaluate(
 
 def _method(name: str, given: Any) -> Any:
     """What the verb is told of a method; one that steers, or is asked behind tags, is meant to."""
-    from detox_jax.evaluation.evaluate import Evaluated
+    from detox_jax.evaluation.evaluate import Method
 
     if not isinstance(given, Generations):
         return given
@@ -143,7 +143,7 @@ def _method(name: str, given: Any) -> Any:
         raise UserError(f"methods[{name!r}] has no scores; give detox_jax.score(...) of it")
     generated = given.manifest.get("generated", {})
     own = tuple(name for name in ("steering", "behind") if generated.get(name))
-    return Evaluated(given.directory, given.checkpoint_path, own_decoding=own, **given._drawn_under)
+    return Method(given.directory, given.checkpoint_path, own_decoding=own, **given._drawn_under)
 
 
 def sgeat(

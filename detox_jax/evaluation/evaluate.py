@@ -65,7 +65,7 @@ FREE = ("output_dir", "batch_size", "mesh_shape", "power", "command", "check_onl
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluated:
+class Method:
     """One model's continuations.
 
     Attributes:
@@ -94,11 +94,11 @@ class Evaluated:
     behind: Tags | None = None
 
 
-Method = Evaluated  # its name in gin files: `@mine/evaluate.Method()`
+Evaluated = Method  # its earlier name, for Python
 
 
 def evaluate(
-    methods: Mapping[str, Evaluated | str | Mapping[str, str]],
+    methods: Mapping[str, Method | str | Mapping[str, str]],
     output_dir: str,
     baseline: str = "base",
     heldout: str | None = None,
@@ -123,7 +123,7 @@ def evaluate(
     least 0.5, nontoxic below; one without a score is in neither split.
 
     Args:
-      methods: scored continuations by name; what is no `Evaluated` is the generations of one.
+      methods: scored continuations by name; what is no `Method` is the generations of one.
       output_dir: where `results.json` and the files for the report's pictures go.
       baseline: the method that the others are compared with.
       heldout: documents for perplexity, of methods with a checkpoint.
@@ -158,7 +158,7 @@ def evaluate(
         mesh.create_mesh(mesh_shape)
 
     # --- what decides the output -------------------------------------------------------------
-    named = {k: v if isinstance(v, Evaluated) else Evaluated(v) for k, v in methods.items()}
+    named = {k: v if isinstance(v, Method) else Method(v) for k, v in methods.items()}
     joined.check_some(named)
     joined.check_baseline(named, baseline)
     generations = _by_scorer({name: method.generations for name, method in named.items()})
@@ -275,7 +275,7 @@ def evaluate(
 def _preview(
     output_dir: str,
     generations: Mapping[str, Mapping[str, str]],
-    named: Mapping[str, Evaluated],
+    named: Mapping[str, Method],
     heldout: str | None,
     reference: str | None,
 ) -> Step:
@@ -353,7 +353,7 @@ def _has_results(output_dir: str, scorers: Iterable[str]) -> bool:
     return any((epath.Path(output_dir) / name / RESULTS_FILE).exists() for name in scorers)
 
 
-def _describe_method(method: Evaluated) -> dict[str, Any]:
+def _describe_method(method: Method) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     fields["own_decoding"] = sorted(method.own_decoding)
     del fields["checkpoint_path"]
@@ -376,14 +376,14 @@ def _describe_method(method: Evaluated) -> dict[str, Any]:
 
 
 def _steering_not_given(
-    methods: Mapping[str, Evaluated], texts: Mapping[str, Scored]
+    methods: Mapping[str, Method], texts: Mapping[str, Scored]
 ) -> dict[str, list[str]]:
     """The steered rows whose methods nobody gave, for the manifest; nothing without such."""
     names = [n for n, of in texts.items() if of.is_steered and not methods[n].steering]
     return {output_settings.STEERING_NOT_GIVEN: names} if names else {}
 
 
-def _filtered_by(name: str, method: Evaluated) -> Scorer | None:
+def _filtered_by(name: str, method: Method) -> Scorer | None:
     if method.filtered_by is None:
         return None
     return from_json(Scorer, method.filtered_by, f"METHODS: {name}", "filtered_by")
@@ -416,7 +416,7 @@ class _Draws:
 
 
 def _quality_of_all(
-    methods: Mapping[str, Evaluated],
+    methods: Mapping[str, Method],
     scored: Mapping[str, Scored],
     generations: Mapping[str, str],
     reader: PerplexityReader,
@@ -435,7 +435,7 @@ def _quality_of_all(
 
 
 def _on_heldout(
-    name: str, method: Evaluated, texts: Scored, reader: PerplexityReader
+    name: str, method: Method, texts: Scored, reader: PerplexityReader
 ) -> HeldoutPerplexity:
     """What is said of held-out text by what the continuations were drawn from."""
     checkpoint = method.checkpoint_path
@@ -445,7 +445,7 @@ def _on_heldout(
 
 
 def _notes(
-    methods: Mapping[str, Evaluated],
+    methods: Mapping[str, Method],
     scored: Mapping[str, Scored],
     quality: Mapping[tuple[str, str], Quality],
     segmenter: Segmenter | None,
@@ -462,7 +462,7 @@ def _notes(
 
 def _rows(
     name: str,
-    method: Evaluated,
+    method: Method,
     scored: Scored,
     draw: _Draws,
     quality: Mapping[tuple[str, str], Quality],
