@@ -22,6 +22,7 @@ from etils import epath
 
 from detox_jax import atomic_files
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 
 T = TypeVar("T")
 FLAT = {"flat": True}
@@ -80,7 +81,9 @@ def read_json(path: epath.Path, kind: type = dict) -> Any:
       UserError: if it cannot be read or holds something else.
     """
     try:
-        value = json.loads(path.read_bytes().decode())
+        content = path.read_bytes()
+        value = json.loads(content.decode())
+        jsonl.check_depth(value, content)  # Python 3.13 reads more levels than may be here.
         # A lone surrogate, which JSON can spell, has no UTF-8 form and no glyph; it becomes "?".
         value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
         value = atomic_files.finite(value)

@@ -102,7 +102,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(content)
-        _check_depth(value, content)
+        check_depth(value, content)
     except RecursionError:
         raise UserError(f"{where}: malformed JSON: nested too deeply") from None
     except ValueError as error:  # also of bytes that are no UTF-8
@@ -112,7 +112,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _check_depth(value: Any, content: bytes) -> None:
+def check_depth(value: Any, content: bytes) -> None:
     """Raises RecursionError for what could be read and not be written again."""
     if content.count(b"[") + content.count(b"{") <= _MOST_NESTED:
         return
@@ -120,7 +120,7 @@ def _check_depth(value: Any, content: bytes) -> None:
     while level:
         depth += 1
         if depth > _MOST_NESTED:
-            raise RecursionError
+            raise RecursionError("nested too deeply")
         level = [item for outer in level for item in _inside(outer)]
 
 
@@ -158,7 +158,7 @@ def parsed(raw: bytes, where: str) -> dict[str, Any]:
     """
     try:
         value = _DECODER.decode(raw.decode("utf-8"))
-        _check_depth(value, raw)
+        check_depth(value, raw)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:

@@ -178,6 +178,7 @@ def test_a_file_is_read_with_null_for_what_is_not_finite(tmp_path, content, valu
         (b"\xff", "cannot be read as JSON"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"a": ' * 900 + b"1" + b"}" * 900, "cannot be read as JSON"),
+        (b'{"a": ' * 201 + b"1" + b"}" * 201, "cannot be read as JSON: nested too deeply"),
         (b"1" * 5000, "cannot be read as JSON"),
         (b"[]", "expected a JSON dict, got list"),
     ],
