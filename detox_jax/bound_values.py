@@ -32,6 +32,8 @@ _EXAMPLES = {
     "mesh_shape": "{'fsdp': 4, 'model': 2}",
     "methods": "{'base': 'DIR', 'mine': 'DIR'}",
     "scores": "{'ngram': 'DIR', 'lexicon': 'DIR'}",
+    "terms": "{'DIR': -0.5}",
+    "groups": "{'identities': 'DIR', 'rest': 'DIR'}",
     "prompts": "@prompts.Standard()",
     "decoding": "{'sampling': @sampling.Greedy()}",
 }

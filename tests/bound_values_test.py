@@ -30,6 +30,22 @@ def test_a_struct_says_what_it_refuses_under_the_macro_of_its_scope():
         checked(*GENERATE, "--gin.TOP_P=2")
 
 
+@pytest.mark.parametrize(
+    ("verb", "name", "example"),
+    [
+        ("combine", "TERMS", "\"{'DIR': -0.5}\""),
+        ("panel", "GROUPS", "\"{'identities': 'DIR', 'rest': 'DIR'}\""),
+        ("evaluate", "METHODS", "\"{'base': 'DIR', 'mine': 'DIR'}\""),
+    ],
+)
+def test_a_dict_that_is_none_is_answered_with_an_example(verb, name, example):
+    others = {"BASE": "DIR", "OUTPUT_DIR": "DIR", "METHODS": "{'base': 'DIR'}"}
+    required = [f"--gin.{other}={given}" for other, given in others.items()]
+    with pytest.raises(UserError) as caught:
+        checked(verb, *required, f"--gin.{name}=DIR")
+    assert str(caught.value).endswith(f"for example --gin.{name}={example}")
+
+
 def test_a_struct_is_tried_in_the_scopes_in_which_it_is_called_alone(tmp_path):
     """Outside of `pretrain` this budget would have both of its fields."""
     file = tmp_path / "pretrain.gin"

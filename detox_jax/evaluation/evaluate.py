@@ -247,7 +247,7 @@ def evaluate(
                     "prompts and more drawn as counts",
                     notes=(
                         *all_joined[scorer].notes,
-                        *_notes(named, scored, quality, word_segmenter),
+                        *_notes(named, scored, quality, word_segmenter, heldout),
                     ),
                     settings=settings,
                     versions=output.manifest["versions"],
@@ -449,11 +449,13 @@ def _notes(
     scored: Mapping[str, Scored],
     quality: Mapping[tuple[str, str], Quality],
     segmenter: Segmenter | None,
+    heldout: str | None,
 ) -> list[str]:
     """Sentences on what steering and the choice among samples mean for the figures."""
     with_model = [name for name, method in methods.items() if method.checkpoint_path is not None]
     of_models = {name: quality[name, "full"] for name in methods}
     return [
+        *notes.on_unread(heldout, of_models, with_model),
         *notes.on_perplexity(scored, of_models, with_model),
         *notes.on_choice(scored),
         *notes.on_words(of_models, segmenter),

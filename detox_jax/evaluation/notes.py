@@ -10,6 +10,25 @@ from detox_jax.evaluation.soundness import FEW_UNSPACED
 from detox_jax.segmenters import Segmenter
 
 
+def on_unread(
+    heldout: str | None, quality: Mapping[str, Quality], with_model: Collection[str]
+) -> list[str]:
+    """That held-out text was given, and there is no model to read it.
+
+    Args:
+      heldout: the text; None where none was given.
+      quality: the figures of one split, by method.
+      with_model: methods of which a checkpoint is known.
+    """
+    if heldout is None or with_model or any(of.perplexity for of in quality.values()):
+        return []
+    return [
+        "Nothing read HELDOUT: no method has a model. In a gin file, METHODS = "
+        f"{{'{next(iter(quality))}': @mine/evaluate.Method(), ...}} and "
+        "mine/evaluate.Method.checkpoint_path = its model."
+    ]
+
+
 def on_perplexity(
     scored: Mapping[str, Scored], quality: Mapping[str, Quality], with_model: Collection[str]
 ) -> list[str]:

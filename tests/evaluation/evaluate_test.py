@@ -108,6 +108,19 @@ def test_power_of_the_baseline_alone_says_what_is_missing(tmp_path, capsys):
     assert "a difference needs a second method" in said and "prompts needed" not in said
 
 
+def test_held_out_text_without_a_model_to_read_it_is_said(tmp_path, capsys):
+    methods = {"base": write(tmp_path / "base", BASE)}
+    held = tmp_path / "held.jsonl"
+    held.write_text('{"id": "a", "text": "a text"}\n')
+    assert run(tmp_path / "out", methods, f"--gin.HELDOUT={held}") == 0
+    said = "Nothing read HELDOUT: no method has a model."
+    assert said in capsys.readouterr().out
+    notes = results_of(tmp_path / "out")["provenance"]["notes"]
+    assert sum(note.startswith(said) for note in notes) == 1
+    assert run(tmp_path / "without", methods) == 0
+    assert "HELDOUT" not in capsys.readouterr().out
+
+
 def test_power_prints_prompts_needed(tmp_path, capsys):
     methods = {"base": write(tmp_path / "base", BASE), "mine": write(tmp_path / "mine", MINE)}
     assert run(tmp_path / "out", methods) == 0
