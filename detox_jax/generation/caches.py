@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,33 +14,13 @@ from detox_jax.models.transformer import TransformerLM
 
 def empty(model: TransformerLM, params: Any, rows: int, positions: int) -> Any:
     """A cache in which nothing is filled; its leaves have rows at axis 1."""
-    leaves, structure = jax.tree.flatten(params)
-    of_params = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    network: Any = model  # Its hash, which Flax adds, is unknown to type checkers.
-    shapes = _shapes(network, structure, of_params, rows, positions)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-# Every program that fills a cache asks, and the answer takes a walk through the whole network.
-@functools.lru_cache(maxsize=256)
-def _shapes(
-    model: TransformerLM,
-    structure: Any,
-    of_params: tuple[tuple[tuple[int, ...], Any], ...],
-    rows: int,
-    positions: int,
-) -> Any:
-    """Shapes and dtypes of a cache, by those of the parameters."""
-    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in of_params]
-
-    def fill(params: Any, tokens: jax.Array) -> Any:
-        _, variables = model.apply(
+    shapes = jax.eval_shape(
+        lambda tokens: model.apply(
             {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
-        )
-        return variables["cache"]
-
-    tokens = jax.ShapeDtypeStruct((rows, positions), jnp.int32)
-    return jax.eval_shape(fill, jax.tree.unflatten(structure, leaves), tokens)
+        )[1]["cache"],
+        jax.ShapeDtypeStruct((rows, positions), jnp.int32),
+    )
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def apply(

@@ -143,7 +143,7 @@ def test_the_caches_of_a_mixture_stand_alone(tmp_path, vocabulary, no_cache_dirs
     gone = task.replace(source=seqio.FunctionDataSource(source_that_is_gone, ["train"]))
     alone = seqio.Mixture("both", [(gone, 1)])
     assert_equal(batches(alone, use_cached=True, count=2), expected)
-    with pytest.raises(FileNotFoundError, match="the source"):
+    with pytest.raises(UserError, match="FileNotFoundError: the source"):
         batches(alone, use_cached=False, count=2)
 
 
