@@ -14,7 +14,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from detox_jax.errors import UserError
 from detox_jax.evaluation.frontiers import Frontier
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Evaluation, suffixes
@@ -150,27 +149,21 @@ def page(several: Sequence[Evaluation], lines: Sequence[Sequence[Frontier]] = ()
             strict=True,
         )
     ]
-    try:
-        return page_template.render(
-            style=style(),
-            script=Markup(script),
-            script_hash=content_policy.source_hash(script),
-            headline=sentence_of_best(several[0].results),
-            not_counted=not_counted(several[0].results),
-            methods=several[0].results.methods,
-            dash=NONE,
-            measures=measures(several[0].results),
-            results=sections,
-            texts=_texts(several),
-            trainings=_trainings(several),
-            samples=samples.shown_samples(several),
-            origins=origins.origins(several),
-        )
-    except RecursionError:
-        directories = ", ".join(evaluation.directory for evaluation in several)
-        raise UserError(
-            f"{directories}: provenance.settings are nested too deeply for a page"
-        ) from None
+    return page_template.render(
+        style=style(),
+        script=Markup(script),
+        script_hash=content_policy.source_hash(script),
+        headline=sentence_of_best(several[0].results),
+        not_counted=not_counted(several[0].results),
+        methods=several[0].results.methods,
+        dash=NONE,
+        measures=measures(several[0].results),
+        results=sections,
+        texts=_texts(several),
+        trainings=_trainings(several),
+        samples=samples.shown_samples(several),
+        origins=origins.origins(several),
+    )
 
 
 def _section(evaluation: Evaluation, anchor: str, name: str, lines: Sequence[Frontier]) -> Section:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -175,17 +176,20 @@ def test_optional_fields_may_be_nothing_and_no_value_ends_in_a_traceback(tmp_pat
         assert not (tmp_path / "report").exists()
 
 
-def test_settings_too_deep_for_a_page_are_one_line(tmp_path, capsys):
-    settings = {}
-    for _ in range(320):
-        settings = {"a": settings}
-    results = results_made.made_results()
-    results = dataclasses.replace(results, provenance=Provenance(settings=settings))
-    source = results_made.write(tmp_path / "evaluation", results, details=False)
-    assert run(source, tmp_path / "report") == 2
+@pytest.mark.usefixtures("without_files_of_charts")
+def test_settings_are_shown_as_deep_as_they_are_read(tmp_path, capsys):
+    def reported(depth):
+        settings = functools.reduce(lambda inner, _: {"a": inner}, range(depth), {})
+        results = results_made.made_results()
+        results = dataclasses.replace(results, provenance=Provenance(settings=settings))
+        source = results_made.write(tmp_path / f"evaluation-{depth}", results, details=False)
+        return run(source, tmp_path / f"report-{depth}")
+
+    assert reported(197) == 0  # Around them are the results, their provenance and its settings.
+    assert reported(198) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "settings are nested too deeply" in error
-    assert str(tmp_path / "evaluation") in error
+    assert error.count("\n") == 1 and "nested too deeply" in error
+    assert str(tmp_path / "evaluation-198") in error
 
 
 @pytest.mark.usefixtures("without_files_of_charts")

@@ -1,0 +1,128 @@
+"""What a step of decoding takes on this CPU: its products, its draws, its reading of caches.
+
+    python benchmarks/decoding_step.py [--rows=400] [--positions=48] [--rounds=5]
+
+GPT-2's small size, float32, random numbers. Each line is a compiled loop that does one thing as
+often as a step does, all in one process and in turns; printed are milliseconds of processor time
+for a step, the median over rounds with the least and the most. Attention reads the caches in three
+ways: as slices of one array in a loop over layers, which is what decoding does; as arrays of their
+own, layer after layer; and as arrays of their own that a loop chooses among.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from detox_jax.generation.sampling import TopPSampling
+
+_LAYERS, _HEADS, _HEAD, _WIDTH, _VOCABULARY = 12, 12, 64, 768, 50304
+_STEPS = 3
+
+
+def _normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def _attend(q_RHK: jax.Array, keys_RHMK: jax.Array, values_RHMK: jax.Array) -> jax.Array:
+    scores_RHM = jnp.einsum("RHK,RHMK->RHM", q_RHK, keys_RHMK)
+    return jnp.einsum("RHM,RHMK->RHK", jax.nn.softmax(scores_RHM), values_RHMK)
+
+
+def attentions(rows: int, positions: int) -> dict[str, tuple[Callable[..., Any], Any, Any]]:
+    """One step's attention of all layers, by how it gets at the caches; a query, and the caches."""
+    q_RHK = _normal(rows, _HEADS, _HEAD)
+    stacked = _normal(_LAYERS, rows, _HEADS, positions, _HEAD)
+    apart = [jnp.array(layer) for layer in stacked]
+
+    def in_a_loop(q_RHK: jax.Array, cache: jax.Array) -> jax.Array:
+        def layer(n: Any, q_RHK: jax.Array) -> jax.Array:
+            part = jax.lax.dynamic_index_in_dim(cache, n, keepdims=False)
+            return q_RHK + _attend(q_RHK, part, part)
+
+        return jax.lax.fori_loop(0, _LAYERS, layer, q_RHK)
+
+    def one_by_one(q_RHK: jax.Array, caches: list[jax.Array]) -> jax.Array:
+        for part in caches:
+            q_RHK = q_RHK + _attend(q_RHK, part, part)
+        return q_RHK
+
+    def chosen(q_RHK: jax.Array, caches: list[jax.Array]) -> jax.Array:
+        def layer(n: Any, q_RHK: jax.Array) -> jax.Array:
+            branches = [lambda q, part=part: _attend(q, part, part) for part in caches]
+            return q_RHK + jax.lax.switch(n, branches, q_RHK)
+
+        return jax.lax.fori_loop(0, _LAYERS, layer, q_RHK)
+
+    return {
+        "attention, slices of one array in a loop": (in_a_loop, q_RHK, stacked),
+        "attention, arrays of their own one by one": (one_by_one, q_RHK, apart),
+        "attention, arrays of their own chosen in a loop": (chosen, q_RHK, apart),
+    }
+
+
+def products(rows: int) -> tuple[Callable[..., Any], Any, Any]:
+    """All products with weights, the logits' included."""
+    sizes = ((_WIDTH, 3 * _WIDTH), (_WIDTH, _WIDTH), (_WIDTH, 4 * _WIDTH), (4 * _WIDTH, _WIDTH))
+    layers = [[_normal(*size) * _WIDTH**-0.5 for size in sizes] for _ in range(_LAYERS)]
+    table_VD = _normal(_VOCABULARY, _WIDTH)
+
+    def step(x_RD: jax.Array, weights: Any) -> jax.Array:
+        layers, table_VD = weights
+        for into, out, up, down in layers:
+            x_RD = ((x_RD @ into)[:, :_WIDTH] @ out @ up) @ down / 4
+        return x_RD + jnp.max(x_RD @ table_VD.T, axis=-1, keepdims=True) * 1e-9
+
+    return step, _normal(rows, _WIDTH), (layers, table_VD)
+
+
+def draws(rows: int) -> tuple[Callable[..., Any], Any, Any]:
+    """A token of each row, from a nucleus of 0.9."""
+    keys_R = jax.random.split(jax.random.key(0), rows)
+
+    def step(logits_RV: jax.Array, keys_R: jax.Array) -> jax.Array:
+        token_R = TopPSampling(0.9).sample(logits_RV, keys_R)
+        return logits_RV.at[0, 0].add(token_R[0] * 1e-9)
+
+    return step, _normal(rows, _VOCABULARY) / 2, keys_R
+
+
+def main() -> None:
+    """Prints a line for each."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--positions", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    flags = parser.parse_args()
+    works = {
+        "products with weights": products(flags.rows),
+        "draws": draws(flags.rows),
+        **attentions(flags.rows, flags.positions),
+    }
+    programs = {}
+    for name, (step, state, rest) in works.items():
+        loop = jax.jit(
+            lambda state, rest, step=step: jax.lax.fori_loop(
+                0, _STEPS, lambda _, state: step(state, rest), state
+            )
+        )
+        programs[name] = loop.lower(state, rest).compile(), state, rest
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(flags.rounds + 1):  # The first one warms up.
+        for name, (program, state, rest) in programs.items():
+            start = time.process_time()
+            jax.block_until_ready(program(state, rest))
+            if turn:
+                taken[name].append((time.process_time() - start) / _STEPS * 1e3)
+    for name, times in taken.items():
+        print(f"{name}: {np.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f})")
+
+
+if __name__ == "__main__":
+    main()
