@@ -13,7 +13,10 @@ def texts(number: int) -> list[str]:
     """Real comments in random order, over again where there are fewer."""
     from detox_jax.toxicity import labelled
 
-    directory = Path(os.environ["DETOX_JAX_DATA"])
+    data = os.environ.get("DETOX_JAX_DATA")
+    if data is None:
+        raise SystemExit("DETOX_JAX_DATA: not set; give the directory of the labelled comments")
+    directory = Path(data)
     comments = [example.text for example in labelled.read_examples(directory)]
     order = np.random.default_rng(0).permutation(len(comments))
     return [comments[order[n % len(order)]] for n in range(number)]
