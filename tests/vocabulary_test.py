@@ -139,6 +139,18 @@ def test_any_tokenizer_json(make, tmp_path):
     assert loaded.encode(names[1]) == [3]
 
 
+def test_what_a_tokenizer_was_saved_with_cuts_and_pads_no_text(tmp_path):
+    """transformers leaves the truncation and padding of its last call in tokenizer.json."""
+    tokenizer = byte_fallback_tokenizer()
+    encodings = tokenizer.encode_batch(SENTENCES, add_special_tokens=False)
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding()
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    write(tmp_path, tokenizer, tokenizer_config=config)
+    ids = Vocabulary.load(str(tmp_path)).encode_batch(SENTENCES)
+    assert ids == [[i + 1 for i in encoding.ids] for encoding in encodings]
+
+
 def test_a_sentencepiece_model(tmp_path):
     reference = sentencepiece_model(tmp_path)
     loaded = Vocabulary.load(str(tmp_path))
