@@ -15,7 +15,14 @@ import seqio
 import tensorflow as tf
 
 from detox_jax import terminal
-from detox_jax.errors import UserError, as_one_line, own_line, storage_trouble
+from detox_jax.errors import (
+    Unavailable,
+    UserError,
+    as_one_line,
+    no_access,
+    own_line,
+    storage_trouble,
+)
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 
@@ -63,10 +70,10 @@ def saying_what_fails(task: seqio.Task | seqio.Mixture) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError, tf.errors.DataLossError):
+    except (UserError, Unavailable, MemoryError, tf.errors.DataLossError):
         raise
     except Exception as error:  # A source and a preprocessor may raise any.
-        if storage_trouble(error) is not None:
+        if no_access(error) or storage_trouble(error) is not None:
             raise
         where = own_line(error)
         steps = [

@@ -11,7 +11,7 @@ import seqio
 import tensorflow as tf
 
 from detox_jax import chat
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.training import data, seqio_tasks
 from tasks import corpora
 from tests import chats_made
@@ -219,12 +219,21 @@ def test_tasks_that_no_model_can_be_trained_on(made):
         next(batches(both))
 
 
-def test_what_the_storage_refuses_is_no_mistake_of_a_task(made):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        Unavailable("gs://bucket/file: no answer"),
+        tf.errors.UnauthenticatedError(None, None, "the token has run out"),
+    ],
+)
+def test_what_the_storage_refuses_is_no_mistake_of_a_task(made, error):
     def cut_off(split, shuffle_files, seed=None):
-        raise OSError(errno.EIO, "Input/output error")
+        raise error
 
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(type(error)) as caught:
         next(batches(made("storage", read=cut_off)))
+    assert caught.value is error
 
 
 def test_mistakes(task, tmp_path, vocabulary_path):
