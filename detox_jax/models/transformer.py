@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -355,19 +355,16 @@ def output_table(cfg: TransformerConfig, params: Any) -> jax.Array:
     return params["token_embedder" if cfg.logits_via_embedding else "logits_dense"]["embedding"]
 
 
-def output_table_of_chunks(cfg: TransformerConfig, params: Any) -> jax.Array:
-    """`output_table` for a loop over chunks of positions, in which it is `chunk_logits`' first.
+def logits_in_chunks(cfg: TransformerConfig, params: Any) -> Callable[[jax.Array], jax.Array]:
+    """`output_logits` of a chunk of positions, `[B, C, D]`, for a loop over chunks.
 
-    Gathered once where its width is split over devices, and not for each chunk; rounded as
-    activations are before, so that half as much is sent.
+    Where its width is split over devices, the output table is gathered here, once for all chunks,
+    and rounded as activations are before, so that half as much is sent. Of its gradient a device
+    keeps its own part alone.
     """
     table_VD = output_table(cfg, params)
-    return _of_whole_width(table_VD.astype(cfg.activation_dtype)).astype(table_VD.dtype)
-
-
-def chunk_logits(cfg: TransformerConfig, table_VD: jax.Array, x_BCD: jax.Array) -> jax.Array:
-    """`output_logits` of a chunk; of the table's gradient a device keeps its own part alone."""
-    return output_logits(cfg, _of_whole_width(table_VD), x_BCD)
+    table_VD = _of_whole_width(table_VD.astype(cfg.activation_dtype)).astype(table_VD.dtype)
+    return lambda x_BCD: output_logits(cfg, _of_whole_width(table_VD), x_BCD)
 
 
 @jax.custom_vjp

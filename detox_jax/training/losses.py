@@ -157,6 +157,5 @@ def next_token_loss(
         logits_BLV: Any = model.apply(variables, inputs_BL, **options)
         return cross_entropy(logits_BLV, targets_BL, weights_BL)
     x_BLD: Any = model.apply(variables, inputs_BL, with_logits=False, **options)
-    table_VD = transformer.output_table_of_chunks(model.config, params)
-    logits_of = functools.partial(transformer.chunk_logits, model.config, table_VD)
+    logits_of = transformer.logits_in_chunks(model.config, params)
     return chunked_cross_entropy(logits_of, x_BLD, targets_BL, weights_BL, chunk)

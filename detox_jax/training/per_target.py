@@ -72,8 +72,7 @@ def per_target(
         states.append(
             network.apply({"params": tree}, inputs_BL, with_logits=False, **call, **options)
         )
-        table_VD = transformer.output_table_of_chunks(network.config, tree)
-        logits_of.append(functools.partial(transformer.chunk_logits, network.config, table_VD))
+        logits_of.append(transformer.logits_in_chunks(network.config, tree))
     return _in_chunks(logits_of, states, targets_BL, chunk, with_entropy)
 
 

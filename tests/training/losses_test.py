@@ -9,12 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from detox_jax.models.transformer import (
-    TransformerLM,
-    chunk_logits,
-    output_logits,
-    output_table_of_chunks,
-)
+from detox_jax.models.transformer import TransformerLM, logits_in_chunks, output_logits
 from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import collectives, hlo
 from detox_jax.training import losses
@@ -151,8 +146,7 @@ def test_a_table_in_two_bytes_has_a_gradient_that_is_rounded_once(config):
     x_BLD = jnp.asarray(rng.normal(size=(4, 64, cfg.emb_dim)), jnp.bfloat16)
 
     def loss(table_VD, chunk):
-        table_VD = output_table_of_chunks(cfg, {"token_embedder": {"embedding": table_VD}})
-        logits_of = functools.partial(chunk_logits, cfg, table_VD)
+        logits_of = logits_in_chunks(cfg, {"token_embedder": {"embedding": table_VD}})
         targets = jnp.ones((4, 64), jnp.int32)
         return losses.chunked_cross_entropy(logits_of, x_BLD, targets, targets, chunk)[0]
 
