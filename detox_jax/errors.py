@@ -7,7 +7,6 @@ import difflib
 import errno
 import os
 import re
-import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,16 +27,6 @@ _STORAGE_WORDS = re.compile(
     + r"|\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED)\b"
 )
 
-
-# Whose lines say nothing to the author of a module: Python's, installed packages', this project's.
-_ROOT = Path(__file__).resolve().parent
-_NOT_THEIRS = tuple(
-    f"{os.path.realpath(place)}{os.sep}"
-    for place in (
-        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        *(_ROOT, _ROOT.parent / "tasks"),
-    )
-)
 
 _TRANSLATED = re.compile(r'File "([^"\n]+)", line (\d+), in ')
 _MADE = "__autograph_generated_file"
@@ -115,6 +104,14 @@ def as_one_line(text: str, most: int) -> str:
 
 def own_line(error: BaseException) -> str | None:
     """`my_tasks.py, line 6`: where in a user's own code an error arose; None where in none."""
+    import sysconfig  # where something failed alone: not for every start
+
+    # Whose lines say nothing to the author of a module: Python's, packages', this project's.
+    root = Path(__file__).parent
+    places = [sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")]
+    not_theirs = tuple(
+        f"{os.path.realpath(place)}{os.sep}" for place in (*places, root, root.parent / "tasks")
+    )
     frames = [
         (frame.f_code.co_filename, str(number))
         for frame, number in traceback.walk_tb(error.__traceback__)
@@ -123,7 +120,7 @@ def own_line(error: BaseException) -> str | None:
     for file, number in reversed([*frames, *_TRANSLATED.findall(str(error))]):
         real = os.path.realpath(file)
         # What has no file is Python's own, or made at run time.
-        if os.path.isfile(file) and _MADE not in file and not real.startswith(_NOT_THEIRS):
+        if os.path.isfile(file) and _MADE not in file and not real.startswith(not_theirs):
             return f"{real.removeprefix(os.getcwd() + os.sep)}, line {number}"
     return None
 

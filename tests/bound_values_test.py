@@ -38,7 +38,7 @@ def test_a_struct_says_what_it_refuses_under_the_macro_of_its_scope():
         ("evaluate", "METHODS", "\"{'base': 'DIR', 'mine': 'DIR'}\""),
     ],
 )
-def test_a_dict_that_is_none_is_answered_with_an_example(verb, name, example):
+def test_text_in_place_of_a_dict_is_answered_with_an_example(verb, name, example):
     others = {"BASE": "DIR", "OUTPUT_DIR": "DIR", "METHODS": "{'base': 'DIR'}"}
     required = [f"--gin.{other}={given}" for other, given in others.items()]
     with pytest.raises(UserError) as caught:

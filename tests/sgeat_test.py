@@ -315,8 +315,9 @@ def test_a_dry_run_says_what_is_done_and_what_comes_again(flags, run_dir, tmp_pa
 def test_a_row_of_conditional_training_is_asked_behind_its_tag(run_dir):
     source = manifest(run_dir / "models" / "conditional")["settings"]["data"]["source"]
     assert (source["tags"]["good"], source["tags"]["bad"]) == ("<+>", "<->")
-    kept = manifest(run_dir / "corpora" / "tagged" / "kept")["counts"]["kept"]
-    assert sum(source["tags"]["documents"].values()) == kept > 30
+    counts = manifest(run_dir / "corpora" / "tagged" / "kept")["counts"]
+    assert sum(source["tags"]["documents"].values()) == counts["kept"] > 30
+    assert counts["kept"] + counts["unscored"] + counts["empty"] == counts["documents"] == 40
     written = manifest(run_dir / "continuations" / "conditional" / "generated")["settings"]
     assert written["behind"] == {"good": "<+>", "bad": "<->"}
     results = json.loads((run_dir / "results.json").read_text())

@@ -28,9 +28,9 @@ def distinct_n(texts_per_prompt: TextsPerPrompt, n: int) -> float:
 
     Averaged over prompts. Words are split at every single space and an empty text is one empty
     word, as is what stands before the space that most continuations begin with. So it is in their
-    evaluation (Liu et al., 2021, https://arxiv.org/abs/2105.03023), so that the
-    figures compare with published ones; hence dist-2 and dist-3 cannot reach 1. It falls with the
-    number and the length of continuations: compare only at equal settings.
+    evaluation (Liu et al., 2021, https://arxiv.org/abs/2105.03023), and the figures compare with
+    published ones; hence dist-2 and dist-3 cannot reach 1. It falls with the number and the length
+    of continuations: compare only at equal settings.
     """
 
     def ratio(texts: Sequence[str]) -> float:

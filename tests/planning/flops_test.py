@@ -113,8 +113,8 @@ def test_a_prefill_and_a_decoding_step(unscanned, one_device_mesh):
     keys_and_values = 2 * 2 * CONFIG.emb_dim * CONFIG.kv_heads * CONFIG.head_size
     unread = prefill / CONFIG.num_layers - 4 * 32 * keys_and_values
     found = xla_flops(program)
-    tolerance = 0.07 * counted
-    assert min(abs(found - counted), abs(found - (counted - unread))) <= tolerance
+    as_counted = abs(found - counted) <= 0.06 * counted
+    assert as_counted or abs(found - (counted - unread)) <= 0.07 * counted
 
 
 def test_six_operations_a_parameter_and_token():
