@@ -73,6 +73,12 @@ def no_access(error: BaseException | None) -> bool:
     return named or bool(re.search(r"\b(PERMISSION_DENIED|UNAUTHENTICATED)\b", str(error)))
 
 
+def is_of_storage(error: BaseException) -> bool:
+    """Whether the storage or the network is at fault for an error, and not what was read."""
+    found = isinstance(error, Unavailable) or storage_trouble(error) is not None
+    return found or no_access(error)
+
+
 def lacks_role(error: BaseException | None) -> bool:
     """Whether no rerun helps: the account is known, and lacks a role.
 

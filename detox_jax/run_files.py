@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from gin import config_parser
 
 from detox_jax import extras
-from detox_jax.errors import UserError, nearest, own_line, suggestion
+from detox_jax.errors import UserError, is_of_storage, nearest, own_line, suggestion
 
 # What gin raises for a line that it cannot read, or a name in it that does not exist: an open
 # bracket is the tokenizer's own error, and thousands of brackets are too deep for Python's parser.
@@ -149,7 +149,7 @@ def parsed(parse: Callable[[], _Result], where: str) -> _Result:
         return parse()
     except Exception as error:  # A module of the user's may raise any.
         own = own_line(error)
-        if own is None and not isinstance(error, _GIN_ERRORS):
+        if is_of_storage(error) or (own is None and not isinstance(error, _GIN_ERRORS)):
             raise
         if extras.missing(error, where):
             raise  # The command says which verb needs it.

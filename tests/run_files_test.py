@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from detox_jax import cli, configuration, run_files
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 
 ROOTS = [str(run_files.ROOT)]
 
@@ -164,6 +164,19 @@ def test_a_module_that_fails_is_told_by_its_own_line(line, said, tmp_path, monke
     with pytest.raises(UserError, match=said) as error:
         checked("score", f"--gin_file={gin_file}", "--input=x", "--output=y")
     assert "\n" not in str(error.value)
+
+
+def test_a_module_that_the_storage_fails_is_no_mistake(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = (
+        "from detox_jax.errors import Unavailable",
+        "raise Unavailable('gs://bucket: no answer')",
+    )
+    (tmp_path / "mine_far.py").write_text("\n".join(lines))
+    gin_file = tmp_path / "far.gin"
+    gin_file.write_text("from __gin__ import dynamic_registration\nimport mine_far\n")
+    with pytest.raises(Unavailable, match="no answer"):
+        checked("score", f"--gin_file={gin_file}", "--input=x", "--output=y")
 
 
 def test_a_gin_file_of_another_folder_is_not_suggested():

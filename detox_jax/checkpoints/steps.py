@@ -30,8 +30,8 @@ from detox_jax.checkpoints import places
 from detox_jax.errors import (
     Unavailable,
     UserError,
+    is_of_storage,
     lacks_role,
-    no_access,
     shortened,
     storage_trouble,
     without_role,
@@ -334,7 +334,7 @@ def _together(read: Callable[[], _Read]) -> _Read:
     except Exception as error:  # Orbax, tensorstore and JSON each have errors of their own
         if lacks_role(error):
             trouble = f"role:{without_role(error)}"
-        elif no_access(error) or storage_trouble(error) is not None:
+        elif is_of_storage(error):
             trouble = f"storage:{storage_trouble(error) or _in_one_line(error)}"
         else:
             trouble = f"damaged:{_in_one_line(error)}"

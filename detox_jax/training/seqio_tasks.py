@@ -15,14 +15,7 @@ import seqio
 import tensorflow as tf
 
 from detox_jax import terminal
-from detox_jax.errors import (
-    Unavailable,
-    UserError,
-    as_one_line,
-    no_access,
-    own_line,
-    storage_trouble,
-)
+from detox_jax.errors import UserError, as_one_line, is_of_storage, own_line
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 
@@ -70,10 +63,10 @@ def saying_what_fails(task: seqio.Task | seqio.Mixture) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Unavailable, MemoryError, tf.errors.DataLossError):
+    except (UserError, MemoryError, tf.errors.DataLossError):
         raise
     except Exception as error:  # A source and a preprocessor may raise any.
-        if no_access(error) or storage_trouble(error) is not None:
+        if is_of_storage(error):
             raise
         where = own_line(error)
         steps = [
