@@ -19,7 +19,7 @@ from flax import struct
 from flax.linen import partitioning
 
 from detox_jax.generation import caches
-from detox_jax.generation.sampling import Sampling
+from detox_jax.generation.sampling import Sampling, in_groups
 from detox_jax.generation.steering import editing
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.models.attention import CACHE_AXES
@@ -227,9 +227,9 @@ def advance(
                 steerings, steered, logits_R1V[:, 0], slots.token_R, vocab_size
             )
             steered = steering_lib.hold(goes_R, slots.steered, steered)
-            drawn_R = distribution.draw(program.sampling, keys_R)
+            drawn_R = in_groups(lambda d, k: d.draw(program.sampling, k), distribution, keys_R)
         else:
-            drawn_R = program.sampling.sample(logits_R1V[:, 0], keys_R)
+            drawn_R = in_groups(program.sampling.sample, logits_R1V[:, 0], keys_R)
         token_R = jnp.where(goes_R, drawn_R, PAD_ID)
         # A row that waits stays where it is: behind its cache there is no room.
         index = jnp.where(goes_R, cache[_INDEX], slots.cache[_INDEX])

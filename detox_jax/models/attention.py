@@ -49,30 +49,75 @@ class LayerData:
 
 @struct.dataclass
 class Cached:
-    """A cache of all layers, see `cache_shape`, and how much of it is read.
+    """A cache of all layers, see `cache_shapes`, and how much of it is read.
 
     It is not scanned like the parameters: what is scanned is taken off whole, and only then cut,
     and a compiler writes that down before it reads it.
 
     Attributes:
-      keys_NBGMK: the cached keys.
-      values_NBGMK: the cached values.
+      keys: the cached keys, `[n, B, G / p, M, W]` each.
+      values: the cached values, likewise.
       room: the first positions, which alone are read; all where None.
     """
 
-    keys_NBGMK: jax.Array
-    values_NBGMK: jax.Array
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
     room: int | None = struct.field(pytree_node=False, default=None)
 
-    def of_layer(self, number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The keys and values that one layer reads, `[B, G / p, room, W]`."""
-        _, B, G, M, K = self.keys_NBGMK.shape
-        start, sizes = (number, 0, 0, 0, 0), (1, B, G, self.room or M, K)
-        keys, values = (
-            jax.lax.dynamic_slice(cache, start, sizes)[0]
-            for cache in (self.keys_NBGMK, self.values_NBGMK)
-        )
-        return keys, values
+
+@struct.dataclass
+class OfLayer:
+    """One layer's cached keys, or values, `[B, G / p, room, W]`, read where they lie.
+
+    Attributes:
+      arrays: of all layers, as `Cached` has them.
+      number: of the layer, int32.
+      room: see `Cached`.
+    """
+
+    arrays: tuple[jax.Array, ...]
+    number: jax.Array
+    room: int | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of one layer's."""
+        _, B, G, M, K = self.arrays[0].shape
+        return B, G, self.room or M, K
+
+    def scores(self, q_BLGNK: jax.Array) -> jax.Array:
+        """Products of queries with keys, float32 `[B, G, N, L, M]`."""
+        if len(self.arrays) == 1:
+            return _scores(q_BLGNK, self._sliced())
+        B, L, G, N, K = q_BLGNK.shape
+        q_BGQK = q_BLGNK.transpose(0, 2, 3, 1, 4).reshape(B, G, N * L, K)
+        return self._chosen(q_BGQK, 3, jnp.float32).reshape(B, G, N, L, -1)
+
+    def weighed(self, weights_BGNLM: jax.Array) -> jax.Array:
+        """Sums of values, `[B, L, G, N, K]`."""
+        if len(self.arrays) == 1:
+            return _weighed(weights_BGNLM, self._sliced())
+        B, G, N, L, M = weights_BGNLM.shape
+        out_BGQK = self._chosen(weights_BGNLM.reshape(B, G, N * L, M), 2, None)
+        return out_BGQK.reshape(B, G, N, L, -1).transpose(0, 3, 1, 2, 4)
+
+    def _sliced(self) -> jax.Array:
+        start = (self.number, 0, 0, 0, 0)
+        return jax.lax.dynamic_slice(self.arrays[0], start, (1, *self.shape))[0]
+
+    def _chosen(self, x: jax.Array, axis: int, dtype: Any) -> jax.Array:
+        """Products of the last axis of `[B, G, Q, I]` with an axis of the layer's own array."""
+        B, G, Q, _ = x.shape
+        # In the layout of the product, so that a layer's way is the product and nothing else.
+        x = x[:, :, 0] if Q == 1 else x
+
+        def product(array: jax.Array) -> jax.Array:
+            dimensions = ((x.ndim - 1,), (axis,)), ((0, 1), (0, 1))
+            of_layer = array[0, :, :, : self.room]
+            return jax.lax.dot_general(x, of_layer, dimensions, preferred_element_type=dtype)
+
+        ways = [functools.partial(product, array) for array in self.arrays]
+        return jax.lax.switch(self.number, ways).reshape(B, G, Q, -1)
 
 
 @struct.dataclass
@@ -102,8 +147,8 @@ class KeyValues:
     p, M, p K]`, or more than `p K`, of which the rest is zero.
     """
 
-    keys_BGMK: jax.Array
-    values_BGMK: jax.Array
+    keys_BGMK: jax.Array | OfLayer
+    values_BGMK: jax.Array | OfLayer
     mask_BLM: jax.Array
 
 
@@ -143,12 +188,8 @@ def attend(
 
     def score(part: KeyValues) -> jax.Array:
         keys_BGMK = part.keys_BGMK
-        scores = jnp.einsum(
-            "BLGNK,BGMK->BGNLM",
-            _placed(q_BLGNK, keys_BGMK),
-            keys_BGMK,
-            preferred_element_type=jnp.float32,
-        ).reshape(B, G, H // G, L, -1)
+        placed = _placed(q_BLGNK, keys_BGMK.shape)
+        scores = _scores(placed, keys_BGMK).reshape(B, G, H // G, L, -1)
         scores = softcap(scores * (K**-0.5 if scale is None else scale), cap)
         return jnp.where(part.mask_BLM[:, None, None], scores, jnp.finfo(jnp.float32).min)
 
@@ -156,10 +197,9 @@ def attend(
     weights = jax.nn.softmax(scores, axis=-1).astype(q_BLHK.dtype)
     ends = np.cumsum([part.mask_BLM.shape[-1] for part in parts])
 
-    def weigh(weights_BGNLM: jax.Array, values_BGMK: jax.Array) -> jax.Array:
+    def weigh(weights_BGNLM: jax.Array, values_BGMK: jax.Array | OfLayer) -> jax.Array:
         by_group = weights_BGNLM.reshape(B, values_BGMK.shape[1], -1, *weights_BGNLM.shape[-2:])
-        out = jnp.einsum("BGNLM,BGMK->BLGNK", by_group, values_BGMK)
-        return _taken(out, G, K)
+        return _taken(_weighed(by_group, values_BGMK), G, K)
 
     outs_BLGNK = [
         weigh(weights_part, part.values_BGMK)
@@ -168,10 +208,22 @@ def attend(
     return functools.reduce(jnp.add, outs_BLGNK).reshape(B, L, H, K)
 
 
-def _placed(q_BLGNK: jax.Array, keys_BGMK: jax.Array) -> jax.Array:
-    """Queries for keys that stand side by side: zero where other heads' keys are."""
+def _scores(q_BLGNK: jax.Array, keys_BGMK: jax.Array | OfLayer) -> jax.Array:
+    if isinstance(keys_BGMK, OfLayer):
+        return keys_BGMK.scores(q_BLGNK)
+    return jnp.einsum("BLGNK,BGMK->BGNLM", q_BLGNK, keys_BGMK, preferred_element_type=jnp.float32)
+
+
+def _weighed(weights_BGNLM: jax.Array, values_BGMK: jax.Array | OfLayer) -> jax.Array:
+    if isinstance(values_BGMK, OfLayer):
+        return values_BGMK.weighed(weights_BGNLM)
+    return jnp.einsum("BGNLM,BGMK->BLGNK", weights_BGNLM, values_BGMK)
+
+
+def _placed(q_BLGNK: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Queries for keys of a shape, which stand side by side: zero where other heads' keys are."""
     B, L, G, N, K = q_BLGNK.shape
-    groups, width = keys_BGMK.shape[1], keys_BGMK.shape[3]
+    groups, width = shape[1], shape[3]
     if (groups, width) == (G, K):
         return q_BLGNK
     p = G // groups
@@ -211,8 +263,11 @@ def training_mask(
     return mask_BLM
 
 
-def cache_shape(cfg: TransformerConfig, B: int, M: int) -> tuple[int, int, int, int, int]:
-    """Of the cached keys of all layers, or values: `[N, B, G / p, M, W]`.
+def cache_shapes(cfg: TransformerConfig, B: int, M: int) -> list[tuple[int, int, int, int, int]]:
+    """Of the cached keys of all layers, or values: `[n, B, G / p, M, W]`, n of N layers in each.
+
+    One array has them all, but on CPU, where each layer has its own: to attend to a part of an
+    array, XLA copies that part there, which takes as long as to attend to it.
 
     Elsewhere than on TPU p is 1 and W the size of a head. A TPU has the last axis in the 128 lanes
     of its registers; of narrower heads its compiler would rather have another axis there, and then
@@ -229,7 +284,8 @@ def cache_shape(cfg: TransformerConfig, B: int, M: int) -> tuple[int, int, int, 
         of_device = groups // kernels.parts_of_heads()
         groups //= max(p for p in range(1, kernels.LANES // width + 1) if of_device % p == 0)
         width = kernels.LANES
-    return cfg.num_layers, B, groups, M, width
+    number = cfg.num_layers if kernels.platform_in_use() == "cpu" else 1
+    return [(cfg.num_layers // number, B, groups, M, width)] * number
 
 
 def to_cache(new_NBLGK: jax.Array, shape: Sequence[int]) -> jax.Array:
@@ -393,13 +449,15 @@ def _cached(positions_BL: jax.Array, layer: LayerData, cached: Cached | None) ->
     if cached is None:
         return []
     assert layer.number is not None
-    keys_BGMK, values_BGMK = cached.of_layer(layer.number)
-    index_M = jnp.arange(keys_BGMK.shape[2])
+    keys, values = (
+        OfLayer(arrays, layer.number, cached.room) for arrays in (cached.keys, cached.values)
+    )
+    index_M = jnp.arange(keys.shape[2])
     filled_BLM = index_M[None, None, :] < positions_BL[:, :, None]
     if layer.window is not None:
         distance_BLM = positions_BL[:, :, None] - index_M[None, None, :]
         filled_BLM = filled_BLM & (distance_BLM < layer.window)
-    return [KeyValues(keys_BGMK, values_BGMK, filled_BLM)]
+    return [KeyValues(keys, values, filled_BLM)]
 
 
 def lora_for(name: str, adaptation: Adaptation | None) -> LoRAConfig | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from detox_jax.models.attention import (
     Cached,
     LayerData,
     Visibility,
-    cache_shape,
+    cache_shapes,
     extend_cache,
     layer_data,
     lora_for,
@@ -296,7 +296,8 @@ class TransformerLM(nn.Module):
             by_blocks = causal and cache is None and blocks.trains_in_blocks(cfg, B, L)
             visibility = Visibility(mask_BLM=mask_BLM, gradient_in_blocks=by_blocks)
         if cache is not None and not prefill:
-            cached = Cached(cache.keys.value, cache.values.value, cache_room)
+            keys, values = (tuple(v.value for v in of) for of in (cache.keys, cache.values))
+            cached = Cached(keys, values, cache_room)
             visibility = dataclasses.replace(visibility, cached=cached)
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
@@ -335,14 +336,22 @@ class TransformerLM(nn.Module):
         """The cache of this call; None where the call only creates it, for L positions."""
         cfg = self.config
         initialized = self.has_variable("cache", "cache_index")
-        shape = cache_shape(cfg, B, L)
+        shapes = cache_shapes(cfg, B, L)
 
-        def variable(name: str) -> Any:
-            return partitioning.variable_with_axes(
-                "cache", name, jnp.zeros, shape, cfg.activation_dtype, axes=CACHE_AXES
-            )
+        def variables(name: str) -> list[Any]:
+            return [
+                partitioning.variable_with_axes(
+                    "cache",
+                    name if len(shapes) == 1 else f"{name}_{place}",
+                    jnp.zeros,
+                    shape,
+                    cfg.activation_dtype,
+                    axes=CACHE_AXES,
+                )
+                for place, shape in enumerate(shapes)
+            ]
 
-        keys, values = variable("cached_key"), variable("cached_value")
+        keys, values = variables("cached_key"), variables("cached_value")
         # One axis in front stands for the layers, so that all of the cache has batch at axis 1.
         index: Any = partitioning.variable_with_axes(
             "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
@@ -397,8 +406,8 @@ class _Cache:
     Written once a call and outside of the scan over layers, which would copy all of it.
     """
 
-    keys: Any
-    values: Any
+    keys: list[Any]
+    values: list[Any]
     index: Any
 
     @property
@@ -409,24 +418,29 @@ class _Cache:
     def fill(self, new: tuple[jax.Array, jax.Array], lengths_B: jax.Array | None) -> None:
         """Puts a prompt's keys and values `[N, B, L, G, K]` at the start."""
         B, L = new[0].shape[1:3]
-        for variable, new_NBLGK in zip((self.keys, self.values), new, strict=True):
+        for variable, new_nBLGK in self._each(new):
             cache = variable.value
-            new_NBGLK = to_cache(new_NBLGK, cache.shape).astype(cache.dtype)
-            variable.value = jax.lax.dynamic_update_slice(cache, new_NBGLK, (0,) * 5)
+            new_nBGLK = to_cache(new_nBLGK, cache.shape).astype(cache.dtype)
+            variable.value = jax.lax.dynamic_update_slice(cache, new_nBGLK, (0,) * 5)
         lengths_B = jnp.full((B,), L) if lengths_B is None else lengths_B
         self.index.value = lengths_B.astype(jnp.int32)[None]
 
     def extend(self, new: tuple[jax.Array, jax.Array]) -> None:
         """Adds one position to each row."""
-        for variable, new_NB1GK in zip((self.keys, self.values), new, strict=True):
-            variable.value = extend_cache(variable.value, new_NB1GK, self.index_B)
+        for variable, new_nB1GK in self._each(new):
+            variable.value = extend_cache(variable.value, new_nB1GK, self.index_B)
         self.index.value = self.index.value + 1
 
     def leave(self, new: tuple[jax.Array, jax.Array]) -> None:
         """Leaves positions that might come next, in place of those that are there."""
-        for variable, new_NBLGK in zip((self.keys, self.values), new, strict=True):
+        for variable, new_nBLGK in self._each(new):
             cache = variable.value
-            variable.value = to_cache(new_NBLGK, cache.shape).astype(cache.dtype)
+            variable.value = to_cache(new_nBLGK, cache.shape).astype(cache.dtype)
+
+    def _each(self, new: tuple[jax.Array, jax.Array]) -> Iterator[tuple[Any, jax.Array]]:
+        """The variables, each with its layers' part of new keys or values."""
+        for variables, new_NBLGK in zip((self.keys, self.values), new, strict=True):
+            yield from zip(variables, jnp.split(new_NBLGK, len(variables)), strict=True)
 
 
 def _scanned(cfg: TransformerConfig, *, reads_alone: bool) -> Any:

@@ -1,6 +1,7 @@
 """Attention as functions: against plain loops, in parts, at low precision; masks and the cache."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -147,9 +148,46 @@ def test_heads_side_by_side_are_heads(width, per_place):
     np.testing.assert_allclose(attention.attend(q, parts), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize(("queries", "room"), [(L, None), (L, 6), (1, 4)])
+def test_a_layer_s_cache_is_read_alike_in_an_array_of_all_and_in_its_own(queries, room):
+    """Each of three layers, of which only the first positions may be read."""
+    of_layers = [_inputs(7, seed)[1:3] for seed in range(3)]
+    q, _, _, mask = _inputs(7, seed=9)
+    q, mask = q[:, :queries], mask[:, :queries, :room]
+
+    @jax.jit
+    def read(keys, values, number):
+        keys, values = (attention.OfLayer(a, number, room) for a in (keys, values))
+        assert keys.shape == (B, G, room or 7, K)
+        return attention.attend(q, [KeyValues(keys, values, mask)])
+
+    stacked = [(np.stack(arrays),) for arrays in zip(*of_layers, strict=True)]
+    apart = [tuple(array[None] for array in arrays) for arrays in zip(*of_layers, strict=True)]
+    for number, (k, v) in enumerate(of_layers):
+        k, v = k[:, :, :room], v[:, :, :room]
+        expected = attention.attend(q, [KeyValues(k, v, mask)])
+        np.testing.assert_allclose(read(*stacked, number), expected, atol=1e-6)
+        np.testing.assert_allclose(read(*apart, number), expected, atol=1e-6)
+
+
+def test_a_step_on_a_cpu_copies_no_layer_s_cache(config):
+    model, params = random_params(dataclasses.replace(config, attention_kernel="plain"))
+    cache = caches.empty(model, params, 3, 48)
+    token = jnp.ones((3, 1), jnp.int32)
+    step = jax.jit(lambda cache: caches.apply(model, params, cache, token, decode=True))
+    program = step.lower(cache).compile().as_text()
+    G, K = config.kv_heads, config.head_size
+    assert f"f32[1,3,{G},48,{K}]" in program
+    # What is not a cache itself, but has the size of a layer's part of one.
+    made = re.findall(rf"= f32\[3,{G},48,{K}\]\S* (?!bitcast|parameter)(\S+)\(", program)
+    assert made == []
+
+
 def test_narrow_heads_fill_the_lanes_of_a_tpu(config, monkeypatch):
     def shape(**fields):
-        return attention.cache_shape(dataclasses.replace(config, **fields), B=3, M=16)
+        shapes = attention.cache_shapes(dataclasses.replace(config, **fields), B=3, M=16)
+        assert len({*shapes}) == 1
+        return len(shapes) * shapes[0][0], *shapes[0][1:]
 
     narrow = {"num_heads": 12, "num_kv_heads": 12, "head_dim": 64}
     assert shape(**narrow) == (2, 3, 12, 16, 64)
@@ -186,10 +224,11 @@ def test_decoding_with_heads_side_by_side_is_decoding(config, monkeypatch):
                 model, params, cache, tokens[:, i : i + 1], decode=True, cache_room=12
             )
             every.append(step)
-        return jnp.concatenate(every, axis=1), cache["cached_key"]
+        name = "cached_key_1" if "cached_key_1" in cache else "cached_key"
+        return jnp.concatenate(every, axis=1), cache[name]
 
     shape, expected = logits()
-    assert shape == (2, 3, 2, 16, 8)
+    assert shape == (1, 3, 2, 16, 8)
     monkeypatch.setattr(attention.kernels, "platform_in_use", lambda: "tpu")
     shape, got = logits()
     assert shape == (2, 3, 1, 16, 128)
