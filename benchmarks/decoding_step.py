@@ -4,14 +4,17 @@
 
 GPT-2's small size, float32, random numbers. Each line is a compiled loop that does one thing as
 often as a step does, all in one process and in turns; printed are milliseconds of processor time
-for a step, the median over rounds with the least and the most. Attention reads the caches in three
-ways: as slices of one array in a loop over layers, which is what decoding does; as arrays of their
-own, layer after layer; and as arrays of their own that a loop chooses among.
+for a step, the median over rounds with the least and the most. Draws are of all rows at once, and
+of a few at a time, which is what decoding does on a CPU. Attention reads the caches in three ways:
+as slices of one array in a loop over layers, as on other devices; as arrays of their own, layer
+after layer; and as arrays of their own that a loop chooses among, which is what decoding does on a
+CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from detox_jax.generation.sampling import TopPSampling
+from detox_jax.generation.sampling import TopPSampling, in_groups
 
 _LAYERS, _HEADS, _HEAD, _WIDTH, _VOCABULARY = 12, 12, 64, 768, 50304
 _STEPS = 3
@@ -82,15 +85,20 @@ def products(rows: int) -> tuple[Callable[..., Any], Any, Any]:
     return step, _normal(rows, _WIDTH), (layers, table_VD)
 
 
-def draws(rows: int) -> tuple[Callable[..., Any], Any, Any]:
+def draws(rows: int) -> dict[str, tuple[Callable[..., Any], Any, Any]]:
     """A token of each row, from a nucleus of 0.9."""
     keys_R = jax.random.split(jax.random.key(0), rows)
+    sample = TopPSampling(0.9).sample
 
-    def step(logits_RV: jax.Array, keys_R: jax.Array) -> jax.Array:
-        token_R = TopPSampling(0.9).sample(logits_RV, keys_R)
-        return logits_RV.at[0, 0].add(token_R[0] * 1e-9)
+    def step(draw: Callable[..., jax.Array], logits_RV: jax.Array, keys_R: jax.Array) -> jax.Array:
+        return logits_RV.at[0, 0].add(draw(logits_RV, keys_R)[0] * 1e-9)
 
-    return step, _normal(rows, _VOCABULARY) / 2, keys_R
+    logits_RV = _normal(rows, _VOCABULARY) / 2
+    ways = {
+        "draws, all rows at once": sample,
+        "draws, a few rows at a time": functools.partial(in_groups, sample),
+    }
+    return {name: (functools.partial(step, draw), logits_RV, keys_R) for name, draw in ways.items()}
 
 
 def main() -> None:
@@ -102,7 +110,7 @@ def main() -> None:
     flags = parser.parse_args()
     works = {
         "products with weights": products(flags.rows),
-        "draws": draws(flags.rows),
+        **draws(flags.rows),
         **attentions(flags.rows, flags.positions),
     }
     programs = {}
