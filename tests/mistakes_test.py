@@ -75,8 +75,8 @@ OTHERS = {
 }
 # A run that takes the other choice, where the default does not read a setting.
 CHOICES = {
-    "TOP_K": ["--gin.SAMPLING=@sampling.TopKSampling()"],
-    "NUM_DOCUMENTS": ["--gin.PROMPTS=@prompts.Standard()", "--gin.NUM_SAMPLES=1"],
+    **{(verb, "TOP_K"): ["--gin.SAMPLING=@sampling.TopKSampling()"] for verb in cli.VERBS},
+    ("generate", "NUM_DOCUMENTS"): ["--gin.PROMPTS=@prompts.Standard()", "--gin.NUM_SAMPLES=1"],
 }
 VERBS = [verb for verb in cli.VERBS if verb not in ("lm_eval", "train_scorer")]
 
@@ -203,7 +203,7 @@ def test_a_wrong_value_is_one_line_that_names_the_setting(
     monkeypatch.chdir(place)
     shutil.rmtree("out", ignore_errors=True)
     setting = f"--gin.{name}={wrong}"
-    error = mistake([*command(verb, place), *CHOICES.get(name, []), setting], capsys)
+    error = mistake([*command(verb, place), *CHOICES.get((verb, name), []), setting], capsys)
     assert name in error or FLAGS.get((verb, name), name) in error
     assert not (place / "out").exists()
 

@@ -26,6 +26,9 @@ from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, sof
 
 CACHE_AXES = ("layers", "batch", "heads", "length", "kv")
 _EVERYTHING = 2**30
+# Numbers of a layer's keys at a position, up to which it takes longer to compile a way to each
+# layer's own array than tiny models decode.
+_NARROW = 128
 
 
 @struct.dataclass
@@ -266,8 +269,8 @@ def training_mask(
 def cache_shapes(cfg: TransformerConfig, B: int, M: int) -> list[tuple[int, int, int, int, int]]:
     """Of the cached keys of all layers, or values: `[n, B, G / p, M, W]`, n of N layers in each.
 
-    One array has them all, but on CPU, where each layer has its own: to attend to a part of an
-    array, XLA copies that part there, which takes as long as to attend to it.
+    One array has them all, but on CPU, where each layer has its own, unless its keys are narrow: to
+    attend to a part of an array, XLA copies that part there, which takes as long as to attend.
 
     Elsewhere than on TPU p is 1 and W the size of a head. A TPU has the last axis in the 128 lanes
     of its registers; of narrower heads its compiler would rather have another axis there, and then
@@ -284,7 +287,8 @@ def cache_shapes(cfg: TransformerConfig, B: int, M: int) -> list[tuple[int, int,
         of_device = groups // kernels.parts_of_heads()
         groups //= max(p for p in range(1, kernels.LANES // width + 1) if of_device % p == 0)
         width = kernels.LANES
-    number = cfg.num_layers if kernels.platform_in_use() == "cpu" else 1
+    apart = kernels.platform_in_use() == "cpu" and cfg.kv_heads * cfg.head_size > _NARROW
+    number = cfg.num_layers if apart else 1
     return [(cfg.num_layers // number, B, groups, M, width)] * number
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detox_jax.generation import decoding, sampling, slots
+from detox_jax.models import attention
 from detox_jax.parallel import mesh as meshes
 from tests.conftest import random_params
 
@@ -79,6 +80,20 @@ def test_same_text_where_only_the_filled_part_of_a_cache_is_read(
     finally:
         jax.clear_caches()
     assert [[(s.tokens, s.stopped) for s in group] for group in together] == expected
+
+
+def test_same_text_where_each_layer_has_a_cache_of_its_own(
+    config, one_device_mesh, expected, monkeypatch
+):
+    monkeypatch.setattr(attention, "_NARROW", 0)
+    jax.clear_caches()
+    try:
+        decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
+        assert _decode(decoder, rows=2) == expected
+        decoder = _decoder(config, meshes.create_mesh({"data": 8}), sampling.TopPSampling(0.9))
+        assert _decode(decoder, rows=8) == expected
+    finally:
+        jax.clear_caches()
 
 
 def test_a_loop_reads_what_rows_that_start_together_have_filled():

@@ -171,7 +171,10 @@ def test_a_layer_s_cache_is_read_alike_in_an_array_of_all_and_in_its_own(queries
 
 
 def test_a_step_on_a_cpu_copies_no_layer_s_cache(config):
-    model, params = random_params(dataclasses.replace(config, attention_kernel="plain"))
+    config = dataclasses.replace(
+        config, num_heads=4, num_kv_heads=4, head_dim=40, attention_kernel="plain"
+    )
+    model, params = random_params(config)
     cache = caches.empty(model, params, 3, 48)
     token = jnp.ones((3, 1), jnp.int32)
     step = jax.jit(lambda cache: caches.apply(model, params, cache, token, decode=True))
@@ -204,6 +207,7 @@ def test_narrow_heads_fill_the_lanes_of_a_tpu(config, monkeypatch):
 
 def test_decoding_with_heads_side_by_side_is_decoding(config, monkeypatch):
     """Prefill and steps of whole models, whose cache is as on TPU: the logits stay."""
+    monkeypatch.setattr(attention, "_NARROW", 0)
     cfg = dataclasses.replace(config, num_kv_heads=2, attention_kernel="plain")
     model, params = random_params(cfg)
     tokens = jnp.asarray(np.random.default_rng(0).integers(3, 90, (3, 9)), jnp.int32)
