@@ -172,12 +172,7 @@ def _part(block: Block, first: int, end: int) -> Block:
 def _joined(one: Block, other: Block) -> Block:
     if isinstance(one, list) or isinstance(other, list):
         return [*as_records(one), *as_records(other)]
-    return plain_documents.Plain(
-        [*one.ids, *other.ids],
-        [*one.escaped, *other.escaped],
-        [*one.scores, *other.scores],
-        one.lines + other.lines,
-    )
+    return one.followed_by(other)
 
 
 def as_records(block: Block) -> list[records.Record]:
@@ -186,6 +181,13 @@ def as_records(block: Block) -> list[records.Record]:
         return block
     each = zip(block.ids, block.texts(), block.scores, strict=True)
     return [records.Document(id, text, score) for id, text, score in each]
+
+
+def _encoded_ids(block: Block | PromptBlock) -> Iterable[bytes]:
+    if isinstance(block, plain_documents.Plain):
+        return block.encoded_ids
+    ids = [record.id for record in block] if isinstance(block, list) else block.ids
+    return (id.encode() for id in ids)
 
 
 class _Reading:
@@ -238,8 +240,7 @@ class _Reading:
             pass
 
     def _remember(self, block: Any) -> None:
-        ids = (record.id for record in block) if isinstance(block, list) else block.ids
-        self._hashes.extend(map(hash, ids))
+        self._hashes.extend(map(hash, _encoded_ids(block)))
 
     def _blocks(self, file: epath.Path) -> Iterator[Any]:
         """The plain records with which a file begins, then the rest of it as records."""
@@ -253,8 +254,8 @@ class _Reading:
                     break
                 is_plain = True
                 if self._aside is not None:
-                    self._aside.count(str(file), len(block.ids))
-                terminal.has_read(len(block.ids))
+                    self._aside.count(str(file), len(block))
+                terminal.has_read(len(block))
                 yield block
             else:
                 rest = iter(()) if is_plain else None

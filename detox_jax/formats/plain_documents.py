@@ -1,61 +1,83 @@
 """Documents of nothing but id, text and score, taken from JSON Lines and put there by the block.
 
-Most corpora hold no other line. One expression takes apart a megabyte of them; a block with any
-other line in it, right or wrong, is left to `records`, which knows all that there may be.
+Most corpora hold no other line. A megabyte of them is taken apart at once (`plain_lines`); a block
+with any other line in it, right or wrong, is left to `records`, which knows all that there may be.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring  # What the encoder calls, which asks for kinds first.
 
 import numpy as np
 
-# A text as it stands between its quotes: what JSON escapes is only told to be sound.
-_TEXT = r'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
-# The same of sound lines, in half of the time: a quote behind one backslash is the text's own.
-_SOUND_TEXT = r'[^"]*+(?:(?<=[^\\]\\)"[^"]*+)*+'
+from detox_jax.formats import plain_lines
+
+# No sign: "-0" is a whole number without one to JSON, and to a float it is not.
+_is_score = re.compile(r"[0-9](?:\.[0-9]+)?(?:e-?[0-9]{1,3})?|null").fullmatch
+_SURE_DIGITS = 15  # of so many decimals no two are written as the same float
 
 
-def _line_of(text: str) -> re.Pattern[str]:
-    return re.compile(
-        rf'^\{{"id": ?"([^"\\\x00-\x1f]+)", ?"text": ?"({text})"'
-        # No sign: "-0" is a whole number without one to JSON, and to a float it is not.
-        r'(?:, ?"toxicity": ?([0-9](?:\.[0-9]+)?(?:e-?[0-9]{1,3})?|null))?\}\r?\n',
-        re.MULTILINE,
-    )
-
-
-_LINE, _SOUND_LINE = _line_of(_TEXT), _line_of(_SOUND_TEXT)
-_IS_TEXT = re.compile(_TEXT).fullmatch
-_Columns = tuple[Sequence[str], Sequence[str], Sequence[str | None]]
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Plain:
-    """Documents that stand one behind the other in a file.
+    """Documents (D) that stand one behind the other in a file.
 
     Attributes:
-      ids: of each, never none.
-      escaped: their texts as they stand in the lines, see `texts`.
-      scores: of each, None for one without.
-      lines: their lines, whole.
+      lines: their lines, whole, and perhaps those of others.
+      places: where these documents stand there.
+      scores_D: float64, NaN for one without.
+      is_as_written_D: whether the line is sure to be what `records.Document` is written as.
     """
 
-    ids: Sequence[str]
-    escaped: Sequence[str]
-    scores: Sequence[float | None]
     lines: bytes
+    places: plain_lines.Places
+    scores_D: np.ndarray
+    is_as_written_D: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.scores_D)
 
     def part(self, first: int, end: int) -> Plain:
-        """Some of the documents; of their lines none."""
-        return Plain(self.ids[first:end], self.escaped[first:end], self.scores[first:end], b"")
+        """Some of the documents."""
+        return Plain(
+            self.lines,
+            self.places.part(first, end),
+            self.scores_D[first:end],
+            self.is_as_written_D[first:end],
+        )
+
+    def followed_by(self, other: Plain) -> Plain:
+        """These documents and others."""
+        return Plain(
+            self.lines + other.lines,
+            self.places.followed_by(other.places, len(self.lines)),
+            np.concatenate([self.scores_D, other.scores_D]),
+            np.concatenate([self.is_as_written_D, other.is_as_written_D]),
+        )
+
+    @functools.cached_property
+    def encoded_ids(self) -> Sequence[bytes]:
+        """The ids, never none, in UTF-8."""
+        return [self.lines[i:j] for i, j in _pairs(self.places.ids_L2)]
+
+    @functools.cached_property
+    def ids(self) -> Sequence[str]:
+        """The ids."""
+        return _strings(self.lines, self.places.ids_L2)
+
+    @functools.cached_property
+    def escaped(self) -> Sequence[str]:
+        """The texts as they stand in the lines, see `texts`."""
+        return _strings(self.lines, self.places.texts_L2)
+
+    @property
+    def scores(self) -> Sequence[float | None]:
+        """The scores, None for a document without one."""
+        return [None if score != score else score for score in self.scores_D.tolist()]
 
     def texts(self) -> list[str]:
         """The texts without the escapes with which they stand in their lines."""
@@ -64,6 +86,27 @@ class Plain:
             texts[i] = text
         return texts
 
+    def num_words(self) -> np.ndarray:
+        """How many words each text has, int64 [D]: what `str.split` parts it into."""
+        return plain_lines.num_words(self.lines, self.places)
+
+
+def _strings(lines: bytes, places_L2: np.ndarray) -> list[str]:
+    """What stands at some places, of which the first comes first and the last one last."""
+    if not len(places_L2):
+        return []
+    first, end = int(places_L2[0, 0]), int(places_L2[-1, 1])
+    part = lines[first:end]
+    if not part.isascii():
+        return [lines[i:j].decode() for i, j in _pairs(places_L2)]
+    text = part.decode()
+    return [text[i:j] for i, j in _pairs(places_L2 - first)]
+
+
+def _pairs(places_L2: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Beginnings and ends; a list for each pair would take longer than what is done with it."""
+    return zip(places_L2[:, 0].tolist(), places_L2[:, 1].tolist(), strict=True)
+
 
 def read(block: bytes) -> Plain | None:
     """The documents of whole lines; None if any of these is another thing, or is wrong.
@@ -71,47 +114,59 @@ def read(block: bytes) -> Plain | None:
     Args:
       block: the lines, one at least; the last one may lack its end.
     """
-    whole = block if block.endswith(b"\n") else block + b"\n"
-    try:
-        text = whole.decode()
-    except UnicodeDecodeError:
+    lines = block if block.endswith(b"\n") else block + b"\n"
+    places = plain_lines.places(lines)
+    scores = None if places is None else _scores(lines, places)
+    if places is None or scores is None:
         return None
-    columns = _of_sound_lines(whole, text) or _columns(_LINE, text)
-    if columns is None:
-        return None
-    ids, escaped, digits = columns
-    scores = _numbers(digits)
-    if max(filter(None, scores), default=0.0) > 1:
-        return None
-    return Plain(ids, escaped, scores, whole)
+    scores_D, is_as_written_D = scores
+    return Plain(lines, places, scores_D, is_as_written_D & _is_as_written(lines, places))
 
 
-def _columns(line: re.Pattern[str], text: str) -> _Columns | None:
-    """Ids, texts and scores as they stand; None if anything stands before, between or behind."""
-    parts = line.split(text)
-    ids, escaped, digits = (parts[1 + i :: line.groups + 1] for i in range(line.groups))
-    return None if any(parts[:: line.groups + 1]) else (ids, escaped, digits)
+def _scores(lines: bytes, places: plain_lines.Places) -> tuple[np.ndarray, np.ndarray] | None:
+    """The scores, and whether each stands as it is written; None if any is wrong or beyond 1."""
+    scored = np.flatnonzero(places.scores_L2[:, 0] < places.scores_L2[:, 1])
+    scores_D = np.full(len(places.scores_L2), np.nan)
+    is_as_written_D = np.zeros(len(scores_D), bool)
+    if len(scored):
+        places_S2 = places.scores_L2[scored]
+        digits = _strings(lines, places_S2)
+        is_decimal_S = plain_lines.are_decimals(lines, places_S2)
+        for i in np.flatnonzero(~is_decimal_S).tolist():
+            if not _is_score(digits[i]):
+                return None
+            digits[i] = digits[i].replace("null", "nan")
+        scores_S = np.array(list(map(float, digits)))
+        if np.any(scores_S > 1):
+            return None
+        scores_D[scored] = scores_S
+        # What Python writes without an exponent, and with no digit more than these.
+        last_S = np.frombuffer(lines, np.uint8)[places_S2[:, 1] - 1]
+        is_short_S = places_S2[:, 1] - places_S2[:, 0] <= len("0.") + _SURE_DIGITS
+        is_sure_S = is_decimal_S & is_short_S & (last_S != ord("0")) & (scores_S >= 1e-4)
+        for i in np.flatnonzero(~is_sure_S).tolist():
+            is_sure_S[i] = repr(float(scores_S[i])) == digits[i]
+        is_as_written_D[scored] = is_sure_S
+    return scores_D, is_as_written_D
 
 
-def _of_sound_lines(whole: bytes, text: str) -> _Columns | None:
-    """The same; None too where a text may have been taken for another."""
-    columns = _columns(_SOUND_LINE, text)
-    ends, returns = whole.count(b"\n"), whole.count(b"\r") and whole.count(b"}\r\n")
-    if (
-        columns is None
-        or len(columns[0]) != ends
-        or np.count_nonzero(np.frombuffer(whole, np.uint8) < ord(" ")) != ends + returns
-        or not all(map(_IS_TEXT, [escaped for escaped in columns[1] if "\\" in escaped]))
-    ):
-        return None
-    return columns
+def _is_as_written(lines: bytes, places: plain_lines.Places) -> np.ndarray:
+    """Whether lines are, but for their scores, what we write, bool [D].
 
-
-def _numbers(digits: Sequence[str | None]) -> Sequence[float | None]:
-    try:
-        return list(map(float, digits))  # type: ignore  # Without a score is the exception.
-    except (TypeError, ValueError):
-        return [float(score) if score and score != "null" else None for score in digits]
+    Of the escapes that are read, two may stand where we write the character itself.
+    """
+    (line_D, end_D), (id_D, id_end_D) = places.lines_L2.T, places.ids_L2.T
+    (text_D, text_end_D), (score_D, score_end_D) = places.texts_L2.T, places.scores_L2.T
+    is_as_written_D = (
+        (id_D - line_D == len('{"id": "'))
+        & (text_D - id_end_D == len('", "text": "'))
+        & (score_D - text_end_D == len('", "toxicity": '))
+        & (end_D - score_end_D == len("}\n"))
+    )
+    escaped_E = np.frombuffer(lines, np.uint8)[places.escapes_E + 1]
+    others = places.escapes_E[(escaped_E == ord("u")) | (escaped_E == ord("/"))]
+    is_as_written_D[np.searchsorted(end_D, others, side="right")] = False
+    return is_as_written_D
 
 
 def _read_escapes(escaped: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -159,34 +214,14 @@ def _bytes(line: str) -> bytes:
         return f"{json.dumps(json.loads(line))}\n".encode()
 
 
-def as_written(lines: Sequence[bytes], scores: Sequence[float]) -> list[bytes]:
-    """Lines that `read` has read or `records` wrote, as `records.Document` is written.
+def rewritten(lines: Sequence[bytes]) -> list[bytes]:
+    """Plain lines, such as `read` has read, as `records.Document` is written.
 
     Args:
       lines: one each, with its end.
-      scores: what they say.
     """
     if not lines:
         return []
-    ends = "\0".join([f'", "toxicity": {score!r}}}\n' for score in scores]).encode().split(b"\0")
-    # Quotes without a backslash before them stand around names and values alone. Of the escapes
-    # that are read, two may stand where we write the character itself.
-    odd = [
-        i
-        for i, (line, end) in enumerate(zip(lines, ends, strict=True))
-        if (b"\\" in line and (b"\\u" in line or b"\\/" in line))
-        or not line.startswith(b'{"id": "')
-        or b'", "text": "' not in line
-        or not line.endswith(end)
-    ]
-    written = list(lines)
-    for i, line in zip(odd, _rewritten([lines[i] for i in odd]), strict=True):
-        written[i] = line
-    return written
-
-
-def _rewritten(lines: Sequence[bytes]) -> list[bytes]:
-    plain = read(b"".join(lines)) if lines else None
-    if plain is not None:
-        return encoded(plain, plain.scores).splitlines(keepends=True)
-    return [line for one in lines for line in _rewritten([one])] if len(lines) > 1 else list(lines)
+    plain = read(b"".join(lines))
+    assert plain is not None
+    return encoded(plain, plain.scores).splitlines(keepends=True)

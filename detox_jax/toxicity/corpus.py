@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -24,8 +25,12 @@ from detox_jax.formats import plain_documents
 from detox_jax.segmenters import Segmenter
 
 _READ_AT_ONCE = 1000
-# Of bytes: what `str.split` parts ASCII words by, and what stands between texts.
-_IS_WHITE = np.array([not chr(byte).strip() or not byte for byte in range(128)] + [False] * 128)
+# Bytes of the lines that are held to be written, each line counted as so many more: what Python's
+# objects take. The more there are, the closer together they lie in the file.
+_WRITTEN_AT_ONCE, _OBJECTS = 1 << 24, 160
+_REWRITTEN_AT_ONCE = 1 << 20  # bytes of lines that are taken apart together
+# Lines so few bytes apart are read in one piece, of which none is much longer than the second.
+_GAP, _PIECE = 1 << 12, 1 << 20
 
 
 def num_words(document: records.Document, segmenter: Segmenter | None = None) -> int:
@@ -43,6 +48,7 @@ class _Columns:
       words_D: int32.
       starts_D: where their lines begin in the file, int64.
       sizes_D: the bytes of their lines, int64.
+      is_as_written_D: whether their lines there are as we write them; others are to be rewritten.
     """
 
     toxicity_D: np.ndarray
@@ -50,6 +56,7 @@ class _Columns:
     words_D: np.ndarray
     starts_D: np.ndarray
     sizes_D: np.ndarray
+    is_as_written_D: np.ndarray
 
 
 class Lines:
@@ -65,15 +72,13 @@ class Lines:
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)
         self._size = 0
 
-    def add(self, block: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Appends whole lines; where they begin, and how many bytes they are."""
+    def add(self, lines: bytes, sizes_N: np.ndarray) -> np.ndarray:
+        """Appends whole lines of some sizes in bytes; where they begin, int64 [N]."""
         with errors.writing(self._directory):
-            self._file.write(block)
-        ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + 1
-        sizes = np.diff(ends, prepend=0)
-        starts = self._size + ends - sizes
-        self._size += len(block)
-        return starts, sizes
+            self._file.write(lines)
+        starts_N = self._size + np.cumsum(sizes_N) - sizes_N
+        self._size += len(lines)
+        return starts_N
 
     def flush(self) -> None:
         """Makes what was added readable."""
@@ -84,11 +89,23 @@ class Lines:
         """Lines, in the order that is asked for; read in the order in which they lie there."""
         lines = [b""] * len(starts_N)
         file = self._file.fileno()
-        order = np.argsort(starts_N).tolist()
-        starts, sizes = starts_N.tolist(), sizes_N.tolist()
-        for i in order:
-            lines[i] = os.pread(file, sizes[i], starts[i])
+        order_N = np.argsort(starts_N)
+        first_N, end_N = starts_N[order_N], (starts_N + sizes_N)[order_N]
+        is_apart_N = np.zeros(len(lines), bool)
+        is_apart_N[1:] = (first_N[1:] - end_N[:-1] > _GAP) | (np.diff(first_N // _PIECE) > 0)
+        order, firsts, ends = order_N.tolist(), first_N.tolist(), end_N.tolist()
+        for begin, behind in _runs(np.cumsum(is_apart_N)):
+            offset = firsts[begin]
+            piece = os.pread(file, ends[behind - 1] - offset, offset)
+            for i in range(begin, behind):
+                lines[order[i]] = piece[firsts[i] - offset : ends[i] - offset]
         return lines
+
+
+def _runs(keys_N: np.ndarray) -> Iterable[tuple[int, int]]:
+    """Where each run of equal keys begins and ends."""
+    borders = [0, *(np.flatnonzero(np.diff(keys_N)) + 1).tolist(), len(keys_N)]
+    return itertools.pairwise(borders) if len(keys_N) else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +139,21 @@ class Corpus(Sequence[records.Document]):
         for first in range(0, len(self), _READ_AT_ONCE):
             yield from map(_document, self._raw(self.places_N[first : first + _READ_AT_ONCE]))
 
-    def encoded(self) -> Iterator[bytes]:
-        """See `encoded`."""
-        for first in range(0, len(self), _READ_AT_ONCE):
-            places_N = self.places_N[first : first + _READ_AT_ONCE]
-            scores = self.columns.toxicity_D[places_N].tolist()
-            yield b"".join(plain_documents.as_written(self._raw(places_N), scores))
+    def encoded(self) -> Iterator[list[bytes]]:
+        """The lines as they are written, many at once."""
+        sizes_N = self.columns.sizes_D[self.places_N] + _OBJECTS
+        groups_N = np.cumsum(sizes_N) // _WRITTEN_AT_ONCE
+        for first, end in _runs(groups_N):
+            places_N = self.places_N[first:end]
+            lines = self._raw(places_N)
+            others = np.flatnonzero(~self.columns.is_as_written_D[places_N])
+            other_sizes = self.columns.sizes_D[places_N[others]]
+            for begin, behind in _runs(np.cumsum(other_sizes) // _REWRITTEN_AT_ONCE):
+                part = others[begin:behind].tolist()
+                rewritten = plain_documents.rewritten([lines[i] for i in part])
+                for i, line in zip(part, rewritten, strict=True):
+                    lines[i] = line
+            yield lines
 
     def _raw(self, places_N: np.ndarray) -> list[bytes]:
         return self.lines.read(self.columns.starts_D[places_N], self.columns.sizes_D[places_N])
@@ -152,7 +178,8 @@ def _document(line: bytes) -> records.Document:
 def taken(documents: Sequence[records.Document], positions: Iterable[int]) -> Any:
     """The documents at some positions, in their order: a list of a list, a corpus of a corpus."""
     if isinstance(documents, Corpus):
-        chosen = np.fromiter(positions, np.int64)
+        is_array = isinstance(positions, np.ndarray)
+        chosen = positions if is_array else np.fromiter(positions, np.int64)
         return dataclasses.replace(documents, places_N=documents.places_N[chosen])
     return [documents[i] for i in positions]
 
@@ -178,11 +205,32 @@ def words_of(documents: Sequence[records.Document]) -> np.ndarray:
     return np.array([num_words(d) for d in documents], np.int64)
 
 
-def encoded(documents: Sequence[records.Document]) -> Iterable[bytes]:
-    """The documents as they are written, many lines of them in each of the bytes."""
-    if isinstance(documents, Corpus):
-        return documents.encoded()
-    return atomic_files.encode_lines(documents)
+def encoded(documents: Sequence[records.Document], size: int) -> Iterator[Iterator[bytes]]:
+    """The documents as they are written, by the shard: many lines in each of the bytes.
+
+    Args:
+      documents: in their order.
+      size: documents of a shard, of which the last may have fewer; each shard is to be taken to its
+        end before the next one is.
+    """
+    many = (
+        documents.encoded()
+        if isinstance(documents, Corpus)
+        else [atomic_files.encode_lines(documents)]
+    )
+    pieces = _pieces(many, size)
+    for _, shard in itertools.groupby(pieces, key=lambda piece: piece[0]):
+        yield (lines for _, lines in shard)
+
+
+def _pieces(many: Iterable[list[bytes]], size: int) -> Iterator[tuple[int, bytes]]:
+    """Lines joined as far as they go into one shard, with its number."""
+    number = 0
+    for lines in filter(None, many):
+        ends = range(number // size * size + size - number, len(lines), size)
+        for first, end in itertools.pairwise([0, *ends, len(lines)]):
+            yield (number + first) // size, b"".join(lines[first:end])
+        number += len(lines)
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -207,60 +255,61 @@ def read(
     """
     lines = Lines(directory)
     # Of each column its parts, the first of them empty: there may be no document.
-    kinds = (np.float64, np.uint64, np.int32, np.int64, np.int64)
+    kinds = (np.float64, np.uint64, np.int32, np.int64, np.int64, np.bool_)
     parts = [[np.zeros(0, kind)] for kind in kinds]
     for _, blocks in record_blocks.read_by_file(input, aside, documents=True):
         for block in blocks:
-            raw, ids, texts, scores = _taken_apart(block)
-            digests = b"".join([hashlib.sha256(id.encode()).digest() for id in ids])
-            columns = (
-                np.array(scores, np.float64),  # None is NaN.
-                np.frombuffer(digests, ">u8")[::4].astype(np.uint64),
-                _num_words(texts, segmenter),
-                *lines.add(raw),
-            )
-            for part, column in zip(parts, columns, strict=True):
-                part.append(column)
+            columns = _columns(block, lines, segmenter)
+            for part, column, kind in zip(parts, columns, kinds, strict=True):
+                part.append(column.astype(kind, copy=False))
     lines.flush()
     # One column after the other, whose parts are let go.
     whole = [np.concatenate(parts.pop(0)) for _ in kinds]
     return Corpus(_Columns(*whole), lines, np.arange(len(whole[0])))
 
 
+def _columns(
+    block: record_blocks.Block, lines: Lines, segmenter: Segmenter | None
+) -> tuple[np.ndarray, ...]:
+    """The columns of a block, whose lines are added to the others."""
+    if isinstance(block, plain_documents.Plain):
+        sizes = np.diff(block.places.lines_L2)[:, 0]
+        return (
+            block.scores_D,
+            _hashes(block.encoded_ids),
+            block.num_words() if segmenter is None else _num_words(block.texts(), segmenter),
+            lines.add(block.lines, sizes),
+            sizes,
+            block.is_as_written_D,
+        )
+    documents = [record for record in block if isinstance(record, records.Document)]
+    if len(documents) < len(block):  # `record_blocks` refuses them.
+        raise UserError("prompts among documents")
+    raw = atomic_files.encode_lines(documents)
+    sizes = np.array([len(line) for line in raw], np.int64)
+    return (
+        toxicity_of(documents),
+        _hashes(document.id.encode() for document in documents),
+        _num_words([document.text for document in documents], segmenter),
+        lines.add(b"".join(raw), sizes),
+        sizes,
+        np.ones(len(raw), bool),
+    )
+
+
+def _hashes(ids: Iterable[bytes]) -> np.ndarray:
+    """`records.stable_hash` of each id."""
+    digests = b"".join([hashlib.sha256(id).digest() for id in ids])
+    return np.frombuffer(digests, ">u8")[::4]
+
+
 def _num_words(texts: Sequence[str], segmenter: Segmenter | None) -> np.ndarray:
-    """`num_words` of each text, int32 [N]; of ASCII texts counted in their bytes."""
-    if segmenter is not None:
-        texts = [segmenter.spaced(text) for text in texts]
-    bytes_B = np.frombuffer("\0".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
-    ends = np.flatnonzero(bytes_B == 0)
-    if len(ends) != len(texts) - 1:  # A text holds such a character of its own.
-        return np.fromiter(map(len, map(str.split, texts)), np.int32, len(texts))
-    white_B = _IS_WHITE[bytes_B]
-    starts = np.flatnonzero(~white_B & np.concatenate([[True], white_B[:-1]]))
-    edges = np.concatenate([[0], ends, [len(bytes_B)]])
-    counts = np.diff(np.searchsorted(starts, edges)).astype(np.int32)
-    others = np.searchsorted(ends, np.flatnonzero(bytes_B >= 128))
-    for i in map(int, np.unique(others)):
-        counts[i] = len(texts[i].split())
-    return counts
+    """`num_words` of each text, int64 [N]."""
+    return np.array([len(segmenters.spaced(text, segmenter).split()) for text in texts], np.int64)
 
 
 def has_scores(block: record_blocks.Block) -> bool:
     """Whether any document of a block has a score."""
     if isinstance(block, plain_documents.Plain):
-        return any(score is not None for score in block.scores)
+        return not np.all(np.isnan(block.scores_D))
     return any(isinstance(d, records.Document) and d.toxicity is not None for d in block)
-
-
-def _taken_apart(
-    block: record_blocks.Block,
-) -> tuple[bytes, Sequence[str], Sequence[str], Sequence[float | None]]:
-    """The lines, the ids, the texts and the scores of a block."""
-    if isinstance(block, plain_documents.Plain):
-        return block.lines, block.ids, block.texts(), block.scores
-    documents = [record for record in block if isinstance(record, records.Document)]
-    if len(documents) < len(block):  # `record_blocks` refuses them.
-        raise UserError("prompts among documents")
-    raw = b"".join(atomic_files.encode_lines(documents))
-    texts = [document.text for document in documents]
-    return raw, [d.id for d in documents], texts, [d.toxicity for d in documents]

@@ -339,10 +339,8 @@ def filter(
         selected = control.as_many_words(selected, aside)
     count = -(-len(selected) // _SHARD_SIZE)
     with terminal.bar("write", len(selected), unit="documents") as advance:
-        for index in range(count):
-            part = selected[index * _SHARD_SIZE : (index + 1) * _SHARD_SIZE]
-            output.write_lines(SHARD_NAME, index, count, corpus.encoded(part))
-            advance(len(part))
+        for index, lines in enumerate(corpus.encoded(selected, _SHARD_SIZE)):
+            advance(output.write_lines(SHARD_NAME, index, count, lines))
 
     # --- what that did to toxicity and length ------------------------------------------------
     counts = {

@@ -43,20 +43,38 @@ def test_what_is_read_and_written_is_what_records_reads_and_writes(
     assert list(plain.scores) == [d.toxicity for d in expected]
     written = atomic_files.encode_lines(expected)
     assert plain_documents.encoded(plain, plain.scores) == b"".join(written)
-    scored = [i for i, d in enumerate(expected) if d.toxicity is not None]
     alone = plain.lines.splitlines(keepends=True)
-    scores = [expected[i].toxicity for i in scored]
-    assert plain_documents.as_written([alone[i] for i in scored], scores) == [
-        written[i] for i in scored
+    assert plain_documents.rewritten(alone) == written
+    for line, ours, is_as_written in zip(alone, written, plain.is_as_written_D, strict=True):
+        assert line == ours or not is_as_written
+
+
+SCORES = ["0.5", "1.0", "0.0", "0.0001", "0.12345678901234568", "1e-05", "null"]
+OTHER_SCORES = ["0.50", "1", "0", "0.00001", "1e-5", "0.123456789012345678", "0.1e0", "1.0e0"]
+
+
+def test_a_line_that_is_written_already_is_known_to_be():
+    """All that we write but what has escapes of characters that have no other form."""
+    texts = ["", "a fool", "two\nlines", '"\\"', "\x7f\u2028\U0001f600é"]
+    ours = [
+        f'{{"id": "{s}", "text": {json.dumps(t, ensure_ascii=False)}, "toxicity": {s}}}\n'
+        for s in SCORES
+        for t in texts
     ]
-
-
-def test_a_line_that_is_written_already_is_passed_on_as_it_is():
-    lines = atomic_files.encode_lines(
-        [records.Document("a", "x", 0.5), records.Document("b", "x", 0.5, {"n": 1})]
-    )
-    passed = plain_documents.as_written(lines, [0.5, 0.5])
-    assert passed == lines and passed[0] is lines[0]
+    plain = plain_documents.read("".join(ours).encode())
+    assert plain is not None and plain.is_as_written_D.all()
+    assert plain_documents.encoded(plain, plain.scores) == "".join(ours).encode()
+    line = ours[1]
+    others = [
+        *[line.replace("0.5}", f"{score}}}") for score in OTHER_SCORES],
+        *[line.replace(a, b) for a, b in [("a f", "\\u0061 f"), ("a f", "\\/f")]],
+        *[line.replace(mark, mark[:-1]) for mark in ('"id": ', ", ", '"text": ', '"toxicity": ')],
+        line.replace("\n", "\r\n"),
+        line.replace(', "toxicity": 0.5', ""),
+    ]
+    for other in others:
+        plain = plain_documents.read((other + line).encode())
+        assert plain is not None and plain.is_as_written_D.tolist() == [False, True], other
 
 
 @given(

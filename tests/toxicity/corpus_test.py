@@ -1,6 +1,7 @@
 """Documents on disk with their numbers in memory, beside the same documents in a list."""
 
 import json
+import os
 import tracemalloc
 
 import numpy as np
@@ -46,17 +47,48 @@ def test_it_is_the_sequence_of_what_was_read(source, tmp_path):
     assert list(corpus.words_of(read)) == list(corpus.words_of(expected))
     assert list(corpus.hashes_of(read)) == [records.stable_hash(d.id) for d in expected]
     np.testing.assert_array_equal(corpus.toxicity_of(read), corpus.toxicity_of(expected))
-    assert b"".join(corpus.encoded(read)) == b"".join(atomic_files.encode_lines(expected))
+    assert written(read, 60) == [b"".join(atomic_files.encode_lines(expected))]
     assert not list(tmp_path.glob("[!i]*")), "the file of lines has no name"
 
 
-def test_lines_are_written_many_at_a_time(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_READ_AT_ONCE", 25)
+def written(documents, size):
+    return [b"".join(shard) for shard in corpus.encoded(documents, size)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 60, 100])
+@pytest.mark.parametrize("at_once", [1, 1000, 1 << 20])
+def test_lines_are_written_many_at_a_time(size, at_once, source, tmp_path, monkeypatch):
+    """However many are held at once: shards have theirs."""
+    monkeypatch.setattr(corpus, "_WRITTEN_AT_ONCE", at_once)
+    monkeypatch.setattr(corpus, "_OBJECTS", 100)
+    monkeypatch.setattr(corpus, "_REWRITTEN_AT_ONCE", 200)
     read = corpus.read(source, None, str(tmp_path))
     order = corpus.taken(read, np.random.default_rng(0).permutation(60))
-    blocks = list(corpus.encoded(order))
-    assert [block.count(b"\n") for block in blocks] == [25, 25, 10]
-    assert b"".join(blocks) == b"".join(atomic_files.encode_lines(list(order)))
+    lines = atomic_files.encode_lines(list(order))
+    expected = [b"".join(lines[first : first + size]) for first in range(0, 60, size)]
+    assert written(order, size) == written(list(order), size) == expected
+    assert max(map(len, order.encoded())) == {1: 1, 1000: 6, 1 << 20: 60}[at_once]
+    assert written(order[:0], size) == written([], size) == []
+
+
+@pytest.mark.parametrize("gap", [0, 300, 1 << 20])
+@pytest.mark.parametrize("piece", [1, 500, 1 << 20])
+def test_lines_that_lie_together_are_read_together(gap, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "_GAP", gap)
+    monkeypatch.setattr(corpus, "_PIECE", piece)
+    given = [b"%d\n" % i * (i % 40 + 1) for i in range(200)]
+    sizes = np.array([*map(len, given)])
+    lines = corpus.Lines(str(tmp_path))
+    starts = np.concatenate(
+        [lines.add(b"".join(given[:90]), sizes[:90]), lines.add(b"".join(given[90:]), sizes[90:])]
+    )
+    lines.flush()
+    chosen = np.random.default_rng(0).permutation(200)[:120]
+    read, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *how: read.append(how) or pread(*how))
+    assert lines.read(starts[chosen], sizes[chosen]) == [given[i] for i in chosen]
+    assert len(read) == 120 if piece == 1 else len(read) < 120
+    assert lines.read(starts[:0], sizes[:0]) == []
 
 
 @pytest.mark.parametrize("selection", SELECTIONS, ids=lambda s: type(s).__name__)
@@ -90,14 +122,16 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
     assert size > 18e6 and many < few + 5e6 < 18e6
 
 
+@pytest.mark.parametrize("escapes", [True, False])
 @pytest.mark.parametrize("apart", ["", "a", " "])
 @pytest.mark.parametrize("first", [0, 1])
-def test_words_are_what_white_space_parts(apart, first, tmp_path):
+def test_words_are_what_white_space_parts(apart, first, escapes, tmp_path):
     """Every character of white space, and NUL, which no other text of these holds."""
     texts = [f"{apart}{chr(i)}b{chr(i)}{chr(i)}c{apart}" for i in range(first, 0x3100)]
-    texts += ["", " ", "\ud83d a"]
+    texts += ["", " ", "\U0001f600 a", "\\", "\\n", "\\ \n\\n", "\\u0020", "a\U0010fffe\u3000b"]
+    texts += ["\ud83d a"] if escapes else []
     path = tmp_path / "in.jsonl"
     rows = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row, ensure_ascii=escapes) + "\n" for row in rows))
     read = corpus.read(str(path), None, str(tmp_path))
     assert list(corpus.words_of(read)) == [len(text.split()) for text in texts]
