@@ -241,7 +241,9 @@ class OutputDirectory:
             name, index, count, (atomic_files.encoded(record.to_json()) for record in records)
         )
 
-    def write_lines(self, name: str, index: int, count: int, lines: Iterable[bytes]) -> int:
+    def write_lines(
+        self, name: str, index: int, count: int, lines: Iterable[bytes], noted: bool = True
+    ) -> int:
         """Writes one shard, whole or not at all, and holds no more of it than what `lines` gives.
 
         Args:
@@ -249,6 +251,8 @@ class OutputDirectory:
           index: its number.
           count: the number of shards of that name.
           lines: its lines in order, one or several in each of the bytes, with their ends.
+          noted: whether the manifest names it at once, for a rerun that asks `has_shard`; else it
+            does when the next that is noted, or the output, is finished.
 
         Returns:
           The number of its records.
@@ -268,7 +272,8 @@ class OutputDirectory:
         written = {"records": number, "sha256": digest.hexdigest()}
         shards = {**self._manifest.get("shards", {}), shard.name: written}
         self._manifest = {**self._manifest, "shards": dict(sorted(shards.items()))}
-        atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
+        if noted:
+            atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
         return number
 
     def finish(self, **counts: Any) -> None:

@@ -206,6 +206,15 @@ def test_lines_are_written_as_they_come_and_counted(tmp_path):
     assert piecewise.manifest == whole.manifest
 
 
+def test_a_shard_that_is_not_noted_is_named_when_the_output_is_finished(tmp_path):
+    output = outputs.OutputDirectory(str(tmp_path), "filter", {})
+    output.write_lines("d", 0, 2, [b"{}\n"], noted=False)
+    output.write_lines("d", 1, 2, [b"{}\n"], noted=False)
+    assert "shards" not in json.loads((tmp_path / "manifest.json").read_text())
+    output.finish()
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["shards"]) == 2
+
+
 @pytest.mark.parametrize("error", [UserError("a text"), KeyboardInterrupt(), OSError(28, "full")])
 def test_what_goes_wrong_while_lines_are_made_leaves_nothing_and_is_said_as_it_is(error, tmp_path):
     output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {})

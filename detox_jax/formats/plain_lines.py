@@ -47,8 +47,13 @@ class Places:
 
     def part(self, first: int, end: int) -> Places:
         """Those of some of the lines."""
-        of_lines = (self.lines_L2, self.ids_L2, self.texts_L2, self.scores_L2)
-        return Places(*[places_L2[first:end] for places_L2 in of_lines], self.escapes_E)
+        return Places(
+            self.lines_L2[first:end],
+            self.ids_L2[first:end],
+            self.texts_L2[first:end],
+            self.scores_L2[first:end],
+            self.escapes_E,
+        )
 
     def followed_by(self, other: Places, offset: int) -> Places:
         """Those of these lines and others, which begin at a position behind them."""

@@ -102,7 +102,8 @@ class LeastToxic(_Share):
         """See `Selection`; of equally toxic documents, the hash of the id decides."""
         del generator
         count = whole_share(len(documents), self.fraction)
-        return corpus.taken(documents, _by_toxicity(documents)[:count])
+        toxicity_N, hash_N = corpus.toxicity_of(documents), corpus.hashes_of(documents)
+        return corpus.taken(documents, _least_toxic(toxicity_N, hash_N, count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,8 @@ class MostToxic(_Share):
         """See `Selection`; all that `LeastToxic` of the other share leaves."""
         del generator
         left = len(documents) - whole_share(len(documents), self.fraction)
-        return corpus.taken(documents, _by_toxicity(documents)[left:])
+        toxicity_N, hash_N = corpus.toxicity_of(documents), corpus.hashes_of(documents)
+        return corpus.taken(documents, np.lexsort((hash_N, toxicity_N))[left:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,7 @@ class LeastToxicPerLength(_Share):
         for first, end in itertools.pairwise(edges):
             count = whole_share(end, self.fraction) - whole_share(first, self.fraction)
             stratum_N = order_N[first:end]
-            mildest_N = np.lexsort((hash_N[stratum_N], toxicity_N[stratum_N]))[:count]
+            mildest_N = _least_toxic(toxicity_N[stratum_N], hash_N[stratum_N], count)
             selected.append(stratum_N[mildest_N])
         return corpus.taken(documents, np.concatenate(selected))
 
@@ -340,7 +342,8 @@ def filter(
     count = -(-len(selected) // _SHARD_SIZE)
     with terminal.bar("write", len(selected), unit="documents") as advance:
         for index, lines in enumerate(corpus.encoded(selected, _SHARD_SIZE)):
-            advance(output.write_lines(SHARD_NAME, index, count, lines))
+            # A rerun selects, and writes, all again.
+            advance(output.write_lines(SHARD_NAME, index, count, lines, noted=False))
 
     # --- what that did to toxicity and length ------------------------------------------------
     counts = {
@@ -481,9 +484,12 @@ def _choose(
     )
 
 
-def _by_toxicity(documents: Sequence[records.Document]) -> np.ndarray:
-    """Positions from the least toxic on; of equals, that with the lower hash of the id first."""
-    return np.lexsort((corpus.hashes_of(documents), corpus.toxicity_of(documents)))
+def _least_toxic(toxicity_N: np.ndarray, hash_N: np.ndarray, count: int) -> np.ndarray:
+    """Positions of so many, least toxic first; of equals, that with the lower hash of the id."""
+    near_N = np.arange(len(toxicity_N))
+    if count < len(near_N):  # Others need not be sorted; NaN comes last.
+        near_N = np.flatnonzero(~(toxicity_N > np.partition(toxicity_N, count)[count]))
+    return near_N[np.lexsort((hash_N[near_N], toxicity_N[near_N]))][:count]
 
 
 def _check_fraction(fraction: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy  # Loads `scipy.sparse` where it is used: that takes as long as all else of `filter`.
 
 from detox_jax.kinds import Count
 
@@ -48,7 +48,7 @@ class TextFeatures:
     def embed(self, candidates: Sequence[str], target: Sequence[str]) -> tuple[Any, Any]:
         """See `transport.Embedding`."""
         fitted = [*itertools.islice(candidates, _FITTED), *itertools.islice(target, _FITTED)]
-        counts_FV = sparse.csr_array(sparse.vstack([*_counts(fitted)]))
+        counts_FV = scipy.sparse.csr_array(scipy.sparse.vstack([*_counts(fitted)]))
         present_V = np.diff(counts_FV.tocsc().indptr)
         weights_V = (np.log((1 + len(fitted)) / (1 + present_V)) + 1).astype(np.float32)
         directions_VD = _directions(_weighted(counts_FV, weights_V), self.dimensions)
@@ -60,7 +60,7 @@ class TextFeatures:
         return points(candidates), points(target)
 
 
-def _counts(texts: Iterable[str]) -> Iterator[sparse.csr_array]:
+def _counts(texts: Iterable[str]) -> Iterator[scipy.sparse.csr_array]:
     """1 + log of the number of each n-gram of each text, some texts at a time; [N, V]."""
     texts = iter(texts)
     while some := list(itertools.islice(texts, _AT_ONCE)):
@@ -78,7 +78,7 @@ def _counts(texts: Iterable[str]) -> Iterator[sparse.csr_array]:
         places = key_E >> _BUCKET_BITS, key_E & (1 << _BUCKET_BITS) - 1
         shape = (len(some), 1 << _BUCKET_BITS)
         values_E = (1 + np.log(count_E)).astype(np.float32)
-        yield sparse.coo_array((values_E, places), shape=shape).tocsr()
+        yield scipy.sparse.coo_array((values_E, places), shape=shape).tocsr()
 
 
 def _bucket(gram_G: np.ndarray) -> np.ndarray:
@@ -86,19 +86,21 @@ def _bucket(gram_G: np.ndarray) -> np.ndarray:
     return (mixed >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)
 
 
-def _weighted(counts_NV: sparse.csr_array, weights_V: np.ndarray) -> sparse.csr_array:
+def _weighted(counts_NV: scipy.sparse.csr_array, weights_V: np.ndarray) -> scipy.sparse.csr_array:
     """TF-IDF, each row of length 1."""
     values_E = counts_NV.data * weights_V[counts_NV.indices]
-    weighted_NV = sparse.csr_array((values_E, counts_NV.indices, counts_NV.indptr), counts_NV.shape)
+    weighted_NV = scipy.sparse.csr_array(
+        (values_E, counts_NV.indices, counts_NV.indptr), counts_NV.shape
+    )
     squares_N = np.asarray(weighted_NV.multiply(weighted_NV).sum(axis=1)).ravel()
     lengths_N = np.sqrt(np.maximum(squares_N, np.finfo(np.float32).tiny))
     scale_E = np.repeat(lengths_N, np.diff(weighted_NV.indptr))
-    return sparse.csr_array(
+    return scipy.sparse.csr_array(
         (values_E / scale_E, weighted_NV.indices, weighted_NV.indptr), weighted_NV.shape
     )
 
 
-def _directions(rows_FV: sparse.csr_array, dimensions: int) -> np.ndarray:
+def _directions(rows_FV: scipy.sparse.csr_array, dimensions: int) -> np.ndarray:
     """The first right singular vectors, [V, D], by way of the rows' inner products."""
     products_FF = (rows_FV @ rows_FV.T).toarray().astype(np.float64)
     values_F, vectors_FF = np.linalg.eigh(products_FF)

@@ -99,6 +99,22 @@ def test_ties_do_not_depend_on_the_order_of_the_input():
     assert ids(kept) != ids(documents[:30])
 
 
+@pytest.mark.parametrize("values", [3, 1000])
+@pytest.mark.parametrize("unscored", [0, 30])
+def test_the_least_toxic_are_the_first_of_all_in_order(values, unscored):
+    """Ties by the hash of the id, those without a score last; of whatever many are wanted."""
+    draws = np.random.default_rng(0).integers(values, size=200).tolist()
+    draws[:unscored] = [None] * unscored
+    documents = [document(i, draw and draw / values) for i, draw in enumerate(draws)]
+    order = sorted(
+        documents,
+        key=lambda d: (d.toxicity is None, d.toxicity or 0.0, records.stable_hash(d.id)),
+    )
+    for share in (0.005, 0.3, 0.84, 0.9, 1.0):
+        kept = filters.LeastToxic(share).select(documents, np.random.default_rng(0))
+        assert list(kept) == order[: round(share * 200)]
+
+
 def test_shares_are_exact():
     documents = [document(i, i / 1000) for i in range(100)]
     generator = np.random.default_rng(0)
