@@ -26,7 +26,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Far below the 1,000 or so that Python's reader takes: what is read is written again, from deeper
 # in the program, and the writer has the same limit.
 _MOST_NESTED = 200
-_BLOCK, _LINES_BLOCK = 1 << 16, 1 << 20
+_BLOCK, _LINES_BLOCK = 1 << 16, 1 << 19  # the second so that arrays of a block fit into a cache
 # gzip raises the first three; Arrow raises OSError for Zstandard.
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError)
 
@@ -199,7 +199,7 @@ def numbered_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
 def line_blocks(file: epath.Path) -> Iterator[tuple[int, bytes]]:
     """Yields the lines of a file by the block, each with the number of its first line.
 
-    A block holds whole lines, about a megabyte of them, or one that is longer; the last line of the
+    A block holds whole lines, about half a megabyte, or one that is longer; the last line of the
     file may lack its end.
 
     Raises:

@@ -1,6 +1,6 @@
 """Documents of nothing but id, text and score, taken from JSON Lines and put there by the block.
 
-Most corpora hold no other line. A megabyte of them is taken apart at once (`plain_lines`); a block
+Most corpora hold no other line. Half a megabyte is taken apart at once (`plain_lines`); a block
 with any other line in it, right or wrong, is left to `records`, which knows all that there may be.
 """
 

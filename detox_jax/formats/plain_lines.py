@@ -1,7 +1,7 @@
 """Lines of JSON that hold an id, a text and at most a score, taken apart in arrays of their bytes.
 
 What Python does for each line would take longer than all that is done for it here: a few passes of
-NumPy over a megabyte of lines tell where each id, text and score begins and ends, and whether every
+NumPy over many lines tell where each id, text and score begins and ends, and whether every
 byte between them is one that may stand there.
 """
 
