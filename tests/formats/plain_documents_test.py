@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detox_jax import atomic_files, records
@@ -77,6 +77,7 @@ def test_a_line_that_is_written_already_is_known_to_be():
         assert plain is not None and plain.is_as_written_D.tolist() == [False, True], other
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(st.sampled_from('ab\\\\"\\n/,:}'), max_size=12), min_size=1, max_size=4),
     st.sampled_from(["\n", "\r\n"]),
@@ -88,6 +89,7 @@ def test_quotes_and_backslashes_part_texts_as_json_does(texts, end):
     assert plain is not None and plain.texts() == texts
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from('a\\"u0n \n\r\t{}'), max_size=12))
 def test_what_json_refuses_is_no_plain_text(inside):
     line = f'{{"id": "a", "text": "{inside}"}}\n'
