@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from detox_jax.generation.sampling import TopPSampling, in_groups
+from detox_jax.generation import slots
+from detox_jax.generation.sampling import TopPSampling
 
 _LAYERS, _HEADS, _HEAD, _WIDTH, _VOCABULARY = 12, 12, 64, 768, 50304
 _STEPS = 3
@@ -96,7 +97,7 @@ def draws(rows: int) -> dict[str, tuple[Callable[..., Any], Any, Any]]:
     logits_RV = _normal(rows, _VOCABULARY) / 2
     ways = {
         "draws, all rows at once": sample,
-        "draws, a few rows at a time": functools.partial(in_groups, sample),
+        "draws, a few rows at a time": functools.partial(slots.drawn, sample),
     }
     return {name: (functools.partial(step, draw), logits_RV, keys_R) for name, draw in ways.items()}
 

@@ -9,14 +9,12 @@ over a whole vocabulary costs more than everything else of a draw.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from detox_jax.errors import UserError
-from detox_jax.models.kernels import platform_in_use
 
 # Counted in settings: the same seed gives other text where it differs. Version 1 took one running
 # sum over the whole vocabulary.
@@ -24,8 +22,6 @@ DRAW_VERSION = 2
 # Blocks of the vocabulary, a divisor of its padded size and a multiple of the parts into which a
 # mesh splits it, so that no block lies on two devices.
 _BLOCKS = 128
-# Of probabilities, as many as a processor's own cache holds from one pass over them to the next.
-_BYTES_AT_ONCE = 2**20
 
 
 class Sampling(Protocol):
@@ -34,28 +30,6 @@ class Sampling(Protocol):
     def sample(self, logits_RV: jax.Array, keys_R: jax.Array) -> jax.Array:
         """Draws one token id a row from float32 logits, `[R]` int32."""
         ...
-
-
-def in_groups(draw: Callable[[Any, jax.Array], jax.Array], rows: Any, keys_R: jax.Array) -> Any:
-    """Draws of all rows; on a CPU of a few at a time, which takes half as long for the same tokens.
-
-    Args:
-      draw: takes rows and their keys, and returns a token id for each.
-      rows: float32 logits `[R, V]`, or a tree of such arrays.
-      keys_R: of the rows.
-
-    Returns:
-      The ids, `[R]` int32.
-    """
-    if platform_in_use() != "cpu" or jax.sharding.get_abstract_mesh().size > 1:
-        return draw(rows, keys_R)
-
-    def of_one(row: Any) -> jax.Array:
-        return draw(*jax.tree.map(lambda array: array[None], row))[0]
-
-    size = jax.tree.leaves(rows)[0].shape[-1]
-    at_once = max(1, _BYTES_AT_ONCE // (4 * size))
-    return jax.lax.map(of_one, (rows, keys_R), batch_size=at_once)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,6 +96,28 @@ def test_same_text_where_each_layer_has_a_cache_of_its_own(
         jax.clear_caches()
 
 
+@pytest.mark.parametrize("rows", [1, 8, 11])
+def test_rows_that_are_drawn_a_few_at_a_time_get_the_tokens_of_all_at_once(rows, monkeypatch):
+    logits = 3 * jax.random.normal(jax.random.key(rows), (rows, 1000))
+    keys = jax.random.split(jax.random.key(1), rows)
+    method = sampling.TopPSampling(0.9)
+    expected = jax.jit(method.sample)(logits, keys)
+    assert rows == 1 or len(set(expected.tolist())) > 1
+    monkeypatch.setattr(slots, "_BYTES_AT_ONCE", 4 * 4 * 1000)
+    seen = []
+
+    def sample(logits_RV, keys_R):
+        seen.append(logits_RV.shape)
+        return method.sample(logits_RV, keys_R)
+
+    got = jax.jit(lambda *rows: slots.drawn(sample, *rows))(logits, keys)
+    np.testing.assert_array_equal(got, expected)
+    assert set(seen) == {(1, 1000)}  # Of which `lax.map` makes four.
+    monkeypatch.setattr(slots, "platform_in_use", lambda: "tpu")
+    slots.drawn(sample, logits, keys)
+    assert seen[-1] == (rows, 1000)
+
+
 def test_a_loop_reads_what_rows_that_start_together_have_filled():
     steps = slots.steps_by_room(bucket=1, max_new_tokens=1000)
     assert steps == {256: 257, 512: 256, 768: 256, 1008: 231}

@@ -82,28 +82,6 @@ def test_a_nucleus_of_mass_exactly_p_is_that_set(p, size):
     np.testing.assert_array_equal(kept, expected[order])
 
 
-@pytest.mark.parametrize("rows", [1, 8, 11])
-def test_rows_that_are_drawn_a_few_at_a_time_get_the_tokens_of_all_at_once(rows, monkeypatch):
-    logits = 3 * jax.random.normal(jax.random.key(rows), (rows, 1000))
-    keys = jax.random.split(jax.random.key(1), rows)
-    method = sampling.TopPSampling(0.9)
-    expected = jax.jit(method.sample)(logits, keys)
-    assert rows == 1 or len(set(expected.tolist())) > 1
-    monkeypatch.setattr(sampling, "_BYTES_AT_ONCE", 4 * 4 * 1000)
-    seen = []
-
-    def sample(logits_RV, keys_R):
-        seen.append(logits_RV.shape)
-        return method.sample(logits_RV, keys_R)
-
-    got = jax.jit(lambda *rows: sampling.in_groups(sample, *rows))(logits, keys)
-    np.testing.assert_array_equal(got, expected)
-    assert set(seen) == {(1, 1000)}  # Of which `lax.map` makes four.
-    monkeypatch.setattr(sampling, "platform_in_use", lambda: "tpu")
-    sampling.in_groups(sample, logits, keys)
-    assert seen[-1] == (rows, 1000)
-
-
 def test_draws_never_land_on_weight_zero():
     weights = jnp.asarray([[0.0, 1e-30, 0.0, 1.0, 0.0]])
     keys = jax.random.split(jax.random.key(1), 4096)
