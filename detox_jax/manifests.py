@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shlex
@@ -40,6 +41,13 @@ def read_manifest(directory: epath.Path) -> dict[str, Any]:
             "later detox-jax wrote it: install that"
         )
     return manifest
+
+
+def verb_of(directory: epath.Path) -> str | None:
+    """The verb that wrote a directory; None where no manifest there can be read."""
+    with contextlib.suppress(UserError):
+        return read_manifest(directory)["verb"]
+    return None
 
 
 def _is_manifest(value: Mapping[str, Any]) -> bool:

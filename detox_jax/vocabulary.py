@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 from etils import epath
 from tokenizers import models, pre_tokenizers, trainers
 
@@ -116,6 +117,25 @@ class Vocabulary:
         for name, content in sorted(self._files.items()):
             digest.update(f"{name} {len(content)}\n".encode() + content)
         return digest.hexdigest()
+
+    def require_tokens(self, ids: np.ndarray, what: str, padded: bool = False) -> None:
+        """Refuses ids that no row of an embedding has: XLA reads another in their place, or NaN.
+
+        Args:
+          ids: of a task that a user may have written.
+          what: holds them, for the error; in the plural.
+          padded: whether padding may be among them.
+
+        Raises:
+          UserError: naming the first that is no token.
+        """
+        least = PAD_ID if padded else PAD_ID + 1
+        wrong = ids[(ids < least) | (ids >= self.vocab_size)]
+        if wrong.size:
+            raise UserError(
+                f"{what} hold {wrong[0]}, which is no token: the vocabulary has the ids from "
+                f"{least} to {self.vocab_size - 1} (docs/TRAINING.md)"
+            )
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no special token added."""

@@ -129,8 +129,9 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
         others; all where None.
 
     Raises:
-      UserError: if a document lacks a label, or has one that is no share.
+      UserError: if a document lacks a label, or has one that is no share, or none is left.
     """
+    number = 0
     for document in records.read_documents(path):
         if part is not None and min(records.stable_hash(document.id) % 5, 1) != part:
             continue
@@ -147,7 +148,17 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
                     f"{path}: record {document.id!r}: {label!r} is {value!r}; expected a number "
                     "from 0 to 1"
                 )
+        number += 1
         yield LabelledText(document.text, tuple(float(values[label]) for label in labels))
+    if not number:
+        which = {
+            None: "holds no document",
+            0: "none of its documents is held out, as one in five is by the hash of its id; give "
+            "more, or VALIDATION_INPUT",
+            1: "all of its documents are held out, as one in five is by the hash of its id; give "
+            "more, or VALIDATION_INPUT",
+        }
+        raise UserError(f"{path}: {which[part]}")
 
 
 def _number(value: Any) -> Any:
@@ -192,6 +203,16 @@ def labelled_task(
         raise UserError(f"LABELS is {labels}; name every label once, and at least one")
     if files and registered:
         raise UserError(f"INPUT is {files} and TASK_NAME is {registered}; set one of the two")
+    if data_dir and (files or registered):
+        raise UserError(
+            f"DATA_DIR is {data_dir} and {'INPUT' if files else 'TASK_NAME'} is "
+            f"{files or registered}; set one of the two"
+        )
+    if validation_files and not files:
+        raise UserError(
+            f"VALIDATION_INPUT is {validation_files}, which only texts of INPUT have beside them; "
+            "set INPUT, or leave it None"
+        )
     if registered:
         return _registered(registered, labels)
     if files:

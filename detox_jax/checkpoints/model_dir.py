@@ -97,7 +97,7 @@ def read_spec(model_dir: epath.Path) -> ModelSpec:
     Raises:
       UserError: if it is missing or is not ours.
     """
-    file = places.require(model_dir) / places.MODEL_FILE
+    file = places.require(model_dir, is_reward=True) / places.MODEL_FILE
     try:
         value = jsonl.json_object(file.read_bytes(), "its text")
         spec = ModelSpec(
@@ -140,14 +140,18 @@ def save_model(
         steps_lib.save(saving, step, {"params": params})
 
 
-def resolve(checkpoint_path: str) -> tuple[epath.Path, int]:
+def resolve(checkpoint_path: str, is_reward: bool = False) -> tuple[epath.Path, int]:
     """The model directory and step that `checkpoint_path` names.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      is_reward: see `places.require`.
 
     Raises:
       UserError: if there is no such checkpoint, or no finished step in it.
     """
     model_dir, step = places.split(checkpoint_path)
-    places.require(checkpoint_path)
+    places.require(checkpoint_path, is_reward)
     read_spec(model_dir)
     steps = saved_steps(model_dir)
     if not steps or (step is not None and step not in steps):
@@ -176,7 +180,7 @@ def restore_arrays(model_dir: epath.Path, step: int, item: str, abstract: Any) -
 
 
 def load_params(
-    checkpoint_path: str, mesh: Mesh, strict: bool = False
+    checkpoint_path: str, mesh: Mesh, strict: bool = False, is_reward: bool = False
 ) -> tuple[params_lib.Params, ModelSpec, str]:
     """The parameters of a checkpoint on the mesh, its base's included.
 
@@ -185,6 +189,7 @@ def load_params(
       mesh: where they go.
       strict: refuse a damaged newest step, in place of taking the one before and saying so. A step
         that `checkpoint_path` names is never replaced by another.
+      is_reward: see `places.require`.
 
     Returns:
       Parameters, spec, and the fingerprint of the whole.
@@ -193,7 +198,7 @@ def load_params(
       UserError: if the checkpoint, or the base of an adapter-only one, is missing, damaged,
         another, or holds numbers that are not finite.
     """
-    resolve(checkpoint_path)
+    resolve(checkpoint_path, is_reward)
     model_dir, only = places.split(checkpoint_path)
     spec = read_spec(model_dir)
     base = None if spec.base is None else load_base(spec, model_dir, mesh)[0]
@@ -307,7 +312,11 @@ def abstract_on_mesh(model: TransformerLM, mesh: Mesh) -> params_lib.Params:
 
 
 def load_model(
-    checkpoint_path: str, mesh: Mesh, dtype: str | None = None, strict: bool = False
+    checkpoint_path: str,
+    mesh: Mesh,
+    dtype: str | None = None,
+    strict: bool = False,
+    is_reward: bool = False,
 ) -> LoadedModel:
     """Loads a checkpoint to generate from or to evaluate.
 
@@ -316,11 +325,12 @@ def load_model(
       mesh: where the parameters go.
       dtype: of activations; the checkpoint's own where None.
       strict: see `load_params`.
+      is_reward: see `places.require`.
 
     Raises:
       UserError: if it is missing, damaged or inconsistent.
     """
-    params, spec, fingerprint = load_params(checkpoint_path, mesh, strict)
+    params, spec, fingerprint = load_params(checkpoint_path, mesh, strict, is_reward)
     model_dir, _ = places.split(checkpoint_path)
     vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
     if vocabulary.fingerprint != spec.vocabulary:

@@ -17,43 +17,80 @@ import shlex
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax import manifests
+from detox_jax.errors import UserError, suggestion
 
 MODEL_FILE = "model.json"
 VOCABULARY_DIR = "vocabulary"
 ORIGIN_FILE = "huggingface.json"
 CHECKPOINTS_DIR = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
+REWARD_VERB = "train_reward"
+_MAKE_MODELS = ("train", "convert", "combine", REWARD_VERB)
+_NEAR = 2  # directories below or above one without a model, in which an error looks for some
+_NAMED = 5  # models that it names
 
 # A repository of the hub, or a file or directory that is named so.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def require(checkpoint_path: str | epath.Path) -> epath.Path:
+def require(checkpoint_path: str | epath.Path, is_reward: bool = False) -> epath.Path:
     """The model directory that a checkpoint's name holds, where one of ours is there.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      is_reward: whether it may be what `train_reward` trained, which has a language model's shapes
+        and is none: what it gives each token says nothing any more.
 
     Raises:
       UserError: if none is; for a Hugging Face model, with the command that brings it here.
     """
     model_dir = split(checkpoint_path)[0]
     if (model_dir / MODEL_FILE).exists():
+        if not is_reward and manifests.verb_of(model_dir) == REWARD_VERB:
+            raise UserError(
+                f"{checkpoint_path}: a reward model of `{REWARD_VERB}`, which writes no text; give "
+                "a language model, and this to RewardAugmented.reward (docs/STEERING.md)"
+            )
         return model_dir
     if (model_dir / "config.json").exists():
         raise UserError(
             f"{checkpoint_path}: a Hugging Face model; bring it here first, and give DIR: "
             f"detox-jax convert --from_hf={shlex.quote(str(checkpoint_path))} --to=DIR"
         )
+    if model_dir.is_dir():
+        raise UserError(f"{model_dir}: no {MODEL_FILE}; {_what_it_is(model_dir)}")
     if model_dir.exists():
-        raise UserError(
-            f"{model_dir}: no {MODEL_FILE}; not a model that detox-jax trained or imported"
-        )
-    hint = ""
-    if is_hub_name(str(checkpoint_path)):
+        raise UserError(f"{model_dir}: a file; a checkpoint is a directory with a {MODEL_FILE}")
+    beside = [file.parent.name for file in model_dir.parent.glob(f"*/{MODEL_FILE}")]
+    hint = suggestion(model_dir.name, beside, f"{model_dir.parent}/")
+    if not hint and is_hub_name(str(checkpoint_path)):
         hint = (
             "; a model of the hub is brought here first: detox-jax convert "
             f"--from_hf={checkpoint_path} --to=DIR"
         )
     raise UserError(f"{checkpoint_path}: no such checkpoint{hint}")
+
+
+def _what_it_is(directory: epath.Path) -> str:
+    """What a directory without a model is, and which models are near, for an error."""
+    verb = manifests.verb_of(directory)
+    if verb in _MAKE_MODELS:
+        return f"what `{verb}` wrote there is unfinished or damaged; run that command again"
+    what = verb and f"it is an output of `{verb}`"
+    for above in list(directory.parents)[:_NEAR]:
+        if (above / MODEL_FILE).exists():
+            return f"it is a part of the model {above}; give it"
+    below = [
+        str(file.parent)
+        for depth in range(1, _NEAR + 1)
+        for file in sorted(directory.glob("/".join(["*"] * depth + [MODEL_FILE])))
+    ]
+    if not below:
+        return what or "not a model that detox-jax trained or imported"
+    more = f" and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
+    models = f"give a model that lies in it: {', '.join(below[:_NAMED])}{more}"
+    return f"{what}; {models}" if what else models
 
 
 def is_hub_name(name: str) -> bool:

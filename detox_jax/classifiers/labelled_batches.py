@@ -65,6 +65,7 @@ class LabelledTask:
       task: of seqio.
       labels: names of the labels, in order.
       encode: texts to ids, special tokens included, cut.
+      vocab_size: ids that the model knows, padding included.
       length: of the rows, in tokens.
       batch_size: texts a batch.
     """
@@ -72,6 +73,7 @@ class LabelledTask:
     task: Any
     labels: tuple[str, ...]
     encode: Encode
+    vocab_size: int
     length: int
     batch_size: int
 
@@ -88,10 +90,22 @@ class LabelledTask:
         weights_B = np.zeros(size, np.float32)
         ids = self.encode([text_of(example) for example in examples])
         for row, (example, tokens) in enumerate(zip(examples, ids, strict=True)):
-            tokens_BL[row, : len(tokens)] = np.asarray(tokens, np.int32) + ID_SHIFT
+            tokens_BL[row, : len(tokens)] = self._checked(tokens, example)
             labels_BC[row] = self.labels_of(example)
             weights_B[row] = example["weight"]
         return {"tokens": tokens_BL, "labels": labels_BC, "weights": weights_B}
+
+    def _checked(self, tokens: list[int], example: dict[str, Any]) -> np.ndarray:
+        """The ids of a text, shifted; XLA reads another row in place of one that is not there."""
+        ids_S = np.asarray(tokens, np.int32) + ID_SHIFT
+        wrong = ids_S[(ids_S < ID_SHIFT) | (ids_S >= self.vocab_size)]
+        if wrong.size:
+            raise UserError(
+                f"task {self.task.name!r}: {text_of(example)[:40]!r} has the id "
+                f"{wrong[0] - ID_SHIFT} of its tokenizer, but the model knows those from 0 to "
+                f"{self.vocab_size - ID_SHIFT - 1}; the two belong to different models"
+            )
+        return ids_S
 
     def labels_of(self, example: dict[str, Any]) -> np.ndarray:
         """The labels of an example, checked.
@@ -180,18 +194,20 @@ class Labels(Objective):
     Attributes:
       names: of the labels, in order.
       encode: texts to ids, special tokens included, cut.
+      vocab_size: ids that the model knows, padding included.
       label_loss: of a batch, such as `LabelLoss`.
       identity: what decides the batches beside task, sizes and seed: data, tokenizer.
     """
 
     names: tuple[str, ...]
     encode: Encode
+    vocab_size: int
     label_loss: Loss
     identity: Mapping[str, Any]
 
     def source(self, task: Any, batch_size: int, length: int) -> LabelledTask:
         """The task, its texts as ids."""
-        return LabelledTask(task, self.names, self.encode, length, batch_size)
+        return LabelledTask(task, self.names, self.encode, self.vocab_size, length, batch_size)
 
     def batches(
         self,

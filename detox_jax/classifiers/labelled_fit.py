@@ -9,6 +9,7 @@ from etils import epath
 
 from detox_jax.checkpoints.params import Params
 from detox_jax.classifiers.labelled_batches import Labels
+from detox_jax.errors import UserError
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
 from detox_jax.training.fit import Budget, fit
@@ -73,6 +74,37 @@ def fit_labels(
         seed=seed,
         directory=directory,
         strict=strict,
+    )
+
+
+def require_two_kinds(task: Any, threshold: float | None = None) -> None:
+    """Refuses training texts that are all alike, from which nothing is learnt of the others.
+
+    Args:
+      task: of labelled texts, whose one label is the toxicity.
+      threshold: from which on a text is toxic; where None two different scores are enough.
+
+    Raises:
+      UserError: where no text is toxic, none is clean, or all have one score.
+    """
+    from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
+
+    seen: set[float] = set()
+    for example in seqio_tasks.examples(task, "train"):
+        score = float(example["labels"][0])
+        seen.add(score if threshold is None else float(score >= threshold))
+        if len(seen) > 1:
+            return
+    (only,) = seen
+    if threshold is None:
+        raise UserError(
+            f"task {task.name!r}: all of its training texts have the toxicity {only:g}; give clean "
+            "and toxic ones"
+        )
+    side, other = ("at or above", "clean") if only else ("below", "toxic")
+    raise UserError(
+        f"task {task.name!r}: all of its training texts are {side} THRESHOLD, {threshold:g}; give "
+        f"{other} ones too, or move THRESHOLD"
     )
 
 

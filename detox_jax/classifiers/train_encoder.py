@@ -106,7 +106,9 @@ class EncoderRecipe:
             output.path, itertools.islice(texts, _VOCABULARY_TEXTS), len(self.labels), self.length
         )
         decides = {"source": described["train"], "encoder": identity}
-        objective = Labels(self.labels, started.tokenizer.encode, self.loss, decides)
+        objective = Labels(
+            self.labels, started.tokenizer.encode, started.config.vocab_size, self.loss, decides
+        )
         params = self._fit(output.path / TRAINING_DIR, mesh, started, objective, task, steps)
         encoder_export.write(output.path, params, started.config, started.fields, self.labels)
 

@@ -144,9 +144,11 @@ def train_linear(
     described = {
         split: seqio_tasks.describe_source(task, split) for split in ("train", "validation")
     }
+    labelled_fit.require_two_kinds(task, threshold)
     decides = {"source": described["train"], "vocabulary": loaded.vocabulary.fingerprint}
     encode = functools.partial(_encode, loaded.vocabulary, length)
-    objective = Labels(("toxicity",), encode, LinearLoss(threshold, scale), decides)
+    size = loaded.spec.config.vocab_size
+    objective = Labels(("toxicity",), encode, size, LinearLoss(threshold, scale), decides)
 
     # --- what decides the result ---------------------------------------------------------------
     settings = output_settings.of_verb(

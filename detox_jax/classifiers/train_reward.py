@@ -105,16 +105,17 @@ def train_reward(
         spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
         _check_start(checkpoint_path, spec, length)
         return [_preview(output_dir, spec, budget, seqio_tasks.count_documents(task))]
-    params, spec, fingerprint = checkpoints.load_params(checkpoint_path, mesh, strict)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, strict=strict)
+    spec, vocabulary = loaded.spec, loaded.vocabulary
     _check_start(checkpoint_path, spec, length)
     config = dataclasses.replace(computation.configure(spec.config), param_dtype="float32")
-    vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))
     described = {
         split: seqio_tasks.describe_source(task, split) for split in ("train", "validation")
     }
+    labelled_fit.require_two_kinds(task)
     decides = {"source": described["train"], "vocabulary": vocabulary.fingerprint}
     encode = functools.partial(_encode, vocabulary, length)
-    objective = Labels(("toxicity",), encode, reward_loss, decides)
+    objective = Labels(("toxicity",), encode, config.vocab_size, reward_loss, decides)
 
     # --- what decides the result -------------------------------------------------------------
     settings = output_settings.of_verb(
@@ -123,7 +124,7 @@ def train_reward(
         free=FREE,
         instead={
             "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
             },
             "task": {"data": described},
             "budget": output_settings.of_struct(budget),
@@ -147,7 +148,7 @@ def train_reward(
     checkpoints.write_spec(output.path, trained_spec, vocabulary)
     state = fit_labels(
         TransformerLM(config),
-        params_lib.cast(params, config.parameter_dtype),
+        params_lib.cast(loaded.params, config.parameter_dtype),
         {},
         objective,
         task,

@@ -80,24 +80,15 @@ def _packed(
         converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
         names = ["targets"]
     lengths = dict.fromkeys(names, length)
-    tags, size = _ids_of_tags(task), vocabulary_of(task).vocab_size
+    tags, vocabulary = _ids_of_tags(task), vocabulary_of(task)
+    what = f"{seqio_tasks.named(task)}: its 'targets'"
     with seqio_tasks.saying_what_fails(task):
         whole = mixtures.every_part_whole(task)
         packed = converter(seqio_tasks.one_epoch(whole, split, seed, use_cached, lengths), lengths)
         for row in packed.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-            _check_ids(row["decoder_target_tokens"], task, size)
+            vocabulary.require_tokens(row["decoder_target_tokens"], what, padded=True)
             if row["decoder_target_tokens"].any():  # Of texts without a token nothing is learned.
                 yield without_tags(row, tags) if tags else row
-
-
-def _check_ids(ids_L: np.ndarray, task: seqio.Task | seqio.Mixture, size: int) -> None:
-    """Refuses ids that no row of the embedding has: XLA reads another in their place, or NaN."""
-    wrong = ids_L[(ids_L < 0) | (ids_L >= size)]
-    if wrong.size:
-        raise UserError(
-            f"{seqio_tasks.named(task)}: its 'targets' hold {wrong[0]}, which is no token: its "
-            f"vocabulary has the ids from 0 to {size - 1} (docs/TRAINING.md)"
-        )
 
 
 def _ids_of_tags(task: seqio.Task | seqio.Mixture) -> list[tuple[int, ...]]:

@@ -106,10 +106,12 @@ class PairTask:
                 "MIXTURE_OR_TASK_NAME=@preferences.pairs_task(), as the files of "
                 "gin_configs/training do"
             )
-        count = 0
+        count, vocabulary = 0, self._vocabulary
         for example in self.examples(split, None):
             count += 1
             where = f"task {self.task.name!r}: pair {example['id'].decode()!r}"
+            for name in ("prompt", *SIDES):
+                vocabulary.require_tokens(example[name], f"{where}: the ids of its {name!r}")
             for side in SIDES:
                 self._check_length(example, side, where)
                 if needs_toxicity and np.isnan(example[f"{side}_toxicity"]):

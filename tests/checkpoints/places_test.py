@@ -1,9 +1,12 @@
 """How a checkpoint is named."""
 
+import json
+
 import pytest
 from etils import epath
 
 from detox_jax.checkpoints import places
+from detox_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,54 @@ from detox_jax.checkpoints import places
 def test_only_a_number_below_checkpoints_is_a_step(name, model_dir, step):
     assert places.split(name) == (epath.Path(model_dir), step)
     assert places.split(epath.Path(name)) == places.split(name)
+
+
+def _manifest(directory, verb):
+    directory.mkdir(parents=True, exist_ok=True)
+    manifest = {"verb": verb, "complete": True, "settings": {}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _model(directory):
+    (directory / "checkpoints" / "3").mkdir(parents=True)
+    (directory / "model.json").write_text("{}")
+
+
+def _said(path):
+    with pytest.raises(UserError) as caught:
+        places.require(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_error_says_what_lies_there_in_place_of_a_model(tmp_path):
+    _manifest(tmp_path / "scored", "score")
+    assert _said(tmp_path / "scored").endswith("scored: no model.json; it is an output of `score`")
+    _manifest(tmp_path / "half", "train")
+    assert "`train` wrote there is unfinished or damaged; run" in _said(tmp_path / "half")
+    (tmp_path / "other").mkdir()
+    assert _said(tmp_path / "other").endswith("not a model that detox-jax trained or imported")
+    (tmp_path / "file.jsonl").write_text("{}\n")
+    assert "file.jsonl: a file; a checkpoint is a directory" in _said(tmp_path / "file.jsonl")
+
+
+def test_a_misspelt_model_is_suggested_of_those_beside_it(tmp_path):
+    _model(tmp_path / "models" / "sgeat-whole")
+    said = _said(tmp_path / "models" / "sgeat-whol")
+    assert said.endswith(f"no such checkpoint; did you mean {tmp_path}/models/sgeat-whole?")
+    assert _said(tmp_path / "models" / "other").endswith("no such checkpoint")
+
+
+def test_an_error_names_the_models_that_are_near(tmp_path):
+    run = tmp_path / "run"
+    _manifest(run, "sgeat")
+    _model(run / "base")
+    for i in range(5):
+        _model(run / "models" / f"row-{i}")
+    shown = ", ".join(str(run / name) for name in ("base", *(f"models/row-{i}" for i in range(4))))
+    expected = f"output of `sgeat`; give a model that lies in it: {shown} and 1 more"
+    assert _said(run).endswith(expected)
+    assert f"lies in it: {run / 'models' / 'row-0'}, " in _said(run / "models")
+    for inside in ("checkpoints", "vocabulary"):
+        (run / "base" / inside).mkdir(exist_ok=True)
+        assert _said(run / "base" / inside).endswith(f"a part of the model {run / 'base'}; give it")

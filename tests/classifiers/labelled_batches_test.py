@@ -17,6 +17,9 @@ from tasks.classification import _FEATURES, LabelledSource, LabelledText
 TEXTS = [LabelledText(f"text {i}", (i / 10, 1.0), 1.0 + i) for i in range(7)]
 
 
+VOCAB_SIZE = 11  # 9 is the last of the tokenizer's ids
+
+
 def _task(texts=TEXTS):
     splits = {"train": lambda: iter(texts), "validation": lambda: iter(texts[:5])}
     return seqio.Task(
@@ -33,7 +36,7 @@ def _encode(texts):
 
 
 def _source(batch_size=3, labels=("a", "b"), texts=TEXTS):
-    return LabelledTask(_task(texts), labels, _encode, length=5, batch_size=batch_size)
+    return LabelledTask(_task(texts), labels, _encode, VOCAB_SIZE, length=5, batch_size=batch_size)
 
 
 def test_rows_hold_tokens_labels_and_weights():
@@ -80,7 +83,7 @@ def test_validation_is_filled_with_rows_of_no_weight():
 
 def _objective(**changes):
     settings = {"names": ("a", "b"), "encode": _encode, "label_loss": LabelLoss(3.0)}
-    return Labels(**{**settings, "identity": {"source": "x"}, **changes})
+    return Labels(**{**settings, "vocab_size": VOCAB_SIZE, "identity": {"source": "x"}, **changes})
 
 
 def test_the_objectives_batches_are_those_of_the_task():
@@ -160,3 +163,11 @@ def test_far_logits_have_finite_losses():
     logits, labels = np.array([[1e4, -1e4]], np.float32), np.array([[0.0, 1.0]], np.float32)
     total, _ = losses.binary_cross_entropy(logits, labels, np.ones(1, np.float32))  # type: ignore
     assert float(total) == pytest.approx(2e4)
+
+
+@pytest.mark.parametrize("number", [10, -1])
+def test_ids_that_the_model_does_not_know_are_refused_by_their_text(number):
+    wrong = LabelledText(f"text {number} is too much", (0.5, 0.5))
+    reason = f"task 'made': 'text {number} is too much' has the id {number} of its tokenizer"
+    with pytest.raises(UserError, match=f"{reason}, but the model knows those from 0 to 9"):
+        next(LabelledBatches(_source(texts=[*TEXTS[:2], wrong]), 0, {}))

@@ -5,12 +5,13 @@ import json
 from detox_jax import cli
 
 TEXTS = ("You are an idiot", "Thanks for that")
+SCORES = (1.0, 0.0)
 
 
 def write(file):
     """40 documents, half of them toxic."""
     rows = [
-        {"id": f"d{n}", "text": f"{TEXTS[n % 2]} {n}", "toxicity": 1.0 - n % 2} for n in range(40)
+        {"id": f"d{n}", "text": f"{TEXTS[n % 2]} {n}", "toxicity": SCORES[n % 2]} for n in range(40)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -138,6 +138,29 @@ def test_an_empty_file_of_text(tmp_path):
         seqio_tasks.describe_source(task, "train")
 
 
+def test_a_split_without_text_is_told_by_its_file(tmp_path):
+    file = _write(tmp_path / "a.jsonl", 1)
+    held_out = min(records.stable_hash("0") % 5, 1) == 0
+    splits = {"train": "all of its documents are held out", "validation": "none of its documents"}
+    empty = "train" if held_out else "validation"
+    with pytest.raises(UserError, match=f"{file}: {splits[empty]}.*VALIDATION_INPUT"):
+        seqio_tasks.describe_source(classification.labelled_task(files=file), empty)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"files": "a", "data_dir": "b"}, "DATA_DIR is b and INPUT is a; set one of the two"),
+        ({"registered": "jigsaw_labels", "data_dir": "b"}, "DATA_DIR is b and TASK_NAME is jig"),
+        ({"data_dir": "b", "validation_files": "c"}, "VALIDATION_INPUT is c, which only texts of"),
+        ({"registered": "jigsaw_labels", "validation_files": "c"}, "VALIDATION_INPUT is c, which"),
+    ],
+)
+def test_places_that_would_not_be_read_are_refused(given, said):
+    with pytest.raises(UserError, match=said):
+        classification.labelled_task(**given)
+
+
 def test_training_is_called_by_the_place_of_its_text(tmp_path):
     """As `sgeat` calls it: with text that is there, and before it is."""
     path = tmp_path / "scored.jsonl"

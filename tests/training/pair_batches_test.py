@@ -86,6 +86,23 @@ def test_pairs_and_passes_are_counted(source):
     assert Preference().batches_per_epoch(source.task, batch_size=4, length=32) == 2.5
 
 
+@pytest.mark.parametrize("name", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("beside", [-1, 0, None])
+def test_ids_that_are_no_tokens_are_refused_by_their_pair(source, vocabulary, name, beside):
+    wrong = vocabulary.vocab_size if beside is None else beside
+
+    class Other(PairTask):
+        def examples(self, split, seed):
+            for i, example in enumerate(super().examples(split, seed)):
+                known = [*example[name], vocabulary.vocab_size - 1]
+                yield {**example, name: np.array([*known, *([wrong] if i == 3 else [])])}
+
+    check = functools.partial(Other(source.task, 32, 4).check, "train", base=None)
+    reason = f"task 'pairs': pair '3': the ids of its '{name}' hold {wrong}, which is no token"
+    with pytest.raises(UserError, match=f"{reason}: the vocabulary has the ids from 1 to "):
+        check(needs_reference=False, needs_toxicity=True)
+
+
 def test_pairs_are_not_documents_and_documents_are_not_pairs(task, root):
     documents = corpora.documents_task(str(root / "documents.jsonl"), str(root / "vocabulary"))
     with pytest.raises(UserError, match="has no pairs, which OBJECTIVE needs"):

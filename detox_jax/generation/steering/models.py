@@ -65,7 +65,12 @@ class Expert:
 
 
 def read_expert(
-    owner: str, checkpoint_path: str, steered: LoadedModel, base: Base, mesh: Mesh
+    owner: str,
+    checkpoint_path: str,
+    steered: LoadedModel,
+    base: Base,
+    mesh: Mesh,
+    is_reward: bool = False,
 ) -> Expert:
     """Reads a whole model, or of an adaptation what was trained.
 
@@ -75,11 +80,12 @@ def read_expert(
       steered: the model whose text it steers.
       base: what an adaptation must belong to.
       mesh: where its arrays go.
+      is_reward: whether it is what `train_reward` trained.
 
     Raises:
       UserError: for another vocabulary, or an adaptation of another base.
     """
-    model_dir, step = checkpoints.resolve(checkpoint_path)
+    model_dir, step = checkpoints.resolve(checkpoint_path, is_reward)
     spec = checkpoints.read_spec(model_dir)
     if spec.vocabulary != steered.spec.vocabulary:
         raise UserError(
@@ -88,7 +94,7 @@ def read_expert(
         )
     dtype = steered.module.config.dtype
     if spec.base is None:
-        loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
+        loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, is_reward=is_reward)
         return Expert(loaded.module, loaded.params, None, loaded.fingerprint)
     if spec.base["fingerprint"] != base.fingerprint:
         raise UserError(

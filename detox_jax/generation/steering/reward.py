@@ -12,14 +12,13 @@ from jax.sharding import Mesh
 
 from detox_jax import manifests
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import places
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import formulas, lookahead, models
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.models import reward as rewards
-
-_VERB = "train_reward"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +58,16 @@ class RewardAugmented:
           UserError: for what is no finished reward model, or has another vocabulary.
         """
         owner = "RewardAugmented.reward"
-        model_dir, _ = checkpoints.resolve(self.reward)
+        model_dir, _ = checkpoints.resolve(self.reward, is_reward=True)
         is_ours = (model_dir / manifests.MANIFEST).exists()
         manifest = manifests.read_manifest(model_dir) if is_ours else {}
-        if manifest.get("verb") != _VERB or not manifest.get("complete"):
+        if manifest.get("verb") != places.REWARD_VERB or not manifest.get("complete"):
             raise UserError(
-                f"{owner}: {self.reward} is no finished reward model; give one of `{_VERB}`"
+                f"{owner}: {self.reward} is no finished reward model; give one of "
+                f"`{places.REWARD_VERB}`"
             )
         shared = models.Base.of_steered(base)
-        model = models.read_expert(owner, self.reward, base, shared, mesh)
+        model = models.read_expert(owner, self.reward, base, shared, mesh, is_reward=True)
         config = model.module.config
         steering = Rewarded(
             lookahead=Lookahead(model.module, model.params, min(self.k, config.vocab_size - 1)),

@@ -1,15 +1,18 @@
 """Reward-augmented decoding: figures by hand, a reward that is trained, and what is refused."""
 
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers import train_reward
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import models
 from detox_jax.generation.steering.reward import RewardAugmented
 from detox_jax.models import reward as rewards
 from detox_jax.vocabulary import Vocabulary
@@ -64,7 +67,7 @@ def test_the_loss_reads_every_position(config):
 
 @pytest.mark.slow
 def test_a_trained_reward_tells_toxic_from_clean(trained, vocabulary, one_device_mesh):
-    model = checkpoints.load_model(trained, one_device_mesh)
+    model = checkpoints.load_model(trained, one_device_mesh, is_reward=True)
     toxic, clean = (
         _expected(model, vocabulary.encode(f"{text} 50")) for text in labelled_made.TEXTS
     )
@@ -73,7 +76,7 @@ def test_a_trained_reward_tells_toxic_from_clean(trained, vocabulary, one_device
 
 def test_candidates_get_what_the_reward_says(trained, steered, vocabulary, one_device_mesh):
     loaded = RewardAugmented(trained, beta=2.0, k=4).load(steered, one_device_mesh)
-    model = checkpoints.load_model(trained, one_device_mesh)
+    model = checkpoints.load_model(trained, one_device_mesh, is_reward=True)
     prompt = vocabulary.encode("You are an")
     prompts, lengths = jnp.array([prompt]), jnp.array([len(prompt)])
     logits = made.read(steered.module, steered.params, prompt)[None, -1].copy()
@@ -88,6 +91,31 @@ def test_candidates_get_what_the_reward_says(trained, steered, vocabulary, one_d
         added = 2 * (1 - np.clip(_expected(model, ids), 0, 1))
         assert found.logits_RV[0, token] - logits[0, token] == pytest.approx(added, abs=1e-3)
     assert loaded.settings["reward"]["fingerprint"] == model.fingerprint
+
+
+def test_a_reward_is_no_language_model(trained, steered, one_device_mesh, tmp_path, capsys):
+    reason = f"{trained}: a reward model of `train_reward`, which writes no text"
+    for read in (checkpoints.load_model, checkpoints.load_params):
+        with pytest.raises(UserError, match=reason):
+            read(trained, one_device_mesh)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": {"text": "So"}}\n')
+    out = tmp_path / "out"
+    flags = (f"--checkpoint={trained}", f"--input={prompts}", f"--output={out}")
+    assert cli.main(["generate", *flags]) == 2 and not out.exists()
+    assert f"CHECKPOINT_PATH={reason}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=reason):  # An expert is a language model too.
+        base = models.Base.of_steered(steered)
+        models.read_expert("Experts.expert", trained, steered, base, one_device_mesh)
+
+
+def test_the_vocabulary_of_another_checkpoint_is_refused(model_dir, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(model_dir, copy)
+    shutil.rmtree(copy / "vocabulary")
+    Vocabulary.train(["zzz yyy xxx"], 300).save(str(copy / "vocabulary"))
+    assert _train(str(copy), tmp_path / "reward") == 2
+    assert "put back the vocabulary" in capsys.readouterr().err
 
 
 def test_what_is_no_reward_of_the_model(
