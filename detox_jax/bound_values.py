@@ -92,17 +92,46 @@ def _require_two_slashes(bound: _Bound) -> None:
 
 
 def under_its_setting(message: str) -> str:
-    """An error that begins with a file or directory, with the macro before it that names the file.
+    """An error that begins with a file or directory, with the setting that names it before it.
 
     >>> under_its_setting("typo.jsonl: no such file")  # doctest: +SKIP
     'HELDOUT=typo.jsonl: no such file'
+    >>> under_its_setting("typo: no such checkpoint")  # doctest: +SKIP
+    "METHODS: 'mine': typo: no such checkpoint"
     """
-    for (macro, selector), parameters in gin_config._CONFIG.items():
-        value = parameters.get("value")
-        is_named = selector == MACRO and isinstance(value, str) and value
-        if is_named and message.startswith(f"{value}: "):
-            return f"{macro}={message}"
-    return message
+    labels = [
+        label
+        for place, label in _texts_by_setting()
+        if place and message.startswith(f"{place}: ") and not message.startswith(label)
+    ]
+    return f"{labels[0]}{message}" if labels else message
+
+
+def _texts_by_setting() -> Iterator[tuple[str, str]]:
+    """Every text that is bound, and how an error begins that is about it; macros first."""
+    config = sorted(gin_config._CONFIG.items(), key=lambda bound: bound[0][1] != MACRO)
+    for (scope, selector), parameters in config:
+        called = "/".join(filter(None, [scope, ".".join(selector.split(".")[-2:])]))
+        for parameter, value in parameters.items():
+            name = scope if selector == MACRO else f"{called}.{parameter}"
+            if isinstance(value, str):
+                yield value, f"{name}="
+            else:
+                yield from _texts_within(value, f"{name}: ")
+
+
+def _texts_within(value: Any, label: str) -> Iterator[tuple[str, str]]:
+    """The texts of lists and dicts, whose keys may be what they are about: `{'toxic': -0.5}`."""
+    if isinstance(value, str):
+        yield value, label
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(key, str):
+                yield key, label
+                yield from _texts_within(item, f"{label}{key!r}: ")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts_within(item, label)
 
 
 def try_out(calls: Iterable[Call]) -> None:

@@ -8,6 +8,7 @@ the whole number 1000, and raises `MisfitError` for any other.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import math
 import reprlib
@@ -271,13 +272,20 @@ def _fitted_made(value: Made, kind: Any) -> Made:
 
 
 def _no_list(value: Any, kind: Any, items: tuple[Any, ...]) -> MisfitError:
-    """What is no list; where it would be an item of one, with the brackets that it lacks."""
-    misfit = _misfit(value, kind)
-    try:
-        fitted(value, items[0] if items else Any)
-    except MisfitError:
-        return misfit
-    return MisfitError(f"{misfit}{WRITE}[{_shown(value)}], with the brackets")
+    """What is no list; where it would be an item of one, with the brackets that it lacks.
+
+    Where numbers in a dict would have to be texts, with quotes around these too.
+    """
+    misfit, item = _misfit(value, kind), items[0] if items else Any
+    quoted = value
+    if isinstance(value, Mapping):
+        numbers = (int, float)
+        quoted = {k: str(v) if isinstance(v, numbers) else v for k, v in value.items()}
+    for wanted, lacking in ((value, "the brackets"), (quoted, "the brackets and the quotes")):
+        with contextlib.suppress(MisfitError):
+            fitted(wanted, item)
+            return MisfitError(f"{misfit}{WRITE}[{_shown(wanted)}], with {lacking}")
+    return misfit
 
 
 def _is_protocol(kind: Any) -> bool:

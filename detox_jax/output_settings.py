@@ -22,6 +22,7 @@ DRAW = "sampling_draw"
 # neither here nor has `steering` is of a version that knew of neither.
 STEERING_NOT_GIVEN = "steering_not_given"
 _NOTE = "path"
+_OF_FILES = ("files", "sha256")  # of an input, beside its path
 _SEEDS = ("random_seed", "seed")
 
 
@@ -127,7 +128,23 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
     if draw[1] is not None:
         # Text that is finished stays; text that is not cannot go on with other draws.
         old, new = {**old, DRAW: draw[0]}, {**new, DRAW: draw[0] if there["complete"] else draw[1]}
-    return processes.first_difference(old, new)
+    found = processes.first_difference(old, new)
+    return found and _by_place(found, there["settings"], now["settings"])
+
+
+def _by_place(
+    found: tuple[str, Any, Any], there: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[str, Any, Any]:
+    """A difference between two inputs by where they are, which says more than a hash or a count."""
+    name, _, field = found[0].rpartition(".")
+    places = []
+    for settings in (there, now):
+        value: Any = settings
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        places.append(value.get(_NOTE) if isinstance(value, Mapping) else None)
+    is_said = field in _OF_FILES and None not in places and places[0] != places[1]
+    return (name, *places) if is_said else found
 
 
 def _without_new_steering(there: Mapping[str, Any], old: Any, new: Any) -> Any:

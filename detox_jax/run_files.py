@@ -7,6 +7,7 @@ suggestions are made of it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import tokenize
@@ -146,7 +147,8 @@ def parsed(parse: Callable[[], _Result], where: str) -> _Result:
       UserError: what gin refuses, as one line; of a module that it imports the line of that.
     """
     try:
-        return parse()
+        with _without_doubled_keys():
+            return parse()
     except Exception as error:  # A module of the user's may raise any.
         own = own_line(error)
         if is_of_storage(error) or (own is None and not isinstance(error, _GIN_ERRORS)):
@@ -156,6 +158,40 @@ def parsed(parse: Callable[[], _Result], where: str) -> _Result:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = " ".join(lines or [type(error).__name__])
         raise UserError(": ".join(filter(None, (where, own, said)))) from None
+
+
+class _Parser(config_parser.ConfigParser):
+    """Gin's, which takes the last of two values that a dict has for one name without a word."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._keys: list[set[Any]] = []  # of the containers that are being read
+        super().__init__(*args, **kwargs)
+
+    def _maybe_parse_container(self) -> tuple[bool, Any]:
+        self._keys.append(set())
+        try:
+            return super()._maybe_parse_container()
+        finally:
+            self._keys.pop()
+
+    def _parse_dict_item(self) -> tuple[Any, Any]:
+        place = self._current_location()
+        key, value = super()._parse_dict_item()
+        if key in self._keys[-1]:
+            self._raise_syntax_error(f"{key!r} stands twice in a dict; give each name once", place)
+        self._keys[-1].add(key)
+        return key, value
+
+
+@contextlib.contextmanager
+def _without_doubled_keys() -> Iterator[None]:
+    """Has gin refuse a name that stands twice in a dict; another's use of gin is left alone."""
+    theirs = config_parser.ConfigParser
+    config_parser.ConfigParser = _Parser
+    try:
+        yield
+    finally:
+        config_parser.ConfigParser = theirs
 
 
 # --- finding ----------------------------------------------------------------------------------

@@ -89,3 +89,45 @@ def test_an_error_about_a_file_gets_the_macro_that_names_it():
     named = bound_values.under_its_setting
     assert named("typo.jsonl: no such file") == "INPUT=typo.jsonl: no such file"
     assert named("other.jsonl: no such file") == "other.jsonl: no such file"
+
+
+def test_an_error_about_a_file_within_a_setting_says_whose_it_is(tmp_path):
+    named = bound_values.under_its_setting
+    groups = "{'neutral': 'a.jsonl', 'names': 'b.jsonl'}"
+    methods = "{'base': 'm', 'mine': 'n'}"
+    checked("panel", f"--gin.METHODS={methods}", f"--gin.GROUPS={groups}", "--gin.OUTPUT_DIR=o")
+    assert named("b.jsonl: no such file") == "GROUPS: 'names': b.jsonl: no such file"
+    assert named("n: no such checkpoint") == "METHODS: 'mine': n: no such checkpoint"
+    scores = "{'base': {'ngram': 'a', 'lexicon': 'b'}, 'mine': {'ngram': 'c', 'lexicon': 'd'}}"
+    checked("compare", f"--gin.SCORES={scores}", "--gin.OUTPUT_DIR=o")
+    assert named("d: no such file") == "SCORES: 'mine': 'lexicon': d: no such file"
+    assert named("SCORES: 'mine': is") == "SCORES: 'mine': is"
+    checked("combine", "--gin.BASE=b", "--gin.OUTPUT_DIR=o", "--gin.TERMS={'toxic': -0.5}")
+    assert named("toxic: no such checkpoint") == "TERMS: toxic: no such checkpoint"
+    sheets = ["human_results", "--gin.KEY=k", "--gin.OUTPUT_DIR=o", "--gin.SHEETS=['x', 'y']"]
+    checked(*sheets)
+    assert named("y: is a workbook") == "SHEETS: y: is a workbook"
+    file = tmp_path / "own.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from detox_jax.evaluation import evaluate\n"
+        "METHODS = {'base': @base/evaluate.Method()}\n"
+        "base/evaluate.Method.generations = 'g'\n"
+        "base/evaluate.Method.choices = 'c'\n"
+    )
+    checked("evaluate", f"--gin_file={file}", "--gin.OUTPUT_DIR=o")
+    assert named("c: no such file") == "base/evaluate.Method.choices=c: no such file"
+
+
+def test_a_name_that_stands_twice_in_a_dict_is_refused(tmp_path):
+    """Gin would take the second one without a word."""
+    needed = ("--gin.METHODS={'base': 'm'}", "--gin.OUTPUT_DIR=o")
+    said = "GROUPS = .*'a' stands twice in a dict; give each name once"
+    with pytest.raises(UserError, match=said):
+        checked("panel", *needed, "--gin.GROUPS={'a': 'x', 'b': 'y', 'a': 'z'}")
+    file = tmp_path / "twice.gin"
+    file.write_text("GROUPS = {\n    'a': 'x',\n    'a': 'z'}\n")
+    with pytest.raises(UserError, match="twice.gin.*'a' stands twice.*line 3"):
+        checked("panel", *needed, f"--gin_file={file}")
+    inner = "{'base': {'ngram': 'a', 'lexicon': 'b'}, 'mine': {'ngram': 'c', 'lexicon': 'd'}}"
+    assert checked("compare", f"--gin.SCORES={inner}", "--gin.OUTPUT_DIR=o")["SCORES"] == inner

@@ -81,6 +81,12 @@ def test_what_fits(value, kind, result):
         (MADE, Sequence[Draws], "got @module.Dice(): write [@module.Dice()], with the brackets"),
         (MADE, Sequence[Draws] | None, "write [@module.Dice()], with the brackets"),
         ("a", Sequence[str], "got 'a': write ['a'], with the brackets"),
+        ({"a": "b"}, Sequence[Mapping[str, str]], "write [{'a': 'b'}], with the brackets"),
+        (
+            {"a": 1, "b": "c"},
+            Sequence[Mapping[str, str]] | None,
+            "write [{'a': '1', 'b': 'c'}], with the brackets and the quotes",
+        ),
         ("maybe", AUTO | bool, "must be one of auto, or True or False, got 'maybe'"),
         ("maybe", AUTO | bool | None, "must be one of auto, or True or False, got 'maybe'"),
         ("maybe", AUTO | None, "must be one of auto, got 'maybe'"),

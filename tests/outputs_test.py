@@ -138,6 +138,9 @@ def test_other_settings_are_refused_by_name_with_what_to_remove(tmp_path):
     )
     with pytest.raises(UserError, match="input.sha256: '0' there, '1' now"):
         outputs.OutputDirectory(str(path), "score", {**before, "input": {"sha256": "1"}})
+    elsewhere = {"path": "b", "sha256": "1"}
+    with pytest.raises(UserError, match="settings \\(input: 'a' there, 'b' now\\)"):
+        outputs.OutputDirectory(str(path), "score", {**before, "input": elsewhere})
     with pytest.raises(UserError, match="dtype: None there, 'bfloat16' now"):
         outputs.OutputDirectory(str(path), "score", {**before, "dtype": "bfloat16"})
 

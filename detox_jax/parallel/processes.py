@@ -175,6 +175,11 @@ def first_difference(left: Any, right: Any, name: str = "") -> tuple[str, Any, A
             if difference := first_difference(left.get(key), right.get(key), path):
                 return difference
         return None
+    lists = isinstance(left, list) and isinstance(right, list) and len(left) == len(right)
+    if lists and all(isinstance(item, dict) for item in (*left, *right)):
+        items = enumerate(zip(left, right, strict=True))
+        found = (first_difference(a, b, f"{name}[{i}]") for i, (a, b) in items)
+        return next(filter(None, found), None)
     return None if left == right else (name, left, right)
 
 
