@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, suggestion
 
 _SETTINGS = (
     "max_new_tokens",
@@ -54,6 +54,25 @@ def of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         "behind": said.get("behind", {}),
         "best_of": {name: chosen[name] for name in _CHOICE if name in chosen},
     }
+
+
+def check_own(own: Mapping[str, Collection[str]], advice: str = OWN_OF_EVALUATE) -> None:
+    """Refuses names that are no settings of decoding: a misspelt one would let nothing differ.
+
+    Args:
+      own: of each method, names of the settings in which it is meant to differ.
+      advice: see `compare`.
+
+    Raises:
+      UserError: naming the method, and the setting that may be meant.
+    """
+    known = [name for name in dict.fromkeys((*_COMPARED, *_SETTINGS)) if name not in _NEVER_OWN]
+    for method, names in own.items():
+        for name in names:
+            if name not in known and name not in _NEVER_OWN:
+                meant = suggestion(name, known) or f"; one of {', '.join(known)}"
+                said = advice.format(method=method, setting=name)
+                raise UserError(f"method {method!r}: `{said}`: no such setting of decoding{meant}")
 
 
 def compare(

@@ -19,6 +19,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import (
     accuracy,
     console,
+    decoding,
     groups,
     joined,
     metrics,
@@ -161,6 +162,7 @@ def evaluate(
     named = {k: v if isinstance(v, Method) else Method(v) for k, v in methods.items()}
     joined.check_some(named)
     joined.check_baseline(named, baseline)
+    decoding.check_own({name: method.own_decoding for name, method in named.items()})
     generations = _by_scorer({name: method.generations for name, method in named.items()})
     if group_by and not preview.is_done(output_dir):
         paths = next(iter(generations.values())).values()
@@ -288,6 +290,8 @@ def _preview(
         if path is not None and not isinstance(path, preview.Coming):
             places.require(path)
     for method in named.values():
+        if not isinstance(method.choices, preview.Coming):
+            accuracy.describe(method.choices)
         if method.steering:
             from detox_jax.generation.steering import steering  # loads the model code
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import record_blocks, records
+from detox_jax import record_blocks, records, sources
 from detox_jax.errors import UserError
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.groups import UNKNOWN
@@ -203,7 +203,9 @@ def _of_blocks(
     if not columns.prompts:
         raise UserError(f"method {name!r}: {generations} holds zero prompts")
     if not any(columns.counts):
-        raise UserError(f"method {name!r}: {generations} holds no continuation")
+        raise UserError(
+            f"method {name!r}: {generations} holds no continuation{sources.written_by(generations)}"
+        )
     return Scored(
         **columns.matrices(),
         quality=texts.finish() if with_quality else None,

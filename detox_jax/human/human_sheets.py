@@ -12,12 +12,14 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from etils import epath
 
-from detox_jax import atomic_files, output_settings, outputs, preview, records
+from detox_jax import atomic_files, manifests, output_settings, outputs, preview, records
 from detox_jax.errors import UserError
-from detox_jax.evaluation import joined, scored_texts
+from detox_jax.evaluation import decoding, joined, scored_texts
 from detox_jax.evaluation.joined import Joined
+from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.human import draws, sheets, texts
 from detox_jax.human import key as keys
 from detox_jax.human.key import Key, Pair
@@ -79,6 +81,7 @@ def human_sheets(
     arguments = locals()
     compared = _pairs(methods, baseline, pairs)
     _check_apart(output_dir, sheets_dir)
+    _check_handed_on(sheets_dir)
     _check_own(methods, own_decoding)
     if check_only:
         preview.checked_output(output_dir)
@@ -194,6 +197,16 @@ def _check_apart(output_dir: str, sheets_dir: str) -> None:
         )
 
 
+def _check_handed_on(sheets_dir: str) -> None:
+    """Raters get all that lies in the directory, which may be the key of an earlier draw."""
+    place = epath.Path(sheets_dir)
+    if (verb := manifests.verb_of(place)) is not None:
+        raise UserError(
+            f"SHEETS_DIR={sheets_dir}: holds the output of `{verb}`, which raters would get with "
+            "the sheets; choose another"
+        )
+
+
 def _check_own(
     methods: Mapping[str, str], own_decoding: Mapping[str, Sequence[str]] | None
 ) -> None:
@@ -201,6 +214,7 @@ def _check_own(
         raise UserError(
             f"OWN_DECODING: {min(unknown)!r} is none of the methods: {', '.join(methods)}"
         )
+    decoding.check_own(own_decoding or {}, _OWN)
 
 
 def _check_free(files: Mapping[str, bytes], sheets_dir: str) -> None:
@@ -222,6 +236,7 @@ def _key(
 ) -> tuple[Key, tuple[str, ...]]:
     """The key, and sentences on what was cut to a common part or could not be checked."""
     scored = {name: scored_texts.read(name, path) for name, path in methods.items()}
+    _check_different(scored, plan.pairs)
     joined_texts = joined.join_texts(scored, plan.pairs[0].against, own_decoding, _OWN)
     candidates = _candidates(joined_texts, draws.needed(plan.pairs, plan.samples))
     drawn = draws.prompts(candidates, plan.num_prompts, plan.toxic_share, plan.seed)
@@ -245,6 +260,17 @@ def _key(
         ),
     )
     return key, joined_texts.notes
+
+
+def _check_different(scored: Mapping[str, Scored], pairs: Sequence[Pair]) -> None:
+    """Raters are not asked which of two is better that are one."""
+    for pair in pairs:
+        mine, theirs = (scored[name].hashes_PK for name in (pair.method, pair.against))
+        if np.array_equal(mine, theirs):
+            raise UserError(
+                f"METHODS: {pair.method!r} and {pair.against!r} have the same continuations, of "
+                "which raters can say nothing; give each method its own"
+            )
 
 
 def _candidates(joined_texts: Joined, needed: Mapping[str, int]) -> list[Prompt]:

@@ -144,6 +144,15 @@ def file_of(path: str) -> epath.Path:
     """
     place = epath.Path(path)
     if place.is_dir():
+        verb = manifests.verb_of(place)
+        if verb is None and list(place.glob("rater_*.csv")):
+            raise UserError(
+                f"{path}: holds sheets; the key to them is in the OUTPUT_DIR of `human_sheets`"
+            )
+        if verb not in (None, "human_sheets"):
+            raise UserError(
+                f"{path}: holds the output of `{verb}`; give the OUTPUT_DIR of `human_sheets`"
+            )
         if not manifests.read_manifest(place)["complete"]:
             raise UserError(f"{path}: unfinished; rerun the command that was writing it")
         place = place / KEY_FILE

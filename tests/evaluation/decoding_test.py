@@ -67,6 +67,15 @@ def test_a_method_may_be_its_decoding_but_not_its_limit():
         compare(of(max_new_tokens=10), own=["max_new_tokens"])
 
 
+def test_a_setting_that_is_none_cannot_be_ones_own():
+    decoding.check_own({"mine": ["sampling", "best_of", "max_new_tokens"], "base": []})
+    said = "method 'mine': `evaluate.Method.own_decoding = \\['steerin'\\]`: no .* mean steering"
+    with pytest.raises(UserError, match=said):
+        decoding.check_own({"mine": ["sampling", "steerin"]})
+    with pytest.raises(UserError, match="no such setting of decoding; one of max|sampling, "):
+        decoding.check_own({"mine": ["xyz"]})
+
+
 def test_how_to_say_so_is_the_callers():
     with pytest.raises(UserError, match="say that the method is this: `OWN of mine: sampling`"):
         decodings = {"base": of(), "mine": of(sampling=GREEDY)}

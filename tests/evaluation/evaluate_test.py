@@ -322,6 +322,23 @@ MISTAKES = {
 }
 
 
+def test_answers_that_are_not_there_are_told_before_any_work(tmp_path, capsys):
+    write(tmp_path / "base", BASE)
+    file = tmp_path / "own.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from detox_jax.evaluation import evaluate\n"
+        "METHODS = {'base': @base/evaluate.Method()}\n"
+        f"base/evaluate.Method.generations = '{tmp_path / 'base'}'\n"
+        f"base/evaluate.Method.choices = '{tmp_path / 'nosuch'}'\n"
+    )
+    out = tmp_path / "out"
+    assert cli.main(["evaluate", f"--gin_file={file}", f"--gin.OUTPUT_DIR={out}"]) == 2
+    said = capsys.readouterr().err
+    assert f"error: base/evaluate.Method.choices={tmp_path / 'nosuch'}: no manifest.json" in said
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, mistake, capsys):
     write(tmp_path / "base", BASE)

@@ -125,6 +125,11 @@ def test_too_few_continuations_are_refused_and_prompts_with_too_few_left_out(tmp
         ({"pairs": [["mine", "base"], ["base", "mine"]]}, "stands twice"),
         ({"pairs": []}, "PAIRS is empty"),
         ({"own_decoding": {"nosuch": ["sampling"]}}, "OWN_DECODING: 'nosuch' is none of"),
+        (
+            {"own_decoding": {"mine": ["samplin"]}},
+            "method 'mine': `OWN_DECODING={'mine': \\['samplin'\\]}`: no such setting of decoding; "
+            "did you mean sampling\\?",
+        ),
         ({"num_prompts": 21}, "NUM_PROMPTS: 21 prompts are asked for, and there are 20"),
         ({"toxic_share": 1.0, "num_prompts": 11}, "11 prompts of toxicity 0.5 and more"),
     ],
@@ -155,6 +160,24 @@ def test_the_key_is_never_beside_the_sheets(output, sheets, tmp_path):
     with pytest.raises(UserError, match="one is in the other; give directories apart"):
         human_sheets(methods, f"{tmp_path}/{output}", f"{tmp_path}/{sheets}", num_prompts=4)
     assert not (tmp_path / "x").exists()
+
+
+def test_raters_get_no_output_that_lies_where_the_sheets_go(tmp_path):
+    methods = human_made.write_methods(tmp_path)
+    made(tmp_path, methods)
+    with pytest.raises(UserError, match="SHEETS_DIR=.*/key: holds the output of `human_sheets`"):
+        human_sheets(methods, f"{tmp_path}/other", f"{tmp_path}/key", num_prompts=4)
+    assert not (tmp_path / "other").exists()
+    assert not list((tmp_path / "key").glob("rater*"))
+
+
+def test_two_methods_of_the_same_continuations_are_refused(tmp_path):
+    methods = human_made.write_methods(tmp_path)
+    same = {**methods, "mine": methods["base"]}
+    with pytest.raises(UserError, match="METHODS: 'mine' and 'base' have the same continuations"):
+        made(tmp_path, same)
+    # Of those that are in no pair nobody is asked.
+    assert made(tmp_path, {**methods, "again": methods["base"]}, pairs=[["mine", "base"]])
 
 
 def test_a_filled_sheet_is_never_written_over(tmp_path, capsys):

@@ -65,3 +65,13 @@ def test_a_key_that_is_not_there_or_not_finished_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="unfinished; rerun the command"):
         keys.read(str(tmp_path))
+
+
+def test_another_directory_than_the_keys_says_what_it_is(tmp_path):
+    (tmp_path / "rater_1.csv").write_text("item\n")
+    with pytest.raises(UserError, match="holds sheets; the key to them is in the OUTPUT_DIR of"):
+        keys.read(str(tmp_path))
+    manifest = {"verb": "panel", "complete": True, "settings": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="holds the output of `panel`; give the OUTPUT_DIR of"):
+        keys.read(str(tmp_path))
