@@ -26,6 +26,11 @@ from detox_jax.errors import UserError
 from detox_jax.formats import data_layout, hub_data, jsonl, row_formats, tfds_rows
 
 _NO_PATHS = ("hf:", tfds_rows.SCHEME)
+# Verbs whose output is no text to read, whatever the formats of its files.
+_NO_TEXT = frozenset(
+    "train train_vocabulary train_linear train_reward train_scorer steer fit_subspace combine"
+    " convert choices panel lm_eval compare evaluate report human_sheets human_results".split()
+)
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
 
 
@@ -251,6 +256,13 @@ def resolve(source: str) -> Source:
     return Source(source, tuple(files), choice)
 
 
+def written_by(source: str) -> str:
+    """`; it is what `pair` wrote`, for an error about an input of a wrong kind, or nothing."""
+    place, _ = split(source)
+    verb = None if place.startswith(_NO_PATHS) else manifests.verb_of(_path(place))
+    return f"; it is what `{verb}` wrote" if verb else ""
+
+
 def _path(place: str) -> epath.Path:
     """A path here or in a bucket.
 
@@ -303,9 +315,15 @@ def _part(parts: Mapping[str, list[str]], choice: Choice, source: str) -> list[s
 
 
 def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epath.Path]:
-    manifest = path / manifests.MANIFEST
-    if manifest.exists() and not manifests.read_manifest(path)["complete"]:
-        raise UserError(f"{path}: unfinished; rerun the command that was writing it")
+    if (path / manifests.MANIFEST).exists():
+        manifest = manifests.read_manifest(path)
+        if manifest["verb"] in _NO_TEXT:
+            raise UserError(
+                f"{path}: holds the output of `{manifest['verb']}`, which is no text; give what "
+                "`generate`, `score` or `filter` wrote, or text of your own"
+            )
+        if not manifest["complete"]:
+            raise UserError(f"{path}: unfinished; rerun the command that was writing it")
     if not choice.split and not choice.config and (files := _shards(path)):
         return files
     if (path / _SPLITS).exists():

@@ -216,3 +216,19 @@ def test_a_verb_takes_the_fields_as_settings(tmp_path, capsys):
     # Another field is another output.
     assert cli.main([*arguments, "--gin.TEXT_FIELD=key"]) == 2
     assert "made with other settings (input.fields" in capsys.readouterr().err
+
+
+def test_an_output_that_is_no_text_is_refused_by_its_verb(tmp_path):
+    """Its files have formats of text: a table of a panel, the log of a training."""
+    for verb, file in (("panel", "panel.csv"), ("train", "metrics.jsonl")):
+        place = tmp_path / verb
+        place.mkdir()
+        (place / file).write_text("text\nA text.\n")
+        manifest = {"verb": verb, "complete": True, "settings": {}}
+        (place / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match=f"{place}: holds the output of `{verb}`, which is no"):
+            sources.resolve(str(place))
+        assert sources.written_by(str(place)) == f"; it is what `{verb}` wrote"
+        assert sources.resolve(str(place / file)).files  # Whoever names a file means it.
+    for other in (tmp_path, tmp_path / "nosuch", "hf://datasets/owner/name", "owner/name#split=x"):
+        assert sources.written_by(str(other)) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ def combine(
         return [Step("combine", output_dir)]
     start = _open_base(base)
     models = [Term(_open_term(path, start), weight) for path, weight in weights.items()]
+    _check_different([*weights], models)
     alone = _adaptation_alone(models, edit, merge)
     if check_only:
         shapes = start.paths if alone is None else alone.checkpoint.paths
@@ -119,11 +121,19 @@ def _open_base(path: str) -> Checkpoint:
     model_dir, step = checkpoints.resolve(path)
     spec = checkpoints.read_spec(model_dir)
     if spec.adaptation is not None:
-        of = "" if spec.base is None else f", {checkpoints.find_base(spec.base['path'], model_dir)}"
+        of = "" if spec.base is None else f", {_shown_base(spec, model_dir)}"
         raise UserError(
             f"BASE={path}: is an adaptation; give its base{of}, and this as one of TERMS"
         )
     return Checkpoint(model_dir, step, spec)
+
+
+def _shown_base(spec: checkpoints.ModelSpec, model_dir: epath.Path) -> str:
+    """Where the base of an adaptation lies, without the way back and forth."""
+    assert spec.base is not None
+    path = checkpoints.find_base(spec.base["path"], model_dir)
+    short = os.path.normpath(path)
+    return short if os.path.exists(short) and os.path.samefile(short, path) else path
 
 
 def _open_term(path: str, base: Checkpoint) -> Checkpoint:
@@ -145,6 +155,15 @@ def _open_term(path: str, base: Checkpoint) -> Checkpoint:
     if spec.adaptation is not None and spec.base is None:
         raise UserError(f"{path}: an adaptation that does not name its base; it cannot be added")
     return Checkpoint(model_dir, step, spec, None if spec.base is None else base)
+
+
+def _check_different(paths: Sequence[str], models: Sequence[Term]) -> None:
+    """Refuses a model that stands there twice, under two spellings of its place."""
+    seen: dict[tuple[str, int], str] = {}
+    for path, term in zip(paths, models, strict=True):
+        place = os.path.realpath(term.checkpoint.model_dir), term.checkpoint.step
+        if (other := seen.setdefault(place, path)) != path:
+            raise UserError(f"TERMS: {other} and {path} are one model; give it once")
 
 
 def _check_origin(term: Checkpoint, base: Checkpoint) -> None:
@@ -279,6 +298,8 @@ def _print(output_dir: str, counts: Mapping[str, Any]) -> None:
     if "change" not in counts:
         print(f"{output_dir}: {counts['adaptation']}, its addition times the weight; same base")
         return
+    if not counts["change"]["whole"]:
+        print(f"{output_dir}: the weights of BASE as they were: TERMS add nothing to them")
     print("|change| / |base|")
     for block, ratio in {**counts["change"]["blocks"], "whole": counts["change"]["whole"]}.items():
         print(f"  {block:20} {'-' if ratio is None else f'{ratio:.2e}'}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from detox_jax import output_settings, outputs, preview, records, terminal
+from detox_jax import output_settings, outputs, preview, records, sources, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import states, subspace
@@ -141,8 +141,9 @@ def _classes(source: str, threshold: float, most: int) -> tuple[list[_Text], lis
         (toxic if score >= threshold else clean).append((order, text))
     if not clean or not toxic:
         raise UserError(
-            f"{source}: {len(clean)} texts below and {len(toxic)} from {threshold} on; both are "
-            "needed: run `score` on it, move THRESHOLD, or give more"
+            f"{source}: {len(clean)} texts below and {len(toxic)} from {threshold} on"
+            f"{sources.written_by(source)}; both are needed: run `score` on texts, move THRESHOLD, "
+            "or give more"
         )
     first, second = ([text for _, text in sorted(texts)[:most]] for texts in (clean, toxic))
     return first, second

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from detox_jax import kinds, records
+from detox_jax import kinds, records, sources
 from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
 from detox_jax.toxicity.preferences import Pair, Side
@@ -111,7 +111,10 @@ class Extremes(_Scored):
             if pair := self._pair(sides, counts):
                 pairs.append(Pair(prompt.id, prompt.text, *pair))
         if counts["prompts"] and not counts["samples"]:
-            raise UserError(f"{source}: its prompts have no continuations; run `generate` on them")
+            raise UserError(
+                f"{source}: its prompts have no continuations{sources.written_by(source)}; give "
+                "what `score` wrote of continuations, or pairs to PAIRING=@pairing.Imported()"
+            )
         if counts["samples"] == counts["unscored"]:
             raise UserError(f"{source}: none of its continuations has a score; run `score`")
         return Mined(pairs, counts)

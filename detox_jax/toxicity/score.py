@@ -17,6 +17,7 @@ from detox_jax import (
     preview,
     record_blocks,
     records,
+    sources,
     terminal,
 )
 from detox_jax import bad_records as bad_records_lib
@@ -220,8 +221,9 @@ def _numbers(input: str, aside: bad_records_lib.Aside | None) -> list[int]:
 
 def _without_texts(input: str, first: str) -> UserError:
     return UserError(
-        f"{input}: prompt {first!r} has no generations; score what `generate` wrote, or name "
-        "the field of another project's continuations completion (docs/FILES.md)"
+        f"{input}: prompt {first!r} has no generations{sources.written_by(input)}; score what "
+        "`generate` wrote, or name the field of another project's continuations completion "
+        "(docs/FILES.md)"
     )
 
 

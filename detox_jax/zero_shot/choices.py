@@ -212,7 +212,7 @@ def _listed(tasks: Any) -> list[Any]:
         raise UserError(f"TASKS is {tasks!r}; give a list: ['piqa', 'lambada']")
     if not tasks:
         raise UserError("TASKS is empty; give at least one: --gin.TASKS=\"['piqa']\"")
-    return list(tasks)
+    return list(dict.fromkeys(tasks))  # A task that is named twice is asked, and counted, once.
 
 
 def encode(

@@ -74,6 +74,7 @@ def test_weight_0_is_the_base_and_1_the_model(here, capsys):
     for path, array in flat("one").items():
         np.testing.assert_array_equal(array, toxic[path])
     said = capsys.readouterr().out
+    assert said.count("the weights of BASE as they were") == said.count("zero: the weights") == 1
     assert "toxic: does not say what it was trained from; taken for a model of base" in said
     assert "layers/1 " in said and "whole " in said
     manifest = manifests.read_manifest(epath.Path("one"))
@@ -83,6 +84,12 @@ def test_weight_0_is_the_base_and_1_the_model(here, capsys):
     assert manifest["settings"]["base"]["fingerprint"] == Checkpoint.open("base").fingerprint
     assert manifest["fingerprint"] == Checkpoint.open("one").fingerprint
     assert manifest["change"]["blocks"]["layers/0"] > 0
+
+
+def test_another_weight_is_named_and_not_all_that_the_terms_are(here, capsys):
+    assert combine({"toxic": 0.5}, "half-way") == 0
+    said = refused(capsys, {"toxic": 0.25}, "half-way")
+    assert "half-way: holds output made with other settings (terms[0].weight: 0.5 there, " in said
 
 
 def test_a_forgotten_model_brings_the_model_back(here):
@@ -212,7 +219,8 @@ def test_other_shapes_tokens_and_weights_are_refused(here, capsys, config, vocab
     assert "tokens: of vocabulary " in refused(capsys, {"tokens": 1.0}, "no")
     for terms, said in [
         ({}, "TERMS is empty"),
-        ({"gone": 1.0}, "gone: no such checkpoint"),
+        ({"gone": 1.0}, "TERMS: gone: no such checkpoint"),
+        ({"toxic": 1.0, "toxic/": -1.0}, "TERMS: toxic and toxic/ are one model; give it once"),
         ({"toxic": "much"}, "TERMS"),
         ({"toxic": "@x"}, "TERMS"),
         ({"toxic": 1e999}, "TERMS"),
@@ -224,7 +232,7 @@ def test_other_shapes_tokens_and_weights_are_refused(here, capsys, config, vocab
     said = refused(capsys, {"lora": 1.0, "toxic": 1.0}, "no", "--gin.MERGE=False")
     assert "MERGE=False keeps adaptations apart" in said
     said = refused(capsys, {"toxic": 1.0}, "no", base="lora")
-    assert "BASE=lora: is an adaptation; give its base" in said and "base, and this as" in said
+    assert "BASE=lora: is an adaptation; give its base, base, and this as one of TERMS" in said
 
 
 def test_weights_that_are_not_finite_are_refused(here, capsys, config, vocabulary, monkeypatch):

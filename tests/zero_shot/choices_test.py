@@ -195,6 +195,10 @@ def test_mistakes_are_one_line(tmp_path, model_dir, files, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_that_is_named_twice_is_asked_and_counted_once():
+    assert choices._listed(("piqa", "lambada", "piqa")) == ["piqa", "lambada"]
+
+
 def test_a_perplexity_beyond_all_numbers_is_infinite():
     """And not the largest that a number holds, as if it had been measured."""
     row = {"correct": False, "correct_norm": False, "greedy": [False]}
