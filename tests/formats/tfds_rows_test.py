@@ -131,3 +131,9 @@ def test_another_format_of_tfds_is_refused(prepared, tmp_path):
     (tmp_path / "label.labels.txt").write_bytes((prepared / "label.labels.txt").read_bytes())
     with pytest.raises(UserError, match="only TFDS's format tfrecord is read"):
         tfds_rows.splits(epath.Path(tmp_path))
+
+
+def test_tfds_finds_what_it_needs_to_prepare_a_data_set():
+    """It imports importlib_resources for that, and asks for it on Pythons below 3.9 alone."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    assert str(tfds.builder_cls("piqa").code_path).endswith("piqa_dataset_builder.py")
