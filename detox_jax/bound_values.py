@@ -104,6 +104,8 @@ def under_its_setting(message: str) -> str:
         for place, label in _texts_by_setting()
         if place and message.startswith(f"{place}: ") and not message.startswith(label)
     ]
+    # Within a dict a text is a place; alone, or in a list, it may be a name: BASELINE, ONLY.
+    labels.sort(key=lambda label: not label.endswith("': "))
     return f"{labels[0]}{message}" if labels else message
 
 
@@ -121,14 +123,14 @@ def _texts_by_setting() -> Iterator[tuple[str, str]]:
 
 
 def _texts_within(value: Any, label: str) -> Iterator[tuple[str, str]]:
-    """The texts of lists and dicts, whose keys may be what they are about: `{'toxic': -0.5}`."""
+    """The texts of lists and dicts; where values are numbers the keys: `{'toxic': -0.5}`."""
     if isinstance(value, str):
         yield value, label
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(key, str):
+            if isinstance(key, str) and isinstance(item, int | float):
                 yield key, label
-                yield from _texts_within(item, f"{label}{key!r}: ")
+            yield from _texts_within(item, f"{label}{key!r}: ")
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts_within(item, label)

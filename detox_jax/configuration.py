@@ -304,6 +304,9 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
         owners = _owners(unused, calls)
         why = f"it is for {owners}" if owners else _whose(unused, verb.__name__)
         problems.append(f"nothing uses {names} ({why}){'' if owners else meant}")
+    # As of a variable that the shell does not know; a path would be where the verb is started.
+    if empty := [scope for scope, value in _macros() if value == "" and scope in _asked(defaults)]:
+        problems.append(f"empty: {', '.join(empty)}; give a value")
     if required:
         flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
         problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
@@ -313,6 +316,21 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     if problems:
         raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
     bound_values.try_out(calls)
+
+
+def _macros() -> Iterator[tuple[str, Any]]:
+    for (scope, selector), parameters in _bindings().items():
+        if selector == _MACRO:
+            yield scope, parameters.get("value")
+
+
+def _asked(defaults: Bindings) -> set[str]:
+    """The macros that a run file leaves open."""
+    return {
+        scope
+        for (scope, selector), parameters in defaults.items()
+        if selector == _MACRO and _is_required(parameters.get("value"))
+    }
 
 
 def _whose(names: Iterable[str], verb: str) -> str:

@@ -13,7 +13,15 @@ TRAIN = "pip install 'detox-jax[train]'"
 # Parquet and Arrow, which `train` brings too.
 EXTRAS = {
     **dict.fromkeys(
-        ("clu", "seqio", "tensorboard", "tensorflow", "tensorflow_datasets", "tensorflow_text"),
+        (
+            "clu",
+            "importlib_resources",
+            "seqio",
+            "tensorboard",
+            "tensorflow",
+            "tensorflow_datasets",
+            "tensorflow_text",
+        ),
         "train",
     ),
     "pyarrow": "parquet",

@@ -22,7 +22,6 @@ DRAW = "sampling_draw"
 # neither here nor has `steering` is of a version that knew of neither.
 STEERING_NOT_GIVEN = "steering_not_given"
 _NOTE = "path"
-_OF_FILES = ("files", "sha256")  # of an input, beside its path
 _SEEDS = ("random_seed", "seed")
 
 
@@ -143,8 +142,11 @@ def _by_place(
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         places.append(value.get(_NOTE) if isinstance(value, Mapping) else None)
-    is_said = field in _OF_FILES and None not in places and places[0] != places[1]
-    return (name, *places) if is_said else found
+    if None in places or places[0] == places[1]:
+        return found
+    if field == "sha256":
+        return (found[0], *(f"{str(v)[:8]} of {p}" for v, p in zip(found[1:], places, strict=True)))
+    return (name, *places) if field == "files" else found
 
 
 def _without_new_steering(there: Mapping[str, Any], old: Any, new: Any) -> Any:

@@ -183,6 +183,8 @@ def checked_output(output_dir: str) -> None:
     """
     if not atomic_files.is_local(output_dir) or isinstance(output_dir, Coming):
         return
+    if not output_dir:
+        raise UserError("the name of the directory to write to is empty; give one")
     path = Path(output_dir).absolute()
     for place in (path, *path.parents):
         if place.exists():

@@ -235,6 +235,8 @@ def resolve(source: str) -> Source:
         to be named.
     """
     place, choice = split(source)
+    if not place:
+        raise UserError(f"{source!r} names no input; give a file, a glob or a directory")
     if place.startswith(tfds_rows.SCHEME):
         path, name = tfds_rows.directory(place)
         files = _directory_files(path, choice, source)

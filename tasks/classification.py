@@ -152,13 +152,14 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
         yield LabelledText(document.text, tuple(float(values[label]) for label in labels))
     if not number:
         which = {
-            None: "holds no document",
-            0: "none of its documents is held out, as one in five is by the hash of its id; give "
-            "more, or VALIDATION_INPUT",
-            1: "all of its documents are held out, as one in five is by the hash of its id; give "
-            "more, or VALIDATION_INPUT",
+            None: "",
+            0: " for the split 'validation': none of its documents is held out",
+            1: " for the split 'train': all of its documents are held out",
         }
-        raise UserError(f"{path}: {which[part]}")
+        how = "" if part is None else ", as one in five is by the hash of its id"
+        raise UserError(
+            f"{path}: no labelled text{which[part]}{how}; give more documents, or VALIDATION_INPUT"
+        )
 
 
 def _number(value: Any) -> Any:

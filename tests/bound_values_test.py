@@ -98,6 +98,13 @@ def test_an_error_about_a_file_within_a_setting_says_whose_it_is(tmp_path):
     checked("panel", f"--gin.METHODS={methods}", f"--gin.GROUPS={groups}", "--gin.OUTPUT_DIR=o")
     assert named("b.jsonl: no such file") == "GROUPS: 'names': b.jsonl: no such file"
     assert named("n: no such checkpoint") == "METHODS: 'mine': n: no such checkpoint"
+    # A place that is also the name of a method, as BASELINE has it.
+    checked(
+        "panel", "--gin.METHODS={'base': 'base'}", f"--gin.GROUPS={groups}", "--gin.OUTPUT_DIR=o"
+    )
+    assert named("base: no such checkpoint") == "METHODS: 'base': base: no such checkpoint"
+    checked("panel", f"--gin.METHODS={methods}", f"--gin.GROUPS={groups}", "--gin.OUTPUT_DIR=o")
+    assert named("mine: holds no text") == "mine: holds no text"
     scores = "{'base': {'ngram': 'a', 'lexicon': 'b'}, 'mine': {'ngram': 'c', 'lexicon': 'd'}}"
     checked("compare", f"--gin.SCORES={scores}", "--gin.OUTPUT_DIR=o")
     assert named("d: no such file") == "SCORES: 'mine': 'lexicon': d: no such file"
@@ -117,6 +124,13 @@ def test_an_error_about_a_file_within_a_setting_says_whose_it_is(tmp_path):
     )
     checked("evaluate", f"--gin_file={file}", "--gin.OUTPUT_DIR=o")
     assert named("c: no such file") == "base/evaluate.Method.choices=c: no such file"
+
+
+@pytest.mark.parametrize("name", ["OUTPUT_DIR", "INPUT", "CHECKPOINT_PATH"])
+def test_what_is_asked_for_is_not_empty(name):
+    """As of a variable that the shell does not know: it would be the working directory."""
+    with pytest.raises(UserError, match=f"^empty: {name}; give a value; see"):
+        checked(*GENERATE, f"--gin.{name}=")
 
 
 def test_a_name_that_stands_twice_in_a_dict_is_refused(tmp_path):

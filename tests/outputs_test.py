@@ -139,8 +139,13 @@ def test_other_settings_are_refused_by_name_with_what_to_remove(tmp_path):
     with pytest.raises(UserError, match="input.sha256: '0' there, '1' now"):
         outputs.OutputDirectory(str(path), "score", {**before, "input": {"sha256": "1"}})
     elsewhere = {"path": "b", "sha256": "1"}
-    with pytest.raises(UserError, match="settings \\(input: 'a' there, 'b' now\\)"):
+    with pytest.raises(
+        UserError, match="settings \\(input.sha256: '0 of a' there, '1 of b' now\\)"
+    ):
         outputs.OutputDirectory(str(path), "score", {**before, "input": elsewhere})
+    with pytest.raises(UserError, match="settings \\(input: 'a' there, 'b' now\\)"):
+        more = {**elsewhere, "files": 2}
+        outputs.OutputDirectory(str(path), "score", {**before, "input": more})
     with pytest.raises(UserError, match="dtype: None there, 'bfloat16' now"):
         outputs.OutputDirectory(str(path), "score", {**before, "dtype": "bfloat16"})
 

@@ -66,6 +66,8 @@ def test_an_output_below_a_file_is_refused(tmp_path):
         with pytest.raises(UserError, match=said):
             preview.checked_output(str(tmp_path / place))
     preview.checked_output(str(tmp_path / "new" / "below"))
+    with pytest.raises(UserError, match="the directory to write to is empty"):
+        preview.checked_output("")
 
 
 def test_a_large_input_is_checked_in_its_first_records_and_one_that_comes_late_to_its_end(

@@ -114,7 +114,7 @@ LONG = {
         (r"^draw: ([\d,]+) of \1 pictures", r"^report: make the page: .* so far"),
     ),
     "human_sheets": Long(
-        "METHODS={'base':'samples.jsonl','mine':'samples.jsonl'} NUM_PROMPTS=4 SHEETS_DIR=sheets",
+        "METHODS={'base':'samples.jsonl','mine':'others.jsonl'} NUM_PROMPTS=4 SHEETS_DIR=sheets",
     ),
     "human_results": Long("KEY=key.json SHEETS=filled"),
     "export": Long(
@@ -209,6 +209,7 @@ def place(tmp_path_factory, vocabulary, model_dir, labelled_dir):  # noqa: F811
         "scored": [{**row, "toxicity": i**2 / 144} for i, row in enumerate(documents)],
         "prompts": prompts,
         "samples": [{**row, "generations": two} for row in prompts],
+        "others": [{**row, "generations": two[::-1]} for row in prompts],
     }
     for name, rows in given.items():
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

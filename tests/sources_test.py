@@ -232,3 +232,10 @@ def test_an_output_that_is_no_text_is_refused_by_its_verb(tmp_path):
         assert sources.resolve(str(place / file)).files  # Whoever names a file means it.
     for other in (tmp_path, tmp_path / "nosuch", "hf://datasets/owner/name", "owner/name#split=x"):
         assert sources.written_by(str(other)) == ""
+
+
+@pytest.mark.parametrize("source", ["", "#split=train"])
+def test_an_empty_name_is_no_input(source):
+    """It would be the directory in which the verb is started."""
+    with pytest.raises(UserError, match=f"'{source}' names no input"):
+        sources.resolve(source)

@@ -45,6 +45,8 @@ def require(checkpoint_path: str | epath.Path, is_reward: bool = False) -> epath
     Raises:
       UserError: if none is; for a Hugging Face model, with the command that brings it here.
     """
+    if not str(checkpoint_path):
+        raise UserError("the name of a checkpoint is empty; give MODEL_DIR")
     model_dir = split(checkpoint_path)[0]
     if (model_dir / MODEL_FILE).exists():
         if not is_reward and manifests.verb_of(model_dir) == REWARD_VERB:

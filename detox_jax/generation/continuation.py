@@ -6,6 +6,7 @@ Tokens are decoded in pieces, between which a text that holds a stop string leav
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_p": (0, None),
 }
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_DRAWS = ("temperature", "top_k", "top_p")
+NAMES = ("until", *_LIMITS, *_DRAWS, *_NEUTRAL)  # of settings that are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +63,10 @@ class Settings:
         left = dict(values)
         until = left.pop("until", None) or ()
         stops = (until,) if isinstance(until, str) else tuple(until)
-        limits = [int(left.pop(name)) for name in _LIMITS if left.get(name) is not None]
-        names = ("temperature", "top_k", "top_p")
-        temperature, top_k, top_p = (left.pop(name, None) for name in names)
+        limits = [
+            int(_number(name, left.pop(name))) for name in _LIMITS if left.get(name) is not None
+        ]
+        temperature, top_k, top_p = (_number(name, left.pop(name, None)) for name in _DRAWS)
         for name, value in left.items():
             if name not in (*_LIMITS, *_NEUTRAL) or value not in _NEUTRAL.get(name, (None,)):
                 raise UserError(f"generation setting {name} = {value!r} is not supported")
@@ -74,6 +78,17 @@ class Settings:
         if limit < 1:
             raise UserError(f"max_gen_toks is {limit}; must be at least 1")
         return cls(method, limit, tuple(stop for stop in stops if stop))
+
+
+def _number(name: str, value: Any) -> Any:
+    """A number as it was given, which may be text; None where there is none."""
+    try:
+        is_finite = value is None or math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        is_finite = False
+    if not is_finite:
+        raise UserError(f"generation setting {name} = {value!r}: expected a number")
+    return value
 
 
 def _sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> Any:

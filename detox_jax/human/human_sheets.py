@@ -7,16 +7,18 @@ judge each.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
 from detox_jax import atomic_files, manifests, output_settings, outputs, preview, records
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, storage_trouble
 from detox_jax.evaluation import decoding, joined, scored_texts
 from detox_jax.evaluation.joined import Joined
 from detox_jax.evaluation.scored_texts import Scored
@@ -117,14 +119,17 @@ def human_sheets(
         key, notes = _key(used, plan, own_decoding)
         files = sheets.files(key)
         _check_free(files, sheets_dir)
+        with _writing(sheets_dir):  # Before the key, which is no use without them.
+            epath.Path(sheets_dir).mkdir(parents=True, exist_ok=True)
         keys.write(key_file, key)
 
     # --- sheets --------------------------------------------------------------------------------
     place = epath.Path(sheets_dir)
-    place.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        if not (place / name).exists():
-            atomic_files.write_bytes(place / name, content, in_output=False)
+    with _writing(sheets_dir):
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            if not (place / name).exists():
+                atomic_files.write_bytes(place / name, content, in_output=False)
     if not output.complete:
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         output.finish(
@@ -138,6 +143,18 @@ def human_sheets(
             print(note)
     print(_WARNING.format(place=sheets_dir))
     return None
+
+
+@contextlib.contextmanager
+def _writing(sheets_dir: str) -> Iterator[None]:
+    """Says in one line that the sheets' place takes none; a full disk is the storage's."""
+    try:
+        yield
+    except OSError as error:
+        if storage_trouble(error) is not None and error.errno != errno.EROFS:
+            raise
+        reason = error.strerror or error
+        raise UserError(f"SHEETS_DIR={sheets_dir}: cannot be written: {reason}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +253,6 @@ def _key(
 ) -> tuple[Key, tuple[str, ...]]:
     """The key, and sentences on what was cut to a common part or could not be checked."""
     scored = {name: scored_texts.read(name, path) for name, path in methods.items()}
-    _check_different(scored, plan.pairs)
     joined_texts = joined.join_texts(scored, plan.pairs[0].against, own_decoding, _OWN)
     candidates = _candidates(joined_texts, draws.needed(plan.pairs, plan.samples))
     drawn = draws.prompts(candidates, plan.num_prompts, plan.toxic_share, plan.seed)
@@ -248,6 +264,7 @@ def _key(
         plan.samples,
         plan.seed,
     )
+    _check_different(scored, plan.pairs)
     code = draws.code(comparisons, plan.raters, plan.seed)
     key = Key(
         schema_version=keys.SCHEMA_VERSION,

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from detox_jax import atomic_files, manifests, output_settings, outputs, preview, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, suggestion
 from detox_jax.formats import jsonl
+from detox_jax.generation import continuation
 from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
@@ -100,6 +101,9 @@ def lm_eval(
 
     # --- what is asked, and of what model ----------------------------------------------------
     names = _task_names(tasks)
+    _check_generation(gen_kwargs)
+    if limit is not None and limit > 1 and limit != int(limit):
+        raise UserError(f"LIMIT is {limit:g}; give a whole number of questions, or a share below 1")
     preview.checked_output(output_dir)
     checkpoints.resolve(checkpoint_path)  # before the harness, which takes seconds to import
     if check_only:
@@ -190,6 +194,18 @@ def _task_names(tasks: str | Sequence[str]) -> list[str]:
     return names
 
 
+def _check_generation(given: str | Mapping[str, Any] | None) -> None:
+    """Refuses settings that no generating task would take; others never look at them."""
+    parts = given.split(",") if isinstance(given, str) else given or ()
+    for part in filter(None, parts):
+        name, separator, _ = part.partition("=")
+        if isinstance(given, str) and not separator:
+            raise UserError(f"GEN_KWARGS: {part!r} is no setting; write NAME=VALUE,NAME=VALUE")
+        if name.strip() not in continuation.NAMES:
+            meant = suggestion(name.strip(), continuation.NAMES)
+            raise UserError(f"GEN_KWARGS: {name!r} is not supported{meant or '; leave it out'}")
+
+
 def _describe_tasks(directory: str) -> dict[str, str]:
     """A directory of tasks, by what its files say."""
     # Python compiles a task's functions into this one as the harness loads them.
@@ -221,7 +237,8 @@ def _task_manager(names: Sequence[str], include_path: str | None) -> Any:
             unknown = sorted(set(names) - set(manager.all_tasks))
     if unknown:
         raise UserError(
-            f"lm-evaluation-harness has no task {unknown[0]!r}; `lm_eval ls tasks` lists them, and "
+            f"TASKS: lm-evaluation-harness has no task {unknown[0]!r}"
+            f"{suggestion(unknown[0], manager.all_tasks)}; `lm_eval ls tasks` lists them, and "
             "INCLUDE_PATH adds a directory of your own"
         )
     return manager

@@ -54,6 +54,10 @@ def test_an_error_says_what_lies_there_in_place_of_a_model(tmp_path):
     assert "file.jsonl: a file; a checkpoint is a directory" in _said(tmp_path / "file.jsonl")
 
 
+def test_an_empty_name_is_no_checkpoint():
+    assert _said("") == "the name of a checkpoint is empty; give MODEL_DIR"
+
+
 def test_a_misspelt_model_is_suggested_of_those_beside_it(tmp_path):
     _model(tmp_path / "models" / "sgeat-whole")
     said = _said(tmp_path / "models" / "sgeat-whol")

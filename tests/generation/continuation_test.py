@@ -43,6 +43,10 @@ def test_stops_and_limits():
         ({"do_sample": True, "top_k": 5, "top_p": 0.9}, "set one"),
         ({"do_sample": True, "temperature": 0.0}, "must be positive"),
         ({"max_gen_toks": 0}, "must be at least 1"),
+        ({"temperature": "hot"}, "temperature = 'hot': expected a number"),
+        ({"max_tokens": "many"}, "max_tokens = 'many': expected a number"),
+        ({"do_sample": True, "top_k": []}, "top_k = \\[\\]: expected a number"),
+        ({"temperature": "inf"}, "temperature = 'inf': expected a number"),
     ],
 )
 def test_what_is_not_supported_is_refused(values, message):

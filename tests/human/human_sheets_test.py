@@ -1,10 +1,13 @@
 """Verb `human_sheets`: the same joins as `evaluate`, the key apart, sheets never written over."""
 
+import errno
 import hashlib
 import json
+import os
 import re
 
 import pytest
+from etils import epath
 
 from detox_jax import cli
 from detox_jax.errors import UserError
@@ -169,6 +172,23 @@ def test_raters_get_no_output_that_lies_where_the_sheets_go(tmp_path):
         human_sheets(methods, f"{tmp_path}/other", f"{tmp_path}/key", num_prompts=4)
     assert not (tmp_path / "other").exists()
     assert not list((tmp_path / "key").glob("rater*"))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT, errno.EROFS])
+def test_a_place_that_takes_no_sheets_is_told_before_the_key(number, tmp_path, monkeypatch):
+    methods = human_made.write_methods(tmp_path)
+    mkdir = type(epath.Path("x")).mkdir
+
+    def refused(self, *args, **kwargs):
+        if self.name == "sheets":
+            raise OSError(number, os.strerror(number))
+        return mkdir(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(epath.Path("x")), "mkdir", refused)
+    said = f"SHEETS_DIR={tmp_path}/sheets: cannot be written: {os.strerror(number)}"
+    with pytest.raises(UserError, match=said):
+        made(tmp_path, methods)
+    assert not (tmp_path / "key" / "key.json").exists()
 
 
 def test_two_methods_of_the_same_continuations_are_refused(tmp_path):

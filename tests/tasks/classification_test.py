@@ -143,7 +143,7 @@ def test_a_split_without_text_is_told_by_its_file(tmp_path):
     held_out = min(records.stable_hash("0") % 5, 1) == 0
     splits = {"train": "all of its documents are held out", "validation": "none of its documents"}
     empty = "train" if held_out else "validation"
-    with pytest.raises(UserError, match=f"{file}: {splits[empty]}.*VALIDATION_INPUT"):
+    with pytest.raises(UserError, match=f"{file}: .*{empty}.*: {splits[empty]}.*VALIDATION_INPUT"):
         seqio_tasks.describe_source(classification.labelled_task(files=file), empty)
 
 

@@ -53,6 +53,24 @@ def test_table(capsys):
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("temperature:0.7", "GEN_KWARGS: 'temperature:0.7' is no setting; write NAME=VALUE"),
+        ("do_sample=True,temprature=1", "'temprature' is not supported; did you mean temperature"),
+        ({"xyz": 1}, "GEN_KWARGS: 'xyz' is not supported; leave it out"),
+    ],
+)
+def test_settings_that_no_task_would_take_are_told_before_any_work(given, message):
+    """A task that generates nothing never looks at them."""
+    with pytest.raises(UserError, match=message):
+        verb.lm_eval("nosuch", "piqa", "nosuch", gen_kwargs=given)
+    for known in (None, "", "temperature=0.7,do_sample=True,until=x", {"top_k": 5}):
+        verb._check_generation(known)
+    with pytest.raises(UserError, match="LIMIT is 2.5; give a whole number of questions"):
+        verb.lm_eval("nosuch", "piqa", "nosuch", limit=2.5)
+
+
+@pytest.mark.parametrize(
     ("tasks", "message"), [(" , ", "names no task"), ("quiz,a/b.yaml", "'a/b.yaml' is not")]
 )
 def test_odd_task_names(tasks, message):
