@@ -145,8 +145,9 @@ def _by_place(
     if None in places or places[0] == places[1]:
         return found
     if field == "sha256":
-        return (found[0], *(f"{str(v)[:8]} of {p}" for v, p in zip(found[1:], places, strict=True)))
-    return (name, *places) if field == "files" else found
+        was, is_now = (f"{str(v)[:8]} of {p}" for v, p in zip(found[1:], places, strict=True))
+        return found[0], was, is_now
+    return (name, places[0], places[1]) if field == "files" else found
 
 
 def _without_new_steering(there: Mapping[str, Any], old: Any, new: Any) -> Any:

@@ -227,7 +227,7 @@ def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_pa
         "continuation_perplexity",
         lambda *_, **__: calls.append("perplexity") or of_value(2.0),
     )
-    monkeypatch.setattr(places, "require", lambda path, *_: path)
+    monkeypatch.setattr(places, "require", lambda path, *_, **__: path)
     assert run(tmp_path / "several", judged, "--gin.REFERENCE=somewhere") == 0
     methods, prompts = 2, 3  # in three splits, by two scorers
     assert (calls.count("prompt"), calls.count("perplexity")) == (methods * prompts, methods)
@@ -278,7 +278,7 @@ def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
     calls = []
     compute = lambda _, generations, **__: calls.append(generations) or of_value(float(len(calls)))  # noqa: E731
     monkeypatch.setattr(perplexity, "continuation_perplexity", compute)
-    monkeypatch.setattr(places, "require", lambda path, *_: path)
+    monkeypatch.setattr(places, "require", lambda path, *_, **__: path)
     place = tmp_path / "base"
 
     def values(scores, edit=lambda line: line):
@@ -671,7 +671,7 @@ def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatc
 
     monkeypatch.setattr(perplexity, "checkpoint_perplexity", of_heldout)
     monkeypatch.setattr(perplexity, "continuation_perplexity", of_texts)
-    monkeypatch.setattr(places, "require", lambda path, *_: path)
+    monkeypatch.setattr(places, "require", lambda path, *_, **__: path)
     reference = "--gin.REFERENCE=somewhere"
     assert steered(tmp_path / "out", *CONTRAST, MESH, reference) == 0
     assert seen == [{"data": 2, "fsdp": 2, "model": 2}] * 5
