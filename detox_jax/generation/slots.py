@@ -270,14 +270,15 @@ def drawn(draw: Callable[[Any, jax.Array], jax.Array], rows: Any, keys_R: jax.Ar
     Returns:
       The ids, `[R]` int32.
     """
-    if platform_in_use() != "cpu" or jax.sharding.get_abstract_mesh().size > 1:
+    number, size = jax.tree.leaves(rows)[0].shape
+    at_once = max(1, _BYTES_AT_ONCE // (4 * size))
+    is_one_cpu = platform_in_use() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
+    if number <= at_once or not is_one_cpu:
         return draw(rows, keys_R)
 
     def of_one(row: Any) -> jax.Array:
         return draw(*jax.tree.map(lambda array: array[None], row))[0]
 
-    size = jax.tree.leaves(rows)[0].shape[-1]
-    at_once = max(1, _BYTES_AT_ONCE // (4 * size))
     return jax.lax.map(of_one, (rows, keys_R), batch_size=at_once)
 
 

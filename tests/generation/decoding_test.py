@@ -112,7 +112,7 @@ def test_rows_that_are_drawn_a_few_at_a_time_get_the_tokens_of_all_at_once(rows,
 
     got = jax.jit(lambda *rows: slots.drawn(sample, *rows))(logits, keys)
     np.testing.assert_array_equal(got, expected)
-    assert set(seen) == {(1, 1000)}  # Of which `lax.map` makes four.
+    assert set(seen) == {(1, 1000)}  # Of which `lax.map` makes four; one row is drawn as it is.
     monkeypatch.setattr(slots, "platform_in_use", lambda: "tpu")
     slots.drawn(sample, logits, keys)
     assert seen[-1] == (rows, 1000)
