@@ -112,8 +112,8 @@ class Extremes(_Scored):
                 pairs.append(Pair(prompt.id, prompt.text, *pair))
         if counts["prompts"] and not counts["samples"]:
             raise UserError(
-                f"{source}: its prompts have no continuations{sources.written_by(source)}; give "
-                "what `score` wrote of continuations, or pairs to PAIRING=@pairing.Imported()"
+                f"{source}: its prompts have no continuations; run `generate` and `score` on them, "
+                f"or give pairs to PAIRING=@pairing.Imported(){sources.written_by(source)}"
             )
         if counts["samples"] == counts["unscored"]:
             raise UserError(f"{source}: none of its continuations has a score; run `score`")
