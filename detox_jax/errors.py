@@ -62,6 +62,12 @@ def storage_trouble(error: BaseException | None) -> str | None:
     return found.group()
 
 
+def takes_no_files(error: BaseException | None) -> bool:
+    """Whether a place is not to be written to, however often: it is read-only, or another's."""
+    is_read_only = isinstance(error, OSError) and error.errno == errno.EROFS
+    return is_read_only or storage_trouble(error) is None
+
+
 def peers_are_late(error: BaseException | None) -> bool:
     """Whether the processes of a run on CPUs did not find each other within Gloo's 30 seconds."""
     return bool(re.search(r"\bGloo\b.*DEADLINE_EXCEEDED", str(error), re.DOTALL))

@@ -7,7 +7,6 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -22,7 +21,14 @@ import gin
 from etils import epath
 
 from detox_jax import atomic_files, directory_lock, manifests, output_settings, shared_steps
-from detox_jax.errors import Unavailable, UserError, as_one_line, shortened, storage_trouble
+from detox_jax.errors import (
+    Unavailable,
+    UserError,
+    as_one_line,
+    shortened,
+    storage_trouble,
+    takes_no_files,
+)
 from detox_jax.parallel import processes
 
 CONFIG = "config.gin"
@@ -107,8 +113,7 @@ class OutputDirectory:
             raise
         except (OSError, Unavailable) as error:
             cause = error.__cause__ if isinstance(error, Unavailable) else error
-            is_read_only = isinstance(cause, OSError) and cause.errno == errno.EROFS
-            if storage_trouble(cause) is None or is_read_only:
+            if takes_no_files(cause):
                 reason = getattr(cause, "strerror", None) or cause
                 raise UserError(f"{self.path}: cannot be written: {reason}") from None
             raise Unavailable(f"{self.path}: cannot be written: {storage_trouble(cause)}") from None

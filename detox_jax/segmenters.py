@@ -118,6 +118,11 @@ def spaced(text: str, segmenter: Segmenter | None) -> str:
     return text if segmenter is None else segmenter.spaced(text)
 
 
+def num_words(text: str, segmenter: Segmenter | None) -> int:
+    """Words of a text, as white space parts them, and a segmenter where there is one."""
+    return len(spaced(text, segmenter).split())
+
+
 def settings(segmenter: Segmenter | None) -> dict[str, Any]:
     """What stands in settings; nothing without one, so that older outputs go on."""
     return {} if segmenter is None else {"word_segmenter": segmenter.described()}

@@ -87,7 +87,7 @@ def checkpoint_perplexity(
         nll_D = _steered_nll(steered, windows_D, f"{checkpoint_path} on {documents}")
         possible = np.flatnonzero(np.isfinite(nll_D))
         total = math.fsum(nll_D[possible])
-    words = sum(_num_words(texts[d], segmenter) + 1 for d in possible)
+    words = sum(segmenters.num_words(texts[d], segmenter) + 1 for d in possible)
     tokens = sum(tokens_D[d] for d in possible)
     impossible = len(texts) - len(possible)
     if impossible and not tokens:
@@ -201,12 +201,8 @@ def continuation_perplexity(
         windows.append((ids, len(ids) - 1 - scored))
         tokens += scored
     total = _total_nll(loaded, mesh, windows, batch_size, generations, checkpoint_path)
-    words = sum(_num_words(text, segmenter) for _, text in pairs)
+    words = sum(segmenters.num_words(text, segmenter) for _, text in pairs)
     return ContinuationPerplexity(*_per_unit(total, tokens, words), reference=loaded.fingerprint)
-
-
-def _num_words(text: str, segmenter: Segmenter | None) -> int:
-    return len(segmenters.spaced(text, segmenter).split())
 
 
 def _per_unit(total: float, tokens: int, words: int) -> tuple[float, float, int, int]:

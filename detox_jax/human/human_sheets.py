@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from detox_jax import atomic_files, manifests, output_settings, outputs, preview, records
-from detox_jax.errors import UserError, storage_trouble
+from detox_jax.errors import UserError, takes_no_files
 from detox_jax.evaluation import decoding, joined, scored_texts
 from detox_jax.evaluation.joined import Joined
 from detox_jax.evaluation.scored_texts import Scored
@@ -151,7 +150,7 @@ def _writing(sheets_dir: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if storage_trouble(error) is not None and error.errno != errno.EROFS:
+        if not takes_no_files(error):
             raise
         reason = error.strerror or error
         raise UserError(f"SHEETS_DIR={sheets_dir}: cannot be written: {reason}") from None

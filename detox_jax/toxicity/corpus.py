@@ -34,8 +34,8 @@ _GAP, _PIECE = 1 << 12, 1 << 20
 
 
 def num_words(document: records.Document, segmenter: Segmenter | None = None) -> int:
-    """Words of a document, as white space parts them, and a segmenter where there is one."""
-    return len(segmenters.spaced(document.text, segmenter).split())
+    """See `segmenters.num_words`."""
+    return segmenters.num_words(document.text, segmenter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,14 +195,14 @@ def hashes_of(documents: Sequence[records.Document]) -> np.ndarray:
     """`records.stable_hash` of the ids, uint64 [N]."""
     if isinstance(documents, Corpus):
         return documents.columns.hash_D[documents.places_N]
-    return np.array([records.stable_hash(d.id) for d in documents], np.uint64)
+    return _hashes(document.id.encode() for document in documents)
 
 
 def words_of(documents: Sequence[records.Document]) -> np.ndarray:
     """The lengths in words, int64 [N]."""
     if isinstance(documents, Corpus):
         return documents.columns.words_D[documents.places_N].astype(np.int64)
-    return np.array([num_words(d) for d in documents], np.int64)
+    return _num_words((document.text for document in documents), None)
 
 
 def encoded(documents: Sequence[records.Document], size: int) -> Iterator[Iterator[bytes]]:
@@ -289,8 +289,8 @@ def _columns(
     sizes = np.array([len(line) for line in raw], np.int64)
     return (
         toxicity_of(documents),
-        _hashes(document.id.encode() for document in documents),
-        _num_words([document.text for document in documents], segmenter),
+        hashes_of(documents),
+        _num_words((document.text for document in documents), segmenter),
         lines.add(b"".join(raw), sizes),
         sizes,
         np.ones(len(raw), bool),
@@ -298,14 +298,14 @@ def _columns(
 
 
 def _hashes(ids: Iterable[bytes]) -> np.ndarray:
-    """`records.stable_hash` of each id."""
+    """`records.stable_hash` of each id, uint64 [N]."""
     digests = b"".join([hashlib.sha256(id).digest() for id in ids])
-    return np.frombuffer(digests, ">u8")[::4]
+    return np.frombuffer(digests, ">u8")[::4].astype(np.uint64)
 
 
-def _num_words(texts: Sequence[str], segmenter: Segmenter | None) -> np.ndarray:
-    """`num_words` of each text, int64 [N]."""
-    return np.array([len(segmenters.spaced(text, segmenter).split()) for text in texts], np.int64)
+def _num_words(texts: Iterable[str], segmenter: Segmenter | None) -> np.ndarray:
+    """`segmenters.num_words` of each text, int64 [N]."""
+    return np.array([segmenters.num_words(text, segmenter) for text in texts], np.int64)
 
 
 def has_scores(block: record_blocks.Block) -> bool:
