@@ -83,7 +83,7 @@ def test_results_are_sequences_and_paths(tmp_path):
         of.directory = "elsewhere"
 
 
-def test_a_directory_goes_with_what_names_it():
+def test_a_directory_goes_with_what_names_it(only_new_objects):
     import gc
     from pathlib import Path
 

@@ -8,9 +8,9 @@ import pytest
 
 from detox_jax import cli, outputs, records
 from detox_jax.errors import UserError
+from detox_jax.formats import plain_documents
 from detox_jax.toxicity import ngram
 from detox_jax.toxicity import score as score_verb
-from tests.marks import slow_but
 
 
 def write(path, rows):
@@ -270,19 +270,24 @@ class Counting:
         self.asked.append(len(texts))
         gc.collect()
         self.alive = max(
-            self.alive, sum(isinstance(item, records.Document) for item in gc.get_objects())
+            self.alive,
+            sum(
+                1 if isinstance(item, records.Document) else len(item)
+                for item in gc.get_objects()
+                if isinstance(item, records.Document | plain_documents.Plain)
+            ),
         )
         return [0.5] * len(texts)
 
 
-@pytest.mark.parametrize("more", slow_but([{}], [{}, {"n": 1}]))
-def test_a_text_is_scored_once_and_few_records_are_held(more, tmp_path):
-    rows = [{"id": str(i), "text": f"text {i}", **more} for i in range(3200)]
+@pytest.mark.parametrize("more", [{}, {"n": 1}])
+def test_a_text_is_scored_once_and_few_records_are_held(more, tmp_path, only_new_objects):
+    rows = [{"id": str(i), "text": f"text {i}" + " and on" * 300, **more} for i in range(3200)]
     scorer = Counting()
     source = write(tmp_path / "in.jsonl", rows)
     score_verb.score(str(source), str(tmp_path / "out"), scorer)
     assert scorer.asked == [500] * 6 + [200]
-    assert scorer.alive <= 1000, "a group, and the next one that is being read"
+    assert 500 <= scorer.alive <= 1000, "a group, and the next one that is being read"
     written = read(tmp_path / "out" / "scored-00000-of-00001.jsonl")
     assert written == [
         {"id": row["id"], "text": row["text"], "toxicity": 0.5, **more} for row in rows
