@@ -89,7 +89,7 @@ def pytest_sessionfinish():
 
 @pytest.fixture
 def only_new_objects():
-    """Garbage is looked for among what the test makes: to look through all of a worker's takes 10 s."""
+    """Garbage is looked for among what the test makes: a worker has much, and it takes 10 s."""
     gc.freeze()
     yield
     gc.unfreeze()
