@@ -15,6 +15,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.human import key as keys
 from tests.conftest import SENTENCES, initial_params
 from tests.human import human_made
+from tests.marks import slow_but
 
 HUGE = "9" * 40
 # What a setting takes, by the wrong values for it.
@@ -196,7 +197,8 @@ def mistake(arguments, capsys):
     return output.err
 
 
-@pytest.mark.parametrize(("verb", "name", "wrong"), [pytest.param(*case) for case in cases()])
+# Every third of them runs everywhere: each setting has some, and each wrong value its settings.
+@pytest.mark.parametrize(("verb", "name", "wrong"), slow_but([*cases()][::3], cases()))
 def test_a_wrong_value_is_one_line_that_names_the_setting(
     verb, name, wrong, place, monkeypatch, capsys
 ):

@@ -24,9 +24,9 @@ PREPARE = @demo_corpus.write_demo_corpus
 TRAIN_VOCABULARY = @vocabulary.train_vocabulary
 PRETRAIN = @pretrain/train.train
 demo_corpus.write_demo_corpus.num_documents = 60
-vocabulary.train_vocabulary.vocab_size = 300
+vocabulary.train_vocabulary.vocab_size = 400
 config.TransformerConfig:
-  vocab_size = 300
+  vocab_size = 400
   num_layers = 1
   emb_dim = 16
   num_heads = 2

@@ -182,7 +182,14 @@ def _decode(steerings, prompts=((KIND,),), num_samples=20_000, method=PLAIN, nam
     return np.array(ended)
 
 
-@pytest.mark.parametrize("name", KNOWN)
+# One of each formula and of each kind of state.
+DRAWN = (
+    *("base", "ban", "experts", "experts, filter .8", "contrast", "debiasing 10"),
+    *("probabilities", "discriminator", "margins", "rewards"),
+)
+
+
+@pytest.mark.parametrize("name", slow_but(DRAWN, KNOWN))
 def test_the_loop_draws_from_it(name):
     """20,000 rows, within four standard errors."""
     steerings, first, clean, both = KNOWN[name]
@@ -252,7 +259,7 @@ def test_what_is_no_token_is_never_drawn_and_no_number_is_lost(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_ends_with_end_of_text_in_every_branch(name):
-    tokens_NST = _decode((METHODS[name](1.0, 0.0),), PROMPTS, 200)
+    tokens_NST = _decode((METHODS[name](1.0, 0.0),), PROMPTS, 500, NUCLEUS)
     ended = tokens_NST[..., 0] == bigram.END
     assert ended.any() and (tokens_NST[ended][:, 1] == 0).all()
     assert (tokens_NST[~ended][:, 1] != 0).all()
