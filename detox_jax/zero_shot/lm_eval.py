@@ -63,7 +63,7 @@ def lm_eval(
 ) -> list[Step] | None:
     """Writes `lm_eval.json`: every metric of every task, with its standard error.
 
-    Tasks are run one after the other; a rerun goes on with the first that is missing.
+    Tasks are run one after the other; a rerun, with further tasks too, runs those that are missing.
 
     Args:
       checkpoint_path: a whole model, or an adaptation (its base is found by itself).
@@ -110,7 +110,8 @@ def lm_eval(
         with _notes_on_stderr():
             import_harness()
             _task_manager(names, include_path)
-        return [Step("lm_eval", output_dir, {"tasks": len(names)})]
+        again = preview.lacks(output_dir, "tasks", names)
+        return [Step("lm_eval", output_dir, {"tasks": len(names)}, again=again)]
     with _notes_on_stderr():
         harness = import_harness()
         manager = _task_manager(names, include_path)
@@ -148,7 +149,8 @@ def lm_eval(
     if len(model.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(model.vocabulary.end_ids)
     settings["lm_eval"] = metadata.version("lm_eval")
-    output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
+    parts = outputs.Parts("tasks", _part_file)
+    output = outputs.OutputDirectory(output_dir, "lm_eval", settings, parts=parts)
 
     # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):

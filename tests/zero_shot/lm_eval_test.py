@@ -168,6 +168,31 @@ def test_the_verb_goes_on_where_it_stopped(flags, tmp_path, capsys, monkeypatch)
 
 
 @pytest.mark.interop
+def test_a_task_that_is_added_is_run_and_the_others_are_kept(flags, tmp_path, capsys, monkeypatch):
+    run, asked = verb._evaluate, []
+
+    def noted(harness, model, manager, name, **options):
+        asked.append(name)
+        return run(harness, model, manager, name, **options)
+
+    monkeypatch.setattr(verb, "_evaluate", noted)
+    assert cli.main([*flags, "--tasks=quiz"]) == 0
+    capsys.readouterr()
+    assert cli.main([*flags, "--tasks=quiz,words", "--dry_run"]) == 0
+    assert "to do  lm_eval" in capsys.readouterr().out
+    assert cli.main([*flags, "--tasks=quiz,words"]) == 0 and asked == ["quiz", "words"]
+    figures = json.loads((tmp_path / "out" / verb.FIGURES_FILE).read_text())
+    assert {row["task"] for row in figures["rows"]} == {"quiz", "words"}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["settings"]["tasks"] == ["quiz", "words"]
+    # A task without figures that cannot be run is left out again.
+    assert cli.main([*flags, "--tasks=quiz,words,broken"]) == 2
+    assert cli.main([*flags, "--tasks=quiz,words"]) == 0 and asked[2:] == ["broken"]
+    assert cli.main([*flags, "--tasks=quiz"]) == 2
+    assert "(tasks: ['quiz', 'words'] there, ['quiz'] now)" in capsys.readouterr().err
+
+
+@pytest.mark.interop
 def test_a_task_is_named_while_it_is_asked(flags, monkeypatch, capfd):
     monkeypatch.delenv(terminal.SILENCE)
     monkeypatch.setattr(terminal, "FIRST_S", 0.0)
