@@ -148,7 +148,8 @@ def _members(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, 
     A method, a task or a file that is there alone has no value on the other side.
     """
     for setting in sorted(old.keys() | new.keys()):
-        left, right = old.get(setting), new.get(setting)
+        left: Any = old.get(setting)
+        right: Any = new.get(setting)
         if left == right:
             continue
         if _by_name(left) and _by_name(right) and left.keys() != right.keys():

@@ -204,6 +204,19 @@ def test_a_task_is_named_while_it_is_asked(flags, monkeypatch, capfd):
 
 
 @pytest.mark.interop
+def test_a_file_of_tasks_that_the_harness_would_pass_over_is_told(flags, tmp_path, capsys):
+    (tmp_path / "tasks" / "words.yaml").write_text("task: words\ndoc_to_text: {{a}}\n")
+    for task in ("words", "quiz"):  # Of either its own might be meant by what is in the file.
+        assert cli.main([*flags, f"--tasks={task}"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: INCLUDE_PATH: {tmp_path}/tasks/words.yaml: line 2: " in error
+    (tmp_path / "tasks" / "words.yaml").rename(tmp_path / "tasks" / "words.yml")
+    assert cli.main([*flags, "--tasks=words"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "has no task 'words'" in error and "words.yml is not read" in error
+
+
+@pytest.mark.interop
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
