@@ -154,8 +154,9 @@ def _members(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, 
             continue
         if _by_name(left) and _by_name(right) and left.keys() != right.keys():
             name = min(left.keys() ^ right.keys())
-            said = Word("given"), Word("absent")
-            return f"{setting}.{name}", *(said if name in left else said[::-1])
+            given, absent = Word("given"), Word("absent")
+            there, now = (given, absent) if name in left else (absent, given)
+            return f"{setting}.{name}", there, now
         if _inputs(left) and _inputs(right) and len(left) != len(right):
             return setting, Word(f"{len(left)} of them"), Word(f"{len(right)}")
         return None
