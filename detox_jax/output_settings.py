@@ -127,8 +127,75 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
     if draw[1] is not None:
         # Text that is finished stays; text that is not cannot go on with other draws.
         old, new = {**old, DRAW: draw[0]}, {**new, DRAW: draw[0] if there["complete"] else draw[1]}
+    if members := _members(old, new):
+        return members
     found = processes.first_difference(old, new)
     return found and _by_place(found, there["settings"], now["settings"])
+
+
+class Word(str):
+    """Of a difference: what is no value of a setting, but said of one; it shows without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _members(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first difference, where it is that one setting lists what the other does not.
+
+    A method, a task or a file that is there alone has no value on the other side.
+    """
+    for setting in sorted(old.keys() | new.keys()):
+        left: Any = old.get(setting)
+        right: Any = new.get(setting)
+        if left == right:
+            continue
+        if _by_name(left) and _by_name(right) and left.keys() != right.keys():
+            name = min(left.keys() ^ right.keys())
+            given, absent = Word("given"), Word("absent")
+            there, now = (given, absent) if name in left else (absent, given)
+            return f"{setting}.{name}", there, now
+        if _inputs(left) and _inputs(right) and len(left) != len(right):
+            return setting, Word(f"{len(left)} of them"), Word(f"{len(right)}")
+        return None
+    return None
+
+
+def _by_name(setting: Any) -> bool:
+    """Whether a setting holds things by the names that a user gave them."""
+    return isinstance(setting, Mapping) and all(isinstance(x, Mapping) for x in setting.values())
+
+
+def _inputs(setting: Any) -> bool:
+    """Whether a setting is a list of inputs, each known by the hash of its bytes."""
+    return isinstance(setting, list) and all(
+        isinstance(x, Mapping) and "sha256" in x for x in setting
+    )
+
+
+def difference_of_parts(
+    setting: str, there: Mapping[str, Any], now: Mapping[str, Any], has_part: Callable[[str], bool]
+) -> tuple[str, Any, Any] | None:
+    """As `difference`, of an output in parts, which goes on where this run lists more of them.
+
+    Args:
+      setting: that lists the parts: their names, or what decides each by its name.
+      there: the manifest.
+      now: that of this run.
+      has_part: whether a part is there; asked of an unfinished output.
+    """
+    before, after = there["settings"].get(setting), now["settings"].get(setting)
+    if type(before) is not type(after) or not isinstance(before, list | dict):
+        return difference(there, now)
+    made = [name for name in before if there["complete"] or has_part(name)]
+    as_if: Any = before
+    if isinstance(before, dict):
+        as_if = {**after, **{name: before[name] for name in made}}
+    elif all(name in after for name in made):
+        as_if = after
+    return difference({**there, "settings": {**there["settings"], setting: as_if}}, now)
 
 
 def _by_place(

@@ -7,6 +7,7 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -38,6 +39,19 @@ _SHOWN = 100  # characters of a setting in an error
 _SHOWN_NAME = 300  # and of its name
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Of what an output has a file each, which nothing else of its settings' list decides.
+
+    Attributes:
+      setting: that lists them: names, or what decides each by its name.
+      file_of: the name of the file of each.
+    """
+
+    setting: str
+    file_of: Callable[[str], str]
+
+
 class OutputDirectory:
     """A verb's output: opened with the settings that define it, closed with its manifest.
 
@@ -60,6 +74,8 @@ class OutputDirectory:
       settings: what decides it, see `output_settings`.
       has_results: whether there is anything that other settings would have made otherwise; any file
         but the manifest and `config.gin` where None.
+      parts: of a verb whose output has a file for each of a list of things, such as tasks: a run
+        that lists more of them than an earlier one goes on with its output, finished or not.
 
     Raises:
       Unavailable: where the storage fails.
@@ -73,8 +89,10 @@ class OutputDirectory:
         verb: str,
         settings: Mapping[str, Any],
         has_results: Callable[[], bool] | None = None,
+        parts: Parts | None = None,
     ):
         self.path = epath.Path(directory)
+        self._parts = parts
         self._has_results = has_results or self._holds_files
         self._manifest = {
             "schema_version": output_settings.SCHEMA_VERSION,
@@ -191,6 +209,11 @@ class OutputDirectory:
         difference = output_settings.difference(manifest, self._manifest)
         if difference and not manifest["complete"] and not self._has_results():
             return False
+        if difference and self._parts:
+            difference = self._difference_of_parts(manifest, self._parts)
+            if not difference:
+                self._manifest |= {k: manifest[k] for k in ("shards",) if k in manifest}
+                return False
         if difference:
             name, *values = difference
             there, now = (shortened(repr(value), _SHOWN) for value in values)
@@ -206,6 +229,16 @@ class OutputDirectory:
         elif not difference and "shards" in manifest:
             self._manifest["shards"] = manifest["shards"]
         return manifest["complete"]
+
+    def _difference_of_parts(
+        self, manifest: Mapping[str, Any], parts: Parts
+    ) -> tuple[str, Any, Any] | None:
+        return output_settings.difference_of_parts(
+            parts.setting,
+            manifest,
+            self._manifest,
+            lambda name: (self.path / parts.file_of(name)).exists(),
+        )
 
     def _holds_files(self) -> bool:
         return any(

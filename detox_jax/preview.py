@@ -12,7 +12,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,14 @@ def with_coming(methods: Sequence[Any], coming: Collection[str]) -> list[Any]:
 def is_done(output_dir: str) -> bool:
     """Whether an output is there and finished; its verb then does nothing, and checks nothing."""
     return Step("", output_dir).state == DONE
+
+
+def lacks(output_dir: str, setting: str, names: Iterable[str]) -> bool:
+    """Whether a finished output is to be gone on with, for its setting lists not all of them."""
+    if not is_done(output_dir):
+        return False
+    listed = manifests.read_manifest(epath.Path(output_dir))["settings"].get(setting)
+    return isinstance(listed, dict | list) and any(name not in listed for name in names)
 
 
 def to_check(source: str, files: Sequence[epath.Path]) -> int | None:

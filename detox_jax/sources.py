@@ -14,6 +14,7 @@ of a data set as the hub lays it out, of TFDS) or a data set of the hub or of TF
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
@@ -222,6 +223,17 @@ def split(source: str) -> tuple[str, Choice]:
             )
         choice[name] = value
     return place, Choice(**choice)
+
+
+def known_as(source: str) -> tuple[str, Choice]:
+    """Where an input is, however its path is spelt, and what is chosen of it.
+
+    Raises:
+      UserError: as `split`.
+    """
+    place, choice = split(source)
+    is_here = "://" not in place and not place.startswith(_NO_PATHS)
+    return (os.path.realpath(place) if is_here else place.rstrip("/")), choice
 
 
 def resolve(source: str) -> Source:

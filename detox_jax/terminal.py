@@ -187,8 +187,7 @@ def has_read(amount: int) -> None:
     Args:
       amount: how many more.
     """
-    _SPEAKER.records_read += amount
-    _SPEAKER.moved()
+    _SPEAKER.has_read(amount)
 
 
 class _CompilingColumn(progress.ProgressColumn):
@@ -214,9 +213,8 @@ class _Counted:
     task: progress.Task
     unit: str
 
-    def line(self, around: Sequence[str], records_read: int) -> str:
+    def line(self, around: Sequence[str]) -> str:
         """How far it is, behind the stages around it; the verb stands in none of its lines."""
-        del records_read
         return ": ".join([*around[1:], progress_line(self.task, self.unit)])
 
 
@@ -227,15 +225,19 @@ class _Stage:
     Attributes:
       name: what it is called.
       began: by the monotonic clock.
+      records_read: since its last line. What another stage read is not among them: most verbs read
+        their input to check it, and again to work on it.
     """
 
     name: str
     began: float
+    records_read: int = 0
 
-    def line(self, around: Sequence[str], records_read: int) -> str:
+    def line(self, around: Sequence[str]) -> str:
         """For how long, and how many records were read since the line before."""
         parts = [f"{duration(time.monotonic() - self.began)} so far"]
-        parts += [f"{records_read:,} records read"] if records_read else []
+        parts += [f"{self.records_read:,} records read"] if self.records_read else []
+        self.records_read = 0
         parts += [f"compiling {COMPILATIONS.program}"] if COMPILATIONS.program else []
         return f"{': '.join([*around, self.name])}: {', '.join(parts)}"
 
@@ -245,14 +247,9 @@ class _Speaker:
 
     One speaks for all, so that many works, each too short for a line, have lines together; and from
     a thread of its own: a batch, or a program of the compiler's, may take longer than a line.
-
-    Attributes:
-      records_read: by this process, so far.
     """
 
     def __init__(self):
-        self.records_read = 0
-        self._told_read = 0
         self._works: list[_Counted | _Stage] = []
         self._due = math.inf  # when the next line is, where there is any work
         self._ended = threading.Event()
@@ -270,7 +267,7 @@ class _Speaker:
         with self._lock:
             self._works.append(work)
             if len(self._works) == 1:
-                self._due, self._told_read = time.monotonic() + FIRST_S, self.records_read
+                self._due = time.monotonic() + FIRST_S
                 self._ended = threading.Event()
                 threading.Thread(target=self._watch, args=(self._ended,), daemon=True).start()
         self.moved()
@@ -288,7 +285,14 @@ class _Speaker:
         with self._lock:
             if self._works and isinstance(verb := self._works[0], _Stage):
                 verb.name = f"{verb.name.partition(': ')[0]}: {step}"
-                verb.began = time.monotonic()
+                verb.began, verb.records_read = time.monotonic(), 0
+        self.moved()
+
+    def has_read(self, amount: int) -> None:
+        """Counts records to the innermost work, where that is a stage."""
+        with self._lock:
+            if self._works and isinstance(stage := self._works[-1], _Stage):
+                stage.records_read += amount
         self.moved()
 
     @contextlib.contextmanager
@@ -319,8 +323,7 @@ class _Speaker:
             self._due = time.monotonic() + EVERY_S
             *around, work = self._works
             names = [x.name for x in around if isinstance(x, _Stage)]
-            line = work.line(names, self.records_read - self._told_read)
-            self._told_read = self.records_read
+            line = work.line(names)
             if self._terminal is not None and _is_standard_error(sys.stderr):
                 os.write(self._terminal, f"{line}\n".encode())
             else:

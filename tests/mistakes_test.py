@@ -138,6 +138,7 @@ def place(tmp_path_factory, vocabulary, config):
         for row in scored
     ]
     given = {"documents": documents, "prompts": prompts, "scored": scored, "samples": samples}
+    given |= {"rescored": documents, "others": samples}
     for name, rows in given.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (root / f"{name}.jsonl").write_text(lines)
@@ -168,10 +169,10 @@ def command(verb, place):
         "filter": "INPUT=documents.jsonl OUTPUT_DIR=out",
         "choices": "CHECKPOINT_PATH=base OUTPUT_DIR=out",
         "panel": "METHODS={'base':'base'} GROUPS={'a':'documents.jsonl'} OUTPUT_DIR=out",
-        "compare": "SCORES={'a':'documents.jsonl','b':'documents.jsonl'} OUTPUT_DIR=out",
+        "compare": "SCORES={'a':'documents.jsonl','b':'rescored.jsonl'} OUTPUT_DIR=out",
         "evaluate": "METHODS={'base':'scored.jsonl'} OUTPUT_DIR=out",
         "report": "RESULTS=results.json OUTPUT_DIR=out",
-        "human_sheets": "METHODS={'base':'samples.jsonl','mine':'samples.jsonl'} NUM_PROMPTS=4 "
+        "human_sheets": "METHODS={'base':'samples.jsonl','mine':'others.jsonl'} NUM_PROMPTS=4 "
         "OUTPUT_DIR=out SHEETS_DIR=sheets",
         "human_results": "KEY=key.json SHEETS=filled OUTPUT_DIR=out",
         "convert": "FROM=base TO_HF=out",
@@ -257,6 +258,31 @@ FILES = [
     ("evaluate", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
     ("evaluate", "HELDOUT", "empty.jsonl", "HELDOUT=empty.jsonl"),
     ("evaluate", "REFERENCE", "hf", "REFERENCE=hf: a Hugging Face model"),
+    (
+        "evaluate",
+        "METHODS",
+        "{'base': 'scored.jsonl', 'mine': './scored.jsonl'}",
+        "METHODS: 'base' and 'mine' are one and the same input, ./scored.jsonl; give each its own",
+    ),
+    (
+        "compare",
+        "SCORES",
+        "{'base': {'a': 'scored.jsonl', 'b': 'samples.jsonl'},"
+        " 'mine': {'a': 'scored.jsonl', 'b': 'others.jsonl'}}",
+        "SCORES: 'base' and 'mine' are one and the same input, scored.jsonl",
+    ),
+    (
+        "panel",
+        "METHODS",
+        "{'base': 'base', 'mine': 'base/'}",
+        "METHODS: 'base' and 'mine' are one and the same input, base/",
+    ),
+    (
+        "panel",
+        "GROUPS",
+        "{'a': 'documents.jsonl', 'b': 'documents.jsonl'}",
+        "GROUPS: 'a' and 'b' are one and the same input, documents.jsonl",
+    ),
     ("compare", "SCORES", "{'a': 'nosuch.jsonl', 'b': 'documents.jsonl'}", "nosuch.jsonl"),
     ("report", "RESULTS", "nosuch", "RESULTS=nosuch"),
     ("human_sheets", "METHODS", "{'base': 'nosuch.jsonl', 'a': 'samples.jsonl'}", "nosuch.jsonl"),

@@ -150,6 +150,57 @@ def test_other_settings_are_refused_by_name_with_what_to_remove(tmp_path):
         outputs.OutputDirectory(str(path), "score", {**before, "dtype": "bfloat16"})
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (
+            {"methods": {"base": {"sha256": "0"}}},
+            {"methods": {"base": {"sha256": "0"}, "mine": {"sha256": "1"}}},
+            "methods.mine: absent there, given now",
+        ),
+        (
+            {"methods": {"base": {"sha256": "0"}, "my.own": {"sha256": "1"}}},
+            {"methods": {"base": {"sha256": "0"}}},
+            "methods.my.own: given there, absent now",
+        ),
+        (
+            {"sheets": [{"path": "a", "sha256": "0"}]},
+            {"sheets": [{"path": "a", "sha256": "0"}, {"path": "b", "sha256": "1"}]},
+            "sheets: 1 of them there, 2 now",
+        ),
+        ({"input": {"sha256": "0"}}, {"input": {"sha256": "0", "fields": {"text": "a"}}}, None),
+    ],
+)
+def test_what_one_of_two_lists_does_not_have_is_named(before, now, said, tmp_path):
+    outputs.OutputDirectory(str(tmp_path), "panel", before).finish()
+    with pytest.raises(UserError) as refusal:
+        outputs.OutputDirectory(str(tmp_path), "panel", now)
+    said = said or "input.fields: None there, {'text': 'a'} now"
+    assert f"other settings ({said}); remove" in str(refusal.value)
+
+
+def test_of_an_output_in_parts_those_that_are_missing_are_made(tmp_path):
+    def opened(**settings):
+        parts = outputs.Parts("names", lambda name: f"{name}.json")
+        return outputs.OutputDirectory(
+            str(tmp_path), "lm_eval", {"seed": 1, **settings}, None, parts
+        )
+
+    first = opened(names=["a"])
+    (tmp_path / "a.json").write_text("1")
+    first.finish()
+    assert opened(names=["a"]).complete
+    with pytest.raises(UserError, match="seed: 1 there, 2 now"):
+        opened(names=["a", "b"], seed=2)
+    assert not opened(names=["b", "a"]).complete
+    assert (tmp_path / "a.json").read_text() == "1"
+    with pytest.raises(UserError, match="names: \\['b', 'a'\\] there, \\['b'\\] now"):
+        opened(names=["b"])  # Of "a" there is a file.
+    opened(names=["a"]).finish()  # Of "b" there is none.
+    with pytest.raises(UserError, match="names: \\['a'\\] there, \\['b'\\] now"):
+        opened(names=["b"])
+
+
 def test_a_place_is_a_note_and_not_compared(tmp_path):
     for place in ("a.jsonl", "/elsewhere/a.jsonl"):
         settings = {"inputs": [{"path": place, "sha256": "0"}]}

@@ -91,7 +91,7 @@ LONG = {
         (r"^lambada: likelihood: 0 of 6 continuations, compiling read$",),
     ),
     "panel": Long(
-        "METHODS={'base':'base'} GROUPS={'a':'documents.jsonl','b':'documents.jsonl'} "
+        "METHODS={'base':'base'} GROUPS={'a':'documents.jsonl','b':'scored.jsonl'} "
         "BATCH_SIZE=8 BOOTSTRAP_DRAWS=100",
         (r"^likelihood: ([\d,]+) of \1 continuations",),
     ),
@@ -100,7 +100,7 @@ LONG = {
         (r"^compare: a beside b, 100 resamples: .* so far",),
     ),
     "evaluate": Long(
-        "METHODS={'base':'samples.jsonl','mine':'samples.jsonl'} REFERENCE=base BATCH_SIZE=8 "
+        "METHODS={'base':'samples.jsonl','mine':'others.jsonl'} REFERENCE=base BATCH_SIZE=8 "
         "BOOTSTRAP_DRAWS=100",
         (
             r"^perplexity of .*: ([\d,]+) of \1 windows",

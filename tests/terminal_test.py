@@ -229,6 +229,18 @@ def test_what_cannot_be_counted_has_lines_too(at_every_move, capfd):
         wait_for(capfd, r"^sgeat: score: \d+ s so far$")
 
 
+def test_what_was_read_to_be_checked_is_not_counted_again(capfd, monkeypatch):
+    monkeypatch.delenv(terminal.SILENCE)
+    monkeypatch.setattr(terminal, "FIRST_S", 1000.0)
+    with terminal.stage("filter"):
+        with terminal.stage("check"):
+            terminal.has_read(1200)
+        terminal.has_read(1200)
+        monkeypatch.setattr(terminal._SPEAKER, "_due", 0.0)
+        terminal._SPEAKER.moved()
+    assert re.search(r"^filter: \d+ s so far, 1,200 records read$", capfd.readouterr().err, re.M)
+
+
 def test_of_works_in_each_other_the_innermost_has_the_line(at_every_move, capfd):
     with terminal.stage("lm_eval"), terminal.stage("task 1 of 2, quiz"):
         with terminal.bar("likelihood", 30, unit="continuations") as advance:

@@ -107,6 +107,8 @@ def _by_scorer(scores: Any) -> dict[str, dict[str, str]]:
             raise UserError(f"SCORES: {min(missing)!r} has no scores of {scorer!r}")
     if len(found) < 2:
         raise UserError(f"SCORES names {len(found)} scorer; a comparison takes two or more")
+    for places in found.values():
+        joined.check_apart("SCORES", places)
     return found
 
 

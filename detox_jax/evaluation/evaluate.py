@@ -164,6 +164,8 @@ def evaluate(
     joined.check_baseline(named, baseline)
     decoding.check_own({name: method.own_decoding for name, method in named.items()})
     generations = _by_scorer({name: method.generations for name, method in named.items()})
+    for paths in generations.values():
+        joined.check_apart("METHODS", paths)
     if group_by and not preview.is_done(output_dir):
         paths = next(iter(generations.values())).values()
         if not any(isinstance(path, preview.Coming) for path in paths):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax import records
+from detox_jax import preview, records, sources
 from detox_jax.errors import UserError, shortened
 from detox_jax.evaluation import decoding
 from detox_jax.evaluation.rows import UNKNOWN_SCORER
@@ -52,6 +52,27 @@ def check_baseline(methods: Mapping[str, Any], baseline: str) -> None:
     """
     if baseline not in methods:
         raise UserError(f"BASELINE {baseline!r} is none of the methods: {', '.join(methods)}")
+
+
+def check_apart(where: str, inputs: Mapping[str, str]) -> None:
+    """Refuses one input under two names: its rows would be one, and their difference none.
+
+    Args:
+      where: the setting that names them.
+      inputs: paths by name; those that are yet to be written are not looked at.
+
+    Raises:
+      UserError: with both names.
+    """
+    seen: dict[Any, str] = {}
+    for name, path in inputs.items():
+        if isinstance(path, preview.Coming):
+            continue
+        if (other := seen.setdefault(sources.known_as(path), name)) != name:
+            raise UserError(
+                f"{where}: {other!r} and {name!r} are one and the same input, {path}; give each "
+                "its own, or leave one out"
+            )
 
 
 def join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from detox_jax.evaluation.results_files import (
     files,
     load,
     of_each_scorer,
+    results_file,
     suffixes,
 )
 from detox_jax.preview import Step
@@ -148,7 +150,14 @@ def _sources(results: Any) -> list[str]:
             raise UserError(f"RESULTS holds {source!r}; give the path of a results.json as text")
         if source in sources[:i]:
             raise UserError(f"RESULTS names {source} twice; name each results.json once")
-    return [place for source in sources for place in of_each_scorer(source)]
+    shown = [(place, source) for source in sources for place in of_each_scorer(source)]
+    seen: dict[str, str] = {}
+    for place, source in shown:
+        file = str(results_file(place))
+        file = os.path.realpath(file) if atomic_files.is_local(file) else file
+        if (other := seen.setdefault(file, source)) != source:
+            raise UserError(f"RESULTS: {other} and {source} name one results.json; name it once")
+    return [place for place, _ in shown]
 
 
 def _describe(source: str) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def choices(
 
     Args:
       checkpoint_path: the model.
-      output_dir: where answers and accuracies go; a rerun continues with the first task missing.
+      output_dir: where answers and accuracies go; a rerun, with further tasks too, asks those that
+        are missing.
       tasks: seqio tasks of choices (`tasks.downstream`), or names of registered ones.
       batch_size: texts at once; changes speed and memory alone.
       start_with_bos: whether the start token stands before every question; as the tokenizer's own
@@ -140,7 +141,8 @@ def choices(
             checkpoints.resolve(checkpoint_path)
         for task in by_name.values():
             seqio_tasks.describe_source(task, next(iter(task.splits)))
-        return [Step("choices", output_dir, {"tasks": len(by_name)})]
+        again = preview.lacks(output_dir, "tasks", by_name)
+        return [Step("choices", output_dir, {"tasks": len(by_name)}, again=again)]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     methods = steering_lib.load(steering, loaded, mesh)
     split_of = {name: next(iter(task.splits)) for name, task in by_name.items()}
@@ -160,7 +162,8 @@ def choices(
     if start_with_bos is None:
         files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
         start_with_bos = bool(added_tokens(files)[0])
-    output = outputs.OutputDirectory(output_dir, "choices", settings)
+    parts = outputs.Parts("tasks", lambda name: manifests.shard_name(name, 0, 1))
+    output = outputs.OutputDirectory(output_dir, "choices", settings, parts=parts)
 
     # --- the answers, task by task -----------------------------------------------------------
     if output.complete:

@@ -31,6 +31,7 @@ from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
 from detox_jax.parallel import processes
 from detox_jax.preview import Step
+from detox_jax.zero_shot import task_files
 from detox_jax.zero_shot.harness_model import harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
@@ -63,7 +64,7 @@ def lm_eval(
 ) -> list[Step] | None:
     """Writes `lm_eval.json`: every metric of every task, with its standard error.
 
-    Tasks are run one after the other; a rerun goes on with the first that is missing.
+    Tasks are run one after the other; a rerun, with further tasks too, runs those that are missing.
 
     Args:
       checkpoint_path: a whole model, or an adaptation (its base is found by itself).
@@ -110,7 +111,8 @@ def lm_eval(
         with _notes_on_stderr():
             import_harness()
             _task_manager(names, include_path)
-        return [Step("lm_eval", output_dir, {"tasks": len(names)})]
+        again = preview.lacks(output_dir, "tasks", names)
+        return [Step("lm_eval", output_dir, {"tasks": len(names)}, again=again)]
     with _notes_on_stderr():
         harness = import_harness()
         manager = _task_manager(names, include_path)
@@ -148,7 +150,8 @@ def lm_eval(
     if len(model.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(model.vocabulary.end_ids)
     settings["lm_eval"] = metadata.version("lm_eval")
-    output = outputs.OutputDirectory(output_dir, "lm_eval", settings)
+    parts = outputs.Parts("tasks", _part_file)
+    output = outputs.OutputDirectory(output_dir, "lm_eval", settings, parts=parts)
 
     # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):
@@ -226,8 +229,10 @@ def _notes_on_stderr() -> Iterator[None]:
 
 def _task_manager(names: Sequence[str], include_path: str | None) -> Any:
     """The harness's index of tasks; its own thousands are read only where one is asked for."""
-    if include_path is not None and not epath.Path(include_path).is_dir():
-        raise UserError(f"INCLUDE_PATH {include_path}: no such directory")
+    if include_path is not None:
+        if not epath.Path(include_path).is_dir():
+            raise UserError(f"INCLUDE_PATH {include_path}: no such directory")
+        task_files.check(include_path)
     unknown = list(names)
     for defaults in (False, True):
         if unknown and (defaults or include_path is not None):
@@ -240,6 +245,7 @@ def _task_manager(names: Sequence[str], include_path: str | None) -> Any:
             f"TASKS: lm-evaluation-harness has no task {unknown[0]!r}"
             f"{suggestion(unknown[0], manager.all_tasks)}; `lm_eval ls tasks` lists them, and "
             "INCLUDE_PATH adds a directory of your own"
+            f"{task_files.hint(include_path) if include_path else ''}"
         )
     return manager
 

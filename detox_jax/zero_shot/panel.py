@@ -169,6 +169,7 @@ def _checked_names(methods: Any, groups: Any, baseline: str, reference: str | No
         for name, path in given.items():
             if not isinstance(name, str) or not isinstance(path, str):
                 raise UserError(f"{setting}: {name!r} is {path!r}; expected a path as text")
+        joined.check_apart(setting, given)
     joined.check_baseline(methods, baseline)
     reference = next(iter(groups)) if reference is None else reference
     if reference not in groups:

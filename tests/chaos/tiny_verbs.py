@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -290,4 +291,7 @@ class Verbs:
     def _scored_continuations(self) -> dict[str, str]:
         scored = self.root / "scored-continuations"
         self._once(scored, ["score", f"--gin.INPUT={self.undisturbed('generate').output}"])
-        return {"base": str(scored), "mine": str(scored)}
+        again = self.root / "scored-continuations-again"
+        if not again.exists():
+            shutil.copytree(scored, again)
+        return {"base": str(scored), "mine": str(again)}

@@ -368,6 +368,14 @@ def test_lists_that_name_nothing_are_refused(tmp_path, capsys, results, message)
     assert message in capsys.readouterr().err
 
 
+def test_results_under_two_spellings_are_refused(tmp_path, capsys):
+    source = results_made.write(tmp_path / "evaluation", results_made.made_results())
+    place = str(tmp_path / "evaluation")
+    for other in (place, f"{place}/../evaluation"):
+        assert run(repr([source, other]), tmp_path / "report") == 2
+        assert f"RESULTS: {source} and {other} name one results.json" in capsys.readouterr().err
+
+
 # --- what a figure is worth -------------------------------------------------------------------
 
 

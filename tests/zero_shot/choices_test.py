@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -174,6 +175,62 @@ def test_killed_and_rerun_gives_the_same_bytes(answered, tmp_path, model_dir, fi
     assert len(calls) == 3, "the first task's answers were kept"
     for name in ("piqa-00000-of-00001.jsonl", "lambada-00000-of-00001.jsonl", "accuracies.json"):
         assert (out / name).read_bytes() == (answered / name).read_bytes()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The number of questions of each task that is asked, in order."""
+    compute, asked = choices.answer, []
+
+    def answer(questions, *arguments):
+        asked.append(len(questions))
+        return compute(questions, *arguments)
+
+    monkeypatch.setattr(choices, "answer", answer)
+    return asked
+
+
+def test_a_task_that_is_added_is_asked_and_the_others_are_kept(
+    answered, asked, tmp_path, model_dir, files, capsys
+):
+    out = tmp_path / "out"
+    assert run(out, model_dir, files, tasks="['lambada']") == 0
+    assert run(out, model_dir, files, "--dry_run") == 0
+    assert "to do  choices" in capsys.readouterr().out
+    assert run(out, model_dir, files) == 0
+    assert asked == [6, 4], "what was answered is not asked again"
+    names = {path.name for path in answered.iterdir()} - {"config.gin"}
+    assert {name: (out / name).read_bytes() for name in names} == {
+        name: (answered / name).read_bytes() for name in names
+    }
+    assert run(out, model_dir, files, "--dry_run") == 0
+    assert "done   choices" in capsys.readouterr().out
+    # What is finished stays: a shorter list is another output.
+    assert run(out, model_dir, files, tasks="['piqa']") == 2
+    assert "(tasks.lambada: given there, absent now)" in capsys.readouterr().err
+
+
+def test_a_task_that_changed_is_not_gone_on_with(tmp_path, model_dir, files, capsys):
+    copy, out = tmp_path / "files", tmp_path / "out"
+    shutil.copytree(files, copy)
+    assert run(out, model_dir, copy, tasks="['lambada']") == 0
+    (copy / "lambada.jsonl").write_text(json.dumps({"text": SENTENCES[0]}) + "\n")
+    assert run(out, model_dir, copy) == 2
+    assert "holds output made with other settings (tasks.lambada" in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_be_asked_is_left_out_as_the_line_says(
+    asked, tmp_path, model_dir, files, capsys
+):
+    copy, out = tmp_path / "files", tmp_path / "out"
+    shutil.copytree(files, copy)
+    long = {"goal": "x", "sol1": "late " * 90, "sol2": "late " * 90, "label": 0}
+    (copy / "piqa.jsonl").write_text(json.dumps(long) + "\n")
+    assert run(out, model_dir, copy, tasks="['lambada', 'piqa']") == 2
+    assert "leave the task out" in capsys.readouterr().err
+    assert run(out, model_dir, copy, tasks="['lambada']") == 0
+    assert asked == [6, 1], "the first task's answers were kept"
+    assert json.loads((out / "manifest.json").read_text())["complete"]
 
 
 def test_mistakes_are_one_line(tmp_path, model_dir, files, capsys):

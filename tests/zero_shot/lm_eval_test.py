@@ -168,6 +168,31 @@ def test_the_verb_goes_on_where_it_stopped(flags, tmp_path, capsys, monkeypatch)
 
 
 @pytest.mark.interop
+def test_a_task_that_is_added_is_run_and_the_others_are_kept(flags, tmp_path, capsys, monkeypatch):
+    run, asked = verb._evaluate, []
+
+    def noted(harness, model, manager, name, **options):
+        asked.append(name)
+        return run(harness, model, manager, name, **options)
+
+    monkeypatch.setattr(verb, "_evaluate", noted)
+    assert cli.main([*flags, "--tasks=quiz"]) == 0
+    capsys.readouterr()
+    assert cli.main([*flags, "--tasks=quiz,words", "--dry_run"]) == 0
+    assert "to do  lm_eval" in capsys.readouterr().out
+    assert cli.main([*flags, "--tasks=quiz,words"]) == 0 and asked == ["quiz", "words"]
+    figures = json.loads((tmp_path / "out" / verb.FIGURES_FILE).read_text())
+    assert {row["task"] for row in figures["rows"]} == {"quiz", "words"}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["settings"]["tasks"] == ["quiz", "words"]
+    # A task without figures that cannot be run is left out again.
+    assert cli.main([*flags, "--tasks=quiz,words,broken"]) == 2
+    assert cli.main([*flags, "--tasks=quiz,words"]) == 0 and asked[2:] == ["broken"]
+    assert cli.main([*flags, "--tasks=quiz"]) == 2
+    assert "(tasks: ['quiz', 'words'] there, ['quiz'] now)" in capsys.readouterr().err
+
+
+@pytest.mark.interop
 def test_a_task_is_named_while_it_is_asked(flags, monkeypatch, capfd):
     monkeypatch.delenv(terminal.SILENCE)
     monkeypatch.setattr(terminal, "FIRST_S", 0.0)
@@ -176,6 +201,19 @@ def test_a_task_is_named_while_it_is_asked(flags, monkeypatch, capfd):
     said = capfd.readouterr().err
     for work in ("read the configuration", "task 1 of 2, quiz", "task 2 of 2, words"):
         assert re.search(f"^lm_eval: {work}: ", said, re.MULTILINE), said
+
+
+@pytest.mark.interop
+def test_a_file_of_tasks_that_the_harness_would_pass_over_is_told(flags, tmp_path, capsys):
+    (tmp_path / "tasks" / "words.yaml").write_text("task: words\ndoc_to_text: {{a}}\n")
+    for task in ("words", "quiz"):  # Of either its own might be meant by what is in the file.
+        assert cli.main([*flags, f"--tasks={task}"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: INCLUDE_PATH: {tmp_path}/tasks/words.yaml: line 2: " in error
+    (tmp_path / "tasks" / "words.yaml").rename(tmp_path / "tasks" / "words.yml")
+    assert cli.main([*flags, "--tasks=words"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "has no task 'words'" in error and "words.yml is not read" in error
 
 
 @pytest.mark.interop
