@@ -50,6 +50,9 @@ chaos: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m chaos tests/chaos $(CHAOS); status=$$?; \
 	    $(BIN)/python -m tests.chaos.table && exit $$status
 
+# Workers and hundreds of subprocesses read the same modules: where PYTHONDONTWRITEBYTECODE is set, each
+# would compile them anew, and pytest rewrite all tests in every worker.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	    -m "not real and not slow and not interop and not bucket and not chaos"

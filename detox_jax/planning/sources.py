@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,10 @@ def closure(*modules: str) -> list[Path]:
     return sorted(files)
 
 
-def _imports(file: Path) -> Iterator[str]:
+@functools.cache  # a process runs what it has read once
+def _imports(file: Path) -> list[str]:
     """Dotted names of this package that a file imports; `from a import b` may name a module."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -36,7 +39,8 @@ def _imports(file: Path) -> Iterator[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name for name in names if name.partition(".")[0] == _PACKAGE)
+        found += [name for name in names if name.partition(".")[0] == _PACKAGE]
+    return found
 
 
 def _files(name: str) -> Iterator[Path]:
