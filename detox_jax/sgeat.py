@@ -20,7 +20,7 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -172,20 +172,11 @@ def sgeat(
         prepare(output_dir=str(root / "text"))
     prompts_input = _given(prompts_input, root / "text" / "prompts", "PROMPTS_INPUT", prepare)
     heldout = _given(heldout, root / "text" / "heldout_nontoxic", "HELDOUT", prepare)
-
     base = initial_checkpoint_path
     if base is None:
         if prepare is None or train_vocabulary is None or pretrain is None:
             raise UserError("no base model: set INITIAL_CHECKPOINT_PATH to the one to detoxify")
-        text, vocabulary = str(root / "text" / "train"), str(root / "vocabulary")
-        base = str(root / BASE)
-        say("train the vocabulary")
-        train_vocabulary(documents=text, output_dir=vocabulary)
-        say("pretrain the base model")
-        pretrain(
-            model_dir=base,
-            mixture_or_task_name=task(files=text, vocabulary=vocabulary, validation_files=heldout),
-        )
+        base = _train_base(root, heldout, task, train_vocabulary, pretrain, say)
     vocabulary = checkpoints.vocabulary_dir(base)
 
     # --- corpora and models: a model writes, a scorer judges, the least toxic stays; each row is
@@ -193,59 +184,12 @@ def sgeat(
     models = {BASE: base}
     for name, part in order:
         if isinstance(part, Method):
-            start = models[part.start or BASE]
-            if part.terms is not None:
-                say(f"{name}: add models to the base")
-                terms = {models[row]: weight for row, weight in part.terms.items()}
-                models[name] = str(root / "models" / name)
-                makers.combine(base=start, output_dir=models[name], terms=terms)
-                continue
-            if part.corpus is None:  # As it is, decoded otherwise.
-                models[name] = start
-                continue
-            models[name] = str(root / "models" / name)
-            say(f"{name}: continue training")
-            train_row = part.train or (train if part.adaptation is None else adapt)
-            train_row(
-                model_dir=models[name],
-                mixture_or_task_name=makers.task_of(corpora[part.corpus])(
-                    files=places.kept(part.corpus),
-                    vocabulary=vocabulary,
-                    **corpora[part.corpus].pooled(places.kept),
-                ),
-                initial_checkpoint_path=start,
-                adaptation=part.adaptation,
-                **part.seed,
-            )
-            continue
-        directory = root / "corpora" / name
-        documents = places.given_documents(part)
-        if part.pairs is not None:
-            say(f"{name}: make pairs")
-            makers.pair(
-                input=places.kept(part.source) if part.source else str(documents),
-                output_dir=places.kept(name),
-                pairing=part.pairs(**places.scored_of(part)),
-                reference=makers.reference(checkpoint_path=models[part.writer or BASE]),
-            )
-            continue
-        if part.prompts is not None:
-            say(f"{name}: self-generate documents")
-            source = {} if part.source is None else {"documents": places.kept(part.source)}
-            documents = str(directory / "generated")
-            (part.generate or generate_documents)(
-                checkpoint_path=models[part.writer or BASE],
-                output_dir=documents,
-                prompts=part.prompts(**source),
-                limit_setting=DOCUMENT_LIMIT,
-            )
-        scored = places.scored(name)
-        if documents is not None and not part.is_scored:
-            say(f"{name}: score them")
-            score(input=documents, output_dir=scored)
-        say(f"{name}: select")
-        control = part.control(places.kept, prompts_input)
-        (part.select or select)(input=scored, output_dir=places.kept(name), **control)
+            models[name] = _make_model(name, part, models, vocabulary, places, makers, say)
+        elif part.pairs is not None:
+            _make_pairs(name, part, models, places, makers, say)
+        else:
+            _make_corpus(name, part, models, prompts_input, places, makers, say)
+
     # --- vectors that steer rows, of what the scorer found toxic and what not ---------------------
     for name, of in fitted.items():
         say(f"vectors {name}: fit them on the documents of {of.corpus}")
@@ -256,8 +200,8 @@ def sgeat(
         )
 
     # --- continuations of the evaluation prompts, under every judge ------------------------------
-    decodings = {BASE: decoding, **{name: row.decode_with(decoding) for name, row in rows.items()}}
-    asked = [name for name, of in decodings.items() if not of.steering and of.behind is None]
+    decodings = method.decodings(rows, decoding)
+    asked = method.can_be_asked(decodings)
     fits = {name: fitted_vectors.place(root, name) for name in fitted}
     decodings = {name: placed(decodings[name], models, fits) for name in (BASE, *measured)}
     models = {name: models[name] for name in decodings}
@@ -271,13 +215,8 @@ def sgeat(
             decoding=decodings[name],
         )
         judged = str(directory / "generated")
-        if name in rows and (n := rows[name].best_of) is not None:
-            samples, judged = str(directory / "scored"), str(directory / "chosen")
-            say(f"{name}: score the samples to choose among")
-            (rows[name].chooser or score)(input=str(directory / "generated"), output_dir=samples)
-            say(f"{name}: choose the best of {n}")
-            choice = makers.best_of(keep=decoding.num_samples)
-            select(input=samples, output_dir=judged, selection=choice)
+        if name in rows and rows[name].best_of is not None:
+            judged = _choose(name, rows[name], directory, decoding.num_samples, makers, say)
         for judge, score_as in judges.items():
             say(f"{name}: score the continuations with {judge}")
             score_as(input=judged, output_dir=str(directory / f"scored-{judge}"))
@@ -285,12 +224,7 @@ def sgeat(
     # --- zero-shot tasks: each model once, and none that is steered or asked behind a tag ---------
     answers: dict[str, str] = {}
     if choices is not None and downstream_tasks:
-        for name, checkpoint in models.items():
-            if checkpoint not in answers and name in asked:
-                known_as = method.answers_as(name, rows, asked)
-                say(f"{known_as}: answer the zero-shot tasks")
-                answers[checkpoint] = str(root / "choices" / known_as)
-                choices(checkpoint_path=checkpoint, output_dir=answers[checkpoint])
+        answers = _answer(choices, models, rows, asked, root, say)
 
     # --- figures and the report -----------------------------------------------------------------
     some_rows.bind(only)
@@ -305,7 +239,7 @@ def sgeat(
                     for judge in judges
                 },
                 checkpoint_path=checkpoint,
-                choices=answers.get(checkpoint) if name in asked else None,
+                choices=answers.get(name),
                 own_decoding=rows[name].own_decoding if name in rows else (),
                 steering=decodings[name].steering,
                 **_behind(decodings[name]),
@@ -324,11 +258,7 @@ def sgeat(
     for path in results:
         say.copy_times(epath.Path(path).parent)
     report(results=results, output_dir=str(place / "report"), **compared)
-    for name, made in (
-        ("results.json", epath.Path(results[0])),
-        ("report.html", place / "report" / "report.html"),
-    ):
-        atomic_files.write_bytes(place / name, made.read_bytes(), in_output=False)
+    _bring_out(results[0], place)
     say("done; where to look next:")
     print(
         f"  {place / 'report.html'}     pictures, tables, sample continuations\n"
@@ -339,13 +269,190 @@ def sgeat(
     return None
 
 
-def _behind(decoding: Decoding) -> dict[str, Any]:
-    """What `evaluate` is told of tags; nothing without."""
-    return {} if decoding.behind is None else {"behind": decoding.behind}
-
-
 def _given(path: str | None, made: epath.Path, macro: str, prepare: Any) -> str:
     """A path of the user's, or of what `prepare` made."""
     if path is None and prepare is None:
         raise UserError(f"required and not set: {macro}; pass --gin.{macro}=...")
     return str(made) if path is None else path
+
+
+def _train_base(
+    root: epath.Path,
+    heldout: str,
+    task: Callable[..., Any],
+    train_vocabulary: called_verbs.TrainVocabulary,
+    pretrain: called_verbs.Train,
+    say: Narrator,
+) -> str:
+    """Trains the base, and its vocabulary, on the text that `prepare` made; returns its place."""
+    text, vocabulary = str(root / "text" / "train"), str(root / "vocabulary")
+    base = str(root / BASE)
+    say("train the vocabulary")
+    train_vocabulary(documents=text, output_dir=vocabulary)
+    say("pretrain the base model")
+    pretrain(
+        model_dir=base,
+        mixture_or_task_name=task(files=text, vocabulary=vocabulary, validation_files=heldout),
+    )
+    return base
+
+
+def _make_model(
+    name: str,
+    row: Method,
+    models: Mapping[str, str],
+    vocabulary: str,
+    places: CorpusPlaces,
+    makers: Makers,
+    say: Narrator,
+) -> str:
+    """The model of a row, trained or added up; one that is decoded otherwise is where it was.
+
+    Args:
+      name: of the row.
+      row: what it is.
+      models: those of the base and of the rows that it names, by row.
+      vocabulary: theirs.
+      places: of the corpora.
+      makers: what it is made with.
+      say: tells what is done.
+
+    Returns:
+      Its place.
+    """
+    start = models[row.start or BASE]
+    model = str(places.root / "models" / name)
+    if row.terms is not None:
+        say(f"{name}: add models to the base")
+        terms = {models[term]: weight for term, weight in row.terms.items()}
+        makers.combine(base=start, output_dir=model, terms=terms)
+        return model
+    if row.corpus is None:
+        return start
+    corpus = places.corpora[row.corpus]
+    say(f"{name}: continue training")
+    makers.train_of(row)(
+        model_dir=model,
+        mixture_or_task_name=makers.task_of(corpus)(
+            files=places.kept(row.corpus), vocabulary=vocabulary, **corpus.pooled(places.kept)
+        ),
+        initial_checkpoint_path=start,
+        adaptation=row.adaptation,
+        **row.seed,
+    )
+    return model
+
+
+def _make_pairs(
+    name: str,
+    corpus: Corpus,
+    models: Mapping[str, str],
+    places: CorpusPlaces,
+    makers: Makers,
+    say: Narrator,
+) -> None:
+    """Makes a corpus of pairs: of the kept documents of its source, or of its own."""
+    assert corpus.pairs is not None
+    documents = places.kept(corpus.source) if corpus.source else places.given_documents(corpus)
+    say(f"{name}: make pairs")
+    makers.pair(
+        input=str(documents),
+        output_dir=places.kept(name),
+        pairing=corpus.pairs(**places.scored_of(corpus)),
+        reference=makers.reference(checkpoint_path=models[corpus.writer or BASE]),
+    )
+
+
+def _make_corpus(
+    name: str,
+    corpus: Corpus,
+    models: Mapping[str, str],
+    prompts_input: str,
+    places: CorpusPlaces,
+    makers: Makers,
+    say: Narrator,
+) -> None:
+    """Makes a corpus of documents: they are generated, or given, then scored and selected from.
+
+    Args:
+      name: of the corpus.
+      corpus: what it is.
+      models: those of the base and of the row that writes it, by row.
+      prompts_input: the evaluation prompts, whose documents it may have to leave out.
+      places: of the corpora.
+      makers: what it is made with.
+      say: tells what is done.
+    """
+    documents = places.given_documents(corpus)
+    if corpus.prompts is not None:
+        say(f"{name}: self-generate documents")
+        source = {} if corpus.source is None else {"documents": places.kept(corpus.source)}
+        documents = str(places.root / "corpora" / name / "generated")
+        makers.generate_of(corpus)(
+            checkpoint_path=models[corpus.writer or BASE],
+            output_dir=documents,
+            prompts=corpus.prompts(**source),
+            limit_setting=DOCUMENT_LIMIT,
+        )
+    scored = places.scored(name)
+    if documents is not None and not corpus.is_scored:
+        say(f"{name}: score them")
+        makers.score(input=documents, output_dir=scored)
+    say(f"{name}: select")
+    control = corpus.control(places.kept, prompts_input)
+    makers.select_of(corpus)(input=scored, output_dir=places.kept(name), **control)
+
+
+def _choose(
+    name: str,
+    row: Method,
+    directory: epath.Path,
+    num_samples: int,
+    makers: Makers,
+    say: Narrator,
+) -> str:
+    """Keeps so many of the samples that a row wrote, the least toxic; returns where they are."""
+    samples, chosen = str(directory / "scored"), str(directory / "chosen")
+    say(f"{name}: score the samples to choose among")
+    makers.chooser_of(row)(input=str(directory / "generated"), output_dir=samples)
+    say(f"{name}: choose the best of {row.best_of}")
+    choice = makers.best_of(keep=num_samples)
+    makers.select(input=samples, output_dir=chosen, selection=choice)
+    return chosen
+
+
+def _answer(
+    choices: called_verbs.Choices,
+    models: Mapping[str, str],
+    rows: Mapping[str, Method],
+    asked: Collection[str],
+    root: epath.Path,
+    say: Narrator,
+) -> dict[str, str]:
+    """Asks each model once; returns where the answers of each row are that can be asked."""
+    answers: dict[str, str] = {}  # by model
+    of_rows: dict[str, str] = {}
+    for name, checkpoint in models.items():
+        if name not in asked:
+            continue
+        if checkpoint not in answers:
+            known_as = method.answers_as(name, rows, asked)
+            say(f"{known_as}: answer the zero-shot tasks")
+            answers[checkpoint] = str(root / "choices" / known_as)
+            choices(checkpoint_path=checkpoint, output_dir=answers[checkpoint])
+        of_rows[name] = answers[checkpoint]
+    return of_rows
+
+
+def _behind(decoding: Decoding) -> dict[str, Any]:
+    """What `evaluate` is told of tags; nothing without."""
+    return {} if decoding.behind is None else {"behind": decoding.behind}
+
+
+def _bring_out(results: str, place: epath.Path) -> None:
+    """Puts results and report where they are looked for first."""
+    for name, made in (
+        ("results.json", epath.Path(results)),
+        ("report.html", place / "report" / "report.html"),
+    ):
+        atomic_files.write_bytes(place / name, made.read_bytes(), in_output=False)

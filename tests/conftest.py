@@ -95,6 +95,15 @@ def only_new_objects():
     gc.unfreeze()
 
 
+@pytest.fixture(scope="module")
+def garbage_is_left():
+    """What TensorFlow leaves of its graphs takes half a minute to free; it ends with the process."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def only_loopback():
     """Fails a test that asked for anything beyond loopback, itself or through a subprocess."""

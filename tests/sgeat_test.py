@@ -710,7 +710,7 @@ def test_sums_stand_behind_their_terms():
 )
 def test_a_run_lacks_the_verb_that_it_needs(corpora, rows, vectors, message):
     with pytest.raises(UserError, match=message):
-        makers.Makers(print, *[None] * 6).check(corpora, rows, vectors)
+        makers.Makers(*[print] * 6, *[None] * 6).check(corpora, rows, vectors)
 
 
 def test_without_a_base_the_remedy_is_named(tmp_path, capsys):

@@ -1,4 +1,7 @@
-"""What corpora, rows and vectors of some kinds need, which a run without such does not bring."""
+"""What the corpora, rows and vectors of a run are made with.
+
+Some of it is needed by some kinds alone, and a run without such does not bring it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from detox_jax.errors import UserError
-from detox_jax.method.called_verbs import Combine, Pair, Steer
+from detox_jax.method.called_verbs import Combine, Generate, Pair, Score, Select, Steer, Train
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.method import Method
@@ -15,9 +18,17 @@ from detox_jax.method.method import Method
 
 @dataclasses.dataclass(frozen=True)
 class Makers:
-    """What corpora, rows and vectors of some kinds are made with; see `sgeat`."""
+    """What corpora, rows and vectors are made with, where they bring nothing of their own.
+
+    The fields are arguments of `sgeat`, in the order of `of`.
+    """
 
     documents_task: Callable[..., Any]
+    generate_documents: Generate
+    score: Score
+    select: Select
+    train: Train
+    adapt: Train
     given_pair: Pair | None
     given_reference: Callable[..., Any] | None
     pairs_task: Callable[..., Any] | None
@@ -28,8 +39,9 @@ class Makers:
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Makers:
         """Those among the arguments of `sgeat`."""
-        names = ("task", "pair", "reference", "pairs_task", "combine", "best_of", "steer")
-        return cls(*(arguments[name] for name in names))
+        of_all = ("task", "generate_documents", "score", "select", "train", "adapt")
+        of_some = ("pair", "reference", "pairs_task", "combine", "best_of", "steer")
+        return cls(*(arguments[name] for name in (*of_all, *of_some)))
 
     def check(
         self,
@@ -90,6 +102,22 @@ class Makers:
         """Makes the selection among samples, where it is needed."""
         assert self.given_best_of is not None
         return self.given_best_of
+
+    def generate_of(self, corpus: Corpus) -> Generate:
+        """What writes the documents of a corpus."""
+        return corpus.generate or self.generate_documents
+
+    def select_of(self, corpus: Corpus) -> Select:
+        """What keeps the documents of a corpus that are trained on."""
+        return corpus.select or self.select
+
+    def train_of(self, row: Method) -> Train:
+        """What trains a row."""
+        return row.train or (self.train if row.adaptation is None else self.adapt)
+
+    def chooser_of(self, row: Method) -> Score:
+        """What says which of a row's samples is the least toxic."""
+        return row.chooser or self.score
 
     def steer_of(self, vectors: Vectors) -> Steer:
         """What fits vectors."""

@@ -254,6 +254,25 @@ def model_row(name: str | None, rows: Mapping[str, Method]) -> str | None:
     return name
 
 
+def decodings(rows: Mapping[str, Method], decoding: Decoding) -> dict[str, Decoding]:
+    """How the base and each row are decoded, by name.
+
+    Args:
+      rows: all of them.
+      decoding: the run's, which a row may change.
+    """
+    return {BASE: decoding, **{name: row.decode_with(decoding) for name, row in rows.items()}}
+
+
+def can_be_asked(decodings: Mapping[str, Decoding]) -> list[str]:
+    """Names of those that answer questions: what is steered, or stands behind a tag, does not.
+
+    Args:
+      decodings: by name.
+    """
+    return [name for name, of in decodings.items() if not of.steering and of.behind is None]
+
+
 def answers_as(name: str, rows: Mapping[str, Method], asked: Collection[str]) -> str:
     """The row, or the base, under whose name the model of a row answers questions.
 

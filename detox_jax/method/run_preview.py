@@ -16,12 +16,18 @@ from etils import epath
 
 from detox_jax import preview
 from detox_jax.errors import UserError
-from detox_jax.generation.decoding import Decoding
 from detox_jax.method import fitted_vectors
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
-from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method, answers_as
+from detox_jax.method.method import (
+    BASE,
+    DOCUMENT_LIMIT,
+    Method,
+    answers_as,
+    can_be_asked,
+    decodings,
+)
 from detox_jax.method.places import placed
 from detox_jax.preview import Coming, Step
 
@@ -171,7 +177,7 @@ class RunPreview:
             source = {}
             if corpus.source is not None:
                 source = {"documents": self._kept(corpus.source)}
-            steps = (corpus.generate or self.given["generate_documents"])(
+            steps = self._makers.generate_of(corpus)(
                 checkpoint_path=self._readable(corpus.writer),
                 output_dir=str(directory / "generated"),
                 prompts=corpus.prompts(**source),
@@ -184,12 +190,12 @@ class RunPreview:
         if documents is not None and corpus.is_scored:
             scored = documents
         elif documents is not None:
-            yield from self.given["score"](
+            steps = self._makers.score(
                 input=documents, output_dir=str(directory / "scored"), check_only=True
             )
-        select = corpus.select or self.given["select"]
+            yield from steps or ()
         control = corpus.control(self._kept, self._given("prompts_input", "prompts"))
-        steps = select(
+        steps = self._makers.select_of(corpus)(
             input=scored,
             output_dir=str(directory / "kept"),
             check_only=True,
@@ -207,8 +213,7 @@ class RunPreview:
             yield from self._combine(name, row)
         if row.corpus is None:
             return
-        train = row.train or self.given["train" if row.adaptation is None else "adapt"]
-        steps = train(
+        steps = self._makers.train_of(row)(
             model_dir=str(self.root / "models" / name),
             mixture_or_task_name=Coming(self._kept(row.corpus)),
             initial_checkpoint_path=self._readable(row.start),
@@ -315,13 +320,13 @@ class RunPreview:
 
     def _choice(self, row: Method, directory: epath.Path) -> Iterator[Step]:
         """The best of the samples that a row writes."""
-        steps = (row.chooser or self.given["score"])(
+        steps = self._makers.chooser_of(row)(
             input=Coming(directory / "generated"),
             output_dir=str(directory / "scored"),
             check_only=True,
         )
         yield from steps or ()
-        steps = self.given["select"](
+        steps = self._makers.select(
             input=Coming(directory / "scored"),
             output_dir=str(directory / "chosen"),
             selection=self._makers.best_of(keep=self.given["decoding"].num_samples),
@@ -360,10 +365,7 @@ class RunPreview:
             output_dir=str(self.root / "choices" / BASE),
             check_only=True,
         )
-        decoding: Decoding = self.given["decoding"]
-        decodings = {BASE: decoding}
-        decodings |= {name: row.decode_with(decoding) for name, row in self.rows.items()}
-        asked = [name for name, of in decodings.items() if not of.steering and of.behind is None]
+        asked = can_be_asked(decodings(self.rows, self.given["decoding"]))
         known_as = [answers_as(n, self.rows, asked) for n in (BASE, *self.measured) if n in asked]
         for name in dict.fromkeys(known_as):
             directory = str(self.root / "choices" / name)

@@ -97,7 +97,8 @@ def test_vectors_are_coming_by_name_and_by_place_and_a_mistyped_one_is_refused(t
     }
     given = {"decoding": Decoding(), "prepare": None, "initial_checkpoint_path": "base"}
     given |= {"corpora": CORPORA, "steer": steer.steer}
-    given |= dict.fromkeys(("task", "pair", "reference", "pairs_task", "combine", "best_of"))
+    given |= dict.fromkeys(("task", "generate_documents", "score", "select", "train", "adapt"))
+    given |= dict.fromkeys(("pair", "reference", "pairs_task", "combine", "best_of"))
     vectors = {"mean": Vectors("again"), "second": Vectors("standard", model="whole")}
     rows = {**rows, "whole": Method("standard")}
     run = RunPreview(root, root, rows, [*rows], [], vectors, given)

@@ -17,6 +17,8 @@ from tasks import corpora
 from tests import chats_made
 from tests.conftest import SENTENCES
 
+pytestmark = pytest.mark.usefixtures("garbage_is_left")
+
 
 @pytest.fixture(scope="module")
 def texts():

@@ -25,6 +25,8 @@ from detox_jax.training.optimizer import AdamW
 from tests.conftest import write_tiny_run
 from tests.marks import slow_but
 
+pytestmark = pytest.mark.usefixtures("garbage_is_left")
+
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory, vocabulary):
