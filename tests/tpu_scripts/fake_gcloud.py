@@ -49,7 +49,9 @@ def error(message: str, status: int = 1) -> int:
 
 
 def save(state: dict) -> None:
-    STATE.write_text(json.dumps(state))
+    half = STATE.with_suffix(f".{os.getpid()}")  # A signal may end this at any moment.
+    half.write_text(json.dumps(state))
+    half.replace(STATE)
 
 
 def create(state: dict, flags: dict) -> int:
