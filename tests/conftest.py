@@ -97,7 +97,7 @@ def only_new_objects():
 
 @pytest.fixture(scope="module")
 def garbage_is_left():
-    """What TensorFlow leaves of its graphs takes half a minute to free; it ends with the process."""
+    """What is left of TensorFlow's graphs takes half a minute to free; it ends with the process."""
     gc.disable()
     yield
     gc.freeze()
