@@ -71,7 +71,7 @@ ask_for() {
 
 child=""
 # finish [STATUS]: a signal's trap calls it too, for bash 5.2 now and then ends at an `exit` there
-# without the trap of EXIT (about once in a thousand hang-ups between two commands).
+# without the trap of EXIT, where the signal comes between two commands.
 # shellcheck disable=SC2329  # the traps call it
 finish() {
   local status=${1:-$?}
