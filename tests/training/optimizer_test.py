@@ -17,8 +17,13 @@ from tests.conftest import random_params
 def _updated(optimizer, params, gradients):
     """Parameters after one update."""
     transformation = optimizer.transformation(1)
-    updates, _ = transformation.update(gradients, transformation.init(params), params)
-    return optax.apply_updates(params, updates)
+
+    @jax.jit
+    def update(params, gradients):
+        updates, _ = transformation.update(gradients, transformation.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    return update(params, gradients)
 
 
 def test_schedules():

@@ -1,8 +1,10 @@
 """Words that are never finished: the list, its spellings, and the automaton."""
 
+import functools
 import gzip
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,11 +32,17 @@ def _of_automaton(automaton, text, width):
     bans = words.Bans(
         *map(jnp.asarray, (automaton.symbol_V, automaton.next_SY, automaton.banned_SY))
     )
-    prompt_NP, lengths_N = jnp.array([[*text, 3, 3]]), jnp.array([len(text)])
-    state = bans.start(prompt_NP, lengths_N, 16)
-    everything = Distribution.of_model(jnp.zeros((1, width)), len(automaton.symbol_V))
-    after, _ = bans.adjust(everything, state, jnp.array(text[-1:]))
-    return set(np.flatnonzero(everything.permitted_RV[0] & ~after.permitted_RV[0]).tolist())
+    prompt_N8 = jnp.array([[*text, *[3] * (8 - len(text))]])
+    banned_RV = _banned_next(bans, prompt_N8, jnp.array([len(text)]), jnp.array(text[-1:]), width)
+    return set(np.flatnonzero(banned_RV[0]).tolist())
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _banned_next(bans, prompts_NP, lengths_N, last_N, width):
+    state = bans.start(prompts_NP, lengths_N, 16)
+    everything = Distribution.of_model(jnp.zeros((1, width)), len(bans.symbol_V))
+    after, _ = bans.adjust(everything, state, last_N)
+    return everything.permitted_RV & ~after.permitted_RV
 
 
 @pytest.mark.parametrize("seed", slow_but([0], range(2)))
