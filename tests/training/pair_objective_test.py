@@ -1,6 +1,7 @@
 """Losses on pairs: figures worked out by hand, their gradients, and what never counts."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -31,13 +32,24 @@ def params(logits=POLICY):
     return {"logits": logits, base_model.BASE: {"logits": BASE}}
 
 
-def value(objective, made, logits=POLICY):
-    total, weight = objective.loss(Fixed(), params(logits), made, None)
-    return float(total / weight)
+@functools.partial(jax.jit, static_argnums=0)
+def loss(objective, made, logits):
+    return objective.loss(Fixed(), params(logits), made, None)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def gradient(objective, made, logits=POLICY):
-    return jax.grad(lambda z: objective.loss(Fixed(), params(z), made, None)[0])(logits)
+    return jax.grad(lambda z: loss(objective, made, z)[0])(logits)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def figures(objective, made):
+    return objective.figures(Fixed(), params(), made)
+
+
+def value(objective, made, logits=POLICY):
+    total, weight = loss(objective, made, logits)
+    return float(total / weight)
 
 
 def close(expected):
@@ -131,10 +143,10 @@ def test_prompt_and_padding_never_count(objective):
         np.testing.assert_allclose(
             gradient(objective, other), gradient(objective, made), atol=1e-12
         )
-        for name, (total, weight) in objective.figures(Fixed(), params(), other).items():
-            expected = objective.figures(Fixed(), params(), made)[name]
+        expected = figures(objective, made)
+        for name, (total, weight) in figures(objective, other).items():
             assert (float(total), float(weight)) == pytest.approx(
-                tuple(map(float, expected)), abs=1e-12
+                tuple(map(float, expected[name])), abs=1e-12
             )
 
 
