@@ -122,6 +122,11 @@ def is_local(path: str | epath.Path) -> bool:
     return "://" not in str(path)
 
 
+def real_path(path: str | epath.Path) -> str:
+    """Where a path leads, however it is spelt; one in an object store as it is."""
+    return os.path.realpath(path) if is_local(path) else str(path)
+
+
 def make_subdirectory(path: epath.Path) -> None:
     """Makes a directory in an output, which is there.
 

@@ -209,11 +209,9 @@ class OutputDirectory:
         difference = output_settings.difference(manifest, self._manifest)
         if difference and not manifest["complete"] and not self._has_results():
             return False
-        if difference and self._parts:
-            difference = self._difference_of_parts(manifest, self._parts)
-            if not difference:
-                self._manifest |= {k: manifest[k] for k in ("shards",) if k in manifest}
-                return False
+        is_complete = manifest["complete"]
+        if difference and self._parts:  # Without one in its parts it is gone on with.
+            difference, is_complete = self._difference_of_parts(manifest, self._parts), False
         if difference:
             name, *values = difference
             there, now = (shortened(repr(value), _SHOWN) for value in values)
@@ -224,11 +222,11 @@ class OutputDirectory:
                 f"({manifests.removal(self.path)}), or choose another; outputs beside it are kept"
                 f"{_advice(verb, *difference)}"
             )
-        if manifest["complete"]:
+        if is_complete:
             self._manifest = manifest
-        elif not difference and "shards" in manifest:
+        elif "shards" in manifest:
             self._manifest["shards"] = manifest["shards"]
-        return manifest["complete"]
+        return is_complete
 
     def _difference_of_parts(
         self, manifest: Mapping[str, Any], parts: Parts

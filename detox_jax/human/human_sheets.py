@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -202,9 +201,7 @@ def _names(pairs: Iterable[Pair]) -> list[str]:
 
 def _check_apart(output_dir: str, sheets_dir: str) -> None:
     """The key must not be handed on with the sheets, by a copy of their directory or its parent."""
-    places = [
-        place if "://" in place else os.path.realpath(place) for place in (output_dir, sheets_dir)
-    ]
+    places = (atomic_files.real_path(place) for place in (output_dir, sheets_dir))
     inside = [place.rstrip("/") + "/" for place in places]
     if inside[0].startswith(inside[1]) or inside[1].startswith(inside[0]):
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,8 +152,7 @@ def _sources(results: Any) -> list[str]:
     shown = [(place, source) for source in sources for place in of_each_scorer(source)]
     seen: dict[str, str] = {}
     for place, source in shown:
-        file = str(results_file(place))
-        file = os.path.realpath(file) if atomic_files.is_local(file) else file
+        file = atomic_files.real_path(results_file(place))
         if (other := seen.setdefault(file, source)) != source:
             raise UserError(f"RESULTS: {other} and {source} name one results.json; name it once")
     return [place for place, _ in shown]
