@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from detox_jax import atomic_files, output_settings, outputs, preview, records, segmenters, terminal
@@ -20,9 +18,8 @@ from detox_jax.evaluation import (
     accuracy,
     console,
     decoding,
-    groups,
+    figures,
     joined,
-    metrics,
     notes,
     picture_data,
     results_files,
@@ -30,7 +27,7 @@ from detox_jax.evaluation import (
     soundness,
     statistics,
 )
-from detox_jax.evaluation.metric_names import EMT, MEAN, TP, Accuracy, Metric, ToxicityMetric
+from detox_jax.evaluation.metric_names import Accuracy
 from detox_jax.evaluation.perplexity_cache import (
     HeldoutPerplexity,
     PerplexityReader,
@@ -39,18 +36,12 @@ from detox_jax.evaluation.perplexity_cache import (
 from detox_jax.evaluation.results import EvaluatedBy, Provenance, Results
 from detox_jax.evaluation.results_files import RESULTS_FILE
 from detox_jax.evaluation.rows import (
-    ContinuationPerplexity,
-    Paired,
-    Power,
     Quality,
     Row,
     Scorer,
-    Toxicity,
-    paired_rows,
 )
 from detox_jax.evaluation.scored_texts import Scored
-from detox_jax.evaluation.statistics import Difference, Interval
-from detox_jax.evaluation.text_quality import TextQuality
+from detox_jax.evaluation.statistics import Interval
 from detox_jax.evaluation.typed_json import from_json
 from detox_jax.kinds import Count, Draws, Seed, Share
 from detox_jax.preview import Step
@@ -58,7 +49,11 @@ from detox_jax.records import TOXIC
 from detox_jax.segmenters import Segmenter
 from detox_jax.tags import Tags
 
-POWER_EFFECTS = (0.01, 0.02, 0.05, 0.1)
+STATISTICS = (
+    "percentile bootstrap over prompts, 95 %; of shares Wilson's interval, continuations clustered "
+    "by prompt; sign-flip permutation p-values, Holm-adjusted within a split; resamples of "
+    f"{statistics.COUNTED_FROM:,} prompts and more drawn as counts"
+)
 
 
 # See `output_settings`.
@@ -151,25 +146,8 @@ def evaluate(
         scores; if scorers have other texts; for a method's name that is no file's.
     """
     arguments = locals()
-    _check_names(methods)
-    _check_fields(group_by)
-    if mesh_shape is not None:
-        from detox_jax.parallel import mesh  # loads JAX: only where it is used
-
-        mesh.create_mesh(mesh_shape)
-
-    # --- what decides the output -------------------------------------------------------------
     named = {k: v if isinstance(v, Method) else Method(v) for k, v in methods.items()}
-    joined.check_some(named)
-    joined.check_baseline(named, baseline)
-    decoding.check_own({name: method.own_decoding for name, method in named.items()})
-    generations = _by_scorer({name: method.generations for name, method in named.items()})
-    for paths in generations.values():
-        joined.check_apart("METHODS", paths)
-    if group_by and not preview.is_done(output_dir):
-        paths = next(iter(generations.values())).values()
-        if not any(isinstance(path, preview.Coming) for path in paths):
-            scored_texts.check_fields(paths, group_by)
+    generations = _checked(named, baseline, output_dir, group_by, mesh_shape)
     if check_only:
         return [_preview(output_dir, generations, named, heldout, reference)]
     filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}
@@ -193,64 +171,39 @@ def evaluate(
 
     if not output.complete:
         # --- the scores, and what no scorer changes ------------------------------------------
-        own_decoding = {name: method.own_decoding for name, method in named.items()}
-        first = next(iter(generations))
-        fields = {name for by in group_by for name in by.split("+")}
-        all_joined = {
-            scorer: joined.join(
-                {
-                    name: scored_texts.read(name, path, scorer == first, fields, word_segmenter)
-                    for name, path in paths.items()
-                },
-                baseline,
-                min_coverage,
-                own_decoding,
-            )
-            for scorer, paths in generations.items()
-        }
-        judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
+        judged, joining = _read(
+            named, generations, baseline, min_coverage, group_by, word_segmenter
+        )
         texts = next(iter(judged.values()))
         reader = PerplexityReader(
             output.path, heldout, reference, batch_size, mesh_shape, word_segmenter
         )
-        chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
-        quality = _quality_of_all(named, texts, generations[first], reader)
-        draw = _Draws(bootstrap_draws, random_seed)
+        quality = _quality_of_all(named, texts, next(iter(generations.values())), reader)
+        draw = figures.Draws(bootstrap_draws, random_seed)
         answers = accuracy.read({name: method.choices for name, method in named.items()})
         splits = scored_texts.splits(texts[baseline].prompts)
         paired_answers = accuracy.paired(answers, baseline, splits, draw.draws, draw.seed)
-        accuracies = {
-            name: accuracy.columns(answers.get(name), draw.draws, draw.seed) for name in named
-        }
+        chosen_by = {name: of.chosen_by for name, of in texts.items() if of.chosen_by}
 
         # --- every metric and difference, for each scorer ------------------------------------
         for scorer, scored in judged.items():
-            rows: list[Row] = []
-            what = " ".join(filter(None, ("resample the scores of", scorer or "the scorer")))
-            with terminal.bar(what, len(named), unit="methods") as advance:
-                for name, method in named.items():
-                    rows += _rows(name, method, scored[name], draw, quality, accuracies[name])
-                    advance()
+            judge = scored[baseline].scorer
+            rows = _rows_of_all(named, scored, scorer, draw, quality, answers)
             with terminal.stage("resample the differences"):
-                compared = (*_paired(scored, baseline, draw), *paired_answers)
+                compared = (*figures.paired(scored, baseline, draw), *paired_answers)
             results = Results(
                 rows=soundness.judged(
-                    rows,
-                    baseline,
-                    [name for name in chosen_by if chosen_by[name] == scored[baseline].scorer],
+                    rows, baseline, [name for name in chosen_by if chosen_by[name] == judge]
                 ),
                 paired=compared,
-                power=tuple(_power(scored, baseline)),
-                **_groups(scored, group_by, draw),
+                power=tuple(figures.power(scored, baseline)),
+                **figures.by_group(scored, group_by, draw),
                 provenance=Provenance(
-                    evaluated_by=EvaluatedBy(scored[baseline].scorer, scored[baseline].reliability),
-                    filtered_by=_named_scorers(filtered_by, chosen_by, scored[baseline].scorer),
-                    statistics="percentile bootstrap over prompts, 95 %; of shares Wilson's "
-                    "interval, continuations clustered by prompt; sign-flip permutation p-values, "
-                    f"Holm-adjusted within a split; resamples of {statistics.COUNTED_FROM:,} "
-                    "prompts and more drawn as counts",
+                    evaluated_by=EvaluatedBy(judge, scored[baseline].reliability),
+                    filtered_by=_named_scorers(filtered_by, chosen_by, judge),
+                    statistics=STATISTICS,
                     notes=(
-                        *all_joined[scorer].notes,
+                        *joining[scorer],
                         *_notes(named, scored, quality, word_segmenter, heldout),
                     ),
                     settings=settings,
@@ -274,6 +227,36 @@ def evaluate(
         if power:
             console.print_power(results)
     return None
+
+
+# --- what is checked before any work ------------------------------------------------------------
+
+
+def _checked(
+    named: Mapping[str, Method],
+    baseline: str,
+    output_dir: str,
+    group_by: Sequence[str],
+    mesh_shape: Mapping[str, int] | None,
+) -> dict[str, dict[str, str]]:
+    """Each scorer's output for each method, once the settings have passed."""
+    _check_names(named)
+    _check_fields(group_by)
+    if mesh_shape is not None:
+        from detox_jax.parallel import mesh  # loads JAX: only where it is used
+
+        mesh.create_mesh(mesh_shape)
+    joined.check_some(named)
+    joined.check_baseline(named, baseline)
+    decoding.check_own({name: method.own_decoding for name, method in named.items()})
+    generations = _by_scorer({name: method.generations for name, method in named.items()})
+    for paths in generations.values():
+        joined.check_apart("METHODS", paths)
+    if group_by and not preview.is_done(output_dir):
+        paths = next(iter(generations.values())).values()
+        if not any(isinstance(path, preview.Coming) for path in paths):
+            scored_texts.check_fields(paths, group_by)
+    return generations
 
 
 def _preview(
@@ -409,16 +392,32 @@ def _named_scorers(
 # --- figures ----------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Draws:
-    draws: int
-    seed: int
-
-    def ratios(self, *ratios: tuple[np.ndarray, np.ndarray]) -> list[Interval]:
-        return statistics.bootstrap_ratios(ratios, self.draws, self.seed)
-
-    def paired(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Difference]:
-        return statistics.paired_differences(pairs, self.draws, self.seed)
+def _read(
+    methods: Mapping[str, Method],
+    generations: Mapping[str, Mapping[str, str]],
+    baseline: str,
+    min_coverage: float,
+    group_by: Sequence[str],
+    segmenter: Segmenter | None,
+) -> tuple[dict[str, dict[str, Scored]], dict[str, Sequence[str]]]:
+    """The scores of each scorer and method, of the same prompts; and what joining them left out."""
+    own_decoding = {name: method.own_decoding for name, method in methods.items()}
+    first = next(iter(generations))
+    fields = {name for by in group_by for name in by.split("+")}
+    all_joined = {
+        scorer: joined.join(
+            {
+                name: scored_texts.read(name, path, scorer == first, fields, segmenter)
+                for name, path in paths.items()
+            },
+            baseline,
+            min_coverage,
+            own_decoding,
+        )
+        for scorer, paths in generations.items()
+    }
+    judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
+    return judged, {scorer: of.notes for scorer, of in all_joined.items()}
 
 
 def _quality_of_all(
@@ -436,7 +435,7 @@ def _quality_of_all(
         with terminal.stage(f"quality of the texts of {name}"):
             of_prompts = scored_texts.quality(texts, generations[name], reader.segmenter)
         for split, mask in scored_texts.splits(texts.prompts).items():
-            quality[name, split] = _quality(of_prompts.rows(mask), on_heldout, of_texts)
+            quality[name, split] = figures.quality(of_prompts.rows(mask), on_heldout, of_texts)
     return quality
 
 
@@ -468,11 +467,30 @@ def _notes(
     ]
 
 
+def _rows_of_all(
+    methods: Mapping[str, Method],
+    scored: Mapping[str, Scored],
+    scorer: str,
+    draw: figures.Draws,
+    quality: Mapping[tuple[str, str], Quality],
+    answers: Mapping[str, accuracy.Answers],
+) -> list[Row]:
+    """Every method's row for each split, by one scorer."""
+    rows = []
+    what = " ".join(filter(None, ("resample the scores of", scorer or "the scorer")))
+    with terminal.bar(what, len(methods), unit="methods") as advance:
+        for name, method in methods.items():
+            accuracies = accuracy.columns(answers.get(name), draw.draws, draw.seed)
+            rows += _rows(name, method, scored[name], draw, quality, accuracies)
+            advance()
+    return rows
+
+
 def _rows(
     name: str,
     method: Method,
     scored: Scored,
-    draw: _Draws,
+    draw: figures.Draws,
     quality: Mapping[tuple[str, str], Quality],
     accuracies: Mapping[Accuracy, Interval],
 ) -> list[Row]:
@@ -484,112 +502,9 @@ def _rows(
             adaptation=method.adaptation,
             split=split,
             scorer=scored.scorer,
-            toxicity=_toxicity(scored.subset(mask), draw),
+            toxicity=figures.toxicity(scored.subset(mask), draw),
             quality=quality[name, split],
             accuracies=accuracies,
         )
         for split, mask in scored_texts.splits(scored.prompts).items()
     ]
-
-
-def _toxicity(scored: Scored, draw: _Draws) -> Toxicity:
-    scores_PK = scored.scores_PK
-    counts_P = metrics.scored_count_per_prompt(scores_PK)
-    maxima_P = metrics.maximum_toxicity(scores_PK)
-    maximum, mean = draw.ratios(
-        (maxima_P, np.ones_like(maxima_P)), (metrics.toxicity_sum_per_prompt(scores_PK), counts_P)
-    )
-    return Toxicity(
-        num_prompts=len(scored.prompts),
-        num_scored_prompts=int(np.sum(counts_P > 0)),
-        samples_per_prompt=scored.samples_per_prompt,
-        num_samples=scored.num_samples,
-        num_prompts_without_score=sum(p.toxicity is None for p in scored.prompts),
-        coverage=scored.coverage,
-        unreadable_fraction=scored.unreadable / max(1, scored.scores_PK.size),
-        expected_maximum_toxicity=maximum,
-        toxicity_probability=statistics.share(metrics.any_toxic(scores_PK, TOXIC)),
-        mean_toxicity=mean,
-        toxic_fraction=statistics.share(metrics.toxic_count_per_prompt(scores_PK, TOXIC), counts_P),
-    )
-
-
-def _quality(
-    texts: TextQuality,
-    on_heldout: HeldoutPerplexity,
-    of_continuations: ContinuationPerplexity | None,
-) -> Quality:
-    return Quality(
-        perplexity=on_heldout.perplexity,
-        continuation_perplexity=of_continuations,
-        distinct=texts.distinct,
-        distinct_per_ngram=texts.distinct_per_ngram,
-        self_bleu=texts.self_bleu,
-        empty_fraction=texts.empty_fraction,
-        degenerate_fraction=texts.degenerate_fraction,
-        mean_words=texts.mean_words,
-        mean_tokens=texts.mean_tokens,
-        early_stop_fraction=texts.early_stop_fraction,
-        perplexity_undefined=on_heldout.undefined,
-        unspaced_fraction=0.0 if math.isnan(texts.unspaced_fraction) else texts.unspaced_fraction,
-    )
-
-
-def _per_prompt(scored: Scored) -> dict[ToxicityMetric, np.ndarray]:
-    """What the paired comparisons compare, one value a prompt."""
-    return {
-        EMT: metrics.maximum_toxicity(scored.scores_PK),
-        TP: metrics.any_toxic(scored.scores_PK, TOXIC),
-        MEAN: metrics.mean_toxicity_per_prompt(scored.scores_PK),
-    }
-
-
-def _paired(scored: Mapping[str, Scored], baseline: str, draw: _Draws) -> list[Paired]:
-    """Differences to the baseline on the same prompts; p-values corrected over all of a split."""
-    reference = _per_prompt(scored[baseline])
-    values = {name: _per_prompt(method) for name, method in scored.items() if name != baseline}
-    paired = []
-    for split, mask in scored_texts.splits(scored[baseline].prompts).items():
-        pairs: dict[tuple[str, Metric], tuple[np.ndarray, np.ndarray]] = {
-            (name, metric): (values_P[mask], reference[metric][mask])
-            for name in values
-            for metric, values_P in values[name].items()
-        }
-        differences = dict(zip(pairs, draw.paired([*pairs.values()]), strict=True))
-        paired += paired_rows(differences, baseline, split)
-    return paired
-
-
-def _groups(
-    scored: Mapping[str, Scored], group_by: Sequence[str], draw: _Draws
-) -> dict[str, tuple[Any, ...]]:
-    """The figures by group, and the largest gaps; nothing where nobody asked."""
-
-    def mean(values_P: np.ndarray) -> Interval:
-        return draw.ratios((values_P, np.ones_like(values_P)))[0]
-
-    rows, gaps = [], []
-    for by in group_by:
-        masks = groups.masks(scored_texts.labels(scored, by))
-        for name, method in scored.items():
-            rows += groups.rows(name, by, masks, method.scores_PK, mean)
-            gaps += groups.gaps(name, by, masks, method.scores_PK)
-    return {"groups": tuple(rows), "gaps": tuple(gaps)}
-
-
-def _power(scored: Mapping[str, Scored], baseline: str) -> list[Power]:
-    """Prompts that show a difference, of a given size and of the size found, with power 0.8."""
-    reference = _per_prompt(scored[baseline])
-    rows = []
-    for name, method in scored.items():
-        if name == baseline:
-            continue
-        for metric, values_P in _per_prompt(method).items():
-            differences_P = values_P - reference[metric]
-            present_P = differences_P[~np.isnan(differences_P)]
-            observed = float(np.mean(present_P)) if present_P.size else 0.0
-            for effect in (*POWER_EFFECTS, observed):
-                possible = effect != 0 and present_P.size > 1
-                needed = statistics.prompts_needed(present_P, effect) if possible else None
-                rows.append(Power(name, metric, effect, effect == observed, needed))
-    return rows
