@@ -374,9 +374,14 @@ def newest_whole(
     Raises:
       UserError: naming a damaged step, if no other will do or none is left.
     """
-    steps = processes.current().first_decides(lambda: saved_steps(model_dir))
+
+    def saved() -> list[int]:
+        return processes.current().first_decides(lambda: saved_steps(model_dir))
+
+    # Of the only one that will do, the others are looked for where it is damaged.
+    steps = saved() if only is None else [only]
     causes: dict[int, str] = {}
-    for step in [only] if only is not None else reversed(steps):
+    for step in reversed(steps):
         try:
             value = read(step)
         except Damaged as damage:
@@ -390,6 +395,7 @@ def newest_whole(
         if only is not None or (strict and len(steps) > 1):
             break
     step, cause = next(iter(causes.items()))
+    steps = steps if only is None else saved()
     others = [other for other in steps if other not in causes]
     if not others:
         left = f"none of its steps {steps} is whole: start again in another directory"

@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from detox_jax.models import kernels
 from detox_jax.models.edits import RECORDED, Edit, recorded
 from detox_jax.models.transformer import TransformerLM
 
 
 def empty(model: TransformerLM, params: Any, rows: int, positions: int) -> Any:
     """A cache in which nothing is filled; its leaves have rows at axis 1."""
-    shapes = jax.eval_shape(
-        lambda tokens: model.apply(
+    leaves, structure = jax.tree.flatten(params)
+    heads = tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves)
+    shapes = _shapes(model, structure, heads, rows, positions, _layout())
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _layout() -> tuple[str, int]:
+    """What decides how heads lie in a cache, beside the network."""
+    return kernels.platform_in_use(), kernels.parts_of_heads()
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(
+    model: TransformerLM,
+    structure: Any,
+    heads: tuple[tuple[tuple[int, ...], Any], ...],
+    rows: int,
+    positions: int,
+    layout: tuple[str, int],
+) -> Any:
+    """The cache's, which decoding asks for again and again: each time it traces the whole network.
+
+    Args:
+      model: the network.
+      structure: the tree of its parameters.
+      heads: shape and dtype of each.
+      rows: of the cache.
+      positions: of each row.
+      layout: `_layout`.
+    """
+    params = structure.unflatten(jax.ShapeDtypeStruct(*head) for head in heads)
+    return jax.eval_shape(
+        lambda params, tokens: model.apply(
             {"params": params}, tokens, decode=True, enable_dropout=False, mutable=["cache"]
         )[1]["cache"],
+        params,
         jax.ShapeDtypeStruct((rows, positions), jnp.int32),
     )
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def apply(
