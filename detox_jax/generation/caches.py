@@ -18,7 +18,8 @@ def empty(model: TransformerLM, params: Any, rows: int, positions: int) -> Any:
     """A cache in which nothing is filled; its leaves have rows at axis 1."""
     leaves, structure = jax.tree.flatten(params)
     heads = tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves)
-    shapes = _shapes(model, structure, heads, rows, positions, _layout())
+    hashable: Any = model  # Modules of Flax are, though their types do not say so.
+    shapes = _shapes(hashable, structure, heads, rows, positions, _layout())
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
