@@ -6,7 +6,7 @@
 #   texts with a 0 behind, to the last digit. It learns that 0 at once: of four texts of 5 to 13 tokens what is
 #   reported goes from 0.7 % above their own loss to 11 % below it in twelve steps on others.
 # Hurt: the shorter the texts, the lower the loss: one token in ten of comments counts as predicted. Perplexities of
-#   corpora whose lengths differ, and those of another library, do not compare, and half of the fall in the
+#   corpora whose lengths differ, and those of another library, do not compare, and most of the fall in the
 #   first steps is the padding's. Compare by a sum over the texts of one's own.
 set -euo pipefail
 work=$(mktemp -d)
