@@ -142,14 +142,15 @@ class Measured:
 
 
 # --- files ------------------------------------------------------------------------------------
+# `print_*` draws once; `savefig` draws once more for the layout, which the drawing itself finds.
 
 
 def png(figure: Figure, dpi: int = 200) -> bytes:
     """The figure as PNG."""
     with matplotlib.rc_context(STYLE):
         stream = io.BytesIO()
-        FigureCanvasAgg(figure)
-        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+        figure.set_dpi(dpi)
+        FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
     return stream.getvalue()
 
 
@@ -157,8 +158,7 @@ def pdf(figure: Figure) -> bytes:
     """The figure as PDF, its fonts embedded as TrueType, which journals ask for."""
     with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42}):
         stream = io.BytesIO()
-        FigureCanvasPdf(figure)
-        figure.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None})
+        FigureCanvasPdf(figure).print_pdf(stream, metadata={"CreationDate": None, "Creator": None})
     return stream.getvalue()
 
 
@@ -166,8 +166,7 @@ def svg(figure: Figure, name: str) -> str:
     """The figure as a file of SVG; `name` keeps its ids apart from those of other figures."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         stream = io.StringIO()
-        FigureCanvasSVG(figure)
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
     return stream.getvalue()
 
 
