@@ -1,7 +1,8 @@
 """Checkpoints of this package, one parameter at a time, so that memory never holds two models.
 
 To write, parameters are first filled in files that are mapped to memory, which the system may page
-out; Orbax then writes its own layout from them. To read, one parameter is restored at a time.
+out; Orbax then writes its own layout from them. To read, one parameter is restored at a time, or
+all of a small checkpoint: a restore asks for a dozen files, whatever it restores.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -29,6 +31,8 @@ from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+
+_SMALL_BYTES = 2**26  # of a checkpoint whose parameters are restored at once and kept
 
 
 def shapes_of(
@@ -121,7 +125,20 @@ class Checkpoint:
         """
         if path not in self.paths and self.base is not None:
             return self.base.read(path)
-        item = traverse_util.unflatten_dict({path: _abstract(self.paths[path])}, sep="/")
+        return (self._restored([path]) if self._kept is None else self._kept)[path]
+
+    @functools.cached_property
+    def _kept(self) -> dict[str, np.ndarray] | None:
+        """All parameters of a small checkpoint, which are not to be changed."""
+        if sum(math.prod(shape) * 4 for shape in self.paths.values()) > _SMALL_BYTES:
+            return None
+        kept = self._restored(self.paths)
+        for value in kept.values():
+            value.setflags(write=False)
+        return kept
+
+    def _restored(self, paths: Iterable[str]) -> dict[str, np.ndarray]:
+        item = nested({path: _abstract(self.paths[path]) for path in paths})
         arguments = ocp.args.PyTreeRestore(
             item=item,
             restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
@@ -138,7 +155,7 @@ class Checkpoint:
         _, restored = steps_lib.newest_whole(self.model_dir, read, strict=True, only=self.step)
         params_lib.require_finite(restored, f"{self.model_dir}, step {self.step}")
         flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
-        return flat[path]
+        return flat
 
     def added_bias(self, path: str) -> str | None:
         """The path of what BitFit adds to a bias of the base; None where it adds nothing."""

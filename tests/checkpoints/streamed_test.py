@@ -1,0 +1,43 @@
+"""Checkpoints whose parameters are restored one at a time, or all of a small one at once."""
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from detox_jax.checkpoints import streamed
+
+
+@pytest.fixture
+def restored(monkeypatch):
+    """How many parameters each restore gave."""
+    numbers, restore = [], ocp.PyTreeCheckpointHandler.restore
+
+    def counted(self, directory, args):
+        tree = restore(self, directory, args=args)
+        numbers.append(len(streamed.traverse_util.flatten_dict(tree)))
+        return tree
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", counted)
+    return numbers
+
+
+def test_a_small_checkpoint_is_restored_once_and_a_large_one_by_the_parameter(
+    model_dir, monkeypatch, restored
+):
+    small = streamed.Checkpoint.open(model_dir)
+    all_at_once = {path: small.read(path) for path in small.paths}
+    assert restored == [len(small.paths)]
+    monkeypatch.setattr(streamed, "_SMALL_BYTES", 0)
+    restored.clear()
+    large = streamed.Checkpoint.open(model_dir)
+    for path, value in all_at_once.items():
+        np.testing.assert_array_equal(large.read(path), value)
+    assert restored == [1] * len(large.paths)
+    assert large.fingerprint == small.fingerprint
+
+
+def test_what_is_kept_cannot_be_changed(model_dir):
+    checkpoint = streamed.Checkpoint.open(model_dir)
+    value = checkpoint.read(min(checkpoint.paths))
+    with pytest.raises(ValueError, match="read-only"):
+        value[...] = 0
