@@ -125,7 +125,9 @@ class Checkpoint:
         """
         if path not in self.paths and self.base is not None:
             return self.base.read(path)
-        return (self._restored([path]) if self._kept is None else self._kept)[path]
+        value = (self._restored([path]) if self._kept is None else self._kept)[path]
+        params_lib.require_finite(nested({path: value}), f"{self.model_dir}, step {self.step}")
+        return value
 
     @functools.cached_property
     def _kept(self) -> dict[str, np.ndarray] | None:
@@ -153,7 +155,6 @@ class Checkpoint:
             )
 
         _, restored = steps_lib.newest_whole(self.model_dir, read, strict=True, only=self.step)
-        params_lib.require_finite(restored, f"{self.model_dir}, step {self.step}")
         flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
         return flat
 
