@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,10 @@ def count(params: Params) -> int:
 
 def first_not_finite(tree: Any) -> str | None:
     """Where a tree of arrays holds a NaN or an infinity: the first such path, None without any."""
-    finite = _of_each("is_finite", _is_finite_on_host, _leaves(tree))
+    leaves = [
+        (path, leaf) for path, leaf in _leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    finite = _of_each(_all_finite_on_devices, _all_finite_on_host, leaves)
     return next((path for path, _, _, ok in finite if not ok), None)
 
 
@@ -96,16 +99,16 @@ def require_finite(params: Params, where: str) -> None:
 
 
 def _of_each(
-    fact: Literal["is_finite", "sums"],
+    on_devices: Callable[[list[jax.Array]], list[jax.Array]],
     on_host: Callable[[np.ndarray], Any],
     leaves: Iterable[tuple[str, Any]],
 ) -> list[tuple[str, tuple[int, ...], Any, Any]]:
-    """Path, shape, dtype and a fact of each array, in order.
+    """Path, shape, dtype and a small value of each array, in order.
 
     What is on the host stays there, and is let go before the next one is read: it may be a file
     that is mapped to memory. What is on devices is asked in one program: a program an array can
     have several of them under way at once, whose collectives wait for each other on virtual CPU
-    devices, until XLA aborts. The same program serves every fact, so that it is compiled once.
+    devices, until XLA aborts.
     """
     heads: list[tuple[str, tuple[int, ...], Any]] = []
     values: dict[int, Any] = {}
@@ -118,23 +121,18 @@ def _of_each(
         heads.append((path, leaf.shape, leaf.dtype))
         del leaf  # The loop would hold it while the next one is read.
     if arrays:
-        of_arrays = jax.device_get([facts[fact] for facts in _facts_of_all([*arrays.values()])])
+        of_arrays = jax.device_get(on_devices([*arrays.values()]))
         values.update(zip(arrays, of_arrays, strict=True))
     return [(*head, values[place]) for place, head in enumerate(heads)]
 
 
-def _is_finite_on_host(x: np.ndarray) -> Any:
-    return not jnp.issubdtype(x.dtype, jnp.inexact) or np.isfinite(x).all()
+def _all_finite_on_host(x: np.ndarray) -> Any:
+    return np.isfinite(x).all()
 
 
 @jax.jit
-def _facts_of_all(arrays: list[jax.Array]) -> list[dict[str, jax.Array]]:
-    return [_facts_of(x) for x in arrays]
-
-
-@jax.jit  # Arrays of one shape, such as a parameter and its moments, are traced once.
-def _facts_of(x: jax.Array) -> dict[str, jax.Array]:
-    return {"is_finite": jnp.all(jnp.isfinite(x)), "sums": _bit_sums_of(x)}
+def _all_finite_on_devices(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(x)) for x in arrays]
 
 
 def fingerprint(params: Params) -> str:
@@ -151,7 +149,7 @@ def fingerprint(params: Params) -> str:
 def fingerprint_of(leaves: Iterable[tuple[str, Any]]) -> str:
     """The fingerprint of a tree given as paths and arrays, in the order of their paths."""
     digest = hashlib.sha256()
-    for path, shape, dtype, sums in _of_each("sums", _bit_sums_on_host, leaves):
+    for path, shape, dtype, sums in _of_each(_bit_sums, _bit_sums_on_host, leaves):
         digest.update(f"{path} {shape} {dtype} {sums.tolist()}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -164,7 +162,7 @@ def digests(tree: Any) -> dict[str, list[Any]]:
     """
     return {
         path: [str(dtype), list(shape), *sums.tolist()]
-        for path, shape, dtype, sums in _of_each("sums", _bit_sums_on_host, _leaves(tree))
+        for path, shape, dtype, sums in _of_each(_bit_sums, _bit_sums_on_host, _leaves(tree))
     }
 
 
@@ -206,6 +204,12 @@ def _bit_sums_on_host(x: np.ndarray) -> np.ndarray:
     return sums
 
 
+@jax.jit
+def _bit_sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [_bit_sums_of(x) for x in arrays]
+
+
+@jax.jit  # Arrays of one shape, such as a parameter and its moments, are traced once.
 def _bit_sums_of(x: jax.Array) -> jax.Array:
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)

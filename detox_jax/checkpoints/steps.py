@@ -392,7 +392,7 @@ def newest_whole(
                     f"{model_dir}: step {damaged} is damaged ({cause}); TAKING STEP {step}"
                 )
             return step, value
-        if only is not None or (strict and len(steps) > 1):
+        if strict and len(steps) > 1:
             break
     step, cause = next(iter(causes.items()))
     steps = steps if only is None else saved()

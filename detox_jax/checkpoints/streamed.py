@@ -2,7 +2,7 @@
 
 To write, parameters are first filled in files that are mapped to memory, which the system may page
 out; Orbax then writes its own layout from them. To read, one parameter is restored at a time, or
-all of a small checkpoint: a restore asks for a dozen files, whatever it restores.
+all of a small checkpoint: a restore asks for the same files again, whatever it restores.
 """
 
 from __future__ import annotations

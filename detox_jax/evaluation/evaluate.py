@@ -35,11 +35,7 @@ from detox_jax.evaluation.perplexity_cache import (
 )
 from detox_jax.evaluation.results import EvaluatedBy, Provenance, Results
 from detox_jax.evaluation.results_files import RESULTS_FILE
-from detox_jax.evaluation.rows import (
-    Quality,
-    Row,
-    Scorer,
-)
+from detox_jax.evaluation.rows import Quality, Row, Scorer
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.evaluation.typed_json import from_json

@@ -142,15 +142,14 @@ class Measured:
 
 
 # --- files ------------------------------------------------------------------------------------
-# `print_*` draws once; `savefig` draws once more for the layout, which the drawing itself finds.
 
 
 def png(figure: Figure, dpi: int = 200) -> bytes:
     """The figure as PNG."""
     with matplotlib.rc_context(STYLE):
         stream = io.BytesIO()
-        figure.set_dpi(dpi)
-        FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+        FigureCanvasAgg(figure)
+        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     return stream.getvalue()
 
 
@@ -166,6 +165,7 @@ def svg(figure: Figure, name: str) -> str:
     """The figure as a file of SVG; `name` keeps its ids apart from those of other figures."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         stream = io.StringIO()
+        # Not by `savefig`, which draws once more for the layout that the drawing itself finds.
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
     return stream.getvalue()
 

@@ -3,6 +3,7 @@
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax import traverse_util
 
 from detox_jax.checkpoints import streamed
 
@@ -14,7 +15,7 @@ def restored(monkeypatch):
 
     def counted(self, directory, args):
         tree = restore(self, directory, args=args)
-        numbers.append(len(streamed.traverse_util.flatten_dict(tree)))
+        numbers.append(len(traverse_util.flatten_dict(tree)))
         return tree
 
     monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", counted)
