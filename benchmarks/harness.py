@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from detox_jax.interop import convert
+from detox_jax.interop import importing
 from detox_jax.zero_shot.harness_model import harness_model
 
 _TASKS = ("local_lambada", "local_piqa", "local_boolq", "local_arc_easy")
@@ -98,7 +98,7 @@ def main() -> None:
             given = Path(scratch) / "hf"
             make_gpt2(data / "tokenizers" / "gpt2", given, arguments.width, arguments.layers)
         converted = str(Path(scratch) / "ours")
-        convert.import_model(str(given), converted, None, "float32", verify=False)
+        importing.import_model(str(given), converted, None, "float32", verify=False)
         size = arguments.batch_size
         models = {
             "ours": harness_model(converted, batch_size=size),

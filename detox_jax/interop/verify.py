@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from detox_jax import terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import places, streamed
 from detox_jax.checkpoints.streamed import Checkpoint
@@ -41,6 +42,11 @@ def verify(checkpoint_path: str, hf_directory: str, dtype: str = "float32") -> f
     Raises:
       UserError: if transformers or torch is not installed, or the models differ.
     """
+    with terminal.stage("compare with transformers"):
+        return _compare(checkpoint_path, hf_directory, dtype)
+
+
+def _compare(checkpoint_path: str, hf_directory: str, dtype: str) -> float:
     model = load_torch(hf_directory)
     checkpoint = Checkpoint.open(checkpoint_path)
     count = _compare_weights(checkpoint, epath.Path(hf_directory), dtype)

@@ -1,9 +1,9 @@
 """The verb `convert` without torch: against NumPy, round trips, and every kind of bad input."""
 
 import dataclasses
+import importlib
 import json
 import shutil
-import types
 
 import jax
 import ml_dtypes
@@ -18,7 +18,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Results
-from detox_jax.interop import convert
+from detox_jax.interop import convert, tokenizers, verify
 from detox_jax.models.adaptation import (
     AdapterConfig,
     BitFitConfig,
@@ -30,24 +30,17 @@ from tests.conftest import initial_params
 from tests.evaluation import results_made
 from tests.interop import reference
 
-
-class CopiedTokenizer:
-    """Stands for the tokenizer's half of an export."""
-
-    @staticmethod
-    def export(vocabulary_dir, to):
-        shutil.copy(str(vocabulary_dir / "tokenizer.json"), str(to / "tokenizer.json"))
-
-
-REAL_MODULE = convert._module
+EXPORT_TOKENIZER = tokenizers.export
 
 
 @pytest.fixture(autouse=True)
 def copied_tokenizer(monkeypatch):
-    real = convert._module
-    monkeypatch.setattr(
-        convert, "_module", lambda name: CopiedTokenizer if name == "tokenizers" else real(name)
-    )
+    """Stands for the tokenizer's half of an export."""
+
+    def export(vocabulary_dir, to):
+        shutil.copy(f"{vocabulary_dir}/tokenizer.json", f"{to}/tokenizer.json")
+
+    monkeypatch.setattr(tokenizers, "export", export)
 
 
 @pytest.fixture
@@ -97,7 +90,7 @@ def test_how_a_model_generates_stays_with_it(source, tmp_path, vocabulary):
     spec = checkpoints.read_spec(epath.Path(ours))
     assert spec.vocabulary == vocabulary.fingerprint  # Of ids, which it does not change.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "_module", REAL_MODULE)
+        patch.setattr(tokenizers, "export", EXPORT_TOKENIZER)
         convert.convert(source=str(ours), to_hf=str(tmp_path / "back"))
     assert (tmp_path / "back" / "generation_config.json").read_bytes() == settings
 
@@ -555,9 +548,7 @@ def test_what_is_there_is_verified_all_the_same(source, tmp_path, monkeypatch):
     ours, back = import_it(source, tmp_path / "ours"), tmp_path / "back"
     convert.convert(source=str(ours), to_hf=str(back), dtype="bfloat16")
     verified = []
-    real = convert._module
-    fake = types.SimpleNamespace(verify=lambda *arguments: verified.append(arguments))
-    monkeypatch.setattr(convert, "_module", lambda name: fake if name == "verify" else real(name))
+    monkeypatch.setattr(verify, "verify", lambda *arguments: verified.append(arguments))
     import_it(source, ours, verify=True)
     convert.convert(source=str(ours), to_hf=str(back), dtype="bfloat16", verify=True)
     assert verified == [
@@ -567,14 +558,14 @@ def test_what_is_there_is_verified_all_the_same(source, tmp_path, monkeypatch):
 
 
 def test_verify_without_transformers_says_what_to_install(source, tmp_path, monkeypatch):
-    real = convert.importlib.import_module
+    real = importlib.import_module
 
     def missing(name):
         if name in ("transformers", "torch"):
             raise ImportError(name=name)
         return real(name)
 
-    monkeypatch.setattr(convert.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"pip install 'detox-jax\[hf\]'"):
         import_it(source, tmp_path / "ours", verify=True)
     assert not (tmp_path / "ours").exists()

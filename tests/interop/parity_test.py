@@ -12,7 +12,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.generation import decoding
 from detox_jax.generation.sampling import Greedy
-from detox_jax.interop import convert, verify
+from detox_jax.interop import convert, importing, tokenizers, verify
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.models.transformer import TransformerLM
@@ -33,21 +33,13 @@ ADAPTATIONS = (
 MOST_LOGIT_DIFFERENCE = 1e-4
 
 
-class NoTokenizer:
-    """Stands for the tokenizer's half of an export."""
-
-    @staticmethod
-    def export(vocabulary_dir, to):
-        pass
-
-
 @pytest.fixture(scope="module", params=families_made.CASES)
 def made(request, tmp_path_factory, vocabulary, one_device_mesh):
     """A model of transformers, its directory, its import, and the directory of that."""
     root = tmp_path_factory.mktemp(request.param)
     model = families_made.make(request.param, root / "hf", vocabulary.vocab_size - 1)
     vocabulary.save(str(root / "hf"))
-    convert.import_model(str(root / "hf"), str(root / "ours"), None, "float32", verify=False)
+    importing.import_model(str(root / "hf"), str(root / "ours"), None, "float32", verify=False)
     loaded = checkpoints.load_model(str(root / "ours"), one_device_mesh)
     return request.param, model, root, loaded
 
@@ -94,7 +86,7 @@ def test_greedy_text_is_the_same_for_64_tokens(made, one_device_mesh):
 
 def test_round_trip_is_exact_and_transformers_reads_it(made, monkeypatch):
     name, model, root, loaded = made
-    monkeypatch.setattr(convert, "_module", lambda name: NoTokenizer)
+    monkeypatch.setattr(tokenizers, "export", lambda vocabulary_dir, to: None)
     convert.convert(source=str(root / "ours"), to_hf=str(root / "back"))
     before = safetensors_numpy.load_file(root / "hf" / "model.safetensors")
     after = safetensors_numpy.load_file(root / "back" / "model.safetensors")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detox_jax.interop import convert, tokenizers
+from detox_jax.interop import importing, tokenizers
 from detox_jax.zero_shot.harness_model import harness_model
 from tests.interop import families_made
 from tests.tokenizers_made import START_PROCESSOR
@@ -48,7 +48,7 @@ def results(request, data_dir, vocabulary, tmp_path_factory):
         file.write_text(
             json.dumps({**json.loads(file.read_text()), "post_processor": START_PROCESSOR})
         )
-    convert.import_model(str(given), str(root / "ours"), None, "float32", verify=False)
+    importing.import_model(str(given), str(root / "ours"), None, "float32", verify=False)
 
     def evaluate(model):
         return lm_eval.simple_evaluate(
