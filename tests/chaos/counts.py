@@ -1,15 +1,19 @@
 """How many faults of each class were tried, and after how many all was whole: chaos.json.
 
 A class is written as it is counted, so that a round that is broken off leaves what it counted.
+With CHAOS_GO_ON=1 the next one goes on with it, and skips the cases that it counted.
 Where a round before tried more of a class, its counts are kept beside, under `before`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FILE = Path(__file__).parent / "counts.json"
 
@@ -22,30 +26,57 @@ def wanted(variable: str, count: int) -> int:
 class Counts:
     """Counts of one round, beside those of classes that are not tried in it."""
 
-    def __init__(self, file: Path = FILE):
+    def __init__(self, file: Path = FILE, goes_on: bool | None = None):
         self._file = file
+        self._goes_on = bool(wanted("CHAOS_GO_ON", 0)) if goes_on is None else goes_on
         self._begun: set[str] = set()
 
     def begin(self, name: str, full: int | None, unit: str) -> None:
-        """Begins a class anew.
+        """Begins a class, anew or where the round before was broken off.
 
         Args:
           name: of the class.
           full: how many a full round tries; None where time, not a count, ends it.
           unit: what is counted.
         """
-        if name not in self._begun:
-            self._begun.add(name)
-            entry = {"unit": unit, "full": full, "tried": 0, "whole": 0}
-            if full is not None and (before := _largest(self.read().get(name))):
-                entry["before"] = before
-            self._update(name, entry)
+        if name in self._begun:
+            return
+        self._begun.add(name)
+        known = self.read().get(name)
+        if self._goes_on and known is not None and known["tried"] < (full or 0):
+            return
+        entry = {"unit": unit, "full": full, "tried": 0, "whole": 0}
+        if full is not None and (before := _largest(known)):
+            entry["before"] = before
+        self._update(name, entry)
 
-    def add(self, name: str, tried: int, whole: int) -> None:
-        """Adds what was tried, and what of it ended as it should."""
+    def begin_case(self, name: str, case: str, times: int) -> None:
+        """Begins a part of a class, and skips its test where the round has counted it.
+
+        One that was broken off is counted from its beginning.
+
+        Args:
+          name: of the class, which was begun.
+          case: of the part, such as a verb.
+          times: how many it tries.
+        """
         entry = self.read()[name]
-        entry["tried"] += tried
-        entry["whole"] += whole
+        counted = entry.get("cases", {}).get(case, {"tried": 0, "whole": 0})
+        if counted["tried"] >= times:
+            pytest.skip(f"{name}, {case}: counted by the round that this one goes on with")
+        for key in ("tried", "whole"):
+            entry[key] -= counted[key]
+        entry["cases"] = {**entry.get("cases", {}), case: {"tried": 0, "whole": 0}}
+        self._update(name, entry)
+
+    def add(self, name: str, tried: int, whole: int, case: str | None = None) -> None:
+        """Adds what was tried, of the class and of the case, and what of it ended as it should."""
+        entry = self.read()[name]
+        for counted in (entry, *([entry["cases"][case]] if case is not None else [])):
+            counted["tried"] += tried
+            counted["whole"] += whole
+        if entry["tried"] >= (entry["full"] or math.inf):
+            entry.pop("cases", None)
         if entry["tried"] >= entry.get("before", entry)["tried"]:
             entry.pop("before", None)
         self._update(name, entry)

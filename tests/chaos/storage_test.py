@@ -48,6 +48,7 @@ def _rerun(forks, verbs, verb, output, undisturbed):
 def test_a_full_disk(forks, verbs, counts, tmp_path, verb):
     name = "disk full"
     counts.begin(name, 10 * len(VERBS), "runs")
+    counts.begin_case(name, verb, TIMES)
     undisturbed = _Undisturbed(forks, verbs, verb, tmp_path / "undisturbed")
     chance = random.Random(verb)
     wrong, tried = [], 0
@@ -72,7 +73,7 @@ def test_a_full_disk(forks, verbs, counts, tmp_path, verb):
         if ended.status not in (0, 1) or "Traceback" in ended.errors:
             troubles.append(f"exit {ended.status}: {ended.errors}")
         troubles += _rerun(forks, verbs, verb, output, undisturbed)
-        counts.add(name, 1, not troubles)
+        counts.add(name, 1, not troubles, verb)
         tried += 1
         wrong += [f"{tried}: {trouble}" for trouble in troubles]
     assert not wrong
@@ -89,6 +90,7 @@ def _without_cache():
 def test_a_directory_that_is_deleted(forks, verbs, counts, tmp_path, verb):
     name = "output directory deleted while it is written"
     counts.begin(name, 10 * len(VERBS), "runs")
+    counts.begin_case(name, verb, TIMES)
     undisturbed = _Undisturbed(forks, verbs, verb, tmp_path / "undisturbed")
     chance = random.Random(verb)
     wrong, tried = [], 0
@@ -106,7 +108,7 @@ def test_a_directory_that_is_deleted(forks, verbs, counts, tmp_path, verb):
         if ended.status not in (0, 1, 2) or "Traceback" in ended.errors:
             troubles.append(f"exit {ended.status}: {ended.errors}")
         troubles += _rerun(forks, verbs, verb, output, undisturbed)
-        counts.add(name, is_early, is_early and not troubles)
+        counts.add(name, is_early, is_early and not troubles, verb)
         tried += is_early  # Of those that had ended before, there are others.
         wrong += [f"{output.name}: {trouble}" for trouble in troubles]
     assert not wrong
@@ -128,6 +130,7 @@ def _jumping(seed):
 def test_a_clock_that_jumps(forks, verbs, counts, tmp_path, verb):
     name = "clock that jumps"
     counts.begin(name, 10 * len(VERBS), "runs")
+    counts.begin_case(name, verb, TIMES)
     undisturbed = _Undisturbed(forks, verbs, verb, tmp_path / "undisturbed")
     wrong = []
     for number in range(TIMES):
@@ -140,6 +143,6 @@ def test_a_clock_that_jumps(forks, verbs, counts, tmp_path, verb):
         ended = forks.run(_flags(verbs, verb, output), before=prepared)
         troubles = [f"exit {ended.status}: {ended.errors}"] if ended.status else []
         troubles += trees.differences(_left(forks, verb, output), undisturbed.left)
-        counts.add(name, 1, not troubles)
+        counts.add(name, 1, not troubles, verb)
         wrong += [f"{number}: {trouble}" for trouble in troubles]
     assert not wrong

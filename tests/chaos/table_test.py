@@ -1,5 +1,7 @@
 """The table of counts says what was tried, and where that was less than a full round."""
 
+import pytest
+
 from tests.chaos import table
 from tests.chaos.counts import Counts
 
@@ -36,6 +38,27 @@ def test_a_round_begins_its_classes_anew_and_leaves_the_others(tmp_path):
     again.begin("one", 5, "kills")
     tried = {name: entry["tried"] for name, entry in again.read().items()}
     assert tried == {"one": 1, "other": 4}
+
+
+def test_a_round_that_goes_on_counts_the_cases_that_are_missing(tmp_path):
+    file = tmp_path / "counts.json"
+    counts = Counts(file)
+    counts.begin("one", 4, "runs")
+    counts.begin_case("one", "score", 2)
+    counts.add("one", 2, 2, "score")
+    counts.begin_case("one", "filter", 2)
+    counts.add("one", 1, 0, "filter")  # Broken off.
+    again = Counts(file, goes_on=True)
+    again.begin("one", 4, "runs")
+    with pytest.raises(pytest.skip.Exception):
+        again.begin_case("one", "score", 2)
+    again.begin_case("one", "filter", 2)
+    assert again.read()["one"]["tried"] == 2
+    again.add("one", 2, 1, "filter")
+    assert again.read()["one"] == {"unit": "runs", "full": 4, "tried": 4, "whole": 3}
+    anew = Counts(file, goes_on=True)
+    anew.begin("one", 4, "runs")
+    assert anew.read()["one"]["tried"] == 0
 
 
 def test_a_shorter_round_stands_beside_the_longest_before_it_until_one_tries_as_many(tmp_path):

@@ -29,6 +29,7 @@ def _left(forks, verb, output):
 def test_two_runs_on_one_directory(forks, verbs, counts, tmp_path, verb):
     name = "two runs on one directory"
     counts.begin(name, 5 * len(VERBS), "pairs")
+    counts.begin_case(name, verb, PAIRS)
     undisturbed = tmp_path / "undisturbed"
     start = time.monotonic()
     assert forks.run(_flags(verbs, verb, undisturbed), before=before).status == 0
@@ -52,6 +53,6 @@ def test_two_runs_on_one_directory(forks, verbs, counts, tmp_path, verb):
         if all(end.status for end in ended):
             troubles.append("neither ended well")
         troubles += trees.differences(_left(forks, verb, output), expected)
-        counts.add(name, 1, not troubles)
+        counts.add(name, 1, not troubles, verb)
         wrong += [f"pair {pair}: {trouble}" for trouble in troubles]
     assert not wrong
