@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import inspect
 import re
 import typing
@@ -31,6 +30,8 @@ _EXAMPLES = {
     "task_feature_lengths": "{'targets': 128}",
     "mesh_shape": "{'fsdp': 4, 'model': 2}",
     "methods": "{'base': 'DIR', 'mine': 'DIR'}",
+    "sgeat.methods": "{'mine': {'corpus': 'standard'}}",
+    "judges": "{'ngram': @ngram/score.score}",
     "scores": "{'ngram': 'DIR', 'lexicon': 'DIR'}",
     "terms": "{'DIR': -0.5}",
     "groups": "{'identities': 'DIR', 'rest': 'DIR'}",
@@ -214,14 +215,9 @@ def _kinds(call: Call) -> dict[str, Any]:
     if isinstance(called, type) and not dataclasses.is_dataclass(called):
         called = called.__init__
     try:
-        return _annotations(called)
+        return kinds.annotations_of(called)
     except (NameError, TypeError, AttributeError):
         return {}
-
-
-@functools.cache  # Asked for each parameter that is bound; what cannot be read yet is not kept.
-def _annotations(called: Any) -> dict[str, Any]:
-    return typing.get_type_hints(called, include_extras=True)
 
 
 def _fitted(bound: _Bound, kind: Any, texts: Mapping[str, str]) -> Any:
@@ -284,7 +280,8 @@ def _example(bound: _Bound, kind: Any, examples: Mapping[str, Any]) -> str:
             return f"; for example --gin.{bound.name}={share}"
         except kinds.MisfitError:
             pass
-    text = _EXAMPLES.get(bound.parameter)
+    own_name = f"{bound.call[1].split('.')[-1]}.{bound.parameter}"
+    text = _EXAMPLES.get(own_name, _EXAMPLES.get(bound.parameter))
     given = examples.get(bound.name)
     if given is not None and macro_of(given) is None and not _is_constant(given):
         try:

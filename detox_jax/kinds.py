@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
+import functools
 import math
 import reprlib
 import types
@@ -143,6 +144,30 @@ def fitted(value: Any, kind: Any) -> Any:
     return _fitted_plain(value, kind)
 
 
+@functools.cache  # Asked for each parameter that is bound; what cannot be read yet is not kept.
+def annotations_of(called: Any) -> dict[str, Any]:
+    """What a function's parameters, or a struct's fields, take, by name.
+
+    Raises:
+      NameError: where an annotation cannot be read yet; TypeError, AttributeError likewise.
+    """
+    return typing.get_type_hints(called, include_extras=True)
+
+
+def fitted_fields(struct: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of some fields of a struct, as its annotations have them.
+
+    Args:
+      struct: a dataclass.
+      given: the values, by names of its fields.
+
+    Raises:
+      MisfitError: naming the field whose value does not fit.
+    """
+    takes = annotations_of(struct)
+    return {name: _part(value, takes[name], name) for name, value in given.items()}
+
+
 def _fitted_bounds(value: Any, bounds: tuple[Any, ...]) -> Any:
     for bound in bounds:
         if isinstance(bound, Range | OneOf) and not isinstance(value, Made) and value not in bound:
@@ -258,6 +283,8 @@ def _fitted_made(value: Made, kind: Any) -> Made:
         raise MisfitError(f"expected {describe(kind)}, got {value.text}{hint}")
     if not isinstance(value.maker, type):
         return value
+    if is_function and not _is_called(value.maker):
+        raise _misfit(value, kind)
     if isinstance(origin, type) and not is_function:
         fits = (
             all(callable(getattr(value.maker, name, None)) for name in _methods(kind))
@@ -269,6 +296,11 @@ def _fitted_made(value: Made, kind: Any) -> Made:
         if not fits:
             raise _misfit(value, kind)
     return value
+
+
+def _is_called(maker: type) -> bool:
+    """Whether what a class makes can be called; the class itself always can."""
+    return any("__call__" in vars(base) for base in maker.__mro__)
 
 
 def _no_list(value: Any, kind: Any, items: tuple[Any, ...]) -> MisfitError:

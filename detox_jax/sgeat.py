@@ -140,6 +140,7 @@ def sgeat(
     if frontiers is not None:
         check_frontiers(frontiers, [BASE, *rows], BASE)
     order = method.in_order(corpora, rows)
+    method.check_terms(rows)
     makers = Makers.of(arguments)
     fitted = fitted_vectors.named(vectors)
     fitted_vectors.check(fitted, corpora, rows)
@@ -165,6 +166,12 @@ def sgeat(
     say, places = Narrator(root), CorpusPlaces(root, corpora)
     config = gin.config_str()
     some_rows.bind(None)
+    if decoding.steering:
+        named = ", ".join(type(steered).__name__ for steered in decoding.steering)
+        print(
+            f"STEERING: {named} steers every row, {BASE!r} too; for a row of its own: "
+            "--gin.METHODS=\"{'steered': {'decoding': {'steering': %STEERING}}}\""
+        )
 
     # --- text, and a base model ---------------------------------------------------------------
     if prepare is not None:

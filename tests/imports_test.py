@@ -178,12 +178,15 @@ WITHIN = {
     "formats.plain_prompts": {"formats.foreign"},
     "method.called_verbs": {"preview", "models", "generation"},
     "method.corpus": {"kinds", "generation", "method.called_verbs"},
-    "method.method": {"errors", "models", "generation", "method.called_verbs", "method.corpus"},
+    "method.method": {
+        *("errors", "kinds", "models", "generation"),
+        *("method.called_verbs", "method.corpus"),
+    },
     "method.seeds": {"method.method"},
     "method.places": {"manifests", "generation", "method.corpus", "method.method"},
     "method.fitted_vectors": {
-        *("errors", "generation", "method.called_verbs", "method.corpus", "method.method"),
-        "method.places",
+        *("errors", "kinds", "generation"),
+        *("method.called_verbs", "method.corpus", "method.method", "method.places"),
     },
     "method.only": {
         *("errors", "generation", "method.corpus", "method.fitted_vectors", "method.method"),

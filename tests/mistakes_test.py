@@ -315,6 +315,14 @@ FILES = [
     ("sgeat", "METHODS", "{'../x': {'corpus': 'standard'}}", "method '../x'"),
     ("sgeat", "METHODS", "{'x': {'corpus': 'other'}}", "no corpus 'other'"),
     ("sgeat", "JUDGES", "{}", "JUDGES is empty"),
+    (
+        "sgeat",
+        "JUDGES",
+        "{'ngram': @ngram.NgramScorer()}",
+        "JUDGES: 'ngram': expected a reference, @NAME, got @ngram.NgramScorer(); for example "
+        "--gin.JUDGES=\"{'ngram': @ngram/score.score}\"",
+    ),
+    ("sgeat", "METHODS", "['mine']", "--gin.METHODS=\"{'mine': {'corpus': 'standard'}}\""),
     ("sgeat", "JUDGES", "{'perspective': @perspective/score.score}", "CONSENT_TO_SEND_TEXT"),
 ]
 

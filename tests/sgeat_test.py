@@ -10,9 +10,11 @@ import pytest
 
 from detox_jax import cli, configuration, sgeat
 from detox_jax.errors import UserError
+from detox_jax.evaluation.decoding import check_own
 from detox_jax.generation import decoding
+from detox_jax.generation.steering.words import BannedWords
 from detox_jax.method import makers, method
-from detox_jax.models.adaptation import LoRAConfig
+from detox_jax.models.adaptation import AdapterConfig, LoRAConfig
 from tasks import demo_corpus
 from tests import sgeat_made
 from tests.conftest import draw_few_files
@@ -539,7 +541,22 @@ def test_frontiers_name_rows_or_nothing_begins(frontiers, line, capsys):
         ({"corpus": "standard", "adaptation": "lora"}, "adaptation is 'lora'; give None .*LoRA"),
         ({"adaptation": LoRAConfig()}, "method 'm': trains, but names no corpus"),
         ({"decoding": {"top_p": 0.5}}, "method 'm': decoding has no 'top_p'; it has"),
-        ({"decoding": {"behind": "<|good|>"}}, r"BEHIND is '<\|good\|>'; give @tags"),
+        ({"decoding": {"behind": "<|good|>"}}, r"behind: .* got '<\|good\|>'; give @tags.Tags()"),
+        ({"decoding": {"sampling": "greedy"}}, "sampling: .* got 'greedy'; give @sampling.Greedy"),
+        ({"decoding": {"steering": BannedWords()}}, r"steering: expected a list .*; give \[@words"),
+        ({"decoding": {"dtype": "float17"}}, "dtype: must be one of float32, bfloat16, got 'f"),
+        ({"decoding": {"random_seed": "x"}}, "random_seed: expected a whole number, got 'x'"),
+        ({"decoding": {"batch_size": 0}}, "batch_size: must be at least 1, got 0"),
+        ({"decoding": "greedy"}, "decoding: expected a dict of values by name.*, got 'greedy'"),
+        ({"decoding": {"random_seed": 1}, "random_seed": 2}, "has a random_seed, and its decoding"),
+        ({"random_seed": "x"}, "method 'm': random_seed: expected a whole number.* got 'x'"),
+        ({"random_seed": -1}, "method 'm': random_seed: must be from 0 to 4,294,967,295, got -1"),
+        ({"corpus": ["standard"]}, r"method 'm': corpus: expected text or None, got \['standard'"),
+        ({"start": ["a"]}, "method 'm': start: expected text or None"),
+        ({"terms": ["a"]}, "method 'm': terms: expected a dict of numbers by name or None"),
+        ({"terms": {"a": "0.5"}}, "method 'm': terms: 'a': expected a number, got '0.5'"),
+        ({"corpus": "standard", "train": 3}, "method 'm': train: expected a reference, @NAME"),
+        ({}, "method 'm': is the base once more; give {'corpus': 'standard'}"),
         ({"terms": {}}, "method 'm': terms are rows by weight"),
         ({"terms": {"a": 1.0}, "corpus": "standard"}, "in place of a corpus"),
         ({"decoding": {"max_new_tokens": 9}}, "changes 'max_new_tokens', .*--gin.MAX_NEW_TOKENS="),
@@ -650,11 +667,35 @@ def test_times_of_every_step(run_dir):
         ),
         ({}, {"base": sgeat.Method("a")}, {"j": print}, "may not be called"),
         ({"a": sgeat.Corpus(prompts=str)}, {}, {}, "JUDGES is empty"),
+        ({"../a": sgeat.Corpus(prompts=str)}, {}, {"j": print}, "corpus '../a': its name becomes"),
     ],
 )
 def test_names_that_do_not_fit(corpora, methods, judges, message):
     with pytest.raises(UserError, match=message):
         method.check_names(corpora, methods, judges)
+
+
+def test_what_a_row_may_change_of_the_decoding_is_known_to_the_evaluation():
+    changed = {field.name for field in dataclasses.fields(decoding.Decoding)} - {*method.NOT_A_ROWS}
+    for field in changed:
+        row = method.Method(decoding={field: getattr(decoding.Decoding(), field)})
+        check_own({"m": row.own_decoding})
+    assert method.Method(decoding={"batch_size": 8}).own_decoding == []  # The same text.
+
+
+def test_what_changes_no_weights_is_the_only_term():
+    rows = {
+        "whole": method.Method("a"),
+        "lora": method.Method("a", LoRAConfig()),
+        "adapter": method.Method("a", AdapterConfig(4)),
+        "decoded": method.Method(start="adapter"),
+    }
+    for terms in ({"whole": 1.0, "lora": -0.5}, {"adapter": -0.5}, {"decoded": 2.0}):
+        method.check_terms({**rows, "sum": method.Method(terms=terms)})
+    for term in ("adapter", "decoded"):
+        both = method.Method(terms={"whole": 1.0, term: -0.5})
+        with pytest.raises(UserError, match=f"'sum': term '{term}' is an adaptation that is no"):
+            method.check_terms({**rows, "sum": both})
 
 
 def test_nothing_is_trained_on_an_adaptation_and_nothing_written_without_prompts():

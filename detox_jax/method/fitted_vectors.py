@@ -9,7 +9,8 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax import kinds
+from detox_jax.errors import UserError, suggestion
 from detox_jax.method.called_verbs import Steer
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.method import BASE, Method, model_row
@@ -38,6 +39,9 @@ class Vectors:
     model: str | None = None
 
 
+_FIELDS = [field.name for field in dataclasses.fields(Vectors)]
+
+
 def named(vectors: Mapping[str, Vectors | Mapping[str, Any]] | None) -> dict[str, Vectors]:
     """The vectors by name, those written as dicts of their fields too.
 
@@ -52,16 +56,19 @@ def named(vectors: Mapping[str, Vectors | Mapping[str, Any]] | None) -> dict[str
 
 def _of(name: str, given: Any) -> Vectors:
     if isinstance(given, Mapping):
-        fields = [field.name for field in dataclasses.fields(Vectors)]
-        if unknown := [field for field in given if field not in fields]:
+        if unknown := [field for field in given if field not in _FIELDS]:
             raise UserError(
-                f"vectors {name!r}: have no {unknown[0]!r}; they have {', '.join(fields)}"
+                f"vectors {name!r}: have no {unknown[0]!r}; they have {', '.join(_FIELDS)}"
             )
         if "corpus" not in given:
             raise UserError(f"vectors {name!r}: name no corpus; give {{'corpus': 'standard'}}")
         given = Vectors(**given)
     if not isinstance(given, Vectors):
         raise UserError(f"vectors {name!r}: {given!r} is none; give {{'corpus': 'standard'}}")
+    try:
+        kinds.fitted_fields(Vectors, {field: getattr(given, field) for field in _FIELDS})
+    except kinds.MisfitError as misfit:
+        raise UserError(f"vectors {name!r}: {misfit}") from None
     if not _NAME.fullmatch(name):
         raise UserError(f"vectors {name!r}: use letters, digits, dots, hyphens, underscores")
     return given
@@ -95,8 +102,20 @@ def check(
             )
     for name, row in rows.items():
         for method in (row.decoding or {}).get("steering", ()):
+            _check_near_names(name, method, vectors)
             for fitted in _names_in(method, vectors):
                 _check_model(name, fitted, vectors, rows)
+
+
+def _check_near_names(row: str, method: Any, vectors: Mapping[str, Vectors]) -> None:
+    """Refuses what is neither vectors of the run nor a place, where it is nearly the former."""
+    for field, name in named_by(method):
+        near = suggestion(name, vectors)
+        if field in FITTED and name not in vectors and near and not epath.Path(name).exists():
+            raise UserError(
+                f"method {row!r}: {type(method).__name__}.{field} is {name!r}, no vectors of "
+                f"VECTORS and no directory{near}"
+            )
 
 
 def _check_model(

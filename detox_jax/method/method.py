@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from detox_jax import kinds
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoding
 from detox_jax.method.called_verbs import Score, Train
@@ -17,6 +18,12 @@ BASE = "base"
 DOCUMENT_LIMIT = "DOCUMENT_MAX_NEW_TOKENS"
 # Of decoding: a shorter text is less toxic, and a maximum over fewer texts is lower.
 NOT_A_ROWS = ("max_new_tokens", "num_samples")
+_CHANGES_NO_TEXT = ("batch_size",)
+_EXAMPLES = {
+    "sampling": "@sampling.Greedy()",
+    "steering": "[@words.BannedWords()]",
+    "behind": "@tags.Tags()",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Method:
     adaptation: adaptations.Adaptation | None = None
     train: Train | None = None
     decoding: Mapping[str, Any] | None = None
-    random_seed: int | None = None
+    random_seed: kinds.Seed | None = None
     start: str | None = None
     terms: Mapping[str, float] | None = None
     best_of: int | None = None
@@ -69,7 +76,8 @@ class Method:
     @property
     def own_decoding(self) -> list[str]:
         """In what the row is meant to differ from the base's decoding, as `evaluate` names it."""
-        return sorted([*(self.decoding or {}), *([] if self.best_of is None else ["best_of"])])
+        changed = [name for name in self.decoding or {} if name not in _CHANGES_NO_TEXT]
+        return sorted([*changed, *([] if self.best_of is None else ["best_of"])])
 
 
 def label_of(adaptation: adaptations.Adaptation | None) -> str:
@@ -117,22 +125,49 @@ def _row(name: str, row: Any) -> Method:
             f"method {name!r}: adaptation is {row.adaptation!r}; give None for the whole model, or "
             "@adaptation.AdapterConfig(), @adaptation.LoRAConfig() or another of adaptation"
         )
+    _check_choice(name, row)
+    row = _fitted(name, row)
+    if row == Method():
+        raise UserError(f"method {name!r}: is the base once more; give {{'corpus': 'standard'}}")
     if row.terms is not None and (row.corpus or not row.terms):
         raise UserError(
             f"method {name!r}: terms are rows by weight, {{'anti': -0.5}}, in place of a corpus"
         )
     if row.corpus is None and (row.adaptation or row.train):
         raise UserError(f"method {name!r}: trains, but names no corpus")
+    return row
+
+
+def _fitted(name: str, row: Method) -> Method:
+    """A row whose values, and those of its decoding, are of the kinds that they have to be."""
+    fields = [field.name for field in dataclasses.fields(Method)]
+    try:
+        values = kinds.fitted_fields(Method, {field: getattr(row, field) for field in fields})
+        decoding = values["decoding"]
+        if decoding is not None:
+            _check_decoding(name, row, decoding)
+            values["decoding"] = kinds.fitted_fields(Decoding, decoding)
+    except kinds.MisfitError as misfit:
+        field = str(misfit).split(":")[0]
+        example = f"; give {_EXAMPLES[field]}" if field in _EXAMPLES else ""
+        raise UserError(f"method {name!r}: {misfit}{example}") from None
+    return Method(**values)
+
+
+def _check_decoding(name: str, row: Method, decoding: Mapping[str, Any]) -> None:
+    """Refuses what a row may not change of the run's decoding."""
     known = [field.name for field in dataclasses.fields(Decoding)]
-    if unknown := [field for field in row.decoding or {} if field not in known]:
+    if unknown := [field for field in decoding if field not in known]:
         raise UserError(f"method {name!r}: decoding has no {unknown[0]!r}; it has {known}")
-    if fixed := [field for field in row.decoding or {} if field in NOT_A_ROWS]:
+    if fixed := [field for field in decoding if field in NOT_A_ROWS]:
         raise UserError(
             f"method {name!r}: decoding changes {fixed[0]!r}, which all rows must share to "
             f"compare; set it for the run: --gin.{fixed[0].upper()}=..."
         )
-    _check_choice(name, row)
-    return row
+    if both := sorted(row.seed.keys() & decoding):
+        raise UserError(
+            f"method {name!r}: has a {both[0]}, and its decoding another; leave one of them out"
+        )
 
 
 def _check_choice(name: str, row: Method) -> None:
@@ -161,6 +196,11 @@ def check_names(
       UserError: naming the corpus or the method.
     """
     for name, corpus in corpora.items():
+        if not name or name.startswith(".") or any(c in "/\\" or ord(c) < 32 for c in name):
+            raise UserError(
+                f"corpus {name!r}: its name becomes a directory's; give one without slashes, "
+                "control characters and a dot in front"
+            )
         for other in sorted(corpus.waits_for - corpora.keys()):
             raise UserError(
                 f"corpus {name!r}: no corpus {other!r} for its source, size_of, lengths_of or "
@@ -252,6 +292,26 @@ def model_row(name: str | None, rows: Mapping[str, Method]) -> str | None:
     while name is not None and rows[name].corpus is None and rows[name].terms is None:
         name = rows[name].start
     return name
+
+
+def check_terms(rows: Mapping[str, Method]) -> None:
+    """Refuses to add an adaptation that changes no weights to other models, as `combine` does.
+
+    Args:
+      rows: all of them, of which none starts from itself.
+
+    Raises:
+      UserError: naming the row and the term.
+    """
+    for name, row in rows.items():
+        for term in row.terms or ():
+            trained = model_row(term, rows)
+            kind = None if trained is None else rows[trained].adaptation
+            if len(row.terms or ()) > 1 and kind is not None and not kind.is_change_of_weights:
+                raise UserError(
+                    f"method {name!r}: term {term!r} is an adaptation that is no change of "
+                    "weights; make it the only term, or add whole models and LoRAs"
+                )
 
 
 def decodings(rows: Mapping[str, Method], decoding: Decoding) -> dict[str, Decoding]:

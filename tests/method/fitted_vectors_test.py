@@ -34,6 +34,11 @@ BY_NAME = {"steering": [ActivationOffset("mean")]}
         ({"v": {}}, "vectors 'v': name no corpus"),
         ({"v": "standard"}, "vectors 'v': 'standard' is none; give {'corpus'"),
         ({"../v": {"corpus": "standard"}}, "vectors '../v': use letters"),
+        (
+            {"v": {"corpus": ["standard"]}},
+            "vectors 'v': corpus: expected text, got .'standard'",
+        ),
+        ({"v": {"corpus": "standard", "steer": 3}}, "vectors 'v': steer: expected a reference"),
         ({"v": {"corpus": "other"}}, r"vectors 'v': no corpus 'other'; there are \['again'"),
         ({"v": {"corpus": "pairs"}}, "vectors 'v': corpus 'pairs' is of pairs"),
         ({"v": {"corpus": "standard", "model": "m"}}, "vectors 'v': model 'm' is no method"),
@@ -66,6 +71,9 @@ def test_vectors_steer_the_model_that_they_are_of_and_what_adapts_it():
         (None, Method("standard", decoding={"steering": [ActivationOffset("elsewhere")]})),
     ):
         check(model, row)
+    mistyped = Method(decoding={"steering": [ActivationOffset("maen")]})
+    with pytest.raises(UserError, match=r"'row': ActivationOffset.vectors is 'maen'.* mean\?"):
+        check(None, mistyped)
     for model, row in (
         (None, Method("standard", decoding=BY_NAME)),
         (None, Method(start="whole", decoding=BY_NAME)),
