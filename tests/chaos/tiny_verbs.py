@@ -186,7 +186,9 @@ class Verbs:
         return [f"--gin.SCORES={scores}", "--gin.BOOTSTRAP_DRAWS=200"]
 
     def _human_sheets_flags(self) -> list[str]:
-        return [f"--gin.METHODS={self._scored_continuations()}", "--gin.NUM_PROMPTS=12"]
+        place = self.root / "continuations-to-rate"
+        place.mkdir(exist_ok=True)
+        return [f"--gin.METHODS={human_made.write_methods(place)}", "--gin.NUM_PROMPTS=12"]
 
     def _human_results_flags(self) -> list[str]:
         key, filled = self.root / "key.json", self.root / "filled"
