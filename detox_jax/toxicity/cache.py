@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from etils import epath
 from detox_jax import atomic_files, manifests, records
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
+from detox_jax.toxicity import score_store
 from detox_jax.toxicity import scorer as scorers
 from detox_jax.toxicity.score_store import ScoreStore
 from detox_jax.toxicity.shared_scores import SharedScores
@@ -130,7 +132,12 @@ class CachedScorer:
         return [scores.get(text, scorers.EMPTY_SCORE) for text in prepared]
 
     def check(self) -> None:
-        """Raises a `UserError` if the scorer cannot score, or, in replay-only mode, nothing can."""
+        """Raises a `UserError` if the scorer cannot score, or, in replay-only mode, nothing can.
+
+        And if there is a file that is no cache: it would be refused when the first text is scored.
+        """
+        if atomic_files.is_local(self.path) and os.path.isfile(self.path):
+            score_store.require_ours(self.path)
         if not self.replay_only:
             scorers.check(self.scorer)
         elif not self.imports and not epath.Path(self.path).exists():

@@ -24,6 +24,9 @@ SCHEMA_VERSION = 1
 # "dtxs": tells our files from other SQLite databases.
 _APPLICATION_ID = 0x64747873
 _WAIT_S = 60.0
+_HEADER = b"SQLite format 3\0"
+_ID_AT = slice(68, 72)  # where SQLite keeps the application's id
+_FIRST_PAGE = 4096
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TABLES = """
 CREATE TABLE scores (
@@ -35,6 +38,7 @@ CREATE TABLE imports (
   PRIMARY KEY (file_sha256, fingerprint, attribute)
 ) WITHOUT ROWID;
 """
+_FIRST_TABLE = _TABLES.split(";")[0].strip().encode()
 # A score is never overwritten, so that a replay gives what the first run gave.
 _PUT = """
 INSERT INTO scores VALUES (?, ?, ?, ?, ?)
@@ -61,7 +65,8 @@ class ScoreStore:
 
     A file of another schema version, or a corrupted one, is set aside as `PATH.corrupt` with a
     warning, and a new one is begun: it holds nothing that the scorer cannot give again, so it must
-    not end a run of hours. It is not removed, since a service's scores cost money and quota.
+    not end a run of hours. It is not removed, since a service's scores cost money and quota. A file
+    that shows no trace of a cache is another program's, and left where it is.
 
     Attributes:
       path: of the SQLite file, on a local disk; made where it is missing.
@@ -217,17 +222,41 @@ def _checked(path: str) -> sqlite3.Connection:
         if tables and application != _APPLICATION_ID:
             raise UserError(f"{path}: is another program's SQLite database; give another path")
         if version != SCHEMA_VERSION:
+            require_ours(path)
             raise _UnusableError(f"is a cache of version {version}, not {SCHEMA_VERSION}")
         database.execute("PRAGMA synchronous = NORMAL")
         return database
     except sqlite3.DatabaseError as error:
         database.close()
         if _is_corrupt(error):
+            require_ours(path)
             raise _UnusableError(str(error)) from None
         raise
     except BaseException:
         database.close()
         raise
+
+
+def require_ours(path: str) -> None:
+    """Refuses a file that shows no trace of a cache: a results.json, say, would be moved away.
+
+    What a power cut leaves is empty, zeros, or has its header or its first table's statement; and
+    no other program has SQLite keep a write-ahead log beside its file.
+
+    Raises:
+      UserError: if it is a file of something else.
+    """
+    with open(path, "rb") as file:
+        page = file.read(_FIRST_PAGE)
+    is_sqlite = page.startswith(_HEADER)
+    if is_sqlite:
+        is_ours = page[_ID_AT] == _APPLICATION_ID.to_bytes(4, "big")
+    else:
+        is_cut = _HEADER.startswith(page)
+        is_ours = is_cut or not any(page) or _FIRST_TABLE in page or os.path.exists(f"{path}-wal")
+    if not is_ours:
+        kind = "another program's SQLite database" if is_sqlite else "no score cache"
+        raise UserError(f"{path}: is {kind}; give another path")
 
 
 def _create(path: str) -> None:

@@ -158,6 +158,12 @@ def _damage_header(path):
         file.write(b"nonsense" * 10)
 
 
+def _without_header(path):
+    """What some file systems leave of a file's beginning after a power cut."""
+    with open(path, "r+b") as file:
+        file.write(bytes(4096))
+
+
 def _damage_pages(path):
     """The header stays whole: only reading a row shows it."""
     with open(path, "r+b") as file:
@@ -172,12 +178,27 @@ def _cut(path):
         file.truncate(5000)
 
 
+def _cut_at_once(path):
+    with open(path, "r+b") as file:
+        file.truncate(10)
+
+
+def _empty(path):
+    open(path, "wb").close()
+
+
 def _other_version(path):
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version = 99")
 
 
-@pytest.mark.parametrize("damage", [_damage_header, _damage_pages, _cut, _other_version])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(_damage_header, _without_header, _damage_pages, _cut, _cut_at_once, _empty),
+        _other_version,
+    ],
+)
 def test_a_damaged_or_foreign_cache_is_begun_anew_and_kept_aside(path, damage, tmp_path, capsys):
     _cached(Counting(), path).score([IDIOT])
     damage(path)
@@ -203,6 +224,38 @@ def test_another_programs_database_is_left_alone(path, tmp_path):
     with pytest.raises(UserError, match="another program's SQLite database"):
         _cached(Counting(), path).score([DAY])
     assert open(path, "rb").read() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b'{"rows": []}\n', b"nonsense" * 1000, b"\x93NUMPY\x01\x00" + bytes(5000), b"\n"),
+        b"SQLite format 3\0, as a page about it begins",
+    ],
+)
+def test_a_file_of_something_else_is_left_where_it_is(content, tmp_path):
+    """It was renamed, as if it were a damaged cache, and a cache put in its place."""
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    scorer = Counting()
+    for use in (lambda: _cached(scorer, str(path)).score([DAY]), _cached(scorer, str(path)).check):
+        with pytest.raises(UserError, match="is (no score cache|another program's)") as raised:
+            use()
+        assert str(path) in str(raised.value)
+    assert path.read_bytes() == content and scorer.asked == []
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_what_is_no_cache_is_named_by_its_setting_before_any_text_is_scored(tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"rows": []}')
+    status = cli.main(
+        [
+            *("score", f"--input={tmp_path / 'absent.jsonl'}", f"--output={tmp_path / 'out'}"),
+            *("--gin.SCORER=@cache.CachedScorer()", f"--gin.SCORE_CACHE={tmp_path}/results.json"),
+        ]
+    )
+    assert status == 2
+    assert f"SCORE_CACHE={tmp_path}/results.json: is no score cache" in capsys.readouterr().err
 
 
 def test_a_path_that_cannot_be(tmp_path):
@@ -243,8 +296,8 @@ for turn in range(20):
 @pytest.mark.parametrize("begin", ["anew", "corrupted"])
 def test_several_processes_share_a_file(path, tmp_path, begin):
     if begin == "corrupted":
-        (tmp_path / "cache").mkdir()
-        open(path, "wb").write(b"nonsense" * 1000)
+        _cached(Counting(), path).score([IDIOT])
+        _damage_header(path)
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, path, str(number)],
