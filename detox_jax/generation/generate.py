@@ -201,6 +201,7 @@ def _preview(
         return Step("generate", output_dir)
     _check_tags(checkpoint_path, decoding.behind)
     model_dir, _ = checkpoints.resolve(checkpoint_path)
+    steering_lib.check_vocabularies(decoding.steering, checkpoint_path)
     config = checkpoints.read_spec(model_dir).config
     if model is not None:
         checkpoints.check_architecture(model, config, checkpoint_path)

@@ -137,8 +137,10 @@ def choices(
     by_name = {task.name: task for task in map(seqio_tasks.get_task, _listed(tasks))}
     if check_only:
         preview.checked_output(output_dir)
+        steering_lib.check_files(steering)
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
+            steering_lib.check_vocabularies(steering, checkpoint_path)
         for task in by_name.values():
             seqio_tasks.describe_source(task, next(iter(task.splits)))
         again = preview.lacks(output_dir, "tasks", by_name)

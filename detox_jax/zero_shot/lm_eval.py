@@ -108,6 +108,8 @@ def lm_eval(
     preview.checked_output(output_dir)
     checkpoints.resolve(checkpoint_path)  # before the harness, which takes seconds to import
     if check_only:
+        steering_lib.check_files(steering)
+        steering_lib.check_vocabularies(steering, checkpoint_path)
         with _notes_on_stderr():
             import_harness()
             _task_manager(names, include_path)

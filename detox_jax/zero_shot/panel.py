@@ -16,6 +16,7 @@ import numpy as np
 
 from detox_jax import atomic_files, output_settings, outputs, preview, records
 from detox_jax.checkpoints.identity import identity
+from detox_jax.checkpoints.model_dir import read_spec, resolve
 from detox_jax.errors import UserError
 from detox_jax.evaluation import joined, statistics
 from detox_jax.evaluation.rows import Scorer
@@ -186,10 +187,23 @@ def _preview(
     preview.checked_output(output_dir)
     if preview.is_done(output_dir):
         return Step("panel", output_dir)
-    for path in methods.values():
+    vocabularies: dict[str, str] = {}
+    for method, path in methods.items():
         Reference(path, mesh_shape=mesh_shape).check()
+        vocabularies[method] = read_spec(resolve(path)[0]).vocabulary
+    _require_one(vocabularies)
     counts = {f"texts of {name}": _count(name, path) for name, path in groups.items()}
     return Step("panel", output_dir, {"methods": len(methods), **counts})
+
+
+def _require_one(vocabularies: Mapping[str, str]) -> None:
+    first, *others = vocabularies
+    for method in others:
+        if vocabularies[method] != vocabularies[first]:
+            raise UserError(
+                f"METHODS: {method!r} has another vocabulary than {first!r}; a "
+                "perplexity by token compares models of one vocabulary"
+            )
 
 
 def _count(name: str, path: str) -> int:
@@ -223,15 +237,11 @@ def _read_all(
 ) -> dict[tuple[str, str], _Texts]:
     """Every group under every model, one model in memory at a time."""
     read: dict[tuple[str, str], _Texts] = {}
-    vocabulary: str | None = None
+    vocabularies: dict[str, str] = {}
     for method, path in methods.items():
         model = Reference(path, batch_size=batch_size, mesh_shape=mesh_shape).load()
-        if vocabulary not in (None, model.vocabulary.fingerprint):
-            raise UserError(
-                f"METHODS: {method!r} has another vocabulary than {next(iter(methods))!r}; a "
-                "perplexity by token compares models of one vocabulary"
-            )
-        vocabulary = model.vocabulary.fingerprint
+        vocabularies[method] = model.vocabulary.fingerprint
+        _require_one(vocabularies)
         for group, documents in texts.items():
             found = model.likelihoods([("", document.text, True) for document in documents])
             pairs = [(math.nan, math.nan) if x is None else (-x[0], float(x[1])) for x in found]

@@ -1,5 +1,6 @@
 """Verb `panel`: perplexities of groups, worked by hand, and through the command."""
 
+import dataclasses
 import json
 import math
 
@@ -12,6 +13,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity, statistics
 from detox_jax.toxicity import filter as filters
+from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import panel as panels
 from tests.conftest import SENTENCES, initial_params
 
@@ -161,6 +163,16 @@ def test_a_real_model_reads_groups_as_evaluate_does(tmp_path, config, vocabulary
             methods[reading["method"]], groups[reading["group"]]
         )
         assert reading["perplexity"]["value"] == pytest.approx(expected.value, rel=1e-5)
+    other = Vocabulary.train(["some other words", "of another text"] * 4, 300)
+    other_spec = dataclasses.replace(spec, vocabulary=other.fingerprint)
+    (tmp_path / "other").mkdir()
+    params = initial_params(config, seed=2)
+    checkpoints.save_model(epath.Path(tmp_path / "other"), params, other_spec, other)
+    mixed = {**methods, "other": str(tmp_path / "other")}
+    elsewhere = f"--gin.OUTPUT_DIR={tmp_path / 'elsewhere'}"
+    assert cli.main([*flags, f"--gin.METHODS={mixed}", elsewhere, "--dry_run"]) == 2
+    assert "'other' has another vocabulary than 'base'" in capsys.readouterr().err
+    assert cli.main(flags) == 0
     table = (tmp_path / "out" / "panel.md").read_text()
     assert "| second | mine |" in table and table in capsys.readouterr().out
     lines = (tmp_path / "out" / "panel.csv").read_text().splitlines()

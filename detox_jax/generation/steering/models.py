@@ -11,6 +11,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering.branches import Branches
+from detox_jax.generation.steering.steering import require_vocabulary
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.transformer import TransformerLM
 
@@ -87,11 +88,7 @@ def read_expert(
     """
     model_dir, step = checkpoints.resolve(checkpoint_path, is_reward)
     spec = checkpoints.read_spec(model_dir)
-    if spec.vocabulary != steered.spec.vocabulary:
-        raise UserError(
-            f"{owner}: {checkpoint_path} has vocabulary {spec.vocabulary}, the model "
-            f"{steered.spec.vocabulary}; give one that was trained with the model's vocabulary"
-        )
+    require_vocabulary(owner, checkpoint_path, spec, steered.spec)
     dtype = steered.module.config.dtype
     if spec.base is None:
         loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, is_reward=is_reward)

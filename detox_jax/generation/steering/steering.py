@@ -25,7 +25,9 @@ from flax import struct
 from jax.sharding import Mesh
 
 from detox_jax import preview
-from detox_jax.checkpoints.model_dir import LoadedModel
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.checkpoints import places
+from detox_jax.checkpoints.model_dir import LoadedModel, ModelSpec
 from detox_jax.errors import UserError
 from detox_jax.generation import sampling as sampling_lib
 from detox_jax.generation.steering import formulas
@@ -211,6 +213,41 @@ def check_files(methods: Sequence[Method]) -> None:
                 raise UserError(
                     f"STEERING {type(method).__name__}.{field}: {place}: no such file or directory"
                 )
+
+
+def check_vocabularies(methods: Sequence[Method], checkpoint_path: str) -> None:
+    """Refuses models of other vocabularies than that of the model that they steer.
+
+    Args:
+      methods: their files are there, or still `preview.Coming`.
+      checkpoint_path: of the model that is steered.
+
+    Raises:
+      UserError: naming the method's field, and the model.
+    """
+    steered = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
+    for method in methods:
+        for field in getattr(method, "files", ()):
+            place: str | None = getattr(method, field)
+            if place is None or isinstance(place, preview.Coming):
+                continue
+            model_dir = places.split(place)[0]
+            if (model_dir / places.MODEL_FILE).exists():
+                owner = f"{type(method).__name__}.{field}"
+                require_vocabulary(owner, place, checkpoints.read_spec(model_dir), steered)
+
+
+def require_vocabulary(owner: str, path: str, spec: ModelSpec, steered: ModelSpec) -> None:
+    """Refuses a model that steers and has another vocabulary than the steered one.
+
+    Raises:
+      UserError: naming both.
+    """
+    if spec.vocabulary != steered.vocabulary:
+        raise UserError(
+            f"{owner}: {path} has vocabulary {spec.vocabulary}, the model {steered.vocabulary}; "
+            "give one that was trained with the model's vocabulary"
+        )
 
 
 def settings(loaded: Sequence[Loaded]) -> dict[str, Any]:

@@ -85,6 +85,26 @@ def test_what_does_not_fit_the_model_is_one_line(
     assert misfits[name] in error
 
 
+@pytest.mark.parametrize(
+    ("verb", "more"),
+    [
+        ("generate", []),
+        ("choices", ["--gin.TASKS=['boolq']"]),
+        ("lm_eval", ["--tasks=arc_easy"]),
+    ],
+)
+def test_a_model_of_another_vocabulary_is_refused_before_any_is_loaded(
+    flags, misfits, tmp_path, capsys, verb, more
+):
+    checkpoint = [flag for flag in flags if "CHECKPOINT_PATH" in flag]
+    method = ["--gin.STEERING=[@experts.Experts()]"]
+    anti = f"--gin.experts.Experts.anti={misfits['vocabulary']}"
+    given = [*(flags[1:] if verb == "generate" else checkpoint), *more, *method, anti]
+    assert cli.main([verb, *given, f"--gin.OUTPUT_DIR={tmp_path / 'out'}", "--dry_run"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "Experts.anti: " in error and "has vocabulary" in error, error
+
+
 def test_a_list_is_applied_and_recorded(flags, adapters, words_file, tmp_path, vocabulary):
     plain, settings = _written(flags, tmp_path / "plain")
     assert "steering" not in settings
