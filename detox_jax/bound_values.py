@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import os
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,6 +81,27 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
             raise UserError(f"{bound.name}: {misfit}{example}") from None
         if fitting is not bound.value:
             _rebind(bound, fitting)
+
+
+def expand_home() -> None:
+    """Puts the home directory for `~` in every value, as a shell does where no `=` stands before.
+
+    Of lists and dicts too, keys included. What is recorded of a run is the path that was meant, so
+    that either spelling goes on with one output.
+    """
+    for parameters in gin_config._CONFIG.values():
+        for name, value in parameters.items():
+            parameters[name] = _in_home(value)
+
+
+def _in_home(value: Any) -> Any:
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value
+    if isinstance(value, Mapping):
+        return {_in_home(key): _in_home(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_in_home, value))
+    return value
 
 
 def _require_two_slashes(bound: _Bound) -> None:

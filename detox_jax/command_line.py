@@ -172,9 +172,14 @@ def parse(argv: Sequence[str], verbs: Sequence[str]) -> Arguments:
         raise UserError(f"--completion={given.completion}: one of {', '.join(SHELLS)}")
     return Arguments(
         verb=verb,
-        gin_files=tuple(given.gin_file),
+        gin_files=tuple(map(os.path.expanduser, given.gin_file)),
         bindings=tuple(given.bindings),
-        search_paths=tuple(p for paths in given.gin_search_paths for p in paths.split(",") if p),
+        search_paths=tuple(
+            os.path.expanduser(path)
+            for paths in given.gin_search_paths
+            for path in paths.split(",")
+            if path
+        ),
         dry_run=given.dry_run,
         help=given.help,
         version=given.version,

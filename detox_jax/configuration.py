@@ -89,6 +89,7 @@ def load(
     shadowing.name_other_gin_files([*gin_files, *included], ["", *roots], package_root)
     for binding in bindings:
         _parse_binding(binding, [*modules, *imports])
+    bound_values.expand_home()
     _bind_by_name(function)  # Again: a file over the run file may have brought another struct.
     return function, defaults
 

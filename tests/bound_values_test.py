@@ -71,6 +71,28 @@ def test_a_value_in_a_file_and_one_without_a_macro_are_named(tmp_path):
         checked(*GENERATE, "--gin.generate.generate.shard_size=many")
 
 
+def test_the_home_directory_may_be_written_as_in_a_shell(tmp_path, monkeypatch):
+    """No shell expands `--input=~/x`, and a directory of that name would be made here."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "own.gin"
+    file.write_text("INPUT = '~/a/*.jsonl#text=body'\n")
+    values = checked(
+        *("score", "--gin_file=~/own.gin", "--output=~", "--gin.SCORE_CACHE='~/s'"),
+        "--gin.SCORER=@cache.CachedScorer()",
+    )
+    assert values["INPUT"] == f"{tmp_path}/a/*.jsonl#text=body"
+    assert (values["OUTPUT_DIR"], values["SCORE_CACHE"]) == (str(tmp_path), f"{tmp_path}/s")
+    sheets = "--gin.SHEETS=['~/x', 'a~/y', '~other/z']"
+    values = checked("human_results", "--gin.KEY=~k", "--gin.OUTPUT_DIR=o", sheets)
+    assert values["SHEETS"] == repr([f"{tmp_path}/x", "a~/y", "~other/z"])
+    assert values["KEY"] == "~k"
+    values = checked("combine", "--gin.BASE=b", "--gin.OUTPUT_DIR=o", "--gin.TERMS={'~/t': -0.5}")
+    assert values["TERMS"] == repr({f"{tmp_path}/t": -0.5})
+    groups = "--gin.GROUPS={'g': '~/g'}"
+    values = checked("panel", "--gin.METHODS={'base': '~/x'}", groups, "--gin.OUTPUT_DIR=o")
+    assert values["METHODS"] == repr({"base": f"{tmp_path}/x"})
+
+
 def test_numbers_become_what_the_parameter_takes():
     values = checked(*GENERATE, "--gin.NUM_SAMPLES=1e1", "--gin.OUTPUT_DIR=out")
     assert values["NUM_SAMPLES"] == 10 and isinstance(values["NUM_SAMPLES"], int)

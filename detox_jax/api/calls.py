@@ -116,4 +116,5 @@ class Place:
         self.scratch = Path(tempfile.mkdtemp(prefix="detox-jax-"))
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.is_temporary = output_dir is None
-        self.output = os.fspath(self.scratch / "output" if output_dir is None else output_dir)
+        place = self.scratch / "output" if output_dir is None else output_dir
+        self.output = os.path.expanduser(place)  # as the verb takes it

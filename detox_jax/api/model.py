@@ -203,7 +203,7 @@ def load(
       UserError: if it is missing or damaged; for a Hugging Face model with the command that
         imports it.
     """
-    checkpoint = os.fspath(path)
+    checkpoint = os.path.expanduser(path)
     try:
         mesh = meshes.create_mesh(mesh_shape)
         return Model(checkpoint, checkpoints.load_model(checkpoint, mesh, dtype), mesh_shape)

@@ -102,6 +102,15 @@ def test_a_file_is_read_as_the_command_line_reads_it(model, prompt_file, tmp_pat
         model.generate(prompt_file, output_dir=tmp_path / "file", seed=1, **given)
 
 
+def test_the_home_directory_is_meant_as_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    scored = dj.score(["A text."], "lexicon", output_dir="~/scored")
+    assert Path(scored.directory) == tmp_path / "scored" and [*shards(tmp_path / "scored")]
+    run("score", "--input=~/scored", "--gin.SCORER=@lexicon.LexiconScorer()", "--output=~/again")
+    assert [*shards(tmp_path / "again")] and not (tmp_path / "~").exists()
+
+
 def test_the_configuration_repeats_the_call(model, prompt_file, drawn, tmp_path):
     model.generate(prompt_file, output_dir=tmp_path / "python", **drawn)
     config = tmp_path / "python" / "config.gin"
