@@ -183,6 +183,23 @@ def lines(steps: Sequence[Step]) -> str:
     return "\n".join([head + size, *(f"#   {step}" for step in steps)])
 
 
+def checked_root(output_dir: str) -> None:
+    """`checked_output` of a run of many verbs, which leaves no manifest of its own to look at.
+
+    Raises:
+      UserError: if it is, or is to be made in, what one verb wrote, such as a model.
+    """
+    checked_output(output_dir)
+    root = epath.Path(output_dir)
+    # What was begun in another's output goes on; to look above costs requests in a bucket.
+    is_new = atomic_files.is_local(output_dir) and not root.exists()
+    above = Path(output_dir).absolute().parents if is_new else ()
+    for place in (root, *map(epath.Path, above)):
+        if verb := manifests.verb_of(place):
+            what = "holds" if place == root else f"lies in {place}, which holds"
+            raise UserError(f"{output_dir}: {what} the output of `{verb}`; choose another")
+
+
 def checked_output(output_dir: str) -> None:
     """Refuses an output that is a file, or a directory below one.
 

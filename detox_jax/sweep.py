@@ -107,7 +107,7 @@ def sweep(
         return [] if check_only else None
 
     # --- every cell is checked, before the first one works ---------------------------------------
-    preview.checked_output(output_dir)
+    preview.checked_root(output_dir)
     checked = sweep_cells.check([cell.arguments(gin_files) for cell in cells], ahead=check_only)
     for cell, said in zip(cells, checked, strict=True):
         if said.status:

@@ -1,6 +1,7 @@
 """The plan of steps: states, sizes, and a disk without room."""
 
 import dataclasses
+import json
 import shutil
 from collections import namedtuple
 
@@ -68,6 +69,21 @@ def test_an_output_below_a_file_is_refused(tmp_path):
     preview.checked_output(str(tmp_path / "new" / "below"))
     with pytest.raises(UserError, match="the directory to write to is empty"):
         preview.checked_output("")
+
+
+def test_a_run_of_many_verbs_is_not_put_in_the_output_of_one(tmp_path):
+    """A model's directory as the run's own passed all checks, and both lay in one place."""
+    model = tmp_path / "base"
+    (model / "begun").mkdir(parents=True)
+    preview.checked_root(str(model))
+    manifest = {"schema_version": 1, "verb": "train", "complete": True, "settings": {}}
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=f"^{model}: holds the output of `train`; choose another"):
+        preview.checked_root(str(model))
+    with pytest.raises(UserError, match=f"run: lies in {model}, which holds the output of"):
+        preview.checked_root(str(model / "new" / "run"))
+    preview.checked_root(str(model / "begun"))
+    preview.checked_root(str(tmp_path / "run"))
 
 
 def test_a_large_input_is_checked_in_its_first_records_and_one_that_comes_late_to_its_end(

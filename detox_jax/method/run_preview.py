@@ -60,7 +60,7 @@ class RunPreview:
         Raises:
           UserError: see the verbs.
         """
-        preview.checked_output(str(self.root))
+        preview.checked_root(str(self.root))
         steps = [*self._base(), *self._corpora_and_models(), *self._fits(), *self._continuations()]
         steps += self._answers()
         are_done = all(step.state == preview.DONE for step in steps)
