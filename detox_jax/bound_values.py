@@ -27,6 +27,9 @@ Call = tuple[str, str]  # the scope in which something is called, and its select
 MACRO = "gin.macro"
 # A percent sign, a fraction, a decimal comma: how people write a share.
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+# What errors about a place to write to say, and the macros that name one.
+_OF_WRITING = re.compile(r": is a file; give a directory to write to|: cannot be written: ")
+_WRITTEN = re.compile(r"(OUTPUT_DIR|MODEL_DIR|SHEETS_DIR|TO|TO_HF|TO_T5X)=")
 _EXAMPLES = {
     "task_feature_lengths": "{'targets': 128}",
     "mesh_shape": "{'fsdp': 4, 'model': 2}",
@@ -104,6 +107,17 @@ def _in_home(value: Any) -> Any:
     return value
 
 
+def unset(calls: Iterable[Call]) -> dict[str, list[str]]:
+    """The macros that nothing sets, by what refers to them: `preferences.pairs_task`."""
+    found: dict[str, list[str]] = {}
+    for call in sorted(calls):
+        for value in _bindings(call).values():
+            macro = macro_of(value)
+            if macro is not None and (macro, MACRO) not in gin_config._CONFIG:
+                found.setdefault(short(call[1]), []).append(macro)
+    return found
+
+
 def _require_two_slashes(bound: _Bound) -> None:
     """Refuses `gs:/bucket`, which would be a directory of that name here."""
     values = bound.value.values() if isinstance(bound.value, Mapping) else [bound.value]
@@ -127,8 +141,12 @@ def under_its_setting(message: str) -> str:
         for place, label in _texts_by_setting()
         if place and message.startswith(f"{place}: ") and not message.startswith(label)
     ]
-    # Within a dict a text is a place; alone, or in a list, it may be a name: BASELINE, ONLY.
-    labels.sort(key=lambda label: not label.endswith("': "))
+    # Within a dict a text is a place; alone, or in a list, it may be a name: BASELINE, ONLY. Of one
+    # place that is read and written the error says which it is about.
+    writes = bool(_OF_WRITING.search(message))
+    labels.sort(
+        key=lambda label: (bool(_WRITTEN.match(label)) != writes, not label.endswith("': "))
+    )
     return f"{labels[0]}{message}" if labels else message
 
 
@@ -136,7 +154,7 @@ def _texts_by_setting() -> Iterator[tuple[str, str]]:
     """Every text that is bound, and how an error begins that is about it; macros first."""
     config = sorted(gin_config._CONFIG.items(), key=lambda bound: bound[0][1] != MACRO)
     for (scope, selector), parameters in config:
-        called = "/".join(filter(None, [scope, ".".join(selector.split(".")[-2:])]))
+        called = "/".join(filter(None, [scope, short(selector)]))
         for parameter, value in parameters.items():
             name = scope if selector == MACRO else f"{called}.{parameter}"
             if isinstance(value, str):
@@ -157,6 +175,11 @@ def _texts_within(value: Any, label: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts_within(item, label)
+
+
+def short(selector: str) -> str:
+    """What is configured, as users and gin files write it: its module's name and its own."""
+    return ".".join(selector.split(".")[-2:])
 
 
 def try_out(calls: Iterable[Call]) -> None:
@@ -191,9 +214,9 @@ def _bound(calls: Iterable[Call]) -> Iterator[_Bound]:
     for call in calls:
         if call[1] == MACRO:
             continue
-        called = "/".join(filter(None, call))
         for parameter, value in _bindings(call).items():
-            name = f"{called}.{parameter}"
+            scope = _bound_in(call, parameter)
+            name = "/".join(filter(None, [scope, f"{short(call[1])}.{parameter}"]))
             while (macro := macro_of(value)) is not None:
                 name, value = macro, _value_of(macro, name)
             if not _is_constant(value):
@@ -208,6 +231,14 @@ def _bindings(call: Call) -> dict[str, Any]:
     for depth in range(len(parts) + 1):
         found |= gin_config._CONFIG.get(("/".join(parts[:depth]), selector), {})
     return found
+
+
+def _bound_in(call: Call, parameter: str) -> str:
+    """The scope in which a parameter of a call is bound: of a/b or a or '' the longest."""
+    scope, selector = call
+    while parameter not in gin_config._CONFIG.get((scope, selector), {}):
+        scope = scope.rpartition("/")[0]
+    return scope
 
 
 def macro_of(value: Any) -> str | None:
@@ -284,13 +315,8 @@ def _rebind(bound: _Bound, value: Any) -> None:
     if (bound.name, MACRO) in gin_config._CONFIG:
         gin_config._CONFIG[bound.name, MACRO]["value"] = value
         return
-    scope, selector = bound.call
-    parts = scope.split("/") if scope else []
-    for depth in range(len(parts), -1, -1):
-        parameters = gin_config._CONFIG.get(("/".join(parts[:depth]), selector), {})
-        if bound.parameter in parameters:
-            parameters[bound.parameter] = value
-            return
+    scope = _bound_in(bound.call, bound.parameter)
+    gin_config._CONFIG[scope, bound.call[1]][bound.parameter] = value
 
 
 def _example(bound: _Bound, kind: Any, examples: Mapping[str, Any]) -> str:

@@ -97,10 +97,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Bind(argparse.Action):
-    """Adds a line of gin, in the order of the command line."""
+    """Adds a line of gin, in the order of the command line.
+
+    Of one flag the last counts; of two flags that mean one setting, neither would be seen to.
+    """
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        value = self.const if self.nargs == 0 else quote_text(values)
+        given = str(self.const) if self.nargs == 0 else values
+        value = quote_text(given)
+        flags = namespace.said.setdefault(self.metavar, {})
+        flags[option_string] = given
+        if len({*map(quote_text, flags.values())}) > 1:
+            both = " and ".join(f"{flag}={said}" for flag, said in flags.items())
+            raise UserError(f"{both} are one setting, {self.metavar}; give it once")
         namespace.bindings = [*namespace.bindings, f"{self.metavar} = {value}"]
 
 
@@ -115,7 +124,7 @@ def _parser(
       macro_flags: those like `--gin.NAME` that it takes, with what is said of them.
     """
     parser = _Parser(prog=_COMMAND, add_help=False, allow_abbrev=False)
-    parser.set_defaults(bindings=[])
+    parser.set_defaults(bindings=[], said={})
     add = parser.add_argument
     _offer(add("verb", nargs="?", default=""), lambda: verbs)
     gin_file = add("--gin_file", action="append", default=[], help="a gin file over the run file")

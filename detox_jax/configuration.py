@@ -266,7 +266,8 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     unused, required, infinite = [], [], []
     for key, parameters in _bindings().items():
         scope, selector = key
-        name = scope if selector == _MACRO else "/".join(filter(None, [scope, selector]))
+        called = "/".join(filter(None, [scope, bound_values.short(selector)]))
+        name = scope if selector == _MACRO else called
         if key not in reachable:
             is_cut_off = key in defaults and name not in flags
             if not is_cut_off and _as_text(defaults.get(key)) != _as_text(parameters):
@@ -284,6 +285,7 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
         if selector == _MACRO
     }
     if not infinite:
+        _require_set(calls, verb.__name__)
         bound_values.check(calls, _texts(bindings), examples)
     problems = []
     known = {scope for scope, selector in reachable if selector == _MACRO}
@@ -303,13 +305,13 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
             sorted(unused)[0], {scope for scope, _ in macros} - {*unused}
         )
         owners = _owners(unused, calls)
-        why = f"it is for {owners}" if owners else _whose(unused, verb.__name__)
+        why = f"it is for {owners}" if owners else _whose(unused, verb.__name__, calls)
         problems.append(f"nothing uses {names} ({why}){'' if owners else meant}")
     # As of a variable that the shell does not know; a path would be where the verb is started.
     if empty := [scope for scope, value in _macros() if value == "" and scope in _asked(defaults)]:
         problems.append(f"empty: {', '.join(empty)}; give a value")
     if required:
-        flags = " ".join(f"--gin.{name}=..." for name in sorted(required))
+        flags = " ".join(f"--gin.{name}={_likely(name)}" for name in sorted(required))
         problems.append(f"required and not set: {', '.join(sorted(required))}; pass {flags}")
     if infinite:
         names = ", ".join(sorted(infinite))
@@ -334,15 +336,38 @@ def _asked(defaults: Bindings) -> set[str]:
     }
 
 
-def _whose(names: Iterable[str], verb: str) -> str:
+def _likely(name: str) -> str:
+    """What a setting that is asked for may be."""
+    start = dict(_macros()).get("INITIAL_CHECKPOINT_PATH")
+    if name != "VOCABULARY_PATH" or not isinstance(start, str):
+        return "..."
+    return re.sub(r"(/checkpoints/\d+)?/*$", "", start) + "/vocabulary"
+
+
+def _require_set(calls: Iterable[bound_values.Call], verb: str) -> None:
+    """Refuses a gin file that refers to macros of another verb."""
+    for called, macros in bound_values.unset(calls).items():
+        verbs = set.intersection(*({*run_files.verbs_with(macro)} for macro in macros))
+        if verbs:
+            raise UserError(
+                f"{called}: nothing sets {', '.join(f'%{macro}' for macro in macros)}; the gin "
+                f"file that refers to it is for {', '.join(sorted(verbs))}, and not for {verb}"
+            )
+
+
+def _whose(names: Iterable[str], verb: str, calls: Container[tuple[str, str]] = ()) -> str:
     """Whose the names are that a run does not use: of those that tell best, the fewest verbs."""
     of_verbs = {name: run_files.verbs_with(name) for name in sorted(names)}
-    verbs = min(filter(None, of_verbs.values()), key=len, default=None)
-    if verbs is None:
-        return "misspelt, or not for this verb?"
-    theirs = [name for name, of in of_verbs.items() if of == verbs]
-    are = "is a setting" if len(theirs) == 1 else "are settings"
-    return f"{', '.join(theirs)} {are} of {', '.join(verbs)}, and not of {verb}"
+    # A setting of this verb belongs to another of its choices.
+    own = [name for name, of in of_verbs.items() if verb in of]
+    others = [of for of in of_verbs.values() if of and verb not in of]
+    verbs = min(others, key=len, default=None)
+    said = [f"{name} is for {owners}" for name in own if (owners := _owners([name], calls))]
+    if verbs is not None:
+        theirs = [name for name, of in of_verbs.items() if of == verbs]
+        are = "is a setting" if len(theirs) == 1 else "are settings"
+        said.append(f"{', '.join(theirs)} {are} of {', '.join(verbs)}, and not of {verb}")
+    return "; ".join(said) or "misspelt, or not for this verb?"
 
 
 def _owners(macros: Iterable[str], calls: Container[tuple[str, str]]) -> str:

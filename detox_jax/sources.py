@@ -22,7 +22,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import manifests
+from detox_jax import atomic_files, manifests
 from detox_jax.errors import UserError
 from detox_jax.formats import data_layout, hub_data, jsonl, row_formats, tfds_rows
 
@@ -32,6 +32,8 @@ _NO_TEXT = frozenset(
     "train train_vocabulary train_linear train_reward train_scorer steer fit_subspace combine"
     " convert choices panel lm_eval compare evaluate report human_sheets human_results".split()
 )
+# Files of theirs that people take for the texts.
+_OUR_TABLES = frozenset(("results.json", "samples.json", "prompts.json", "table.json"))
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
 
 
@@ -262,6 +264,9 @@ def resolve(source: str) -> Source:
         files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
     else:
         files = [path] if path.exists() else []
+        if path.name in _OUR_TABLES and files:
+            for directory in (path.parent, path.parent.parent):  # one for each scorer
+                _refuse_output(directory, path)
     if not files:
         is_file = place.endswith(row_formats.SUFFIXES)  # A typing mistake asks nobody.
         return _of_hub(None if is_file else hub_data.address(place), source, choice)
@@ -328,16 +333,34 @@ def _part(parts: Mapping[str, list[str]], choice: Choice, source: str) -> list[s
 # --- directories ------------------------------------------------------------------------------
 
 
+def _refuse_output(directory: epath.Path, named: epath.Path) -> None:
+    """Refuses what is named where the directory's verb writes no text."""
+    if (verb := manifests.verb_of(directory)) in _NO_TEXT:
+        raise UserError(
+            f"{named}: holds the output of `{verb}`, which is no text; give what "
+            "`generate`, `score` or `filter` wrote, or text of your own"
+        )
+
+
+def _refuse_run(directory: epath.Path) -> None:
+    """Refuses the directory of a run of `sgeat`, in which many texts lie."""
+    written = sorted(directory.glob(f"continuations/*/generated/{manifests.MANIFEST}"))
+    if written:
+        rows = ", ".join(file.parent.parent.name for file in written)
+        raise UserError(
+            f"{directory}: is a run of `sgeat`, with many texts; give those of one row, "
+            f"{directory / 'continuations'}/ROW/generated, where ROW is one of {rows}"
+        )
+
+
 def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epath.Path]:
     if (path / manifests.MANIFEST).exists():
         manifest = manifests.read_manifest(path)
-        if manifest["verb"] in _NO_TEXT:
-            raise UserError(
-                f"{path}: holds the output of `{manifest['verb']}`, which is no text; give what "
-                "`generate`, `score` or `filter` wrote, or text of your own"
-            )
+        _refuse_output(path, path)
         if not manifest["complete"]:
             raise UserError(f"{path}: unfinished; rerun the command that was writing it")
+    elif atomic_files.is_local(str(path)):  # a search that a bucket answers with many requests
+        _refuse_run(path)
     if not choice.split and not choice.config and (files := _shards(path)):
         return files
     if (path / _SPLITS).exists():

@@ -54,9 +54,26 @@ def test_short_flags_of_every_verb(verb, flag):
     assert parse(verb, f"{flag}=x") == parse(verb, f"--gin.{macro}=x")
 
 
-def test_of_one_macro_the_last_flag_counts():
-    given = parse("score", "--gin.INPUT=a", "--input=b", "--gin.INPUT", "c", "--output=o")
-    assert given.bindings == ("INPUT = 'a'", "INPUT = 'b'", "INPUT = 'c'", "OUTPUT_DIR = 'o'")
+def test_of_one_flag_the_last_value_counts():
+    given = parse("score", "--gin.INPUT=a", "--gin.INPUT", "c", "--input=c", "--output=o")
+    assert given.bindings == ("INPUT = 'a'", "INPUT = 'c'", "INPUT = 'c'", "OUTPUT_DIR = 'o'")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "macro"),
+    [
+        ("train --gin.INITIAL_CHECKPOINT_PATH=a", "--checkpoint=b", "INITIAL_CHECKPOINT_PATH"),
+        ("convert --from=a", "--checkpoint=b", "FROM"),
+        ("convert --verify=True", "--gin.VERIFY=False", "VERIFY"),
+        ("lm_eval --tasks=a", "--gin.TASKS=['a']", "TASKS"),
+    ],
+)
+def test_two_flags_of_one_setting_say_the_same(first, second, macro):
+    """One of them won without a word."""
+    verb, flag = first.split()
+    given = "--verify" if flag.startswith("--verify") else flag
+    said = f"{flag} and {second} are one setting, {macro}; give it once"
+    assert refusal(verb, given, second) == said
 
 
 def test_flags_of_t5x():

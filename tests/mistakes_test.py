@@ -219,7 +219,12 @@ FILES = [
             ("nosuch.jsonl", "INPUT=nosuch.jsonl: no such file"),
             ("empty.jsonl", "INPUT=empty.jsonl: empty; expected one JSON record a line"),
             ("broken.jsonl", "broken.jsonl:2: "),
-            ("prompts.jsonl", "has no generations"),
+            ("prompts.jsonl", 'has the continuations to "completion" (docs/FILES.md)'),
+            ("pretty.json", "pretty.json:1: a JSON object over several lines; expected one"),
+            ("run", "is a run of `sgeat`, with many texts; give those of one row, run/continu"),
+            ("run", "ROW is one of base"),
+            ("run/evaluation/results.json", "holds the output of `evaluate`, which is no text"),
+            ("run/evaluation/ngram/results.json", "holds the output of `evaluate`"),
             ("emptydir", "holds no .jsonl file"),
             ("2024", "INPUT=2024: no such file"),
         ]
@@ -294,12 +299,23 @@ FILES = [
     ("human_results", "SHEETS", "documents.jsonl", "documents.jsonl:1: column 'item' is missing"),
     ("convert", "FROM", "hf", "FROM=hf: a Hugging Face model"),
     ("convert", "RESULTS", "nosuch", "nosuch"),
+    ("convert", "RESULTS", "run/report/table.json", "table.json: is what `report` wrote; give the"),
+    (
+        "convert",
+        "RESULTS",
+        "run/evaluation",
+        "results of several scorers; give run/evaluation/ngram or run/evaluation/lexicon",
+    ),
+    ("steer", "INPUT", "unscored.jsonl", "none of its texts has a score; run `score`"),
+    ("steer", "MARGIN", "1.0", "makes a pair whose scores differ by 1.0; lower MARGIN"),
+    ("generate", "prompts.PromptFile.limit", "0", "error: prompts.PromptFile.limit: must be at"),
     (
         "score",
         "INPUT",
         "gs:/bucket/x",
         "INPUT=gs:/bucket/x: one slash is missing; write gs://bucket",
     ),
+    ("score", "OUTPUT_DIR", "documents.jsonl", "OUTPUT_DIR=documents.jsonl: is a file; give a dir"),
     ("score", "OUTPUT_DIR", "gs:/bucket/x", "OUTPUT_DIR=gs:/bucket/x: one slash is missing"),
     ("sgeat", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
     ("sgeat", "HELDOUT", "broken.jsonl", "broken.jsonl:2: "),
@@ -327,6 +343,21 @@ FILES = [
 ]
 
 
+def _write_run(root):
+    """What is looked for of a run of `sgeat`."""
+    for place, verb, more in (
+        ("continuations/base/generated", "generate", {}),
+        ("evaluation", "evaluate", {"scorers": ["ngram", "lexicon"]}),
+        ("report", "report", {}),
+    ):
+        manifest = {"schema_version": 1, "verb": verb, "complete": True, "settings": {}, **more}
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / "manifest.json").write_text(json.dumps(manifest))
+    (root / "evaluation" / "ngram").mkdir(exist_ok=True)
+    for file in ("evaluation/results.json", "evaluation/ngram/results.json", "report/table.json"):
+        (root / file).write_text('{\n  "rows": []\n}\n')
+
+
 @pytest.mark.parametrize(("verb", "name", "value", "said"), FILES)
 @pytest.mark.parametrize("dry", [False, True])
 def test_what_does_not_fit_is_found_before_any_work(
@@ -338,6 +369,8 @@ def test_what_does_not_fit_is_found_before_any_work(
     (place / "broken.jsonl").write_text('{"id": "1", "text": "whole", "toxicity": 0.1}\n{"id": "2')
     unscored = [{"id": str(i), "text": "a text"} for i in range(2)]
     (place / "unscored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unscored))
+    (place / "pretty.json").write_text(json.dumps({"rows": []}, indent=2))
+    _write_run(place / "run")
     (place / "emptydir").mkdir(exist_ok=True)
     (place / "hf").mkdir(exist_ok=True)
     (place / "hf" / "config.json").write_text('{"model_type": "gpt2"}')
@@ -369,6 +402,47 @@ def test_a_misspelt_name_is_answered_with_a_near_one(
     (tmp_path / "unclosed.gin").write_text("INPUT = ['a',\n")
     (tmp_path / "text.gin").write_text("INPUT = 'open\n")
     assert said in mistake(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("score --input=documents.jsonl --output=documents.jsonl", "OUTPUT_DIR=documents.jsonl: "),
+        (
+            "convert --from_hf=base --to=out",
+            "it is a checkpoint of this package: --from exports it",
+        ),
+        (
+            "convert --from_hf=hf/x.safetensors --to=out",
+            "a file; give its directory, --from_hf=hf",
+        ),
+        ("train --checkpoint=base --output=out", "--gin.VOCABULARY_PATH=base/vocabulary"),
+        (
+            "train --checkpoint=base/checkpoints/0 --output=out",
+            "--gin.VOCABULARY_PATH=base/vocabulary",
+        ),
+        (
+            "sgeat --output=out --gin_file=gin_configs/training/dpo.gin",
+            "nothing sets %INPUT, %VALIDATION_INPUT, %VOCABULARY_PATH; the gin file that refers to "
+            "it is for train, and not for sgeat",
+        ),
+        (
+            "sgeat --output=out --gin_file=gin_configs/adaptation/lora.gin --gin.BOTTLENECK_DIM=8 "
+            "--gin_file=gin_configs/training/unlikelihood.gin --gin.INPUT=x --gin.OBJECTIVE=x "
+            "--gin.VALIDATION_INPUT=x --gin.VOCABULARY_PATH=x",
+            "(BOTTLENECK_DIM is for @adaptation.AdapterConfig(); ",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_said_in_its_own_words(
+    arguments, said, place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    shutil.rmtree("out", ignore_errors=True)
+    (place / "hf").mkdir(exist_ok=True)
+    (place / "hf" / "x.safetensors").write_bytes(b"")
+    assert said in mistake(arguments.split(), capsys)
+    assert not (place / "out").exists()
 
 
 def test_a_corrected_command_runs_where_a_wrong_one_was_refused(place, monkeypatch, capsys):

@@ -313,7 +313,7 @@ def _check_coverage(name: str, method: Scored, minimum: float) -> None:
     without = int(np.sum(method.counts_P == 0))
     raise UserError(
         f"method {name!r}: only {coverage:.1%} of its continuations, {expected}, have a score, "
-        f"fewer than the {minimum:.1%} of min_coverage"
+        f"fewer than MIN_COVERAGE, {minimum:.1%}"
         + (f"; {without} prompts have no continuation" if without else "")
         + (f"; {method.unreadable} are in letters that it cannot read" * bool(method.unreadable))
     )

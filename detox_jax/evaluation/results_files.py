@@ -219,6 +219,11 @@ def read(path: epath.Path) -> Results:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; give the results.json that `evaluate` wrote")
+    verb = manifests.verb_of(path.parent)
+    if path.name != RESULTS_FILE and verb not in (None, "evaluate"):
+        raise UserError(
+            f"{path}: is what `{verb}` wrote; give the results.json that `evaluate` wrote"
+        )
     value = read_json(path, dict)
     version = _version(path, value)
     results = from_json(Results, value, str(path))
@@ -256,6 +261,18 @@ def of_each_scorer(source: str) -> list[str]:
         return [source]
     scorers = manifests.read_manifest(path).get("scorers") or []
     return [str(path / scorer) for scorer in scorers] or [source]
+
+
+def of_one_scorer(source: str) -> epath.Path:
+    """`results.json` of a source that has one scorer's; see `of_each_scorer`.
+
+    Raises:
+      UserError: where there are several.
+    """
+    several = of_each_scorer(source)
+    if len(several) > 1:
+        raise UserError(f"{source}: holds results of several scorers; give {' or '.join(several)}")
+    return results_file(several[0])
 
 
 def files(source: str) -> list[epath.Path]:

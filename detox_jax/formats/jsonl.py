@@ -167,6 +167,11 @@ def parsed(raw: bytes, where: str) -> dict[str, Any]:
                 f"{where}: a JSON array over several lines; expected one JSON object a line "
                 "(jq -c '.[]' makes it), or a name that ends in .json"
             ) from None
+        if where.endswith(":1") and raw.strip() == b"{":
+            raise UserError(
+                f"{where}: a JSON object over several lines; expected one JSON object a line "
+                "(jq -c . makes it)"
+            ) from None
         column = min(error.pos, len(error.doc.rstrip())) + 1  # not behind the line's end
         raise UserError(f"{where}: malformed JSON: {error.msg} at column {column}") from None
     except RecursionError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 from etils import epath
@@ -185,13 +186,18 @@ def _preview(given: Mapping[str, str], results: str | None, base: str | None) ->
             if base is None:
                 peft_import.require_base(adapter)
         elif not (epath.Path(source) / huggingface.CONFIG_FILE).exists():
-            raise UserError(f"--from_hf={source}: holds no {huggingface.CONFIG_FILE}")
+            ours = (epath.Path(source) / places.MODEL_FILE).exists()
+            hint = "; it is a checkpoint of this package: --from exports it, to --to_hf=DIR" * ours
+            raise UserError(f"--from_hf={source}: holds no {huggingface.CONFIG_FILE}{hint}")
+    elif epath.Path(source).exists():
+        directory = os.path.dirname(source) or "."
+        raise UserError(f"--from_hf={source}: is a file; give its directory, --from_hf={directory}")
     elif not places.is_hub_name(source):
         raise UserError(
             f"--from_hf={source}: no such directory, and no name of the hub, OWNER/NAME"
         )
     if results is not None:
-        results_files.read(results_files.results_file(results))
+        results_files.read(results_files.of_one_scorer(results))
     path = epath.Path(target)
     if path.exists() and any(path.iterdir()) and not (path / manifests.MANIFEST).exists():
         raise UserError(f"{target}: already holds something; choose another directory")

@@ -91,7 +91,7 @@ def export_model(
         )
     if base_name is not None and adaptation is None and export.recorded is None:
         raise UserError(f"BASE_NAME={base_name}: {source} was trained from random weights")
-    card_of = None if results is None else results_files.results_file(results)
+    card_of = None if results is None else results_files.of_one_scorer(results)
     settings = {
         "checkpoint": {"path": source, "step": checkpoint.step, "config": str(checkpoint.spec)},
         "dtype": export.dtype,

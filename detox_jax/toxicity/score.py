@@ -222,8 +222,8 @@ def _numbers(input: str, aside: bad_records_lib.Aside | None) -> list[int]:
 def _without_texts(input: str, first: str) -> UserError:
     return UserError(
         f"{input}: prompt {first!r} has no generations{sources.written_by(input)}; score what "
-        "`generate` wrote, or name the field of another project's continuations completion "
-        "(docs/FILES.md)"
+        "`generate` wrote, or rename the field in which another project's file has the "
+        'continuations to "completion" (docs/FILES.md)'
     )
 
 

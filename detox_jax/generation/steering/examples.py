@@ -40,9 +40,12 @@ def pairs_of(source: str, margin: float, most: int) -> list[Pair]:
     documents = [record for record in read if isinstance(record, records.Document)]
     pairs = of_prompts(prompts, margin, most) if prompts else of_documents(documents, margin, most)
     if not pairs:
+        texts = [generation for prompt in prompts for generation in prompt.generations]
+        if all(text.toxicity is None for text in texts or documents):
+            raise UserError(f"{source}: none of its texts has a score; run `score`")
         raise UserError(
             f"{source}: none of its {len(read)} records makes a pair whose scores differ by "
-            f"{margin}; run `score` on it, lower MARGIN, or give more"
+            f"{margin}; lower MARGIN, or give more"
         )
     return pairs
 
