@@ -30,13 +30,14 @@ _CHALLENGING, _UNREADABLE = "challenging", "unreadable"
 class Document:
     """A text of its own: one self-generated document, one comment, one line of a corpus.
 
+    As all records it shows itself without its text, which may be toxic.
     `unreadable` says of a missing score that the scorer cannot read the text's language.
     """
 
     id: str
-    text: str
+    text: str = dataclasses.field(repr=False)
     toxicity: float | None = None
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     unreadable: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -51,9 +52,9 @@ class Generation:
     `unreadable` says of a missing score that the scorer cannot read the text's language.
     """
 
-    text: str
+    text: str = dataclasses.field(repr=False)
     toxicity: float | None = None
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     unreadable: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -72,11 +73,11 @@ class Prompt:
     """A prompt with the continuations that it got; none yet for a file of bare prompts."""
 
     id: str
-    text: str
+    text: str = dataclasses.field(repr=False)
     toxicity: float | None = None
     generations: tuple[Generation, ...] = ()
-    prompt_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prompt_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def challenging(self) -> bool:

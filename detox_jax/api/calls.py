@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detox_jax import cli, configuration, extras, terminal
+from detox_jax import cli, configuration, extras, kinds, terminal
 from detox_jax.api.gin_lines import GinLines
 from detox_jax.errors import UserError
 
@@ -25,6 +25,13 @@ _UNUSED = re.compile(r"nothing uses ([A-Z0-9_, ]+) \(.*?\)(?:; did you mean ([A-
 _MACRO = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*\b")
 _CALLED = re.compile(r"@(?:\w+[/.])*(\w+\()")  # of gin's language, as Python has it
 _EXAMPLE = re.compile(r"(?P<before>; for example \w+=)\"(?P<value>.*)\"$")
+_SCRATCH = "detox-jax-"
+# What `inputs` writes of a list, with the line that is at fault: named by the argument.
+_LIST = re.compile(
+    rf"(?:\b\w+=)?{re.escape(tempfile.gettempdir())}/{_SCRATCH}\w{{8}}/(?P<name>\w+)\.jsonl"
+    r"(?::(?P<line>\d+))?"
+)
+_FIELD = re.compile(r"name the field (?:with|that holds) the (\w+).*#\w+=(\w+)")
 _NO_NAMES: Mapping[str, str] = {}
 
 
@@ -42,7 +49,7 @@ def call(
     Args:
       verb: its name on the command line.
       settings: its macros by their names in lower case, with Python's values.
-      gin_files: layers between its run file and the settings.
+      gin_files: layers between its run file and the settings; one may stand alone.
       quiet: say nothing on standard output, where nobody named the places that it would name.
       said_as: what errors call a macro or a file that the call has made: `{"num_samples": "k"}`.
       **given: arguments that no gin file can hold, such as a loaded model.
@@ -50,6 +57,8 @@ def call(
     Raises:
       UserError: as the verb, in the words of Python.
     """
+    if isinstance(gin_files, str | os.PathLike):
+        gin_files = [os.fspath(gin_files)]
     try:
         lines = GinLines(settings)
         arguments = cli.Arguments(
@@ -58,8 +67,8 @@ def call(
             bindings=tuple(lines.bindings),
             imports=tuple(lines.imports),
         )
-        said = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
-        with _ONE_AT_A_TIME, configuration.apart(), said:
+        muted = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
+        with _ONE_AT_A_TIME, configuration.apart(), muted:
             with extras.needed_by(verb), terminal.stage(verb):
                 configured, _ = cli.prepared(arguments)
                 configured(**given)
@@ -90,6 +99,9 @@ def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] 
         return name if name in known else macro[0]
 
     message = _MACRO.sub(keyword, message)
+    listed = _LIST.sub(_item, message)
+    if listed != message:  # No `#text=FIELD` stands behind a list.
+        message = _FIELD.sub(r"rename its field \2 to \1", listed)
     for made, name in said_as.items():
         message = re.sub(rf"(\binput=)?(?<!\w){re.escape(made)}(?![\w/])", name, message)
     message = _EXAMPLE.sub(_example, message).replace("--gin_file=", "gin_files: ")
@@ -100,6 +112,54 @@ def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] 
 def _example(example: re.Match[str]) -> str:
     """An example without the shell's quotes; none of gin's own language."""
     return "" if "@" in example["value"] else f"{example['before']}{example['value']}"
+
+
+def _item(line: re.Match[str]) -> str:
+    """The place in a list that a line of its file is of, counted as Python counts."""
+    return line["name"] + (f"[{int(line['line']) - 1}]" if line["line"] else "")
+
+
+def said(value: Any) -> str:
+    """What an argument is, for errors: a number as it is, anything else by its kind alone.
+
+    The texts that it may hold would be shown unhidden.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def path_of(given: Any, name: str) -> str:
+    """The path that an argument names, with the home directory for `~` as a verb takes it.
+
+    Args:
+      given: a text or a path.
+      name: of the argument, for errors.
+
+    Raises:
+      UserError: for what is neither.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{name} is {said(given)}; give a path")
+    return os.path.expanduser(given)
+
+
+def fitted(given: Any, kind: Any, name: str) -> Any:
+    """An argument that no verb checks, as the kind has it.
+
+    Args:
+      given: its value.
+      kind: an annotation, see `kinds`.
+      name: of the argument, for errors.
+
+    Raises:
+      UserError: for a value that does not fit.
+    """
+    try:
+        return kinds.fitted(given, kind)
+    except kinds.MisfitError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 class Place:
@@ -113,8 +173,8 @@ class Place:
 
     def __init__(self, output_dir: str | os.PathLike[str] | None):
         """`output_dir` is the caller's; None makes one."""
-        self.scratch = Path(tempfile.mkdtemp(prefix="detox-jax-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.is_temporary = output_dir is None
-        place = self.scratch / "output" if output_dir is None else output_dir
-        self.output = os.path.expanduser(place)  # as the verb takes it
+        output = self.scratch / "output" if output_dir is None else output_dir
+        self.output = path_of(output, "output_dir")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detox_jax.errors import UserError
+from detox_jax import records
+from detox_jax.api.calls import said
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import record_ids
 
-# One text, several, records as their files hold them, or the path of a file.
-Texts = str | Sequence[str] | Sequence[Mapping[str, Any]] | os.PathLike[str]
+# One text, several, records as their files hold them or as a result does, or the path of a file.
+Texts = str | Sequence[str] | Sequence[Mapping[str, Any] | records.Record] | os.PathLike[str]
+
+# Tables, of polars, Arrow and pandas: they iterate over columns. By what makes records of them.
+_TABLES = {
+    "to_dicts": "df.to_dicts()",
+    "to_pylist": "table.to_pylist()",
+    "to_dict": 'df.to_dict("records")',
+}
 
 
 def text_file(texts: Texts, directory: Path, name: str = "texts") -> str:
@@ -44,24 +54,70 @@ def _file(given: Any, directory: Path, name: str, record: Callable[[str], Any]) 
     if isinstance(given, str):
         _refuse_file_name(given, name)
         given = [given]
-    if not isinstance(given, Iterable):
-        raise UserError(f"{name} is {given!r}; give a list of texts, or the path of a file")
+    _refuse_no_list(given, name)
     ids = record_ids.Ids(name)
     lines = []
     for i, item in enumerate(given):
+        where = f"{name}[{i}]"
+        if isinstance(item, records.Record):
+            item = item.to_json()
         if isinstance(item, Mapping):
-            lines.append(json.dumps(dict(item)))
+            lines.append(_line(item, where))
         elif isinstance(item, str):
             # The ids that a reader makes of texts; written, so that a text may come back.
-            made = ids.of_document(None, item, f"{name}[{i}]")
+            made = ids.of_document(None, item, where)
             lines.append(json.dumps({"id": made, **record(item)}))
         else:
-            raise UserError(f"{name}[{i}] is {item!r}; expected text")
+            raise UserError(f"{where} is {said(item)}; expected text")
     if not lines:
         raise UserError(f"{name} is empty; give at least one text")
     path = directory / f"{name}.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return str(path)
+
+
+def _refuse_no_list(given: Any, name: str) -> None:
+    """Refuses what iterates over something else than texts: a record over the names of its fields.
+
+    Raises:
+      UserError: with what to give in its place.
+    """
+    instead = None
+    if hasattr(given, "columns"):
+        instead = next((call for of, call in _TABLES.items() if hasattr(given, of)), None)
+    if isinstance(given, Mapping | records.Record):
+        instead = "a list of texts or of records; of one record, [record]"
+    elif isinstance(given, set | frozenset):
+        instead = "a list: a set has no order"
+    elif isinstance(given, bytes | bytearray | memoryview):
+        instead = "text, such as given.decode()"
+    elif isinstance(given, io.IOBase):
+        instead = "pathlib.Path of its name, to read it"
+    else:
+        try:
+            iter(given)
+        except TypeError:  # An array without dimensions has an __iter__ too.
+            instead = instead or "a list of texts, or the path of a file"
+    if instead is not None:
+        raise UserError(f"{name} is {said(given)}; give {instead}")
+
+
+def _line(record: Mapping[str, Any], where: str) -> str:
+    """A record as a line of JSON; numbers and arrays of NumPy's are Python's."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        raise UserError(
+            f"{where}: holds {said(value)}, which no record can; give text, numbers, lists, dicts"
+        )
+
+    try:
+        return json.dumps(dict(record), default=plain)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:  # a name that is no text; a circle
+        raise UserError(f"{where}: cannot be written as JSON: {in_one_line(error)}") from None
 
 
 def _refuse_file_name(text: str, name: str) -> None:

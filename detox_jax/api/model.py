@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from detox_jax import chat, records
 from detox_jax.api import inputs
-from detox_jax.api.calls import Place, call, in_python
+from detox_jax.api.calls import Place, call, fitted, in_python, path_of
 from detox_jax.api.inputs import Texts
 from detox_jax.api.keywords import TrainSettings
 from detox_jax.api.texts import Generations
@@ -18,7 +18,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity
 from detox_jax.evaluation.rows import Perplexity
-from detox_jax.kinds import Dtype
+from detox_jax.kinds import Count, Dtype
 from detox_jax.models.config import TransformerConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tags import Tags
@@ -127,11 +127,15 @@ class Model:
         Raises:
           UserError: for texts that cannot be read.
         """
+        batch_size = fitted(batch_size, Count, "batch_size")
         place = Place(None)
         file = inputs.text_file(texts, place.scratch)
-        return perplexity.checkpoint_perplexity(
-            self.path, file, batch_size, self.mesh_shape, loaded=self.loaded
-        )
+        try:
+            return perplexity.checkpoint_perplexity(
+                self.path, file, batch_size, self.mesh_shape, loaded=self.loaded
+            )
+        except UserError as error:
+            raise UserError(in_python(str(error), (), {file: "texts"})) from None
 
     def train(
         self,
@@ -160,7 +164,7 @@ class Model:
         """
         place = Place(None)
         known: dict[str, Any] = {
-            "model_dir": os.fspath(model_dir),
+            "model_dir": path_of(model_dir, "model_dir"),
             "initial_checkpoint_path": self.path,
             "input": inputs.text_file(texts, place.scratch),
             "vocabulary_path": checkpoints.vocabulary_dir(self.path),
@@ -203,7 +207,9 @@ def load(
       UserError: if it is missing or damaged; for a Hugging Face model with the command that
         imports it.
     """
-    checkpoint = os.path.expanduser(path)
+    checkpoint = path_of(path, "path")
+    dtype = fitted(dtype, Dtype | None, "dtype")
+    mesh_shape = fitted(mesh_shape, Mapping[str, int] | None, "mesh_shape")
     try:
         mesh = meshes.create_mesh(mesh_shape)
         return Model(checkpoint, checkpoints.load_model(checkpoint, mesh, dtype), mesh_shape)

@@ -114,7 +114,8 @@ class Generations(Sequence[records.Prompt]):
         if not any(scores):
             return f"{said}, not scored"
         maximum = math.fsum(max(of) for of in scores if of) / sum(map(bool, scores))
-        return f"{said}, expected maximum toxicity {maximum:.3f}"
+        missing = _without_score([score for of in self.toxicity for score in of])
+        return f"{said}{missing}, expected maximum toxicity {maximum:.3f}"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -191,7 +192,15 @@ class Scores(Sequence["float | None"]):
 
     def _said(self) -> str:
         toxic = sum(score is not None and score >= records.TOXIC for score in self.toxicity)
-        return f"{len(self)} texts, {toxic} at or above {records.TOXIC}, {self.scorer['name']}"
+        missing = _without_score(self.toxicity)
+        name = self.scorer["name"]
+        return f"{len(self)} texts, {toxic} at or above {records.TOXIC}{missing}, {name}"
+
+
+def _without_score(toxicity: Sequence[float | None]) -> str:
+    """How many texts the scorer has no answer for; nothing where it has all."""
+    missing = sum(score is None for score in toxicity)
+    return f", {missing} without a score" if missing else ""
 
 
 def _ratings(prompt: records.Prompt, of: Sequence[records.Generation]) -> list[float | None]:

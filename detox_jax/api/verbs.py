@@ -11,7 +11,7 @@ from etils import epath
 
 from detox_jax import records
 from detox_jax.api import inputs
-from detox_jax.api.calls import Place, call
+from detox_jax.api.calls import Place, call, path_of, said
 from detox_jax.api.gin_lines import Reference
 from detox_jax.api.inputs import Texts
 from detox_jax.api.keywords import EvaluateSettings, SgeatSettings
@@ -53,7 +53,8 @@ def score(
     Needs no JAX.
 
     Args:
-      texts: a text, a list of them, the path of a file, or what `Model.generate` returned.
+      texts: a text, a list of them or of records, the path of a file, or what `Model.generate`
+        returned.
       scorer: `ngram`, the embedded classifier; `lexicon`, a list of mild insults; or an object with
         `name`, `fingerprint` and `score`, such as `ClassifierScorer(...)`.
       output_dir: where the scored records go, to stay.
@@ -119,6 +120,10 @@ def evaluate(
     from detox_jax.api.model import refuse_given
     from detox_jax.evaluation import results_files
 
+    if not isinstance(methods, Mapping):
+        raise UserError(
+            f'methods is {said(methods)}; give scored continuations by name, {{"base": scored}}'
+        )
     place = Place(output_dir)
     known: dict[str, Any] = {
         "methods": {name: _method(name, given) for name, given in methods.items()},
@@ -137,6 +142,11 @@ def _method(name: str, given: Any) -> Any:
     """What the verb is told of a method; one that steers, or is asked behind tags, is meant to."""
     from detox_jax.evaluation.evaluate import Method
 
+    if isinstance(given, Sequence) and not isinstance(given, str | Generations):
+        raise UserError(
+            f"methods[{name!r}] is {said(given)}; give what detox_jax.score(...) returned of "
+            "Generations, or its directory"
+        )
     if not isinstance(given, Generations):
         return given
     if not given.is_scored:
@@ -173,7 +183,7 @@ def sgeat(
     from detox_jax.evaluation import results_files
     from detox_jax.method import only as some_rows
 
-    place = Place(output_dir)
+    place = Place(path_of(output_dir, "output_dir"))
     known: dict[str, Any] = {"output_dir": place.output}
     if base is not None:
         known["initial_checkpoint_path"] = base

@@ -279,9 +279,11 @@ def _preview(
             steering.check(method.steering)
     counts = {"methods": len(named)}
     if heldout is not None and not isinstance(heldout, preview.Coming):
-        counts["held-out documents"] = sum(1 for _ in records.read_documents(heldout))
-        if not counts["held-out documents"]:
-            raise UserError(f"{heldout}: holds no document; HELDOUT needs some")
+        has_text = [bool(held.text.strip()) for held in records.read_documents(heldout)]
+        counts["held-out documents"] = len(has_text)
+        if not any(has_text):
+            what = "text" if has_text else "document"
+            raise UserError(f"{heldout}: holds no {what}; HELDOUT needs some")
     paths = [path for of in generations.values() for path in of.values()]
     read = [path for path in paths if not isinstance(path, preview.Coming)]
     numbers = []

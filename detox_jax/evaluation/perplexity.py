@@ -66,7 +66,8 @@ def checkpoint_perplexity(
       vocabularies; with the counts. Documents that the methods ban are counted apart.
 
     Raises:
-      UserError: for a method that does not fit the model, or is not the one of the manifest.
+      UserError: for documents without text; for a method that does not fit the model, or is not
+        the one of the manifest.
     """
     mesh = meshes.create_mesh(mesh_shape)
     loaded = loaded or checkpoints.load_model(checkpoint_path, mesh, strict=True)
@@ -74,6 +75,8 @@ def checkpoint_perplexity(
     if steered_by is not None:
         _require_same(methods, steered_by)
     texts = [document.text for document in records.read_documents(documents)]
+    if not any(text.strip() for text in texts):  # The end of a text alone would be a figure too.
+        raise UserError(f"{documents}: holds no text; there is nothing to read")
     context = loaded.module.config.max_length
     steered = scoring.steered_texts(loaded, methods, mesh, batch_size, context)
     context = context if steered is None else steered.max_length

@@ -58,9 +58,9 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-    """A text and its score, None where it has none."""
+    """A text and its score, None where it has none; it shows itself without the text."""
 
-    text: str
+    text: str = dataclasses.field(repr=False)
     toxicity: float | None
 
 
@@ -80,7 +80,7 @@ class Sample:
     """
 
     id: str
-    prompt: str
+    prompt: str = dataclasses.field(repr=False)
     prompt_toxicity: float | None
     continuations: Mapping[str, Continuation]
     drawn: Mapping[str, tuple[Continuation, ...]] = dataclasses.field(default_factory=dict)

@@ -1,19 +1,22 @@
 """Keywords are the run files' macros, and mistakes read as Python."""
 
+import io
 import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 from etils import epath
 
 import detox_jax as dj
-from detox_jax import cli, run_files
+from detox_jax import cli, records, run_files
 from detox_jax.api import calls, keywords
 from detox_jax.method import only
 from tests.conftest import SENTENCES
 from tests.evaluation import results_made
 
+RUDE = "You are an idiot, moron."
 # What the calls make of their own arguments.
 TRAIN = {"model_dir", "initial_checkpoint_path", "input", "validation_input", "vocabulary_path"}
 SGEAT = {"output_dir", "initial_checkpoint_path", "prompts_input", "heldout"}
@@ -86,7 +89,7 @@ def model(model_dir):
         (lambda m, p: m.generate(["a", 3]), r"^prompts\[1\] is 3; expected text$"),
         (lambda m, p: m.generate(3), "^prompts is 3; give a list of texts"),
         (lambda m, p: m.generate(p / "no.jsonl"), "^prompts: no such file"),
-        (lambda m, p: m.generate([{"prompt": 3}]), r"^prompts:1: "),
+        (lambda m, p: m.generate([{"prompt": 3}]), r"^prompts\[0\]: "),
         (lambda m, p: m.train(SENTENCES, p / "t"), "pass task_feature_lengths=..."),
         (lambda m, p: m.train(SENTENCES, p / "t", batch_siz=3), "did you mean batch_size?"),
         (lambda m, p: m.train(SENTENCES, p / "t", input=3), "input is given by the call's own"),
@@ -106,6 +109,16 @@ def model(model_dir):
         (lambda m, p: dj.score(["a"], "ngrm"), "did you mean ngram?"),
         (lambda m, p: dj.score(["a"], object()), "expected an object with name, fingerprint"),
         (lambda m, p: dj.load(p / "none"), "none: no such checkpoint"),
+        (lambda m, p: dj.load(None), "^path is None; give a path$"),
+        (lambda m, p: dj.load(m, mesh_shape=3), "^mesh_shape: expected a dict of whole numbers"),
+        (lambda m, p: m.perplexity(["a"], batch_size=0), "^batch_size: must be at least 1"),
+        (lambda m, p: m.train(["a"], None), "^model_dir is None; give a path$"),
+        (lambda m, p: dj.score(["a"], output_dir=3), "^output_dir is 3; give a path$"),
+        (lambda m, p: dj.sgeat(m, None), "^output_dir is None; give a path$"),
+        (lambda m, p: dj.sgeat(m, p / "r", gin_files="no.gin"), "^gin_files: no.gin: no such"),
+        (lambda m, p: dj.evaluate(["scored"]), r'^methods is a list; give .*\{"base": scored\}$'),
+        (lambda m, p: dj.evaluate({"base": ("x",)}), r"^methods\['base'\] is a tuple; give what"),
+        (lambda m, p: dj.evaluate({"base": dj.score(["a"])}), r"^methods\['base'\] is a Scores"),
     ],
 )
 def test_mistakes_are_one_line_in_the_words_of_python(model, tmp_path, mistake, message):
@@ -115,6 +128,99 @@ def test_mistakes_are_one_line_in_the_words_of_python(model, tmp_path, mistake, 
     assert "\n" not in said and "--gin" not in said and isinstance(caught.value, ValueError)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert [*tmp_path.iterdir()] == []
+
+
+RECORD = {"id": "1", "text": "So", "prompt": {"text": "So"}}
+
+
+class Frame:
+    """As pandas' has it."""
+
+    columns = ["id", "text"]
+
+    def __iter__(self):
+        return iter(self.columns)
+
+    def to_dict(self):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (RECORD, "is a dict; give a list of texts or of records; of one record, [record]"),
+        ({"text": ["a", "b"]}, "is a dict; give a list of texts or of records"),
+        (records.Document("1", RUDE), "is a Document; give a list of texts or of records"),
+        (Frame(), 'is a Frame; give df.to_dict("records")'),
+        ({"a", "b"}, "is a set; give a list: a set has no order"),
+        (b"abc", "is a bytes; give text, such as given.decode()"),
+        (io.StringIO("a\nb\n"), "is a StringIO; give pathlib.Path of its name, to read it"),
+        (np.array("a"), "is a ndarray; give a list of texts, or the path of a file"),
+        ([[RUDE]], "[0] is a list; expected text"),
+        ([], " is empty; give at least one text"),
+        (["a", {"x": object()}], "[1]: holds an object, which no record can; give text, numbers,"),
+        (["a", {("x",): 1}], "[1]: cannot be written as JSON: keys must be str"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("texts", lambda m, p, given: dj.score(given)),
+        ("prompts", lambda m, p, given: m.generate(given)),
+        ("texts", lambda m, p, given: m.perplexity(given)),
+        ("texts", lambda m, p, given: m.train(given, p / "t")),
+        ("validation", lambda m, p, given: m.train(["a"], p / "t", validation=given)),
+        ("heldout", lambda m, p, given: dj.evaluate({"base": "x"}, heldout=given)),
+        ("prompts", lambda m, p, given: dj.sgeat(m, p / "r", prompts=given)),
+        ("heldout", lambda m, p, given: dj.sgeat(m, p / "r", heldout=given)),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(model, tmp_path, name, call, given, message):
+    """A record was read as the names of its fields, a table as those of its columns."""
+    with pytest.raises(dj.UserError, match=f"^{name}") as caught:
+        call(model, tmp_path, given)
+    assert message in str(caught.value) and RUDE not in str(caught.value)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_records_of_numpy_and_of_results_are_read():
+    scores = dj.score(
+        [
+            {
+                "id": np.int64(3),
+                "text": np.str_("x"),
+                "toxicity": np.float32(0.5),
+                "of": np.float32([0.5, 1]),
+            },
+            records.Document("4", "y"),
+        ]
+    )
+    assert [document.id for document in scores.documents] == ["3", "4"]
+    assert scores.documents[0].extra["of"] == [0.5, 1.0]
+    prompt = records.Prompt("5", "So", generations=(records.Generation(RUDE),))
+    scored = dj.score((prompt, prompt)[:1])
+    assert scored.texts == [[RUDE]] and RUDE not in repr(scored[:1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: dj.score([{"id": "1", "text": "a"}] * 2), r"^texts\[1\]: duplicate id '1'"),
+        (lambda m: m.perplexity([{"id": "1"}]), r'^texts\[0\]: record without a "text"'),
+        (lambda m: m.perplexity(["", " "]), "^texts: holds no text; "),
+        (lambda m: m.perplexity([{"body": "a"}]), "rename its field body to text$"),
+        (lambda m: m.generate([{"id": "1", "text": "a"}]), "^prompts: .*its field text to prompt$"),
+    ],
+)
+def test_lists_are_named_by_their_argument_and_places_in_them(model, call, message):
+    with pytest.raises(dj.UserError, match=message):
+        call(model)
+
+
+def test_a_list_that_is_another_is_named_by_its_argument(tmp_path):
+    dj.score(["a"], output_dir=tmp_path / "s")
+    with pytest.raises(dj.UserError, match="'[0-9a-f]{8} of texts' there, '[0-9a-f]{8} of texts'"):
+        dj.score(["b"], output_dir=tmp_path / "s")
 
 
 def test_continuations_without_scores_are_not_evaluated(tmp_path):

@@ -65,6 +65,14 @@ def test_without_scores_the_embedded_scorer_hides(tmp_path):
 def test_what_no_scorer_can_read_is_hidden(tmp_path):
     of = generations(tmp_path, MILD, "Привет", scores=[0.1, None])
     assert "Привет" not in shown(of._repr_html_()) and "[hidden: not rated]" in repr(of)
+    assert "1 prompts × 2 continuations, 1 without a score, expected" in repr(of)
+
+
+def test_records_show_themselves_without_their_texts(tmp_path):
+    of = generations(tmp_path, RUDE, prompt=RUDE)
+    sample = results_files.Sample("1", RUDE, 0.9, {"base": results_files.Continuation(RUDE, 0.9)})
+    for record in (of[0], of[:1], records.Document("1", RUDE, extra={"of": RUDE}), sample):
+        assert RUDE not in repr(record) and "1" in repr(record)
 
 
 def test_long_results_show_their_beginning(tmp_path):
