@@ -38,6 +38,7 @@ _SPEED_OF_S = 600.0  # over which a speed is taken: a batch may take minutes
 _BURST_S = 0.5  # what is done within it was done at once, though it is told row by row
 _LEAST_WAIT_S = 0.01  # of the thread that says lines
 
+_HEARD: list[list[str]] = []  # of `noted`
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
     rb"|[IW]\d{4} [\d:.]+ +\d+ "
@@ -68,6 +69,29 @@ def without_notes() -> Iterator[None]:
             for line in held:
                 if not _NOTE.match(line):
                     os.write(2, line)
+
+
+def note(line: str, place: str = "") -> None:
+    """Says what a reader is to know of an output beside what it is: on standard output.
+
+    Args:
+      line: a sentence.
+      place: what it is of, to stand before it.
+    """
+    for heard in _HEARD:
+        heard.append(line)
+    print(f"{place}: {line}" if place else line)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[str]]:
+    """The lines that `note` says meanwhile, for a caller that shows no standard output."""
+    heard: list[str] = []
+    _HEARD.append(heard)
+    try:
+        yield heard
+    finally:
+        _HEARD.remove(heard)
 
 
 def drop_echoes() -> None:

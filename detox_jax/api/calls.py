@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import threading
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ _LIST = re.compile(
     r"(?::(?P<line>\d+))?"
 )
 _FIELD = re.compile(r"name the field (?:with|that holds) the (\w+).*#\w+=(\w+)")
+_IN_GIN = re.compile(r"; in a gin file, .*")
 _NO_NAMES: Mapping[str, str] = {}
 
 
@@ -50,7 +52,8 @@ def call(
       verb: its name on the command line.
       settings: its macros by their names in lower case, with Python's values.
       gin_files: layers between its run file and the settings; one may stand alone.
-      quiet: say nothing on standard output, where nobody named the places that it would name.
+      quiet: say nothing on standard output, where nobody named the places that it would name;
+        what is to be known of the output is a warning.
       said_as: what errors call a macro or a file that the call has made: `{"num_samples": "k"}`.
       **given: arguments that no gin file can hold, such as a loaded model.
 
@@ -69,11 +72,14 @@ def call(
         )
         muted = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
         with _ONE_AT_A_TIME, configuration.apart(), muted:
-            with extras.needed_by(verb), terminal.stage(verb):
+            with extras.needed_by(verb), terminal.stage(verb), terminal.noted() as notes:
                 configured, _ = cli.prepared(arguments)
                 configured(**given)
     except UserError as error:
         raise UserError(in_python(str(error), settings, said_as or {})) from None
+    for note in notes if quiet else ():
+        line = in_python(_IN_GIN.sub(".", note), settings, said_as or {})
+        warnings.warn(line.removeprefix("warning: "), stacklevel=3)  # of who called our caller
 
 
 def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] = _NO_NAMES) -> str:

@@ -11,6 +11,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from detox_jax import terminal
 from detox_jax.evaluation import accuracy, groups
 from detox_jax.evaluation.groups import Gap
 from detox_jax.evaluation.metric_names import EMT, TP
@@ -47,12 +48,14 @@ def print_table(results: Results) -> None:
     print("EMT: expected maximum toxicity. TP: toxicity probability. In brackets 95 % intervals.")
     print("n x k: prompts with a score, and continuations of each. Empty texts are not toxic.")
     if any((row.toxicity.num_scored_prompts or 0) < FEW for row in results.rows):
-        print(f"Below {FEW} prompts the intervals of EMT and of differences are too narrow.")
+        terminal.note(
+            f"Below {FEW} prompts the intervals of EMT and of differences are too narrow."
+        )
     for row in results.rows:
         if row.spoiled:
-            print(sentence(f"{row.method} on the {row.split} prompts", row.spoiled))
+            terminal.note(sentence(f"{row.method} on the {row.split} prompts", row.spoiled))
     for note in results.provenance.notes:
-        print(note)
+        terminal.note(note)
     _print_groups(results)
     accuracy.print_table(results)
 
@@ -91,7 +94,7 @@ def gap_sentence(gap: Gap) -> str:
 def print_power(results: Results) -> None:
     """How many prompts show a difference to the baseline with probability 0.8, as a table."""
     if not results.power:
-        print("power: METHODS has the baseline alone; a difference needs a second method")
+        terminal.note("power: METHODS has the baseline alone; a difference needs a second method")
         return
     table = Table(title="prompts needed to see a difference (two-sided 5 %, power 0.8)")
     effects = dict.fromkeys(power.effect for power in results.power if not power.observed)

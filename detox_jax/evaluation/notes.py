@@ -23,9 +23,9 @@ def on_unread(
     if heldout is None or with_model or any(of.perplexity for of in quality.values()):
         return []
     return [
-        "Nothing read HELDOUT: no method has a model. In a gin file, METHODS = "
-        f"{{'{next(iter(quality))}': @mine/evaluate.Method(), ...}} and "
-        "mine/evaluate.Method.checkpoint_path = its model."
+        "Nothing read HELDOUT: no method has a model. evaluate.Method names it as its "
+        f"checkpoint_path; in a gin file, METHODS = {{'{next(iter(quality))}': "
+        "@mine/evaluate.Method(), ...} and mine/evaluate.Method.checkpoint_path = its model."
     ]
 
 

@@ -144,7 +144,7 @@ def generate(
     if output.complete:
         return None
     if (about := chat.said(loaded.vocabulary, exchange is not None)) is not None:
-        print(f"{output_dir}: {about}")
+        terminal.note(about, output_dir)
 
     # --- shard by shard ----------------------------------------------------------------------
     decoder = Decoder(
@@ -243,9 +243,10 @@ def _shortened(
         return decoding
     limit = longest - needed
     if output_dir is not None:
-        print(
-            f"{output_dir}: {setting} is {limit}, not {decoding.max_new_tokens}: the context of "
-            f"{longest} tokens leaves no more"
+        terminal.note(
+            f"{setting} is {limit}, not {decoding.max_new_tokens}: the context of {longest} tokens "
+            "leaves no more",
+            output_dir,
         )
     return dataclasses.replace(decoding, max_new_tokens=limit)
 

@@ -223,6 +223,25 @@ def test_a_list_that_is_another_is_named_by_its_argument(tmp_path):
         dj.score(["b"], output_dir=tmp_path / "s")
 
 
+def test_what_the_command_line_says_of_the_figures_is_a_warning(tmp_path, capsys):
+    scored = {}
+    for name, count in (("base", 3), ("mine", 2)):
+        drawn = (records.Generation("a"),) * count
+        scored[name] = tmp_path / name
+        dj.score([records.Prompt("1", "So", generations=drawn)], output_dir=scored[name])
+    capsys.readouterr()
+    with pytest.warns(UserWarning) as caught:
+        dj.evaluate(scored, heldout=["A text."], bootstrap_draws=100)
+    said = [str(warning.message) for warning in caught]
+    assert any(note.startswith("Nothing read heldout: no method has a model") for note in said)
+    assert any(note.startswith("Compared on the first 2 continuations") for note in said)
+    assert any(note.startswith("Not compared, since the files do not say") for note in said)
+    assert not any("gin" in note for note in said) and capsys.readouterr().out == ""
+    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.raises(dj.UserError, match="^heldout: holds no text; heldout needs some$"):
+        dj.evaluate(scored, heldout=[""])
+
+
 def test_continuations_without_scores_are_not_evaluated(tmp_path):
     manifest = {"complete": True, "verb": "generate", "settings": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
