@@ -264,15 +264,26 @@ def resolve(source: str) -> Source:
         files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
     else:
         files = [path] if path.exists() else []
-        if path.name in _OUR_TABLES and files:
-            for directory in (path.parent, path.parent.parent):  # one for each scorer
-                _refuse_output(directory, path)
     if not files:
         is_file = place.endswith(row_formats.SUFFIXES)  # A typing mistake asks nobody.
         return _of_hub(None if is_file else hub_data.address(place), source, choice)
     if choice.split or choice.config:
         raise UserError(f"{source}: only a directory or a data set of the hub has splits")
     return Source(source, tuple(files), choice)
+
+
+def resolve_texts(source: str) -> Source:
+    """As `resolve`, of texts: tables of our own, such as a results.json, are refused.
+
+    Raises:
+      UserError: as `resolve`, and naming the verb that wrote such a table.
+    """
+    resolved = resolve(source)
+    for file in resolved.files:
+        if file.name in _OUR_TABLES:
+            for directory in (file.parent, file.parent.parent):  # one for each scorer
+                _refuse_output(directory, file)
+    return resolved
 
 
 def written_by(source: str) -> str:
