@@ -22,7 +22,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import atomic_files, manifests
+from detox_jax import manifests
 from detox_jax.errors import UserError
 from detox_jax.formats import data_layout, hub_data, jsonl, row_formats, tfds_rows
 
@@ -32,8 +32,6 @@ _NO_TEXT = frozenset(
     "train train_vocabulary train_linear train_reward train_scorer steer fit_subspace combine"
     " convert choices panel lm_eval compare evaluate report human_sheets human_results".split()
 )
-# Files of theirs that people take for the texts.
-_OUR_TABLES = frozenset(("results.json", "samples.json", "prompts.json", "table.json"))
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
 
 
@@ -344,15 +342,6 @@ def _part(parts: Mapping[str, list[str]], choice: Choice, source: str) -> list[s
 # --- directories ------------------------------------------------------------------------------
 
 
-def _refuse_output(directory: epath.Path, named: epath.Path) -> None:
-    """Refuses what is named where the directory's verb writes no text."""
-    if (verb := manifests.verb_of(directory)) in _NO_TEXT:
-        raise UserError(
-            f"{named}: holds the output of `{verb}`, which is no text; give what "
-            "`generate`, `score` or `filter` wrote, or text of your own"
-        )
-
-
 def _refuse_run(directory: epath.Path) -> None:
     """Refuses the directory of a run of `sgeat`, in which many texts lie."""
     written = sorted(directory.glob(f"continuations/*/generated/{manifests.MANIFEST}"))
@@ -367,10 +356,14 @@ def _refuse_run(directory: epath.Path) -> None:
 def _directory_files(path: epath.Path, choice: Choice, source: str) -> list[epath.Path]:
     if (path / manifests.MANIFEST).exists():
         manifest = manifests.read_manifest(path)
-        _refuse_output(path, path)
+        if manifest["verb"] in _NO_TEXT:
+            raise UserError(
+                f"{path}: holds the output of `{manifest['verb']}`, which is no text; give what "
+                "`generate`, `score` or `filter` wrote, or text of your own"
+            )
         if not manifest["complete"]:
             raise UserError(f"{path}: unfinished; rerun the command that was writing it")
-    elif atomic_files.is_local(str(path)):  # a search that a bucket answers with many requests
+    elif "://" not in str(path):  # a search that a bucket answers with many requests
         _refuse_run(path)
     if not choice.split and not choice.config and (files := _shards(path)):
         return files

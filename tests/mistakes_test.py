@@ -223,8 +223,7 @@ FILES = [
             ("pretty.json", "pretty.json:1: a JSON object over several lines; expected one"),
             ("run", "is a run of `sgeat`, with many texts; give those of one row, run/continu"),
             ("run", "ROW is one of base"),
-            ("run/evaluation/results.json", "holds the output of `evaluate`, which is no text"),
-            ("run/evaluation/ngram/results.json", "holds the output of `evaluate`"),
+            ("run/evaluation/results.json", "one a line: what `generate` or `score` wrote"),
             ("emptydir", "holds no .jsonl file"),
             ("2024", "INPUT=2024: no such file"),
         ]

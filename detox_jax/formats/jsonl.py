@@ -169,8 +169,8 @@ def parsed(raw: bytes, where: str) -> dict[str, Any]:
             ) from None
         if where.endswith(":1") and raw.strip() == b"{":
             raise UserError(
-                f"{where}: a JSON object over several lines; expected one JSON object a line "
-                "(jq -c . makes it)"
+                f"{where}: a JSON object over several lines; expected one a line: what `generate` "
+                "or `score` wrote, or records of your own (jq -c . makes a line of each)"
             ) from None
         column = min(error.pos, len(error.doc.rstrip())) + 1  # not behind the line's end
         raise UserError(f"{where}: malformed JSON: {error.msg} at column {column}") from None

@@ -486,6 +486,7 @@ def test_a_prompt_without_continuations_counts_against_coverage(tmp_path, capsys
     assert run(tmp_path / "out", methods) == 2  # of a min_coverage of 0.5
     error = capsys.readouterr().err
     assert "'holes': only 46.7% of its" in error and "16 prompts have no continuation" in error
+    assert "fewer than MIN_COVERAGE, 50.0%" in error
     rows[:10] = many(2)[:10]  # 6 holes are left.
     methods["holes"] = file_of(tmp_path / "holes.jsonl", rows)
     assert run(tmp_path / "out2", methods) == 0

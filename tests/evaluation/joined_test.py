@@ -197,7 +197,8 @@ def test_methods_that_do_not_compare_are_refused():
     half = {"a": [0.1, None], "b": [0.1, 0.2], "c": [None, None]}
     assert join(scored(half), 0.5)["mine"].coverage == 0.5  # As many as are asked for will do.
     expected = (
-        "only 50.0% of its continuations, 2 of each of its 3 prompts, .* fewer than the 50.1%"
+        "only 50.0% of its continuations, 2 of each of its 3 prompts, .* fewer than "
+        "MIN_COVERAGE, 50.1%"
     )
     with pytest.raises(UserError, match=expected):
         join(scored(half), 0.501)
