@@ -138,9 +138,9 @@ def resolve_files(source: str) -> list[epath.Path]:
     """The files that `source` names: a file, a glob, a directory, or a data set of the hub.
 
     Raises:
-      UserError: as `sources.resolve_texts`.
+      UserError: as `sources.resolve`.
     """
-    return list(sources.resolve_texts(source).files)
+    return list(sources.resolve(source).files)
 
 
 def read_records(source: str, aside: Aside | None = None) -> Iterator[Record]:
@@ -172,7 +172,7 @@ def read_by_file(
       UserError: as `read_records`.
     """
     ids, reader = record_ids.Ids(source), foreign_files.Reader()
-    opened = sources.resolve_texts(source)
+    opened = sources.resolve(source)
     for file in opened.files:
         if aside is not None:
             aside.begin(str(file))
@@ -191,7 +191,7 @@ def read_rows(source: str) -> Iterator[tuple[epath.Path, int, Mapping[str, Any]]
     Raises:
       UserError: for what cannot be read.
     """
-    opened = sources.resolve_texts(source)
+    opened = sources.resolve(source)
     for file in opened.files:
         for number, fields in opened.rows(file):
             yield file, number, fields

@@ -270,20 +270,6 @@ def resolve(source: str) -> Source:
     return Source(source, tuple(files), choice)
 
 
-def resolve_texts(source: str) -> Source:
-    """As `resolve`, of texts: tables of our own, such as a results.json, are refused.
-
-    Raises:
-      UserError: as `resolve`, and naming the verb that wrote such a table.
-    """
-    resolved = resolve(source)
-    for file in resolved.files:
-        if file.name in _OUR_TABLES:
-            for directory in (file.parent, file.parent.parent):  # one for each scorer
-                _refuse_output(directory, file)
-    return resolved
-
-
 def written_by(source: str) -> str:
     """`; it is what `pair` wrote`, for an error about an input of a wrong kind, or nothing."""
     place, _ = split(source)

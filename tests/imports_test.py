@@ -68,8 +68,8 @@ ALLOWED = {
         *("atomic_files", "errors", "formats.jsonl", "output_settings", "parallel.processes"),
     },
     "sources": {
-        *("atomic_files", "errors", "manifests", "formats.jsonl", "formats.row_formats"),
-        *("formats.data_layout", "formats.hub_data", "formats.tfds_rows"),
+        *("errors", "manifests", "formats.jsonl", "formats.row_formats", "formats.data_layout"),
+        *("formats.hub_data", "formats.tfds_rows"),
     },
     "records": {
         *("bad_records", "errors", "manifests", "sources", "terminal", "formats.jsonl"),
