@@ -116,8 +116,11 @@ def test_choices_that_are_banned_are_never_chosen(model_dir, words, tmp_path):
 
 def test_other_steering_is_another_output(model_dir, words, tmp_path, capsys):
     assert _choices(tmp_path / "out", model_dir, words) == 0
+    (other := tmp_path / "other.txt").write_text("fool\n")
+    assert _choices(tmp_path / "out", model_dir, str(other)) == 2
+    assert "made with other settings (steering" in capsys.readouterr().err.splitlines()[-1]
     assert _choices(tmp_path / "out", model_dir, words, "--gin.STEERING=()") == 2
-    assert "steering" in capsys.readouterr().err.splitlines()[-1]
+    assert "nothing uses words.BannedWords" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_harness_reads_and_writes_what_is_steered(model_dir, words):
