@@ -56,7 +56,8 @@ def _work(package: Path) -> Work:
     def work() -> float:
         with tempfile.TemporaryDirectory() as output:
             flags = [f"--gin.METHODS={{'base': '{file}'}}", f"--gin.OUTPUT_DIR={output}/out"]
-            command = [sys.executable, "-m", "detox_jax", "evaluate", *flags]
+            # -P: not the package of the directory that this is started in.
+            command = [sys.executable, "-P", "-m", "detox_jax", "evaluate", *flags]
             path = f"{package}:{os.environ.get('PYTHONPATH', '')}"
             processes.of_command(command, PYTHONPATH=path)
         return float(PROMPTS)
