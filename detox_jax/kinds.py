@@ -94,6 +94,11 @@ DTYPE_NAMES = ("float32", "bfloat16")
 Dtype = Annotated[str, OneOf(DTYPE_NAMES)]
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name may be that of a file: no slash, no control character, no dot ahead."""
+    return bool(name) and name[0] != "." and not any(c in "/\\" or ord(c) < 32 for c in name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Made:
     """Stands for what a configuration makes when it is called: `@sampling.TopPSampling()`.

@@ -39,7 +39,7 @@ from detox_jax.evaluation.rows import Quality, Row, Scorer
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.evaluation.typed_json import from_json
-from detox_jax.kinds import Count, Draws, Seed, Share
+from detox_jax.kinds import Count, Draws, Seed, Share, is_file_name
 from detox_jax.preview import Step
 from detox_jax.records import TOXIC
 from detox_jax.segmenters import Segmenter
@@ -299,7 +299,7 @@ def _preview(
 def _check_names(methods: Iterable[str]) -> None:
     """A method's name is part of a file's."""
     for name in methods:
-        if not name or name.startswith(".") or any(c in "/\\" or ord(c) < 32 for c in name):
+        if not is_file_name(name):
             raise UserError(
                 f"method {name!r}: its name becomes part of a file's name; give one without "
                 "slashes, control characters and a dot in front"

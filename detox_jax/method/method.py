@@ -196,7 +196,7 @@ def check_names(
       UserError: naming the corpus or the method.
     """
     for name, corpus in corpora.items():
-        if not name or name.startswith(".") or any(c in "/\\" or ord(c) < 32 for c in name):
+        if not kinds.is_file_name(name):
             raise UserError(
                 f"corpus {name!r}: its name becomes a directory's; give one without slashes, "
                 "control characters and a dot in front"
