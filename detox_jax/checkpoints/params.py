@@ -200,7 +200,8 @@ def _bit_sums_on_host(x: np.ndarray) -> np.ndarray:
         for i, factor in enumerate(_FACTORS):
             weight = place * np.uint32(factor)
             weight = (weight ^ (weight >> np.uint32(15))) | np.uint32(1)
-            sums[i] += np.sum(part * weight, dtype=np.uint32)
+            # Of arrays the sum wraps; of two scalars numpy says that it does.
+            sums[i : i + 1] += np.sum(part * weight, dtype=np.uint32)
     return sums
 
 

@@ -31,6 +31,7 @@ from detox_jax.interop.config_fields import (
     read_json,
 )
 from detox_jax.interop.family import Family, Map
+from detox_jax.interop.layouts import Tensor
 from detox_jax.interop.safetensors_io import (
     DTYPES,
     TensorReader,
@@ -340,6 +341,7 @@ def write_model(
     with terminal.bar("write", len(plan), unit="tensors") as advance:
         for foreign, value in foreign_tensors(checkpoint, family):
             writer.write(foreign, value)
+            del value  # a layer's part of a parameter, all of which it keeps while the next is read
             advance()
     writer.finish()
     atomic_files.write_json(directory / CONFIG_FILE, fields)
@@ -347,12 +349,21 @@ def write_model(
 
 
 def foreign_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of a family's model by name, LoRA merged, in no rounded dtype."""
+    """Every tensor of a family's model by name, LoRA merged, in no rounded dtype.
+
+    Nothing of a parameter is kept here when the next one is read.
+    """
     config = checkpoint.spec.config
     tensors, _ = active_map(family, config)
     for name, tensor in tensors.items():
-        values = [checkpoint.merged(path) for path in tensor.paths]
-        layers = zip(*(streamed.by_layer(v, tensor.layered) for v in values), strict=True)
-        names = foreign_names(name, tensor, config.num_layers)
-        for foreign, parts in zip(names, layers, strict=True):
-            yield foreign, tensor.layout.write(parts)
+        yield from _layers_of(checkpoint, tensor, foreign_names(name, tensor, config.num_layers))
+
+
+def _layers_of(
+    checkpoint: Checkpoint, tensor: Tensor, names: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What one or more of our parameters are there, a tensor for each layer."""
+    values = [checkpoint.merged(path) for path in tensor.paths]
+    layers = zip(*(streamed.by_layer(value, tensor.layered) for value in values), strict=True)
+    for name, parts in zip(names, layers, strict=True):
+        yield name, tensor.layout.write(parts)

@@ -100,6 +100,7 @@ def _compare_weights(checkpoint: Checkpoint, directory: epath.Path, dtype: str) 
             raise UserError(
                 f"{where} is not the checkpoint's, as {dtype}; do not use this conversion"
             )
+        del ours  # with the parameter that it is a part of
         count += 1
     return count
 

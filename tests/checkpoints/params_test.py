@@ -63,6 +63,7 @@ def test_cast_copies_only_what_has_another_dtype():
     assert cast["b"] is tree["b"]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint8"])
 def test_sums_of_an_array_on_the_host_are_those_of_devices(monkeypatch, dtype):
     monkeypatch.setattr(params_lib, "_NUMBERS_AT_ONCE", 7)

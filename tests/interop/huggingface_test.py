@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -150,6 +151,34 @@ def test_every_family_maps_its_own_config_and_back(family):
     assert huggingface._differences(FAMILIES[family], config) == []
     recorded = {"config": {"model_type": family}}
     assert huggingface.choose_family(config, recorded).model_type == family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_parameter_is_let_go_before_the_next_one_is_read(tmp_path, family):
+    """The largest, all of its layers, is what an export of a large model needs memory for."""
+    config = config_of(family)
+    shapes = streamed.shapes_of(config)
+    read = []
+
+    def merged(path):
+        alive.append(sum(reference() is not None for reference in read))
+        array = np.zeros(shapes[path], np.float32).view(_Watched)
+        read.append(weakref.ref(array))
+        return array
+
+    def most_at_once():
+        tensors, _ = huggingface.active_map(FAMILIES[family], config)
+        return max(len(tensor.paths) for tensor in tensors.values()) - 1
+
+    checkpoint = types.SimpleNamespace(spec=types.SimpleNamespace(config=config), merged=merged)
+    alive: list[int] = []
+    fields = {"model_type": family}
+    huggingface.write_model(checkpoint, epath.Path(tmp_path), fields, "float32", 10**9)
+    assert len(read) == len(shapes) and max(alive) == most_at_once()
+
+
+class _Watched(np.ndarray):
+    """Of which a weak reference can be held."""
 
 
 def test_without_a_record_the_plainest_family_that_fits_is_chosen():
