@@ -31,21 +31,23 @@ class Counts:
         self._goes_on = bool(wanted("CHAOS_GO_ON", 0)) if goes_on is None else goes_on
         self._begun: set[str] = set()
 
-    def begin(self, name: str, full: int | None, unit: str) -> None:
+    def begin(self, name: str, full: int | None, unit: str, **said: Any) -> None:
         """Begins a class, anew or where the round before was broken off.
 
         Args:
           name: of the class.
           full: how many a full round tries; None where time, not a count, ends it.
           unit: what is counted.
+          **said: what else is known beforehand: of what time ends, `full_seconds` for each of
+            `readers`; each has noted its own in `seconds`.
         """
         if name in self._begun:
             return
         self._begun.add(name)
         known = self.read().get(name)
-        if self._goes_on and known is not None and known["tried"] < (full or 0):
+        if self._goes_on and known is not None and not is_full(known):
             return
-        entry = {"unit": unit, "full": full, "tried": 0, "whole": 0}
+        entry = {"unit": unit, "full": full, "tried": 0, "whole": 0, **said}
         if full is not None and (before := _largest(known)):
             entry["before"] = before
         self._update(name, entry)
@@ -92,6 +94,14 @@ class Counts:
     def _update(self, name: str, entry: dict[str, Any]) -> None:
         text = json.dumps({**self.read(), name: entry}, indent=2, sort_keys=True)
         self._file.write_text(text + "\n")
+
+
+def is_full(entry: dict[str, Any]) -> bool:
+    """Whether a class was tried as often, or for as long, as a full round tries it."""
+    if entry["full"] is not None:
+        return entry["tried"] >= entry["full"] and entry.get("share", 100) >= 100
+    seconds = entry.get("seconds", {})
+    return len(seconds) >= entry["readers"] and min(seconds.values()) >= entry["full_seconds"]
 
 
 def _largest(entry: dict[str, Any] | None) -> dict[str, int] | None:
