@@ -1,6 +1,6 @@
-"""Files that hypothesis draws, for CHAOS_FUZZ_SECONDS of the processor a reader: success, or one line.
+"""Files that hypothesis draws: success, or one line.
 
-With CHAOS_GO_ON=1 a reader is given what it lacks of them.
+Each reader is given CHAOS_FUZZ_SECONDS of the processor, with CHAOS_GO_ON=1 what it lacks of them.
 """
 
 import math
@@ -28,7 +28,7 @@ LARGEST = 4 << 30  # bytes; a reader that takes so many would take all that a ma
 
 
 def _fuzz(reader, seconds, count_file):
-    """Reads until the time is over; leaves in `count_file` how many files were read, in how long."""
+    """Reads until the time is over; how many files, and in how long, is left in `count_file`."""
     read = 0
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + LARGEST
