@@ -18,6 +18,7 @@ from detox_jax import (
     command_line,
     compilation_cache,
     configuration,
+    directory_lock,
     extras,
     manifests,
     preview,
@@ -154,10 +155,11 @@ def _run(arguments: Arguments) -> int:
         if arguments.dry_run:
             print(f"{gin.config_str()}\n{preview.lines(steps)}")
             return 0
-        if arguments.verb in HOST_VERBS:
-            processes.current().first_does(configured)
-            return 0
-        return configured() or 0
+        with directory_lock.at_work():
+            if arguments.verb in HOST_VERBS:
+                processes.current().first_does(configured)
+                return 0
+            return configured() or 0
 
 
 def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Step]]:

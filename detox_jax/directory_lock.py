@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,32 @@ def release(directory: epath.Path) -> None:
     lock = _held.pop(_key(directory), None)
     if lock is not None:
         lock.give_back()
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """Gives back at its end, in an error too, the locks that were taken inside of it.
+
+    A process may go on for long, as a notebook's does, in which a verb has failed.
+
+    Raises:
+      Unavailable: in place of any other error, where a directory that was locked is gone: whatever
+        else met its absence, such as the storage of a checkpoint, says so in words of its own.
+    """
+    before = {*_held}
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception as error:
+        for key in _held.keys() - before:
+            _held[key].look()
+            if (lost := _held[key].lost) is not None:
+                raise Unavailable(lost) from error
+        raise
+    finally:
+        for key in _held.keys() - before:
+            _held.pop(key).give_back()
 
 
 def removed(directory: object) -> str:

@@ -1,7 +1,9 @@
 """The command line: layers of gin, the checks that gin itself lacks, and exit codes."""
 
+import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -9,8 +11,10 @@ from importlib import metadata
 import jax
 import pytest
 
-from detox_jax import cli, command_line, run_files
+from detox_jax import cli, command_line, directory_lock, run_files
+from detox_jax.api import calls
 from detox_jax.errors import UserError
+from detox_jax.vocabulary import Vocabulary
 
 
 def run(*argv):
@@ -160,14 +164,49 @@ def test_included_files_are_found_from_everywhere(tmp_path, documents, monkeypat
 
 
 def test_a_bug_is_not_called_the_users_mistake(vocabulary_flags, monkeypatch):
-    from detox_jax import vocabulary
-
     def broken(*args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(vocabulary.Vocabulary, "train", broken)
+    monkeypatch.setattr(Vocabulary, "train", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         run(*vocabulary_flags)
+
+
+@pytest.mark.parametrize("error", [ValueError("NOT_FOUND: no metadata"), UserError("no model")])
+def test_where_the_output_is_removed_no_other_error_is_told(
+    vocabulary_flags, tmp_path, monkeypatch, capsys, error
+):
+    """Who reads or writes there next, such as a checkpoint's storage, has errors of its own."""
+
+    def removed(*args):
+        shutil.rmtree(tmp_path / "vocabulary")
+        raise error
+
+    monkeypatch.setattr(Vocabulary, "train", removed)
+    assert run(*vocabulary_flags) == 1
+    said = f"{tmp_path / 'vocabulary'}: was removed while it was being written; run the same"
+    assert capsys.readouterr().err.startswith(f"detox-jax: error: {said}")
+
+
+@pytest.mark.parametrize("error", [UserError("a mistake"), RuntimeError("a bug")])
+def test_a_verb_that_fails_gives_its_directory_back(
+    vocabulary_flags, tmp_path, documents, monkeypatch, error
+):
+    """A process may go on: a notebook's kept every other run out until it was closed."""
+
+    def broken(*args):
+        raise error
+
+    monkeypatch.setattr(Vocabulary, "train", broken)
+    settings = {"input": str(documents), "vocab_size": 270}
+    for output in ("vocabulary", "python"):
+        with contextlib.suppress(type(error)):
+            if output == "vocabulary":
+                run(*vocabulary_flags)
+            else:
+                calls.call("train_vocabulary", {**settings, "output_dir": str(tmp_path / output)})
+        assert (tmp_path / output / "manifest.json").exists()
+        assert not (tmp_path / output / directory_lock.LOCK).exists()
 
 
 def test_unwritable_output_directory(vocabulary_flags, tmp_path, capsys):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detox_jax import cli, configuration, extras, kinds, terminal
+from detox_jax import cli, configuration, directory_lock, extras, kinds, terminal
 from detox_jax.api.gin_lines import GinLines
 from detox_jax.errors import UserError
 
@@ -74,7 +74,8 @@ def call(
         with _ONE_AT_A_TIME, configuration.apart(), muted:
             with extras.needed_by(verb), terminal.stage(verb), terminal.noted() as notes:
                 configured, _ = cli.prepared(arguments)
-                configured(**given)
+                with directory_lock.at_work():
+                    configured(**given)
     except UserError as error:
         raise UserError(in_python(str(error), settings, said_as or {})) from None
     for note in notes if quiet else ():
