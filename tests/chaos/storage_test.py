@@ -29,10 +29,9 @@ def _left(forks, verb, output):
 
 class _Undisturbed:
     def __init__(self, forks, verbs, verb, output):
-        start = time.monotonic()
         ended = forks.run(_flags(verbs, verb, output), before=before, watched=output)
         assert ended.status == 0, ended.errors
-        self.seconds, self.operations = time.monotonic() - start, ended.operations
+        self.operations = ended.operations
         self.left = _left(forks, verb, output)
         self.largest = max(path.stat().st_size for path in output.rglob("*") if path.is_file())
 
@@ -92,14 +91,16 @@ def test_a_directory_that_is_deleted(forks, verbs, counts, tmp_path, verb):
     counts.begin(name, 10 * len(VERBS), "runs")
     counts.begin_case(name, verb, TIMES)
     undisturbed = _Undisturbed(forks, verbs, verb, tmp_path / "undisturbed")
+    child = _writing(forks, verbs, verb, tmp_path / "timed")
+    start = time.monotonic()
+    assert child.wait().status == 0
+    seconds = time.monotonic() - start
     chance = random.Random(verb)
     wrong, tried = [], 0
     while tried < TIMES:
         output = tmp_path / str(len(list(tmp_path.iterdir())))
-        child = forks.start(_flags(verbs, verb, output), before=before)
-        while child.is_running() and not output.exists():
-            time.sleep(0.001)
-        time.sleep(chance.random() * undisturbed.seconds * 0.5)
+        child = _writing(forks, verbs, verb, output)
+        time.sleep(chance.random() * seconds)
         is_early = child.is_running()
         shutil.rmtree(output, ignore_errors=True)
         ended = child.wait()
@@ -112,6 +113,14 @@ def test_a_directory_that_is_deleted(forks, verbs, counts, tmp_path, verb):
         tried += is_early  # Of those that had ended before, there are others.
         wrong += [f"{output.name}: {trouble}" for trouble in troubles]
     assert not wrong
+
+
+def _writing(forks, verbs, verb, output):
+    """A run that has made its output."""
+    child = forks.start(_flags(verbs, verb, output), before=before)
+    while child.is_running() and not output.exists():
+        time.sleep(0.001)
+    return child
 
 
 def _jumping(seed):
