@@ -8,7 +8,6 @@ Where a round before tried more of a class, its counts are kept beside, under `b
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,6 @@ class Counts:
         for counted in (entry, *([entry["cases"][case]] if case is not None else [])):
             counted["tried"] += tried
             counted["whole"] += whole
-        if entry["tried"] >= (entry["full"] or math.inf):
-            entry.pop("cases", None)
         if entry["tried"] >= entry.get("before", entry)["tried"]:
             entry.pop("before", None)
         self._update(name, entry)

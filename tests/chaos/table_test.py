@@ -55,7 +55,10 @@ def test_a_round_that_goes_on_counts_the_cases_that_are_missing(tmp_path):
     again.begin_case("one", "filter", 2)
     assert again.read()["one"]["tried"] == 2
     again.add("one", 2, 1, "filter")
-    assert again.read()["one"] == {"unit": "runs", "full": 4, "tried": 4, "whole": 3}
+    (one,) = again.read().values()
+    assert (one["tried"], one["whole"]) == (4, 3)
+    with pytest.raises(pytest.skip.Exception):  # The others, though the class is full by now.
+        again.begin_case("one", "score", 2)
     anew = Counts(file, goes_on=True)
     anew.begin("one", 4, "runs")
     assert anew.read()["one"]["tried"] == 0
