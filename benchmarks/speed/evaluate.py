@@ -6,8 +6,6 @@ python -m benchmarks.speed.evaluate write FILE [PROMPTS] writes the scored conti
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,11 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed import comments, processes
-from benchmarks.speed.run import HERE
 from benchmarks.speed.sides import Row, Side, Work, main
 
 PROMPTS, SAMPLES, WORDS = 100_000, 25, 15
-EARLIER = "3d0e76e"  # the last whose texts were not counted in arrays
 
 
 def write(file: Path, prompts: int) -> None:
@@ -56,34 +52,20 @@ def _work(package: Path) -> Work:
     def work() -> float:
         with tempfile.TemporaryDirectory() as output:
             flags = [f"--gin.METHODS={{'base': '{file}'}}", f"--gin.OUTPUT_DIR={output}/out"]
-            # -P: not the package of the directory that this is started in.
-            command = [sys.executable, "-P", "-m", "detox_jax", "evaluate", *flags]
-            path = f"{package}:{os.environ.get('PYTHONPATH', '')}"
-            processes.of_command(command, PYTHONPATH=path)
+            processes.of_package(package, "evaluate", *flags)
         return float(PROMPTS)
 
     return work
-
-
-def _ours() -> Work:
-    return _work(HERE.parent.parent)
-
-
-def _earlier() -> Work:
-    directory = Path(tempfile.mkdtemp())
-    archive = subprocess.run(
-        ["git", "archive", EARLIER], cwd=HERE.parent.parent, stdout=subprocess.PIPE, check=True
-    )
-    subprocess.run(["tar", "-x"], cwd=directory, input=archive.stdout, check=True)
-    return _work(directory)
 
 
 ROW = Row(
     f"`evaluate` of {PROMPTS:,} prompts x {SAMPLES}, one method, whole process",
     "prompts",
     {
-        "ours": Side(_ours, warm_up=False, notes=processes.memory),
-        EARLIER: Side(_earlier, warm_up=False, notes=processes.memory),
+        "ours": Side(lambda: _work(processes.ours()), warm_up=False, notes=processes.memory),
+        processes.EARLIER: Side(
+            lambda: _work(processes.earlier()), warm_up=False, notes=processes.memory
+        ),
     },
 )
 
