@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.speed import comments, processes
 from benchmarks.speed.sides import Row, Side, Work, main
 
-NUMBER = 100_000
+NUMBER, MANY = 100_000, 1_000_000
 SCRIPT = """
 import json, sys
 import profanity_check
@@ -21,18 +21,18 @@ with open(sys.argv[2], "w") as file:
 """
 
 
-def _file() -> Path:
+def _file(number: int) -> Path:
     file = Path(tempfile.mkdtemp()) / "documents.jsonl"
-    comments.write(file, NUMBER, scored=False)
+    comments.write(file, number, scored=False)
     return file
 
 
-def _ours() -> Work:
-    return processes.verb("score", _file(), NUMBER)
+def _ours(number: int = NUMBER) -> Work:
+    return processes.verb("score", _file(number), number)
 
 
 def _theirs() -> Work:
-    return processes.script(SCRIPT, _file(), NUMBER)
+    return processes.script(SCRIPT, _file(NUMBER), NUMBER)
 
 
 ROW = Row(
@@ -41,6 +41,7 @@ ROW = Row(
     {
         "ours": Side(_ours, warm_up=False, notes=processes.memory),
         "alt-profanity-check": Side(_theirs, warm_up=False, notes=processes.memory),
+        f"ours, {MANY:,}": Side(lambda: _ours(MANY), warm_up=False, notes=processes.memory),
     },
 )
 
