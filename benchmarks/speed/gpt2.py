@@ -8,6 +8,15 @@ import numpy as np
 
 VOCAB_SIZE = 50_257
 LAYERS, WIDTH, HEADS, POSITIONS = 12, 768, 12, 1024
+# By the names that our configuration and T5X's share.
+SIZES = {
+    "vocab_size": VOCAB_SIZE + 1,  # with padding
+    "emb_dim": WIDTH,
+    "num_heads": HEADS,
+    "num_layers": LAYERS,
+    "mlp_dim": 4 * WIDTH,
+    "dropout_rate": 0.0,
+}
 
 
 def ours(adaptation: Any = None, **sizes: Any) -> tuple[Any, Any, Any]:
@@ -18,16 +27,7 @@ def ours(adaptation: Any = None, **sizes: Any) -> tuple[Any, Any, Any]:
     from detox_jax.models.transformer import TransformerLM
     from detox_jax.parallel import mesh as meshes
 
-    fields = {
-        "vocab_size": VOCAB_SIZE + 1,  # with padding
-        "emb_dim": WIDTH,
-        "num_heads": HEADS,
-        "num_layers": LAYERS,
-        "mlp_dim": 4 * WIDTH,
-        "max_length": POSITIONS,
-        "dropout_rate": 0.0,
-        **sizes,
-    }
+    fields = {**SIZES, "max_length": POSITIONS, **sizes}
     model = TransformerLM(TransformerConfig(**fields), adaptation)
     mesh = meshes.create_mesh({"data": 1}, jax.devices()[:1])
     params = jax.jit(

@@ -3,10 +3,10 @@
     pip install 'detox-jax[train,hf]' alt-profanity-check pandas
     python -m benchmarks.speed.run [ROW ...] [--rounds=3] [--output=benchmarks/speed/results.json]
 
-A row is a file beside this one; those named gpu_... need a GPU, and are measured where they are
-named. A row that is measured again takes the place of what the output holds of it. Printed for
-each: units a second, and by how much ours is faster, as the median over rounds with the least and
-the most.
+A row is a file beside this one; those named gpu_... need a GPU and those named t5x_... T5X
+(docs/T5X.md), and are measured where they are named. A row that is measured again takes the place
+of what the output holds of it. Printed for each: units a second, and by how much ours is faster, as
+the median over rounds with the least and the most.
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ import numpy as np
 from benchmarks.speed.sides import Row
 
 HERE = Path(__file__).parent
-NO_ROWS = {"__init__", "run", "sides", "table", "gpt2", "gpu", "comments", "processes"}
+NO_ROWS = {"__init__", "run", "sides", "table", "gpt2", "gpu", "t5x", "comments", "processes"}
+# What a row's name begins with that is measured only where it is named.
+APART = ("gpu_", "t5x_")
 PACKAGES = ("jax", "jaxlib", "torch", "transformers", "numpy", "scipy", "pandas")
 
 
 def row_names() -> list[str]:
     """The rows that there are."""
     return sorted(file.stem for file in HERE.glob("*.py") if file.stem not in NO_ROWS)
+
+
+def usual_rows() -> list[str]:
+    """Those that are measured where none is named."""
+    return [name for name in row_names() if not name.startswith(APART)]
 
 
 def measure(name: str, row: Row, rounds: int) -> dict[str, Any]:
@@ -110,8 +117,7 @@ def commit() -> str:
 def main() -> None:
     """Measures the rows that are named, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    usual = [name for name in row_names() if not name.startswith("gpu_")]
-    parser.add_argument("rows", nargs="*", default=usual, metavar="ROW")
+    parser.add_argument("rows", nargs="*", default=usual_rows(), metavar="ROW")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     flags = parser.parse_args()

@@ -15,6 +15,8 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import core, traverse_util
 
+from benchmarks.speed import gpt2
+from benchmarks.speed import t5x as beside_t5x
 from detox_jax.checkpoints import streamed
 from detox_jax.evaluation import perplexity
 from detox_jax.generation import decoding, generate, prompts, sampling
@@ -303,3 +305,15 @@ def test_frozen_parameters_are_handed_on_untouched():
     new, state = definition.apply_gradient(None, params, state, params)
     assert np.signbit(new["a"]) and new["layers"]["mlp_adapter"]["up"] < 1
     assert len(jax.tree.leaves(state.param_states)) == 3  # A count, and two moments of one.
+
+
+@pytest.mark.parametrize("network", [beside_t5x.theirs, beside_t5x.ours])
+def test_the_benchmarks_sides_draw_every_token_that_is_asked_for(network):
+    """No text ends before; a count of what was asked for would not show it."""
+    sizes = {"emb_dim": 16, "num_heads": 2, "num_layers": 1, "mlp_dim": 16}
+    model, params = network(**sizes)
+    prompts_PL = gpt2.random_prompts(3, 5)
+    assert beside_t5x.infer(model, params, prompts_PL, 4, 6)() == 3 * 4 * 6
+    assert beside_t5x.infer(model, params, prompts_PL[:, :1], 1, 9)() == 3 * 9
+    if network is beside_t5x.theirs:
+        assert beside_t5x.from_nothing(model, params, 3, 9)() == 3 * 9
