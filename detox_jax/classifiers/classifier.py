@@ -29,8 +29,8 @@ from detox_jax.vocabulary import ID_SHIFT
 
 VERSION = 1
 RELIABILITY_FILE = "reliability.json"
-# Lengths that programs are compiled for; a batch is padded to the next of its longest text. Steps of
-# 8, and of an eighth to a quarter beyond 64: a token of padding costs what any other costs.
+# Lengths that programs are compiled for; a batch is padded to the next of its longest text. Steps
+# of 8, and of an eighth to a quarter beyond 64: a token of padding costs what any other costs.
 LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
 # Batches of longer texts have fewer rows, so that their attention scores fit beside each other.
 _FULL_BATCH_LENGTH = 128
