@@ -178,9 +178,10 @@ class Checkpoint:
             return value
         a, b = self.read(a_path), self.read(b_path)
         merged = np.empty(value.shape, np.float32)
-        for i in range(len(value)):  # Layer by layer: float32 copies of one layer alone.
-            delta = np.tensordot(a[i].astype(np.float32), b[i].astype(np.float32), axes=1)
-            merged[i] = value[i].astype(np.float32) + delta * (lora.alpha / lora.rank)
+        with np.errstate(over="ignore", invalid="ignore"):  # Who writes it refuses it by its name.
+            for i in range(len(value)):  # Layer by layer: float32 copies of one layer alone.
+                delta = np.tensordot(a[i].astype(np.float32), b[i].astype(np.float32), axes=1)
+                merged[i] = value[i].astype(np.float32) + delta * (lora.alpha / lora.rank)
         return merged
 
 
