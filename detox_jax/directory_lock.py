@@ -63,8 +63,11 @@ def check(directory: epath.Path) -> None:
     it goes with its directory, in whose place another run may have begun.
     """
     lock = _held.get(_key(directory))
-    if lock is None:
-        return
+    if lock is not None:
+        _require(lock)
+
+
+def _require(lock: _Lock) -> None:
     lock.look()
     if lock.lost is not None:
         raise InUseError(lock.lost)
@@ -92,11 +95,9 @@ def at_work() -> Iterator[None]:
         yield
     except Unavailable:
         raise
-    except Exception as error:
+    except Exception:
         for key in _held.keys() - before:
-            _held[key].look()
-            if (lost := _held[key].lost) is not None:
-                raise Unavailable(lost) from error
+            _require(_held[key])
         raise
     finally:
         for key in _held.keys() - before:

@@ -158,7 +158,8 @@ def test_a_parameter_is_let_go_before_the_next_one_is_read(tmp_path, family):
     """The largest, all of its layers, is what an export of a large model needs memory for."""
     config = config_of(family)
     shapes = streamed.shapes_of(config)
-    read = []
+    tensors, _ = huggingface.active_map(FAMILIES[family], config)
+    read, alive = [], []
 
     def merged(path):
         alive.append(sum(reference() is not None for reference in read))
@@ -166,15 +167,11 @@ def test_a_parameter_is_let_go_before_the_next_one_is_read(tmp_path, family):
         read.append(weakref.ref(array))
         return array
 
-    def most_at_once():
-        tensors, _ = huggingface.active_map(FAMILIES[family], config)
-        return max(len(tensor.paths) for tensor in tensors.values()) - 1
-
     checkpoint = types.SimpleNamespace(spec=types.SimpleNamespace(config=config), merged=merged)
-    alive: list[int] = []
     fields = {"model_type": family}
     huggingface.write_model(checkpoint, epath.Path(tmp_path), fields, "float32", 10**9)
-    assert len(read) == len(shapes) and max(alive) == most_at_once()
+    others_of_its_tensor = max(len(tensor.paths) for tensor in tensors.values()) - 1
+    assert len(read) == len(shapes) and max(alive) == others_of_its_tensor
 
 
 class _Watched(np.ndarray):
