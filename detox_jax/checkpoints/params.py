@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ Shapes = dict[str, tuple[int, ...]]  # by path
 # Of the weights in the sums of an array's bits.
 _FACTORS = (0x9E3779B1, 0x85EBCA77)
 _NUMBERS_AT_ONCE = 2**20
+_READ_ON_HOST = 2**24  # numbers in a CPU's memory that numpy reads; XLA would compile for longer
 
 
 def partition(params: Params, pattern: str) -> tuple[Params, Params]:
@@ -120,10 +121,20 @@ def _of_each(
             arrays[len(heads)] = leaf
         heads.append((path, leaf.shape, leaf.dtype))
         del leaf  # The loop would hold it while the next one is read.
-    if arrays:
+    if _are_read_sooner_than_compiled(arrays.values()):
+        values.update((place, on_host(np.asarray(array))) for place, array in arrays.items())
+    elif arrays:
         of_arrays = jax.device_get(on_devices([*arrays.values()]))
         values.update(zip(arrays, of_arrays, strict=True))
     return [(*head, values[place]) for place, head in enumerate(heads)]
+
+
+def _are_read_sooner_than_compiled(arrays: Collection[jax.Array]) -> bool:
+    """Whether numpy is done with arrays in a CPU's memory before a program for them is traced."""
+    return sum(array.size for array in arrays) <= _READ_ON_HOST and all(
+        array.is_fully_addressable and {device.platform for device in array.devices()} == {"cpu"}
+        for array in arrays
+    )
 
 
 def _all_finite_on_host(x: np.ndarray) -> Any:

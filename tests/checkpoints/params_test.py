@@ -37,6 +37,19 @@ def test_combine_refuses_a_shared_path():
         params_lib.combine(TREE, {"b": {"kernel": 4}})
 
 
+@pytest.fixture
+def _never_on_host(monkeypatch):
+    """Small arrays in a CPU's memory are asked by a program too."""
+    monkeypatch.setattr(params_lib, "_READ_ON_HOST", -1)
+
+
+@pytest.fixture(params=["by numpy", "by a program"])
+def _each_way(request):
+    if request.param == "by a program":
+        request.getfixturevalue("_never_on_host")
+
+
+@pytest.mark.usefixtures("_each_way")
 def test_fingerprint_is_of_the_values_not_of_the_sharding(config):
     model, params = random_params(config)
     expected = params_lib.fingerprint(params)
@@ -45,6 +58,7 @@ def test_fingerprint_is_of_the_values_not_of_the_sharding(config):
         assert params_lib.fingerprint(sharded) == expected
 
 
+@pytest.mark.usefixtures("_each_way")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_fingerprint_sees_one_bit_an_exchange_and_a_name(dtype):
     values = np.random.default_rng(0).normal(size=(7, 5))
@@ -63,6 +77,7 @@ def test_cast_copies_only_what_has_another_dtype():
     assert cast["b"] is tree["b"]
 
 
+@pytest.mark.usefixtures("_never_on_host")
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint8"])
 def test_sums_of_an_array_on_the_host_are_those_of_devices(monkeypatch, dtype):
@@ -95,6 +110,18 @@ def test_an_array_of_the_host_is_let_go_before_the_next_one_is_read():
     assert alive == [[], [False], [False, False]]
 
 
+def test_small_arrays_in_a_cpus_memory_need_no_program(config):
+    # A short run compiled one for each kind of tree that it read or saved.
+    model, params = random_params(config)
+    tree = {"w": jax.device_put(params, meshes.param_shardings(model, meshes.create_mesh()))}
+    jax.clear_caches()
+    with jax.log_compiles(), _compiled() as programs:
+        params_lib.digests(tree)
+        params_lib.first_not_finite(tree)
+    assert programs == []
+
+
+@pytest.mark.usefixtures("_never_on_host")
 def test_a_tree_on_devices_is_asked_in_one_program():
     # One program an array, and XLA's collectives on virtual devices wait for each other.
     tree = {"a": jnp.ones((2, 3)), "b": jnp.ones(5, jnp.bfloat16), "c": jnp.zeros((), jnp.int32)}
