@@ -118,7 +118,12 @@ class Encoder(nn.Module):
         distances = None
         if cfg.relative_positions is not None:
             distances = self._distances(tokens_BL.shape[1])
-        scanned = scan_layers(EncoderLayer, cfg.num_layers, (nn.broadcast, nn.broadcast))
+        scanned = scan_layers(
+            EncoderLayer,
+            cfg.num_layers,
+            (nn.broadcast, nn.broadcast),
+            initializing=self.is_initializing(),
+        )
         layers = scanned(cfg, deterministic, name="layers")
         x_BLD, _ = layers(x_BLD, is_token_BL, distances)
         return self._head(x_BLD[:, 0], deterministic)

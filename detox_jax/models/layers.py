@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Protocol
 
@@ -39,7 +40,9 @@ class LayerConfig(Protocol):
     def parameter_dtype(self) -> Any: ...  # noqa: D102
 
 
-def scan_layers(layer: Any, num_layers: int, in_axes: tuple[Any, ...]) -> Any:
+def scan_layers(
+    layer: Any, num_layers: int, in_axes: tuple[Any, ...], *, initializing: bool
+) -> Any:
     """A layer scanned over a leading `layers` axis of its parameters.
 
     Args:
@@ -47,15 +50,20 @@ def scan_layers(layer: Any, num_layers: int, in_axes: tuple[Any, ...]) -> Any:
       num_layers: how many.
       in_axes: one entry for each argument behind the carry: 0 where it is stacked like the
         parameters, `nn.broadcast` where all layers share it.
+      initializing: whether parameters are created, and the logical names of their axes with them.
     """
-    return partitioning.scan_with_axes(
+    scan: Any = functools.partial(nn.scan, check_constancy_invariants=False)
+    if initializing:
+        # All layers share the names, which flax takes out of the scan by tracing a layer twice.
+        scan = functools.partial(
+            partitioning.scan_with_axes, axis_name="layers", axes_collections=("params",)
+        )
+    return scan(
         layer,
         variable_axes={"params": 0, edits.RECORDED: 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=in_axes,  # type: ignore  # flax's annotation knows a single entry.
+        in_axes=in_axes,
         length=num_layers,
-        axis_name="layers",
-        axes_collections=("params",),
     )
 
 

@@ -311,7 +311,8 @@ class TransformerLM(nn.Module):
         x_BLD = nn.Dropout(cfg.dropout_rate, name="input_dropout")(
             x_BLD, deterministic=not enable_dropout
         )
-        layers = _scanned(cfg, reads_alone=cache is not None)(
+        scanned = _scanned(cfg, reads_alone=cache is not None, initializing=self.is_initializing())
+        layers = scanned(
             cfg, self.adaptation, not enable_dropout, cache is not None, kernel, name="layers"
         )
         x_BLD, keys_values = layers(x_BLD, layer, visibility, positions_BL)
@@ -443,12 +444,13 @@ class _Cache:
             yield from zip(variables, jnp.split(new_NBLGK, len(variables)), strict=True)
 
 
-def _scanned(cfg: TransformerConfig, *, reads_alone: bool) -> Any:
+def _scanned(cfg: TransformerConfig, *, reads_alone: bool, initializing: bool) -> Any:
     """DecoderLayer, rematerialised as configured and scanned over a leading `layers` axis.
 
     Args:
       cfg: `remat` says what the backward pass computes again.
       reads_alone: no gradient is ever taken of this call.
+      initializing: this call creates the parameters.
     """
     layer: Any = DecoderLayer
     remat = cfg.remat
@@ -456,4 +458,5 @@ def _scanned(cfg: TransformerConfig, *, reads_alone: bool) -> Any:
         remat = _CPU_REMAT
     if remat != "none":
         layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[remat])
-    return scan_layers(layer, cfg.num_layers, (0, nn.broadcast, nn.broadcast))
+    in_axes = (0, nn.broadcast, nn.broadcast)
+    return scan_layers(layer, cfg.num_layers, in_axes, initializing=initializing)

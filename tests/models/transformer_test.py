@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -164,6 +165,30 @@ def test_padding_ids_have_no_probability(config):
     assert config.padded_vocab_size > config.vocab_size
     assert np.all(probs[..., 0] == 0) and np.all(probs[..., config.vocab_size :] == 0)
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"decode": True}, {"prefill": True}])
+def test_a_layer_is_traced_once_for_all(config, how):
+    # A verb that starts again finds its programs compiled, and traces them all the same.
+    config = dataclasses.replace(config, remat="none")
+    model, params = random_params(config)
+    calls = []
+
+    def count(call, arguments, keywords, context):
+        calls.append((type(context.module).__name__, context.method_name))
+        return call(*arguments, **keywords)
+
+    if "prefill" in how:
+        how = {**how, "prefill_lengths": jnp.array([3, 2])}
+    with nn.intercept_methods(count):
+        jax.eval_shape(
+            lambda params, tokens: model.apply(
+                {"params": params}, tokens, enable_dropout=False, mutable=["cache"], **how
+            ),
+            params,
+            _tokens(config),
+        )
+    assert calls.count(("DecoderLayer", "__call__")) == 1, calls
 
 
 @pytest.mark.parametrize(
