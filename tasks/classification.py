@@ -98,6 +98,7 @@ class LabelledSource(MemorySource):
 # --- preprocessors ----------------------------------------------------------------------------
 
 
+@tf.autograph.experimental.do_not_convert
 def choose_labels(dataset: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
     """TFDS' examples, a column a label, to `{"text", "labels", "weight"}`.
 

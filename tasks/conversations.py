@@ -104,6 +104,7 @@ def _encoder(exchange: chat.Exchange) -> Any:
         roles = tf.where(is_written, WRITTEN, GIVEN)
         return {"inputs": ids[: length - 1], "targets": ids[1:length], "roles": roles}
 
+    @tf.autograph.experimental.do_not_convert
     def to_examples(dataset: tf.data.Dataset) -> tf.data.Dataset:
         encoded = dataset.batch(TEXTS_AT_ONCE).map(encode_batch)
         return encoded.unbatch().map(shifted)
@@ -111,6 +112,7 @@ def _encoder(exchange: chat.Exchange) -> Any:
     return to_examples
 
 
+@tf.autograph.experimental.do_not_convert
 def split_answers(
     dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None
 ) -> tf.data.Dataset:

@@ -38,6 +38,7 @@ TEXT_VARIABLE = "DETOX_JAX_TEXT"
 # --- preprocessors ----------------------------------------------------------------------------
 
 
+@tf.autograph.experimental.do_not_convert
 def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> tf.data.Dataset:
     """`{"text"}` to `{"targets"}`: ids and end-of-text; texts of white space alone are dropped.
 
@@ -61,6 +62,7 @@ def to_targets(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> 
     return encoded.unbatch().map(end)
 
 
+@tf.autograph.experimental.do_not_convert
 def split_documents(
     dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None
 ) -> tf.data.Dataset:
@@ -73,11 +75,13 @@ def split_documents(
     return pieces.cut(dataset, ("targets",), sequence_length["targets"])
 
 
+@tf.autograph.experimental.do_not_convert
 def keep_nontoxic(dataset: tf.data.Dataset, label: str, highest: float = 0.0) -> tf.data.Dataset:
     """Examples whose `label` is at most `highest`."""
     return dataset.filter(lambda example: tf.cast(example[label], tf.float32) <= highest)
 
 
+@tf.autograph.experimental.do_not_convert
 def prompt_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """RealToxicityPrompts' records to `{"text"}`: prompt and continuation, as they stood."""
     return dataset.map(

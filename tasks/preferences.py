@@ -81,6 +81,7 @@ class PairSource(MemorySource):
         return pairs
 
 
+@tf.autograph.experimental.do_not_convert
 def to_ids(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> tf.data.Dataset:
     """Texts to ids: prompt and sides apart, as `generate` writes them, end-of-text where one is."""
     vocabulary = output_features["chosen"].vocabulary

@@ -22,6 +22,7 @@ def read_prompts(path: str) -> Iterator[tuple[str, str]]:
         yield prompt.id, prompt.text
 
 
+@tf.autograph.experimental.do_not_convert
 def to_inputs(
     dataset: tf.data.Dataset,
     output_features: Mapping[str, Any],

@@ -88,6 +88,7 @@ class TaggedSource(TextSource):
         return dict(zip(names, map(int, numbers), strict=True))
 
 
+@tf.autograph.experimental.do_not_convert
 def to_tagged_targets(
     dataset: tf.data.Dataset,
     output_features: Mapping[str, Any],

@@ -40,6 +40,15 @@ def vocabulary_of(task: seqio.Task | seqio.Mixture) -> Vocabulary:
     return vocabulary
 
 
+class _TextConverter(seqio.LMFeatureConverter):
+    """Packs `{"targets"}`, the next of each as what is read."""
+
+    # None of its branches is one of TensorFlow's, whose translation takes longer than the rest.
+    _convert_example = tf.autograph.experimental.do_not_convert(
+        seqio.LMFeatureConverter._convert_example
+    )
+
+
 class _AnswerConverter(seqio.LMFeatureConverter):
     """Packs `{"inputs", "targets", "roles"}`: what is read, the next of each, and whose it is."""
 
@@ -48,6 +57,7 @@ class _AnswerConverter(seqio.LMFeatureConverter):
         for name in ("inputs", "targets", "roles")
     }
 
+    @tf.autograph.experimental.do_not_convert
     def _convert_example(self, features: Any) -> dict[str, tf.Tensor]:
         return {
             "decoder_target_tokens": features["targets"],
@@ -74,12 +84,10 @@ def _rows(
 def _packed(
     task: seqio.Task | seqio.Mixture, length: int, split: str, *, seed: int | None, use_cached: bool
 ) -> Iterator[Row]:
-    if seqio_tasks.is_of_answers(task):
-        converter, names = _AnswerConverter(pack=True), list(_AnswerConverter.TASK_FEATURES)
-    else:
-        converter = seqio.LMFeatureConverter(pack=True, bos_id=vocabulary_of(task).bos_id)
-        names = ["targets"]
-    lengths = dict.fromkeys(names, length)
+    kind = _AnswerConverter if seqio_tasks.is_of_answers(task) else _TextConverter
+    # `one_epoch` cuts examples to the lengths, which seqio would check twice.
+    converter = kind(pack=True, bos_id=vocabulary_of(task).bos_id, apply_length_check=False)
+    lengths = dict.fromkeys(kind.TASK_FEATURES, length)
     tags, vocabulary = _ids_of_tags(task), vocabulary_of(task)
     what = f"{seqio_tasks.named(task)}: its 'targets'"
     with seqio_tasks.saying_what_fails(task):

@@ -87,6 +87,7 @@ def every_part_whole(task: seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mix
         return task
     whole, sample = copy.copy(task), task._sample_fn
 
+    @tf.autograph.experimental.do_not_convert
     def sampled(datasets: Sequence[Any], rates: Any, seed: int | None) -> Any:
         def marked(part: int, again: bool) -> Any:
             return datasets[part].map(lambda example: (example, part, again))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+from tensorflow.python.autograph.impl import api as autograph
 
 from detox_jax import chat
 from detox_jax.errors import Unavailable, UserError
@@ -76,6 +77,19 @@ def test_packed_pieces_start_from_end_of_text_and_do_not_mix(task, vocabulary, t
         assert not batch["decoder_loss_weights"][padding].any()
         assert not batch["decoder_target_tokens"][padding].any()
     assert seen > 2 * 20  # More pieces than rows: they are packed.
+
+
+def test_only_what_packs_is_translated_for_tensorflow(monkeypatch, task):
+    # Of each function that it translates TensorFlow parses the source, at the start of every run.
+    translated, translate = [], autograph._convert_actual
+
+    def noted(function, context):
+        translated.append(function.__module__)
+        return translate(function, context)
+
+    monkeypatch.setattr(autograph, "_convert_actual", noted)
+    next(data.BatchIterator(task, length=16, batch_size=2, seed=0))
+    assert set(translated) == {"seqio.utils"}  # Ours and the converter's need no translation.
 
 
 def test_an_epoch_holds_every_token_once(task, vocabulary, texts):
