@@ -18,11 +18,12 @@ ROOT = Path(__file__).parent.parent.parent
 EARLIER = "3d0e76e"
 
 
-def of_command(command: list[str], **environment: str) -> None:
-    """Runs a command whose output nobody reads."""
+def of_command(command: list[str], directory: Path | None = None, **environment: str) -> None:
+    """Runs a command whose output nobody reads, in this directory or another one."""
     subprocess.run(
         command,
         check=True,
+        cwd=directory,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **environment},
@@ -51,11 +52,12 @@ def _with_bytecode(package: Path) -> Path:
 
 
 def of_package(package: Path, *arguments: str, **environment: str) -> None:
-    """Runs a verb as the package in a directory has it."""
+    """Runs a verb as the package in a directory has it, whose gin files include each other."""
     # -P: not the package of the directory that this is started in.
     command = [sys.executable, "-P", "-m", "detox_jax", *arguments]
     others = [path for path in [os.environ.get("PYTHONPATH")] if path]
-    of_command(command, PYTHONPATH=os.pathsep.join([str(package), *others]), **environment)
+    path = os.pathsep.join([str(package), *others])
+    of_command(command, package, PYTHONPATH=path, **environment)
 
 
 def verb(name: str, file: Path, amount: int, *bindings: str) -> Work:
