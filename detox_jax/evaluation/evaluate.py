@@ -22,10 +22,10 @@ from detox_jax.evaluation import (
     joined,
     notes,
     picture_data,
+    resampling,
     results_files,
     scored_texts,
     soundness,
-    statistics,
 )
 from detox_jax.evaluation.metric_names import Accuracy
 from detox_jax.evaluation.perplexity_cache import (
@@ -48,7 +48,7 @@ from detox_jax.tags import Tags
 STATISTICS = (
     "percentile bootstrap over prompts, 95 %; of shares Wilson's interval, continuations clustered "
     "by prompt; sign-flip permutation p-values, Holm-adjusted within a split; resamples of "
-    f"{statistics.COUNTED_FROM:,} prompts and more drawn as counts"
+    f"{resampling.COUNTED_FROM:,} prompts and more drawn as counts"
 )
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from detox_jax.errors import UserError
-from detox_jax.evaluation import statistics
+from detox_jax.evaluation import resampling, statistics
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.results_files import Evaluation
 from detox_jax.evaluation.rows import Quality
@@ -214,7 +214,7 @@ def _frontier(
         ]
     )
     maxima_RP = maxima_RP[:, ~np.isnan(maxima_RP).any(axis=0)]
-    means_RD = statistics.resampled_means(maxima_RP)
+    means_RD = resampling.column_means(maxima_RP)
     means_R, base = maxima_RP.mean(axis=1), of_line.index(results.baseline)
     return Frontier(
         name,

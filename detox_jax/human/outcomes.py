@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detox_jax.evaluation import statistics
+from detox_jax.evaluation import resampling, statistics
 from detox_jax.evaluation.statistics import Difference, Interval
 from detox_jax.human import alpha
 from detox_jax.human.answers import Answered
@@ -206,7 +206,7 @@ def _agreement(
     by_prompt_PCC = part.by_prompt(alpha.coincidences(part.counts_NC))
     columns_CP = by_prompt_PCC.reshape(len(by_prompt_PCC), -1).T
     sums = columns_CP.sum(axis=1, keepdims=True)
-    drawn = statistics.resampled_means(columns_CP, draws, seed) * len(by_prompt_PCC)
+    drawn = resampling.column_means(columns_CP, draws, seed) * len(by_prompt_PCC)
     shape = (NUM_CATEGORIES, NUM_CATEGORIES, -1)
     observed_CCD, resampled_CCD = sums.reshape(shape), drawn.reshape(shape)
     return Agreement(

@@ -3,13 +3,12 @@
 import dataclasses
 import inspect
 import itertools
-import os
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from detox_jax.evaluation import statistics
+from detox_jax.evaluation import resampling, statistics
 from detox_jax.evaluation.statistics import UNMEASURED, Interval
 
 NAN = np.nan
@@ -88,7 +87,7 @@ def test_seed_decides_whatever_the_chunks(monkeypatch):
     first = statistics.paired_difference(a, b, draws=999, seed=5)
     assert statistics.paired_difference(a, b, draws=999, seed=5) == first
     assert statistics.paired_difference(a, b, draws=999, seed=6) != first
-    monkeypatch.setattr(statistics, "_CHUNK", 1000)
+    monkeypatch.setattr(resampling, "_CHUNK", 1000)
     assert statistics.bootstrap_mean(a - b, 999, 5).low == first.low
 
 
@@ -174,15 +173,6 @@ def test_prompts_needed_gives_the_power():
     runs = rng.normal(0.05, 0.2, (4000, needed))
     found = stats.ttest_1samp(runs, 0, axis=1).pvalue < 0.05
     assert found.mean() == pytest.approx(0.8, abs=0.03)
-
-
-@pytest.mark.parametrize(("draws", "size"), [(10_000, 10_000), (999, 7), (5, 1 << 21)])
-def test_resamples_are_drawn_in_few_pieces_that_a_processor_holds(draws, size):
-    """All at once would be 800 MB at the size of RealToxicityPrompts, one by one is slow."""
-    rows = list(statistics._chunks(draws, size))
-    assert sum(rows) == draws
-    assert max(rows) == 1 or max(rows) * size <= 1 << 20
-    assert len(rows) <= 1 + draws / max(1, (1 << 20) // size)
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
@@ -311,38 +301,7 @@ def test_a_share_is_covered_as_often_as_it_says(share):
     assert covered / 400 > 0.92
 
 
-# --- resamples drawn as counts ----------------------------------------------------------------
-
-
-def resampled(columns, draws=4000, seed=0):
-    return statistics._resampled_sums([np.asarray(c, float) for c in columns], draws, seed)
-
-
-@pytest.mark.parametrize("size", [1024, 5000, 300_000])
-def test_counted_resamples_are_as_many_values_as_there_are(size):
-    """A column of ones beside another: were a resample too short, its sum would say so."""
-    halves = np.arange(size) % 2
-    evens, odds = resampled([halves, 1 - halves], draws=50)
-    assert (evens + odds == size).all() and len({*evens}) > 10
-
-
-def test_counted_resamples_have_the_bootstraps_moments():
-    """Of a sum of n draws: n times the variance of one, the skewness of one over sqrt(n)."""
-    values = np.random.default_rng(1).gamma(0.05, size=2000)
-    (sums,) = resampled([values], draws=40_000)
-    assert sums.mean() == pytest.approx(values.sum(), abs=4 * np.std(sums) / 200)
-    assert np.var(sums) == pytest.approx(values.size * np.var(values), rel=0.03)
-    skewness = stats.skew(values) / np.sqrt(values.size)
-    assert stats.skew(sums) == pytest.approx(skewness, abs=0.06) and skewness > 0.15
-
-
-def test_one_value_is_drawn_as_often_as_a_binomial_says():
-    size = 2000
-    (sums,) = resampled([np.arange(size) == 7], draws=20_000)
-    expected = stats.binom.pmf(np.arange(4), size, 1 / size)
-    counts = [np.mean(sums == k) for k in range(4)]
-    np.testing.assert_allclose(counts, expected, atol=0.012)
-    assert set(sums) <= set(range(10))
+# --- of many prompts, whose resamples are drawn as counts ---------------------------------------
 
 
 def test_counted_intervals_are_those_of_indices(monkeypatch):
@@ -350,19 +309,11 @@ def test_counted_intervals_are_those_of_indices(monkeypatch):
     counts = rng.integers(1, 26, 3000)
     pair = rng.beta(2, 3, 3000) * counts, counts
     counted = statistics.bootstrap_ratio(*pair, draws=20_000)
-    monkeypatch.setattr(statistics, "COUNTED_FROM", 10**9)
+    monkeypatch.setattr(resampling, "COUNTED_FROM", 10**9)
     indexed = statistics.bootstrap_ratio(*pair, draws=20_000)
     assert counted != indexed and counted.value == indexed.value
     width = indexed.high - indexed.low
     np.testing.assert_allclose(_ends(counted), _ends(indexed), atol=0.03 * width)
-
-
-def test_processors_decide_nothing(monkeypatch):
-    values = np.random.default_rng(3).beta(2, 3, 200_000)
-    expected = statistics.bootstrap_mean(values, draws=40, seed=4)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert statistics.bootstrap_mean(values, draws=40, seed=4) == expected
-    assert statistics.bootstrap_mean(values, draws=40, seed=5) != expected
 
 
 @pytest.mark.parametrize("size", [300, 3000])
@@ -388,9 +339,9 @@ def test_together_is_as_apart(size):
 
 
 def test_metrics_of_the_same_prompts_share_their_draws(monkeypatch):
-    draws, counts = [], statistics._poisson_counts
+    draws, counts = [], resampling._poisson_counts
     monkeypatch.setattr(
-        statistics, "_poisson_counts", lambda *of: draws.append(of[2][0]) or counts(*of)
+        resampling, "_poisson_counts", lambda *of: draws.append(of[2][0]) or counts(*of)
     )
     values = np.random.default_rng(7).random((4, 2000))
     statistics.bootstrap_ratios([(row, np.ones(2000)) for row in values], draws=1000)
