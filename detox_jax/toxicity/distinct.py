@@ -35,7 +35,7 @@ class Distinct:
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> Sequence[records.Document]:
-        """See `filter.Selection`."""
+        """See `selections.Selection`."""
         del generator
         digests_N = np.fromiter(map(_digest, documents), f"S{_DIGEST_BYTES}", len(documents))
         order_N = _by_id_hash(documents)
@@ -81,7 +81,7 @@ class NearDistinct:
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> Sequence[records.Document]:
-        """See `filter.Selection`."""
+        """See `selections.Selection`."""
         del generator
         datasketch: Any = importlib.import_module(_PACKAGE)
         index: Any = datasketch.MinHashLSH(
@@ -121,7 +121,7 @@ class Unrepetitive:
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> Sequence[records.Document]:
-        """See `filter.Selection`."""
+        """See `selections.Selection`."""
         del generator
         repeated = (self._repeated(document.text) for document in documents)
         return corpus.taken(

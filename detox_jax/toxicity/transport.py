@@ -124,7 +124,7 @@ class NearTarget:
     def select(
         self, documents: Sequence[records.Document], generator: np.random.Generator
     ) -> Sequence[records.Document]:
-        """See `filter.TellingSelection`."""
+        """See `selections.TellingSelection`."""
         return self.select_and_count(documents, generator)[0]
 
     def select_and_count(

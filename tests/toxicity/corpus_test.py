@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from detox_jax import atomic_files, records
-from detox_jax.toxicity import corpus, distinct
+from detox_jax.toxicity import corpus, distinct, selections
 from detox_jax.toxicity import filter as filters
 
 SELECTIONS = [
-    filters.LeastToxic(0.3),
-    filters.MostToxic(0.3),
-    filters.LeastToxicPerLength(0.5, 3),
-    filters.RandomShare(0.4),
-    filters.AtMost(0.5),
+    selections.LeastToxic(0.3),
+    selections.MostToxic(0.3),
+    selections.LeastToxicPerLength(0.5, 3),
+    selections.RandomShare(0.4),
+    selections.AtMost(0.5),
     distinct.Distinct(),
     distinct.NearDistinct(0.9),
     distinct.Unrepetitive(0.1, 1),
-    filters.InTurn([distinct.Distinct(), filters.LeastToxic(0.5)]),
+    selections.InTurn([distinct.Distinct(), selections.LeastToxic(0.5)]),
 ]
 WORDS = ("one", "two", "é", '"three"', "four\n")
 
@@ -112,7 +112,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
                 file.write(json.dumps({"id": str(i), "text": "word " * words, "toxicity": 0.1}))
                 file.write("\n")
         tracemalloc.start()
-        filters.filter(str(path), str(tmp_path / f"out{words}"), filters.LeastToxic(0.05))
+        filters.filter(str(path), str(tmp_path / f"out{words}"), selections.LeastToxic(0.05))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return path.stat().st_size, size
