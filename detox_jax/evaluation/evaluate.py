@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from detox_jax.evaluation import (
     decoding,
     figures,
     joined,
+    judges,
     notes,
     picture_data,
     resampling,
@@ -56,6 +56,7 @@ STATISTICS = (
 FREE = ("output_dir", "batch_size", "mesh_shape", "power", "command", "check_only")
 
 
+# In this file, since gin files say `evaluate.Method`, and so do the lines of calls from Python.
 @dataclasses.dataclass(frozen=True)
 class Method:
     """One model's continuations.
@@ -167,8 +168,9 @@ def evaluate(
 
     if not output.complete:
         # --- the scores, and what no scorer changes ------------------------------------------
-        judged, joining = _read(
-            named, generations, baseline, min_coverage, group_by, word_segmenter
+        own_decoding = {name: method.own_decoding for name, method in named.items()}
+        judged, joining = judges.read(
+            generations, baseline, min_coverage, own_decoding, group_by, word_segmenter
         )
         texts = next(iter(judged.values()))
         reader = PerplexityReader(
@@ -196,7 +198,7 @@ def evaluate(
                 **figures.by_group(scored, group_by, draw),
                 provenance=Provenance(
                     evaluated_by=EvaluatedBy(judge, scored[baseline].reliability),
-                    filtered_by=_named_scorers(filtered_by, chosen_by, judge),
+                    filtered_by=judges.named_beside_rows(filtered_by, chosen_by, judge),
                     statistics=STATISTICS,
                     notes=(
                         *joining[scorer],
@@ -245,7 +247,7 @@ def _checked(
     joined.check_some(named)
     joined.check_baseline(named, baseline)
     decoding.check_own({name: method.own_decoding for name, method in named.items()})
-    generations = _by_scorer({name: method.generations for name, method in named.items()})
+    generations = judges.by_scorer({name: method.generations for name, method in named.items()})
     for paths in generations.values():
         joined.check_apart("METHODS", paths)
     if group_by and not preview.is_done(output_dir):
@@ -306,28 +308,6 @@ def _check_names(methods: Iterable[str]) -> None:
             )
 
 
-def _by_scorer(
-    generations: Mapping[str, str | Mapping[str, str]],
-) -> dict[str, dict[str, str]]:
-    """Each scorer's output for each method; the name of a scorer that is given none is empty."""
-    outputs = {
-        name: {"": found} if isinstance(found, str) else dict(found)
-        for name, found in generations.items()
-    }
-    first, scorers = next(iter(outputs.items()))
-    for name, found in outputs.items():
-        if not found or found.keys() != scorers.keys():
-            raise UserError(
-                f"method {name!r} has scores of {sorted(found)}, {first!r} of {sorted(scorers)}; "
-                "give every method the same scorers"
-            )
-    for scorer in scorers:
-        # It becomes a directory.
-        if not re.fullmatch(r"([\w-][\w.-]*)?", scorer):
-            raise UserError(f"scorer {scorer!r}: use letters, digits, dots, hyphens, underscores")
-    return {scorer: {name: found[scorer] for name, found in outputs.items()} for scorer in scorers}
-
-
 def _check_fields(group_by: Sequence[str]) -> None:
     if not all(all(by.split("+")) for by in group_by):
         raise UserError(
@@ -376,46 +356,7 @@ def _filtered_by(name: str, method: Method) -> Scorer | None:
     return from_json(Scorer, method.filtered_by, f"METHODS: {name}", "filtered_by")
 
 
-def _named_scorers(
-    filtered_by: Mapping[str, Scorer | None], chosen_by: Mapping[str, Scorer], judge: Scorer
-) -> dict[str, Scorer | None]:
-    """Of each method the scorer that chose its continuations, else the one that chose its corpus.
-
-    Where both did and the second is the judge, it is the one that is named: the row is marked.
-    """
-    chosen = {name: by for name, by in chosen_by.items() if filtered_by.get(name) != judge}
-    return {**filtered_by, **chosen}
-
-
 # --- figures ----------------------------------------------------------------------------------
-
-
-def _read(
-    methods: Mapping[str, Method],
-    generations: Mapping[str, Mapping[str, str]],
-    baseline: str,
-    min_coverage: float,
-    group_by: Sequence[str],
-    segmenter: Segmenter | None,
-) -> tuple[dict[str, dict[str, Scored]], dict[str, Sequence[str]]]:
-    """The scores of each scorer and method, of the same prompts; and what joining them left out."""
-    own_decoding = {name: method.own_decoding for name, method in methods.items()}
-    first = next(iter(generations))
-    fields = {name for by in group_by for name in by.split("+")}
-    all_joined = {
-        scorer: joined.join(
-            {
-                name: scored_texts.read(name, path, scorer == first, fields, segmenter)
-                for name, path in paths.items()
-            },
-            baseline,
-            min_coverage,
-            own_decoding,
-        )
-        for scorer, paths in generations.items()
-    }
-    judged = joined.align({scorer: of.methods for scorer, of in all_joined.items()})
-    return judged, {scorer: of.notes for scorer, of in all_joined.items()}
 
 
 def _quality_of_all(

@@ -12,7 +12,7 @@ from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation import perplexity, results_files, text_quality
-from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity, Scorer
+from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.formats import plain_prompts
 from tests.conftest import SENTENCES, draw_few_files
 
@@ -681,17 +681,6 @@ def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatc
     wrong = "--gin.MESH_SHAPE={'fsdp': 3}"
     assert steered(tmp_path / "new", *CONTRAST, wrong, reference, "--dry_run") == 2
     assert "MESH_SHAPE {'fsdp': 3} does not divide the 8 devices" in capsys.readouterr().err
-
-
-def test_a_row_is_marked_by_a_judge_that_filtered_or_chose():
-    """Results name one scorer a row; the mark is where it is the judge."""
-    judge, other = Scorer("judge", "judge-0123"), Scorer("other", "other-4567")
-    filtered_by = {"base": None, "corpus": judge, "both": judge, "best": None}
-    chosen_by = {"both": other, "best": judge}
-    of_judge = evaluates._named_scorers(filtered_by, chosen_by, judge)
-    of_other = evaluates._named_scorers(filtered_by, chosen_by, other)
-    assert of_judge == {"base": None, "corpus": judge, "both": judge, "best": judge}
-    assert of_other == {"base": None, "corpus": judge, "both": other, "best": judge}
 
 
 # --- groups of prompts ------------------------------------------------------------------------
