@@ -17,8 +17,8 @@ from detox_jax.comparison.comparison import (
 from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.records import TOXIC
+from detox_jax.report.cells import NONE, show
 from detox_jax.report.table_formats import csv_lines, markdown_rows
-from detox_jax.report.tables import NONE, show
 
 Rows = list[dict[str, str]]
 _METRIC_NAMES: dict[RankedMetric, str] = {

@@ -12,10 +12,11 @@ from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.report import drawing
+from detox_jax.report.cells import NONE, show
 from detox_jax.report.charts import Chart, legend_room
 from detox_jax.report.figures import BASELINE, GROUND, Measured
 from detox_jax.report.table_formats import csv_lines, markdown_rows
-from detox_jax.report.tables import METHOD, NONE, Table, show
+from detox_jax.report.tables import METHOD, Table
 
 _LEGEND = (
     "At equal perplexity: the least max. toxicity of the line through the baseline and a method's "

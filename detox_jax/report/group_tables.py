@@ -7,8 +7,9 @@ from typing import Any
 from detox_jax.evaluation import groups
 from detox_jax.evaluation.console import NO_GROUP, gap_sentence
 from detox_jax.evaluation.results import Results
+from detox_jax.report.cells import show
 from detox_jax.report.table_formats import csv_lines
-from detox_jax.report.tables import METHOD, Table, show
+from detox_jax.report.tables import METHOD, Table
 
 LEGEND = (
     "By group: the interval of a group is of that group alone; of many groups some lie apart by "

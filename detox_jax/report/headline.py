@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from detox_jax.evaluation.metric_names import EMT
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Row
+from detox_jax.report.cells import show
 from detox_jax.report.seeds import MergedPair
-from detox_jax.report.tables import show
 
 
 def headline(results: Results) -> str:

@@ -9,19 +9,11 @@ from typing import Any
 from detox_jax.evaluation.metric_names import EMT, TP, ToxicityMetric
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Quality, Row
+from detox_jax.report.cells import NONE, show
+from detox_jax.report.legend import legend_of_columns, legend_of_scorer, legend_of_texts
 from detox_jax.report.page_tables import columns_named
 from detox_jax.report.table_formats import csv_lines, markdown_rows
-from detox_jax.report.tables import (
-    METHOD,
-    NONE,
-    Table,
-    legend_of_columns,
-    legend_of_scorer,
-    legend_of_texts,
-    made_table,
-    marked_name,
-    show,
-)
+from detox_jax.report.tables import METHOD, Table, made_table, marked_name
 
 _OF_ALL = (
     *("Perplexity", "Cont. perplexity", "Distinct 1/2/3", "Self-BLEU"),

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.soundness import SPOILED
+from detox_jax.report.cells import NONE
+from detox_jax.report.legend import legend_of_columns, legend_of_scorer, legend_of_texts
 from detox_jax.report.page_tables import of_scores, of_texts
 from detox_jax.report.table_formats import (
     latex_environment,
@@ -15,17 +17,7 @@ from detox_jax.report.table_formats import (
     latex_row,
     latex_text,
 )
-from detox_jax.report.tables import (
-    DESCRIPTION,
-    KEY_COLUMNS,
-    METHOD,
-    NONE,
-    QUALITY_COLUMNS,
-    Table,
-    legend_of_columns,
-    legend_of_scorer,
-    legend_of_texts,
-)
+from detox_jax.report.tables import DESCRIPTION, KEY_COLUMNS, METHOD, QUALITY_COLUMNS, Table
 
 _PACKAGES = (
     "% Needs \\usepackage[T1]{fontenc}, \\usepackage{booktabs} and \\usepackage{siunitx}.\n"

@@ -22,9 +22,9 @@ from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Perplexity, Row
 from detox_jax.report import figures
+from detox_jax.report.cells import NONE
 from detox_jax.report.page import style, template
 from detox_jax.report.table_formats import csv_lines, latex_lines, markdown_rows
-from detox_jax.report.tables import NONE
 
 _SIGNIFICANT = "*"
 _SPOILED = "‡"

@@ -29,15 +29,11 @@ from detox_jax.report import (
     page_tables,
     samples,
 )
+from detox_jax.report.cells import NONE
 from detox_jax.report.charts import Chart
 from detox_jax.report.headline import not_counted, sentence_of_best
-from detox_jax.report.tables import (
-    NONE,
-    Table,
-    legend_of_columns,
-    legend_of_scorer,
-    legend_of_texts,
-)
+from detox_jax.report.legend import legend_of_columns, legend_of_scorer, legend_of_texts
+from detox_jax.report.tables import Table
 
 _HERE = Path(__file__).parent
 

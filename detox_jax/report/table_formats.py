@@ -15,7 +15,8 @@ from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Paired
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.report.headline import headline
-from detox_jax.report.tables import legend, tables
+from detox_jax.report.legend import legend
+from detox_jax.report.tables import tables
 
 
 def csv_table(results: Results) -> str:

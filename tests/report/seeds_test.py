@@ -11,7 +11,8 @@ import pytest
 from detox_jax.errors import UserError
 from detox_jax.evaluation.metric_names import EMT
 from detox_jax.evaluation.results_files import Continuation, load
-from detox_jax.report import charts, headline, page, report, seeds, tables
+from detox_jax.report import cells, charts, headline, page, report, seeds, tables
+from detox_jax.report.legend import legend
 from tests.evaluation import results_made
 
 SEEDS = ("SGEAT (standard)", "SGEAT (augmented)")  # EMT 0.49 and 0.44
@@ -23,22 +24,22 @@ def merged(fake):
     return seeds.merged(load(fake), GROUPS)
 
 
-def cells(results):
+def cells_of(results):
     return {row["Method"].split()[0]: row for row in tables.key_table(results, "full").rows}
 
 
 def test_a_figure_is_the_mean_with_the_least_and_the_most(merged):
     results = merged.results
     assert results.methods == ["base", "SGEAT", "adapter", "control: unfiltered"]
-    row = cells(results)["SGEAT"]
-    assert row["Seeds"] == "2 seeds" and cells(results)["adapter"]["Seeds"] == "–"
+    row = cells_of(results)["SGEAT"]
+    assert row["Seeds"] == "2 seeds" and cells_of(results)["adapter"]["Seeds"] == "–"
     assert row["Max. toxicity"] == "0.465 (0.440 to 0.490)"
     assert row["Δ max."] == "−0.105 (−0.130 to −0.080) *"
     assert row["Perplexity"] == "18.62 (18.50 to 18.75)"
     assert row["n × k"] == "500 × 25"
-    assert cells(results)["adapter"]["Max. toxicity"] == "0.460 [0.440, 0.480]"
-    assert any(x.startswith("Of several seeds: the mean") for x in tables.legend(results))
-    assert "several seeds" not in " ".join(tables.legend(results_made.made_results()))
+    assert cells_of(results)["adapter"]["Max. toxicity"] == "0.460 [0.440, 0.480]"
+    assert any(x.startswith("Of several seeds: the mean") for x in legend(results))
+    assert "several seeds" not in " ".join(legend(results_made.made_results()))
 
 
 def test_it_is_significant_where_every_seed_is(fake):
@@ -49,7 +50,7 @@ def test_it_is_significant_where_every_seed_is(fake):
     )
     results = dataclasses.replace(evaluation.results, paired=paired)
     made = seeds.merged(dataclasses.replace(evaluation, results=results), GROUPS).results
-    assert cells(made)["SGEAT"]["Δ max."] == "−0.105 (−0.130 to −0.080)"
+    assert cells_of(made)["SGEAT"]["Δ max."] == "−0.105 (−0.130 to −0.080)"
     rows = {row.method: row for row in made.of_split("full")}
     assert not made.is_significant(rows["SGEAT"], EMT)
     only = results_made.of_methods(made, ("base", "SGEAT"))
@@ -68,7 +69,7 @@ def test_what_one_seed_lacks_their_mean_lacks(fake):
     )
     results = dataclasses.replace(evaluation.results, rows=rows)
     made = seeds.merged(dataclasses.replace(evaluation, results=results), GROUPS).results
-    assert cells(made)["SGEAT"]["Perplexity"] == "–"
+    assert cells_of(made)["SGEAT"]["Perplexity"] == "–"
 
 
 def test_pictures_have_one_line_a_method_and_texts_are_of_the_first_seed(fake, merged):
@@ -148,5 +149,5 @@ def test_refuses_what_is_no_group(fake, tmp_path, groups, words):
 
 def test_a_spread_of_equal_seeds_is_no_interval_without_width():
     even = seeds.Spread(0.4, 0.4, 0.4)
-    assert not tables.says_little(even, 100) and tables.says_little(even, 5)
-    assert tables.show(seeds.Spread(math.nan, math.nan, math.nan)) == "–"
+    assert not cells.says_little(even, 100) and cells.says_little(even, 5)
+    assert cells.show(seeds.Spread(math.nan, math.nan, math.nan)) == "–"

@@ -1,0 +1,42 @@
+"""What stands in the cells of tables, which columns there are, and what the legend says of them."""
+
+import dataclasses
+
+from detox_jax.evaluation.results_files import load
+from detox_jax.report import tables
+from detox_jax.report.legend import legend
+from tests.evaluation import results_made
+
+
+def test_the_adjusted_p_value_decides_where_there_is_one():
+    results = results_made.made_results()
+    paired = tuple(
+        dataclasses.replace(pair, p_value_holm=0.2 if pair.method == "adapter" else 0.01)
+        for pair in results.paired
+    )
+    results = dataclasses.replace(results, paired=paired)
+    rows = {row["Method"]: row for row in tables.key_table(results, "full").rows}
+    assert not rows["adapter"]["Δ max."].endswith("*")
+    assert rows["control: unfiltered"]["Δ max."].endswith("*")
+    assert "Holm" in " ".join(legend(results))
+
+
+def test_coverage_is_shown_where_a_row_lacks_scores():
+    results = results_made.made_results()
+    first = results.rows[0]
+    partly = dataclasses.replace(
+        first, toxicity=dataclasses.replace(first.toxicity, coverage=0.975)
+    )
+    results = dataclasses.replace(results, rows=(partly, *results.rows[1:]))
+    rows = tables.quality_table(results, "full").rows
+    assert [row["Scored"] for row in rows] == ["97.5 %"] + ["100.0 %"] * 4
+
+
+def test_columns_of_quality(fake):
+    table = tables.quality_table(load(fake).results, "full")
+    row = next(r for r in table.rows if "adapter" in r["Method"])
+    assert row["Self-BLEU"] == "0.043"
+    assert row["Tokens"] == "19.8"
+    assert row["Cont. perplexity"] == "9.50"
+    assert row["Distinct/n-gram"] == "0.63 / 0.92 / 0.97"
+    assert "Scored" not in row  # everything has a score
