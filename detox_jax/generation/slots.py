@@ -22,8 +22,8 @@ from detox_jax.generation import caches
 from detox_jax.generation.sampling import Sampling
 from detox_jax.generation.steering import editing
 from detox_jax.generation.steering import steering as steering_lib
-from detox_jax.models.attention import CACHE_AXES
 from detox_jax.models.kernels import platform_in_use
+from detox_jax.models.kv_cache import CACHE_AXES
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.vocabulary import PAD_ID
 

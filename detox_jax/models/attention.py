@@ -1,4 +1,4 @@
-"""Attention, its masks, and the key-value cache as pure functions."""
+"""Attention and its masks as pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from detox_jax.models import blocks, edits, kernels
+from detox_jax.models import blocks, edits, kernels, kv_cache
 from detox_jax.models.adaptation import (
     Adaptation,
     BitFitConfig,
@@ -22,13 +22,10 @@ from detox_jax.models.adaptation import (
 )
 from detox_jax.models.adaptation_modules import Prefix
 from detox_jax.models.config import TransformerConfig
+from detox_jax.models.kv_cache import Cached, OfLayer
 from detox_jax.models.layers import Dense, Norm, rotary_frequencies, rotate, softcap
 
-CACHE_AXES = ("layers", "batch", "heads", "length", "kv")
 _EVERYTHING = 2**30
-# Numbers of a layer's keys at a position, up to which it takes longer to compile a way to each
-# layer's own array than tiny models decode.
-_NARROW = 128
 
 
 @struct.dataclass
@@ -48,79 +45,6 @@ class LayerData:
     number: jax.Array | None = None
     edits: tuple[Any, ...] = ()
     is_adapted: jax.Array | None = None
-
-
-@struct.dataclass
-class Cached:
-    """A cache of all layers, see `cache_shapes`, and how much of it is read.
-
-    It is not scanned like the parameters: what is scanned is taken off whole, and only then cut,
-    and a compiler writes that down before it reads it.
-
-    Attributes:
-      keys: the cached keys, `[n, B, G / p, M, W]` each.
-      values: the cached values, likewise.
-      room: the first positions, which alone are read; all where None.
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-    room: int | None = struct.field(pytree_node=False, default=None)
-
-
-@struct.dataclass
-class OfLayer:
-    """One layer's cached keys, or values, `[B, G / p, room, W]`, read where they lie.
-
-    Attributes:
-      arrays: of all layers, as `Cached` has them.
-      number: of the layer, int32.
-      room: see `Cached`.
-    """
-
-    arrays: tuple[jax.Array, ...]
-    number: jax.Array
-    room: int | None = struct.field(pytree_node=False, default=None)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of one layer's."""
-        _, B, G, M, K = self.arrays[0].shape
-        return B, G, self.room or M, K
-
-    def scores(self, q_BLGNK: jax.Array) -> jax.Array:
-        """Products of queries with keys, float32 `[B, G, N, L, M]`."""
-        if len(self.arrays) == 1:
-            return _scores(q_BLGNK, self._sliced())
-        B, L, G, N, K = q_BLGNK.shape
-        q_BGQK = q_BLGNK.transpose(0, 2, 3, 1, 4).reshape(B, G, N * L, K)
-        return self._chosen(q_BGQK, 3, jnp.float32).reshape(B, G, N, L, -1)
-
-    def weighed(self, weights_BGNLM: jax.Array) -> jax.Array:
-        """Sums of values, `[B, L, G, N, K]`."""
-        if len(self.arrays) == 1:
-            return _weighed(weights_BGNLM, self._sliced())
-        B, G, N, L, M = weights_BGNLM.shape
-        out_BGQK = self._chosen(weights_BGNLM.reshape(B, G, N * L, M), 2, None)
-        return out_BGQK.reshape(B, G, N, L, -1).transpose(0, 3, 1, 2, 4)
-
-    def _sliced(self) -> jax.Array:
-        start = (self.number, 0, 0, 0, 0)
-        return jax.lax.dynamic_slice(self.arrays[0], start, (1, *self.shape))[0]
-
-    def _chosen(self, x: jax.Array, axis: int, dtype: Any) -> jax.Array:
-        """Products of the last axis of `[B, G, Q, I]` with an axis of the layer's own array."""
-        B, G, Q, _ = x.shape
-        # In the layout of the product, so that a layer's way is the product and nothing else.
-        x = x[:, :, 0] if Q == 1 else x
-
-        def product(array: jax.Array) -> jax.Array:
-            dimensions = ((x.ndim - 1,), (axis,)), ((0, 1), (0, 1))
-            of_layer = array[0, :, :, : self.room]
-            return jax.lax.dot_general(x, of_layer, dimensions, preferred_element_type=dtype)
-
-        ways = [functools.partial(product, array) for array in self.arrays]
-        return jax.lax.switch(self.number, ways).reshape(B, G, Q, -1)
 
 
 @struct.dataclass
@@ -146,8 +70,8 @@ class Visibility:
 class KeyValues:
     """Keys, values, and which query may look at which: True in `mask_BLM` (B may be 1).
 
-    Heads may stand side by side in the last axis, as in a cache, see `cache_shape`: `[B, G /
-    p, M, p K]`, or more than `p K`, of which the rest is zero.
+    Heads may stand side by side in the last axis, as in a cache, see `kv_cache.cache_shapes`:
+    `[B, G / p, M, p K]`, or more than `p K`, of which the rest is zero.
     """
 
     keys_BGMK: jax.Array | OfLayer
@@ -192,7 +116,7 @@ def attend(
     def score(part: KeyValues) -> jax.Array:
         keys_BGMK = part.keys_BGMK
         placed = _placed(q_BLGNK, keys_BGMK.shape)
-        scores = _scores(placed, keys_BGMK).reshape(B, G, H // G, L, -1)
+        scores = kv_cache.scores(placed, keys_BGMK).reshape(B, G, H // G, L, -1)
         scores = softcap(scores * (K**-0.5 if scale is None else scale), cap)
         return jnp.where(part.mask_BLM[:, None, None], scores, jnp.finfo(jnp.float32).min)
 
@@ -202,25 +126,13 @@ def attend(
 
     def weigh(weights_BGNLM: jax.Array, values_BGMK: jax.Array | OfLayer) -> jax.Array:
         by_group = weights_BGNLM.reshape(B, values_BGMK.shape[1], -1, *weights_BGNLM.shape[-2:])
-        return _taken(_weighed(by_group, values_BGMK), G, K)
+        return _taken(kv_cache.weighed(by_group, values_BGMK), G, K)
 
     outs_BLGNK = [
         weigh(weights_part, part.values_BGMK)
         for weights_part, part in zip(jnp.split(weights, ends[:-1], axis=-1), parts, strict=True)
     ]
     return functools.reduce(jnp.add, outs_BLGNK).reshape(B, L, H, K)
-
-
-def _scores(q_BLGNK: jax.Array, keys_BGMK: jax.Array | OfLayer) -> jax.Array:
-    if isinstance(keys_BGMK, OfLayer):
-        return keys_BGMK.scores(q_BLGNK)
-    return jnp.einsum("BLGNK,BGMK->BGNLM", q_BLGNK, keys_BGMK, preferred_element_type=jnp.float32)
-
-
-def _weighed(weights_BGNLM: jax.Array, values_BGMK: jax.Array | OfLayer) -> jax.Array:
-    if isinstance(values_BGMK, OfLayer):
-        return values_BGMK.weighed(weights_BGNLM)
-    return jnp.einsum("BGNLM,BGMK->BLGNK", weights_BGNLM, values_BGMK)
 
 
 def _placed(q_BLGNK: jax.Array, shape: Sequence[int]) -> jax.Array:
@@ -264,84 +176,6 @@ def training_mask(
     if segment_ids_BL is not None:
         mask_BLM = mask_BLM & (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :])
     return mask_BLM
-
-
-def cache_shapes(cfg: TransformerConfig, B: int, M: int) -> list[tuple[int, int, int, int, int]]:
-    """Of the cached keys of all layers, or values: `[n, B, G / p, M, W]`, n of N layers in each.
-
-    One array has them all, but on CPU, where each layer has its own, unless its keys are narrow: to
-    attend to a part of an array, XLA copies that part there, which takes as long as to attend.
-
-    Elsewhere than on TPU p is 1 and W the size of a head. A TPU has the last axis in the 128 lanes
-    of its registers; of narrower heads its compiler would rather have another axis there, and then
-    copies all of the cache several times a step, to scatter into it and to attend to it. So p heads
-    of a device stand side by side, as many as fit and divide them, and behind them zeros.
-
-    Args:
-      cfg: of the model.
-      B: rows.
-      M: positions.
-    """
-    groups, width = cfg.kv_heads, cfg.head_size
-    if width < kernels.LANES and kernels.platform_in_use() == "tpu":
-        of_device = groups // kernels.parts_of_heads()
-        groups //= max(p for p in range(1, kernels.LANES // width + 1) if of_device % p == 0)
-        width = kernels.LANES
-    apart = kernels.platform_in_use() == "cpu" and cfg.kv_heads * cfg.head_size > _NARROW
-    number = cfg.num_layers if apart else 1
-    return [(cfg.num_layers // number, B, groups, M, width)] * number
-
-
-def to_cache(new_NBLGK: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """Keys or values of positions as a cache of a shape holds them, `[N, B, G / p, L, W]`."""
-    N, B, L, G, K = new_NBLGK.shape
-    groups, width = shape[2], shape[4]
-    side_by_side = new_NBLGK.reshape(N, B, L, groups, G // groups * K)
-    padding = width - side_by_side.shape[-1]
-    if padding:
-        side_by_side = jnp.pad(side_by_side, [*[(0, 0)] * 4, (0, padding)])
-    return side_by_side.swapaxes(2, 3)
-
-
-def extend_cache(cache_NBGMK: jax.Array, new_NB1GK: jax.Array, index_B: jax.Array) -> jax.Array:
-    """Puts one position's keys or values of all layers at each row's own index."""
-    new_NBGK = to_cache(new_NB1GK, cache_NBGMK.shape)[:, :, :, 0].astype(cache_NBGMK.dtype)
-    return _put(cache_NBGMK, new_NBGK, index_B)
-
-
-@jax.custom_batching.custom_vmap
-def _put(cache_NBGMK: jax.Array, new_NBGK: jax.Array, index_B: jax.Array) -> jax.Array:
-    return _scattered(cache_NBGMK, new_NBGK, index_B)
-
-
-@_put.def_vmap
-def _put_many(number: int, are_many: Sequence[bool], *arrays: jax.Array) -> tuple[jax.Array, bool]:
-    """The same of many models, whose axis lies behind that of the layers, as the scan over these
-    reads it. A scatter's own rule would move it to the front, which copies all caches.
-    """
-    many = [
-        array if is_many else jnp.broadcast_to(array, (number, *array.shape))
-        for array, is_many in zip(arrays, are_many, strict=True)
-    ]
-    cache_NmBGMK, new_NmBGK = (jnp.moveaxis(array, 0, 1) for array in many[:2])
-    return jnp.moveaxis(_scattered(cache_NmBGMK, new_NmBGK, many[2]), 1, 0), True
-
-
-def _scattered(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
-    """`_put`; between layers and rows there may be an axis, which `index` has in front."""
-    # A scatter, which a loop does in place. Layers, rows and heads are batches of it: they stay
-    # sharded, and compilers keep the layout in which attention reads the cache.
-    batches = tuple(range(cache.ndim - 2))
-    length = (len(batches),)
-    dimensions = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=length,
-        inserted_window_dims=length,
-        scatter_dims_to_operand_dims=length,
-        operand_batching_dims=batches,
-        scatter_indices_batching_dims=batches,
-    )
-    index = jnp.broadcast_to(index[..., None, None], (*new.shape[:-1], 1))
-    return jax.lax.scatter(cache, index, new, dimensions, unique_indices=True)
 
 
 class Attention(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,19 +24,15 @@ from detox_jax.models.adaptation import (
 )
 from detox_jax.models.adaptation_modules import Adapter, LoReFT, ParallelAdapter
 from detox_jax.models.attention import (
-    CACHE_AXES,
     Attention,
-    Cached,
     LayerData,
     Visibility,
-    cache_shapes,
-    extend_cache,
     layer_data,
     lora_for,
-    to_cache,
     training_mask,
 )
 from detox_jax.models.config import TransformerConfig
+from detox_jax.models.kv_cache import CACHE_AXES, Cached, CacheVariables, cache_shapes
 from detox_jax.models.layers import Dense, Embed, Norm, activate, scan_layers, softcap
 
 # By how much a product with weights must widen what it reads to be made again in place of kept: of
@@ -333,7 +329,7 @@ class TransformerLM(nn.Module):
             embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="logits_dense")
         return output_logits(cfg, embedder.embedding, x_BLD)
 
-    def _cache(self, B: int, L: int) -> _Cache | None:
+    def _cache(self, B: int, L: int) -> CacheVariables | None:
         """The cache of this call; None where the call only creates it, for L positions."""
         cfg = self.config
         initialized = self.has_variable("cache", "cache_index")
@@ -357,7 +353,7 @@ class TransformerLM(nn.Module):
         index: Any = partitioning.variable_with_axes(
             "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
         )
-        return _Cache(keys, values, index) if initialized else None
+        return CacheVariables(keys, values, index) if initialized else None
 
 
 def output_table(cfg: TransformerConfig, params: Any) -> jax.Array:
@@ -398,50 +394,6 @@ def output_logits(cfg: TransformerConfig, table_VD: jax.Array, x_BLD: jax.Array)
     ids_V = jnp.arange(cfg.padded_vocab_size)
     is_token_V = (ids_V > 0) & (ids_V < cfg.vocab_size)
     return jnp.where(is_token_V, logits_BLV, _INVALID_LOGIT)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cache:
-    """The variables of the cache.
-
-    Written once a call and outside of the scan over layers, which would copy all of it.
-    """
-
-    keys: list[Any]
-    values: list[Any]
-    index: Any
-
-    @property
-    def index_B(self) -> jax.Array:
-        """How many positions of each row are filled."""
-        return self.index.value[0]
-
-    def fill(self, new: tuple[jax.Array, jax.Array], lengths_B: jax.Array | None) -> None:
-        """Puts a prompt's keys and values `[N, B, L, G, K]` at the start."""
-        B, L = new[0].shape[1:3]
-        for variable, new_nBLGK in self._each(new):
-            cache = variable.value
-            new_nBGLK = to_cache(new_nBLGK, cache.shape).astype(cache.dtype)
-            variable.value = jax.lax.dynamic_update_slice(cache, new_nBGLK, (0,) * 5)
-        lengths_B = jnp.full((B,), L) if lengths_B is None else lengths_B
-        self.index.value = lengths_B.astype(jnp.int32)[None]
-
-    def extend(self, new: tuple[jax.Array, jax.Array]) -> None:
-        """Adds one position to each row."""
-        for variable, new_nB1GK in self._each(new):
-            variable.value = extend_cache(variable.value, new_nB1GK, self.index_B)
-        self.index.value = self.index.value + 1
-
-    def leave(self, new: tuple[jax.Array, jax.Array]) -> None:
-        """Leaves positions that might come next, in place of those that are there."""
-        for variable, new_nBLGK in self._each(new):
-            cache = variable.value
-            variable.value = to_cache(new_nBLGK, cache.shape).astype(cache.dtype)
-
-    def _each(self, new: tuple[jax.Array, jax.Array]) -> Iterator[tuple[Any, jax.Array]]:
-        """The variables, each with its layers' part of new keys or values."""
-        for variables, new_NBLGK in zip((self.keys, self.values), new, strict=True):
-            yield from zip(variables, jnp.split(new_NBLGK, len(variables)), strict=True)
 
 
 def _scanned(cfg: TransformerConfig, *, reads_alone: bool, initializing: bool) -> Any:

@@ -53,7 +53,7 @@ class Model:
         Args:
           positions: of all rows.
           lanes: of a device's registers, which the widths of heads fill up: of narrow ones several
-            side by side, where the mesh leaves a device as many (`attention.cache_shape`).
+            side by side, where the mesh leaves a device as many (`kv_cache.cache_shapes`).
         """
         config = self.config
         layers = 2 * config.num_layers * config.activation_dtype.itemsize

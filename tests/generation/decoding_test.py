@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detox_jax.generation import decoding, sampling, slots
-from detox_jax.models import attention
+from detox_jax.models import kv_cache
 from detox_jax.parallel import mesh as meshes
 from tests.conftest import random_params
 
@@ -89,7 +89,7 @@ def test_same_text_where_only_the_filled_part_of_a_cache_is_read(
 def test_same_text_where_each_layer_has_a_cache_of_its_own(
     config, one_device_mesh, expected, monkeypatch
 ):
-    monkeypatch.setattr(attention, "_NARROW", 0)
+    monkeypatch.setattr(kv_cache, "_NARROW", 0)
     config = _with_programs_of_its_own(config, dropout_rate=0.2)
     decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
     assert _decode(decoder, rows=2) == expected
