@@ -84,6 +84,8 @@ def export_model(
     checkpoint, adaptation = export.checkpoint, export.checkpoint.spec.adaptation
     _require_form(source, adaptation, merge_lora)
     alone = isinstance(adaptation, _ADAPTERS) or (adaptation is not None and not merge_lora)
+    if alone:
+        export = _with_its_own_base(export)
     if alone and verify:
         raise UserError(
             "--verify compares whole models, and this adaptation goes out alone; merge a LoRA "
@@ -167,6 +169,19 @@ def _open_export(source: str, dtype: str | None) -> _Export:
     return _Export(checkpoint, recorded, vocabulary, dtype)
 
 
+def _with_its_own_base(export: _Export) -> _Export:
+    """An adaptation's export, whose origin is the model that it belongs to.
+
+    What was imported and trained further is another model than the hub's: an adaptation of it says
+    nothing there.
+    """
+    recorded, base = export.recorded, export.checkpoint.base or export.checkpoint
+    if recorded is None or huggingface.is_as_imported(base):
+        return export
+    source = {"path": str(base.model_dir)}
+    return dataclasses.replace(export, recorded={**recorded, "source": source})
+
+
 def _write_adaptation(
     export: _Export, directory: epath.Path, to_hf: str, base_name: str | None
 ) -> None:
@@ -178,9 +193,12 @@ def _write_adaptation(
     place = origin.get("path") or (checkpoint.base or checkpoint).model_dir
     name = str(origin.get("repo") or place)
     if "repo" not in origin:
+        is_ours = (epath.Path(name) / places.MODEL_FILE).exists()
+        export_it = f"export that too (detox-jax convert --from={name} --to_hf=DIR), and "
         print(
-            f"{to_hf}: names its base by its place here, {name}; before you share it, give the "
-            "base's name on the hub: --gin.BASE_NAME=OWNER/NAME"
+            f"{to_hf}: names its base by its place here, {name}; before you share it, "
+            f"{export_it if is_ours else ''}give the base's name on the hub: "
+            "--gin.BASE_NAME=OWNER/NAME"
         )
     written = (str(checkpoint.model_dir), str(directory))
     if _kind(checkpoint.spec.adaptation) == "peft":

@@ -239,6 +239,13 @@ def read_origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return jsonl.json_object(file.read_bytes(), str(file)) if file.exists() else None
 
 
+def is_as_imported(checkpoint: Checkpoint) -> bool:
+    """Whether a model is what `convert` brought here: it has an origin when trained further too."""
+    return (
+        read_origin(checkpoint) is not None and manifests.verb_of(checkpoint.model_dir) == "convert"
+    )
+
+
 def choose_family(config: TransformerConfig, recorded: dict[str, Any] | None) -> Family:
     """The family that the model came from, or the first that holds its architecture exactly.
 

@@ -117,7 +117,7 @@ def check_base(adapter: Adapter, base: Checkpoint, ignored: Sequence[str]) -> No
         return
     same = f'; if they are the same model, say so: --gin.IGNORE_FIELDS="[{BASE_FIELD!r}]"'
     recorded = huggingface.read_origin(base)
-    if recorded is None or manifests.read_manifest(base.model_dir)["verb"] != "convert":
+    if recorded is None or not huggingface.is_as_imported(base):
         was = "was trained here" if recorded is None else "was trained further here"
         raise UserError(
             f"{file}: belongs to {adapter.base_name}, and BASE {base.model_dir} {was}; give what "

@@ -302,6 +302,30 @@ def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
             convert.convert(source=str(adapted), to_hf=str(out), merge_lora=False, verify=True)
 
 
+@pytest.mark.parametrize("adaptation", [AdapterConfig(4), LoRAConfig(3)])
+def test_an_adaptation_of_a_base_that_was_trained_further_does_not_name_the_hubs(
+    source, vocabulary, one_device_mesh, tmp_path, capsys, adaptation
+):
+    base = import_it(source, tmp_path / "base")
+    origin = json.loads((base / "huggingface.json").read_text())
+    origin["source"] |= {"repo": "owner/llama", "revision": "0" * 40}
+    (base / "huggingface.json").write_text(json.dumps(origin))
+    config = checkpoints.read_spec(epath.Path(base)).config
+    parts = (adaptation, config, vocabulary, one_device_mesh)
+    adapted = str(_adapted(str(base), *parts, tmp_path / "adapted"))
+    for verb in ("convert", "train"):
+        manifest = json.loads((base / "manifest.json").read_text())
+        (base / "manifest.json").write_text(json.dumps({**manifest, "verb": verb}))
+        out = tmp_path / f"of-{verb}"
+        convert.convert(source=adapted, to_hf=str(out), merge_lora=False)
+        config, card = ((out / file).read_text() for file in ("adapter_config.json", "README.md"))
+        as_imported = verb == "convert"
+        assert ('"owner/llama"' in config, f'"{base}"' in config) == (as_imported, not as_imported)
+        assert ("owner/llama" in card, "0" * 40 in card) == (as_imported, as_imported)
+        line = f"export that too (detox-jax convert --from={base} --to_hf=DIR)"
+        assert (line in capsys.readouterr().out) != as_imported
+
+
 def test_a_name_of_the_base_is_one_of_the_hub_and_of_a_base(model_dir, source, tmp_path):
     for settings, said in (
         ({"from_hf": str(source), "to": str(tmp_path / "a")}, "BASE_NAME is for --to_hf alone"),
