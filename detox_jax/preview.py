@@ -201,7 +201,7 @@ def checked_root(output_dir: str) -> None:
 
 
 def checked_output(output_dir: str) -> None:
-    """Refuses an output that is a file, or a directory below one.
+    """Refuses an output that is a file or a link to nothing, or a directory below one.
 
     Raises:
       UserError: naming it.
@@ -218,3 +218,8 @@ def checked_output(output_dir: str) -> None:
             if place == path:
                 raise UserError(f"{output_dir}: is a file; give a directory to write to")
             raise UserError(f"{output_dir}: cannot be written: {place} is a file")
+        if place.is_symlink():
+            raise UserError(
+                f"{output_dir}: cannot be written: {place} is a link to {os.readlink(place)}, "
+                "which is not there; make that directory, or give another"
+            )

@@ -63,7 +63,13 @@ def test_a_disk_without_room_is_a_mistake(tmp_path, monkeypatch):
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    for place, said in (("file", "is a file"), ("file/below", "cannot be written")):
+    (tmp_path / "link").symlink_to("nowhere")
+    for place, said in (
+        ("file", "is a file"),
+        ("file/below", "cannot be written"),
+        ("link", "link: cannot be written: .*/link is a link to nowhere, which is not there; make"),
+        ("link/below", "cannot be written: .*/link is a link to nowhere"),
+    ):
         with pytest.raises(UserError, match=said):
             preview.checked_output(str(tmp_path / place))
     preview.checked_output(str(tmp_path / "new" / "below"))

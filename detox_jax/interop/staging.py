@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,8 +28,9 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
       UserError: if `target` holds anything else.
       InUseError: if another conversion is writing it.
     """
-    path = epath.Path(target)
-    in_place = not atomic_files.is_local(path)
+    in_place = not atomic_files.is_local(target)
+    # Of a link what it leads to, as to a larger disk: a link is no directory that can be replaced.
+    path = epath.Path(target if in_place else os.path.realpath(target))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if path.is_dir() and (path / manifests.MANIFEST).exists():
             output = outputs.OutputDirectory(target, "convert", settings)

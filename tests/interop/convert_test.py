@@ -95,6 +95,19 @@ def test_how_a_model_generates_stays_with_it(source, tmp_path, vocabulary):
     assert (tmp_path / "back" / "generation_config.json").read_bytes() == settings
 
 
+def test_a_link_to_an_empty_directory_leads_there(source, tmp_path):
+    places = {name: tmp_path / "large" / name for name in ("ours", "back")}
+    for name, place in places.items():
+        place.mkdir(parents=True)
+        (tmp_path / name).symlink_to(place)
+    import_it(source, tmp_path / "ours")
+    convert.convert(source=str(tmp_path / "ours"), to_hf=str(tmp_path / "back"))
+    assert (places["ours"] / "model.json").exists()
+    assert (places["back"] / "config.json").exists()
+    assert all((tmp_path / name).is_symlink() for name in places)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_another_tokenizer_is_another_import(source, tmp_path):
     import_it(source, tmp_path / "ours")
     import_it(source, tmp_path / "ours")
