@@ -121,19 +121,11 @@ def _open_base(path: str) -> Checkpoint:
     model_dir, step = checkpoints.resolve(path)
     spec = checkpoints.read_spec(model_dir)
     if spec.adaptation is not None:
-        of = "" if spec.base is None else f", {_shown_base(spec, model_dir)}"
+        of = "" if spec.base is None else f", {checkpoints.shown_base(spec, model_dir)}"
         raise UserError(
             f"BASE={path}: is an adaptation; give its base{of}, and this as one of TERMS"
         )
     return Checkpoint(model_dir, step, spec)
-
-
-def _shown_base(spec: checkpoints.ModelSpec, model_dir: epath.Path) -> str:
-    """Where the base of an adaptation lies, without the way back and forth."""
-    assert spec.base is not None
-    path = checkpoints.find_base(spec.base["path"], model_dir)
-    short = os.path.normpath(path)
-    return short if os.path.exists(short) and os.path.samefile(short, path) else path
 
 
 def _open_term(path: str, base: Checkpoint) -> Checkpoint:

@@ -274,6 +274,14 @@ def find_base(recorded: str, model_dir: epath.Path) -> str:
     raise UserError(f"{model_dir}: its base model {recorded} is gone; put it back")
 
 
+def shown_base(spec: ModelSpec, model_dir: epath.Path) -> str:
+    """Where the base of an adaptation lies, without the way back and forth."""
+    assert spec.base is not None
+    path = find_base(spec.base["path"], model_dir)
+    short = os.path.normpath(path)
+    return short if os.path.exists(short) and os.path.samefile(short, path) else path
+
+
 def _beside(directory: epath.Path, relative: str) -> epath.Path:
     """What a relative path leads to from a directory; an object store knows no "..".
 

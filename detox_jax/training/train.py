@@ -365,7 +365,9 @@ def _check_spec(path: str, spec: checkpoints.ModelSpec, vocabulary: str) -> None
             f"the task the checkpoint's own, {path}/{places.VOCABULARY_DIR}"
         )
     if spec.adaptation is not None:
-        raise UserError(f"{path}: is itself an adaptation; start from its base, {spec.base}")
+        model_dir, _ = places.split(path)
+        base = "" if spec.base is None else f", {checkpoints.shown_base(spec, model_dir)}"
+        raise UserError(f"{path}: is itself an adaptation; start from its base{base}")
 
 
 def _resolve_config(

@@ -421,11 +421,12 @@ def test_mistakes(flags, base, tmp_path, mistake, capsys):
     assert not manifest.exists() or not json.loads(manifest.read_text())["complete"]
 
 
-def test_an_adaptation_is_not_adapted_again(flags, adapted, tmp_path, capsys):
+def test_an_adaptation_is_not_adapted_again(flags, base, adapted, tmp_path, capsys):
     lora = "--gin_file=gin_configs/adaptation/lora.gin"
     initial = f"--gin.INITIAL_CHECKPOINT_PATH={adapted('lora')}"
     assert cli.main([*flags, lora, initial, f"--gin.MODEL_DIR={tmp_path / 'b'}"]) == 2
-    assert "is itself an adaptation" in capsys.readouterr().err
+    said = f"is itself an adaptation; start from its base, {base}\n"
+    assert said in capsys.readouterr().err
 
 
 def test_moved_together_an_adaptation_finds_its_base(adapted, models, tmp_path):
