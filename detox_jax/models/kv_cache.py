@@ -207,6 +207,11 @@ class CacheVariables:
         """How many positions of each row are filled."""
         return self.index.value[0]
 
+    def read(self, room: int | None) -> Cached:
+        """What layers attend to: of each row the first `room` positions, all where None."""
+        keys, values = (tuple(v.value for v in of) for of in (self.keys, self.values))
+        return Cached(keys, values, room)
+
     def fill(self, new: tuple[jax.Array, jax.Array], lengths_B: jax.Array | None) -> None:
         """Puts a prompt's keys and values `[N, B, L, G, K]` at the start."""
         B, L = new[0].shape[1:3]

@@ -32,7 +32,7 @@ from detox_jax.models.attention import (
     training_mask,
 )
 from detox_jax.models.config import TransformerConfig
-from detox_jax.models.kv_cache import CACHE_AXES, Cached, CacheVariables, cache_shapes
+from detox_jax.models.kv_cache import CACHE_AXES, CacheVariables, cache_shapes
 from detox_jax.models.layers import Dense, Embed, Norm, activate, scan_layers, softcap
 
 # By how much a product with weights must widen what it reads to be made again in place of kept: of
@@ -284,17 +284,17 @@ class TransformerLM(nn.Module):
             visibility = Visibility(mask_BLM=jnp.eye(L, dtype=bool)[None])
         elif kernel is not None:
             visibility = Visibility(segment_ids_BL=decoder_segment_ids)
-        elif attention_mask is not None:
-            in_blocks = blocks.reads_in_blocks(cfg, B, L)
-            visibility = Visibility(mask_BLM=attention_mask, in_blocks=in_blocks)
         else:
-            mask_BLM = training_mask(L, decoder_segment_ids, decoder_causal_attention)
-            by_blocks = causal and cache is None and blocks.trains_in_blocks(cfg, B, L)
-            visibility = Visibility(mask_BLM=mask_BLM, gradient_in_blocks=by_blocks)
+            visibility = _visibility(
+                cfg,
+                (B, L),
+                attention_mask,
+                decoder_segment_ids,
+                decoder_causal_attention,
+                trains=cache is None,
+            )
         if cache is not None and not prefill:
-            keys, values = (tuple(v.value for v in of) for of in (cache.keys, cache.values))
-            cached = Cached(keys, values, cache_room)
-            visibility = dataclasses.replace(visibility, cached=cached)
+            visibility = dataclasses.replace(visibility, cached=cache.read(cache_room))
 
         embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="token_embedder")
         x_BLD = embedder(decoder_input_tokens)
@@ -354,6 +354,33 @@ class TransformerLM(nn.Module):
             "cache", "cache_index", jnp.zeros, (1, B), jnp.int32, axes=("layers", "batch")
         )
         return CacheVariables(keys, values, index) if initialized else None
+
+
+def _visibility(
+    cfg: TransformerConfig,
+    shape: tuple[int, int],
+    mask_BLL: jax.Array | None,
+    segment_ids_BL: jax.Array | None,
+    bidirectional_BL: jax.Array | None,
+    *,
+    trains: bool,
+) -> Visibility:
+    """Who sees whom in plain attention: by the mask that is given, or by the causal one.
+
+    Args:
+      cfg: of the model.
+      shape: B and L.
+      mask_BLL: in place of the causal mask; None for that.
+      segment_ids_BL: see `training_mask`.
+      bidirectional_BL: likewise.
+      trains: whether a gradient may be taken, which then goes block by block.
+    """
+    B, L = shape
+    if mask_BLL is not None:
+        return Visibility(mask_BLM=mask_BLL, in_blocks=blocks.reads_in_blocks(cfg, B, L))
+    mask_BLM = training_mask(L, segment_ids_BL, bidirectional_BL)
+    by_blocks = trains and bidirectional_BL is None and blocks.trains_in_blocks(cfg, B, L)
+    return Visibility(mask_BLM=mask_BLM, gradient_in_blocks=by_blocks)
 
 
 def output_table(cfg: TransformerConfig, params: Any) -> jax.Array:
