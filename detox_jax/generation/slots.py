@@ -222,17 +222,8 @@ def advance(
             edits=edits,
             **reads,
         )
-        keys_R = jax.vmap(jax.random.fold_in)(slots.key_R, slots.step_R)
         goes_R = ~slots.done_R
-        if steerings:
-            vocab_size = program.model.config.vocab_size
-            distribution, steered = steering_lib.adjust(
-                steerings, steered, logits_R1V[:, 0], slots.token_R, vocab_size
-            )
-            steered = steering_lib.hold(goes_R, slots.steered, steered)
-            drawn_R = drawn(lambda d, k: d.draw(program.sampling, k), distribution, keys_R)
-        else:
-            drawn_R = drawn(program.sampling.sample, logits_R1V[:, 0], keys_R)
+        drawn_R, steered = _draw(program, slots, goes_R, logits_R1V[:, 0], steerings, steered)
         token_R = jnp.where(goes_R, drawn_R, PAD_ID)
         # A row that waits stays where it is: behind its cache there is no room.
         index = jnp.where(goes_R, cache[_INDEX], slots.cache[_INDEX])
@@ -257,6 +248,35 @@ def advance(
                 functools.partial(proceed, room), functools.partial(step, room), state
             )
     return _on_mesh(state[1])
+
+
+def _draw(
+    program: Program,
+    slots: Slots,
+    goes_R: jax.Array,
+    logits_RV: jax.Array,
+    steerings: Steerings,
+    steered: tuple[steering_lib.State, ...],
+) -> tuple[jax.Array, tuple[steering_lib.State, ...]]:
+    """The next token of each row, and what the steerings remember; rows that wait keep theirs.
+
+    Args:
+      program: what is decoded.
+      slots: the rows before the step.
+      goes_R: which of them do not wait.
+      logits_RV: of the next token.
+      steerings: what changes the distribution before a draw.
+      steered: what they remember of this step.
+    """
+    keys_R = jax.vmap(jax.random.fold_in)(slots.key_R, slots.step_R)
+    if not steerings:
+        return drawn(program.sampling.sample, logits_RV, keys_R), steered
+    vocab_size = program.model.config.vocab_size
+    distribution, steered = steering_lib.adjust(
+        steerings, steered, logits_RV, slots.token_R, vocab_size
+    )
+    steered = steering_lib.hold(goes_R, slots.steered, steered)
+    return drawn(lambda d, k: d.draw(program.sampling, k), distribution, keys_R), steered
 
 
 def drawn(draw: Callable[[Any, jax.Array], jax.Array], rows: Any, keys_R: jax.Array) -> Any:
