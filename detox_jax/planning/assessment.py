@@ -15,7 +15,7 @@ from detox_jax.planning.advice import advice
 from detox_jax.planning.chips import Slice
 from detox_jax.planning.compilation import Memory, compile_program
 from detox_jax.planning.hlo import Module
-from detox_jax.planning.job import Job
+from detox_jax.planning.job import DecodingProgram, Job
 from detox_jax.planning.roofline import Roofline, Work, chip_hours, roofline
 
 
@@ -163,7 +163,6 @@ def _train_work(
 def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tuple[Work, int]]:
     """The prefill is what a run does beside its decoding steps; a step is the mean of them."""
     use = job.generations[name]
-    config, adaptation = use.model.config, use.model.adaptation
     steps = use.steps()
     loops = {}
     for room in steps:
@@ -191,7 +190,26 @@ def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tu
 
     works = {}
     samples = rows * use.num_samples
-    context = sum(min(room, use.context) * n for room, n in steps.items()) / use.max_new_tokens
+    counted = _decode_flops(use, rows)
+    tokens = {"prefill": rows * use.prompt_length, "step": samples}
+    moved = sum(n * traffic.hbm_bytes(module, of_step(room, False)) for room, n in steps.items())
+    most = max(steps, key=lambda room: steps[room])  # What is sent is the same in all of them.
+    phases = {
+        "prefill": (traffic.hbm_bytes(module, prefill(False)), prefill(True)),
+        "step": (moved / use.max_new_tokens, of_step(most, True)),
+    }
+    for phase, (hbm_bytes, executions) in phases.items():
+        sent = [item for item in collectives.find(module, executions) if item.count]
+        works[phase] = Work(counted[phase], counted[phase], hbm_bytes, sent), tokens[phase]
+    return works
+
+
+def _decode_flops(use: DecodingProgram, rows: int) -> dict[str, float]:
+    """Of the model and of what steers it, in the prefill of rows and in a mean step."""
+    config, adaptation = use.model.config, use.model.adaptation
+    samples = rows * use.num_samples
+    context = sum(min(room, use.context) * n for room, n in use.steps().items())
+    context /= use.max_new_tokens
     counted = {
         "prefill": flops.prefill(config, adaptation, rows=rows, length=use.prompt_length),
         "step": flops.decode_step(config, adaptation, rows=samples, context=context),
@@ -211,17 +229,7 @@ def _decode_work(job: Job, name: str, rows: int, module: Module) -> dict[str, tu
             context=use.context + branch.prefix,
             with_logits=not branch.candidates,
         )
-    tokens = {"prefill": rows * use.prompt_length, "step": samples}
-    moved = sum(n * traffic.hbm_bytes(module, of_step(room, False)) for room, n in steps.items())
-    most = max(steps, key=lambda room: steps[room])  # What is sent is the same in all of them.
-    phases = {
-        "prefill": (traffic.hbm_bytes(module, prefill(False)), prefill(True)),
-        "step": (moved / use.max_new_tokens, of_step(most, True)),
-    }
-    for phase, (hbm_bytes, executions) in phases.items():
-        sent = [item for item in collectives.find(module, executions) if item.count]
-        works[phase] = Work(counted[phase], counted[phase], hbm_bytes, sent), tokens[phase]
-    return works
+    return counted
 
 
 @dataclasses.dataclass(frozen=True)
