@@ -287,26 +287,8 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     if not infinite:
         _require_set(calls, verb.__name__)
         bound_values.check(calls, _texts(bindings), examples)
-    problems = []
     known = {scope for scope, selector in reachable if selector == _MACRO}
-    cut_off = sorted({*unused} - flags)
-    if cut_off and "METHODS" in flags and {"METHODS", "ONLY"} <= known:
-        unused = [name for name in unused if name in flags]
-        others = f" and {len(cut_off) - 1} more" if len(cut_off) > 1 else ""
-        problems.append(
-            f"METHODS leaves unused what files set for other rows: {cut_off[0]}{others}; to run "
-            "some of their rows, name these in place of METHODS: --gin.ONLY=\"['NAME']\""
-        )
-    if unused:
-        names = ", ".join(sorted(unused))
-        macros = [key for key in _bindings() if key[1] == _MACRO]
-        # Of this run, else one that another of its choices takes.
-        meant = suggestion(sorted(unused)[0], known) or suggestion(
-            sorted(unused)[0], {scope for scope, _ in macros} - {*unused}
-        )
-        owners = _owners(unused, calls)
-        why = f"it is for {owners}" if owners else _whose(unused, verb.__name__, calls)
-        problems.append(f"nothing uses {names} ({why}){'' if owners else meant}")
+    problems = [*_of_unused(unused, flags, known, calls, verb.__name__)]
     # As of a variable that the shell does not know; a path would be where the verb is started.
     if empty := [scope for scope, value in _macros() if value == "" and scope in _asked(defaults)]:
         problems.append(f"empty: {', '.join(empty)}; give a value")
@@ -319,6 +301,41 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     if problems:
         raise UserError("; ".join(problems) + f"; see detox-jax {verb.__name__} --help")
     bound_values.try_out(calls)
+
+
+def _of_unused(
+    unused: Sequence[str],
+    flags: set[str],
+    known: set[str],
+    calls: Container[tuple[str, str]],
+    verb: str,
+) -> Iterator[str]:
+    """What is said of names that nothing uses.
+
+    Args:
+      unused: the names.
+      flags: what the command line sets.
+      known: the macros that the run uses.
+      calls: all that it calls.
+      verb: its verb.
+    """
+    cut_off = sorted({*unused} - flags)
+    if cut_off and "METHODS" in flags and {"METHODS", "ONLY"} <= known:
+        unused = [name for name in unused if name in flags]
+        others = f" and {len(cut_off) - 1} more" if len(cut_off) > 1 else ""
+        yield (
+            f"METHODS leaves unused what files set for other rows: {cut_off[0]}{others}; to run "
+            "some of their rows, name these in place of METHODS: --gin.ONLY=\"['NAME']\""
+        )
+    if not unused:
+        return
+    macros = {scope for scope, _ in _macros()}
+    # Of this run, else one that another of its choices takes.
+    first = sorted(unused)[0]
+    meant = suggestion(first, known) or suggestion(first, macros - {*unused})
+    owners = _owners(unused, calls)
+    why = f"it is for {owners}" if owners else _whose(unused, verb, calls)
+    yield f"nothing uses {', '.join(sorted(unused))} ({why}){'' if owners else meant}"
 
 
 def _macros() -> Iterator[tuple[str, Any]]:
