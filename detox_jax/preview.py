@@ -190,18 +190,12 @@ def checked_root(output_dir: str) -> None:
       UserError: if it is, or is to be made in, what one verb wrote, such as a model.
     """
     checked_output(output_dir)
-    root = epath.Path(output_dir)
-    # What was begun in another's output goes on; to look above costs requests in a bucket.
-    is_new = atomic_files.is_local(output_dir) and not root.exists()
-    above = Path(output_dir).absolute().parents if is_new else ()
-    for place in (root, *map(epath.Path, above)):
-        if verb := manifests.verb_of(place):
-            what = "holds" if place == root else f"lies in {place}, which holds"
-            raise UserError(f"{output_dir}: {what} the output of `{verb}`; choose another")
+    if verb := manifests.verb_of(epath.Path(output_dir)):
+        raise UserError(f"{output_dir}: holds the output of `{verb}`; choose another")
 
 
 def checked_output(output_dir: str) -> None:
-    """Refuses an output that is a file or a link to nothing, or a directory below one.
+    """Refuses an output that is a file or a link to nothing, or lies below one or in an output.
 
     Raises:
       UserError: naming it.
@@ -214,7 +208,7 @@ def checked_output(output_dir: str) -> None:
     for place in (path, *path.parents):
         if place.exists():
             if place.is_dir():
-                return
+                break
             if place == path:
                 raise UserError(f"{output_dir}: is a file; give a directory to write to")
             raise UserError(f"{output_dir}: cannot be written: {place} is a file")
@@ -222,4 +216,20 @@ def checked_output(output_dir: str) -> None:
             raise UserError(
                 f"{output_dir}: cannot be written: {place} is a link to {os.readlink(place)}, "
                 "which is not there; make that directory, or give another"
+            )
+    _refuse_within_an_output(path, output_dir)
+
+
+def _refuse_within_an_output(path: Path, output_dir: str) -> None:
+    """Refuses to begin in what a verb wrote, such as a model, which goes with all that is in it.
+
+    What was begun there goes on. A run of many verbs has no manifest of its own: its outputs may
+    lie in it. In a bucket to look above costs requests.
+    """
+    if path.exists() and any(path.iterdir()):
+        return
+    for place in path.resolve().parents:
+        if verb := manifests.verb_of(epath.Path(place)):
+            raise UserError(
+                f"{output_dir}: lies in {place}, which holds the output of `{verb}`; choose another"
             )

@@ -77,19 +77,26 @@ def test_an_output_below_a_file_is_refused(tmp_path):
         preview.checked_output("")
 
 
-def test_a_run_of_many_verbs_is_not_put_in_the_output_of_one(tmp_path):
-    """A model's directory as the run's own passed all checks, and both lay in one place."""
+def test_an_output_is_not_put_in_the_output_of_another_verb(tmp_path):
+    """A model's directory as a run's own, or around another model, passed all checks."""
     model = tmp_path / "base"
     (model / "begun").mkdir(parents=True)
+    (model / "begun" / "config.gin").touch()
+    (model / "empty").mkdir()
+    (tmp_path / "link").symlink_to(model)
     preview.checked_root(str(model))
     manifest = {"schema_version": 1, "verb": "train", "complete": True, "settings": {}}
     (model / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=f"^{model}: holds the output of `train`; choose another"):
         preview.checked_root(str(model))
-    with pytest.raises(UserError, match=f"run: lies in {model}, which holds the output of"):
-        preview.checked_root(str(model / "new" / "run"))
-    preview.checked_root(str(model / "begun"))
-    preview.checked_root(str(tmp_path / "run"))
+    preview.checked_output(str(model))  # of the same verb, which goes on there
+    for checked in (preview.checked_root, preview.checked_output):
+        for place in ("base/new/run", "base/empty", "link/new"):
+            said = f"{place}: lies in {model}, which holds the output of `train`; choose"
+            with pytest.raises(UserError, match=said):
+                checked(str(tmp_path / place))
+        for place in ("base/begun", "base/../run", "run"):
+            checked(str(tmp_path / place))
 
 
 def test_a_large_input_is_checked_in_its_first_records_and_one_that_comes_late_to_its_end(
