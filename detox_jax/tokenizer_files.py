@@ -42,6 +42,9 @@ CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 MODEL_FILES = (GENERATION_FILE, CONFIG_FILE)
 
 
+_OF_ANOTHER_MODEL = "the two belong to different models"
+
+
 class Codec(Protocol):
     """Text to a tokenizer's own ids and back.
 
@@ -65,6 +68,10 @@ class Codec(Protocol):
 
     def id_to_token(self, token_id: int) -> str | None:
         """A token's own spelling."""
+        ...
+
+    def why_beyond(self, rows: int) -> str:
+        """Why it has more tokens than a model has rows, and what to do."""
         ...
 
     def fingerprint(self, bos: int, eos: int) -> str:
@@ -98,6 +105,10 @@ class TokenizersCodec:
     def id_to_token(self, token_id: int) -> str | None:
         """A token's own spelling."""
         return self._tokenizer.id_to_token(token_id)
+
+    def why_beyond(self, rows: int) -> str:
+        """See `why_beyond`."""
+        return why_beyond(self._tokenizer, rows)
 
     def fingerprint(self, bos: int, eos: int) -> str:
         """Tokens and merges, and the rest of the pipeline where it is not GPT-2's."""
@@ -147,6 +158,10 @@ class SentencePieceCodec:
         """A piece."""
         return self._processor.IdToPiece(token_id)
 
+    def why_beyond(self, rows: int) -> str:
+        """Nothing can be added to a SentencePiece model."""
+        return _OF_ANOTHER_MODEL
+
     def fingerprint(self, bos: int, eos: int) -> str:
         """Of the model's bytes and the two tokens."""
         return hashlib.sha256(self._model + f"{bos} {eos}".encode()).hexdigest()[:16]
@@ -176,6 +191,19 @@ class TokenizerFiles:
     ends: tuple[int, ...]
     files: dict[str, bytes]
     source: str
+
+
+def why_beyond(tokenizer: tokenizers.Tokenizer, rows: int) -> str:
+    """Why a tokenizer has more tokens than a model has rows, and what to do."""
+    added = tokenizer.get_added_tokens_decoder()
+    beyond = [i for i in tokenizer.get_vocab(with_added_tokens=True).values() if i >= rows]
+    if not beyond or not all(i in added for i in beyond):
+        return _OF_ANOTHER_MODEL
+    return (
+        f"all {len(beyond)} tokens beyond the {rows} were added to the tokenizer: call "
+        "model.resize_token_embeddings(len(tokenizer)) before save_pretrained, unless the two "
+        "belong to different models"
+    )
 
 
 def byte_level(model: models.Model) -> tokenizers.Tokenizer:

@@ -137,6 +137,10 @@ class Vocabulary:
                 f"{least} to {self.vocab_size - 1} (docs/TRAINING.md)"
             )
 
+    def why_beyond(self, rows: int) -> str:
+        """Why it has more tokens than a model has rows, and what to do."""
+        return self._codec.why_beyond(rows)
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no special token added."""
         return self.encode_batch([text])[0]

@@ -12,7 +12,7 @@ from etils import epath
 from detox_jax.classifiers import encoder_tokenizers
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
-from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, why_beyond
 
 _SIDES = ("right", "left")
 
@@ -51,8 +51,8 @@ class ClassifierTokenizer:
         top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if top >= vocab_size:
             raise UserError(
-                f"{self.files[0]}: has id {top}, but the model knows {vocab_size}; the two belong "
-                "to different models"
+                f"{self.files[0]}: has {top + 1} tokens, but the model knows {vocab_size}; "
+                f"{why_beyond(tokenizer, vocab_size)}"
             )
         self.num_special = tokenizer.num_special_tokens_to_add(False)
         self.max_length = _max_length(config, longest, max_length, self.num_special, directory)

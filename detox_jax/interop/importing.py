@@ -71,10 +71,10 @@ def import_model(
         )
     vocabulary = Vocabulary.load(str(directory))
     if vocabulary.vocab_size > source.config.vocab_size:
+        rows = source.config.vocab_size - ID_SHIFT
         raise UserError(
             f"{directory}: its tokenizer has {vocabulary.vocab_size - ID_SHIFT} tokens, but its "
-            f"embedding has {source.config.vocab_size - ID_SHIFT} rows; the two belong to "
-            "different models"
+            f"embedding has {rows} rows; {vocabulary.why_beyond(rows)}"
         )
     with terminal.stage("hash the weights"):
         weights = huggingface.content_hash(directory, source.tensors)

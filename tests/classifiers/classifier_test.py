@@ -231,7 +231,7 @@ SPOILT = {
     "case": (_config("tokenizer_config.json", do_lower_case=False), "do_lower_case is False, but"),
     "accents": (_config("tokenizer_config.json", strip_accents=False), "strip_accents is False"),
     "side": (_config("tokenizer_config.json", truncation_side="top"), "is 'top'; one of right"),
-    "small vocabulary": (_config(vocab_size=9), r"shape .* implies \[9, 8\]|has id \d+, but the"),
+    "small vocabulary": (_config(vocab_size=9), r"shape .* implies \[9, 8\]|has \d+ tokens, but"),
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from etils import epath
+from tokenizers import Tokenizer
 
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
@@ -540,7 +541,23 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, vocabulary):
     config = {**reference.LLAMA, "vocab_size": 300}
     reference.make(tmp_path / "hf", config)
     vocabulary.save(str(tmp_path / "hf"))
-    with pytest.raises(UserError, match="349 tokens, but its embedding has 300 rows"):
+    said = "349 tokens, but its embedding has 300 rows; the two belong to different models"
+    with pytest.raises(UserError, match=said):
+        import_it(tmp_path / "hf", tmp_path / "ours")
+
+
+def test_tokens_that_were_added_without_resizing_the_model_are_told(tmp_path, vocabulary):
+    reference.make(tmp_path / "hf", {**reference.LLAMA, "vocab_size": 349})
+    vocabulary.save(str(tmp_path / "hf"))
+    file = tmp_path / "hf" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.add_tokens(["<one>", "<two>"])
+    tokenizer.save(str(file))
+    said = (
+        r"has 351 tokens, but its embedding has 349 rows; all 2 tokens beyond the 349 were added "
+        r".*: call model.resize_token_embeddings\(len\(tokenizer\)\) before save_pretrained"
+    )
+    with pytest.raises(UserError, match=said):
         import_it(tmp_path / "hf", tmp_path / "ours")
 
 
