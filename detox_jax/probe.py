@@ -167,7 +167,7 @@ class ToxicityProbe:
         for request, ids in zip(requests, encoded, strict=True):
             if len(ids) > limit:
                 raise UserError(
-                    f"PROBE: prompt {request.id!r} has {len(ids)} tokens, but the context leaves "
+                    f"PROBE: {request.named} has {len(ids)} tokens, but the context leaves "
                     f"room for {max(0, limit)} beside the new tokens; shorten it or lower "
                     "PROBE_MAX_NEW_TOKENS"
                 )

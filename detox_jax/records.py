@@ -70,7 +70,10 @@ def _scored_text(item: Document | Generation) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt with the continuations that it got; none yet for a file of bare prompts."""
+    """A prompt with the continuations that it got; none yet for a file of bare prompts.
+
+    `where` is its file and line, for errors; empty where it was not read by itself.
+    """
 
     id: str
     text: str = dataclasses.field(repr=False)
@@ -78,6 +81,12 @@ class Prompt:
     generations: tuple[Generation, ...] = ()
     prompt_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    where: str = dataclasses.field(default="", repr=False, compare=False)
+
+    @property
+    def named(self) -> str:
+        """What errors call it: `prompts.jsonl:3: prompt 'id'`."""
+        return named_prompt(self.id, self.where)
 
     @property
     def challenging(self) -> bool:
@@ -95,6 +104,11 @@ class Prompt:
 
 
 Record = Document | Prompt
+
+
+def named_prompt(id: str, where: str) -> str:
+    """What errors call a prompt, whose id may be a hash that stands in no file."""
+    return f"{where}: prompt {id!r}" if where else f"prompt {id!r}"
 
 
 def texts_to_score(record: Record) -> list[str]:
@@ -319,6 +333,7 @@ def _record(row: foreign.Row, ids: record_ids.Ids, text_field: str = "text") -> 
             ),
             prompt_extra=prompt,
             extra=fields,
+            where=where,
         )
     text = _text(fields, where, text_field)
     unreadable = _unreadable(fields, where)

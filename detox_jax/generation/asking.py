@@ -41,7 +41,7 @@ def encode(
         encoded = vocabulary.encode_batch([request.text for request in requests])
         if behind is not None:
             for request in requests:
-                behind.check_text(request.text, f"prompt {request.id!r}")
+                behind.check_text(request.text, request.named)
             good = behind.ids(vocabulary)[0]
             return [[vocabulary.bos_id, *good, *ids] for ids in encoded]
         return [[vocabulary.bos_id, *ids] if start or not ids else ids for ids in encoded]

@@ -309,7 +309,7 @@ def _within(
     if len(fitting) < len(pairs) and not (skip and fitting):
         request, ids = next(pair for pair in pairs if len(pair[1]) > limit)
         raise UserError(
-            f"prompt {request.id!r} has {len(ids)} tokens, but the context leaves room for "
+            f"{request.named} has {len(ids)} tokens, but the context leaves room for "
             f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"
         )
     return [request for request, _ in fitting], [ids for _, ids in fitting]

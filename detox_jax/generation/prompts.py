@@ -7,6 +7,7 @@ written of a request and its continuations.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -25,11 +26,24 @@ _HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One prompt to continue; its id seeds the draws, `source` is the record that it came from."""
+    """One prompt to continue.
+
+    Attributes:
+      id: seeds the draws.
+      text: of the prompt.
+      source: the record that it came from.
+      where: the file and line that it came from, for errors; empty where there is none.
+    """
 
     id: str
     text: str
     source: records.Prompt | None = None
+    where: str = ""
+
+    @property
+    def named(self) -> str:
+        """What errors call it."""
+        return records.named_prompt(self.id, self.where)
 
 
 class PromptMode(Protocol):
@@ -112,12 +126,13 @@ class Heuristic:
     keeps_prompts: ClassVar[bool] = False
     makes_documents: ClassVar[bool] = True
 
-    def _prompts(self) -> list[str]:
+    def _prompts(self) -> list[tuple[str, str]]:
+        """The prompts, each with its file and line."""
         path = epath.Path(self.prompts_file or _HEURISTIC_PROMPTS)
         if not path.exists():
             raise UserError(f"{path}: no such file of prompts")
         lines = jsonl.read_lines(path, "a list of prompts")
-        prompts = [line.strip() for line in lines if line.strip()]
+        prompts = [(line.strip(), f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
         if not prompts:
             raise UserError(f"{path}: holds no prompt; expected one a line")
         return prompts
@@ -125,10 +140,10 @@ class Heuristic:
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
         _require_documents(self.num_documents)
-        prompts = self._prompts()
+        in_turn = itertools.islice(itertools.cycle(self._prompts()), self.num_documents)
         return [
-            Request(f"heuristic-{i:08d}", prompts[i % len(prompts)])
-            for i in range(self.num_documents)
+            Request(f"heuristic-{i:08d}", text, where=where)
+            for i, (text, where) in enumerate(in_turn)
         ]
 
     def record(
@@ -140,7 +155,7 @@ class Heuristic:
 
     def describe(self) -> dict[str, Any]:
         """See `PromptMode`."""
-        prompts = self._prompts()
+        prompts = [text for text, _ in self._prompts()]
         return {"mode": "heuristic", "num_documents": self.num_documents, "prompts": prompts}
 
 
@@ -222,7 +237,7 @@ class PromptFile:
         prompts = list(records.read_prompts(self.path, aside))[: self.limit]
         if not prompts:
             raise UserError(f"{self.path}: zero prompts; there is nothing to continue")
-        return [Request(prompt.id, prompt.text, prompt) for prompt in prompts]
+        return [Request(prompt.id, prompt.text, prompt, prompt.where) for prompt in prompts]
 
     def record(self, request: Request, generations: Sequence[records.Generation]) -> records.Prompt:
         """See `PromptMode`."""

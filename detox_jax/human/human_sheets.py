@@ -309,7 +309,7 @@ def _texts(name: str, path: str, drawn: Sequence[Prompt], kept: int) -> dict[str
     wanted = {prompt.id for prompt in drawn}
     return {
         prompt.id: [
-            texts.shown(generation.text, f"method {name!r}: prompt {prompt.id!r}")
+            texts.shown(generation.text, f"method {name!r}: {prompt.named}")
             for generation in prompt.generations[:kept]
         ]
         for prompt in records.read_prompts(path)

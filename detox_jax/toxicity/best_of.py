@@ -48,7 +48,7 @@ class BestOf:
         n, left = divmod(len(samples), self.keep)
         if left or not n:
             raise UserError(
-                f"prompt {prompt.id!r} has {len(samples)} continuations; BestOf needs n for each "
+                f"{prompt.named} has {len(samples)} continuations; BestOf needs n for each "
                 f"of the {self.keep} that it keeps: generate with NUM_SAMPLES = n x {self.keep}, "
                 "or set KEEP"
             )

@@ -98,9 +98,7 @@ def _rtp(path: Path) -> Iterator[Example]:
     for prompt in records.read_prompts(str(path)):
         continuation = prompt.extra.get("continuation") or {}
         if not isinstance(continuation, Mapping):
-            raise UserError(
-                f'{path}: record {prompt.id!r}: "continuation" is no object with a text'
-            )
+            raise UserError(f'{prompt.where or path}: "continuation" is no object with a text')
         pairs = [(prompt.text, prompt.toxicity)]
         pairs.append((continuation.get("text", ""), continuation.get("toxicity")))
         for text, toxicity in pairs:

@@ -199,12 +199,13 @@ def test_held_out_text_is_read_as_a_row_was_drawn(model):
         ({"chat_template": "yes"}, "^chat_template: must be one of auto"),
         ({"steering": dj.BannedWords()}, r"write \[BannedWords\(\)\], with the brackets$"),
         ({"behind": "x"}, "^behind: expected a Tags or None, got 'x'$"),
-        ({"behind": dj.Tags()}, "^prompt .* its text holds the tag"),
+        ({"max_new_tokens": 63}, r"^prompts\[0\]: prompt 'sha256-\w+' has \d+ tokens, but"),
+        ({"behind": dj.Tags()}, r"^prompts\[1\]: prompt .* its text holds the tag"),
     ],
 )
 def test_how_a_model_is_asked_is_checked(model, asked, message):
     with pytest.raises(dj.UserError, match=message):
-        model.generate(["<|good|>"], k=1, **asked)
+        model.generate(["The bus", "<|good|>"], k=1, **asked)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_no_tag_is_written(generate):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--gin.GOOD_TAG=bus"], "prompt 'p0': its text holds the tag 'bus'; choose another GOOD"),
+        (["--gin.GOOD_TAG=bus"], "jsonl:1: prompt 'p0': its text holds the tag 'bus'; choose"),
         (["--gin.GOOD_TAG=a", "--gin.BAD_TAG=ab"], "one may not begin the other"),
         (["--gin.GOOD_TAG="], "GOOD_TAG is ''"),
     ],

@@ -194,7 +194,10 @@ def test_documents(flags, tmp_path, mode):
 
 
 MISTAKES = {
-    "prompt beyond the context": (["--gin.INPUT={tmp}/long.jsonl"], "prompt 'long' has"),
+    "prompt beyond the context": (
+        ["--gin.INPUT={tmp}/long.jsonl"],
+        "long.jsonl:2: prompt 'long' has",
+    ),
     "no room beside new tokens": (["--gin.MAX_NEW_TOKENS=63"], "lower MAX_NEW_TOKENS"),
     "no room at all": (
         ["--gin.MAX_NEW_TOKENS=64"],
@@ -220,7 +223,8 @@ MISTAKES = {
 def test_mistakes_are_one_line_and_leave_nothing(flags, tmp_path, mistake, capsys):
     extra, message = MISTAKES[mistake]
     long = {"id": "long", "prompt": {"text": "bus " * 80}}
-    (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
+    short = {"id": "short", "prompt": {"text": "bus"}}
+    (tmp_path / "long.jsonl").write_text(f"{json.dumps(short)}\n{json.dumps(long)}\n")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "documents.jsonl").write_text('{"id": "1", "text": "x"}\n')
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "1", "prompt": {"text": "\xe9"}}\n')

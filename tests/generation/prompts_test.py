@@ -39,6 +39,7 @@ def test_heuristic_prompts_are_used_in_turn_and_are_not_part_of_the_document(tmp
     mode = prompts.Heuristic(3, str(tmp_path / "p.txt"))
     requests = mode.requests()
     assert [r.text for r in requests] == ["Be polite:", "Be kind:", "Be polite:"]
+    assert requests[1].named == f"{tmp_path}/p.txt:3: prompt 'heuristic-00000001'"
     document = mode.record(requests[1], [GENERATION])
     assert document.text == " and more" and document.extra["prompt_text"] == "Be kind:"
     assert mode.describe()["prompts"] == ["Be polite:", "Be kind:"]

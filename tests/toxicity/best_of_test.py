@@ -1,5 +1,6 @@
 """Best of n: the choice, its figures, and its way through `filter`, `score` and `evaluate`."""
 
+import dataclasses
 import itertools
 import json
 
@@ -69,6 +70,9 @@ def test_each_result_is_the_best_of_samples_of_its_own():
 def test_samples_must_be_so_many_for_each_result(samples):
     with pytest.raises(UserError, match=rf"prompt 'p' has {samples} continuations; .* n x 2"):
         BestOf(keep=2).choose(_prompt([0.1] * samples))
+    read = dataclasses.replace(_prompt([0.1] * samples), where="in.jsonl:2")
+    with pytest.raises(UserError, match=f"^in.jsonl:2: prompt 'p' has {samples} continuations"):
+        BestOf(keep=2).choose(read)
     with pytest.raises(UserError, match="BestOf.keep is 0"):
         BestOf(keep=0)
 
