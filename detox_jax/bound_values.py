@@ -14,7 +14,7 @@ import inspect
 import os
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import gin
@@ -62,13 +62,19 @@ class _Bound:
     name: str
 
 
-def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str, Any]) -> None:
+def check(
+    calls: Iterable[Call],
+    texts: Mapping[str, str],
+    examples: Mapping[str, Any],
+    who_sets: Callable[[str, str], str],
+) -> None:
     """Refuses values of the wrong kind; puts a whole number for one like `1e3`, text for `2024`.
 
     Args:
       calls: all that the verb calls, itself included.
       texts: what the command line says of macros, as it is written.
       examples: values of macros that fit, of the run file.
+      who_sets: which gin files set a macro, for a name in place of what it takes.
 
     Raises:
       UserError: naming the setting, what it takes and an example.
@@ -80,7 +86,10 @@ def check(calls: Iterable[Call], texts: Mapping[str, str], examples: Mapping[str
             fitting = _fitted(bound, kind, texts)
         except kinds.MisfitError as misfit:
             says_it = kinds.WRITE in str(misfit)
+            files = who_sets(bound.name, bound.value) if isinstance(bound.value, str) else ""
             example = "" if says_it else _example(bound, kind, examples)
+            if files.startswith("; --gin_file=") or not example:
+                example = files
             raise UserError(f"{bound.name}: {misfit}{example}") from None
         if fitting is not bound.value:
             _rebind(bound, fitting)
@@ -331,7 +340,7 @@ def _example(bound: _Bound, kind: Any, examples: Mapping[str, Any]) -> str:
     own_name = f"{bound.call[1].split('.')[-1]}.{bound.parameter}"
     text = _EXAMPLES.get(own_name, _EXAMPLES.get(bound.parameter))
     given = examples.get(bound.name)
-    if given is not None and macro_of(given) is None and not _is_constant(given):
+    if given not in (None, (), []) and macro_of(given) is None and not _is_constant(given):
         try:
             kinds.fitted(_described(given), kind)
             text = str(given) if isinstance(given, str | int | float) else repr(given)

@@ -286,7 +286,7 @@ def check(verb: Callable[..., Any], defaults: Bindings, bindings: Sequence[str] 
     }
     if not infinite:
         _require_set(calls, verb.__name__)
-        bound_values.check(calls, _texts(bindings), examples)
+        bound_values.check(calls, _texts(bindings), examples, run_files.who_sets)
     known = {scope for scope, selector in reachable if selector == _MACRO}
     problems = [*_of_unused(unused, flags, known, calls, verb.__name__)]
     # As of a variable that the shell does not know; a path would be where the verb is started.

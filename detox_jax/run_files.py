@@ -260,6 +260,32 @@ def who_brings(reference: str) -> str:
     return suggestion(reference, brought, "@")
 
 
+def who_sets(macro: str, value: str) -> str:
+    """What to do for a name in place of what a setting takes, where gin files set it to one.
+
+    Args:
+      macro: like `STEERING`.
+      value: what was given.
+
+    Returns:
+      `--gin_file=gin_configs/steering/words.gin sets it` for `words`, else where the files lie that
+      do; empty where none is for it, or where they lie in several folders.
+    """
+    sets = re.compile(rf"^{re.escape(macro)} *= *\[?@", re.M)
+    found = [
+        path.relative_to(ROOT)
+        for path in sorted((ROOT / _FOLDER).rglob("*.gin"))
+        if path.parent.name not in ("runs", "t5x") and "experiments" not in path.parts
+        if sets.search(path.read_text())
+    ]
+    if named := [file for file in found if file.stem == value.lower()]:
+        return f"; --gin_file={named[0]} sets it"
+    if len(folders := {file.parent for file in found}) != 1:
+        return ""
+    all_in = f"{folders.pop()}/*.gin" if len(found) > 1 else found[0]
+    return f"; {all_in} sets it, for --gin_file"
+
+
 # --- macros and their values ------------------------------------------------------------------
 
 

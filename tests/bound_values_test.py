@@ -46,6 +46,21 @@ def test_text_in_place_of_a_dict_is_answered_with_an_example(verb, name, example
     assert str(caught.value).endswith(f"for example --gin.{name}={example}")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("STEERING=words", "got 'words'; --gin_file=gin_configs/steering/words.gin sets it"),
+        ("STEERING=foo", "got 'foo'; gin_configs/steering/*.gin sets it, for --gin_file"),
+        ("MODEL=tiny", "got 'tiny'; --gin_file=gin_configs/models/tiny.gin sets it"),
+        ("SAMPLING=foo", "got 'foo'; for example --gin.SAMPLING=\"@sampling.TopPSampling()\""),
+    ],
+)
+def test_a_name_in_place_of_what_gin_files_set_is_answered_with_them(given, said):
+    with pytest.raises(UserError) as caught:
+        checked(*GENERATE, f"--gin.{given}")
+    assert str(caught.value).endswith(said)
+
+
 def test_a_struct_is_tried_in_the_scopes_in_which_it_is_called_alone(tmp_path):
     """Outside of `pretrain` this budget would have both of its fields."""
     file = tmp_path / "pretrain.gin"
