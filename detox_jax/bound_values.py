@@ -390,7 +390,12 @@ def _make(scope: str, selector: str, reference: Any) -> None:
         if "missing" not in str(error):
             raise
         message = shortened(str(error).split("\n")[0].split("() ")[-1], 200)
-        raise UserError(f"{reference!r}: {message}; set it in a gin file") from None
+        parameter = re.search(r"argument: '(\w+)'$", message)
+        flag = ""
+        if parameter:
+            given = "FILE" if parameter[1] == "path" else "..."
+            flag = f", or pass --gin.{short(selector)}.{parameter[1]}={given}"
+        raise UserError(f"{reference!r}: {message}; set it in a gin file{flag}") from None
 
 
 def _under_its_macros(message: str, scope: str, selector: str) -> str:

@@ -360,7 +360,7 @@ def _text(fields: dict[str, Any], where: str, text_field: str = "text") -> str:
 def _hint(fields: Mapping[str, Any], is_null: bool, text_field: str) -> str:
     """What to do about a record without text: where another field may hold it, or none does."""
     if is_null:
-        return " (it is null): leave such rows out, or see BAD_RECORDS"
+        return f" (it is null){sources.LEAVE_OUT}"
     if not fields:
         return ""
     texts = {name: value for name, value in fields.items() if isinstance(value, str)}

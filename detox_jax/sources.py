@@ -26,6 +26,8 @@ from detox_jax import manifests
 from detox_jax.errors import UserError
 from detox_jax.formats import data_layout, hub_data, jsonl, row_formats, tfds_rows
 
+# Behind an error about a row whose text is null.
+LEAVE_OUT = ": leave such rows out, or see BAD_RECORDS"
 _NO_PATHS = ("hf:", tfds_rows.SCHEME)
 # Verbs whose output is no text to read, whatever the formats of its files.
 _NO_TEXT = frozenset(
@@ -99,8 +101,9 @@ class Choice:
         value = _of(fields, chosen, name, where)
         is_object = name == "prompt" and isinstance(value, Mapping)
         if not isinstance(value, str) and not is_object:
+            advice = LEAVE_OUT if value is None else "; expected text"
             raise UserError(
-                f"{where}: the field {chosen!r}, chosen as {name}, is {_kind(value)}; expected text"
+                f"{where}: the field {chosen!r}, chosen as {name}, is {_kind(value)}{advice}"
             )
         # A row is one or the other by the fields that it has.
         for other in ("prompt", "text", "generations", chosen):

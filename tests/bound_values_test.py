@@ -61,6 +61,12 @@ def test_a_name_in_place_of_what_gin_files_set_is_answered_with_them(given, said
     assert str(caught.value).endswith(said)
 
 
+def test_a_struct_that_lacks_an_argument_is_answered_with_its_flag():
+    said = r"SetAside\(\): missing .*'path'; .*, or pass --gin.bad_records.SetAside.path=FILE$"
+    with pytest.raises(UserError, match=said):
+        checked(*GENERATE, "--gin.BAD_RECORDS=@bad_records.SetAside()")
+
+
 def test_a_struct_is_tried_in_the_scopes_in_which_it_is_called_alone(tmp_path):
     """Outside of `pretrain` this budget would have both of its fields."""
     file = tmp_path / "pretrain.gin"

@@ -86,6 +86,13 @@ def test_a_choice_that_is_none_is_one_line(tmp_path, chosen, message):
     assert message in str(error.value)
 
 
+def test_a_null_in_the_chosen_field_points_to_what_leaves_it_out(tmp_path):
+    path = _write(tmp_path / "d.jsonl", {"k": "a"}, {"k": None})
+    said = "d.jsonl:2: the field 'k', chosen as prompt, is null: leave .* or see BAD_RECORDS"
+    with pytest.raises(UserError, match=said):
+        list(records.read_records(f"{path}#prompt=k"))
+
+
 def test_an_id_that_is_empty_or_comes_twice_is_refused_by_its_row(tmp_path):
     path = _write(tmp_path / "d.jsonl", {"k": "a", "text": "x"}, {"k": None, "text": "y"})
     with pytest.raises(UserError, match="d.jsonl:2: the field 'k', chosen as id, is empty"):
