@@ -76,12 +76,8 @@ class Probe(Protocol):
         """
         ...
 
-    def settings(self, coming: Collection[str] = ()) -> dict[str, Any]:
-        """What decides the figures and what follows from them, as JSON.
-
-        Args:
-          coming: in a check, see there.
-        """
+    def settings(self) -> dict[str, Any]:
+        """What decides the figures and what follows from them, as JSON."""
         ...
 
     def open(
