@@ -66,7 +66,7 @@ def check(
     calls: Iterable[Call],
     texts: Mapping[str, str],
     examples: Mapping[str, Any],
-    who_sets: Callable[[str, str], str],
+    who_sets: Callable[[str, str], tuple[str, str]],
 ) -> None:
     """Refuses values of the wrong kind; puts a whole number for one like `1e3`, text for `2024`.
 
@@ -74,7 +74,8 @@ def check(
       calls: all that the verb calls, itself included.
       texts: what the command line says of macros, as it is written.
       examples: values of macros that fit, of the run file.
-      who_sets: which gin files set a macro, for a name in place of what it takes.
+      who_sets: which gin file of that name sets a macro, and where others lie that do, for a name
+        in place of what it takes.
 
     Raises:
       UserError: naming the setting, what it takes and an example.
@@ -85,12 +86,10 @@ def check(
         try:
             fitting = _fitted(bound, kind, texts)
         except kinds.MisfitError as misfit:
-            says_it = kinds.WRITE in str(misfit)
-            files = who_sets(bound.name, bound.value) if isinstance(bound.value, str) else ""
+            value, says_it = bound.value, kinds.WRITE in str(misfit)
+            named, others = who_sets(bound.name, value) if isinstance(value, str) else ("", "")
             example = "" if says_it else _example(bound, kind, examples)
-            if files.startswith("; --gin_file=") or not example:
-                example = files
-            raise UserError(f"{bound.name}: {misfit}{example}") from None
+            raise UserError(f"{bound.name}: {misfit}{named or example or others}") from None
         if fitting is not bound.value:
             _rebind(bound, fitting)
 

@@ -260,7 +260,7 @@ def who_brings(reference: str) -> str:
     return suggestion(reference, brought, "@")
 
 
-def who_sets(macro: str, value: str) -> str:
+def who_sets(macro: str, value: str) -> tuple[str, str]:
     """What to do for a name in place of what a setting takes, where gin files set it to one.
 
     Args:
@@ -268,8 +268,8 @@ def who_sets(macro: str, value: str) -> str:
       value: what was given.
 
     Returns:
-      `--gin_file=gin_configs/steering/words.gin sets it` for `words`, else where the files lie that
-      do; empty where none is for it, or where they lie in several folders.
+      `; --gin_file=gin_configs/steering/words.gin sets it` for `words`, empty where no file has
+      that name; and where the files lie, empty where none is for it or several folders hold them.
     """
     sets = re.compile(rf"^{re.escape(macro)} *= *\[?@", re.M)
     found = [
@@ -278,12 +278,12 @@ def who_sets(macro: str, value: str) -> str:
         if path.parent.name not in ("runs", "t5x") and "experiments" not in path.parts
         if sets.search(path.read_text())
     ]
-    if named := [file for file in found if file.stem == value.lower()]:
-        return f"; --gin_file={named[0]} sets it"
+    so_named = [f"; --gin_file={file} sets it" for file in found if file.stem == value.lower()]
+    named = so_named[0] if so_named else ""
     if len(folders := {file.parent for file in found}) != 1:
-        return ""
+        return named, ""
     all_in = f"{folders.pop()}/*.gin" if len(found) > 1 else found[0]
-    return f"; {all_in} sets it, for --gin_file"
+    return named, f"; {all_in} sets it, for --gin_file"
 
 
 # --- macros and their values ------------------------------------------------------------------

@@ -36,6 +36,7 @@ TEXT_VARIABLE = "DETOX_JAX_TEXT"
 
 
 # --- preprocessors ----------------------------------------------------------------------------
+# No branch of theirs is one of TensorFlow's, which would translate each function at every start.
 
 
 @tf.autograph.experimental.do_not_convert
