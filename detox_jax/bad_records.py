@@ -150,7 +150,7 @@ def opened(policy: BadRecords, writes: bool = True) -> Aside | None:
       UserError: for what is no policy.
     """
     if isinstance(policy, SetAside):
-        return Aside(policy, writes)
+        return Aside(policy, writes and not output_settings.is_ahead())
     if not isinstance(policy, Refuse):
         raise UserError(
             f"BAD_RECORDS is {policy!r}; give @bad_records.Refuse() or @bad_records.SetAside()"

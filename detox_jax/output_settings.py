@@ -6,10 +6,12 @@ place. A `path` in settings says where something was: a note, not compared.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from detox_jax.errors import UserError
@@ -23,6 +25,25 @@ DRAW = "sampling_draw"
 STEERING_NOT_GIVEN = "steering_not_given"
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
+_NOT_YET_SAID = "not known yet"
+_ABSENT = object()
+_is_ahead = contextvars.ContextVar("is_ahead", default=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class NotYet:
+    """In settings of a check: what is not known before an earlier step, or the verb, has read it.
+
+    Attributes:
+      among: what it can be; anything where None.
+      known: of a setting by names, those that are known.
+    """
+
+    among: tuple[Any, ...] | None = None
+    known: Mapping[str, Any] | None = None
+
+
+NOT_YET = NotYet()
 
 
 def of_verb(
@@ -102,6 +123,69 @@ def describe(value: Any, name: str) -> Any:
         return json.loads(json.dumps(value))
     except TypeError as error:
         raise TypeError(f"{name}: {error}; say what stands for it in `instead`") from None
+
+
+def is_ours(strategy: Any) -> bool:
+    """Whether a strategy is one of this package's, whose settings stand there as its fields.
+
+    What one of the user's says of itself before it has read what it needs, a check does not ask.
+    """
+    return type(strategy).__module__.startswith(f"{__name__.partition('.')[0]}.")
+
+
+@contextlib.contextmanager
+def ahead() -> Iterator[None]:
+    """While settings are asked for by a check: see `is_ahead`."""
+    token = _is_ahead.set(True)
+    try:
+        yield
+    finally:
+        _is_ahead.reset(token)
+
+
+def is_ahead() -> bool:
+    """Whether a check asks, which writes nothing and does not read for minutes."""
+    return _is_ahead.get()
+
+
+def as_far_as_known(now: Any, there: Any) -> Any:
+    """Settings with what is there in place of each `NotYet`, so that it does not differ.
+
+    Args:
+      now: settings of a check, or a part of them.
+      there: the same of a manifest.
+    """
+    if isinstance(now, NotYet):
+        return _supposed(now, there)
+    if isinstance(now, Mapping):
+        old = there if isinstance(there, Mapping) else {}
+        filled = {name: as_far_as_known(x, old.get(name, _ABSENT)) for name, x in now.items()}
+        if old is there:
+            return {name: value for name, value in filled.items() if value is not _ABSENT}
+        return {name: _said(value) for name, value in filled.items()}
+    if isinstance(now, list | tuple):
+        alike = isinstance(there, list) and len(there) == len(now)
+        return [
+            _said(as_far_as_known(x, there[i] if alike else _ABSENT)) for i, x in enumerate(now)
+        ]
+    return now
+
+
+def _supposed(now: NotYet, there: Any) -> Any:
+    """What stands for something that is not known yet, beside what is there."""
+    if now.known is not None:
+        if not isinstance(there, Mapping):
+            return as_far_as_known(now.known, there)
+        known = {n: as_far_as_known(x, there[n]) for n, x in now.known.items() if n in there}
+        return {**there, **known}
+    if now.among is None or there in now.among:
+        return there
+    return now.among[0]
+
+
+def _said(value: Any) -> Any:
+    """For a line that says how settings differ."""
+    return _NOT_YET_SAID if value is _ABSENT else value
 
 
 def without_notes(value: Any) -> Any:

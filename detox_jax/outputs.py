@@ -93,7 +93,7 @@ class OutputDirectory:
     ):
         self.path = epath.Path(directory)
         self._parts = parts
-        self._has_results = has_results or self._holds_files
+        self._has_results = has_results
         self._manifest = {
             "schema_version": output_settings.SCHEMA_VERSION,
             "verb": verb,
@@ -192,57 +192,17 @@ class OutputDirectory:
 
     def _matches_existing(self, verb: str) -> bool:
         """Whether a finished output with these settings is there; refuses one with others."""
-        if not self.path.exists():
+        there = _manifest_there(self.path, verb)
+        if there is None:
             return False
-        if not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file; give a directory to write to")
-        if not (self.path / manifests.MANIFEST).exists():
-            if any(self.path.glob("*.jsonl")) or any(self.path.glob("results.json")):
-                raise UserError(
-                    f"{self.path}: holds files that this verb did not write; choose another"
-                )
+        agreed = _agreed(self.path, there, self._manifest, self._has_results, self._parts)
+        if agreed is None:
             return False
-        manifest = manifests.read_manifest(self.path)
-        if manifest["verb"] != verb:
-            there = as_one_line(manifest["verb"], _SHOWN)
-            raise UserError(f"{self.path}: holds the output of `{there}`; choose another")
-        difference = output_settings.difference(manifest, self._manifest)
-        if difference and not manifest["complete"] and not self._has_results():
-            return False
-        is_complete = manifest["complete"]
-        if difference and self._parts:  # Without one in its parts it is gone on with.
-            difference, is_complete = self._difference_of_parts(manifest, self._parts), False
-        if difference:
-            name, *values = difference
-            there, now = (shortened(repr(value), _SHOWN) for value in values)
-            raise UserError(
-                f"{self.path}: holds output made with other settings "
-                f"({as_one_line(name, _SHOWN_NAME)}: {there} "
-                f"there, {now} now); remove this directory alone "
-                f"({manifests.removal(self.path)}), or choose another; outputs beside it are kept"
-                f"{_advice(verb, *difference)}"
-            )
-        if is_complete:
-            self._manifest = manifest
-        elif "shards" in manifest:
-            self._manifest["shards"] = manifest["shards"]
-        return is_complete
-
-    def _difference_of_parts(
-        self, manifest: Mapping[str, Any], parts: Parts
-    ) -> tuple[str, Any, Any] | None:
-        return output_settings.difference_of_parts(
-            parts.setting,
-            manifest,
-            self._manifest,
-            lambda name: (self.path / parts.file_of(name)).exists(),
-        )
-
-    def _holds_files(self) -> bool:
-        return any(
-            path.name not in (manifests.MANIFEST, CONFIG) and not path.name.startswith(".")
-            for path in self.path.iterdir()
-        )
+        if agreed:
+            self._manifest = there
+        elif "shards" in there:
+            self._manifest["shards"] = there["shards"]
+        return agreed
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -323,6 +283,98 @@ class OutputDirectory:
         if processes.current().is_first:
             self._offer()
             directory_lock.release(self.path)
+
+
+def check(
+    directory: str,
+    verb: str,
+    settings: Callable[[], Mapping[str, Any] | output_settings.NotYet],
+    has_results: Callable[[], bool] | None = None,
+    parts: Parts | None = None,
+) -> bool:
+    """Refuses before any work what `OutputDirectory` would refuse of what is there.
+
+    Args:
+      directory: the place.
+      verb: whose output it is to be.
+      settings: gives what is going to decide it, with `output_settings.NotYet` for what is not
+        known; it is asked where there is something to compare with.
+      has_results: see `OutputDirectory`.
+      parts: see `OutputDirectory`.
+
+    Returns:
+      Whether a finished one is there, as `preview.is_done`.
+
+    Raises:
+      UserError: see `OutputDirectory`.
+    """
+    path = epath.Path(directory)
+    # Each further question about a place in a bucket is a request.
+    if not atomic_files.is_local(path) and not (path / manifests.MANIFEST).exists():
+        return False
+    there = _manifest_there(path, verb)
+    if there is None:
+        return False
+    # Of an older version's, which named less, the verb itself says what differs.
+    if there.get("schema_version") == output_settings.SCHEMA_VERSION:
+        with output_settings.ahead():
+            known = output_settings.as_far_as_known(settings(), there["settings"])
+        now = {"verb": verb, "settings": json.loads(json.dumps(known, sort_keys=True))}
+        _agreed(path, there, now, has_results, parts)
+    return there["complete"]
+
+
+def _manifest_there(path: epath.Path, verb: str) -> dict[str, Any] | None:
+    """The manifest of what a verb wrote; refuses what another has written."""
+    if not path.exists():
+        return None
+    if not path.is_dir():
+        raise UserError(f"{path}: is a file; give a directory to write to")
+    if not (path / manifests.MANIFEST).exists():
+        if any(path.glob("*.jsonl")) or any(path.glob("results.json")):
+            raise UserError(f"{path}: holds files that this verb did not write; choose another")
+        return None
+    manifest = manifests.read_manifest(path)
+    if manifest["verb"] != verb:
+        there = as_one_line(manifest["verb"], _SHOWN)
+        raise UserError(f"{path}: holds the output of `{there}`; choose another")
+    return manifest
+
+
+def _agreed(
+    path: epath.Path,
+    there: Mapping[str, Any],
+    now: Mapping[str, Any],
+    has_results: Callable[[], bool] | None,
+    parts: Parts | None,
+) -> bool | None:
+    """Whether an output is finished; None of one that other settings may replace. Else refuses."""
+    difference = output_settings.difference(there, now)
+    is_complete = there["complete"]
+    if difference and not is_complete and not (has_results() if has_results else _has_files(path)):
+        return None
+    if difference and parts:  # Without one in its parts it is gone on with.
+        is_complete = False
+        difference = output_settings.difference_of_parts(
+            parts.setting, there, now, lambda name: (path / parts.file_of(name)).exists()
+        )
+    if difference:
+        name, *values = difference
+        before, after = (shortened(repr(value), _SHOWN) for value in values)
+        raise UserError(
+            f"{path}: holds output made with other settings "
+            f"({as_one_line(name, _SHOWN_NAME)}: {before} there, {after} now); remove this "
+            f"directory alone ({manifests.removal(path)}), or choose another; outputs beside it "
+            f"are kept{_advice(there['verb'], *difference)}"
+        )
+    return is_complete
+
+
+def _has_files(path: epath.Path) -> bool:
+    return any(
+        file.name not in (manifests.MANIFEST, CONFIG) and not file.name.startswith(".")
+        for file in path.iterdir()
+    )
 
 
 def remove_partial_files(directory: epath.Path) -> None:

@@ -33,6 +33,12 @@ class Coming(str):
     __slots__ = ()
 
 
+class StandIn(str):
+    """A model in place of one that an earlier step trains from it: as long, of its vocabulary."""
+
+    __slots__ = ()
+
+
 class Late(str):
     """A path of the user's that a later step of a run reads: checked to its end, however large."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from detox_jax import chat, output_settings, records
+from detox_jax import chat, output_settings, preview, records
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.model_dir import ModelSpec
 from detox_jax.errors import UserError
@@ -99,8 +99,21 @@ class ToxicityProbe:
             if vocabulary is not None and max_length is not None:
                 self._encoded(requests, vocabulary, max_length)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, coming: Collection[str] = ()) -> dict[str, Any]:
         """See `training.frontier.Probe`."""
+        later = {
+            name: preview.Coming(value)
+            for name, value in vars(self.prompts).items()
+            if isinstance(value, str) and _is_coming(value, coming)
+        }
+        prompts: Any = output_settings.NOT_YET
+        if not later:
+            prompts = self.prompts.describe()
+        elif output_settings.is_ours(self.prompts):
+            prompts = dataclasses.replace(self.prompts, **later).describe()  # type: ignore
+        validation = self.validation
+        if _is_coming(validation, coming):
+            validation = preview.Coming(validation)
         behind = self.decoding.behind
         decoding = output_settings.of_struct(
             self.decoding,
@@ -114,8 +127,8 @@ class ToxicityProbe:
             decoding[output_settings.DRAW] = DRAW_VERSION
         return {
             "method": type(self).__name__,
-            "prompts": self.prompts.describe(),
-            "validation": records.describe_input(self.validation),
+            "prompts": prompts,
+            "validation": records.describe_input(validation),
             "scorer": scorers.identity(self.scorer),
             "period": self.period,
             "rule": dataclasses.asdict(self.rule),

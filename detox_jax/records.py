@@ -16,11 +16,12 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import manifests, sources, terminal
+from detox_jax import manifests, preview, sources, terminal
 from detox_jax.bad_records import Aside
 from detox_jax.errors import UserError
 from detox_jax.formats import foreign, foreign_files, record_ids, row_formats
 from detox_jax.formats.jsonl import read_jsonl  # noqa: F401 (a public name)
+from detox_jax.output_settings import NOT_YET
 
 TOXIC = 0.5  # the published threshold: from this score on a text is toxic
 _CHALLENGING, _UNREADABLE = "challenging", "unreadable"
@@ -416,8 +417,11 @@ def _generation(value: Any, where: str) -> Generation:
 def describe_input(source: str) -> dict[str, Any]:
     """What a manifest says of an input: where it was, the hash of its bytes, the chosen fields.
 
-    Of a data set of the hub the place holds the commit.
+    Of a data set of the hub the place holds the commit. Of what an earlier step is to write no more
+    than its place is known.
     """
+    if isinstance(source, preview.Coming):
+        return {"path": str(source), "files": NOT_YET, "sha256": NOT_YET}
     return sources.resolve(source).describe()
 
 

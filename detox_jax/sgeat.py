@@ -162,7 +162,8 @@ def sgeat(
     if as_one := seeds.of_rows(measured):
         compared["seeds"] = as_one
     if check_only:
-        return RunPreview(root, place, rows, [*measured], order, fitted, arguments).steps()
+        told = (root, place, rows, [*measured], order, fitted, arguments, compared)
+        return RunPreview(*told).steps()
     say, places = Narrator(root), CorpusPlaces(root, corpora)
     config = gin.config_str()
     some_rows.bind(None)

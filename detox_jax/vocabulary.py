@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -236,24 +237,29 @@ def train_vocabulary(
     """
     arguments = locals()
     _require_bytes(vocab_size)
+
+    def settings() -> dict[str, Any]:
+        """What decides the vocabulary."""
+        return output_settings.of_verb(
+            train_vocabulary,
+            arguments,
+            free=FREE,
+            instead={
+                "documents": {"documents": records.describe_input(documents)},
+                "bad_records": bad_records_lib.settings(bad_records),
+            },
+        )
+
     if check_only:
         preview.checked_output(output_dir)
+        is_done = outputs.check(output_dir, "train_vocabulary", settings)
         counts = {}
         aside = bad_records_lib.opened(bad_records, writes=False)
-        if not isinstance(documents, preview.Coming) and not preview.is_done(output_dir):
+        if not isinstance(documents, preview.Coming) and not is_done:
             counts = {"documents": sum(1 for _ in records.read_documents(documents, aside))}
         return [Step("train_vocabulary", output_dir, counts)]
-    settings = output_settings.of_verb(
-        train_vocabulary,
-        arguments,
-        free=FREE,
-        instead={
-            "documents": {"documents": records.describe_input(documents)},
-            "bad_records": bad_records_lib.settings(bad_records),
-        },
-    )
     aside = bad_records_lib.opened(bad_records)
-    output = outputs.OutputDirectory(output_dir, "train_vocabulary", settings)
+    output = outputs.OutputDirectory(output_dir, "train_vocabulary", settings())
     if output.complete:
         return None
 

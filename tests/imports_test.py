@@ -73,6 +73,7 @@ ALLOWED = {
     },
     "records": {
         *("bad_records", "errors", "manifests", "sources", "terminal", "formats.jsonl"),
+        *("output_settings", "preview"),
         *("formats.foreign", "formats.foreign_files", "formats.record_ids", "formats.row_formats"),
     },
     "record_blocks": {

@@ -13,9 +13,12 @@ import pytest
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.human import key as keys
+from tests.classifiers import labelled_made
 from tests.conftest import SENTENCES, initial_params
 from tests.human import human_made
 from tests.marks import slow_but
+from tests.toxicity import sources_made
+from tests.zero_shot import lm_eval_test
 
 HUGE = "9" * 40
 # What a setting takes, by the wrong values for it.
@@ -146,8 +149,10 @@ def place(tmp_path_factory, vocabulary, config):
     spec = checkpoints.ModelSpec(config, None, None, vocabulary.fingerprint)
     keys.write(epath.Path(root / "key.json"), human_made.key(prompts=2))
     human_made.write_filled(root / "filled", human_made.key(prompts=2))
-    (root / "base").mkdir()
-    checkpoints.save_model(epath.Path(root / "base"), initial_params(config), spec, vocabulary)
+    for seed, name in enumerate(("base", "second")):
+        (root / name).mkdir()
+        params = initial_params(config, seed=seed)
+        checkpoints.save_model(epath.Path(root / name), params, spec, vocabulary)
     return root
 
 
@@ -509,3 +514,152 @@ def test_documents_end_at_the_context_and_a_line_says_so(place, monkeypatch, cap
     assert said in capsys.readouterr().out
     assert run(20, "short")["max_new_tokens"] == 20
     assert "DOCUMENT_MAX_NEW_TOKENS" not in capsys.readouterr().out
+
+
+# --- outputs that are there, made with other settings ---------------------------------------------
+
+# Of each verb settings that are changed, and what is said of them. `plan` names its directory by
+# its settings; `sgeat` and `sweep` have tests of their own.
+CHANGED = [
+    ("score", "SCORER=@lexicon.LexiconScorer()", "scorer.fingerprint: 'ngram-"),
+    ("score", "INPUT=others.jsonl", "input.sha256: "),
+    ("filter", "KEEP_FRACTION=0.25", "selection.fraction: 0.5 there, 0.25 now"),
+    ("filter", "SIZE_OF=rescored.jsonl", "size_of: None there"),
+    ("pair", "MARGIN=0.2", "pairing.margin: "),
+    ("pair", "CHECKPOINT_PATH=second", "reference.fingerprint: "),
+    ("train_vocabulary", "VOCAB_SIZE=310", "vocab_size: 300 there, 310 now"),
+    ("train", "TRAIN_STEPS=2", "train_steps: 1 there, 2 now); remove"),
+    ("train", "LEARNING_RATE=0.5", "optimizer.learning_rate: "),
+    ("train", "BATCH_SIZE=16", "data.batch_size: 8 there, 16 now"),
+    ("train", "TASK_FEATURE_LENGTHS={'targets':16}", "data.length: 32 there, 16 now"),
+    ("train", "INPUT=rescored.jsonl#text=id", "data.source"),
+    ("train", "KL_TO_BASE=0.1", "objective: None there"),
+    ("train", "INITIAL_CHECKPOINT_PATH=second", "initial_checkpoint: "),
+    ("generate", "NUM_SAMPLES=3", "num_samples: 2 there, 3 now"),
+    ("generate", "TOP_P=0.5", "sampling.p: 0.9 there, 0.5 now"),
+    ("generate", "prompts.PromptFile.limit=3", "prompts.limit: None there, 3 now"),
+    ("generate", "CHECKPOINT_PATH=second", "checkpoint.fingerprint: "),
+    ("generate", "DTYPE=bfloat16", "dtype: 'float32' there, 'bfloat16' now"),
+    ("generate", "STEERING=[@words.BannedWords()]", "steering: "),
+    ("steer", "MOST_PAIRS=7", "most_pairs: 1000 there, 7 now"),
+    ("steer", "CHECKPOINT_PATH=second", "checkpoint.fingerprint: "),
+    ("fit_subspace", "THRESHOLD=0.25", "threshold: 0.5 there, 0.25 now"),
+    ("fit_subspace", "CHECKPOINT_PATH=second", "checkpoint.fingerprint: "),
+    ("train_linear", "RANK=2", "rank: 4 there, 2 now"),
+    ("train_linear", "CHECKPOINT_PATH=second", "checkpoint.fingerprint: "),
+    ("train_reward", "LEARNING_RATE=0.5", "optimizer.learning_rate: "),
+    ("train_reward", "CHECKPOINT_PATH=second", "checkpoint.fingerprint: "),
+    ("combine", "TERMS={'second':0.5}", "terms[0].weight: -0.5 there, 0.5 now"),
+    ("combine", "BASE=second", "base.fingerprint: "),
+    ("choices", "START_WITH_BOS=True", "start_with_bos: None there, True now"),
+    ("choices", "CHECKPOINT_PATH=second", "checkpoint.fingerprint: "),
+    ("panel", "RANDOM_SEED=1", "random_seed: 0 there, 1 now"),
+    ("panel", "METHODS={'base':'base','mine':'second'}", "methods.mine: absent there, given now"),
+    ("compare", "BOOTSTRAP_DRAWS=1000", "bootstrap_draws: 200 there, 1000 now"),
+    ("evaluate", "MIN_COVERAGE=0.5", "min_coverage: 0.95 there, 0.5 now"),
+    ("evaluate", "HELDOUT=documents.jsonl", "heldout: None there"),
+    ("report", "FRONTIERS={'all':['mine']}", "frontiers: None there"),
+    ("human_sheets", "RATERS=2", "raters: 3 there, 2 now"),
+    ("human_results", "RANDOM_SEED=1", "random_seed: 0 there, 1 now"),
+    ("train_scorer", "L2=0.1", "l2: 3e-05 there, 0.1 now"),
+    ("convert", "DTYPE=bfloat16", "dtype: 'float32' there, 'bfloat16' now"),
+    ("lm_eval", "NUM_FEWSHOT=1", "num_fewshot: None there, 1 now"),
+    ("lm_eval", "CHECKPOINT_PATH=second", "checkpoint.fingerprint: "),
+]
+
+# What a verb is told beside `command`, where that would be slow, or read what is not there.
+BESIDE = {
+    "generate": "NUM_SAMPLES=2 MAX_NEW_TOKENS=4",
+    "choices": "TASKS=('lambada',) TASKS_DIR=questions",
+    "pair": "MARGIN=0.3",
+    "evaluate": "METHODS={'base':'judged','mine':'judged-again'} BOOTSTRAP_DRAWS=200",
+    "report": "RESULTS=evaluated",
+    "compare": "SCORES={'a':'judged','b':'judged-otherwise'} BOOTSTRAP_DRAWS=200",
+    "combine": "TERMS={'second':-0.5}",
+    "fit_subspace": "INPUT=labelled.jsonl",
+    "human_sheets": "METHODS={'base':'samples.jsonl','mine':'varied.jsonl'}",
+}
+PLACES = {"train": "MODEL_DIR", "convert": "TO_HF"}
+
+
+def changed_command(verb, place):
+    if verb in ("lm_eval", "train_scorer"):
+        flags = {
+            "lm_eval": "CHECKPOINT_PATH=base INCLUDE_PATH=tasks TASKS=quiz BATCH_SIZE=8",
+            "train_scorer": "DATA_DIR=sources ITERATIONS=5",
+        }[verb].split()
+        given = [verb, *(f"--gin.{flag}" for flag in flags)]
+    else:
+        given = command(verb, place)
+    beside = [f"--gin.{flag}" for flag in BESIDE.get(verb, "").split()]
+    return [*given, *beside, f"--gin.{PLACES.get(verb, 'OUTPUT_DIR')}=made/{verb}"]
+
+
+@pytest.fixture(scope="module")
+def made(place):
+    """Makes the output of a verb, once, and what it reads."""
+    done = set()
+
+    def run(verb):
+        if verb in done:
+            return
+        reads = {
+            "compare": ["judged", "judged-otherwise"],
+            "evaluate": ["judged", "judged-again"],
+        }
+        for name in reads.get(verb, ()):
+            scorer = "lexicon.LexiconScorer" if name.endswith("otherwise") else "ngram.NgramScorer"
+            flags = [f"--gin.SCORER=@{scorer}()", f"--gin.OUTPUT_DIR={name}"]
+            assert cli.main(["score", "--gin.INPUT=samples.jsonl", *flags]) == 0
+        if verb == "report":
+            evaluated = [*changed_command("evaluate", place), "--gin.OUTPUT_DIR=evaluated"]
+            assert run("evaluate") is None and cli.main(evaluated) == 0
+        if verb == "choices":
+            (place / "questions").mkdir()
+            lines = [json.dumps({"text": sentence}) + "\n" for sentence in SENTENCES]
+            (place / "questions" / "lambada.jsonl").write_text("".join(lines))
+        if verb == "fit_subspace":
+            labelled_made.write(place / "labelled.jsonl")
+        if verb == "human_sheets":
+            texts = (place / "samples.jsonl").read_text().replace('"idiot."', '"fool."')
+            (place / "varied.jsonl").write_text(texts.replace("so it is", "so it was"))
+        if verb == "train_scorer":
+            sources_made.write_sources(place / "sources")
+        if verb == "lm_eval":
+            lm_eval_test.write_tasks(place / "tasks")
+        assert cli.main(changed_command(verb, place)) == 0
+        done.add(verb)
+
+    return run
+
+
+def test_every_verb_with_an_output_has_a_changed_setting():
+    own = {"plan", "sgeat", "sweep"}
+    assert {verb for verb, *_ in CHANGED} == cli.VERBS.keys() - own
+
+
+@pytest.mark.parametrize(("verb", "changed", "said"), CHANGED)
+def test_an_output_of_other_settings_is_refused_before_any_work(
+    verb, changed, said, place, made, monkeypatch, capsys
+):
+    if verb == "lm_eval":
+        pytest.importorskip("lm_eval", reason="needs the extra lm-eval (make test-interop)")
+    monkeypatch.chdir(place)
+    made(verb)
+    output = place / "made" / verb
+    manifest = json.loads((output / "manifest.json").read_text())
+    monkeypatch.setattr(checkpoints, "load_params", _works)
+    for is_complete in (False, True):  # It is all the same whether anything is missing.
+        (output / "manifest.json").write_text(json.dumps({**manifest, "complete": is_complete}))
+        before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+        assert cli.main([*changed_command(verb, place), "--dry_run"]) == 0
+        capsys.readouterr()
+        for dry in ([], ["--dry_run"]):
+            error = mistake([*changed_command(verb, place), f"--gin.{changed}", *dry], capsys)
+            assert f"made/{verb}: holds output made with other settings ({said}" in error
+            assert f"remove this directory alone (rm -r made/{verb})" in error
+        assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def _works(*args, **kwargs):
+    raise AssertionError("a model is loaded before its settings are compared")

@@ -6,6 +6,7 @@ import pytest
 
 from detox_jax import output_settings
 from detox_jax.errors import UserError
+from detox_jax.output_settings import NOT_YET, NotYet
 
 
 def _verb(input, output_dir, batch_size=8, seed=0, selection=None):
@@ -47,6 +48,36 @@ def test_a_seed_that_would_be_cut_is_refused(seed):
 
 def test_the_largest_seed_is_one():
     assert _settings(seed=2**32 - 1)["seed"] == 2**32 - 1
+
+
+THERE = {"input": {"path": "a", "sha256": "0"}, "seed": 1, "items": [{"n": 1}, {"n": 2}], "x": None}
+
+
+@pytest.mark.parametrize(
+    ("now", "known"),
+    [
+        ({"input": NOT_YET}, {"input": THERE["input"]}),
+        ({"input": {"sha256": NOT_YET}}, {"input": {"sha256": "0"}}),
+        ({"x": NOT_YET, "absent": NOT_YET}, {"x": None}),
+        ({"x": {"sha256": NOT_YET}}, {"x": {"sha256": "not known yet"}}),
+        ({"absent": {"sha256": NOT_YET}}, {"absent": {"sha256": "not known yet"}}),
+        ({"seed": NotYet(among=(3, 1))}, {"seed": 1}),
+        ({"seed": NotYet(among=(3, 4))}, {"seed": 3}),
+        ({"items": ({"n": NOT_YET}, {"n": 3})}, {"items": [{"n": 1}, {"n": 3}]}),
+        ({"items": [{"n": NOT_YET}]}, {"items": [{"n": "not known yet"}]}),
+        (NotYet(known={"seed": 2, "new": 1}), {**THERE, "seed": 2}),
+        ({"x": NotYet(known={"n": 1})}, {"x": {"n": 1}}),
+    ],
+)
+def test_what_is_not_known_yet_is_as_it_is_there(now, known):
+    assert output_settings.as_far_as_known(now, THERE) == known
+
+
+def test_only_a_check_is_ahead():
+    assert not output_settings.is_ahead()
+    with output_settings.ahead():
+        assert output_settings.is_ahead()
+    assert not output_settings.is_ahead()
 
 
 def test_a_struct_decides_by_its_fields():

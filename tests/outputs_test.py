@@ -6,8 +6,9 @@ import json
 import pytest
 from etils import epath
 
-from detox_jax import atomic_files, manifests, outputs, records
+from detox_jax import atomic_files, manifests, output_settings, outputs, preview, records
 from detox_jax.errors import UserError
+from detox_jax.output_settings import NOT_YET
 
 
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path):
@@ -117,6 +118,49 @@ def test_other_settings_are_refused_with_their_name_and_both_values(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     same = dict(reversed(settings.items()))  # The order of the settings is not one.
     assert outputs.OutputDirectory(str(tmp_path), "generate", same).complete == finished
+
+
+def test_a_check_refuses_what_the_run_would_and_writes_nothing(tmp_path):
+    settings = {"seed": 1, "input": {"path": "a", "sha256": "0"}}
+
+    def check(**now):
+        outputs.check(str(tmp_path / "o"), "score", lambda: {**settings, **now})
+
+    def never():
+        raise AssertionError("nothing is there to compare with")
+
+    outputs.check(str(tmp_path / "o"), "score", never)
+    output = outputs.OutputDirectory(str(tmp_path / "o"), "score", settings)
+    check(seed=2)  # Without results it is taken over.
+    output.write_shard("d", 0, 1, [])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    check()
+    check(input={"path": "b", "sha256": NOT_YET})
+    for now in ({"seed": 2}, {"input": {"sha256": "1"}}):
+        with pytest.raises(UserError) as refusal:
+            check(**now)
+        with pytest.raises(UserError) as refused:
+            outputs.OutputDirectory(str(tmp_path / "o"), "score", {**settings, **now})
+        assert str(refusal.value) == str(refused.value)
+    with pytest.raises(UserError, match="holds the output of `score`; choose another"):
+        outputs.check(str(tmp_path / "o"), "filter", never)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
+    manifest = manifests.read_manifest(output.path)
+    atomic_files.write_json(output.path / "manifest.json", {**manifest, "schema_version": 1})
+    outputs.check(str(tmp_path / "o"), "score", never)  # The verb knows what version 1 did not say.
+
+
+def test_a_check_hashes_no_input_for_minutes(tmp_path, monkeypatch):
+    file = epath.Path(tmp_path / "a.jsonl")
+    file.write_text('{"id": "1", "text": "a"}\n')
+    known = records.describe_input(str(file))
+    with output_settings.ahead():
+        assert records.describe_input(str(file)) == known
+        monkeypatch.setattr(manifests, "_HASHED_AHEAD", 8)
+        assert records.describe_input(str(file)) == {**known, "sha256": NOT_YET}
+    assert records.describe_input(str(file)) == known
+    coming = records.describe_input(preview.Coming(tmp_path / "b"))
+    assert coming == {"path": str(tmp_path / "b"), "files": NOT_YET, "sha256": NOT_YET}
 
 
 def test_damaged_manifest(tmp_path):

@@ -18,6 +18,7 @@ from detox_jax.models.adaptation import AdapterConfig, LoRAConfig
 from tasks import demo_corpus
 from tests import sgeat_made
 from tests.conftest import draw_few_files
+from tests.marks import slow_but
 from tests.toxicity.conftest import KEY, FakeService, running_service
 
 CONFIG = f"""{sgeat_made.IMPORTS}
@@ -314,6 +315,68 @@ def test_a_dry_run_says_what_is_done_and_what_comes_again(flags, run_dir, tmp_pa
     head, *steps = capsys.readouterr().out.split("# plan: ")[1].splitlines()
     to_do = [step.split()[3] for step in steps if step.split()[1] == "to"]
     assert to_do == ["choices", "evaluate", "report"]
+
+
+# A setting of a late step, the first step that was made with another, and what is said of it.
+CHANGED = [
+    ("KEEP_FRACTION=0.25", "corpora/standard/kept", "selection.fraction: 0.5 there, 0.25 now"),
+    ("NUM_DOCUMENTS=41", "corpora/standard/generated", "prompts.num_documents: 40 there, 41 now"),
+    ("DOCUMENT_MAX_NEW_TOKENS=9", "corpora/standard/generated", "max_new_tokens: 8 there, 9 now"),
+    ("LEARNING_RATE=0.5", "models/sgeat-whole", "optimizer.learning_rate: "),
+    ("ADAPTER_LEARNING_RATE=0.5", "models/sgeat-adapter", "optimizer.learning_rate: "),
+    ("BATCH_SIZE=16", "models/sgeat-whole", "data.batch_size: 8 there, 16 now"),
+    ("random/filter.filter.seed=1", "corpora/random/kept", "seed: 0 there, 1 now"),
+    ("pairing.KeptAgainstDiscarded.margin=0.02", "corpora/pairs/pairs", "pairing.margin: "),
+    ("steer.steer.margin=0.02", "vectors/mean", "margin: 0.01 there, 0.02 now"),
+    ("NUM_SAMPLES=3", "continuations/base/generated", "num_samples: 2 there, 3 now"),
+    ("sampling.TopKSampling.k=40", "continuations/base-top/generated", "sampling.k: 50 there"),
+    (
+        "activations.ActivationOffset.strength=0.2",
+        "continuations/adapter-vector/generated",
+        "steering[0].strength: 0.1 there, 0.2 now",
+    ),
+    ("evaluate.evaluate.bootstrap_draws=300", "evaluation", "bootstrap_draws: 10000 there, 300"),
+    ("FRONTIERS={'all':['sgeat-whole']}", "report", "frontiers: None there"),
+]
+
+
+@pytest.mark.parametrize(("changed", "place", "said"), CHANGED)
+def test_a_step_of_other_settings_is_refused_before_an_earlier_one_is_done(
+    changed, place, said, flags, run_dir, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(run_dir, out, copy_function=os.link)
+    for unfinished in ("corpora/standard/scored", "models/control-random"):
+        shutil.rmtree(out / unfinished)
+    before = files_of(out)
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={out}", f"--gin.{changed}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"detox-jax: error: {out / place}: holds output made with other settin")
+    assert f"({said}" in error and error.count("\n") == 1
+    assert f"remove this directory alone (rm -r {out / place})" in error
+    assert files_of(out) == before
+
+
+def _steps(root):
+    """Every directory of a step, from the outside."""
+    return sorted(str(path.parent.relative_to(root)) for path in root.rglob("manifest.json"))
+
+
+# What is not known before a step that is to be done again is no difference.
+MISSING = ["base", "corpora/standard/generated", "models/sgeat-whole", "models/sgeat-adapter"]
+
+
+@pytest.mark.parametrize("missing", slow_but(MISSING, [*MISSING, None]))
+def test_what_is_to_be_made_again_is_taken_for_what_it_was(
+    missing, flags, run_dir, tmp_path, capsys
+):
+    for step in [missing] if missing else _steps(run_dir):
+        out = tmp_path / step.replace("/", "-")
+        shutil.copytree(run_dir, out, copy_function=os.link)
+        shutil.rmtree(out / step)
+        assert cli.main([*flags, f"--gin.OUTPUT_DIR={out}", "--dry_run"]) == 0, step
+        assert "to do" in capsys.readouterr().out
+        shutil.rmtree(out)
 
 
 def test_a_row_of_conditional_training_is_asked_behind_its_tag(run_dir):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from detox_jax import manifests, output_settings, outputs, preview
-from detox_jax.checkpoints import arithmetic, places, streamed
+from detox_jax.checkpoints import arithmetic, identity, places, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.arithmetic import Edit, Edited, Term
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
+from detox_jax.output_settings import NOT_YET, NotYet
 from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 
@@ -55,11 +57,18 @@ def combine(
     """
     arguments = locals()
     weights = _checked_weights(terms)
+
+    def has_results() -> bool:
+        return bool(checkpoints.saved_steps(epath.Path(output_dir)))
+
     if not weights and edit is None:
         raise UserError("TERMS is empty; give models: --gin.TERMS=\"{'DIR': -0.5}\", or an EDIT")
     preview.checked_output(output_dir)
-    if check_only and preview.is_done(output_dir):
-        return [Step("combine", output_dir)]
+    if check_only:
+        known = functools.partial(_settings_ahead, arguments, weights)
+        is_done = outputs.check(output_dir, "combine", known, has_results)
+        if is_done or _waits(base, weights):
+            return [Step("combine", output_dir)]
     start = _open_base(base)
     models = [Term(_open_term(path, start), weight) for path, weight in weights.items()]
     _check_different([*weights], models)
@@ -74,22 +83,13 @@ def combine(
         _check_origin(term.checkpoint, start)
     models.sort(key=lambda term: (term.checkpoint.fingerprint, term.weight))
     edited = None if edit is None else edit.open(start)
-    settings = output_settings.of_verb(
-        combine,
+    settings = _settings(
         arguments,
-        free=FREE,
-        instead={
-            "base": {"base": {"path": base, "fingerprint": start.fingerprint}},
-            "terms": {"terms": [_reference(term) for term in models]},
-            "edit": {"edit": None if edited is None else edited.reference()},
-        },
+        start.fingerprint,
+        [_reference(term) for term in models],
+        None if edited is None else edited.reference(),
     )
-    output = outputs.OutputDirectory(
-        output_dir,
-        "combine",
-        settings,
-        has_results=lambda: bool(checkpoints.saved_steps(epath.Path(output_dir))),
-    )
+    output = outputs.OutputDirectory(output_dir, "combine", settings, has_results)
     if output.complete:
         return None
     (output.path / places.CHECKPOINTS_DIR).rmtree(missing_ok=True)  # what a killed run left
@@ -103,6 +103,42 @@ def combine(
     output.finish(**counts)
     _print(output_dir, counts)
     return None
+
+
+def _settings(
+    arguments: Mapping[str, Any], fingerprint: Any, terms: Any, edit: Any
+) -> dict[str, Any]:
+    """What decides the sum; by what stands for the base, the terms and the edit."""
+    return output_settings.of_verb(
+        combine,
+        arguments,
+        free=FREE,
+        instead={
+            "base": {"base": {"path": arguments["base"], "fingerprint": fingerprint}},
+            "terms": {"terms": terms},
+            "edit": {"edit": edit},
+        },
+    )
+
+
+def _settings_ahead(arguments: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, Any]:
+    """The same before a parameter is read, as far as it is known."""
+    found = {path: identity.stored_ahead(path) for path in (arguments["base"], *weights)}
+    edit: Any = arguments["edit"]
+    if edit is not None:
+        is_ours = output_settings.is_ours(edit)
+        edit = NotYet(known={"method": type(edit).__name__} if is_ours else {})
+    terms: Any = NOT_YET
+    # They stand in the order of their fingerprints.
+    if len(weights) < 2 or None not in [found[path] for path in weights]:
+        ordered = sorted((found[path] or "", weight) for path, weight in weights.items())
+        terms = [NotYet(known={"fingerprint": f or NOT_YET, "weight": w}) for f, w in ordered]
+    return _settings(arguments, found[arguments["base"]] or NOT_YET, terms, edit)
+
+
+def _waits(base: str, terms: Collection[str]) -> bool:
+    """Whether an earlier step is to make one of the models."""
+    return any(isinstance(path, preview.Coming) for path in (base, *terms))
 
 
 def _checked_weights(terms: Mapping[str, float] | None) -> dict[str, float]:

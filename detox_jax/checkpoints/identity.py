@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from typing import Any
 
-from detox_jax import manifests, output_settings
+from etils import epath
+
+from detox_jax import manifests, output_settings, preview
 from detox_jax.checkpoints import places
+from detox_jax.errors import UserError
+from detox_jax.output_settings import NOT_YET, NotYet
 
 
 def identity(checkpoint_path: str) -> dict[str, Any]:
@@ -23,11 +28,15 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
       UserError: if it is damaged.
     """
     model_dir, step = places.split(checkpoint_path)
+    if isinstance(checkpoint_path, preview.Coming):
+        return {"path": str(checkpoint_path), "step": NOT_YET, "made_from": NOT_YET}
     if (model_dir / manifests.MANIFEST).exists():
         manifest = manifests.read_manifest(model_dir)
         decided = [output_settings.without_notes(manifest["settings"]), manifest.get("versions")]
         made_from = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
         step = manifest.get("steps") if step is None else step
+    elif output_settings.is_ahead():  # Its parameters would have to be read.
+        step, made_from = NOT_YET, NOT_YET
     elif (model_dir / places.MODEL_FILE).exists():
         from detox_jax.checkpoints import streamed  # loads JAX
 
@@ -36,3 +45,78 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     else:
         made_from, step = checkpoint_path, None
     return {"path": checkpoint_path, "step": step, "made_from": made_from}
+
+
+def ahead(checkpoint_path: str, dtype: str | None = None) -> tuple[NotYet, Any]:
+    """The fingerprint and the dtype of activations that a model is going to have when it is loaded.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      dtype: that is asked for; the checkpoint's own where None.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    if dtype is None and not isinstance(checkpoint_path, preview.Coming | preview.StandIn):
+        from detox_jax.checkpoints import model_dir as checkpoints  # loads JAX
+
+        dtype = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0]).config.dtype
+    return fingerprint_ahead(checkpoint_path), dtype or NOT_YET
+
+
+def stored_ahead(checkpoint_path: str) -> str | None:
+    """The fingerprint of what a checkpoint stores, without a base; None where no record tells it.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    if isinstance(checkpoint_path, preview.Coming):
+        return None
+    from detox_jax.checkpoints import model_dir as checkpoints  # loads JAX
+    from detox_jax.checkpoints import params
+
+    model_dir, step = checkpoints.resolve(checkpoint_path)
+    digests = _digests(model_dir, checkpoints.read_spec(model_dir), step)
+    return params.fingerprint_of_digests(digests) if digests else None
+
+
+def fingerprint_ahead(checkpoint_path: str) -> NotYet:
+    """What `load_params` is going to find for the fingerprint of a model, as its records tell.
+
+    A damaged step gives way to one before it, so each of the saved ones is possible.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    if isinstance(checkpoint_path, preview.Coming | preview.StandIn):
+        return NOT_YET
+    from detox_jax.checkpoints import model_dir as checkpoints  # loads JAX
+    from detox_jax.checkpoints import params
+
+    model_dir, newest = checkpoints.resolve(checkpoint_path, is_reward=True)
+    spec = checkpoints.read_spec(model_dir)
+    of_base: dict[str, Any] = {}
+    if spec.base is not None:
+        with contextlib.suppress(UserError):  # It may be gone, and made again before this is read.
+            base, step = checkpoints.resolve(checkpoints.find_base(spec.base["path"], model_dir))
+            of_base = _digests(base, checkpoints.read_spec(base), step) or {}
+        if params.fingerprint_of_digests(of_base) != spec.base["fingerprint"]:
+            return NOT_YET
+    is_named = places.split(checkpoint_path)[1] is not None
+    steps = [newest] if is_named else reversed(checkpoints.saved_steps(model_dir))
+    digests = [_digests(model_dir, spec, step) for step in steps]
+    if None in digests:
+        return NOT_YET
+    return NotYet(tuple(params.fingerprint_of_digests({**of_base, **of}) for of in digests if of))
+
+
+def _digests(model_dir: epath.Path, spec: Any, step: int) -> dict[str, Any] | None:
+    """The digests of a step's parameters; None where none are known, or are of another dtype."""
+    from detox_jax.checkpoints import steps
+
+    digests = steps.recorded_digests(model_dir, step)
+    is_read_so = digests and all(of[0] == spec.config.param_dtype for of in digests.values())
+    return digests if is_read_so else None

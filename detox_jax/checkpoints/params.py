@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -162,6 +162,14 @@ def fingerprint_of(leaves: Iterable[tuple[str, Any]]) -> str:
     digest = hashlib.sha256()
     for path, shape, dtype, sums in _of_each(_bit_sums, _bit_sums_on_host, leaves):
         digest.update(f"{path} {shape} {dtype} {sums.tolist()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of_digests(digests: Mapping[str, Sequence[Any]]) -> str:
+    """The fingerprint of the tree whose `digests` these are."""
+    digest = hashlib.sha256()
+    for path, (dtype, shape, *sums) in sorted(digests.items()):
+        digest.update(f"{path} {tuple(shape)} {dtype} {sums}\n".encode())
     return digest.hexdigest()[:16]
 
 

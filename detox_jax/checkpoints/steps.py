@@ -12,6 +12,7 @@ of them met the damage.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -324,6 +325,19 @@ def read_record(model_dir: epath.Path, step: int) -> dict[str, Any] | None:
     if record is None:
         processes.warn(f"{model_dir}: step {step} was saved without hashes: not checked")
     return record
+
+
+def recorded_digests(model_dir: epath.Path, step: int) -> dict[str, Any] | None:
+    """What a step's record says of its parameters, by path; None where it says nothing.
+
+    It is for a check, which judges no step: what cannot be read is a restore's to tell.
+    """
+    with contextlib.suppress(
+        Exception
+    ):  # Orbax, tensorstore and JSON each have errors of their own
+        saved = restore_item(model_dir, step, "record", ocp.args.JsonRestore())
+        return saved["content"]["digests"]["params"]
+    return None
 
 
 def _together(read: Callable[[], _Read]) -> _Read:

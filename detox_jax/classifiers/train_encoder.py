@@ -73,6 +73,19 @@ class EncoderRecipe:
     periods: Periods = Periods()
     quality_texts: int = 20_000
 
+    def check(self, output_dir: str) -> None:
+        """Refuses an output of other settings; the text, which takes a while to read, is not read.
+
+        Raises:
+          UserError: see `outputs.check`.
+        """
+
+        def settings() -> dict[str, Any]:
+            encoder = self.start.check(len(self.labels), self.length)
+            return {**self._settings(output_settings.NOT_YET), "encoder": encoder}
+
+        outputs.check(output_dir, "train_scorer", settings)
+
     def train(self, output_dir: str) -> None:
         """Trains, or goes on from the last checkpoint; exports; measures on held-out text.
 
@@ -139,7 +152,7 @@ class EncoderRecipe:
             raise UserError(f"{names}: of language models, an encoder has none; leave it None")
         meshes.rows_at_once(mesh, self.batch_size, self.computation.accumulation_steps)
 
-    def _settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def _settings(self, described: Any) -> dict[str, Any]:
         """What decides the classifier."""
         strategies = {"start": self.start, "optimizer": self.optimizer, "loss": self.loss}
         described_as = {name: {name: dataclasses.asdict(x)} for name, x in strategies.items()}

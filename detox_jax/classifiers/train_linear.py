@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from detox_jax import output_settings, outputs, preview
-from detox_jax.checkpoints import array_file
+from detox_jax.checkpoints import array_file, identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers import labelled_fit
@@ -132,39 +132,49 @@ def train_linear(
     mesh = computation.create_mesh()
     task = seqio_tasks.get_task(task)
     meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
+
+    def settings(fingerprint: Any) -> dict[str, Any]:
+        """What decides the result; by the fingerprint of the model that it starts from."""
+        return output_settings.of_verb(
+            train_linear,
+            arguments,
+            free=FREE,
+            instead={
+                "checkpoint_path": {
+                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+                },
+                "task": {"data": described()},
+                "budget": output_settings.of_struct(budget),
+                "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
+            },
+        )
+
+    def described() -> dict[str, Any]:
+        """The labelled text."""
+        splits = ("train", "validation")
+        return {split: seqio_tasks.describe_source(task, split) for split in splits}
+
     if check_only:
         preview.checked_output(output_dir)
-        if preview.is_done(output_dir):
+        if outputs.check(
+            output_dir,
+            "train_linear",
+            lambda: settings(identity.fingerprint_ahead(checkpoint_path)),
+        ):
             return [Step("train_linear", output_dir)]
         spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
         _check_length(length, spec)
         return [_preview(output_dir, spec, rank, budget, seqio_tasks.count_documents(task))]
     loaded = checkpoints.load_model(checkpoint_path, mesh, strict=strict)
     _check_length(length, loaded.spec)
-    described = {
-        split: seqio_tasks.describe_source(task, split) for split in ("train", "validation")
-    }
+    decided = settings(loaded.fingerprint)
     labelled_fit.require_two_kinds(task, threshold)
-    decides = {"source": described["train"], "vocabulary": loaded.vocabulary.fingerprint}
+    decides = {"source": decided["data"]["train"], "vocabulary": loaded.vocabulary.fingerprint}
     encode = functools.partial(_encode, loaded.vocabulary, length)
     size = loaded.spec.config.vocab_size
     objective = Labels(("toxicity",), encode, size, LinearLoss(threshold, scale), decides)
 
-    # --- what decides the result ---------------------------------------------------------------
-    settings = output_settings.of_verb(
-        train_linear,
-        arguments,
-        free=FREE,
-        instead={
-            "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
-            },
-            "task": {"data": described},
-            "budget": output_settings.of_struct(budget),
-            "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
-        },
-    )
-    output = outputs.OutputDirectory(output_dir, "train_linear", settings)
+    output = outputs.OutputDirectory(output_dir, "train_linear", decided)
     if output.complete:
         return None
     steps = budget.steps(

@@ -11,6 +11,7 @@ import jax
 from etils import epath
 
 from detox_jax import output_settings, outputs, preview
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers import labelled_fit
@@ -98,9 +99,39 @@ def train_reward(
     mesh = computation.create_mesh()
     task = seqio_tasks.get_task(task)
     meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
+
+    def settings(fingerprint: Any) -> dict[str, Any]:
+        """What decides the result; by the fingerprint of the model that it starts from."""
+        return output_settings.of_verb(
+            train_reward,
+            arguments,
+            free=FREE,
+            instead={
+                "checkpoint_path": {
+                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+                },
+                "task": {"data": described()},
+                "budget": output_settings.of_struct(budget),
+                "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
+            },
+        )
+
+    def described() -> dict[str, Any]:
+        """The labelled text."""
+        splits = ("train", "validation")
+        return {split: seqio_tasks.describe_source(task, split) for split in splits}
+
+    def has_results() -> bool:
+        return bool(checkpoints.saved_steps(epath.Path(output_dir)))
+
     if check_only:
         preview.checked_output(output_dir)
-        if preview.is_done(output_dir):
+        if outputs.check(
+            output_dir,
+            "train_reward",
+            lambda: settings(identity.fingerprint_ahead(checkpoint_path)),
+            has_results=has_results,
+        ):
             return [Step("train_reward", output_dir)]
         spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
         _check_start(checkpoint_path, spec, length)
@@ -109,34 +140,13 @@ def train_reward(
     spec, vocabulary = loaded.spec, loaded.vocabulary
     _check_start(checkpoint_path, spec, length)
     config = dataclasses.replace(computation.configure(spec.config), param_dtype="float32")
-    described = {
-        split: seqio_tasks.describe_source(task, split) for split in ("train", "validation")
-    }
+    decided = settings(loaded.fingerprint)
     labelled_fit.require_two_kinds(task)
-    decides = {"source": described["train"], "vocabulary": vocabulary.fingerprint}
+    decides = {"source": decided["data"]["train"], "vocabulary": vocabulary.fingerprint}
     encode = functools.partial(_encode, vocabulary, length)
     objective = Labels(("toxicity",), encode, config.vocab_size, reward_loss, decides)
 
-    # --- what decides the result -------------------------------------------------------------
-    settings = output_settings.of_verb(
-        train_reward,
-        arguments,
-        free=FREE,
-        instead={
-            "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
-            },
-            "task": {"data": described},
-            "budget": output_settings.of_struct(budget),
-            "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
-        },
-    )
-    output = outputs.OutputDirectory(
-        output_dir,
-        "train_reward",
-        settings,
-        has_results=lambda: bool(checkpoints.saved_steps(epath.Path(output_dir))),
-    )
+    output = outputs.OutputDirectory(output_dir, "train_reward", decided, has_results)
     if output.complete:
         return None
     steps = budget.steps(

@@ -60,17 +60,22 @@ def compare(
     """
     arguments = locals()
     sources = _by_scorer(scores)
+
+    def decides() -> dict[str, Any]:
+        described = {
+            scorer: {name: records.describe_input(path) for name, path in paths.items()}
+            for scorer, paths in sources.items()
+        }
+        return output_settings.of_verb(
+            compare, arguments, free=FREE, instead={"scores": {"scores": described}}
+        )
+
     if check_only:
         preview.checked_output(output_dir)
+        outputs.check(output_dir, "compare", decides)
         texts = len(_flat(next(iter(_read(sources).values())))[0])
         return [Step("compare", output_dir, {"scorers": len(sources), "texts": texts})]
-    described = {
-        scorer: {name: records.describe_input(path) for name, path in paths.items()}
-        for scorer, paths in sources.items()
-    }
-    settings = output_settings.of_verb(
-        compare, arguments, free=FREE, instead={"scores": {"scores": described}}
-    )
+    settings = decides()
     output = outputs.OutputDirectory(output_dir, "compare", settings)
     if not output.complete:
         scored = _read(sources)

@@ -14,7 +14,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from detox_jax import manifests, records
+from detox_jax import manifests, output_settings, preview, records
 from detox_jax.errors import UserError
 from detox_jax.evaluation import statistics
 from detox_jax.evaluation.metric_names import (
@@ -72,6 +72,8 @@ def describe(directory: str | None) -> dict[str, Any] | None:
     """
     if directory is None:
         return None
+    if isinstance(directory, preview.Coming):
+        return {"path": str(directory), "sha256": output_settings.NOT_YET}
     return {"path": directory, "sha256": manifests.hash_files(_files(directory).values())}
 
 

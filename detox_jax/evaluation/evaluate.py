@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -40,6 +41,7 @@ from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.evaluation.typed_json import from_json
 from detox_jax.kinds import Count, Draws, Seed, Share, is_file_name
+from detox_jax.output_settings import NOT_YET
 from detox_jax.preview import Step
 from detox_jax.records import TOXIC
 from detox_jax.segmenters import Segmenter
@@ -145,26 +147,19 @@ def evaluate(
     arguments = locals()
     named = {k: v if isinstance(v, Method) else Method(v) for k, v in methods.items()}
     generations = _checked(named, baseline, output_dir, group_by, mesh_shape)
+
+    def has_results() -> bool:
+        return _has_results(output_dir, generations)
+
     if check_only:
+        preview.checked_output(output_dir)
+        known = functools.partial(_settings, arguments, named)
+        if outputs.check(output_dir, "evaluate", known, has_results):
+            return [Step("evaluate", output_dir)]
         return [_preview(output_dir, generations, named, heldout, reference)]
     filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}
-    settings = output_settings.of_verb(
-        evaluate,
-        arguments,
-        free=FREE,
-        instead={
-            "methods": {"methods": {name: _describe_method(m) for name, m in named.items()}},
-            "heldout": {"heldout": heldout and records.describe_input(heldout)},
-            "reference": {"reference": reference and identity(reference)},
-            # Without any, so that older outputs go on.
-            "group_by": {"group_by": [*group_by]} if group_by else {},
-            "word_segmenter": segmenters.settings(word_segmenter),
-        },
-    )
-    settings["threshold"] = {"operator": ">=", "value": TOXIC}
-    output = outputs.OutputDirectory(
-        output_dir, "evaluate", settings, has_results=lambda: _has_results(output_dir, generations)
-    )
+    settings = _settings(arguments, named)
+    output = outputs.OutputDirectory(output_dir, "evaluate", settings, has_results)
 
     if not output.complete:
         # --- the scores, and what no scorer changes ------------------------------------------
@@ -265,9 +260,6 @@ def _preview(
     reference: str | None,
 ) -> Step:
     """What there is to evaluate; of several scorers the texts are the same."""
-    preview.checked_output(output_dir)
-    if preview.is_done(output_dir):
-        return Step("evaluate", output_dir)
     given = [reference, *(method.checkpoint_path for method in named.values())]
     for path in given:
         if path is not None and not isinstance(path, preview.Coming):
@@ -320,6 +312,26 @@ def _has_results(output_dir: str, scorers: Iterable[str]) -> bool:
     return any((epath.Path(output_dir) / name / RESULTS_FILE).exists() for name in scorers)
 
 
+def _settings(arguments: Mapping[str, Any], named: Mapping[str, Method]) -> dict[str, Any]:
+    """What decides the figures."""
+    heldout, reference, group_by = (arguments[n] for n in ("heldout", "reference", "group_by"))
+    settings = output_settings.of_verb(
+        evaluate,
+        arguments,
+        free=FREE,
+        instead={
+            "methods": {"methods": {name: _describe_method(m) for name, m in named.items()}},
+            "heldout": {"heldout": heldout and records.describe_input(heldout)},
+            "reference": {"reference": reference and identity(reference)},
+            # Without any, so that older outputs go on.
+            "group_by": {"group_by": [*group_by]} if group_by else {},
+            "word_segmenter": segmenters.settings(arguments["word_segmenter"]),
+        },
+    )
+    settings["threshold"] = {"operator": ">=", "value": TOXIC}
+    return settings
+
+
 def _describe_method(method: Method) -> dict[str, Any]:
     fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
     fields["own_decoding"] = sorted(method.own_decoding)
@@ -332,8 +344,10 @@ def _describe_method(method: Method) -> dict[str, Any]:
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
     del fields["steering"]
-    if method.steering:
-        first = given if isinstance(given, str) else next(iter(given.values()))
+    first = given if isinstance(given, str) else next(iter(given.values()))
+    if isinstance(first, preview.Coming):
+        fields |= {"steering": NOT_YET, "filtered_by": NOT_YET}  # Files beside it say them.
+    elif method.steering:
         steered_by = scored_texts.steered_by(scored_texts.decoding_of(first))
         fields["steering"] = describe_steering(method.steering, steered_by)
     if isinstance(given, str):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from detox_jax import output_settings, outputs, preview, records, sources, terminal
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import states, subspace
@@ -64,9 +65,27 @@ def fit_subspace(
             "first must be above 0 and at most 1, the others at least 1"
         )
     mesh = meshes.create_mesh(mesh_shape)
+
+    def settings(fingerprint: Any, own_dtype: Any) -> dict[str, Any]:
+        """What decides the plane; by the model's fingerprint and dtype."""
+        return output_settings.of_verb(
+            fit_subspace,
+            arguments,
+            free=FREE,
+            instead={
+                "checkpoint_path": {
+                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+                },
+                "input": {"input": records.describe_input(input)},
+                "dtype": {"dtype": own_dtype},
+            },
+        )
+
     if check_only:
         preview.checked_output(output_dir)
-        if preview.is_done(output_dir):
+        if outputs.check(
+            output_dir, "fit_subspace", lambda: settings(*identity.ahead(checkpoint_path, dtype))
+        ):
             return [Step("fit_subspace", output_dir)]
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
@@ -76,20 +95,8 @@ def fit_subspace(
         return [Step("fit_subspace", output_dir, {"clean": len(clean), "toxic": len(toxic)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)
 
-    # --- what decides the plane --------------------------------------------------------------
-    settings = output_settings.of_verb(
-        fit_subspace,
-        arguments,
-        free=FREE,
-        instead={
-            "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
-            },
-            "input": {"input": records.describe_input(input)},
-            "dtype": {"dtype": loaded.module.config.dtype},
-        },
-    )
-    output = outputs.OutputDirectory(output_dir, "fit_subspace", settings)
+    decided = settings(loaded.fingerprint, loaded.module.config.dtype)
+    output = outputs.OutputDirectory(output_dir, "fit_subspace", decided)
     if output.complete:
         return None
 

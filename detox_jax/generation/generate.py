@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from detox_jax import chat, manifests, output_settings, outputs, preview, records, terminal
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import asking
@@ -20,6 +21,7 @@ from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
+from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
 from detox_jax.tags import Tags
@@ -84,18 +86,7 @@ def generate(
         )
     mesh = meshes.create_mesh(mesh_shape)
     if check_only:
-        return [
-            _preview(
-                checkpoint_path,
-                output_dir,
-                prompts,
-                decoding,
-                start_with_end_of_text,
-                model,
-                limit_setting,
-                chat_template,
-            )
-        ]
+        return [_preview(arguments, decoding)]
     _check_tags(checkpoint_path, decoding.behind)
     if loaded is None:
         loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
@@ -113,31 +104,16 @@ def generate(
         decoding = _shortened(decoding, longest, encoded, prompts, limit_setting, output_dir)
 
     # --- what is asked for -------------------------------------------------------------------
-    settings = output_settings.of_verb(
-        generate,
+    settings = _settings(
         arguments,
-        free=FREE,
-        instead={
-            "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
-            },
-            "prompts": {"prompts": prompts.describe()},
-            "chat_template": {"chat_template": exchange.fingerprint} if exchange else {},
-            "decoding": output_settings.of_struct(
-                decoding,
-                free=("batch_size",),
-                instead={
-                    "dtype": {"dtype": loaded.module.config.dtype},
-                    "steering": steering_lib.settings(steering),
-                    "behind": _behind_settings(decoding.behind),
-                },
-            ),
-        },
+        decoding,
+        prompts.describe(),
+        loaded.fingerprint,
+        loaded.module.config.dtype,
+        {**steering_lib.settings(steering), **chat.settings(exchange)},
     )
     if len(end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(end_ids)
-    if not isinstance(decoding.sampling, Greedy):
-        settings[output_settings.DRAW] = DRAW_VERSION
     limit = _room(longest, decoding.max_new_tokens)
     requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
     output = outputs.OutputDirectory(output_dir, "generate", settings)
@@ -181,38 +157,114 @@ def generate(
     return None
 
 
-def _preview(
-    checkpoint_path: str,
-    output_dir: str,
-    prompts: PromptMode,
+def _settings(
+    arguments: Mapping[str, Any],
     decoding: Decoding,
-    start_with_end_of_text: bool,
-    model: TransformerConfig | None,
-    limit_setting: str | None,
-    chat_template: chat.Choice,
-) -> Step:
+    prompts: Any,
+    fingerprint: Any,
+    dtype: Any,
+    others: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What decides the text.
+
+    Args:
+      arguments: of `generate`.
+      decoding: with the limit of tokens that is kept.
+      prompts: described.
+      fingerprint: of the model.
+      dtype: of its activations.
+      others: `steering` and `chat_template`, as far as there are any.
+    """
+    settings = output_settings.of_verb(
+        generate,
+        arguments,
+        free=FREE,
+        instead={
+            "checkpoint_path": {
+                "checkpoint": {"path": arguments["checkpoint_path"], "fingerprint": fingerprint}
+            },
+            "prompts": {"prompts": prompts},
+            "chat_template": others,
+            "decoding": output_settings.of_struct(
+                decoding,
+                free=("batch_size",),
+                instead={
+                    "dtype": {"dtype": dtype},
+                    "steering": {},  # in `others`
+                    "behind": _behind_settings(decoding.behind),
+                },
+            ),
+        },
+    )
+    if not isinstance(decoding.sampling, Greedy):
+        settings[output_settings.DRAW] = DRAW_VERSION
+    return settings
+
+
+def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[str, Any]:
+    """The same before anything is loaded, as far as it is known."""
+    path, choice, prompts = (arguments[n] for n in ("checkpoint_path", "chat_template", "prompts"))
+    others = steering_lib.settings_ahead(decoding.steering)
+    is_coming = isinstance(path, preview.Coming)
+    if not is_coming:
+        others |= chat.settings_ahead(checkpoints.vocabulary_dir(path), choice)
+    elif choice is not False:
+        others["chat_template"] = NOT_YET
+    waits = _waits(prompts)
+    can_say = not waits or output_settings.is_ours(prompts)
+    described = prompts.describe() if can_say else NOT_YET
+    # What steers may read less than the model.
+    is_known = arguments["limit_setting"] is None
+    if not (is_known or is_coming or waits or decoding.steering):
+        config, _, encoded = _asked(arguments, decoding)
+        decoding = _shortened(decoding, config.max_length, encoded, prompts, "", None)
+        is_known = True
+    fingerprint, dtype = identity.ahead(path, decoding.dtype)
+    settings = _settings(arguments, decoding, described, fingerprint, dtype, others)
+    if not is_known:
+        settings["max_new_tokens"] = NOT_YET
+    return {**settings, "end_ids": NOT_YET}
+
+
+def _waits(prompts: PromptMode) -> bool:
+    """Whether an earlier step is to write what the prompts are read from."""
+    return any(isinstance(value, preview.Coming) for value in vars(prompts).values())
+
+
+def _asked(
+    arguments: Mapping[str, Any], decoding: Decoding
+) -> tuple[TransformerConfig, list[Request], list[list[int]]]:
+    """The model's sizes, and the requests with their ids, without the weights."""
+    path, prompts = arguments["checkpoint_path"], arguments["prompts"]
+    config = checkpoints.read_spec(checkpoints.resolve(path)[0]).config
+    vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(path))
+    listed = prompts.requests()
+    exchange = chat.exchange(vocabulary, arguments["chat_template"])
+    start = arguments["start_with_end_of_text"]
+    encoded = _encode(listed, vocabulary, start, prompts, exchange, decoding.behind)
+    return config, listed, encoded
+
+
+def _preview(arguments: Mapping[str, Any], decoding: Decoding) -> Step:
     """What there is to generate; prompts are compared with the context, without the weights."""
+    checkpoint_path, output_dir = arguments["checkpoint_path"], arguments["output_dir"]
+    prompts, limit_setting = arguments["prompts"], arguments["limit_setting"]
     preview.checked_output(output_dir)
     steering_lib.check(decoding.steering)
-    if preview.is_done(output_dir):
+    if outputs.check(output_dir, "generate", lambda: _settings_ahead(arguments, decoding)):
         return Step("generate", output_dir)
     steering_lib.check_files(decoding.steering)
     if isinstance(checkpoint_path, preview.Coming):
         return Step("generate", output_dir)
     _check_tags(checkpoint_path, decoding.behind)
-    model_dir, _ = checkpoints.resolve(checkpoint_path)
     steering_lib.check_vocabularies(decoding.steering, checkpoint_path)
-    config = checkpoints.read_spec(model_dir).config
-    if model is not None:
+    if (model := arguments["model"]) is not None:
+        config = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0]).config
         checkpoints.check_architecture(model, config, checkpoint_path)
-    vocabulary = Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))
-    if any(isinstance(value, preview.Coming) for value in vars(prompts).values()):
+    if _waits(prompts):
+        Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))  # It can be read.
         return Step("generate", output_dir)
-    listed = prompts.requests()
-    exchange = chat.exchange(vocabulary, chat_template)
-    encoded = _encode(
-        listed, vocabulary, start_with_end_of_text, prompts, exchange, decoding.behind
-    )
+    config, listed, encoded = _asked(arguments, decoding)
     if limit_setting is not None:
         decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
     limit = _room(config.max_length, decoding.max_new_tokens)

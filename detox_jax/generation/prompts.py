@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Protocol
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import records, segmenters
+from detox_jax import preview, records, segmenters
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.kinds import Count
+from detox_jax.output_settings import NOT_YET
 from detox_jax.segmenters import Segmenter
 
 _HEURISTIC_PROMPTS = Path(__file__).with_name("heuristic_prompts.txt")
@@ -249,6 +250,8 @@ class PromptFile:
         described = {"mode": "file", "limit": self.limit, **records.describe_input(self.path)}
         if (aside := bad_records_lib.opened(self.bad_records)) is None:
             return described
+        if isinstance(self.path, preview.Coming):
+            return {**described, "bad_records": NOT_YET}
         list(records.read_prompts(self.path, aside))
         policy = bad_records_lib.settings(self.bad_records)["bad_records"]
         return {**described, "bad_records": {**policy, **aside.counts()["bad_records"]}}

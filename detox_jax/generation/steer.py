@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from detox_jax import output_settings, outputs, preview, records, terminal
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import examples, formulas, states
@@ -66,9 +68,28 @@ def steer(
     if not callable(getattr(fit, "reading", None)) or isinstance(fit, type):
         raise UserError(f"FIT is {fit!r}; give one such as @fitting.MeanDifference()")
     mesh = meshes.create_mesh(mesh_shape)
+
+    def settings(fingerprint: Any, own_dtype: Any) -> dict[str, Any]:
+        """What decides the vectors; by the model's fingerprint and dtype."""
+        return output_settings.of_verb(
+            steer,
+            arguments,
+            free=FREE,
+            instead={
+                "checkpoint_path": {
+                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+                },
+                "input": {"input": records.describe_input(input)},
+                "fit": {"fit": output_settings.describe(fit, "steer.fit")},
+                "dtype": {"dtype": own_dtype},
+            },
+        )
+
     if check_only:
         preview.checked_output(output_dir)
-        if preview.is_done(output_dir):
+        if outputs.check(
+            output_dir, "steer", lambda: settings(*identity.ahead(checkpoint_path, dtype))
+        ):
             return [Step("steer", output_dir)]
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
@@ -78,21 +99,8 @@ def steer(
         return [Step("steer", output_dir, {"pairs": len(pairs)})]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)
 
-    # --- what decides the vectors ------------------------------------------------------------
-    settings = output_settings.of_verb(
-        steer,
-        arguments,
-        free=FREE,
-        instead={
-            "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
-            },
-            "input": {"input": records.describe_input(input)},
-            "fit": {"fit": output_settings.describe(fit, "steer.fit")},
-            "dtype": {"dtype": loaded.module.config.dtype},
-        },
-    )
-    output = outputs.OutputDirectory(output_dir, "steer", settings)
+    decided = settings(loaded.fingerprint, loaded.module.config.dtype)
+    output = outputs.OutputDirectory(output_dir, "steer", decided)
     if output.complete:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from detox_jax import atomic_files, manifests, output_settings, outputs, preview
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
@@ -48,9 +49,24 @@ def human_results(
       UserError: naming file and row, for what is not an answer on a sheet of this key.
     """
     arguments = locals()
+
+    def decides() -> dict[str, Any]:
+        files = answers.files_of(sheets)
+        return output_settings.of_verb(
+            human_results,
+            arguments,
+            free=FREE,
+            instead={
+                "key": {"key": {"path": key, "sha256": manifests.hash_files([keys.file_of(key)])}},
+                "sheets": {
+                    "sheets": [{"path": str(f), "sha256": manifests.hash_files([f])} for f in files]
+                },
+            },
+        )
+
     if check_only:
         preview.checked_output(output_dir)
-        if preview.is_done(output_dir):
+        if outputs.check(output_dir, "human_results", decides):
             return [Step("human_results", output_dir)]
     opened = keys.read(key)
     files = answers.files_of(sheets)
@@ -58,17 +74,7 @@ def human_results(
         answered = answers.read(opened, files, allow_missing)
         number = sum(len(item.answers) for item in answered)
         return [Step("human_results", output_dir, {"sheets": len(files), "answers": number})]
-    settings = output_settings.of_verb(
-        human_results,
-        arguments,
-        free=FREE,
-        instead={
-            "key": {"key": {"path": key, "sha256": manifests.hash_files([keys.file_of(key)])}},
-            "sheets": {
-                "sheets": [{"path": str(f), "sha256": manifests.hash_files([f])} for f in files]
-            },
-        },
-    )
+    settings = decides()
     output = outputs.OutputDirectory(output_dir, "human_results", settings)
     if not output.complete:
         answered = answers.read(opened, files, allow_missing)

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -83,31 +84,35 @@ def human_sheets(
     _check_apart(output_dir, sheets_dir)
     _check_handed_on(sheets_dir)
     _check_own(methods, own_decoding)
+    used = {name: path for name, path in methods.items() if name in _names(compared)}
+
+    def settings() -> dict[str, Any]:
+        """What decides the output."""
+        described = {name: records.describe_input(path) for name, path in used.items()}
+        return output_settings.of_verb(
+            human_sheets,
+            arguments,
+            free=FREE,
+            instead={
+                "methods": {"methods": described},
+                "pairs": {"pairs": [[pair.method, pair.against] for pair in compared]},
+                "baseline": {},
+            },
+        )
+
     if check_only:
         preview.checked_output(output_dir)
         preview.checked_output(sheets_dir)
-        if preview.is_done(output_dir):
+        if outputs.check(output_dir, "human_sheets", settings):
             return [Step("human_sheets", output_dir)]
 
-    # --- what decides the output -------------------------------------------------------------
-    used = {name: path for name, path in methods.items() if name in _names(compared)}
     plan = _Plan(compared, num_prompts, toxic_share, samples_per_prompt, raters, random_seed)
     if check_only:
         key, _ = _key(used, plan, own_decoding)
         _check_free(sheets.files(key), sheets_dir)
         counts = {"raters": raters, "prompts": num_prompts, "comparisons": len(key.comparisons)}
         return [Step("human_sheets", output_dir, counts)]
-    settings = output_settings.of_verb(
-        human_sheets,
-        arguments,
-        free=FREE,
-        instead={
-            "methods": {"methods": {n: records.describe_input(path) for n, path in used.items()}},
-            "pairs": {"pairs": [[pair.method, pair.against] for pair in compared]},
-            "baseline": {},
-        },
-    )
-    output = outputs.OutputDirectory(output_dir, "human_sheets", settings)
+    output = outputs.OutputDirectory(output_dir, "human_sheets", settings())
     key_file = output.path / keys.KEY_FILE
 
     # --- the draw ------------------------------------------------------------------------------

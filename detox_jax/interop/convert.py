@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
-from detox_jax import atomic_files, manifests, preview, terminal
+from detox_jax import atomic_files, manifests, outputs, preview, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import places, streamed
 from detox_jax.errors import UserError
@@ -25,6 +26,7 @@ from detox_jax.interop.exporting import ExportDtype
 from detox_jax.kinds import Dtype, Positive
 from detox_jax.models.adaptation import Adaptation
 from detox_jax.models.config import TransformerConfig
+from detox_jax.output_settings import NotYet
 from detox_jax.preview import Step
 
 
@@ -117,7 +119,14 @@ def convert(
         upload = hub_upload.Upload(push_to_hub, hub_private, hub_revision, commit_message)
         upload.check()
     if check_only:
-        return [_preview(given, results, base)]
+        step = _preview(given, results, base)
+        # Of what is hashed, or that a model alone decides, the conversion says what differs.
+        chosen: dict[str, Any] = {"param_dtype": param_dtype, "merge_lora": merge_lora}
+        chosen |= {} if dtype is None else {"dtype": dtype}
+        chosen |= {"license": license, "base_name": base_name}
+        chosen["max_shard_bytes"] = int(max_shard_gb * 1e9)
+        outputs.check(step.output_dir, "convert", lambda: _settings_ahead(given, chosen))
+        return [step]
     match given:
         case {"from_hf": str(start), "to": str(target), **rest} if not rest:
             importing.import_model(start, target, revision, param_dtype, verify, ignored, base)
@@ -202,6 +211,16 @@ def _preview(given: Mapping[str, str], results: str | None, base: str | None) ->
     if path.exists() and any(path.iterdir()) and not (path / manifests.MANIFEST).exists():
         raise UserError(f"{target}: already holds something; choose another directory")
     return Step("convert", target, {}, size)
+
+
+def _settings_ahead(given: Mapping[str, str], chosen: Mapping[str, Any]) -> NotYet:
+    """What decides a conversion, as far as it is known before its source is read."""
+    start, source = next(iter(given.items()))
+    if start != "from":
+        return NotYet(known=chosen)
+    model_dir, step = checkpoints.resolve(source)
+    config = str(checkpoints.read_spec(model_dir))
+    return NotYet(known={**chosen, "checkpoint": NotYet(known={"step": step, "config": config})})
 
 
 def _names(fields: Sequence[str] | str) -> tuple[str, ...]:

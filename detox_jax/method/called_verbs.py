@@ -153,6 +153,8 @@ class Evaluate(Protocol):
 class Report(Protocol):
     """`report`."""
 
-    def __call__(self, *, results: Sequence[str], output_dir: str, **others: Any) -> None:
+    def __call__(
+        self, *, results: Sequence[str], output_dir: str, check_only: bool = False, **others: Any
+    ) -> list[Step] | None:
         """See `report.report.report`."""
         ...

@@ -28,6 +28,19 @@ def named_by(method: Any) -> Iterator[tuple[str, str]]:
             yield field, value
 
 
+def trained_by(rows: Mapping[str, Method], name: str) -> Method | None:
+    """The row that trained what a row decodes; None where nothing was trained.
+
+    Args:
+      rows: all of them, by name.
+      name: of the row, or the base.
+    """
+    row = rows.get(name)
+    while row is not None and row.corpus is None:
+        row = rows.get(row.start or "")
+    return row
+
+
 def placed(decoding: Decoding, models: Mapping[str, str], vectors: Mapping[str, str]) -> Decoding:
     """A decoding in which places stand for the names of what a run makes.
 
@@ -92,9 +105,7 @@ class CorpusPlaces:
           rows: all of them, by name.
           name: of the row.
         """
-        row = rows.get(name)
-        while row is not None and row.corpus is None:  # It decodes what another one trained.
-            row = rows.get(row.start or "")
+        row = trained_by(rows, name)
         if row is None:
             return {}
         manifest = manifests.read_manifest(epath.Path(self.kept(str(row.corpus))))

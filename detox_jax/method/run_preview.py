@@ -28,7 +28,7 @@ from detox_jax.method.method import (
     can_be_asked,
     decodings,
 )
-from detox_jax.method.places import placed
+from detox_jax.method.places import placed, trained_by
 from detox_jax.preview import Coming, Step
 
 
@@ -44,6 +44,7 @@ class RunPreview:
       order: corpora and rows as `method.in_order` has them, those that are made.
       vectors: what is fitted to steer rows, by name.
       given: the arguments of `sgeat`.
+      compared: what the report is told beside its results.
     """
 
     root: epath.Path
@@ -53,6 +54,7 @@ class RunPreview:
     order: Sequence[tuple[str, Corpus | Method]]
     vectors: Mapping[str, Vectors]
     given: Mapping[str, Any]
+    compared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def steps(self) -> list[Step]:
         """All steps, checked, in their order.
@@ -205,8 +207,10 @@ class RunPreview:
 
     def _readable(self, row: str | None) -> str:
         """The model of a row, or while it is to come the base: as long, and of its vocabulary."""
-        model = self._model(row)
-        return self._base_path if isinstance(model, Coming) else model
+        model, base = self._model(row), self._base_path
+        if isinstance(model, Coming) and not isinstance(base, Coming):
+            return preview.StandIn(base)
+        return model
 
     def _train(self, name: str, row: Method) -> Iterator[Step]:
         if row.terms is not None:
@@ -234,9 +238,6 @@ class RunPreview:
         directory = str(self.root / "models" / name)
         start = self._model(row.start)
         terms = {self._model(term): weight for term, weight in (row.terms or {}).items()}
-        if any(isinstance(path, Coming) for path in (start, *terms)):
-            yield Step("combine", directory)
-            return
         steps = self._makers.combine(base=start, output_dir=directory, terms=terms, check_only=True)
         yield from steps or ()
 
@@ -358,29 +359,58 @@ class RunPreview:
 
     def _answers(self) -> Iterator[Step]:
         """Zero-shot tasks: every model once, and none that is steered or asked behind a tag."""
-        if self.given["choices"] is None or not self.given["downstream_tasks"]:
+        if not self._asks:
             return
-        steps = self.given["choices"](
-            checkpoint_path=self._base_path,
-            output_dir=str(self.root / "choices" / BASE),
-            check_only=True,
-        )
+        for name in dict.fromkeys(self._answering.values()):
+            steps = self.given["choices"](
+                checkpoint_path=self._model(None if name == BASE else name),
+                output_dir=str(self.root / "choices" / name),
+                check_only=True,
+            )
+            yield from steps or ()
+
+    @property
+    def _asks(self) -> bool:
+        """Whether there are zero-shot tasks."""
+        return self.given["choices"] is not None and bool(self.given["downstream_tasks"])
+
+    @functools.cached_property
+    def _answering(self) -> dict[str, str]:
+        """By each row that can be asked the one under whose name its model answers."""
         asked = can_be_asked(decodings(self.rows, self.given["decoding"]))
-        known_as = [answers_as(n, self.rows, asked) for n in (BASE, *self.measured) if n in asked]
-        for name in dict.fromkeys(known_as):
-            directory = str(self.root / "choices" / name)
-            yield from (dataclasses.replace(step, output_dir=directory) for step in steps or ())
+        return {n: answers_as(n, self.rows, asked) for n in (BASE, *self.measured) if n in asked}
 
     def _figures(self) -> Iterator[Step]:
-        names = [BASE, *self.measured]
+        evaluation = self.place / "evaluation"
         yield from self.given["evaluate"](
-            methods={
-                name: {judge: Coming(self.root) for judge in self.given["judges"]} for name in names
-            },
-            output_dir=str(self.place / "evaluation"),
+            methods={name: self._evaluated(name) for name in (BASE, *self.measured)},
+            output_dir=str(evaluation),
             baseline=BASE,
             heldout=self._given("heldout", "heldout_nontoxic"),
             reference=self._base_path,
             check_only=True,
         )
-        yield Step("report", str(self.place / "report"))
+        steps = self.given["report"](
+            results=[Coming(evaluation / judge / "results.json") for judge in self.given["judges"]],
+            output_dir=str(self.place / "report"),
+            check_only=True,
+            **self.compared,
+        )
+        yield from steps or ()
+
+    def _evaluated(self, name: str) -> Any:
+        """What `evaluate` is told of a row, or of the base, as far as it is known."""
+        row = self.rows.get(name)
+        trained, decoding = trained_by(self.rows, name), self._decoding(name)
+        as_ = self._answering.get(name) if self._asks else None
+        return self.given["evaluation_method"](
+            generations={
+                judge: Coming(self.root / "continuations" / name / f"scored-{judge}")
+                for judge in self.given["judges"]
+            },
+            checkpoint_path=self._model(None if name == BASE else name),
+            choices=as_ and Coming(self.root / "choices" / as_),
+            own_decoding=() if row is None else row.own_decoding,
+            **({} if decoding.behind is None else {"behind": decoding.behind}),
+            **({} if trained is None else {"corpus": trained.corpus, "adaptation": trained.label}),
+        )

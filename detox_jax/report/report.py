@@ -20,6 +20,7 @@ from detox_jax.evaluation.results_files import (
     results_file,
     suffixes,
 )
+from detox_jax.output_settings import NOT_YET
 from detox_jax.preview import Step
 from detox_jax.report import (
     drawing,
@@ -86,38 +87,19 @@ def report(
       UserError: if results cannot be read, hold no row, or mix two scorers in one file; it names
         the file and the field.
     """
-    sources = _sources(results)
-    several = [load(source) for source in sources]
-    if seeds is not None:
+    arguments = locals()
+    is_there = not _waits(results)
+    sources = _sources(results) if is_there else results
+    several = [load(source) for source in sources] if is_there else []
+    if seeds is not None and is_there:
         seeds_as_one.check(seeds, [one.results for one in several])
     for one in several:
         of_evaluation.check_figures(one, frontiers or {}, seeds, frontiers_by)
     if check_only:
         preview.checked_output(output_dir)
-        return [Step("report", output_dir, {"results": len(several)})]
-    settings = output_settings.of_verb(
-        report,
-        {
-            "results": results,
-            "output_dir": output_dir,
-            "frontiers": frontiers,
-            "frontiers_by": frontiers_by,
-            "seeds": seeds,
-            "check_only": False,
-        },
-        free=FREE,
-        instead={
-            "results": {"results": [_describe(source) for source in sources]},
-            "frontiers": {}
-            if frontiers is None
-            else {"frontiers": output_settings.describe(frontiers, "FRONTIERS")},
-            "frontiers_by": {}
-            if frontiers is None or frontiers_by == of_evaluation.HELDOUT
-            else {"frontiers_by": frontiers_by},
-            "seeds": {} if not seeds else {"seeds": output_settings.describe(seeds, "SEEDS")},
-        },
-    )
-    output = outputs.OutputDirectory(output_dir, "report", settings)
+        outputs.check(output_dir, "report", lambda: _settings(arguments, sources))
+        return [Step("report", output_dir, {"results": len(sources)})]
+    output = outputs.OutputDirectory(output_dir, "report", _settings(arguments, sources))
     shown = [seeds_as_one.merged(one, seeds or {}) for one in several]
     if not output.complete:
         lines = [
@@ -136,6 +118,31 @@ def report(
     print(headline(shown[0].results))
     print(f"{output.path / 'report.html'}: open it in a browser")
     return None
+
+
+def _settings(arguments: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Any]:
+    """What decides the report."""
+    frontiers, by, seeds = (arguments[name] for name in ("frontiers", "frontiers_by", "seeds"))
+    is_by_heldout = frontiers is None or by == of_evaluation.HELDOUT
+    return output_settings.of_verb(
+        report,
+        arguments,
+        free=FREE,
+        instead={
+            "results": {"results": [_describe(source) for source in sources]},
+            "frontiers": {}
+            if frontiers is None
+            else {"frontiers": output_settings.describe(frontiers, "FRONTIERS")},
+            "frontiers_by": {} if is_by_heldout else {"frontiers_by": by},
+            "seeds": {} if not seeds else {"seeds": output_settings.describe(seeds, "SEEDS")},
+        },
+    )
+
+
+def _waits(results: Any) -> bool:
+    """Whether an earlier step is to write what is shown."""
+    is_list = isinstance(results, list | tuple)
+    return is_list and any(isinstance(source, preview.Coming) for source in results)
 
 
 def _sources(results: Any) -> list[str]:
@@ -158,8 +165,10 @@ def _sources(results: Any) -> list[str]:
     return [place for place, _ in shown]
 
 
-def _describe(source: str) -> dict[str, Any]:
+def _describe(source: str) -> Any:
     """What is shown of a source, but for the times, which differ from run to run."""
+    if isinstance(source, preview.Coming):
+        return NOT_YET
     shown = [file for file in files(source) if file.name != outputs.TIMES_FILE]
     return {file.name: records.describe_input(str(file)) for file in shown}
 

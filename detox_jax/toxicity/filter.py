@@ -99,24 +99,29 @@ def filter(
             "LENGTHS_OF and APART_FROM are for documents, and BestOf chooses continuations; leave "
             "them None"
         )
-    if check_only:
-        return [_preview(input, output_dir, selection, control, bad_records)]
 
-    # --- what decides the output -------------------------------------------------------------
-    settings = output_settings.of_verb(
-        filter,
-        arguments,
-        free=FREE,
-        instead={
-            "input": {"input": records.describe_input(input)},
-            "selection": {"selection": selections.settings(selection)},
-            **control.settings(),
-            # Without any, so that older outputs go on.
-            "word_segmenter": segmenters.settings(word_segmenter),
-            "bad_records": bad_records_lib.settings(bad_records),
-        },
-    )
-    output = outputs.OutputDirectory(output_dir, "filter", settings)
+    def settings() -> dict[str, Any]:
+        """What decides the output."""
+        return output_settings.of_verb(
+            filter,
+            arguments,
+            free=FREE,
+            instead={
+                "input": {"input": records.describe_input(input)},
+                "selection": {"selection": selections.settings(selection)},
+                **control.settings(),
+                # Without any, so that older outputs go on.
+                "word_segmenter": segmenters.settings(word_segmenter),
+                "bad_records": bad_records_lib.settings(bad_records),
+            },
+        )
+
+    if check_only:
+        preview.checked_output(output_dir)
+        if outputs.check(output_dir, "filter", settings):
+            return [Step("filter", output_dir)]
+        return [_preview(input, output_dir, selection, control, bad_records)]
+    output = outputs.OutputDirectory(output_dir, "filter", settings())
     if output.complete:
         return None
     if isinstance(selection, best_of.BestOf):
@@ -190,11 +195,9 @@ def _preview(
     bad_records: bad_records_lib.BadRecords,
 ) -> Step:
     """What there is to select from."""
-    preview.checked_output(output_dir)
-    if not preview.is_done(output_dir):
-        control.check()
-        selections.check(selection)
-    if isinstance(input, preview.Coming) or preview.is_done(output_dir):
+    control.check()
+    selections.check(selection)
+    if isinstance(input, preview.Coming):
         return Step("filter", output_dir)
     aside = bad_records_lib.opened(bad_records, writes=False)
     if isinstance(selection, best_of.BestOf):

@@ -50,7 +50,11 @@ class Reference(Protocol):
         ...
 
     def describe(self, fingerprint: str) -> Mapping[str, Any]:
-        """What decides its likelihoods, for the manifest."""
+        """What decides its likelihoods, for the manifest.
+
+        Args:
+          fingerprint: of what is loaded; `output_settings.NOT_YET` in a check.
+        """
         ...
 
 
@@ -80,27 +84,30 @@ def pair(
     """
     arguments = locals()
     pairing = pairing or Extremes()
-    if check_only:
-        return [_preview(input, output_dir, pairing, reference)]
-    reading, described = None, None
-    if reference is not None:
-        reading = reference.load()
-        described = reference.describe(reading.fingerprint)
 
-    # --- what decides the output -------------------------------------------------------------
-    settings = output_settings.of_verb(
-        pair,
-        arguments,
-        free=FREE,
-        instead={
-            "input": {"input": records.describe_input(input)},
-            "pairing": {
-                "pairing": {**output_settings.describe(pairing, "pair.pairing"), **pairing.inputs()}
+    def settings(fingerprint: Any) -> dict[str, Any]:
+        """What decides the output; by the reference's fingerprint."""
+        made_by = output_settings.describe(pairing, "pair.pairing")
+        described = None if reference is None else reference.describe(fingerprint)
+        return output_settings.of_verb(
+            pair,
+            arguments,
+            free=FREE,
+            instead={
+                "input": {"input": records.describe_input(input)},
+                "pairing": {"pairing": {**made_by, **pairing.inputs()}},
+                "reference": {"reference": described},
             },
-            "reference": {"reference": described},
-        },
-    )
-    output = outputs.OutputDirectory(output_dir, "pair", settings)
+        )
+
+    if check_only:
+        preview.checked_output(output_dir)
+        if outputs.check(output_dir, "pair", lambda: settings(output_settings.NOT_YET)):
+            return [Step("pair", output_dir)]
+        return [_preview(input, output_dir, pairing, reference)]
+    reading = None if reference is None else reference.load()
+    fingerprint = None if reading is None else reading.fingerprint
+    output = outputs.OutputDirectory(output_dir, "pair", settings(fingerprint))
     if output.complete:
         return None
 
@@ -127,9 +134,6 @@ def pair(
 
 def _preview(input: str, output_dir: str, pairing: Pairing, reference: Reference | None) -> Step:
     """What there is to pair."""
-    preview.checked_output(output_dir)
-    if preview.is_done(output_dir):
-        return Step("pair", output_dir)
     if reference is not None:
         reference.check()
     if isinstance(input, preview.Coming):

@@ -87,7 +87,8 @@ def _preview(
 ) -> Step:
     """What there is to score; a scorer without its key, or the user's consent, is none."""
     preview.checked_output(output_dir)
-    if output_dir and preview.is_done(output_dir):
+    decides = functools.partial(_settings, input, output_dir, scorer, bad_records)
+    if output_dir and outputs.check(output_dir, "score", decides):
         return Step("score", output_dir)
     scorers.check(scorer)
     if not input or isinstance(input, preview.Coming):
@@ -111,15 +112,14 @@ def _preview(
     return Step("score", output_dir, counts, preview.total_size(files))
 
 
-def _score(
+def _settings(
     input: str,
     output_dir: str,
     scorer: scorers.ToxicityScorer,
     bad_records: bad_records_lib.BadRecords,
-) -> None:
-    aside = bad_records_lib.opened(bad_records)
-    files = records.resolve_files(input)
-    settings = output_settings.of_verb(
+) -> dict[str, Any]:
+    """What decides the scores."""
+    return output_settings.of_verb(
         score,
         {
             "input": input,
@@ -135,6 +135,17 @@ def _score(
             "scorer": {"scorer": scorers.identity(scorer)},
         },
     )
+
+
+def _score(
+    input: str,
+    output_dir: str,
+    scorer: scorers.ToxicityScorer,
+    bad_records: bad_records_lib.BadRecords,
+) -> None:
+    aside = bad_records_lib.opened(bad_records)
+    files = records.resolve_files(input)
+    settings = _settings(input, output_dir, scorer, bad_records)
     output = outputs.OutputDirectory(output_dir, "score", settings)
     if output.complete:
         return

@@ -53,6 +53,18 @@ class NgramRecipe:
     iterations: Count = 100
     identity_sentences: bool = True
 
+    def check(self, output_dir: str) -> None:
+        """Refuses an output of other settings; the text, which takes a while to read, is not read.
+
+        Raises:
+          UserError: see `outputs.check`.
+        """
+        outputs.check(output_dir, "train_scorer", lambda: self._settings(output_settings.NOT_YET))
+
+    def _settings(self, data: Any) -> dict[str, Any]:
+        """What decides the scorer; by what stands for the text."""
+        return output_settings.of_struct(self, instead={"data_dir": {"data": data}})
+
     def train(self, output_dir: str) -> None:
         """Trains and measures.
 
@@ -66,9 +78,7 @@ class NgramRecipe:
             )
         examples = labelled.read_examples(Path(path))
         sentences = labelled.read_identity_sentences(Path(path))
-        settings = output_settings.of_struct(
-            self, instead={"data_dir": {"data": _describe(examples)}}
-        )
+        settings = self._settings(_describe(examples))
         output = outputs.OutputDirectory(output_dir, "train_scorer", settings)
         if output.complete:
             return

@@ -9,7 +9,10 @@ from detox_jax.preview import Step
 
 
 class Recipe(Protocol):
-    """How a scorer is trained: `train_ngram.NgramRecipe`, `train_encoder.EncoderRecipe`."""
+    """How a scorer is trained: `train_ngram.NgramRecipe`, `train_encoder.EncoderRecipe`.
+
+    It may also have `check(output_dir)`, which refuses what can be refused before any work.
+    """
 
     def train(self, output_dir: str) -> None:
         """Trains a scorer, measures it on text that it never saw, and leaves it in `output_dir`."""
@@ -32,6 +35,8 @@ def train_scorer(output_dir: str, recipe: Recipe, check_only: bool = False) -> l
     """
     if check_only:
         preview.checked_output(output_dir)
+        if (own_check := getattr(recipe, "check", None)) is not None:
+            own_check(output_dir)
         return [Step("train_scorer", output_dir)]
     recipe.train(output_dir)
     return None

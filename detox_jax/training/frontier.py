@@ -76,8 +76,12 @@ class Probe(Protocol):
         """
         ...
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the figures and what follows from them, as JSON."""
+    def settings(self, coming: Collection[str] = ()) -> dict[str, Any]:
+        """What decides the figures and what follows from them, as JSON.
+
+        Args:
+          coming: in a check, see there.
+        """
         ...
 
     def open(

@@ -11,15 +11,16 @@ from etils import epath
 from jax.sharding import Mesh
 
 from detox_jax import chat, output_settings, outputs, preview
+from detox_jax.checkpoints import identity, places
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Seed
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models import kernels
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
+from detox_jax.output_settings import NOT_YET, NotYet
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
@@ -122,8 +123,9 @@ def train(
 
     # --- model and data ---
     mesh = computation.create_mesh()
+    arguments["objective"] = objective
     if check_only and isinstance(mixture_or_task_name, preview.Coming):
-        return [_preview(arguments, mesh, computation, None, None)]
+        return [_preview(arguments, mesh, computation, None, None, None)]
     task = seqio_tasks.get_task(mixture_or_task_name)
     if cache_dir is not None:
         cached_tasks.add_cache_dir(cache_dir)
@@ -131,7 +133,7 @@ def train(
     if check_only:
         documents = seqio_tasks.count_documents(task)
         step = _preview(
-            arguments, mesh, computation, vocabulary, documents, seqio_tasks.tags_of(task)
+            arguments, mesh, computation, task, vocabulary, documents, seqio_tasks.tags_of(task)
         )
         if step.counts:  # There is something to do, and the lengths are known.
             objective.check(task, length=task_feature_lengths["targets"])
@@ -154,30 +156,14 @@ def train(
     )
 
     # --- what decides the result ---
-    settings = output_settings.of_verb(
-        train,
+    settings = _settings(
         arguments,
-        free=FREE,
-        instead={
-            "model": {"config": config.numerics()},
-            "mixture_or_task_name": {"data": batches.identity},
-            "task_feature_lengths": {},  # in the data's identity, as are the next two
-            "batch_size": {},
-            "cache_dir": {},
-            "objective": _objective_settings(objective),
-            "budget": output_settings.of_struct(budget),
-            "initial_checkpoint_path": {"initial_checkpoint": base and base.fingerprint},
-            "adaptation": {"adaptation": adaptations.to_json(adaptation)},
-            "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
-            "probe": {} if probe is None else {"probe": probe.settings()},
-        },
+        config.numerics(),
+        batches.identity,
+        base and base.fingerprint,
+        None if probe is None else probe.settings(),
     )
-    output = outputs.OutputDirectory(
-        model_dir,
-        "train",
-        settings,
-        has_results=lambda: bool(checkpoints.saved_steps(epath.Path(model_dir))),
-    )
+    output = outputs.OutputDirectory(model_dir, "train", settings, lambda: _has_steps(model_dir))
     if output.complete:
         if output.is_taken_over:  # Of another place, from which another path leads to the base.
             spec = _model_spec(config, adaptation, base, vocabulary, output.path)
@@ -264,6 +250,84 @@ def _with_cache(objective: Objective, cache_dir: str | None) -> Objective:
     return dataclasses.replace(objective, use_cached=True)
 
 
+def _settings(
+    arguments: Mapping[str, Any], config: Any, data: Any, fingerprint: Any, probe: Any
+) -> dict[str, Any]:
+    """What decides the result.
+
+    Args:
+      arguments: of `train`.
+      config: what decides of the network's sizes.
+      data: the identity of the batches.
+      fingerprint: of the initial checkpoint.
+      probe: its settings.
+    """
+    return output_settings.of_verb(
+        train,
+        arguments,
+        free=FREE,
+        instead={
+            "model": {"config": config},
+            "mixture_or_task_name": {"data": data},
+            "task_feature_lengths": {},  # in the data's identity, as are the next two
+            "batch_size": {},
+            "cache_dir": {},
+            "objective": _objective_settings(arguments["objective"]),
+            "budget": output_settings.of_struct(arguments["budget"]),
+            "initial_checkpoint_path": {"initial_checkpoint": fingerprint},
+            "adaptation": {"adaptation": adaptations.to_json(arguments["adaptation"])},
+            "optimizer": {
+                "optimizer": output_settings.of_struct(arguments["optimizer"] or AdamW())
+            },
+            "probe": {} if probe is None else {"probe": probe},
+        },
+    )
+
+
+def _settings_ahead(
+    arguments: Mapping[str, Any], computation: Computation, task: Any, mesh: Mesh
+) -> dict[str, Any]:
+    """The same before a parameter is read, as far as it is known.
+
+    Args:
+      arguments: of `train`.
+      computation: how it is computed.
+      task: of seqio; None where an earlier step is to write its text.
+      mesh: of `computation`.
+    """
+    path, model, probe = (arguments[n] for n in ("initial_checkpoint_path", "model", "probe"))
+    objective, batch_size = arguments["objective"], arguments["batch_size"]
+    own = None
+    if path is not None and not isinstance(path, preview.Coming | preview.StandIn):
+        own = checkpoints.read_spec(checkpoints.resolve(path)[0]).config
+    config = model or own
+    if config is not None:
+        config = computation.configure(dataclasses.replace(config, param_dtype="float32"))
+    sizes = {"batch_size": batch_size, "length": arguments["task_feature_lengths"].get("targets")}
+    data: Any = NOT_YET
+    if task is not None:
+        rows = meshes.local_rows(mesh, batch_size)
+        data = objective.batches(task, **sizes, seed=arguments["random_seed"], rows=rows).identity
+    elif output_settings.is_ours(objective):
+        data = NotYet(known={**sizes, "seed": arguments["random_seed"]})
+    measured: Any = NOT_YET
+    if probe is None or output_settings.is_ours(probe):
+        measured = probe and probe.settings(arguments["coming"])
+    elif not arguments["coming"]:
+        measured = probe.settings()
+    return _settings(
+        arguments,
+        NOT_YET if config is None else config.numerics(),
+        data,
+        None if path is None else identity.fingerprint_ahead(path),
+        measured,
+    )
+
+
+def _has_steps(model_dir: str) -> bool:
+    return bool(checkpoints.saved_steps(epath.Path(model_dir)))
+
+
 def _objective_settings(objective: Objective) -> dict[str, Any]:
     """What decides of an objective: nothing of plain language modelling, which needs no name."""
     described = output_settings.describe(objective, "train.objective")
@@ -277,6 +341,7 @@ def _preview(
     arguments: Mapping[str, Any],
     mesh: Mesh,
     computation: Computation,
+    task: Any,
     vocabulary: Vocabulary | None,
     documents: int | None,
     tags: Tags | None = None,
@@ -287,6 +352,7 @@ def _preview(
       arguments: of `train`.
       mesh: of `computation`.
       computation: how it is computed.
+      task: of seqio; None where an earlier step is to write its text.
       vocabulary: of the task; the initial checkpoint's where None.
       documents: of the task, where they are counted.
       tags: behind which the task's documents stand.
@@ -296,7 +362,8 @@ def _preview(
     preview.checked_output(model_dir)
     meshes.rows_at_once(mesh, arguments["batch_size"], computation.accumulation_steps)
     from_nothing = path is None and vocabulary is None  # by a vocabulary that is to come
-    if preview.is_done(model_dir):
+    known = functools.partial(_settings_ahead, arguments, computation, task, mesh)
+    if outputs.check(model_dir, "train", known, lambda: _has_steps(model_dir)):
         return Step("train", model_dir)
     if isinstance(path, preview.Coming) or from_nothing:
         if probe is not None:

@@ -29,6 +29,7 @@ from detox_jax import (
     terminal,
     tokenizer_files,
 )
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import accuracy, perplexity
@@ -135,8 +136,38 @@ def choices(
     # --- what is asked, and of what model ----------------------------------------------------
     mesh = meshes.create_mesh(mesh_shape)
     by_name = {task.name: task for task in map(seqio_tasks.get_task, _listed(tasks))}
+    split_of = {name: next(iter(task.splits)) for name, task in by_name.items()}
+
+    def settings(fingerprint: Any, steered_by: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the answers; by the model's fingerprint, and what steers it."""
+        described = {
+            name: seqio_tasks.describe_source(task, split_of[name])
+            for name, task in by_name.items()
+        }
+        return output_settings.of_verb(
+            choices,
+            arguments,
+            free=FREE,
+            instead={
+                "checkpoint_path": {
+                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+                },
+                "tasks": {"tasks": described},
+                "steering": steered_by,
+            },
+        )
+
+    parts = outputs.Parts("tasks", lambda name: manifests.shard_name(name, 0, 1))
     if check_only:
         preview.checked_output(output_dir)
+        outputs.check(
+            output_dir,
+            "choices",
+            lambda: settings(
+                identity.fingerprint_ahead(checkpoint_path), steering_lib.settings_ahead(steering)
+            ),
+            parts=parts,
+        )
         steering_lib.check_files(steering)
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
@@ -147,25 +178,11 @@ def choices(
         return [Step("choices", output_dir, {"tasks": len(by_name)}, again=again)]
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     methods = steering_lib.load(steering, loaded, mesh)
-    split_of = {name: next(iter(task.splits)) for name, task in by_name.items()}
-    described = {n: seqio_tasks.describe_source(task, split_of[n]) for n, task in by_name.items()}
-    settings = output_settings.of_verb(
-        choices,
-        arguments,
-        free=FREE,
-        instead={
-            "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": loaded.fingerprint}
-            },
-            "tasks": {"tasks": described},
-            "steering": steering_lib.settings(methods),
-        },
-    )
+    decided = settings(loaded.fingerprint, steering_lib.settings(methods))
     if start_with_bos is None:
         files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
         start_with_bos = bool(added_tokens(files)[0])
-    parts = outputs.Parts("tasks", lambda name: manifests.shard_name(name, 0, 1))
-    output = outputs.OutputDirectory(output_dir, "choices", settings, parts=parts)
+    output = outputs.OutputDirectory(output_dir, "choices", decided, parts=parts)
 
     # --- the answers, task by task -----------------------------------------------------------
     if output.complete:

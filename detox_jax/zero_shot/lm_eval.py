@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detox_jax import atomic_files, manifests, output_settings, outputs, preview, terminal
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError, suggestion
 from detox_jax.formats import jsonl
@@ -29,6 +30,7 @@ from detox_jax.generation import continuation
 from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
+from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import processes
 from detox_jax.preview import Step
 from detox_jax.zero_shot import task_files
@@ -107,7 +109,38 @@ def lm_eval(
         raise UserError(f"LIMIT is {limit:g}; give a whole number of questions, or a share below 1")
     preview.checked_output(output_dir)
     checkpoints.resolve(checkpoint_path)  # before the harness, which takes seconds to import
+    parts = outputs.Parts("tasks", _part_file)
+
+    def settings(fingerprint: Any, read: Any, own_dtype: Any, steered_by: Any) -> dict[str, Any]:
+        """What decides the output; by the model's fingerprint, length, dtype and steering."""
+        decided = output_settings.of_verb(
+            lm_eval,
+            arguments,
+            free=FREE,
+            instead={
+                "checkpoint_path": {
+                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
+                },
+                "tasks": {"tasks": names},
+                "include_path": {"include_path": include_path and _describe_tasks(include_path)},
+                "max_length": {"max_length": read},
+                "steering": steered_by,
+                "dtype": {"dtype": own_dtype},
+            },
+        )
+        return {**decided, "lm_eval": metadata.version("lm_eval")}
+
+    def known() -> dict[str, Any]:
+        with _notes_on_stderr():
+            import_harness()  # Its version is one of the settings.
+        fingerprint, own_dtype = identity.ahead(checkpoint_path, dtype)
+        config = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0]).config
+        read = NOT_YET if steering else max_length or config.max_length
+        steered_by = steering_lib.settings_ahead(steering)
+        return {**settings(fingerprint, read, own_dtype, steered_by), "end_ids": NOT_YET}
+
     if check_only:
+        outputs.check(output_dir, "lm_eval", known, parts=parts)
         steering_lib.check_files(steering)
         steering_lib.check_vocabularies(steering, checkpoint_path)
         with _notes_on_stderr():
@@ -134,26 +167,12 @@ def lm_eval(
         )
 
     # --- what decides the output -------------------------------------------------------------
-    settings = output_settings.of_verb(
-        lm_eval,
-        arguments,
-        free=FREE,
-        instead={
-            "checkpoint_path": {
-                "checkpoint": {"path": checkpoint_path, "fingerprint": model.fingerprint}
-            },
-            "tasks": {"tasks": names},
-            "include_path": {"include_path": include_path and _describe_tasks(include_path)},
-            "max_length": {"max_length": model.max_length},
-            "steering": steering_lib.settings(model.methods),
-            "dtype": {"dtype": model.get_model_info()["model_dtype"]},
-        },
-    )
+    own_dtype = model.get_model_info()["model_dtype"]
+    steered_by = steering_lib.settings(model.methods)
+    decided = settings(model.fingerprint, model.max_length, own_dtype, steered_by)
     if len(model.vocabulary.end_ids) > 1:  # One alone is the vocabulary's own.
-        settings["end_ids"] = list(model.vocabulary.end_ids)
-    settings["lm_eval"] = metadata.version("lm_eval")
-    parts = outputs.Parts("tasks", _part_file)
-    output = outputs.OutputDirectory(output_dir, "lm_eval", settings, parts=parts)
+        decided["end_ids"] = list(model.vocabulary.end_ids)
+    output = outputs.OutputDirectory(output_dir, "lm_eval", decided, parts=parts)
 
     # --- the harness, task by task -----------------------------------------------------------
     for name in _missing(output, names):

@@ -129,17 +129,25 @@ def panel(
     """
     arguments = locals()
     reference = _checked_names(methods, groups, baseline, reference)
+
+    def decides() -> dict[str, Any]:
+        described = {name: records.describe_input(path) for name, path in groups.items()}
+        return output_settings.of_verb(
+            panel,
+            arguments,
+            free=FREE,
+            instead={
+                "methods": {"methods": {name: identity(path) for name, path in methods.items()}},
+                "groups": {"groups": described},
+            },
+        )
+
     if check_only:
+        preview.checked_output(output_dir)
+        if outputs.check(output_dir, "panel", decides):
+            return [Step("panel", output_dir)]
         return [_preview(methods, groups, output_dir, mesh_shape)]
-    settings = output_settings.of_verb(
-        panel,
-        arguments,
-        free=FREE,
-        instead={
-            "methods": {"methods": {name: identity(path) for name, path in methods.items()}},
-            "groups": {"groups": {n: records.describe_input(path) for n, path in groups.items()}},
-        },
-    )
+    settings = decides()
     output = outputs.OutputDirectory(output_dir, "panel", settings)
     if not output.complete:
         texts = {name: list(records.read_documents(path)) for name, path in groups.items()}
@@ -184,9 +192,6 @@ def _preview(
     output_dir: str,
     mesh_shape: Mapping[str, int] | None,
 ) -> Step:
-    preview.checked_output(output_dir)
-    if preview.is_done(output_dir):
-        return Step("panel", output_dir)
     vocabularies: dict[str, str] = {}
     for method, path in methods.items():
         Reference(path, mesh_shape=mesh_shape).check()

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from detox_jax import preview
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Dtype
+from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot.likelihood import LikelihoodReader
@@ -59,8 +61,14 @@ class Reference:
         )
         return Reading(self.checkpoint_path, loaded.fingerprint, loaded.vocabulary, reader)
 
-    def describe(self, fingerprint: str) -> dict[str, Any]:
-        """What decides the likelihoods."""
+    def describe(self, fingerprint: Any) -> dict[str, Any]:
+        """What decides the likelihoods.
+
+        Args:
+          fingerprint: of what is loaded; `NOT_YET` in a check.
+        """
+        if fingerprint is NOT_YET:
+            fingerprint = identity.fingerprint_ahead(self.checkpoint_path)
         return {"path": self.checkpoint_path, "fingerprint": fingerprint, "dtype": self.dtype}
 
 

@@ -24,9 +24,9 @@ from etils import epath
 from flax import struct
 from jax.sharding import Mesh
 
-from detox_jax import preview
+from detox_jax import output_settings, preview
+from detox_jax.checkpoints import identity, places
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import places
 from detox_jax.checkpoints.model_dir import LoadedModel, ModelSpec
 from detox_jax.errors import UserError
 from detox_jax.generation import sampling as sampling_lib
@@ -253,6 +253,35 @@ def require_vocabulary(owner: str, path: str, spec: ModelSpec, steered: ModelSpe
 def settings(loaded: Sequence[Loaded]) -> dict[str, Any]:
     """What stands for STEERING in the settings of a decoding; nothing where it is empty."""
     return {"steering": [method.settings for method in loaded]} if loaded else {}
+
+
+def settings_ahead(methods: Sequence[Method]) -> dict[str, Any]:
+    """As `settings`, of methods that are not loaded: what is not known before they are."""
+    return {"steering": [_ahead(method) for method in methods]} if methods else {}
+
+
+def _ahead(method: Any) -> output_settings.NotYet:
+    """Of a method of ours its name, its numbers and the models that it names."""
+    if not output_settings.is_ours(method):
+        return output_settings.NOT_YET
+    known: dict[str, Any] = {"method": type(method).__name__}
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        if isinstance(value, int | float):
+            known[field.name] = value
+        elif field.name in getattr(method, "files", ()):
+            known[field.name] = value and _model_ahead(value)
+    return output_settings.NotYet(known=known)
+
+
+def _model_ahead(place: str) -> output_settings.NotYet:
+    """What settings say of a file that a method names; nothing of one that is no model."""
+    if (
+        isinstance(place, preview.Coming)
+        or not (places.split(place)[0] / places.MODEL_FILE).exists()
+    ):
+        return output_settings.NOT_YET
+    return output_settings.NotYet(known={"fingerprint": identity.fingerprint_ahead(place)})
 
 
 def longest(loaded: Sequence[Loaded], max_length: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from detox_jax import outputs
+from detox_jax import output_settings, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import decoding, sampling
@@ -63,6 +64,19 @@ def save_vectors(path, base, name, seed=0, width=None, scale=1.0):
         np.savez(Path(path) / vectors.FILE, **{n: scale * array for n, array in arrays.items()})
     output.finish(rule=fit.rule, site=fit.site)
     return str(path)
+
+
+def check_said_ahead(method, loaded):
+    """What a check says of a method before it is loaded is what its settings say then."""
+    there = json.loads(json.dumps(loaded.settings))
+    (ahead,) = steering.settings_ahead([method])["steering"]
+    assert output_settings.as_far_as_known(ahead, there) == there
+    assert ahead.known["method"] == there["method"]
+    numbers = {name for name, x in ahead.known.items() if isinstance(x, int | float)}
+    assert numbers <= there.keys()
+    for name in numbers:
+        changed = output_settings.NotYet(known={**ahead.known, name: ahead.known[name] + 1})
+        assert output_settings.as_far_as_known(changed, there) != there
 
 
 def read(module, params, ids, edits=(), with_logits=True):

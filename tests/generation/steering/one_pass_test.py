@@ -90,6 +90,16 @@ def _text(base, seed=0):
     return one_pass.Text(*(jnp.asarray(array, jnp.int32) for array in arrays)), len(prompts) - 1
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_check_says_of_methods_is_what_they_say_when_they_are_loaded(
+    name, base, files, one_device_mesh
+):
+    methods = METHODS[name](files)
+    loaded = steering.load(methods, base, one_device_mesh)
+    for method, one in zip(methods, loaded, strict=True):
+        made.check_said_ahead(method, one)
+
+
 @pytest.mark.parametrize("name", slow_but(FEW, METHODS))
 def test_one_pass_says_what_steps_say(name, base, files, one_device_mesh, monkeypatch):
     monkeypatch.setattr(one_pass, "_PLACES", 15)  # three of seven a row

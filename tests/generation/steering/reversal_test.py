@@ -109,6 +109,7 @@ def test_a_whole_loop_is_the_formula(base, one_device_mesh, prompts):
 
 def test_strength_0_is_plain_decoding(base, one_device_mesh, prompts):
     nothing = _load(base, one_device_mesh, 0.0)
+    made.check_said_ahead(ToxificationReversal(TOXIC, CLEAN, 0.0), nothing)
     assert nothing.steering is None and nothing.settings["strength"] == 0
     steering = _load(base, one_device_mesh).steering
     traced = steering.replace(strength=jnp.float32(0))

@@ -162,7 +162,9 @@ def test_no_place_is_within_a_prompt(steered):
 
 
 def test_candidates_are_steered_to_the_clean_side(fitted, steered, one_device_mesh):
-    loaded = SubspaceMargin(fitted, beta=3.0, k=4).load(steered, one_device_mesh)
+    method = SubspaceMargin(fitted, beta=3.0, k=4)
+    loaded = method.load(steered, one_device_mesh)
+    made.check_said_ahead(method, loaded)
     prompt = steered.vocabulary.encode("You are")
     prompts, lengths = jnp.array([prompt]), jnp.array([len(prompt)])
     logits = made.read(steered.module, steered.params, prompt)[None, -1]

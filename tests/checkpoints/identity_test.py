@@ -1,0 +1,55 @@
+"""What is known of a model whose parameters are not read."""
+
+import dataclasses
+import shutil
+
+import pytest
+from etils import epath
+
+from detox_jax import preview
+from detox_jax.checkpoints import identity, streamed
+from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.models.adaptation import AdapterConfig, BitFitConfig, LoRAConfig, PrefixConfig
+from detox_jax.output_settings import NOT_YET
+from tests.checkpoints.models_made import write_adaptation, write_model
+from tests.conftest import random_params
+
+KINDS = [AdapterConfig(4), LoRAConfig(2, alpha=6.0), PrefixConfig(2), BitFitConfig()]
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def base(request, config, vocabulary, tmp_path):
+    config = dataclasses.replace(config, param_dtype=request.param)
+    return write_model(tmp_path / "base", config, vocabulary)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fingerprint_is_told_by_the_records_of_a_model_and_its_base(
+    kind, base, config, vocabulary, tmp_path, one_device_mesh
+):
+    adapted = write_adaptation(tmp_path / "adapted", base, config, vocabulary, kind)
+    for path in (base, adapted, f"{base}/checkpoints/0"):
+        fingerprint = checkpoints.load_params(path, one_device_mesh)[2]
+        assert identity.fingerprint_ahead(path).among == (fingerprint,)
+        assert identity.stored_ahead(path) == streamed.Checkpoint.open(path).fingerprint
+    assert identity.ahead(base)[1] == config.dtype and identity.ahead(base, "x")[1] == "x"
+
+
+def test_each_step_is_possible_where_none_is_named(model_dir, config, tmp_path, one_device_mesh):
+    path = shutil.copytree(model_dir, tmp_path / "model")
+    spec = checkpoints.read_spec(epath.Path(model_dir))
+    vocabulary = checkpoints.load_model(model_dir, one_device_mesh).vocabulary
+    first = identity.fingerprint_ahead(str(path)).among
+    checkpoints.save_model(epath.Path(path), random_params(config, seed=3)[1], spec, vocabulary, 7)
+    newest, *others = identity.fingerprint_ahead(str(path)).among or ()
+    assert newest == checkpoints.load_params(str(path), one_device_mesh)[2] and (*others,) == first
+    assert identity.fingerprint_ahead(f"{path}/checkpoints/7").among == (newest,)
+
+
+def test_nothing_is_known_of_a_model_to_come_or_of_one_without_hashes(model_dir, tmp_path):
+    for place in (preview.Coming(model_dir), preview.StandIn(model_dir)):
+        assert identity.ahead(place) == (NOT_YET, NOT_YET)
+    path = shutil.copytree(model_dir, tmp_path / "model")
+    shutil.rmtree(path / "checkpoints" / "0" / "record")
+    assert identity.fingerprint_ahead(str(path)) == NOT_YET
+    assert identity.stored_ahead(str(path)) is None
