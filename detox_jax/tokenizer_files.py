@@ -16,6 +16,7 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers
 
+from detox_jax import atomic_files
 from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import jsonl
 
@@ -226,9 +227,7 @@ def read(path: str) -> TokenizerFiles:
       UserError: if the directory holds none of them, a file cannot be read as a tokenizer, its
         special tokens contradict its vocabulary, or it names no end of a document.
     """
-    directory = epath.Path(path)
-    names = (*_KEPT, *MODEL_FILES)
-    files = {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
+    files = _read_files(epath.Path(path))
     settings = {
         name: jsonl.json_object(files[name], f"{path}/{name}")
         for name in files
@@ -251,6 +250,16 @@ def read(path: str) -> TokenizerFiles:
     names_kept = {*_KEPT, GENERATION_FILE, eos_file, bos_file, ends_file}
     files = {name: content for name, content in files.items() if name in names_kept}
     return TokenizerFiles(codec, eos if bos is None else bos, eos, ends, files, path)
+
+
+def _read_files(directory: epath.Path) -> dict[str, bytes]:
+    """The files of a tokenizer that are there, by name."""
+    names = [*_KEPT, *MODEL_FILES]
+    if not atomic_files.is_local(directory):
+        # A bucket is asked twice for each that is missing, and once for all that are there.
+        listed = {file.name for file in directory.iterdir()} if directory.is_dir() else set()
+        names = [name for name in names if name in listed]
+    return {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
 
 
 _SETTINGS = (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, *MODEL_FILES)

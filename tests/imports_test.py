@@ -81,7 +81,7 @@ ALLOWED = {
         *("formats.plain_documents", "formats.plain_prompts", "formats.record_ids"),
         *("formats.row_formats", "terminal"),
     },
-    "tokenizer_files": {"errors", "formats.jsonl"},
+    "tokenizer_files": {"atomic_files", "errors", "formats.jsonl"},
     "vocabulary": {
         *("atomic_files", "bad_records", "errors", "kinds", "output_settings", "outputs"),
         *("preview", "records", "terminal", "tokenizer_files"),

@@ -64,7 +64,9 @@ def require(checkpoint_path: str | epath.Path, is_reward: bool = False) -> epath
         raise UserError(f"{model_dir}: no {MODEL_FILE}; {_what_it_is(model_dir)}")
     if model_dir.exists():
         raise UserError(f"{model_dir}: a file; a checkpoint is a directory with a {MODEL_FILE}")
-    beside = [file.parent.name for file in model_dir.parent.glob(f"*/{MODEL_FILE}")]
+    # Where a bucket is missing a listing is an error.
+    listed = model_dir.parent.glob(f"*/{MODEL_FILE}") if model_dir.parent.exists() else ()
+    beside = [file.parent.name for file in listed]
     hint = suggestion(model_dir.name, beside, f"{model_dir.parent}/")
     if not hint and is_hub_name(str(checkpoint_path)):
         hint = (
