@@ -7,10 +7,12 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
@@ -25,12 +27,14 @@ class Compilations:
       seconds: that all programs took since JAX was listened to; of those that are kept between
         runs, the time of reading them.
       begins: called when a program begins to be compiled.
+      starts: entered while JAX starts its devices, which may end the process.
     """
 
     def __init__(self):
         self.program: str | None = None
         self.seconds = 0.0
         self.begins: Callable[[], None] = lambda: None
+        self.starts: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._listens = False
         self._lock = threading.Lock()
 

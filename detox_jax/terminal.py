@@ -71,6 +71,24 @@ def without_notes() -> Iterator[None]:
                     os.write(2, line)
 
 
+@contextlib.contextmanager
+def let_through() -> Iterator[None]:
+    """Has stderr go where it goes without `without_notes`: what ends the process says why there."""
+    terminal = _SPEAKER.terminal()
+    if terminal is None:
+        yield
+        return
+    sys.stderr.flush()
+    held = os.dup(2)
+    os.dup2(terminal, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(held, 2)
+        os.close(held)
+
+
 def note(line: str, place: str = "") -> None:
     """Says what a reader is to know of an output beside what it is: on standard output.
 
@@ -331,6 +349,10 @@ class _Speaker:
             with self._lock:
                 self._terminal = before
 
+    def terminal(self) -> int | None:
+        """Where lines go while standard error's descriptor is another's; None where it is not."""
+        return self._terminal
+
     def moved(self) -> None:
         """Says a line where one is due."""
         if time.monotonic() >= self._due:
@@ -364,6 +386,7 @@ def _is_standard_error(stream: Any) -> bool:
 
 _SPEAKER = _Speaker()
 COMPILATIONS.begins = _SPEAKER.moved
+COMPILATIONS.starts = let_through
 
 
 def progress_line(task: progress.Task, unit: str) -> str:

@@ -53,7 +53,7 @@ ALLOWED = {
     "shared_steps": set(),
     "formats": {"errors"},
     "models": {"errors"},
-    "parallel": {"errors", "kinds", "models"},
+    "parallel": {"compilations", "errors", "kinds", "models"},
     "terminal": {"compilations", "parallel.processes"},
     "output_settings": {"errors", "parallel.processes"},
     "directory_lock": {"errors"},

@@ -38,6 +38,28 @@ def test_an_exception_passes_and_stderr_is_put_back(capfd):
     assert capfd.readouterr().err.encode() == ERRORS + NOTES
 
 
+def test_what_xla_says_while_it_ends_the_process_is_seen():
+    """Stderr is held back there, and XLA leaves without going back."""
+    program = (
+        "from detox_jax import terminal\n"
+        "from detox_jax.parallel import mesh\n"
+        "with terminal.without_notes():\n"
+        "    mesh.create_mesh()\n"
+    )
+    environment = {**os.environ, "XLA_FLAGS": "--xla_misspelt=1"}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode and "--xla_misspelt" in result.stderr
+
+
+def test_stderr_is_held_back_again_behind_what_is_let_through(capfd):
+    with terminal.without_notes():
+        with terminal.let_through():
+            os.write(2, NOTES)
+        os.write(2, NOTES + ERRORS)
+    assert capfd.readouterr().err.encode() == NOTES + ERRORS
+
+
 def test_stderr_of_a_verb_that_imports_tensorflow_is_clean(tmp_path, vocabulary):
     write_tiny_run(tmp_path, vocabulary, num_documents=8)
     required = [

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from flax import traverse_util
@@ -46,7 +45,7 @@ def read(
         written = " or ".join(one.__name__ for one in kinds)
         found = "none" if spec.adaptation is None else type(spec.adaptation).__name__
         raise UserError(f"{model_dir}: its adaptation is {found}; this export writes {written}")
-    mesh = meshes.create_mesh(devices=jax.devices()[:1])
+    mesh = meshes.create_mesh(devices=meshes.all_devices()[:1])
     abstract = checkpoints.abstract_on_mesh(TransformerLM(spec.config, spec.adaptation), mesh)
     pattern = adaptations.trainable_pattern(spec.adaptation)
     wanted = abstract if spec.base is None else params_lib.partition(abstract, pattern)[0]

@@ -118,7 +118,7 @@ def _logits(checkpoint: Checkpoint, dtype: str | None, tokens_BL: np.ndarray) ->
 
 def _adapted_logits(checkpoint_path: str, tokens_BL: np.ndarray) -> np.ndarray:
     """Ours `[B, L, V]`, of the base with its adaptation beside it."""
-    mesh = meshes.create_mesh(devices=jax.devices()[:1])
+    mesh = meshes.create_mesh(devices=meshes.all_devices()[:1])
     loaded = checkpoints.load_model(checkpoint_path, mesh)
     module = TransformerLM(_float32(loaded.spec.config), loaded.spec.adaptation)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), loaded.params)

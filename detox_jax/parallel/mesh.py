@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -22,7 +23,8 @@ from flax.linen import partitioning
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from detox_jax.errors import UserError
+from detox_jax.compilations import COMPILATIONS
+from detox_jax.errors import Unavailable, UserError, in_one_line
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.transformer import TransformerLM
 
@@ -51,6 +53,17 @@ LOGICAL_AXIS_RULES = (
 )
 
 
+# JAX's settings that decide what a seed draws, and what they are here: its text is to be the same
+# everywhere. Which devices, and how precise a product is, may differ.
+_SETTINGS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+}
+_ABSENT = re.compile(r"not in the list of known backends|Failed to open|[Nn]o visible|not found")
+
+
 def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Mesh:
     """A mesh over `('data', 'fsdp', 'model')`, neighbours on the mesh being neighbours in the pod.
 
@@ -65,7 +78,7 @@ def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> 
       UserError: if the sizes do not multiply to the number of devices, or `dcn` is not the number
         of slices.
     """
-    devices = np.asarray(jax.devices() if devices is None else devices)
+    devices = np.asarray(all_devices() if devices is None else devices)
     slices = _num_slices(devices)
     shape = {"data": -1, DCN: slices} if shape is None else dict(shape)
     if unknown := shape.keys() - {*AXES, DCN}:
@@ -85,6 +98,37 @@ def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> 
         sizes, (slices, 1, 1), devices.ravel().tolist(), allow_split_physical_axes=True
     )
     return Mesh(arranged, AXES)
+
+
+def all_devices() -> list[Any]:
+    """What JAX computes on, of all processes.
+
+    Raises:
+      UserError: where a setting of JAX's changes what a seed draws, or JAX_PLATFORMS names what is
+        not there.
+      Unavailable: where devices are there and do not start, as those of another process.
+    """
+    settings: Any = jax.config
+    for name, expected in _SETTINGS.items():
+        if (found := getattr(settings, name)) != expected:
+            raise UserError(
+                f"{name.upper()} is {found!r}, with which a seed writes another text, or none: "
+                f"unset it; in Python, jax.config.update({name!r}, {expected!r})"
+            )
+    try:
+        with COMPILATIONS.starts():
+            return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts, without a word, that of several platforms one is there.
+        said, named = in_one_line(error), settings.jax_platforms
+        if named and (isinstance(error, AssertionError) or _ABSENT.search(said)):
+            raise UserError(
+                f"JAX_PLATFORMS is {named!r}, and JAX finds no such devices here: unset it, or "
+                f"install the extra for them, `pip install 'detox-jax[cuda]'` or `[tpu]` ({said})"
+            ) from error
+        if not said.startswith("Unable to initialize backend"):
+            raise
+        raise Unavailable(f"the devices do not start: {said}") from error
 
 
 def _num_slices(devices: np.ndarray) -> int:

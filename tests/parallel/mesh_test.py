@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.models.adaptation import AdapterConfig, ParallelAdapterConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -21,6 +21,52 @@ def test_sizes_that_are_left_out():
     mesh = meshes.create_mesh({"model": 2, "fsdp": -1})
     assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "model": 2}
     assert meshes.num_batch_shards(mesh) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+        ("jax_random_seed_offset", 1),
+    ],
+)
+def test_a_setting_of_jax_with_which_a_seed_draws_otherwise_is_refused(name, value):
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        with pytest.raises(UserError, match=f"^{name.upper()} is {value!r}, with which a seed"):
+            meshes.create_mesh()
+    finally:
+        jax.config.update(name, before)
+
+
+IN_USE = "Unable to initialize backend 'tpu': ABORTED: The TPU is already in use by process 7"
+UNKNOWN = "Unable to initialize backend 'banana': 'banana' is not in the list of known backends"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (AssertionError(), UserError, "^JAX_PLATFORMS is 'cpu', and JAX finds no such devices"),
+        (RuntimeError(UNKNOWN), UserError, "^JAX_PLATFORMS is 'cpu', and JAX finds no such"),
+        (RuntimeError(IN_USE), Unavailable, "^the devices do not start: .* already in use"),
+        (RuntimeError("a fault"), RuntimeError, "^a fault$"),
+    ],
+)
+def test_devices_that_do_not_start_are_told_in_one_line(error, kind, message, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        with pytest.raises(kind, match=message):
+            meshes.create_mesh()
+    finally:
+        jax.config.update("jax_platforms", before)
 
 
 @pytest.mark.parametrize(
