@@ -305,3 +305,7 @@ def _documentation(verb: str) -> str:
         if isinstance(node, ast.FunctionDef)
     }
     return ast.get_docstring(functions[verb]) or ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,7 +30,13 @@ from detox_jax.errors import UserError, suggestion
 
 Bindings = dict[tuple[str, str], dict[str, Any]]
 _MACRO = bound_values.MACRO
+# What gin says of names that nothing has, and where it stood in what is no file.
 _UNKNOWN = re.compile(r"No configurable matching reference '@(?:[\w/]+/)?(?P<name>\w+\.\w+)")
+_NO_CONFIGURABLE = re.compile(r"No configurable matching '(?:[\w/]+/)?(?P<name>[\w.]+)'")
+_NO_PARAMETER = re.compile(
+    r"Configurable '(?:[\w/]+/)?(?P<owner>[\w.]+)' doesn't have a parameter named '(?P<name>\w+)'"
+)
+_IN_A_FLAG = re.compile(r"[.]? In bindings string line \d+ .*$", re.DOTALL)
 _DYNAMIC = "from __gin__ import dynamic_registration"
 
 
@@ -164,13 +170,28 @@ def _parse_binding(binding: str, modules: Iterable[str]) -> None:
 
 
 def _parse(parse: Callable[[], Any], where: str) -> Any:
-    """What gin makes of something; names the file that brings what it does not know."""
+    """What gin makes of something; of what it does not know, which file or name is meant."""
     try:
         return run_files.parsed(parse, where)
     except UserError as error:
-        if unknown := _UNKNOWN.search(str(error)):
-            raise UserError(f"{error}{run_files.who_brings(unknown['name'])}") from None
-        raise
+        said = _IN_A_FLAG.sub("", str(error))
+        raise UserError(f"{said}{_meant(said)}") from None
+
+
+def _meant(said: str) -> str:
+    """Which file brings a name that gin does not know, or which name may be meant."""
+    if unknown := _UNKNOWN.search(said):
+        return run_files.who_brings(unknown["name"])
+    if unknown := _NO_PARAMETER.search(said):
+        owner, name = gin_config._REGISTRY.get_match(unknown["owner"]), unknown["name"]
+        macros = [macro for macro, selector in gin_config._CONFIG if selector == _MACRO]
+        own = suggestion(name, inspect.signature(owner.wrapped).parameters)
+        return own or suggestion(name.upper(), macros)
+    if unknown := _NO_CONFIGURABLE.search(said):
+        parts = unknown["name"].count(".") + 1
+        known = (".".join(name.split(".")[-parts:]) for name, _ in gin_config._REGISTRY.items())
+        return suggestion(unknown["name"], known)
+    return ""
 
 
 # --- binding by name --------------------------------------------------------------------------

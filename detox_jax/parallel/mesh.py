@@ -53,13 +53,16 @@ LOGICAL_AXIS_RULES = (
 )
 
 
-# JAX's settings that decide what a seed draws, and what they are here: its text is to be the same
-# everywhere. Which devices, and how precise a product is, may differ.
+# JAX's settings that decide what a seed draws, or whether a program is traced at all, and what they
+# are here: its text is to be the same everywhere. Which devices, and how precise a product is, may
+# differ.
 _SETTINGS = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
     "jax_random_seed_offset": 0,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
 }
 _ABSENT = re.compile(r"not in the list of known backends|Failed to open|[Nn]o visible|not found")
 
@@ -110,7 +113,9 @@ def all_devices() -> list[Any]:
     """
     settings: Any = jax.config
     for name, expected in _SETTINGS.items():
-        if (found := getattr(settings, name)) != expected:
+        found = getattr(settings, name, expected)
+        found = getattr(found, "value", found)  # of an enumeration
+        if found != expected:
             raise UserError(
                 f"{name.upper()} is {found!r}, with which a seed writes another text, or none: "
                 f"unset it; in Python, jax.config.update({name!r}, {expected!r})"
