@@ -184,9 +184,9 @@ def _meant(said: str) -> str:
         return run_files.who_brings(unknown["name"])
     if unknown := _NO_PARAMETER.search(said):
         owner, name = gin_config._REGISTRY.get_match(unknown["owner"]), unknown["name"]
+        own = inspect.signature(owner.wrapped).parameters if owner else ()
         macros = [macro for macro, selector in gin_config._CONFIG if selector == _MACRO]
-        own = suggestion(name, inspect.signature(owner.wrapped).parameters)
-        return own or suggestion(name.upper(), macros)
+        return suggestion(name, own) or suggestion(name.upper(), macros)
     if unknown := _NO_CONFIGURABLE.search(said):
         parts = unknown["name"].count(".") + 1
         known = (".".join(name.split(".")[-parts:]) for name, _ in gin_config._REGISTRY.items())

@@ -56,7 +56,7 @@ def test_a_verb_runs_and_a_rerun_changes_nothing(vocabulary_flags, tmp_path, cap
         (["--gin.train_vocabulary.vocab_siz=300"], "named 'vocab_siz'; did you mean vocab_size?"),
         (["--gin.train_vocabulary.documnts='a'"], "did you mean documents?"),
         (["--gin.train_vocabulry.vocab_size=300"], "did you mean train_vocabulary?"),
-        (["--gin.vocabulary.train_vocab.vocab_size=3"], "did you mean vocabulary.train_vocabulary?"),
+        (["--gin.vocabulary.train_vocab.x=3"], "did you mean vocabulary.train_vocabulary?"),
         (["--gin.no_such.thing=300"], "no_such"),
         (["--gin_file=no_such.gin"], "--gin_file=no_such.gin: no such file"),
         (["--gin.INPUT=%gin.REQUIRED"], "required and not set: INPUT; pass --gin.INPUT"),
