@@ -140,9 +140,11 @@ def _main(argv: Sequence[str]) -> int:
     except (UserError, Unavailable, OSError, KeyboardInterrupt) as error:
         return _report(error)
     except Exception as error:
-        if not no_access(error):
-            raise
-        return _report(UserError(without_role(error)))
+        if no_access(error):
+            return _report(UserError(without_role(error)))
+        if isinstance(stopped := preemption.behind(error), preemption.Stopped):
+            return _report(stopped)
+        raise
     return 0
 
 
@@ -198,6 +200,7 @@ def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
 def _report(error: BaseException) -> int:
     """Prints what ended a verb; returns the exit status."""
     preemption.ending()
+    error = preemption.behind(error)
     if (trouble := storage_trouble(error)) is not None and isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")

@@ -165,6 +165,21 @@ def ending() -> None:
     _state.is_ending = True
 
 
+def behind(error: BaseException) -> BaseException:
+    """What a signal raised, where an error comes of it; else the error.
+
+    Libraries make their own error of what is raised in them: Python 3.11 of any exception in a
+    `__set_name__`, as when it makes an enumeration, which modules do that are imported.
+    """
+    met: list[BaseException | None] = [error]
+    for each in met:
+        if isinstance(each, Stopped):
+            return each
+        if each is not None and _state.received is not None:
+            met += [other for other in (each.__cause__, each.__context__) if other not in met]
+    return error
+
+
 def _on_signal(number: int, frame: Any) -> None:
     del frame
     is_first = _state.received is None

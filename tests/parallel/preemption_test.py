@@ -89,6 +89,35 @@ def test_a_signal_behind_the_last_line_of_a_verb_ends_it_in_a_line(monkeypatch, 
     assert "detox-jax: stopped: SIGTERM" in capsys.readouterr().err
 
 
+# Python 3.11 makes a RuntimeError of what `__set_name__` raises, gin another error of that, and
+# modules that fail are told with the line that a user wrote.
+AS_A_CLASS_IS_MADE = """
+import os, signal
+
+class Field:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.{number})
+        for _ in range(1000):
+            pass
+
+class Record:
+    field = Field()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_that_comes_out_of_a_library_as_another_error_is_a_line(
+    tmp_path, number, status, monkeypatch, capsys
+):
+    (tmp_path / f"made_on_{number}.py").write_text(AS_A_CLASS_IS_MADE.format(number=number))
+    (tmp_path / "mine.gin").write_text(f"import made_on_{number}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = (f"--gin_file={tmp_path / 'mine.gin'}", "--gin.INPUT=x", "--gin.OUTPUT_DIR=y")
+    assert cli.main(["train_vocabulary", *flags]) == status
+    said = f"detox-jax: stopped: {number}: what was finished is kept; rerun the same command to go"
+    assert said in capsys.readouterr().err
+
+
 def test_handlers_are_put_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with preemption.handled():
