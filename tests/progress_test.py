@@ -256,6 +256,7 @@ def test_a_verb_says_how_far_it_is_and_a_rerun_that_it_is_done(name, run, place)
         if not (place / "out" / needed).exists():
             run(needed)
     shutil.rmtree(place / "out" / name, ignore_errors=True)
+    jax.clear_caches()  # Another test may have compiled the same programs.
     said = run(name)
     verb = long.verb or name
     for pattern in (rf"^{verb}: read the configuration: ", rf"^{verb}: check: ", *long.says):

@@ -61,7 +61,6 @@ _SETTINGS = {
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
     "jax_random_seed_offset": 0,
-    "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
 }
 _ABSENT = re.compile(r"not in the list of known backends|Failed to open|[Nn]o visible|not found")
@@ -113,9 +112,7 @@ def all_devices() -> list[Any]:
     """
     settings: Any = jax.config
     for name, expected in _SETTINGS.items():
-        found = getattr(settings, name, expected)
-        found = getattr(found, "value", found)  # of an enumeration
-        if found != expected:
+        if (found := getattr(settings, name, expected)) != expected:
             raise UserError(
                 f"{name.upper()} is {found!r}, with which a seed writes another text, or none: "
                 f"unset it; in Python, jax.config.update({name!r}, {expected!r})"

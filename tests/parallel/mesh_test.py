@@ -30,7 +30,6 @@ def test_sizes_that_are_left_out():
         ("jax_default_prng_impl", "rbg"),
         ("jax_threefry_partitionable", False),
         ("jax_random_seed_offset", 1),
-        ("jax_numpy_dtype_promotion", "strict"),
         ("jax_numpy_rank_promotion", "raise"),
     ],
 )
