@@ -142,8 +142,8 @@ def _main(argv: Sequence[str]) -> int:
     except Exception as error:
         if no_access(error):
             return _report(UserError(without_role(error)))
-        if isinstance(stopped := preemption.behind(error), preemption.Stopped):
-            return _report(stopped)
+        if preemption.behind(error) is not error:
+            return _report(error)
         raise
     return 0
 

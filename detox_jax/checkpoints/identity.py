@@ -57,11 +57,12 @@ def ahead(checkpoint_path: str, dtype: str | None = None) -> tuple[NotYet, Any]:
     Raises:
       UserError: if there is no such checkpoint.
     """
+    fingerprint = fingerprint_ahead(checkpoint_path)  # It is there, or to come.
     if dtype is None and not isinstance(checkpoint_path, preview.Coming | preview.StandIn):
         from detox_jax.checkpoints import model_dir as checkpoints  # loads JAX
 
-        dtype = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0]).config.dtype
-    return fingerprint_ahead(checkpoint_path), dtype or NOT_YET
+        dtype = checkpoints.read_spec(places.split(checkpoint_path)[0]).config.dtype
+    return fingerprint, dtype or NOT_YET
 
 
 def stored_ahead(checkpoint_path: str) -> str | None:

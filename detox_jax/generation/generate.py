@@ -9,7 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from detox_jax import chat, manifests, output_settings, outputs, preview, records, terminal
-from detox_jax.checkpoints import identity
+from detox_jax.checkpoints import identity, places
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import asking
@@ -204,10 +204,12 @@ def _settings(
 def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[str, Any]:
     """The same before anything is loaded, as far as it is known."""
     path, choice, prompts = (arguments[n] for n in ("checkpoint_path", "chat_template", "prompts"))
+    fingerprint, dtype = identity.ahead(path, decoding.dtype)
     others = steering_lib.settings_ahead(decoding.steering)
     is_coming = isinstance(path, preview.Coming)
     if not is_coming:
-        others |= chat.settings_ahead(checkpoints.vocabulary_dir(path), choice)
+        vocabulary_dir = places.split(path)[0] / places.VOCABULARY_DIR
+        others |= chat.settings_ahead(str(vocabulary_dir), choice)
     elif choice is not False:
         others["chat_template"] = NOT_YET
     waits = _waits(prompts)
@@ -219,7 +221,6 @@ def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[st
         config, _, encoded = _asked(arguments, decoding)
         decoding = _shortened(decoding, config.max_length, encoded, prompts, "", None)
         is_known = True
-    fingerprint, dtype = identity.ahead(path, decoding.dtype)
     settings = _settings(arguments, decoding, described, fingerprint, dtype, others)
     if not is_known:
         settings["max_new_tokens"] = NOT_YET

@@ -171,12 +171,11 @@ def behind(error: BaseException) -> BaseException:
     Libraries make their own error of what is raised in them: Python 3.11 of any exception in a
     `__set_name__`, as when it makes an enumeration, which modules do that are imported.
     """
-    met: list[BaseException | None] = [error]
+    met = [error]
     for each in met:
         if isinstance(each, Stopped):
             return each
-        if each is not None and _state.received is not None:
-            met += [other for other in (each.__cause__, each.__context__) if other not in met]
+        met += [e for e in (each.__cause__, each.__context__) if e is not None and e not in met]
     return error
 
 

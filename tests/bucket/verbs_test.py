@@ -17,12 +17,12 @@ CHAIN = Path(__file__).with_name("chain.py")
 # those that were counted.
 MOST = {
     "train": (520, 40),
-    "generate": (120, 100),
+    "generate": (120, 80),
     "score": (80, 30),
     "filter": (50, 20),
     "evaluate": (150, 30),
     "report": (120, 60),
-    "train_vocabulary": (45, 20),
+    "train_vocabulary": (40, 20),
 }
 QUICKLY = {"GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "1000"}  # TensorFlow's pause; else a second
 # TensorBoard's and Orbax's own files hold the time; gin breaks lines by the length of a
