@@ -137,7 +137,7 @@ class TransformerConfig(NetworkConfig):
         `cudnn` (GPU), `blocks` (plain, its gradients in causal blocks), or `auto`, the devices' own
         where it can compute this model and else `plain`, for long rows on CPU `blocks`.
       logits_chunk: positions of a row whose logits exist at once while a loss is computed; all
-        where None.
+        where None. On CPU fewer, see `losses.positions_at_once`: it is faster there.
     """
 
     vocab_size: int

@@ -267,10 +267,19 @@ def _query_spec() -> PartitionSpec:
     return spec
 
 
+def parts_of_rows() -> int:
+    """Into how many parts the mesh in use splits the rows of a batch."""
+    return _parts_of_queries(0)
+
+
 def parts_of_heads() -> int:
     """Into how many parts the mesh in use splits heads."""
+    return _parts_of_queries(2)
+
+
+def _parts_of_queries(axis: int) -> int:
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else _num_parts(mesh, _query_spec()[2])
+    return 1 if mesh.empty else _num_parts(mesh, _query_spec()[axis])
 
 
 def _num_parts(mesh: Any, axes: Any) -> int:

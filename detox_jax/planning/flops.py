@@ -139,8 +139,6 @@ def computed_train_step(
     a_layer += (1 + (3.5 if kernel else 2)) * flops.attention
     a_layer += _recomputed(config, adaptation, flops, kernel)
     head = _dense_passes(adaptation) * logits(config)
-    if config.logits_chunk is not None:
-        head += logits(config)  # Chunks keep no logits: the backward pass makes them again.
     return tokens * (config.num_layers * a_layer + head)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from detox_jax.models import transformer
+from detox_jax.models import kernels, transformer
+
+# Places of a batch whose logits a CPU makes at once: products want no more, caches hold no more.
+_PLACES_ON_CPU = 256
 
 
 def cross_entropy(
@@ -104,24 +107,108 @@ def chunked_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """`cross_entropy` of `logits_of(x_BLD)` without ever holding more than a chunk of the logits.
 
+    Where a gradient is asked for, it is made beside the loss, while a chunk's logits are there, so
+    that no chunk is computed again on the way back: the loss is one number, and its gradient only
+    waits to be multiplied (as in Liger Kernel's linear cross-entropy, Hsu et al., 2024).
+
     Args:
-      logits_of: from `[B, chunk, D]` to `[B, chunk, V]`; the backward pass calls it again.
+      logits_of: from `[B, chunk, D]` to `[B, chunk, V]`; what it closes over may have a gradient.
       x_BLD: final hidden states.
       targets_BL: ids.
       weights_BL: of the targets.
       chunk: positions of each row at once; the rows stay whole, as the mesh splits them.
     """
+    weights_BL = weights_BL.astype(jnp.float32)
+    x_NBCD, targets_NBC, weights_NBC = (
+        split_positions(x, chunk) for x in (x_BLD, targets_BL, weights_BL)
+    )
+    # A table that is closed over becomes an argument, which a custom gradient needs it to be.
+    logits_of, tables = jax.closure_convert(logits_of, x_NBCD[0])
+    total: Any = _chunks_loss(logits_of, tables, x_NBCD, targets_NBC, weights_NBC)
+    return total, jnp.sum(weights_BL)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def add(sums: Any, part: Any) -> Any:
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunks_loss(
+    logits_of: Callable[..., jax.Array],
+    tables: Sequence[jax.Array],
+    x_NBCD: jax.Array,
+    targets_NBC: jax.Array,
+    weights_NBC: jax.Array,
+) -> jax.Array:
+    def add(total: jax.Array, part: Any) -> tuple[jax.Array, None]:
         x_BCD, targets_BC, weights_BC = part
-        new = cross_entropy(logits_of(x_BCD), targets_BC, weights_BC)
-        return (sums[0] + new[0], sums[1] + new[1]), None
+        return total + cross_entropy(logits_of(x_BCD, *tables), targets_BC, weights_BC)[0], None
 
     zero = jnp.zeros((), jnp.float32)
-    parts = tuple(split_positions(x, chunk) for x in (x_BLD, targets_BL, weights_BL))
-    sums, _ = jax.lax.scan(add, (zero, zero), parts)
-    return sums
+    return jax.lax.scan(add, zero, (x_NBCD, targets_NBC, weights_NBC))[0]
+
+
+def _chunks_forward(
+    logits_of: Callable[..., jax.Array],
+    tables: Any,
+    x_NBCD: Any,
+    targets_NBC: Any,
+    weights_NBC: Any,
+) -> tuple[jax.Array, Any]:
+    """The loss and its gradients; of a table that is not trained there is none to sum."""
+    values = [table.value for table in tables]
+    zeros = [_zeros_to_sum(table.value) if table.perturbed else None for table in tables]
+
+    def add(sums: Any, part: Any) -> Any:
+        x_BCD, targets_BC, weights_BC = part
+
+        def loss(x_BCD: jax.Array, weights_BC: jax.Array, *tables: jax.Array) -> jax.Array:
+            return cross_entropy(logits_of(x_BCD, *tables), targets_BC, weights_BC)[0]
+
+        new, pull = jax.vjp(loss, x_BCD, weights_BC, *values)
+        dx_BCD, dweights_BC, *gradients = pull(jnp.ones_like(new))
+        total, of_tables = sums
+        of_tables = [
+            None if so_far is None else so_far + gradient.astype(so_far.dtype)
+            for so_far, gradient in zip(of_tables, gradients, strict=True)
+        ]
+        return (total + new, of_tables), (dx_BCD, dweights_BC)
+
+    parts = (x_NBCD.value, targets_NBC.value, weights_NBC.value)
+    (total, of_tables), of_parts = jax.lax.scan(add, (jnp.zeros((), jnp.float32), zeros), parts)
+    of_tables = [
+        None if gradient is None else gradient.astype(table.dtype)
+        for gradient, table in zip(of_tables, values, strict=True)
+    ]
+    return total, (of_tables, *of_parts)
+
+
+def _zeros_to_sum(table: jax.Array) -> jax.Array:
+    """For a sum over chunks, which two bytes a number would round again and again."""
+    return jnp.zeros(table.shape, jnp.promote_types(table.dtype, jnp.float32))
+
+
+def _chunks_backward(_: Any, gradients: Any, factor: jax.Array) -> tuple[Any, Any, None, Any]:
+    of_tables, dx_NBCD, dweights_NBC = jax.tree.map(
+        lambda x: (x * factor).astype(x.dtype), gradients
+    )
+    return of_tables, dx_NBCD, None, dweights_NBC
+
+
+_chunks_loss.defvjp(_chunks_forward, _chunks_backward, symbolic_zeros=True)
+
+
+def positions_at_once(chunk: int | None, num_rows: int, length: int) -> int | None:
+    """Of how many positions of each row logits exist at once; of all where None.
+
+    At most `chunk`, and fewer on a CPU, where what is made of logits then stays in its caches
+    (`benchmarks/loss_places.py`).
+
+    Args:
+      chunk: as configured; None where memory sets no bound.
+      num_rows: of the batch, on all devices.
+      length: of a row.
+    """
+    bound = length if chunk is None else chunk
+    if kernels.platform_in_use() == "cpu":
+        bound = min(bound, max(1, _PLACES_ON_CPU * kernels.parts_of_rows() // num_rows))
+    return bound if bound < length else None
 
 
 def split_positions(x_BL: jax.Array, chunk: int) -> jax.Array:
@@ -149,11 +236,12 @@ def next_token_loss(
       inputs_BL: ids.
       targets_BL: ids that follow them.
       weights_BL: of the targets.
-      chunk: positions of a row whose logits exist at once; all where None.
+      chunk: positions of a row whose logits exist at once, see `positions_at_once`.
       **options: of the model's call.
     """
     variables = {"params": params}
-    if chunk is None or chunk >= inputs_BL.shape[1]:
+    chunk = positions_at_once(chunk, *inputs_BL.shape)
+    if chunk is None:
         logits_BLV: Any = model.apply(variables, inputs_BL, **options)
         return cross_entropy(logits_BLV, targets_BL, weights_BL)
     x_BLD: Any = model.apply(variables, inputs_BL, with_logits=False, **options)

@@ -60,8 +60,8 @@ def per_target(
     if with_base:
         base, base_params = base_model.of(model, params)
         networks.append((base, jax.lax.stop_gradient(base_params), {"enable_dropout": False}))
-    chunk = model.config.logits_chunk
-    if chunk is None or chunk >= inputs_BL.shape[1]:
+    chunk = losses.positions_at_once(model.config.logits_chunk, *inputs_BL.shape)
+    if chunk is None:
         logits = [
             network.apply({"params": tree}, inputs_BL, **call, **options)
             for network, tree, call in networks

@@ -65,7 +65,7 @@ def test_a_training_step(unscanned, one_device_mesh, adaptation, remat):
     assert without < (0.85 if remat == "full" else 1) * counted
 
 
-def test_chunked_logits_are_made_twice(unscanned, one_device_mesh):
+def test_chunked_logits_are_made_once(unscanned, one_device_mesh):
     config = dataclasses.replace(CONFIG, logits_chunk=32)
     counted = flops.computed_train_step(config, None, tokens=512, length=64)
     found = xla_flops_of_training(config, None, one_device_mesh)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM, logits_in_chunks, output_logits
 from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import collectives, hlo
@@ -180,6 +181,65 @@ def test_the_logits_of_the_whole_batch_never_exist(config):
     print(f"logits {logits}, whole {whole}, chunked {chunked}")
     assert whole >= logits
     assert chunked < logits / 2
+
+
+def _loss_in_chunks(x_BLD, table_VD, weights_BL):
+    def logits_of(x_BCD):
+        return jnp.einsum("BCD,VD->BCV", x_BCD, table_VD)
+
+    targets_BL = jnp.zeros(weights_BL.shape, jnp.int32)
+    return losses.chunked_cross_entropy(logits_of, x_BLD, targets_BL, weights_BL, 4)[0]
+
+
+@pytest.mark.parametrize(("trained", "products"), [((0, 1), 3), ((0,), 2), ((2,), 1)])
+def test_logits_of_a_chunk_are_made_once_and_gradients_only_of_what_is_trained(trained, products):
+    """Logits, the gradient of the states, and that of the table: a product each, in one loop."""
+    arrays = jnp.ones((2, 8, 16)), jnp.ones((64, 16)), jnp.ones((2, 8))
+    compiled = jax.jit(jax.grad(_loss_in_chunks, trained)).lower(*arrays).compile().as_text()
+    assert compiled.count(" dot(") == products
+    assert compiled.count(" while(") == 1
+
+
+def test_a_chunked_loss_has_the_gradient_of_its_weights_and_a_second_one():
+    """Of equal logits every target costs log V; and gradients of gradients are JAX's own."""
+    rng = np.random.default_rng(3)
+    x_BLD, table_VD = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 6, 4), (7, 4)))
+    weights_BL = jnp.asarray(rng.random((2, 6)), jnp.float32)
+    of_weights = jax.grad(_loss_in_chunks, 2)(0 * x_BLD, table_VD, weights_BL)
+    np.testing.assert_allclose(of_weights, np.log(7), rtol=1e-6)
+
+    def whole(scale):
+        logits_BLV = jnp.einsum("BLD,VD->BLV", scale * x_BLD, table_VD)
+        nll_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - logits_BLV[..., 0]
+        return jnp.sum(nll_BL * weights_BL)
+
+    def second(loss):
+        return float(jax.grad(jax.grad(loss))(0.7))
+
+    in_chunks = second(lambda scale: _loss_in_chunks(scale * x_BLD, table_VD, weights_BL))
+    assert in_chunks == pytest.approx(second(whole), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "chunk", "rows", "expected"),
+    [
+        ("cpu", None, 4, 64),
+        ("cpu", 32, 4, 32),
+        ("cpu", 512, 1000, 1),
+        ("cpu", None, 1, None),
+        ("tpu", None, 4, None),
+        ("tpu", 128, 4, 128),
+        ("tpu", 256, 4, None),
+    ],
+)
+def test_a_cpu_makes_logits_of_few_positions_at_once(monkeypatch, platform, chunk, rows, expected):
+    monkeypatch.setattr(kernels, "platform_in_use", lambda: platform)
+    assert losses.positions_at_once(chunk, rows, 256) == expected
+
+
+def test_a_mesh_on_cpu_counts_the_rows_of_a_device():
+    with meshes.sharding_scope(meshes.create_mesh({"data": 4, "model": 2})):
+        assert losses.positions_at_once(None, 64, 128) == 16
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
