@@ -198,7 +198,8 @@ def positions_at_once(chunk: int | None, num_rows: int, length: int) -> int | No
     """Of how many positions of each row logits exist at once; of all where None.
 
     At most `chunk`, and fewer on a CPU, where what is made of logits then stays in its caches
-    (`benchmarks/loss_places.py`).
+    (`benchmarks/loss_places.py`). Chunks are of one size, so that the last one is not mostly
+    padding.
 
     Args:
       chunk: as configured; None where memory sets no bound.
@@ -208,7 +209,9 @@ def positions_at_once(chunk: int | None, num_rows: int, length: int) -> int | No
     bound = length if chunk is None else chunk
     if kernels.platform_in_use() == "cpu":
         bound = min(bound, max(1, _PLACES_ON_CPU * kernels.parts_of_rows() // num_rows))
-    return bound if bound < length else None
+    if bound >= length:
+        return None
+    return -(-length // -(-length // bound))
 
 
 def split_positions(x_BL: jax.Array, chunk: int) -> jax.Array:

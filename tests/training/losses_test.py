@@ -230,6 +230,8 @@ def test_a_chunked_loss_has_the_gradient_of_its_weights_and_a_second_one():
         ("tpu", None, 4, None),
         ("tpu", 128, 4, 128),
         ("tpu", 256, 4, None),
+        ("tpu", 255, 4, 128),  # Not 255, of which the second would hold one position.
+        ("cpu", 100, 1, 86),
     ],
 )
 def test_a_cpu_makes_logits_of_few_positions_at_once(monkeypatch, platform, chunk, rows, expected):
