@@ -1,6 +1,6 @@
 """Training steps on this CPU by the places of a batch whose logits exist at once.
 
-    python benchmarks/loss_places.py [--places=0,1024,256,64] [--rounds=5]
+    python -m benchmarks.loss_places [--places=0,1024,256,64] [--rounds=5]
 
 Two layers of width 256 over GPT-2's vocabulary, in float32; 0 stands for all places at once. The
 sides take turns in one process. Printed for each batch: seconds a step, the median over rounds with

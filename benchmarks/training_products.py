@@ -1,6 +1,6 @@
 """Seconds that the products of a training step take alone on this CPU: the floor of `training`.
 
-    python benchmarks/training_products.py [--repeats=9]
+    python -m benchmarks.training_products [--repeats=9]
 
 A step of 4 rows of 256 tokens at GPT-2's small size, in float32. Each product with a weight is made
 three times, for the result and for the gradients of both operands, in the layouts of a step; scores
