@@ -228,7 +228,7 @@ def advance(
         # A row that waits stays where it is: behind its cache there is no room.
         index = jnp.where(goes_R, cache[_INDEX], slots.cache[_INDEX])
         here_RT = jnp.arange(program.max_new_tokens) == slots.step_R[:, None]
-        step_R = slots.step_R + goes_R
+        step_R = slots.step_R + goes_R.astype(slots.step_R.dtype)
         ended_R = is_end(token_R, program.end_ids) | (step_R == program.max_new_tokens)
         return t + 1, dataclasses.replace(
             slots,

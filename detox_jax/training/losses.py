@@ -90,8 +90,9 @@ def growing_squared_error(
       is_text_BL: which tokens are no padding; padding stands on the right.
       weights_B: of the texts.
     """
-    place_BL = jnp.cumsum(is_text_BL, axis=-1) * is_text_BL
-    n_B1 = jnp.sum(is_text_BL, axis=-1, keepdims=True)
+    counts_BL = is_text_BL.astype(jnp.int32)
+    place_BL = jnp.cumsum(counts_BL, axis=-1) * counts_BL
+    n_B1 = jnp.sum(counts_BL, axis=-1, keepdims=True, dtype=jnp.int32)
     share_BL = 2 * place_BL / jnp.maximum(n_B1 * (n_B1 + 1), 1)
     errors_B = jnp.sum(share_BL * (values_BL - targets_B[:, None]) ** 2, axis=-1)
     weights_B = weights_B.astype(jnp.float32)

@@ -185,7 +185,7 @@ class Discriminated:
         # The prompt's last token is in its likelihood already.
         drawn_R = jnp.take_along_axis(text["next_RV"], token_R[:, None], axis=-1)[:, 0]
         difference_R = text["difference_R"] + jnp.where(text["starts_R"], 0.0, drawn_R)
-        read_R = text["tokens_R"] + ~text["starts_R"]
+        read_R = text["tokens_R"] + jnp.where(text["starts_R"], 0, 1)
         after = {
             "difference_R": difference_R,
             "tokens_R": read_R,

@@ -136,7 +136,9 @@ def log_clean(
       scale: of the mean difference.
       bias: log-odds of the clean class before anything is read.
     """
-    return jax.nn.log_sigmoid(scale * difference_RV / tokens_R[:, None] + bias)
+    return jax.nn.log_sigmoid(
+        scale * difference_RV / tokens_R[:, None].astype(difference_RV.dtype) + bias
+    )
 
 
 def desired_mask(

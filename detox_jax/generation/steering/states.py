@@ -115,8 +115,10 @@ def _read(
     index_L = jnp.arange(tokens_BL.shape[1])
     last_tokens, skipped_tokens = span
     first_B1 = jnp.maximum(lengths_B - last_tokens, skipped_tokens)[:, None]
-    counts_BL = (index_L >= first_B1) & (index_L < lengths_B[:, None])
-    share_BL = counts_BL / jnp.sum(counts_BL, axis=1, keepdims=True)
+    is_read_BL = (index_L >= first_B1) & (index_L < lengths_B[:, None])
+    share_BL = is_read_BL.astype(jnp.float32) / jnp.sum(
+        is_read_BL, axis=1, keepdims=True, dtype=jnp.float32
+    )
     if site == edits.FINAL:
         return jnp.einsum("BL...,BL->B...", states, share_BL)
     return jnp.einsum("NBL...,BL->BN...", states, share_BL)

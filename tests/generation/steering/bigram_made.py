@@ -59,7 +59,7 @@ class Bigram(nn.Module):
         ready = self.has_variable("cache", "codes")
         codes = self.variable("cache", "codes", jnp.zeros, (1, B, 1, L, 1), jnp.float32)
         index = self.variable("cache", "cache_index", jnp.zeros, (1, B), jnp.int32)
-        codes_BL = sum((tokens_BL == code) * number for code, number in _MODES.items())
+        codes_BL = sum(jnp.where(tokens_BL == code, number, 0) for code, number in _MODES.items())
         mode_BL = jax.lax.cummax(codes_BL.astype(jnp.int32), axis=1)
         new = codes_BL.astype(jnp.float32)[None, :, None, :, None]
         if ready and ahead:
