@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import gpt2, training
+from detox_jax.models.config import TransformerConfig
 
 _PLACES = training.ROWS * training.LENGTH
-_VOCAB = -(-gpt2.VOCAB_SIZE // 128) * 128
+_VOCAB = TransformerConfig(**gpt2.SIZES).padded_vocab_size
 # Inputs, outputs, and how many of them a step has.
 _WEIGHTS = {
     "attention's projections": (gpt2.WIDTH, gpt2.WIDTH, 4 * gpt2.LAYERS),

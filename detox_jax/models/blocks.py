@@ -136,7 +136,7 @@ def _row_gradients(
     mask_LM: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of a row's queries, keys and values, summed over its blocks in float32."""
-    sums = k_LGK.dtype if k_LGK.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    sums = dtype_of_sums(k_LGK)
     dk_LGK, dv_LGK = jnp.zeros(k_LGK.shape, sums), jnp.zeros(v_LGK.shape, sums)
     dq_blocks = []
     for start, end in _bounds(len(q_LHK), _GRADIENT_BLOCK):
@@ -152,6 +152,11 @@ def _row_gradients(
         dv_LGK = dv_LGK.at[:end].add(dv_block.astype(sums))
     dq_LHK = jnp.concatenate(dq_blocks)
     return dq_LHK, dk_LGK.astype(k_LGK.dtype), dv_LGK.astype(v_LGK.dtype)
+
+
+def dtype_of_sums(x: jax.Array) -> jnp.dtype:
+    """For sums over parts of what is like `x`, which two bytes a number would round each time."""
+    return x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 def _bounds(length: int, block: int) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from detox_jax.models import kernels, transformer
+from detox_jax.models import blocks, kernels, transformer
 
 # Places of a batch whose logits a CPU makes at once: products want no more, caches hold no more.
 _PLACES_ON_CPU = 256
@@ -154,7 +154,10 @@ def _chunks_forward(
 ) -> tuple[jax.Array, Any]:
     """The loss and its gradients; of a table that is not trained there is none to sum."""
     values = [table.value for table in tables]
-    zeros = [_zeros_to_sum(table.value) if table.perturbed else None for table in tables]
+    zeros = [
+        jnp.zeros_like(table.value, blocks.dtype_of_sums(table.value)) if table.perturbed else None
+        for table in tables
+    ]
 
     def add(sums: Any, part: Any) -> Any:
         x_BCD, targets_BC, weights_BC = part
@@ -180,14 +183,9 @@ def _chunks_forward(
     return total, (of_tables, *of_parts)
 
 
-def _zeros_to_sum(table: jax.Array) -> jax.Array:
-    """For a sum over chunks, which two bytes a number would round again and again."""
-    return jnp.zeros(table.shape, jnp.promote_types(table.dtype, jnp.float32))
-
-
 def _chunks_backward(_: Any, gradients: Any, factor: jax.Array) -> tuple[Any, Any, None, Any]:
     of_tables, dx_NBCD, dweights_NBC = jax.tree.map(
-        lambda x: (x * factor).astype(x.dtype), gradients
+        lambda x: (x.astype(blocks.dtype_of_sums(x)) * factor).astype(x.dtype), gradients
     )
     return of_tables, dx_NBCD, None, dweights_NBC
 

@@ -1,10 +1,3 @@
 """Decoding and steering never mix dtypes by accident, as models do not."""
 
-import jax
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def strict_dtype_promotion():
-    with jax.numpy_dtype_promotion("strict"):
-        yield
+from tests.models.conftest import strict_dtype_promotion as strict_dtype_promotion

@@ -221,6 +221,22 @@ def test_a_chunked_loss_has_the_gradient_of_its_weights_and_a_second_one():
     assert in_chunks == pytest.approx(second(whole), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_chunked_loss_mixes_no_dtypes_by_accident(dtype):
+    arrays = jnp.ones((2, 8, 16), dtype), jnp.ones((64, 16), dtype), jnp.ones((2, 8))
+
+    def loss(x_BLD, table_VD, weights_BL):
+        def logits_of(x_BCD):
+            return jnp.einsum("BCD,VD->BCV", x_BCD, table_VD).astype(jnp.float32)
+
+        ids_BL = jnp.zeros(weights_BL.shape, jnp.int32)
+        return losses.chunked_cross_entropy(logits_of, x_BLD, ids_BL, weights_BL, 4)[0]
+
+    with jax.numpy_dtype_promotion("strict"):
+        gradients = jax.grad(loss, (0, 1, 2))(*arrays)
+    assert [g.dtype for g in gradients] == [x.dtype for x in arrays]
+
+
 @pytest.mark.parametrize(
     ("platform", "chunk", "rows", "expected"),
     [
