@@ -192,7 +192,8 @@ class Decoder:
             most_rows=num_rows * num_samples,
             limit=program.max_new_tokens,
             shards=self._shards,
-            has_prefill=bucket > 1,
+            bucket=bucket,
+            num_params=sum(x.size for x in jax.tree.leaves(self.params)),
         )
         ended: dict[int, dict[int, Sample]] = {}
         state = None

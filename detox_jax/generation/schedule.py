@@ -16,8 +16,9 @@ _PARTS = 16
 # The rows that may be done before others take their places, as a part of all. Where prompts are
 # prefilled more of them wait for each other.
 _WAITING, _WAITING_FOR_PREFILL = 16, 8
-# The steps of rows that a smaller batch must save to be worth its compilation, some seconds.
-_WORTH = 512
+# What another size of a program must save to be worth its compilation, which takes some seconds:
+# steps of rows, and operations, of which steps of a small model have few.
+_WORTH_STEPS, _WORTH_OPERATIONS = 512, 10**11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Schedule:
         most_rows: int,
         limit: int,
         shards: int,
-        has_prefill: bool,
+        bucket: int,
+        num_params: int,
     ):
         """Schedules all samples of all prompts, in order.
 
@@ -63,16 +65,22 @@ class Schedule:
           most_rows: the largest batch, a multiple of `shards`.
           limit: tokens of a sample.
           shards: equal parts of the batch, which are filled apart.
-          has_prefill: whether a prompt costs a prefill.
+          bucket: to which prompts are padded; of one token nothing is prefilled.
+          num_params: of the network, each two operations of a row's step.
         """
         self._num_prompts, self._num_samples = num_prompts, num_samples
-        self._limit, self._shards, self._has_prefill = limit, shards, has_prefill
+        self._limit, self._shards = limit, shards
         self._most_rows = most_rows
+        self._has_prefill = bucket > 1
+        self._worth = max(_WORTH_STEPS, _WORTH_OPERATIONS // (2 * num_params))
+        # Insertions of few prompts save about so many of the largest, each a batch of its prompts.
+        saved = _WAITING_FOR_PREFILL * num_prompts * bucket
+        self._inserts_few = self._has_prefill and saved >= self._worth
         self._next = 0
         self.row_steps = 0
         # Continuations run to their limit, mostly: 400 of them take two turns of 200 rows, and not
         # one of 250 and one of 150 in the same 250.
-        turns = -(-self._waiting // most_rows) if has_prefill else 1
+        turns = -(-self._waiting // most_rows) if self._has_prefill else 1
         self.num_rows = self._size(min(most_rows, -(-self._waiting // max(1, turns))))
         self._steps = np.zeros(self.num_rows, int)
         self._sample: list[int | None] = [None] * self.num_rows
@@ -125,7 +133,7 @@ class Schedule:
             for step, sample in zip(self._steps, self._sample, strict=True)
             if sample is not None
         ]
-        return (self.num_rows - rows) * max(steps, default=0) >= _WORTH
+        return (self.num_rows - rows) * max(steps, default=0) >= self._worth
 
     def fill(self) -> Filling | None:
         """Puts waiting samples into free rows, as many as one insertion takes; None if there are
@@ -158,10 +166,10 @@ class Schedule:
         return Filling(prompts, room, source_R, sample_R)
 
     def _room(self, rows: int) -> int:
-        """The prompts a shard of an insertion into so many of its rows: one of two numbers."""
+        """The prompts a shard of an insertion into so many of its rows: at most two numbers."""
         most = -(-self.num_rows // (self._shards * self._num_samples))
         few = -(-self._patience // self._num_samples) + (self._num_samples > 1)
-        fits = self._has_prefill and -(-rows // self._num_samples) <= few
+        fits = self._inserts_few and -(-rows // self._num_samples) <= few
         return min(few, most) if fits else most
 
     def advance(self, step_R: np.ndarray, done_R: np.ndarray) -> list[tuple[int, int, int]]:

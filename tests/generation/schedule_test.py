@@ -8,6 +8,7 @@ from detox_jax.generation.schedule import Schedule
 # The most prompts at once, samples of each, shards; the first are the demo's.
 SHAPES = [(10, 25, 1), (8, 25, 1), (32, 25, 1), (150, 1, 1), (4, 8, 1), (16, 1, 8), (8, 25, 4)]
 LIMIT = 20  # tokens of a sample
+GPT2 = 124_000_000  # parameters
 
 
 def _decode(schedule, lengths, shards):
@@ -58,7 +59,8 @@ def test_every_turn_takes_a_step_and_every_sample_ends_once(rows, samples, shard
             most_rows=rows * samples,
             limit=LIMIT,
             shards=shards,
-            has_prefill=True,
+            bucket=16,
+            num_params=GPT2,
         )
         ended, sizes = _decode(schedule, lengths, shards)
         assert sorted(ended) == [(n, sample) for n in range(prompts) for sample in range(samples)]
@@ -66,21 +68,48 @@ def test_every_turn_takes_a_step_and_every_sample_ends_once(rows, samples, shard
         assert all(size % shards == 0 for size in sizes)
 
 
-def test_the_last_samples_go_on_in_a_smaller_batch():
-    """One sample of 250 takes all steps: a batch of 250 rows halves once it alone is left."""
+@pytest.mark.parametrize(("num_params", "smaller"), [(GPT2, [16]), (675_328, [])])
+def test_the_last_samples_go_on_in_a_smaller_batch(num_params, smaller):
+    """One sample of 250 takes all steps: a batch of 250 rows halves once it alone is left.
+
+    Not with a model as small as the demo's, which takes all of its steps while that is compiled.
+    """
     lengths = np.ones((10, 25), int)
     lengths[3, 7] = 100
-    schedule = Schedule(10, 25, most_rows=250, limit=100, shards=1, has_prefill=True)
+    schedule = Schedule(
+        10, 25, most_rows=250, limit=100, shards=1, bucket=16, num_params=num_params
+    )
     ended, sizes = _decode(schedule, lengths, shards=1)
-    assert ended[-1] == (3, 7)
-    assert sizes == [250, 16]
-    assert schedule.row_steps == 250 + 99 * 16
+    assert len(set(ended)) == 250 and ended[-1] == ((3, 7) if smaller else (9, 24))
+    assert sizes == [250, *smaller]
+    assert schedule.row_steps == 250 + 99 * sizes[-1]
 
 
 @pytest.mark.parametrize(("prompts", "row_steps"), [(16, 416), (10, 250), (20, 500), (3, 80)])
 def test_continuations_that_reach_their_limit_take_equal_turns(prompts, row_steps):
     """16 prompts in place of 10 at a time took 500 rows' steps for 400 samples."""
-    schedule = Schedule(prompts, 25, most_rows=250, limit=LIMIT, shards=1, has_prefill=True)
+    schedule = Schedule(
+        prompts, 25, most_rows=250, limit=LIMIT, shards=1, bucket=16, num_params=GPT2
+    )
     lengths = np.full((prompts, 25), LIMIT)
     assert len(_decode(schedule, lengths, 1)[0]) == prompts * 25
     assert schedule.row_steps == row_steps * LIMIT
+
+
+@pytest.mark.parametrize(("num_params", "rooms"), [(GPT2, {10, 3}), (675_328, {10})])
+def test_few_prompts_are_inserted_by_a_program_of_their_own(num_params, rooms):
+    """Those of a small model are prefilled, with padding, by the program that all of them take."""
+    lengths = np.random.default_rng(0).integers(1, LIMIT, (112, 25))
+    schedule = Schedule(
+        112, 25, most_rows=250, limit=LIMIT, shards=1, bucket=16, num_params=num_params
+    )
+    fill, seen = schedule.fill, set()
+
+    def counted():
+        filling = fill()
+        seen.update({filling.room} if filling else ())
+        return filling
+
+    schedule.fill = counted
+    assert len(_decode(schedule, lengths, 1)[0]) == 112 * 25
+    assert seen == rooms
