@@ -28,8 +28,11 @@ MACRO = "gin.macro"
 # A percent sign, a fraction, a decimal comma: how people write a share.
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 # What errors about a place to write to say, and the macros that name one.
-_OF_WRITING = re.compile(r": is a file; give a directory to write to|: cannot be written: ")
+_OF_WRITING = re.compile(
+    r": is a file; give a directory to write to|: cannot be written: |[;,] (or )?choose another\b"
+)
 _WRITTEN = re.compile(r"(OUTPUT_DIR|MODEL_DIR|SHEETS_DIR|TO|TO_HF|TO_T5X)=")
+_MACRO_LABEL = re.compile(r"[A-Z][A-Z0-9_]*=")
 _EXAMPLES = {
     "task_feature_lengths": "{'targets': 128}",
     "mesh_shape": "{'fsdp': 4, 'model': 2}",
@@ -149,13 +152,21 @@ def under_its_setting(message: str) -> str:
         for place, label in _texts_by_setting()
         if place and message.startswith(f"{place}: ") and not message.startswith(label)
     ]
+    writes = bool(_OF_WRITING.search(message))
+    labels.sort(key=lambda label: _rank(label, writes))
+    if not labels:
+        return message
+    first = [label for label in labels if _rank(label, writes) == _rank(labels[0], writes)]
+    # Settings that by mistake name one place: which of them is meant only the verb knows.
+    alike = [label[:-1] for label in dict.fromkeys(first) if _MACRO_LABEL.fullmatch(label)]
+    return f"{', '.join(alike)}={message}" if len(alike) > 1 else f"{labels[0]}{message}"
+
+
+def _rank(label: str, writes: bool) -> tuple[bool, bool]:
+    """How well a setting fits an error, the lowest best."""
     # Within a dict a text is a place; alone, or in a list, it may be a name: BASELINE, ONLY. Of one
     # place that is read and written the error says which it is about.
-    writes = bool(_OF_WRITING.search(message))
-    labels.sort(
-        key=lambda label: (bool(_WRITTEN.match(label)) != writes, not label.endswith("': "))
-    )
-    return f"{labels[0]}{message}" if labels else message
+    return bool(_WRITTEN.match(label)) != writes, not label.endswith("': ")
 
 
 def _texts_by_setting() -> Iterator[tuple[str, str]]:

@@ -33,6 +33,8 @@ from detox_jax.errors import (
     UserError,
     in_one_line,
     no_access,
+    of_environment,
+    out_of_memory,
     peers_are_late,
     storage_trouble,
     without_role,
@@ -144,6 +146,8 @@ def _main(argv: Sequence[str]) -> int:
             return _report(UserError(without_role(error)))
         if preemption.behind(error) is not error:
             return _report(error)
+        if of_environment(error) or out_of_memory(error):
+            return _report(error)
         raise
     return 0
 
@@ -201,6 +205,7 @@ def _report(error: BaseException) -> int:
     """Prints what ended a verb; returns the exit status."""
     preemption.ending()
     error = preemption.behind(error)
+    error = of_environment(error) or out_of_memory(error) or error
     if (trouble := storage_trouble(error)) is not None and isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")

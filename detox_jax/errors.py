@@ -28,6 +28,11 @@ _STORAGE_WORDS = re.compile(
 )
 
 
+# How JAX refuses what a variable of the environment says, while it is imported.
+_OF_JAX = re.compile(
+    r"""invalid truth value '(.*)' for environment '(JAX_\w+)'"""
+    r"""|Invalid value "(.*)" for JAX flag (jax_\w+)"""
+)
 _TRANSLATED = re.compile(r'File "([^"\n]+)", line (\d+), in ')
 _MADE = "__autograph_generated_file"
 
@@ -83,6 +88,35 @@ def is_of_storage(error: BaseException) -> bool:
     """Whether the storage or the network is at fault for an error, and not what was read."""
     found = isinstance(error, Unavailable) or storage_trouble(error) is not None
     return found or no_access(error)
+
+
+def of_environment(error: BaseException) -> UserError | None:
+    """The mistake in a variable that JAX reads, where an error is about one.
+
+    It arises wherever JAX is imported first, such as in a gin file, which is not at fault.
+    """
+    found = _OF_JAX.search(str(error))
+    if found is None or isinstance(error, UserError | Unavailable):
+        return None
+    value, name = found.group(1, 2) if found[2] else found.group(3, 4)
+    return UserError(
+        f"the environment variable {name.upper()} is {value!r}, which JAX does not take; unset it, "
+        "or give it a value that JAX's documentation names"
+    )
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """What is said where the memory of a device or of the host does not suffice; else None."""
+    if isinstance(error, UserError | Unavailable):
+        return None
+    said = in_one_line(error)
+    of_device = "RESOURCE_EXHAUSTED" in said and "memory" in said.lower()
+    if not of_device and not isinstance(error, MemoryError):
+        return None
+    return UserError(
+        f"out of memory ({said}); lower BATCH_SIZE, or raise ACCUMULATION_STEPS of a training "
+        "(docs/PARALLELISM.md)"
+    )
 
 
 def lacks_role(error: BaseException | None) -> bool:

@@ -18,7 +18,14 @@ from typing import Any, TypeVar
 from gin import config_parser
 
 from detox_jax import extras
-from detox_jax.errors import UserError, is_of_storage, nearest, own_line, suggestion
+from detox_jax.errors import (
+    UserError,
+    is_of_storage,
+    nearest,
+    of_environment,
+    own_line,
+    suggestion,
+)
 
 # What gin raises for a line that it cannot read, or a name in it that does not exist: an open
 # bracket is the tokenizer's own error, and thousands of brackets are too deep for Python's parser.
@@ -150,6 +157,8 @@ def parsed(parse: Callable[[], _Result], where: str) -> _Result:
         with _without_doubled_keys():
             return parse()
     except Exception as error:  # A module of the user's may raise any.
+        if wrong := of_environment(error):
+            raise wrong from None
         own = own_line(error)
         if is_of_storage(error) or (own is None and not isinstance(error, _GIN_ERRORS)):
             raise

@@ -132,6 +132,16 @@ def test_an_error_about_a_file_gets_the_macro_that_names_it():
     named = bound_values.under_its_setting
     assert named("typo.jsonl: no such file") == "INPUT=typo.jsonl: no such file"
     assert named("other.jsonl: no such file") == "other.jsonl: no such file"
+    # One place for two settings: the error does not tell which of them is meant.
+    checked("pair", "--gin.INPUT=base", "--gin.CHECKPOINT_PATH=base", "--gin.OUTPUT_DIR=base")
+    said = "base: holds the output of `convert`, which is no text"
+    assert named(said) == f"INPUT, CHECKPOINT_PATH={said}"
+    for said in (
+        "base: holds the output of `convert`; choose another",
+        "base: holds output made with other settings (x: 1 there, 2 now); remove this directory "
+        "alone (rm -r base), or choose another; outputs beside it are kept",
+    ):
+        assert named(said) == f"OUTPUT_DIR={said}"
 
 
 def test_an_error_about_a_file_within_a_setting_says_whose_it_is(tmp_path):

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -42,6 +44,43 @@ def test_what_is_none_of_it_stays_what_it_is(error):
     with pytest.raises(type(error), match=str(error).replace("[", r"\[")):
         with errors.writing("place"):
             raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes."),
+        MemoryError("Unable to allocate 3.00 GiB for an array"),
+    ],
+)
+def test_memory_that_does_not_suffice_is_one_line(error, tmp_path, monkeypatch, capsys):
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text('{"id": "1", "text": "The bus was late."}\n')
+
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "prepared", exhausted)
+    given = ["score", f"--input={documents}", f"--output={tmp_path / 'scored'}"]
+    assert cli.main(given) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"detox-jax: error: out of memory ({error}); lower BATCH_SIZE")
+    assert said.count("\n") == 1
+    assert errors.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: quota")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("JAX_ENABLE_X64", "banana"), ("JAX_NUM_CPU_DEVICES", "two")]
+)
+def test_a_variable_that_jax_does_not_take_is_named_and_no_gin_file(name, value, tmp_path):
+    verb = ["generate", "--checkpoint=c", "--input=i", f"--output={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "detox_jax.cli", *verb, "--dry_run"]
+    ended = subprocess.run(
+        command, env={**os.environ, name: value}, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 2
+    said = f"detox-jax: error: the environment variable {name} is '{value}', which JAX does not"
+    assert ended.stderr.startswith(said) and ended.stderr.count("\n") == 1
 
 
 def test_a_full_disk_is_one_line_and_exit_1(tmp_path, monkeypatch, capsys):

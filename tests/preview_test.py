@@ -133,6 +133,7 @@ def test_what_steers_a_row_is_there_or_is_made_by_the_run(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="STEERING Experts.expert: mine: no such file"):
         steering.check_files([experts])
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.json").write_text("{}")
     steering.check_files([experts])
     with pytest.raises(UserError, match="Experts.anti: run/models/anti: no such file"):
         steering.check_files(methods["experts"].decoding["steering"])

@@ -62,18 +62,31 @@ def require_fitted(
     Raises:
       UserError: where there is none, or an unfinished one, or one of another model.
     """
-    path = epath.Path(directory)
-    manifest = manifests.read_manifest(path) if path.exists() else None
-    if manifest is None or manifest["verb"] != verb:
-        raise UserError(f"{owner}: {directory} holds {nothing}; give an output of `{verb}`{how}")
-    if not manifest["complete"]:
-        raise UserError(f"{owner}: {directory} is unfinished; rerun the `{verb}` that writes it")
+    manifest = require_finished(owner, directory, verb, nothing=nothing, how=how)
     theirs = manifest["settings"]["checkpoint"]["fingerprint"]
     if theirs not in models:
         ours = ", ".join(f"{name} is {fingerprint}" for fingerprint, name in models.items())
         raise UserError(
             f"{owner}: {directory} was {made} on model {theirs}, but {ours}; run `{verb}` on it"
         )
+    return manifest
+
+
+def require_finished(
+    owner: str, directory: str, verb: str, *, nothing: str = "none", how: str = ""
+) -> dict[str, Any]:
+    """The manifest of a finished output of a verb; see `require_fitted`.
+
+    Raises:
+      UserError: where there is none, or an unfinished one.
+    """
+    path = epath.Path(directory)
+    is_ours = (path / manifests.MANIFEST).exists()
+    manifest = manifests.read_manifest(path) if is_ours else None
+    if manifest is None or manifest["verb"] != verb:
+        raise UserError(f"{owner}: {directory} holds {nothing}; give an output of `{verb}`{how}")
+    if not manifest["complete"]:
+        raise UserError(f"{owner}: {directory} is unfinished; rerun the `{verb}` that writes it")
     return manifest
 
 

@@ -258,7 +258,7 @@ def _preview(arguments: Mapping[str, Any], decoding: Decoding) -> Step:
     if isinstance(checkpoint_path, preview.Coming):
         return Step("generate", output_dir)
     _check_tags(checkpoint_path, decoding.behind)
-    steering_lib.check_vocabularies(decoding.steering, checkpoint_path)
+    steering_lib.check_fit(decoding.steering, checkpoint_path)
     if (model := arguments["model"]) is not None:
         config = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0]).config
         checkpoints.check_architecture(model, config, checkpoint_path)

@@ -171,7 +171,7 @@ def choices(
         steering_lib.check_files(steering)
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
-            steering_lib.check_vocabularies(steering, checkpoint_path)
+            steering_lib.check_fit(steering, checkpoint_path)
         for task in by_name.values():
             seqio_tasks.describe_source(task, next(iter(task.splits)))
         again = preview.lacks(output_dir, "tasks", by_name)

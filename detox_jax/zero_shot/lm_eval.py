@@ -142,7 +142,7 @@ def lm_eval(
     if check_only:
         outputs.check(output_dir, "lm_eval", known, parts=parts)
         steering_lib.check_files(steering)
-        steering_lib.check_vocabularies(steering, checkpoint_path)
+        steering_lib.check_fit(steering, checkpoint_path)
         with _notes_on_stderr():
             import_harness()
             _task_manager(names, include_path)

@@ -43,7 +43,7 @@ class ActivationOffset:
         all.
     """
 
-    files: ClassVar = ("vectors",)
+    files: ClassVar = {"vectors": vectors_lib.VERB}
 
     vectors: str
     strength: float | None = None
@@ -101,7 +101,7 @@ class AffineSteering:
       everywhere: also where the fitted probe does not take the state for a toxic one.
     """
 
-    files: ClassVar = ("vectors",)
+    files: ClassVar = {"vectors": vectors_lib.VERB}
 
     vectors: str
     strength: float = 1.0

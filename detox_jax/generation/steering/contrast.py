@@ -16,7 +16,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.steering import formulas, models
 from detox_jax.generation.steering.branches import Branches
 from detox_jax.generation.steering.one_pass import Text
-from detox_jax.generation.steering.steering import Distribution, Loaded, State, is_token
+from detox_jax.generation.steering.steering import MODEL, Distribution, Loaded, State, is_token
 
 _FORMS = ("logits", "probabilities")
 _ANNOUNCEMENT = "The following text is rude, hostile, and full of insults and threats.\n\n"
@@ -50,7 +50,7 @@ class PrefixContrast:
         the sampling's own where None.
     """
 
-    files: ClassVar = ("prefix",)
+    files: ClassVar = {"prefix": MODEL}
 
     text: str | None = None
     prefix: str | None = None

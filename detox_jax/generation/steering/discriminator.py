@@ -16,7 +16,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.steering import branches as branches_lib
 from detox_jax.generation.steering import formulas, models, one_pass
 from detox_jax.generation.steering.branches import Branches
-from detox_jax.generation.steering.steering import Distribution, Loaded, State, is_token
+from detox_jax.generation.steering.steering import MODEL, Distribution, Loaded, State, is_token
 
 # In a state, beside the places of branches, which count from 0.
 _TEXT = -1
@@ -45,7 +45,7 @@ class GenerativeDiscriminator:
       filter_threshold: tau: tokens whose P(clean) is at least this, the bias added, stay.
     """
 
-    files: ClassVar = ("model", "clean", "dirty")
+    files: ClassVar = {"model": MODEL, "clean": MODEL, "dirty": MODEL}
 
     model: str | None = None
     codes: tuple[str, str] | None = None

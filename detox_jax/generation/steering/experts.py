@@ -16,7 +16,7 @@ from detox_jax.generation.steering import branches as branches_lib
 from detox_jax.generation.steering import formulas, models
 from detox_jax.generation.steering.branches import Branches
 from detox_jax.generation.steering.one_pass import Text
-from detox_jax.generation.steering.steering import Distribution, Loaded, State
+from detox_jax.generation.steering.steering import MODEL, Distribution, Loaded, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Experts:
       base: what the experts are adaptations of, where it is not the steered model.
     """
 
-    files: ClassVar = ("expert", "anti", "base")
+    files: ClassVar = {"expert": MODEL, "anti": MODEL, "base": MODEL}
 
     expert: str | None = None
     anti: str | None = None

@@ -32,7 +32,7 @@ class LinearSteering:
         of that text out.
     """
 
-    files: ClassVar = ("linear",)
+    files: ClassVar = {"linear": _VERB}
 
     linear: str
     strength: float = 5.0

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from detox_jax import manifests
+from detox_jax.checkpoints import array_file, places
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.checkpoints import places
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import formulas, lookahead, models
@@ -35,7 +34,7 @@ class RewardAugmented:
       k: candidates; a step costs as many rows of the small model.
     """
 
-    files: ClassVar = ("reward",)
+    files: ClassVar = {"reward": places.REWARD_VERB}
 
     reward: str
     beta: float = 50.0
@@ -59,13 +58,7 @@ class RewardAugmented:
         """
         owner = "RewardAugmented.reward"
         model_dir, _ = checkpoints.resolve(self.reward, is_reward=True)
-        is_ours = (model_dir / manifests.MANIFEST).exists()
-        manifest = manifests.read_manifest(model_dir) if is_ours else {}
-        if manifest.get("verb") != places.REWARD_VERB or not manifest.get("complete"):
-            raise UserError(
-                f"{owner}: {self.reward} is no finished reward model; give one of "
-                f"`{places.REWARD_VERB}`"
-            )
+        array_file.require_finished(owner, str(model_dir), places.REWARD_VERB)
         shared = models.Base.of_steered(base)
         model = models.read_expert(owner, self.reward, base, shared, mesh, is_reward=True)
         config = model.module.config

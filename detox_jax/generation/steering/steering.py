@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -25,12 +25,14 @@ from flax import struct
 from jax.sharding import Mesh
 
 from detox_jax import output_settings, preview
-from detox_jax.checkpoints import identity, places
+from detox_jax.checkpoints import array_file, identity, places
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints.model_dir import LoadedModel, ModelSpec
 from detox_jax.errors import UserError
 from detox_jax.generation import sampling as sampling_lib
 from detox_jax.generation.steering import formulas
+
+MODEL = "model"  # In a method's `files`: a checkpoint of a language model, whichever verb wrote it.
 
 # Arrays by the axis that their rows are on: 0, or 1 for a cache, whose axis 0 are the layers, or 2
 # where models are stacked before them.
@@ -154,7 +156,8 @@ class Method(Protocol):
     """What a user names in STEERING: a frozen dataclass of numbers and places.
 
     One that is no distribution over all tokens says why in `unscored`, see `scoring`; one that
-    reads files names the fields that hold their places in `files`.
+    reads files names the fields that hold their places in `files`, with the verb that writes each,
+    or `MODEL`, where that is to be checked before any work.
     """
 
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
@@ -199,24 +202,41 @@ def check(methods: Sequence[Method]) -> None:
 
 
 def check_files(methods: Sequence[Method]) -> None:
-    """Refuses methods whose files are not there, but for those that are still `preview.Coming`.
+    """Refuses methods whose files are not there, or not what the verb that they need has written.
+
+    Those that are still `preview.Coming` may be missing.
 
     Raises:
       UserError: naming the method's field, and the place.
     """
     for method in methods:
-        for field in getattr(method, "files", ()):
+        files = getattr(method, "files", ())
+        for field in files:
             place: str | None = getattr(method, field)
             if place is None or isinstance(place, preview.Coming):
                 continue
+            owner = f"{type(method).__name__}.{field}"
             if not epath.Path(place).exists():
-                raise UserError(
-                    f"STEERING {type(method).__name__}.{field}: {place}: no such file or directory"
-                )
+                raise UserError(f"STEERING {owner}: {place}: no such file or directory")
+            if isinstance(files, Mapping):
+                _check_kind(owner, place, files[field])
 
 
-def check_vocabularies(methods: Sequence[Method], checkpoint_path: str) -> None:
-    """Refuses models of other vocabularies than that of the model that they steer.
+def _check_kind(owner: str, place: str, written_by: str | None) -> None:
+    """Refuses what is there and not of its verb; or no file, where no verb writes it."""
+    if written_by == MODEL:
+        try:
+            places.require(place)
+        except UserError as error:
+            raise UserError(f"{owner}: {error}") from None
+    elif written_by is not None:
+        array_file.require_finished(owner, str(places.split(place)[0]), written_by)
+    elif epath.Path(place).is_dir():
+        raise UserError(f"{owner}: {place}: a directory; give a file")
+
+
+def check_fit(methods: Sequence[Method], checkpoint_path: str) -> None:
+    """Refuses models of other vocabularies than the steered one's, and what was fitted on others.
 
     Args:
       methods: their files are there, or still `preview.Coming`.
@@ -226,15 +246,22 @@ def check_vocabularies(methods: Sequence[Method], checkpoint_path: str) -> None:
       UserError: naming the method's field, and the model.
     """
     steered = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
+    fingerprints = identity.fingerprint_ahead(checkpoint_path).among if methods else None
+    fitted_on = dict.fromkeys(fingerprints or (), "the model")
+    if steered.base is not None:
+        fitted_on[steered.base["fingerprint"]] = "its base"
     for method in methods:
-        for field in getattr(method, "files", ()):
+        files = getattr(method, "files", ())
+        for field in files:
             place: str | None = getattr(method, field)
             if place is None or isinstance(place, preview.Coming):
                 continue
+            owner = f"{type(method).__name__}.{field}"
             model_dir = places.split(place)[0]
             if (model_dir / places.MODEL_FILE).exists():
-                owner = f"{type(method).__name__}.{field}"
                 require_vocabulary(owner, place, checkpoints.read_spec(model_dir), steered)
+            elif fingerprints and isinstance(files, Mapping) and files[field] is not None:
+                array_file.require_fitted(owner, place, files[field], fitted_on)
 
 
 def require_vocabulary(owner: str, path: str, spec: ModelSpec, steered: ModelSpec) -> None:

@@ -103,7 +103,7 @@ class SubspaceMargin:
         sampling's.
     """
 
-    files: ClassVar = ("subspace",)
+    files: ClassVar = {"subspace": _VERB}
 
     subspace: str
     beta: float = 1.0

@@ -16,6 +16,7 @@ from detox_jax.errors import UserError
 from detox_jax.models import edits
 
 FILE = "vectors.npz"
+VERB = "steer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +74,11 @@ def read(owner: str, directory: str, base: LoadedModel, rules: Collection[str]) 
       UserError: for no or unfinished vectors, and for those of another model or rule.
     """
     models = array_file.model_or_base(base)
-    manifest = array_file.require_fitted(owner, directory, "steer", models, nothing="no vectors")
+    manifest = array_file.require_fitted(owner, directory, VERB, models, nothing="no vectors")
     rule, site = manifest["rule"], manifest["site"]
     if rule not in rules or site not in edits.SITES:
         raise UserError(
             f"{owner}: {directory} holds vectors of rule {rule!r}; needed: {', '.join(rules)}"
         )
-    digest, arrays = array_file.read(epath.Path(directory) / FILE, "steer")
+    digest, arrays = array_file.read(epath.Path(directory) / FILE, VERB)
     return Vectors(rule, site, arrays, directory, digest)

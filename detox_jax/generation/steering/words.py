@@ -46,7 +46,7 @@ class BannedWords:
       words_file: one phrase a line, `#` before comments; the package's own mild insults where None.
     """
 
-    files: ClassVar = ("words_file",)
+    files: ClassVar = {"words_file": None}
 
     words_file: str | None = None
 

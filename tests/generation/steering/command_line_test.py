@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, outputs
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.vocabulary import Vocabulary
 from tests.generation.steering import made
@@ -63,6 +63,34 @@ def misfits(model_dir, config, vocabulary, one_device_mesh, tmp_path_factory):
         "vectors": made.save_vectors(root / "vectors", base, "in_context"),
         "words": str(root / "none.txt"),
     }
+
+
+@pytest.mark.parametrize(
+    ("binding", "place", "message"),
+    [
+        ("experts.Experts.anti", "texts", "no model.json; it is an output of `score`"),
+        ("contrast.PrefixContrast.prefix", "vectors", "no model.json; it is an output of `steer`"),
+        ("activations.ActivationOffset.vectors", "texts", "holds none; give an output of `steer`"),
+        ("activations.AffineSteering.vectors", "model", "holds none; give an output of `steer`"),
+        ("activations.ActivationOffset.vectors", "vectors", "was fitted on model .*, but the mod"),
+        ("subspace.SubspaceMargin.subspace", "vectors", "holds none; give an output of `fit_sub"),
+        ("linear.LinearSteering.linear", "vectors", "holds none; give an output of `train_linear`"),
+        ("reward.RewardAugmented.reward", "model", "holds none; give an output of `train_reward`"),
+        ("words.BannedWords.words_file", "texts", "texts: a directory; give a file"),
+    ],
+)
+def test_what_another_verb_wrote_is_refused_before_any_work(
+    flags, misfits, model_dir, tmp_path, capsys, binding, place, message
+):
+    outputs.OutputDirectory(str(tmp_path / "texts"), "score", {}).finish()
+    path = {"model": model_dir, **misfits}.get(place, str(tmp_path / place))
+    method, _, field = binding.rpartition(".")
+    steering = f"--gin.STEERING=[@{method}()]"
+    more = (f"--gin.OUTPUT_DIR={tmp_path / 'out'}", steering, f"--gin.{binding}={path}")
+    assert cli.main([*flags, *more, "--dry_run"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"detox-jax: error: {method.partition('.')[2]}.{field}: {path}")
+    assert re.search(message, said) and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

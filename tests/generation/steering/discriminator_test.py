@@ -120,6 +120,7 @@ def test_models_that_do_not_fit(steered, adapted, config, one_device_mesh, tmp_p
 @pytest.mark.parametrize("missing", ["model", "clean", "dirty"])
 def test_models_that_are_not_there_are_named_before_any_work(missing, tmp_path):
     here, nowhere = str(tmp_path), str(tmp_path / "nowhere")
+    (tmp_path / "model.json").write_text("{}")
     if missing == "model":
         method = Discriminator(nowhere, ("a", "b"))
     else:

@@ -123,7 +123,7 @@ def test_the_vocabulary_of_another_checkpoint_is_refused(model_dir, tmp_path, ca
 def test_what_is_no_reward_of_the_model(
     trained, steered, model_dir, config, one_device_mesh, tmp_path
 ):
-    with pytest.raises(UserError, match="is no finished reward model; give one of `train_reward`"):
+    with pytest.raises(UserError, match="holds none; give an output of `train_reward`"):
         RewardAugmented(model_dir).load(steered, one_device_mesh)
     with pytest.raises(UserError, match="no such checkpoint"):
         RewardAugmented(f"{tmp_path}/none").load(steered, one_device_mesh)
