@@ -155,11 +155,21 @@ def under_its_setting(message: str) -> str:
     writes = bool(_OF_WRITING.search(message))
     labels.sort(key=lambda label: _rank(label, writes))
     if not labels:
-        return message
+        return f"{_of_a_directory(message)}{message}"
     first = [label for label in labels if _rank(label, writes) == _rank(labels[0], writes)]
     # Settings that by mistake name one place: which of them is meant only the verb knows.
     alike = [label[:-1] for label in dict.fromkeys(first) if _MACRO_LABEL.fullmatch(label)]
     return f"{', '.join(alike)}={message}" if len(alike) > 1 else f"{labels[0]}{message}"
+
+
+def _of_a_directory(message: str) -> str:
+    """The setting that names the directory in which the file lies that an error begins with."""
+    inside = [
+        (len(place), label)
+        for place, label in _texts_by_setting()
+        if place.strip("./") and message.startswith(f"{place.rstrip('/')}/")
+    ]
+    return re.sub("=$", ": ", max(inside)[1]) if inside else ""
 
 
 def _rank(label: str, writes: bool) -> tuple[bool, bool]:

@@ -132,6 +132,10 @@ def test_an_error_about_a_file_gets_the_macro_that_names_it():
     named = bound_values.under_its_setting
     assert named("typo.jsonl: no such file") == "INPUT=typo.jsonl: no such file"
     assert named("other.jsonl: no such file") == "other.jsonl: no such file"
+    checked("report", "--gin.RESULTS=scored", "--gin.OUTPUT_DIR=o")
+    said = "scored/results.json: no such file"
+    assert named(said) == f"RESULTS: {said}"
+    assert named("scored-other/results.json: no") == "scored-other/results.json: no"
     # One place for two settings: the error does not tell which of them is meant.
     checked("pair", "--gin.INPUT=base", "--gin.CHECKPOINT_PATH=base", "--gin.OUTPUT_DIR=base")
     said = "base: holds the output of `convert`, which is no text"

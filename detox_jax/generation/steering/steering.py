@@ -247,7 +247,7 @@ def check_fit(methods: Sequence[Method], checkpoint_path: str) -> None:
     """
     steered = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
     fingerprints = identity.fingerprint_ahead(checkpoint_path).among if methods else None
-    fitted_on = dict.fromkeys(fingerprints or (), "the model")
+    fitted_on: dict[str, str] = dict.fromkeys(fingerprints or (), "the model")
     if steered.base is not None:
         fitted_on[steered.base["fingerprint"]] = "its base"
     for method in methods:
