@@ -141,13 +141,14 @@ class Objective(Protocol):
         """
         ...
 
-    def check(self, task: Any, *, length: int, base: str | None = None) -> None:
+    def check(self, task: Any, *, length: int, base: Collection[str] | None = None) -> None:
         """Refuses data that the loss cannot be computed of, before any work.
 
         Args:
           task: of seqio.
           length: of a row, in tokens.
-          base: fingerprint of the model that training starts from; None where it is not known yet.
+          base: what the fingerprint of the model that training starts from can be; None where
+            nothing is known of it yet.
 
         Raises:
           UserError: naming what is wrong with the data.
@@ -211,7 +212,7 @@ class LanguageModeling(Objective):
             task, batch_size=batch_size, length=length, use_cached=self.use_cached
         )
 
-    def check(self, task: Any, *, length: int, base: str | None = None) -> None:
+    def check(self, task: Any, *, length: int, base: Collection[str] | None = None) -> None:
         """See `Objective`."""
         del length, base
         if "targets" not in task.output_features:

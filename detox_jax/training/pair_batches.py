@@ -84,13 +84,19 @@ class PairTask:
         return data.vocabulary_of(self.task)
 
     def check(
-        self, split: str, *, base: str | None, needs_reference: bool, needs_toxicity: bool
+        self,
+        split: str,
+        *,
+        base: Collection[str] | None,
+        needs_reference: bool,
+        needs_toxicity: bool,
     ) -> int:
         """Reads a split once and refuses pairs that cannot be trained on.
 
         Args:
           split: of the task.
-          base: fingerprint of the model that training starts from; None where it is not known.
+          base: what the fingerprint of the model that training starts from can be; None where
+            nothing is known of it.
           needs_reference: whether every pair needs likelihoods, those of `base`.
           needs_toxicity: whether every side needs a score.
 
@@ -98,7 +104,7 @@ class PairTask:
           The number of pairs.
 
         Raises:
-          UserError: naming the first such pair.
+          UserError: naming the first such pair, of those that are too long the longest.
         """
         if {"prompt", *SIDES} - set(self.task.output_features):
             raise UserError(
@@ -106,45 +112,47 @@ class PairTask:
                 "MIXTURE_OR_TASK_NAME=@preferences.pairs_task(), as the files of "
                 "gin_configs/training do"
             )
-        count, vocabulary = 0, self._vocabulary
+        count, vocabulary, longest = 0, self._vocabulary, (0, "")
         for example in self.examples(split, None):
             count += 1
             where = f"task {self.task.name!r}: pair {example['id'].decode()!r}"
             for name in ("prompt", *SIDES):
                 vocabulary.require_tokens(example[name], f"{where}: the ids of its {name!r}")
             for side in SIDES:
-                self._check_length(example, side, where)
+                if not len(example[side]):
+                    raise UserError(f"{where}: its side {side!r} has no token")
+                size = len(example["prompt"]) + len(example[side])  # The last token is not read.
+                longest = max(longest, (size, where))
                 if needs_toxicity and np.isnan(example[f"{side}_toxicity"]):
                     raise UserError(
                         f"{where} has no toxicity of its side {side!r}; mine pairs of scored text"
                     )
                 if needs_reference:
                     _check_reference(example, side, base, where)
-        return count
-
-    def _check_length(self, example: Mapping[str, Any], side: str, where: str) -> None:
-        size = len(example["prompt"]) + len(example[side])  # The last token is not read.
-        if not len(example[side]):
-            raise UserError(f"{where}: its side {side!r} has no token")
+        size, where = longest
         if size > self.length:
             raise UserError(
                 f"{where} has {size} tokens, more than TASK_FEATURE_LENGTHS: a cut one would have "
                 f"another likelihood; set TASK_FEATURE_LENGTHS to {{'targets': {size}}} or more, "
                 "or leave the pair out"
             )
+        return count
 
 
-def _check_reference(example: Mapping[str, Any], side: str, base: str | None, where: str) -> None:
+def _check_reference(
+    example: Mapping[str, Any], side: str, base: Collection[str] | None, where: str
+) -> None:
     model = example["reference_model"].decode()
     if not model:
         raise UserError(
             f"{where} has no likelihoods of a reference model; run `pair` with CHECKPOINT_PATH, "
             "or set REFERENCE_FREE=True"
         )
-    if base is not None and model != base:
+    if base is not None and model not in base:
         raise UserError(
-            f"{where} has likelihoods of the model {model}, but training starts from {base}; run "
-            "`pair` with CHECKPOINT_PATH=INITIAL_CHECKPOINT_PATH"
+            f"{where} has likelihoods of the model {model}, but training starts from "
+            f"{' or '.join(base)}; run `pair` with "
+            "CHECKPOINT_PATH=INITIAL_CHECKPOINT_PATH"
         )
     if (tokens := int(example[f"{side}_reference_tokens"])) != len(example[side]):
         raise UserError(

@@ -116,7 +116,7 @@ class PairObjective(Objective, abc.ABC):
         examples = PairTask(task, length, batch_size).examples("train", None)
         return sum(1 for _ in examples) / batch_size
 
-    def check(self, task: Any, *, length: int, base: str | None = None) -> None:
+    def check(self, task: Any, *, length: int, base: Collection[str] | None = None) -> None:
         """See `Objective`."""
         for split in task.splits:
             PairTask(task, length, 1).check(

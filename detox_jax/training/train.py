@@ -136,7 +136,8 @@ def train(
             arguments, mesh, computation, task, vocabulary, documents, seqio_tasks.tags_of(task)
         )
         if step.counts:  # There is something to do, and the lengths are known.
-            objective.check(task, length=task_feature_lengths["targets"])
+            ahead = _fingerprints_ahead(initial_checkpoint_path)
+            objective.check(task, length=task_feature_lengths["targets"], base=ahead)
         return [step]
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint, strict)
     config = computation.configure(_resolve_config(model, base, vocabulary))
@@ -144,7 +145,7 @@ def train(
     rows_at_once = meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
     with meshes.sharding_scope(mesh):
         kernel, why = kernels.choose(config, rows_at_once, length)
-    objective.check(task, length=length, base=base.fingerprint if base else _NO_MODEL)
+    objective.check(task, length=length, base=(base.fingerprint if base else _NO_MODEL,))
     if objective.reads_base() and base is None:
         raise UserError("KL_TO_BASE needs a base to stay near to: set INITIAL_CHECKPOINT_PATH")
     if probe is not None:
@@ -322,6 +323,11 @@ def _settings_ahead(
         None if path is None else identity.fingerprint_ahead(path),
         measured,
     )
+
+
+def _fingerprints_ahead(path: str | None) -> tuple[str, ...] | None:
+    """What the fingerprint of the model can be that training is going to start from."""
+    return (_NO_MODEL,) if path is None else identity.fingerprint_ahead(path).among
 
 
 def _has_steps(model_dir: str) -> bool:

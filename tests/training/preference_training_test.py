@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -196,10 +197,15 @@ def test_what_does_not_fit_is_found_before_any_work(command, tmp_path, capsys, c
 def test_pairs_without_likelihoods_or_with_those_of_another_model(command, tmp_path, capsys):
     plain = write_pairs(tmp_path / "plain.jsonl")
     other = write_pairs(tmp_path / "other.jsonl", model="another")
+    own = tmp_path / "own.jsonl"
     files = {"VALIDATION_INPUT": None}
     error = mistake(command(tmp_path / "m", INPUT=plain, **files), capsys)
     assert "has no likelihoods of a reference model; run `pair` with CHECKPOINT_PATH" in error
     error = mistake(command(tmp_path / "m", INPUT=other, **files), capsys)
+    starts_from = re.search("of the model another, but training starts from ([0-9a-f]+);", error)
+    assert starts_from
+    write_pairs(own, model=starts_from[1])
+    error = mistake(command(tmp_path / "m", INPUT=own, **files), capsys)
     assert "its reference read 1 tokens of the side 'chosen'" in error
     assert not epath.Path(tmp_path / "m").exists()
 
@@ -213,6 +219,17 @@ def test_likelihoods_of_another_base(pairs, command, tmp_path, capsys):
     settings = {"INPUT": tmp_path / "other.jsonl", "VALIDATION_INPUT": None}
     error = mistake(command(tmp_path / "m", **settings), capsys)
     assert "has likelihoods of the model another, but training starts from" in error
+    assert mistake([*command(tmp_path / "m", **settings), "--dry_run"], capsys) == error
+
+
+def test_of_pairs_that_are_too_long_the_longest_is_named(pairs, command, tmp_path, capsys):
+    """A length that is enough for it is enough for all: one command mends the mistake."""
+    first = {"TASK_FEATURE_LENGTHS": "{'targets': 8}", "VALIDATION_INPUT": None}
+    error = mistake([*command(tmp_path / "m", **first), "--dry_run"], capsys)
+    enough = re.search(r"set TASK_FEATURE_LENGTHS to (\{'targets': \d+\}) or more", error)
+    assert enough
+    second = {**first, "TASK_FEATURE_LENGTHS": enough[1]}
+    assert cli.main([*command(tmp_path / "m", **second), "--dry_run"]) == 0
     assert not (tmp_path / "m").exists()
 
 
