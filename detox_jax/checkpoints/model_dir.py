@@ -271,7 +271,13 @@ def find_base(recorded: str, model_dir: epath.Path) -> str:
     for candidate in (_beside(model_dir, recorded), epath.Path(recorded)):
         if (places.split(candidate)[0] / places.MODEL_FILE).exists():
             return str(candidate)
-    raise UserError(f"{model_dir}: its base model {recorded} is gone; put it back")
+    place = (
+        os.path.normpath(str(_beside(model_dir, recorded))) if "://" not in recorded else recorded
+    )
+    raise UserError(
+        f"{model_dir}: its base model {recorded} is gone: looked for at {place}; put it back, or "
+        "the adaptation, where that was moved without it"
+    )
 
 
 def shown_base(spec: ModelSpec, model_dir: epath.Path) -> str:

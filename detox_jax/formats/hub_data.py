@@ -124,7 +124,7 @@ def repository(repo: str, revision: str | None) -> Repository:
         return Repository(repo, revision, str(info.sha), names)
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise _refusal(repo, revision, error) from None
-    except _transport_errors() as error:  # no network
+    except transport_errors() as error:  # no network
         cached = _cached(repo, revision)
         if cached is None:
             raise _refusal(repo, revision, error) from None
@@ -162,12 +162,12 @@ def _download(repo: str, revision: str | None, names: tuple[str, ...]) -> epath.
             revision=revision,
             allow_patterns=[glob.escape(name) for name in names],
         )
-    except _transport_errors() as error:
+    except transport_errors() as error:
         raise _refusal(repo, revision, error) from None
     return epath.Path(snapshot)
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
+def transport_errors() -> tuple[type[Exception], ...]:
     """Errors of the HTTP library that the hub's is built on: requests, httpx or httpx2 by version.
 
     The hub's own are among them.

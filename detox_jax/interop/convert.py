@@ -194,6 +194,8 @@ def _preview(given: Mapping[str, str], results: str | None, base: str | None) ->
             adapter = peft_import.open_adapter(epath.Path(source))
             if base is None:
                 peft_import.require_base(adapter)
+            else:
+                peft_import.check_whole(base, checkpoints.read_spec(checkpoints.resolve(base)[0]))
         elif not (epath.Path(source) / huggingface.CONFIG_FILE).exists():
             ours = (epath.Path(source) / places.MODEL_FILE).exists()
             hint = "; it is a checkpoint of this package: --from exports it, to --to_hf=DIR" * ours

@@ -7,6 +7,7 @@ import re
 from etils import epath
 
 from detox_jax.errors import UserError
+from detox_jax.formats import hub_data
 
 # Weights as safetensors only: a pickle may run code.
 PATTERNS = (
@@ -80,6 +81,6 @@ def _download(repo: str, revision: str | None) -> str:
             "no directory here, not in the hub's cache, and the hub cannot be reached (no "
             "network, or HF_HUB_OFFLINE=1); download it elsewhere and give its directory"
         )
-    except (errors.HfHubHTTPError, OSError) as error:
+    except hub_data.transport_errors() as error:
         reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
     raise UserError(f"{repo}{at}: {reason}")

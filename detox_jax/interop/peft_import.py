@@ -99,6 +99,16 @@ def require_base(adapter: Adapter) -> None:
 # --- the base -----------------------------------------------------------------------------------
 
 
+def check_whole(base: str, spec: checkpoints.ModelSpec) -> None:
+    """Refuses a base that is an adaptation.
+
+    Raises:
+      UserError: naming it.
+    """
+    if spec.adaptation is not None:
+        raise UserError(f"BASE {base}: is itself an adaptation; give its base")
+
+
 def check_base(adapter: Adapter, base: Checkpoint, ignored: Sequence[str]) -> None:
     """Refuses a base that is not the one that was adapted.
 
@@ -111,8 +121,7 @@ def check_base(adapter: Adapter, base: Checkpoint, ignored: Sequence[str]) -> No
       UserError: naming both.
     """
     file = adapter.directory / ADAPTER_FILE
-    if base.spec.adaptation is not None:
-        raise UserError(f"BASE {base.model_dir}: is itself an adaptation; give its base")
+    check_whole(str(base.model_dir), base.spec)
     if BASE_FIELD in ignored:
         return
     same = f'; if they are the same model, say so: --gin.IGNORE_FIELDS="[{BASE_FIELD!r}]"'

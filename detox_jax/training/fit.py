@@ -53,7 +53,13 @@ class Budget:
         steps = self.train_steps
         if steps is None:
             assert self.epochs is not None
-            steps = round(self.epochs * batches_per_epoch())
+            batches = batches_per_epoch()
+            steps = round(self.epochs * batches)
+            if steps < 1 and self.epochs and batches:
+                raise UserError(
+                    f"nothing to train: the data fills {batches:.2g} batches, and EPOCHS is "
+                    f"{self.epochs:g}; lower BATCH_SIZE, or set EPOCHS higher"
+                )
         if steps < 1:
             raise UserError(f"nothing to train: {steps} steps; set TRAIN_STEPS or EPOCHS higher")
         return steps

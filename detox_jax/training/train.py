@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ FREE = (
     "coming",
 )  # see `output_settings`
 
+_FEW = 8  # documents of a packed row: as few as this may be no batch, which a check counts
 _NO_MODEL = "random weights"  # in the place of a fingerprint
 _NO_BASE = (
     "ADAPTATION needs a model to adapt: set INITIAL_CHECKPOINT_PATH, or ADAPTATION=None to train "
@@ -137,7 +139,13 @@ def train(
         )
         if step.counts:  # There is something to do, and the lengths are known.
             ahead = _fingerprints_ahead(initial_checkpoint_path)
-            objective.check(task, length=task_feature_lengths["targets"], base=ahead)
+            length = task_feature_lengths["targets"]
+            objective.check(task, length=length, base=ahead)
+            passes = budget.epochs or math.inf
+            if documents is not None and documents * passes <= _FEW * batch_size:
+                budget.steps(
+                    lambda: objective.batches_per_epoch(task, batch_size=batch_size, length=length)
+                )
         return [step]
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint, strict)
     config = computation.configure(_resolve_config(model, base, vocabulary))

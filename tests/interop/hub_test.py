@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import errors
 
 from detox_jax.errors import UserError
+from detox_jax.formats import hub_data
 from detox_jax.interop import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -73,6 +74,18 @@ def test_refusals_of_the_hub(kind, message, monkeypatch):
     with pytest.raises(UserError, match=message) as raised:
         hub.resolve("owner/model", "v1")
     assert "owner/model at revision 'v1'" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_address_that_is_none_is_a_line(monkeypatch):
+    """As of HF_ENDPOINT=banana, of which the HTTP library's own error is no error of the hub's."""
+    (transport,) = {*hub_data.transport_errors()} - {OSError}
+
+    def download(*args, **kwargs):
+        raise transport("Request URL is missing an 'http://' or 'https://' protocol.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(UserError, match="^owner/model: the hub did not give it: Request URL is mi"):
+        hub.resolve("owner/model")
 
 
 def test_offline_takes_the_cache_alone(tmp_path):

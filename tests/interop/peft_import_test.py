@@ -340,8 +340,10 @@ def test_a_base_that_was_trained_further_is_another(llama, tmp_path, model_dir):
     with pytest.raises(UserError, match="was trained further here; give what"):
         convert.convert(**settings, base=str(tmp_path / "base"))
     convert.convert(**settings, base=str(llama / "base"))
-    with pytest.raises(UserError, match="is itself an adaptation"):
-        convert.convert(from_hf=settings["from_hf"], to=str(tmp_path / "more"), base=settings["to"])
+    for check_only in (True, False):
+        with pytest.raises(UserError, match="is itself an adaptation"):
+            more = {**settings, "to": str(tmp_path / "more"), "base": settings["to"]}
+            convert.convert(**more, check_only=check_only)
 
 
 # --- against PEFT -----------------------------------------------------------------------------

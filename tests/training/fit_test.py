@@ -38,9 +38,15 @@ def test_a_budget_is_one_of_the_two(given):
         Budget(**given)
 
 
-@pytest.mark.parametrize("budget", [Budget(train_steps=0), Budget(epochs=0.1)])
-def test_a_budget_is_at_least_one_update(budget):
-    with pytest.raises(UserError, match="^nothing to train: 0 steps; set TRAIN_STEPS or EPOCHS"):
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget(train_steps=0), "0 steps; set TRAIN_STEPS or EPOCHS"),
+        (Budget(epochs=0.1), "the data fills 4 batches, and EPOCHS is 0.1; lower BATCH_SIZE"),
+    ],
+)
+def test_a_budget_is_at_least_one_update(budget, said):
+    with pytest.raises(UserError, match=f"^nothing to train: {said}"):
         budget.steps(lambda: 4.0)
 
 

@@ -222,6 +222,12 @@ def test_likelihoods_of_another_base(pairs, command, tmp_path, capsys):
     assert mistake([*command(tmp_path / "m", **settings), "--dry_run"], capsys) == error
 
 
+def test_data_that_fills_no_batch_is_found_before_any_work(command, tmp_path, capsys):
+    few = {"TRAIN_STEPS": None, "EPOCHS": 1, "BATCH_SIZE": 4096, "VALIDATION_INPUT": None}
+    error = mistake([*command(tmp_path / "m", **few), "--dry_run"], capsys)
+    assert re.search(r"the data fills 0\.\d+ batches, and EPOCHS is 1; lower BATCH_SIZE", error)
+
+
 def test_of_pairs_that_are_too_long_the_longest_is_named(pairs, command, tmp_path, capsys):
     """A length that is enough for it is enough for all: one command mends the mistake."""
     first = {"TASK_FEATURE_LENGTHS": "{'targets': 8}", "VALIDATION_INPUT": None}
