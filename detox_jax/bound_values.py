@@ -163,11 +163,16 @@ def under_its_setting(message: str) -> str:
 
 
 def _of_a_directory(message: str) -> str:
-    """The setting that names the directory in which the file lies that an error begins with."""
+    """The setting that names the directory in which the file lies that an error begins with.
+
+    What lies in an output the verb has put there: nobody named it.
+    """
     inside = [
         (len(place), label)
         for place, label in _texts_by_setting()
-        if place.strip("./") and message.startswith(f"{place.rstrip('/')}/")
+        if place.strip("./")
+        and message.startswith(f"{place.rstrip('/')}/")
+        and not _WRITTEN.match(re.sub("[:=] ?$", "=", label))
     ]
     return re.sub("=$", ": ", max(inside)[1]) if inside else ""
 

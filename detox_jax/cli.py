@@ -162,10 +162,16 @@ def _run(arguments: Arguments) -> int:
             print(f"{gin.config_str()}\n{preview.lines(steps)}")
             return 0
         with directory_lock.at_work():
-            if arguments.verb in HOST_VERBS:
-                processes.current().first_does(configured)
-                return 0
-            return configured() or 0
+            try:
+                if arguments.verb in HOST_VERBS:
+                    processes.current().first_does(configured)
+                    return 0
+                return configured() or 0
+            except UserError as error:
+                # What only the work itself meets is named as the check would have named it.
+                if (said := under_its_setting(str(error))) != str(error):
+                    raise UserError(said) from None
+                raise
 
 
 def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Step]]:

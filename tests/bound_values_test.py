@@ -135,6 +135,7 @@ def test_an_error_about_a_file_gets_the_macro_that_names_it():
     checked("report", "--gin.RESULTS=scored", "--gin.OUTPUT_DIR=o")
     said = "scored/results.json: no such file"
     assert named(said) == f"RESULTS: {said}"
+    assert named("o/report.html: cannot be read") == "o/report.html: cannot be read"
     assert named("scored-other/results.json: no") == "scored-other/results.json: no"
     # One place for two settings: the error does not tell which of them is meant.
     checked("pair", "--gin.INPUT=base", "--gin.CHECKPOINT_PATH=base", "--gin.OUTPUT_DIR=base")

@@ -264,7 +264,10 @@ def _identity_row(row: dict[str, str]) -> dict[str, str]:
 
 def _checked(path: Path, reader: Callable[[Path], Iterator[_T]]) -> list[_T]:
     if not path.is_file():
-        raise UserError(f"{path}: missing; set DETOX_JAX_DATA to the directory of labelled text")
+        raise UserError(
+            f"{path}: missing; set DATA_DIR, or the environment variable DETOX_JAX_DATA, to the "
+            "directory of labelled text"
+        )
     try:
         return list(reader(path))
     except UserError:

@@ -114,7 +114,10 @@ def test_platt_recovers_the_curve():
 
 def test_missing_data(labelled_dir, tmp_path, capsys, monkeypatch):
     assert run(tmp_path, tmp_path / "out") == 2
-    assert "rtp/prompts_dev.jsonl: missing; set DETOX_JAX_DATA" in capsys.readouterr().err
+    assert (
+        "rtp/prompts_dev.jsonl: missing; set DATA_DIR, or the environment variable DETOX"
+        in capsys.readouterr().err
+    )
     monkeypatch.delenv("DETOX_JAX_DATA", raising=False)
     assert cli.main(["train_scorer", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 2
     assert "set --gin.DATA_DIR" in capsys.readouterr().err
