@@ -51,15 +51,16 @@ class Control:
         names = ("size_of", "lengths_of", "apart_from")
         return {name: path for name in names if (path := getattr(self, name)) is not None}
 
-    def check(self) -> None:
-        """Looks whether the files are there, but for those that are to come.
+    def check(self, aside: bad_records_lib.Aside | None = None) -> None:
+        """Looks whether the files are there and begin as they must, but for those that are to come.
 
         Raises:
-          UserError: naming what is missing.
+          UserError: naming what is missing, or of another kind.
         """
-        for path in self.files.values():
+        for name, path in self.files.items():
             if not isinstance(path, preview.Coming):
-                records.resolve_files(path)
+                read = records.read_records if name == "apart_from" else records.read_documents
+                next(read(path, aside), None)
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """What stands for each argument in settings.

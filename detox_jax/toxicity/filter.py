@@ -195,7 +195,7 @@ def _preview(
     bad_records: bad_records_lib.BadRecords,
 ) -> Step:
     """What there is to select from."""
-    control.check()
+    control.check(bad_records_lib.opened(bad_records, writes=False))
     selections.check(selection)
     if isinstance(input, preview.Coming):
         return Step("filter", output_dir)

@@ -34,6 +34,16 @@ def other(tmp_path):
     )
 
 
+@pytest.mark.parametrize("setting", ["LENGTHS_OF", "SIZE_OF"])
+def test_prompts_in_place_of_documents_are_found_before_any_work(scored, tmp_path, capsys, setting):
+    prompts = write(tmp_path / "prompts.jsonl", [{"id": "p", "prompt": {"text": "The bus"}}])
+    for more in (["--dry_run"], []):
+        assert run(scored, tmp_path / "out", f"--gin.{setting}={prompts}", *more) == 2
+        said = f"detox-jax: error: {setting}={prompts}: holds prompts (record 'p'), expected doc"
+        assert capsys.readouterr().err.startswith(said)
+        assert not (tmp_path / "out").exists()
+
+
 def lengths(directory):
     return collections.Counter(len(row["text"].split()) for row in read(directory))
 
