@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +162,12 @@ def _run(arguments: Arguments) -> int:
         if arguments.dry_run:
             print(f"{gin.config_str()}\n{preview.lines(steps)}")
             return 0
-        with directory_lock.at_work():
-            try:
-                if arguments.verb in HOST_VERBS:
-                    processes.current().first_does(configured)
-                    return 0
-                return configured() or 0
-            except UserError as error:
-                # What only the work itself meets is named as the check would have named it.
-                if (said := under_its_setting(str(error))) != str(error):
-                    raise UserError(said) from None
-                raise
+        # What only the work itself meets is named as the check would have named it.
+        with directory_lock.at_work(), _naming_settings():
+            if arguments.verb in HOST_VERBS:
+                processes.current().first_does(configured)
+                return 0
+            return configured() or 0
 
 
 def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Step]]:
@@ -200,9 +196,16 @@ def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Ste
 
 def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
     """Checks what the verb is going to do, and adds its steps."""
-    try:
+    with _naming_settings():
         steps += configured(check_only=True)
         preview.check_room(steps)
+
+
+@contextlib.contextmanager
+def _naming_settings() -> Iterator[None]:
+    """Puts before a mistake in a file or directory the setting that names it."""
+    try:
+        yield
     except UserError as error:
         raise UserError(under_its_setting(str(error))) from None
 

@@ -151,8 +151,7 @@ def _check_reference(
     if base is not None and model not in base:
         raise UserError(
             f"{where} has likelihoods of the model {model}, but training starts from "
-            f"{' or '.join(base)}; run `pair` with "
-            "CHECKPOINT_PATH=INITIAL_CHECKPOINT_PATH"
+            f"{' or '.join(base)}; run `pair` with CHECKPOINT_PATH=INITIAL_CHECKPOINT_PATH"
         )
     if (tokens := int(example[f"{side}_reference_tokens"])) != len(example[side]):
         raise UserError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -32,6 +32,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation import sampling as sampling_lib
 from detox_jax.generation.steering import formulas
 
+_ANYTHING = "anything"  # Of a file about which its method does not say who writes it.
 MODEL = "model"  # In a method's `files`: a checkpoint of a language model, whichever verb wrote it.
 
 # Arrays by the axis that their rows are on: 0, or 1 for a cache, whose axis 0 are the layers, or 2
@@ -209,30 +210,35 @@ def check_files(methods: Sequence[Method]) -> None:
     Raises:
       UserError: naming the method's field, and the place.
     """
+    for owner, place, written_by in _files(methods):
+        if not epath.Path(place).exists():
+            raise UserError(f"STEERING {owner}: {place}: no such file or directory")
+        _check_kind(owner, place, written_by)
+
+
+def _files(methods: Sequence[Method]) -> Iterator[tuple[str, str, str | None]]:
+    """Each place that is given and made by now: whose field it is, the place, who writes it."""
     for method in methods:
         files = getattr(method, "files", ())
-        for field in files:
+        if not isinstance(files, Mapping):  # A user's own method may name its fields alone.
+            files = dict.fromkeys(files, _ANYTHING)
+        for field, written_by in files.items():
             place: str | None = getattr(method, field)
-            if place is None or isinstance(place, preview.Coming):
-                continue
-            owner = f"{type(method).__name__}.{field}"
-            if not epath.Path(place).exists():
-                raise UserError(f"STEERING {owner}: {place}: no such file or directory")
-            if isinstance(files, Mapping):
-                _check_kind(owner, place, files[field])
+            if place is not None and not isinstance(place, preview.Coming):
+                yield f"{type(method).__name__}.{field}", place, written_by
 
 
 def _check_kind(owner: str, place: str, written_by: str | None) -> None:
     """Refuses what is there and not of its verb; or no file, where no verb writes it."""
+    if written_by is None and epath.Path(place).is_dir():
+        raise UserError(f"{owner}: {place}: a directory; give a file")
     if written_by == MODEL:
         try:
             places.require(place)
         except UserError as error:
             raise UserError(f"{owner}: {error}") from None
-    elif written_by is not None:
+    elif written_by not in (None, _ANYTHING):
         array_file.require_finished(owner, str(places.split(place)[0]), written_by)
-    elif epath.Path(place).is_dir():
-        raise UserError(f"{owner}: {place}: a directory; give a file")
 
 
 def check_fit(methods: Sequence[Method], checkpoint_path: str) -> None:
@@ -250,18 +256,12 @@ def check_fit(methods: Sequence[Method], checkpoint_path: str) -> None:
     fitted_on: dict[str, str] = dict.fromkeys(fingerprints or (), "the model")
     if steered.base is not None:
         fitted_on[steered.base["fingerprint"]] = "its base"
-    for method in methods:
-        files = getattr(method, "files", ())
-        for field in files:
-            place: str | None = getattr(method, field)
-            if place is None or isinstance(place, preview.Coming):
-                continue
-            owner = f"{type(method).__name__}.{field}"
-            model_dir = places.split(place)[0]
-            if (model_dir / places.MODEL_FILE).exists():
-                require_vocabulary(owner, place, checkpoints.read_spec(model_dir), steered)
-            elif fingerprints and isinstance(files, Mapping) and files[field] is not None:
-                array_file.require_fitted(owner, place, files[field], fitted_on)
+    for owner, place, written_by in _files(methods):
+        model_dir = places.split(place)[0]
+        if (model_dir / places.MODEL_FILE).exists():
+            require_vocabulary(owner, place, checkpoints.read_spec(model_dir), steered)
+        elif fingerprints and written_by not in (None, _ANYTHING):
+            array_file.require_fitted(owner, place, written_by, fitted_on)
 
 
 def require_vocabulary(owner: str, path: str, spec: ModelSpec, steered: ModelSpec) -> None:
