@@ -43,7 +43,7 @@ docs: $(VENV)/installed-docs
 	$(BIN)/python -m docs_site.links site
 
 # Kills, signals, damage, full disks, fuzzing, a soak (docs/RELIABILITY.md); fuzzing alone takes 600 s
-# for each of 41 readers. A short round: CHAOS_KILLS_IN_SAVES, CHAOS_KILLS, CHAOS_KILLS_OF_ONE,
+# for each reader. A short round: CHAOS_KILLS_IN_SAVES, CHAOS_KILLS, CHAOS_KILLS_OF_ONE,
 # CHAOS_SGEAT_KILLS, CHAOS_SIGNALS, CHAOS_DAMAGES, CHAOS_PAIRS, CHAOS_STORAGE, CHAOS_FUZZ_SECONDS,
 # CHAOS_SOAK_SHARE (in per cent); some classes: CHAOS="-k saves". CHAOS_GO_ON=1 goes on with a round that was
 # broken off. The table is written whatever the outcome.

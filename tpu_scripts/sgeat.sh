@@ -5,8 +5,8 @@
 #   sgeat.sh --name=NAME --zone=ZONE --type=TYPE --bucket=gs://BUCKET/DIR --gin_file=FILE [...]
 #            [-- --gin.NAME=VALUE ...]
 #
-#   --gin_file=FILE   of this checkout, such as gin_configs/experiments/pod.gin; OUTPUT_DIR is
-#                     gs://BUCKET/DIR/NAME whatever it says
+#   --gin_file=FILE   of this checkout, such as the my_run.gin of docs/TPU.md; OUTPUT_DIR
+#                     is gs://BUCKET/DIR/NAME whatever it says
 #   --output=DIR      where the results go on this machine (default runs/NAME)
 #   --dry_run         print what would run if all went well, and stop
 #   --help            this text

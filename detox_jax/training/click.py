@@ -13,9 +13,10 @@ from detox_jax.training.pair_objective import PairObjective, Read, Sum
 
 @dataclasses.dataclass(frozen=True)
 class Click(PairObjective):
-    """NLL(chosen) + gamma * max(0, alpha + NLL(chosen) - NLL(rejected)), a mean over pairs.
+    """NLL(chosen) / tokens + gamma * max(0, alpha + NLL(chosen) - NLL(rejected)), a mean over pairs.
 
-    Both are sums over tokens, which favour short rejected sides: match lengths (`pair` with
+    As in the published code, what is learnt is a mean over the tokens of the chosen side, and the
+    margin is of sums over tokens, which favour short rejected sides: match lengths (`pair` with
     LENGTH_RATIO). No reference is needed (Zheng et al., 2023).
 
     Attributes:
@@ -30,5 +31,5 @@ class Click(PairObjective):
         """See `PairObjective`."""
         margin_B = chosen.log_likelihood_B - rejected.log_likelihood_B
         hinge_B = jax.nn.relu(self.alpha - margin_B)
-        losses_B = self.gamma * hinge_B - chosen.log_likelihood_B
+        losses_B = self.gamma * hinge_B - chosen.log_likelihood_B / chosen.tokens_B
         return jnp.sum(losses_B * weights_B), jnp.sum(weights_B)
