@@ -195,6 +195,25 @@ def without_notes(value: Any) -> Any:
     return [without_notes(item) for item in value] if isinstance(value, list) else value
 
 
+def moved(value: Any, before: str, now: str) -> Any:
+    """Settings whose notes name places below a directory where they are since it was moved.
+
+    Args:
+      value: settings, or a part of them.
+      before: the directory as the notes name it.
+      now: where it is.
+    """
+    if isinstance(value, list):
+        return [moved(item, before, now) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    settings = {key: moved(item, before, now) for key, item in value.items()}
+    note = settings.get(_NOTE)
+    if isinstance(note, str) and note.startswith(f"{before}/"):
+        settings[_NOTE] = now + note.removeprefix(before)
+    return settings
+
+
 def agree(there: Any, now: Any) -> bool:
     """Whether two settings are the same, wherever things were."""
     return without_notes(there) == without_notes(now)

@@ -15,15 +15,18 @@ made once (`shared_steps`). A rerun goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import gin
 from etils import epath
@@ -37,6 +40,7 @@ from detox_jax import (
     preview,
     shared_steps,
     sweep_cells,
+    sweep_rows,
     terminal,
 )
 from detox_jax.errors import UserError
@@ -44,7 +48,7 @@ from detox_jax.evaluation import results_files
 from detox_jax.method import called_verbs
 from detox_jax.method import only as some_rows
 from detox_jax.method.method import BASE
-from detox_jax.parallel import preemption
+from detox_jax.parallel import distributed, preemption
 from detox_jax.preview import Step
 from detox_jax.report import matrix
 from detox_jax.sweep_cells import Axis as Axis  # its name in gin files: `@first/sweep.Axis()`
@@ -116,6 +120,7 @@ def sweep(
                 error = re.sub(r"^ONLY\b", "ROWS", error)
             raise UserError(f"cell {cell.name}: {error}")
         sweep_cells.check_rows(cell, said)
+    sweep_rows.check(cells, checked, seed_axis)
     if check_only:
         return [_step(cell, said) for cell, said in zip(cells, checked, strict=True)]
 
@@ -197,6 +202,7 @@ def _check(gin_files: Any, seed_axis: str | None, axes: Sequence[Axis]) -> None:
     if seed_axis is not None and seed_axis not in [axis.name for axis in axes]:
         names = ", ".join(axis.name for axis in axes)
         raise UserError(f"SEED_AXIS is {seed_axis!r}, and the axes are {names}")
+    sweep_rows.check_axes(axes, seed_axis)
 
 
 # --- cells --------------------------------------------------------------------------------------
@@ -216,9 +222,12 @@ def _figures(cell: Cell) -> epath.Path:
 
 def _step(cell: Cell, checked: Checked) -> Step:
     """A cell as a step of the plan."""
-    done = sum(line.split()[:1] == [preview.DONE] for line in checked.plan)
-    counts = {"steps": len(checked.plan), "of them done": done}
+    counts = {"steps": len(checked.plan), "of them done": sum(_steps_done(checked))}
     return Step("sgeat", f"{_figures(cell)}/report", counts)
+
+
+def _steps_done(checked: Checked) -> list[bool]:
+    return [line.split()[:1] == [preview.DONE] for line in checked.plan]
 
 
 def _digest(checked: Checked) -> str:
@@ -226,9 +235,10 @@ def _digest(checked: Checked) -> str:
 
 
 def _is_done(cell: Cell, checked: Checked) -> bool:
-    """Whether the cell finished with the configuration that it has now."""
+    """Whether the cell finished with the configuration that it has now, and all is still there."""
     mark = _figures(cell) / _CONFIG
-    return mark.exists() and mark.read_text() == _digest(checked)
+    has_finished = mark.exists() and mark.read_text() == _digest(checked)
+    return has_finished and all(_steps_done(checked))
 
 
 def _run(cell: Cell, gin_files: Sequence[str], root: epath.Path) -> str | None:
@@ -236,12 +246,28 @@ def _run(cell: Cell, gin_files: Sequence[str], root: epath.Path) -> str | None:
     (root / "logs").mkdir(parents=True, exist_ok=True)
     log = root / "logs" / f"{cell.name}.log"
     environment = {**os.environ, shared_steps.VARIABLE: str(root / "shared")}
+    # Set for the sweep, which is one process and yet holds the port where processes meet.
+    environment.pop(distributed.MULTIHOST_VARIABLE, None)
     command = [sys.executable, "-m", "detox_jax", *cell.arguments(gin_files)]
-    with log.open("w") as file:
+    with _written_by_a_process(log) as file:
         status = preemption.call(command, file, environment)
     if status in (preemption.AGAIN, preemption.INTERRUPTED):  # A signal came to it alone.
         raise preemption.Stopped(f"{cell.name}: {sweep_cells.last_line(log)}", status=status)
     return f"exit {status}: {sweep_cells.last_line(log)}" if status else None
+
+
+@contextlib.contextmanager
+def _written_by_a_process(log: epath.Path) -> Iterator[IO[str]]:
+    """A file that a process can write to; in a bucket, where there is none, it comes at the end."""
+    if atomic_files.is_local(log):
+        with log.open("w") as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile("w") as file:
+        try:
+            yield file
+        finally:
+            _write(log, Path(file.name).read_bytes())
 
 
 def _write_cells(
@@ -305,7 +331,15 @@ class _Group:
     def digest(self) -> str:
         """Names the places of what is made of just these runs."""
         said = [[name, output_settings.without_notes(row)] for _, _, name, row in self.runs]
-        decided = json.dumps([said, self.first["bootstrap_draws"]], sort_keys=True)
+        # Earlier versions left these answers out; their evaluations stay as they are.
+        others = {
+            name: answers.name
+            for _, row, name, settings in self.runs
+            if (answers := epath.Path(_choices(settings) or row)).name != row
+        }
+        decided = json.dumps(
+            [said, self.first["bootstrap_draws"], *([others] if others else [])], sort_keys=True
+        )
         return hashlib.sha256(decided.encode()).hexdigest()[:8]
 
     def methods(self, evaluation_method: Callable[..., Any]) -> dict[str, Any]:
@@ -320,7 +354,7 @@ class _Group:
                 corpus=settings["corpus"],
                 adaptation=settings["adaptation"],
                 filtered_by=settings["filtered_by"],
-                choices=_choices(cell, row),
+                choices=_choices(settings),
                 own_decoding=settings["own_decoding"],
                 **_behind(settings),
             )
@@ -335,9 +369,10 @@ def _checkpoint(cell: Cell, row: str, settings: Mapping[str, Any]) -> str | None
     return settings["checkpoint"] and settings["checkpoint"]["path"]
 
 
-def _choices(cell: Cell, row: str) -> str | None:
-    place = f"{cell.output_dir}/choices/{row}"
-    return place if epath.Path(place).exists() else None
+def _choices(settings: Mapping[str, Any]) -> str | None:
+    """The answers of a row's model, which may lie under the name of another row."""
+    answers = settings.get("choices")
+    return answers and answers["path"]
 
 
 def _behind(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,7 +385,8 @@ def _groups(cells: Sequence[Cell]) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for cell in cells:
         manifest = manifests.read_manifest(_figures(cell) / "evaluation")
-        settings, judges = manifest["settings"], list(manifest["scorers"])
+        judges = list(manifest["scorers"])
+        settings = _where_they_lie(cell, manifest["settings"], judges[0])
         base = settings["methods"][BASE]
         decided = [output_settings.without_notes(part) for part in (base, settings["heldout"])]
         group = groups.setdefault(
@@ -360,10 +396,16 @@ def _groups(cells: Sequence[Cell]) -> list[_Group]:
         # Their order is lost in a manifest.
         place = _figures(cell) / "evaluation" / judges[0] / results_files.RESULTS_FILE
         rows = [name for name in results_files.read(place).methods if name != BASE]
-        for row in rows:
-            name = cell.name if len(rows) == 1 else f"{cell.name}_{row}"
+        for row, name in zip(rows, sweep_rows.names(cell, rows), strict=True):
             group.runs.append((cell, row, name, settings["methods"][row]))
     return list(groups.values())
+
+
+def _where_they_lie(cell: Cell, settings: Mapping[str, Any], judge: str) -> Mapping[str, Any]:
+    """The settings of a cell's evaluation, whose places may be those before the sweep was moved."""
+    texts = settings["methods"][BASE]["generations"][judge]["path"]
+    before = texts.removesuffix(f"/continuations/{BASE}/scored-{judge}")
+    return output_settings.moved(settings, before, str(epath.Path(cell.output_dir)))
 
 
 def _matrix(root: epath.Path, groups: Sequence[_Group], seed_axis: str | None) -> matrix.Matrix:
@@ -379,7 +421,7 @@ def _matrix(root: epath.Path, groups: Sequence[_Group], seed_axis: str | None) -
                 bases.append(matrix.Run(_common(group) if len(groups) > 1 else {}, results, name))
                 continue
             if cell.name in several:
-                labels["method"] = row
+                labels[sweep_rows.ROW] = row
             runs.append(matrix.Run(labels, results, name))
     return matrix.matrix(runs, bases, seed_axis)
 
@@ -402,8 +444,7 @@ def _seeds(groups: Sequence[_Group], axis: str | None) -> dict[str, list[str]]:
         for cell, row, name, _ in group.runs:
             if name == BASE or axis is None:
                 continue
-            labels = [label for of, label in cell.labels.items() if of != axis]
-            without = "_".join(labels) + name.removeprefix(cell.name) if labels else row
+            without = sweep_rows.joined(sweep_rows.as_one(cell, row, name, axis))
             of_group.setdefault(without, []).append(name)
         seeds |= {name: rows for name, rows in of_group.items() if len(rows) > 1}
     return seeds

@@ -110,7 +110,8 @@ def cells(
       output_dir: of the sweep.
 
     Raises:
-      UserError: for axes or labels that are not there, or stand twice, and where no cell is left.
+      UserError: for axes or labels that are not there, or stand twice, for a name that begins with
+        a dot, and where no cell is left.
     """
     if not isinstance(axes, list | tuple) or not all(isinstance(axis, Axis) for axis in axes):
         raise UserError("AXES: give a list of axes: (@first/sweep_cells.Axis(), ...)")
@@ -130,6 +131,13 @@ def cells(
         made.append(Cell(labels, bindings, f"{output_dir}/cells/{name_of(labels)}"))
     if not made:
         raise UserError("the sweep has no cell; see AXES, ONLY and WITHOUT")
+    for cell in made:
+        if cell.name.startswith("."):  # a method's name, which `evaluate` refuses
+            axis, label = next(iter(cell.labels.items()))
+            raise UserError(
+                f"axis {axis!r}: label {label!r} begins the name of a cell, which may not begin "
+                "with a dot; change it"
+            )
     names = [cell.name for cell in made]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise UserError(f"AXES: two cells would be called {sorted(doubled)[0]!r}; change a label")

@@ -135,9 +135,10 @@ ALLOWED = {
         *("checkpoints", "models", "generation", "method", "evaluation.frontiers"),
     },
     "sweep_cells": {"errors", "shared_steps"},
+    "sweep_rows": {"errors", "method.method", "report", "sweep_cells"},
     "sweep": {
         *(BASICS | {"method.called_verbs", "method.method", "method.only", "evaluation"}),
-        *("parallel.preemption", "report", "sweep_cells"),
+        *("parallel.distributed", "parallel.preemption", "report", "sweep_cells", "sweep_rows"),
     },
     "bound_values": {"errors", "kinds"},
     "extras": {"errors"},

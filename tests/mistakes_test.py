@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, sweep_cells, sweep_rows
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.human import key as keys
 from tests.classifiers import labelled_made
@@ -478,6 +478,9 @@ def test_a_dry_run_prints_a_configuration_and_the_plan(place, monkeypatch, capsy
     assert plan.startswith("13 steps, 0 of them done, about ")
     assert "to do  generate          out/corpora/standard/generated  8 requests, 8 samples" in plan
     assert "train             out/models/sgeat-adapter" in plan and "12 held-out documents" in plan
+    said = sweep_cells._checked({"status": 0, "output": printed, "errors": ""})
+    rows = sweep_rows.planned(sweep_cells.Cell({}, (), "out"), said)
+    assert rows == ["sgeat-whole", "sgeat-adapter"], "as a sweep reads them"
     (place / "again.gin").write_text(printed)  # the plan is a comment
     assert cli.main(["sgeat", "--gin_file=again.gin", "--dry_run"]) == 0
     assert not (place / "out").exists()

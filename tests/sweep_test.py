@@ -1,9 +1,12 @@
 """Verb `sweep`: its cells, what becomes of those that fail, the table over all of them."""
 
 import ast
+import dataclasses
+import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from detox_jax import cli, sweep, sweep_cells
+from detox_jax import cli, sweep, sweep_cells, sweep_rows
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.method import only
@@ -20,6 +23,7 @@ from detox_jax.report import report as reports
 from detox_jax.sweep_cells import Axis, Checked
 from tests import sgeat_made
 from tests.conftest import draw_few_files
+from tests.evaluation.accuracy_test import write_answers
 from tests.evaluation.evaluate_test import write
 from tests.marks import slow_but
 
@@ -86,11 +90,31 @@ def test_a_queue_takes_the_printed_commands(tmp_path):
             ),
             "two cells would be called 'x_y_z'",
         ),
+        (
+            lambda: sweep_cells.cells((Axis("rate", {".5": []}), SEED), None, (), "out"),
+            r"axis 'rate': label '\.5' begins the name of a cell, which may not begin with a dot",
+        ),
     ],
 )
 def test_axes_that_do_not_fit(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_a_label_behind_another_may_begin_with_a_dot():
+    made = sweep_cells.cells((TRAINING, Axis("rate", {".5": []})), None, (), "out")
+    assert [cell.name for cell in made] == ["whole_.5", "lora_.5"]
+
+
+def test_the_rows_of_a_cell_are_read_from_its_plan():
+    (cell,) = sweep_cells.cells((Axis("a", {"x": []}),), None, (), "my out")
+    places = ("corpora/c/generated", "continuations/base/generated", "continuations/m 1/generated")
+    steps = [f"  to do  generate          my out/cells/x/{place}  8 texts" for place in places]
+    steps += [
+        "  to do  score             my out/cells/x/continuations/m 1/scored-j",
+        "  to do  generate          my out/cells/other/continuations/n/generated",
+    ]
+    assert sweep_rows.planned(cell, Checked(0, "", tuple(steps), "")) == ["m 1"]
 
 
 def test_what_the_command_line_checked_is_not_checked_again(monkeypatch):
@@ -116,35 +140,62 @@ class Cells:
         self.ran: list[str] = []
         self.failing: set[str] = set()
         self.broken: set[str] = set()
+        self.rows: dict[str, list[str]] = {}  # by the cell; one, called m, where it is not here
+        self.heldout: str | None = None  # by its name in a cell
         self.config = "config"
         self.error = "nothing uses RANK"
 
     def check(self, several, *, ahead):
-        return [self._checked(arguments[-1].rpartition("/")[2]) for arguments in several]
+        return [self._checked(arguments) for arguments in several]
 
-    def _checked(self, name):
+    def _checked(self, command):
+        name, output, rows = self._said(command)
         if name in self.broken:
             return Checked(2, "", (), f"detox-jax: error: {self.error}")
-        return Checked(0, f"{self.config} of {name}", ("  to do generate x",), "")
+        state = "done" if (figures_of(output, rows) / "evaluation").exists() else "to do"
+        texts = f"{output}/continuations"
+        plan = [
+            f"  {state}  generate  {texts}/{row}/generated"
+            for row in rows or self.rows.get(name, ["m"])
+        ]
+        return Checked(0, f"{self.config} of {name}", tuple(plan), "")
+
+    def _said(self, command):
+        output = command[-1].partition("=")[2]
+        rows = [flag.partition("=")[2] for flag in command if flag.startswith("--gin.ONLY=")]
+        return output.rpartition("/")[2], output, ast.literal_eval(rows[0]) if rows else None
 
     def call(self, command, log, environment):
-        output = command[-1].partition("=")[2]
-        name = output.rpartition("/")[2]
+        name, output, rows = self._said(command)
         self.ran.append(name)
         if name in self.failing:
             log.write("begun\nOut of memory\n")
             return 1
-        rows = [flag.partition("=")[2] for flag in command if flag.startswith("--gin.ONLY=")]
-        write_cell(output, 0.1 * len(self.ran), *map(ast.literal_eval, rows))
+        write_cell(output, 0.1 * len(self.ran), rows, self.heldout)
         return 0
 
 
-def write_cell(output, less, rows=None):
-    """Continuations and evaluation of a cell, `less` toxic than its base."""
-    figures = Path(output) if rows is None else only.directory(epath.Path(output), rows)
+def figures_of(output, rows=None):
+    return Path(output) if rows is None else Path(only.directory(epath.Path(output), rows))
+
+
+def write_cell(output, less, rows=None, heldout=None, answers=()):
+    """Continuations and evaluation of a cell, `less` toxic than its base.
+
+    Its held-out text is written with it, and the row or base by whom each model answers is
+    `answers`, by row.
+    """
+    figures = figures_of(output, rows)
     if (figures / "evaluation").exists():
         return
-    methods = {}
+    if heldout is not None:
+        heldout = os.path.join(output, heldout)
+        os.makedirs(output, exist_ok=True)
+        Path(heldout).write_text('{"text": "Good morning."}\n')
+    answers, methods = dict(answers), {}
+    for name in sorted({*answers.values()}):
+        os.makedirs(os.path.join(output, "choices"), exist_ok=True)
+        write_answers(Path(output) / "choices" / name, {"task": [1, 0, 1, 1]})
     for method, lower in {"base": 0.0, **dict.fromkeys(rows or ["m"], less)}.items():
         place = os.path.join(output, "continuations", method)
         os.makedirs(place, exist_ok=True)
@@ -152,8 +203,10 @@ def write_cell(output, less, rows=None):
         scored = Path(place) / "scored-j"
         if not scored.exists():
             write(scored, scores)
-        methods[method] = evaluates.Method(generations={"j": str(scored)})
-    evaluates.evaluate(methods, str(figures / "evaluation"), bootstrap_draws=50)
+        choices = os.path.join(output, "choices", answers[method]) if method in answers else None
+        methods[method] = evaluates.Method(generations={"j": str(scored)}, choices=choices)
+    evaluation = str(figures / "evaluation")
+    evaluates.evaluate(methods, evaluation, heldout=heldout, bootstrap_draws=50)
 
 
 @pytest.fixture
@@ -216,6 +269,70 @@ def test_a_rerun_runs_nothing_and_writes_the_same(cells, tmp_path):
     assert cells.ran == ["whole", "lora"] * 2
 
 
+def test_a_cell_that_lost_what_it_made_runs_again(cells, tmp_path):
+    out = tmp_path / "out"
+    run(out)
+    shutil.rmtree(out / "cells" / "whole" / "evaluation")
+    assert run(out) is None
+    assert cells.ran == ["whole", "lora", "whole"]
+
+
+def test_a_sweep_that_was_moved_goes_on_where_it_lies(cells, tmp_path):
+    """The evaluations of its cells note the places that they read."""
+    cells.heldout = "heldout.jsonl"
+    run(tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    assert run(tmp_path / "moved") is None
+    assert cells.ran == ["whole", "lora"]
+
+
+def test_a_row_has_the_answers_of_its_model_under_whatever_name(tmp_path):
+    """`sgeat` asks a model once, of rows that differ in their decoding alone too."""
+    (cell,) = sweep_cells.cells((Axis("a", {"x": []}),), None, (), str(tmp_path))
+    asked = {"base": "base", "m": "m", "greedy": "base"}
+    write_cell(cell.output_dir, 0.1, None, None, {"base": "base"})
+    (group,) = sweep._groups([cell])
+    alone = group.digest
+    assert group.methods(evaluates.Method)["x"].choices is None, "it was not asked"
+    shutil.rmtree(cell.output_dir)
+    rows = figures_of(cell.output_dir, ["m", "greedy"])
+    write_cell(cell.output_dir, 0.1, ["m", "greedy"], None, asked)
+    cell = dataclasses.replace(cell, figures=str(rows))
+    (group,) = sweep._groups([cell])
+    named = {"base": "base", "x_m": "m", "x_greedy": "greedy"}
+    given = {name: of.choices for name, of in group.methods(evaluates.Method).items()}
+    assert given == {n: f"{cell.output_dir}/choices/{asked[row]}" for n, row in named.items()}
+    assert group.digest != alone
+
+
+def test_a_cell_in_a_bucket_has_a_log_and_looks_for_no_other_process(monkeypatch, tmp_path):
+    """A file in a bucket is none that a process could write to."""
+    root = epath.Path(tmp_path)
+    cell = sweep_cells.cells((TRAINING,), None, (), str(root))[1]
+    log, original = tmp_path / "logs" / "lora.log", type(root).open
+
+    def call(command, output, environment):
+        assert "DETOX_JAX_MULTIHOST" not in environment
+        subprocess.run(["echo", "begun"], stdout=output, check=True)
+        subprocess.run(["echo", "Out of memory"], stdout=output, check=True)
+        if log.exists():
+            raise KeyboardInterrupt
+        return 1
+
+    def opened(path, mode="r", **how):
+        return io.StringIO() if mode == "w" else original(path, mode, **how)
+
+    monkeypatch.setenv("DETOX_JAX_MULTIHOST", "1")
+    monkeypatch.setattr(sweep.preemption, "call", call)
+    monkeypatch.setattr(sweep.atomic_files, "is_local", lambda path: False)
+    monkeypatch.setattr(type(root), "open", opened)
+    assert sweep._run(cell, GIN_FILES, root) == "exit 1: Out of memory"
+    log.write_text("of the run before")
+    with pytest.raises(KeyboardInterrupt):
+        sweep._run(cell, GIN_FILES, root)
+    assert log.read_text() == "begun\nOut of memory\n"
+
+
 def test_a_cell_that_fails_is_marked_and_the_others_go_on(cells, tmp_path, capsys):
     out = tmp_path / "out"
     cells.failing = {"whole"}
@@ -254,6 +371,61 @@ def test_no_cell_runs_where_one_does_not_pass_its_checks(cells, tmp_path):
     with pytest.raises(UserError, match="cell lora: nothing uses RANK"):
         run(tmp_path / "out")
     assert cells.ran == [] and not (tmp_path / "out").exists()
+
+
+NAMES = {
+    "a cell as the base": (
+        *((Axis("a", {"base": [], "x": []}),), {}, None),
+        "AXES: the row of cell base would be called as the model before, 'base'",
+    ),
+    "a cell as another's row": (
+        *((Axis("a", {"lora": [], "lora_r8": []}),), {"lora": ["r4", "r8"]}, None),
+        "AXES: the cells lora and lora_r8 would both have a row 'lora_r8'",
+    ),
+    "rows of two cells": (
+        *((Axis("a", {"x": [], "x_y": []}),), {"x": ["y_z", "b"], "x_y": ["z", "b"]}, None),
+        "AXES: the cells x and x_y would both have a row 'x_y_z'",
+    ),
+    "seeds of two rows": (
+        *((Axis("a", {"x": [], "x_y": []}), SEED, Axis("b", {"y_z": [], "z": []})), {}, "seed"),
+        "AXES: 'x_0_y_z' and 'x_y_0_z' differ in more than SEED_AXIS, .* called 'x_y_z'",
+    ),
+    "seeds as the base": (
+        *((Axis("a", {"base": [], "x": []}), SEED), {}, "seed"),
+        "AXES: 'base_0' would be called 'base' without SEED_AXIS, as another row is",
+    ),
+    "an axis as the column of rows": (
+        *((Axis("method", {"x": []}),), {"x": ["m", "n"]}, None),
+        "axis 'method': cell x has 2 rows, whose names are the column 'method' of the tables",
+    ),
+    "an axis as a figure": (
+        *((Axis("words", {"x": []}),), {}, None),
+        "axis 'words': another column of the tables is called so",
+    ),
+    "an axis as what cells.json holds": (
+        *((Axis("state", {"x": []}),), {}, "state"),
+        "axis 'state': another column of the tables is called so",
+    ),
+}
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_the_tables_cannot_hold_are_refused_before_a_cell_runs(
+    cells, tmp_path, name, is_dry
+):
+    axes, cells.rows, seed_axis, message = NAMES[name]
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "out", axes=axes, seed_axis=seed_axis, check_only=is_dry)
+    assert cells.ran == [] and not (tmp_path / "out").exists()
+
+
+def test_names_that_only_look_alike_are_taken(cells, tmp_path):
+    cells.rows = {"base": ["m", "n"], "m": ["m"]}
+    several = (Axis("a", {"base": [], "m": []}),)
+    seeds = (Axis("method", {"x": []}), Axis("seeds", {"0": [], "1": []}))
+    for axes, seed_axis in ((several, None), (seeds, "seeds"), ((SEED,), "seed")):
+        assert run(tmp_path / "out", axes=axes, seed_axis=seed_axis, check_only=True)
 
 
 def test_a_row_that_is_none_is_named_by_the_sweeps_setting(cells, tmp_path):

@@ -128,6 +128,17 @@ class MatrixRow:
         return " ".join(self.labels.values())
 
 
+_FIGURES = [field.name for field in dataclasses.fields(MatrixRow) if field.type == "Figure"]
+# In the tables, CSV and JSON beside the axes, none of which may be called so.
+COLUMNS = frozenset(
+    {
+        *("seeds", "EMT", "TP", "PPL", "PPL − base", "PPL of texts", "words"),
+        *("is_base", "p_value_holm", "spoiled"),
+        *(f"{figure}{end}" for figure in _FIGURES for end in ("", "_low", "_high")),
+    }
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Matrix:
     """The table, and the runs that are the bases of its rows.

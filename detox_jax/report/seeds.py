@@ -97,6 +97,7 @@ def check(seeds: Any, several: Sequence[Results]) -> None:
     if not isinstance(seeds, Mapping):
         raise UserError(f"SEEDS is {seeds!r}; give rows by name: {_EXAMPLE}")
     there = {name for results in several for name in results.methods if name != results.baseline}
+    bases = {results.baseline for results in several}
     named: dict[str, str] = {}
     for name, rows in seeds.items():
         if not isinstance(name, str) or not isinstance(rows, list | tuple) or len(rows) < 2:
@@ -110,7 +111,8 @@ def check(seeds: Any, several: Sequence[Results]) -> None:
                 raise UserError(f"SEEDS: {row!r} stands twice, for {named[row]!r} and {name!r}")
             named[row] = name
     for name in seeds:
-        if named.get(name, name) != name or (name in there and name not in named):
+        is_others = name in bases or (name in there and name not in named)
+        if named.get(name, name) != name or is_others:
             raise UserError(f"SEEDS: {name!r} is another row's name; choose another")
 
 

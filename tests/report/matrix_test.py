@@ -1,6 +1,7 @@
 """The table of a sweep: what stands in it of rows that are steered."""
 
 import dataclasses
+import json
 import math
 
 from detox_jax.evaluation.results import Results
@@ -64,6 +65,14 @@ def test_the_least_toxic_row_is_less_toxic_than_its_base():
         "none is less toxic than its base"
     }
     assert table(("base", "worse"), ("base", "better")).within(0.1).name == "base better"
+
+
+def test_the_columns_beside_the_axes_are_those_that_no_axis_may_be_called():
+    results = _results()
+    runs = [matrix.Run({"size": "1m", "seed": seed}, results, "plain") for seed in "01"]
+    made = matrix.matrix(runs, [matrix.Run({}, results, "base")], "seed")
+    columns = {*matrix.shown(made)[0], *json.loads(matrix.json_table(made))["rows"][1]}
+    assert columns - {"size"} == matrix.COLUMNS
 
 
 def test_the_tables_say_what_a_perplexity_leaves_out():

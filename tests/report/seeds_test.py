@@ -139,6 +139,7 @@ def test_without_groups_nothing_changes(fake, tmp_path):
         ({"SGEAT": ("base", SEEDS[0])}, "names 'base'"),
         ({"a": SEEDS, "b": (SEEDS[0], "adapter")}, "stands twice, for 'a' and 'b'"),
         ({"adapter": SEEDS}, "'adapter' is another row's name"),
+        ({"base": SEEDS}, "'base' is another row's name"),
     ],
 )
 def test_refuses_what_is_no_group(fake, tmp_path, groups, words):
