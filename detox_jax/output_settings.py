@@ -23,6 +23,9 @@ DRAW = "sampling_draw"
 # In a manifest of `evaluate`: the steered rows whose methods nobody gave. A steered row that is
 # neither here nor has `steering` is of a version that knew of neither.
 STEERING_NOT_GIVEN = "steering_not_given"
+# In settings of `compare`: the order of SCORES, whose first scorer is the reference, which earlier
+# versions did not name.
+SCORES_ORDER = "scores_order"
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 _NOT_YET_SAID = "not known yet"
@@ -225,6 +228,8 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
     draw = old.get(DRAW, 1), new.get(DRAW)
     if there.get("schema_version") == 1:
         old, new = _as_version_2(there["verb"], old, new)
+    if there["verb"] == "compare" and SCORES_ORDER in new:
+        old = _with_order(there, old, new)
     if there["verb"] == "evaluate" and there["complete"]:
         new = _without_new_steering(there, old, new)
     if draw[1] is not None:
@@ -335,6 +340,14 @@ def _without_new_steering(there: Mapping[str, Any], old: Any, new: Any) -> Any:
 
     methods = {name: as_before(name, method) for name, method in new["methods"].items()}
     return {**new, "methods": methods}
+
+
+def _with_order(there: Mapping[str, Any], old: Any, new: Any) -> Any:
+    """`old` with the order of its scores, as far as a manifest without it tells: of the scorers."""
+    order = new[SCORES_ORDER]
+    if "scorers" in there:
+        order = {**order, "scorers": [*there["scorers"]]}
+    return {SCORES_ORDER: order, **old}
 
 
 def _as_version_2(verb: str, old: Any, new: Any) -> tuple[Any, Any]:

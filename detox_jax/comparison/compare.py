@@ -17,7 +17,7 @@ from detox_jax import atomic_files, output_settings, outputs, preview, records, 
 from detox_jax.comparison import agreement, drawing, rankings, tables
 from detox_jax.comparison.comparison import Comparison, Pair, Provenance
 from detox_jax.errors import UserError
-from detox_jax.evaluation import joined, scored_texts
+from detox_jax.evaluation import decoding, joined, scored_texts
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.kinds import Draws, Seed
@@ -42,7 +42,9 @@ def compare(
     Writes `comparison.json`, unrounded; `comparison.md`, for people; `agreement.csv`, a line for
     each two scorers; `agreement.png` and `.svg`, how the scores of one read as the other's; and of
     several methods `ranking.csv`, `ranking.png` and `.svg`. Records are joined by id, and their
-    texts must be equal. A text that a scorer has no score for is counted and left out.
+    texts must be equal. A text that a scorer has no score for is counted and left out. Methods may
+    be decoded in ways of their own, which is said, but for the limit of tokens, and are cut to
+    equally many continuations.
 
     Args:
       scores: what `score` wrote with each scorer, by a name of the user's choice; of several
@@ -56,7 +58,8 @@ def compare(
       The steps where `check_only`.
 
     Raises:
-      UserError: for fewer than two scorers, one that stands twice, or different texts.
+      UserError: for fewer than two scorers, one that stands twice, different texts, or methods of
+        different prompts or limits of tokens.
     """
     arguments = locals()
     sources = _by_scorer(scores)
@@ -66,21 +69,27 @@ def compare(
             scorer: {name: records.describe_input(path) for name, path in paths.items()}
             for scorer, paths in sources.items()
         }
+        # JSON's objects have no order, and the first scorer is the one that others are read as.
+        order = {"scorers": [*sources], "methods": [*next(iter(sources.values()))]}
         return output_settings.of_verb(
-            compare, arguments, free=FREE, instead={"scores": {"scores": described}}
+            compare,
+            arguments,
+            free=FREE,
+            instead={"scores": {"scores": described, output_settings.SCORES_ORDER: order}},
         )
 
     if check_only:
         preview.checked_output(output_dir)
         outputs.check(output_dir, "compare", decides)
-        texts = len(_flat(next(iter(_read(sources).values())))[0])
+        scored, _ = _read(sources)
+        texts = len(_flat(next(iter(scored.values())))[0])
         return [Step("compare", output_dir, {"scorers": len(sources), "texts": texts})]
     settings = decides()
     output = outputs.OutputDirectory(output_dir, "compare", settings)
     if not output.complete:
-        scored = _read(sources)
+        scored, notes = _read(sources)
         provenance = Provenance(settings, output.manifest["versions"])
-        comparison = _comparison(scored, bootstrap_draws, random_seed, provenance)
+        comparison = _comparison(scored, bootstrap_draws, random_seed, provenance, notes)
         points = {scorer: _flat(methods)[0] for scorer, methods in scored.items()}
         files = {**tables.files(comparison), **_pictures(comparison, points)}
         for name, content in files.items():
@@ -117,12 +126,22 @@ def _by_scorer(scores: Any) -> dict[str, dict[str, str]]:
     return found
 
 
-def _read(sources: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Scored]]:
-    scored = {}
+def _read(
+    sources: Mapping[str, Mapping[str, str]],
+) -> tuple[dict[str, dict[str, Scored]], tuple[str, ...]]:
+    """The methods by scorer, and a sentence for what was cut, differs or could not be checked."""
+    scored, notes = {}, {}
     for scorer, paths in sources.items():
         methods = {name: _read_one(name, path) for name, path in paths.items()}
-        scored[scorer] = joined.join(methods, next(iter(methods)), min_coverage=0.0).methods
-    return joined.align(scored)
+        first = next(iter(methods))
+        # Scorers are what compares: they read the same texts, whatever these were drawn with.
+        own = dict.fromkeys(methods, decoding.MAY_DIFFER)
+        found = joined.join(methods, first, min_coverage=0.0, own_decoding=own)
+        scored[scorer] = found.methods
+        if len(methods) > 1:
+            decodings = {name: method.decoding for name, method in methods.items()}
+            notes |= dict.fromkeys((*found.notes, *decoding.said(decodings, first)))
+    return joined.align(scored), tuple(notes)
 
 
 def _read_one(name: str, path: str) -> Scored:
@@ -152,7 +171,11 @@ def _flat(methods: Mapping[str, Scored]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _comparison(
-    scored: Mapping[str, Mapping[str, Scored]], draws: int, seed: int, provenance: Provenance
+    scored: Mapping[str, Mapping[str, Scored]],
+    draws: int,
+    seed: int,
+    provenance: Provenance,
+    notes: tuple[str, ...],
 ) -> Comparison:
     flat = {scorer: _flat(methods) for scorer, methods in scored.items()}
     methods = next(iter(scored.values()))
@@ -162,6 +185,7 @@ def _comparison(
         methods=tuple(methods) if len(methods) > 1 else (),
         rankings=rankings.rank(scored, draws, seed) if len(methods) > 1 else {},
         provenance=provenance,
+        notes=notes,
     )
 
 
@@ -194,5 +218,5 @@ def _print(comparison: Comparison) -> None:
         for row in rows:
             table.add_row(*row.values())
         Console(width=140).print(table)
-    for sentence in tables.summary(comparison):
+    for sentence in (*tables.summary(comparison), *comparison.notes):
         print(sentence)

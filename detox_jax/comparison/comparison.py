@@ -14,7 +14,7 @@ from typing import Any
 from detox_jax.evaluation.metric_names import RankedMetric
 from detox_jax.evaluation.rows import Scorer
 from detox_jax.evaluation.statistics import UNMEASURED, Difference, Interval
-from detox_jax.evaluation.typed_json import FLAT
+from detox_jax.evaluation.typed_json import FLAT, SPARSE
 
 # --- two scorers ------------------------------------------------------------------------------
 
@@ -241,6 +241,8 @@ class Comparison:
       methods: whose continuations the texts are; empty for one method, or for documents.
       rankings: of several methods, by metric.
       provenance: settings and versions.
+      notes: sentences on what was cut to a common part, on methods that were decoded otherwise than
+        the first, and on what could not be checked; files of earlier versions have none.
     """
 
     scorers: Mapping[str, Scorer]
@@ -248,3 +250,4 @@ class Comparison:
     methods: tuple[str, ...]
     rankings: Mapping[RankedMetric, Ranking]
     provenance: Provenance
+    notes: tuple[str, ...] = dataclasses.field(default=(), metadata=SPARSE)

@@ -144,7 +144,7 @@ def _decimal(value: float) -> str:
 
 def _markdown(comparison: Comparison) -> str:
     named = (f"{name} ({scorer.fingerprint})" for name, scorer in comparison.scorers.items())
-    sentences = [f"Scorers: {', '.join(named)}.", *summary(comparison)]
+    sentences = [f"Scorers: {', '.join(named)}.", *summary(comparison), *comparison.notes]
     parts = [f"# {' against '.join(comparison.scorers)}", " ".join(sentences)]
     for title, rows in tables(comparison):
         parts += [f"## {title}", markdown_rows(rows)]

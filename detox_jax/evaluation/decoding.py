@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from detox_jax.errors import UserError, suggestion
@@ -28,6 +28,7 @@ _COMPARED = (
 )
 _CHOICE = ("selection", "samples_per_result")  # of `score`'s note on a `filter` among samples
 _NEVER_OWN = ("max_new_tokens",)  # A shorter text is a less toxic one, whatever wrote it.
+MAY_DIFFER = tuple(name for name in _COMPARED if name not in _NEVER_OWN)
 
 # How a user says that a setting is meant to differ.
 OWN_OF_EVALUATE = "evaluate.Method.own_decoding = ['{setting}']"
@@ -95,24 +96,47 @@ def compare(
     Raises:
       UserError: naming the method and the setting.
     """
+    for name, setting, here, there in _differences(decodings, baseline):
+        if setting not in own.get(name, ()) or setting in _NEVER_OWN:
+            raise UserError(
+                f"method {name!r} was generated with {setting} {here!r}, {baseline!r} with "
+                f"{there!r}; generate both alike"
+                + _advice(setting, advice.format(method=name, setting=setting))
+            )
+    unknown = [name for name, decoding in decodings.items() if decoding is None]
+    if not unknown:
+        return ()
+    return (f"Not compared, since the files do not say: how {', '.join(unknown)} was decoded.",)
+
+
+def said(decodings: Mapping[str, Mapping[str, Any] | None], baseline: str) -> tuple[str, ...]:
+    """A sentence on the methods that were decoded otherwise than the baseline, and in what.
+
+    Args:
+      decodings: of each method, None where its files do not say.
+      baseline: the method that the others are compared with.
+    """
+    others: dict[str, list[str]] = {}
+    for name, setting, _, _ in _differences(decodings, baseline):
+        others.setdefault(name, []).append(setting)
+    if not others:
+        return ()
+    named = ", ".join(f"{name} ({', '.join(settings)})" for name, settings in others.items())
+    return (f"Decoded otherwise than {baseline}: {named}.",)
+
+
+def _differences(
+    decodings: Mapping[str, Mapping[str, Any] | None], baseline: str
+) -> Iterator[tuple[str, str, Any, Any]]:
+    """Methods and settings that differ from the baseline's, with both values, as far as known."""
     reference = decodings[baseline]
     for name, decoding in decodings.items():
         if reference is None or decoding is None:
             continue
         for setting in _COMPARED:
             there, here = reference.get(setting), decoding.get(setting)
-            if setting in own.get(name, ()) and setting not in _NEVER_OWN:
-                continue
             if None not in (there, here) and there != here:
-                raise UserError(
-                    f"method {name!r} was generated with {setting} {here!r}, {baseline!r} with "
-                    f"{there!r}; generate both alike"
-                    + _advice(setting, advice.format(method=name, setting=setting))
-                )
-    unknown = [name for name, decoding in decodings.items() if decoding is None]
-    if not unknown:
-        return ()
-    return (f"Not compared, since the files do not say: how {', '.join(unknown)} was decoded.",)
+                yield name, setting, here, there
 
 
 def _advice(setting: str, how: str) -> str:

@@ -250,7 +250,7 @@ def _how_to_join(method: Scored, baseline: Scored) -> str:
     return (
         f"their texts are the same under other ids ({shortened(here, _SHOWN)} and "
         f"{shortened(there, _SHOWN)}); join them by text: #id=prompt.text behind each "
-        "path of METHODS"
+        "of their paths"
     )
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from detox_jax import cli
 from detox_jax.comparison import agreement, rankings
-from detox_jax.comparison.comparison import Compared
+from detox_jax.comparison.comparison import Compared, Comparison
 from detox_jax.evaluation.metric_names import EMT
 from detox_jax.evaluation.rows import Scorer
 from detox_jax.evaluation.scored_texts import Scored
@@ -190,12 +190,12 @@ def test_a_swap_within_the_intervals_is_told_apart():
 # --- the verb ---------------------------------------------------------------------------------
 
 
-def write(directory, rows, scorer):
+def write(directory, rows, scorer, **said):
     directory.mkdir(parents=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (directory / "scored-00000-of-00001.jsonl").write_text(lines)
     identity = {"name": scorer, "fingerprint": f"{scorer}-1"}
-    manifest = {"complete": True, "verb": "score", "settings": {}, "scorer": identity}
+    manifest = {"complete": True, "verb": "score", "settings": {}, "scorer": identity} | said
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return str(directory)
 
@@ -234,7 +234,7 @@ def test_documents_are_joined_by_id(tmp_path, capsys):
     (pair,) = found["pairs"]
     assert pair["agreement"]["value"] == pytest.approx(4 / 6)
     assert (pair["texts"], pair["scored_by_a"], pair["scored_by_b"]) == (7, 6, 7)
-    assert found["rankings"] == {}
+    assert found["rankings"] == {} and "notes" not in found
     (line,) = csv.DictReader((tmp_path / "out" / "agreement.csv").open())
     assert float(line["kappa_value"]) == pair["kappa"]["value"]
     assert (tmp_path / "out" / "agreement.png").read_bytes().startswith(b"\x89PNG")
@@ -276,6 +276,74 @@ def test_methods_are_ranked_by_every_scorer(tmp_path, capsys):
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert run(tmp_path, scores) == 0
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_order_of_the_scorers_decides(tmp_path, capsys):
+    """The first is the one that others are read as: another order is another comparison."""
+    first = write(tmp_path / "a", documents(A), "one")
+    second = write(tmp_path / "b", documents(B), "other")
+    given, swapped = {"a": first, "b": second}, {"b": second, "a": first}
+    assert run(tmp_path, given) == 0
+    manifest = tmp_path / "out" / "manifest.json"
+    named = json.loads(manifest.read_text())
+    assert named["settings"].pop("scores_order") == {"scorers": ["a", "b"], "methods": ["texts"]}
+    for is_earlier in (False, True):  # Of an earlier version the settings did not name it.
+        if is_earlier:
+            manifest.write_text(json.dumps(named))
+        capsys.readouterr()
+        for flags in ([], ["--dry_run"]):
+            assert run(tmp_path, swapped, *flags) == 2
+            error = capsys.readouterr().err
+            assert "scores_order.scorers: ['a', 'b'] there, ['b', 'a'] now" in error
+            assert run(tmp_path, given, *flags) == 0
+
+
+def generated(**decoding):
+    settings = {"max_new_tokens": 20, "sampling": {"method": "TopPSampling", "p": 0.9}}
+    return {"generated": {"decoding": settings | decoding, "start_with_end_of_text": True}}
+
+
+def of_two_methods(tmp_path, mine, chosen=None):
+    """The base's three continuations and the two of a method of its own decoding, each scored."""
+    chosen = {"chosen": chosen} if chosen else {}
+    rng = np.random.default_rng(0)
+    return {
+        name: {
+            scorer: write(
+                tmp_path / f"{name}-{scorer}",
+                continuations(rng.random((8, number))),
+                identity,
+                **said,
+            )
+            for scorer, identity in (("a", "one"), ("b", "other"))
+        }
+        for name, number, said in (("base", 3, generated()), ("mine", 2, mine | chosen))
+    }
+
+
+def test_methods_of_their_own_decoding_are_compared_and_it_is_said(tmp_path, capsys):
+    """They were refused, with a setting of `evaluate` as the way out; a cut was not said."""
+    mine = generated(steering=[{"method": "BannedWords"}])
+    best = {"selection": {"method": "BestOf"}, "samples_per_result": 4}
+    assert run(tmp_path, of_two_methods(tmp_path, mine, best)) == 0
+    said = [
+        "Compared on the first 2 continuations of each prompt, as many as mine has (base has 3).",
+        "Decoded otherwise than base: mine (steering, best_of).",
+    ]
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["notes"] == said and found["pairs"][0]["texts"] == 32
+    page, printed = (tmp_path / "out" / "comparison.md").read_text(), capsys.readouterr().out
+    assert all(sentence in page and sentence in printed for sentence in said)
+    # A file of an earlier version has none.
+    del found["notes"]
+    assert from_json(Comparison, found, "").notes == ()
+
+
+def test_methods_of_different_limits_are_refused_without_a_way_out(tmp_path, capsys):
+    assert run(tmp_path, of_two_methods(tmp_path, generated(max_new_tokens=10))) == 2
+    error = capsys.readouterr().err
+    assert "'mine' was generated with max_new_tokens 10, 'base' with 20" in error
+    assert "own_decoding" not in error
 
 
 def mistakes(tmp_path):

@@ -67,6 +67,14 @@ def test_a_method_may_be_its_decoding_but_not_its_limit():
         compare(of(max_new_tokens=10), own=["max_new_tokens"])
 
 
+def test_who_was_decoded_otherwise_is_said():
+    others = {"base": of(), "mine": of(sampling=GREEDY, steering=STEERED), "same": of()}
+    assert decoding.said({**others, "unknown": None}, "base") == (
+        "Decoded otherwise than base: mine (sampling, steering).",
+    )
+    assert decoding.said({"base": of(), "same": of()}, "base") == ()
+
+
 def test_a_setting_that_is_none_cannot_be_ones_own():
     decoding.check_own({"mine": ["sampling", "best_of", "max_new_tokens"], "base": []})
     said = "method 'mine': `evaluate.Method.own_decoding = \\['steerin'\\]`: no .* mean steering"
