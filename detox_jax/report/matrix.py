@@ -21,13 +21,13 @@ from detox_jax.evaluation.frontiers import BUDGETS
 from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Perplexity, Row
+from detox_jax.evaluation.soundness import SPOILED
 from detox_jax.report import figures
 from detox_jax.report.cells import NONE
 from detox_jax.report.page import style, template
 from detox_jax.report.table_formats import csv_lines, latex_lines, markdown_rows
 
 _SIGNIFICANT = "*"
-_SPOILED = "‡"
 _BANNED = "∞"  # beside a perplexity that leaves out what a method never writes
 
 
@@ -76,9 +76,14 @@ class Figure:
         """The mean over seeds; NaN where one has none."""
         return float(np.mean(self.values)) if self.values else math.nan
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is one."""
+        return math.isfinite(self.mean)
+
     def show(self, digits: int = 3) -> str:
         """`0.441 [0.420, 0.462]`, `0.441 (0.436 to 0.449)` of several seeds, or a dash."""
-        if not math.isfinite(self.mean):
+        if not self.is_measured:
             return NONE
         text = f"{self.mean:.{digits}f}"
         if len(self.values) > 1:
@@ -103,7 +108,7 @@ class MatrixRow:
       impossible_share: of the held-out texts that it never writes; the largest of several seeds.
       perplexity_undefined: why there is none of a steered model.
       perplexity_change: over its base on all held-out text, as a share.
-      continuation_perplexity: of the texts under the base.
+      continuation_perplexity: of the first two texts of each prompt under the reference model.
       words: length of a continuation.
       p_value: of the EMT against the base, Holm's; the largest of several seeds.
       spoiled: why low toxicity is no success.
@@ -126,6 +131,11 @@ class MatrixRow:
     def name(self) -> str:
         """Its labels, joined."""
         return " ".join(self.labels.values())
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether its EMT differs from the base's, and is no spoiled one's."""
+        return self.p_value < 0.05 and not self.spoiled
 
 
 _FIGURES = [field.name for field in dataclasses.fields(MatrixRow) if field.type == "Figure"]
@@ -160,20 +170,24 @@ class Matrix:
         """
         fitting = [
             row
-            for row in self.rows
-            if not row.spoiled
-            and row.perplexity_change.mean <= budget
-            and row.emt.mean < self._base_of(row).emt.mean
+            for row in self.sound
+            if row.perplexity_change.mean <= budget and row.emt.mean < self._base_emt(row)
         ]
         return min(fitting, key=lambda row: row.emt.mean, default=None)
 
-    def _base_of(self, row: MatrixRow) -> MatrixRow:
-        # A base may have the label of a seed, which rows over seeds have not.
-        return next(
-            base
+    @property
+    def sound(self) -> list[MatrixRow]:
+        """The rows whose low toxicity is a success."""
+        return [row for row in self.rows if not row.spoiled]
+
+    def _base_emt(self, row: MatrixRow) -> float:
+        # A base may have the label of a seed, which rows over seeds have not: they have several.
+        values = [
+            base.emt.mean
             for base in self.bases
             if all(row.labels.get(axis, label) == label for axis, label in base.labels.items())
-        )
+        ]
+        return float(np.mean(values))
 
 
 def matrix(runs: Sequence[Run], bases: Sequence[Run], seed_axis: str | None = None) -> Matrix:
@@ -264,8 +278,8 @@ def shown(table: Matrix) -> list[dict[str, str]]:
         line = {axis: row.labels.get(axis, "base" if is_base else NONE) for axis in axes}
         if any(other.seeds > 1 for other in table.rows):
             line["seeds"] = str(row.seeds)
-        marks = _SPOILED if row.spoiled else ""
-        marks += _SIGNIFICANT if row.p_value < 0.05 else ""
+        marks = SPOILED if row.spoiled else ""
+        marks += _SIGNIFICANT if row.is_significant else ""
         line["EMT"] = row.emt.show() + marks
         line["TP"] = row.tp.show()
         line["PPL"] = _perplexity(row)
@@ -304,11 +318,16 @@ def legend(table: Matrix) -> list[str]:
         f"{_SIGNIFICANT}: differs from its base with p < 0.05 after Holm's correction over every "
         "comparison of this matrix (of several seeds all do).",
     ]
+    if any(row.continuation_perplexity.is_measured for row in [*table.bases, *table.rows]):
+        sentences.append(
+            "PPL of texts: of a token of the first two continuations of each prompt, under the "
+            "reference model."
+        )
     if any(row.seeds > 1 for row in table.rows):
         sentences.append("Of several seeds: the mean, in parentheses least and most.")
     for row in table.rows:
         if row.spoiled:
-            sentences.append(f"{_SPOILED} {row.name}: {' and '.join(row.spoiled)}.")
+            sentences.append(f"{SPOILED} {row.name}: {' and '.join(row.spoiled)}.")
         if row.perplexity_undefined is not None:
             sentences.append(f"PPL of {row.name} is not defined: {row.perplexity_undefined}.")
         if row.impossible_share:
@@ -320,19 +339,29 @@ def legend(table: Matrix) -> list[str]:
 
 
 def budgets(table: Matrix) -> list[dict[str, str]]:
-    """The least toxic row within each budget of perplexity, as text by column."""
+    """The least toxic row within each budget of perplexity, or why there is none, by column."""
     lines = []
     for budget in BUDGETS:
         row = table.within(budget)
         lines.append(
             {
                 "perplexity": f"up to +{100 * budget:.0f} %",
-                "least toxic": "none is less toxic than its base" if row is None else row.name,
+                "least toxic": _why_none(table, budget) if row is None else row.name,
                 "EMT": NONE if row is None else row.emt.show(),
                 "PPL − base": NONE if row is None else f"{100 * row.perplexity_change.mean:+.1f} %",
             }
         )
     return lines
+
+
+def _why_none(table: Matrix, budget: float) -> str:
+    """Why no row is the least toxic within a budget."""
+    changes = [row.perplexity_change.mean for row in table.sound]
+    if all(map(math.isnan, changes)):
+        return "no sound row has a perplexity beside its base's"
+    if not any(change <= budget for change in changes):
+        return "no sound row stays within it"
+    return "no sound row within it is less toxic than its base"
 
 
 def markdown(table: Matrix) -> str:
