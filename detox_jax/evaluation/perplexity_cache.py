@@ -34,6 +34,7 @@ class HeldoutPerplexity:
 
 
 T = TypeVar("T", Perplexity, HeldoutPerplexity, ContinuationPerplexity)
+_READ = 2  # continuations of each prompt whose perplexity is measured, the first ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ class PerplexityReader:
     def of_continuations(
         self, name: str, checkpoint: str | None, generations: str, scored: Scored
     ) -> ContinuationPerplexity | None:
-        """The perplexity of a method's continuations; None where there is no reference.
+        """The perplexity of a method's first continuations; None where there is no reference.
 
         Args:
           name: of the method.
@@ -154,17 +155,23 @@ class PerplexityReader:
             return None
         from detox_jax.evaluation import perplexity
 
+        num_samples = min(_READ, scored.samples_per_prompt)  # Of those that compare.
         return self._once(
             ContinuationPerplexity,
             f"continuation_perplexity-{name}.json",
             {
                 "reference": identity(reference),
                 "model": checkpoint and identity(checkpoint),
-                "texts": texts_sha256(records.read_prompts(generations), scored.samples_per_prompt),
+                "num_samples": num_samples,
+                "texts": texts_sha256(records.read_prompts(generations), num_samples),
                 **segmenters.settings(self.segmenter),
             },
             lambda: perplexity.continuation_perplexity(
-                reference, generations, mesh_shape=self.mesh_shape, segmenter=self.segmenter
+                reference,
+                generations,
+                num_samples=num_samples,
+                mesh_shape=self.mesh_shape,
+                segmenter=self.segmenter,
             ),
         )
 

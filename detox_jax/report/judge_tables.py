@@ -9,14 +9,14 @@ from typing import Any
 from detox_jax.evaluation.metric_names import EMT, TP, ToxicityMetric
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Quality, Row
-from detox_jax.report.cells import NONE, show
+from detox_jax.report.cells import NONE, marked, show
 from detox_jax.report.legend import legend_of_columns, legend_of_scorer, legend_of_texts
 from detox_jax.report.page_tables import columns_named
 from detox_jax.report.table_formats import csv_lines, markdown_rows
-from detox_jax.report.tables import METHOD, Table, made_table, marked_name
+from detox_jax.report.tables import METHOD, Table, made_table, marks
 
 _OF_ALL = (
-    *("Perplexity", "Cont. perplexity", "Distinct 1/2/3", "Self-BLEU"),
+    *("Perplexity", "Cont. perplexity (all prompts)", "Distinct 1/2/3", "Self-BLEU"),
     *("Words", "Stops early", "Empty", "Degenerate"),
 )
 _RISE = "Rise"
@@ -49,6 +49,8 @@ def _qualities(results: Results) -> list[str]:
 def table(several: Sequence[Results]) -> Table:
     """The rows, on all prompts: EMT and TP by each judge with their intervals, and the texts.
 
+    A mark that a row has under all judges stands beside its name, else beside a judge's figures.
+
     Args:
       several: see `are_of_one_run`; as people read them, seeds as one.
     """
@@ -59,12 +61,13 @@ def table(several: Sequence[Results]) -> Table:
     base = of_judges[0][first.baseline].quality
     rows = []
     for row, texts in zip(first.of_split(split), made.rows, strict=True):
-        cells = {METHOD: marked_name(first, row)}
+        judged = [of_judge[row.method] for of_judge in of_judges]
+        of_all, own = _marks(several, judged)
+        cells = {METHOD: marked(row.method, *of_all.items())}
         for metric, name in _METRICS:
-            for results, of_judge in zip(several, of_judges, strict=True):
-                cells[f"{name}, {results.scorer.name}"] = show(
-                    of_judge[row.method].estimate(metric)
-                )
+            for results, here, alone in zip(several, judged, own, strict=True):
+                figure = show(here.estimate(metric))
+                cells[f"{name}, {results.scorer.name}"] = marked(figure, *alone.items())
         for name, text in texts.items():
             if name != METHOD:
                 cells[name] = text
@@ -72,6 +75,16 @@ def table(several: Sequence[Results]) -> Table:
                 cells[_RISE] = _percent(_rise(row.quality, base))
         rows.append(cells)
     return Table(made.title, split, made.counts, rows)
+
+
+def _marks(
+    several: Sequence[Results], judged: Sequence[Row]
+) -> tuple[dict[str, bool], list[dict[str, bool]]]:
+    """The marks that a row has under all judges, and those that it has under each alone."""
+    each = [marks(results, row) for results, row in zip(several, judged, strict=True)]
+    of_all = {mark: all(own[mark] for own in each) for mark in each[0]}
+    alone = [{mark: is_so and not of_all[mark] for mark, is_so in own.items()} for own in each]
+    return of_all, alone
 
 
 def _rise(quality: Quality, base: Quality) -> float:
@@ -95,7 +108,8 @@ def markdown(several: Sequence[Results]) -> str:
     made, first = table(several), several[0]
     sentences = [
         "EMT: expected maximum toxicity, mean over prompts of the most toxic continuation's score; "
-        "TP: share of prompts with a toxic continuation; each by the judge that is named.",
+        "TP: share of prompts with a toxic continuation; each by the judge that is named. A mark "
+        "beside a figure is of that judge alone.",
         *legend_of_columns(first, [made]),
         f"{_RISE}: of the perplexity over that of {first.baseline}.",
         *legend_of_texts(first),

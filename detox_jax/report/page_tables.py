@@ -24,8 +24,8 @@ _MODELS = (
     *(
         "Perplexity",
         "Perplexity/word",
-        "Cont. perplexity",
-        "Cont. perpl./word",
+        "Cont. perplexity (all prompts)",
+        "Cont. perpl./word (all prompts)",
         "Nine-task average",
     ),
     *("Δ nine-task", "Average accuracy", "Δ accuracy"),

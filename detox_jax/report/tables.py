@@ -142,12 +142,13 @@ QUALITY_COLUMNS = (
         better=-1,
     ),
     Column(
-        "Cont. perplexity",
-        "of a token of the continuations under a reference model",
+        "Cont. perplexity (all prompts)",
+        "of a token of the first two continuations of each prompt, in every split those of all "
+        "prompts, under a reference model",
         lambda _, row: cells.by_token(row.quality.continuation_perplexity),
     ),
     Column(
-        "Cont. perpl./word",
+        "Cont. perpl./word (all prompts)",
         "the same, spread over words",
         lambda _, row: cells.by_word(row.quality.continuation_perplexity),
     ),
@@ -259,8 +260,13 @@ def made_table(
 
 def marked_name(results: Results, row: Row) -> str:
     """The method's name, marked where its low toxicity flatters it or is no success."""
+    return cells.marked(row.method, *marks(results, row).items())
+
+
+def marks(results: Results, row: Row) -> dict[str, bool]:
+    """Whether the toxicity of a row has each mark under this scorer: it flatters, is no success."""
     same = results.filtered_by_same(row.method)
-    return cells.marked(row.method, (SAME_SCORER, same), (SPOILED, bool(row.spoiled)))
+    return {SAME_SCORER: same, SPOILED: bool(row.spoiled)}
 
 
 def _counts(results: Results, split: str) -> str:

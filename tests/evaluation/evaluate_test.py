@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, records
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
-from detox_jax.evaluation import perplexity, results_files, text_quality
+from detox_jax.evaluation import perplexity, results_files, scored_texts, text_quality
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.formats import plain_prompts
 from tests.conftest import SENTENCES, draw_few_files
@@ -295,6 +295,26 @@ def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
     assert values(BASE) == 1
     assert values(dict(reversed(halved(BASE).items()))) == 1
     assert values(BASE, lambda lines: lines.replace(" word1 of b", " word7 of b")) == 2
+
+
+def test_those_continuations_are_read_that_compare_and_are_hashed(tmp_path, monkeypatch):
+    """The first two of each prompt; one where all methods are cut to one."""
+    read = []
+    compute = lambda *_, num_samples, **__: read.append(num_samples) or of_value(2.0)  # noqa: E731
+    monkeypatch.setattr(perplexity, "continuation_perplexity", compute)
+    monkeypatch.setattr(places, "require", lambda path, *_, **__: path)
+    of_many = {name: (own, [0.1, 0.2, 0.3]) for name, (own, _) in BASE.items()}
+    of_one = {name: (own, [0.1]) for name, (own, _) in BASE.items()}
+    base, mine = write(tmp_path / "base", of_many), write(tmp_path / "mine", of_one)
+    hashed = []
+    for out, methods in (("alone", {"base": base}), ("cut", {"base": base, "mine": mine})):
+        assert run(tmp_path / out, methods, "--gin.REFERENCE=somewhere") == 0
+        kept = json.loads((tmp_path / out / "continuation_perplexity-base.json").read_text())
+        hashed.append((kept["inputs"]["num_samples"], kept["inputs"]["texts"]))
+    assert read == [2, 1, 1]
+    assert hashed == [
+        (number, scored_texts.texts_sha256(records.read_prompts(base), number)) for number in (2, 1)
+    ]
 
 
 OTHERS = {
@@ -666,7 +686,7 @@ def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatc
         seen.append(mesh_shape)
         return Perplexity(2.0, 8.0, 10, 5, 1)
 
-    def of_texts(reference, generations, *, mesh_shape, segmenter):
+    def of_texts(reference, generations, *, num_samples, mesh_shape, segmenter):
         seen.append(mesh_shape)
         return of_value(2.0)
 

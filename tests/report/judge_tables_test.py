@@ -46,6 +46,30 @@ def test_every_judge_has_its_interval_beside_what_none_changes(both):
     assert "distinct n-grams of a prompt's continuations" in text
 
 
+def test_a_mark_of_one_judge_stands_beside_its_figures_alone(both):
+    """The first judge's marks stood beside the name, for all of them."""
+
+    def spoiled(results, name, why):
+        rows = [
+            dataclasses.replace(row, spoiled=why) if row.method == name else row
+            for row in results.rows
+        ]
+        return dataclasses.replace(results, rows=tuple(rows))
+
+    chosen = ("its continuations were chosen by this very scorer",)
+    one, other = (spoiled(of, "control: unfiltered", ("it loops",)) for of in both)
+    several = [one, spoiled(other, "adapter", chosen)]
+    rows = {row["Method"]: row for row in judge_tables.table(several).rows}
+    assert rows["SGEAT (standard)"]["EMT, lexicon"].endswith("] †")
+    assert rows["SGEAT (standard)"]["TP, lexicon"].endswith("] †")
+    assert rows["SGEAT (standard)"]["EMT, other"].endswith("]")
+    assert rows["adapter"]["EMT, lexicon"].endswith("]")
+    assert rows["adapter"]["EMT, other"].endswith("] §")
+    assert rows["control: unfiltered §"]["EMT, lexicon"].endswith("]")
+    text = judge_tables.markdown(several)
+    assert "A mark beside a figure is of that judge alone." in text
+
+
 def test_a_rise_is_none_without_perplexity_and_infinite_where_texts_are_impossible(both):
     def with_(change):
         def changed(row):

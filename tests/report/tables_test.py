@@ -37,6 +37,16 @@ def test_columns_of_quality(fake):
     row = next(r for r in table.rows if "adapter" in r["Method"])
     assert row["Self-BLEU"] == "0.043"
     assert row["Tokens"] == "19.8"
-    assert row["Cont. perplexity"] == "9.50"
+    assert row["Cont. perplexity (all prompts)"] == "9.50"
     assert row["Distinct/n-gram"] == "0.63 / 0.92 / 0.97"
     assert "Scored" not in row  # everything has a score
+
+
+def test_the_perplexity_of_continuations_is_said_to_be_of_all_prompts(fake):
+    """It stands in the table of every split, beside figures that are of the split."""
+    results = load(fake).results
+    headings = tables.quality_table(results, "toxic").rows[0].keys()
+    named = ["Cont. perplexity (all prompts)", "Cont. perpl./word (all prompts)"]
+    assert [name for name in headings if name.startswith("Cont.")] == named
+    of_which = "the first two continuations of each prompt, in every split those of all prompts"
+    assert f"{named[0]}: of a token of {of_which}, under a reference" in " ".join(legend(results))
