@@ -94,13 +94,16 @@ def _choice(evaluation: Evaluation) -> str:
     samples = evaluation.samples
     several = any(isinstance(row, MergedRow) for row in evaluation.results.rows)
     of_seeds = " Of several seeds the texts are those of the first." if several else ""
-    drawn = max((len(x) for sample in samples for x in sample.drawn.values()), default=0)
-    counts = {sample.count for sample in samples}
-    if not drawn or len(counts) > 1 or None in counts:
+    drawn_of = [sample for sample in samples if sample.drawn]
+    drawn = {len(texts) for sample in drawn_of for texts in sample.drawn.values()}
+    if not any(drawn):
         return f"Shown is the first continuation of every method.{of_seeds}"
-    seeds = ", ".join(sorted({str(sample.seed) for sample in samples}))
+    counts = [sample.count for sample in drawn_of if sample.count is not None]
+    ends = dict.fromkeys((min(counts), max(counts))) if counts else ("several",)
+    seeds = ", ".join(sorted({str(sample.seed) for sample in drawn_of}))
     return (
-        f"Of {counts.pop()} continuations a method, {drawn} are shown, drawn by chance with seed "
+        f"Of {' to '.join(map(str, ends))} continuations a method, "
+        f"{'at most ' * (len(drawn) > 1)}{max(drawn)} are shown, drawn by chance with seed "
         f"{seeds}, and the most toxic of all, which stays hidden. Of all methods they are those of "
         "the same numbers: these share their random numbers, so methods that differ little often "
         f"write the same.{of_seeds}"

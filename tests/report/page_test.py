@@ -203,6 +203,18 @@ def drawn_samples(scores=(0.1, 0.2, 0.9)):
     return tuple(samples)
 
 
+def test_samples_of_prompts_of_unequal_numbers_are_said_to_be_drawn(fake):
+    """They were called the first continuations, and stood there with the worst."""
+    few, *others = drawn_samples()
+    few = dataclasses.replace(few, drawn={k: x[:1] for k, x in few.drawn.items()}, count=1)
+    evaluation = dataclasses.replace(load(fake), samples=(few, *others))
+    (shown,) = pages.samples.shown_samples([evaluation])
+    said = "Of 1 to 3 continuations a method, at most 2 are shown, drawn by chance with seed 0, and"
+    assert shown.choice.startswith(said)
+    alike = dataclasses.replace(evaluation, samples=(dataclasses.replace(few, count=3), *others))
+    assert "Of 3 continuations a method" in pages.samples.shown_samples([alike])[0].choice
+
+
 def test_drawn_samples_stand_with_the_worst_which_is_hidden(fake):
     evaluation = dataclasses.replace(load(fake), samples=drawn_samples())
     page = pages.page([evaluation])
