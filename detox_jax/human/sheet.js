@@ -39,6 +39,13 @@ function fromCsv(data, text) {
   return answers;
 }
 
+// What a file does not answer stays as it is on the page.
+function merged(answers, loaded) {
+  const all = { ...answers };
+  for (const [item, given] of Object.entries(loaded)) all[item] = { ...all[item], ...given };
+  return all;
+}
+
 function isDone(data, answers, row) {
   return data.questions.every(({ name }) => (answers[row[0]] || {})[name]);
 }
@@ -127,7 +134,7 @@ function start(data) {
     at("said").textContent = number
       ? `${number} rows read.`
       : "No row of this sheet is in that file: is it another rater's?";
-    answers = { ...answers, ...loaded };
+    answers = merged(answers, loaded);
     keep();
     show();
   });

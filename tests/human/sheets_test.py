@@ -123,5 +123,20 @@ def test_the_page_saves_the_table_and_reads_it_again(node, tmp_path):
     assert json.loads(again) == given
 
 
+def test_a_file_that_is_opened_keeps_answers_that_it_has_none_of(node):
+    """Rows that were saved without answers took those of the page away."""
+    data = page_data(sheets.page(KEY, KEY.sheets[0]))
+    (first, *_), (second, *_), *_ = data["rows"]
+    name = next(iter(KEY.questions))
+    there = {first: {name: "A"}, second: {name: "B"}}
+    program = "const [data, there, given] = JSON.parse(process.argv[1]);"
+    program += "const loaded = fromCsv(data, toCsv(data, given));"
+    program += "process.stdout.write(JSON.stringify([loaded, merged(there, loaded)]));"
+    loaded, merged = json.loads(node(program, [data, there, {second: {name: "equal"}}]))
+    assert len(loaded) == len(data["rows"])  # all of them are rows of this sheet
+    answered = {item: of for item, of in merged.items() if of}
+    assert answered == {first: {name: "A"}, second: {name: "equal"}}
+
+
 def test_what_a_cell_shows_is_one_line():
     assert texts.LINE_BREAK in sheets.TASK
