@@ -12,6 +12,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class TextQuality:
       bleu_texts_P: how many have such a BLEU.
       distinct_PN: `diversity.distinct_n` of the prompt, n from 1 to 3; NaN without a continuation.
       distinct_per_ngram_PN: `diversity.distinct_n_per_ngram` of it; NaN without an n-gram.
-      tokens_P: the sum of the "num_tokens" of those that have it.
+      tokens_P: the sum of the "num_tokens" of those that have it, as a number.
       counted_P: how many have it.
       stops_P: whose "finish" is "stop".
       finished_P: how many have a "finish".
@@ -129,8 +130,9 @@ class TextReader:
 
     def add(self, generations: Sequence[records.Generation]) -> None:
         """The continuations of the next prompt."""
-        tokens = [g.extra["num_tokens"] for g in generations if "num_tokens" in g.extra]
-        stops = [g.extra["finish"] == "stop" for g in generations if "finish" in g.extra]
+        tokens = [x for g in generations if _is_number(x := g.extra.get("num_tokens"))]
+        ends = [x for g in generations if (x := g.extra.get("finish")) is not None]
+        stops = [end == "stop" for end in ends]
         self._waiting.add([generation.text for generation in generations], [len(generations)])
         said = (sum(tokens), len(tokens), sum(stops), len(stops))
         for values, value in zip(self._waiting.said, said, strict=True):
@@ -416,6 +418,10 @@ def _loops(stream: _Stream) -> np.ndarray:
         ends_W = np.flatnonzero(sums_W[run:] - sums_W[:-run] == run)
         loops_T[text_W[ends_W + run + n - 1]] = True
     return loops_T
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _bits_of(size: int) -> int:

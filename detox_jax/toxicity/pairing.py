@@ -253,7 +253,7 @@ def _by_prompt(documents: Sequence[records.Document]) -> dict[str, list[Side]]:
     groups: dict[str, list[Side]] = collections.defaultdict(list)
     for document in sorted(documents, key=_order):
         if document.toxicity is not None and not records.is_empty(document.text):
-            ends = document.extra.get("finish", "stop") == "stop"
+            ends = document.extra.get("finish") in (None, "stop")
             side = Side(document.text, document.toxicity, ends, document.id)
             groups[str(document.extra.get("prompt_text", ""))].append(side)
     return groups

@@ -118,6 +118,18 @@ def test_what_records_say_of_tokens_and_ends():
     assert quality.rows(np.array([0])).early_stop_fraction == 1.0
 
 
+def test_what_a_record_leaves_open_is_not_said():
+    """A null, or a number of tokens that is none, as other programs write them."""
+    reader = text_quality.TextReader()
+    said = [{"num_tokens": None, "finish": None}, {"num_tokens": "7"}, {"num_tokens": True}]
+    reader.add([Generation("a", extra=extra) for extra in said])
+    quality = reader.finish()
+    assert math.isnan(quality.mean_tokens) and math.isnan(quality.early_stop_fraction)
+    reader = text_quality.TextReader()
+    reader.add([Generation("a", extra=said[0]), Generation("b", extra={"finish": "stop"})])
+    assert reader.finish().early_stop_fraction == 1.0
+
+
 def test_prompts_by_the_block_are_as_those_one_by_one(monkeypatch):
     monkeypatch.setattr(text_quality, "_CHUNK", 300)
     said = [{}, {"num_tokens": 3}, {"finish": "stop"}, {"num_tokens": 5, "finish": "length"}]

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from detox_jax import cli
+from detox_jax import cli, records
 from detox_jax.errors import UserError
+from detox_jax.toxicity import pairing
 from detox_jax.toxicity.pairing import Extremes, Imported, KeptAgainstDiscarded
 
 
@@ -50,6 +51,22 @@ def test_the_least_toxic_stands_against_the_most_toxic_of_one_prompt(tmp_path):
 def test_of_equal_scores_the_earlier_sample_counts(tmp_path):
     samples = ("one", 0.1), ("two", 0.1), ("three", 0.9), ("four", 0.9)
     assert sides(mined(tmp_path, Extremes(), prompt("a", *samples))) == [("one", "three")]
+
+
+def test_an_end_that_a_document_leaves_open_is_one(tmp_path):
+    """A null says as little as a field that is not there."""
+    ends = [{"finish": None}, {}, {"finish": "length"}]
+    lines = [
+        {"id": str(i), "text": f"text {i}", "toxicity": 0.1, "prompt_text": "p", **end}
+        for i, end in enumerate(ends)
+    ]
+    documents = records.read_documents(write(tmp_path / "documents.jsonl", lines))
+    (found,) = pairing._by_prompt([*documents]).values()
+    assert {side.text: side.ends for side in found} == {
+        "text 0": True,
+        "text 1": True,
+        "text 2": False,
+    }
 
 
 @pytest.mark.parametrize(("high", "number"), [(0.7, 1), (0.69, 0)])
