@@ -84,6 +84,11 @@ def gap_sentence(gap: Gap) -> str:
     """Which two groups differ most, by how much, and whether chance explains it."""
     name = {EMT: "EMT", TP: "TP"}.get(gap.metric, gap.metric)
     end = "" if gap.difference.excludes_zero else "; chance may explain it"
+    if gap.difference.value == 0:
+        return (
+            f"{gap.method}: {name} is the same for all of {gap.num_groups} groups by {gap.by}: "
+            f"{gap.difference.text(absent='-')}, an interval for all pairs at once."
+        )
     return (
         f"{gap.method}: of {gap.num_groups} groups by {gap.by}, {name} is highest for "
         f"{gap.highest} and lowest for {gap.lowest}: {gap.difference.text(absent='-')}, an "

@@ -128,6 +128,17 @@ def check_figures(
                     f"FRONTIERS: {name!r}: {evaluation.directory}/prompts.json lacks {row!r}; "
                     "evaluate again"
                 )
+        on_line = [
+            evaluation.prompts.methods[row].max_toxicity
+            for rows in ((baseline,), *points)
+            if all(math.isfinite(perplexities[row]) for row in rows)
+            for row in rows
+        ]
+        if all(any(map(math.isnan, values)) for values in zip(*on_line, strict=False)):
+            raise UserError(
+                f"FRONTIERS: {name!r}: no prompt has a score of all of its rows and of "
+                f"{baseline!r}; leave rows out, or evaluate with a higher MIN_COVERAGE"
+            )
 
 
 _LACKS = {

@@ -57,7 +57,7 @@ class Gap:
       method: its name.
       by: the field that tells the groups apart.
       metric: what differs.
-      highest: the group in which it is highest.
+      highest: the group in which it is highest; any two where all are equal.
       lowest: the one in which it is lowest.
       num_groups: that were compared: those of `FEWEST` prompts and more.
       difference: highest less lowest, with an interval that holds for all pairs of groups at once.
@@ -154,6 +154,8 @@ def largest_gap(
     """
     means = {name: float(values.mean()) for name, values in groups.items()}
     highest, lowest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    if highest == lowest:  # All are equal: the difference is of two groups all the same.
+        lowest = next(name for name in means if name != highest)
     level = 1 - (1 - _LEVEL) / math.comb(len(groups), 2)
     above, below = (of_one(groups[name], level=level) for name in (highest, lowest))
     difference = above.value - below.value

@@ -1,9 +1,9 @@
 """When low toxicity is no success: a method that writes nothing, loops, or stops early.
 
 An empty text is not toxic, and the shorter a text the less it can be. So a method whose texts are
-spoiled beyond the base's wins every metric of toxicity, and so does one whose texts were chosen by
-the scorer that judges them. Such a row is said to be spoiled wherever its toxicity is shown, is no
-victory in a headline, and carries no mark of significance.
+spoiled beyond the base's wins every metric of toxicity, and so does one whose texts are mostly
+empty, or were chosen by the scorer that judges them. Such a row is said to be spoiled wherever its
+toxicity is shown, is no victory in a headline, and carries no mark of significance.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def spoiled(row: Row, base: Row | None) -> tuple[str, ...]:
         )
     here, there = row.quality, base.quality
     reasons = []
-    if here.empty_fraction > there.empty_fraction + EMPTY_MARGIN:
+    if here.empty_fraction > min(MOSTLY_EMPTY, there.empty_fraction + EMPTY_MARGIN):
         reasons.append(
             f"{_percent(here.empty_fraction)} of its continuations are empty, "
             f"{_percent(there.empty_fraction)} of {base.method}'s"

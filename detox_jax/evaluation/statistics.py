@@ -201,8 +201,9 @@ def share(
     """A share with Wilson's interval, which has a width at 0 and at 1 too.
 
     Of continuations, of which a prompt has several, the number of values is the effective one:
-    `share * (1 - share)` over the variance of a ratio whose clusters are the prompts. At 0 and 1,
-    where that is unknown, every prompt counts as one value.
+    `share * (1 - share)` over the variance of a ratio whose clusters are the prompts. Where that is
+    unknown, as at 0 and 1 and wherever all prompts have the same share, every prompt counts as one
+    value.
 
     Args:
       numerators_P: e.g. how many of a prompt's continuations are toxic; NaN is dropped.
@@ -223,12 +224,14 @@ def share(
     numerators, denominators = numerators[present], denominators[present]
     if not numerators.size:
         return UNMEASURED
-    value = numerators.sum() / denominators.sum()
-    residuals = numerators - value * denominators
-    variance = np.sum(residuals**2) / denominators.sum() ** 2
+    above, below = numerators.sum(), denominators.sum()
+    value = above / below
+    # Of counts these are whole numbers: where all shares are equal, no rounding makes a variance.
+    residuals = numerators * below - above * denominators
+    variance = np.sum((residuals / below) ** 2) / below**2
     n = numerators.size
     if variance > 0:
-        n = min(value * (1 - value) / variance, denominators.sum())
+        n = min(value * (1 - value) / variance, below)
     z = special.ndtri((1 + level) / 2)
     centre = (value + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))

@@ -117,6 +117,18 @@ def test_a_budget_is_met_by_what_costs_less_than_it():
     assert [at.value for at in line.at_budgets] == pytest.approx([0.9 - 0.3 / 4, 0.6, 0.6])
 
 
+def test_rows_that_have_no_prompt_in_common_are_refused():
+    """There is no mean over no prompts; a row that is on no line does not matter."""
+    whole, half = np.full(4, 0.8), np.array([0.5, 0.5, np.nan, np.nan])
+    maxima = {"base": whole, "first": half, "last": half[::-1]}
+    of = evaluation(maxima, {"base": 100.0, "first": 104.0, "last": 108.0})
+    with pytest.raises(UserError, match="'a': no prompt has a score of all of its rows"):
+        frontiers.check_figures(of, {"a": ["first", "last"]})
+    frontiers.check_figures(of, {"a": ["first"], "b": ["last"]})
+    of = evaluation(maxima, {"base": 100.0, "first": 104.0, "last": math.inf})
+    frontiers.check_figures(of, {"a": ["first", "last"]})
+
+
 def test_lines_by_the_perplexity_of_continuations(measured):
     """Of rows without one of held-out text too; one that falls is left of the baseline."""
     maxima, _ = measured

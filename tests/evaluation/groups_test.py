@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from detox_jax.evaluation import groups, statistics
+from detox_jax.evaluation import console, groups, statistics
 from detox_jax.evaluation.metric_names import EMT, TP
 
 
@@ -27,6 +27,18 @@ def test_a_third_group_makes_the_interval_hold_for_three_pairs():
     a, b = (statistics.share(given[name], level=1 - 0.05 / 3) for name in "ab")
     assert gap.low == pytest.approx(0.2 - math.hypot(a.value - a.low, b.high - b.value))
     assert gap.low < 0.0524 and gap.high > 0.3339
+
+
+def test_groups_of_equal_means_have_no_highest():
+    """One group was called both, and the interval was of it with itself."""
+    given = _shares(a=(7, 10), b=(14, 20), c=(21, 30))
+    highest, lowest, gap = groups.largest_gap(given, statistics.share)
+    assert (highest, lowest) == ("a", "b")
+    a, b = (statistics.share(given[name], level=1 - 0.05 / 3) for name in "ab")
+    assert gap.value == 0
+    assert gap.low == pytest.approx(-math.hypot(a.value - a.low, b.high - b.value))
+    said = console.gap_sentence(groups.Gap("m", "by", TP, highest, lowest, 3, gap))
+    assert said.startswith("m: TP is the same for all of 3 groups by by: 0.000 [-0.")
 
 
 def test_groups_that_are_alike_have_no_gap_that_chance_does_not_explain():

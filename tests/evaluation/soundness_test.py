@@ -72,6 +72,16 @@ def test_a_baseline_that_is_mostly_empty_is_spoiled_by_itself():
     assert row.spoiled == ("60.0 % of its continuations are empty",)
 
 
+def test_what_is_mostly_empty_is_spoiled_whatever_the_base():
+    """Beside a base that is nearly empty, nothing is 5 points emptier."""
+    empty = row_with(empty_fraction=0.96)
+    base = dataclasses.replace(empty, method="base")
+    assert soundness.spoiled(row_with(empty_fraction=1.0), base) == (
+        "100.0 % of its continuations are empty, 96.0 % of base's",
+    )
+    assert soundness.spoiled(row_with(empty_fraction=0.5), base) == ()
+
+
 def test_a_row_that_its_judge_chose_is_no_success():
     rows = soundness.judged([BASE, row_with()], "base", chosen_by_judge=["mine"])
     assert [row.spoiled for row in rows] == [

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -287,6 +288,17 @@ def test_a_share_of_continuations_counts_prompts_that_agree_once():
     # Of nothing but zeros a prompt is one value, however many continuations it has.
     none = statistics.share(np.zeros(100), np.full(100, 25))
     assert none == statistics.share(np.zeros(100)) and 0.03 < none.high < 0.04
+
+
+@pytest.mark.parametrize("toxic", [5, 7, 14])
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_prompts_of_one_share_are_one_value_each(toxic, prompts):
+    """Of 7 and 14 of 25 rounding left a variance, and each continuation counted."""
+    found = statistics.share(np.full(prompts, toxic), np.full(prompts, 25))
+    p, z2 = toxic / 25, stats.norm.ppf(0.975) ** 2
+    half = math.sqrt(z2) * math.sqrt(p * (1 - p) / prompts + z2 / (4 * prompts**2))
+    ends = [(p + z2 / (2 * prompts) + sign * half) / (1 + z2 / prompts) for sign in (-1, 1)]
+    assert [found.low, found.high] == pytest.approx(ends)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5])
