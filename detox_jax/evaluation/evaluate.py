@@ -49,8 +49,9 @@ from detox_jax.tags import Tags
 
 STATISTICS = (
     "percentile bootstrap over prompts, 95 %; of shares Wilson's interval, continuations clustered "
-    "by prompt; sign-flip permutation p-values, Holm-adjusted within a split; resamples of "
-    f"{resampling.COUNTED_FROM:,} prompts and more drawn as counts"
+    "by prompt; sign-flip permutation p-values, Holm-adjusted over all differences of toxicity in "
+    f"a split, and over those of accuracies; resamples of {resampling.COUNTED_FROM:,} prompts and "
+    "more drawn as counts"
 )
 
 
