@@ -129,6 +129,8 @@ def _myself(verb: str) -> dict[str, Any]:
         "process": os.getpid(),
         "started": started,
         "boot": _boot(),
+        "namespace": _namespace(),
+        "began": _began(os.getpid()),
     }
 
 
@@ -138,6 +140,34 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
+
+
+def _namespace() -> int | None:
+    """In which numbers of processes this one's stands, as a container has its own; None if unknown.
+
+    The number of a namespace that is gone may come again; the processes of the first are then gone
+    too.
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):  # /proc of another namespace
+            return None
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def _began(process: int) -> int | None:
+    """When a process began, in ticks since the machine did: a later one of its number differs.
+
+    Returns:
+      The ticks; 0 of one that has ended and is not waited for yet, None where nothing says so.
+    """
+    try:
+        # Behind its name, which may hold anything: fields 3 and on of proc(5).
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _in_use(directory: object, holder: dict[str, Any]) -> str:
@@ -239,6 +269,7 @@ class _BucketLock(_Lock):
         self._blob = storage.Client().bucket(bucket).blob(name)
         self._generation: int | None = None
         self._ended = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, daemon=True)
         self._content = b""
 
     def take(self, myself: dict[str, Any]) -> bool:
@@ -264,16 +295,21 @@ class _BucketLock(_Lock):
                 self._delete(generation)
                 continue
             time.sleep(1.0)
-        threading.Thread(target=self._renew, daemon=True).start()
+        self._renewing.start()
         return True
 
     def _renew(self) -> None:
         while not self._ended.wait(_RENEWED_EVERY_S):
             # An outage is not the end of a lock: whoever takes it over says so in its object.
             with contextlib.suppress(Exception):
-                if not self._write(if_generation=self._generation) and not self._ended.is_set():
-                    self.lost = _in_use(self._directory, _read(self._look()[1]))
-                    return
+                if self._write(if_generation=self._generation) or self._ended.is_set():
+                    continue
+                generation, content = self._look()
+                if generation is None:
+                    self.lost = removed(self._directory)
+                else:
+                    self.lost = _in_use(self._directory, _read(content))
+                return
 
     def _write(self, if_generation: int | None) -> bool:
         """Whether the object is written; False where it is another one."""
@@ -314,20 +350,34 @@ class _BucketLock(_Lock):
     def give_back(self) -> None:
         self._ended.set()
         with contextlib.suppress(Exception):  # It lapses by itself.
-            self._delete(self._generation)
+            # What is being written is another generation, and one whose answer was lost unknown.
+            self._renewing.join()
+            generation, content = self._look()
+            if content == self._content:
+                self._delete(generation)
 
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:
-    """Whether the holder's process runs, where it was on this machine, not started anew since.
+    """Whether the holder's process runs, where its number is one of this process' own namespace.
 
-    None of any other, of which only time tells: two machines may have one name.
+    None of any other, of which only time tells: two machines may have one name, and two containers
+    of one machine the same numbers. So of this process, which no longer has the lock that it left.
     """
-    if (holder.get("host"), holder.get("boot")) != (socket.gethostname(), _boot()) or not _boot():
+    here = (socket.gethostname(), _boot(), _namespace())
+    if (holder.get("host"), holder.get("boot"), holder.get("namespace")) != here or not all(here):
+        return None
+    process, began = holder.get("process"), holder.get("began")
+    if not isinstance(process, int) or not isinstance(began, int) or process <= 0:
         return None
     try:
-        os.kill(int(holder.get("process", 0)), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, ValueError, TypeError):
+    except PermissionError:
+        pass  # another user's, which runs
+    except OverflowError:
         return None
-    return True
+    now = _began(process)
+    if now is None or (now == began and process == os.getpid()):
+        return None
+    return now == began

@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from pathlib import Path
 
 import pytest
 from etils import epath
@@ -163,3 +166,109 @@ def test_files_and_directories_of_a_directory_that_is_removed(tmp_path):
     ):
         with pytest.raises(Unavailable, match="gone: was removed while it was being written"):
             write()
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs /proc of Linux")
+def test_a_number_says_whether_its_process_lives_in_its_own_namespace_alone():
+    """Containers of one machine have its name and start, and may have the same numbers."""
+    is_alive = directory_lock._is_alive
+    process = subprocess.Popen(["sleep", "600"])
+    myself = directory_lock._myself("train")
+    lock = {**myself, "process": process.pid, "began": directory_lock._began(process.pid)}
+    try:
+        assert is_alive(lock) is True
+        assert is_alive({**lock, "began": lock["began"] - 1}) is False  # who had the number before
+        for field in ("host", "boot", "namespace"):
+            assert is_alive({**lock, field: "other"}) is None
+        for field in ("namespace", "began"):  # as an earlier version's lock
+            assert is_alive({key: lock[key] for key in lock.keys() - {field}}) is None
+    finally:
+        process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_alive(lock) is False  # and nobody has waited for it
+    process.wait()
+    assert is_alive(lock) is False
+    assert is_alive({**lock, "namespace": None}) is None
+    assert is_alive(myself) is None  # left where it could not be given back
+    assert is_alive({**myself, "began": myself["began"] - 1}) is False
+
+
+class Blob:
+    """In place of a bucket's object: its generation and content, under conditions as there."""
+
+    def __init__(self):
+        self.generation = None
+        self.held = None
+        self.before_answer = lambda: None
+
+    def bucket(self, _):
+        return self
+
+    def blob(self, _):
+        return self
+
+    def upload_from_string(self, content, if_generation_match):
+        self._require(if_generation_match)
+        self.held = (time.monotonic_ns(), content)
+        self.before_answer()
+        self.generation = self.held[0]
+
+    def reload(self):
+        from google.api_core.exceptions import NotFound
+
+        if self.held is None:
+            raise NotFound("")
+        self.generation = self.held[0]
+
+    def download_as_bytes(self, if_generation_match):
+        self._require(if_generation_match)
+        return self.held[1]
+
+    def delete(self, if_generation_match):
+        self._require(if_generation_match)
+        self.held = None
+
+    def _require(self, generation):
+        from google.api_core.exceptions import PreconditionFailed
+
+        if generation != (self.held[0] if self.held else 0):
+            raise PreconditionFailed("")
+
+
+@pytest.fixture
+def blob(monkeypatch):
+    """The lock of gs://bkt/o, written again at every chance."""
+    blob = Blob()
+    monkeypatch.setattr("google.cloud.storage.Client", lambda: blob)
+    monkeypatch.setattr(directory_lock, "_RENEWED_EVERY_S", 0.01)
+    return blob
+
+
+def test_a_lock_that_is_being_written_is_given_back_all_the_same(blob):
+    output = epath.Path("gs://bkt/o")
+    directory_lock.acquire(output, "score")
+    lock = directory_lock._held["gs://bkt/o"]
+    writing = threading.Event()
+
+    def until_it_ends():
+        writing.set()
+        assert lock._ended.wait(120)
+        time.sleep(0.2)  # in which it would be deleted by its old generation
+
+    blob.before_answer = until_it_ends
+    assert writing.wait(120)
+    directory_lock.release(output)
+    assert blob.held is None
+
+
+def test_an_output_that_is_removed_from_a_bucket_is_told_so(blob):
+    output = epath.Path("gs://bkt/o")
+    directory_lock.acquire(output, "score")
+    lock = directory_lock._held["gs://bkt/o"]
+    blob.held = None
+    lock._renewing.join(120)
+    with pytest.raises(
+        Unavailable, match="gs://bkt/o: was removed while it was being written; run"
+    ):
+        directory_lock.check(output)
+    directory_lock.release(output)
