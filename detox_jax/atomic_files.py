@@ -75,7 +75,7 @@ def write_blocks(path: epath.Path, blocks: Iterable[bytes]) -> None:
 
 def _write_durably(path: Path, blocks: Iterable[bytes]) -> None:
     """Writes as the blocks come; what goes wrong with these is not the storage's trouble."""
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
+    temporary = path.parent / partial_name(path.name)
     with writing(path), staying(path.parent):
         file = temporary.open("wb")
     try:
@@ -110,6 +110,11 @@ def _remove_leftovers(path: Path) -> None:
     for beside in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}{_PARTIAL}"):
         if beside.is_file():
             beside.unlink(missing_ok=True)
+
+
+def partial_name(name: str) -> str:
+    """A new name for what `name` is while it is being written; see `is_partial`."""
+    return f".{name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
 
 
 def is_partial(name: str) -> bool:

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -171,12 +170,13 @@ class OutputDirectory:
         return True
 
     def _check_shared(self) -> None:
-        """Refuses a directory that is not the same one on every host."""
+        """Refuses a directory that is not the same one on every host; a bucket is by its name."""
         run = processes.current()
-        if not run.several:
+        if not run.several or not atomic_files.is_local(self.path):
             return
-        # Not the manifest, which an earlier run may have left on every host's own disk.
-        token = self.path / run.first_decides(lambda: f".shared-{uuid.uuid4().hex}")
+        # Not the manifest, which an earlier run may have left on every host's own disk. Named as
+        # what the next run removes where this one is killed before it does.
+        token = self.path / run.first_decides(lambda: atomic_files.partial_name("shared"))
         run.first_decides(lambda: atomic_files.write_bytes(token, b""))
         seen = run.gather(_appears(token))
 

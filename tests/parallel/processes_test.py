@@ -5,6 +5,7 @@ import threading
 from concurrent import futures
 
 import pytest
+from etils import epath
 
 from detox_jax import outputs, records
 from detox_jax.errors import UserError
@@ -166,3 +167,31 @@ def test_a_directory_of_one_host_alone_is_refused(as_process, tmp_path, monkeypa
     (message,) = {str(error) for error in on_all(as_process(work))}
     assert "not shared between hosts: process 2 (host-2) does not see" in message
     assert not list((tmp_path / "shared").glob(".shared*"))
+
+
+def test_what_a_killed_run_showed_the_others_is_removed_by_the_next(
+    as_process, tmp_path, monkeypatch
+):
+    def killed(token):
+        raise UserError(f"killed while it looked for {token}")
+
+    def work(run, index):
+        outputs.OutputDirectory(str(tmp_path / "out"), "score", {}).finish()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "_appears", killed)
+        on_all(as_process(work))
+    assert len([*(tmp_path / "out").glob(".shared*")]) == 1
+    assert on_all(as_process(work)) == [None] * 3
+    assert not [*(tmp_path / "out").glob(".shared*")]
+
+
+def test_a_bucket_is_shared_by_its_name_and_nothing_is_written_to_see_it(as_process, monkeypatch):
+    monkeypatch.setattr(outputs.atomic_files, "write_bytes", lambda *_: pytest.fail("written"))
+
+    def work(run, index):
+        output = object.__new__(outputs.OutputDirectory)
+        output.path = epath.Path("gs://bkt/o")
+        output._check_shared()
+
+    assert on_all(as_process(work)) == [None] * 3
