@@ -38,7 +38,7 @@ from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
 from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method
-from detox_jax.method.narrator import Narrator
+from detox_jax.method.narrator import Narrator, where_to_look
 from detox_jax.method.places import CorpusPlaces, placed
 from detox_jax.method.run_preview import RunPreview
 from detox_jax.models import adaptation as adaptations
@@ -268,12 +268,7 @@ def sgeat(
     report(results=results, output_dir=str(place / "report"), **compared)
     _bring_out(results[0], place)
     say("done; where to look next:")
-    print(
-        f"  {place / 'report.html'}     pictures, tables, sample continuations\n"
-        f"  {place / 'results.json'}    every figure with its interval and provenance\n"
-        f"  {root / 'models'}/         the detoxified models\n"
-        f"  {root / 'continuations'}/  what each model wrote, with scores"
-    )
+    print(where_to_look(root, place))
     return None
 
 

@@ -14,7 +14,7 @@
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-name="" bucket="" gin_file="" output="" passed=()
+name="" bucket="" gin_file="" output="" log_dir="" passed=()
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) show_help && exit 0 ;;
@@ -26,8 +26,9 @@ while [ $# -gt 0 ]; do
       case $1 in
         --name=*) name=${1#*=} ;;
         --bucket=*) bucket=${1#*=} ;;
+        --log_dir=* | --log-dir=*) log_dir=${1#*=} ;;
         --dry_run | --dry-run) dry_run=true ;;
-        --name | --bucket) usage_error "$1 needs a value: $1=VALUE" ;;
+        --name | --bucket | --log_dir | --log-dir) usage_error "$1 needs a value: $1=VALUE" ;;
       esac
       passed+=("$1")
       ;;
@@ -53,5 +54,15 @@ trap 'stop_watch 143' TERM HUP
 wait "$watch"
 output=${output:-runs/$name}
 [ -n "$dry_run" ] || mkdir -p "$output"
-run gcloud storage cp "$output_dir/report.html" "$output_dir/results.json" "$output/"
+
+# With ONLY they are in a directory of their own, which the newest log names in its last lines.
+newest="" results=""
+for log in "${log_dir:-runs/tpu/$name}"/*/run/worker-0.log; do
+  if [ "$log" -nt "$newest" ]; then newest=$log; fi
+done
+if [ -z "$dry_run" ] && [ -n "$newest" ]; then
+  results=$(sed -n 's|^  \(.*\)/report\.html  *pictures, tables, .*|\1|p' "$newest" | tail -n 1)
+fi
+results=${results:-$output_dir}
+run gcloud storage cp "$results/report.html" "$results/results.json" "$output/"
 say "results: $output/report.html, $output/results.json; all of the run: $output_dir"

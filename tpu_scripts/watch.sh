@@ -190,7 +190,7 @@ for ((attempt = 0; attempt <= max_restarts; attempt++)); do
       interruptible sleep "$poll"
       continue
     fi
-  elif [ "$attempt" = 0 ]; then
+  elif [ "$runs" = 0 ]; then # nor is a request that was refused from the start
     exit 1
   fi
   say "attempt $attempt failed; $((max_restarts - attempt)) restarts are left"

@@ -51,3 +51,18 @@ class Narrator:
             # Into an output that is finished, from which nothing is removed any more.
             content = self._file.read_bytes()
             atomic_files.write_bytes(directory / outputs.TIMES_FILE, content, in_output=False)
+
+
+def where_to_look(root: epath.Path, place: epath.Path) -> str:
+    """The last lines of a run: what lies where. `tpu_scripts/sgeat.sh` reads the first of them.
+
+    Args:
+      root: of the run.
+      place: of its results.
+    """
+    return (
+        f"  {place / 'report.html'}     pictures, tables, sample continuations\n"
+        f"  {place / 'results.json'}    every figure with its interval and provenance\n"
+        f"  {root / 'models'}/         the detoxified models\n"
+        f"  {root / 'continuations'}/  what each model wrote, with scores"
+    )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 
 import pytest
+from etils import epath
 
+from detox_jax.method.narrator import where_to_look
 from tests.tpu_scripts.conftest import SCRIPTS
 from tests.tpu_scripts.flags_test import RESOURCE
 from tests.tpu_scripts.run_test import wait_for
@@ -74,6 +77,19 @@ def test_what_asks_to_be_run_again_is_and_is_not_counted(cloud, flags):
     assert output.count("watch.sh: stopped, and asks to be run again; 0 restarts are left") == 2
     assert "done after 2 restarts" in output
     assert len(list((cloud.checkout / "runs/tpu/q").glob("*-2/run/exit_codes.txt"))) == 1
+    assert not cloud.exists
+
+
+def test_a_request_that_is_refused_after_a_75_is_tried_again(cloud, flags):
+    scenario, refusing = cloud.cloud / "scenario.json", cloud.cloud / "refusing.json"
+    cloud.play(quota_error=True, **ACTIVE)
+    shutil.copy(scenario, refusing)
+    cloud.play(**ACTIVE)
+    cloud.behave(f"cp {refusing} {scenario}; touch {cloud.cloud / 'preempted'}; exit 75")
+    status, output = watch(cloud, flags, "--max_restarts=1")
+    assert status == 1
+    assert "error: gave up after 1 restarts" in output
+    assert output.count("RESOURCE_EXHAUSTED") == 2
     assert not cloud.exists
 
 
@@ -222,6 +238,24 @@ def test_sgeat_runs_the_method_and_brings_the_results(cloud, flags):
         ["storage", "cp", f"{bucket}/q/report.html", f"{bucket}/q/results.json", "runs/q/"]
     ]
     assert not cloud.exists
+
+
+def test_sgeat_brings_the_results_of_some_rows_from_where_they_are(cloud, flags):
+    cloud.play(**ACTIVE)
+    (cloud.checkout / "pod.gin").write_text("")
+    root = epath.Path(cloud.root / "bucket" / "q")
+    place = root / "only-0123abcd"
+    of_before = cloud.checkout / "runs/tpu/q/before-0/run/worker-0.log"
+    of_before.parent.mkdir(parents=True)
+    of_before.write_text(where_to_look(root, root) + "\n")
+    os.utime(of_before, (1, 1))
+    cloud.behave(f"cat <<END\n{where_to_look(root, place)}\nEND\n")
+    only = "--gin.ONLY=['standard']"
+    status, output = cloud.run("sgeat.sh", *flags, "--gin_file=pod.gin", "--", only)
+    assert status == 0, output
+    assert cloud.calls("cp") == [
+        ["storage", "cp", f"{place}/report.html", f"{place}/results.json", "runs/q/"]
+    ]
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
