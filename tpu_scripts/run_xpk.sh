@@ -14,8 +14,11 @@
 #   --docker_image=IMAGE      with detox_jax installed
 #   --max_restarts=N          by JobSet, after preemption or a crash (default 20)
 #   --timeout=SECONDS         to wait for the end (default 604800, a week)
+#   --poll=SECONDS            between two tries to wait, where xpk cannot (default 30); ten in a row
+#                             are as being out of time
 #   --priority=LEVEL          very-low, low, medium, high or very-high (default medium)
-#   --keep                    leave the workload in the cluster when interrupted or out of time
+#   --keep                    leave the workload in the cluster when interrupted or out of time: it costs
+#                             money until it ends or is deleted
 #   --log_dir=DIR             (default runs/tpu/WORKLOAD)
 #   --project=PROJECT         (default: gcloud's)
 #   --dry_run                 print what would run, and stop
@@ -24,9 +27,9 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 cluster="" workload="" zone="" project="" type="" node_count=1 docker_image="" max_restarts=20
-timeout=604800 priority=medium log_dir="" keep=""
+timeout=604800 poll=30 priority=medium log_dir="" keep=""
 parse_flags "cluster workload zone project type node_count docker_image max_restarts timeout \
-  priority log_dir" "keep" "$@"
+  poll priority log_dir" "keep" "$@"
 require cluster workload zone type docker_image
 require_number node_count max_restarts timeout
 [ ${#rest[@]} -gt 0 ] || usage_error "no command: end with -- detox-jax VERB ..."
@@ -38,7 +41,12 @@ at=("--cluster=$cluster" "${location[@]}")
 give_up() {
   trap '' INT TERM HUP
   close_connections
-  [ -n "$keep" ] || run xpk workload delete "--workload=$workload" "${at[@]}" --force
+  local delete=(xpk workload delete "--workload=$workload" "${at[@]}" --force)
+  if [ -n "$keep" ]; then
+    say "kept, at its price: $workload; to delete it: ${delete[*]}"
+  else
+    run "${delete[@]}" || say "NOT DELETED: $workload may go on, at its price; try ${delete[*]}"
+  fi
   exit "$1"
 }
 trap 'give_up 130' INT
@@ -51,13 +59,31 @@ run xpk workload create "--workload=$workload" "${at[@]}" "--tpu-type=$type" \
   --restart-on-exit-codes=1,75 "--priority=$priority" "--command=$(quote env DETOX_JAX_MULTIHOST=1 "${rest[@]}")" ||
   fail "xpk refused the workload; the lines above say why"
 
-status=0
 # A group of its own, and in the background, so that a signal is handled at once and ends it.
-set -m
-run xpk workload list "${at[@]}" "--wait-for-job-completion=$workload" "--timeout=$timeout" &
-set +m
-connections=($!)
-wait $! || status=$?
+wait_for_end() {
+  set -m
+  run xpk workload list "${at[@]}" "--wait-for-job-completion=$workload" "--timeout=$left" &
+  set +m
+  connections=($!)
+  wait $!
+}
+
+# xpk says 0 or 125 of a workload that has ended, and 124 of one that goes on. Of anything else, such
+# as a cluster that cannot be reached, it says kubectl's status, often 1, and the workload may go on.
+failures=0 left=$timeout since=$SECONDS
+while :; do
+  status=0
+  began=$SECONDS
+  wait_for_end || status=$?
+  case $status in 0 | 124 | 125) break ;; esac
+  [ $((SECONDS - began)) -lt 60 ] || failures=0 # it could wait until now
+  failures=$((failures + 1))
+  [ "$failures" -lt 10 ] || break
+  left=$((timeout - SECONDS + since))
+  [ "$left" -gt 0 ] || { status=124 && break; }
+  say "xpk cannot wait for $workload ($status); trying again"
+  pause "$poll"
+done
 [ -n "$dry_run" ] || mkdir -p "$log_dir"
 gather_logs() {
   kubectl logs "--selector=jobset.sigs.k8s.io/jobset-name=$workload" --all-containers --prefix \
@@ -67,5 +93,6 @@ run gather_logs || say "no logs gathered; xpk printed where the console has them
 case $status in
   0) say "$workload succeeded; logs: $log_dir/workers.log" ;;
   124) say "$workload is not finished after $timeout s" && give_up 1 ;;
-  *) fail "$workload failed ($status; 125 is the command's failure); logs: $log_dir/workers.log" ;;
+  125) fail "$workload failed; logs: $log_dir/workers.log" ;;
+  *) say "xpk could not wait for $workload $failures times ($status); it may go on" && give_up 1 ;;
 esac

@@ -61,3 +61,32 @@ def test_an_interrupted_workload_is_deleted_unless_kept(xpk, keep):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert ("workload delete" in xpk.xpk_calls.read_text()) == (not keep)
+
+
+def test_a_wait_that_fails_is_begun_again(xpk):
+    xpk.xpk(f'[ "$(grep -c list {xpk.xpk_calls})" -ge 3 ] || exit 1')
+    status, output = xpk.run("run_xpk.sh", "--poll=0.05", *FLAGS)
+    assert status == 0, output
+    assert output.count("run_xpk.sh: xpk cannot wait for w (1); trying again\n") == 2
+    assert "w succeeded" in output and "workload delete" not in output
+
+
+@pytest.mark.parametrize("keep", [(), ("--keep",)], ids=str)
+def test_what_cannot_be_waited_for_is_not_left_in_silence(xpk, keep):
+    xpk.xpk("exit 1")
+    status, output = xpk.run("run_xpk.sh", "--poll=0.05", *keep, *FLAGS)
+    assert status == 1
+    calls = xpk.xpk_calls.read_text()
+    assert calls.count("workload list") == 10
+    assert calls.splitlines()[-1].startswith("workload list" if keep else "workload delete")
+    assert "xpk could not wait for w 10 times (1); it may go on" in output
+    assert ("kept, at its price: w; to delete it: xpk workload delete --work" in output) == (
+        keep != ()
+    )
+
+
+def test_a_workload_that_cannot_be_deleted_is_told(xpk):
+    xpk.xpk("exit 124 ;; *delete*) exit 1")
+    status, output = xpk.run("run_xpk.sh", *FLAGS)
+    assert status == 1
+    assert "NOT DELETED: w may go on, at its price; try xpk workload delete --workload=w" in output
