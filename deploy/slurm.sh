@@ -19,7 +19,9 @@ set -euo pipefail
 [ $# -gt 0 ] || { echo "no verb: sbatch deploy/slurm.sh VERB ..." >&2; exit 2; }
 
 status=0
-srun --kill-on-bad-exit=0 detox-jax "$1" --multihost "${@:2}" || status=$?
+# Slurm 22.05 and 23.02 give each task one CPU unless srun is told the job's number again.
+srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
+  detox-jax "$1" --multihost "${@:2}" || status=$?
 if [ "$status" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -67,6 +67,7 @@ def slurm(tmp_path):
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "STATUS": str(status),
             "SLURM_JOB_ID": "7",
+            "SLURM_CPUS_PER_TASK": "8",
         }
         result = subprocess.run(
             [DEPLOY / "slurm.sh", *arguments], env=environment, capture_output=True, text=True
@@ -79,7 +80,10 @@ def slurm(tmp_path):
 @pytest.mark.parametrize("status", [0, 1, 2, 75])
 def test_a_job_that_was_stopped_is_queued_again(slurm, status):
     ended, calls = slurm(status, "sgeat", "--gin.OUTPUT_DIR=/shared/my run")
-    called = "srun --kill-on-bad-exit=0 detox-jax sgeat --multihost --gin.OUTPUT_DIR=/shared/my run"
+    called = (
+        "srun --kill-on-bad-exit=0 --cpus-per-task=8 detox-jax sgeat --multihost "
+        "--gin.OUTPUT_DIR=/shared/my run"
+    )
     assert ended == status
     assert calls == [called, *(["scontrol requeue 7"] if status == 75 else [])]
 
