@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from detox_jax import storage_watch
 from detox_jax.storage_watch import StorageWatch, waits_for_storage
 
 
@@ -22,6 +23,25 @@ class Lines(io.StringIO):
         if self.getvalue().count("\n") >= 2:
             self.are_two.set()
         return size
+
+
+class Clock:
+    """The watch's clock: it stands still, but for what a call takes of it."""
+
+    def __init__(self):
+        self._now, self._is_read = 0.0, threading.Event()
+
+    def monotonic(self) -> float:
+        now = self._now
+        self._is_read.set()
+        return now
+
+    def wait(self, seconds: float) -> None:
+        """Goes on, a second at a time, each of which the watch sees."""
+        for _ in range(int(seconds)):
+            self._now += 1
+            self._is_read.clear()
+            assert self._is_read.wait(60)
 
 
 def client(module: str) -> types.ModuleType:
@@ -52,16 +72,18 @@ def test_who_waits_for_calls_of_other_threads_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "path", "times"),
+    ("module", "path", "times", "is_said"),
     [
-        ("etils.epath.gpath", "/disk/model", 1),  # a disk
-        ("somebody.else", "gs://bkt/model", 1),  # no storage's client
-        ("etils.epath.gpath", "gs://bkt/model", 60),  # many calls, each quick
+        ("etils.epath.gpath", "gs://bkt/model", 1, True),
+        ("etils.epath.gpath", "/disk/model", 1, False),  # a disk
+        ("somebody.else", "gs://bkt/model", 1, False),  # no storage's client
+        ("etils.epath.gpath", "gs://bkt/model", 6, False),  # many calls, each quick
     ],
 )
-def test_other_waits_are_not_said(module, path, times, capsys):
+def test_a_long_call_of_a_storage_is_said_and_no_other_wait(module, path, times, is_said, capsys, monkeypatch):
+    monkeypatch.setattr(storage_watch, "time", clock := Clock())
     read_text = client(module).read_text
-    with StorageWatch(after_s=0.3, every_s=0.02):
+    with StorageWatch(after_s=30, every_s=0.001):
         for _ in range(times):
-            read_text(path, threading.Event(), 0.6 / times)
-    assert capsys.readouterr().err == ""
+            read_text(path, clock, 60 / times)
+    assert ("gs://bkt/model" in capsys.readouterr().err) == is_said

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -118,7 +119,7 @@ def test_futures_that_end_after_their_loop_are_dropped_and_others_are_not(monkey
 def at_once(monkeypatch):
     """Lines come at once and many times a second."""
     monkeypatch.delenv(terminal.SILENCE)
-    monkeypatch.setattr(terminal, "FIRST_S", 0.0)
+    monkeypatch.setattr(terminal, "FIRST_S", 0.0)  # A bar that speaks has a line when it begins.
     monkeypatch.setattr(terminal, "EVERY_S", 0.001)
 
 
@@ -132,16 +133,27 @@ def wait_for(capfd, pattern):
     return written
 
 
-def test_lines_without_a_terminal_say_what_is_done(at_once, capfd):
+def ends(capfd, monkeypatch):
+    """Whether what is over is spoken of no more, also where a line is due, and no thread is left."""
+    assert terminal._SPEAKER._ended.is_set()
+    for thread in threading.enumerate():
+        if thread.name.endswith("(_watch)"):
+            thread.join(60)
+            assert not thread.is_alive()
+    capfd.readouterr()
+    monkeypatch.setattr(terminal._SPEAKER, "_due", 0.0)
+    terminal._SPEAKER.moved()
+    return capfd.readouterr().err == ""
+
+
+def test_lines_without_a_terminal_say_what_is_done(at_once, capfd, monkeypatch):
     with terminal.bar("score with ngram", 1200, 200, unit="documents") as advance:
         wait_for(capfd, r"^score with ngram: 200 of 1,200 documents$")
         advance(100, "loss 3.214")
         wait_for(capfd, r"^score with ngram: 300 of 1,200 documents, loss 3.214")
         advance(900)
         wait_for(capfd, r"^score with ngram: 1,200 of 1,200 documents, loss 3.214$")
-    capfd.readouterr()
-    time.sleep(0.01)
-    assert capfd.readouterr().err == ""
+    assert ends(capfd, monkeypatch)
 
 
 def test_a_line_comes_while_nothing_moves_and_names_what_is_compiled(at_once, capfd):
@@ -161,8 +173,8 @@ def test_short_work_says_nothing(capfd, monkeypatch):
 
 def test_lines_can_be_switched_off(at_once, capfd, monkeypatch):
     monkeypatch.setenv(terminal.SILENCE, "1")
-    with terminal.bar("score", 3):
-        time.sleep(0.01)
+    with terminal.bar("score", 3) as advance:
+        advance()
     assert capfd.readouterr().err == ""
 
 
@@ -171,16 +183,14 @@ def test_of_several_processes_the_first_speaks(at_once, capfd, monkeypatch):
     monkeypatch.setattr(processes, "current", lambda: second)
     with terminal.bar("score", 3) as advance:
         advance()
-        time.sleep(0.01)
     assert capfd.readouterr().err == ""
 
 
-def test_an_error_passes_and_ends_the_lines(at_once, capfd):
+def test_an_error_passes_and_ends_the_lines(at_once, capfd, monkeypatch):
     with pytest.raises(RuntimeError), terminal.bar("score", 3):
+        wait_for(capfd, r"^score: 0 of 3$")
         raise RuntimeError
-    capfd.readouterr()
-    time.sleep(0.01)
-    assert capfd.readouterr().err == ""
+    assert ends(capfd, monkeypatch)
 
 
 def shown(seconds, **moves):

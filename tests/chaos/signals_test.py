@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT at random moments: 75 or 130, one line, and the rerun ends as undisturbed."""
 
+import collections
 import random
 import re
 import signal
@@ -60,12 +61,12 @@ def test_a_signal_at_a_random_moment_is_obeyed(forks, verbs, counts, tmp_path, v
     seconds = time.monotonic() - start
     expected = _left(forks, verb, output)
     chance = random.Random(verb)
-    done, run, wrong = 0, 0, []
-    while done < SIGNALS:
-        assert run < 20 * SIGNALS, f"{run} runs ended before their signal came, {seconds} s each"
+    done, run, wrong = collections.Counter(), 0, []
+    while done.total() < SIGNALS:
+        assert run < 20 * SIGNALS, f"{run} runs of {seconds} s, of which signals ended {done}"
         output = tmp_path / str(run)
         flags = _flags(verbs, verb, output)
-        number = chance.choice(list(STATUS))
+        number = min(STATUS, key=lambda number: done[number])  # One that is ignored never counts.
         child = forks.start(flags, before=before)
         _listening(child)
         time.sleep(chance.random() * seconds)
@@ -78,11 +79,15 @@ def test_a_signal_at_a_random_moment_is_obeyed(forks, verbs, counts, tmp_path, v
         if ended.status not in (0, STATUS[number]) or "Traceback" in ended.errors:
             differing.append(f"{number.name}: exit {ended.status}: {ended.errors}")
         stopped = ended.status != 0
+        if not stopped:
+            left = trees.differences(_left(forks, verb, output), expected)
+            differing += [f"{number.name}: exit 0 with another {what}" for what in left]
         ended = forks.run(flags, before=before)
         differing += [f"exit {ended.status}: {ended.errors}"] if ended.status else []
         differing += trees.differences(_left(forks, verb, output), expected)
         if stopped:
             counts.add(name, 1, 0 if differing else 1)
         wrong += [f"run {run}: {what}" for what in differing]
-        done, run = done + stopped, run + 1
+        done[number] += stopped
+        run += 1
     assert not wrong, "\n".join(wrong)

@@ -71,6 +71,9 @@ def test_a_full_disk(forks, verbs, counts, tmp_path, verb):
         troubles = []
         if ended.status not in (0, 1) or "Traceback" in ended.errors:
             troubles.append(f"exit {ended.status}: {ended.errors}")
+        if ended.status == 0:  # What was not written was not needed.
+            left = trees.differences(_left(forks, verb, output), undisturbed.left)
+            troubles += [f"exit 0 with another {what}" for what in left]
         troubles += _rerun(forks, verbs, verb, output, undisturbed)
         counts.add(name, 1, not troubles, verb)
         tried += 1

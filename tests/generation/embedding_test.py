@@ -1,9 +1,12 @@
 """Texts as points of a model's own, for `filter`'s selection by distance."""
 
+import shutil
+
 import numpy as np
 import pytest
 from etils import epath
 
+from detox_jax import output_settings
 from detox_jax.checkpoints import model_dir
 from detox_jax.errors import UserError
 from detox_jax.generation import embedding
@@ -12,13 +15,17 @@ from tests.conftest import initial_params
 TEXTS = ["the ferry was late", "bread and butter", "the ferry was late", ""]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, vocabulary, config):
-    root = tmp_path_factory.mktemp("embedding") / "base"
+def write(root, vocabulary, config, seed=0):
     root.mkdir()
     spec = model_dir.ModelSpec(config, None, None, vocabulary.fingerprint)
-    model_dir.save_model(epath.Path(root), initial_params(config), spec, vocabulary)
+    params = initial_params(config, seed=seed)
+    model_dir.save_model(epath.Path(root), params, spec, vocabulary)
     return str(root)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, vocabulary, config):
+    return write(tmp_path_factory.mktemp("embedding") / "base", vocabulary, config)
 
 
 def test_points_are_the_models_and_have_length_one(base, monkeypatch):
@@ -36,8 +43,13 @@ def test_points_are_the_models_and_have_length_one(base, monkeypatch):
     np.testing.assert_allclose(alone, x, atol=1e-4)
 
 
-def test_it_is_the_content_of_the_model_that_decides(base, tmp_path):
-    assert embedding.ModelStates(base).described() == embedding.ModelStates(base, 7).described()
+def test_it_is_the_content_of_the_model_that_decides(base, tmp_path, vocabulary, config):
+    described = embedding.ModelStates(base).described()
+    assert described == embedding.ModelStates(base, 7).described()
+    elsewhere = embedding.ModelStates(shutil.copytree(base, tmp_path / "elsewhere")).described()
+    assert output_settings.agree(described, elsewhere)
+    other = write(tmp_path / "other", vocabulary, config, seed=1)
+    assert not output_settings.agree(described, embedding.ModelStates(other).described())
     with pytest.raises(UserError, match="nosuch"):
         embedding.ModelStates(str(tmp_path / "nosuch")).check()
     with pytest.raises(UserError, match="needs EMBEDDING_MODEL"):

@@ -103,7 +103,7 @@ def test_other_settings_are_another_output(model_dir, scored, tmp_path, capsys):
             "--gin.FIT=@fitting.MeanDifference",
             "FIT: expected a Fit, got @fitting.MeanDifference: write",
         ),
-        ("--gin.fitting.AffineMap.ridge=-1.0", ""),
+        ("--gin.fitting.AffineMap.ridge=-1.0", "AffineMap.ridge is -1.0; must not be negative"),
     ],
 )
 def test_what_is_refused_in_one_line(model_dir, scored, tmp_path, capsys, flag, message):

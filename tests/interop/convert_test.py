@@ -135,6 +135,7 @@ def test_the_command_line_and_a_rerun(source, tmp_path, capsys, monkeypatch):
     assert cli.main(["convert", f"--from_hf={source}"]) == 2
     assert "convert goes one way" in capsys.readouterr().err
     assert cli.main(["train", f"--from_hf={source}"]) == 2
+    assert "unknown flag --from_hf" in capsys.readouterr().err
 
 
 def test_a_whole_model_trained_here_is_exported_as_gpt2(model_dir, tmp_path, config):

@@ -257,6 +257,7 @@ def test_without_its_base_it_says_how_that_comes_here(llama, tmp_path, capsys):
         remedy = "convert --from_hf=owner/model --gin.REVISION=v1 --to=BASE, and then give it"
         assert remedy in capsys.readouterr().err
     assert cli.main([*flags, f"--gin.BASE={llama / 'base'}", "--verify"]) == 2
+    assert "whole models, and this is an adapter; leave it out" in capsys.readouterr().err
     assert (
         cli.main(
             [

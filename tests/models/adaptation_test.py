@@ -156,28 +156,31 @@ def test_json_round_trip(adaptation):
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "said"),
     [
-        lambda: AdapterConfig(0),
-        lambda: AdapterConfig(8, placement="somewhere"),
-        lambda: LoRAConfig(0),
-        lambda: LoRAConfig(4, target_modules=("queries",)),
-        lambda: LoRAConfig(4, target_modules=()),
-        lambda: PrefixConfig(-1),
-        lambda: AdapterConfig(1.5),
-        lambda: AdapterConfig(-0.5),
-        lambda: AdapterConfig(True),
-        lambda: AdapterConfig(float("nan")),
-        lambda: AdapterConfig(float("inf")),
-        lambda: ParallelAdapterConfig(0),
-        lambda: ParallelAdapterConfig(8, scale=0.0),
-        lambda: LoReFTConfig(0),
-        lambda: LoReFTConfig(layers=()),
-        lambda: LoReFTConfig(first_positions=0),
+        (lambda: AdapterConfig(0), "AdapterConfig.bottleneck_dim is 0; must be positive"),
+        (lambda: AdapterConfig(8, placement="somewhere"), "AdapterConfig.placement is 'somewhere'"),
+        (lambda: LoRAConfig(0), "LoRAConfig.rank is 0; must be positive"),
+        (
+            lambda: LoRAConfig(4, target_modules=("queries",)),
+            r"LoRAConfig.target_modules is \('queries',\); some of \('query', ",
+        ),
+        (lambda: LoRAConfig(4, target_modules=()), r"LoRAConfig.target_modules is \(\); some of"),
+        (lambda: PrefixConfig(-1), "PrefixConfig.prefix_length is -1; must be positive"),
+        (lambda: AdapterConfig(1.5), "AdapterConfig.bottleneck_dim is 1.5; give a whole number"),
+        (lambda: AdapterConfig(-0.5), "AdapterConfig.bottleneck_dim is -0.5; must be positive"),
+        (lambda: AdapterConfig(True), "AdapterConfig.bottleneck_dim is True; must be positive"),
+        (lambda: AdapterConfig(float("nan")), "AdapterConfig.bottleneck_dim is nan; must be pos"),
+        (lambda: AdapterConfig(float("inf")), "AdapterConfig.bottleneck_dim is inf; give a whole"),
+        (lambda: ParallelAdapterConfig(0), "ParallelAdapterConfig.bottleneck_dim is 0; must be"),
+        (lambda: ParallelAdapterConfig(8, scale=0.0), "ParallelAdapterConfig.scale is 0.0; must"),
+        (lambda: LoReFTConfig(0), "LoReFTConfig.rank is 0; must be positive"),
+        (lambda: LoReFTConfig(layers=()), "LoReFTConfig.layers names none; give some, or None"),
+        (lambda: LoReFTConfig(first_positions=0), "LoReFTConfig.first_positions is 0; must be"),
     ],
 )
-def test_impossible_settings_are_refused(make):
-    with pytest.raises(UserError):
+def test_impossible_settings_are_refused(make, said):
+    with pytest.raises(UserError, match=said):
         make()
 
 

@@ -81,19 +81,17 @@ def test_a_share_of_the_lengths_and_of_the_words(scored, other, tmp_path):
 def test_documents_that_the_prompts_come_from_go_first(scored, tmp_path):
     prompts = [
         {"id": "d3", "prompt": {"text": "a prompt that is nowhere in the documents"}},
-        {"id": "p", "prompt": {"text": "7 one two three"}, "continuation": {"text": " four"}},
+        {"id": "p", "prompt": {"text": "11 one two three"}, "continuation": {"text": " four"}},
         {"id": "q", "prompt": {"text": "8 one"}},
     ]
     source = write(tmp_path / "prompts.jsonl", prompts)
     flags = ["--gin.SELECTION=@filter.RandomShare()", "--gin.KEEP_FRACTION=1.0"]
     assert run(scored, tmp_path / "out", *flags, f"--gin.APART_FROM={source}") == 0
+    # d3 by its id, d11 by its words: "11 one two three four five six seven".
     kept = {row["id"] for row in read(tmp_path / "out")}
-    assert {f"d{i}" for i in range(120)} - kept == {"d3", "d7"} - (
-        {"d7"} if "d7" in kept else set()
-    )
+    assert {f"d{i}" for i in range(120)} - kept == {"d3", "d11"}
     written = manifest(tmp_path / "out")
-    assert written["apart"]["records"] == 3 and written["apart"]["by_id_alone"] == 1
-    assert written["apart"]["id"] == 1 and "d3" not in kept
+    assert written["apart"] == {"records": 3, "by_id_alone": 1, "id": 1, "text": 1}
     assert written["settings"]["apart_from"]["sha256"]
 
 
