@@ -63,7 +63,8 @@ def test_a_signal_at_a_random_moment_is_obeyed(forks, verbs, counts, tmp_path, v
     chance = random.Random(verb)
     done, run, wrong = collections.Counter(), 0, []
     while done.total() < SIGNALS:
-        assert run < 20 * SIGNALS, f"{run} runs of {seconds} s, of which signals ended {done}"
+        said = f"{run} runs, each of {seconds} s, of which signals ended but {done}"
+        assert run < 20 * SIGNALS, "\n".join([said, *wrong])
         output = tmp_path / str(run)
         flags = _flags(verbs, verb, output)
         number = min(STATUS, key=lambda number: done[number])  # One that is ignored never counts.
