@@ -85,8 +85,9 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(vocabulary_flags, t
     assert not (tmp_path / "vocabulary").exists()
 
 
-def test_dry_run_finds_what_a_run_would_refuse(vocabulary_flags):
+def test_dry_run_finds_what_a_run_would_refuse(vocabulary_flags, capsys):
     assert run(*vocabulary_flags, "--gin.VOCAB_SIZ=300", "--dry_run") == 2
+    assert "nothing uses VOCAB_SIZ (misspelt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

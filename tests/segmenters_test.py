@@ -138,7 +138,7 @@ def _manifest(directory):
     return json.loads((directory / "manifest.json").read_text())
 
 
-def test_evaluate_counts_by_it_and_says_so(tmp_path):
+def test_evaluate_counts_by_it_and_says_so(tmp_path, capsys):
     rows = [
         {
             "id": str(i),
@@ -164,6 +164,7 @@ def test_evaluate_counts_by_it_and_says_so(tmp_path):
     assert "do not read them" in notes["none"] and "WORD_SEGMENTER=@" in notes["none"]
     again = ["evaluate", f"--gin.OUTPUT_DIR={tmp_path / 'none'}", *flags, ICU]
     assert cli.main(again) == 2
+    assert "(word_segmenter: None there, {'method': 'Icu'" in capsys.readouterr().err
 
 
 def test_filter_matches_lengths_by_it(tmp_path):

@@ -80,7 +80,9 @@ def test_who_waits_for_calls_of_other_threads_says_so(monkeypatch):
         ("etils.epath.gpath", "gs://bkt/model", 6, False),  # many calls, each quick
     ],
 )
-def test_a_long_call_of_a_storage_is_said_and_no_other_wait(module, path, times, is_said, capsys, monkeypatch):
+def test_a_long_call_of_a_storage_is_said_and_no_other_wait(
+    module, path, times, is_said, capsys, monkeypatch
+):
     monkeypatch.setattr(storage_watch, "time", clock := Clock())
     read_text = client(module).read_text
     with StorageWatch(after_s=30, every_s=0.001):

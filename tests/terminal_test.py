@@ -134,7 +134,7 @@ def wait_for(capfd, pattern):
 
 
 def ends(capfd, monkeypatch):
-    """Whether what is over is spoken of no more, also where a line is due, and no thread is left."""
+    """Whether nothing more is said of what is over, not even where a line is due, by no thread."""
     assert terminal._SPEAKER._ended.is_set()
     for thread in threading.enumerate():
         if thread.name.endswith("(_watch)"):

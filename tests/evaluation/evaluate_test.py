@@ -639,7 +639,9 @@ def test_held_out_text_is_read_through_what_steered_a_row(steered, tmp_path, mon
     assert _full(tmp_path / "again") == (rows, notes)
 
 
-def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp_path, monkeypatch):
+def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(
+    steered, tmp_path, capsys, monkeypatch
+):
     """Which is kept for nobody: whoever gives them has one."""
     monkeypatch.setenv("DETOX_JAX_SHARED_STEPS", str(tmp_path / "shared"))
     assert steered(tmp_path / "out", *SAID, *TOP) == 0
@@ -654,6 +656,7 @@ def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp
     assert steered(tmp_path / "later", *CONTRAST, *TOP) == 0
     assert _full(tmp_path / "later")[0]["contrast"]["perplexity"]["value"] > 1
     assert steered(tmp_path / "out", *CONTRAST, *TOP) == 2  # What is there is of other settings,
+    assert "(methods.contrast.steering: None there, " in capsys.readouterr().err
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest.pop("steering_not_given") == ["contrast"]
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
@@ -661,6 +664,7 @@ def test_a_steered_row_whose_methods_nobody_gives_has_no_perplexity(steered, tmp
     assert steered(tmp_path / "out", *CONTRAST, *TOP) == 0  # but of a version that took none, done.
     assert results_of(tmp_path / "out") == before
     assert steered(tmp_path / "out", "--gin.BOOTSTRAP_DRAWS=300", *CONTRAST, *TOP) == 2
+    assert "(bootstrap_draws: 200 there, 300 now)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -752,7 +756,9 @@ def test_without_groups_nothing_is_said_of_them(pair):
     assert "group_by" not in pair["provenance"]["settings"]
 
 
-def test_methods_may_differ_in_which_of_them_knows_the_groups_but_not_in_the_groups(tmp_path):
+def test_methods_may_differ_in_which_of_them_knows_the_groups_but_not_in_the_groups(
+    tmp_path, capsys
+):
     methods = {
         "base": write_groups(tmp_path / "base"),
         "mine": write_groups(tmp_path / "mine", language="fr"),
@@ -762,6 +768,10 @@ def test_methods_may_differ_in_which_of_them_knows_the_groups_but_not_in_the_gro
     assert (row["method"], row["group"], row["num_prompts"]) == ("base", "fr", 24)
     methods["other"] = write_groups(tmp_path / "other", language="de")
     assert run(tmp_path / "no", methods, "--gin.GROUP_BY=['language']") == 2
+    assert (
+        "method 'other': prompt 'a0' has 'language' 'de', in another method 'fr'"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

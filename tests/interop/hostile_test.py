@@ -102,7 +102,10 @@ DIRECTORIES = {
     "index to numbers": (index({"a": 5}), f"{INDEX}: weight_map names no files"),
     "index to lists": (index({"a": ["one.safetensors"]}), f"{INDEX}: weight_map names no files"),
     "index to null": (index({"a": None}), f"{INDEX}: weight_map names no files"),
-    "index outside": (index({"a": "../hf/one.safetensors"}), "shard ../hf/one.safetensors is missing"),
+    "index outside": (
+        index({"a": "../hf/one.safetensors"}),
+        "shard ../hf/one.safetensors is missing",
+    ),
     "index to root": (index({"a": "/etc/passwd"}), "shard /etc/passwd is missing"),
     "index to no text": (index({"a": "config.json"}), "config.json: not a whole safetensors file"),
     "index to a folder": (index({"a": "."}), "shard \\. is missing"),

@@ -115,7 +115,7 @@ def test_a_random_share_is_filtered_by_nobody(scored, tmp_path):
     assert manifest(tmp_path / "out")["filtered_by"] is None
 
 
-def test_no_more_words_than_the_corpus_it_is_compared_with(scored, tmp_path):
+def test_no_more_words_than_the_corpus_it_is_compared_with(scored, tmp_path, capsys):
     other = write(tmp_path / "other.jsonl", [{"id": "a", "text": "five words are in here"}])
     assert run(scored, tmp_path / "all") == 0
     assert run(scored, tmp_path / "out", f"--gin.SIZE_OF={other}") == 0
@@ -125,6 +125,9 @@ def test_no_more_words_than_the_corpus_it_is_compared_with(scored, tmp_path):
     ]
     tiny = write(tmp_path / "tiny.jsonl", [{"id": "a", "text": "one"}])
     assert run(scored, tmp_path / "none", f"--gin.SIZE_OF={tiny}") == 2
+    assert (
+        f"SIZE_OF={tiny}: holds 1 words, fewer than the first document" in capsys.readouterr().err
+    )
     assert not list((tmp_path / "none").glob("*.jsonl"))
 
 

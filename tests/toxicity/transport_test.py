@@ -257,6 +257,7 @@ def test_mistakes_are_one_line_and_exit_2(clusters, tmp_path, capsys, monkeypatc
         assert run(clusters, tmp_path / "out", flag) == 2, flag
         assert said in capsys.readouterr().err
     assert run(clusters, tmp_path / "out", f"--gin.TARGET={tmp_path / 'no'}", "--dry_run") == 2
+    assert f"TARGET={tmp_path / 'no'}: no such file" in capsys.readouterr().err
     blank = tmp_path / "blank.jsonl"
     blank.write_text('{"id": "a", "text": " ", "toxicity": 0.1}\n')
     assert run((blank, clusters[1]), tmp_path / "out") == 2

@@ -133,7 +133,7 @@ def test_a_model_of_another_vocabulary_is_refused_before_any_is_loaded(
     assert "Experts.anti: " in error and "has vocabulary" in error, error
 
 
-def test_a_list_is_applied_and_recorded(flags, adapters, words_file, tmp_path, vocabulary):
+def test_a_list_is_applied_and_recorded(flags, adapters, words_file, tmp_path, vocabulary, capsys):
     plain, settings = _written(flags, tmp_path / "plain")
     assert "steering" not in settings
     empty, same = _written(flags, tmp_path / "empty", "--gin.STEERING=[]")
@@ -155,6 +155,7 @@ def test_a_list_is_applied_and_recorded(flags, adapters, words_file, tmp_path, v
     again = [*flags, f"--gin.OUTPUT_DIR={tmp_path / 'steered'}", steering, *numbers]
     assert cli.main(again) == 0
     assert cli.main([*again, "--gin.experts.Experts.alpha=1.0"]) == 2
+    assert "(steering[1].alpha: 2.0 there, 1.0 now)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
