@@ -44,17 +44,17 @@ class TaggedSource(TextSource):
     ):
         self.tags = tags
         self.pool = tuple(pool)
-        self._of_training = files["train"]
-        super().__init__(files, self._read_tagged, DOCUMENTS_VARIABLE, bad_records)
+        reader = text_source.read_jsonl_documents
+        super().__init__(files, reader, DOCUMENTS_VARIABLE, bad_records)
 
-    def _read_tagged(
-        self, path: str, aside: bad_records_lib.Aside | None = None
+    def _read_split(
+        self, split: str, *aside: bad_records_lib.Aside
     ) -> Iterator[tuple[str, str, int]]:
         """`(id, text, class)`, by the numbers of `Tags.classes`; checks all of them."""
-        pool = self.pool if path == self._of_training else ()
+        path = self.path(split)
         documents = []
-        for place in (*pool, path):
-            for document in records.read_documents(place, aside):
+        for place in (*(self.pool if split == "train" else ()), path):
+            for document in records.read_documents(place, *aside):
                 self.tags.check_text(document.text, f"{place}: document {document.id!r}")
                 documents.append(document)
         if documents and all(document.toxicity is None for document in documents):

@@ -68,6 +68,10 @@ class TextSource(MemorySource):
         policy = bad_records_lib.settings(self._policy)["bad_records"]
         return {**hashed, "bad_records": {**policy, **aside.counts()["bad_records"]}}
 
+    def _read_split(self, split: str, *aside: bad_records_lib.Aside) -> Iterator[tuple[Any, ...]]:
+        """The id and the `columns` of a split's documents."""
+        return self._read(self.path(split), *aside)
+
     @property
     def _reads_text(self) -> bool:
         return self._read in (read_lines, read_paragraphs)
@@ -99,7 +103,7 @@ class TextSource(MemorySource):
     def _documents(self, split: str) -> tuple[list[tuple[Any, ...]], bad_records_lib.Aside | None]:
         path = self.path(split)
         aside = bad_records_lib.opened(self._policy)
-        texts = self._read(path) if aside is None else self._read(path, aside)
+        texts = self._read_split(split, *(() if aside is None else (aside,)))
         rows = [
             (name, *map(_encoded, (text, *others))) for name, text, *others in texts if text.strip()
         ]

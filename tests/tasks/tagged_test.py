@@ -159,3 +159,18 @@ def test_earlier_rounds_are_pooled_and_all_are_cut_by_rank(tmp_path, files, voca
     assert len(described["pool"]) == 1 and described["tags"]["between"] == ["<2>", "<3>", "<4>"]
     alone = tagged.tagged_task(new, vocabulary_path, tags=fifths).source.describe("train")
     assert "pool" not in alone and alone["sha256"] == described["sha256"]
+
+
+def test_the_pool_is_of_training_alone_whatever_the_files_are_called(
+    tmp_path, files, vocabulary_path, monkeypatch
+):
+    """Files that the environment names have it, and validation on the same file does not."""
+    rows = [{"id": i, "text": f"new {i}", "toxicity": int(i) / 10} for i in "0123456789"]
+    new = str(write(tmp_path / "new.jsonl", rows))
+    same = tagged.tagged_task(new, vocabulary_path, new, tags=TAGS, pool=[files])
+    assert (same.source.count("train"), same.source.count("validation")) == (50, 10)
+    monkeypatch.setenv("DETOX_JAX_DOCUMENTS", new)
+    named = tagged.tagged_task(None, vocabulary_path, tags=TAGS, pool=[files])
+    assert named.source.count("train") == 50
+    described = named.source.describe("train")
+    assert len(described["pool"]) == 1 and sum(described["tags"]["documents"].values()) == 50
