@@ -215,8 +215,12 @@ class Loop:
                 if stops:
                     saves.wait()
                     raise preemption.Stopped(self._where())
-                if guard.is_lost or (guard.in_a_row and step == self.total_steps):
-                    state = self._roll_back(step, state, saves, log)
+                is_left_out = guard.in_a_row > 0 and step == self.total_steps
+                if guard.is_lost or is_left_out:
+                    if guard.is_lost:
+                        state = self._roll_back(step, state, saves, log)
+                    else:
+                        state = self._take_again(step, state, log)
                     step = int(state.step)
                     course.went_back(step)
                     advance(step - told)
@@ -329,6 +333,18 @@ class Loop:
         for what, tree in trees.items():
             if path := params_lib.first_not_finite(tree):
                 raise self._diverged(f"{what} {path} is not finite at step {step}")
+
+    def _take_again(
+        self, step: int, state: steps_lib.TrainState, log: metric_log.MetricLog
+    ) -> steps_lib.TrainState:
+        """Before a last step that was left out: the next batch says whether it was batch or model.
+
+        A good one ends the run; a model that is lost leaves out all that come (`Guard.is_lost`).
+        """
+        log.forget_after(step - 1)
+        processes.warn(f"{self.model_dir}: step {step} is taken again, with the batch that is next")
+        before = jax.device_put(jnp.asarray(step - 1, state.step.dtype), state.step.sharding)
+        return steps_lib.TrainState(before, state.params, state.opt_state)
 
     def _roll_back(
         self,

@@ -245,6 +245,34 @@ def test_many_steps_that_are_not_finite_go_back_and_on_to_other_batches(run, log
     assert "BACK TO STEP 6, on to other batches" in line
 
 
+@pytest.mark.parametrize("bad", [{7}, {6, 7, 8}])
+def test_a_last_step_that_is_left_out_is_taken_again_with_the_next_batch(
+    run, log, tmp_path, capsys, bad
+):
+    """Though no step is saved to go back to; `w` counts the updates, the log has a step once."""
+    batches = _numbered_rows()
+    step_fn = _not_finite(lambda _, batch: int(batch["x"][0, 0]) in bad)
+    periods = loops.Periods(checkpoint=0, eval=0, log=2)
+    state, saved = run(step_fn=step_fn, batches=batches, periods=periods)
+    taken = max(bad) + 1
+    assert int(state.step) == 7 and batches.taken == saved[7]["taken"] == taken
+    assert np.asarray(state.params["w"]).tolist() == [taken - len(bad)] * 2
+    assert [line["step"] for line in log()] == [2, 4, 6, 7] and log()[-1]["loss"] == 7.0
+    assert log()[-1]["skipped_steps"] == len(bad) and "rollbacks" not in log()[-1]
+    assert list(saved) == [7] and checkpoints.saved_steps(epath.Path(tmp_path)) == [7]
+    said = f"{tmp_path}: step 7 is taken again, with the batch that is next"
+    assert capsys.readouterr().err.count(said) == taken - 7
+
+
+def test_a_model_that_is_lost_at_its_last_step_is_not_left(run, tmp_path):
+    step_fn = _not_finite(lambda _, batch: batch["x"][0, 0] >= 7)
+    batches = _numbered_rows()
+    message = "10 steps up to 7 are not finite: training has diverged; no step is saved"
+    with pytest.raises(UserError, match=message):
+        run(step_fn=step_fn, batches=batches, periods=loops.Periods(checkpoint=0, eval=0, log=0))
+    assert batches.taken == 6 + 10 and checkpoints.saved_steps(epath.Path(tmp_path)) == []
+
+
 def test_going_back_again_and_again_ends_the_run(run, tmp_path):
     step_fn = _not_finite(lambda _, batch: batch["x"][0, 0] >= 8)
     message = r"10 steps up to \d+ are not finite, after 2 returns .* the last good step is 6"

@@ -392,7 +392,7 @@ MISTAKES = {
     "mesh does not divide": (["--gin.MESH_SHAPE={{'data': 3}}"], "does not divide the 8 devices"),
     "diverged": (
         ["--gin.LEARNING_RATE=1e30", "--gin.CHECKPOINT_PERIOD=0"],
-        "5 steps up to 6 are not finite: training has diverged; no step is saved",
+        "10 steps up to 6 are not finite: training has diverged; no step is saved",
     ),
 }
 
