@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "gin_configs" / "experiments"
 SIZES = ("126m", "357m", "1.3b", "8.3b", "530b")
 LEARNING_RATES = {**dict.fromkeys(SIZES, 2e-5), "530b": 1e-5}
+PREFIX_LEARNING_RATE = 9e-3
 # Of every size, and of 1.3B alone.
 ROWS = ["standard", "heuristic", "augmented", "adapter_256"]
 ROWS_OF_ONE_SIZE = [
@@ -263,7 +264,10 @@ def test_a_row_of_the_paper_has_the_paper_s_settings_and_its_head_s(name, place)
 
     for scope in ("whole", "adapter"):
         optimizer = _made(AdamW, scope)
-        assert optimizer.learning_rate == LEARNING_RATES[size]
+        is_prefix = _kind(row) == "prefix" and scope == "adapter"
+        assert optimizer.learning_rate == (
+            PREFIX_LEARNING_RATE if is_prefix else LEARNING_RATES[size]
+        )
         assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.95, 1e-5)
         assert (optimizer.weight_decay, optimizer.max_grad_norm) == (0.1, 1.0)
         assert (optimizer.schedule, optimizer.warmup_steps) == ("constant", 0)

@@ -20,6 +20,9 @@ from detox_jax.models.config import TransformerConfig
 # Whole numbers count units, those with a point are a share of the model's width.
 Width = float | int
 _LORA_TARGETS = ("query", "key", "value", "out", "wi", "wo")
+# A prefix adds gate times values, and Adam moves either by about the rate an update: less than this
+# in all adds less than its square, what bfloat16 rounds off a number near 1.
+_LEAST_OF_PREFIX = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,7 @@ class PrefixConfig:
 
     The prefix has a softmax of its own, added through a gate per head that starts at 0 (Zhang et
     al., 2023, "LLaMA-Adapter"): in the original's joint softmax any prefix changes the model before
-    the first step.
+    the first step. What is added goes as the square of the learning rate; they train at about 9e-3.
 
     Attributes:
       prefix_length: positions; the SGEAT paper uses about 128 to 512.
@@ -218,13 +221,24 @@ def require_fit(config: TransformerConfig, adaptation: Adaptation | None) -> Non
             )
 
 
-def advice(adaptation: Any, emb_dim: int) -> str | None:
-    """What to know of an adaptation that is out of proportion to its model, or None.
+def advice(
+    adaptation: Any, emb_dim: int, learning_rate: float = 0.0, updates: int | None = None
+) -> str | None:
+    """What to know of an adaptation that is out of proportion to its model or training, or None.
 
     Args:
       adaptation: a config of this module, or None for the whole model.
       emb_dim: the model's width.
+      learning_rate: of its training, at its peak.
+      updates: of its training; None where they are not known.
     """
+    if isinstance(adaptation, PrefixConfig):
+        if updates is None or learning_rate * updates >= _LEAST_OF_PREFIX:
+            return None
+        return (
+            f"a prefix, whose gate begins at 0, hardly moves in {updates:,} updates at a rate of "
+            f"{learning_rate:g}; a rate for prefixes is about 9e-3"
+        )
     if not isinstance(adaptation, AdapterConfig | ParallelAdapterConfig):
         return None
     if (width := adaptation.width(emb_dim)) <= emb_dim:

@@ -190,7 +190,8 @@ def train(
     if (about := chat.said(vocabulary, seqio_tasks.is_of_answers(task))) is not None:
         print(f"{model_dir}: {about}")
     print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
-    if (about := adaptations.advice(adaptation, config.emb_dim)) is not None:
+    about = adaptations.advice(adaptation, config.emb_dim, optimizer.learning_rate, steps)
+    if about is not None:
         print(f"{model_dir}: {about}")
 
     # --- training ---
@@ -405,7 +406,10 @@ def _preview(
     # Parameters and two moments, in float32; two steps are kept, and one that a probe chose.
     kept = 2 if probe is None or probe.rule.budget is None else 3
     size = kept * 4 * 3 * parameters
-    about = adaptations.advice(adaptation, config.emb_dim)
+    optimizer: AdamW = arguments["optimizer"] or AdamW()
+    about = adaptations.advice(
+        adaptation, config.emb_dim, optimizer.learning_rate, budget.train_steps
+    )
     return Step("train", model_dir, counts, size, needs=size, advice=about)
 
 

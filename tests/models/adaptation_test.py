@@ -227,6 +227,16 @@ def test_an_adapter_wider_than_its_model_is_told():
         assert advice(fits, 160) is None
 
 
+def test_a_prefix_at_a_rate_at_which_its_gate_stays_shut_is_told():
+    """A gate moves by at most rate times updates: here by 78 * 2e-5 = 0.0016, and by 0.70."""
+    said = advice(PrefixConfig(), 160, 2e-5, 78)
+    assert said is not None and "hardly moves in 78 updates at a rate of 2e-05" in said
+    for moves in ((PrefixConfig(), 160, 9e-3, 78), (PrefixConfig(), 160, 2e-5, 10_000)):
+        assert advice(*moves) is None
+    assert advice(PrefixConfig(), 160, 2e-5, None) is None  # of EPOCHS that nobody has counted
+    assert advice(LoRAConfig(), 160, 2e-5, 78) is None
+
+
 def test_a_share_is_the_adapter_of_its_width(config):
     shapes = [meshes.param_shapes(TransformerLM(config, AdapterConfig(w))) for w in (0.25, 8)]
     assert shapes[0] == shapes[1]
