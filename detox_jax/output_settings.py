@@ -26,6 +26,8 @@ STEERING_NOT_GIVEN = "steering_not_given"
 # In settings of `compare`: the order of SCORES, whose first scorer is the reference, which earlier
 # versions did not name.
 SCORES_ORDER = "scores_order"
+# Of a training under dropout; before, nothing named it.
+_PARTS = "accumulation_steps"
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 _NOT_YET_SAID = "not known yet"
@@ -232,6 +234,8 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
         old = _with_order(there, old, new)
     if there["verb"] == "evaluate" and there["complete"]:
         new = _without_new_steering(there, old, new)
+    if _PARTS not in old:  # It may be of as many parts as this run, and goes on.
+        new = {name: value for name, value in new.items() if name != _PARTS}
     if draw[1] is not None:
         # Text that is finished stays; text that is not cannot go on with other draws.
         old, new = {**old, DRAW: draw[0]}, {**new, DRAW: draw[0] if there["complete"] else draw[1]}

@@ -94,3 +94,16 @@ def test_places_do_not_make_settings_differ():
     here, there = {"in": [{"path": "a", "sha256": 1}]}, {"in": [{"path": "b", "sha256": 1}]}
     assert output_settings.agree(here, there)
     assert not output_settings.agree(here, {"in": [{"path": "a", "sha256": 2}]})
+
+
+def test_parts_of_a_batch_that_an_older_output_does_not_name_are_no_difference():
+    """Under dropout they decide; before, no manifest said of how many it was."""
+
+    def found(there, now):
+        made = ({"verb": "train", "complete": False, "settings": x} for x in (there, now))
+        return output_settings.difference(*made)
+
+    named = {"seed": 0, "accumulation_steps": 2}
+    assert found({"seed": 0}, named) is None and found(named, named) is None
+    assert found({"seed": 1}, named) == ("seed", 1, 0)
+    assert found(named, {**named, "accumulation_steps": 4}) == ("accumulation_steps", 2, 4)

@@ -15,7 +15,7 @@ from detox_jax.generation.decoding import Decoding
 
 DECIDES = {
     "train": "model mixture_or_task_name task_feature_lengths budget initial_checkpoint_path "
-    "adaptation optimizer batch_size random_seed cache_dir objective probe",
+    "adaptation optimizer batch_size random_seed computation cache_dir objective probe",
     "plan": "model adaptation topology search checkpoint_dtype optimizer task_feature_lengths "
     "batch_size computation generations run compiler_effort",
     "evaluate": "methods baseline heldout reference min_coverage bootstrap_draws random_seed "
@@ -37,7 +37,8 @@ DECIDES = {
     "fit_subspace": "checkpoint_path input threshold most_texts places dtype",
     "train_linear": "checkpoint_path task budget rank scale spread threshold length optimizer "
     "batch_size random_seed",
-    "train_reward": "checkpoint_path task budget length optimizer batch_size random_seed",
+    "train_reward": "checkpoint_path task budget length optimizer batch_size random_seed "
+    "computation",
     "choices": "checkpoint_path tasks start_with_bos dtype steering",
     "lm_eval": "checkpoint_path tasks num_fewshot limit include_path max_length max_gen_toks "
     "gen_kwargs add_bos apply_chat_template system_instruction fewshot_as_multiturn log_samples "

@@ -158,9 +158,10 @@ class EncoderRecipe:
         described_as = {name: {name: dataclasses.asdict(x)} for name, x in strategies.items()}
         return output_settings.of_struct(
             self,
-            free=("computation", "periods"),
+            free=("periods",),
             instead={
                 **described_as,
+                "computation": self.computation.decides(self.start.dropout_rate),
                 "task": {"data": described},
                 "budget": output_settings.of_struct(self.budget),
             },

@@ -32,7 +32,7 @@ from detox_jax.training.step import Batch
 from detox_jax.vocabulary import ID_SHIFT, PAD_ID, Vocabulary
 
 # See `output_settings`.
-FREE = ("output_dir", "computation", "periods", "strict", "check_only")
+FREE = ("output_dir", "periods", "strict", "check_only")
 
 
 def reward_loss(
@@ -100,7 +100,7 @@ def train_reward(
     task = seqio_tasks.get_task(task)
     meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
 
-    def settings(fingerprint: Any) -> dict[str, Any]:
+    def settings(fingerprint: Any, spec: checkpoints.ModelSpec) -> dict[str, Any]:
         """What decides the result; by the fingerprint of the model that it starts from."""
         return output_settings.of_verb(
             train_reward,
@@ -113,6 +113,7 @@ def train_reward(
                 "task": {"data": described()},
                 "budget": output_settings.of_struct(budget),
                 "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
+                "computation": computation.decides(spec.config.dropout_rate),
             },
         )
 
@@ -120,6 +121,9 @@ def train_reward(
         """The labelled text."""
         splits = ("train", "validation")
         return {split: seqio_tasks.describe_source(task, split) for split in splits}
+
+    def read_spec() -> checkpoints.ModelSpec:
+        return checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
 
     def has_results() -> bool:
         return bool(checkpoints.saved_steps(epath.Path(output_dir)))
@@ -129,18 +133,18 @@ def train_reward(
         if outputs.check(
             output_dir,
             "train_reward",
-            lambda: settings(identity.fingerprint_ahead(checkpoint_path)),
+            lambda: settings(identity.fingerprint_ahead(checkpoint_path), read_spec()),
             has_results=has_results,
         ):
             return [Step("train_reward", output_dir)]
-        spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
+        spec = read_spec()
         _check_start(checkpoint_path, spec, length)
         return [_preview(output_dir, spec, budget, seqio_tasks.count_documents(task))]
     loaded = checkpoints.load_model(checkpoint_path, mesh, strict=strict)
     spec, vocabulary = loaded.spec, loaded.vocabulary
     _check_start(checkpoint_path, spec, length)
     config = dataclasses.replace(computation.configure(spec.config), param_dtype="float32")
-    decided = settings(loaded.fingerprint)
+    decided = settings(loaded.fingerprint, spec)
     labelled_fit.require_two_kinds(task)
     decides = {"source": decided["data"]["train"], "vocabulary": vocabulary.fingerprint}
     encode = functools.partial(_encode, vocabulary, length)

@@ -26,6 +26,8 @@ MeshShape = Mapping[str, int] | str | None
 class Computation:
     """How something is computed, and never what comes out, but for rounding (docs/PARALLELISM.md).
 
+    The one exception is what `decides`.
+
     Attributes:
       mesh_shape: sizes of the mesh's axes `data`, `fsdp` and `model`, 1 where not named and -1 for
         what is left, as a dict or as text, `data=1,fsdp=64,model=8`; of several slices also `dcn`,
@@ -50,6 +52,14 @@ class Computation:
           UserError: for sizes that make no mesh of them.
         """
         return meshes.create_mesh(read_mesh_shape(self.mesh_shape))
+
+    def decides(self, dropout_rate: float) -> dict[str, int]:
+        """What of it decides a training: under dropout each part of a batch has masks of its own.
+
+        Args:
+          dropout_rate: of what is trained.
+        """
+        return {"accumulation_steps": self.accumulation_steps} if dropout_rate > 0 else {}
 
     @property
     def overrides(self) -> dict[str, str | int]:

@@ -36,7 +36,6 @@ from detox_jax.vocabulary import Vocabulary
 
 FREE = (
     "model_dir",
-    "computation",
     "periods",
     "strict",
     "check_only",
@@ -289,9 +288,17 @@ def _settings(
             "optimizer": {
                 "optimizer": output_settings.of_struct(arguments["optimizer"] or AdamW())
             },
+            "computation": _parts(arguments["computation"] or Computation(), config),
             "probe": {} if probe is None else {"probe": probe},
         },
     )
+
+
+def _parts(computation: Computation, config: Any) -> dict[str, Any]:
+    """What of the computation decides: see `Computation.decides`."""
+    if config is NOT_YET:
+        return {"accumulation_steps": NOT_YET}
+    return computation.decides(config["dropout_rate"])
 
 
 def _settings_ahead(

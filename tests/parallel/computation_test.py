@@ -38,3 +38,9 @@ def test_the_models_config_stays_where_nothing_is_chosen(config):
     )
     with pytest.raises(UserError, match="TransformerConfig.remat is 'all'"):
         Computation(remat="all").configure(config)
+
+
+def test_parts_of_a_batch_decide_under_dropout_alone():
+    """Each part has masks of its own, so that other parts train another model."""
+    assert Computation("data=8", accumulation_steps=4).decides(0.1) == {"accumulation_steps": 4}
+    assert Computation("data=8", accumulation_steps=4).decides(0.0) == {}

@@ -128,6 +128,22 @@ def test_killed_and_rerun_is_bit_equal_to_uninterrupted(flags, base, tmp_path, m
         assert (tmp_path / "m" / name).read_bytes() == (epath.Path(base) / name).read_bytes()
 
 
+def test_parts_of_a_batch_are_a_setting_where_each_has_dropout_of_its_own(
+    flags, base, tmp_path, capsys
+):
+    settings = json.loads((epath.Path(base) / "manifest.json").read_text())["settings"]
+    assert "accumulation_steps" not in settings
+    flags = [
+        *without(without(flags, "VALIDATION_INPUT"), "TRAIN_STEPS"),
+        *("--gin.TRAIN_STEPS=1", "--gin.config.TransformerConfig.dropout_rate=0.1"),
+        *("--gin.MESH_SHAPE=data=4,model=2", f"--gin.MODEL_DIR={tmp_path / 'm'}"),
+    ]
+    assert cli.main(flags) == 0
+    capsys.readouterr()
+    assert cli.main([*flags, "--gin.ACCUMULATION_STEPS=2", "--dry_run"]) == 2
+    assert "(accumulation_steps: 1 there, 2 now)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_killed_in_a_save_to_an_object_store(flags, base, tmp_path, monkeypatch):
     """Orbax marks a step there when it is whole; one without the mark is not the newest step."""
