@@ -36,8 +36,9 @@ TRAINING_DIR = "training"
 # See `output_settings`.
 FREE = ("output_dir", "computation", "periods", "strict", "check_only")
 _PARAMS = "linear_edit"  # beside the base's own
-# The published learning rate, without the decay of SGEAT's training.
-_OPTIMIZER = AdamW(learning_rate=1e-2, weight_decay=0.0)
+# The published learning rate, without the decay of SGEAT's training. Gradients carry SCALE, 1e-3,
+# and are some 1e-7: beside SGEAT's eps of 1e-5 updates would be a few percent of the rate.
+_OPTIMIZER = AdamW(learning_rate=1e-2, weight_decay=0.0, eps=1e-8)
 
 
 @dataclasses.dataclass(frozen=True)
