@@ -74,7 +74,7 @@ def train_reward(
       output_dir: where checkpoints and metrics go; a rerun goes on from the last checkpoint.
       task: of labelled texts, see `tasks.classification`; its one label is the toxicity.
       budget: for how long: updates, or passes over the texts.
-      length: at which texts are cut, in tokens.
+      length: at which texts are cut, in tokens, the one that starts a document included.
       optimizer: its settings.
       batch_size: texts of an update.
       random_seed: of the order.
@@ -203,5 +203,9 @@ def _preview(
 
 
 def _encode(vocabulary: Vocabulary, length: int, texts: Sequence[str]) -> list[list[int]]:
-    """Ids as labelled batches want them, from which they are shifted."""
-    return [[i - ID_SHIFT for i in ids[:length]] for ids in vocabulary.encode_batch(texts)]
+    """Ids as labelled batches want them, from which they are shifted.
+
+    In front is the token that starts a document, as `generate` puts it before every prompt.
+    """
+    bos = vocabulary.bos_id
+    return [[i - ID_SHIFT for i in [bos, *ids][:length]] for ids in vocabulary.encode_batch(texts)]

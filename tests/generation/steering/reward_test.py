@@ -1,5 +1,6 @@
 """Reward-augmented decoding: figures by hand, a reward that is trained, and what is refused."""
 
+import functools
 import re
 import shutil
 
@@ -15,7 +16,7 @@ from detox_jax.errors import UserError
 from detox_jax.generation.steering import models
 from detox_jax.generation.steering.reward import RewardAugmented
 from detox_jax.models import reward as rewards
-from detox_jax.vocabulary import Vocabulary
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 from tests.classifiers import labelled_made
 from tests.conftest import random_params
 from tests.generation.steering import made
@@ -65,11 +66,21 @@ def test_the_loss_reads_every_position(config):
     assert float(total) == pytest.approx(by_hand, rel=1e-5)
 
 
+def test_a_text_is_read_as_it_is_decoded_behind_the_token_that_starts_it(vocabulary):
+    """`generate` puts that token before each prompt; of LENGTH it is one."""
+    encode = functools.partial(train_reward._encode, vocabulary)
+    ids = [vocabulary.bos_id, *vocabulary.encode("You are an idiot")]
+    shifted = [[i - ID_SHIFT for i in ids]]
+    assert encode(64, ["You are an idiot"]) == shifted
+    assert encode(3, ["You are an idiot"]) == [shifted[0][:3]]
+
+
 @pytest.mark.slow
 def test_a_trained_reward_tells_toxic_from_clean(trained, vocabulary, one_device_mesh):
     model = checkpoints.load_model(trained, one_device_mesh, is_reward=True)
     toxic, clean = (
-        _expected(model, vocabulary.encode(f"{text} 50")) for text in labelled_made.TEXTS
+        _expected(model, [vocabulary.bos_id, *vocabulary.encode(f"{text} 50")])
+        for text in labelled_made.TEXTS
     )
     assert toxic > 0.7 and clean < 0.3
 
