@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from detox_jax import preview, records
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.toxicity import labelled
 from tasks.memory_source import MemorySource
 from tasks.text_source import SHUFFLE_BUFFER
@@ -35,6 +36,7 @@ CIVIL_COMMENTS_LABELS = (
     "sexual_explicit",
 )
 JIGSAW_LABELS = CIVIL_COMMENTS_LABELS[:-1]
+_SCORED = ("toxicity",)  # the labels of what `score` wrote
 _FEATURES = {
     "text": seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0),
     "labels": seqio.Feature(
@@ -123,6 +125,9 @@ def choose_labels(dataset: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Da
 def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterator[LabelledText]:
     """Documents with a number from 0 to 1 for every label.
 
+    Where the toxicity is all there is to learn, documents that have none, which `score` leaves
+    where nobody can score a text, are left out, and it says so.
+
     Args:
       path: file, glob or directory.
       labels: their fields.
@@ -132,9 +137,12 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
     Raises:
       UserError: if a document lacks a label, or has one that is no share, or none is left.
     """
-    number = 0
+    number = unscored = 0
     for document in records.read_documents(path):
         if part is not None and min(records.stable_hash(document.id) % 5, 1) != part:
+            continue
+        if tuple(labels) == _SCORED and document.toxicity is None:
+            unscored += 1
             continue
         values = {"toxicity": document.toxicity, **document.extra}
         for label in labels:
@@ -151,6 +159,16 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
                 )
         number += 1
         yield LabelledText(document.text, tuple(float(values[label]) for label in labels))
+    if unscored:
+        of_split = {None: "", 0: " of the split 'validation'", 1: " of the split 'train'"}[part]
+        if not number:
+            raise UserError(
+                f"{path}: none of its {unscored} documents{of_split} has a score; run `score`"
+            )
+        processes.warn(
+            f"{path}: {unscored} of {number + unscored} documents{of_split} have no score and are "
+            "left out"
+        )
     if not number:
         which = {
             None: "",
@@ -181,7 +199,7 @@ def _read_data_dir(path: str, held_out: bool) -> Iterator[LabelledText]:
 
 
 def labelled_task(
-    labels: Sequence[str] = ("toxicity",),
+    labels: Sequence[str] = _SCORED,
     files: str | None = None,
     validation_files: str | None = None,
     registered: str | None = None,
@@ -278,7 +296,7 @@ def _data_dir(path: str | None, labels: tuple[str, ...]) -> LabelledSource:
         raise UserError(
             f"no labelled text: set INPUT, TASK_NAME, DATA_DIR or the variable {DATA_VARIABLE}"
         )
-    if labels != ("toxicity",):
+    if labels != _SCORED:
         raise UserError(f"LABELS is {labels}; the text of {DATA_VARIABLE} has toxicity alone")
     return LabelledSource(
         {

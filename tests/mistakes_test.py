@@ -245,7 +245,7 @@ FILES = [
     ("fit_subspace", "INPUT", "unscored.jsonl", "0 texts below and 0 from 0.5 on; both are needed"),
     ("fit_subspace", "THRESHOLD", "0.95", "12 texts below and 0 from 0.95 on; both are needed"),
     ("fit_subspace", "CHECKPOINT_PATH", "hf", "CHECKPOINT_PATH=hf: a Hugging Face model"),
-    ("train_reward", "INPUT", "unscored.jsonl", "has no label 'toxicity'"),
+    ("train_reward", "INPUT", "unscored.jsonl", "of the split 'train' has a score; run `score`"),
     ("train_reward", "CHECKPOINT_PATH", "nosuch", "CHECKPOINT_PATH=nosuch: no such"),
     ("train_reward", "LENGTH", "65", "LENGTH is 65; must be from 2 to the model's max_length 64"),
     ("panel", "GROUPS", "{'a': 'nosuch.jsonl'}", "nosuch.jsonl"),

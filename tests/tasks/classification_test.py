@@ -103,6 +103,25 @@ def test_labels_of_a_table_are_numbers(tmp_path):
             list(classification.read_documents(chosen, ("toxic", "insult"), None))
 
 
+def test_documents_without_a_score_are_left_out_and_counted(tmp_path, capsys):
+    """As `steer`, `filter` and the others have it; where a label is the user's own it is missed."""
+    path = tmp_path / "scored.jsonl"
+    rows = [
+        {"id": str(i), "text": f"t {i}", "toxicity": [0.5, None][i % 2], "rude": 1}
+        for i in range(4)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = list(classification.read_documents(str(path), ["toxicity"], None))
+    assert [(t.text, t.labels) for t in read] == [("t 0", (0.5,)), ("t 2", (0.5,))]
+    said = f"warning: {path}: 2 of 4 documents have no score and are left out"
+    assert said in capsys.readouterr().err
+    with pytest.raises(UserError, match="record '1' has no label 'toxicity'; every record needs"):
+        list(classification.read_documents(str(path), ("toxicity", "rude"), None))
+    path.write_text('{"id": "a", "text": "t"}\n')
+    with pytest.raises(UserError, match=f"{path}: none of its 1 documents has a score; run `score"):
+        list(classification.read_documents(str(path), ("toxicity",), None))
+
+
 def test_a_validation_file_holds_nothing_else_out(tmp_path):
     files = _write(tmp_path / "a.jsonl"), _write(tmp_path / "b.jsonl", 3)
     task = classification.labelled_task(("toxicity",), *files)
