@@ -91,8 +91,9 @@ def require_two_kinds(task: Any, threshold: float | None = None) -> None:
 
     seen: set[float] = set()
     for example in seqio_tasks.examples(task, "train"):
-        score = float(example["labels"][0])
-        seen.add(score if threshold is None else float(score >= threshold))
+        score = example["labels"][0]
+        # In the labels' own precision, as the loss compares them: 0.7 is not below 0.7.
+        seen.add(float(score if threshold is None else score >= score.dtype.type(threshold)))
         if len(seen) > 1:
             return
     (only,) = seen

@@ -22,6 +22,8 @@ def test_texts_of_one_kind_teach_nothing_of_the_other():
         ((0.2, 0.2), None, "all of its training texts have the toxicity 0.2; give clean and"),
         ((0.2, 0.3), 0.5, "are below THRESHOLD, 0.5; give toxic ones too, or move THRESHOLD"),
         ((0.5, 0.9), 0.5, "are at or above THRESHOLD, 0.5; give clean ones too, or move"),
+        # In the loss, too, the label 0.7 is not below 0.7: float32(0.7) is below the double.
+        ((0.7, 0.9), 0.7, "are at or above THRESHOLD, 0.7; give clean ones too, or move"),
     ]:
         with pytest.raises(UserError, match=f"task 'made': .*{said}"):
             require_two_kinds(_task(*scores), threshold)
