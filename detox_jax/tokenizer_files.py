@@ -9,15 +9,15 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import tokenizers
 from etils import epath
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from detox_jax import atomic_files
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, shortened
 from detox_jax.formats import jsonl
 
 END_OF_TEXT = "<|endoftext|>"
@@ -42,6 +42,24 @@ CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 # named there. config.json does so only where no other file names a special token.
 MODEL_FILES = (GENERATION_FILE, CONFIG_FILE)
 
+# The classes of transformers that read `vocab.json` and `merges.txt`, by what they do to a text
+# before the merges: GPT-2's cuts; NFC and GPT-2's cuts (from version 5 on; 4 read no such files of
+# GPT-NeoX); NFC and Qwen's own cuts. Version 4 has `Fast` behind some names.
+_GPT2_CLASSES = ("GPT2Tokenizer", "RobertaTokenizer", "BartTokenizer")
+_NEOX_CLASS, _QWEN_CLASS = "GPTNeoXTokenizer", "Qwen2Tokenizer"
+_QWEN_TYPES = ("qwen2", "qwen3")  # whose tokenizer is Qwen's where no file names its class
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Boundaries that a class of transformers 5 has where no file names them; others have none.
+_BOUNDARIES = ("bos_token", "eos_token")
+_CLASS_TOKENS = {
+    **dict.fromkeys((*_GPT2_CLASSES, _NEOX_CLASS), _BOUNDARIES),
+    **dict.fromkeys(("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer"), _BOUNDARIES),
+    _QWEN_CLASS: ("eos_token",),
+}
+_SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 _OF_ANOTHER_MODEL = "the two belong to different models"
 
@@ -218,6 +236,9 @@ def byte_level(model: models.Model) -> tokenizers.Tokenizer:
 def read(path: str) -> TokenizerFiles:
     """Reads `tokenizer.json`, else `vocab.json` and `merges.txt`, else `tokenizer.model`.
 
+    Two files of merges are read as the class that `tokenizer_config.json` or `config.json` names
+    reads them in transformers 5, as GPT-2's where neither does.
+
     The tokens that bound a document are those that `tokenizer_config.json` or
     `special_tokens_map.json` names, else `<|endoftext|>`, else those of `generation_config.json` or
     `config.json`, else the SentencePiece model's own. A text that a model writes also ends at the
@@ -225,14 +246,11 @@ def read(path: str) -> TokenizerFiles:
 
     Raises:
       UserError: if the directory holds none of them, a file cannot be read as a tokenizer, its
-        special tokens contradict its vocabulary, or it names no end of a document.
+        special tokens contradict its vocabulary, it names no end of a document, or its class is
+        one whose merges are not read.
     """
     files = _read_files(epath.Path(path))
-    settings = {
-        name: jsonl.json_object(files[name], f"{path}/{name}")
-        for name in files
-        if name in _SETTINGS
-    }
+    settings = settings_of(files, f"{path}/")
     try:
         codec = _codec(path, files, settings)
     except UserError:
@@ -247,7 +265,8 @@ def read(path: str) -> TokenizerFiles:
         )
     bos, bos_file = _boundary("bos", codec, settings, path)
     ends, ends_file = _ends(eos, settings, path)
-    names_kept = {*_KEPT, GENERATION_FILE, eos_file, bos_file, ends_file}
+    class_file = tokenizer_class(settings)[1] if is_of_merges(files) else None
+    names_kept = {*_KEPT, GENERATION_FILE, eos_file, bos_file, ends_file, class_file}
     files = {name: content for name, content in files.items() if name in names_kept}
     return TokenizerFiles(codec, eos if bos is None else bos, eos, ends, files, path)
 
@@ -266,14 +285,70 @@ _SETTINGS = (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, *MOD
 Settings = dict[str, dict[str, Any]]
 
 
+def settings_of(files: Mapping[str, bytes], where: str = "") -> Settings:
+    """The files that hold settings, by name.
+
+    Args:
+      files: of a tokenizer, by name.
+      where: stands before a name in errors.
+    """
+    return {
+        name: jsonl.json_object(content, where + name)
+        for name, content in files.items()
+        if name in _SETTINGS
+    }
+
+
+def is_of_merges(files: Mapping[str, bytes]) -> bool:
+    """Whether a tokenizer is read from `vocab.json` and `merges.txt`."""
+    return TOKENIZER_FILE not in files and VOCAB_FILE in files and MERGES_FILE in files
+
+
+def tokenizer_class(settings: Settings) -> tuple[str | None, str | None]:
+    """The class of transformers that a tokenizer is of, and the file that says so.
+
+    `AutoTokenizer` looks at the same fields in the same order.
+    """
+    for file in (TOKENIZER_CONFIG_FILE, CONFIG_FILE):
+        name = settings.get(file, {}).get("tokenizer_class")
+        if name is not None:
+            return str(name), file
+    if settings.get(CONFIG_FILE, {}).get("model_type") in _QWEN_TYPES:
+        return _QWEN_CLASS, CONFIG_FILE
+    return None, None
+
+
+def special_tokens(files: Mapping[str, bytes], bos: str | None, eos: str | None) -> dict[str, str]:
+    """The special tokens, as `special_tokens_map` of transformers 5 names and spells them.
+
+    What no file names is the class's own, if it has one; a null in a file is no token.
+
+    Args:
+      files: of the tokenizer, by name.
+      bos: how a `bos_token` is spelt that is the class's own, or of a class that is not named.
+      eos: the same of `eos_token`.
+    """
+    settings = settings_of(files)
+    of_class, _ = tokenizer_class(settings)
+    own = _CLASS_TOKENS.get(of_class.removesuffix("Fast"), ()) if of_class else _BOUNDARIES
+    spelt: dict[str, Any] = {}
+    for name in _SPECIAL:
+        sources = [settings.get(file, {}) for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)]
+        named = [_content(fields[name]) for fields in sources if name in fields]
+        if not named and name in own:
+            named = [{"bos_token": bos, "eos_token": eos}[name]]
+        spelt[name] = next((token for token in named if token is not None), None)
+    return {name: token for name, token in spelt.items() if isinstance(token, str)}
+
+
 def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
     if TOKENIZER_FILE in files:
         tokenizer = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE].decode())
-    elif VOCAB_FILE in files and MERGES_FILE in files:
-        tokenizer = _gpt2_tokenizer(files, settings)
+    elif is_of_merges(files):
+        tokenizer = _merges_tokenizer(files, settings, path)
     elif SENTENCEPIECE_FILE in files:
         codec = SentencePieceCodec(files[SENTENCEPIECE_FILE])
-        for token_id, token in _added_tokens(settings, path):
+        for token_id, token, _ in _added_tokens(settings, path):
             if codec.token_to_id(token.content) != token_id:
                 raise UserError(
                     f"{path}: {token.content!r} was added to the SentencePiece model; save the "
@@ -292,14 +367,25 @@ def _codec(path: str, files: dict[str, bytes], settings: Settings) -> Codec:
 def add_tokens(tokenizer: tokenizers.Tokenizer, settings: Settings, path: str) -> None:
     """Adds the tokens that a tokenizer's settings declare.
 
+    As in transformers 4 and 5, what `added_tokens_decoder` of `tokenizer_config.json` says of a
+    token (whether it is special, normalized, takes the spaces beside it) stands over what
+    `tokenizer.json` says.
+
     Raises:
       UserError: if one would get another id than they say, or cannot be read.
     """
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    for token_id, token in sorted(_added_tokens(settings, path), key=lambda pair: pair[0]):
-        if token.content not in known:
-            add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
-            add([token])
+    known = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    declared = sorted(_added_tokens(settings, path), key=lambda entry: entry[0])
+    others = [
+        token
+        for _, token, has_flags in declared
+        if token.content not in known or (has_flags and known[token.content] != token)
+    ]
+    tokenizer.add_tokens(others)  # At once: every call makes anew what finds them in a text.
+    if tokenizer.normalizer is not None and any(token.content in known for token in others):
+        # tokenizers 0.23 keeps the spelling of a token that is normalized no more.
+        tokenizer.normalizer = tokenizer.normalizer
+    for token_id, token, _ in declared:
         if tokenizer.token_to_id(token.content) != token_id:
             raise UserError(
                 f"{path}: {token.content!r} is id {tokenizer.token_to_id(token.content)} in the "
@@ -307,26 +393,66 @@ def add_tokens(tokenizer: tokenizers.Tokenizer, settings: Settings, path: str) -
             )
 
 
-def _added_tokens(settings: Settings, path: str) -> Iterator[tuple[int, tokenizers.AddedToken]]:
-    """The tokens that the settings add to the vocabulary, with their ids."""
+def _added_tokens(
+    settings: Settings, path: str
+) -> Iterator[tuple[int, tokenizers.AddedToken, bool]]:
+    """The tokens that the settings add, with their ids, and whether they say more of them."""
     config = settings.get(TOKENIZER_CONFIG_FILE, {})
+    special = _special_spellings(settings)
     try:
         decoder = config.get("added_tokens_decoder", {})
         for token_id, fields in decoder.items():
             fields = {name: value for name, value in fields.items() if name != "__type"}
-            yield int(token_id), tokenizers.AddedToken(fields.pop("content"), **fields)
+            content = fields.pop("content")
+            if content in special:
+                fields["special"] = True
+            yield int(token_id), tokenizers.AddedToken(content, **fields), True
         declared = {token["content"] for token in decoder.values()}
         for content, token_id in settings.get(ADDED_TOKENS_FILE, {}).items():
             if content not in declared:
-                yield int(token_id), tokenizers.AddedToken(content)
+                is_special = content in special
+                token = tokenizers.AddedToken(
+                    content, special=is_special, normalized=not is_special
+                )
+                yield int(token_id), token, False
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: added tokens that cannot be read: {error!r}") from None
 
 
-def _gpt2_tokenizer(files: dict[str, bytes], settings: Settings) -> tokenizers.Tokenizer:
+def _special_spellings(settings: Settings) -> set[str]:
+    """The tokens that the settings call special, by a name or in a list."""
+    found: list[Any] = []
+    for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE):
+        fields = settings.get(file, {})
+        found += [fields.get(name) for name in _SPECIAL]
+        for name in ("additional_special_tokens", "extra_special_tokens"):
+            listed = fields.get(name)
+            found += listed if isinstance(listed, list) else []
+    return {token for token in map(_content, found) if isinstance(token, str)}
+
+
+def _merges_tokenizer(
+    files: dict[str, bytes], settings: Settings, path: str
+) -> tokenizers.Tokenizer:
+    """A byte-level BPE, its texts cut as the class that the settings name cuts them."""
+    name, file = tokenizer_class(settings)
+    kind = (name or _GPT2_CLASSES[0]).removesuffix("Fast")
+    if kind not in (*_GPT2_CLASSES, _NEOX_CLASS, _QWEN_CLASS):
+        raise UserError(
+            f"{path}/{file}: how {shortened(repr(name), 60)}, its tokenizer_class, reads "
+            f"{VOCAB_FILE} and {MERGES_FILE} is not known here; save the tokenizer with "
+            f"transformers' save_pretrained, which writes {TOKENIZER_FILE}"
+        )
     vocab: dict[str, int] = json.loads(files[VOCAB_FILE])
     tokenizer = byte_level(models.BPE(vocab, read_merges(files[MERGES_FILE])))
-    if settings.get(TOKENIZER_CONFIG_FILE, {}).get("add_prefix_space"):
+    spaced = bool(settings.get(TOKENIZER_CONFIG_FILE, {}).get("add_prefix_space"))
+    if kind in (_NEOX_CLASS, _QWEN_CLASS):
+        tokenizer.normalizer = normalizers.NFC()  # type: ignore
+    if kind == _QWEN_CLASS:
+        cuts = pre_tokenizers.Split(Regex(_QWEN_SPLIT), "isolated")
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cuts, to_bytes])  # type: ignore
+    elif spaced:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore
     names = [
         _content(settings.get(file, {}).get(f"{name}_token"))

@@ -69,7 +69,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
-        """Reads `tokenizer.json`, GPT-2's `vocab.json` and `merges.txt`, or `tokenizer.model`.
+        """Reads `tokenizer.json`, `vocab.json` and `merges.txt`, or `tokenizer.model`.
 
         Raises:
           UserError: if the directory holds none, or a file cannot be read as a tokenizer.

@@ -68,6 +68,72 @@ def test_gpt2_files_are_shifted_by_one(tmp_path):
     assert loaded.decode([4, 1]) == "hi!"
 
 
+# Which pieces there are, and which of them are cut apart before any merge.
+PIECES = (
+    ". \u010a .\u010a \u010a\u010a a b ( s e se see (see 1 2 12 \u00c3 \u00a9 \u00cc \u0123".split()
+)
+MERGES = ". \u010a\n\u010a \u010a\ns e\nse e\n( see\n1 2\n"
+GPT2_CUTS = {
+    ".\n": ". \u010a",
+    "a\n\nb": "a \u010a \u010a b",
+    "(see": "( see",
+    "12": "12",
+    "e\u0301": "e \u00cc \u0123",  # the bytes cc 81
+}
+NEOX_CUTS = {**GPT2_CUTS, "e\u0301": "\u00c3 \u00a9"}  # composed: the bytes c3 a9
+QWEN_CUTS = {
+    ".\n": ".\u010a",
+    "a\n\nb": "a \u010a\u010a b",
+    "(see": "(see",
+    "12": "1 2",
+    "e\u0301": "\u00c3 \u00a9",
+}
+
+
+def write_merges(path, **files):
+    vocab = {piece: i for i, piece in enumerate([*PIECES, "<|endoftext|>"])}
+    (path / "vocab.json").write_text(json.dumps(vocab))
+    (path / "merges.txt").write_text(MERGES)
+    for name, value in files.items():
+        (path / f"{name}.json").write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("files", "cuts"),
+    [
+        ({"config": {"model_type": "opt"}}, GPT2_CUTS),
+        ({"tokenizer_config": {"tokenizer_class": "GPT2TokenizerFast"}}, GPT2_CUTS),
+        ({"tokenizer_config": {"tokenizer_class": "GPTNeoXTokenizerFast"}}, NEOX_CUTS),
+        ({"tokenizer_config": {"tokenizer_class": "Qwen2Tokenizer"}}, QWEN_CUTS),
+        ({"tokenizer_config": {"tokenizer_class": "Qwen2TokenizerFast"}}, QWEN_CUTS),
+        ({"tokenizer_config": {}, "config": {"model_type": "qwen3"}}, QWEN_CUTS),
+        (
+            {
+                "tokenizer_config": {"tokenizer_class": "GPT2Tokenizer"},
+                "config": {"model_type": "qwen2"},
+            },
+            GPT2_CUTS,
+        ),
+    ],
+)
+def test_merges_are_read_as_their_class_reads_them(files, cuts, tmp_path):
+    write_merges(tmp_path, **files)
+    Vocabulary.load(str(tmp_path)).save(str(tmp_path / "copy"))
+    for path in (tmp_path, tmp_path / "copy"):
+        loaded = Vocabulary.load(str(path))
+        for text, pieces in cuts.items():
+            assert " ".join(str(loaded.id_to_token(i)) for i in loaded.encode(text)) == pieces
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "PreTrainedTokenizerFast", ["GPT2Tokenizer"]])
+def test_merges_of_a_class_that_is_not_known_are_refused(name, tmp_path):
+    write_merges(tmp_path, tokenizer_config={"tokenizer_class": name})
+    with pytest.raises(UserError) as error:
+        Vocabulary.load(str(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path}/tokenizer_config.json: how ")
+    assert "save_pretrained, which writes tokenizer.json" in str(error.value)
+
+
 @pytest.mark.real
 def test_real_gpt2_files(data_dir):
     loaded = Vocabulary.load(str(data_dir / "tokenizers" / "gpt2"))
@@ -295,6 +361,35 @@ def test_contradicting_files(files, message, tmp_path):
     with pytest.raises(UserError) as error:
         Vocabulary.load(str(tmp_path))
     assert message in str(error.value)
+
+
+def test_what_the_settings_say_of_an_added_token_stands_over_tokenizer_json(tmp_path):
+    tokenizer = byte_fallback_tokenizer()
+    size = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["<|mark|>"])  # Not special; and normalized, to have a space before it.
+    mark = size + 1
+    flags = {"content": "<|mark|>", "special": True, "normalized": False}
+    for added, text in ((None, "<|mark|>"), ({str(size): flags}, "")):
+        config = {"eos_token": "</s>"} if added is None else {"added_tokens_decoder": added}
+        write(tmp_path, tokenizer, tokenizer_config={"eos_token": "</s>", **config})
+        loaded = Vocabulary.load(str(tmp_path))
+        assert loaded.decode([mark]) == text
+        found = [mark in loaded.encode(late) for late in ("late <|mark|>", "late<|mark|>")]
+        assert found == [True, added is not None]
+    # `added_tokens.json` knows no flags, and changes none.
+    write(
+        tmp_path, tokenizer, tokenizer_config={"eos_token": "</s>"}, added_tokens={"<|mark|>": size}
+    )
+    assert Vocabulary.load(str(tmp_path)).decode([mark]) == "<|mark|>"
+
+
+def test_an_added_token_that_is_named_as_special_is_special(tmp_path):
+    size = len(PIECES) + 1
+    added = {"<|pad|>": size, "<|word|>": size + 1}
+    write_merges(tmp_path, added_tokens=added, special_tokens_map={"pad_token": "<|pad|>"})
+    loaded = Vocabulary.load(str(tmp_path))
+    assert loaded.encode("a<|pad|>b<|word|>") == [5, size + 1, 6, size + 2]
+    assert loaded.decode([5, size + 1, 6, size + 2]) == "ab<|word|>"
 
 
 def test_tokens_added_to_a_sentencepiece_model_are_refused(tmp_path):

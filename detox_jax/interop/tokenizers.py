@@ -8,12 +8,7 @@ from etils import epath
 
 from detox_jax import atomic_files, tokenizer_files
 from detox_jax.errors import UserError
-from detox_jax.tokenizer_files import (
-    END_OF_TEXT,
-    MERGES_FILE,
-    TOKENIZER_CONFIG_FILE,
-    TOKENIZER_FILE,
-)
+from detox_jax.tokenizer_files import END_OF_TEXT, TOKENIZER_CONFIG_FILE
 
 
 def export(vocabulary_dir: str, to: str) -> None:
@@ -54,9 +49,11 @@ def _config(tokenizer: tokenizer_files.TokenizerFiles) -> dict[str, object]:
     bos = tokenizer.codec.id_to_token(tokenizer.bos)
     eos = tokenizer.codec.id_to_token(tokenizer.eos)
     config: dict[str, object] = {"bos_token": bos, "eos_token": eos}
-    from_merges = MERGES_FILE in tokenizer.files and TOKENIZER_FILE not in tokenizer.files
     # Transformers' LlamaTokenizer would ignore how a SentencePiece model normalises its text.
-    config["tokenizer_class"] = "GPT2Tokenizer" if from_merges else "PreTrainedTokenizerFast"
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if tokenizer_files.is_of_merges(tokenizer.files):
+        named, _ = tokenizer_files.tokenizer_class(tokenizer_files.settings_of(tokenizer.files))
+        config["tokenizer_class"] = named or "GPT2Tokenizer"
     if eos == END_OF_TEXT:  # GPT-2's convention; bytes leave nothing unknown.
         config["unk_token"] = END_OF_TEXT
     return {**config, "clean_up_tokenization_spaces": False}

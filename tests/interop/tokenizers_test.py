@@ -64,6 +64,16 @@ def test_another_tokenizer_is_not_overwritten(tmp_path, vocabulary):
     assert not (tmp_path / "tokenizer_config.json").exists()
 
 
+def test_the_class_of_merges_is_named(tmp_path, vocabulary):
+    sources(tmp_path, vocabulary)
+    for name, expected in (("gpt2", "GPT2Tokenizer"), ("qwen2", "Qwen2Tokenizer")):
+        (tmp_path / "gpt2" / "config.json").write_text(json.dumps({"model_type": name}))
+        tokenizers.export(str(tmp_path / "gpt2"), str(tmp_path / name / "out"))
+        config = json.loads((tmp_path / name / "out" / "tokenizer_config.json").read_text())
+        assert config["tokenizer_class"] == expected
+        assert not (tmp_path / name / "out" / "config.json").exists()
+
+
 @pytest.mark.interop
 @pytest.mark.parametrize("name", ["own", "gpt2", "metaspace", "sentencepiece"])
 def test_autotokenizer_loads_it(name, tmp_path, vocabulary):
