@@ -18,6 +18,7 @@ import jinja2
 from etils import epath
 from jinja2 import ext, sandbox
 
+from detox_jax import tokenizer_files
 from detox_jax.errors import UserError
 from detox_jax.kinds import OneOf
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE
@@ -31,7 +32,6 @@ Message = Mapping[str, str]
 # What `strftime_now` of a template says where a run must say the same tomorrow. Templates that name
 # a date, such as Llama 3's, name this one where they have no clock.
 _FIXED_DAY = datetime.datetime(2024, 7, 26)
-_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def read_template(files: Mapping[str, bytes], name: str | None = None) -> str | None:
@@ -64,19 +64,10 @@ def special_tokens(files: Mapping[str, bytes], vocabulary: Vocabulary) -> dict[s
 
     Args:
       files: of the tokenizer, by name.
-      vocabulary: whose boundaries they are where no file names any.
+      vocabulary: whose boundaries they are where no file names any and its class has them.
     """
-    if TOKENIZER_CONFIG_FILE not in files:
-        ids = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
-        spelt = {name: vocabulary.id_to_token(token_id) for name, token_id in ids.items()}
-    else:
-        config = json.loads(files[TOKENIZER_CONFIG_FILE])
-        named = {name: config.get(name) for name in _TOKENS}
-        spelt = {
-            name: token.get("content") if isinstance(token, dict) else token
-            for name, token in named.items()
-        }
-    return {name: token for name, token in spelt.items() if token is not None}
+    bos, eos = map(vocabulary.id_to_token, (vocabulary.bos_id, vocabulary.eos_id))
+    return tokenizer_files.special_tokens(files, bos, eos)
 
 
 def render(

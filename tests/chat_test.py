@@ -67,6 +67,32 @@ def test_where_templates_lie():
         chat.read_template({"tokenizer_config.json": named}, "other")
 
 
+END = "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("config", "others", "expected"),
+    [
+        (None, None, {"bos_token": END, "eos_token": END}),
+        ({"model_max_length": 1024}, None, {"bos_token": END, "eos_token": END}),  # DialoGPT's
+        ({"tokenizer_class": "GPT2TokenizerFast"}, None, {"bos_token": END, "eos_token": END}),
+        ({"tokenizer_class": "GPT2Tokenizer", "bos_token": None}, None, {"eos_token": END}),
+        ({"tokenizer_class": "Qwen2Tokenizer"}, None, {"eos_token": END}),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, None, {}),
+        (
+            {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"},
+            {"eos_token": {"content": "</s>"}, "pad_token": "<pad>"},
+            {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+        ),
+        ({"eos_token": {"content": "a"}}, {"eos_token": "b"}, {"bos_token": END, "eos_token": "a"}),
+    ],
+)
+def test_special_tokens_of_files_and_of_the_class(config, others, expected, vocabulary):
+    files = {"tokenizer_config.json": config, "special_tokens_map.json": others}
+    files = {name: json.dumps(value).encode() for name, value in files.items() if value is not None}
+    assert chat.special_tokens(files, vocabulary) == expected
+
+
 # --- question and answer ----------------------------------------------------------------------
 
 
