@@ -42,7 +42,7 @@ from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
 from detox_jax.zero_shot import steered_likelihood
-from detox_jax.zero_shot.harness_model import added_tokens
+from detox_jax.zero_shot.harness_model import added_tokens, prefix_id
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 from detox_jax.zero_shot.questions import Question
 from detox_jax.zero_shot.steered_likelihood import SteeredReader
@@ -256,12 +256,14 @@ def encode(
     contexts = [context.rstrip() for context, _ in pairs]
     context_ids = vocabulary.encode_batch(contexts)
     both_ids = vocabulary.encode_batch([context + target for context, target in pairs])
+    prefix = prefix_id(vocabulary)
     encoded = []
     for before, both, (_, target) in zip(context_ids, both_ids, pairs, strict=True):
         if len(both) <= len(before):
             raise UserError(f"the choice {target!r} has no token of its own behind its question")
-        # A model predicts nothing from nothing: for an empty context there is the start token.
-        start = [vocabulary.bos_id] if start_with_bos or not before else []
+        # A model predicts nothing from nothing: a token stands for an empty context.
+        start = [vocabulary.bos_id] if start_with_bos else []
+        start = start if before else [prefix]
         encoded.append(([*start, *both[: len(before)]], both[len(before) :]))
     return encoded
 

@@ -25,7 +25,7 @@ from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from detox_jax.vocabulary import ID_SHIFT
+from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 from detox_jax.zero_shot import steered_likelihood
 
 Ids = list[int]
@@ -120,6 +120,7 @@ class HarnessModel:
         before, after = added_tokens(files)
         if add_bos is not None:
             before = [files.bos] if add_bos else []
+        self._prefix_id = prefix_id(self.vocabulary)
         self._before, self._after = ([i + ID_SHIFT for i in ids] for ids in (before, after))
         self._loaded = loaded
         self._reader = steered_likelihood.reader(
@@ -144,7 +145,7 @@ class HarnessModel:
     @property
     def prefix_token_id(self) -> int:
         """The id that stands before a text without context."""
-        return self.vocabulary.bos_id
+        return self._prefix_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> Ids:
         """The ids of a text, see `encode_texts`."""
@@ -320,6 +321,16 @@ def rolling_windows(ids: Sequence[int], prefix: int, max_length: int) -> list[tu
     return windows
 
 
+def prefix_id(vocabulary: Vocabulary) -> int:
+    """What stands for an empty context: the start token, else the end, as in `hf` of 0.4.13.
+
+    A tokenizer may have no start token for transformers, and another token than the end before a
+    document here: Qwen2.5's has a null for `bos_token`.
+    """
+    has_start = "bos_token" in chat.special_tokens(vocabulary.files, vocabulary)
+    return vocabulary.bos_id if has_start else vocabulary.eos_id
+
+
 def added_tokens(files: tokenizer_files.TokenizerFiles) -> tuple[Ids, Ids]:
     """The tokenizer's own ids that it puts before and behind every text.
 
@@ -328,7 +339,9 @@ def added_tokens(files: tokenizer_files.TokenizerFiles) -> tuple[Ids, Ids]:
     """
     if TOKENIZER_FILE not in files.files:
         config = json.loads(files.files.get(TOKENIZER_CONFIG_FILE, b"{}"))
-        before = [files.bos] if config.get("add_bos_token") else []
+        bos, eos = map(files.codec.id_to_token, (files.bos, files.eos))
+        has_start = "bos_token" in tokenizer_files.special_tokens(files.files, bos, eos)
+        before = [files.bos] if config.get("add_bos_token") and has_start else []
         return before, [files.eos] if config.get("add_eos_token") else []
     tokenizer = tokenizers.Tokenizer.from_str(files.files[TOKENIZER_FILE].decode())
     tokenizer.no_padding()

@@ -15,13 +15,14 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.models.adaptation import AdapterConfig, trainable_pattern
 from detox_jax.parallel import mesh as meshes
-from detox_jax.zero_shot import harness_model
+from detox_jax.zero_shot import choices, harness_model
 from detox_jax.zero_shot.harness_model import (
     HarnessModel,
     added_tokens,
     move_spaces,
     rolling_windows,
 )
+from tests import chats_made
 from tests.conftest import random_params
 from tests.tokenizers_made import START_PROCESSOR
 
@@ -59,6 +60,17 @@ def test_an_empty_context_is_the_start_token(model):
     assert model.encode_pairs([("", "late")]) == [([start], ids)]
     assert model.encode_pairs([("", "<|endoftext|>late")]) == [([start], ids)]
     assert model.encode_pairs([(" ", "late")]) == [([start], model.vocabulary.encode(" late"))]
+
+
+def test_without_a_start_token_an_empty_context_is_the_end_token(tmp_path, config):
+    """As with Qwen2.5-Instruct: its documents have a token between them that is no `bos_token`."""
+    (tmp_path / "files").mkdir()
+    vocabulary = chats_made.save_tokenizer(tmp_path / "files", "", bos_token=None)
+    assert vocabulary.id_to_token(vocabulary.bos_id) == "<|endoftext|>"
+    model = HarnessModel(chats_made.save_model(tmp_path / "model", config, vocabulary))
+    assert vocabulary.id_to_token(model.prefix_token_id) == "</s>"
+    assert model.encode_pairs([("", "late")])[0][0] == [vocabulary.eos_id]
+    assert choices.encode(vocabulary, [("", "late")], None)[0][0] == [vocabulary.eos_id]
 
 
 def test_the_start_token_is_put_once_and_only_where_asked_for(model_dir):
@@ -180,7 +192,12 @@ def test_tokens_around_a_text(config, processor, expected, vocabulary, tmp_path)
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [({}, ([], [])), ({"add_bos_token": True}, ([0], [])), ({"add_eos_token": True}, ([], [0]))],
+    [
+        ({}, ([], [])),
+        ({"add_bos_token": True}, ([0], [])),
+        ({"add_bos_token": True, "bos_token": None}, ([], [])),
+        ({"add_eos_token": True}, ([], [0])),
+    ],
 )
 def test_without_tokenizer_json_its_settings_say(config, expected, vocabulary, tmp_path):
     files = _files(vocabulary, tmp_path)
