@@ -39,6 +39,7 @@ class Family:
       tensors: the map, for a number of tokens.
       head: name of an untied output projection.
       buffers: pattern of stored tensors that hold constants, no weights.
+      meant: fields of config.json, each with a value and with the other that it means there.
     """
 
     model_type: str
@@ -49,6 +50,7 @@ class Family:
     tensors: Callable[[int], Map]
     head: str = "lm_head.weight"
     buffers: str = r".*\.rotary_emb\.inv_freq"
+    meant: tuple[tuple[str, str, str], ...] = ()
 
 
 def linear(name: str, path: str, num_in: int = 1) -> Map:

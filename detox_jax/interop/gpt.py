@@ -152,6 +152,9 @@ def _read_neox(fields: Fields) -> TransformerConfig:
     rope.setdefault("rope_theta", fields.take("rotary_emb_base", 10_000.0))
     fraction = rope.pop("partial_rotary_factor", fields.take("rotary_pct", 0.25))
     theta, scaling = read_rope(fields, rope, "rope_parameters")
+    # Late versions of transformers 4 write both a second time, as other families call them.
+    fields.expect("rope_theta", theta)
+    fields.expect("partial_rotary_factor", fraction)
     return TransformerConfig(
         vocab_size=fields.require("vocab_size") + ID_SHIFT,
         emb_dim=fields.require("hidden_size"),

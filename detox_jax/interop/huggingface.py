@@ -288,6 +288,8 @@ def config_fields(
 ) -> dict[str, Any]:
     """config.json: as it came, where it still describes the model; else written anew.
 
+    What came and means another thing than it says is put right, see `meant_fields`.
+
     Args:
       config: of the model.
       family: that it is exported as.
@@ -302,7 +304,7 @@ def config_fields(
         same = config_from(came_as, fields, CONFIG_FILE, ignored).architecture()
         if came_as is family and same == config.architecture():
             fields.pop("torch_dtype", None)
-            return {**fields, "dtype": dtype}
+            return {**fields, **meant_fields(family, fields), "dtype": dtype}
     ends = [end - ID_SHIFT for end in vocabulary.end_ids]
     return {
         "architectures": [family.architecture],
@@ -312,6 +314,11 @@ def config_fields(
         "eos_token_id": ends[0] if len(ends) == 1 else ends,
         "dtype": dtype,
     }
+
+
+def meant_fields(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
+    """What fields of a config.json mean, of those that name another value, see `Family.meant`."""
+    return {name: meant for name, said, meant in family.meant if fields.get(name) == said}
 
 
 def write_model(

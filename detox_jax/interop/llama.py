@@ -222,8 +222,7 @@ def _map_llama(num_tokens: int) -> Map:
 def _read_gemma(fields: Fields) -> TransformerConfig:
     fields.expect("hidden_activation", None, "gelu_pytorch_tanh")
     common = _common(fields, "hidden_act", "gelu_pytorch_tanh")
-    # Early Gemma files say `gelu` and mean its tanh approximation; transformers reads them so.
-    activation = common["mlp_activations"][0].replace("gelu_exact", "gelu")
+    activation = common["mlp_activations"][0].replace("gelu_exact", "gelu")  # see _GEMMA_MEANS
     return TransformerConfig(
         **{**common, "mlp_activations": (activation, "linear")},
         **_plain_rope(fields),
@@ -233,6 +232,10 @@ def _read_gemma(fields: Fields) -> TransformerConfig:
     )
 
 
+# Early Gemma files say `gelu` and mean its tanh approximation, with which the models were trained.
+# transformers 4 read them so until its GemmaMLP became LlamaMLP, which takes the name as it
+# stands, in 5 too. So an export says what is meant.
+_GEMMA_MEANS = (("hidden_act", "gelu", "gelu_pytorch_tanh"),)
 _GEMMA: dict[str, Any] = {"norm_unit_offset": True, "embedding_scale": True}
 
 
@@ -241,11 +244,13 @@ def _read_gemma2(fields: Fields) -> TransformerConfig:
     default = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
     types = fields.take("layer_types", None) or default
     fields.expect("hidden_act", "gelu_pytorch_tanh")
+    window = fields.take("sliding_window", 4096)
+    fields.expect("sliding_window_size", window)  # gemma-2-9b has both; transformers reads the one
     return TransformerConfig(
         **_common(fields, "hidden_activation", "gelu_pytorch_tanh"),
         **_plain_rope(fields),
         **_attention_bias(fields),
-        **_windows(fields, types, fields.take("sliding_window", 4096)),
+        **_windows(fields, types, window),
         **_GEMMA,
         post_norms=True,
         query_scalar=fields.take("query_pre_attn_scalar", 256),
@@ -340,7 +345,15 @@ FAMILIES = (
     Family("mistral", "MistralForCausalLM", "model.", _read_mistral, _write_mistral, _map_llama),
     Family("qwen2", "Qwen2ForCausalLM", "model.", _read_qwen2, _write_qwen2, _map_llama),
     Family("qwen3", "Qwen3ForCausalLM", "model.", _read_qwen3, _write_qwen3, _map_llama),
-    Family("gemma", "GemmaForCausalLM", "model.", _read_gemma, _write_gemma, _map_llama),
+    Family(
+        "gemma",
+        "GemmaForCausalLM",
+        "model.",
+        _read_gemma,
+        _write_gemma,
+        _map_llama,
+        meant=_GEMMA_MEANS,
+    ),
     Family("gemma2", "Gemma2ForCausalLM", "model.", _read_gemma2, _write_gemma2, _map_gemma2),
     Family("gemma3_text", "Gemma3ForCausalLM", "model.", _read_gemma3, _write_gemma3, _map_gemma2),
 )

@@ -47,9 +47,13 @@ def verify(checkpoint_path: str, hf_directory: str, dtype: str = "float32") -> f
 
 
 def _compare(checkpoint_path: str, hf_directory: str, dtype: str) -> float:
-    model = load_torch(hf_directory)
     checkpoint = Checkpoint.open(checkpoint_path)
-    count = _compare_weights(checkpoint, epath.Path(hf_directory), dtype)
+    recorded = huggingface.read_origin(checkpoint) or {}
+    source = huggingface.open_source(
+        epath.Path(hf_directory), ignored=recorded.get("ignored_fields", ())
+    )
+    model = load_torch(hf_directory, **huggingface.meant_fields(source.family, source.fields))
+    count = _compare_weights(checkpoint, source, dtype)
     print(f"{count} tensors equal, as {dtype}")
     config = checkpoint.spec.config
     tokens_BL, mask_BL = random_batch(config.vocab_size, config.max_length)
@@ -87,14 +91,12 @@ def _require_small(difference: float, scale: float, what: str) -> None:
         )
 
 
-def _compare_weights(checkpoint: Checkpoint, directory: epath.Path, dtype: str) -> int:
+def _compare_weights(checkpoint: Checkpoint, source: huggingface.Source, dtype: str) -> int:
     """How many tensors there are, all of them equal once both sides are rounded."""
-    recorded = huggingface.read_origin(checkpoint) or {}
-    source = huggingface.open_source(directory, ignored=recorded.get("ignored_fields", ()))
     stored = huggingface.stored_names(source)
     count = 0
     for name, ours in huggingface.foreign_tensors(checkpoint, source.family):
-        where = f"{directory}: tensor {name!r}"
+        where = f"{source.directory}: tensor {name!r}"
         theirs = safetensors_io.rounded(source.tensors.read(stored[name]), dtype, where)
         if not np.array_equal(safetensors_io.rounded(ours, dtype, where), theirs):
             raise UserError(
@@ -144,15 +146,20 @@ def random_batch(vocab_size: int, max_length: int, seed: int = 0) -> tuple[np.nd
     return np.where(mask_BL, tokens_BL, 1), mask_BL
 
 
-def load_torch(directory: str) -> Any:
-    """The model as transformers reads it, float32."""
+def load_torch(directory: str, **fields: Any) -> Any:
+    """The model as transformers reads it, float32.
+
+    Args:
+      directory: of the model.
+      **fields: of config.json that are read in place of the file's.
+    """
     try:
         transformers: Any = importlib.import_module("transformers")
         torch: Any = importlib.import_module("torch")
     except ImportError as error:
         raise UserError(f"--verify needs {error.name}: pip install 'detox-jax[hf]'") from None
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager"
+        directory, dtype=torch.float32, attn_implementation="eager", **fields
     )
     return model.eval()
 

@@ -13,7 +13,7 @@ from etils import epath
 
 from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
-from detox_jax.interop import huggingface
+from detox_jax.interop import huggingface, verify
 from detox_jax.interop.huggingface import FAMILIES
 from detox_jax.models.transformer import TransformerLM
 from tests.interop import reference
@@ -130,7 +130,78 @@ def test_a_class_that_is_not_named_is_the_familys(tmp_path):
     assert opened.family.model_type == "llama" and opened.config.param_dtype == "bfloat16"
 
 
+NEOX = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+    "rotary_pct": 0.5,
+    "rotary_emb_base": 500,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "again", "wrong"),
+    [
+        ("gpt_neox", NEOX, "rope_theta", 10_000),
+        ("gpt_neox", NEOX, "partial_rotary_factor", 0.25),
+        ("gemma2", reference.GEMMA2, "sliding_window_size", 4096),
+    ],
+)
+def test_a_field_that_is_told_twice_says_the_same(family, fields, again, wrong):
+    """GPT-NeoX as late versions of transformers 4 saved it, gemma-2-9b as it is published."""
+    named = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+    value = fields[named.get(again, "sliding_window")]
+    read = huggingface.config_from(FAMILIES[family], {**fields, again: value}, "c", ())
+    assert read == huggingface.config_from(FAMILIES[family], fields, "c", ())
+    with pytest.raises(UserError, match=f"c: {again} = {wrong} is not supported"):
+        huggingface.config_from(FAMILIES[family], {**fields, again: wrong}, "c", ())
+
+
 # --- export -----------------------------------------------------------------------------------
+
+
+GEMMA = {
+    **reference.LLAMA,
+    "architectures": ["GemmaForCausalLM"],
+    "model_type": "gemma",
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [("gelu", "gelu_pytorch_tanh"), ("gelu_new", "gelu_new"), ("silu", "silu"), (None, None)],
+)
+def test_an_early_gemma_goes_out_with_the_activation_that_it_means(said, written):
+    """transformers 5 takes `gelu` as exact."""
+    fields = {**GEMMA, "hidden_act": said}
+    if said is None:
+        del fields["hidden_act"]
+    config = huggingface.config_from(FAMILIES["gemma"], fields, "c", ())
+    recorded = {"config": fields}
+    boundaries = types.SimpleNamespace(bos_id=2, eos_id=3, end_ids=(3,))
+    out = huggingface.config_fields(config, FAMILIES["gemma"], recorded, "float32", boundaries)
+    assert out.get("hidden_act") == written
+    assert {**out, "hidden_act": said} == {**fields, "hidden_act": said, "dtype": "float32"}
+
+
+def test_an_early_gemma_is_verified_with_the_activation_that_it_means(tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def load_torch(directory, **fields):
+        raise Asked(fields)
+
+    reference.make(tmp_path, {**GEMMA, "hidden_act": "gelu"})
+    monkeypatch.setattr(verify, "load_torch", load_torch)
+    monkeypatch.setattr(verify, "Checkpoint", types.SimpleNamespace(open=lambda path: None))
+    monkeypatch.setattr(huggingface, "read_origin", lambda checkpoint: None)
+    with pytest.raises(Asked) as asked:
+        verify.verify("checkpoint", str(tmp_path))
+    assert asked.value.args == ({"hidden_act": "gelu_pytorch_tanh"},)
 
 
 def test_a_new_config_names_the_tokens_that_start_and_end_a_text(config):
