@@ -61,7 +61,10 @@ def bans(behind: Tags | None, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Steer
     """What keeps the tags from being written; nothing without."""
     if behind is None:
         return ()
-    automaton = words.Automaton.of_phrases(behind.ids(vocabulary), vocabulary.vocab_size)
+    phrases = list(behind.ids(vocabulary))
+    for tag, ways in zip(behind.all, words.ways_of(behind.all, vocabulary), strict=True):
+        phrases += [ids for ids in ways if words.writes(vocabulary, ids, tag)]
+    automaton = words.Automaton.of_phrases(dict.fromkeys(phrases), vocabulary.vocab_size)
     return (words.Bans.of(automaton, mesh),)
 
 

@@ -31,6 +31,9 @@ from detox_jax.vocabulary import Vocabulary
 
 INSULTS = Path(__file__).with_name("insults.txt")
 _COMMENT = "#"
+# What a phrase may stand behind without a space. Tokenizers such as LLaMA's put a space before any
+# text, so that by itself a phrase never has the tokens that it has there.
+_BEFORE = ("\n", '"', "(")
 
 Phrase = tuple[int, ...]  # token ids
 
@@ -39,8 +42,8 @@ Phrase = tuple[int, ...]  # token ids
 class BannedWords:
     """Bans words and phrases in all casings, with and without a space before them.
 
-    What is banned is the way in which the tokenizer writes a phrase; a model may still spell it
-    with other tokens.
+    What is banned is the way in which the tokenizer writes a phrase, by itself and behind other
+    text; a model may still spell it with other tokens.
 
     Attributes:
       words_file: one phrase a line, `#` before comments; the package's own mild insults where None.
@@ -102,18 +105,25 @@ def phrases_of(words: Sequence[str], vocabulary: Vocabulary, source: str) -> lis
     spellings = [
         [space + cased for cased in casings(word) for space in ("", " ")] for word in words
     ]
-    encoded = iter(vocabulary.encode_batch([text for texts in spellings for text in texts]))
+    ways = iter(ways_of([text for texts in spellings for text in texts], vocabulary))
     phrases: dict[Phrase, None] = {}
     for word, texts in zip(words, spellings, strict=True):
         # A vocabulary without a letter writes another token in its place, or drops it.
-        written = [ids for text in texts if _writes(vocabulary, ids := next(encoded), text)]
+        written = [ids for text in texts for ids in next(ways) if writes(vocabulary, ids, text)]
         if not written:
             raise UserError(
                 f"{source}: the tokenizer cannot write {word!r}, so it cannot be banned; "
                 "leave it out"
             )
-        phrases |= dict.fromkeys(map(tuple, written))
+        phrases |= dict.fromkeys(written)
     return list(phrases)
+
+
+def ways_of(texts: Sequence[str], vocabulary: Vocabulary) -> list[list[Phrase]]:
+    """How a vocabulary writes each of the texts: first by itself, then behind other text."""
+    alone = vocabulary.encode_batch(texts)
+    behind = [vocabulary.encode_continuations([b] * len(texts), texts) for b in _BEFORE]
+    return [list(dict.fromkeys(map(tuple, ways))) for ways in zip(alone, *behind, strict=True)]
 
 
 def casings(phrase: str) -> list[str]:
@@ -122,7 +132,8 @@ def casings(phrase: str) -> list[str]:
     return list(dict.fromkeys([phrase, phrase.lower(), title, phrase.upper()]))
 
 
-def _writes(vocabulary: Vocabulary, ids: list[int], text: str) -> bool:
+def writes(vocabulary: Vocabulary, ids: Phrase, text: str) -> bool:
+    """Whether ids are a text, but for white space around it."""
     return bool(ids) and vocabulary.decode(ids).strip() == text.strip()
 
 

@@ -11,9 +11,12 @@ import pytest
 
 from detox_jax import tokenizer_files
 from detox_jax.errors import UserError
+from detox_jax.generation import asking
 from detox_jax.generation.steering import words
 from detox_jax.generation.steering.steering import Distribution
+from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
+from tests import tokenizers_made
 from tests.conftest import SENTENCES
 from tests.marks import slow_but
 
@@ -83,6 +86,34 @@ def test_casings_and_spaces(vocabulary):
     texts = {vocabulary.decode(ids) for ids in phrases}
     assert texts == {"moron", " moron", "Moron", " Moron", "MORON", " MORON"}
     assert len(phrases) == len(set(phrases)) == 6
+
+
+def test_a_phrase_behind_other_text_has_tokens_of_its_own(tmp_path):
+    """LLaMA's kind puts a space before any text, and by itself never writes what has none."""
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    tokenizers_made.write(
+        tmp_path, tokenizers_made.byte_fallback_tokenizer(), tokenizer_config=config
+    )
+    vocabulary = Vocabulary.load(str(tmp_path))
+    phrases = words.phrases_of(["la"], vocabulary, "list")
+    spelt = {tuple(map(vocabulary.id_to_token, phrase)) for phrase in phrases}
+    assert {("\u2581la",), ("la",), ("<0x4C>", "a"), ("\u2581", "<0x4C>", "a")} <= spelt
+    automaton = words.Automaton.of_phrases(phrases, vocabulary.vocab_size)
+    banned = {phrase[0] for phrase in phrases if len(phrase) == 1}
+    before = vocabulary.encode("T\n")
+    assert banned <= _of_automaton(automaton, before[-6:], 384) and len(banned) == 2
+
+
+def test_a_tag_behind_other_text_is_banned_too(tmp_path, one_device_mesh):
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    tokenizers_made.write(
+        tmp_path, tokenizers_made.byte_fallback_tokenizer(), tokenizer_config=config
+    )
+    vocabulary = Vocabulary.load(str(tmp_path))
+    (bans,) = asking.bans(Tags("la", "te"), vocabulary, one_device_mesh)
+    banned = jnp.flatnonzero(bans.banned_SY[0][bans.symbol_V])
+    spelt = {vocabulary.id_to_token(int(token)) for token in banned}
+    assert spelt == {"\u2581la", "la", "te"}
 
 
 def test_a_list(tmp_path):
