@@ -30,8 +30,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_p": (0, None),
 }
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-_DRAWS = ("temperature", "top_k", "top_p")
-NAMES = ("until", *_LIMITS, *_DRAWS, *_NEUTRAL)  # of settings that are read
+NAMES = ("until", *_LIMITS, "temperature", "top_k", "top_p", *_NEUTRAL)  # of settings that are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +62,11 @@ class Settings:
         left = dict(values)
         until = left.pop("until", None) or ()
         stops = (until,) if isinstance(until, str) else tuple(until)
-        limits = [
-            int(_number(name, left.pop(name))) for name in _LIMITS if left.get(name) is not None
-        ]
-        temperature, top_k, top_p = (_number(name, left.pop(name, None)) for name in _DRAWS)
+        limits = [_whole(name, left.pop(name)) for name in _LIMITS if left.get(name) is not None]
+        temperature, top_p = (
+            _number(name, left.pop(name, None)) for name in ("temperature", "top_p")
+        )
+        top_k = _whole("top_k", left.pop("top_k", None))
         for name, value in left.items():
             if name not in (*_LIMITS, *_NEUTRAL) or value not in _NEUTRAL.get(name, (None,)):
                 raise UserError(f"generation setting {name} = {value!r} is not supported")
@@ -80,25 +80,33 @@ class Settings:
         return cls(method, limit, tuple(stop for stop in stops if stop))
 
 
-def _number(name: str, value: Any) -> Any:
-    """A number as it was given, which may be text; None where there is none."""
+def _number(name: str, value: Any) -> float | None:
+    """A number, which may be given as text: YAML takes `1e3` for one; None where there is none."""
     try:
-        is_finite = value is None or math.isfinite(float(value))
+        number = None if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
-        is_finite = False
-    if not is_finite:
+        number = math.nan
+    if number is not None and not math.isfinite(number):
         raise UserError(f"generation setting {name} = {value!r}: expected a number")
-    return value
+    return number
 
 
-def _sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> Any:
-    temperature = 1.0 if temperature is None else float(temperature)
+def _whole(name: str, value: Any) -> int:
+    """The same of a whole number; 0 where there is none."""
+    number = _number(name, value) or 0.0
+    if not number.is_integer():
+        raise UserError(f"generation setting {name} = {value!r}: expected a whole number")
+    return int(number)
+
+
+def _sampling(temperature: float | None, top_k: int, top_p: float | None) -> Any:
+    temperature = 1.0 if temperature is None else temperature
     if top_k and top_p is not None and top_p < 1:
         raise UserError(f"top_k = {top_k} together with top_p = {top_p} is not supported; set one")
     if top_k:
-        return sampling.TopKSampling(int(top_k), temperature)
+        return sampling.TopKSampling(top_k, temperature)
     if top_p is not None and top_p < 1:
-        return sampling.TopPSampling(float(top_p), temperature)
+        return sampling.TopPSampling(top_p, temperature)
     return sampling.TemperatureSampling(temperature)
 
 

@@ -22,6 +22,11 @@ from detox_jax.generation.continuation import Continuer, Settings, before_stop
         ({"do_sample": True, "top_k": 5}, sampling.TopKSampling(5, 1.0)),
         ({"temperature": 0.5, "top_p": 0.9}, sampling.TopPSampling(0.9, 0.5)),
         ({"do_sample": True, "top_k": 0, "top_p": 1.0}, sampling.TemperatureSampling(1.0)),
+        # As text, for which YAML takes 9e-1 and 1e1.
+        ({"temperature": "5e-1", "top_p": "9e-1"}, sampling.TopPSampling(0.9, 0.5)),
+        ({"do_sample": True, "top_k": "1e1"}, sampling.TopKSampling(10, 1.0)),
+        ({"do_sample": True, "top_k": "0"}, sampling.TemperatureSampling(1.0)),
+        ({"temperature": "0"}, sampling.Greedy()),
     ],
 )
 def test_how_tokens_are_drawn(values, method):
@@ -33,6 +38,7 @@ def test_stops_and_limits():
     assert Settings.parse({"until": "x", "max_gen_toks": 3}, 7).stops == ("x",)
     parsed = Settings.parse({"until": ["a", "", "b"], "max_new_tokens": 3}, 7)
     assert (parsed.stops, parsed.max_new_tokens) == (("a", "b"), 3)
+    assert Settings.parse({"max_gen_toks": "1e3"}, 7).max_new_tokens == 1000
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,8 @@ def test_stops_and_limits():
         ({"max_tokens": "many"}, "max_tokens = 'many': expected a number"),
         ({"do_sample": True, "top_k": []}, "top_k = \\[\\]: expected a number"),
         ({"temperature": "inf"}, "temperature = 'inf': expected a number"),
+        ({"max_gen_toks": "2.5"}, "max_gen_toks = '2.5': expected a whole number"),
+        ({"do_sample": True, "top_k": 1.5}, "top_k = 1.5: expected a whole number"),
     ],
 )
 def test_what_is_not_supported_is_refused(values, message):
