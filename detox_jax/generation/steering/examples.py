@@ -81,9 +81,10 @@ def of_documents(documents: Sequence[records.Document], margin: float, most: int
     )
     pairs = []
     for (low, _, clean), (high, _, toxic) in zip(scored, scored[::-1], strict=True):
-        if len(pairs) == most or high - low < margin or toxic == clean:
+        if len(pairs) == most or high - low < margin:
             break
-        pairs.append(Pair("", toxic, clean))
+        if toxic != clean:  # One text may be labelled both ways.
+            pairs.append(Pair("", toxic, clean))
     return pairs
 
 

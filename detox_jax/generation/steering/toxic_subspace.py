@@ -70,8 +70,13 @@ def toxic_subspace(toxic_PD: np.ndarray, clean_PD: np.ndarray, rank: int) -> np.
     taken away first.
 
     Raises:
-      UserError: where the pairs differ in fewer directions.
+      UserError: where the pairs differ in fewer directions, or there are fewer.
     """
+    if rank > clean_PD.shape[1]:
+        raise UserError(
+            f"ToxicSubspace.rank is {rank}, but the model's states have {clean_PD.shape[1]} "
+            "directions; lower it, such as to 2"
+        )
     common_D = np.linalg.svd(clean_PD, full_matrices=False)[2][0]
     difference_PD = clean_PD - toxic_PD
     difference_PD = difference_PD - np.outer(difference_PD @ common_D, common_D)

@@ -147,6 +147,15 @@ def test_pairs_of_documents(tmp_path):
     assert examples.pairs_of(source, 0.3, 1) == [Pair("", "t0", "t1")]
 
 
+def test_a_text_that_is_labelled_both_ways_ends_no_list(tmp_path):
+    rows = [("x", 0.0), ("y", 0.1), ("z", 0.9), ("x", 1.0)]
+    lines = [
+        json.dumps({"id": str(i), "text": t, "toxicity": s}) + "\n" for i, (t, s) in enumerate(rows)
+    ]
+    (tmp_path / "d.jsonl").write_text("".join(lines))
+    assert examples.pairs_of(str(tmp_path / "d.jsonl"), 0.3, 10) == [Pair("", "z", "y")]
+
+
 # --- hidden states ------------------------------------------------------------------------------
 
 

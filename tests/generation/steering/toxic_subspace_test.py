@@ -55,6 +55,8 @@ def test_too_few_pairs_or_directions_are_refused():
         fit.fit(TOXIC[:2, None], CLEAN[:2, None], 1)
     with pytest.raises(UserError, match="differ in fewer directions"):
         fit.fit(TOXIC[:, None], CLEAN[:, None], 1)  # one direction of three is taken away
+    with pytest.raises(UserError, match="rank is 4, but the model's states have 3 directions"):
+        toxic_subspace.ToxicSubspace(4).fit(TOXIC[:, None], CLEAN[:, None], 1)
     with pytest.raises(UserError, match="rank is 0"):
         toxic_subspace.ToxicSubspace(0)
 
