@@ -31,6 +31,19 @@ def test_a_struct_says_what_it_refuses_under_the_macro_of_its_scope():
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("TOP_P", "1e-46", r"must be in \[1e-06, 1\], such as 0.9; Greedy"),
+        ("TEMPERATURE", "1e-38", "must be positive, from 1e-06 to 1,000,000, such as 0.7; Gre"),
+        ("TEMPERATURE", "1e10", "must be positive, from 1e-06 to 1,000,000, such as 0.7; Gre"),
+    ],
+)
+def test_how_a_token_is_drawn_has_bounds(name, value, message):
+    with pytest.raises(UserError, match=rf"^{name} is .*; {message}"):
+        checked(*GENERATE, f"--gin.{name}={value}")
+
+
+@pytest.mark.parametrize(
     ("verb", "name", "example"),
     [
         ("combine", "TERMS", "\"{'DIR': -0.5}\""),

@@ -19,6 +19,9 @@ from detox_jax.errors import UserError
 # Counted in settings: the same seed gives other text where it differs. Version 1 took one running
 # sum over the whole vocabulary.
 DRAW_VERSION = 2
+# Of a nucleus' mass and of a temperature. Float32 tells such a mass from 0, which no sum is below;
+# and logits over such temperatures are finite, and tell what is no token, at -1e10, from the rest.
+_LEAST, _HOTTEST = 1e-6, 1_000_000
 # Blocks of the vocabulary, a divisor of its padded size and a multiple of the parts into which a
 # mesh splits it, so that no block lies on two devices.
 _BLOCKS = 128
@@ -49,7 +52,7 @@ class TemperatureSampling:
     temperature: float = 1.0
 
     def __post_init__(self):
-        _check_temperature(self.temperature)
+        _check_temperature(self)
 
     def sample(self, logits_RV: jax.Array, keys_R: jax.Array) -> jax.Array:
         """See `Sampling`."""
@@ -64,7 +67,7 @@ class TopKSampling:
     temperature: float = 1.0
 
     def __post_init__(self):
-        _check_temperature(self.temperature)
+        _check_temperature(self)
         if self.k < 1:
             raise UserError(f"TopKSampling.k is {self.k}; must be at least 1")
 
@@ -87,9 +90,8 @@ class TopPSampling:
     temperature: float = 1.0
 
     def __post_init__(self):
-        _check_temperature(self.temperature)
-        if not 0 < self.p <= 1:
-            raise UserError(f"TopPSampling.p is {self.p}; must be in (0, 1]")
+        _check_temperature(self)
+        check_top_p("TopPSampling.p", self.p, "Greedy() for the most probable token alone")
 
     def sample(self, logits_RV: jax.Array, keys_R: jax.Array) -> jax.Array:
         """See `Sampling`."""
@@ -178,10 +180,26 @@ def sample_among(
     return jax.lax.while_loop(lambda s: ~jnp.all(s[2]) & (s[0] < most), draw, start)[1]
 
 
-def _check_temperature(temperature: float) -> None:
-    if temperature <= 0:
+def check_top_p(name: str, p: float, otherwise: str) -> None:
+    """Refuses a mass that no nucleus has, or that float32 hardly tells from 0.
+
+    Args:
+      name: of the setting.
+      p: the mass.
+      otherwise: what else may be given, for the message.
+
+    Raises:
+      UserError: naming it.
+    """
+    if not _LEAST <= p <= 1:  # NaN is not either
+        raise UserError(f"{name} is {p}; must be in [{_LEAST:g}, 1], such as 0.9; {otherwise}")
+
+
+def _check_temperature(sampling: TemperatureSampling | TopKSampling | TopPSampling) -> None:
+    if not _LEAST <= sampling.temperature <= _HOTTEST:
         raise UserError(
-            f"temperature is {temperature}; must be positive (Greedy() for the limit 0)"
+            f"{type(sampling).__name__}.temperature is {sampling.temperature}; must be positive, "
+            f"from {_LEAST:g} to {_HOTTEST:,}, such as 0.7; Greedy() for the limit 0"
         )
 
 

@@ -212,3 +212,26 @@ def test_no_draw_of_all_is_outside_the_nucleus():
 def test_impossible_settings_are_refused(make, said):
     with pytest.raises(UserError, match=said):
         make()
+
+
+@pytest.mark.parametrize("p", [1e-46, 1e-40, 9e-7, float("nan")])
+def test_a_mass_that_float32_takes_for_0_is_refused(p):
+    """No sum of probabilities is below 0: the draw would never end."""
+    with pytest.raises(UserError, match=r"must be in \[1e-06, 1\], such as 0.9; Greedy\(\) for"):
+        sampling.TopPSampling(p)
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 9e-7, 1.1e6, 1e10, float("nan"), float("inf")])
+def test_a_temperature_that_makes_no_distribution_is_refused(temperature):
+    message = "must be positive, from 1e-06 to 1,000,000, such as 0.7; Greedy"
+    for method in (sampling.TemperatureSampling, sampling.TopPSampling):
+        with pytest.raises(UserError, match=message):
+            method(temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_what_is_no_token_is_not_drawn_at_the_ends_of_the_temperatures(temperature):
+    logits = jnp.broadcast_to(jnp.array([-1e10, 20.0, -300.0, -1e10]), (1000, 4))
+    keys = jax.random.split(jax.random.key(0), 1000)
+    drawn = set(np.asarray(sampling.TemperatureSampling(temperature).sample(logits, keys)))
+    assert drawn == ({1} if temperature < 1 else {1, 2})

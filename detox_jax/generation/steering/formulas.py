@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from detox_jax.errors import UserError
+from detox_jax.generation import sampling
 
 # exp of more overflows float32; a ratio of probabilities so large decides alone.
 _LARGEST_EXPONENT = 80.0
@@ -229,5 +230,5 @@ def check_top_p(owner: str, base_top_p: float | None) -> None:
     Raises:
       UserError: naming it.
     """
-    if base_top_p is not None and not 0 < base_top_p <= 1:
-        raise UserError(f"{owner}.base_top_p is {base_top_p}; must be in (0, 1], or None")
+    if base_top_p is not None:
+        sampling.check_top_p(f"{owner}.base_top_p", base_top_p, "None for the sampling's own")
