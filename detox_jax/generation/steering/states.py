@@ -24,17 +24,22 @@ def encoded(
 ) -> list[list[int]]:
     """Ids of each text as a model reads it while it writes: start, prefix, prompt and text.
 
+    A text behind a prompt has the ids with which the model goes on from it.
+
     Args:
       vocabulary: the model's.
       texts: prompt, empty for documents, and what follows it.
       prefix: before every prompt.
     """
     (prefix_ids,) = vocabulary.encode_batch([prefix])
-    prompts = vocabulary.encode_batch([prompt for prompt, _ in texts])
-    written = vocabulary.encode_batch([text for _, text in texts])
+    prompts, written = [prompt for prompt, _ in texts], [text for _, text in texts]
+    if any(prompts):
+        encoded = vocabulary.encode_continuations(prompts, written)
+    else:
+        encoded = vocabulary.encode_batch(written)
     return [
         [vocabulary.bos_id, *prefix_ids, *prompt, *ids]
-        for prompt, ids in zip(prompts, written, strict=True)
+        for prompt, ids in zip(vocabulary.encode_batch(prompts), encoded, strict=True)
     ]
 
 

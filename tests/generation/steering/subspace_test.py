@@ -16,8 +16,10 @@ from detox_jax.generation import fit_subspace
 from detox_jax.generation.steering import states, subspace
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.subspace import SubspaceMargin
+from detox_jax.vocabulary import Vocabulary
 from tests.conftest import random_params
 from tests.generation.steering import made
+from tests.tokenizers_made import save_llama
 
 CLEAN, TOXIC = [(1, 0), (2, 1), (1, 2)], [(-1, 0), (0, -1), (-2, 1)]
 
@@ -159,6 +161,18 @@ def test_no_place_is_within_a_prompt(steered):
     (whole,) = states.encoded(steered.vocabulary, [("You are", " an idiot and so on")])
     assert ids[-1] == whole and len(ids) == 3
     assert all(len(part) > len(prompt) and part == whole[: len(part)] for part in ids)
+
+
+def test_a_text_has_the_ids_with_which_a_model_goes_on(tmp_path):
+    """A tokenizer like LLaMA's would put a space before a text that it reads by itself."""
+    save_llama(tmp_path)
+    vocabulary = Vocabulary.load(str(tmp_path))
+    texts = [("The bus", "es, and late"), ("The bus", " was late"), ("", "The bus")]
+    for (prompt, text), ids in zip(texts, states.encoded(vocabulary, texts), strict=True):
+        assert ids == [vocabulary.bos_id, *vocabulary.encode(prompt + text)]
+    (prefixed,) = states.encoded(vocabulary, texts[:1], "You are:")
+    behind = vocabulary.encode("The buses, and late")
+    assert prefixed == [vocabulary.bos_id, *vocabulary.encode("You are:"), *behind]
 
 
 def test_candidates_are_steered_to_the_clean_side(fitted, steered, one_device_mesh):
