@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from detox_jax import chat, output_settings, preview, records
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints.model_dir import ModelSpec
+from detox_jax.checkpoints.model_dir import ModelSpec, network
 from detox_jax.errors import UserError
 from detox_jax.evaluation import metrics, perplexity
 from detox_jax.generation import asking
@@ -148,7 +148,7 @@ class ToxicityProbe:
         requests = self.prompts.requests()
         return _Measurement(
             self,
-            TransformerLM(config, spec.adaptation),
+            network(config, spec.adaptation, vocabulary),
             vocabulary,
             mesh,
             requests,

@@ -7,6 +7,7 @@ tokenizer has tokens.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -105,6 +106,12 @@ class Vocabulary:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
             atomic_files.write_bytes(directory / name, content)
+
+    def ending_at(self, end_ids: tuple[int, ...]) -> Vocabulary:
+        """The same, for texts that end at other tokens, such as a chat template's end of a turn."""
+        changed = copy.copy(self)
+        changed.end_ids = end_ids
+        return changed
 
     @property
     def files(self) -> Mapping[str, bytes]:

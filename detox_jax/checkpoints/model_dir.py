@@ -64,7 +64,7 @@ class LoadedModel:
     """A model ready to run: module, parameters on the mesh, vocabulary.
 
     Attributes:
-      module: the network, adaptation included.
+      module: the network, adaptation included, see `network`.
       params: base and adaptation combined.
       vocabulary: text to ids and back.
       fingerprint: of all parameters; equal fingerprints give equal text.
@@ -355,8 +355,25 @@ def load_model(
     config = dataclasses.replace(spec.config, dropout_rate=0.0, remat="none")
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype)
-    module = TransformerLM(config, spec.adaptation)
+    module = network(config, spec.adaptation, vocabulary)
     return LoadedModel(module, params, vocabulary, fingerprint, spec)
+
+
+def network(
+    config: TransformerConfig, adaptation: adaptations.Adaptation | None, vocabulary: Vocabulary
+) -> TransformerLM:
+    """The network that writes and reads text; it knows the vocabulary's tokens alone.
+
+    An imported embedding may have rows that no token has. They are never drawn, and no probability
+    is shared with them. (In a loss it is: training is as elsewhere.)
+
+    Args:
+      config: sizes and architecture.
+      adaptation: what is added to the base model, or None.
+      vocabulary: that the embedding belongs to.
+    """
+    has_spare_rows = vocabulary.vocab_size < config.vocab_size
+    return TransformerLM(config, adaptation, vocabulary.vocab_size if has_spare_rows else None)
 
 
 def check_architecture(wanted: TransformerConfig, found: TransformerConfig, path: str) -> None:

@@ -17,11 +17,11 @@ from detox_jax.generation.asking import encode as _encode
 from detox_jax.generation.asking import samples as _decode_shard
 from detox_jax.generation.decoding import Decoder, Decoding, Sample, rows_per_batch
 from detox_jax.generation.prompts import PromptMode, Request
-from detox_jax.generation.sampling import DRAW_VERSION, Greedy
+from detox_jax.generation.sampling import DRAW_VERSION, DRAW_VERSION_OF_SPARE_ROWS, Greedy
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
-from detox_jax.output_settings import NOT_YET
+from detox_jax.output_settings import NOT_YET, NotYet
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
 from detox_jax.tags import Tags
@@ -92,11 +92,11 @@ def generate(
         loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
-    steering = steering_lib.load(decoding.steering, loaded, mesh)
-    listed = prompts.requests()
-    longest = steering_lib.longest(steering, loaded.module.config.max_length)
     exchange = chat.exchange(loaded.vocabulary, chat_template)
     end_ids = exchange.end_ids if exchange else loaded.vocabulary.end_ids
+    steering = steering_lib.load(decoding.steering, loaded, mesh, end_ids)
+    listed = prompts.requests()
+    longest = steering_lib.longest(steering, loaded.module.config.max_length)
     encoded = _encode(
         listed, loaded.vocabulary, start_with_end_of_text, prompts, exchange, decoding.behind
     )
@@ -111,6 +111,7 @@ def generate(
         loaded.fingerprint,
         loaded.module.config.dtype,
         {**steering_lib.settings(steering), **chat.settings(exchange)},
+        _draw_version(loaded.module.config, loaded.vocabulary),
     )
     if len(end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(end_ids)
@@ -164,6 +165,7 @@ def _settings(
     fingerprint: Any,
     dtype: Any,
     others: Mapping[str, Any],
+    draw_version: Any,
 ) -> dict[str, Any]:
     """What decides the text.
 
@@ -174,6 +176,7 @@ def _settings(
       fingerprint: of the model.
       dtype: of its activations.
       others: `steering` and `chat_template`, as far as there are any.
+      draw_version: see `_draw_version`.
     """
     settings = output_settings.of_verb(
         generate,
@@ -197,8 +200,14 @@ def _settings(
         },
     )
     if not isinstance(decoding.sampling, Greedy):
-        settings[output_settings.DRAW] = DRAW_VERSION
+        settings[output_settings.DRAW] = draw_version
     return settings
+
+
+def _draw_version(config: TransformerConfig, vocabulary: Vocabulary) -> int:
+    """The version of the draws; another one where rows stand for no token."""
+    has_spare_rows = vocabulary.vocab_size < config.vocab_size
+    return DRAW_VERSION_OF_SPARE_ROWS if has_spare_rows else DRAW_VERSION
 
 
 def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[str, Any]:
@@ -207,9 +216,13 @@ def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[st
     fingerprint, dtype = identity.ahead(path, decoding.dtype)
     others = steering_lib.settings_ahead(decoding.steering)
     is_coming = isinstance(path, preview.Coming)
+    draw_version: Any = NotYet((DRAW_VERSION, DRAW_VERSION_OF_SPARE_ROWS))
     if not is_coming:
-        vocabulary_dir = places.split(path)[0] / places.VOCABULARY_DIR
-        others |= chat.settings_ahead(str(vocabulary_dir), choice)
+        model_dir = places.split(path)[0]
+        vocabulary_dir = str(model_dir / places.VOCABULARY_DIR)
+        others |= chat.settings_ahead(vocabulary_dir, choice)
+        config = checkpoints.read_spec(model_dir).config
+        draw_version = _draw_version(config, Vocabulary.load(vocabulary_dir))
     elif choice is not False:
         others["chat_template"] = NOT_YET
     waits = _waits(prompts)
@@ -221,7 +234,7 @@ def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[st
         config, _, encoded = _asked(arguments, decoding)
         decoding = _shortened(decoding, config.max_length, encoded, prompts, "", None)
         is_known = True
-    settings = _settings(arguments, decoding, described, fingerprint, dtype, others)
+    settings = _settings(arguments, decoding, described, fingerprint, dtype, others, draw_version)
     if not is_known:
         settings["max_new_tokens"] = NOT_YET
     return {**settings, "end_ids": NOT_YET}

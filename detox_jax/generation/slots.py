@@ -271,7 +271,7 @@ def _draw(
     keys_R = jax.vmap(jax.random.fold_in)(slots.key_R, slots.step_R)
     if not steerings:
         return drawn(program.sampling.sample, logits_RV, keys_R), steered
-    vocab_size = program.model.config.vocab_size
+    vocab_size = program.model.vocab_size
     distribution, steered = steering_lib.adjust(
         steerings, steered, logits_RV, slots.token_R, vocab_size
     )

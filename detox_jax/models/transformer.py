@@ -196,10 +196,13 @@ class TransformerLM(nn.Module):
     Attributes:
       config: sizes and architecture.
       adaptation: what is added to the base model, or None.
+      num_tokens: ids that stand for tokens, padding included, where those are fewer than the
+        config's: a model that was imported may have rows beyond its vocabulary. All where None.
     """
 
     config: TransformerConfig
     adaptation: Adaptation | None = None
+    num_tokens: int | None = None
 
     def __post_init__(self):
         require_fit(self.config, self.adaptation)
@@ -209,6 +212,11 @@ class TransformerLM(nn.Module):
     def scan_layers(self) -> bool:
         """T5X asks this to find the batch axis of the cache: axis 1, behind the layers."""
         return True
+
+    @property
+    def vocab_size(self) -> int:
+        """The ids that stand for tokens, padding included."""
+        return self.num_tokens or self.config.vocab_size
 
     @nn.compact
     def __call__(
@@ -264,7 +272,7 @@ class TransformerLM(nn.Module):
           with_logits: False returns what `output_logits` makes the logits of, `[B, L, D]`.
 
         Returns:
-          Float32 `[B, L, V]` or `[B, T, V]`; ids that stand for no token (padding rows) get -1e10.
+          Float32 `[B, L, V]` or `[B, T, V]`; ids that stand for no token get -1e10.
         """
         del decoder_target_tokens, max_decode_length
         cfg = self.config
@@ -327,7 +335,7 @@ class TransformerLM(nn.Module):
             return x_BLD
         if not cfg.logits_via_embedding:
             embedder = Embed(cfg, cfg.padded_vocab_size, "vocab", name="logits_dense")
-        return output_logits(cfg, embedder.embedding, x_BLD)
+        return output_logits(cfg, embedder.embedding, x_BLD, self.vocab_size)
 
     def _cache(self, B: int, L: int) -> CacheVariables | None:
         """The cache of this call; None where the call only creates it, for L positions."""
@@ -412,14 +420,23 @@ def _split_gradient(_: None, gradient_VD: jax.Array) -> tuple[jax.Array]:
 _of_whole_width.defvjp(lambda table_VD: (_of_whole_width(table_VD), None), _split_gradient)
 
 
-def output_logits(cfg: TransformerConfig, table_VD: jax.Array, x_BLD: jax.Array) -> jax.Array:
-    """The logits of final hidden states, float32 `[B, L, V]`, as `TransformerLM` returns them."""
+def output_logits(
+    cfg: TransformerConfig, table_VD: jax.Array, x_BLD: jax.Array, vocab_size: int | None = None
+) -> jax.Array:
+    """The logits of final hidden states, float32 `[B, L, V]`, as `TransformerLM` returns them.
+
+    Args:
+      cfg: of the network.
+      table_VD: see `output_table`.
+      x_BLD: the states.
+      vocab_size: see `TransformerLM.vocab_size`; the config's where None.
+    """
     table_VD = table_VD.astype(cfg.activation_dtype)
     logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, table_VD, preferred_element_type=jnp.float32)
     logits_BLV = softcap(logits_BLV, cfg.logits_softcap)
     logits_BLV = partitioning.with_sharding_constraint(logits_BLV, ("batch", "length", "vocab"))
     ids_V = jnp.arange(cfg.padded_vocab_size)
-    is_token_V = (ids_V > 0) & (ids_V < cfg.vocab_size)
+    is_token_V = (ids_V > 0) & (ids_V < (vocab_size or cfg.vocab_size))
     return jnp.where(is_token_V, logits_BLV, _INVALID_LOGIT)
 
 

@@ -13,6 +13,7 @@ from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Dtype
+from detox_jax.models.transformer import TransformerLM
 from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
@@ -56,9 +57,9 @@ class Reference:
         mesh = meshes.create_mesh(self.mesh_shape)
         loaded = checkpoints.load_model(self.checkpoint_path, mesh, self.dtype, self.strict)
         config = loaded.module.config
-        reader = LikelihoodReader(
-            loaded.module, loaded.params, mesh, self.batch_size, config.max_length
-        )
+        # As the loss that it is compared with: it counts rows beyond the vocabulary too.
+        module = TransformerLM(config, loaded.module.adaptation)
+        reader = LikelihoodReader(module, loaded.params, mesh, self.batch_size, config.max_length)
         return Reading(self.checkpoint_path, loaded.fingerprint, loaded.vocabulary, reader)
 
     def describe(self, fingerprint: Any) -> dict[str, Any]:

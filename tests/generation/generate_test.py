@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from detox_jax import chat, cli, records
+from detox_jax.errors import UserError
 from detox_jax.generation import decoding, prompts, sampling
 from detox_jax.generation import generate as module
 from detox_jax.vocabulary import Vocabulary
@@ -314,6 +315,26 @@ def test_a_chat_model_is_asked_in_its_template(flags, config, tmp_path, capsys, 
     assert read["p1"] == [vocabulary.bos_id, *vocabulary.encode(PROMPTS[1])]
     settings = json.loads((tmp_path / "raw" / "manifest.json").read_text())["settings"]
     assert "chat_template" not in settings
+
+
+def test_methods_are_told_where_answers_end(config, prompt_file, tmp_path):
+    """At the template's end of a turn too, which no file lists: it is read ahead as an end."""
+    (tmp_path / "tokenizer").mkdir()
+    vocabulary = chats_made.save_tokenizer(tmp_path / "tokenizer", chats_made.TEMPLATES["dated"])
+    model = chats_made.save_model(tmp_path / "model", config, vocabulary)
+    exchange = chat.exchange(vocabulary)
+    assert exchange is not None and len(exchange.end_ids) == 2
+
+    class Ends:
+        def load(self, base, mesh):
+            raise UserError(f"ends {base.vocabulary.end_ids}")
+
+    decoder = decoding.Decoding(steering=(Ends(),))
+    arguments = (model, str(tmp_path / "out"), prompts.PromptFile(str(prompt_file)), decoder)
+    for template, ends in ((chat.AUTO, exchange.end_ids), (False, vocabulary.end_ids)):
+        with pytest.raises(UserError) as error:
+            module.generate(*arguments, chat_template=template)
+        assert str(error.value) == f"ends {ends}"
 
 
 def test_half_of_a_document_begins_an_answer(tmp_path):

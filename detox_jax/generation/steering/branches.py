@@ -213,7 +213,7 @@ class Branches:
         """Cut or padded to a width, and 0 in the columns that stand for no token."""
         logits_RKV = logits_RKV[..., :width]
         logits_RKV = jnp.pad(logits_RKV, ((0, 0), (0, 0), (0, width - logits_RKV.shape[-1])))
-        tokens_V = is_token(width, self.module.config.vocab_size)
+        tokens_V = is_token(width, self.module.vocab_size)
         return jnp.where(tokens_V, logits_RKV, 0.0)
 
     def step_heads(self, state: State, token_R: jax.Array) -> tuple[jax.Array, State]:

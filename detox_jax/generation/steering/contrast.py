@@ -98,7 +98,7 @@ class PrefixContrast:
             alpha=jnp.float32(self.alpha),
             base_top_p=None if self.base_top_p is None else jnp.float32(self.base_top_p),
             form=self.form,
-            vocab_size=base.module.config.vocab_size,
+            vocab_size=base.module.vocab_size,
         )
         settings = {
             "method": "PrefixContrast",
@@ -150,7 +150,7 @@ class SelfDebiasing:
             branch=branch,
             decay=jnp.float32(self.decay),
             floor=jnp.float32(self.floor),
-            vocab_size=base.module.config.vocab_size,
+            vocab_size=base.module.vocab_size,
         )
         settings = {
             "method": "SelfDebiasing",

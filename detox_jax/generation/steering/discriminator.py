@@ -112,7 +112,7 @@ class GenerativeDiscriminator:
             scale=jnp.float32(self.scale),
             filter_mass=None if self.filter_mass is None else jnp.float32(self.filter_mass),
             filter_threshold=jax.nn.log_sigmoid(jnp.float32(logit)),
-            vocab_size=base.module.config.vocab_size,
+            vocab_size=base.module.vocab_size,
             width=base.module.config.padded_vocab_size,
         )
         settings = {

@@ -101,7 +101,7 @@ def read_expert(
             * owner.startswith("Experts.")
         )
     config = dataclasses.replace(spec.config, dropout_rate=0.0, remat="none", dtype=dtype)
-    module = TransformerLM(config, spec.adaptation)
+    module = checkpoints.network(config, spec.adaptation, steered.vocabulary)
     trained = checkpoints.load_trained(model_dir, mesh, only=step)
     fingerprint = params_lib.fingerprint(params_lib.combine(base.params, trained))
     return Expert(module, trained, base, fingerprint)

@@ -106,7 +106,7 @@ def read(
 
     def say(states_RD: jax.Array, known: Any, target_R: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits_RV = output_logits(config, table_VD, states_RD[:, None])[:, 0]
-        distribution = Distribution.of_model(logits_RV, config.vocab_size)
+        distribution = Distribution.of_model(logits_RV, model.vocab_size)
         for steering, of_method in zip(steerings, known, strict=True):
             distribution = steering.adjust_text(distribution, of_method)
         log_probs_RV = distribution.log_probs()

@@ -63,7 +63,9 @@ class RewardAugmented:
         model = models.read_expert(owner, self.reward, base, shared, mesh, is_reward=True)
         config = model.module.config
         steering = Rewarded(
-            lookahead=Lookahead(model.module, model.params, min(self.k, config.vocab_size - 1)),
+            lookahead=Lookahead(
+                model.module, model.params, min(self.k, model.module.vocab_size - 1)
+            ),
             head_D=rewards.head(config, model.params),
             beta=jnp.float32(self.beta),
             end_ids=tuple(base.vocabulary.end_ids),

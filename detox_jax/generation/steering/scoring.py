@@ -110,7 +110,7 @@ def read(
         edits, states = editing.of_step(steerings, states, token_N)
         logits_N1V, cache = caches.apply(model, params, cache, token_N[:, None], edits, decode=True)
         distribution, states = steering_lib.adjust(
-            steerings, states, logits_N1V[:, 0], token_N, model.config.vocab_size
+            steerings, states, logits_N1V[:, 0], token_N, model.vocab_size
         )
         log_probs_NV = distribution.log_probs()
         chosen_N = jnp.take_along_axis(log_probs_NV, target_N[:, None], axis=-1)[:, 0]

@@ -174,13 +174,26 @@ class Method(Protocol):
         ...
 
 
-def load(methods: Sequence[Method], base: LoadedModel, mesh: Mesh) -> list[Loaded]:
+def load(
+    methods: Sequence[Method],
+    base: LoadedModel,
+    mesh: Mesh,
+    end_ids: tuple[int, ...] | None = None,
+) -> list[Loaded]:
     """The methods, loaded, in their order.
+
+    Args:
+      methods: of STEERING.
+      base: the model that is steered.
+      mesh: where arrays go.
+      end_ids: at which its texts end; the vocabulary's where None.
 
     Raises:
       UserError: see `Method.load`; also for what is none.
     """
     check(methods)
+    if end_ids is not None:
+        base = dataclasses.replace(base, vocabulary=base.vocabulary.ending_at(end_ids))
     return [method.load(base, mesh) for method in methods]
 
 

@@ -132,7 +132,7 @@ class SubspaceMargin:
         normal_D, centre_D, digest = read(self.subspace, base)
         config = base.module.config
         steering = Margins(
-            lookahead=Lookahead(base.module, base.params, min(self.k, config.vocab_size - 1)),
+            lookahead=Lookahead(base.module, base.params, min(self.k, base.module.vocab_size - 1)),
             normal_D=jnp.asarray(normal_D),
             centre_D=jnp.asarray(centre_D),
             beta=jnp.float32(self.beta),

@@ -41,6 +41,10 @@ class Bigram(nn.Module):
 
     config: TransformerConfig = dataclasses.field(default_factory=lambda: CONFIG)
 
+    @property
+    def vocab_size(self):
+        return self.config.vocab_size
+
     @nn.compact
     def __call__(
         self,
