@@ -73,6 +73,11 @@ class GenerativeDiscriminator:
                 f"discriminator.{name}.model and .codes, or .clean and .dirty"
             )
         codes = self.codes
+        if self.model is None and codes is not None:
+            raise UserError(
+                f"{name}.codes is {codes!r}, but .clean and .dirty are two models, which are read "
+                "behind no code; leave it out"
+            )
         if self.model is not None and not (
             isinstance(codes, tuple | list) and len(codes) == 2 and codes[0] != codes[1]
         ):

@@ -33,7 +33,8 @@ class Experts:
       alpha: the strength; the paper's is 2.0, and 0 is no steering.
       base_top_p: truncates to the model's own nucleus of this mass before anything is added, in
         place of the sampling's; the published runs have 0.9. The sampling's own where None.
-      base: what the experts are adaptations of, where it is not the steered model.
+      base: what the experts are adaptations of, where it is not the steered model. None for whole
+        models.
     """
 
     files: ClassVar = {"expert": MODEL, "anti": MODEL, "base": MODEL}
@@ -53,6 +54,19 @@ class Experts:
         """See `Method`."""
         return formulas.why_unscored(base_top_p=self.base_top_p)
 
+    def check_models(self) -> None:
+        """See `Method`: a base that no expert adapts would be read and held for nothing.
+
+        Raises:
+          UserError: for such a base.
+        """
+        experts = [path for path in (self.expert, self.anti) if path is not None]
+        if self.base is not None and experts and not any(map(models.may_adapt, experts)):
+            raise UserError(
+                f"Experts.base: {self.base} is given, but {' and '.join(experts)} "
+                f"{'is a whole model' if len(experts) == 1 else 'are whole models'}; leave it out"
+            )
+
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
         """See `Method`.
 
@@ -66,6 +80,7 @@ class Experts:
                 "Experts has neither an expert nor an anti-expert; set experts.Experts.anti, and "
                 "experts.Experts.expert where there is one"
             )
+        self.check_models()
         shared = models.Base.of_steered(base)
         if self.base is not None:
             shared = models.Base.read(self.base, mesh)

@@ -6,6 +6,7 @@ import dataclasses
 
 from jax.sharding import Mesh
 
+from detox_jax import preview
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.model_dir import LoadedModel
@@ -63,6 +64,13 @@ class Expert:
     params: params_lib.Params
     base: Base | None
     fingerprint: str
+
+
+def may_adapt(checkpoint_path: str) -> bool:
+    """Whether a checkpoint is an adaptation, or an earlier step has still to write it."""
+    if isinstance(checkpoint_path, preview.Coming):
+        return True
+    return checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0]).base is not None
 
 
 def read_expert(

@@ -158,7 +158,9 @@ class Method(Protocol):
 
     One that is no distribution over all tokens says why in `unscored`, see `scoring`; one that
     reads files names the fields that hold their places in `files`, with the verb that writes each,
-    or `MODEL`, where that is to be checked before any work.
+    or `MODEL`, where that is to be checked before any work. What fits no adaptation of the model on
+    which it was fitted has `fits_adaptations` False. Where models must fit each other too,
+    `check_models` refuses those that do not, by what is on disk.
     """
 
     def load(self, base: LoadedModel, mesh: Mesh) -> Loaded:
@@ -266,15 +268,18 @@ def check_fit(methods: Sequence[Method], checkpoint_path: str) -> None:
     """
     steered = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
     fingerprints = identity.fingerprint_ahead(checkpoint_path).among if methods else None
-    fitted_on: dict[str, str] = dict.fromkeys(fingerprints or (), "the model")
-    if steered.base is not None:
-        fitted_on[steered.base["fingerprint"]] = "its base"
-    for owner, place, written_by in _files(methods):
-        model_dir = places.split(place)[0]
-        if (model_dir / places.MODEL_FILE).exists():
-            require_vocabulary(owner, place, checkpoints.read_spec(model_dir), steered)
-        elif fingerprints and written_by not in (None, _ANYTHING):
-            array_file.require_fitted(owner, place, written_by, fitted_on)
+    for method in methods:
+        fitted_on: dict[str, str] = dict.fromkeys(fingerprints or (), "the model")
+        if steered.base is not None and getattr(method, "fits_adaptations", True):
+            fitted_on[steered.base["fingerprint"]] = "its base"
+        for owner, place, written_by in _files([method]):
+            model_dir = places.split(place)[0]
+            if (model_dir / places.MODEL_FILE).exists():
+                require_vocabulary(owner, place, checkpoints.read_spec(model_dir), steered)
+            elif fingerprints and written_by not in (None, _ANYTHING):
+                array_file.require_fitted(owner, place, written_by, fitted_on)
+        if callable(check_models := getattr(method, "check_models", None)):
+            check_models()
 
 
 def require_vocabulary(owner: str, path: str, spec: ModelSpec, steered: ModelSpec) -> None:
@@ -325,8 +330,12 @@ def _model_ahead(place: str) -> output_settings.NotYet:
 
 
 def longest(loaded: Sequence[Loaded], max_length: int) -> int:
-    """Tokens of prompt and continuation that the model and all that steers it can read."""
-    return min([max_length, *(m.longest for m in loaded if m.longest is not None)])
+    """Tokens of prompt and continuation that the model and all that steers it can read.
+
+    A method of strength 0 reads nothing.
+    """
+    steers = [method for method in loaded if method.steering is not None]
+    return min([max_length, *(m.longest for m in steers if m.longest is not None)])
 
 
 def in_loop(loaded: Sequence[Loaded]) -> tuple[Steering, ...]:

@@ -104,6 +104,7 @@ class SubspaceMargin:
     """
 
     files: ClassVar = {"subspace": _VERB}
+    fits_adaptations: ClassVar = False  # A plane lies in the states of one model.
 
     subspace: str
     beta: float = 1.0

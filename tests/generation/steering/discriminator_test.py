@@ -97,6 +97,7 @@ def test_the_formula_over_a_whole_text(
         (lambda: Discriminator(clean="a"), "needs one model behind two codes, or two models"),
         (lambda: Discriminator("m", ("a", "b"), clean="a"), "needs one model behind two codes"),
         (lambda: Discriminator("m"), r"codes is None; give two texts"),
+        (lambda: Discriminator(clean="a", dirty="b", codes=("c", "d")), "behind no code; leave it"),
         (lambda: Discriminator("m", ("a", "a")), "give two texts"),
         (lambda: Discriminator("m", ("a", "b"), omega=float("nan")), "omega is nan; must be a"),
         (lambda: Discriminator("m", ("a", "b"), filter_mass=0.0), "filter_mass is 0.0; must be"),

@@ -10,6 +10,7 @@ import pytest
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.experts import Experts
 from detox_jax.models.adaptation import AdapterConfig, PrefixConfig
@@ -141,6 +142,21 @@ def test_an_expert_of_another_base(steered, adapted, config, vocabulary, one_dev
     np.testing.assert_allclose(logits, 2 * base - minus, atol=1e-4)
     with pytest.raises(UserError, match="is an adaptation of base"):
         Experts(None, adapted["anti"], base=whole).load(steered, one_device_mesh)
+
+
+def test_a_base_that_no_expert_adapts(steered, adapted, smaller, model_dir, one_device_mesh):
+    """It would be read and held for nothing; a check says so before anything is loaded."""
+    for method, message in (
+        (Experts(None, smaller, base=model_dir), "model is a whole model; leave it out"),
+        (Experts(smaller, smaller, base=model_dir), "are whole models; leave it out"),
+    ):
+        with pytest.raises(UserError, match=f"Experts.base: .* is given, but .*{message}"):
+            method.load(steered, one_device_mesh)
+        with pytest.raises(UserError, match=message):
+            steering.check_fit([method], model_dir)
+    mixed = Experts(adapted["expert"], smaller, base=model_dir)
+    steering.check_fit([mixed], model_dir)
+    assert mixed.load(steered, one_device_mesh).longest == 32
 
 
 def test_another_vocabulary(steered, config, one_device_mesh, tmp_path):

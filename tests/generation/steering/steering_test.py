@@ -313,6 +313,13 @@ def test_methods_apply_in_their_order():
     assert after[0][1] > 0
 
 
+def test_a_method_of_strength_0_shortens_no_context():
+    read = steering.Loaded(METHODS["contrast"](1.0, 0.0), {}, 40)
+    unread, endless = steering.Loaded(None, {}, 20), steering.Loaded(bans((RUDE,)), {})
+    assert steering.longest([read, unread, endless], 64) == 40
+    assert steering.longest([unread, endless], 64) == 64
+
+
 # --- the loop -----------------------------------------------------------------------------------
 
 

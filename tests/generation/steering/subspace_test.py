@@ -13,7 +13,8 @@ from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import fit_subspace
-from detox_jax.generation.steering import states, subspace
+from detox_jax.generation.steering import states, steering, subspace
+from detox_jax.generation.steering.activations import ActivationOffset
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.subspace import SubspaceMargin
 from detox_jax.vocabulary import Vocabulary
@@ -223,6 +224,22 @@ def test_planes_that_do_not_fit(fitted, steered, config, vocabulary, one_device_
     with pytest.raises(UserError, match="none holds none; give an output of `fit_subspace`"):
         SubspaceMargin(f"{tmp_path}/none").load(steered, one_device_mesh)
     assert SubspaceMargin(fitted, beta=0.0).load(steered, one_device_mesh).steering is None
+
+
+def test_a_plane_of_its_base_is_refused_before_any_work(
+    fitted, model_dir, one_device_mesh, tmp_path
+):
+    """As at work; vectors of its base fit an adaptation."""
+    adapted = made.save_adaptation(tmp_path / "adapted", model_dir, one_device_mesh, 1)
+    method = SubspaceMargin(fitted)
+    steering.check_fit([method], model_dir)
+    with pytest.raises(UserError, match="was fitted on model .*, but the model is"):
+        steering.check_fit([method], adapted)
+    with pytest.raises(UserError, match="was fitted on model .*, but the model is"):
+        method.load(checkpoints.load_model(adapted, one_device_mesh), one_device_mesh)
+    base = checkpoints.load_model(model_dir, one_device_mesh)
+    vectors = made.save_vectors(tmp_path / "vectors", base, "in_context")
+    steering.check_fit([ActivationOffset(vectors)], adapted)
 
 
 @pytest.mark.parametrize(
