@@ -13,7 +13,7 @@ from detox_jax.training.pair_objective import PairObjective, Read, Sum
 
 @dataclasses.dataclass(frozen=True)
 class Click(PairObjective):
-    """NLL(chosen) / tokens + gamma * max(0, alpha + NLL(chosen) - NLL(rejected)), a mean over pairs.
+    """NLL(chosen) / tokens + gamma * max(0, alpha + NLL(chosen) - NLL(rejected)), over pairs.
 
     As in the published code, what is learnt is a mean over the tokens of the chosen side, and the
     margin is of sums over tokens, which favour short rejected sides: match lengths (`pair` with
