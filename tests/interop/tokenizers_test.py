@@ -89,3 +89,19 @@ def test_autotokenizer_loads_it(name, tmp_path, vocabulary):
         assert loaded.decode(loaded.encode(text)) == theirs.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("name", ["Qwen2Tokenizer", "GPT2Tokenizer", "GPTNeoXTokenizer"])
+def test_merges_alone_are_cut_as_autotokenizer_cuts_them(name, tmp_path, vocabulary):
+    """Without a tokenizer.json the class says how text is cut before it is merged."""
+    transformers = pytest.importorskip("transformers")
+    sources(tmp_path, vocabulary)
+    end = {"tokenizer_class": name, "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    (tmp_path / "gpt2" / "tokenizer_config.json").write_text(json.dumps(end))
+    loaded = Vocabulary.load(str(tmp_path / "gpt2"))
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "gpt2"))
+    cut = ["(see this).\n\nNext\n line", "cafe\u0301 12345", "I'LL don't\r\n\r\n a"]
+    for text in [*TEXTS, *SENTENCES, *cut]:
+        ids = theirs.encode(text, add_special_tokens=False)
+        assert loaded.encode(text) == [i + 1 for i in ids], text
