@@ -167,12 +167,6 @@ def sgeat(
     say, places = Narrator(root), CorpusPlaces(root, corpora)
     config = gin.config_str()
     some_rows.bind(None)
-    if decoding.steering:
-        named = ", ".join(type(steered).__name__ for steered in decoding.steering)
-        print(
-            f"STEERING: {named} steers every row, {BASE!r} too; for a row of its own: "
-            "--gin.METHODS=\"{'steered': {'decoding': {'steering': %STEERING}}}\""
-        )
 
     # --- text, and a base model ---------------------------------------------------------------
     if prepare is not None:

@@ -5,6 +5,7 @@ a checkpoint has the `model.json` of its size and none of its weights, since a d
 """
 
 import ast
+import copy
 import dataclasses
 import json
 import math
@@ -25,6 +26,9 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.generation import prompts
 from detox_jax.generation.decoding import Decoding
 from detox_jax.generation.sampling import TopPSampling
+from detox_jax.generation.steering.experts import Experts
+from detox_jax.generation.steering.words import BannedWords
+from detox_jax.method import method
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -101,6 +105,14 @@ GENERATES = {
     **dict.fromkeys(("dapt", "dapt_jigsaw", "words", "experts"), set()),
     "heuristic": {"heuristic"},
     "augmented": {"standard", "augmented"},
+}
+# The rows that are steered, and by what; the base and all others are not.
+EXPERTS = [Experts("dapt-jigsaw", "anti-expert", alpha=2.0, base_top_p=0.9)]
+STEERED = {
+    "words": {"words": [BannedWords()]},
+    "sgeat_words": {"standard-words": [BannedWords()]},
+    "experts": {"experts": EXPERTS},
+    "sgeat_experts": {"experts": EXPERTS, "standard-experts": EXPERTS},
 }
 
 
@@ -317,6 +329,36 @@ def test_a_small_row_is_what_its_head_says(name, place, capsys):
         assert _made(Budget) == Budget(train_steps=claims["TRAIN_STEPS"])
     (same,) = re.findall(r"paper/(\S+)\.gin", head)
     assert same in PAPER and _kind(same) == _kind(name)
+
+
+def _is_steered(path):
+    """Whether a file, or one that it includes, includes one of gin_configs/steering."""
+    included = re.findall(r"^include '(.*)'", path.read_text(), re.MULTILINE)
+    return any("steering/" in name or _is_steered(ROOT / name) for name in included)
+
+
+STEERING_FILES = [
+    str(file.relative_to(EXPERIMENTS).with_suffix("")).removeprefix("paper/")
+    for file in sorted(EXPERIMENTS.rglob("*.gin"))
+    if _is_steered(file) and not file.is_relative_to(EXPERIMENTS / "paper" / "rows")
+]
+
+
+@pytest.mark.parametrize("name", STEERING_FILES)
+def test_a_file_steers_the_rows_that_it_says_and_neither_the_base_nor_another(name, place):
+    _compose(_command(name, place))
+    rows = method.rows(copy.deepcopy(gin.query_parameter("METHODS/gin.macro.value")), None, {})
+    decodings = method.decodings(rows, _made(Decoding, "continuations"))
+    steered = STEERED[_kind(name)]
+    assert {"base", *steered} <= decodings.keys()
+    assert {name: list(of.steering) for name, of in decodings.items()} == {
+        name: steered.get(name, []) for name in decodings
+    }
+
+
+def test_all_files_that_steer_are_looked_at():
+    assert {_kind(name) for name in STEERING_FILES} == STEERED.keys()
+    assert len(STEERING_FILES) == 2 * len(STEERED)
 
 
 @pytest.mark.parametrize("name", ["1.3b/standard", "1.3b/experts"])
