@@ -110,6 +110,19 @@ def test_answers_of_a_batch_are_no_bad_records(tmp_path):
     assert foreign_files.row_alone(answer, "x:1") is None
 
 
+@pytest.mark.parametrize("percent", [1, 29, 57])
+def test_the_share_itself_is_let_pass_and_one_record_more_is_not(tmp_path, percent):
+    aside = _aside(tmp_path, percent / 100)
+    aside.begin("d")
+    aside.count("d", 100)
+    for line in range(percent):
+        aside.put("d", line, b"{", UserError("bad"))
+    aside.finish("d", ["d"])
+    aside.put("d", percent, b"{", UserError("bad"))
+    with pytest.raises(UserError, match=f"{percent + 1} of 100 records cannot be read, more than"):
+        aside.finish("d", ["d"])
+
+
 @pytest.mark.parametrize("most", [-0.1, 1.5, "x", True])
 def test_a_share_is_from_0_to_1(most):
     with pytest.raises(UserError, match="SetAside.most is"):
@@ -145,6 +158,28 @@ def test_a_verb_counts_in_its_manifest_and_the_policy_decides(tmp_path, verb, mo
     assert cli.main(flags) == 0
     assert cli.main([flag.replace("most=0.1", "most=0.2") for flag in flags]) == 2
     assert "bad_records.most: 0.1 there, 0.2 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_documents_of_a_corpus_of_sgeat_are_set_aside(model_dir, tmp_path, is_scored, capsys):
+    """They are scored, or filtered by the scores that they have, before any task reads them."""
+    (tmp_path / "d.jsonl").write_bytes(b"\n".join([*GOOD, b"{"]))
+    (tmp_path / "p.jsonl").write_bytes(b'{"id": "1", "prompt": {"text": "So"}}\n')
+    (tmp_path / "h.jsonl").write_bytes(GOOD[0])
+    (tmp_path / "corpus.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom detox_jax import sgeat\n"
+        "CORPORA = {'mine': @mine/sgeat.Corpus()}\nMETHODS = {'mine': {'corpus': 'mine'}}\n"
+        f"mine/sgeat.Corpus.documents = '{tmp_path / 'd.jsonl'}'\n"
+        f"mine/sgeat.Corpus.is_scored = {is_scored}\n"
+    )
+    flags = ["sgeat", f"--gin_file={tmp_path / 'corpus.gin'}", f"--checkpoint={model_dir}"]
+    flags += [f"--input={tmp_path / 'p.jsonl'}", f"--gin.HELDOUT={tmp_path / 'h.jsonl'}"]
+    flags += [f"--output={tmp_path / 'out'}", "--gin.TASK_FEATURE_LENGTHS={'targets': 16}"]
+    assert cli.main([*flags, "--dry_run"]) == 2
+    assert "d.jsonl:21: malformed JSON" in capsys.readouterr().err
+    flags += ["--gin.BAD_RECORDS=@bad_records.SetAside()", "--gin.bad_records.SetAside.most=0.1"]
+    flags += [f"--gin.bad_records.SetAside.path={tmp_path / 'bad.jsonl'}"]
+    assert cli.main([*flags, "--dry_run"]) == 0, capsys.readouterr().err
 
 
 def test_the_default_leaves_no_trace_in_settings(tmp_path, capsys):
