@@ -109,7 +109,8 @@ class Aside:
         path = epath.Path(self._policy.path)
         if self._writes:
             processes.current().first_decides(lambda: _write(path, files, lines))
-        if len(lines) > self._policy.most * count:
+        # A quotient is the number nearest to the share, as `most` is; 0.29 * 100 is below 29.
+        if lines and len(lines) / count > self._policy.most:
             first = lines[0]
             raise UserError(
                 f"{source}: {len(lines)} of {count} records cannot be read, more than "
