@@ -9,7 +9,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ LONE_VERBS = (
 )
 
 _WIDTH = 100  # of a line of help
+_NOTHING: Mapping[str, Any] = {}
 USAGE = """\
 usage: detox-jax VERB [--input=FILE] [--output=DIR] [--checkpoint=DIR]
                       [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--gin_search_paths=DIR,...]
@@ -170,8 +171,14 @@ def _run(arguments: Arguments) -> int:
             return configured() or 0
 
 
-def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Step]]:
+def prepared(
+    arguments: Arguments, given: Mapping[str, Any] = _NOTHING
+) -> tuple[Callable[..., Any], list[preview.Step]]:
     """The verb as gin has configured it, and the steps that it is going to do, checked.
+
+    Args:
+      arguments: the command line, or what Python makes of a call.
+      given: arguments of the verb that no gin file can hold, such as a loaded model.
 
     Raises:
       UserError: for a file, a binding or an input that a run would refuse.
@@ -182,7 +189,8 @@ def prepared(arguments: Arguments) -> tuple[Callable[..., Any], list[preview.Ste
     if arguments.verb in LONE_VERBS and processes.current().several:
         raise UserError(f"{arguments.verb} works in one process: run it on one host alone")
     distributed.check_agreement(arguments.verb, configuration.named_values())
-    configured = gin.get_configurable(verb)
+    configuration.leave_open(given)
+    configured = functools.partial(gin.get_configurable(verb), **given)
     steps: list[preview.Step] = []
     check = functools.partial(_check, configured, steps)
     # A path in a bucket imports TensorFlow.
@@ -280,6 +288,7 @@ def load_config(arguments: Arguments) -> tuple[Callable[..., Any], configuration
         arguments.bindings,
         _roots(arguments),
         arguments.imports,
+        arguments.below,
     )
 
 

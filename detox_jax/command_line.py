@@ -69,7 +69,10 @@ class Arguments:
     help: bool = False
     version: bool = False
     completion: str | None = None
-    imports: tuple[str, ...] = ()  # what bindings name and no file imports: Python's, no flag
+    # Of a call from Python, no flags: what bindings name and no file imports, and bindings that gin
+    # files override.
+    imports: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
 
 
 # --- flags of a verb --------------------------------------------------------------------------

@@ -11,6 +11,7 @@ every binding must be reachable from the verb, and nothing reachable may be left
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -51,6 +52,7 @@ def load(
     bindings: Sequence[str],
     roots: Sequence[str],
     imports: Sequence[str] = (),
+    below: Sequence[str] = (),
 ) -> tuple[Callable[..., Any], Bindings]:
     """Parses the layers.
 
@@ -63,6 +65,7 @@ def load(
       roots: directories to look for gin files, and for modules that they import; the last one
         holds `detox_jax` itself.
       imports: modules that the bindings name and no file imports.
+      below: single ones over the run file and under all others.
 
     Returns:
       The verb's function, not called, and the run file's own bindings.
@@ -85,6 +88,8 @@ def load(
     texts = [file.read_text(errors="replace") for file in (run_file, *files)]
     shadowing.name_other_tasks(texts, roots, package_root)
     modules, included = _parse_file(run_file)
+    for binding in below:
+        _parse_binding(binding, modules)
     function = getattr(importlib.import_module(module), verb)
     _bind_by_name(function)
     defaults = _bindings()
@@ -98,6 +103,24 @@ def load(
     bound_values.expand_home()
     _bind_by_name(function)  # Again: a file over the run file may have brought another struct.
     return function, defaults
+
+
+def value_of(macro: str) -> Any:
+    """What a macro comes to when all layers are read; None where none sets it."""
+    bound = gin_config._CONFIG.get((macro, _MACRO), {}).get("value")
+    return copy.deepcopy(bound)  # which calls what it refers to
+
+
+def leave_open(names: Iterable[str]) -> None:
+    """Has the configuration ask for what no gin file can hold, for whoever runs it again.
+
+    Args:
+      names: of the verb's arguments that are given; those that have a macro are meant.
+    """
+    for name in names:
+        if (macro := name.upper(), _MACRO) in gin_config._CONFIG:
+            required = gin_config.ConfigurableReference("gin.REQUIRED/gin.constant", True)
+            gin.bind_parameter(f"{macro}/{_MACRO}.value", required)
 
 
 @contextlib.contextmanager

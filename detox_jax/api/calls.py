@@ -35,6 +35,7 @@ _LIST = re.compile(
 _FIELD = re.compile(r"name the field (?:with|that holds) the (\w+).*#\w+=(\w+)")
 _IN_GIN = re.compile(r"; in a gin file, .*")
 _NO_NAMES: Mapping[str, str] = {}
+_NO_SETTINGS: Mapping[str, Any] = {}
 
 
 def call(
@@ -44,8 +45,10 @@ def call(
     gin_files: Sequence[str] = (),
     quiet: bool = False,
     said_as: Mapping[str, str] | None = None,
+    below: Mapping[str, Any] = _NO_SETTINGS,
+    asked: Iterable[str] = (),
     **given: Any,
-) -> None:
+) -> dict[str, Any]:
     """Checks and runs a verb, as `detox-jax VERB --gin.NAME=VALUE ...` does.
 
     Args:
@@ -55,7 +58,12 @@ def call(
       quiet: say nothing on standard output, where nobody named the places that it would name;
         what is to be known of the output is a warning.
       said_as: what errors call a macro or a file that the call has made: `{"num_samples": "k"}`.
+      below: settings that gin files override.
+      asked: settings whose values are returned.
       **given: arguments that no gin file can hold, such as a loaded model.
+
+    Returns:
+      What each of `asked` comes to when all layers are read.
 
     Raises:
       UserError: as the verb, in the words of Python.
@@ -63,24 +71,27 @@ def call(
     if isinstance(gin_files, str | os.PathLike):
         gin_files = [os.fspath(gin_files)]
     try:
-        lines = GinLines(settings)
+        lines, lines_below = GinLines(settings), GinLines(below)
         arguments = cli.Arguments(
             verb,
             gin_files=tuple(map(str, gin_files)),
             bindings=tuple(lines.bindings),
             imports=tuple(lines.imports),
+            below=tuple(lines_below.bindings),
         )
         muted = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
         with _ONE_AT_A_TIME, configuration.apart(), muted:
             with extras.needed_by(verb), terminal.stage(verb), terminal.noted() as notes:
-                configured, _ = cli.prepared(arguments)
+                configured, _ = cli.prepared(arguments, given)
+                answers = {name: configuration.value_of(name.upper()) for name in asked}
                 with directory_lock.at_work():
-                    configured(**given)
+                    configured()
     except UserError as error:
         raise UserError(in_python(str(error), settings, said_as or {})) from None
     for note in notes if quiet else ():
         line = in_python(_IN_GIN.sub(".", note), settings, said_as or {})
         warnings.warn(line.removeprefix("warning: "), stacklevel=3)  # of who called our caller
+    return answers
 
 
 def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] = _NO_NAMES) -> str:

@@ -6,9 +6,9 @@ import dataclasses
 import html
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from markupsafe import Markup
 
 from detox_jax.api import show
@@ -117,7 +117,7 @@ class Run:
     @property
     def report(self) -> str:
         """The path of the page."""
-        return str(Path(self.figures) / "report.html")
+        return str(epath.Path(self.figures) / "report.html")
 
     def model(self, method: str = "sgeat-whole") -> Model:
         """Loads a model that was trained, or `base` where it was trained here.
@@ -125,7 +125,7 @@ class Run:
         Raises:
           UserError: if the run has none of that name.
         """
-        directory = Path(self.output_dir)
+        directory = epath.Path(self.output_dir)
         models = {path.name: path for path in sorted((directory / "models").glob("*"))}
         if (directory / "base").is_dir():
             models["base"] = directory / "base"

@@ -86,3 +86,14 @@ class GinLines:
                 text = self._text(name, getattr(value, field.name))
                 self.bindings.append(f"{scope}/{called}.{field.name} = {text}")
         return f"@{scope}/{called}()"
+
+
+def can_hold(value: Any) -> bool:
+    """Whether gin's lines can make a struct anew, from its fields."""
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
+        return False
+    try:
+        GinLines({"value": value})
+    except UserError:
+        return False
+    return True

@@ -38,6 +38,7 @@ class TrainSettings(TypedDict, total=False):
     eval_steps: int
     probe: Probe | None
     strict: bool
+    mesh_shape: Mapping[str, int] | None
     remat: str | None
     attention_kernel: str | None
     logits_chunk: int | None

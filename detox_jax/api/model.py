@@ -154,10 +154,11 @@ class Model:
           validation: documents whose loss is logged.
           gin_files: layers below the settings.
           **settings: macros of the verb in lower case, `task_feature_lengths={"targets": 128},
-            train_steps=100, adaptation=LoRAConfig(rank=8)`.
+            train_steps=100, adaptation=LoRAConfig(rank=8)`. On this model's mesh, unless a gin file
+            or `mesh_shape` has another.
 
         Returns:
-          The trained model, loaded.
+          The trained model, loaded on the mesh that it was trained on, in this one's dtype.
 
         Raises:
           UserError: for settings that do not fit each other, the texts or the model.
@@ -168,14 +169,26 @@ class Model:
             "initial_checkpoint_path": self.path,
             "input": inputs.text_file(texts, place.scratch),
             "vocabulary_path": checkpoints.vocabulary_dir(self.path),
-            "mesh_shape": self.mesh_shape,
         }
         if validation is not None:
             known["validation_input"] = inputs.text_file(validation, place.scratch, "validation")
         refuse_given(settings, known, "train")
         said_as = {known["input"]: "texts"}
-        call("train", {**known, **settings}, gin_files=gin_files, said_as=said_as)
-        return load(model_dir, mesh_shape=self.mesh_shape)
+        answers = call(
+            "train",
+            {**known, **settings},
+            gin_files=gin_files,
+            said_as=said_as,
+            below={"mesh_shape": self.mesh_shape},
+            asked=["mesh_shape"],
+        )
+        return load(model_dir, dtype=self._own_dtype, mesh_shape=answers["mesh_shape"])
+
+    @property
+    def _own_dtype(self) -> Dtype | None:
+        """What `load` was given; None for the checkpoint's own."""
+        dtype = self.config.dtype
+        return None if dtype == self.loaded.spec.config.dtype else dtype
 
     def __fspath__(self) -> str:
         return self.path

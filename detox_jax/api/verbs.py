@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from etils import epath
@@ -12,7 +11,7 @@ from etils import epath
 from detox_jax import records
 from detox_jax.api import inputs
 from detox_jax.api.calls import Place, call, path_of, said
-from detox_jax.api.gin_lines import Reference
+from detox_jax.api.gin_lines import Reference, can_hold
 from detox_jax.api.inputs import Texts
 from detox_jax.api.keywords import EvaluateSettings, SgeatSettings
 from detox_jax.api.texts import Generations, Scores
@@ -76,6 +75,8 @@ def score(
                 f"fingerprint and score{meant}"
             )
         settings["scorer"] = Reference(SCORERS[scorer])
+    elif can_hold(scorer):
+        settings["scorer"] = scorer
     else:
         given["scorer"] = scorer
     settings["input"] = inputs.text_file(texts, place.scratch)
@@ -168,7 +169,8 @@ def sgeat(
     """The whole method: the verb `sgeat`, which leaves every step in `output_dir`.
 
     Args:
-      base: the model to detoxify; None where a gin file trains one.
+      base: the model to detoxify; None where a gin file trains one. On its mesh, where it was
+        loaded on one, unless a gin file or `mesh_shape` has another.
       output_dir: where everything goes; a rerun skips what is finished.
       prompts: what the models are compared on.
       heldout: nontoxic documents, for perplexity.
@@ -179,7 +181,7 @@ def sgeat(
       UserError: for what the command line refuses, before the first step.
     """
     from detox_jax.api.evaluation import Evaluation, Run
-    from detox_jax.api.model import refuse_given
+    from detox_jax.api.model import Model, refuse_given
     from detox_jax.evaluation import results_files
     from detox_jax.method import only as some_rows
 
@@ -193,12 +195,21 @@ def sgeat(
         known["heldout"] = inputs.text_file(heldout, place.scratch, "heldout")
     refuse_given(settings, known, "sgeat")
     said_as = {"prompts_input": "prompts", "initial_checkpoint_path": "base"}
-    call("sgeat", {**known, **settings}, gin_files=gin_files, said_as=said_as)
-    figures, rows = place.output, settings.get("only")
-    if rows is not None:
-        figures = str(some_rows.directory(epath.Path(place.output), rows))
+    # A base that lies on a mesh of its own, unless a gin file or a setting has another.
+    below = {"mesh_shape": base.mesh_shape} if isinstance(base, Model) else {}
+    answers = call(
+        "sgeat",
+        {**known, **settings},
+        gin_files=gin_files,
+        said_as=said_as,
+        below=below,
+        asked=["only"],
+    )
+    figures = epath.Path(place.output)
+    if answers["only"] is not None:
+        figures = some_rows.directory(figures, answers["only"])
     judged = {
-        Path(source).name: Evaluation(results_files.load(source))
-        for source in results_files.of_each_scorer(str(Path(figures) / "evaluation"))
+        epath.Path(source).name: Evaluation(results_files.load(source))
+        for source in results_files.of_each_scorer(str(figures / "evaluation"))
     }
-    return Run(place.output, judged, figures)
+    return Run(place.output, judged, str(figures))

@@ -12,6 +12,7 @@ from etils import epath
 import detox_jax as dj
 from detox_jax import cli, records, run_files
 from detox_jax.api import calls, keywords
+from detox_jax.evaluation import results_files
 from detox_jax.method import only
 from tests.conftest import SENTENCES
 from tests.evaluation import results_made
@@ -22,7 +23,7 @@ TRAIN = {"model_dir", "initial_checkpoint_path", "input", "validation_input", "v
 SGEAT = {"output_dir", "initial_checkpoint_path", "prompts_input", "heldout"}
 EVALUATE = {"methods", "output_dir", "baseline", "heldout", "reference"}
 # What gin files give: tasks and functions.
-TRAIN |= {"mixture_or_task_name", "cache_dir", "mesh_shape"}
+TRAIN |= {"mixture_or_task_name", "cache_dir"}
 # What a path says behind `#`.
 TRAIN |= {"text_field", "id_field"}
 SGEAT |= {"corpora", "judges", "scorer", "cached_scorer"}
@@ -52,13 +53,35 @@ def test_every_macro_is_a_keyword_or_an_argument(verb, settings, others):
 
 
 def test_some_rows_alone_have_their_figures_in_a_place_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("detox_jax.api.verbs.call", lambda verb, settings, **how: None)
+    rows = {"only": ["adapter"]}
+    monkeypatch.setattr("detox_jax.api.verbs.call", lambda verb, settings, **how: rows)
     place = only.directory(epath.Path(tmp_path / "run"), ["adapter"])
     pathlib.Path(place).mkdir(parents=True)
     results_made.write(pathlib.Path(place) / "evaluation", results_made.made_results())
     run = dj.sgeat(None, tmp_path / "run", only=["adapter"])
     assert run.evaluation.results.methods[0] == "base" and run.report == str(place / "report.html")
     assert run.output_dir == str(tmp_path / "run")
+
+
+def test_figures_of_a_run_in_a_bucket_are_looked_for_there(monkeypatch):
+    looked = []
+    monkeypatch.setattr("detox_jax.api.verbs.call", lambda verb, settings, **how: {"only": None})
+    monkeypatch.setattr(results_files, "of_each_scorer", lambda path: looked.append(path) or [])
+    run = dj.sgeat(None, "gs://bucket/run")
+    assert looked == ["gs://bucket/run/evaluation"]
+    assert run.report == "gs://bucket/run/report.html"
+
+
+def test_a_model_of_a_run_is_loaded_from_where_it_lies(monkeypatch, tmp_path):
+    for place in ("models/whole", "base"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.setattr("detox_jax.api.evaluation.load", lambda path: path)
+    run = dj.Run(str(tmp_path), {}, str(tmp_path))
+    for name, place in (("whole", "models/whole"), ("base", "base")):
+        found = run.model(name)
+        assert found == epath.Path(tmp_path / place) and isinstance(found, epath.Path)
+    with pytest.raises(dj.UserError, match="no model 'x' in .*; one of whole, base$"):
+        run.model("x")
 
 
 def test_defaults_of_generate_are_the_run_files():

@@ -1,17 +1,23 @@
 """A call from Python and the command line write the same, and no call leaves anything in gin."""
 
+import dataclasses
 import json
+import re
 import threading
 from pathlib import Path
 
 import gin
 import pytest
+from etils import epath
 
 import detox_jax as dj
 from detox_jax import cli
 from detox_jax.formats import record_ids
+from detox_jax.method import only
 from detox_jax.output_settings import without_notes
+from detox_jax.toxicity.remote import PerspectiveScorer
 from tests.conftest import SENTENCES
+from tests.evaluation import results_made
 
 PROMPTS = ["So", "What a day,", "So", "I think"]
 
@@ -120,6 +126,42 @@ def test_the_configuration_repeats_the_call(model, prompt_file, drawn, tmp_path)
     assert repeated.replace("again_", "python") == config.read_text()
 
 
+class Shouts:
+    """A scorer of a notebook's own."""
+
+    name, fingerprint = "shouts", "shouts-1"
+
+    def __init__(self, lacks=None):
+        self.lacks = lacks
+
+    def check(self):
+        if self.lacks:
+            raise dj.UserError(self.lacks)
+
+    def score(self, texts):
+        return [float(text.isupper()) for text in texts]
+
+
+def test_a_scorer_of_ones_own_goes_on_and_is_asked_for_where_the_call_is_repeated(tmp_path, capsys):
+    file, out = tmp_path / "texts.jsonl", tmp_path / "out"
+    file.write_text('{"id": "1", "text": "NO"}\n{"id": "2", "text": "no"}\n')
+    assert list(dj.score(file, Shouts(), output_dir=out)) == [1.0, 0.0]
+    assert list(dj.score(file, Shouts(), output_dir=out)) == [1.0, 0.0]
+    with pytest.raises(dj.UserError, match=r"scorer.fingerprint: 'shouts-1' there, 'ngram-"):
+        dj.score(file, output_dir=out)
+    capsys.readouterr()
+    repeated = ["score", f"--gin_file={out / 'config.gin'}", f"--output={tmp_path / 'again'}"]
+    assert cli.main(repeated) == 2
+    assert "required and not set: SCORER; pass --gin.SCORER=..." in capsys.readouterr().err
+    run(*repeated, "--gin.SCORER=@lexicon.LexiconScorer()")
+
+
+def test_what_a_scorer_lacks_is_told_before_anything_is_written(tmp_path):
+    with pytest.raises(dj.UserError, match="^no key$"):
+        dj.score(["a"], Shouts(lacks="no key"), output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_calls_in_one_process_leave_nothing_behind(model, drawn):
     """Gin has one configuration a process; a user's own, locked even, stays as it is."""
     plain = model.generate(["So"], k=2, max_new_tokens=4)
@@ -213,11 +255,11 @@ def configured(monkeypatch):
     """What gin holds when a verb would begin, which then does nothing."""
     seen = []
 
-    def prepared(arguments):
+    def prepared(arguments, given=None):
         verb, defaults = cli.load_config(arguments)
         cli.configuration.check(verb, defaults, arguments.bindings)
         seen.append(gin.config_str())
-        return (lambda **given: None), []
+        return (lambda: None), []
 
     monkeypatch.setattr(cli, "prepared", prepared)
     return seen
@@ -249,6 +291,67 @@ def test_sgeat_is_configured_as_from_the_command_line(model, configured, tmp_pat
     python = python.replace("@methods/words.BannedWords()", "@words.BannedWords()")
     python = "\n".join(line for line in python.split("\n") if "methods/words" not in line)
     assert set(python.split("\n")) == set(command.split("\n"))
+
+
+def test_a_scorer_that_is_a_struct_is_one_of_the_configuration(configured):
+    scorer = PerspectiveScorer(consent_to_send_text=True, queries_per_second=3.0)
+    with pytest.raises(dj.UserError, match="no such file"):  # no scores: nothing was done
+        dj.score(["a"], scorer)
+    (config,) = configured
+    lines = config.split("\n")
+    assert "SCORER = @scorer/remote.PerspectiveScorer()" in lines
+    assert "scorer/remote.PerspectiveScorer.queries_per_second = 3.0" in lines
+    assert "scorer/remote.PerspectiveScorer.consent_to_send_text = True" in lines
+
+
+def test_rows_that_a_gin_file_names_have_their_figures(model, configured, tmp_path):
+    (tmp_path / "layer.gin").write_text("ONLY = ['standard']\nMESH_SHAPE = {'data': 2}\n")
+    place = only.directory(epath.Path(tmp_path / "run"), ["standard"])
+    Path(place).mkdir(parents=True)
+    results_made.write(Path(place) / "evaluation", results_made.made_results())
+    given = {
+        "prompts": tmp_path / "prompts.jsonl",
+        "heldout": tmp_path / "heldout.jsonl",
+        "task_feature_lengths": {"targets": 32},
+        "gin_files": [tmp_path / "layer.gin"],
+    }
+    assert dj.sgeat(model, tmp_path / "run", **given).figures == str(place)
+    on_mesh = dataclasses.replace(model, mesh_shape={"fsdp": 4})
+    assert dj.sgeat(on_mesh, tmp_path / "run", **given).figures == str(place)
+    with pytest.raises(dj.UserError, match="no such file"):  # all rows: nothing was done
+        dj.sgeat(on_mesh, tmp_path / "run", **{**given, "gin_files": []}, only=None)
+    with pytest.raises(dj.UserError, match="no such file"):
+        dj.sgeat(model, tmp_path / "run", **given, only=None, mesh_shape={"data": 8})
+    meshes = [re.search("^MESH_SHAPE = (.*)", config, re.M)[1] for config in configured]
+    assert meshes == ["{'data': 2}", "{'data': 2}", "{'fsdp': 4}", "{'data': 8}"]
+
+
+def test_a_model_is_trained_on_the_mesh_that_is_said_last(model, configured, tmp_path, monkeypatch):
+    """And comes back on it, in the dtype that it was loaded in."""
+    in_bfloat16 = dj.load(model.path, dtype="bfloat16")
+    monkeypatch.setattr("detox_jax.api.model.load", lambda path, **other: other)
+    (tmp_path / "layer.gin").write_text("MESH_SHAPE = {'data': 2}\n")
+    layer = {"gin_files": [tmp_path / "layer.gin"]}
+    on_mesh = dataclasses.replace(model, mesh_shape={"fsdp": 4})
+
+    def trained(start, **settings):
+        length = {"targets": 32}
+        return start.train(
+            tmp_path / "texts.jsonl",
+            tmp_path / "trained",
+            task_feature_lengths=length,
+            train_steps=2,
+            **settings,
+        )
+
+    given = {"mesh_shape": {"data": 8}}
+    loaded = [trained(model), trained(on_mesh), trained(on_mesh, **layer)]
+    loaded += [trained(model, **layer), trained(model, **layer, **given)]
+    expected = [None, {"fsdp": 4}, {"data": 2}, {"data": 2}, {"data": 8}]
+    assert loaded == [{"dtype": None, "mesh_shape": mesh} for mesh in expected]
+    meshes = [re.search("^MESH_SHAPE = (.*)", config, re.M)[1] for config in configured]
+    assert meshes == [str(mesh) for mesh in expected]
+    assert trained(in_bfloat16)["dtype"] == "bfloat16"
 
 
 def test_train_is_configured_as_from_the_command_line(model, configured, tmp_path, monkeypatch):
