@@ -42,9 +42,9 @@ def _remedies(job: Job, tpus: Slice, program: Any) -> list[str]:
             f"the cache of {program.rows * use.num_samples} samples is about {cache:.1f} GiB a "
             "device: lower GENERATION_BATCH_SIZE"
         )
-    if job.model.checkpoint_dtype == "float32" and (
-        program.name != "train" or job.model.adaptation is not None
-    ):
+    # What was or is trained is float32; the base is as its checkpoint holds it.
+    holds_base = program.name == "documents" or job.model.adaptation is not None
+    if job.model.checkpoint_dtype == "float32" and holds_base:
         saved = 2 * job.parameters["base"] / devices / GIB
         lines.append(f"a checkpoint in bfloat16 saves {saved:.1f} GiB: CHECKPOINT_DTYPE=bfloat16")
     return lines
@@ -60,7 +60,7 @@ def _train_remedies(job: Job, program: Any, devices: int) -> list[str]:
             lines.append(f"a first moment in bfloat16 saves {saved:.1f} GiB: MU_DTYPE=bfloat16")
         lines.append(
             f"an adapter instead of the whole model saves its moments and gradients, "
-            f"{5 * saved:.1f} GiB at least"
+            f"{job.update_bytes * trained / devices / GIB:.1f} GiB at least"
         )
     rows = job.batch_size // (program.mesh["data"] * program.mesh["fsdp"] * program.parts)
     if rows > 1:

@@ -190,19 +190,28 @@ class Job:
         """How many are in the base, and how many are trained."""
         return _parameters(self.model)
 
+    @property
+    def update_bytes(self) -> int:
+        """Of moments and gradients, for each parameter that is trained.
+
+        Gradients are clipped by their common norm, so that all are there at once; they are computed
+        in the dtype of activations, and the sums over parts are float32.
+        """
+        config = self.model.config
+        first_moment = jnp.dtype(self.optimizer.mu_dtype or config.param_dtype).itemsize
+        moments = first_moment + config.parameter_dtype.itemsize
+        sums = 4 if self.accumulation_steps > 1 else 0
+        return moments + config.activation_dtype.itemsize + sums
+
     def least_train_bytes(self, shape: Mapping[str, int]) -> int:
         """What a device of a mesh holds at the least while training.
 
         Parameters, moments and gradients, split as far as they can be, and the inputs of all
-        layers, which even rematerialisation keeps, of a part of the batch. Gradients are clipped
-        by their common norm, so that all are there at once; they are computed in the dtype of
-        activations, and the sums over parts are float32.
+        layers, which even rematerialisation keeps, of a part of the batch.
         """
         config, trained = self.model.config, self.parameters["trained"]
         stored, activation = config.parameter_dtype.itemsize, config.activation_dtype.itemsize
-        first_moment = jnp.dtype(self.optimizer.mu_dtype or config.param_dtype).itemsize
-        gradients = activation + (4 if self.accumulation_steps > 1 else 0)
-        total = trained * (2 * stored + first_moment + gradients)
+        total = trained * (stored + self.update_bytes)
         if self.model.adaptation is not None:
             total += self.parameters["base"] * jnp.dtype(self.model.checkpoint_dtype).itemsize
         inputs = config.num_layers * self._part_tokens(shape) * config.emb_dim * activation
