@@ -1,6 +1,6 @@
-"""Row: a RoBERTa of the base size as a classifier of real comments, beside transformers.
+"""Row: a RoBERTa of the base size as a classifier of the labelled texts, beside transformers.
 
-The weights are random, and the byte-level BPE is trained on the comments. Texts become ids within
+The weights are random, and the byte-level BPE is trained on the texts. Texts become ids within
 the time. Sorted by length, a batch of transformers has as little padding as it can have.
 """
 
@@ -90,7 +90,7 @@ def _theirs(by_length: bool) -> Work:
 
 
 ROW = Row(
-    f"RoBERTa-base classifier, {NUMBER} comments, batches of {BATCH_SIZE}, float32",
+    f"RoBERTa-base classifier, {NUMBER} labelled texts, batches of {BATCH_SIZE}, float32",
     "texts",
     {
         "ours": Side(_ours),

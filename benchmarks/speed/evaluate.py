@@ -19,7 +19,7 @@ PROMPTS, SAMPLES, WORDS = 100_000, 25, 15
 
 
 def write(file: Path, prompts: int) -> None:
-    """Scored continuations in the layout of `score`: pieces of real comments, random scores."""
+    """Scored continuations in the layout of `score`: pieces of labelled texts, random scores."""
     rng = np.random.default_rng(0)
     words = [word for text in comments.texts(100_000) for word in text.split(" ")]
     with file.open("w") as lines:

@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,31 @@ def measure(name: str, row: Row, rounds: int) -> dict[str, Any]:
     return {"what": row.what, "unit": row.unit, "sides": sides}
 
 
+def ours_beside(sides: Iterable[str], side: str) -> str:
+    """The side of ours that another one is compared with: its like, else the first.
+
+    >>> ours_beside(["ours", "transformers", "ours, float32"], "transformers, float32")
+    'ours, float32'
+    """
+    names = list(sides)
+    whose, comma, how = side.partition(", ")
+    like = f"ours{comma}{how}"
+    return like if comma and whose != "ours" and like in names else names[0]
+
+
 def ratios(
     sides: dict[str, list[dict[str, float]]], side: str, seconds: str = "seconds"
 ) -> np.ndarray:
-    """Ours over the side's, units a second, by round.
+    """Ours over the side's, units a second, by round; which of ours, `ours_beside` says.
 
     Args:
       sides: what was measured, the first ours.
       side: the other.
       seconds: by which clock: `seconds`, or `processor_seconds`, which other programs disturb less.
     """
-    ours = next(iter(sides))
     rates = [
-        np.array([turn["work"] / turn[seconds] for turn in sides[name]]) for name in (ours, side)
+        np.array([turn["work"] / turn[seconds] for turn in sides[name]])
+        for name in (ours_beside(sides, side), side)
     ]
     return rates[0] / rates[1]
 
@@ -131,7 +144,8 @@ def main() -> None:
         for side in list(measured["sides"])[1:]:
             values = ratios(measured["sides"], side)
             spread = f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
-            print(f"  {side}: ours is {spread} times as fast", flush=True)
+            ours = ours_beside(measured["sides"], side)
+            print(f"  {side}: {ours} is {spread} times as fast", flush=True)
         results[name] = {**measured, "commit": commit(), **environment()}
         flags.output.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -36,7 +36,8 @@ class Row:
     Attributes:
       what: the work, in words.
       unit: of the work.
-      sides: by name; the first is ours, and the others are divided by it.
+      sides: by name; the first is ours, and the others are compared with it, or with that of ours
+        which is named as they are behind the comma: `transformers, float32` with `ours, float32`.
     """
 
     what: str
