@@ -140,7 +140,7 @@ def _main(argv: Sequence[str]) -> int:
         elif options is None or arguments.help or arguments.dry_run:
             return _run(arguments)
         else:
-            distributed.run(options, lambda: _run(arguments), _report)
+            return distributed.run(options, lambda: _run(arguments), _report)
     except (UserError, Unavailable, OSError, KeyboardInterrupt) as error:
         return _report(error)
     except Exception as error:

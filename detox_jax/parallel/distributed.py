@@ -76,7 +76,7 @@ def take_flags(argv: Sequence[str]) -> tuple[Options | None, list[str]]:
     return None if given is None else Options(**given), rest
 
 
-def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseException], int]) -> None:
+def run(options: Options, verb: Callable[[], int], report: Callable[[BaseException], int]) -> int:
     """Starts `jax.distributed`, runs a verb, and waits until all processes are done.
 
     Where a process fails, all end: this one with the status that `report` returns for its own
@@ -86,6 +86,9 @@ def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseExcepti
       options: where the processes meet.
       verb: the same on all processes; must not have called JAX before.
       report: prints an exception and returns the exit status.
+
+    Returns:
+      The status that the verb returns.
 
     Raises:
       UserError: if the processes cannot meet.
@@ -108,8 +111,9 @@ def run(options: Options, verb: Callable[[], Any], report: Callable[[BaseExcepti
         )
         if index:
             sys.stdout = open(os.devnull, "w")  # What a verb says, process 0 says.
-        verb()
+        status = verb()
         linked.finish()
+        return status
     except preemption.Stopped as stopped:
         if not stopped.by_all:
             linked.fail(stopped, report)

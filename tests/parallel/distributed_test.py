@@ -87,6 +87,30 @@ def test_help_and_dry_run_start_nothing(monkeypatch, tmp_path):
     assert cli.main(["score", "--multihost", *flags, "--dry_run"]) == 0
 
 
+@pytest.mark.parametrize("status", [0, 1, 3])
+def test_the_status_of_a_verb_is_its_own_where_processes_meet(monkeypatch, status):
+    """`sweep` ends with 1 where a cell failed, `plan` with 3 where a model does not fit."""
+    told = []
+
+    class Links:
+        hosts = ("a",)
+
+        def watch(self):
+            told.append("watched")
+
+        def finish(self):
+            told.append("finished")
+
+    monkeypatch.setattr(distributed.links, "open_links", lambda *_: Links())
+    monkeypatch.setattr(distributed, "_initialize_jax", lambda *_: None)
+    monkeypatch.setattr(distributed.preemption, "take_over_from_jax", lambda: None)
+    monkeypatch.setattr(distributed.processes, "join", lambda _: None)
+    monkeypatch.setattr(cli, "_run", lambda _: status)
+    flags = ("--coordinator_address=h:1", "--process_count=1", "--process_index=0")
+    assert cli.main(["plan", *flags]) == status
+    assert told == ["watched", "finished"]
+
+
 def test_convert_is_refused_in_several_processes(capsys, monkeypatch):
     monkeypatch.setattr(processes, "current", lambda: processes.Processes(0, ("a", "b")))
     assert cli.main(["convert", "--from_hf=a", "--to=b"]) == 2
