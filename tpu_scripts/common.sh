@@ -76,6 +76,14 @@ require_number() {
   done
 }
 
+# require_seconds FLAG...: each must be a number, such as 30 or 0.5.
+require_seconds() {
+  local flag
+  for flag in "$@"; do
+    [[ ${!flag} =~ ^[0-9]+(\.[0-9]+)?$ ]] || usage_error "--$flag=${!flag} is not a number of seconds"
+  done
+}
+
 # set_location ZONE PROJECT: where gcloud looks; without a project it takes that of its configuration.
 set_location() {
   location=("--zone=$1")
@@ -162,8 +170,9 @@ find_workers() {
 # on_workers NAME LOG_DIR GRACE COMMAND: runs it everywhere at once, with its place in WORKER_INDEX,
 # NUM_WORKERS and COORDINATOR_IP. Logs go to LOG_DIR/worker-I.log, exit codes to
 # LOG_DIR/exit_codes.txt. When one fails, the others have GRACE seconds to end by themselves.
-# Returns 0 if none failed; 2 if all that failed say 2, a mistake that no restart mends; 75 if all say
-# 75, to be run again; else 1. One that was ended because another failed says nothing.
+# Returns 0 if none failed; 2 if all that failed say 2, a mistake, or 3, a model that does not fit,
+# which no restart mends; 75 if all say 75, to be run again; else 1. One that was ended because another
+# failed says nothing.
 on_workers() {
   local name=$1 log_dir=$2 grace=$3 command=$4 index=0 place node worker line ssh
   [ -n "$dry_run" ] || mkdir -p "$log_dir"
@@ -222,7 +231,7 @@ collect() {
     say "worker $index ended with $code: $(tail -n 1 "$log_dir/worker-$index.log")"
     [ -z "$closed" ] || [ "$code" != 143 ] || continue
     case $status:$code in
-      0:2 | 2:2) status=2 ;;
+      0:[23] | 2:[23]) status=2 ;;
       0:75 | 75:75) status=75 ;;
       *) status=1 ;;
     esac

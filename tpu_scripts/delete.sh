@@ -16,6 +16,7 @@ name="" zone="" project="" attempts=10 pause=30
 parse_flags "name zone project attempts pause" "" "$@"
 require name zone
 require_number attempts
+require_seconds pause
 set_location "$zone" "$project"
 
 delete=(gcloud compute tpus queued-resources delete "$name" "${location[@]}" --force --quiet)

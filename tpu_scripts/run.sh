@@ -5,7 +5,8 @@
 #
 # The workers work together: verbs start jax.distributed (DETOX_JAX_MULTIHOST=1 is --multihost).
 # Exits with 0 if all workers did; 2 if all that failed did (a mistake in the command: a log says
-# which); 75 if all that failed did (stopped, to be run again); else 1.
+# which), or with 3 (`plan`: the model does not fit); 75 if all that failed did (stopped, to be run
+# again); else 1.
 # What an earlier run left on the workers is ended first; verbs continue where they were.
 #
 #   --name=NAME, --zone=ZONE  of an ACTIVE queued resource that setup.sh has prepared

@@ -32,6 +32,7 @@ parse_flags "cluster workload zone project type node_count docker_image max_rest
   poll priority log_dir" "keep" "$@"
 require cluster workload zone type docker_image
 require_number node_count max_restarts timeout
+require_seconds poll
 [ ${#rest[@]} -gt 0 ] || usage_error "no command: end with -- detox-jax VERB ..."
 set_location "$zone" "$project"
 log_dir=${log_dir:-runs/tpu/$workload}
@@ -76,18 +77,19 @@ while :; do
   began=$SECONDS
   wait_for_end || status=$?
   case $status in 0 | 124 | 125) break ;; esac
-  [ $((SECONDS - began)) -lt 60 ] || failures=0 # it could wait until now
+  # A try that long could wait until now; to find no cluster takes kubectl minutes too.
+  [ $((SECONDS - began)) -lt 600 ] || failures=0
   failures=$((failures + 1))
   [ "$failures" -lt 10 ] || break
   left=$((timeout - SECONDS + since))
   [ "$left" -gt 0 ] || { status=124 && break; }
   say "xpk cannot wait for $workload ($status); trying again"
-  pause "$poll"
+  pause "$poll" || give_up 1
 done
-[ -n "$dry_run" ] || mkdir -p "$log_dir"
 gather_logs() {
-  kubectl logs "--selector=jobset.sigs.k8s.io/jobset-name=$workload" --all-containers --prefix \
-    --tail=-1 --max-log-requests=1000 >"$log_dir/workers.log"
+  mkdir -p "$log_dir" &&
+    kubectl logs "--selector=jobset.sigs.k8s.io/jobset-name=$workload" --all-containers --prefix \
+      --tail=-1 --max-log-requests=1000 >"$log_dir/workers.log"
 }
 run gather_logs || say "no logs gathered; xpk printed where the console has them"
 case $status in

@@ -37,6 +37,7 @@ parse_flags "name zone project type bucket log_dir max_restarts wait_timeout pol
   timeout grace" "keep iap spot reserved internal_ips" "$@"
 require name zone type bucket
 require_number max_restarts wait_timeout
+require_seconds poll
 [[ $type =~ ^[^,\ ]+(,[^,\ ]+)*$ ]] || usage_error "--type=$type: expected TYPE or TYPE,TYPE"
 types=$type
 [ ${#rest[@]} -gt 0 ] || usage_error "no command: end with -- detox-jax VERB ..."

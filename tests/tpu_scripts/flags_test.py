@@ -76,10 +76,21 @@ def test_a_command_is_required(cloud, script):
     )
 
 
-def test_numbers_must_be_numbers(cloud):
-    status, output = cloud.run("create.sh", *RESOURCE, "--node_count=two")
+@pytest.mark.parametrize(
+    ("script", "flag", "what"),
+    [
+        ("create.sh", "--node_count=two", "a whole number"),
+        ("run_xpk.sh", "--poll=ten", "a number of seconds"),
+        ("watch.sh", "--poll=1.", "a number of seconds"),
+        ("delete.sh", "--pause=", "a number of seconds"),
+    ],
+)
+def test_numbers_must_be_numbers(cloud, script, flag, what):
+    """Before anything is asked for: no script is to end in a pause, with what costs money left."""
+    status, output = cloud.run(script, flag, *CALLS[script])
     assert status == 2
-    assert "--node_count=two is not a whole number" in output
+    assert output == f"{script}: error: {flag} is not {what}; see {script} --help\n"
+    assert cloud.calls() == []
 
 
 def test_shellcheck_has_nothing_to_say():

@@ -85,6 +85,46 @@ def test_what_cannot_be_waited_for_is_not_left_in_silence(xpk, keep):
     )
 
 
+def ahead(cloud, seconds: int) -> None:
+    """Whatever the script waits for takes so much longer by its clock."""
+    clock = cloud.root / "clock.sh"
+    clock.write_text(
+        "wait() {\n"
+        "  local status=0\n"
+        '  builtin wait "$@" || status=$?\n'
+        f"  SECONDS=$((SECONDS + {seconds}))\n"
+        "  return $status\n"
+        "}\n"
+    )
+    cloud.environment["BASH_ENV"] = str(clock)
+
+
+def test_a_cluster_that_does_not_answer_for_minutes_is_not_asked_for_ever(xpk):
+    xpk.xpk("exit 1")
+    ahead(xpk, 300)
+    status, output = xpk.run("run_xpk.sh", "--poll=0.05", *FLAGS)
+    assert status == 1
+    assert xpk.xpk_calls.read_text().count("workload list") == 10
+    assert "xpk could not wait for w 10 times (1); it may go on" in output
+
+
+def test_tries_that_waited_long_are_not_counted(xpk):
+    xpk.xpk(f'[ "$(grep -c list {xpk.xpk_calls})" -ge 12 ] || exit 1')
+    ahead(xpk, 700)
+    status, output = xpk.run("run_xpk.sh", "--poll=0.05", *FLAGS)
+    assert status == 0, output
+    assert xpk.xpk_calls.read_text().count("workload list") == 12
+
+
+def test_a_place_for_logs_that_cannot_be_made_does_not_end_it(xpk):
+    xpk.xpk("exit 124")
+    (xpk.checkout / "taken").write_text("")
+    status, output = xpk.run("run_xpk.sh", "--log_dir=taken/logs", *FLAGS)
+    assert status == 1
+    assert "no logs gathered" in output
+    assert xpk.xpk_calls.read_text().splitlines()[-1].startswith("workload delete --workload=w")
+
+
 def test_a_workload_that_cannot_be_deleted_is_told(xpk):
     xpk.xpk("exit 124 ;; *delete*) exit 1")
     status, output = xpk.run("run_xpk.sh", *FLAGS)
