@@ -57,8 +57,9 @@ class Gap:
       method: its name.
       by: the field that tells the groups apart.
       metric: what differs.
-      highest: the group in which it is highest; any two where all are equal.
-      lowest: the one in which it is lowest.
+      highest: the group in which it is highest; where all are equal, one of the two whose
+        difference has the widest interval.
+      lowest: the one in which it is lowest, or the other of the two.
       num_groups: that were compared: those of `FEWEST` prompts and more.
       difference: highest less lowest, with an interval that holds for all pairs of groups at once.
     """
@@ -144,6 +145,8 @@ def largest_gap(
 ) -> tuple[str, str, Interval]:
     """The groups of the highest and of the lowest mean, and their difference.
 
+    Where all means are equal, the two whose difference has the widest interval.
+
     The ends of two groups' intervals at the level of `1 - 0.05 / pairs` make those of the
     difference (Newcombe, 1998, Statistics in Medicine 17:873-890, method 10, which is Zou and
     Donner's MOVER for any two intervals).
@@ -154,14 +157,22 @@ def largest_gap(
     """
     means = {name: float(values.mean()) for name, values in groups.items()}
     highest, lowest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-    if highest == lowest:  # All are equal: the difference is of two groups all the same.
-        lowest = next(name for name in means if name != highest)
+    # Where all are equal, the interval is to hold for any two.
+    compared = [highest, lowest] if highest != lowest else [*means]
     level = 1 - (1 - _LEVEL) / math.comb(len(groups), 2)
-    above, below = (of_one(groups[name], level=level) for name in (highest, lowest))
+    single = {name: of_one(groups[name], level=level) for name in compared}
+    found = (
+        (above, below, _difference(single[above], single[below]))
+        for above, below in itertools.combinations(compared, 2)
+    )
+    return max(found, key=lambda pair: pair[2].high - pair[2].low)
+
+
+def _difference(above: Interval, below: Interval) -> Interval:
     difference = above.value - below.value
     down = math.hypot(above.value - above.low, below.high - below.value)
     up = math.hypot(above.high - above.value, below.value - below.low)
-    return highest, lowest, Interval(difference, difference - down, min(1.0, difference + up))
+    return Interval(difference, difference - down, min(1.0, difference + up))
 
 
 def mean_by_t(values: np.ndarray, level: float = _LEVEL) -> Interval:

@@ -41,6 +41,17 @@ def test_groups_of_equal_means_have_no_highest():
     assert said.startswith("m: TP is the same for all of 3 groups by by: 0.000 [-0.")
 
 
+def test_the_interval_of_groups_of_equal_means_is_the_widest_of_all_pairs():
+    """The first two were taken, here of 1000: 0.000 [-0.006, 0.006]. Wilson's end of 0 of n is
+    z^2 / (n + z^2), with z = 2.394 at the level of three pairs."""
+    given = _shares(a=(0, 1000), b=(0, 1000), c=(0, 20))
+    highest, lowest, gap = groups.largest_gap(given, statistics.share)
+    assert (highest, lowest) == ("a", "c")
+    assert (gap.value, gap.low, gap.high) == pytest.approx((0, -0.2227, 0.0057), abs=5e-5)
+    said = console.gap_sentence(groups.Gap("m", "by", TP, highest, lowest, 3, gap))
+    assert "same for all of 3 groups by by: 0.000 [-0.223, 0.006], an interval for all" in said
+
+
 def test_groups_that_are_alike_have_no_gap_that_chance_does_not_explain():
     """At most 5 % of them, of twenty groups: of two at a time it would be most."""
     rng = np.random.default_rng(0)
