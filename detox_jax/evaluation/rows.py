@@ -62,7 +62,7 @@ class Perplexity:
 
 @dataclasses.dataclass(frozen=True)
 class ContinuationPerplexity:
-    """The perplexity of the first two continuations of each prompt under a reference model.
+    """The perplexity of at most two continuations of a prompt, the first, under a reference model.
 
     Attributes:
       value: of a token.
@@ -118,8 +118,8 @@ class Quality:
 
     Attributes:
       perplexity: of the model, where it has a checkpoint and there are held-out documents.
-      continuation_perplexity: of the first two texts of each prompt, in every split those of all
-        prompts, where there is a reference model.
+      continuation_perplexity: of at most the first two texts of each prompt, in every split those
+        of all prompts, where there is a reference model.
       distinct: distinct n-grams of a prompt's continuations by their words, for n of 1, 2, 3.
       distinct_per_ngram: the same by their n-grams.
       self_bleu: likeness of a prompt's continuations to each other.

@@ -36,7 +36,9 @@ def legend(frontiers: Sequence[Frontier]) -> list[str]:
     """What the table and the picture mean."""
     has_seeds = any(number > 1 for line in frontiers for number in line.seeds)
     of_texts = any(line.by == CONTINUATIONS for line in frontiers)
-    of_first_two = "the continuations, under the reference model (the first two of each prompt),"
+    of_first_two = (
+        "the continuations, under the reference model (at most the first two of each prompt),"
+    )
     whose = of_first_two if of_texts else "held-out text"
     meant = [line.format(whose=whose) for line in _LEGEND]
     return [*meant, *([_SEEDS] if has_seeds else [])]

@@ -108,7 +108,8 @@ class MatrixRow:
       impossible_share: of the held-out texts that it never writes; the largest of several seeds.
       perplexity_undefined: why there is none of a steered model.
       perplexity_change: over its base on all held-out text, as a share.
-      continuation_perplexity: of the first two texts of each prompt under the reference model.
+      continuation_perplexity: of at most the first two texts of each prompt under the reference
+        model.
       words: length of a continuation.
       p_value: of the EMT against the base, Holm's; the largest of several seeds.
       spoiled: why low toxicity is no success.
@@ -320,8 +321,8 @@ def legend(table: Matrix) -> list[str]:
     ]
     if any(row.continuation_perplexity.is_measured for row in [*table.bases, *table.rows]):
         sentences.append(
-            "PPL of texts: of a token of the first two continuations of each prompt, under the "
-            "reference model."
+            "PPL of texts: of a token of at most the first two continuations of each prompt, under "
+            "the reference model."
         )
     if any(row.seeds > 1 for row in table.rows):
         sentences.append("Of several seeds: the mean, in parentheses least and most.")

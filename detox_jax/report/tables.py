@@ -143,8 +143,8 @@ QUALITY_COLUMNS = (
     ),
     Column(
         "Cont. perplexity (all prompts)",
-        "of a token of the first two continuations of each prompt, in every split those of all "
-        "prompts, under a reference model",
+        "of a token of at most the first two continuations of each prompt, in every split those of "
+        "all prompts, under a reference model",
         lambda _, row: cells.by_token(row.quality.continuation_perplexity),
     ),
     Column(

@@ -150,9 +150,10 @@ def test_lines_by_the_perplexity_of_continuations(measured):
     assert line.toxicity == pytest.approx((weak, base, strong))
     at_5 = base + (strong - base) * 5 / 12
     assert line.at_budgets[1].value == pytest.approx(min(weak, at_5))
-    assert "of the continuations, under the reference" in frontier_tables.markdown(
-        [line], of.results
+    of_which = (
+        "of the continuations, under the reference model (at most the first two of each prompt)"
     )
+    assert of_which in frontier_tables.markdown([line], of.results)
     bare = tuple(
         dataclasses.replace(
             row, quality=dataclasses.replace(row.quality, continuation_perplexity=None)

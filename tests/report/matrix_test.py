@@ -128,7 +128,7 @@ def test_a_spoiled_row_has_no_mark_of_significance():
 
 def test_the_legend_says_which_texts_a_perplexity_is_of():
     legend = " ".join(matrix.legend(_matrix()))
-    assert "PPL of texts: of a token of the first two continuations of each prompt" in legend
+    assert "PPL of texts: of a token of at most the first two continuations of each" in legend
 
 
 def test_the_tables_say_what_a_perplexity_leaves_out():

@@ -48,5 +48,7 @@ def test_the_perplexity_of_continuations_is_said_to_be_of_all_prompts(fake):
     headings = tables.quality_table(results, "toxic").rows[0].keys()
     named = ["Cont. perplexity (all prompts)", "Cont. perpl./word (all prompts)"]
     assert [name for name in headings if name.startswith("Cont.")] == named
-    of_which = "the first two continuations of each prompt, in every split those of all prompts"
-    assert f"{named[0]}: of a token of {of_which}, under a reference" in " ".join(legend(results))
+    of_which = "at most the first two continuations of each prompt, in every split those of all"
+    assert f"{named[0]}: of a token of {of_which} prompts, under a reference" in " ".join(
+        legend(results)
+    )
