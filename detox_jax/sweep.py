@@ -202,7 +202,7 @@ def _check(gin_files: Any, seed_axis: str | None, axes: Sequence[Axis]) -> None:
     if seed_axis is not None and seed_axis not in [axis.name for axis in axes]:
         names = ", ".join(axis.name for axis in axes)
         raise UserError(f"SEED_AXIS is {seed_axis!r}, and the axes are {names}")
-    sweep_rows.check_axes(axes, seed_axis)
+    sweep_rows.check_axes(axes)
 
 
 # --- cells --------------------------------------------------------------------------------------

@@ -43,19 +43,17 @@ def joined(left: tuple[tuple[str, ...], str]) -> str:
     return "_".join(labels) + end
 
 
-def check_axes(axes: Sequence[Axis], seed_axis: str | None) -> None:
+def check_axes(axes: Sequence[Axis]) -> None:
     """Refuses an axis that is called as a column that the tables have besides.
 
     Args:
-      axes: of the sweep.
-      seed_axis: the one that is no column.
+      axes: of the sweep; that of the seeds too, which is a column of the bases.
 
     Raises:
       UserError: naming the axis.
     """
     for axis in axes:
-        is_column = axis.name in matrix.COLUMNS and axis.name != seed_axis
-        if is_column or axis.name in _OF_CELLS:
+        if axis.name in matrix.COLUMNS or axis.name in _OF_CELLS:
             raise UserError(
                 f"axis {axis.name!r}: another column of the tables is called so; choose another "
                 "Axis.name"

@@ -158,7 +158,8 @@ class Cells:
             f"  {state}  generate  {texts}/{row}/generated"
             for row in rows or self.rows.get(name, ["m"])
         ]
-        return Checked(0, f"{self.config} of {name}", tuple(plan), "")
+        config = f"{self.config} of {name}\nOUTPUT_DIR = {output!r}\n"
+        return Checked(0, config, tuple(plan), "")
 
     def _said(self, command):
         output = command[-1].partition("=")[2]
@@ -278,12 +279,14 @@ def test_a_cell_that_lost_what_it_made_runs_again(cells, tmp_path):
 
 
 def test_a_sweep_that_was_moved_goes_on_where_it_lies(cells, tmp_path):
-    """The evaluations of its cells note the places that they read."""
+    """Its cells run once more, for their place is a setting, and find their steps done; the
+    evaluations of the cells still note the places that they read."""
     cells.heldout = "heldout.jsonl"
     run(tmp_path / "out")
     shutil.move(tmp_path / "out", tmp_path / "moved")
-    assert run(tmp_path / "moved") is None
-    assert cells.ran == ["whole", "lora"]
+    for _ in range(2):
+        assert run(tmp_path / "moved") is None
+        assert cells.ran == ["whole", "lora"] * 2
 
 
 def test_a_row_has_the_answers_of_its_model_under_whatever_name(tmp_path):
@@ -402,6 +405,10 @@ NAMES = {
         *((Axis("words", {"x": []}),), {}, None),
         "axis 'words': another column of the tables is called so",
     ),
+    "seeds as a figure": (  # of which the bases have one each
+        *((TRAINING, Axis("seeds", SEED.choices)), {}, "seeds"),
+        "axis 'seeds': another column of the tables is called so",
+    ),
     "an axis as what cells.json holds": (
         *((Axis("state", {"x": []}),), {}, "state"),
         "axis 'state': another column of the tables is called so",
@@ -423,8 +430,8 @@ def test_names_that_the_tables_cannot_hold_are_refused_before_a_cell_runs(
 def test_names_that_only_look_alike_are_taken(cells, tmp_path):
     cells.rows = {"base": ["m", "n"], "m": ["m"]}
     several = (Axis("a", {"base": [], "m": []}),)
-    seeds = (Axis("method", {"x": []}), Axis("seeds", {"0": [], "1": []}))
-    for axes, seed_axis in ((several, None), (seeds, "seeds"), ((SEED,), "seed")):
+    seeds = (Axis("method", {"x": []}), SEED)
+    for axes, seed_axis in ((several, None), (seeds, "seed"), ((SEED,), "seed")):
         assert run(tmp_path / "out", axes=axes, seed_axis=seed_axis, check_only=True)
 
 
