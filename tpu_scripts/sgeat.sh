@@ -17,18 +17,22 @@ set -euo pipefail
 name="" bucket="" gin_file="" output="" log_dir="" passed=()
 while [ $# -gt 0 ]; do
   case $1 in
+    --gin_file | --output | --name | --bucket | --log_dir | --log-dir) # in two words, as elsewhere
+      [ $# -gt 1 ] && [[ $2 != --* ]] || usage_error "$1 needs a value: $1=VALUE"
+      set -- "$1=$2" "${@:3}"
+      ;;
+  esac
+  case $1 in
     --help | -h) show_help && exit 0 ;;
     --) shift && break ;;
     --gin_file=*) gin_file=${1#*=} ;;
     --output=*) output=${1#*=} ;;
-    --gin_file | --output) usage_error "$1 needs a value: $1=VALUE" ;;
     *)
       case $1 in
         --name=*) name=${1#*=} ;;
         --bucket=*) bucket=${1#*=} ;;
         --log_dir=* | --log-dir=*) log_dir=${1#*=} ;;
         --dry_run | --dry-run) dry_run=true ;;
-        --name | --bucket | --log_dir | --log-dir) usage_error "$1 needs a value: $1=VALUE" ;;
       esac
       passed+=("$1")
       ;;
@@ -55,14 +59,14 @@ wait "$watch"
 output=${output:-runs/$name}
 [ -n "$dry_run" ] || mkdir -p "$output"
 
-# With ONLY they are in a directory of their own, which the newest log names in its last lines.
-newest="" results=""
+# With ONLY they are in a directory of their own, which the newest log of this run names in its last
+# lines. Logs of other runs may lie beside it.
+newest="" results=$output_dir
 for log in "${log_dir:-runs/tpu/$name}"/*/run/worker-0.log; do
-  if [ "$log" -nt "$newest" ]; then newest=$log; fi
+  [ -z "$dry_run" ] && [ "$log" -nt "$newest" ] || continue
+  while IFS= read -r place; do
+    if [[ $place/ == "$output_dir"/* ]]; then newest=$log results=$place; fi
+  done < <(sed -n 's|^  \(.*\)/report\.html  *pictures, tables, .*|\1|p' "$log")
 done
-if [ -z "$dry_run" ] && [ -n "$newest" ]; then
-  results=$(sed -n 's|^  \(.*\)/report\.html  *pictures, tables, .*|\1|p' "$newest" | tail -n 1)
-fi
-results=${results:-$output_dir}
 run gcloud storage cp "$results/report.html" "$results/results.json" "$output/"
 say "results: $output/report.html, $output/results.json; all of the run: $output_dir"

@@ -258,6 +258,24 @@ def test_sgeat_brings_the_results_of_some_rows_from_where_they_are(cloud, flags)
     ]
 
 
+def test_sgeat_finds_its_results_among_the_logs_of_another_run(cloud, flags):
+    cloud.play(**ACTIVE)
+    (cloud.checkout / "pod.gin").write_text("")
+    root = epath.Path(cloud.root / "bucket" / "q")
+    place, other = root / "only-0123abcd", root.parent / "q2"
+    of_other = cloud.checkout / "logs/other-0/run/worker-0.log"
+    of_other.parent.mkdir(parents=True)
+    of_other.write_text(where_to_look(other, other) + "\n")
+    os.utime(of_other, (2**32, 2**32))  # newer than all
+    cloud.behave(f"cat <<END\n{where_to_look(root, place)}\nEND\n")
+    own = ("--gin_file", "pod.gin", "--log_dir", "logs", "--output", "here")
+    status, output = cloud.run("sgeat.sh", *flags, *own, "--", "--gin.ONLY=['standard']")
+    assert status == 0, output
+    assert cloud.calls("cp") == [
+        ["storage", "cp", f"{place}/report.html", f"{place}/results.json", "here/"]
+    ]
+
+
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_sgeat_leaves_nothing_behind(cloud, flags, signal_):
     cloud.play(lives=[["PROVISIONING"]])
