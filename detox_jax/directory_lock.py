@@ -28,6 +28,7 @@ from detox_jax.errors import Unavailable
 LOCK = ".lock"
 _RENEWED_EVERY_S = 20.0
 LAPSES_AFTER_S = 90.0  # without a sign of life, by the clock of whoever looks
+_GIVEN_BACK_WITHIN_S = 10.0  # or left to lapse: a verb that a bucket failed is not to wait for it
 _BUCKET = "gs://"
 # A file system that knows no locks; a run there is as safe as it was without them.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
@@ -310,6 +311,11 @@ class _BucketLock(_Lock):
                 else:
                     self.lost = _in_use(self._directory, _read(content))
                 return
+        # Behind the last write: that is another generation, and an unknown one without an answer.
+        with contextlib.suppress(Exception):  # It lapses by itself.
+            generation, content = self._look()
+            if content == self._content:
+                self._delete(generation)
 
     def _write(self, if_generation: int | None) -> bool:
         """Whether the object is written; False where it is another one."""
@@ -349,12 +355,7 @@ class _BucketLock(_Lock):
 
     def give_back(self) -> None:
         self._ended.set()
-        with contextlib.suppress(Exception):  # It lapses by itself.
-            # What is being written is another generation, and one whose answer was lost unknown.
-            self._renewing.join()
-            generation, content = self._look()
-            if content == self._content:
-                self._delete(generation)
+        self._renewing.join(_GIVEN_BACK_WITHIN_S)
 
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:

@@ -261,6 +261,29 @@ def test_a_lock_that_is_being_written_is_given_back_all_the_same(blob):
     assert blob.held is None
 
 
+@pytest.mark.parametrize("request_", ["upload_from_string", "reload"])
+def test_a_verb_does_not_wait_for_a_bucket_that_does_not_answer(blob, monkeypatch, request_):
+    """Its lock lapses by itself, unless the bucket answers again before."""
+    output, asked, answers = epath.Path("gs://bkt/o"), threading.Event(), threading.Event()
+    directory_lock.acquire(output, "score")
+    lock, answer = directory_lock._held["gs://bkt/o"], getattr(blob, request_)
+
+    def late(*arguments, **conditions):
+        asked.set()
+        assert answers.wait(120)
+        return answer(*arguments, **conditions)
+
+    monkeypatch.setattr(directory_lock, "_GIVEN_BACK_WITHIN_S", 0.1)
+    monkeypatch.setattr(blob, request_, late)
+    if request_ == "upload_from_string":
+        assert asked.wait(120)
+    directory_lock.release(output)
+    assert blob.held is not None and lock._renewing.is_alive()
+    answers.set()
+    lock._renewing.join(120)
+    assert blob.held is None
+
+
 def test_an_output_that_is_removed_from_a_bucket_is_told_so(blob):
     output = epath.Path("gs://bkt/o")
     directory_lock.acquire(output, "score")
