@@ -25,7 +25,7 @@ _LEGEND = (
     "At equal toxicity: the rise of perplexity where the line is first so much less toxic than the "
     "baseline, below 0 where it fell; ∞ as an end of an interval: some resamples of the prompts "
     "never get there.",
-    "Intervals resample prompts alone, 10,000 times: not {whose}, not trainings.",
+    "Intervals resample prompts alone, 10,000 times: not {texts}, not trainings.",
 )
 
 _MOST_RISE = 30.0  # per cent of perplexity that the picture shows: three times the largest budget
@@ -36,11 +36,10 @@ def legend(frontiers: Sequence[Frontier]) -> list[str]:
     """What the table and the picture mean."""
     has_seeds = any(number > 1 for line in frontiers for number in line.seeds)
     of_texts = any(line.by == CONTINUATIONS for line in frontiers)
-    of_first_two = (
-        "the continuations, under the reference model (at most the first two of each prompt),"
-    )
-    whose = of_first_two if of_texts else "held-out text"
-    meant = [line.format(whose=whose) for line in _LEGEND]
+    texts = "the continuations" if of_texts else "held-out text"
+    of_first_two = ", under the reference model (at most the first two of each prompt),"
+    whose = texts + (of_first_two if of_texts else "")
+    meant = [line.format(whose=whose, texts=texts) for line in _LEGEND]
     return [*meant, *([_SEEDS] if has_seeds else [])]
 
 

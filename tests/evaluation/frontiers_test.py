@@ -153,7 +153,8 @@ def test_lines_by_the_perplexity_of_continuations(measured):
     of_which = (
         "of the continuations, under the reference model (at most the first two of each prompt)"
     )
-    assert of_which in frontier_tables.markdown([line], of.results)
+    shown = frontier_tables.markdown([line], of.results)
+    assert of_which in shown and "not the continuations, not trainings." in shown
     bare = tuple(
         dataclasses.replace(
             row, quality=dataclasses.replace(row.quality, continuation_perplexity=None)
