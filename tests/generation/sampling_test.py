@@ -201,8 +201,8 @@ def test_no_draw_of_all_is_outside_the_nucleus():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: sampling.TopPSampling(0.0), r"TopPSampling.p is 0.0; must be in \(0, 1\]"),
-        (lambda: sampling.TopPSampling(1.5), r"TopPSampling.p is 1.5; must be in \(0, 1\]"),
+        (lambda: sampling.TopPSampling(0.0), r"TopPSampling.p is 0.0; must be in \[1e-06, 1\]"),
+        (lambda: sampling.TopPSampling(1.5), r"TopPSampling.p is 1.5; must be in \[1e-06, 1\]"),
         (lambda: sampling.TopKSampling(0), "TopKSampling.k is 0; must be at least 1"),
         (lambda: sampling.TemperatureSampling(0.0), "temperature is 0.0; must be positive"),
         (lambda: sampling.TopPSampling(0.9, -1.0), "temperature is -1.0; must be positive"),
