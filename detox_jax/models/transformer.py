@@ -396,16 +396,23 @@ def output_table(cfg: TransformerConfig, params: Any) -> jax.Array:
     return params["token_embedder" if cfg.logits_via_embedding else "logits_dense"]["embedding"]
 
 
-def logits_in_chunks(cfg: TransformerConfig, params: Any) -> Callable[[jax.Array], jax.Array]:
+def logits_in_chunks(
+    cfg: TransformerConfig, params: Any, vocab_size: int | None = None
+) -> Callable[[jax.Array], jax.Array]:
     """`output_logits` of a chunk of positions, `[B, C, D]`, for a loop over chunks.
 
     Where its width is split over devices, the output table is gathered here, once for all chunks,
     and rounded as activations are before, so that half as much is sent. Of its gradient a device
     keeps its own part alone.
+
+    Args:
+      cfg: of the network.
+      params: its parameters.
+      vocab_size: see `output_logits`.
     """
     table_VD = output_table(cfg, params)
     table_VD = _of_whole_width(table_VD.astype(cfg.activation_dtype)).astype(table_VD.dtype)
-    return lambda x_BCD: output_logits(cfg, _of_whole_width(table_VD), x_BCD)
+    return lambda x_BCD: output_logits(cfg, _of_whole_width(table_VD), x_BCD, vocab_size)
 
 
 @jax.custom_vjp

@@ -247,5 +247,5 @@ def next_token_loss(
         logits_BLV: Any = model.apply(variables, inputs_BL, **options)
         return cross_entropy(logits_BLV, targets_BL, weights_BL)
     x_BLD: Any = model.apply(variables, inputs_BL, with_logits=False, **options)
-    logits_of = transformer.logits_in_chunks(model.config, params)
+    logits_of = transformer.logits_in_chunks(model.config, params, model.vocab_size)
     return chunked_cross_entropy(logits_of, x_BLD, targets_BL, weights_BL, chunk)

@@ -72,7 +72,7 @@ def per_target(
         states.append(
             network.apply({"params": tree}, inputs_BL, with_logits=False, **call, **options)
         )
-        logits_of.append(transformer.logits_in_chunks(network.config, tree))
+        logits_of.append(transformer.logits_in_chunks(network.config, tree, network.vocab_size))
     return _in_chunks(logits_of, states, targets_BL, chunk, with_entropy)
 
 

@@ -30,6 +30,8 @@ class Reference:
       batch_size: rows read at once; changes speed and memory alone.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
       strict: refuse a damaged newest step, in place of taking the one before and saying so.
+      counts_spare_rows: whether rows beyond the vocabulary share in the probability, as they do in
+        the loss that pairs are compared with.
     """
 
     checkpoint_path: str
@@ -37,6 +39,7 @@ class Reference:
     batch_size: Count = 64
     mesh_shape: Mapping[str, int] | None = None
     strict: bool = False
+    counts_spare_rows: bool = True
 
     def check(self) -> None:
         """Looks whether the checkpoint is there.
@@ -56,9 +59,9 @@ class Reference:
         """
         mesh = meshes.create_mesh(self.mesh_shape)
         loaded = checkpoints.load_model(self.checkpoint_path, mesh, self.dtype, self.strict)
-        config = loaded.module.config
-        # As the loss that it is compared with: it counts rows beyond the vocabulary too.
-        module = TransformerLM(config, loaded.module.adaptation)
+        module, config = loaded.module, loaded.module.config
+        if self.counts_spare_rows:
+            module = TransformerLM(config, module.adaptation)
         reader = LikelihoodReader(module, loaded.params, mesh, self.batch_size, config.max_length)
         return Reading(self.checkpoint_path, loaded.fingerprint, loaded.vocabulary, reader)
 
@@ -70,7 +73,8 @@ class Reference:
         """
         if fingerprint is NOT_YET:
             fingerprint = identity.fingerprint_ahead(self.checkpoint_path)
-        return {"path": self.checkpoint_path, "fingerprint": fingerprint, "dtype": self.dtype}
+        described = {"path": self.checkpoint_path, "fingerprint": fingerprint, "dtype": self.dtype}
+        return described if self.counts_spare_rows else {**described, "counts_spare_rows": False}
 
 
 @dataclasses.dataclass(frozen=True)
