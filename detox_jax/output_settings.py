@@ -26,6 +26,10 @@ STEERING_NOT_GIVEN = "steering_not_given"
 # In settings of `compare`: the order of SCORES, whose first scorer is the reference, which earlier
 # versions did not name.
 SCORES_ORDER = "scores_order"
+# Where a version before did otherwise: of text that is written or read, the version of its rules,
+# and of a training what it learns. Nothing names either where both versions do the same.
+TEXT_RULES, LEARNS = "text_rules", "learns"
+_RULES_VERSION = 2
 # Of a training under dropout; before, nothing named it.
 _PARTS = "accumulation_steps"
 _NOTE = "path"
@@ -130,6 +134,11 @@ def describe(value: Any, name: str) -> Any:
         raise TypeError(f"{name}: {error}; say what stands for it in `instead`") from None
 
 
+def text_rules(differ: bool) -> dict[str, int]:
+    """The mark of text that is written or read by other rules than before; nothing by the same."""
+    return {TEXT_RULES: _RULES_VERSION} if differ else {}
+
+
 def is_ours(strategy: Any) -> bool:
     """Whether a strategy is one of this package's, whose settings stand there as its fields.
 
@@ -227,6 +236,7 @@ def agree(there: Any, now: Any) -> bool:
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting in which a manifest differs from that of this run."""
     old, new = without_notes(there["settings"]), without_notes(now["settings"])
+    old, new = _with_marks(old, new, there["complete"])
     draw = old.get(DRAW, 1), new.get(DRAW)
     if there.get("schema_version") == 1:
         old, new = _as_version_2(there["verb"], old, new)
@@ -252,6 +262,37 @@ class Word(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _with_marks(old: Any, new: Any, is_complete: bool) -> tuple[Any, Any]:
+    """Both settings, with a word for each mark of this run that is missing there.
+
+    What is finished stays as it is, and has the word in both; what is not differs in it.
+
+    Args:
+      old: settings of a manifest, or a part of them.
+      new: those of this run.
+      is_complete: whether the output is finished.
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        marks = (name for name in (TEXT_RULES, LEARNS) if name in new and name not in old)
+        # One of a user's own names stands before settings.
+        absent = {name: Word("absent") for name in marks if not isinstance(new[name], Mapping)}
+        old, new = {**old, **absent}, {**new, **(absent if is_complete else {})}
+        pairs = {
+            name: _with_marks(old[name], new[name], is_complete) for name in old if name in new
+        }
+        left, right = ({name: of[side] for name, of in pairs.items()} for side in (0, 1))
+        return {**old, **left}, {**new, **right}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        both = [_with_marks(a, b, is_complete) for a, b in zip(old, new, strict=True)]
+        return [left for left, _ in both], [right for _, right in both]
+    return old, new
+
+
+def differ_in_marks(there: Any, now: Any) -> bool:
+    """Whether two settings are the same but for marks that only those of now have."""
+    return not agree(there, now) and agree(*_with_marks(there, now, is_complete=True))
 
 
 def _members(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -302,12 +343,15 @@ def difference_of_parts(
     if type(before) is not type(after) or not isinstance(before, list | dict):
         return difference(there, now)
     made = [name for name in before if there["complete"] or has_part(name)]
+    # What is finished stays; none is added that is made otherwise.
+    is_complete = there["complete"] and set(after) <= set(made)
     as_if: Any = before
     if isinstance(before, dict):
         as_if = {**after, **{name: before[name] for name in made}}
     elif all(name in after for name in made):
         as_if = after
-    return difference({**there, "settings": {**there["settings"], setting: as_if}}, now)
+    settings = {**there["settings"], setting: as_if}
+    return difference({**there, "complete": is_complete, "settings": settings}, now)
 
 
 def _by_place(

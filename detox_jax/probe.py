@@ -27,6 +27,7 @@ from detox_jax.generation.decoding import Decoder, Decoding, rows_per_batch
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.kinds import Count
+from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import processes
@@ -135,6 +136,10 @@ class ToxicityProbe:
             "decoding": decoding,
             "chat_template": self.chat_template,
         }
+
+    def text_rules(self, config: TransformerConfig, vocabulary: Vocabulary) -> dict[str, int]:
+        """See `asking.text_rules`; of the model that is trained."""
+        return asking.text_rules(config, vocabulary, self.decoding.behind)
 
     def open(
         self, spec: ModelSpec, vocabulary: Vocabulary, mesh: Mesh

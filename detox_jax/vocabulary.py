@@ -145,6 +145,10 @@ class Vocabulary:
                 f"{least} to {self.vocab_size - 1} (docs/TRAINING.md)"
             )
 
+    def leaves_spare(self, rows: int) -> bool:
+        """Whether some of a model's rows stand for no token, as those of an imported one may."""
+        return self.vocab_size < rows
+
     def why_beyond(self, rows: int) -> str:
         """Why it has more tokens than a model has rows, and what to do."""
         return self._codec.why_beyond(rows)

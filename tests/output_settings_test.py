@@ -107,3 +107,51 @@ def test_parts_of_a_batch_that_an_older_output_does_not_name_are_no_difference()
     assert found({"seed": 0}, named) is None and found(named, named) is None
     assert found({"seed": 1}, named) == ("seed", 1, 0)
     assert found(named, {**named, "accumulation_steps": 4}) == ("accumulation_steps", 2, 4)
+
+
+MARKED = {
+    "objective": {"method": "Click", "learns": "a mean"},
+    "steering": [{"method": "BannedWords", "text_rules": 2}],
+    "text_rules": 2,
+}
+
+
+def test_what_a_version_before_did_otherwise_stays_where_it_is_finished():
+    """Its manifest has no mark. What is unfinished would go on otherwise."""
+
+    def found(there, now, complete):
+        manifest = {"verb": "generate", "complete": complete, "settings": there}
+        return output_settings.difference(manifest, {"verb": "generate", "settings": now})
+
+    old = {"objective": {"method": "Click"}, "steering": [{"method": "BannedWords"}]}
+    assert found(old, MARKED, True) is None and found(MARKED, MARKED, False) is None
+    for name, mark, value in (
+        ("objective", "objective.learns", "a mean"),
+        ("steering", "steering[0].text_rules", 2),
+        ("text_rules", "text_rules", 2),
+    ):
+        assert found(old, {**old, name: MARKED[name]}, False) == (mark, "absent", value)
+    assert found(MARKED, old, True) == ("objective.learns", "a mean", None)
+    # Nothing else is forgiven, and a user's own name is no mark.
+    other = {**MARKED, "objective": {"method": "Other", "learns": "a mean"}}
+    assert found(old, other, True) == ("objective.method", "Click", "Other")
+    named = [{"methods": {"base": {}, **more}} for more in ({}, {"learns": {"path": "x"}})]
+    assert found(*named, True)[0] == "methods.learns"
+
+
+def test_nothing_is_added_to_parts_that_are_made_otherwise():
+    there = {"verb": "choices", "complete": True, "settings": {"tasks": ["a"]}}
+
+    def found(tasks):
+        now = {"verb": "choices", "settings": {"tasks": tasks, "text_rules": 2}}
+        return output_settings.difference_of_parts("tasks", there, now, lambda name: True)
+
+    assert found(["a"]) is None
+    assert found(["a", "b"]) == ("text_rules", "absent", 2)
+
+
+def test_what_differs_in_marks_alone():
+    old = [{"method": "BannedWords"}]
+    assert output_settings.differ_in_marks(old, MARKED["steering"])
+    assert not output_settings.differ_in_marks(MARKED["steering"], MARKED["steering"])
+    assert not output_settings.differ_in_marks([{"method": "Experts"}], MARKED["steering"])

@@ -18,6 +18,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.probe import ToxicityProbe
 from detox_jax.tags import Tags
 from detox_jax.toxicity.lexicon import LexiconScorer
+from detox_jax.training import train
 from detox_jax.training.frontier import MEASURES, PERPLEXITY, Rule
 from tests.conftest import SENTENCES, write_tiny_run
 
@@ -245,6 +246,14 @@ def test_what_an_earlier_step_writes_is_not_looked_for(root, tmp_path):
         dataclasses.replace(later, validation="missing").check(coming=[str(tmp_path / "text")])
     with pytest.raises(UserError, match="no such"):
         later.check(coming=[str(tmp_path / "other")])
+
+
+def test_settings_say_that_rows_beyond_the_vocabulary_are_not_drawn(root, vocabulary, config):
+    probe = made(root)
+    wide = dataclasses.replace(config, vocab_size=config.vocab_size + 1)
+    plain = train._probe_settings(probe, config, vocabulary)
+    assert plain == probe.settings()
+    assert train._probe_settings(probe, wide, vocabulary) == {**plain, "text_rules": 2}
 
 
 def test_what_decides_is_in_the_settings_and_places_are_notes(root, tmp_path):

@@ -12,7 +12,9 @@ from etils import epath
 from detox_jax import manifests, output_settings, preview
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.output_settings import NOT_YET, NotYet
+from detox_jax.vocabulary import Vocabulary
 
 
 def identity(checkpoint_path: str) -> dict[str, Any]:
@@ -45,6 +47,31 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     else:
         made_from, step = checkpoint_path, None
     return {"path": checkpoint_path, "step": step, "made_from": made_from}
+
+
+def text_rules(checkpoint_path: str) -> dict[str, Any]:
+    """What settings say of text that is read under a model: see `output_settings.TEXT_RULES`.
+
+    A version before counted rows beyond the vocabulary too. A place that holds no model has none.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    if isinstance(checkpoint_path, preview.Coming):
+        return {output_settings.TEXT_RULES: NOT_YET}
+    model_dir, _ = places.split(checkpoint_path)
+    file = model_dir / places.MODEL_FILE
+    if not file.exists():
+        return {}
+    config = jsonl.json_object(file.read_bytes(), str(file)).get("config")
+    rows = config.get("vocab_size") if isinstance(config, dict) else None
+    if not isinstance(rows, int):  # Damaged, as is said where it is loaded.
+        return {}
+    vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
+    return output_settings.text_rules(vocabulary.leaves_spare(rows))
 
 
 def ahead(checkpoint_path: str, dtype: str | None = None) -> tuple[NotYet, Any]:

@@ -372,7 +372,7 @@ def network(
       adaptation: what is added to the base model, or None.
       vocabulary: that the embedding belongs to.
     """
-    has_spare_rows = vocabulary.vocab_size < config.vocab_size
+    has_spare_rows = vocabulary.leaves_spare(config.vocab_size)
     return TransformerLM(config, adaptation, vocabulary.vocab_size if has_spare_rows else None)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from detox_jax import atomic_files, output_settings, records, segmenters, shared_steps
-from detox_jax.checkpoints.identity import identity
+from detox_jax.checkpoints.identity import identity, text_rules
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
@@ -165,6 +165,7 @@ class PerplexityReader:
                 "num_samples": num_samples,
                 "texts": texts_sha256(records.read_prompts(generations), num_samples),
                 **segmenters.settings(self.segmenter),
+                **text_rules(reference),
             },
             lambda: perplexity.continuation_perplexity(
                 reference,
@@ -177,8 +178,8 @@ class PerplexityReader:
 
     def _read_by(self, checkpoint: str, behind: Tags | None) -> dict[str, Any]:
         """What decides a figure on held-out text; nothing of tags where there are none."""
-        words = segmenters.settings(self.segmenter)
-        read = {"model": identity(checkpoint), "heldout": self._heldout, **words}
+        words, rules = segmenters.settings(self.segmenter), text_rules(checkpoint)
+        read = {"model": identity(checkpoint), "heldout": self._heldout, **words, **rules}
         return read if behind is None else {**read, "behind": behind.good}
 
     @functools.cached_property

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
 
-from detox_jax import chat
+from detox_jax import chat, output_settings
 from detox_jax.errors import UserError
 from detox_jax.generation.decoding import Decoder, Sample, bucket_length
 from detox_jax.generation.prompts import PromptMode, Request
 from detox_jax.generation.steering import words
 from detox_jax.generation.steering.steering import Steering
+from detox_jax.models.config import TransformerConfig
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 
@@ -66,6 +67,23 @@ def bans(behind: Tags | None, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Steer
         phrases += [ids for ids in ways if words.writes(vocabulary, ids, tag)]
     automaton = words.Automaton.of_phrases(dict.fromkeys(phrases), vocabulary.vocab_size)
     return (words.Bans.of(automaton, mesh),)
+
+
+def text_rules(
+    config: TransformerConfig, vocabulary: Vocabulary, behind: Tags | None
+) -> dict[str, int]:
+    """What settings say of text that is written: see `output_settings.TEXT_RULES`.
+
+    A version before drew rows beyond the vocabulary too, and banned tags as they stand by
+    themselves alone.
+
+    Args:
+      config: of the model.
+      vocabulary: the model's.
+      behind: tags before every prompt.
+    """
+    differ = behind is not None and words.differ_behind(behind.all, vocabulary)
+    return output_settings.text_rules(differ or vocabulary.leaves_spare(config.vocab_size))
 
 
 def samples(

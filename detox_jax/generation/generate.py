@@ -17,11 +17,11 @@ from detox_jax.generation.asking import encode as _encode
 from detox_jax.generation.asking import samples as _decode_shard
 from detox_jax.generation.decoding import Decoder, Decoding, Sample, rows_per_batch
 from detox_jax.generation.prompts import PromptMode, Request
-from detox_jax.generation.sampling import DRAW_VERSION, DRAW_VERSION_OF_SPARE_ROWS, Greedy
+from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
-from detox_jax.output_settings import NOT_YET, NotYet
+from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import mesh as meshes
 from detox_jax.preview import Step
 from detox_jax.tags import Tags
@@ -104,14 +104,15 @@ def generate(
         decoding = _shortened(decoding, longest, encoded, prompts, limit_setting, output_dir)
 
     # --- what is asked for -------------------------------------------------------------------
+    config = loaded.module.config
+    rules = asking.text_rules(config, loaded.vocabulary, decoding.behind)
     settings = _settings(
         arguments,
         decoding,
         prompts.describe(),
         loaded.fingerprint,
-        loaded.module.config.dtype,
-        {**steering_lib.settings(steering), **chat.settings(exchange)},
-        _draw_version(loaded.module.config, loaded.vocabulary),
+        config.dtype,
+        {**steering_lib.settings(steering), **chat.settings(exchange), **rules},
     )
     if len(end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(end_ids)
@@ -165,7 +166,6 @@ def _settings(
     fingerprint: Any,
     dtype: Any,
     others: Mapping[str, Any],
-    draw_version: Any,
 ) -> dict[str, Any]:
     """What decides the text.
 
@@ -175,8 +175,7 @@ def _settings(
       prompts: described.
       fingerprint: of the model.
       dtype: of its activations.
-      others: `steering` and `chat_template`, as far as there are any.
-      draw_version: see `_draw_version`.
+      others: `steering`, `chat_template` and `text_rules`, as far as there are any.
     """
     settings = output_settings.of_verb(
         generate,
@@ -200,14 +199,8 @@ def _settings(
         },
     )
     if not isinstance(decoding.sampling, Greedy):
-        settings[output_settings.DRAW] = draw_version
+        settings[output_settings.DRAW] = DRAW_VERSION
     return settings
-
-
-def _draw_version(config: TransformerConfig, vocabulary: Vocabulary) -> int:
-    """The version of the draws; another one where rows stand for no token."""
-    has_spare_rows = vocabulary.vocab_size < config.vocab_size
-    return DRAW_VERSION_OF_SPARE_ROWS if has_spare_rows else DRAW_VERSION
 
 
 def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[str, Any]:
@@ -216,15 +209,16 @@ def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[st
     fingerprint, dtype = identity.ahead(path, decoding.dtype)
     others = steering_lib.settings_ahead(decoding.steering)
     is_coming = isinstance(path, preview.Coming)
-    draw_version: Any = NotYet((DRAW_VERSION, DRAW_VERSION_OF_SPARE_ROWS))
     if not is_coming:
         model_dir = places.split(path)[0]
         vocabulary_dir = str(model_dir / places.VOCABULARY_DIR)
         others |= chat.settings_ahead(vocabulary_dir, choice)
         config = checkpoints.read_spec(model_dir).config
-        draw_version = _draw_version(config, Vocabulary.load(vocabulary_dir))
-    elif choice is not False:
-        others["chat_template"] = NOT_YET
+        others |= asking.text_rules(config, Vocabulary.load(vocabulary_dir), decoding.behind)
+    else:
+        others[output_settings.TEXT_RULES] = NOT_YET
+        if choice is not False:
+            others["chat_template"] = NOT_YET
     waits = _waits(prompts)
     can_say = not waits or output_settings.is_ours(prompts)
     described = prompts.describe() if can_say else NOT_YET
@@ -234,7 +228,7 @@ def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[st
         config, _, encoded = _asked(arguments, decoding)
         decoding = _shortened(decoding, config.max_length, encoded, prompts, "", None)
         is_known = True
-    settings = _settings(arguments, decoding, described, fingerprint, dtype, others, draw_version)
+    settings = _settings(arguments, decoding, described, fingerprint, dtype, others)
     if not is_known:
         settings["max_new_tokens"] = NOT_YET
     return {**settings, "end_ids": NOT_YET}

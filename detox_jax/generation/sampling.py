@@ -19,8 +19,6 @@ from detox_jax.errors import UserError
 # Counted in settings: the same seed gives other text where it differs. Version 1 took one running
 # sum over the whole vocabulary.
 DRAW_VERSION = 2
-# The same of a model with rows beyond its vocabulary, which the versions before could draw.
-DRAW_VERSION_OF_SPARE_ROWS = 3
 # Of a nucleus' mass and of a temperature. Float32 tells such a mass from 0, which no sum is below;
 # and logits over such temperatures are finite, and tell what is no token, at -1e10, from the rest.
 _LEAST, _HOTTEST = 1e-6, 1_000_000

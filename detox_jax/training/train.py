@@ -169,7 +169,7 @@ def train(
         config.numerics(),
         batches.identity,
         base and base.fingerprint,
-        None if probe is None else probe.settings(),
+        None if probe is None else _probe_settings(probe, config, vocabulary),
     )
     output = outputs.OutputDirectory(model_dir, "train", settings, lambda: _has_steps(model_dir))
     if output.complete:
@@ -294,6 +294,14 @@ def _settings(
     )
 
 
+def _probe_settings(
+    probe: Probe, config: TransformerConfig, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """A probe's settings, with what they say of the text that it writes and reads."""
+    rules = getattr(probe, "text_rules", None)  # One of the user's own has none.
+    return {**probe.settings(), **(rules(config, vocabulary) if rules else {})}
+
+
 def _parts(computation: Computation, config: Any) -> dict[str, Any]:
     """What of the computation decides: see `Computation.decides`."""
     if config is NOT_YET:
@@ -328,8 +336,10 @@ def _settings_ahead(
     elif output_settings.is_ours(objective):
         data = NotYet(known={**sizes, "seed": arguments["random_seed"]})
     measured: Any = NOT_YET
-    if probe is None or output_settings.is_ours(probe):
-        measured = probe and probe.settings(arguments["coming"])
+    if probe is None:
+        measured = None
+    elif output_settings.is_ours(probe):
+        measured = {**probe.settings(arguments["coming"]), output_settings.TEXT_RULES: NOT_YET}
     elif not arguments["coming"]:
         measured = probe.settings()
     return _settings(

@@ -144,7 +144,7 @@ def choices(
             name: seqio_tasks.describe_source(task, split_of[name])
             for name, task in by_name.items()
         }
-        return output_settings.of_verb(
+        decided = output_settings.of_verb(
             choices,
             arguments,
             free=FREE,
@@ -156,6 +156,7 @@ def choices(
                 "steering": steered_by,
             },
         )
+        return {**decided, **identity.text_rules(checkpoint_path)}
 
     parts = outputs.Parts("tasks", lambda name: manifests.shard_name(name, 0, 1))
     if check_only:

@@ -128,7 +128,8 @@ def lm_eval(
                 "dtype": {"dtype": own_dtype},
             },
         )
-        return {**decided, "lm_eval": metadata.version("lm_eval")}
+        decided["lm_eval"] = metadata.version("lm_eval")
+        return {**decided, **identity.text_rules(checkpoint_path)}
 
     def known() -> dict[str, Any]:
         with _notes_on_stderr():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detox_jax import atomic_files, output_settings, outputs, preview, records
-from detox_jax.checkpoints.identity import identity
+from detox_jax.checkpoints.identity import identity, text_rules
 from detox_jax.checkpoints.model_dir import read_spec, resolve
 from detox_jax.errors import UserError
 from detox_jax.evaluation import joined, statistics
@@ -132,7 +132,7 @@ def panel(
 
     def decides() -> dict[str, Any]:
         described = {name: records.describe_input(path) for name, path in groups.items()}
-        return output_settings.of_verb(
+        decided = output_settings.of_verb(
             panel,
             arguments,
             free=FREE,
@@ -141,6 +141,9 @@ def panel(
                 "groups": {"groups": described},
             },
         )
+        for path in methods.values():
+            decided |= text_rules(path)
+        return decided
 
     if check_only:
         preview.checked_output(output_dir)
@@ -244,7 +247,9 @@ def _read_all(
     read: dict[tuple[str, str], _Texts] = {}
     vocabularies: dict[str, str] = {}
     for method, path in methods.items():
-        model = Reference(path, batch_size=batch_size, mesh_shape=mesh_shape).load()
+        model = Reference(
+            path, batch_size=batch_size, mesh_shape=mesh_shape, counts_spare_rows=False
+        ).load()
         vocabularies[method] = model.vocabulary.fingerprint
         _require_one(vocabularies)
         for group, documents in texts.items():

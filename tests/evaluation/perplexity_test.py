@@ -16,6 +16,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity
 from detox_jax.evaluation.perplexity_cache import PerplexityReader
 from detox_jax.generation.steering.contrast import PrefixContrast
+from detox_jax.generation.steering.steering import Loaded
 from detox_jax.generation.steering.words import BannedWords
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
@@ -184,6 +185,13 @@ def _documents(path, texts):
     rows = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
     path.write_text("\n".join(rows) + "\n")
     return str(path)
+
+
+def test_text_of_bans_of_an_earlier_version_is_not_measured_under_those_of_now():
+    now = [Loaded(None, {"method": "BannedWords", "text_rules": 2})]
+    perplexity._require_same(now, [{"method": "BannedWords", "text_rules": 2}])
+    with pytest.raises(UserError, match="by an earlier version, .* generate them again"):
+        perplexity._require_same(now, [{"method": "BannedWords"}])
 
 
 def test_perplexity_under_a_contrast_equals_its_formula(tmp_path, config, vocabulary, model_dir):

@@ -7,13 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
-from detox_jax import cli
+from detox_jax import cli, preview
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.evaluation.perplexity_cache import PerplexityReader
 from detox_jax.generation import sampling
 from detox_jax.generation.steering.discriminator import GenerativeDiscriminator
 from detox_jax.generation.steering.experts import Experts
 from detox_jax.models.transformer import TransformerLM
+from detox_jax.output_settings import NOT_YET
 from detox_jax.zero_shot.reference import Reference
 from tests.conftest import random_params
 from tests.generation.steering import made
@@ -67,6 +71,14 @@ def test_they_have_no_probability(loaded, config):
     assert np.exp(trained[1:size]).sum() < 0.01
 
 
+def test_what_reads_groups_counts_tokens_alone(paths):
+    read = [
+        Reference(paths[name], counts_spare_rows=False).load().reader([(PROMPTS[0], [11])])[0]
+        for name in ("plain", "wide")
+    ]
+    assert read[1].log_probability == pytest.approx(read[0].log_probability, abs=1e-4)
+
+
 def test_the_reference_of_a_loss_counts_them_as_the_loss_does(loaded, paths):
     (found,) = Reference(paths["wide"]).load().reader([(PROMPTS[0], [11])])
     whole = TransformerLM(loaded["wide"].module.config)
@@ -115,19 +127,62 @@ def test_models_of_other_widths_combine_as_if_they_had_none(
     np.testing.assert_allclose(said[0][:, :size], said[1][:, :size], atol=1e-4)
 
 
-def test_the_manifest_names_the_draws(paths, tmp_path, capsys):
-    """What was begun with the draws of a version before is not continued."""
+@pytest.mark.parametrize("method", ["sampling.TopPSampling()", "sampling.Greedy()"])
+def test_the_manifest_names_the_rules(paths, tmp_path, capsys, method):
+    """What a version before has finished stays; what it had begun is not continued."""
     (tmp_path / "p.jsonl").write_text('{"id": "p", "prompt": {"text": "The bus"}}\n')
     out = tmp_path / "out"
     flags = ["generate", f"--gin.CHECKPOINT_PATH={paths['wide']}", "--gin.NUM_SAMPLES=2"]
     flags += [f"--gin.INPUT={tmp_path / 'p.jsonl'}", f"--gin.OUTPUT_DIR={out}"]
-    flags += ["--gin.MAX_NEW_TOKENS=2"]
+    flags += ["--gin.MAX_NEW_TOKENS=2", f"--gin.SAMPLING=@{method}"]
     assert cli.main(flags) == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["settings"]["sampling_draw"] == sampling.DRAW_VERSION_OF_SPARE_ROWS == 3
-    assert cli.main([*flags, "--dry_run"]) == 0
-    manifest["settings"]["sampling_draw"] = 2
-    (out / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
-    for more in (["--dry_run"], []):
-        assert cli.main([*flags, *more]) == 2
-        assert "sampling_draw: 2 there, 3 now" in capsys.readouterr().err
+    assert manifest["settings"].pop("text_rules") == 2
+    for complete in (True, False):
+        (out / "manifest.json").write_text(json.dumps({**manifest, "complete": complete}))
+        for more in (["--dry_run"], []):
+            assert cli.main([*flags, *more]) == (0 if complete else 2)
+            told = "(text_rules: absent there, 2 now)" in capsys.readouterr().err
+            assert told == (not complete)
+
+
+# Shorter texts are read with all of their logits at once on the first mesh, chunk by chunk on the
+# second; longer ones chunk by chunk on both.
+@pytest.mark.parametrize("mesh_shape", [{"data": 8}, {"data": 2, "model": 4}], ids=str)
+@pytest.mark.parametrize("text", ["The bus was late.", "The bus was late. " * 9])
+def test_a_perplexity_is_of_tokens_alone(paths, vocabulary, tmp_path, mesh_shape, text):
+    assert (len(vocabulary.encode(text)) < 16) == text.endswith(".")
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"id": "0", "text": text}) + "\n")
+    reader = PerplexityReader(epath.Path(tmp_path), str(held), None, 64, mesh_shape)
+    plain, wide = (reader.of_model(name, paths[name]) for name in ("plain", "wide"))
+    assert plain is not None and wide is not None
+    assert wide.value == pytest.approx(plain.value, rel=1e-4)
+    inputs = {
+        name: json.loads((tmp_path / f"perplexity-{name}.json").read_text())["inputs"]
+        for name in ("plain", "wide")
+    }
+    assert inputs["wide"]["text_rules"] == 2 and "text_rules" not in inputs["plain"]
+
+
+def test_a_figure_of_an_earlier_version_is_computed_again(paths, tmp_path):
+    """It counted the rows; one of a model without them stays."""
+    held = tmp_path / "held.jsonl"
+    held.write_text('{"id": "0", "text": "The bus was late."}\n')
+    reader = PerplexityReader(epath.Path(tmp_path), str(held), None, 64)
+    for name, value in (("plain", 5.0), ("wide", None)):
+        measured = reader.of_model(name, paths[name])
+        file = tmp_path / f"perplexity-{name}.json"
+        kept = json.loads(file.read_text())
+        kept["inputs"].pop("text_rules", None)
+        kept["perplexity"]["value"] = 5.0
+        file.write_text(json.dumps(kept))
+        found = reader.of_model(name, paths[name])
+        assert measured is not None and found is not None
+        assert found.value == (value or measured.value) and measured.value != 5.0
+
+
+def test_settings_say_of_which_models_it_is(paths, tmp_path):
+    assert identity.text_rules(paths["wide"]) == {"text_rules": 2}
+    assert identity.text_rules(paths["plain"]) == identity.text_rules(str(tmp_path)) == {}
+    assert identity.text_rules(preview.Coming("later")) == {"text_rules": NOT_YET}

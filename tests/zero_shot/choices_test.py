@@ -210,6 +210,20 @@ def test_a_task_that_is_added_is_asked_and_the_others_are_kept(
     assert "(tasks.lambada: given there, absent now)" in capsys.readouterr().err
 
 
+def test_a_task_is_not_added_to_answers_by_other_rules(
+    asked, tmp_path, model_dir, files, capsys, monkeypatch
+):
+    """As those of a version that counted rows beyond the vocabulary; what is finished stays."""
+    out = tmp_path / "out"
+    assert run(out, model_dir, files, tasks="['lambada']") == 0
+    monkeypatch.setattr(choices.identity, "text_rules", lambda path: {"text_rules": 2})
+    assert run(out, model_dir, files, tasks="['lambada']") == 0
+    for more in (["--dry_run"], []):
+        assert run(out, model_dir, files, *more) == 2
+        assert "(text_rules: absent there, 2 now)" in capsys.readouterr().err
+    assert asked == [6]
+
+
 def test_a_task_that_changed_is_not_gone_on_with(tmp_path, model_dir, files, capsys):
     copy, out = tmp_path / "files", tmp_path / "out"
     shutil.copytree(files, copy)

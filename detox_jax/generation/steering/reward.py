@@ -76,7 +76,8 @@ class RewardAugmented:
             "k": self.k,
             "reward": {"path": self.reward, "fingerprint": model.fingerprint},
         }
-        return Loaded(steering if self.beta else None, settings, config.max_length)
+        steering = steering if self.beta else None
+        return Loaded(steering, settings, config.max_length, reads_ends=True)
 
 
 @struct.dataclass

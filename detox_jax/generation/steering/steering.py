@@ -146,11 +146,13 @@ class Loaded:
       steering: for the loop; None where its strength is 0, which is no steering.
       settings: for the manifest: its name, its numbers, fingerprints of the models that it holds.
       longest: tokens of prompt and continuation that its models can read; None without a limit.
+      reads_ends: whether it takes a token that ends the text for another than one that goes on.
     """
 
     steering: Steering | None
     settings: dict[str, Any]
     longest: int | None = None
+    reads_ends: bool = False
 
 
 class Method(Protocol):
@@ -194,9 +196,16 @@ def load(
       UserError: see `Method.load`; also for what is none.
     """
     check(methods)
-    if end_ids is not None:
-        base = dataclasses.replace(base, vocabulary=base.vocabulary.ending_at(end_ids))
-    return [method.load(base, mesh) for method in methods]
+    if end_ids is None or set(end_ids) == set(base.vocabulary.end_ids):
+        return [method.load(base, mesh) for method in methods]
+    base = dataclasses.replace(base, vocabulary=base.vocabulary.ending_at(end_ids))
+    return [_with_rules(method.load(base, mesh)) for method in methods]
+
+
+def _with_rules(method: Loaded) -> Loaded:
+    """A method of a text that ends at further tokens, of which a version before did not tell it."""
+    rules = output_settings.text_rules(method.reads_ends and method.steering is not None)
+    return dataclasses.replace(method, settings={**method.settings, **rules})
 
 
 def check(methods: Sequence[Method]) -> None:

@@ -149,7 +149,12 @@ class SubspaceMargin:
             "base_top_p": self.base_top_p,
             "subspace": {"path": self.subspace, "sha256": digest},
         }
-        return Loaded(steering if self.beta else None, settings, config.max_length)
+        return Loaded(
+            steering if self.beta else None,
+            settings,
+            config.max_length,
+            reads_ends=not self.published,
+        )
 
 
 @struct.dataclass

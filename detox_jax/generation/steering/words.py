@@ -21,6 +21,7 @@ from etils import epath
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax import output_settings
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
@@ -73,6 +74,8 @@ class BannedWords:
         settings = {
             "method": "BannedWords",
             "words": {"path": source, "sha256": digest, "phrases": len(words)},
+            # A version before banned phrases as they stand by themselves alone.
+            **output_settings.text_rules(differ_behind(words, base.vocabulary)),
         }
         return Loaded(Bans.of(automaton, mesh), settings)
 
@@ -124,6 +127,11 @@ def ways_of(texts: Sequence[str], vocabulary: Vocabulary) -> list[list[Phrase]]:
     alone = vocabulary.encode_batch(texts)
     behind = [vocabulary.encode_continuations([b] * len(texts), texts) for b in _BEFORE]
     return [list(dict.fromkeys(map(tuple, ways))) for ways in zip(alone, *behind, strict=True)]
+
+
+def differ_behind(texts: Sequence[str], vocabulary: Vocabulary) -> bool:
+    """Whether a vocabulary writes any of the texts otherwise behind other text than by itself."""
+    return any(len(ways) > 1 for ways in ways_of(texts, vocabulary))
 
 
 def casings(phrase: str) -> list[str]:

@@ -88,6 +88,7 @@ def test_a_trained_reward_tells_toxic_from_clean(trained, vocabulary, one_device
 def test_candidates_get_what_the_reward_says(trained, steered, vocabulary, one_device_mesh):
     method = RewardAugmented(trained, beta=2.0, k=4)
     loaded = method.load(steered, one_device_mesh)
+    assert loaded.reads_ends
     made.check_said_ahead(method, loaded)
     model = checkpoints.load_model(trained, one_device_mesh, is_reward=True)
     prompt = vocabulary.encode("You are an")

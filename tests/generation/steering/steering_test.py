@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.generation import decoding, sampling, slots
 from detox_jax.generation.steering import (
     contrast,
@@ -384,3 +385,24 @@ def test_one_program_serves_all_strengths():
         results = [probs((method(a, 0.0),), jnp.array([KIND])).tolist() for a in (0.5, 1.0, 2.0)]
         assert len(traces) == 1, name
         assert results[0] != results[1] != results[2], name
+
+
+def test_settings_say_where_methods_are_told_of_further_ends(vocabulary, one_device_mesh):
+    """Those that read ahead took them for other tokens in a version before."""
+
+    class Method:
+        def __init__(self, steers, reads_ends):
+            self.loaded = steering.Loaded(steers, {"n": 1}, reads_ends=reads_ends)
+
+        def load(self, base, mesh):
+            return self.loaded
+
+    base = LoadedModel(None, None, vocabulary, "", None)
+    methods = [Method(bans((RUDE,)), True), Method(bans((RUDE,)), False), Method(None, True)]
+
+    def settings(*more):
+        ends = (*vocabulary.end_ids, *more)
+        return [of.settings for of in steering.load(methods, base, one_device_mesh, ends)]
+
+    assert settings() == [{"n": 1}] * 3
+    assert settings(7) == [{"n": 1, "text_rules": 2}, {"n": 1}, {"n": 1}]

@@ -179,6 +179,9 @@ def test_a_text_has_the_ids_with_which_a_model_goes_on(tmp_path):
 def test_candidates_are_steered_to_the_clean_side(fitted, steered, one_device_mesh):
     method = SubspaceMargin(fitted, beta=3.0, k=4)
     loaded = method.load(steered, one_device_mesh)
+    assert loaded.reads_ends
+    published = SubspaceMargin(fitted, published=True).load(steered, one_device_mesh)
+    assert not published.reads_ends
     made.check_said_ahead(method, loaded)
     prompt = steered.vocabulary.encode("You are")
     prompts, lengths = jnp.array([prompt]), jnp.array([len(prompt)])

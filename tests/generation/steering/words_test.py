@@ -1,5 +1,6 @@
 """Words that are never finished: the list, its spellings, and the automaton."""
 
+import dataclasses
 import functools
 import gzip
 import types
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from detox_jax import tokenizer_files
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import asking
 from detox_jax.generation.steering import words
@@ -102,6 +104,27 @@ def test_a_phrase_behind_other_text_has_tokens_of_its_own(tmp_path):
     banned = {phrase[0] for phrase in phrases if len(phrase) == 1}
     before = vocabulary.encode("T\n")
     assert banned <= _of_automaton(automaton, before[-6:], 384) and len(banned) == 2
+
+
+def test_settings_say_where_more_is_banned_than_before(
+    tmp_path, vocabulary, config, one_device_mesh
+):
+    """Under LLaMA's kind, a version before banned phrases and tags as they stand alone."""
+    settings = {"bos_token": "<s>", "eos_token": "</s>"}
+    tokenizers_made.write(
+        tmp_path, tokenizers_made.byte_fallback_tokenizer(), tokenizer_config=settings
+    )
+    (tmp_path / "words.txt").write_text("la\n")
+    for of, marked in ((Vocabulary.load(str(tmp_path)), {"text_rules": 2}), (vocabulary, {})):
+        base = checkpoints.LoadedModel(None, None, of, "", None)
+        loaded = words.BannedWords(str(tmp_path / "words.txt")).load(base, one_device_mesh)
+        assert {**loaded.settings, **marked} == loaded.settings
+        assert ("text_rules" in loaded.settings) == bool(marked)
+        sizes = dataclasses.replace(config, vocab_size=of.vocab_size)
+        assert asking.text_rules(sizes, of, Tags("la", "te")) == marked
+        assert asking.text_rules(sizes, of, None) == {}
+        wide = dataclasses.replace(config, vocab_size=of.vocab_size + 1)
+        assert asking.text_rules(wide, of, None) == {"text_rules": 2}
 
 
 def test_a_tag_behind_other_text_is_banned_too(tmp_path, one_device_mesh):
