@@ -33,6 +33,8 @@ from detox_jax.vocabulary import ID_SHIFT, PAD_ID, Vocabulary
 
 # See `output_settings`.
 FREE = ("output_dir", "periods", "strict", "check_only")
+# For settings, see `output_settings.LEARNS`: a version before left the token out.
+_LEARNS = "texts behind the token that starts a document"
 
 
 def reward_loss(
@@ -102,7 +104,7 @@ def train_reward(
 
     def settings(fingerprint: Any, spec: checkpoints.ModelSpec) -> dict[str, Any]:
         """What decides the result; by the fingerprint of the model that it starts from."""
-        return output_settings.of_verb(
+        decided = output_settings.of_verb(
             train_reward,
             arguments,
             free=FREE,
@@ -116,6 +118,7 @@ def train_reward(
                 "computation": computation.decides(spec.config.dropout_rate),
             },
         )
+        return {**decided, output_settings.LEARNS: _LEARNS}
 
     def described() -> dict[str, Any]:
         """The labelled text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ class Click(PairObjective):
       alpha: by how many nats the rejected side is to be the less likely one.
       gamma: how much the margin counts beside the likelihood.
     """
+
+    # For settings, see `output_settings.LEARNS`: a version before learnt the sum.
+    learns: ClassVar[str] = "the mean over the chosen side's tokens"
 
     alpha: Coefficient = 20.0
     gamma: Coefficient = 0.5

@@ -364,6 +364,8 @@ def _objective_settings(objective: Objective) -> dict[str, Any]:
     """What decides of an objective: nothing of plain language modelling, which needs no name."""
     described = output_settings.describe(objective, "train.objective")
     described.pop("use_cached", None)  # It is in the data's identity.
+    if (learns := getattr(objective, "learns", None)) is not None:
+        described[output_settings.LEARNS] = learns
     plain = output_settings.describe(LanguageModeling(), "train.objective")
     plain.pop("use_cached")
     return {} if described == plain else {"objective": described}

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from detox_jax.training import base_model
+from detox_jax.training import base_model, train
 from detox_jax.training.click import Click
 from detox_jax.training.dpo import Preference
 from detox_jax.training.reward_weighted import RewardWeighted
@@ -196,3 +196,11 @@ def test_a_pair_of_equal_sides_teaches_nothing(config, dropout):
 
         assert float(norm(batch(ids(0), ids(0)))) == 0.0
         assert float(norm(batch(ids(0), ids(1)))) > 1e-3
+
+
+def test_settings_say_what_click_learns_now():
+    """A version before learnt the sum over the chosen side's tokens."""
+    (said,) = train._objective_settings(Click()).values()
+    assert said["learns"] == "the mean over the chosen side's tokens"
+    (said,) = train._objective_settings(Preference()).values()
+    assert "learns" not in said

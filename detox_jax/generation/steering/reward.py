@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax import output_settings
 from detox_jax.checkpoints import array_file, places
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints.model_dir import LoadedModel
@@ -18,6 +19,7 @@ from detox_jax.generation.steering import formulas, lookahead, models
 from detox_jax.generation.steering.lookahead import Lookahead
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.models import reward as rewards
+from detox_jax.parallel import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,12 @@ class RewardAugmented:
         """
         owner = "RewardAugmented.reward"
         model_dir, _ = checkpoints.resolve(self.reward, is_reward=True)
-        array_file.require_finished(owner, str(model_dir), places.REWARD_VERB)
+        manifest = array_file.require_finished(owner, str(model_dir), places.REWARD_VERB)
+        if output_settings.LEARNS not in manifest["settings"]:
+            processes.warn(
+                f"{owner}: {self.reward} was trained on texts without the token that starts a "
+                "document, behind which it reads here; train it anew with `train_reward`"
+            )
         shared = models.Base.of_steered(base)
         model = models.read_expert(owner, self.reward, base, shared, mesh, is_reward=True)
         config = model.module.config

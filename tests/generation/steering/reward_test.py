@@ -1,6 +1,7 @@
 """Reward-augmented decoding: figures by hand, a reward that is trained, and what is refused."""
 
 import functools
+import json
 import re
 import shutil
 
@@ -105,6 +106,26 @@ def test_candidates_get_what_the_reward_says(trained, steered, vocabulary, one_d
         added = 2 * (1 - np.clip(_expected(model, ids), 0, 1))
         assert found.logits_RV[0, token] - logits[0, token] == pytest.approx(added, abs=1e-3)
     assert loaded.settings["reward"]["fingerprint"] == model.fingerprint
+
+
+def test_a_reward_of_an_earlier_version(
+    trained, model_dir, steered, one_device_mesh, tmp_path, capsys
+):
+    """It learnt texts without their start token: it steers, with a warning; half of one ends."""
+    said = "was trained on texts without the token that starts a document"
+    path = tmp_path / "reward"
+    shutil.copytree(trained, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["settings"].pop("learns") == "texts behind the token that starts a document"
+    RewardAugmented(str(path)).load(steered, one_device_mesh)
+    assert said not in capsys.readouterr().err
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    RewardAugmented(str(path)).load(steered, one_device_mesh)
+    assert f"warning: RewardAugmented.reward: {path} {said}" in capsys.readouterr().err
+    assert _train(model_dir, path) == 0
+    (path / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    assert _train(model_dir, path) == 2
+    assert "(learns: absent there, 'texts behind the token" in capsys.readouterr().err
 
 
 def test_a_reward_is_no_language_model(trained, steered, one_device_mesh, tmp_path, capsys):
