@@ -45,7 +45,8 @@ MODEL_FILES = (GENERATION_FILE, CONFIG_FILE)
 # The classes of transformers that read `vocab.json` and `merges.txt`, by what they do to a text
 # before the merges: GPT-2's cuts; NFC and GPT-2's cuts (from version 5 on; 4 read no such files of
 # GPT-NeoX); NFC and Qwen's own cuts. Version 4 has `Fast` behind some names.
-_GPT2_CLASSES = ("GPT2Tokenizer", "RobertaTokenizer", "BartTokenizer")
+GPT2_CLASS = "GPT2Tokenizer"
+_GPT2_CLASSES = (GPT2_CLASS, "RobertaTokenizer", "BartTokenizer")
 _NEOX_CLASS, _QWEN_CLASS = "GPTNeoXTokenizer", "Qwen2Tokenizer"
 _QWEN_TYPES = ("qwen2", "qwen3")  # whose tokenizer is Qwen's where no file names its class
 _QWEN_SPLIT = (
@@ -436,12 +437,13 @@ def _merges_tokenizer(
 ) -> tokenizers.Tokenizer:
     """A byte-level BPE, its texts cut as the class that the settings name cuts them."""
     name, file = tokenizer_class(settings)
-    kind = (name or _GPT2_CLASSES[0]).removesuffix("Fast")
+    kind = (name or GPT2_CLASS).removesuffix("Fast")
     if kind not in (*_GPT2_CLASSES, _NEOX_CLASS, _QWEN_CLASS):
         raise UserError(
             f"{path}/{file}: how {shortened(repr(name), 60)}, its tokenizer_class, reads "
             f"{VOCAB_FILE} and {MERGES_FILE} is not known here; save the tokenizer with "
-            f"transformers' save_pretrained, which writes {TOKENIZER_FILE}"
+            f"transformers' save_pretrained, which writes {TOKENIZER_FILE}; in a checkpoint that "
+            f'an earlier version made name "{GPT2_CLASS}", as which that read it'
         )
     vocab: dict[str, int] = json.loads(files[VOCAB_FILE])
     tokenizer = byte_level(models.BPE(vocab, read_merges(files[MERGES_FILE])))

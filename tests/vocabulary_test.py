@@ -132,6 +132,7 @@ def test_merges_of_a_class_that_is_not_known_are_refused(name, tmp_path):
         Vocabulary.load(str(tmp_path))
     assert str(error.value).startswith(f"{tmp_path}/tokenizer_config.json: how ")
     assert "save_pretrained, which writes tokenizer.json" in str(error.value)
+    assert 'an earlier version made name "GPT2Tokenizer"' in str(error.value)
 
 
 @pytest.mark.real

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from detox_jax import atomic_files
+from detox_jax import atomic_files, tokenizer_files
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints import steps as steps_lib
@@ -30,6 +30,7 @@ from detox_jax.models import field_types
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.tokenizer_files import GPT2_CLASS, TOKENIZER_CONFIG_FILE
 from detox_jax.vocabulary import Vocabulary
 
 
@@ -347,16 +348,41 @@ def load_model(
     params, spec, fingerprint = load_params(checkpoint_path, mesh, strict, is_reward)
     model_dir, _ = places.split(checkpoint_path)
     vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
-    if vocabulary.fingerprint != spec.vocabulary:
-        raise UserError(
-            f"{model_dir}: its vocabulary/ is {vocabulary.fingerprint}, but the model was trained "
-            f"with {spec.vocabulary}; put back the vocabulary that it was trained with"
-        )
+    check_vocabulary(checkpoint_path, spec, vocabulary)
     config = dataclasses.replace(spec.config, dropout_rate=0.0, remat="none")
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype)
     module = network(config, spec.adaptation, vocabulary)
     return LoadedModel(module, params, vocabulary, fingerprint, spec)
+
+
+def check_vocabulary(checkpoint_path: str, spec: ModelSpec, vocabulary: Vocabulary) -> None:
+    """Refuses a checkpoint whose vocabulary was replaced, or is read otherwise than it was.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      spec: what its `model.json` says.
+      vocabulary: that lies there.
+
+    Raises:
+      UserError: with what to do in either case.
+    """
+    if vocabulary.fingerprint == spec.vocabulary:
+        return
+    as_before = ""
+    named, _ = tokenizer_files.tokenizer_class(tokenizer_files.settings_of(vocabulary.files))
+    if tokenizer_files.is_of_merges(vocabulary.files) and named not in (None, GPT2_CLASS):
+        as_before = (
+            f', or write "tokenizer_class": "{GPT2_CLASS}" into its {TOKENIZER_CONFIG_FILE}, as '
+            "which that version read merges"
+        )
+    model_dir, _ = places.split(checkpoint_path)
+    raise UserError(
+        f"{model_dir}: its {places.VOCABULARY_DIR}/ is {vocabulary.fingerprint}, but the model was "
+        f"trained with {spec.vocabulary}; put back the vocabulary that it was trained with, or, "
+        "where its files are those and an earlier version read them otherwise, import the model "
+        f"again{as_before}"
+    )
 
 
 def network(

@@ -464,6 +464,8 @@ def _load_initial(
 
 def _check_spec(path: str, spec: checkpoints.ModelSpec, vocabulary: str) -> None:
     if spec.vocabulary != vocabulary:
+        # The task may use the checkpoint's own.
+        checkpoints.check_vocabulary(path, spec, Vocabulary.load(checkpoints.vocabulary_dir(path)))
         raise UserError(
             f"{path}: trained with vocabulary {spec.vocabulary}, the task uses {vocabulary}; give "
             f"the task the checkpoint's own, {path}/{places.VOCABULARY_DIR}"

@@ -1,5 +1,7 @@
 """Checkpoints that cannot be used are refused by name (adapters: see train_test)."""
 
+import dataclasses
+import json
 import re
 import shutil
 
@@ -88,6 +90,27 @@ def test_the_vocabulary_of_another_checkpoint(copy, vocabulary):
     Vocabulary.train(["zzz yyy xxx"], vocabulary.vocab_size).save(str(copy / "vocabulary"))
     with pytest.raises(UserError, match="put back the vocabulary"):
         _load(copy)
+
+
+def test_merges_that_are_read_otherwise_than_before(copy):
+    """As GPT-2's, whatever their class; which a checkpoint that was trained here can say."""
+    spec, files = checkpoints.read_spec(epath.Path(copy)), copy / "vocabulary"
+    (files / "tokenizer.json").unlink()
+    pieces = ["h", "i", "hi", "<|endoftext|>"]
+    (files / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (files / "merges.txt").write_text("h i\n")
+    before = dataclasses.replace(spec, vocabulary=Vocabulary.load(str(files)).fingerprint)
+    config = files / "tokenizer_config.json"
+    for name, told in (("Qwen2Tokenizer", True), ("GPT2Tokenizer", False)):
+        config.write_text(json.dumps({"tokenizer_class": name}))
+        vocabulary = Vocabulary.load(str(files))
+        if not told:
+            checkpoints.check_vocabulary(str(copy), before, vocabulary)
+        with pytest.raises(UserError) as error:
+            checkpoints.check_vocabulary(str(copy), before if told else spec, vocabulary)
+        assert "put back the vocabulary that it was trained with, or" in str(error.value)
+        assert "import the model again" in str(error.value)
+        assert ('"tokenizer_class": "GPT2Tokenizer" into' in str(error.value)) == told
 
 
 def test_a_base_that_is_gone(copy):

@@ -16,11 +16,13 @@ from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.errors import UserError
 from detox_jax.models.adaptation import AdapterConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import programs
 from detox_jax.training import loop as loops
 from detox_jax.training import step as steps_lib
+from detox_jax.training import train as trains
 from detox_jax.training.optimizer import AdamW
 from tests.conftest import write_tiny_run
 from tests.marks import slow_but
@@ -363,6 +365,16 @@ def test_whole_model_from_a_checkpoint_starts_where_it_was(flags, base, tmp_path
     arguments = [*flags, f"--gin.INITIAL_CHECKPOINT_PATH={base}", f"--gin.MODEL_DIR={path}"]
     assert cli.main(arguments) == 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), load(path), load(base))
+
+
+def test_a_vocabulary_of_its_own_that_is_read_otherwise_than_before(model_dir):
+    """The task uses it already: to give it once more would not help."""
+    spec = checkpoints.read_spec(epath.Path(model_dir))
+    before = dataclasses.replace(spec, vocabulary="0123456789abcdef")
+    with pytest.raises(UserError, match="read them otherwise, import the model again"):
+        trains._check_spec(model_dir, before, spec.vocabulary)
+    with pytest.raises(UserError, match="give the task the checkpoint's own"):
+        trains._check_spec(model_dir, spec, "0123456789abcdef")
 
 
 MISTAKES = {
