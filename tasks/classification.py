@@ -164,6 +164,7 @@ def read_documents(path: str, labels: Sequence[str], part: int | None) -> Iterat
         if not number:
             raise UserError(
                 f"{path}: none of its {unscored} documents{of_split} has a score; run `score`"
+                f"{'' if part is None else ', or give more documents, or VALIDATION_INPUT'}"
             )
         processes.warn(
             f"{path}: {unscored} of {number + unscored} documents{of_split} have no score and are "
