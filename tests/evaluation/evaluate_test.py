@@ -729,7 +729,7 @@ def write_groups(directory, shift=0.0, language=None):
 def test_groups_have_rows_and_a_gap(tmp_path, capsys):
     methods = {
         "base": write_groups(tmp_path / "base"),
-        "mine": write_groups(tmp_path / "mine", shift=0.3),
+        "mine": write_groups(tmp_path / "mine", shift=0.29),
     }
     flag = "--gin.GROUP_BY=['group', 'group+stance']"
     assert run(tmp_path / "out", methods, flag) == 0
@@ -747,6 +747,7 @@ def test_groups_have_rows_and_a_gap(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "base: of 2 groups by group, EMT is highest for b and lowest for a: 0.300" in printed
     assert "interval for all pairs at once; chance may explain it" in printed
+    assert "mine: TP is the same for all of 2 groups by group: 0.000 [" in printed
     read = results_files.read(tmp_path / "out" / "results.json")
     assert read.gaps[0].difference.value == pytest.approx(0.3)
 
