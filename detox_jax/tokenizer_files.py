@@ -27,7 +27,7 @@ SENTENCEPIECE_FILE = "tokenizer.model"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
-_KEPT = (
+KEPT = (
     TOKENIZER_FILE,
     VOCAB_FILE,
     MERGES_FILE,
@@ -267,14 +267,14 @@ def read(path: str) -> TokenizerFiles:
     bos, bos_file = _boundary("bos", codec, settings, path)
     ends, ends_file = _ends(eos, settings, path)
     class_file = tokenizer_class(settings)[1] if is_of_merges(files) else None
-    names_kept = {*_KEPT, GENERATION_FILE, eos_file, bos_file, ends_file, class_file}
+    names_kept = {*KEPT, GENERATION_FILE, eos_file, bos_file, ends_file, class_file}
     files = {name: content for name, content in files.items() if name in names_kept}
     return TokenizerFiles(codec, eos if bos is None else bos, eos, ends, files, path)
 
 
 def _read_files(directory: epath.Path) -> dict[str, bytes]:
     """The files of a tokenizer that are there, by name."""
-    names = [*_KEPT, *MODEL_FILES]
+    names = [*KEPT, *MODEL_FILES]
     if not atomic_files.is_local(directory):
         # A bucket is asked twice for each that is missing, and once for all that are there.
         listed = {file.name for file in directory.iterdir()} if directory.is_dir() else set()

@@ -13,13 +13,16 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import directory_lock, manifests, outputs
+from detox_jax import directory_lock, manifests, outputs, tokenizer_files
 from detox_jax.errors import Unavailable, UserError, in_one_line
+from detox_jax.interop.safetensors_io import ADAPTER_FILE
 
 # Ours alone: where the model lay, and how it was made, is for this disk.
 _NOT_UPLOADED = (manifests.MANIFEST, outputs.CONFIG, directory_lock.LOCK, outputs.TIMES_FILE)
-# Weights that an earlier export may have left; beside those of another sharding they would be read.
+# What an export writes, and an earlier one may have left: weights of another sharding, a whole
+# model's files beside an adapter or an adapter's beside a model would be read with what is new.
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
+_WRITTEN = (ADAPTER_FILE, *tokenizer_files.MODEL_FILES, *tokenizer_files.KEPT)
 _TRY_AGAIN = (408, 429)
 
 
@@ -119,7 +122,7 @@ class Upload:
 
 
 def _operations(directory: epath.Path, there: Sequence[str]) -> Iterator[Any]:
-    """The files, and the weights of an earlier export that are none of this one's."""
+    """The files, and those of an earlier export that are none of this one's."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     names = sorted(
@@ -131,5 +134,5 @@ def _operations(directory: epath.Path, there: Sequence[str]) -> Iterator[Any]:
     for name in names:
         yield CommitOperationAdd(name, str(directory / name))
     for name in sorted(set(there) - set(names)):
-        if name.endswith(_WEIGHTS) and "/" not in name:
+        if (name.endswith(_WEIGHTS) or name in _WRITTEN) and "/" not in name:
             yield CommitOperationDelete(name)

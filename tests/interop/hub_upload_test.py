@@ -4,6 +4,7 @@ import pytest
 from huggingface_hub import constants
 
 from detox_jax import cli
+from detox_jax.interop import hub_upload
 from tests.interop import hub_stand_in
 
 REPO = "me/kind-model"
@@ -54,6 +55,24 @@ def test_message_branch_and_publicity_are_the_users(hub, flags, tmp_path):
     other = [flag.replace(REPO, "me/other") for flag in flags]
     assert cli.main([*other, "--gin.HUB_PRIVATE=False"]) == 0
     assert hub.visibility["me/other"] == "public"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_nothing_of_an_earlier_export_is_read_with_what_is_new(whole, tmp_path):
+    """A whole model behind an adapter, and an adapter behind a whole model."""
+    mine = ["config.json", "model.safetensors", "tokenizer.json"]
+    theirs = ["adapter_config.json", "adapter_model.safetensors"]
+    stale = ["generation_config.json", "chat_template.jinja"]
+    (mine, theirs) = (mine, theirs) if whole else (theirs, mine)
+    for name in ["README.md", *mine]:
+        (tmp_path / name).write_text("new")
+    kept = ["LICENSE", ".gitattributes", "notes.json", "onnx/config.json"]
+    operations = hub_upload._operations(tmp_path, ["README.md", *mine, *theirs, *stale, *kept])
+    done = {
+        (type(of).__name__.removeprefix("CommitOperation"), of.path_in_repo) for of in operations
+    }
+    assert {name for kind, name in done if kind == "Add"} == {"README.md", *mine}
+    assert {name for kind, name in done if kind == "Delete"} == {*theirs, *stale}
 
 
 @pytest.mark.parametrize(
