@@ -16,6 +16,7 @@ _SETTINGS = (
     "dtype",
     "steering",
     "behind",
+    "chat_template",
 )
 # Those that must be equal; a seed may differ, and `joined` cuts to equally many samples.
 _COMPARED = (
@@ -25,7 +26,10 @@ _COMPARED = (
     "steering",
     "behind",
     "best_of",
+    "chat_template",
 )
+_CHANGES = ("steering", "behind", "best_of")  # a model's own text, where there are any
+_RAW_TEXT = "raw text"  # in place of a template's fingerprint
 _CHOICE = ("selection", "samples_per_result")  # of `score`'s note on a `filter` among samples
 _NEVER_OWN = ("max_new_tokens",)  # A shorter text is a less toxic one, whatever wrote it.
 MAY_DIFFER = tuple(name for name in _COMPARED if name not in _NEVER_OWN)
@@ -48,13 +52,33 @@ def of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     places = [decoding, settings] if isinstance(decoding, Mapping) else [settings]
     said = {name: place[name] for name in _SETTINGS for place in places if name in place}
     chosen = manifest.get("chosen") or {}
-    # Files do not speak of a steering, of tags and of a choice that they do not have.
+    # Files do not speak of a steering, tags, a choice and a template that they do not have.
     return {
         **said,
         "steering": said.get("steering", []),
         "behind": said.get("behind", {}),
         "best_of": {name: chosen[name] for name in _CHOICE if name in chosen},
+        "chat_template": said.get("chat_template", _RAW_TEXT),
     }
+
+
+def is_asked(decoding: Mapping[str, Any] | None) -> bool:
+    """Whether prompts were asked in a chat template, as far as files say.
+
+    Args:
+      decoding: see `of_manifest`.
+    """
+    return (decoding or {}).get("chat_template", _RAW_TEXT) != _RAW_TEXT
+
+
+def changed_by(decoding: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What makes a text another than the model's own behind the prompt as it stands.
+
+    Args:
+      decoding: see `of_manifest`.
+    """
+    names = [name for name in _CHANGES if (decoding or {}).get(name)]
+    return (*names, *(["chat_template"] if is_asked(decoding) else []))
 
 
 def check_own(own: Mapping[str, Collection[str]], advice: str = OWN_OF_EVALUATE) -> None:

@@ -198,8 +198,9 @@ def evaluate(
                     statistics=STATISTICS,
                     notes=(
                         *joining[scorer],
-                        *_notes(named, scored, quality, word_segmenter, heldout),
+                        *_notes(named, scored, quality, reader),
                     ),
+                    decoded_with=_decoded_with(scored),
                     settings=settings,
                     versions=output.manifest["versions"],
                     command=command or f"detox-jax evaluate --gin_file={output_dir}/config.gin",
@@ -407,18 +408,24 @@ def _notes(
     methods: Mapping[str, Method],
     scored: Mapping[str, Scored],
     quality: Mapping[tuple[str, str], Quality],
-    segmenter: Segmenter | None,
-    heldout: str | None,
+    reader: PerplexityReader,
 ) -> list[str]:
-    """Sentences on what steering and the choice among samples mean for the figures."""
+    """Sentences on what templates, steering and the choice among samples mean for the figures."""
     with_model = [name for name, method in methods.items() if method.checkpoint_path is not None]
     of_models = {name: quality[name, "full"] for name in methods}
     return [
-        *notes.on_unread(heldout, of_models, with_model),
+        *notes.on_unread(reader.heldout, of_models, with_model),
+        *notes.on_template(scored, reader.asks),
         *notes.on_perplexity(scored, of_models, with_model),
         *notes.on_choice(scored),
-        *notes.on_words(of_models, segmenter),
+        *notes.on_words(of_models, reader.segmenter),
     ]
+
+
+def _decoded_with(scored: Mapping[str, Scored]) -> dict[str, tuple[str, ...]] | None:
+    """What `Provenance.decoded_with` is; None without any."""
+    changed = {name: decoding.changed_by(of.decoding) for name, of in scored.items()}
+    return {name: names for name, names in changed.items() if names} or None
 
 
 def _rows_of_all(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from detox_jax.evaluation.rows import Quality
 from detox_jax.evaluation.scored_texts import Scored
@@ -77,6 +77,29 @@ def _how_to_measure(name: str, of: Scored) -> str:
         f"@{name}/evaluate.Method(), ...}} and {name}/evaluate.Method.steering = the STEERING that "
         f"it was generated under ({drawn_under}); docs/STEERING.md shows such a file."
     )
+
+
+def on_template(
+    scored: Mapping[str, Scored], reference_asks: Callable[[], bool | None]
+) -> list[str]:
+    """Whose prompts were asked in a chat template, and how the reference read their answers.
+
+    Args:
+      scored: the continuations, by method.
+      reference_asks: says whether the reference has a template; None where there is no reference.
+    """
+    asked = [name for name, of in scored.items() if of.is_asked]
+    if not asked:
+        return []
+    raw = [n for n, of in scored.items() if of.decoding is not None and not of.is_asked]
+    others = f"; given as raw text: {', '.join(raw)}" if raw else ""
+    notes = [f"Prompts were asked in the tokenizer's chat template: {', '.join(asked)}{others}."]
+    if reference_asks() is False:
+        notes.append(
+            f"The perplexity of the continuations of {', '.join(asked)} is of raw text behind the "
+            "prompts, since REFERENCE has no chat template."
+        )
+    return notes
 
 
 def on_choice(scored: Mapping[str, Scored]) -> list[str]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from detox_jax import output_settings, records, segmenters, terminal
+from detox_jax import chat, output_settings, records, segmenters, terminal
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
@@ -168,6 +168,7 @@ def continuation_perplexity(
     batch_size: int = 128,
     mesh_shape: Mapping[str, int] | None = None,
     segmenter: Segmenter | None = None,
+    asked: bool = False,
 ) -> ContinuationPerplexity:
     """The perplexity of continuations given their prompts under a reference model.
 
@@ -182,12 +183,14 @@ def continuation_perplexity(
       batch_size: continuations at once.
       mesh_shape: size of the mesh axes; all devices on `data` where None.
       segmenter: of words; white space alone where None.
+      asked: whether the continuations are answers to prompts that were asked in a chat template:
+        they are then read behind the question, in the reference's own template.
 
     Returns:
       Per token and per white-space word, with their counts and the reference's fingerprint.
 
     Raises:
-      UserError: if every continuation is empty.
+      UserError: if every continuation is empty, or an answer's reference has no template.
     """
     mesh = meshes.create_mesh(mesh_shape)
     loaded = checkpoints.load_model(checkpoint_path, mesh, strict=True)
@@ -201,17 +204,29 @@ def continuation_perplexity(
     if not pairs:
         raise UserError(f"{generations}: every continuation is empty; there is nothing to read")
     windows, tokens = [], 0
-    prompts, texts = zip(*pairs, strict=True)
-    encoded = vocabulary.encode_batch(prompts), vocabulary.encode_continuations(prompts, texts)
-    for prompt, text in zip(*encoded, strict=True):
+    for (start, *before), text in _encoded(vocabulary, pairs, asked):
         # A context that is cut keeps its start token, which begins every text of the model's.
-        ids = [vocabulary.bos_id, *[*prompt, *text][-context:]]
+        ids = [start, *[*before, *text][-context:]]
         scored = min(len(text), len(ids) - 1)
         windows.append((ids, len(ids) - 1 - scored))
         tokens += scored
     total = _total_nll(loaded, mesh, windows, batch_size, generations, checkpoint_path)
     words = sum(segmenters.num_words(text, segmenter) for _, text in pairs)
     return ContinuationPerplexity(*_per_unit(total, tokens, words), reference=loaded.fingerprint)
+
+
+def _encoded(
+    vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], asked: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """The ids of what stands before each continuation, from its start token on, and its own."""
+    prompts, texts = [prompt for prompt, _ in pairs], [text for _, text in pairs]
+    exchange = chat.exchange(vocabulary, True) if asked else None
+    starts = [vocabulary.bos_id]
+    if exchange is not None:  # The template writes the start token.
+        prompts, starts = [exchange.question(prompt) for prompt in prompts], []
+    encoded = vocabulary.encode_batch(prompts), vocabulary.encode_continuations(prompts, texts)
+    for prompt, text in zip(*encoded, strict=True):
+        yield [*starts, *prompt] or [vocabulary.bos_id], text
 
 
 def _per_unit(total: float, tokens: int, words: int) -> tuple[float, float, int, int]:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from detox_jax import atomic_files, output_settings, records, segmenters, shared_steps
+from detox_jax import atomic_files, chat, output_settings, records, segmenters, shared_steps
+from detox_jax.checkpoints import places
 from detox_jax.checkpoints.identity import identity, text_rules
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
@@ -144,6 +145,8 @@ class PerplexityReader:
     ) -> ContinuationPerplexity | None:
         """The perplexity of a method's first continuations; None where there is no reference.
 
+        Answers to what was asked in a chat template are read behind the question.
+
         Args:
           name: of the method.
           checkpoint: its model, if it has one.
@@ -156,6 +159,7 @@ class PerplexityReader:
         from detox_jax.evaluation import perplexity
 
         num_samples = min(_READ, scored.samples_per_prompt)  # Of those that compare.
+        asked = self._template if scored.is_asked else {}
         return self._once(
             ContinuationPerplexity,
             f"continuation_perplexity-{name}.json",
@@ -166,6 +170,7 @@ class PerplexityReader:
                 "texts": texts_sha256(records.read_prompts(generations), num_samples),
                 **segmenters.settings(self.segmenter),
                 **text_rules(reference),
+                **asked,
             },
             lambda: perplexity.continuation_perplexity(
                 reference,
@@ -173,8 +178,21 @@ class PerplexityReader:
                 num_samples=num_samples,
                 mesh_shape=self.mesh_shape,
                 segmenter=self.segmenter,
+                asked=bool(asked),
             ),
         )
+
+    def asks(self) -> bool | None:
+        """Whether the reference has a chat template; None where there is no reference."""
+        return None if self.reference is None else bool(self._template)
+
+    @functools.cached_property
+    def _template(self) -> dict[str, str]:
+        """The reference's chat template, as settings name it; nothing where it has none."""
+        if self.reference is None:
+            return {}
+        model_dir, _ = places.split(self.reference)
+        return chat.settings_ahead(str(model_dir / places.VOCABULARY_DIR))
 
     def _read_by(self, checkpoint: str, behind: Tags | None) -> dict[str, Any]:
         """What decides a figure on held-out text; nothing of tags where there are none."""

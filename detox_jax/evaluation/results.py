@@ -83,6 +83,9 @@ class Provenance:
       settings: of `evaluate`, as its manifest has them.
       versions: of packages.
       command: what repeats the run.
+      decoded_with: of the methods whose text is not their model's own behind the prompt as it
+        stands, the settings that make it so: `chat_template`, `steering`, `behind`, `best_of`; None
+        where there are none, and of results of before, which did not say it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -93,6 +96,9 @@ class Provenance:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     command: str | None = None
+    decoded_with: Mapping[str, tuple[str, ...]] | None = dataclasses.field(
+        default=None, metadata=SPARSE
+    )
 
 
 @dataclasses.dataclass(frozen=True)

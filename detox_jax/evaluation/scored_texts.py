@@ -72,6 +72,11 @@ class Scored:
         return steered_by(self.decoding)
 
     @property
+    def is_asked(self) -> bool:
+        """Whether the prompts were asked in a chat template."""
+        return decoding.is_asked(self.decoding)
+
+    @property
     def num_samples(self) -> int:
         """Continuations, scored or not."""
         return int(self.counts_P.sum())

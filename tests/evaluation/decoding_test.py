@@ -61,6 +61,23 @@ def test_a_steering_is_compared_also_where_only_one_has_any():
     assert compare(mine, own=["steering"]) == ()
 
 
+def test_a_template_is_compared_with_raw_text_which_files_do_not_name():
+    asked = {**SETTINGS, "chat_template": "0123456789abcdef"}
+    mine = decoding.of_manifest({"generated": asked})
+    assert decoding.is_asked(mine) and not decoding.is_asked(of()) and not decoding.is_asked(None)
+    assert decoding.changed_by(mine) == ("chat_template",) and decoding.changed_by(None) == ()
+    said = "chat_template '0123456789abcdef', 'base' with 'raw text'; .*own_decoding = "
+    with pytest.raises(UserError, match=said):
+        compare(mine)
+    with pytest.raises(UserError, match="chat_template 'raw text', 'base' with '0123456789abcdef'"):
+        decoding.compare({"base": mine, "mine": of()}, "base", {})
+    assert compare(mine, own=["chat_template"]) == ()
+    decoding.check_own({"mine": ["chat_template"]})
+    assert decoding.said({"base": of(), "mine": mine}, "base") == (
+        "Decoded otherwise than base: mine (chat_template).",
+    )
+
+
 def test_a_method_may_be_its_decoding_but_not_its_limit():
     assert compare(of(sampling=GREEDY), own=["sampling"]) == ()
     with pytest.raises(UserError, match="max_new_tokens 10"):

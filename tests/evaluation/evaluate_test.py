@@ -7,13 +7,14 @@ import shutil
 
 import pytest
 
-from detox_jax import cli, records
+from detox_jax import chat, cli, records
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation import perplexity, results_files, scored_texts, text_quality
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.formats import plain_prompts
+from tests import chats_made
 from tests.conftest import SENTENCES, draw_few_files
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -560,6 +561,58 @@ def test_how_the_texts_were_generated_is_compared(tmp_path, capsys):
     assert "'mine' was generated with max_new_tokens 10, 'base' with 20" in capsys.readouterr().err
 
 
+def test_who_was_asked_in_a_template_is_said_and_read_so(
+    tmp_path, config, vocabulary, monkeypatch, capsys
+):
+    """Beside raw text only where the row says that it is this; by a raw reference as raw text."""
+    texts = chats_made.save_tokenizer(tmp_path, chats_made.TEMPLATES["marks"])
+    chats = chats_made.save_model(tmp_path / "chats", config, texts)
+    raw = chats_made.save_model(tmp_path / "raw", config, vocabulary)
+    read = []
+    compute = lambda *_, asked, **__: read.append(asked) or of_value(2.0)  # noqa: E731
+    monkeypatch.setattr(perplexity, "continuation_perplexity", compute)
+    paths = {
+        name: write(tmp_path / name, scores) for name, scores in (("base", BASE), ("mine", MINE))
+    }
+    for name, template in (("base", {}), ("mine", {"chat_template": "0123456789abcdef"})):
+        file = pathlib.Path(paths[name]) / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["generated"] = {"decoding": {"max_new_tokens": 20}, **template}
+        file.write_text(json.dumps(manifest))
+    assert run(tmp_path / "out", paths) == 2
+    assert (
+        "with chat_template '0123456789abcdef', 'base' with 'raw text'" in capsys.readouterr().err
+    )
+    methods = {
+        "base": paths["base"],
+        "mine": evaluates.Method(paths["mine"], own_decoding=["chat_template"]),
+    }
+    said = "Prompts were asked in the tokenizer's chat template: mine; given as raw text: base."
+    instead = "The perplexity of the continuations of mine is of raw text behind the prompts"
+    for name, reference, behind in (
+        ("a", None, []),
+        ("b", chats, [False, True]),
+        ("c", raw, [False] * 2),
+    ):
+        evaluates.evaluate(
+            methods,
+            str(tmp_path / name),
+            reference=reference,
+            min_coverage=0.5,
+            bootstrap_draws=200,
+        )
+        provenance = results_of(tmp_path / name)["provenance"]
+        assert said in provenance["notes"] and read == behind
+        assert any(instead in note for note in provenance["notes"]) == (reference == raw)
+        assert provenance["decoded_with"] == {"mine": ["chat_template"]}
+        assert results_files.read(tmp_path / name / "results.json").provenance.decoded_with
+        read.clear()
+    kept = json.loads((tmp_path / "b" / "continuation_perplexity-mine.json").read_text())
+    assert kept["inputs"]["chat_template"] == chat.exchange(texts).fingerprint
+    kept = json.loads((tmp_path / "b" / "continuation_perplexity-base.json").read_text())
+    assert "chat_template" not in kept["inputs"]
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\\\b", ".hidden", ""])
 def test_a_method_is_named_as_a_file_may_be(tmp_path, capsys, name):
     assert run(tmp_path / "out", {"base": write(tmp_path / "base", BASE), name: "x"}) == 2
@@ -690,7 +743,8 @@ def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatc
         seen.append(mesh_shape)
         return Perplexity(2.0, 8.0, 10, 5, 1)
 
-    def of_texts(reference, generations, *, num_samples, mesh_shape, segmenter):
+    def of_texts(reference, generations, *, num_samples, mesh_shape, segmenter, asked):
+        assert not asked
         seen.append(mesh_shape)
         return of_value(2.0)
 

@@ -11,6 +11,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detox_jax import chat
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.evaluation import perplexity
@@ -20,6 +21,7 @@ from detox_jax.generation.steering.steering import Loaded
 from detox_jax.generation.steering.words import BannedWords
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
+from tests import chats_made
 from tests.conftest import SENTENCES, random_params
 from tests.tokenizers_made import save_llama
 
@@ -142,6 +144,40 @@ def test_continuations_are_read_from_the_start_token_with_the_space_before_them(
     measured = perplexity.continuation_perplexity(str(directory), str(path))
     assert measured.tokens == tokens
     assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
+
+
+@pytest.mark.parametrize("template", ["marks", "dated"])
+def test_answers_are_read_behind_the_question_in_the_template(template, tmp_path, config):
+    """As the model was asked: no start token but the template's, and its marks between the two."""
+    vocabulary = chats_made.save_tokenizer(tmp_path, chats_made.TEMPLATES[template])
+    directory = chats_made.save_model(tmp_path / "model", config, vocabulary)
+    config = dataclasses.replace(config, vocab_size=vocabulary.vocab_size)
+    model, params = random_params(config)
+    rows = [("0", "The bus", "It was late."), ("1", "Thanks", " You are welcome")]
+    records = [
+        {"id": i, "prompt": {"text": prompt}, "generations": [{"text": text}]}
+        for i, prompt, text in rows
+    ]
+    path = tmp_path / "g.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    exchange = chat.exchange(vocabulary)
+    total, tokens = 0.0, 0
+    for _, prompt, text in rows:
+        question = exchange.ids(exchange.question(prompt))
+        assert (question[0] == vocabulary.bos_id) == (template == "dated")
+        ids = [*question, *vocabulary.encode(text)]
+        assert len(ids) <= config.max_length + 1
+        logits = np.asarray(
+            model.apply({"params": params}, np.array([ids]), enable_dropout=False)[0], np.float64
+        )
+        for target in range(len(question), len(ids)):
+            row = logits[target - 1]
+            total -= row[ids[target]] - row.max() - np.log(np.exp(row - row.max()).sum())
+            tokens += 1
+    measured = perplexity.continuation_perplexity(directory, str(path), asked=True)
+    assert measured.tokens == tokens
+    assert measured.value == pytest.approx(np.exp(total / tokens), rel=1e-4)
+    assert perplexity.continuation_perplexity(directory, str(path)).value != measured.value
 
 
 def test_a_context_that_is_cut_keeps_its_start_token(tmp_path, config, vocabulary, model_dir):
