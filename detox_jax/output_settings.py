@@ -32,6 +32,10 @@ TEXT_RULES, LEARNS = "text_rules", "learns"
 _RULES_VERSION = 2
 # Of a training under dropout; before, nothing named it.
 _PARTS = "accumulation_steps"
+# In settings of `convert`: what tells a model from others of its sizes and step. Versions before
+# named less of it, and of an adaptation alone these two, which decide nothing of it.
+_OF_MODEL = ("made_from", "fingerprint", "vocabulary")
+_OF_WEIGHTS = ("dtype", "max_shard_bytes")
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 _NOT_YET_SAID = "not known yet"
@@ -244,6 +248,8 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
         old = _with_order(there, old, new)
     if there["verb"] == "evaluate" and there["complete"]:
         new = _without_new_steering(there, old, new)
+    if there["verb"] == "convert":
+        old, new = _as_converted_before(old, new)
     if _PARTS not in old:  # It may be of as many parts as this run, and goes on.
         new = {name: value for name, value in new.items() if name != _PARTS}
     if draw[1] is not None:
@@ -388,6 +394,27 @@ def _without_new_steering(there: Mapping[str, Any], old: Any, new: Any) -> Any:
 
     methods = {name: as_before(name, method) for name, method in new["methods"].items()}
     return {**new, "methods": methods}
+
+
+def names_model(settings: Mapping[str, Any]) -> bool:
+    """Whether settings of a conversion tell its model from others of the same sizes and step."""
+    ends = (settings.get(name) for name in ("checkpoint", "source"))
+    return any(isinstance(end, Mapping) and not end.keys().isdisjoint(_OF_MODEL) for end in ends)
+
+
+def _as_converted_before(old: Any, new: Any) -> tuple[Any, Any]:
+    """Settings of a conversion and of this one, as far as a version that named less knew them."""
+
+    def known(there: Any, now: Any) -> Any:
+        if not isinstance(there, Mapping) or not isinstance(now, Mapping):
+            return now
+        return {name: x for name, x in now.items() if name in there or name not in _OF_MODEL}
+
+    ends = {
+        name: known(old.get(name), new[name]) for name in ("checkpoint", "source") if name in new
+    }
+    old = {name: x for name, x in old.items() if name in new or name not in _OF_WEIGHTS}
+    return old, known(old, {**new, **ends})
 
 
 def _with_order(there: Mapping[str, Any], old: Any, new: Any) -> Any:

@@ -28,6 +28,7 @@ from detox_jax.models.adaptation import Adaptation
 from detox_jax.models.config import TransformerConfig
 from detox_jax.output_settings import NotYet
 from detox_jax.preview import Step
+from detox_jax.vocabulary import Vocabulary
 
 
 def convert(
@@ -68,7 +69,8 @@ def convert(
         says; commas separate them in a text.
       source: a checkpoint of this package to export.
       to_hf: the Hugging Face directory that the export writes.
-      dtype: of the exported weights; that of the import, or else `float32`, where None.
+      dtype: of the exported weights; that of the import, or else `float32`, where None. An
+        adaptation alone goes out in `float32`.
       merge_lora: add LoRA to the weights; False keeps it apart, in PEFT's layout.
       results: a `results.json` of `evaluate` for the model card.
       max_shard_gb: size of an exported safetensors file.
@@ -120,6 +122,9 @@ def convert(
         upload.check()
     if check_only:
         step = _preview(given, results, base)
+        if tuple(given) == ("from", "to_hf"):
+            adaptation = checkpoints.read_spec(checkpoints.resolve(given["from"])[0]).adaptation
+            exporting.check_dtype(adaptation, merge_lora, dtype)
         # Of what is hashed, or that a model alone decides, the conversion says what differs.
         chosen: dict[str, Any] = {"param_dtype": param_dtype, "merge_lora": merge_lora}
         chosen |= {} if dtype is None else {"dtype": dtype}
@@ -221,8 +226,12 @@ def _settings_ahead(given: Mapping[str, str], chosen: Mapping[str, Any]) -> NotY
     if start != "from":
         return NotYet(known=chosen)
     model_dir, step = checkpoints.resolve(source)
-    config = str(checkpoints.read_spec(model_dir))
-    return NotYet(known={**chosen, "checkpoint": NotYet(known={"step": step, "config": config})})
+    spec = checkpoints.read_spec(model_dir)
+    if exporting.goes_alone(spec.adaptation, chosen["merge_lora"]):  # They decide nothing of it.
+        chosen = {n: x for n, x in chosen.items() if n not in ("dtype", "max_shard_bytes")}
+    vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR)).files_sha256
+    checkpoint = NotYet(known=exporting.named(source, step, spec))
+    return NotYet(known={**chosen, "vocabulary": vocabulary, "checkpoint": checkpoint})
 
 
 def _names(fields: Sequence[str] | str) -> tuple[str, ...]:

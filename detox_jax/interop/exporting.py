@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from etils import epath
 
 from detox_jax import atomic_files, records
-from detox_jax.checkpoints import places, streamed
+from detox_jax.checkpoints import identity, places, streamed
+from detox_jax.checkpoints.model_dir import ModelSpec
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
@@ -21,7 +22,7 @@ from detox_jax.interop import (
     tokenizers,
 )
 from detox_jax.interop import verify as verify_lib
-from detox_jax.interop.staging import staged
+from detox_jax.interop.staging import already_there, staged
 from detox_jax.kinds import OneOf
 from detox_jax.models.adaptation import (
     Adaptation,
@@ -35,6 +36,7 @@ from detox_jax.vocabulary import Vocabulary
 
 _ADAPTERS = (AdapterConfig, ParallelAdapterConfig)
 _EXPORT_DTYPES = ("float32", "bfloat16", "float16")
+_ALONE_DTYPE = "float32"  # in which adaptations are trained
 ExportDtype = Annotated[str, OneOf(_EXPORT_DTYPES)]
 
 
@@ -83,9 +85,10 @@ def export_model(
     export = _open_export(source, dtype)
     checkpoint, adaptation = export.checkpoint, export.checkpoint.spec.adaptation
     _require_form(source, adaptation, merge_lora)
-    alone = isinstance(adaptation, _ADAPTERS) or (adaptation is not None and not merge_lora)
+    check_dtype(adaptation, merge_lora, dtype)
+    alone = goes_alone(adaptation, merge_lora)
     if alone:
-        export = _with_its_own_base(export)
+        export = _with_its_own_base(dataclasses.replace(export, dtype=_ALONE_DTYPE))
     if alone and verify:
         raise UserError(
             "--verify compares whole models, and this adaptation goes out alone; merge a LoRA "
@@ -95,17 +98,17 @@ def export_model(
         raise UserError(f"BASE_NAME={base_name}: {source} was trained from random weights")
     card_of = None if results is None else results_files.of_one_scorer(results)
     settings = {
-        "checkpoint": {"path": source, "step": checkpoint.step, "config": str(checkpoint.spec)},
-        "dtype": export.dtype,
+        "checkpoint": named(source, checkpoint.step, checkpoint.spec),
+        "vocabulary": export.vocabulary.files_sha256,
         "merge_lora": merge_lora,
         "results": None if card_of is None else records.describe_input(str(card_of)),
-        "max_shard_bytes": max_shard_bytes,
+        **({} if alone else {"dtype": export.dtype, "max_shard_bytes": max_shard_bytes}),
         **({} if license is None else {"license": license}),
         **({} if base_name is None else {"base_name": base_name}),
     }
     with staged(to_hf, settings) as output:
         if output is None:
-            print(f"{to_hf}: is already there, from the same checkpoint")
+            print(already_there(to_hf, "checkpoint"))
             if verify:
                 verify_lib.verify(source, to_hf, export.dtype)
             return
@@ -137,6 +140,35 @@ def export_model(
         print(
             f"{to_hf}: {export.dtype} does not hold {share:.1%} of the weights, which are rounded; "
             f"{measured}--gin.DTYPE=float32 keeps all bits"
+        )
+
+
+def named(source: str, step: int, spec: ModelSpec) -> dict[str, Any]:
+    """What settings say of a checkpoint that is exported: what it was made from, and its sizes.
+
+    Args:
+      source: its path.
+      step: which of its steps.
+      spec: what its `model.json` says.
+    """
+    return {**identity.identity(source), "step": step, "config": str(spec)}
+
+
+def goes_alone(adaptation: Adaptation | None, merge_lora: bool) -> bool:
+    """Whether an export is of an adaptation without its base."""
+    return isinstance(adaptation, _ADAPTERS) or (adaptation is not None and not merge_lora)
+
+
+def check_dtype(adaptation: Adaptation | None, merge_lora: bool, dtype: str | None) -> None:
+    """Refuses a dtype that an adaptation alone does not go out in.
+
+    Raises:
+      UserError: saying in which it does.
+    """
+    if goes_alone(adaptation, merge_lora) and dtype not in (None, _ALONE_DTYPE):
+        raise UserError(
+            f"DTYPE is {dtype!r}, and an adaptation alone goes out in {_ALONE_DTYPE}, as it was "
+            "trained; leave DTYPE out, or merge a LoRA (MERGE_LORA=True)"
         )
 
 
@@ -228,10 +260,9 @@ def export_t5x(source: str, to_t5x: str) -> None:
     """Writes a T5X checkpoint to start from; an adaptation goes with its base, as T5X has it."""
     checkpoint = Checkpoint.open(source)
     spec = checkpoint.spec
-    settings = {"path": source, "step": checkpoint.step, "config": str(spec)}
-    with staged(to_t5x, {"checkpoint": settings}) as output:
+    with staged(to_t5x, {"checkpoint": named(source, checkpoint.step, spec)}) as output:
         if output is None:
-            print(f"{to_t5x}: is already there, from the same checkpoint")
+            print(already_there(to_t5x, "checkpoint"))
             return
         paths = streamed.shapes_of(spec.config, spec.adaptation)
         arrays = {path: checkpoint.read(path) for path in paths}

@@ -22,7 +22,7 @@ from detox_jax.interop import (
     t5x_checkpoints,
 )
 from detox_jax.interop import verify as verify_lib
-from detox_jax.interop.staging import staged
+from detox_jax.interop.staging import already_there, staged
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 
@@ -123,12 +123,17 @@ def import_t5x(from_t5x: str, to: str, described: t5x_checkpoints.Description) -
     """Writes a checkpoint directory from a T5X checkpoint: a whole model, or what was adapted."""
     checkpoint, step = t5x_checkpoints.resolve(from_t5x)
     spec = described.spec(epath.Path(to))
-    settings = {"source": {"path": from_t5x, "step": step}, "model": str(spec)}
+    arrays = t5x_checkpoints.read(checkpoint, spec.config, spec.adaptation)
+    fingerprint = params_lib.fingerprint_of(sorted(arrays.items()))
+    settings = {
+        "source": {"path": from_t5x, "step": step, "fingerprint": fingerprint},
+        "model": str(spec),
+        "vocabulary": described.vocabulary.files_sha256,
+    }
     with staged(to, settings) as output:
         if output is None:
-            print(f"{to}: is already there, from the same checkpoint")
+            print(already_there(to, "checkpoint"))
             return
-        arrays = t5x_checkpoints.read(checkpoint, spec.config, spec.adaptation)
         params = streamed.nested(arrays)
         if spec.adaptation is not None:
             assert described.base is not None

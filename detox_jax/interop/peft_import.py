@@ -314,12 +314,13 @@ def import_adapter(
     check_base(adapter, base, ignored)
     family = huggingface.choose_family(base.spec.config, huggingface.read_origin(base)).model_type
     lora, arrays = read(adapter, base.spec.config, family, ignored)
+    vocabulary = Vocabulary.load(str(base.model_dir / checkpoint_places.VOCABULARY_DIR))
     settings = {
         "source": {**source, "sha256": manifests.hash_files(adapter.files)},
         "base": {"path": str(base_path), "fingerprint": base.fingerprint},
+        "vocabulary": vocabulary.files_sha256,
         **({"ignored_fields": list(ignored)} if ignored else {}),
     }
-    vocabulary = Vocabulary.load(str(base.model_dir / checkpoint_places.VOCABULARY_DIR))
     reference = {
         "path": checkpoints.base_reference(str(base_path), epath.Path(to)),
         "fingerprint": base.fingerprint,

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import atomic_files, directory_lock, manifests, outputs
+from detox_jax import atomic_files, directory_lock, manifests, output_settings, outputs
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 
@@ -65,6 +65,22 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
         if is_ours:
             directory_lock.release(staging)
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def already_there(target: str, source: str) -> str:
+    """The line about an output that is finished.
+
+    Args:
+      target: the output.
+      source: what it was converted from, in a word.
+    """
+    settings = manifests.read_manifest(epath.Path(target))["settings"]
+    if output_settings.names_model(settings):
+        return f"{target}: is already there, from the same {source}"
+    return (
+        f"{target}: is already there; the version that wrote it did not record of which model: if "
+        f"it may be another's than this {source}'s, remove it and convert again"
+    )
 
 
 def _clear(path: epath.Path) -> None:

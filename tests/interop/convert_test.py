@@ -14,9 +14,9 @@ from etils import epath
 from tokenizers import Tokenizer
 
 from detox_jax import cli
+from detox_jax.checkpoints import combine, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
-from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Results
 from detox_jax.interop import convert, tokenizers, verify
@@ -115,6 +115,62 @@ def test_another_tokenizer_is_another_import(source, tmp_path):
     (source / "generation_config.json").write_text('{"eos_token_id": [0, 5]}')
     with pytest.raises(UserError, match="made with other settings"):
         import_it(source, tmp_path / "ours")
+
+
+@pytest.fixture
+def two_mixtures(source, vocabulary, one_device_mesh, tmp_path):
+    """A LoRA added to its base with two weights: equal sizes, steps and vocabularies."""
+    base = import_it(source, tmp_path / "base")
+    config = streamed.Checkpoint.open(str(base)).spec.config
+    lora = LoRAConfig(3, target_modules=("query",))
+    adapted = _adapted(str(base), lora, config, vocabulary, one_device_mesh, tmp_path / "lora")
+    for name, weight in (("half", 0.5), ("full", 1.0)):
+        combine.combine(str(base), str(tmp_path / name), {str(adapted): weight})
+    return tmp_path
+
+
+def _out(way, place):
+    convert.convert(source=str(place / way[0]), **{way[1]: str(place / "out")})
+
+
+@pytest.mark.parametrize("form", ["to_hf", "to_t5x"])
+def test_an_export_is_of_the_model_that_was_trained_not_of_its_sizes(form, two_mixtures, capsys):
+    _out(("half", form), two_mixtures)
+    for check_only in (True, False):
+        with pytest.raises(UserError, match=r"made with other settings \(checkpoint.made_from: "):
+            ends = {"source": str(two_mixtures / "full"), form: str(two_mixtures / "out")}
+            convert.convert(**ends, check_only=check_only)
+    capsys.readouterr()
+    (two_mixtures / "half").rename(two_mixtures / "moved")
+    _out(("moved", form), two_mixtures)
+    assert "is already there, from the same checkpoint" in capsys.readouterr().out
+
+
+def test_an_export_is_of_the_tokenizer_that_lies_there(source, tmp_path):
+    ours = import_it(source, tmp_path / "ours")
+    convert.convert(source=str(ours), to_hf=str(tmp_path / "out"))
+    (ours / "vocabulary" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    for check_only in (True, False):
+        with pytest.raises(UserError, match=r"made with other settings \(vocabulary: "):
+            convert.convert(source=str(ours), to_hf=str(tmp_path / "out"), check_only=check_only)
+
+
+@pytest.mark.parametrize("form", ["to_hf", "to_t5x"])
+def test_an_export_of_before_is_finished_and_says_what_it_does_not_know(form, two_mixtures, capsys):
+    """Its manifest names no training and no vocabulary; what it names still decides."""
+    _out(("half", form), two_mixtures)
+    file = two_mixtures / "out" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["settings"]["checkpoint"]["made_from"]
+    manifest["settings"].pop("vocabulary", None)
+    file.write_text(json.dumps(manifest))
+    capsys.readouterr()
+    ends = {"source": str(two_mixtures / "half"), form: str(two_mixtures / "out")}
+    convert.convert(**ends, check_only=True)
+    convert.convert(**ends)
+    assert "the version that wrote it did not record of which model" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"made with other settings \(checkpoint.config: "):
+        convert.convert(**{**ends, "source": str(two_mixtures / "lora")})
 
 
 def test_what_is_exported_again_keeps_its_config(source, tmp_path):
@@ -315,6 +371,36 @@ def test_an_adaptation_goes_out_alone_in_its_librarys_layout(
         assert "BASE_NAME" not in capsys.readouterr().out
         with pytest.raises(UserError, match="--verify compares whole models"):
             convert.convert(source=str(adapted), to_hf=str(out), merge_lora=False, verify=True)
+
+
+@pytest.mark.parametrize("adaptation", [AdapterConfig(4), LoRAConfig(3)])
+def test_an_adaptation_alone_is_float32_and_says_so(
+    tmp_path, vocabulary, one_device_mesh, capsys, adaptation
+):
+    """Also where its base came in bfloat16, as a manifest of before said of it."""
+    reference.make(tmp_path / "hf", reference.LLAMA, ml_dtypes.bfloat16)
+    vocabulary.save(str(tmp_path / "hf"))
+    base = import_it(tmp_path / "hf", tmp_path / "base")
+    config = streamed.Checkpoint.open(str(base)).spec.config
+    parts = (adaptation, config, vocabulary, one_device_mesh)
+    adapted = str(_adapted(str(base), *parts, tmp_path / "adapted"))
+    alone = {"source": adapted, "to_hf": str(tmp_path / "out"), "merge_lora": False}
+    for check_only in (True, False):
+        with pytest.raises(UserError, match="DTYPE is 'bfloat16', and an adaptation alone goes"):
+            convert.convert(**alone, dtype="bfloat16", check_only=check_only)
+    capsys.readouterr()
+    convert.convert(**alone)
+    assert f"{tmp_path / 'out'}: written, float32" in capsys.readouterr().out
+    assert "- weights: float32\n" in (tmp_path / "out" / "README.md").read_text()
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    assert {str(x.dtype) for x in safetensors.numpy.load_file(file).values()} == {"float32"}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert not {"dtype", "max_shard_bytes"} & manifest["settings"].keys()
+    manifest["settings"] |= {"dtype": "bfloat16", "max_shard_bytes": 5 * 10**9}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    for settings in ({}, {"dtype": "float32"}, {"max_shard_gb": 1.0}):
+        convert.convert(**alone, **settings, check_only=True)
+        convert.convert(**alone, **settings)
 
 
 @pytest.mark.parametrize("adaptation", [AdapterConfig(4), LoRAConfig(3)])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +150,24 @@ def test_it_goes_back_as_it_came(llama, tmp_path):
         "path": checkpoints.base_reference(str(llama / "base"), epath.Path(ours)),
         "fingerprint": streamed.Checkpoint.open(str(llama / "base")).fingerprint,
     }
+
+
+def test_another_tokenizer_of_its_base_is_another_import(llama, tmp_path, capsys):
+    """It goes with the adaptation. What a version before finished names none, and stays."""
+    shutil.copytree(llama / "base", tmp_path / "base")
+    write(tmp_path / "lora", llama / "hf", QV)
+    ends = {"from_hf": str(tmp_path / "lora"), "to": str(tmp_path / "ours")}
+    convert.convert(**ends, base=str(tmp_path / "base"))
+    (tmp_path / "base" / "vocabulary" / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(UserError, match=r"made with other settings \(vocabulary: "):
+        convert.convert(**ends, base=str(tmp_path / "base"))
+    file = tmp_path / "ours" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["settings"]["vocabulary"]
+    file.write_text(json.dumps(manifest))
+    capsys.readouterr()
+    convert.convert(**ends, base=str(tmp_path / "base"))
+    assert "is already there, from the same files" in capsys.readouterr().out
 
 
 def test_fused_projections_keep_their_one_matrix(model_dir, tmp_path):

@@ -1,5 +1,7 @@
 """T5X's checkpoints in and out, without T5X: round trips, and every kind of bad input."""
 
+import json
+
 import numpy as np
 import pytest
 from etils import epath
@@ -54,6 +56,26 @@ def test_whole_model_there_and_back(exported, model_dir, tmp_path):
     convert.convert(from_t5x=str(exported), to=str(tmp_path / "back"), base=model_dir)
     ours, back = (streamed.Checkpoint.open(str(p)) for p in (model_dir, tmp_path / "back"))
     assert back.fingerprint == ours.fingerprint and back.spec == ours.spec
+
+
+def test_another_checkpoint_of_the_same_sizes_and_step_is_another_import(
+    exported, config, model_dir, tmp_path, capsys
+):
+    ends = {"to": str(tmp_path / "back"), "base": model_dir}
+    convert.convert(from_t5x=str(exported), **ends)
+    _, params = random_params(config, seed=1)
+    t5x_checkpoints.write(epath.Path(tmp_path / "other"), flat(params))
+    with pytest.raises(UserError, match=r"made with other settings \(source.fingerprint: "):
+        convert.convert(from_t5x=str(tmp_path / "other"), **ends)
+    capsys.readouterr()
+    convert.convert(from_t5x=str(exported), **ends)
+    assert "is already there, from the same checkpoint" in capsys.readouterr().out
+    file = tmp_path / "back" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["settings"]["source"]["fingerprint"], manifest["settings"]["vocabulary"]
+    file.write_text(json.dumps(manifest))
+    convert.convert(from_t5x=str(exported), **ends)  # Of a version before.
+    assert "did not record of which model" in capsys.readouterr().out
 
 
 def test_adapter_there_and_back(adapted, model_dir, tmp_path, one_device_mesh):
