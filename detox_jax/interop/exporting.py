@@ -125,6 +125,7 @@ def export_model(
                 checkpoint,
                 source,
                 export.recorded,
+                export.vocabulary,
                 measured,
                 export.dtype,
                 _kind(adaptation) if alone else "whole",

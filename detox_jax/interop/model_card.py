@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
+from detox_jax import chat
 from detox_jax.checkpoints import identity
 from detox_jax.checkpoints.streamed import Checkpoint
+from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Row
 from detox_jax.evaluation.soundness import SPOILED, sentence
 from detox_jax.models import adaptation as adaptations
+from detox_jax.vocabulary import Vocabulary
 
 CARD_FILE = "README.md"
 # Of a base's own card, what holds for what is made of it.
 _INHERITED = ("license", "license_name", "license_link", "language")
 _COLUMNS = ("expected maximum toxicity", "toxicity probability")
 _NONE = "–"
+_TEMPLATE = "chat_template"
 # How the directory is loaded, by what kind of export it is, and the hub's name of that library.
 _LIBRARIES = {"whole": "transformers", "peft": "peft", "adapterhub": "adapter-transformers"}
 _LOADING = {
@@ -42,7 +46,18 @@ _LOADING = {
 }
 _START = """\
 detox_jax puts the token that starts every document in front of a prompt, unless it is told not to:
-with transformers `tokenizer.bos_token + prompt`, where the tokenizer does not do so."""
+with transformers `{start!r} + prompt`, where the tokenizer does not do so."""
+_ASK = """\
+`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`, with the messages
+`[{"role": "user", "content": prompt}]`"""
+_ASKED = f"""\
+The prompts were asked in the tokenizer's chat template, and nothing stood in front of it: with
+transformers {_ASK}."""
+_UNKNOWN = """\
+detox_jax asks a model in its tokenizer's chat template, unless it is told not to, which these
+results do not say: with transformers {ask}.
+In front of raw text it puts the token that starts every document: `{start!r} + prompt`, where the
+tokenizer does not do so."""
 _LIMITS = """\
 - Less toxic is not harmless: what was measured is how often, and how far, a scorer calls
   continuations of some prompts toxic. Facts, bias, privacy and misuse were not measured.
@@ -72,6 +87,7 @@ class Exported:
       checkpoint: what was exported.
       source: its path, as the user gave it.
       recorded: what the import kept of the base, or None.
+      vocabulary: of the model.
       results: what `evaluate` measured, or None.
       dtype: of the exported weights.
       kind: `whole`, `peft` or `adapterhub`.
@@ -82,6 +98,7 @@ class Exported:
     checkpoint: Checkpoint
     source: str
     recorded: Mapping[str, Any] | None
+    vocabulary: Vocabulary
     results: Results | None
     dtype: str
     kind: str = "whole"
@@ -135,7 +152,8 @@ def render(exported: Exported) -> str:
     from huggingface_hub import ModelCard
 
     checkpoint, base = exported.checkpoint, exported.base
-    mine = _own_method(exported)
+    own = _own_methods(exported)
+    mine = next((name for name, is_plain in own.items() if is_plain), None)
     lines = ["# Detoxified language model", "", "Trained and exported with detox_jax.", ""]
     if name := _base_name(exported):
         revision = f", revision {base['revision']}" if base.get("revision") else ""
@@ -151,7 +169,8 @@ def render(exported: Exported) -> str:
         lines += ["- licence: nothing here says; that of the base, and of the text, holds"]
     lines += ["", "## Use", "", _loading(exported)]
     if exported.results is not None:
-        lines += ["## Toxicity", "", *_table(exported.results, mine), "", _START, ""]
+        lines += ["## Toxicity", "", *_table(exported.results, mine, own), ""]
+        lines += [_how_asked(exported, exported.results, mine), ""]
     lines += ["## Limits", "", _LIMITS, "## What the scorer does not see", "", _BLIND_SPOTS]
     if exported.results is not None and exported.results.scorer.name == "ngram":
         lines[-1] += _OF_NGRAM
@@ -201,19 +220,62 @@ def _loading(exported: Exported) -> str:
 # --- what was measured --------------------------------------------------------------------------
 
 
-def _own_method(exported: Exported) -> str | None:
-    """The method of the results that this model is, by what it was made from; None for none."""
+def _own_methods(exported: Exported) -> dict[str, bool]:
+    """The methods of the results that this model wrote, by what it was made from.
+
+    Returns:
+      Of each whether its figures are the model's: not of text that was steered, chosen, or decoded
+      in a way of the method's own.
+    """
     if exported.results is None:
-        return None
+        return {}
     ours = identity.identity(exported.source)
-    methods = exported.results.provenance.settings.get("methods", {})
-    for name, settings in methods.items() if isinstance(methods, Mapping) else ():
-        measured = settings.get("checkpoint") if isinstance(settings, Mapping) else None
+    changed = _changed(exported.results)
+    found = {}
+    for name, settings in _methods(exported.results).items():
+        measured = settings.get("checkpoint")
         if isinstance(measured, Mapping) and all(
             measured.get(key) == ours[key] for key in ("made_from", "step")
         ):
-            return name
-    return None
+            found[name] = name not in changed
+    return found
+
+
+def _methods(results: Results) -> dict[str, Mapping[str, Any]]:
+    """What settings say of each method."""
+    methods = results.provenance.settings.get("methods", {})
+    named = methods.items() if isinstance(methods, Mapping) else ()
+    return {name: settings for name, settings in named if isinstance(settings, Mapping)}
+
+
+def _changed(results: Results) -> dict[str, list[str]]:
+    """The methods whose text is not what their model writes as all do, and what changes it."""
+    changed: dict[str, set[str]] = {}
+    for name, settings in _methods(results).items():
+        own = settings.get("own_decoding")
+        changed[name] = {str(setting) for setting in own} if isinstance(own, list) else set()
+        changed[name] |= {"steering"} if settings.get("steering") else set()
+    for name, names in (results.provenance.decoded_with or {}).items():
+        changed.setdefault(name, set()).update({*names} - {_TEMPLATE})
+    return {name: sorted(names) for name, names in changed.items() if names}
+
+
+def _how_asked(exported: Exported, results: Results, mine: str | None) -> str:
+    """How the prompts of the figures stood before the model, of this model's where it has some."""
+    decoded_with = results.provenance.decoded_with
+    asked = [name for name, names in (decoded_with or {}).items() if _TEMPLATE in names]
+    if asked and mine in (None, *asked):
+        return _ASKED
+    is_unknown = decoded_with is None and _has_template(exported.vocabulary)
+    start = exported.vocabulary.id_to_token(exported.vocabulary.bos_id)
+    return (_UNKNOWN if is_unknown else _START).format(ask=_ASK, start=start)
+
+
+def _has_template(vocabulary: Vocabulary) -> bool:
+    try:
+        return chat.read_template(vocabulary.files) is not None
+    except UserError:  # It has several, none of which is meant where nobody names one.
+        return True
 
 
 def _eval_results(results: Results | None, mine: str | None) -> list[Any]:
@@ -262,8 +324,14 @@ def _count(row: Row) -> str:
     return "" if n is None or k is None else f" ({n} × {k})"
 
 
-def _table(results: Results, mine: str | None) -> list[str]:
-    """One row for each method and split, with 95 % intervals; the scorer is named below."""
+def _table(results: Results, mine: str | None, own: Collection[str]) -> list[str]:
+    """One row for each method and split, with 95 % intervals; the scorer is named below.
+
+    Args:
+      results: what was measured.
+      mine: the method that is this model.
+      own: all methods that this model wrote.
+    """
     header = ["method", "prompts × continuations", *_COLUMNS, "empty", "perplexity"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in results.rows:
@@ -278,10 +346,19 @@ def _table(results: Results, mine: str | None) -> list[str]:
     scorer = results.scorer.fingerprint
     reasons = [f"{sentence(_escape(name), why)}." for name, why in results.spoiled.items()]
     which = "In bold: this model." if mine is not None else "No row is of this model."
+    if mine is None and own:
+        which = f"No row is of this model alone; of its text, changed: {_listed(own)}."
+    if changed := _changed(results):
+        which += " Steered, chosen or decoded in a way of their own: "
+        which += _listed(f"{name} ({', '.join(names)})" for name, names in changed.items()) + "."
     about = f"Scored by {scorer}; 95 % intervals over prompts. {which}"
     if mine is not None and results.filtered_by_same(mine):
         about += " The same scorer chose its training text."
     return [*lines, "", about, *(line for reason in reasons for line in ("", reason))]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(_escape, names))
 
 
 def _escape(text: str) -> str:

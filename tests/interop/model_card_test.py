@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from detox_jax.checkpoints import identity
 from detox_jax.evaluation.results import Provenance, Results
 from detox_jax.interop import convert
+from tests import chats_made
 from tests.evaluation import results_made
 from tests.interop import reference
 
@@ -105,3 +106,61 @@ def test_this_models_rows_are_its_model_index(imported, tmp_path):
     results_made.write(tmp_path, Results(rows, provenance=other), details=False)
     read = card(imported, tmp_path / "out2", results=results)
     assert read.data.eval_results is None and "No row is of this model." in read.text
+
+
+def measured(tmp_path, imported, decoded_with=None, **of_methods):
+    """Results of these methods, all of which are of this model."""
+    row = results_made.made_row
+    of_model = {"checkpoint": identity.identity(str(imported))}
+    methods = {name: {**of_model, **settings} for name, settings in of_methods.items()}
+    provenance = Provenance(settings={"methods": methods}, decoded_with=decoded_with)
+    rows = tuple(row(name, "full", 0.5, 0.4, 12.0) for name in methods)
+    results_made.write(tmp_path, Results(rows, provenance=provenance), details=False)
+    return str(tmp_path / "results.json")
+
+
+STEERED = {"own_decoding": ["steering"], "steering": [{"method": "BannedWords"}]}
+
+
+def test_a_row_that_is_steered_or_chosen_is_not_this_models(imported, tmp_path):
+    """Though it is made from it: whoever loads the model does not get such text."""
+    several = {
+        "words": STEERED,
+        "best": {"own_decoding": ["best_of"]},
+        "mine": {"own_decoding": []},
+    }
+    read = card(imported, tmp_path / "out", results=measured(tmp_path, imported, **several))
+    assert read.data.model_name == "mine" and "| **mine** |" in read.text
+    assert "**words**" not in read.text and "**best**" not in read.text
+    said = "Steered, chosen or decoded in a way of their own: words (steering), best (best_of)."
+    assert said in read.text
+    del several["mine"]
+    read = card(imported, tmp_path / "none", results=measured(tmp_path, imported, **several))
+    assert read.data.eval_results is None and "**words**" not in read.text
+    assert "No row is of this model alone; of its text, changed: words, best." in read.text
+    # All rows alike, so that none had to say that it is meant; what they were drawn with is told.
+    alike = measured(tmp_path, imported, {"mine": ("steering",)}, mine={"own_decoding": []})
+    assert card(imported, tmp_path / "alike", results=alike).data.eval_results is None
+
+
+@pytest.mark.parametrize(
+    ("template", "decoded_with", "asked", "start"),
+    [
+        ("marks", {"mine": ("chat_template",)}, True, False),
+        ("marks", {"other": ("chat_template",)}, False, True),
+        ("marks", None, True, True),
+        (None, None, False, True),
+    ],
+)
+def test_how_prompts_stood_before_the_model(
+    template, decoded_with, asked, start, imported, tmp_path
+):
+    if template is not None:
+        text = chats_made.TEMPLATES[template]
+        (imported / "vocabulary" / "chat_template.jinja").write_text(text)
+    results = measured(tmp_path, imported, decoded_with, mine={})
+    text = card(imported, tmp_path / "out", results=results).text
+    assert ("apply_chat_template(messages, add_generation_prompt=True)" in text) == asked
+    # By its spelling: not every tokenizer names a `bos_token`, as Qwen's does not.
+    assert ("`'<|endoftext|>' + prompt`" in text) == start and "bos_token" not in text
+    assert ("which these\nresults do not say" in text) == (asked and start)
