@@ -42,7 +42,9 @@ def verify(checkpoint_path: str, hf_directory: str, dtype: str = "float32") -> f
     Raises:
       UserError: if transformers or torch is not installed, or the models differ.
     """
-    with terminal.stage("compare with transformers"):
+    # Elsewhere than on a CPU float32 products are TF32 or bfloat16 by default.
+    full = jax.default_matmul_precision("highest")
+    with terminal.stage("compare with transformers"), full:
         return _compare(checkpoint_path, hf_directory, dtype)
 
 

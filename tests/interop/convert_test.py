@@ -698,6 +698,41 @@ def test_what_is_there_is_verified_all_the_same(source, tmp_path, monkeypatch):
     ]
 
 
+def _precisions(jaxpr):
+    """Those of all products, in loops and calls too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _precisions(inner)
+
+
+def test_the_comparison_multiplies_in_full_float32(source, tmp_path, monkeypatch):
+    """By default a TPU would in bfloat16, and a GPU in TF32: far beyond the tolerance."""
+    ours, rows = import_it(source, tmp_path / "ours"), reference.LLAMA["vocab_size"]
+    traced = []
+
+    def apply(module, params, tokens):
+        def logits(params):
+            return module.apply({"params": params}, tokens, enable_dropout=False)
+
+        traced.append([*_precisions(jax.make_jaxpr(logits)(params).jaxpr)])
+        return np.zeros((*tokens.shape, rows + 1))
+
+    monkeypatch.setattr(verify, "_apply", apply)
+    monkeypatch.setattr(verify, "load_torch", lambda *_, **__: None)
+    monkeypatch.setattr(verify, "_round_torch", lambda *_: None)
+    monkeypatch.setattr(verify, "torch_logits", lambda _, ids, mask: np.zeros((*ids.shape, rows)))
+    monkeypatch.setattr(verify.token_ids, "compare", lambda *_: None)
+    verify.verify(str(ours), str(source))
+    highest = jax.lax.Precision.HIGHEST
+    assert len(traced) == 2 and all(len(products) > 5 for products in traced)
+    assert {each for products in traced for each in products} == {(highest, highest)}
+
+
 def test_verify_without_transformers_says_what_to_install(source, tmp_path, monkeypatch):
     real = importlib.import_module
 
