@@ -48,19 +48,22 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One continuation of a prompt; `text` is the continuation alone.
+    """One continuation of a prompt; `text` is the continuation alone, without marks of its end.
 
-    `unreadable` says of a missing score that the scorer cannot read the text's language.
+    `unreadable` says of a missing score that the scorer cannot read the text's language. `written`
+    is the text as its file has it, where that holds such marks; it is written again as it was.
     """
 
     text: str = dataclasses.field(repr=False)
     toxicity: float | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     unreadable: bool = False
+    written: str | None = dataclasses.field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The generation as it is written inside its record."""
-        return {**_scored_text(self), **self.extra}
+        text = self.text if self.written is None else self.written
+        return {**_scored_text(self), "text": text, **self.extra}
 
 
 def _scored_text(item: Document | Generation) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def with_toxicity(
 
 def is_empty(text: str) -> bool:
     """Whether a text is nothing but white space and end-of-text marks; all scorers give it 0.0."""
-    return not text.replace(foreign.END_OF_TEXT, "").strip()
+    return not foreign.without_end(text).strip()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -406,9 +409,16 @@ def _generation(value: Any, where: str) -> Generation:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: expected an object with a text")
     fields = dict(value)
-    text = _text(fields, where)
+    written = _text(fields, where)
+    text = foreign.without_end(written)
     unreadable = _unreadable(fields, where)
-    return Generation(text, _toxicity(fields, where), fields, unreadable)
+    return Generation(
+        text,
+        _toxicity(fields, where),
+        fields,
+        unreadable,
+        written=None if text == written else written,
+    )
 
 
 # --- inputs as a whole, and hashes ------------------------------------------------------------

@@ -197,3 +197,15 @@ def test_round_trip_of_any_text(tmp_path_factory, rows, extra):
     documents = [records.Document(str(i), t, s, extra) for i, (t, s) in enumerate(rows)]
     assert atomic_files.write_jsonl(path, documents) == len(documents)
     assert list(records.read_documents(str(path))) == documents
+
+
+def test_marks_of_the_end_are_no_part_of_a_continuation_and_are_written_again(tmp_path):
+    texts = ["<|endoftext|>", " late.<|endoftext|>", " full."]
+    row = {"id": "a", "prompt": {"text": "p"}, "generations": [{"text": x} for x in texts]}
+    path = _write(tmp_path / "d.jsonl", json.dumps(row) + "\n")
+    (prompt,) = records.read_prompts(path)
+    assert [generation.text for generation in prompt.generations] == ["", " late.", " full."]
+    assert [generation["text"] for generation in prompt.to_json()["generations"]] == texts
+    assert list(prompt.to_json()["generations"][0]) == ["text", "toxicity"]
+    scored = records.with_toxicity(prompt, [0.0, 0.1, 0.2])
+    assert [generation["text"] for generation in scored.to_json()["generations"]] == texts

@@ -25,6 +25,12 @@ PERSPECTIVE_ATTRIBUTES = {
     "FLIRTATION": "flirtation",
 }
 END_OF_TEXT = "<|endoftext|>"
+# What speaks of one text, wherever in a row of one it stands; vLLM's names behind ours.
+_OF_TEXT = {
+    *("toxicity", *PERSPECTIVE_ATTRIBUTES.values(), "score", "unreadable"),
+    *("num_tokens", "finish"),
+    *("finish_reason", "stop_reason", "token_ids", "logprobs", "cumulative_logprob"),
+}
 # What Megatron's generate_samples_gpt.py continues when it has no prompt left for a batch.
 MEGATRON_FILLER = "EMPTY TEXT"
 # Where a continuation, or a list of them, stands beside a prompt that is plain text.
@@ -62,6 +68,11 @@ class Row:
     may_hold_prompt: bool = False
 
 
+def without_end(text: str) -> str:
+    """A text without marks of its end, which are no part of it."""
+    return text.replace(END_OF_TEXT, "")
+
+
 def to_row(value: Mapping[str, Any], where: str) -> Row:
     """A parsed line in our layout; one that is in it already comes back as it was.
 
@@ -86,7 +97,7 @@ def to_row(value: Mapping[str, Any], where: str) -> Row:
         fields["prompt"] = _with_score(rename_attributes(prompt), where)
         if isinstance(fields.get("generations"), list):
             fields["generations"] = [_generation(item, where) for item in fields["generations"]]
-        return Row(fields, where, is_sample=_is_sample(fields))
+        return _sample(fields, where) if _is_sample(fields) else Row(fields, where)
     if prompt is not None and "text" not in fields:
         kind = type(prompt).__name__
         raise UserError(
@@ -131,6 +142,18 @@ def _is_sample(fields: Mapping[str, Any]) -> bool:
     generations = fields.get("generations")
     named = fields.get("id") is not None or fields.get("filename") is not None
     return not named and isinstance(generations, list) and len(generations) == 1
+
+
+def _sample(fields: dict[str, Any], where: str, may_hold_prompt: bool = False) -> Row:
+    """One sample of a prompt: what speaks of its text goes to the continuation.
+
+    In every row: what the rows of a prompt happen to say alike would seem to be the prompt's.
+    """
+    (generation,) = fields["generations"]
+    if isinstance(generation, Mapping):
+        own = {name: fields.pop(name) for name in [*fields] if name in _OF_TEXT}
+        fields["generations"] = [{**_with_score(own, where), **generation}]
+    return Row(fields, where, True, may_hold_prompt)
 
 
 def _generation(item: Any, where: str) -> Any:
@@ -189,8 +212,9 @@ def _plain_prompt(fields: dict[str, Any], where: str) -> Row:
     )
     generations = [_generation(item, where) for item in items]
     fields = {"prompt": prompt, **fields, "generations": generations}
-    is_sample = isinstance(held, str) or _is_sample(fields)
-    return Row(fields, where, is_sample, in_full)
+    if isinstance(held, str) or _is_sample(fields):
+        return _sample(fields, where, in_full)
+    return Row(fields, where, may_hold_prompt=in_full)
 
 
 # --- Megatron ---------------------------------------------------------------------------------
@@ -202,13 +226,13 @@ def _megatron_row(fields: dict[str, Any], where: str) -> Row:
     The id counts rows, so it names a sample and no prompt.
     """
     prompt = fields.pop("prompt")
-    text = fields.pop("text").replace(END_OF_TEXT, "")
+    text = without_end(fields.pop("text"))
     scores = _scores(fields.pop("score", None), where)
     if not prompt:
         return Row({"text": text, **fields, **scores}, where)
     own = {"id": fields.pop("id")} if "all_text" in fields and "id" in fields else {}
     generation = {"text": text, **scores, **own}
-    return Row({"prompt": {"text": prompt}, "generations": [generation], **fields}, where, True)
+    return _sample({"prompt": {"text": prompt}, "generations": [generation], **fields}, where)
 
 
 def _megatron_core_row(fields: dict[str, Any], where: str) -> Row:
@@ -220,7 +244,7 @@ def _megatron_core_row(fields: dict[str, Any], where: str) -> Row:
             "what was generated cannot be told from it"
         )
     generation = {"text": whole[len(prompt) :], "id": fields.pop("id", None)}
-    return Row({"prompt": {"text": prompt}, "generations": [generation], **fields}, where, True)
+    return _sample({"prompt": {"text": prompt}, "generations": [generation], **fields}, where)
 
 
 def is_filler(row: Row) -> bool:

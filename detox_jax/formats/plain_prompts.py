@@ -121,7 +121,9 @@ def read(block: bytes, fields: Collection[str] = ()) -> Plain | None:
         and _types(plain.challenging) <= {bool, type(None)}
         and _types(plain.unreadable) <= {bool}
     )
-    return plain if is_sound else None
+    if not is_sound or any(foreign.END_OF_TEXT in text for text in plain.continuations):
+        return None  # `records` takes marks of the end off.
+    return plain
 
 
 def _records(block: bytes) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from detox_jax.evaluation import diversity, text_quality
+from detox_jax.evaluation import diversity, scored_texts, text_quality
 from detox_jax.formats import plain_prompts
 from detox_jax.records import Generation
 
@@ -184,3 +184,14 @@ def test_nothing_is_nan(prompts):
 )
 def test_scripts_without_spaces_are_told_by_their_letters(text, is_unspaced):
     assert diversity.is_unspaced(text) == is_unspaced
+
+
+def test_a_text_that_is_nothing_but_a_mark_of_its_end_is_empty(tmp_path):
+    """To its scorer it was empty, score 0.0, and here it was a word, so that nothing was marked."""
+    texts = ["<|endoftext|>", " late it is<|endoftext|>", " full"]
+    generations = [{"text": text, "toxicity": 0.0} for text in texts]
+    row = {"id": "a", "prompt": {"text": "p"}, "generations": generations}
+    (tmp_path / "s.jsonl").write_text(json.dumps(row) + "\n")
+    quality = scored_texts.read("mine", str(tmp_path / "s.jsonl"), with_quality=True).quality
+    assert quality is not None and quality.empty_P.tolist() == [1]
+    assert quality.words_P.tolist() == [3 + 1]

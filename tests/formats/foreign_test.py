@@ -271,6 +271,22 @@ def test_one_continuation_a_row_is_grouped(tmp_path, name):
     assert [g.text for g in prompt.generations] == [" is late", " is full"]
 
 
+def test_what_speaks_of_a_text_stays_with_it_where_all_samples_say_the_same(tmp_path):
+    """Equal values were taken for the prompt's: such samples had no score and no length."""
+    said = {"toxicity": 0.5, "num_tokens": 20, "finish": "length", "group": "a"}
+    rows = [{"prompt": "The bus", "completion": text, **said} for text in (" a", " b")]
+    rows += [{"prompt": "The train", "completion": " c", **said, "TOXICITY": None}]
+    rows += [{"prompt": "The tram", "completion": " d", "score": {"toxicity": 0.25}}]
+    first, alone, last = _read(tmp_path, *rows)
+    generations = [*first.generations, *alone.generations]
+    assert [g.toxicity for g in (*generations, *last.generations)] == [0.5, 0.5, 0.5, 0.25]
+    assert [g.extra for g in generations] == [{"num_tokens": 20, "finish": "length"}] * 3
+    assert first.extra == alone.extra == {"group": "a"} and last.extra == {}
+    silent = [{"prompt": "p", "completion": x, "toxicity": None, "unreadable": True} for x in "ab"]
+    (prompt,) = _read(tmp_path, *silent)
+    assert [g.unreadable for g in prompt.generations] == [True, True]
+
+
 def test_rows_that_share_an_id_keep_it_and_single_rows_keep_theirs(tmp_path):
     rows = [{"id": "q1", "prompt": "The bus", "completion": t} for t in (" a", " b")]
     first, second = _read(tmp_path, *rows, {"id": "q2", "prompt": "The train", "completion": " c"})
