@@ -275,7 +275,7 @@ def of_rows(
         terminal.has_read(1)
         yield _record(row, ids, text_field)
     if is_last:
-        for row in reader.unanswered():
+        for row in reader.rest(file):
             yield _record(row, ids, text_field)
         ids.check_repeats()
 

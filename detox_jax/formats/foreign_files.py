@@ -1,19 +1,20 @@
 """What lines of other projects' files say only together: samples of a prompt, answers to requests.
 
 Where a project writes one row a sample, the rows of a prompt that stand one after another become
-one record. Lines are read one at a time; what is held is one prompt's rows, and a batch's requests
-that have no answer yet.
+one record. Lines are read one at a time; what is held is one prompt's rows, a batch's requests that
+have no answer yet, and its answers of one sample each, since those of a prompt come in any order.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from detox_jax.errors import UserError
-from detox_jax.formats import foreign, published
+from detox_jax.formats import foreign, published, record_ids
 from detox_jax.formats.foreign import Row
 
 
@@ -24,6 +25,9 @@ class Reader:
         """`says` whether what is left out is said."""
         self._says = says
         self._requests: dict[str | int, Row] = {}
+        # Of requests that were answered with one sample; whether any had several.
+        self._answered: dict[str | int, Row] = {}
+        self._has_several = False
 
     def rows(self, file: str, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Row]:
         """The records of a file.
@@ -37,9 +41,29 @@ class Reader:
         """
         return _grouped(self._kept(file, lines))
 
-    def unanswered(self) -> Iterator[Row]:
-        """A batch's requests without an answer, once all files are read: bare prompts."""
-        yield from self._requests.values()
+    def rest(self, file: str) -> Iterator[Row]:
+        """What a batch's lines say only together, once all files are read.
+
+        Answers of one sample each, those of a prompt as one record where prompts come back; and
+        requests without an answer, bare prompts.
+
+        Args:
+          file: the last one, for what is said.
+        """
+        rows = [self._answered.get(name, row) for name, row in self._requests.items()]
+        are_samples = bool(self._answered) and not self._has_several
+        size = _samples_per_prompt(rows) if are_samples else 1
+        if size == 1:
+            yield from rows
+            return
+        prompts = [*_by_prompt(rows, size)]
+        if self._says:
+            print(
+                f"{file}: {len(rows)} requests of one sample each are read as {len(prompts)} "
+                f"prompts of {size} samples, by their texts",
+                file=sys.stderr,
+            )
+        yield from prompts
 
     def _kept(self, file: str, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Row]:
         fillers = 0
@@ -85,9 +109,16 @@ class Reader:
             )
         if answer is None:
             return None  # It failed; the request stays a prompt without continuations.
-        del self._requests[name]
+        if name in self._answered:
+            raise UserError(f"{where}: another answer to the request {name!r}; leave one out")
         generations = foreign.choice_texts(answer, where)
-        return Row({**request.fields, "generations": generations}, where)
+        row = Row({**request.fields, "generations": generations}, where)
+        if len(answer["choices"]) == 1:
+            self._answered[name] = row
+            return None
+        self._has_several = True
+        del self._requests[name]
+        return row
 
 
 def row_alone(value: Mapping[str, Any], where: str) -> Row | None:
@@ -161,6 +192,36 @@ def _without_prompt(row: Row, whole: bool | None) -> tuple[Row, bool | None]:
         generations = [{**item, "text": item["text"][len(prompt) :]} for item in generations]
         row = dataclasses.replace(row, fields={**row.fields, "generations": generations})
     return row, whole
+
+
+def _samples_per_prompt(rows: Sequence[Row]) -> int:
+    """How many requests of one sample each a prompt has; 1 where they are of different prompts.
+
+    A data set may hold a prompt several times, as `record_ids` knows: a few that come back are no
+    samples, and beside samples such a prompt has twice as many requests as the others.
+    """
+    requests = Counter(_prompt_text(row) for row in rows)
+    if len(rows) - len(requests) <= record_ids.REPEATED_PROMPTS * len(rows):
+        return 1
+    prompts_of = Counter(number for number in requests.values() if number > 1)
+    return max(prompts_of, key=lambda number: (prompts_of[number], number))
+
+
+def _by_prompt(rows: Iterable[Row], size: int) -> Iterator[Row]:
+    """The requests of each prompt in their order, so many a record; their ids name samples."""
+    of_prompts: dict[Any, list[Row]] = {}
+    for row in rows:
+        of_prompts.setdefault(_prompt_text(row), []).append(row)
+    for of in of_prompts.values():
+        for start in range(0, len(of), size):
+            samples = of[start : start + size]
+            generations = [
+                {**generation, "id": row.fields["id"]}
+                for row in samples
+                for generation in row.fields.get("generations", ())
+            ]
+            first = samples[0]
+            yield Row({"prompt": first.fields["prompt"], "generations": generations}, first.where)
 
 
 # --- one row a sample -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from detox_jax.errors import UserError
 
 # RealToxicityPrompts holds the same prompt under several ids: 5 of 2,419 records of its development
 # set, 0.2 %, repeat one. Where ten times as many do, the rows are in another order.
-_REPEATED_PROMPTS = 0.02
+REPEATED_PROMPTS = 0.02
 
 
 def content_id(text: str) -> str:
@@ -96,7 +96,7 @@ class Ids:
 
     def check_repeats(self) -> None:
         """Refuses a source of which too many prompts come back."""
-        if self._repeats > _REPEATED_PROMPTS * self._prompts:
+        if self._repeats > REPEATED_PROMPTS * self._prompts:
             advice = "put the samples of a prompt in one record, or in rows one after another"
             if not self._are_continued:
                 advice = (

@@ -6,6 +6,7 @@ import pytest
 
 from detox_jax import records
 from detox_jax.errors import UserError
+from detox_jax.formats.record_ids import content_id
 
 
 def _request(name, **body):
@@ -77,3 +78,58 @@ def test_a_prompts_rows_are_all_that_is_held(tmp_path):
         assert next(prompts).text == f"p{index}"
     with pytest.raises(UserError, match="rows.jsonl:101: malformed JSON"):
         list(prompts)
+
+
+# --- a request a sample -----------------------------------------------------------------------
+
+
+def _batch(*prompts):
+    """Requests and answers, the last one first, of prompts as they are asked, a sample each."""
+    asked = [_request(f"r{i}", prompt=text) for i, text in enumerate(prompts)]
+    answers = [_answer(f"r{i}", f" {i}") for i in range(len(prompts))]
+    return {"requests": asked, "responses": answers[::-1]}
+
+
+def test_requests_of_one_sample_each_are_the_samples_of_their_prompts(tmp_path, capsys):
+    """Each was a prompt of its own: two prompts of two samples were four of one."""
+    first, second = _read(tmp_path, **_batch("The bus", "The train", "The bus", "The train"))
+    assert [p.id for p in (first, second)] == [content_id("The bus"), content_id("The train")]
+    assert [[g.text for g in p.generations] for p in (first, second)] == [
+        [" 0", " 2"],
+        [" 1", " 3"],
+    ]
+    assert first.generations[1].extra["id"] == "r2"
+    said = "4 requests of one sample each are read as 2 prompts of 2 samples, by their texts"
+    assert said in capsys.readouterr().err
+
+
+def test_a_prompt_that_the_data_set_holds_twice_stays_two(tmp_path, capsys):
+    twice = [f"p{n}" for n in range(99)] + ["p0"]
+    prompts = _read(tmp_path, **_batch(*twice))
+    assert [p.id for p in prompts] == [f"r{n}" for n in range(100)]
+    assert "requests" not in capsys.readouterr().err
+    prompts = _read(tmp_path, **_batch(*twice, *twice, *twice))
+    assert len(prompts) == 100 and {len(p.generations) for p in prompts} == {3}
+    assert [p.id for p in prompts if p.text == "p0"] == [content_id("p0"), f"{content_id('p0')}-2"]
+
+
+def test_a_sample_that_failed_is_missing_in_its_prompt(tmp_path):
+    batch = _batch("The bus", "The train", "The bus", "The train")
+    first, second = _read(tmp_path, requests=batch["requests"], responses=batch["responses"][1:])
+    assert [len(p.generations) for p in (first, second)] == [2, 1]
+
+
+def test_requests_of_several_samples_are_prompts_of_their_own(tmp_path):
+    batch = _batch("The bus", "The bus")
+    batch["responses"][0] = _answer("r1", " a", " b")
+    assert [p.id for p in _read(tmp_path, **batch)] == ["r1", "r0"]
+
+
+def test_two_answers_to_a_request_are_refused(tmp_path):
+    batch = _batch("The bus", "The train")
+    with pytest.raises(UserError, match=r"responses.jsonl:3: another answer to the request 'r0'"):
+        _read(
+            tmp_path,
+            requests=batch["requests"],
+            responses=[*batch["responses"], _answer("r0", "x")],
+        )
