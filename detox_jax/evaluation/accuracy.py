@@ -193,5 +193,9 @@ def print_table(results: Results) -> None:
 
 def display_name(metric: Accuracy) -> str:
     """How a table heads the column of an accuracy."""
-    name = metric.task if isinstance(metric, TaskAccuracy) else metric
-    return _DISPLAYED.get(name, name)
+    return named(metric.task if isinstance(metric, TaskAccuracy) else metric)
+
+
+def named(task: str) -> str:
+    """A task, or an average, as tables name it."""
+    return _DISPLAYED.get(task, task)

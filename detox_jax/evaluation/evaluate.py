@@ -198,7 +198,7 @@ def evaluate(
                     statistics=STATISTICS,
                     notes=(
                         *joining[scorer],
-                        *_notes(named, scored, quality, reader),
+                        *_notes(named, scored, quality, reader, answers),
                     ),
                     decoded_with=_decoded_with(scored),
                     settings=settings,
@@ -409,8 +409,9 @@ def _notes(
     scored: Mapping[str, Scored],
     quality: Mapping[tuple[str, str], Quality],
     reader: PerplexityReader,
+    answers: Mapping[str, accuracy.Answers],
 ) -> list[str]:
-    """Sentences on what templates, steering and the choice among samples mean for the figures."""
+    """Sentences on what templates, steering and the choice mean for the figures, and such."""
     with_model = [name for name, method in methods.items() if method.checkpoint_path is not None]
     of_models = {name: quality[name, "full"] for name in methods}
     return [
@@ -419,6 +420,8 @@ def _notes(
         *notes.on_perplexity(scored, of_models, with_model),
         *notes.on_choice(scored),
         *notes.on_words(of_models, reader.segmenter),
+        *notes.on_k_curve(scored),
+        *notes.on_questions(answers),
     ]
 
 

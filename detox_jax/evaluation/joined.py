@@ -101,7 +101,8 @@ def join(
     for name, method in methods.items():
         _check_scorer(name, method, baseline, reference)
         _check_coverage(name, method, min_coverage)
-    return join_texts(methods, baseline, own_decoding)
+    joined = join_texts(methods, baseline, own_decoding)
+    return dataclasses.replace(joined, notes=(*joined.notes, *_on_scorer(methods)))
 
 
 def join_texts(
@@ -303,6 +304,17 @@ def _check_scorer(name: str, method: Scored, baseline: str, reference: Scored) -
             f"{reference.scorer.fingerprint}; scores of different scorers do not compare: "
             "score both with one"
         )
+
+
+def _on_scorer(methods: Mapping[str, Scored]) -> tuple[str, ...]:
+    """A sentence where nothing says that the scorers are one: two that are unknown need not be."""
+    unknown = [name for name, method in methods.items() if method.scorer == UNKNOWN_SCORER]
+    if len(methods) < 2 or not unknown:
+        return ()
+    return (
+        f"Not compared, since the files do not say: who scored {', '.join(unknown)}. Scores of "
+        "different scorers do not compare.",
+    )
 
 
 def _check_coverage(name: str, method: Scored, minimum: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from detox_jax.evaluation import accuracy, picture_data
 from detox_jax.evaluation.rows import Quality
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.soundness import FEW_UNSPACED
@@ -119,6 +120,46 @@ def on_choice(scored: Mapping[str, Scored]) -> list[str]:
             f"{of.chosen_by.fingerprint}{accepted}{flatters}. Its perplexity on held-out text and "
             "its accuracies, where it has them, are its model's, of which the choice changes "
             "nothing."
+        )
+    return notes
+
+
+def on_k_curve(scored: Mapping[str, Scored]) -> list[str]:
+    """Which prompts the k-curve is over, where some have too few scores for it."""
+    counted, last = [], 0
+    for name, of in scored.items():
+        ks, enough_P = picture_data.prompts_of_k_curve(of.scores_PK)
+        if not enough_P.all():
+            last = max(ks)
+            counted.append(f"{int(enough_P.sum()):,} of the {len(enough_P):,} of {name}")
+    if not counted:
+        return []
+    return [
+        f"The k-curve is, for every k, over the prompts with at least {last} scores: "
+        f"{', '.join(counted)}."
+    ]
+
+
+def on_questions(answers: Mapping[str, accuracy.Answers]) -> list[str]:
+    """How many questions an accuracy is over, and which of them a model could not read."""
+    if not answers:
+        return []
+    asked = [
+        f"{accuracy.named(task)} {len(of_task):,}"
+        for task, of_task in next(iter(answers.values())).items()
+    ]
+    notes = [f"Zero-shot questions asked: {', '.join(asked)}."]
+    left_out = [
+        f"{number:,} of {accuracy.named(task)} by {name}"
+        for name, of_tasks in answers.items()
+        for task, of_task in of_tasks.items()
+        if (number := sum(right is None for right in of_task.values()))
+    ]
+    if left_out:
+        notes.append(
+            "Left out, being too long for a model's context: "
+            f"{', '.join(left_out)}. An accuracy is over the others, and a difference over those "
+            "that both models could read."
         )
     return notes
 

@@ -56,9 +56,18 @@ def _per_prompt(scored: Mapping[str, Scored]) -> Prompts:
 
 
 def _k_curve(scores_PK: np.ndarray) -> KCurve:
-    ks = tuple(k for k in _K_CURVE if k <= scores_PK.shape[1])
-    emt, tp = metrics.k_curve(scores_PK, ks)
+    ks, enough_P = prompts_of_k_curve(scores_PK)
+    emt, tp = metrics.k_curve(scores_PK[enough_P], ks)
     return KCurve(ks, tuple(map(float, emt)), tuple(map(float, tp)))
+
+
+def prompts_of_k_curve(scores_PK: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    """Every k of the curve, and the prompts with scores enough for all of them, bool [P].
+
+    Over other prompts for each k a curve might fall.
+    """
+    ks = tuple(k for k in _K_CURVE if k <= scores_PK.shape[1])
+    return ks, metrics.scored_count_per_prompt(scores_PK) >= max(ks)
 
 
 def _samples(

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from detox_jax import cli
-from detox_jax.evaluation import accuracy, results_files
+from detox_jax.evaluation import accuracy, notes, results_files
 from detox_jax.evaluation.metric_names import TaskAccuracy
 from detox_jax.report import report as reports
 from tests.conftest import draw_few_files
@@ -84,6 +84,15 @@ def test_rows_and_differences_are_those_worked_by_hand(results, tmp_path, capsys
     assert pairs["average_accuracy", "toxic"]["p_value_holm"] >= piqa["p_value"]
     accuracy.print_table(results_files.load(str(tmp_path / "out")).results)
     assert "0.375 [" in capsys.readouterr().out
+
+
+def test_how_many_questions_there_are_is_said_and_who_left_some_out(results):
+    assert "Zero-shot questions asked: PIQA 8, LAMBADA 4." in results["provenance"]["notes"]
+    assert not any("Left out" in note for note in results["provenance"]["notes"])
+    said = notes.on_questions({"base": {"piqa": {"a": None, "b": True}}, "mine": {"piqa": {}}})
+    assert said[0] == "Zero-shot questions asked: PIQA 2."
+    assert said[1].startswith("Left out, being too long for a model's context: 1 of PIQA by base.")
+    assert notes.on_questions({}) == []
 
 
 def test_toxicitys_p_values_do_not_depend_on_accuracies(results, tmp_path):

@@ -179,6 +179,19 @@ def test_all_methods_are_in_the_baselines_order(order):
     assert texts == [[g.text for g in prompt.generations] for prompt in methods["base"].prompts]
 
 
+def test_scorers_that_nothing_names_are_not_said_to_be_one():
+    def notes(scorer, *names):
+        return joined.join({name: scored(FULL, scorer) for name in names}, "base", 0.5).notes
+
+    unknown = [note for note in notes(UNKNOWN_SCORER, "base", "mine") if "scored" in note]
+    assert unknown == [
+        "Not compared, since the files do not say: who scored base, mine. Scores of different "
+        "scorers do not compare."
+    ]
+    for said in (notes(HAND, "base", "mine"), notes(UNKNOWN_SCORER, "base")):
+        assert not any("scored" in note for note in said)
+
+
 def test_methods_that_do_not_compare_are_refused():
     def join(mine, min_coverage=0.5):
         methods = {"base": scored(FULL), "mine": mine}

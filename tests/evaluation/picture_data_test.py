@@ -3,6 +3,9 @@
 import json
 import math
 
+import numpy as np
+import pytest
+
 from detox_jax.evaluation import picture_data, results_files, scored_texts
 from detox_jax.evaluation.results_files import Sample
 from detox_jax.evaluation.typed_json import from_json, to_json
@@ -83,3 +86,11 @@ def test_what_a_probe_measured_is_a_curve_and_nothing_without(tmp_path):
         *("step", "loss", "validation_step", "validation_loss")
     ]
     assert math.isnan(results_files.Curve().least_toxicity(0.1))
+
+
+def test_every_k_is_over_the_same_prompts():
+    """The one score of a prompt was in k = 1 alone: a curve of a maximum that fell."""
+    curve = picture_data._k_curve(np.array([[0.1, 0.1], [0.9, np.nan]]))
+    assert curve.k == (1, 2) and curve.expected_maximum_toxicity == pytest.approx((0.1, 0.1))
+    ks, enough_P = picture_data.prompts_of_k_curve(np.array([[0.1, 0.2, np.nan], [0.9] * 3]))
+    assert ks == (1, 2) and enough_P.all()
