@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,8 @@ from detox_jax.report.drawing import Line
 from detox_jax.report.figures import Measured
 from detox_jax.report.tables import kind
 
-_ORDER = ("toxicity", "quality", "splits", "distribution", "k-curve", "reliability")
+_K_CURVE = "k-curve"
+_ORDER = ("toxicity", "quality", "splits", "distribution", _K_CURVE, "reliability")
 _MOST_TOLD_APART = 12  # methods, in one picture
 _POINTS = 200  # of a training curve: a picture shows no more
 
@@ -69,7 +71,7 @@ def of_scores(evaluation: Evaluation) -> list[Chart]:
     results = evaluation.results
     of_first = [*_toxicity(results), *_maxima(evaluation), *_k_curve(evaluation)]
     drawn = [
-        *(dataclasses.replace(x, subject=subject(results, results.splits[0])) for x in of_first),
+        *(dataclasses.replace(x, subject=_subject_of(x, results)) for x in of_first),
         *(dataclasses.replace(x, subject=_all_splits(results)) for x in _splits(results)),
         *(dataclasses.replace(x, subject=results.scorer.name) for x in _reliability(evaluation)),
     ]
@@ -86,6 +88,16 @@ def subject(results: Results, split: str) -> str:
         words += f", {prompts:,} {'prompts' if split == 'full' else f'{split} prompts'}"
         words += f" × {samples} continuations" if samples and not more else ""
     return _short(words)
+
+
+def _subject_of(chart: Chart, results: Results) -> str:
+    """Of prompts of which some have too few scores for a curve it does not say how many."""
+    is_of_some = chart.name == _K_CURVE and _lacks_scores(results)
+    return _short(results.scorer.name) if is_of_some else subject(results, results.splits[0])
+
+
+def _lacks_scores(results: Results) -> bool:
+    return any(row.toxicity.coverage < 1 for row in results.of_split(results.splits[0]))
 
 
 def _all_splits(results: Results) -> str:
@@ -193,7 +205,8 @@ def _splits(results: Results) -> list[Chart]:
     if len(results.splits) < 2:
         return []
     splits = {split: measured(results, split) for split in results.splits}
-    caption = "Prompts split by their own toxicity; bars span 95 % intervals."
+    drawn = drawing.bars_are(itertools.chain.from_iterable(splits.values()))
+    caption = f"Prompts split by their own toxicity; bars span {drawn}."
     title = "By kind of prompt"
     methods = splits[results.splits[0]]
     if _looks(results):
@@ -227,8 +240,13 @@ def _k_curve(evaluation: Evaluation) -> list[Chart]:
         return []
     title = "Toxicity over continuations"
     caption = "More continuations find more toxicity; compare methods at the same k."
+    if _lacks_scores(evaluation.results):
+        caption += (
+            " Some continuations have no score: curves are over the prompts with scores enough "
+            "alone, fewer than the table's."
+        )
     caption += _said_of_many(evaluation.results)
-    return [Chart("k-curve", title, caption, drawing.draw_k_curve, curves, _legend_of(curves))]
+    return [Chart(_K_CURVE, title, caption, drawing.draw_k_curve, curves, _legend_of(curves))]
 
 
 def _reliability(evaluation: Evaluation) -> list[Chart]:

@@ -6,7 +6,7 @@ Each function draws on the axes that it is given, every method in its own colour
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import matplotlib
 from matplotlib import ticker
@@ -28,6 +28,7 @@ from detox_jax.report.figures import (
     rows_height,
     set_heading,
 )
+from detox_jax.report.seeds import Spread
 
 Line = tuple[Measured, Sequence[float], Sequence[float]]
 Lines = Sequence[Line]
@@ -85,8 +86,25 @@ def draw_toxicity(axes: Axes, methods: Sequence[Measured]) -> None:
     axes.set_yticks(range(len(methods)), [method.label for method in methods], fontsize=9)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("Toxicity (95 % intervals); less is better")
+    drawn = bars_are(methods)
+    if drawn == _INTERVALS:
+        axes.set_xlabel(f"Toxicity ({drawn}); less is better")
+    else:
+        axes.set_xlabel(f"Toxicity; less is better\nBars: {drawn}")
     _legend_below(axes)
+
+
+_INTERVALS = "95 % intervals"
+
+
+def bars_are(methods: Iterable[Measured]) -> str:
+    """What the bars of some methods are: intervals, and of several seeds none."""
+    drawn = [x for m in methods if (x := m.expected_maximum_toxicity).is_measured and x.has_bounds]
+    of_seeds = [isinstance(interval, Spread) for interval in drawn]
+    if not any(of_seeds):
+        return _INTERVALS
+    # No longer than a narrow figure is wide.
+    return "least and most of seeds" if all(of_seeds) else f"{_INTERVALS}; seeds: least, most"
 
 
 _OF_SPLITS = "o^s"  # markers
@@ -125,7 +143,8 @@ def draw_quality(axes: Axes, methods: Sequence[Measured]) -> None:
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set_xlabel("Perplexity; less is better")
+    drawn = bars_are(methods)
+    axes.set_xlabel("Perplexity; less is better" + f"\nBars: {drawn}" * (drawn != _INTERVALS))
     axes.set_ylabel("Expected max. toxicity")
     _legend_below(axes)
 
@@ -313,7 +332,8 @@ def draw_reliability(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> No
 
 def _legend_below(axes: Axes) -> None:
     """A legend half an inch below the axes, clear of the axis label whatever their height."""
-    below = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
+    further = 0.17 * axes.get_xlabel().count("\n")
+    below = axes.transAxes + ScaledTranslation(0, -0.5 - further, axes.figure.dpi_scale_trans)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(
             loc="upper center",

@@ -6,8 +6,11 @@ from typing import Any
 
 from detox_jax.evaluation import groups
 from detox_jax.evaluation.console import NO_GROUP, gap_sentence
+from detox_jax.evaluation.groups import GroupRow
 from detox_jax.evaluation.results import Results
-from detox_jax.report.cells import show
+from detox_jax.evaluation.statistics import Interval
+from detox_jax.report.cells import LITTLE, marked, says_little, show
+from detox_jax.report.legend import legend_of_little
 from detox_jax.report.table_formats import csv_lines
 from detox_jax.report.tables import METHOD, Table
 
@@ -27,8 +30,8 @@ def tables(results: Results) -> list[Table]:
                 "Group": row.group or NO_GROUP,
                 "Prompts": f"{row.num_prompts:,}",
                 "Scored": f"{row.coverage:.1%}",
-                "Max. toxicity": show(row.expected_maximum_toxicity),
-                "Tox. probability": show(row.toxicity_probability),
+                "Max. toxicity": _figure(row.expected_maximum_toxicity, row),
+                "Tox. probability": _figure(row.toxicity_probability, row),
             }
             for row in rows
         ]
@@ -36,11 +39,17 @@ def tables(results: Results) -> list[Table]:
     return made
 
 
+def _figure(interval: Interval, row: GroupRow) -> str:
+    """Marked where its interval says little, as a group of few prompts has it."""
+    return marked(show(interval), (LITTLE, says_little(interval, row.num_scored_prompts)))
+
+
 def legend(results: Results) -> list[str]:
     """What the tables mean, and the largest gaps; nothing without groups."""
     if not results.groups:
         return []
-    return [LEGEND, *map(gap_sentence, results.gaps)]
+    marks = legend_of_little(tables(results))
+    return [LEGEND, *marks, *map(gap_sentence, results.gaps)]
 
 
 def csv_table(results: Results) -> str:

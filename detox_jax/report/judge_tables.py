@@ -9,7 +9,7 @@ from typing import Any
 from detox_jax.evaluation.metric_names import EMT, TP, ToxicityMetric
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Quality, Row
-from detox_jax.report.cells import NONE, marked, show
+from detox_jax.report.cells import LITTLE, NONE, marked, n_by_k, percent, says_little, show
 from detox_jax.report.legend import legend_of_columns, legend_of_scorer, legend_of_texts
 from detox_jax.report.page_tables import columns_named
 from detox_jax.report.table_formats import csv_lines, markdown_rows
@@ -47,7 +47,7 @@ def _qualities(results: Results) -> list[str]:
 
 
 def table(several: Sequence[Results]) -> Table:
-    """The rows, on all prompts: EMT and TP by each judge with their intervals, and the texts.
+    """The rows, on all prompts: n, EMT and TP by each judge with their intervals, and the texts.
 
     A mark that a row has under all judges stands beside its name, else beside a judge's figures.
 
@@ -63,11 +63,14 @@ def table(several: Sequence[Results]) -> Table:
     for row, texts in zip(first.of_split(split), made.rows, strict=True):
         judged = [of_judge[row.method] for of_judge in of_judges]
         of_all, own = _marks(several, judged)
-        cells = {METHOD: marked(row.method, *of_all.items())}
+        cells = {METHOD: marked(row.method, *of_all.items()), **_counts(several, judged)}
         for metric, name in _METRICS:
             for results, here, alone in zip(several, judged, own, strict=True):
-                figure = show(here.estimate(metric))
-                cells[f"{name}, {results.scorer.name}"] = marked(figure, *alone.items())
+                figure = here.estimate(metric)
+                little = says_little(figure, here.toxicity.num_scored_prompts)
+                cells[f"{name}, {results.scorer.name}"] = marked(
+                    show(figure), *alone.items(), (LITTLE, little)
+                )
         for name, text in texts.items():
             if name != METHOD:
                 cells[name] = text
@@ -75,6 +78,17 @@ def table(several: Sequence[Results]) -> Table:
                 cells[_RISE] = _percent(_rise(row.quality, base))
         rows.append(cells)
     return Table(made.title, split, made.counts, rows)
+
+
+def _counts(several: Sequence[Results], judged: Sequence[Row]) -> dict[str, str]:
+    """Prompts and continuations of a row, and what is scored; by judge where one lacks scores."""
+    if not any(row.toxicity.coverage < 1 for results in several for row in results.rows):
+        return {"n × k": n_by_k(several[0], judged[0])}
+    cells = {}
+    for results, row in zip(several, judged, strict=True):
+        cells[f"n × k, {results.scorer.name}"] = n_by_k(results, row)
+        cells[f"Scored, {results.scorer.name}"] = percent(row.toxicity.coverage)
+    return cells
 
 
 def _marks(
@@ -106,10 +120,16 @@ def _percent(share: float) -> str:
 def markdown(several: Sequence[Results]) -> str:
     """The table and what it means."""
     made, first = table(several), several[0]
+    counts = ""
+    if "n × k" not in made.rows[0]:
+        counts = (
+            " n × k: prompts with a score, and continuations of each; Scored: continuations that "
+            "have a score;"
+        )
     sentences = [
         "EMT: expected maximum toxicity, mean over prompts of the most toxic continuation's score; "
-        "TP: share of prompts with a toxic continuation; each by the judge that is named. A mark "
-        "beside a figure is of that judge alone.",
+        f"TP: share of prompts with a toxic continuation;{counts} each by the judge that is named. "
+        "A mark beside a figure is of that judge alone.",
         *legend_of_columns(first, [made]),
         f"{_RISE}: of the perplexity over that of {first.baseline}.",
         *legend_of_texts(first),
@@ -149,8 +169,11 @@ def csv_table(several: Sequence[Results]) -> str:
     return csv_lines([{k: None if v != v else v for k, v in line.items()} for line in lines])
 
 
-def _judged(row: Row, judge: str) -> dict[str, float]:
-    figures = {}
+def _judged(row: Row, judge: str) -> dict[str, float | None]:
+    figures: dict[str, float | None] = {
+        f"num_scored_prompts_{judge}": row.toxicity.num_scored_prompts,
+        f"coverage_{judge}": row.toxicity.coverage,
+    }
     for metric, _ in _METRICS:
         interval = row.estimate(metric)
         figures |= {

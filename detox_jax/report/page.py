@@ -167,7 +167,7 @@ def _section(evaluation: Evaluation, anchor: str, name: str, lines: Sequence[Fro
     made, drawn = page_tables.of_scores(results), charts.of_scores(evaluation)
     legend = [*legend_of_columns(results, made), *legend_of_scorer(results)]
     made += group_tables.tables(results)
-    legend += group_tables.legend(results)
+    legend += [line for line in group_tables.legend(results) if line not in legend]
     if lines:
         made.append(frontier_tables.table(lines, results))
         drawn.append(frontier_tables.chart(lines))

@@ -128,7 +128,11 @@ KEY_COLUMNS = (
 )
 QUALITY_COLUMNS = (
     Column("Mean toxicity", "over all continuations", cells.estimate(MEAN), better=-1),
-    Column("Δ mean", "", cells.difference(MEAN)),
+    Column(
+        "Δ mean",
+        "of the means of prompts, each of which counts alike, however many scores it has",
+        cells.difference(MEAN),
+    ),
     Column(
         "Toxic share",
         f"continuations that score at least {TOXIC}",

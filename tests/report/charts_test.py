@@ -56,3 +56,23 @@ def test_of_many_methods_the_least_toxic_sound_ones_have_a_colour():
 def test_without_a_probe_there_is_none():
     curve = dataclasses.replace(Curve(), step=(1, 2), loss=(2.0, 1.0))
     assert [chart.name for chart in charts.of_training(_evaluation(curve))] == ["training"]
+
+
+def test_a_curve_over_some_of_the_prompts_is_not_headed_by_all():
+    results = results_made.made_results()
+    evaluation = Evaluation("here", results, prompts=results_made.made_prompts(results))
+    made = {chart.name: chart for chart in charts.of_scores(evaluation)}
+    assert (
+        made["k-curve"].subject
+        == made["toxicity"].subject
+        == ("lexicon, 500 prompts × 25 continuations")
+    )
+    assert "have no score" not in made["k-curve"].caption
+    rows = tuple(
+        dataclasses.replace(row, toxicity=dataclasses.replace(row.toxicity, coverage=0.97))
+        for row in results.rows
+    )
+    evaluation = dataclasses.replace(evaluation, results=dataclasses.replace(results, rows=rows))
+    made = {chart.name: chart for chart in charts.of_scores(evaluation)}
+    assert made["k-curve"].subject == "lexicon"
+    assert "Some continuations have no score: curves are over" in made["k-curve"].caption

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.report import drawing
 from detox_jax.report.figures import Measured
+from detox_jax.report.seeds import Spread
 
 
 def test_pareto_front():
@@ -66,3 +67,19 @@ def test_a_long_name_keeps_its_beginning_and_its_end():
     assert label.startswith("SGEAT with prompts that")
     assert label.endswith("the second seed")
     assert label.count("\n") == 2
+
+
+def test_bars_of_seeds_are_not_called_intervals():
+    level, seeds = Interval(0.5, 0.4, 0.6), Spread(0.5, 0.4, 0.6)
+    one, several = Measured("one", 0, level, level, 4.0), Measured("three", 1, seeds, seeds, 5.0)
+    said = []
+    for methods in ([one], [several], [one, several]):
+        axes = Figure().subplots()
+        drawing.draw_toxicity(axes, methods)
+        said.append(axes.get_xlabel())
+    assert said[0] == "Toxicity (95 % intervals); less is better"
+    assert said[1].endswith("Bars: least and most of seeds")
+    assert said[2].endswith("Bars: 95 % intervals; seeds: least, most")
+    axes = Figure().subplots()
+    drawing.draw_quality(axes, [several])
+    assert axes.get_xlabel().endswith("Bars: least and most of seeds")

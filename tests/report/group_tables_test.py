@@ -54,3 +54,17 @@ def test_the_csv_is_unrounded(results, tmp_path, monkeypatch):
 def test_without_groups_there_is_nothing():
     made = results_made.made_results()
     assert group_tables.tables(made) == [] and group_tables.legend(made) == []
+
+
+def test_a_group_of_few_prompts_is_marked(results):
+    few = dataclasses.replace(results.groups[0], num_scored_prompts=19)
+    one = dataclasses.replace(
+        results.groups[0], group="b", expected_maximum_toxicity=Interval(0.8, 0.8, 0.8)
+    )
+    made = dataclasses.replace(results, groups=(few, one, results.groups[1]))
+    (table,) = group_tables.tables(made)
+    shown = [row["Max. toxicity"] for row in table.rows]
+    assert shown == ["0.200 [0.100, 0.300] ‡", "0.800 [0.800, 0.800] ‡", "0.400 [0.300, 0.500]"]
+    assert [row["Tox. probability"][-1] for row in table.rows] == ["‡", "]", "]"]
+    assert any(line.startswith("‡: the interval says little") for line in group_tables.legend(made))
+    assert not any(line.startswith("‡") for line in group_tables.legend(results))

@@ -139,3 +139,22 @@ def test_report_writes_it_with_seeds_as_one_and_every_row_in_csv(both, tmp_path)
     assert len(lines) == 1 + len(both[0].rows)
     report.report(str(places[0]), str(tmp_path / "alone"))
     assert not (tmp_path / "alone" / "judges.md").exists()
+
+
+def test_prompts_and_coverage_of_every_judge_stand_in_the_table(both):
+    assert judge_tables.table(both).rows[0]["n × k"] == "500 × 25"
+
+    def few(row):
+        toxicity = dataclasses.replace(row.toxicity, num_scored_prompts=12, coverage=0.97)
+        return dataclasses.replace(row, toxicity=toxicity)
+
+    one, other = both
+    several = [one, dataclasses.replace(other, rows=tuple(map(few, other.rows)))]
+    row = judge_tables.table(several).rows[0]
+    assert row["n × k, lexicon"] == "500 × 25" and row["n × k, other"] == "12 × 25"
+    assert (row["Scored, lexicon"], row["Scored, other"]) == ("100.0 %", "97.0 %")
+    assert row["EMT, lexicon"].endswith("]") and row["EMT, other"].endswith("] ‡")
+    text = judge_tables.markdown(several)
+    assert "‡: the interval says little" in text and "Scored: continuations that have" in text
+    (line, *_) = csv.DictReader(io.StringIO(judge_tables.csv_table(several)))
+    assert (line["num_scored_prompts_other"], line["coverage_other"]) == ("12", "0.97")

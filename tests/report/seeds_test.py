@@ -81,6 +81,7 @@ def test_pictures_have_one_line_a_method_and_texts_are_of_the_first_seed(fake, m
     assert curve == pytest.approx([(a + b) / 2 for a, b in zip(*both, strict=True)])
     drawn = {chart.name: chart for chart in charts.charts(merged)}
     assert [line[0].name for line in drawn["k-curve"].shown].count("SGEAT") == 1
+    assert drawn["splits"].caption.endswith("bars span 95 % intervals; seeds: least, most.")
     assert not {*SEEDS} & {line[0].name for chart in ("training",) for line in drawn[chart].shown}
     texts = {name: Continuation(f" {name} writes", 0.1) for name in ("base", *SEEDS)}
     sample = dataclasses.replace(whole.samples[0], continuations=texts)

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from detox_jax.evaluation.metric_names import EMT, MEAN, TaskAccuracy
 from detox_jax.evaluation.results_files import load
-from detox_jax.report import tables
-from detox_jax.report.legend import legend
+from detox_jax.evaluation.statistics import Interval
+from detox_jax.report import latex_tables, tables
+from detox_jax.report.legend import legend, legend_of_columns
 from tests.evaluation import results_made
 
 
@@ -52,3 +54,41 @@ def test_the_perplexity_of_continuations_is_said_to_be_of_all_prompts(fake):
     assert f"{named[0]}: of a token of {of_which} prompts, under a reference" in " ".join(
         legend(results)
     )
+
+
+def of_toxicity(results, **change):
+    rows = tuple(
+        dataclasses.replace(row, toxicity=dataclasses.replace(row.toxicity, **change))
+        for row in results.rows
+    )
+    return dataclasses.replace(results, rows=rows)
+
+
+def test_the_legend_says_which_prompts_splits_are_and_counts_those_in_neither():
+    results = results_made.made_results()
+    said = " ".join(legend(results))
+    assert "Toxic prompts: those whose own score is at least 0.5; nontoxic: those whose own" in said
+    assert "no score of their own" not in said
+    said = legend(of_toxicity(results, num_prompts_without_score=19))
+    assert "19 of all 500 prompts have no score of their own: neither toxic nor nontoxic." in said
+    said = latex_tables.latex(of_toxicity(results, num_prompts_without_score=19))
+    assert "19 of all 500 prompts have no score of their own" in said
+
+
+def test_the_legend_says_that_accuracies_are_over_questions():
+    results = results_made.made_results()
+    assert "In brackets: 95 % intervals over prompts." in legend(results)
+    asked = {TaskAccuracy.of("piqa"): Interval(0.5, 0.4, 0.6)}
+    rows = tuple(dataclasses.replace(row, accuracies=asked) for row in results.rows)
+    results = dataclasses.replace(results, rows=rows)
+    assert "In brackets: 95 % intervals over prompts (accuracies: questions)." in legend(results)
+    alone = legend_of_columns(results, [tables.accuracy_table(results)])
+    assert alone == ["In brackets: 95 % intervals over questions."]
+
+
+def test_the_legend_says_that_differences_of_means_count_prompts_alike():
+    results = results_made.made_results()
+    pairs = [x for x in results.paired if x.metric == EMT]
+    means = tuple(dataclasses.replace(pair, metric=MEAN) for pair in pairs)
+    said = legend(dataclasses.replace(results, paired=(*results.paired, *means)))
+    assert any(x.startswith("Δ mean: of the means of prompts, each of which") for x in said)
