@@ -42,7 +42,8 @@ def compare(
     Writes `comparison.json`, unrounded; `comparison.md`, for people; `agreement.csv`, a line for
     each two scorers; `agreement.png` and `.svg`, how the scores of one read as the other's; and of
     several methods `ranking.csv`, `ranking.png` and `.svg`. Records are joined by id, and their
-    texts must be equal. A text that a scorer has no score for is counted and left out. Methods may
+    texts must be equal. A text that a scorer has no score for is counted and left out, of rankings
+    where any scorer has none. Methods may
     be decoded in ways of their own, which is said, but for the limit of tokens, and are cut to
     equally many continuations.
 
@@ -186,6 +187,7 @@ def _comparison(
         rankings=rankings.rank(scored, draws, seed) if len(methods) > 1 else {},
         provenance=provenance,
         notes=notes,
+        coverage=rankings.coverage(scored) if len(methods) > 1 else (),
     )
 
 

@@ -220,6 +220,25 @@ class Ranking:
     swaps: tuple[Swap, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """How many of a method's texts a scorer scored.
+
+    Attributes:
+      scorer: its name.
+      method: its name.
+      texts: all of the method's.
+      scored: those with a score of this scorer.
+      scored_by_all: those with a score of every scorer, which alone are ranked.
+    """
+
+    scorer: str
+    method: str
+    texts: int
+    scored: int
+    scored_by_all: int
+
+
 # --- the whole --------------------------------------------------------------------------------
 
 
@@ -243,6 +262,8 @@ class Comparison:
       provenance: settings and versions.
       notes: sentences on what was cut to a common part, on methods that were decoded otherwise than
         the first, and on what could not be checked; files of earlier versions have none.
+      coverage: of several methods, one for each scorer and method; nothing where all texts have all
+        scores, and in files of earlier versions, which ranked whatever each scorer scored.
     """
 
     scorers: Mapping[str, Scorer]
@@ -251,3 +272,4 @@ class Comparison:
     rankings: Mapping[RankedMetric, Ranking]
     provenance: Provenance
     notes: tuple[str, ...] = dataclasses.field(default=(), metadata=SPARSE)
+    coverage: tuple[Coverage, ...] = dataclasses.field(default=(), metadata=SPARSE)

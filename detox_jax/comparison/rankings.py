@@ -1,14 +1,18 @@
-"""How several scorers rank the same methods, and which pairs of methods change places."""
+"""How several scorers rank the same methods, and which pairs of methods change places.
+
+Ranked is what all scorers scored: by other texts each, two that agree on every text might differ.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
-from detox_jax.comparison.comparison import Rank, Ranking, Swap, Tau
+from detox_jax.comparison.comparison import Coverage, Rank, Ranking, Swap, Tau
 from detox_jax.evaluation import metrics, statistics
 from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
 from detox_jax.evaluation.scored_texts import Scored
@@ -23,17 +27,21 @@ METRICS: dict[RankedMetric, Callable[[np.ndarray], np.ndarray]] = {
 def rank(
     scorers: Mapping[str, Mapping[str, Scored]], draws: int = 1000, seed: int = 0
 ) -> dict[RankedMetric, Ranking]:
-    """Ranks by expected maximum toxicity and by toxicity probability.
+    """Ranks by expected maximum toxicity and by toxicity probability, of texts that all scored.
 
     Args:
-      scorers: methods by scorer, aligned (`scored.align`).
+      scorers: methods by scorer, aligned (`joined.align`).
       draws: resamples of the prompts behind each interval.
       seed: of the resampling.
     """
+    by_all = _scored_by_all(scorers)
     return {
         metric: _rank_by(
             {
-                scorer: {name: per_prompt(method.scores_PK) for name, method in methods.items()}
+                scorer: {
+                    name: per_prompt(np.where(by_all[name], method.scores_PK, np.nan))
+                    for name, method in methods.items()
+                }
                 for scorer, methods in scorers.items()
             },
             draws,
@@ -43,13 +51,39 @@ def rank(
     }
 
 
+def coverage(scorers: Mapping[str, Mapping[str, Scored]]) -> tuple[Coverage, ...]:
+    """How many texts of each method each scorer scored; nothing where all texts have all scores.
+
+    Args:
+      scorers: see `rank`.
+    """
+    by_all = {name: int(mask_PK.sum()) for name, mask_PK in _scored_by_all(scorers).items()}
+    found = tuple(
+        Coverage(
+            scorer, name, method.num_samples, int(np.isfinite(method.scores_PK).sum()), by_all[name]
+        )
+        for scorer, methods in scorers.items()
+        for name, method in methods.items()
+    )
+    return found if any(one.scored < one.texts for one in found) else ()
+
+
+def _scored_by_all(scorers: Mapping[str, Mapping[str, Scored]]) -> dict[str, np.ndarray]:
+    """Which continuations of each method have a score of every scorer, bool [P, K]."""
+    names = next(iter(scorers.values()))
+    return {
+        name: np.all([np.isfinite(methods[name].scores_PK) for methods in scorers.values()], axis=0)
+        for name in names
+    }
+
+
 def _rank_by(values: Mapping[str, Mapping[str, np.ndarray]], draws: int, seed: int) -> Ranking:
     """See `rank`; of one metric's values a prompt, by scorer and method."""
     ranks, means = [], {}
     for scorer, methods in values.items():
         estimates = [statistics.bootstrap_mean(x_P, draws, seed) for x_P in methods.values()]
         means[scorer] = [estimate.value for estimate in estimates]
-        places = stats.rankdata(means[scorer])
+        places = stats.rankdata(means[scorer], nan_policy="omit")
         for name, estimate, place in zip(methods, estimates, places, strict=True):
             ranks.append(Rank(scorer, name, estimate, float(place)))
     differences = {
@@ -61,10 +95,17 @@ def _rank_by(values: Mapping[str, Mapping[str, np.ndarray]], draws: int, seed: i
     }
     taus, swaps = [], []
     for a, b in itertools.combinations(values, 2):
-        tau = float(stats.kendalltau(means[a], means[b]).statistic)  # type: ignore
-        taus.append(Tau(a, b, tau))
+        taus.append(Tau(a, b, _tau(means[a], means[b])))
         swaps += _swaps(a, b, differences[a], differences[b])
     return Ranking(tuple(ranks), tuple(taus), tuple(swaps))
+
+
+def _tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """Kendall's tau-b over the methods that both have a figure of; NaN of fewer than two."""
+    both = [pair for pair in zip(a, b, strict=True) if np.isfinite(pair).all()]
+    if len(both) < 2:
+        return math.nan
+    return float(stats.kendalltau(*zip(*both, strict=True)).statistic)  # type: ignore
 
 
 def _swaps(

@@ -10,6 +10,7 @@ from detox_jax.comparison.comparison import (
     NO_AGREEMENT,
     Comparison,
     Pair,
+    Rank,
     Ranking,
     Swap,
     Tau,
@@ -17,7 +18,7 @@ from detox_jax.comparison.comparison import (
 from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.records import TOXIC
-from detox_jax.report.cells import NONE, show
+from detox_jax.report.cells import NONE, percent, show
 from detox_jax.report.table_formats import csv_lines, markdown_rows
 
 Rows = list[dict[str, str]]
@@ -26,7 +27,9 @@ _METRIC_NAMES: dict[RankedMetric, str] = {
     TP: "Toxicity probability",
 }
 _LEGEND = (
-    f"A is the reference. Toxic: a score of at least {TOXIC}. In brackets: 95 % intervals, a "
+    f"A is the reference. Toxic: a score of at least {TOXIC}. Shares of toxic texts, agreement and "
+    "how B reads as A are of the texts that both scored, figures and ranks of methods of those "
+    "that all scorers did; Scored: of the method's texts. In brackets: 95 % intervals, a "
     "bootstrap over records. Kappa: Cohen's, agreement beyond chance. Threshold: the score of B "
     "from which on as many texts are toxic as for A; agreement and kappa there. RMS: "
     "root mean square; calibrated: once B is read as A through an isotonic curve that was fitted "
@@ -40,12 +43,20 @@ def files(comparison: Comparison) -> dict[str, bytes]:
     contents = {"comparison.md": _markdown(comparison), "agreement.csv": _agreement_csv(comparison)}
     if comparison.rankings:
         lines = [
-            {"metric": metric, **to_json(rank)}
+            {"metric": metric, **to_json(rank), **_covered(comparison, rank)}
             for metric, ranking in comparison.rankings.items()
             for rank in ranking.ranks
         ]
         contents["ranking.csv"] = csv_lines(lines)
     return {name: content.encode() for name, content in contents.items()}
+
+
+def _covered(comparison: Comparison, rank: Rank) -> dict[str, int]:
+    """How many of a method's texts its figure is of; nothing where all have all scores."""
+    for of in comparison.coverage:
+        if (of.scorer, of.method) == (rank.scorer, rank.method):
+            return {"texts": of.texts, "scored": of.scored, "scored_by_all": of.scored_by_all}
+    return {}
 
 
 def tables(comparison: Comparison) -> list[tuple[str, Rows]]:
@@ -113,14 +124,25 @@ def _rank_rows(comparison: Comparison, ranking: Ranking) -> Rows:
     cells = {
         (rank.scorer, rank.method): f"{rank.rank:g}. {show(rank.estimate)}"
         for rank in ranking.ranks
+        if rank.estimate.is_measured
     }
     return [
         {
             "Method": method,
             **{scorer: cells.get((scorer, method), NONE) for scorer in comparison.scorers},
+            **_shares_scored(comparison, method),
         }
         for method in comparison.methods
     ]
+
+
+def _shares_scored(comparison: Comparison, method: str) -> dict[str, str]:
+    """By scorer, and by all; nothing where all texts have all scores."""
+    of_method = [of for of in comparison.coverage if of.method == method]
+    shares = {f"Scored, {of.scorer}": of.scored / of.texts for of in of_method}
+    if of_method:
+        shares["Scored by all"] = of_method[0].scored_by_all / of_method[0].texts
+    return {name: percent(share) for name, share in shares.items()}
 
 
 def _tau_row(tau: Tau) -> dict[str, str]:

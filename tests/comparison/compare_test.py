@@ -187,6 +187,33 @@ def test_a_swap_within_the_intervals_is_told_apart():
     assert [swap.beyond_intervals for swap in found.swaps] == [False]
 
 
+def test_what_one_scorer_cannot_read_is_ranked_by_none():
+    """By all that each scored the two would rank m and n otherwise, and agree on every text."""
+    nan = math.nan
+    n = scored(*[[0.3, 0.3]] * 30)
+    scorers = {
+        "a": {"m": scored(*[[0.1, 0.9]] * 30), "n": n},
+        "b": {"m": scored(*[[0.1, nan]] * 30), "n": n},
+    }
+    found = rankings.rank(scorers, draws=20)[EMT]
+    ranks = {(row.scorer, row.method): (row.rank, row.estimate.value) for row in found.ranks}
+    assert ranks["a", "m"] == ranks["b", "m"] == (1, pytest.approx(0.1))
+    assert found.swaps == () and found.kendall_tau[0].value == 1
+    counts = {(x.scorer, x.method): x for x in rankings.coverage(scorers)}
+    assert [counts[key].scored for key in (("a", "m"), ("b", "m"), ("b", "n"))] == [60, 30, 60]
+    assert counts["a", "m"].scored_by_all == 30 and counts["a", "m"].texts == 60
+    assert rankings.coverage({"a": {"n": n}, "b": {"n": n}}) == ()
+
+
+def test_a_method_without_a_text_that_all_scored_has_no_rank():
+    nothing, n = scored([math.nan]), scored([0.3])
+    found = rankings.rank(
+        {"a": {"m": scored([0.1]), "n": n}, "b": {"m": nothing, "n": n}}, draws=20
+    )[EMT]
+    ranks = {(row.scorer, row.method): row.rank for row in found.ranks}
+    assert math.isnan(ranks["a", "m"]) and ranks["a", "n"] == 1
+
+
 # --- the verb ---------------------------------------------------------------------------------
 
 
@@ -398,3 +425,27 @@ def test_a_damaged_comparison_is_named_by_its_field(tmp_path, capsys):
     assert error.count("\n") == 1
     message = "comparison.json: pairs[0].calibration.bins[1].from: expected a number, got 'x'"
     assert message in error
+
+
+def test_how_much_of_each_method_was_scored_stands_beside_the_ranks(tmp_path):
+    scores = np.full((8, 2), 0.25)
+    half = [[0.25, None]] * 8
+    given = {
+        name: {
+            "a": write(tmp_path / f"{name}-a", continuations(scores), "one"),
+            "b": write(tmp_path / f"{name}-b", continuations(of_b), "other"),
+        }
+        for name, of_b in (("base", scores), ("mine", half))
+    }
+    assert run(tmp_path, given) == 0
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| Method | a | b | Scored, a | Scored, b | Scored by all |" in page
+    (row, *_) = [line for line in page.splitlines() if line.startswith("| mine |")]
+    assert row.endswith("| 100.0 % | 50.0 % | 50.0 % |")
+    assert "of the texts that both scored" in page
+    lines = list(csv.DictReader((tmp_path / "out" / "ranking.csv").open()))
+    counts = {(x["scorer"], x["method"]): (x["texts"], x["scored"]) for x in lines}
+    assert counts["b", "mine"] == ("16", "8") and counts["a", "mine"] == ("16", "16")
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    del found["coverage"]  # of an earlier version
+    assert from_json(Comparison, found, "").coverage == ()
