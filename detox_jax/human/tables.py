@@ -43,8 +43,7 @@ def markdown(results: HumanResults, is_short: bool = False) -> str:
 
 
 def _outcome_row(outcome: Outcome) -> dict[str, str]:
-    p_value = outcome.p_value_holm
-    said = f" (p {p_value:.3f})" if math.isfinite(p_value) else ""
+    said = _p_value(outcome.p_value_holm)
     row = {
         "Method": outcome.method,
         "Against": outcome.against,
@@ -60,6 +59,13 @@ def _outcome_row(outcome: Outcome) -> dict[str, str]:
     if outcome.vote != MAJORITY:
         del row["Undecided"]
     return row
+
+
+def _p_value(p_value: float) -> str:
+    """In parentheses; nothing is as sure as 0.000 would say."""
+    if not math.isfinite(p_value):
+        return ""
+    return " (p < 0.001)" if p_value < 0.001 else f" (p {p_value:.3f})"
 
 
 def _agreement_row(agreement: Agreement) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What raters said as tables."""
 
+import dataclasses
 import math
 
 from detox_jax.evaluation.statistics import UNMEASURED, Difference, Interval
@@ -52,3 +53,10 @@ def test_the_csv_holds_every_outcome_unrounded():
     lines = tables.csv_table(RESULTS).splitlines()
     assert len(lines) == 4 and "wins_low" in lines[0] and "0.181" in lines[1]
     assert "nan" not in "".join(lines)
+
+
+def test_no_p_value_reads_as_nothing():
+    """The least that 10,000 sign flips give is 1 / 10,001."""
+    least = dataclasses.replace(RESULTS, outcomes=(outcome(p_value_holm=1 / 10_001),))
+    text = tables.markdown(least)
+    assert "(p &lt; 0.001)" in text and "0.000" not in text
