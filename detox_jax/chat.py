@@ -19,7 +19,7 @@ from etils import epath
 from jinja2 import ext, sandbox
 
 from detox_jax import tokenizer_files
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.kinds import OneOf
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE
 from detox_jax.vocabulary import Vocabulary
@@ -111,7 +111,7 @@ def _rendered(
                 raise
             return compiled.render(messages=without_system, **fields)
     except (jinja2.TemplateError, TypeError) as error:
-        raise UserError(f"the tokenizer's chat template fails: {error}") from None
+        raise UserError(f"the tokenizer's chat template fails: {in_one_line(error)}") from None
 
 
 # Stands behind a message that is to go on. Its last space shows whether the template strips.

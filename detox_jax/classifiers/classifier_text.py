@@ -10,7 +10,7 @@ import tokenizers
 from etils import epath
 
 from detox_jax.classifiers import encoder_tokenizers
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import jsonl
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, why_beyond
 
@@ -77,7 +77,7 @@ def _open(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
         try:
             tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
         except Exception as error:  # `tokenizers` raises bare Exception for a malformed file.
-            raise UserError(f"{file}: not a readable tokenizer: {error}") from None
+            raise UserError(f"{file}: not a readable tokenizer: {in_one_line(error)}") from None
         return tokenizer, [path for path in (file, config_file) if path.exists()]
     built = encoder_tokenizers.build(directory)
     if built is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 STARTS = (_PARQUET, _ARROW_FILE, _ARROW_STREAM)
@@ -97,8 +97,8 @@ def _plain_batch(batch: Any, name: str) -> Iterator[dict[str, Any]]:
             columns[field.name] = column.to_pylist()
         except (ValueError, OverflowError) as error:
             raise UserError(
-                f"{name}: column {field.name!r} of {field.type} cannot be read ({error}); write "
-                "the file without it"
+                f"{name}: column {field.name!r} of {field.type} cannot be read "
+                f"({in_one_line(error)}); write the file without it"
             ) from None
     for values in zip(*columns.values(), strict=True):
         row = {name: _plain(value) for name, value in zip(columns, values, strict=True)}

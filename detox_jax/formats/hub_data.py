@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 
 _SCHEME = "hf://datasets/"
 _NAME = r"[\w.-]+(?:/[\w.-]+)?"
@@ -193,7 +193,7 @@ def _refusal(repo: str, revision: str | None, error: Exception) -> UserError:
             "it is private"
         )
     elif isinstance(error, errors.HFValidationError):
-        reason = f"not a hub name: {error}"
+        reason = f"not a hub name: {in_one_line(error)}"
     elif isinstance(error, errors.HfHubHTTPError):
         reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
     else:

@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _COMPRESSED = re.compile(r"\.(gz|zst)$")
@@ -86,7 +86,7 @@ def read_lines(file: epath.Path, kind: str) -> list[str]:
     try:
         content = read_bytes(file)
     except OSError as error:
-        raise UserError(f"{file}: not readable as {kind}: {error}") from None
+        raise UserError(f"{file}: not readable as {kind}: {in_one_line(error)}") from None
     try:
         return content.decode().splitlines()
     except UnicodeDecodeError as error:

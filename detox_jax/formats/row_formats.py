@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import arrow_rows, json_array, jsonl, published, tfds_rows
 
 COMPRESSED = ("", ".gz", ".zst")
@@ -166,8 +166,9 @@ def _delimited_rows(file: epath.Path, delimiter: str) -> Iterator[RawRow]:
             cells = next(reader, None)
         except csv.Error as error:
             raise UserError(
-                f"{file}:{number}: not {'TSV' if delimiter != ',' else 'CSV'}: {error}; in a cell "
-                "that holds a quote, quote the cell and double the quote"
+                f"{file}:{number}: not {'TSV' if delimiter != ',' else 'CSV'}: "
+                f"{in_one_line(error)}; in a cell that holds a quote, quote the cell and double "
+                "the quote"
             ) from None
         if cells is None:
             break

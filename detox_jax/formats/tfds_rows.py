@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 
 SCHEME = "tfds://"
 FEATURES = "features.json"
@@ -87,7 +87,8 @@ def rows(file: epath.Path) -> Iterator[Mapping[str, Any]]:
             example = features.deserialize_example_np(content)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{file}:{number}: not what {FEATURES} beside it says: {error}; prepare it again"
+                f"{file}:{number}: not what {FEATURES} beside it says: "
+                f"{in_one_line(error)}; prepare it again"
             ) from None
         yield {name: _plain(item, features[name]) for name, item in example.items()}
 

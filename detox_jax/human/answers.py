@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
-from detox_jax.errors import UserError, shortened
+from detox_jax.errors import UserError, in_one_line, shortened
 from detox_jax.human import sheets, texts
 from detox_jax.human.key import EQUAL, Answer, Key, Row, Sheet
 
@@ -119,7 +119,8 @@ def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             raise UserError(
-                f"{where}:{number}: cannot be read as CSV: {error}; save the sheet again"
+                f"{where}:{number}: cannot be read as CSV: {in_one_line(error)}; "
+                "save the sheet again"
             ) from None
         if any(cell.strip() for cell in line):
             yield number, [cell.strip() for cell in line]

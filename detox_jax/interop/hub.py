@@ -6,7 +6,7 @@ import re
 
 from etils import epath
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import hub_data
 
 # Weights as safetensors only: a pickle may run code.
@@ -75,7 +75,7 @@ def _download(repo: str, revision: str | None) -> str:
             "if it is private"
         )
     except errors.HFValidationError as error:
-        reason = f"not a hub name: {error}"
+        reason = f"not a hub name: {in_one_line(error)}"
     except errors.LocalEntryNotFoundError:  # Offline, or no network, and not in the cache.
         reason = (
             "no directory here, not in the hub's cache, and the hub cannot be reached (no "

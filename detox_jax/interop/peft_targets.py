@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 from detox_jax.interop import peft
 from detox_jax.interop.config_fields import Fields
 from detox_jax.models.config import TransformerConfig
@@ -174,7 +174,7 @@ def places(
     try:
         adapted = [place for place in modules if place[:2] in targets]
     except re.error as error:
-        raise UserError(f"a pattern of module names that is none: {error}") from None
+        raise UserError(f"a pattern of module names that is none: {in_one_line(error)}") from None
     if not adapted:
         raise UserError(f"target_modules {targets.named} names no projection of a {family} model")
     return adapted

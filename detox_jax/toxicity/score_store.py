@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from filelock import FileLock
 
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, in_one_line
 
 SCHEMA_VERSION = 1
 # "dtxs": tells our files from other SQLite databases.
@@ -177,7 +177,8 @@ class ScoreStore:
                 return _run(self.path, use)
         except (OSError, sqlite3.Error, _UnusableError) as error:
             raise UserError(
-                f"{self.path}: cannot be used as a score cache: {error}; give another path"
+                f"{self.path}: cannot be used as a score cache: {in_one_line(error)}; "
+                "give another path"
             ) from None
 
 

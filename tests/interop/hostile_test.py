@@ -177,6 +177,11 @@ DIRECTORIES = {
     # --- the weights
     "header too deep": (header(lambda _: DEEP.encode()), "not a whole safetensors file"),
     "header a list": (header(lambda _: b"[]"), "not a whole safetensors file"),
+    # The library quotes a type that it does not know as it stands, with its line breaks.
+    "header of two lines": (
+        header(lambda old: old.replace(b'"F32"', b'"a\\nb"')),
+        "not a whole safetensors file .*a b",
+    ),
     "header of Latin-1": (header(lambda old: old.replace(b"norm", b"n\xe9rm")), "not a whole"),
     "weights empty": (text("model.safetensors", ""), "not a whole safetensors file"),
     "weights a pickle": (text("model.safetensors", b"\x80\x04K\x01."), "not a whole safetensors"),
