@@ -125,6 +125,49 @@ def test_lexicon_of_a_file(tmp_path):
     assert lexicon.LexiconScorer(str(path)).fingerprint == scorer.fingerprint
 
 
+def test_lexicon_reads_a_list_as_banned_words_does(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("# rude: idiot\nsilly   goose\n")
+    scorer = lexicon.LexiconScorer(str(path))
+    assert scorer.score(["a silly goose", "# rude: idiot"]) == [0.5, 0]
+    path.write_text("# Insults of Russian.\n\u0434\u0443\u0440\u0430\u043a\n")
+    assert lexicon.LexiconScorer(str(path)).score(["You idiot"]) == [None]
+
+
+# Of Tamil: KA TTA, which begins `kadai`, a shop, and ends `kaakada`; of Arabic: a dog.
+TAMIL, DOG = "\u0b95\u0b9f", "\u0643\u0644\u0628"
+
+
+@pytest.mark.parametrize(
+    ("listed", "text", "score"),
+    [
+        (TAMIL, TAMIL, 0.5),
+        (TAMIL, f"{TAMIL}\u0bc8", 0),
+        (TAMIL, f"\u0b95\u0bbe{TAMIL} {TAMIL}\u0bc8", 0),
+        ("b\u00eate", "Be\u0302te!", 0.5),
+        ("be\u0302te", "B\u00eate!", 0.5),
+        ("b\u00eate\ncon", "con\u0303o", 0),
+        ("b\u00eate", "\u2764\ufe0fb\u00eate\ufe0f 1\ufe0f\u20e3b\u00eate", 0.75),
+        (DOG, f"{DOG}\u064c", 0.5),  # with its ending, which most leave out
+    ],
+)
+def test_lexicon_takes_marks_for_parts_of_words(listed, text, score, tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text(listed, encoding="utf-8")
+    scorer = lexicon.LexiconScorer(str(path))
+    assert scorer.score([text]) == [score]
+    assert scorer.fingerprint.startswith("lexicon-3-")
+
+
+def test_lexicon_of_ascii_is_what_it_was(tmp_path):
+    """Scores and fingerprint of version 2; a sign without letters changes neither."""
+    assert lexicon.LexiconScorer().fingerprint == "lexicon-2-094cf3c4b07e"
+    assert lexicon.LexiconScorer().score(["You moron\u0301, \u2764\ufe0fidiot"]) == [0.75]
+    path = tmp_path / "words.txt"
+    path.write_text("silly\n\U0001f595\n", encoding="utf-8")
+    assert lexicon.LexiconScorer(str(path)).fingerprint.startswith("lexicon-2-")
+
+
 def test_lexicon_of_no_file(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")

@@ -17,21 +17,19 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import struct
 from jax.sharding import Mesh
 
 from detox_jax import output_settings
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
-from detox_jax.formats import jsonl
+from detox_jax.formats.word_lists import read_words
 from detox_jax.generation.steering.one_pass import Text
 from detox_jax.generation.steering.steering import Distribution, Loaded, State
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 
 INSULTS = Path(__file__).with_name("insults.txt")
-_COMMENT = "#"
 # What a phrase may stand behind without a space. Tokenizers such as LLaMA's put a space before any
 # text, so that by itself a phrase never has the tokens that it has there.
 _BEFORE = ("\n", '"', "(")
@@ -78,20 +76,6 @@ class BannedWords:
             **output_settings.text_rules(differ_behind(words, base.vocabulary)),
         }
         return Loaded(Bans.of(automaton, mesh), settings)
-
-
-def read_words(source: str) -> list[str]:
-    """The phrases of a word list, in order, each once.
-
-    Raises:
-      UserError: for a file that cannot be read or holds none.
-    """
-    lines = jsonl.read_lines(epath.Path(source), "a word list")
-    words = [" ".join(line.split()) for line in lines if not line.startswith(_COMMENT)]
-    words = [word for word in dict.fromkeys(words) if word]
-    if not words:
-        raise UserError(f"{source}: holds no phrase; expected one a line")
-    return words
 
 
 def phrases_of(words: Sequence[str], vocabulary: Vocabulary, source: str) -> list[Phrase]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import gzip
 import types
 
 import jax
@@ -137,24 +136,6 @@ def test_a_tag_behind_other_text_is_banned_too(tmp_path, one_device_mesh):
     banned = jnp.flatnonzero(bans.banned_SY[0][bans.symbol_V])
     spelt = {vocabulary.id_to_token(int(token)) for token in banned}
     assert spelt == {"\u2581la", "la", "te"}
-
-
-def test_a_list(tmp_path):
-    path = tmp_path / "words.txt"
-    path.write_text("# of ours\n\nshut   up\nmoron\n  moron \n")
-    assert words.read_words(str(path)) == ["shut up", "moron"]
-    path.write_text("# nothing\n\n")
-    with pytest.raises(UserError, match=r"words.txt: holds no phrase"):
-        words.read_words(str(path))
-    with pytest.raises(UserError, match="missing.txt: not readable as a word list"):
-        words.read_words(str(tmp_path / "missing.txt"))
-
-
-@pytest.mark.parametrize("compress", [bytes, gzip.compress])
-def test_a_byte_order_mark_is_no_part_of_the_first_phrase(tmp_path, compress):
-    path = tmp_path / "words.txt"
-    path.write_bytes(compress("\ufeffshut up\r\nmoron\r\n".encode()))
-    assert words.read_words(str(path)) == ["shut up", "moron"]
 
 
 def test_the_projects_own_list_says_whose_it_is():
