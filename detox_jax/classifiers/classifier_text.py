@@ -12,9 +12,25 @@ from etils import epath
 from detox_jax.classifiers import encoder_tokenizers
 from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import jsonl
-from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, why_beyond
+from detox_jax.tokenizer_files import (
+    CONFIG_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    why_beyond,
+)
 
 _SIDES = ("right", "left")
+# Settings that classes such as RoBERTa's keep in their file and never read.
+_CASE = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+_CASELESS_TYPES = {"roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
+_CASELESS = (
+    *_CASELESS_TYPES.values(),
+    "BartTokenizer",
+    "CamembertTokenizer",
+    "GPT2Tokenizer",
+    "PreTrainedTokenizer",
+    "TokenizersBackend",
+)
 
 
 class ClassifierTokenizer:
@@ -47,7 +63,9 @@ class ClassifierTokenizer:
         config: dict[str, Any] = {}
         if config_file.exists():
             config = jsonl.json_object(config_file.read_bytes(), str(config_file))
-        _check_agreement(json.loads(tokenizer.to_str()), config, str(config_file))
+        if self.files[0].name == TOKENIZER_FILE:  # Others are built as the settings say.
+            said = config if _reads_case(directory) else _without_case(config)
+            _check_agreement(json.loads(tokenizer.to_str()), said, str(config_file))
         top = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if top >= vocab_size:
             raise UserError(
@@ -86,6 +104,19 @@ def _open(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
             "and merges.txt, sentencepiece.bpe.model or spm.model; download them as well"
         )
     return built
+
+
+def _reads_case(directory: epath.Path) -> bool:
+    """Whether the tokenizer's class reads the settings of `_CASE` at all."""
+    name, _ = encoder_tokenizers.class_of(directory)
+    if name is None and (file := directory / CONFIG_FILE).exists():
+        model_type = jsonl.json_object(file.read_bytes(), str(file)).get("model_type")
+        name = _CASELESS_TYPES.get(str(model_type))
+    return name not in _CASELESS
+
+
+def _without_case(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in _CASE}
 
 
 def _check_agreement(state: dict[str, Any], config: dict[str, Any], where: str) -> None:

@@ -10,6 +10,9 @@ installed: ids decide scores, and a fingerprint knows only the files.
     vocab.json and merges.txt    RoBERTa: byte-level BPE
     sentencepiece.bpe.model      XLM-R: Unigram, ids of fairseq, one beside SentencePiece's own
     spm.model                    DeBERTa-v2 and v3: Unigram
+
+Another class with a file of the same name reads text otherwise, as BertJapaneseTokenizer does with
+its vocab.txt: a directory that names one is refused.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ from etils import epath
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
 from detox_jax import tokenizer_files
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, shortened
 from detox_jax.formats import jsonl
 from detox_jax.tokenizer_files import (
     ADDED_TOKENS_FILE,
+    CONFIG_FILE,
     MERGES_FILE,
     SPECIAL_TOKENS_FILE,
     TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
     VOCAB_FILE,
 )
 
@@ -80,13 +85,15 @@ def build(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
       None where the directory has no vocabulary of a kind that is known.
 
     Raises:
-      UserError: if a file cannot be read, or a special token is not in the vocabulary.
+      UserError: if a file cannot be read, the tokenizer is of a class that reads text otherwise, or
+        a special token is not in the vocabulary.
     """
     names = next(
         (files for files in _BUILDERS if all((directory / file).exists() for file in files)), None
     )
     if names is None:
         return None
+    _check_class(directory, names)
     also = [name for name in _SETTINGS_FILES if (directory / name).exists()]
     where = str(directory)
     settings = _Settings(
@@ -106,6 +113,31 @@ def build(directory: epath.Path) -> tuple[tokenizers.Tokenizer, list[epath.Path]
             f"{directory / names[0]}: not a readable vocabulary: {in_one_line(error)}"
         ) from None
     return tokenizer, [directory / name for name in (*names, *also)]
+
+
+def class_of(directory: epath.Path) -> tuple[str | None, str | None]:
+    """The class of transformers that a directory's tokenizer is of, and the file that names it.
+
+    Raises:
+      UserError: for a file that is no JSON object.
+    """
+    files = [directory / name for name in (TOKENIZER_CONFIG_FILE, CONFIG_FILE)]
+    contents = {file.name: file.read_bytes() for file in files if file.exists()}
+    name, file = tokenizer_files.tokenizer_class(
+        tokenizer_files.settings_of(contents, f"{directory}/")
+    )
+    return (name and name.removesuffix("Fast")), file
+
+
+def _check_class(directory: epath.Path, names: tuple[str, ...]) -> None:
+    """Refuses vocabulary files of a class that reads text otherwise than their builder."""
+    name, file = class_of(directory)
+    if name is not None and name not in _CLASSES[names]:
+        raise UserError(
+            f"{directory}/{file}: how {shortened(repr(name), 60)}, its tokenizer_class, reads "
+            f"{' and '.join(names)} is not known here; save the tokenizer with transformers' "
+            f"save_pretrained where that writes {TOKENIZER_FILE}, or take another classifier"
+        )
 
 
 def _finish(
@@ -256,4 +288,11 @@ _BUILDERS: dict[tuple[str, ...], Callable[[list[bytes], _Settings], tokenizers.T
     (VOCAB_FILE, MERGES_FILE): _byte_pairs,
     (_XLM_FILE,): _xlm_pieces,
     (_DEBERTA_FILE,): _deberta_pieces,
+}
+# The classes that they build; where no file names one it is that of the model.
+_CLASSES: dict[tuple[str, ...], tuple[str, ...]] = {
+    (WORD_PIECE_FILE,): ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"),
+    (VOCAB_FILE, MERGES_FILE): ("RobertaTokenizer", "BartTokenizer"),
+    (_XLM_FILE,): ("XLMRobertaTokenizer",),
+    (_DEBERTA_FILE,): ("DebertaV2Tokenizer",),
 }

@@ -113,6 +113,41 @@ def test_the_settings_are_part_of_the_tokenizer(tmp_path):
     assert names == ["vocab.txt", "tokenizer_config.json"]
 
 
+def test_classes_that_are_known_may_be_named(tmp_path):
+    made.word_pieces(tmp_path)
+    before = _tokenizer(tmp_path).encode(TEXTS)
+    _write(tmp_path, "config.json", {"tokenizer_class": "BertJapaneseTokenizer"})
+    # As in transformers, the tokenizer's own file goes before the model's.
+    _write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "BertTokenizerFast"})
+    assert _tokenizer(tmp_path).encode(TEXTS) == before
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta"])
+@pytest.mark.parametrize("named", ["config.json", "tokenizer_config.json"])
+def test_a_case_that_the_class_does_not_read_is_passed_over(family, named, tmp_path):
+    made.MAKERS[family](tmp_path)
+    before = _tokenizer(tmp_path).encode(TEXTS)
+    config = {"do_lower_case": True}
+    if named == "config.json":
+        _write(tmp_path, "config.json", {"model_type": family})
+    else:
+        classes = {"roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizerFast"}
+        config["tokenizer_class"] = classes[family]
+    _write(tmp_path, "tokenizer_config.json", config)
+    assert _tokenizer(tmp_path).encode(TEXTS) == before
+    _tokenizer(tmp_path)._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert _tokenizer(tmp_path).encode(TEXTS) == before
+
+
+def test_a_case_that_the_class_reads_must_be_that_of_tokenizer_json(tmp_path):
+    made.deberta_pieces(tmp_path)
+    _tokenizer(tmp_path)._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    _write(tmp_path, "config.json", {"model_type": "deberta-v2"})
+    _write(tmp_path, "tokenizer_config.json", {"do_lower_case": True})
+    with pytest.raises(UserError, match="do_lower_case is True, but tokenizer.json has False"):
+        _tokenizer(tmp_path)
+
+
 def test_tokenizer_json_goes_first(tmp_path):
     made.word_pieces(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -151,6 +186,22 @@ def test_tokenizer_json_goes_first(tmp_path):
         (
             {"vocab.txt": "[UNK]\n[CLS]\n[SEP]\n", "added_tokens.json": '{"[X]": 9}'},
             r"'\[X\]' is id 3 in the vocabulary, but its settings say 9",
+        ),
+        (
+            {
+                "vocab.txt": "[UNK]\n[CLS]\n[SEP]\n",
+                "config.json": '{"tokenizer_class": "BertJapaneseTokenizer"}',
+            },
+            r"/config.json: how 'BertJapaneseTokenizer', its tokenizer_class, reads vocab.txt is not",
+        ),
+        (
+            {
+                "vocab.json": "{}",
+                "merges.txt": "",
+                "tokenizer_config.json": '{"tokenizer_class": "HerbertTokenizerFast"}',
+                "config.json": '{"tokenizer_class": "RobertaTokenizer"}',
+            },
+            "/tokenizer_config.json: how 'HerbertTokenizer', .* reads vocab.json and merges.txt is",
         ),
     ],
 )
