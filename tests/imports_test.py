@@ -18,6 +18,7 @@ BASICS = {
     "directory_lock",
     "shared_steps",
     "formats.jsonl",
+    "formats.word_lists",
     "atomic_files",
     "manifests",
     "outputs",
@@ -162,6 +163,7 @@ ALLOWED = {
 # Of these rooms, what each module may import, of its own room too, the lowest module first.
 WITHIN = {
     "formats.jsonl": {"errors"},
+    "formats.word_lists": {"errors", "formats.jsonl"},
     "formats.foreign": {"errors"},
     "formats.published": {"errors", "formats.jsonl"},
     "formats.foreign_files": {"errors", "formats.foreign", "formats.published"},
