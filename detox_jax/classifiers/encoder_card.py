@@ -57,6 +57,8 @@ def measure(
 ) -> dict[str, Any]:
     """Per label the figures of `quality.ranking`, and the first label's reliability curve.
 
+    An output learns the share of raters who gave its label, so that it is compared with that share:
+    the curve is of the mean label of the texts in a bin, and the calibration error its distance.
     Where no text or every text has the label nothing can be ranked, and the shares alone are there.
     """
     scores_NC = scorer.score_labels([prepare(example.text) for example in held_out])
@@ -65,14 +67,16 @@ def measure(
     for index, label in enumerate(labels):
         scores_N, targets_N = scores_NC[:, index], targets_NC[:, index]
         if len(set(targets_N >= TOXIC)) == 2:
-            report["labels"][label] = quality.ranking(scores_N, targets_N)
+            error = quality.calibration_error(scores_N, targets_N)
+            ranking = quality.ranking(scores_N, targets_N)
+            report["labels"][label] = {**ranking, "calibration_error": error}
         else:
             report["labels"][label] = {
                 "texts": len(scores_N),
                 "share_scored_toxic": float(np.mean(scores_N >= TOXIC)),
                 "share_labelled_toxic": float(np.mean(targets_N >= TOXIC)),
             }
-    report["reliability"] = quality.reliability(scores_NC[:, 0], targets_NC[:, 0] >= TOXIC)
+    report["reliability"] = quality.reliability(scores_NC[:, 0], targets_NC[:, 0])
     return report
 
 
@@ -106,7 +110,7 @@ def write(
     reliability = quality.curve_for_report(
         report["reliability"],
         report["labels"][label].get("calibration_error"),
-        f"{label} at least {TOXIC}, held-out texts",
+        f"{label}, the share of raters, of held-out texts",
     )
     atomic_files.write_json(directory / RELIABILITY_FILE, {"label": label, **reliability})
     lines = ["---", "library_name: transformers", "pipeline_tag: text-classification"]
@@ -118,5 +122,12 @@ def write(
     lines += ["- outputs: one sigmoid a label, the share of raters who would give it", ""]
     lines += ["## Quality", "", "On held-out text of the same task, never trained on.", ""]
     lines += [*table(report), ""]
+    lines += [
+        f"A text counts as labelled where the share of raters is at least {TOXIC}. Calibration"
+    ]
+    lines += [
+        "error: from the mean score of texts of like scores to the mean share of raters, over"
+    ]
+    lines += [f"{quality.NUM_BINS} bins of scores.", ""]
     lines += ["A model of its training text: judge it on your own before you trust it.", ""]
     atomic_files.write_bytes(directory / CARD_FILE, "\n".join(lines).encode())

@@ -38,11 +38,12 @@ class Reliability:
 
     Attributes:
       scores: mean score of each bin.
-      shares: of its texts, those that are toxic by the label.
+      shares: of its texts, those that are toxic by the label, or their mean label.
       counts: texts in it; empty where nobody counted.
       calibration_error: expected calibration error.
       against: whose label it is.
       more: what else the scorer says, which the report does not show.
+      mean_labels: whether `shares` are mean labels.
     """
 
     scores: tuple[float, ...]
@@ -51,6 +52,7 @@ class Reliability:
     calibration_error: float
     against: str | None
     more: Mapping[str, Any] = dataclasses.field(metadata=FLAT)
+    mean_labels: bool = False
 
     def __post_init__(self):
         same_length(scores=self.scores, shares=self.shares)

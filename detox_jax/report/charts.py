@@ -253,7 +253,9 @@ def _reliability(evaluation: Evaluation) -> list[Chart]:
     reliability = evaluation.reliability
     if reliability is None or not reliability.bins:
         return []
-    caption = "On the dotted line a score is the share of such texts that their label calls toxic."
+    said = "share of such texts that their label calls toxic"
+    said = "mean label of such texts" if reliability.mean_labels else said
+    caption = f"On the dotted line a score is the {said}."
     if math.isfinite(reliability.calibration_error):
         caption += f" Expected calibration error {reliability.calibration_error:.3f}."
     if texts := sum(count for *_, count in reliability.bins):
@@ -261,9 +263,7 @@ def _reliability(evaluation: Evaluation) -> list[Chart]:
     if reliability.against:
         caption += f" Against: {reliability.against}."
     title = "Reliability of the scorer"
-    return [
-        Chart("reliability", title, caption, drawing.draw_reliability, reliability.bins, height=3.9)
-    ]
+    return [Chart("reliability", title, caption, drawing.draw_reliability, reliability, height=3.9)]
 
 
 def of_training(evaluation: Evaluation) -> list[Chart]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from scipy import stats
 
+from detox_jax.evaluation.results import Reliability
 from detox_jax.evaluation.results_files import Curve
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.records import TOXIC
@@ -306,18 +307,19 @@ def draw_lines(axes: Axes, curves: Lines, **style: float) -> None:
     _legend_below(axes)
 
 
-def draw_reliability(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
+def draw_reliability(axes: Axes, reliability: Reliability) -> None:
     """Share of texts that are toxic by their label against the mean score, one point a bin.
 
     Args:
       axes: to draw on.
-      bins: mean score, share and number of texts; 95 % intervals of the share are Wilson's (1927),
-        and a bin of unknown size, 0, has none.
+      reliability: of the scorer; 95 % intervals of the share are Wilson's (1927), and a bin of
+        unknown size, 0, has none, and no mean of labels has one, whose spread nobody wrote down.
     """
+    bins = reliability.bins
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="Perfectly calibrated")
     for score, share, count in bins:
         errors = None
-        if count > 0:
+        if count > 0 and not reliability.mean_labels:
             test = stats.binomtest(min(count, max(0, round(share * count))), count)
             errors = _bars(Interval(share, *test.proportion_ci(method="wilson")))
         axes.errorbar(score, share, yerr=errors, fmt="o", color=BLUE, markersize=5.5, capsize=3)
@@ -326,7 +328,10 @@ def draw_reliability(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> No
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("Mean score of the texts in a bin")
-    axes.set_ylabel("Share toxic by the label")
+    by_label = (
+        "Mean label of these texts" if reliability.mean_labels else "Share toxic by the label"
+    )
+    axes.set_ylabel(by_label)
     _legend_below(axes)
 
 

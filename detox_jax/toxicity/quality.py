@@ -1,7 +1,8 @@
 """How good a scorer is: ranking, calibration, fairness between identities, robustness.
 
 N stands for texts: `scores_N` are their scores, `targets_N` what a label says, both from 0 to 1,
-and `positive_N` whether the label calls them toxic.
+`positive_N` whether the label calls them toxic, and `labels_N` the one or the other: positives for
+a scorer of the probability that a text is toxic, targets for one of the share of raters who say so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from detox_jax.toxicity.labelled import IdentitySentence
 from detox_jax.toxicity.scorer import ToxicityScorer
 
 NUM_BINS = 10
+_SHARE, _MEAN_LABEL = "share_positive", "mean_label"
 
 
 def auroc(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
@@ -36,15 +38,19 @@ def average_precision(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) * hits / ranks) / positive_N.sum())
 
 
-def reliability(scores_N: np.ndarray, positive_N: np.ndarray) -> list[dict[str, float]]:
-    """The reliability curve: texts, mean score and share of positives in ten equally wide bins."""
+def reliability(scores_N: np.ndarray, labels_N: np.ndarray) -> list[dict[str, float]]:
+    """The reliability curve: texts, mean score and mean label in ten equally wide bins.
+
+    The mean is `share_positive` of labels that are true or false, `mean_label` of others.
+    """
+    mean = _SHARE if labels_N.dtype == bool else _MEAN_LABEL
     bin_N = np.minimum((scores_N * NUM_BINS).astype(int), NUM_BINS - 1)
     return [
         {
             "from": b / NUM_BINS,
             "texts": int(np.sum(bin_N == b)),
             "mean_score": float(scores_N[bin_N == b].mean()),
-            "share_positive": float(positive_N[bin_N == b].mean()),
+            mean: float(labels_N[bin_N == b].mean()),
         }
         for b in np.unique(bin_N).tolist()
     ]
@@ -60,20 +66,27 @@ def curve_for_report(
       calibration_error: of the same texts; None where it was not measured.
       against: whose label the scores were compared with, in words.
     """
+    graded = any(_MEAN_LABEL in row for row in curve)
     return {
         "scores": [row["mean_score"] for row in curve],
-        "shares": [row["share_positive"] for row in curve],
+        "shares": [_mean(row) for row in curve],
+        **({"mean_labels": True} if graded else {}),
         "counts": [row["texts"] for row in curve],
         "calibration_error": calibration_error,
         "against": against,
     }
 
 
-def calibration_error(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
+def _mean(row: Mapping[str, float]) -> float:
+    """The mean label of a bin."""
+    return row[_MEAN_LABEL] if _MEAN_LABEL in row else row[_SHARE]
+
+
+def calibration_error(scores_N: np.ndarray, labels_N: np.ndarray) -> float:
     """Expected calibration error: mean distance to the diagonal of `reliability` (Guo, 2017)."""
     return sum(
-        row["texts"] / len(scores_N) * abs(row["mean_score"] - row["share_positive"])
-        for row in reliability(scores_N, positive_N)
+        row["texts"] / len(scores_N) * abs(row["mean_score"] - _mean(row))
+        for row in reliability(scores_N, labels_N)
     )
 
 
@@ -90,7 +103,10 @@ def score_array(scorer: ToxicityScorer, texts: Sequence[str]) -> np.ndarray:
 
 
 def ranking(scores_N: np.ndarray, targets_N: np.ndarray) -> dict[str, float]:
-    """All the figures of scores against graded targets; positive is a target of 0.5 or more."""
+    """All the figures of scores against graded targets; positive is a target of 0.5 or more.
+
+    The calibration error is that of probabilities of a positive.
+    """
     positive_N = targets_N >= TOXIC
     return {
         "texts": len(scores_N),

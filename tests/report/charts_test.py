@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from detox_jax.evaluation.results import Results
+import pytest
+
+from detox_jax.evaluation.results import Reliability, Results
 from detox_jax.evaluation.results_files import Curve, Evaluation, Training
 from detox_jax.report import charts, drawing
 from detox_jax.report.figures import inline_svg
@@ -51,6 +53,23 @@ def test_of_many_methods_the_least_toxic_sound_ones_have_a_colour():
     assert not any(method.is_faint for method in charts.measured(few, "full"))
     made = {chart.name: chart for chart in charts.of_scores(Evaluation("here", few))}
     assert made["splits"].on_axes is drawing.draw_splits and "pale" not in made["quality"].caption
+
+
+@pytest.mark.parametrize(
+    ("mean_labels", "caption", "axis", "bars"),
+    [
+        (False, "share of such texts that their label calls toxic.", "Share toxic by the label", 2),
+        (True, "a score is the mean label of such texts.", "Mean label of these texts", 0),
+    ],
+)
+def test_a_scorers_reliability_says_what_it_is_of(mean_labels, caption, axis, bars):
+    words = Reliability((0.1, 0.8), (0.2, 0.7), (9, 5), 0.1, "raters", {}, mean_labels)
+    evaluation = Evaluation("here", results_made.made_results(), reliability=words)
+    made = {chart.name: chart for chart in charts.of_scores(evaluation)}
+    assert caption in made["reliability"].caption
+    (axes,) = made["reliability"].draw().axes
+    assert axes.get_ylabel() == axis
+    assert sum(container.has_yerr for container in axes.containers) == bars
 
 
 def test_without_a_probe_there_is_none():

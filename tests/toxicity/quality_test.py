@@ -61,6 +61,17 @@ def test_calibration_by_hand():
     assert quality.calibration_error(scores, positive) == pytest.approx(expected)
 
 
+def test_calibration_to_shares_of_raters_by_hand():
+    scores = np.array([0.12, 0.18, 0.62, 0.68])
+    rows = quality.reliability(scores, np.array([0.1, 0.2, 0.6, 0.5]))
+    assert [row["mean_label"] for row in rows] == pytest.approx([0.15, 0.55])
+    assert quality.calibration_error(scores, np.array([0.1, 0.2, 0.6, 0.7])) == pytest.approx(0)
+    curve = quality.curve_for_report(rows, 0.05, "raters")
+    assert curve["shares"] == pytest.approx([0.15, 0.55]) and curve["mean_labels"] is True
+    of_positives = quality.reliability(scores, np.array([False, False, True, True]))
+    assert "mean_labels" not in quality.curve_for_report(of_positives, 0.05, "raters")
+
+
 def test_fairness_is_per_identity():
     sentences = [
         IdentitySentence("bad x", "x", True),
