@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from detox_jax import manifests
-from detox_jax.classifiers import classifier_files
+from detox_jax import manifests, terminal
+from detox_jax.classifiers import classifier_files, published
 from detox_jax.classifiers.classifier_text import ClassifierTokenizer
-from detox_jax.classifiers.published import SIGMOID, choose_output
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.interop import hub
+from detox_jax.interop.config_fields import ignored_names
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
 from detox_jax.toxicity.scorer import prepare
@@ -46,7 +46,7 @@ class ClassifierScorer:
     Attributes:
       name: last part of the directory or hub name.
       languages: that the encoder's own card says.
-      fingerprint: of config, weights, tokenizer, label, cut and dtype.
+      fingerprint: of config, weights, tokenizer, label, activation, cut and dtype.
       label: of the output.
       activation: that makes it a probability, `sigmoid` or `softmax`.
       max_length: tokens of a text that are read.
@@ -66,6 +66,8 @@ class ClassifierScorer:
         batch_size: int = 32,
         mesh_shape: Mapping[str, int] | None = None,
         max_length: int | None = None,
+        activation: str | None = None,
+        ignore_fields: Sequence[str] | str = (),
     ):
         """Reads the classifier.
 
@@ -79,6 +81,9 @@ class ClassifierScorer:
             device that batches are split over; of longer texts fewer.
           mesh_shape: see `parallel.mesh.create_mesh`.
           max_length: tokens at which texts are cut; the tokenizer's own where None.
+          activation: `sigmoid` where a text can have several labels, `softmax` where it has one; as
+            the classifier says where None, see `published.choose_output`.
+          ignore_fields: of config.json, those that are unknown here and change no output.
 
         Raises:
           UserError: if the classifier cannot be read or its label is not known.
@@ -88,10 +93,14 @@ class ClassifierScorer:
         if batch_size < 1:
             raise UserError(f"ClassifierScorer.batch_size is {batch_size}; must be positive")
         directory, _ = hub.resolve(path, revision)
-        opened = classifier_files.open_classifier(directory, dtype)
-        self._index, self.activation = choose_output(
-            path, label, opened.labels, opened.problem_type
+        ignored = ignored_names(ignore_fields, classifier_files.IGNORE_FIELDS)
+        opened = classifier_files.open_classifier(directory, dtype, ignored)
+        self._index, self.activation = published.choose_output(
+            path, label, opened.labels, opened.problem_type, activation
         )
+        said = published.warning(path, opened.labels, opened.problem_type, activation)
+        if said is not None:
+            terminal.note(said)
         self.label = opened.labels[self._index]
         self._num_labels = len(opened.labels)
         self.reliability = _read_reliability(directory, self.label)
@@ -180,7 +189,7 @@ def _program(model: Encoder, activation: str) -> Any:
     def compute(params: Any, tokens_BL: jax.Array) -> jax.Array:
         logits_BC = model.apply({"params": params}, tokens_BL, enable_dropout=False)
         assert isinstance(logits_BC, jax.Array)
-        if activation == SIGMOID:
+        if activation == published.SIGMOID:
             return jax.nn.sigmoid(logits_BC)
         return jax.nn.softmax(logits_BC, axis=-1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import ID_SHIFT
 
+IGNORE_FIELDS = "CLASSIFIER_IGNORE_FIELDS"
 _MOST_LABELS = 100_000
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -79,12 +81,15 @@ class Classifier:
                 )
 
 
-def open_classifier(directory: epath.Path, dtype: str = "float32") -> Classifier:
+def open_classifier(
+    directory: epath.Path, dtype: str = "float32", ignored: Collection[str] = ()
+) -> Classifier:
     """Reads config.json and the headers of the weights.
 
     Args:
       directory: of a Hugging Face model.
       dtype: of activations and parameters.
+      ignored: unknown fields of config.json that the user says change nothing.
 
     Raises:
       UserError: for another kind of model, an unsupported field, or broken files.
@@ -104,7 +109,7 @@ def open_classifier(directory: epath.Path, dtype: str = "float32") -> Classifier
         raise UserError(
             f"{file}: problem_type {problem_type!r} is unknown; one of {', '.join(_PROBLEM_TYPES)}"
         )
-    config = read_config(family, values, file, len(labels))
+    config = read_config(family, values, file, len(labels), ignored, IGNORE_FIELDS)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     tensors = TensorReader(directory, auto_class="AutoModelForSequenceClassification")
     return Classifier(directory, family, config, labels, problem_type, tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import ID_SHIFT
 
+IGNORE_FIELDS = "ENCODER_IGNORE_FIELDS"
 # The logits are of other labels. BERT's pooler is pretrained, RoBERTa's is not.
 _FRESH, _FRESH_IF_MISSING = "head_logits/", "head_dense/"
 # How TensorFlow named them; the published bert-base still does.
@@ -33,7 +35,7 @@ class Body:
       directory: where it is.
       family: of the model.
       config: this package's, for a classifier with the new labels.
-      fields: config.json.
+      fields: config.json, without those that the user had ignored.
       tensors: the files.
     """
 
@@ -95,12 +97,13 @@ class Body:
         return stored
 
 
-def open_body(directory: epath.Path, num_labels: int) -> Body:
+def open_body(directory: epath.Path, num_labels: int, ignored: Collection[str] = ()) -> Body:
     """Reads config.json and the headers of the weights; whatever task they were trained for.
 
     Args:
       directory: of a Hugging Face model.
       num_labels: of the classifier to be.
+      ignored: unknown fields of config.json that the user says change nothing.
 
     Raises:
       UserError: for another kind of model, an unsupported field, or broken files.
@@ -108,6 +111,8 @@ def open_body(directory: epath.Path, num_labels: int) -> Body:
     file = directory / CONFIG_FILE
     values = read_json(file)
     family = family_of(values, file, "an encoder")
-    config = read_config(family, values, file, num_labels)
+    config = read_config(family, values, file, num_labels, ignored, IGNORE_FIELDS)
     tensors = TensorReader(directory, auto_class="AutoModel")
-    return Body(directory, family, config, values, tensors)
+    # What is written back has to be read again.
+    fields = {name: value for name, value in values.items() if name not in ignored}
+    return Body(directory, family, config, fields, tensors)

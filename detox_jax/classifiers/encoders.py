@@ -7,7 +7,7 @@ lines whose parameters a config lacks drop out.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from etils import epath
@@ -316,7 +316,12 @@ def family_of(values: dict[str, Any], file: epath.Path, what: str) -> EncoderFam
 
 
 def read_config(
-    family: EncoderFamily, values: dict[str, Any], file: epath.Path, num_labels: int
+    family: EncoderFamily,
+    values: dict[str, Any],
+    file: epath.Path,
+    num_labels: int,
+    ignored: Collection[str] | None = None,
+    setting: str = "",
 ) -> EncoderConfig:
     """This package's config of a classifier.
 
@@ -325,11 +330,13 @@ def read_config(
       values: config.json.
       file: where that is, for errors.
       num_labels: outputs.
+      ignored: see `Fields`.
+      setting: that names them.
 
     Raises:
       UserError: for a field of config.json that is malformed or not supported.
     """
-    fields = Fields(values, str(file))
+    fields = Fields(values, str(file), ignored, setting)
     for name in ("_num_labels", "num_labels"):
         fields.take(name, None)  # The labels say it; the weights' shapes confirm it.
     with checked_config(str(file)) as check:

@@ -54,7 +54,11 @@ PUBLISHED = {
 
 
 def choose_output(
-    name: str, label: str | None, labels: Sequence[str], problem_type: str | None
+    name: str,
+    label: str | None,
+    labels: Sequence[str],
+    problem_type: str | None,
+    activation: str | None = None,
 ) -> tuple[int, str]:
     """Index of the output that is toxicity, and its activation.
 
@@ -64,10 +68,11 @@ def choose_output(
       labels: of all outputs.
       problem_type: of config.json. One output or several labels at once mean sigmoid, one label of
         several softmax, as in transformers' pipeline.
+      activation: as the user says; as the classifier says where None.
 
     Raises:
-      UserError: for a label that the classifier lacks, none where none is known, or a regression,
-        whose outputs are no probabilities.
+      UserError: for a label that the classifier lacks, none where none is known, an activation that
+        is none, or a regression, whose outputs are no probabilities.
     """
     published = PUBLISHED.get(name)
     listed = f"its labels are {', '.join(labels)}"
@@ -77,11 +82,49 @@ def choose_output(
         label = next((each for each in published.labels if each in labels), published.labels[0])
     if label not in labels:
         raise UserError(f"{name}: has no label {label!r}; {listed}")
-    if published is not None:
-        return labels.index(label), published.activation
-    if problem_type == "regression":
+    if published is None and problem_type == "regression":
         raise UserError(
             f"{name}: problem_type is regression, whose output is no probability; take a classifier"
         )
+    if activation is not None:
+        _check_activation(activation, len(labels))
+        return labels.index(label), activation
+    if published is not None:
+        return labels.index(label), published.activation
     several = problem_type == "multi_label_classification" or len(labels) == 1
     return labels.index(label), SIGMOID if several else SOFTMAX
+
+
+def _check_activation(activation: str, num_labels: int) -> None:
+    if activation not in (SIGMOID, SOFTMAX):
+        raise UserError(
+            f"ClassifierScorer.activation is {activation!r}; one of {SIGMOID}, {SOFTMAX}"
+        )
+    if activation == SOFTMAX and num_labels == 1:
+        raise UserError(
+            f"ClassifierScorer.activation is {SOFTMAX!r}, which is 1 for every text of a "
+            f"classifier with one output; {SIGMOID!r} is a probability"
+        )
+
+
+def warning(
+    name: str, labels: Sequence[str], problem_type: str | None, activation: str | None
+) -> str | None:
+    """What to say where nothing tells whether a text can have several labels; None elsewhere.
+
+    Training loops with a sigmoid and a loss of their own leave `problem_type` null. Two outputs are
+    the one kind and the other; of more it cannot be seen.
+
+    Args:
+      name: see `choose_output`, and so the others.
+      labels: of all outputs.
+      problem_type: of config.json.
+      activation: as the user says.
+    """
+    if activation or problem_type or name in PUBLISHED or len(labels) < 3:
+        return None
+    return (
+        f"warning: {name}: config.json has no problem_type, so that a text is taken to have one of "
+        f"the {len(labels)} labels {', '.join(labels)} ({SOFTMAX}); where it can have several, set "
+        f"CLASSIFIER_ACTIVATION, the scorer's activation, to {SIGMOID}"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from etils import epath
@@ -17,7 +17,8 @@ _SHOWN = 100  # characters of a value in an error
 
 # Fields that change no logit: names, special tokens (the tokenizer's files hold them), what only
 # training or another task reads, how the Hugging Face code runs, and what its models never read,
-# such as `n_special` of gpt2-medium, `max_sequence_length` of LLaMA 1, `is_llama_config` of SmolLM.
+# such as `n_special` of gpt2-medium, `max_sequence_length` of LLaMA 1, `is_llama_config` of SmolLM,
+# `total_flos` of what the trainer of transformers 3 saved.
 _IGNORABLE = frozenset(
     """_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
     _flash_attn_2_enabled _name_or_path _num_labels activation_dropout architectures
@@ -29,7 +30,7 @@ _IGNORABLE = frozenset(
     output_hidden_states output_past pad_token_id predict_special_tokens prefix pretraining_tp
     problem_type resid_pdrop return_dict sep_token_id summary_activation summary_first_dropout
     summary_proj_to_labels summary_type summary_use_proj task_specific_params tokenizer_class
-    torch_dtype transformers.js_config transformers_version unsloth_fixed unsloth_version
+    torch_dtype total_flos transformers.js_config transformers_version unsloth_fixed unsloth_version
     use_cache""".split()
 )
 # How to generate, which configs held before generation_config.json.
@@ -71,17 +72,25 @@ class Fields:
       where: names the file in errors.
     """
 
-    def __init__(self, values: dict[str, Any], where: str, ignored: Collection[str] | None = None):
+    def __init__(
+        self,
+        values: dict[str, Any],
+        where: str,
+        ignored: Collection[str] | None = None,
+        setting: str = "IGNORE_FIELDS",
+    ):
         """Nothing is used yet.
 
         Args:
           values: of config.json.
           where: names the file in errors.
           ignored: unknown fields that the user says change nothing; None where none can be ignored.
+          setting: that names them.
         """
         self._values = dict(values)
         self._seen: set[str] = set()
         self._ignored = ignored
+        self._setting = setting
         self.where = where
 
     def take(self, name: str, default: Any) -> Any:
@@ -125,10 +134,10 @@ class Fields:
         known = self._seen | _IGNORABLE | _GENERATION
         for name in self._ignored or ():
             if name not in self._values:
-                raise UserError(f"{self.where}: has no {name}, which IGNORE_FIELDS names")
+                raise UserError(f"{self.where}: has no {name}, which {self._setting} names")
             if name in self._seen or name in _OFF:
                 raise UserError(
-                    f"{self.where}: {name} decides what is computed; take it out of IGNORE_FIELDS"
+                    f"{self.where}: {name} decides what is computed; take it out of {self._setting}"
                 )
         left = {name: value for name, value in self._values.items() if name not in known}
         for name, value in left.items():
@@ -139,8 +148,24 @@ class Fields:
             hint = "it is unknown here, and nothing is guessed"
             if self._ignored is not None:
                 names = [*self._ignored, *unknown]
-                hint += f'; if it changes no logit, say so: --gin.IGNORE_FIELDS="{names}"'
+                hint += f'; if it changes no logit, say so: --gin.{self._setting}="{names}"'
             self.refuse(unknown[0], left[unknown[0]], hint)
+
+
+def ignored_names(fields: Sequence[str] | str, setting: str = "IGNORE_FIELDS") -> tuple[str, ...]:
+    """The fields that a user says change nothing: a list of names, or names between commas.
+
+    Args:
+      fields: as they are given.
+      setting: that gives them, for the error.
+
+    Raises:
+      UserError: for what is no name.
+    """
+    names = fields.split(",") if isinstance(fields, str) else fields
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(f"{setting} is {fields!r}; give names: \"['first', 'second']\"")
+    return tuple(name.strip() for name in names)
 
 
 def named_type(values: dict[str, Any]) -> str:

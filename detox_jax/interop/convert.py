@@ -15,6 +15,7 @@ from detox_jax.checkpoints import places, streamed
 from detox_jax.errors import UserError
 from detox_jax.evaluation import results_files
 from detox_jax.interop import (
+    config_fields,
     exporting,
     hub_upload,
     huggingface,
@@ -104,7 +105,7 @@ def convert(
         )
     if verify and (from_t5x is not None or to_t5x is not None):
         raise UserError("--verify is for Hugging Face; from and to T5X, bits are copied")
-    ignored = _names(ignore_fields)
+    ignored = config_fields.ignored_names(ignore_fields)
     if ignored and from_hf is None:
         raise UserError("IGNORE_FIELDS is for --from_hf alone")
     if base_name is not None and to_hf is None:
@@ -232,10 +233,3 @@ def _settings_ahead(given: Mapping[str, str], chosen: Mapping[str, Any]) -> NotY
     vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR)).files_sha256
     checkpoint = NotYet(known=exporting.named(source, step, spec))
     return NotYet(known={**chosen, "vocabulary": vocabulary, "checkpoint": checkpoint})
-
-
-def _names(fields: Sequence[str] | str) -> tuple[str, ...]:
-    names = fields.split(",") if isinstance(fields, str) else fields
-    if not all(isinstance(name, str) and name.strip() for name in names):
-        raise UserError(f"IGNORE_FIELDS is {fields!r}; give names: \"['first', 'second']\"")
-    return tuple(name.strip() for name in names)

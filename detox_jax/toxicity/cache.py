@@ -86,6 +86,11 @@ class CachedScorer:
         return getattr(self.scorer, "reliability", None)
 
     @property
+    def activation(self) -> str | None:
+        """The scorer's, None where it has none."""
+        return scorers.activation(self.scorer)
+
+    @property
     def on_mesh(self) -> bool:
         """The scorer's, False where it has none."""
         return getattr(self.scorer, "on_mesh", False)

@@ -174,17 +174,20 @@ def _score(
             output.write_lines(SHARD_NAME, index, count, scored)
     # What an earlier run wrote is counted from its files, which other processes may not see yet.
     counts = processes.current().first_decides(lambda: _with_files(counts, earlier))
+    activation = scorers.activation(scorer)
     output.finish(
         scorer=scorers.identity(scorer),
         scorer_reliability=getattr(scorer, "reliability", None),
         scorer_languages=scorers.languages(scorer),
+        **({} if activation is None else {"scorer_activation": activation}),
         counts=counts,
         **_generated(files),
         **bad_records_lib.counts(aside),
     )
+    said = [scorer.fingerprint] if activation is None else [scorer.fingerprint, activation]
     print(
         f"{output_dir}: {counts['texts']} texts of {counts['records']} records scored by "
-        f"{scorer.name} ({scorer.fingerprint}); {counts['missing']} without a score, "
+        f"{scorer.name} ({', '.join(said)}); {counts['missing']} without a score, "
         f"{counts['toxic']} at or above {records.TOXIC}{_notes(counts)}; {len(files)} files"
     )
 

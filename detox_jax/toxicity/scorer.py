@@ -42,6 +42,8 @@ class ToxicityScorer(Protocol):
     does not know: such a text has no score (None), and results count it apart from one that had no
     answer. It may have `reliability`, a mapping for the report: `scores` and `shares` (mean score
     and share of toxic texts of each bin), `counts`, `calibration_error` and `against`, the label.
+    With `mean_labels` true, `shares` are the mean labels of the bins. It may have `activation`, a
+    word for how its outputs become scores.
     For `cache.CachedScorer` it may have `texts_at_once`, how many texts to give it a call, and
     `attribute`, what it measures. It may have `check()`, which raises a `UserError` where the
     scorer lacks what it needs, a key say. One that computes on all devices of several processes
@@ -100,6 +102,12 @@ def languages(scorer: ToxicityScorer) -> tuple[str, ...] | str:
     """The languages that a scorer says it is for, as BCP-47 codes or as a sentence."""
     said = getattr(scorer, "languages", None)
     return UNSAID if said is None else said or AS_SERVICE_SAYS  # None named: a service guesses.
+
+
+def activation(scorer: ToxicityScorer) -> str | None:
+    """How a scorer's outputs become scores, in its word; None where it says none."""
+    said = getattr(scorer, "activation", None)
+    return said if isinstance(said, str) else None
 
 
 def _checked(scorer: ToxicityScorer, score: float) -> float:

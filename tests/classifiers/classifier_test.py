@@ -188,6 +188,56 @@ def test_outputs_and_activations(label, labels, problem_type, expected):
         assert published.choose_output("dir", label, labels, problem_type) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "labels", "problem_type", "activation", "expected"),
+    [
+        ("dir", ["a", "b"], None, "sigmoid", "sigmoid"),
+        ("dir", ["a", "b"], "multi_label_classification", "softmax", "softmax"),
+        ("dir", ["a", "b"], None, "relu", "activation is 'relu'; one of sigmoid, softmax"),
+        ("dir", ["a"], None, "softmax", "which is 1 for every text"),
+        ("dir", ["a"], "regression", "sigmoid", "no probability"),
+        ("unitary/toxic-bert", ["toxic", "a"], None, "softmax", "softmax"),
+    ],
+)
+def test_the_user_may_name_the_activation(name, labels, problem_type, activation, expected):
+    def chosen():
+        return published.choose_output(name, labels[0], labels, problem_type, activation)
+
+    if expected in ("sigmoid", "softmax"):
+        assert chosen() == (0, expected)
+    else:
+        with pytest.raises(UserError, match=expected):
+            chosen()
+
+
+def test_a_guess_is_said(copy, capsys):
+    """Three labels and no problem_type: what a training loop with a sigmoid of its own leaves."""
+    guessed = ClassifierScorer(str(copy), label="toxic")
+    line = capsys.readouterr().out
+    assert "one of the 3 labels neutral, toxic, threat (softmax)" in line
+    assert "set CLASSIFIER_ACTIVATION, the scorer's activation, to sigmoid" in line
+    several = ClassifierScorer(str(copy), label="toxic", activation="sigmoid")
+    assert (guessed.activation, several.activation) == ("softmax", "sigmoid")
+    logit = _logits(copy, TEXTS[:1])[0, 1]
+    assert several.score(TEXTS[:1]) == pytest.approx([1 / (1 + np.exp(-logit))], abs=1e-5)
+    assert several.fingerprint != guessed.fingerprint
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "problem_type", "activation"),
+    [
+        ("dir", 2, None, None),
+        ("dir", 6, "single_label_classification", None),
+        ("dir", 6, None, "softmax"),
+        ("unitary/toxic-bert", 6, None, None),
+    ],
+)
+def test_what_is_no_guess_is_not_said(name, count, problem_type, activation):
+    labels = [str(i) for i in range(count)]
+    assert published.warning(name, labels, problem_type, activation) is None
+
+
 def _pickled(d):
     (d / "model.safetensors").rename(d / "pytorch_model.bin")
 
@@ -217,7 +267,10 @@ SPOILT = {
     "nan": (_tensors(classifier__bias=np.full(3, np.nan, np.float32)), "holds NaN"),
     "family": (_config(model_type="electra"), "'electra' is not supported as a classifier"),
     "task": (_config(architectures=["BertForMaskedLM"]), "no sequence classifier"),
-    "field": (_config(surprise=1), "surprise = 1 is not supported"),
+    "field": (
+        _config(surprise=1),
+        r"""surprise = 1 is not .*--gin.CLASSIFIER_IGNORE_FIELDS="\['surprise'\]"$""",
+    ),
     "positions": (_config(position_embedding_type="relative_key"), "position_embedding_type = "),
     "decoder": (_config(is_decoder=True), "is_decoder = true"),
     "labels": (_config(id2label={"0": "a", "2": "b"}), r"has ids \[0, 2\]"),
@@ -255,6 +308,17 @@ def test_the_gin_file_scores(bert, whole, tmp_path, capsys):
     assert document.toxicity == pytest.approx(whole.score(["You are an idiot."])[0], abs=1e-5)
     manifest = manifests.read_manifest(epath.Path(tmp_path / "out"))
     assert whole.fingerprint in json.dumps(manifest)
+    assert manifest["scorer_activation"] == "softmax"
+    assert f"({whole.fingerprint}, softmax)" in capsys.readouterr().out
+
+
+def test_fields_that_change_nothing_are_ignored_by_name(copy, whole):
+    # What the trainer of transformers 3 left is known.
+    _change(copy, "config.json", surprise=1, total_flos=2**60)
+    scorer = ClassifierScorer(str(copy), label="toxic", ignore_fields=["surprise"])
+    assert scorer.score(TEXTS[:1]) == whole.score(TEXTS[:1])
+    with pytest.raises(UserError, match="hidden_size decides .*of CLASSIFIER_IGNORE_FIELDS"):
+        ClassifierScorer(str(copy), label="toxic", ignore_fields="surprise,hidden_size")
 
 
 def test_buffers_are_no_weights(copy, whole):

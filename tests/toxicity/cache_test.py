@@ -49,10 +49,10 @@ def _rows(path, columns="score, origin"):
 
 
 def test_every_text_is_scored_once(path):
-    scorer = Counting(reliability={"against": "x"})
+    scorer = Counting(reliability={"against": "x"}, activation="softmax")
     cached = _cached(scorer, path)
     assert (cached.name, cached.fingerprint) == ("counting", "counting-1")
-    assert cached.reliability == {"against": "x"}
+    assert cached.reliability == {"against": "x"} and cached.activation == "softmax"
     assert cached.score([IDIOT, DAY, IDIOT, SILENT, BLANK]) == [0.9, 0.1, 0.9, None, 0.0]
     assert cached.score([SILENT, DAY, IDIOT, "<|endoftext|>" + DAY]) == [None, 0.1, 0.9, 0.1]
     assert scorer.asked == [[IDIOT, DAY, SILENT]]
