@@ -27,8 +27,10 @@ STEERING_NOT_GIVEN = "steering_not_given"
 # versions did not name.
 SCORES_ORDER = "scores_order"
 # Where a version before did otherwise: of text that is written or read, the version of its rules,
-# and of a training what it learns. Nothing names either where both versions do the same.
-TEXT_RULES, LEARNS = "text_rules", "learns"
+# and of a training what it learns. Nothing names either where both versions do the same. Of a
+# pretrained encoder, the files of its tokenizer, which a version before did not compare.
+TEXT_RULES, LEARNS, TOKENIZER = "text_rules", "learns", "tokenizer_sha256"
+_MARKS = (TEXT_RULES, LEARNS, TOKENIZER)
 _RULES_VERSION = 2
 # Of a training under dropout; before, nothing named it.
 _PARTS = "accumulation_steps"
@@ -281,7 +283,7 @@ def _with_marks(old: Any, new: Any, is_complete: bool) -> tuple[Any, Any]:
       is_complete: whether the output is finished.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        marks = (name for name in (TEXT_RULES, LEARNS) if name in new and name not in old)
+        marks = (name for name in _MARKS if name in new and name not in old)
         # One of a user's own names stands before settings.
         absent = {name: Word("absent") for name in marks if not isinstance(new[name], Mapping)}
         old, new = {**old, **absent}, {**new, **(absent if is_complete else {})}

@@ -113,6 +113,7 @@ MARKED = {
     "objective": {"method": "Click", "learns": "a mean"},
     "steering": [{"method": "BannedWords", "text_rules": 2}],
     "text_rules": 2,
+    "encoder": {"sha256": "0", "tokenizer_sha256": "1"},
 }
 
 
@@ -124,14 +125,20 @@ def test_what_a_version_before_did_otherwise_stays_where_it_is_finished():
         return output_settings.difference(manifest, {"verb": "generate", "settings": now})
 
     old = {"objective": {"method": "Click"}, "steering": [{"method": "BannedWords"}]}
+    old["encoder"] = {"sha256": "0"}
     assert found(old, MARKED, True) is None and found(MARKED, MARKED, False) is None
     for name, mark, value in (
         ("objective", "objective.learns", "a mean"),
         ("steering", "steering[0].text_rules", 2),
         ("text_rules", "text_rules", 2),
+        ("encoder", "encoder.tokenizer_sha256", "1"),
     ):
         assert found(old, {**old, name: MARKED[name]}, False) == (mark, "absent", value)
-    assert found(MARKED, old, True) == ("objective.learns", "a mean", None)
+    assert found(MARKED, {**old, "encoder": MARKED["encoder"]}, True) == (
+        "objective.learns",
+        "a mean",
+        None,
+    )
     # Nothing else is forgiven, and a user's own name is no mark.
     other = {**MARKED, "objective": {"method": "Other", "learns": "a mean"}}
     assert found(old, other, True) == ("objective.method", "Click", "Other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +16,14 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from detox_jax import atomic_files, manifests
+from detox_jax import atomic_files, manifests, output_settings
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers import encoder_bodies, encoder_export
 from detox_jax.classifiers.classifier_text import ClassifierTokenizer
 from detox_jax.errors import UserError
+from detox_jax.formats import jsonl
 from detox_jax.interop import hub
+from detox_jax.interop.config_fields import ignored_names
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
@@ -80,6 +82,8 @@ class EncoderStart:
       mlp_dim: hidden units.
       init_std: of initial weights; BERT's 0.02 is for a width of 768, and slow for narrow ones.
       dropout_rate: while training, of either.
+      ignore_fields: of the config.json of a pretrained encoder, those that are unknown here and
+        change no output, as the user says.
     """
 
     path: str | None = None
@@ -91,9 +95,10 @@ class EncoderStart:
     mlp_dim: int = 512
     init_std: float = 0.05
     dropout_rate: float = 0.1
+    ignore_fields: Sequence[str] | str | None = None
 
     def check(self, num_labels: int, length: int) -> dict[str, Any]:
-        """What decides the first weights, for manifests; writes nothing.
+        """What decides the first weights and the ids of texts, for manifests; writes nothing.
 
         Args:
           num_labels: of the classifier.
@@ -104,8 +109,11 @@ class EncoderStart:
         """
         if self.path is not None:
             source, body = self._pretrained(num_labels)
-            _tokenizer(source, body.config, length)
-            return {"sha256": manifests.hash_files(body.files)}
+            tokenizer = _tokenizer(source, body.config, length)
+            return {
+                "sha256": manifests.hash_files(body.files),
+                output_settings.TOKENIZER: manifests.hash_files(tokenizer.files),
+            }
         if self.vocab_size < _SMALLEST_VOCABULARY:
             raise UserError(
                 f"VOCAB_SIZE is {self.vocab_size}; a vocabulary of word pieces needs at least "
@@ -131,8 +139,7 @@ class EncoderStart:
             source, body = self._pretrained(num_labels)
             config = dataclasses.replace(body.config, dropout_rate=self.dropout_rate)
             tokenizer = _tokenizer(source, config, length)
-            for file in tokenizer.files:
-                atomic_files.write_bytes(directory / file.name, file.read_bytes())
+            _copy_tokenizer(tokenizer.files, directory, length)
             return Started(config, body.fields, tokenizer, body.read_parameters())
         file = directory / TOKENIZER_FILE
         if not file.exists():  # Written last: a killed run goes on.
@@ -146,7 +153,8 @@ class EncoderStart:
     def _pretrained(self, num_labels: int) -> tuple[epath.Path, encoder_bodies.Body]:
         assert self.path is not None
         source, _ = hub.resolve(self.path, self.revision)
-        return source, encoder_bodies.open_body(source, num_labels)
+        ignored = ignored_names(self.ignore_fields or (), encoder_bodies.IGNORE_FIELDS)
+        return source, encoder_bodies.open_body(source, num_labels, ignored)
 
     def _new(self, num_tokens: int, num_labels: int, length: int) -> EncoderConfig:
         return EncoderConfig(
@@ -164,6 +172,18 @@ class EncoderStart:
 
 def _tokenizer(directory: epath.Path, config: EncoderConfig, length: int) -> ClassifierTokenizer:
     return ClassifierTokenizer(directory, config.vocab_size - ID_SHIFT, config.max_length, length)
+
+
+def _copy_tokenizer(files: Iterable[epath.Path], directory: epath.Path, length: int) -> None:
+    """Copies a tokenizer, and says where texts are cut: where they were while it was trained."""
+    config: dict[str, Any] = {}
+    for file in files:
+        if file.name == TOKENIZER_CONFIG_FILE:
+            config = jsonl.json_object(file.read_bytes(), str(file))
+        else:
+            atomic_files.write_bytes(directory / file.name, file.read_bytes())
+    config["model_max_length"] = length
+    atomic_files.write_json(directory / TOKENIZER_CONFIG_FILE, config)
 
 
 def _train_word_pieces(

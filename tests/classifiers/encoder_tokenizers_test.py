@@ -192,7 +192,7 @@ def test_tokenizer_json_goes_first(tmp_path):
                 "vocab.txt": "[UNK]\n[CLS]\n[SEP]\n",
                 "config.json": '{"tokenizer_class": "BertJapaneseTokenizer"}',
             },
-            r"/config.json: how 'BertJapaneseTokenizer', its tokenizer_class, reads vocab.txt is not",
+            "/config.json: how 'BertJapaneseTokenizer', its tokenizer_class, reads vocab.txt is",
         ),
         (
             {

@@ -94,6 +94,13 @@ def test_soft_labels_are_learnt_as_shares(trained):
     figures = manifests.read_manifest(epath.Path(trained))["quality"]
     scores = [row["mean_score"] for row in figures["reliability"]]
     assert min(scores) > 0.03 and max(scores) < 0.97
+    # Which they are compared with: the best scores are off by nothing, not by 0.1.
+    labels = [row["mean_label"] for row in figures["reliability"]]
+    assert (labels[0], labels[-1]) == pytest.approx((0.1, 0.9))
+    assert figures["labels"]["toxicity"]["calibration_error"] < 0.12
+    reliability = json.loads((trained / "reliability.json").read_text())
+    assert reliability["mean_labels"] is True
+    assert reliability["against"] == "toxicity, the share of raters, of held-out texts"
 
 
 @pytest.mark.interop
@@ -159,6 +166,7 @@ def test_a_killed_run_ends_with_the_same_bytes(documents, trained, tmp_path, mon
 @pytest.mark.slow
 def test_goes_on_from_a_published_encoder(documents, tmp_path):
     made = classifiers_made.make(tmp_path / "base", classifiers_made.ROBERTA)
+    (tmp_path / "base" / "tokenizer_config.json").write_text('{"model_max_length": 38}')
     changes = {"ENCODER": str(tmp_path / "base"), "TRAIN_STEPS": 1, "LEARNING_RATE": 1e-6}
     assert run(documents, tmp_path / "out", **changes) == 0
     import safetensors.numpy
@@ -175,6 +183,12 @@ def test_goes_on_from_a_published_encoder(documents, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
         tmp_path / "base" / "tokenizer.json"
     ).read_bytes()
+    # `score` reads as many tokens as were trained, and has the fingerprint of the card.
+    scorer = ClassifierScorer(str(tmp_path / "out"), label="toxicity")
+    assert scorer.max_length == SIZES["LENGTH"]
+    manifest = manifests.read_manifest(epath.Path(tmp_path / "out"))
+    assert manifest["scorer"]["fingerprint"] == scorer.fingerprint
+    assert scorer.fingerprint in (tmp_path / "out" / "README.md").read_text()
 
 
 BAD = {
