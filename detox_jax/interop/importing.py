@@ -140,6 +140,7 @@ def import_t5x(from_t5x: str, to: str, described: t5x_checkpoints.Description) -
             params = t5x_checkpoints.trained(arrays, spec.adaptation, described.base)
         elif described.base is not None:
             checkpoints.keep_origin(str(described.base.model_dir), output.path)
+        spec, params = t5x_checkpoints.unrounded(spec, params)
         checkpoints.save_model(output.path, params, spec, described.vocabulary, step)
         output.finish(parameters=params_lib.count(params))
     print(f"{to}: step {step}, {params_lib.count(params):,} parameters")

@@ -325,7 +325,9 @@ def import_adapter(
         "path": checkpoints.base_reference(str(base_path), epath.Path(to)),
         "fingerprint": base.fingerprint,
     }
-    spec = checkpoints.ModelSpec(base.spec.config, lora, reference, vocabulary.fingerprint)
+    # A LoRA is float32, also over a base in bfloat16.
+    config = dataclasses.replace(base.spec.config, param_dtype="float32")
+    spec = checkpoints.ModelSpec(config, lora, reference, vocabulary.fingerprint)
     with staged(to, settings) as output:
         if output is None:
             print(f"{to}: is already there, from the same files")

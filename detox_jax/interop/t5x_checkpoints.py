@@ -159,34 +159,53 @@ def read(
     config: TransformerConfig,
     adaptation: adaptations.Adaptation | None,
 ) -> Arrays:
-    """Every parameter of a model out of a T5X checkpoint, by path.
+    """Every parameter of a model out of a T5X checkpoint, by path, in the dtype that it has there.
 
     Raises:
       UserError: if the checkpoint is of another model, naming a parameter that differs.
     """
-    shapes = streamed.shapes_of(config, adaptation)
-    handler = ocp.PyTreeCheckpointHandler()
-    _check_same(checkpoint, _shapes(handler, checkpoint), shapes)
-    dtype = config.parameter_dtype
+    wanted = streamed.shapes_of(config, adaptation)
+    _check_same(checkpoint, shapes(checkpoint), wanted)
     item = {
         "target": streamed.nested(
-            {path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}
+            {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in wanted.items()}
         )
     }
     arguments = ocp.args.PyTreeRestore(
         item=item,
-        restore_args=jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item
-        ),
+        restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
         partial_restore=True,
     )
-    restored = handler.restore(checkpoint / _STATE, args=arguments)
+    restored = ocp.PyTreeCheckpointHandler().restore(checkpoint / _STATE, args=arguments)
     return _flat(restored["target"])
 
 
-def _shapes(handler: ocp.PyTreeCheckpointHandler, checkpoint: epath.Path) -> dict[str, Any]:
+def unrounded(
+    spec: checkpoints.ModelSpec, params: params_lib.Params
+) -> tuple[checkpoints.ModelSpec, params_lib.Params]:
+    """Parameters of a T5X checkpoint in a dtype that holds all their bits, and a spec that says so.
+
+    What T5X trained is float32, also where its base is bfloat16.
+
+    Args:
+      spec: as the base, or MODEL, describes it.
+      params: as they are stored.
+    """
+    own = spec.config.parameter_dtype
+    if any(leaf.dtype != own for leaf in jax.tree.leaves(params)):
+        config = dataclasses.replace(spec.config, param_dtype="float32")
+        spec, params = dataclasses.replace(spec, config=config), params_lib.cast(params, np.float32)
+    return spec, params
+
+
+def shapes(checkpoint: epath.Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a T5X checkpoint, by path.
+
+    Raises:
+      UserError: if it cannot be read, or holds none.
+    """
     try:
-        metadata: Any = handler.metadata(checkpoint / _STATE)
+        metadata: Any = ocp.PyTreeCheckpointHandler().metadata(checkpoint / _STATE)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{checkpoint}: cannot be read as a T5X checkpoint: {reason}") from None
@@ -223,8 +242,9 @@ def trained(arrays: Arrays, adaptation: adaptations.Adaptation, base: streamed.C
     pattern = adaptations.trainable_pattern(adaptation)
     adapted, frozen = params_lib.partition(streamed.nested(arrays), pattern)
     for path, value in _flat(frozen).items():
-        expected = base.read(path)
-        if value.dtype != expected.dtype or value.tobytes() != expected.tobytes():
+        # T5X has every parameter in float32, which holds the bits of a base in bfloat16.
+        as_read, expected = (np.asarray(x, np.float32) for x in (value, base.read(path)))
+        if as_read.tobytes() != expected.tobytes():
             raise UserError(
                 f"{path} of the T5X checkpoint differs from {base.model_dir}: it was trained on "
                 "another base; give that one as BASE"

@@ -130,6 +130,18 @@ def test_what_it_adds_to_each_weight_is_ours(name, llama, tmp_path):
         np.testing.assert_allclose(merged[tensor], expected, atol=2e-6)
 
 
+def test_over_a_base_in_bfloat16_it_stays_float32(llama, tmp_path, one_device_mesh):
+    base, ours = tmp_path / "base", str(tmp_path / "ours")
+    convert.convert(from_hf=str(llama / "hf"), to=str(base), param_dtype="bfloat16")
+    write(tmp_path / "adapter", llama / "hf", QV)
+    convert.convert(from_hf=str(tmp_path / "adapter"), to=ours, base=str(base))
+    stored = streamed.Checkpoint.open(ours).read("layers/attention/query/lora_a")
+    loaded = checkpoints.load_model(ours, one_device_mesh).params
+    query = loaded["layers"]["attention"]["query"]
+    np.testing.assert_array_equal(np.asarray(query["lora_a"]), stored, strict=True)
+    assert query["kernel"].dtype == jnp.bfloat16 and stored.dtype == np.float32
+
+
 def test_it_goes_back_as_it_came(llama, tmp_path):
     """To the bit, and with rank and alpha; the base is named."""
     tensors = write(tmp_path / "adapter", llama / "hf", QV, np.float16)

@@ -1,5 +1,6 @@
 """T5X's checkpoints in and out, without T5X: round trips, and every kind of bad input."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -96,6 +97,37 @@ def test_adapter_there_and_back(adapted, model_dir, tmp_path, one_device_mesh):
     assert one.keys() == other.keys()
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
+
+
+def test_what_t5x_trained_beside_a_bfloat16_base_keeps_its_bits(
+    config, vocabulary, tmp_path, one_device_mesh
+):
+    """T5X reads a bfloat16 base into float32, and has every parameter in that."""
+    half, base = dataclasses.replace(config, param_dtype="bfloat16"), epath.Path(tmp_path / "base")
+    base.mkdir()
+    spec = checkpoints.ModelSpec(half, None, None, vocabulary.fingerprint)
+    checkpoints.save_model(base, random_params(half)[1], spec, vocabulary)
+    ours = streamed.Checkpoint.open(str(base))
+    own, _ = params_lib.partition(random_params(config, ADAPTER)[1], ADAPTER.trainable_pattern)
+    whole, own = flat(random_params(config, seed=1)[1]), flat(own)
+    frozen = {name: ours.read(name).astype(np.float32) for name in ours.paths}
+    written = {"whole": (whole, None), "adapted": ({**frozen, **own}, ADAPTER)}
+    for name, (arrays, adaptation) in written.items():
+        path, to = tmp_path / f"t5x-{name}", str(tmp_path / name)
+        t5x_checkpoints.write(epath.Path(path), arrays)
+        convert.convert(from_t5x=str(path), to=to, base=str(base), adaptation=adaptation)
+        imported = streamed.Checkpoint.open(to)
+        assert imported.spec.config.param_dtype == "float32"
+        assert imported.paths.keys() == (whole if adaptation is None else own).keys()
+        for parameter in imported.paths:
+            np.testing.assert_array_equal(imported.read(parameter), arrays[parameter], strict=True)
+        checkpoints.load_model(to, one_device_mesh)
+    convert.convert(source=str(base), to_t5x=str(tmp_path / "there"))
+    convert.convert(
+        from_t5x=str(tmp_path / "there"), to=str(tmp_path / "back"), base=str(base)
+    )  # What is bfloat16 there stays so.
+    back = streamed.Checkpoint.open(str(tmp_path / "back"))
+    assert back.fingerprint == ours.fingerprint and back.spec == ours.spec
 
 
 def test_what_is_missing_is_said(exported, adapted, model_dir, tmp_path):
