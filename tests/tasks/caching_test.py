@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from detox_jax.errors import UserError
 from detox_jax.training import cached_tasks, data
 from detox_jax.vocabulary import Vocabulary
 from tasks import corpora
+from tasks.vocabularies import SeqioBPEVocabulary
+from tests import chats_made
 from tests.conftest import SENTENCES
 
 ROOT = Path(__file__).resolve().parents[2]
+READ_AS = "it is read as one of the task's own"
 
 
 @pytest.fixture
@@ -97,18 +101,16 @@ def test_seqio_cache_tasks(tmp_path, vocabulary, min_shards, no_cache_dirs):
 
 def write_cache(directory, task, rows):
     """A cache in seqio's form, its examples in another order than the source's."""
-    import tensorflow as tf
-
     path = directory / task.name
     path.mkdir(parents=True)
     with tf.io.TFRecordWriter(str(path / "train.tfrecord-00000-of-00001")) as writer:
         for row in rows:
             writer.write(seqio.dict_to_tfexample(row).SerializeToString())
-    features = {
+    known = {
         "targets": {"shape": [None], "dtype": "int32"},
         "position": {"shape": [], "dtype": "int64"},
-        "vocabulary": {"shape": [], "dtype": "string"},
     }
+    features = {name: known.get(name, {"shape": [], "dtype": "string"}) for name in rows[0]}
     info = {"num_shards": 1, "features": features, "seqio_version": seqio.__version__}
     (path / "info.train.json").write_text(json.dumps(info))
     (path / "stats.train.json").write_text(json.dumps({"examples": len(rows)}))
@@ -128,6 +130,52 @@ def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_ca
     other = corpora.documents_task(task.source.path("train"), str(tmp_path / "other"))
     with pytest.raises(UserError, match="documents: encoded with vocabulary"):
         batches(other, use_cached=True)
+
+
+def own_texts(split, shuffle_files, seed=None):
+    return tf.data.Dataset.from_tensor_slices({"targets": SENTENCES * 4})
+
+
+def test_a_cache_of_a_task_of_ones_own_need_not_say_its_vocabulary(
+    tmp_path, vocabulary, no_cache_dirs, capsys
+):
+    vocabulary.save(str(tmp_path / "vocabulary"))
+    ids = seqio.Feature(SeqioBPEVocabulary(str(tmp_path / "vocabulary")))
+    encode, end = seqio.preprocessors.tokenize, seqio.preprocessors.append_eos
+    own = seqio.Task(
+        "own",
+        source=seqio.FunctionDataSource(own_texts, ["train", "validation"]),
+        preprocessors=[encode, seqio.CacheDatasetPlaceholder(), end],
+        output_features={"targets": ids},
+    )
+    dataset = own.preprocess_precache(own.source.get_dataset("train", shuffle=False))
+    write_cache(tmp_path / "cache", own, list(dataset.as_numpy_iterator()))
+    cached_tasks.add_cache_dir(str(tmp_path / "cache"))
+    assert_equal(batches(own, use_cached=True), batches(own, use_cached=False))
+    assert f"own: does not say with which vocabulary it was encoded; {READ_AS}, " in (
+        capsys.readouterr().out
+    )
+    both = seqio.Mixture("both", [(own, 1), (own.replace(name="other"), 1)])
+    assert cached_tasks.is_cached(own, "train") and not cached_tasks.is_cached(own, "validation")
+    assert not cached_tasks.is_cached(both, "train")
+    with pytest.raises(UserError, match="own: holds no split 'validation'; cache the task again"):
+        data.BatchIterator(
+            own, batch_size=4, length=32, seed=3, split="validation", use_cached=True
+        )
+
+
+def test_a_task_that_seqio_would_not_read_from_a_cache(tmp_path, no_cache_dirs):
+    """Such as documents as answers in a chat template, beside a cache of the same name."""
+    chats_made.save_tokenizer(tmp_path, chats_made.TEMPLATES["marks"])
+    (tmp_path / "d.jsonl").write_text('{"id": "a", "text": "Thanks!"}\n')
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "COMPLETED").write_text("")
+    cached_tasks.add_cache_dir(str(tmp_path))
+    task = corpora.documents_task(str(tmp_path / "d.jsonl"), str(tmp_path))
+    with pytest.raises(UserError, match="'documents' has no CacheD.*; set CHAT_TEMPLATE=False, wh"):
+        batches(task, use_cached=True)
+    plain = seqio.Task("plain", task.source, task.output_features, [])
+    assert not cached_tasks.is_cached(plain, "train")
 
 
 def source_that_is_gone(split, shuffle_files, seed=None):
