@@ -24,6 +24,7 @@ from detox_jax.parallel import processes
 from detox_jax.toxicity import labelled
 from tasks.memory_source import MemorySource
 from tasks.text_source import SHUFFLE_BUFFER
+from tasks.tfds_source import VersionedSource
 
 DATA_VARIABLE = "DETOX_JAX_DATA"
 CIVIL_COMMENTS_LABELS = (
@@ -327,7 +328,7 @@ def _register_all() -> None:
     for name, (tfds_name, validation, labels) in _TFDS.items():
         seqio.TaskRegistry.add(
             name,
-            source=seqio.TfdsDataSource(  # type: ignore
+            source=VersionedSource(  # type: ignore
                 tfds_name, splits={"train": "train", "validation": validation}
             ),
             output_features=_FEATURES,

@@ -29,6 +29,7 @@ from tasks.text_source import (
     read_paragraphs,
     splits,
 )
+from tasks.tfds_source import VersionedSource
 from tasks.vocabularies import SeqioBPEVocabulary
 
 DOCUMENTS_VARIABLE = "DETOX_JAX_DOCUMENTS"
@@ -214,7 +215,7 @@ def _register(
     """Registers a TFDS text corpus; `validation` is the split that serves as one."""
     seqio.TaskRegistry.add(
         name,
-        source=seqio.TfdsDataSource(tfds_name, splits=splits("train", validation)),  # type: ignore
+        source=VersionedSource(tfds_name, splits=splits("train", validation)),  # type: ignore
         output_features=_features(None),
         preprocessors=(*preprocessors, *_TO_TARGETS),
         shuffle_buffer_size=SHUFFLE_BUFFER,

@@ -17,6 +17,7 @@ import tensorflow as tf
 from detox_jax import terminal
 from detox_jax.errors import UserError, as_one_line, is_of_storage, own_line
 from detox_jax.tags import Tags
+from detox_jax.training import own_sources
 from detox_jax.vocabulary import Vocabulary
 
 # Accelerators are JAX's; TensorFlow reads and packs on the host.
@@ -154,14 +155,16 @@ def parts(task: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
 
 
 def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bool = False) -> Any:
-    """What the data is: paths and hashes where the source knows them, else its own description."""
+    """What the data is: as its source says, or of one of the user's own what is seen of it."""
     check_split(task, split)
     if isinstance(task, seqio.Mixture):
         return [(part.name, describe_source(part, split, use_cached)) for part in task.tasks]
     if use_cached:
         return {"cached": task.get_cached_stats(split)}
     describe = getattr(task.source, "describe", None)
-    return describe(split) if describe else str(task.source)
+    if describe is not None:
+        return describe(split)
+    return own_sources.describe(task.source, task.preprocessors, split)
 
 
 def count_documents(task: seqio.Task | seqio.Mixture) -> int | None:

@@ -9,7 +9,8 @@ import seqio
 import tensorflow_datasets as tfds
 
 from detox_jax.errors import UserError
-from tasks import corpora
+from detox_jax.training import seqio_tasks
+from tasks import classification, corpora
 from tasks.vocabularies import SeqioBPEVocabulary
 
 TFDS_TASKS = [
@@ -133,6 +134,21 @@ def test_vocabulary_contract(vocabulary_path, vocabulary):
     rows = np.array([ids, ids])
     assert [t.decode() for t in wrapped.decode_tf(rows).numpy()] == [text, text]
     assert wrapped == SeqioBPEVocabulary(vocabulary_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tfds_name"),
+    [
+        ("civil_comments_nontoxic", "civil_comments:1.2.4"),
+        ("jigsaw", "wikipedia_toxicity_subtypes:0.3.1"),
+        ("civil_comments_labels", "civil_comments:1.2.4"),
+    ],
+)
+def test_our_tasks_of_tfds_are_described_as_ever(name, tfds_name):
+    """Runs that stopped, or are done, say this of their data."""
+    assert classification.DATA_VARIABLE  # Which registers the last.
+    expected = f"TfdsDataSource(tfds_dataset=LazyTfdsLoader(name={tfds_name}, data_dir=None))"
+    assert seqio_tasks.describe_source(seqio.TaskRegistry.get(name), "train") == expected
 
 
 def test_no_vocabulary(monkeypatch):
