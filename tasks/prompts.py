@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from detox_jax import records
 from tasks.text_source import TextSource
-from tasks.vocabularies import SeqioBPEVocabulary
+from tasks.vocabularies import Continuations, SeqioBPEVocabulary
 
 PROMPTS_VARIABLE = "DETOX_JAX_PROMPTS"
 SPLIT = "prompts"
@@ -55,10 +55,11 @@ def prompts_task(files: str | None, vocabulary: str | None, name: str = "prompts
       vocabulary: directory of the vocabulary; the environment's where None.
       name: of the task.
     """
-    feature = seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=False)
+    inputs = seqio.Feature(SeqioBPEVocabulary(vocabulary), add_eos=False)
+    targets = seqio.Feature(Continuations(vocabulary), add_eos=False)
     return seqio.Task(
         name,
         source=TextSource({SPLIT: files}, read_prompts, PROMPTS_VARIABLE),
-        output_features={"inputs": feature, "targets": feature},
+        output_features={"inputs": inputs, "targets": targets},
         preprocessors=[to_inputs],
     )

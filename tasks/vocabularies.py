@@ -15,6 +15,7 @@ from detox_jax.errors import UserError
 from detox_jax.vocabulary import Vocabulary
 
 PATH_VARIABLE = "DETOX_JAX_VOCABULARY"
+_ANY_WORD = "a"  # in a prompt's place
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -111,9 +112,14 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
         lengths_N.set_shape([None])
         return ids_NL, lengths_N
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of ids inside a dataset, and where T5X writes a prediction."""
+        return self.bpe.decode(ids)
+
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decode(rows: np.ndarray) -> Any:
-            texts = [self.bpe.decode(row) for row in np.reshape(rows, (-1, rows.shape[-1]))]
+            flat = np.reshape(rows, (-1, rows.shape[-1])).tolist()
+            texts = [self.text_of(row) for row in flat]
             encoded = np.array([text.encode() for text in texts], dtype=object)
             return encoded.reshape(rows.shape[:-1])
 
@@ -128,4 +134,19 @@ class SeqioBPEVocabulary(seqio.Vocabulary):
         return self.path == other.path or self.bpe.fingerprint == other.bpe.fingerprint
 
     def __hash__(self) -> int:
-        return hash(type(self))
+        return hash(SeqioBPEVocabulary)
+
+
+class Continuations(SeqioBPEVocabulary):
+    """The same for texts that go on from a prompt, which `decode_tf` is not told.
+
+    A tokenizer like LLaMA's drops the space in front of a text that is decoded by itself.
+    """
+
+    @functools.cached_property
+    def _word(self) -> list[int]:
+        return self.bpe.encode(_ANY_WORD)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What ids add to the text of a prompt."""
+        return self.bpe.decode_continuation(self._word, ids)

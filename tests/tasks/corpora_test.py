@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 
 from detox_jax.errors import UserError
 from detox_jax.training import seqio_tasks
-from tasks import classification, corpora
+from tasks import classification, corpora, prompts
 from tasks.vocabularies import SeqioBPEVocabulary
+from tests import tokenizers_made
 
 TFDS_TASKS = [
     "civil_comments",
@@ -134,6 +135,24 @@ def test_vocabulary_contract(vocabulary_path, vocabulary):
     rows = np.array([ids, ids])
     assert [t.decode() for t in wrapped.decode_tf(rows).numpy()] == [text, text]
     assert wrapped == SeqioBPEVocabulary(vocabulary_path)
+
+
+def test_predictions_keep_the_space_in_front(tmp_path):
+    """T5X decodes what goes on from a prompt by itself, where LLaMA's tokenizer drops a space."""
+    settings = {"bos_token": "<s>", "eos_token": "</s>"}
+    tokenizers_made.write(
+        tmp_path, tokenizers_made.byte_fallback_tokenizer(), tokenizer_config=settings
+    )
+    features = prompts.prompts_task("p.jsonl", str(tmp_path)).output_features
+    inputs, targets = (features[name].vocabulary for name in ("inputs", "targets"))
+    whole, prompt = inputs.encode("The bus late"), inputs.encode("The bus")
+    behind, within = whole[len(prompt) :], inputs.bpe.encode("late")[1:]
+    rows = np.array([[*behind, inputs.eos_id, 5], [*behind, 0, 0]])
+    assert whole[: len(prompt)] == prompt
+    assert [text.decode() for text in targets.decode_tf(rows).numpy()] == [" late", " late"]
+    assert inputs.decode_tf(np.array(behind)).numpy() == b"late"
+    assert targets.decode_tf(np.array(within)).numpy() == inputs.bpe.decode(within).encode()
+    assert targets == inputs and inputs == targets and hash(targets) == hash(inputs)
 
 
 @pytest.mark.parametrize(
