@@ -211,7 +211,9 @@ ALSO_ALLOWED = {
     "evaluation.statistics": {"evaluation.resampling"},
     # T5X reads our data and takes our optimizer; it is imported in one module, which nothing
     # imports.
-    "interop.t5x": {"training.data", "training.seqio_tasks", "training.optimizer"},
+    "interop.t5x": {
+        f"training.{name}" for name in ("data", "seqio_tasks", "cached_tasks", "optimizer")
+    },
 }
 # The public names and the verbs are loaded when they are used.
 LOADERS = {"__init__", "cli", "__main__", "sweep_check"}

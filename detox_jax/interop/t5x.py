@@ -9,6 +9,7 @@ its checkpoints are read and written in `interop.t5x_checkpoints`, without it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -27,15 +28,15 @@ from detox_jax import atomic_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
-from detox_jax.interop import t5x_axes, t5x_restore
+from detox_jax.interop import t5x_axes, t5x_lengths, t5x_restore
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
-from detox_jax.training import data, seqio_tasks
+from detox_jax.training import cached_tasks, data, seqio_tasks
 from detox_jax.training.optimizer import AdamW, require_masters
 
 try:
-    from t5x import decoding, models, optimizers
+    from t5x import decoding, models, optimizers, utils
 except ImportError as error:
     raise ImportError(
         f"T5X is not installed ({error}); pip install 'detox-jax[t5x]', or see docs/T5X.md"
@@ -58,6 +59,7 @@ class LanguageModel(models.DecoderOnlyModel):
         train_steps: int = 0,
         decode_fn: Callable[..., Any] = decoding.temperature_sample,
         max_new_tokens: int | None = None,
+        task_feature_lengths: Mapping[str, int] | None = None,
     ):
         """Builds the model.
 
@@ -69,12 +71,14 @@ class LanguageModel(models.DecoderOnlyModel):
           train_steps: updates of the whole run, where a schedule ends.
           decode_fn: T5X's, with its settings bound.
           max_new_tokens: of a continuation; until the row is full where None.
+          task_feature_lengths: of the rows that it is to read; unchecked where None.
 
         Raises:
-          UserError: if the vocabulary has another size than the embedding, or parameters would be
-            trained in fewer bits than float32.
+          UserError: if the vocabulary has another size than the embedding, parameters would be
+            trained in fewer bits than float32, or rows do not fit the model or what is decoded.
         """
         t5x_restore.end_in_one_line()
+        t5x_lengths.check(task_feature_lengths, config.max_length, max_new_tokens)
         if optimizer is not None:
             require_masters(config.param_dtype)
         if config.vocab_size < vocabulary.vocab_size:
@@ -268,3 +272,17 @@ def get_dataset(
         use_cached=cfg.use_cached,
     )
     return Batches(make, (size, length), model_dir)
+
+
+def get_training_eval_datasets(cfg: Any, *arguments: Any, **options: Any) -> Mapping[str, Any]:
+    """T5X's `train_eval_get_dataset_fn`; a split that is not cached is read from its source.
+
+    Args:
+      cfg: T5X's DatasetConfig.
+      *arguments: T5X's own.
+      **options: T5X's own.
+    """
+    task = seqio_tasks.get_task(cfg.mixture_or_task_name)
+    if cfg.use_cached and not cached_tasks.is_cached(task, cfg.split):
+        cfg = dataclasses.replace(cfg, use_cached=False)
+    return utils.get_training_eval_datasets(cfg, *arguments, **options)

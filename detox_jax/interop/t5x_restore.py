@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from flax import core, traverse_util
@@ -57,10 +58,13 @@ class Restored:
       adaptation: of the model.
       initial: the checkpoint is what training starts from: its parameters alone are taken, training
         starts at step 0, and the adaptation's own parameters may be missing; they are then created.
+      path: what `checkpoint_path` is given. T5X tells names alone; shapes are read there, and not
+        compared where it is None.
     """
 
     adaptation: adaptations.Adaptation | None = None
     initial: bool = False
+    path: str | None = None
 
     def __call__(
         self, state_dict: Any, target_state_dict: Any, *, is_resuming: bool = False
@@ -73,12 +77,12 @@ class Restored:
           is_resuming: whether it is a checkpoint of this very run.
 
         Raises:
-          UserError: if parameters are missing or belong to nothing here.
+          UserError: if parameters are missing, have another shape or belong to nothing here.
         """
         if is_resuming:
             return state_dict
-        stored, wanted = _paths(state_dict), _paths(target_state_dict)
-        missing = sorted(wanted - stored)
+        stored, wanted = _target(state_dict), _target(target_state_dict)
+        missing = sorted(wanted.keys() - stored.keys())
         new = [path for path in missing if self.initial and self._is_own(path)]
         if len(new) < len(missing):
             path = next(path for path in missing if path not in new)
@@ -88,21 +92,33 @@ class Restored:
                 else "it is of another architecture than MODEL"
             )
             raise UserError(f"the checkpoint has no parameter {path}; {hint}")
-        if extra := sorted(stored - wanted):
+        if extra := sorted(stored.keys() - wanted.keys()):
             raise UserError(
                 f"the checkpoint has a parameter {extra[0]} that the model has not; give the "
                 "ADAPTATION and MODEL that it was trained with"
             )
+        if self.path is not None:
+            self._check_shapes(self.path, {path: leaf.shape for path, leaf in wanted.items()})
         return {"target": state_dict["target"]} if self.initial else state_dict
+
+    def _check_shapes(self, path: str, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        checkpoint, _ = t5x_checkpoints.resolve(path)
+        for name, theirs in sorted(t5x_checkpoints.shapes(checkpoint).items()):
+            if theirs != wanted[name]:
+                what = "ADAPTATION" if self._is_own(name) else "MODEL"
+                raise UserError(
+                    f"{checkpoint}: {name} is {theirs}, and that of {what} {wanted[name]}; give "
+                    f"the {what} that it was trained with"
+                )
 
     def _is_own(self, path: str) -> bool:
         pattern = adaptations.trainable_pattern(self.adaptation)
         return self.adaptation is not None and re.fullmatch(pattern, path) is not None
 
 
-def _paths(state_dict: Any) -> set[str]:
-    flat = traverse_util.flatten_dict(core.unfreeze(state_dict).get("target", {}), sep="/")
-    return set(flat)
+def _target(state_dict: Any) -> dict[str, Any]:
+    flat: Any = traverse_util.flatten_dict(core.unfreeze(state_dict).get("target", {}), sep="/")
+    return flat
 
 
 def end_in_one_line() -> None:

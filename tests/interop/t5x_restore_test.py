@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from etils import epath
 from flax import traverse_util
 
 from detox_jax.errors import UserError
-from detox_jax.interop import t5x_restore
+from detox_jax.interop import t5x_checkpoints, t5x_restore
 from detox_jax.models.adaptation import AdapterConfig
 
 ADAPTER = AdapterConfig(bottleneck_dim=3)
@@ -29,6 +31,24 @@ def test_what_a_checkpoint_must_hold():
         start(tree(own), adapted)
     with pytest.raises(UserError, match="the model has not"):
         t5x_restore.Restored(initial=True)(adapted, base)
+
+
+def test_a_checkpoint_of_other_sizes(tmp_path):
+    """Of the same names, so that T5X would go on to a traceback of Flax's."""
+    stored = {"a/b": np.zeros((2, 3), np.float32), "layers/mlp_adapter/up": np.zeros(4, np.float32)}
+    t5x_checkpoints.write(epath.Path(tmp_path), stored)
+    names = {"target": traverse_util.unflatten_dict(dict.fromkeys(stored, "a name"), sep="/")}
+
+    def restored(**shapes):
+        flat = {path: np.zeros(shapes.get(path[-1], x.shape)) for path, x in stored.items()}
+        wanted = {"target": traverse_util.unflatten_dict(flat, sep="/")}
+        return t5x_restore.Restored(ADAPTER, path=str(tmp_path))(names, wanted)
+
+    assert restored() == names
+    with pytest.raises(UserError, match=r"_0: a/b is \(2, 3\), and that of MODEL \(2, 5\)"):
+        restored(b=(2, 5))
+    with pytest.raises(UserError, match=r"up is \(4,\), and that of ADAPTATION \(6,\)"):
+        restored(p=(6,))
 
 
 def test_where_training_starts(tmp_path):

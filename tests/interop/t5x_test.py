@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import seqio
 from flax import core, traverse_util
 
 from benchmarks.speed import gpt2
@@ -24,12 +25,13 @@ from detox_jax.interop import convert, t5x_checkpoints
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.adaptation import AdapterConfig, LoRAConfig, PrefixConfig
 from detox_jax.parallel.computation import Computation
-from detox_jax.training import train
+from detox_jax.training import cached_tasks, train
 from detox_jax.training.fit import Budget
 from detox_jax.training.loop import Periods
 from detox_jax.training.optimizer import AdamW
 from tasks import corpora
 from tests.conftest import SENTENCES
+from tests.tasks import caching_test
 
 pytest.importorskip("t5x", reason="needs T5X (make test-t5x)")
 pytestmark = pytest.mark.interop
@@ -37,6 +39,7 @@ pytestmark = pytest.mark.interop
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 20
 ADAPTER = AdapterConfig(bottleneck_dim=4)
+SHORT = {"TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 20}}
 
 
 def t5x(script, *files, **macros):
@@ -74,6 +77,8 @@ def files(tmp_path_factory, config, model_dir):
             file.write(json.dumps({"id": str(i), "prompt": {"text": text}}) + "\n")
     sizes = ("vocab_size", "emb_dim", "num_heads", "num_layers", "mlp_dim", "max_length")
     lines = [f"config.TransformerConfig.{name} = {getattr(config, name)}" for name in sizes]
+    # As the files of gin_configs/models say it.
+    lines += ["DROPOUT_RATE = 0.0", "config.TransformerConfig.dropout_rate = %DROPOUT_RATE"]
     head = "from __gin__ import dynamic_registration\nfrom detox_jax.models import config\n"
     (root / "model.gin").write_text(head + "\n".join(lines) + "\n")
     return root
@@ -275,22 +280,66 @@ def test_t5xs_rules_know_every_axis(config, adaptation, vocabulary):
     assert axes <= known and {"embed", "layers", "vocab"} <= axes
 
 
-def test_mistakes_are_one_line(files, model_dir, whole):
-    """A checkpoint without the adapter cannot be evaluated as one with it."""
+@pytest.mark.parametrize(
+    ("adaptation", "given", "said"),
+    [  # A checkpoint without the adapter, rows beyond the context (64), and a model of other sizes.
+        ("adapter", SHORT, "the checkpoint has no parameter layers/attention_ad"),
+        ("whole", {"MAX_NEW_TOKENS": 1}, "TASK_FEATURE_LENGTHS: inputs and targets of 65 are beyo"),
+        ("whole", {**SHORT, "MAX_NEW_TOKENS": 30}, "MAX_NEW_TOKENS is 30, but TASK_FEATURE_LENGTH"),
+        (
+            "whole",
+            {**SHORT, "config__TransformerConfig__mlp_dim": 32},
+            "{whole}: layers/mlp/wi/bias is (2, 64), and that of MODEL (2, 32); give the MODEL",
+        ),
+    ],
+    ids=["no adapter", "long rows", "short rows", "other sizes"],
+)
+def test_mistakes_are_one_line(files, model_dir, whole, adaptation, given, said):
+    said = said.format(whole=whole / f"checkpoint_{STEPS}")
     result = t5x(
         "infer",
         files / "model.gin",
-        "gin_configs/adaptation/adapter.gin",
+        f"gin_configs/adaptation/{adaptation}.gin",
         "gin_configs/t5x/infer.gin",
         CHECKPOINT_PATH=str(whole / f"checkpoint_{STEPS}"),
         INFER_OUTPUT_DIR=str(files / "none"),
         VOCABULARY_PATH=f"{model_dir}/vocabulary",
         INPUT=str(files / "p.jsonl"),
+        **given,
     )
     assert result.returncode == 2
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("detox-jax: error: the checkpoint has no parameter layers/attention_ad")
+    assert last.startswith(f"detox-jax: error: {said}")
     assert "Traceback" not in result.stderr
+
+
+def test_a_validation_split_that_is_not_cached_is_read_from_its_source(files, model_dir, tmp_path):
+    from t5x import utils
+
+    from detox_jax.interop import t5x as ours
+
+    documents = str(files / "d.jsonl")
+    task = corpora.documents_task(documents, f"{model_dir}/vocabulary", documents, "validated")
+    dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
+    caching_test.write_cache(tmp_path, task, list(dataset.as_numpy_iterator()))
+    config = utils.DatasetConfig(
+        mixture_or_task_name=corpora.register(task),
+        task_feature_lengths={"targets": 32},
+        split="validation",
+        batch_size=4,
+        shuffle=False,
+        seed=42,
+        use_cached=True,
+        pack=True,
+    )
+    before = list(seqio.get_global_cache_dirs())
+    cached_tasks.add_cache_dir(str(tmp_path))
+    try:
+        found = ours.get_training_eval_datasets(config, 0, 1, 2, seqio.LMFeatureConverter)
+    finally:
+        seqio.set_global_cache_dirs(before)
+        seqio.TaskRegistry.remove(task.name)
+    assert {len(batch["decoder_target_tokens"]) for batch in found[task.name]} == {4}
 
 
 def test_frozen_parameters_are_handed_on_untouched():
