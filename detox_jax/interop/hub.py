@@ -1,4 +1,4 @@
-"""Models by name: a local directory as it is, a Hugging Face hub name through its cache."""
+"""Models by name: a local directory as it is, one in a bucket or a hub name through a cache."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from etils import epath
 
 from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import hub_data
+from detox_jax.interop import bucket_copies
 
 # Weights as safetensors only: a pickle may run code.
 PATTERNS = (
@@ -25,7 +26,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def resolve(source: str, revision: str | None = None) -> tuple[epath.Path, dict[str, str]]:
-    """The directory of a model, downloaded where `source` is a hub name.
+    """The directory of a model on a disk, downloaded where `source` is a hub name or in a bucket.
 
     The hub's cache and its settings hold: `HF_HOME`, `HF_TOKEN`, and `HF_HUB_OFFLINE=1`, which uses
     the cache alone.
@@ -35,8 +36,8 @@ def resolve(source: str, revision: str | None = None) -> tuple[epath.Path, dict[
       revision: branch, tag or commit of a hub name; its main branch where None.
 
     Returns:
-      The directory, and where it came from: `{"repo", "revision"}` with the commit's hash for a hub
-      name, `{}` for a directory.
+      The directory on the disk, and where it came from: `{"repo", "revision"}` with the commit's
+      hash for a hub name, `{}` for a directory.
 
     Raises:
       UserError: if there is no such directory and the hub does not give it: no network, no such
@@ -46,7 +47,7 @@ def resolve(source: str, revision: str | None = None) -> tuple[epath.Path, dict[
     if directory.is_dir():
         if revision is not None:
             raise UserError(f"{source} is a directory and has no revision; leave {revision!r} out")
-        return directory, {}
+        return bucket_copies.local(directory, PATTERNS), {}
     if directory.exists():
         raise UserError(f"{source}: is a file; give the directory that holds the model")
     if not _HUB_NAME.fullmatch(source) or source.startswith("."):

@@ -1,0 +1,137 @@
+"""Copies of models' directories that lie in a bucket: safetensors are mapped from a disk.
+
+A file is copied once for each of its generations, into the user's cache directory, and never
+changed there; a directory of links shows those of one time together:
+
+    ~/.cache/detox-jax/models/DIGEST OF THE PLACE-NAME/GENERATION.model.safetensors
+    ~/.cache/detox-jax/models/DIGEST OF THE PLACE-NAME/DIGEST OF ALL/model.safetensors
+
+All of it may be removed while nothing runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from detox_jax import atomic_files, terminal
+from detox_jax.errors import Unavailable, UserError, in_one_line, no_access, without_role
+
+_BUCKET = "gs://"
+
+
+def local(directory: epath.Path, patterns: Collection[str]) -> epath.Path:
+    """The directory itself, or of one in a bucket a copy on this machine's disk.
+
+    Args:
+      directory: of a model.
+      patterns: of the names of its files; others are not copied, nor what lies deeper.
+
+    Raises:
+      UserError: for another object store, or a directory without such files.
+      Unavailable: where the storage fails, or files change meanwhile.
+    """
+    if atomic_files.is_local(directory):
+        return directory
+    if not str(directory).startswith(_BUCKET):
+        raise UserError(f"{directory}: models are read from a disk or from {_BUCKET}; copy it")
+    with _reading(directory):
+        listed = _blobs(str(directory))
+    blobs = {
+        name: blob
+        for name, blob in listed.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    if not blobs:
+        raise UserError(f"{directory}: holds no file of a model ({', '.join(patterns)})")
+    place = _home() / f"{_digest(str(directory).rstrip('/'))}-{directory.name}"
+    together = _digest(*(f"{blob.generation} {name}" for name, blob in sorted(blobs.items())))
+    shown = place / together
+    if not shown.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        with terminal.stage(f"copy {directory}"), _reading(directory):
+            for name, blob in blobs.items():
+                _fetch(blob, place / _kept(name, blob))
+        _link({name: _kept(name, blob) for name, blob in blobs.items()}, shown)
+        print(f"{directory}: copied to {shown}")
+    return epath.Path(shown)
+
+
+def _blobs(directory: str) -> dict[str, Any]:
+    """The objects right in a directory, by name."""
+    from google.cloud import storage
+
+    bucket, _, folder = directory.removeprefix(_BUCKET).partition("/")
+    prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    listed = storage.Client().list_blobs(bucket, prefix=prefix, delimiter="/")
+    found = {blob.name.removeprefix(prefix): blob for blob in listed}
+    found.pop("", None)  # what stands for the directory
+    return found
+
+
+@contextlib.contextmanager
+def _reading(directory: epath.Path) -> Iterator[None]:
+    """Says in one line what Google's client meets."""
+    from google.api_core.exceptions import GoogleAPIError, NotFound, PreconditionFailed
+
+    try:
+        yield
+    except (NotFound, PreconditionFailed):
+        raise Unavailable(
+            f"{directory}: was written anew while it was copied; run the same command again"
+        ) from None
+    except GoogleAPIError as error:
+        if no_access(error):
+            raise UserError(f"{directory}: cannot be read: {without_role(error)}") from error
+        raise Unavailable(
+            f"{directory}: cannot be read: {in_one_line(error)}; run the same command again"
+        ) from error
+
+
+def _fetch(blob: Any, file: Path) -> None:
+    """Copies an object, of the generation that was listed, unless it is there."""
+    if file.exists():
+        return
+    partial = file.parent / atomic_files.partial_name(file.name)
+    try:
+        blob.download_to_filename(str(partial), if_generation_match=blob.generation)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _link(files: dict[str, str], directory: Path) -> None:
+    """A directory in which each file has its name; another process may make the same one."""
+    partial = directory.parent / atomic_files.partial_name(directory.name)
+    partial.mkdir()
+    try:
+        for name, kept in files.items():
+            (partial / name).symlink_to(Path("..") / kept)
+        if not directory.is_dir():
+            partial.replace(directory)
+    except OSError:
+        if not directory.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _kept(name: str, blob: Any) -> str:
+    return f"{blob.generation}.{name}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _home() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "detox-jax" / "models"
