@@ -10,6 +10,7 @@ from etils import epath
 from detox_jax.checkpoints.params import Params
 from detox_jax.classifiers.labelled_batches import Labels
 from detox_jax.errors import UserError
+from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel.computation import Computation
 from detox_jax.preview import Step
 from detox_jax.training.fit import Budget, fit
@@ -37,6 +38,8 @@ def fit_labels(
 ) -> TrainState:
     """See `fit`; batches and those of validation are the objective's, of the task.
 
+    Each process has the rows of its own devices.
+
     Args:
       network: what computes.
       params: that are trained, at their start.
@@ -53,19 +56,21 @@ def fit_labels(
       directory: of checkpoints and metrics.
       strict: refuse a damaged newest step.
     """
+    rows = meshes.local_rows(computation.create_mesh(), batch_size)
     validation = functools.partial(
         objective.validation_batches,
         task,
         batch_size=batch_size,
         length=length,
         max_batches=periods.eval_steps,
+        rows=rows,
     )
     return fit(
         network,
         params,
         frozen,
         objective,
-        objective.batches(task, batch_size=batch_size, length=length, seed=seed),
+        objective.batches(task, batch_size=batch_size, length=length, seed=seed, rows=rows),
         validation if periods.eval else None,
         steps=steps,
         optimizer=optimizer,

@@ -212,6 +212,32 @@ def local_rows(mesh: Mesh, num_rows: int) -> list[int]:
     return sorted({row for part in parts for row in range(*part.indices(num_rows))})
 
 
+def rows_to_mesh(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The `local_rows` that each process has of a batch, as arrays of all rows over the mesh.
+
+    Hosts may have rows in common, all or a part of theirs, where `model` spans them.
+
+    Args:
+      mesh: where they go.
+      batch: arrays `[rows, ...]` of the local rows, in order.
+    """
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    shards, here = num_batch_shards(mesh), len(next(iter(batch.values())))
+    num_rows = here * shards // len(local_rows(mesh, shards))
+    place = {row: i for i, row in enumerate(local_rows(mesh, num_rows))}
+
+    def to_mesh(x: np.ndarray) -> jax.Array:
+        def read(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(num_rows)  # A device's rows are neighbours.
+            return x[place[start] : place[start] + stop - start]
+
+        return jax.make_array_from_callback((num_rows, *x.shape[1:]), sharding, read)
+
+    return {name: to_mesh(x) for name, x in batch.items()}
+
+
 def rows_of(batch: Mapping[str, np.ndarray], rows: Collection[int] | None) -> dict[str, np.ndarray]:
     """The named rows of every array of a batch, in order; all where None."""
     return {name: x if rows is None else x[sorted(rows)] for name, x in batch.items()}

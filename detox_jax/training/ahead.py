@@ -25,7 +25,7 @@ class Ahead:
 
     def __init__(self, batches: Batches, put: Callable[[Batch], dict[str, jax.Array]]):
         self._batches, self._put = batches, put
-        self._next: tuple[Batch, dict[str, jax.Array]] | None = None
+        self._next: dict[str, jax.Array] | None = None
         self._error: Exception | None = None
         self._position: dict[str, Any] | None = None  # before the batch that was read ahead
 
@@ -35,13 +35,12 @@ class Ahead:
             return
         self._position = self._batches.state()
         try:
-            rows = next(self._batches)
-            self._next = rows, self._put(rows)
+            self._next = self._put(next(self._batches))
         except Exception as error:  # whatever a reader raises: the steps before come first
             self._error = error
 
-    def take(self) -> tuple[Batch, dict[str, jax.Array]]:
-        """The next batch, `[rows, ...]` of this process on the host, and all rows on the devices.
+    def take(self) -> dict[str, jax.Array]:
+        """The next batch, all of its rows on the devices.
 
         Raises:
           Exception: what reading it raised.

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from detox_jax import preview, terminal
 from detox_jax.compilations import COMPILATIONS
-from detox_jax.parallel import processes
 from detox_jax.training.guard import SKIPPED_IN_A_ROW
 
 _TARGETS = "decoder_target_tokens"
@@ -43,25 +41,21 @@ class Course:
         # Steps and losses, by name: of the first that is known, and of the last.
         self._first: dict[str, tuple[int, float]] = {}
         self._last: dict[str, tuple[int, float]] = {}
-        self._counts: dict[int, int] = {}
-        self._counted, self._unit = 0, "rows"
+        self._counts: dict[int, Any] = {}  # on the devices until their step is done
+        self._counted, self._unit = 0.0, "rows"
 
-    def before_step(self, step: int, batch: Mapping[str, np.ndarray]) -> None:
-        """Counts a batch of this process.
+    def after_step(self, step: int, batch: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
+        """Takes note of a step that the devices were given.
 
         Args:
-          step: that is trained on it.
-          batch: arrays with the rows on axis 0; 0 is padding in those of tokens.
+          step: its number.
+          batch: that it trains on, with the rows of all hosts on axis 0.
+          scalars: what `step.train_step` returns of it; its tokens are those of all hosts.
         """
         if _TARGETS in batch:
-            self._unit = "tokens"
-            count = int(np.count_nonzero(batch[_TARGETS]))
+            self._unit, self._counts[step] = "tokens", scalars["tokens"]
         else:
-            count = len(next(iter(batch.values())))
-        self._counts[step] = count * len(processes.current().hosts)
-
-    def after_step(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Takes note of a step that the devices were given."""
+            self._counts[step] = len(next(iter(batch.values())))
         if not self._first:
             self._add("loss", step, scalars)
             self._counts.clear()
@@ -81,7 +75,7 @@ class Course:
         self._is_slow = (now - self._last_ended) / (step - self.done) > _SLOW_S
         self.done, self._last_ended = step, now
         for at in [at for at in self._counts if at <= step]:
-            self._counted += self._counts.pop(at)
+            self._counted += float(self._counts.pop(at))
 
     def logged(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Takes note of the losses that a step is logged with, of training or of validation."""

@@ -187,8 +187,7 @@ class Loop:
             while step < self.total_steps and not self._ends:
                 saves.check()
                 step += 1
-                rows, batch = ahead.take()
-                course.before_step(step, rows)
+                batch = ahead.take()
                 is_logged = self._is_due(self.periods.log, step)
                 # Read before the step begins: it takes the memory, and on CPUs the threads.
                 figures = self._logged_figures(state, frozen, batch) if is_logged else {}
@@ -196,7 +195,7 @@ class Loop:
                 if step < self.total_steps:
                     ahead.read()
                 guard.after(step, scalars)
-                course.after_step(step, scalars)
+                course.after_step(step, batch, scalars)
                 if is_logged:
                     self._log(log, step, {**scalars, **figures})
                     course.logged(step, scalars)
@@ -425,11 +424,7 @@ class Loop:
 
     def _to_mesh(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Each host's rows as one array over the mesh."""
-        sharding = meshes.batch_sharding(self.mesh)
-        return {
-            name: jax.make_array_from_process_local_data(sharding, rows)
-            for name, rows in batch.items()
-        }
+        return meshes.rows_to_mesh(self.mesh, batch)
 
 
 class _Means:

@@ -18,6 +18,11 @@ def write(file):
 
 def train(verb, model_dir, directory, *flags, **settings):
     """Runs the verb on labelled texts beside its output; its exit status."""
+    return cli.main(command(verb, model_dir, directory, *flags, **settings))
+
+
+def command(verb, model_dir, directory, *flags, **settings):
+    """The arguments of `train`, whose texts are written."""
     file = directory.parent / "labelled.jsonl"
     write(file)
     settings = {
@@ -30,4 +35,4 @@ def train(verb, model_dir, directory, *flags, **settings):
         "EVAL_PERIOD": 15,
         **settings,
     }
-    return cli.main([verb, *(f"--gin.{k}={v}" for k, v in settings.items()), *flags])
+    return [verb, *(f"--gin.{k}={v}" for k, v in settings.items()), *flags]

@@ -8,7 +8,7 @@ import pytest
 from detox_jax.parallel import processes
 from detox_jax.training import course as courses
 
-TOKENS = {"decoder_target_tokens": np.asarray([[5, 6, 0], [7, 0, 0]])}
+TOKENS = {"decoder_target_tokens": np.asarray([[5, 6, 0], [7, 0, 0]])}  # 3 of them
 
 
 class Loss:
@@ -34,8 +34,8 @@ def clock(monkeypatch):
 
 def steps(course, first, last, clock, seconds, waited=None, batch=TOKENS):
     for step in range(first, last + 1):
-        course.before_step(step, batch)
-        course.after_step(step, {"loss": Loss(float(step), [] if waited is None else waited)})
+        loss = Loss(float(step), [] if waited is None else waited)
+        course.after_step(step, batch, {"loss": loss, "tokens": np.float32(3)})
         clock[0] += seconds
 
 
@@ -53,7 +53,7 @@ def test_fast_steps_are_not_waited_for_but_counted_once_the_guard_has_read_them(
     assert course.done == 20
 
 
-def test_tokens_are_those_of_done_steps_behind_the_first(clock, monkeypatch):
+def test_tokens_are_those_of_done_steps_behind_the_first(clock):
     course = courses.Course(0)
     steps(course, 1, 1, clock, 4.0)  # It is compiled.
     assert course.note() == "loss 1.000"
@@ -61,12 +61,23 @@ def test_tokens_are_those_of_done_steps_behind_the_first(clock, monkeypatch):
     course.logged(5, {"loss": 2.5})
     # 3 tokens a step and 4 steps, from second 100 on to second 108.
     assert course.note() == "loss 2.500, 2 tokens/s"
+
+
+def test_a_step_counts_what_it_trains_on_however_many_processes_share_it(clock, monkeypatch):
+    """Tokens are those that the step itself adds up, rows those of the batch on all devices."""
     monkeypatch.setattr(processes, "current", lambda: processes.Processes(0, ("a", "b")))
+    course = courses.Course(0)
+    # Of this batch a process holds a row with 1 token.
+    own = {"decoder_target_tokens": np.asarray([[7, 0, 0]])}
+    steps(course, 1, 1, clock, 0.0, batch=own)
+    steps(course, 2, 3, clock, 1.0, batch=own)
+    course.logged(3, {"loss": 0.5})
+    assert course.note() == "loss 0.500, 3 tokens/s"
     other = courses.Course(0)
     steps(other, 1, 1, clock, 0.0, batch={"x": np.ones((8, 2))})
     steps(other, 2, 3, clock, 1.0, batch={"x": np.ones((8, 2))})
     other.logged(3, {"loss": 0.5})
-    assert other.note() == "loss 0.500, 16 rows/s"
+    assert other.note() == "loss 0.500, 8 rows/s"
 
 
 def test_the_end_names_losses_of_both_ends_time_and_memory(clock):
