@@ -3,7 +3,8 @@
 JAX's settings say otherwise where they are set: `JAX_ENABLE_COMPILATION_CACHE=0` switches it off,
 `JAX_COMPILATION_CACHE_DIR` names another directory, which is then the user's to look after. In the
 directory that is chosen here old entries make room for new ones; JAX's own eviction is not used,
-because an entry that a kill left without its time keeps every later one from being written.
+because an entry that a kill left without its time keeps every later one from being written. Several
+processes on GPUs do not use it: see `parallel.mesh`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def enable() -> None:
     before = warnings.showwarning
     if not getattr(before, "mends_cache", False):
         warnings.showwarning = _mending(before, directory)
+
+
+def is_default() -> bool:
+    """Whether what is compiled is kept in the directory that is chosen here."""
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") == str(default_directory())
 
 
 def default_directory() -> Path:

@@ -54,7 +54,7 @@ ALLOWED = {
     "shared_steps": set(),
     "formats": {"errors"},
     "models": {"errors"},
-    "parallel": {"compilations", "errors", "kinds", "models"},
+    "parallel": {"compilation_cache", "compilations", "errors", "kinds", "models"},
     "terminal": {"compilations", "parallel.processes"},
     "output_settings": {"errors", "parallel.processes"},
     "directory_lock": {"errors"},

@@ -21,8 +21,10 @@ import numpy as np
 from flax import traverse_util
 from flax.linen import partitioning
 from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental.compilation_cache import compilation_cache as jax_compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from detox_jax import compilation_cache
 from detox_jax.compilations import COMPILATIONS
 from detox_jax.errors import Unavailable, UserError, in_one_line
 from detox_jax.models.encoder import Encoder
@@ -119,7 +121,7 @@ def all_devices() -> list[Any]:
             )
     try:
         with COMPILATIONS.starts():
-            return jax.devices()
+            devices = jax.devices()
     except (RuntimeError, AssertionError) as error:
         # JAX asserts, without a word, that of several platforms one is there.
         said, named = in_one_line(error), settings.jax_platforms
@@ -131,6 +133,23 @@ def all_devices() -> list[Any]:
         if not said.startswith("Unable to initialize backend"):
             raise
         raise Unavailable(f"the devices do not start: {said}") from error
+    if devices[0].platform == "gpu" and len({each.process_index for each in devices}) > 1:
+        _compile_together()
+    return devices
+
+
+def _compile_together() -> None:
+    """Has several processes on GPUs find no compiled program, unless the user named where they are.
+
+    XLA tries a program's kernels in shares, one of each process, and each waits 24 hours for those
+    of the others. JAX writes what process 0 compiled alone: where another process does not see its
+    directory, or has a directory of another kind of CPU, process 0 finds a program in the next run,
+    and tries nothing for those that do not.
+    """
+    settings: Any = jax.config
+    if settings.jax_enable_compilation_cache and compilation_cache.is_default():
+        jax.config.update("jax_enable_compilation_cache", False)
+        jax_compilation_cache.reset_cache()  # A program before may have asked already.
 
 
 def _num_slices(devices: np.ndarray) -> int:
