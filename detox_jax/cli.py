@@ -71,8 +71,7 @@ VERBS = {
 
 # Verbs without a part for other processes: process 0 runs them while the others wait.
 HOST_VERBS = (
-    *("compare", "filter", "human_results", "human_sheets", "report", "train_scorer"),
-    "train_vocabulary",
+    *("compare", "human_results", "human_sheets", "report", "train_scorer", "train_vocabulary"),
 )
 LONE_VERBS = (
     *("combine", "convert", "fit_subspace", "plan", "sweep", "train_linear", "train_reward"),

@@ -29,6 +29,7 @@ from detox_jax.compilations import COMPILATIONS
 from detox_jax.errors import Unavailable, UserError, in_one_line
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import processes
 
 AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp")
@@ -108,10 +109,16 @@ def all_devices() -> list[Any]:
     """What JAX computes on, of all processes.
 
     Raises:
-      UserError: where a setting of JAX's changes what a seed draws, or JAX_PLATFORMS names what is
-        not there.
+      UserError: where a setting of JAX's changes what a seed draws, JAX_PLATFORMS names what is
+        not there, or the other processes wait for this one.
       Unavailable: where devices are there and do not start, as those of another process.
     """
+    if processes.current().others_wait:
+        # Not its own alone either: JAX starts the devices of all processes together.
+        raise UserError(
+            "devices are those of all processes, and here process 0 works while the others wait: a "
+            "scorer or a selection that computes on them says so by `on_mesh = True` in its class"
+        )
     settings: Any = jax.config
     for name, expected in _SETTINGS.items():
         if (found := getattr(settings, name, expected)) != expected:

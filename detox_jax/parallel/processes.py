@@ -62,6 +62,11 @@ class Processes:
         """Whether others take part in what is being done."""
         return len(self.hosts) > 1 and not self._alone
 
+    @property
+    def others_wait(self) -> bool:
+        """Whether there are others, which wait while this one works: see `first_does`."""
+        return len(self.hosts) > 1 and self._alone
+
     def name(self, index: int) -> str:
         """`process 1 (HOST)`."""
         return f"process {index} ({self.hosts[index]})"

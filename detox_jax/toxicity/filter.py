@@ -25,6 +25,7 @@ from detox_jax import (
 from detox_jax import bad_records as bad_records_lib
 from detox_jax.errors import UserError
 from detox_jax.kinds import Seed, Share
+from detox_jax.parallel import processes
 from detox_jax.preview import Step
 from detox_jax.segmenters import Segmenter
 from detox_jax.toxicity import best_of, controls, corpus, selections
@@ -63,7 +64,8 @@ def filter(
 
     Documents without a score, and those without text, are left out before the selection and
     counted. `BestOf` reads scored continuations and writes the same prompts in their order, with
-    what it chose, for another scorer to judge.
+    what it chose, for another scorer to judge. Of several processes, all take part where the
+    selection is `on_mesh`; else process 0 selects and the others wait.
 
     Args:
       input: scored documents, for `BestOf` scored prompts: file, glob or directory.
@@ -91,7 +93,6 @@ def filter(
       UserError: if nothing is scored, or nothing would be left.
     """
     arguments = locals()
-    aside = bad_records_lib.opened(bad_records)
     selection = selection or LeastToxic()
     control = controls.Control(size_of, lengths_of, size_share, apart_from, word_segmenter)
     if isinstance(selection, best_of.BestOf) and (lengths_of or apart_from):
@@ -121,6 +122,14 @@ def filter(
         if outputs.check(output_dir, "filter", settings):
             return [Step("filter", output_dir)]
         return [_preview(input, output_dir, selection, control, bad_records)]
+
+    def select_alone() -> None:
+        filter(**arguments)
+
+    if processes.current().several and not selections.on_mesh(selection):
+        processes.current().first_does(select_alone)
+        return None
+    aside = bad_records_lib.opened(bad_records)
     output = outputs.OutputDirectory(output_dir, "filter", settings())
     if output.complete:
         return None

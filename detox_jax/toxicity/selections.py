@@ -24,6 +24,9 @@ class Selection(Protocol):
 
     Attributes:
       uses_toxicity: whether it looks at the scores.
+
+    One that computes with JAX says so by `on_mesh = True`: of several processes, all then select
+    among the same documents.
     """
 
     uses_toxicity: ClassVar[bool]
@@ -252,6 +255,11 @@ def check(selection: Any) -> None:
     for part in _parts(selection):
         if isinstance(part, TellingSelection):
             part.check()
+
+
+def on_mesh(selection: Any) -> bool:
+    """Whether a selection, or one that it is made of, computes with JAX."""
+    return any(getattr(part, "on_mesh", False) for part in _parts(selection))
 
 
 def settings(selection: Any) -> Any:

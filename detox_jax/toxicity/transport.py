@@ -86,6 +86,7 @@ class NearTarget:
     iterations: Count = 2000
 
     uses_toxicity: ClassVar[bool] = False
+    on_mesh: ClassVar[bool] = True  # Sinkhorn's iterations are JAX's, whatever makes the points.
 
     def __post_init__(self):
         if self.target is None:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from detox_jax import compilation_cache
 from detox_jax.errors import Unavailable, UserError
 from detox_jax.models.adaptation import AdapterConfig, ParallelAdapterConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import processes
 from detox_jax.planning import collectives, hlo
 from tests.conftest import random_params
 
@@ -174,6 +176,51 @@ def test_hosts_whose_devices_are_mixed_read_rows_that_are_not_neighbours():
         return Mesh(np.array(devices).reshape(4, 1, 1), meshes.AXES)
 
     assert [meshes.local_rows(mesh_on(host), 8) for host in (0, 1)] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("platform", "named", "kept"),
+    [("gpu", False, False), ("gpu", True, True), ("cpu", False, True)],
+)
+def test_several_processes_on_gpus_keep_no_programs_but_where_the_user_says(
+    platform, named, kept, monkeypatch, tmp_path
+):
+    """One that finds a program would not do its share of trying kernels, for which others wait."""
+    directory = tmp_path if named else compilation_cache.default_directory()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory))
+    devices = [FakeDevice(i, process_index=i, platform=platform) for i in range(2)]
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", True)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "devices", lambda: devices[:1])
+            assert meshes.all_devices() == devices[:1] and jax.config.jax_enable_compilation_cache
+            patch.setattr(jax, "devices", lambda: devices)
+            assert meshes.all_devices() == devices
+        assert jax.config.jax_enable_compilation_cache == kept
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
+def test_no_mesh_is_made_while_the_other_processes_wait(monkeypatch):
+    """JAX would wait two minutes for their devices, and a program of all for ever."""
+    run = processes.Processes(0, ("here", "there"))
+    monkeypatch.setattr(processes, "_current", run)
+    with run._by_itself(), pytest.raises(UserError, match="others wait: a scorer or a selection"):
+        meshes.create_mesh()
+    assert meshes.create_mesh().size == 8
+
+
+@pytest.mark.parametrize("shape", [{"data": 8}, {"fsdp": 2, "model": 4}])
+def test_rows_of_all_processes_are_one_batch(shape, monkeypatch):
+    """Here one process holds all; test_hosts_that_share_a_part_of_their_rows has two."""
+    mesh = meshes.create_mesh(shape)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    batch = {"tokens": np.arange(24).reshape(8, 3), "weights": np.arange(8)}
+    on_mesh = meshes.rows_to_mesh(mesh, batch)
+    for name, x in batch.items():
+        assert on_mesh[name].sharding == meshes.batch_sharding(mesh)
+        np.testing.assert_array_equal(on_mesh[name], x)
 
 
 def test_one_process_reads_all_rows():

@@ -22,7 +22,7 @@ from detox_jax import cli, manifests, records
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.parallel import mesh as meshes
-from tests.classifiers import classifiers_made
+from tests.classifiers import classifiers_made, labelled_made
 from tests.conftest import SENTENCES, write_tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,14 +32,16 @@ SEVERAL = pytest.mark.parametrize(
 )
 
 
-def start(count, *flags, own=None, folders=None, paths=None, program=("-m", "detox_jax")):
-    """Processes that run one command, or another program with its flags.
+def start(
+    count, *flags, own=None, folders=None, paths=None, program=("-m", "detox_jax"), devices=1
+):
+    """Processes that run one command, or another program with its flags, on some devices each.
 
     Single ones may have, by index, `own` flags, `folders` to run in and `paths` of the package.
     """
     with create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    settings = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    settings = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, *program, *flags, f"--coordinator_address={address}"]
     return [
         subprocess.Popen(
@@ -69,8 +71,8 @@ def run(count, *flags, **others):
             process.kill()
 
 
-def succeed(count, *flags):
-    outcomes = run(count, *flags)
+def succeed(count, *flags, **others):
+    outcomes = run(count, *flags, **others)
     assert [status for status, _, _ in outcomes] == [0] * count, outcomes
     return outcomes
 
@@ -236,6 +238,51 @@ def test_several_processes_train_generate_score_and_evaluate_as_one_does(
     ]
     for name in ("perplexity", "continuation_perplexity", "expected_maximum_toxicity"):
         np.testing.assert_allclose(ours[name]["value"], theirs[name]["value"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_selection_that_reads_a_model_is_made_by_all_processes(model_dir, tmp_path):
+    rows = [
+        {"id": str(i), "text": f"{SENTENCES[i % 6]} {i}", "toxicity": i / 12} for i in range(12)
+    ]
+    for name, some in (("candidates", rows), ("target", rows[:2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in some))
+    flags = [
+        "filter",
+        f"--gin.INPUT={tmp_path / 'candidates.jsonl'}",
+        "--gin.SELECTION=@transport.NearTarget()",
+        f"--gin.TARGET={tmp_path / 'target.jsonl'}",
+        "--gin.EMBEDDING=@embedding.ModelStates()",
+        f"--gin.EMBEDDING_MODEL={model_dir}",
+    ]
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'alone'}"]) == 0
+    succeed(2, *flags, f"--gin.OUTPUT_DIR={tmp_path / 'two'}", devices=2)
+    kept = [
+        {record.id for record in records.read_documents(str(tmp_path / name))}
+        for name in ("alone", "two")
+    ]
+    assert kept[0] == kept[1] and len(kept[0]) == 6
+
+
+# As a step of `sgeat`, which all processes run; the command by itself is refused.
+EVERYWHERE = "import sys\nfrom detox_jax import cli\ncli.LONE_VERBS = ()\nsys.exit(cli.main())"
+
+
+@pytest.mark.slow
+def test_hosts_that_share_a_part_of_their_rows_train_as_one_process_does(model_dir, tmp_path):
+    """Of three parts of a batch each of the two has one of its own, and half of the devices of one.
+
+    On two of `model` each, with three devices a process.
+    """
+    settings = {"BATCH_SIZE": 24, "TRAIN_STEPS": 3, "EVAL_PERIOD": 3, "RANK": 8}
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    assert labelled_made.train("train_linear", model_dir, alone, **settings) == 0
+    command = labelled_made.command("train_linear", model_dir, two, **settings)
+    mesh = "--gin.MESH_SHAPE={'data': 3, 'model': 2}"
+    outcomes = succeed(2, *command, mesh, program=("-c", EVERYWHERE), devices=3)
+    assert_same_losses(two / "training", alone / "training")
+    assert "validation_loss" in metrics(two / "training")[-1]
+    assert re.search(r"[\d,]+ rows/s", outcomes[0][1])
 
 
 def behind_a_kill(started, model_dir, step):

@@ -70,13 +70,13 @@ def test_while_process_0_works_for_all_it_is_as_if_alone():
     def work(run, index):
         def alone():
             assert run.first_decides(lambda: index) == index
-            assert run.gather(index) == [index]
+            assert run.gather(index) == [index] and run.others_wait
             worked.append(index)
 
         run.first_does(alone)
-        return run.gather(index), run.several
+        return run.gather(index), run.several, run.others_wait
 
-    assert on_all(work) == [([0, 1, 2], True), ([], True), ([], True)]
+    assert on_all(work) == [([0, 1, 2], True, False), ([], True, False), ([], True, False)]
     assert worked == [0]
 
 
@@ -105,6 +105,7 @@ def test_who_differs_is_named_on_all_with_what_differs(changes, message):
 def test_one_process_needs_no_store():
     run = processes.current()
     assert run.is_first and not run.several
+    run.first_does(lambda: None if not run.others_wait else pytest.fail("there are none"))
     assert run.first_decides(lambda: 3) == 3
     run.agree({"a": 1}, "")
 

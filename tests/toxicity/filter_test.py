@@ -6,6 +6,8 @@ import pytest
 
 from detox_jax import bad_records, cli
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
+from detox_jax.toxicity import distinct, selections
 from detox_jax.toxicity import filter as filters
 
 
@@ -180,3 +182,31 @@ def test_mistakes(rows, extra, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+class OnMesh(filters.RandomShare):
+    on_mesh = True
+
+
+def test_process_0_selects_alone_unless_a_selection_computes_on_all_devices(
+    scored, tmp_path, monkeypatch
+):
+    """Here is process 1, which is told that process 0 has ended."""
+
+    class Store:
+        def get(self, key):
+            told.append(key)
+            return '{"value": null}'
+
+    told: list[str] = []
+    monkeypatch.setattr(processes, "_current", processes.Processes(1, ("a", "b"), Store()))
+    filters.filter(str(scored), str(tmp_path / "out"), filters.LeastToxic())
+    assert len(told) == 1
+    monkeypatch.setattr(filters.outputs, "OutputDirectory", lambda *_: pytest.fail("it selects"))
+    for selection in (OnMesh(), filters.InTurn([distinct.Distinct(), OnMesh()])):
+        assert selections.on_mesh(selection)
+        with pytest.raises(pytest.fail.Exception, match="it selects"):
+            filters.filter(str(scored), str(tmp_path / "out"), selection)
