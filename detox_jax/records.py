@@ -24,6 +24,7 @@ from detox_jax.formats.jsonl import read_jsonl  # noqa: F401 (a public name)
 from detox_jax.output_settings import NOT_YET
 
 TOXIC = 0.5  # the published threshold: from this score on a text is toxic
+ROUNDING = 1e-9  # of a difference of two scores: 0.7 - 0.4 is a little less than 0.3
 _CHALLENGING, _UNREADABLE = "challenging", "unreadable"
 
 

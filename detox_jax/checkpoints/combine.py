@@ -70,6 +70,8 @@ def combine(
         if is_done or _waits(base, weights):
             return [Step("combine", output_dir)]
     start = _open_base(base)
+    if (check := getattr(edit, "check", None)) is not None:  # One of the user's own has none.
+        check(start)
     models = [Term(_open_term(path, start), weight) for path, weight in weights.items()]
     _check_different([*weights], models)
     alone = _adaptation_alone(models, edit, merge)

@@ -20,6 +20,7 @@ from detox_jax.errors import UserError
 RULE = "subspace"  # of the vectors that are read, as `steer` names it
 FILE = "vectors.npz"
 EDITED = "layers/mlp/wo/kernel"
+_HOW = " with FIT=@toxic_subspace.ToxicSubspace()"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Projection:
     subspace: str
     layers: tuple[int, int] | None = None
 
-    def open(self, base: Checkpoint) -> Projected:
-        """Reads the subspace of this model.
+    def check(self, base: Checkpoint) -> None:
+        """Refuses what can be refused before a parameter of the model is read.
 
         Raises:
-          UserError: if it is none, of another model, or names layers that are not there.
+          UserError: if the subspace is none, or names layers that are not there.
         """
         config = base.spec.config
         if config.post_norms:
@@ -47,16 +48,36 @@ class Projection:
                 f"Projection: {base.model_dir} has a norm between MLP and residual stream: no "
                 "projection of their matrices takes a direction out of it"
             )
-        array_NRD, sha256 = _read(self.subspace, base)
-        if array_NRD.shape[::2] != (config.num_layers, config.emb_dim):
-            raise UserError(f"{self.subspace}: {array_NRD.shape} is no subspace of this model")
-        first, last = self.layers or (config.num_layers * 10 // 24, config.num_layers - 1)
+        first, last = self._edited(config.num_layers)
         if not 0 <= first <= last < config.num_layers:
             raise UserError(
                 f"Projection.layers is {self.layers}; give the first and the last of the layers 0 "
                 f"to {config.num_layers - 1}"
             )
-        return Projected(self.subspace, sha256, array_NRD, first, last)
+        manifest = array_file.require_finished(
+            "Projection", self.subspace, "steer", nothing="no subspace", how=_HOW
+        )
+        if manifest["rule"] != RULE:
+            raise UserError(
+                f"Projection: {self.subspace} holds no subspace; give an output of `steer`{_HOW}"
+            )
+
+    def open(self, base: Checkpoint) -> Projected:
+        """Reads the subspace of this model.
+
+        Raises:
+          UserError: as `check` does, and if it is of another model.
+        """
+        self.check(base)
+        config = base.spec.config
+        array_NRD, sha256 = _read(self.subspace, base)
+        if array_NRD.shape[::2] != (config.num_layers, config.emb_dim):
+            raise UserError(f"{self.subspace}: {array_NRD.shape} is no subspace of this model")
+        return Projected(self.subspace, sha256, array_NRD, *self._edited(config.num_layers))
+
+    def _edited(self, num_layers: int) -> tuple[int, int]:
+        """The first and the last layer that are edited."""
+        return self.layers or (num_layers * 10 // 24, num_layers - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,15 +125,10 @@ def without(matrix_FD: np.ndarray, subspace_RD: np.ndarray) -> np.ndarray:
 
 
 def _read(directory: str, base: Checkpoint) -> tuple[np.ndarray, str]:
-    path, how = epath.Path(directory), " with FIT=@toxic_subspace.ToxicSubspace()"
-    models = {base.fingerprint: str(base.model_dir)}
-    manifest = array_file.require_fitted(
-        "Projection", directory, "steer", models, nothing="no subspace", how=how
+    path, models = epath.Path(directory), {base.fingerprint: str(base.model_dir)}
+    array_file.require_fitted(
+        "Projection", directory, "steer", models, nothing="no subspace", how=_HOW
     )
-    if manifest["rule"] != RULE:
-        raise UserError(
-            f"Projection: {directory} holds no subspace; give an output of `steer`{how}"
-        )
     digest, arrays = array_file.read(path / FILE, "steer")
     if RULE not in arrays or arrays[RULE].ndim != 3:
         raise UserError(f"{path / FILE}: is no subspace; run `steer` again")

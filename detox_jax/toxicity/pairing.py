@@ -13,7 +13,6 @@ from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
 from detox_jax.toxicity.preferences import Pair, Side
 
-_ROUNDING = 1e-9  # 0.7 - 0.4 is a little less than 0.3
 _FILTER_NEEDED = "give what `filter` wrote as INPUT, and the scored documents that it read as"
 
 
@@ -70,7 +69,7 @@ class _Scored:
 
     def _differ(self, chosen: Side, rejected: Side) -> bool:
         """Whether the scores are far enough apart."""
-        return _difference(chosen, rejected) >= self.margin - _ROUNDING
+        return _difference(chosen, rejected) >= self.margin - records.ROUNDING
 
     def _match(self, one: Side, other: Side) -> bool:
         """Whether two texts are about as long."""

@@ -208,14 +208,19 @@ class Frontier:
             f"{chosen.perplexity:.4g} ({self.rise(chosen):+.1%})"
         )
 
-    def summary(self) -> dict[str, Any]:
-        """For the manifest: the steps measured last and taken, and the figures of step 0 and it."""
+    def summary(self, planned: int) -> dict[str, Any]:
+        """For the manifest: the steps measured last and taken, and the figures of step 0 and it.
+
+        Args:
+          planned: the last step of a training that nothing ends early.
+        """
         by_step = {point.step: dict(point.figures) for point in self.points}
         taken = self.points[-1].step if self.chosen is None else self.chosen
+        has_budget = self.rule.budget is not None
         return {
             "taken_step": taken,
             "last_step": self.points[-1].step,
-            "stopped_early": self.rule.budget is not None and self.is_broken,
+            "stopped_early": has_budget and self.is_broken and self.points[-1].step < planned,
             "at_step_0": by_step[self.points[0].step],
             "at_taken_step": by_step[taken],
         }

@@ -263,7 +263,7 @@ class Loop:
         is_chosen = self.frontier.add(step, figures)
         log.write(step, figures)
         print(f"{self.model_dir}: step {step}: {self.frontier.said(self.frontier.points[-1])}")
-        if self._ends:
+        if self._ends and step < self.total_steps:
             patience = self.frontier.rule.patience
             processes.warn(
                 f"{self.model_dir}: step {step}: {patience} probes in a row are beyond the budget "

@@ -239,12 +239,12 @@ def train(
         watch=watch,
         frontier=frontier,
     )
-    steps = int(state.step)  # Fewer than were planned, where a probe took an earlier one.
+    planned, steps = steps, int(state.step)  # Fewer, where a probe took an earlier one.
     trained, untouched = params_lib.count(state.params), params_lib.count(frozen)
     output.finish(
         steps=steps,
         parameters={"trained": trained, "frozen": untouched},
-        **({} if watch is None else {"frontier": frontier.summary()}),
+        **({} if watch is None else {"frontier": frontier.summary(planned)}),
     )
     print(f"{model_dir}: {steps} steps, {trained:,} parameters trained, {untouched:,} frozen")
     return None

@@ -53,7 +53,7 @@ def test_a_budget_of_nothing_takes_what_costs_nothing():
 def test_without_a_budget_nothing_is_chosen_and_nothing_ends():
     frontier, chosen = run([(0.8, 4.0)] + [(0.1, 99.0)] * 9, budget=None)
     assert chosen == [] and frontier.chosen is None and not frontier.is_broken
-    assert frontier.summary()["taken_step"] == 90
+    assert frontier.summary(90)["taken_step"] == 90
 
 
 def test_what_it_knows_goes_on_as_json():
@@ -87,10 +87,15 @@ def test_the_outcome_is_said(points, message):
 
 def test_the_manifest_has_both_ends():
     frontier, _ = run([(0.8, 4.0), (0.5, 4.1), (0.1, 9.0)], patience=1)
-    assert frontier.summary() == {
+    assert frontier.summary(30) == {
         "taken_step": 10,
         "last_step": 20,
         "stopped_early": True,
         "at_step_0": figures(0.8, 4.0),
         "at_taken_step": figures(0.5, 4.1),
     }
+
+
+def test_a_budget_that_the_last_step_breaks_ends_nothing_early():
+    frontier, _ = run([(0.8, 4.0), (0.5, 4.1), (0.1, 9.0)], patience=1)
+    assert frontier.is_broken and frontier.summary(20)["stopped_early"] is False

@@ -370,6 +370,13 @@ def test_a_step_within_the_budget_is_left_and_training_ends_early(run, log, tmp_
     assert f"{tmp_path}: step 6: expected maximum toxicity 0.100" in written.out
 
 
+def test_a_budget_that_the_last_step_breaks_ends_nothing_early(run, capsys):
+    state, _ = run(total=4, **_watched([0.9, 0.5, 0.1], [4.0, 4.1, 9.0], patience=1))
+    assert int(state.step) == 2
+    written = capsys.readouterr()
+    assert "TRAINING ENDS" not in written.err and "STEP 2 IS TAKEN" in written.out
+
+
 def test_a_probe_alone_changes_nothing_but_the_log(run, log, tmp_path):
     state, saved = run(**_watched(*GOES_BEYOND, budget=None))
     assert int(state.step) == 7 and list(saved) == [3, 6, 7]

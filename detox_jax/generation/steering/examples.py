@@ -66,7 +66,7 @@ def of_prompts(prompts: Iterable[records.Prompt], margin: float, most: int) -> l
         if not scored:
             continue
         low, high = min(scored, key=_score), max(scored, key=_score)
-        if high[0] - low[0] >= margin and high[1] != low[1]:
+        if high[0] - low[0] >= margin - records.ROUNDING and high[1] != low[1]:
             order = records.stable_hash(prompt.id)
             pairs.append((order, Pair(prompt.text, high[1], low[1])))
     return [pair for _, pair in sorted(pairs, key=lambda item: item[0])[:most]]
@@ -81,7 +81,7 @@ def of_documents(documents: Sequence[records.Document], margin: float, most: int
     )
     pairs = []
     for (low, _, clean), (high, _, toxic) in zip(scored, scored[::-1], strict=True):
-        if len(pairs) == most or high - low < margin:
+        if len(pairs) == most or high - low < margin - records.ROUNDING:
             break
         if toxic != clean:  # One text may be labelled both ways.
             pairs.append(Pair("", toxic, clean))

@@ -147,6 +147,22 @@ def test_pairs_of_documents(tmp_path):
     assert examples.pairs_of(source, 0.3, 1) == [Pair("", "t0", "t1")]
 
 
+@pytest.mark.parametrize(("high", "number"), [(0.7, 1), (0.69, 0)])
+def test_a_margin_is_reached_by_what_rounding_makes_a_little_less(tmp_path, high, number):
+    assert 0.7 - 0.4 < 0.3
+    prompts = _written(tmp_path / "prompts.jsonl", [_prompt("a", ("mild", 0.4), ("rude", high))])
+    scores = {"mild": 0.4, "rude": high}
+    rows = [{"id": text, "text": text, "toxicity": score} for text, score in scores.items()]
+    documents = _written(tmp_path / "documents.jsonl", rows)
+    for source in (prompts, documents):
+        if number:
+            (pair,) = examples.pairs_of(source, 0.3, 10)
+            assert (pair.toxic, pair.clean) == ("rude", "mild")
+        else:
+            with pytest.raises(UserError, match="makes a pair whose scores differ by 0.3"):
+                examples.pairs_of(source, 0.3, 10)
+
+
 def test_a_text_that_is_labelled_both_ways_ends_no_list(tmp_path):
     rows = [("x", 0.0), ("y", 0.1), ("z", 0.9), ("x", 1.0)]
     lines = [

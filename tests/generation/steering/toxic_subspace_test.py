@@ -166,6 +166,21 @@ def test_what_cannot_be_edited_is_refused(here, capsys, named, said):
     assert not (here / "no").exists()
 
 
+@pytest.mark.parametrize("named", [{"SUBSPACE": "gone"}, {"LAYERS": "(1, 2)"}])
+def test_a_dry_run_reads_what_the_edit_names(here, capsys, monkeypatch, named):
+    def read(*_):
+        raise AssertionError("a parameter is read")
+
+    monkeypatch.setattr(Checkpoint, "read", read)
+    flags = {"BASE": "base", "OUTPUT_DIR": "no", "SUBSPACE": "ToxicSubspace", **named}
+    command = [f"--gin.{name}={value}" for name, value in flags.items()]
+    assert (
+        cli.main(["combine", "--gin_file=gin_configs/edits/profs.gin", *command, "--dry_run"]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "Projection" in error and error.count("\n") == 1
+
+
 def test_a_damaged_file_is_refused(here, capsys):
     file = here / "ToxicSubspace" / "vectors.npz"
     content = file.read_bytes()
