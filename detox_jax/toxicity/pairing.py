@@ -229,15 +229,7 @@ class Imported:
 
     def mine(self, source: str) -> Mined:
         """See `Pairing`."""
-        pairs = [
-            dataclasses.replace(
-                pair,
-                chosen=dataclasses.replace(pair.chosen, reference=None),
-                rejected=dataclasses.replace(pair.rejected, reference=None),
-                model=None,
-            )
-            for pair in preferences.read(source)
-        ]
+        pairs = list(preferences.read(source, reference=False))
         equal = sum(pair.chosen.text == pair.rejected.text for pair in pairs)
         return Mined(pairs, {"records": len(pairs), "equal_sides": equal})
 

@@ -90,7 +90,7 @@ class Pair:
         return value
 
 
-def read(source: str) -> Iterator[Pair]:
+def read(source: str, reference: bool = True) -> Iterator[Pair]:
     """Yields the pairs of files in our layout or in TRL's.
 
     TRL's prompt may be implicit: what both sides begin with, without the space at its end. A
@@ -98,6 +98,8 @@ def read(source: str) -> Iterator[Pair]:
 
     Args:
       source: see `sources`.
+      reference: read the likelihoods of `pair` too. Without, a field of that name may hold anything:
+        files of other projects have texts in it.
 
     Raises:
       UserError: naming file and line, for a record that is no pair: a side without text,
@@ -106,7 +108,8 @@ def read(source: str) -> Iterator[Pair]:
     seen: dict[str, str] = {}
     for file, number, value in records.read_rows(source):
         where = f"{file}:{number}"
-        pair = parse(value, where, f"{jsonl.plain_name(file.name)}-{number}")
+        given = value if reference else {**value, "reference": None}
+        pair = parse(given, where, f"{jsonl.plain_name(file.name)}-{number}")
         if pair.id in seen:
             raise UserError(f"{where}: id {pair.id!r} is also that of {seen[pair.id]}")
         seen[pair.id] = where

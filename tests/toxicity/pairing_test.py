@@ -199,3 +199,12 @@ def test_an_imported_pair_is_taken_as_it_is_without_another_models_likelihoods(t
     assert sides(result) == [("a", "a"), ("a", "b")]
     assert result.counts == {"records": 2, "equal_sides": 1}
     assert result.pairs[1].model is None and result.pairs[1].chosen.reference is None
+
+
+def test_a_column_of_another_project_that_is_called_reference_is_passed_over(tmp_path):
+    pair = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
+    for reference in ("https://example.org/12", 3, ["a"], {"model": "x"}):
+        (found,) = Imported().mine(
+            write(tmp_path / "trl.jsonl", [{**pair, "reference": reference}])
+        ).pairs
+        assert (found.chosen.text, found.model, found.chosen.reference) == (" blue.", None, None)
