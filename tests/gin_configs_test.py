@@ -266,6 +266,19 @@ def test_a_probe_in_every_row_whose_files_are_still_to_come(capsys):
     assert "runs/demo/texts/heldout: no such" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("verb", ["train", "sgeat"])
+def test_a_probe_asks_in_the_chat_template_of_the_run(verb):
+    needed = ["INPUT=i", "VOCABULARY_PATH=v", "MODEL_DIR=m", "TASK_FEATURE_LENGTHS={'targets': 8}"]
+    files, given = ["probe", "conditional"], [*needed, "TRAIN_STEPS=1"]
+    if verb == "sgeat":  # Its own file has the tags.
+        files, given = ["probe"], ["OUTPUT_DIR=o"]
+    given += ["PROBE_PROMPTS=p", "PROBE_VALIDATION=v", "CHAT_TEMPLATE=False"]
+    files = [f"--gin_file=gin_configs/training/{name}.gin" for name in files]
+    _checked([verb, *files, *(f"--gin.{binding}" for binding in given)])
+    probe = gin.query_parameter("PROBE/gin.macro.value").scoped_configurable_fn()
+    assert probe.chat_template is False
+
+
 PROBE_FILES = {"PROMPTS": "prompts", "VALIDATION": "heldout_nontoxic"}
 
 
