@@ -21,12 +21,14 @@ from detox_jax.records import TOXIC
 from detox_jax.report import drawing, figures
 from detox_jax.report.drawing import Line
 from detox_jax.report.figures import Measured
+from detox_jax.report.seeds import MergedRow
 from detox_jax.report.tables import kind
 
 _K_CURVE = "k-curve"
 _ORDER = ("toxicity", "quality", "splits", "distribution", _K_CURVE, "reliability")
 _MOST_TOLD_APART = 12  # methods, in one picture
 _POINTS = 200  # of a training curve: a picture shows no more
+_OF_SEEDS = " Of several seeds that ended at different steps it shows the first."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,14 +284,16 @@ def of_training(evaluation: Evaluation) -> list[Chart]:
         validation += _line(method, curve.validation_step, curve.validation_loss)
         if curve.frontier_step:
             probed.append((method, curve))
+    several = any(isinstance(row, MergedRow) for row in evaluation.results.rows)
+    of_seeds = _OF_SEEDS * several
     return [
-        *_loss_chart("Training", training),
-        *_loss_chart("Validation", validation),
-        *_frontier_chart(probed),
+        *_loss_chart("Training", training, of_seeds),
+        *_loss_chart("Validation", validation, of_seeds),
+        *_frontier_chart(probed, of_seeds),
     ]
 
 
-def _frontier_chart(probed: list[tuple[Measured, Curve]]) -> list[Chart]:
+def _frontier_chart(probed: list[tuple[Measured, Curve]], of_seeds: str) -> list[Chart]:
     if not probed:
         return []
     least = [
@@ -299,16 +303,16 @@ def _frontier_chart(probed: list[tuple[Measured, Curve]]) -> list[Chart]:
     budgets = ", ".join(f"{budget:+.0%}" for budget in BUDGETS)
     caption = (
         "As training's own probe measured them, step by step from 0 on: on its prompts, by its "
-        f"scorer. Least within {budgets} of perplexity: {'; '.join(least)}."
+        f"scorer. Least within {budgets} of perplexity: {'; '.join(least)}.{of_seeds}"
     )
     title = "Toxicity against perplexity while training"
     return [Chart("frontier", title, caption, drawing.draw_frontier, probed, _legend_of(probed))]
 
 
-def _loss_chart(what: str, curves: list[Line]) -> list[Chart]:
+def _loss_chart(what: str, curves: list[Line], of_seeds: str) -> list[Chart]:
     if not curves:
         return []
-    caption = f"Long curves are averaged to {_POINTS} points."
+    caption = f"Long curves are averaged to {_POINTS} points.{of_seeds}"
     draw = drawing.draw_loss(what)
     return [Chart(what.lower(), f"{what} loss", caption, draw, curves, _legend_of(curves))]
 

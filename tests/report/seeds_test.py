@@ -103,6 +103,21 @@ def test_curves_of_other_lengths_are_not_averaged():
     assert seeds._curve(curves) == curves[0]
 
 
+def test_a_caption_says_whose_curves_those_of_other_lengths_are(fake, merged):
+    probed = seeds.Curve(
+        frontier_step=(0, 1), frontier_toxicity=(0.8, 0.6), frontier_perplexity=(4.0, 4.1)
+    )
+    for evaluation, is_said in ((load(fake), False), (merged, True)):
+        name = evaluation.results.methods[1]
+        curves = {**evaluation.training.methods, name: probed}
+        training = dataclasses.replace(evaluation.training, methods=curves)
+        made = charts.of_training(dataclasses.replace(evaluation, training=training))
+        assert {"training", "frontier"} <= {chart.name for chart in made}
+        for chart in made:
+            said = "Of several seeds that ended at different steps it shows the first."
+            assert (said in chart.caption) == is_said
+
+
 @pytest.fixture
 def without_pictures(monkeypatch, without_files_of_charts):
     monkeypatch.setattr(report, "page", lambda several, lines: "")
