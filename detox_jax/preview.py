@@ -33,6 +33,23 @@ class Coming(str):
     __slots__ = ()
 
 
+class ComingText(Coming):
+    """The text of a training that an earlier step writes.
+
+    Attributes:
+      tags: behind which it stands; None where it stands behind none.
+    """
+
+    tags: Any
+
+    @classmethod
+    def behind(cls, path: str, tags: Any) -> ComingText:
+        """The text that is going to be at a path."""
+        text = cls(path)
+        text.tags = tags
+        return text
+
+
 class StandIn(str):
     """A model in place of one that an earlier step trains from it: as long, of its vocabulary."""
 

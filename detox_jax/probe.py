@@ -3,7 +3,8 @@
     PROBE = @probe.ToxicityProbe()
 
 `train` calls it every PROBE_PERIOD steps (`training.frontier`). It draws as `generate` does and
-measures as `evaluate` does, so that its figures are those of the saved step, to the last bit.
+measures as `evaluate` does, so that its figures are those of the saved step, to the last bit. Step 0
+of a training behind tags is asked and read without them, as the base is, which never saw any.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
+from detox_jax.output_settings import NOT_YET, NotYet
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import processes
 from detox_jax.tags import Tags
@@ -38,6 +40,7 @@ from detox_jax.training.frontier import MEASURES, PERPLEXITY, Figures, Rule
 from detox_jax.vocabulary import Vocabulary
 
 MISSING = "probe_without_score"
+_EACH_ITS_OWN = "; rows of `sgeat` that differ in that need a probe each (docs/TRAINING.md)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ class ToxicityProbe:
         *,
         vocabulary: Vocabulary | None = None,
         max_length: int | None = None,
-        tags: Tags | None = None,
+        tags: Tags | None | NotYet = NOT_YET,
         coming: Collection[str] = (),
     ) -> None:
         """See `training.frontier.Probe`.
@@ -91,7 +94,7 @@ class ToxicityProbe:
             )
         if self.decoding.steering:
             raise UserError("PROBE: its decoding has steering, but a probe is of the model alone")
-        if tags is not None:
+        if not isinstance(tags, NotYet):
             self._check_tags(tags)
         if not _is_coming(self.validation, coming):
             self._documents()
@@ -140,6 +143,15 @@ class ToxicityProbe:
     def text_rules(self, config: TransformerConfig, vocabulary: Vocabulary) -> dict[str, int]:
         """See `asking.text_rules`; of the model that is trained."""
         return asking.text_rules(config, vocabulary, self.decoding.behind)
+
+    @property
+    def behind(self) -> Tags | None:
+        """The tags behind which it asks and reads."""
+        return self.decoding.behind
+
+    def without_tags(self) -> ToxicityProbe:
+        """The same, behind none."""
+        return dataclasses.replace(self, decoding=dataclasses.replace(self.decoding, behind=None))
 
     def open(
         self, spec: ModelSpec, vocabulary: Vocabulary, mesh: Mesh
@@ -191,14 +203,23 @@ class ToxicityProbe:
                 )
         return encoded
 
-    def _check_tags(self, tags: Tags) -> None:
-        behind = self.decoding.behind
-        if behind is None or behind.named != tags.named:
-            asked = "nothing" if behind is None else f"{behind.good!r} against {behind.bad!r}"
+    def _check_tags(self, tags: Tags | None) -> None:
+        """Refuses to ask otherwise than documents stand in training."""
+        behind = self.behind
+        ours, theirs = (None if of is None else of.named for of in (behind, tags))
+        if ours == theirs:
+            return
+        asked = "nothing" if behind is None else f"{behind.good!r} against {behind.bad!r}"
+        if tags is None:
             raise UserError(
-                f"PROBE asks behind {asked}, but the training documents stand behind {tags.good!r} "
-                f"and {tags.bad!r}; pass --gin.PROBE_BEHIND=@tags.Tags(), with these tags"
+                f"PROBE asks behind {asked}, but the training documents stand behind no tag; leave "
+                f"PROBE_BEHIND None{_EACH_ITS_OWN}"
             )
+        raise UserError(
+            f"PROBE asks behind {asked}, but the training documents stand behind {tags.good!r} "
+            f"and {tags.bad!r}; pass --gin.PROBE_BEHIND=@tags.Tags(), with these tags"
+            f"{_EACH_ITS_OWN}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import seqio
@@ -32,7 +32,10 @@ class PairSource(MemorySource):
 
     Attributes:
       files: what to read for each split.
+      tags: behind which the texts stand: none.
     """
+
+    tags: ClassVar[None] = None
 
     def __init__(self, files: Mapping[str, str]):
         super().__init__(splits=tuple(files))

@@ -15,6 +15,7 @@ from detox_jax import bad_records as bad_records_lib
 from detox_jax import manifests, records
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
+from detox_jax.tags import Tags
 from tasks.memory_source import MemorySource
 
 SHUFFLE_BUFFER = 100_000
@@ -28,8 +29,10 @@ class TextSource(MemorySource):
       files: what to read for each split; None for the one that the environment variable names.
       read: yields the id and the `columns` of a source.
       variable: name of that environment variable.
+      tags: behind which the documents stand, see `tagged`; None where they stand behind none.
     """
 
+    tags: Tags | None = None
     columns: ClassVar[tuple[str, ...]] = ("text",)
 
     def __init__(

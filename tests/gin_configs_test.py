@@ -266,6 +266,55 @@ def test_a_probe_in_every_row_whose_files_are_still_to_come(capsys):
     assert "runs/demo/texts/heldout: no such" in error and error.count("\n") == 1
 
 
+def test_a_probe_behind_tags_is_refused_by_rows_on_plain_documents(tmp_path, capsys):
+    imports = "from __gin__ import dynamic_registration\nfrom detox_jax import tags\n"
+    (tmp_path / "rows.gin").write_text(
+        f"{imports}"
+        "from detox_jax import sgeat\n"
+        "from tasks import tagged\n"
+        "CORPORA = {'standard': @standard/sgeat.Corpus(), 'tagged': @tagged/sgeat.Corpus()}\n"
+        "tagged/sgeat.Corpus:\n  source = 'standard'\n  task = @tagged.tagged_task\n"
+    )
+    (tmp_path / "own.gin").write_text(  # As docs/TRAINING.md has it.
+        f"{imports}"
+        "from detox_jax import probe\n"
+        "from detox_jax.generation import decoding\n"
+        "from detox_jax.training import optimizer\n"
+        "from detox_jax.training import train\n"
+        "tagged/train.train:\n"
+        "  optimizer = @whole/optimizer.AdamW()\n"
+        "  probe = @tagged/probe.ToxicityProbe()\n"
+        "tagged/probe.ToxicityProbe.decoding = @probe/tagged/decoding.Decoding()\n"
+        "probe/tagged/decoding.Decoding.behind = @tags.Tags()\n"
+    )
+    rows = {
+        "plain": "{'corpus': 'standard'}",
+        "behind": "{'corpus': 'tagged', 'decoding': {'behind': @tags.Tags()}}",
+    }
+    rows["own"] = rows["behind"].replace("{", "{'train': @tagged/train.train, ", 1)
+    files = ["gin_configs/experiments/demo.gin", "gin_configs/training/probe.gin"]
+    places = [f"PROBE_{n}=runs/demo/text/{file}" for n, file in PROBE_FILES.items()]
+
+    def told(names, behind, *more):
+        methods = ", ".join(f"'{name}': {rows[name]}" for name in names)
+        given = [*places, f"METHODS={{{methods}}}", f"PROBE_BEHIND={behind}", "PROBE_SAMPLES=7"]
+        command = [f"--gin_file={file}" for file in (*files, tmp_path / "rows.gin", *more)]
+        command += [f"--gin.{binding}" for binding in (*given, "ADAPTATION=None")]
+        status = cli.main(["sgeat", *command, "--dry_run"])
+        return status, capsys.readouterr().err
+
+    assert told(["behind"], "@tags.Tags()") == (0, "")
+    status, error = told(["plain", "behind"], "@tags.Tags()")
+    assert status == 2 and "but the training documents stand behind no tag; leave" in error
+    status, error = told(["plain", "behind"], None)
+    assert status == 2 and "PROBE asks behind nothing, but the training documents stand" in error
+    assert error.count("\n") == 1
+    assert told(["plain", "own"], None, tmp_path / "own.gin") == (0, "")
+    with gin.config_scope("tagged"):
+        probe = gin.get_configurable("probe.ToxicityProbe")()
+    assert probe.behind is not None and probe.decoding.num_samples == 7
+
+
 @pytest.mark.parametrize("verb", ["train", "sgeat"])
 def test_a_probe_asks_in_the_chat_template_of_the_run(verb):
     needed = ["INPUT=i", "VOCABULARY_PATH=v", "MODEL_DIR=m", "TASK_FEATURE_LENGTHS={'targets': 8}"]

@@ -237,6 +237,78 @@ def test_the_tags_of_the_training_are_those_of_the_probe(root):
     for behind in (None, others):
         with pytest.raises(UserError, match="PROBE asks behind .* pass --gin.PROBE_BEHIND"):
             made(root, decoding=Decoding(behind=behind)).check(tags=tags)
+    # What is not known yet is not none.
+    made(root, decoding=Decoding(behind=tags)).check()
+    made(root).check(tags=None)
+    with pytest.raises(UserError, match="stand behind no tag; leave PROBE_BEHIND None"):
+        made(root, decoding=Decoding(behind=tags)).check(tags=None)
+
+
+def test_plain_documents_are_not_asked_behind_tags_unless_the_base_knows_them(
+    flags, root, model_dir, tmp_path, capsys
+):
+    tagged = [f"--gin_file={write_tags(tmp_path)}", "--gin.PROBE_BEHIND=@tags.Tags()"]
+    command = [*flags, *tagged, f"--gin.MODEL_DIR={tmp_path / 'm'}", "--dry_run"]
+    assert cli.main(command) == 2
+    assert "documents stand behind no tag; leave PROBE_BEHIND None" in capsys.readouterr().err
+    conditional = shutil.copytree(model_dir, tmp_path / "conditional")
+    write_trained_behind(conditional, Tags())
+    assert cli.main([*command, f"--gin.INITIAL_CHECKPOINT_PATH={conditional}"]) == 0
+
+
+def write_tags(directory):
+    """A gin file by which a command line can say @tags.Tags()."""
+    path = directory / "tags.gin"
+    path.write_text("from __gin__ import dynamic_registration\nfrom detox_jax import tags\n")
+    return path
+
+
+def write_trained_behind(model_dir, tags):
+    """A manifest of a training behind tags."""
+    settings = {"data": {"source": {"tags": {**tags.named, "threshold": 0.5}}}}
+    manifest = {"verb": "train", "complete": True, "settings": settings, "schema_version": 2}
+    (model_dir / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_base_is_measured_without_tags_that_it_has_not_seen(root, model_dir, tmp_path):
+    probe = made(root, decoding=Decoding(behind=Tags()))
+    plain = dataclasses.replace(probe, decoding=Decoding())
+    assert train._probe_of_step_0(plain, model_dir) is None
+    assert train._probe_of_step_0(probe, model_dir) == plain
+    assert train._probe_of_step_0(probe, None) == plain
+    conditional = shutil.copytree(model_dir, tmp_path / "conditional")
+    write_trained_behind(conditional, Tags())
+    assert train._probe_of_step_0(probe, str(conditional)) is None
+    write_trained_behind(conditional, Tags(good="<kind>"))
+    assert train._probe_of_step_0(probe, str(conditional)) is not None
+
+
+def test_step_0_of_a_training_behind_tags_is_the_base_as_it_is_read_elsewhere(
+    flags, root, model_dir, tmp_path, capsys
+):
+    lines = [json.loads(line) for line in (root / "documents.jsonl").read_text().splitlines()]
+    scored = [json.dumps({**line, "toxicity": i % 2}) for i, line in enumerate(lines)]
+    (tmp_path / "scored.jsonl").write_text("\n".join(scored))
+    model = tmp_path / "model"
+    command = [*flags, "--gin_file=gin_configs/training/conditional.gin", f"--gin.MODEL_DIR={model}"]
+    command += [f"--gin.INPUT={tmp_path / 'scored.jsonl'}", "--gin.PROBE_BEHIND=@tags.Tags()"]
+    assert cli.main([*command, "--gin.PERPLEXITY_BUDGET=100.0"]) == 0
+    said = f"the budget of perplexity, +10000.0%, is above that of step 0, which is {model_dir}"
+    assert said in capsys.readouterr().out
+    validation = str(root / "validation.jsonl")
+    plain, behind = (
+        perplexity.checkpoint_perplexity(model_dir, validation, behind=tags).value
+        for tags in (None, Tags())
+    )
+    assert plain != behind and points(model)[0][PERPLEXITY] == pytest.approx(plain)
+    manifest = json.loads((model / "manifest.json").read_text())
+    assert manifest["settings"]["probe"]["learns"] == "from step 0 without tags"
+    # What was finished before step 0 was read so stays; what was not is begun anew.
+    del manifest["settings"]["probe"]["learns"]
+    now = json.loads((model / "manifest.json").read_text())
+    assert output_settings.difference(manifest, now) is None
+    name, *_ = output_settings.difference({**manifest, "complete": False}, now) or ("",)
+    assert name == "probe.learns"
 
 
 def test_what_an_earlier_step_writes_is_not_looked_for(root, tmp_path):

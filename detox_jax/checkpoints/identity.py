@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -72,6 +73,29 @@ def text_rules(checkpoint_path: str) -> dict[str, Any]:
         return {}
     vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
     return output_settings.text_rules(vocabulary.leaves_spare(rows))
+
+
+def trained_behind(checkpoint_path: str) -> Mapping[str, Any] | None:
+    """The tags that a model was trained behind, as `Tags.named` has them, and more of that training.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+
+    Returns:
+      None of a model that was trained behind none, or whose files do not say so.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    from detox_jax.checkpoints import model_dir as checkpoints  # loads JAX
+
+    model_dir, _ = checkpoints.resolve(checkpoint_path)
+    if not (model_dir / manifests.MANIFEST).exists():
+        return None
+    data = manifests.read_manifest(model_dir)["settings"].get("data")
+    source = data.get("source") if isinstance(data, Mapping) else None
+    tags = source.get("tags") if isinstance(source, Mapping) else None
+    return tags if isinstance(tags, Mapping) and tags else None
 
 
 def ahead(checkpoint_path: str, dtype: str | None = None) -> tuple[NotYet, Any]:

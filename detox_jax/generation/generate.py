@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from detox_jax import chat, manifests, output_settings, outputs, preview, records, terminal
+from detox_jax import chat, output_settings, outputs, preview, records, terminal
 from detox_jax.checkpoints import identity, places
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
@@ -325,13 +325,8 @@ def _check_tags(checkpoint_path: str, behind: Tags | None) -> None:
     """Refuses other tags than those that a model was trained behind, as far as its files say."""
     if behind is None:
         return
-    model_dir, _ = checkpoints.resolve(checkpoint_path)
-    if not (model_dir / manifests.MANIFEST).exists():
-        return
-    data = manifests.read_manifest(model_dir)["settings"].get("data")
-    source = data.get("source") if isinstance(data, Mapping) else None
-    trained = source.get("tags") if isinstance(source, Mapping) else None
-    if not trained:
+    trained = identity.trained_behind(checkpoint_path)
+    if trained is None:
         return
     if (trained["good"], trained["bad"]) != (behind.good, behind.bad):
         raise UserError(

@@ -27,9 +27,10 @@ from detox_jax.method.method import (
     answers_as,
     can_be_asked,
     decodings,
+    model_row,
 )
 from detox_jax.method.places import placed, trained_by
-from detox_jax.preview import Coming, Step
+from detox_jax.preview import Coming, ComingText, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +220,7 @@ class RunPreview:
             return
         steps = self._makers.train_of(row)(
             model_dir=str(self.root / "models" / name),
-            mixture_or_task_name=Coming(self._kept(row.corpus)),
+            mixture_or_task_name=self._text(name, row.corpus),
             initial_checkpoint_path=self._readable(row.start),
             adaptation=row.adaptation,
             **row.seed,
@@ -227,6 +228,17 @@ class RunPreview:
             **self._later,
         )
         yield from steps or ()
+
+    def _text(self, name: str, corpus: str) -> Coming:
+        """What a row is trained on, with the tags before it as far as rows and corpora say."""
+        kept, task = self._kept(corpus), self.given["corpora"][corpus].task
+        if task is None:
+            # Who starts from another row may still be asked behind that row's tags.
+            return Coming(kept) if self.rows[name].start else ComingText.behind(kept, None)
+        of_rows = decodings(self.rows, self.given["decoding"])
+        asked = [of_rows[row].behind for row in self.rows if model_row(row, self.rows) == name]
+        tags = next((behind for behind in asked if behind is not None), None)
+        return Coming(kept) if tags is None else ComingText.behind(kept, tags)
 
     @property
     def _later(self) -> dict[str, Any]:

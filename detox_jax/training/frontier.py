@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints.model_dir import ModelSpec
 from detox_jax.kinds import Coefficient, Count, OneOf
+from detox_jax.output_settings import NOT_YET, NotYet
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
 
@@ -32,8 +33,9 @@ class Rule:
     """Which step is taken, and when training ends.
 
     Attributes:
-      budget: by what share perplexity may be above that of step 0: 0.05 is 5 %. None takes the last
-        step and never ends training, so that a probe measures and nothing else.
+      budget: by what share perplexity may be above that of step 0, the model that training starts
+        from: 0.05 is 5 %. None takes the last step and never ends training, so that a probe measures
+        and nothing else.
       patience: so many probes in a row beyond the budget break it for good.
       measure: of the least toxic step: "expected_maximum_toxicity", "toxicity_probability" or
         "mean_toxicity".
@@ -60,7 +62,7 @@ class Probe(Protocol):
         *,
         vocabulary: Vocabulary | None = None,
         max_length: int | None = None,
-        tags: Tags | None = None,
+        tags: Tags | None | NotYet = NOT_YET,
         coming: Collection[str] = (),
     ) -> None:
         """Refuses what cannot be measured, before any work.
@@ -68,7 +70,8 @@ class Probe(Protocol):
         Args:
           vocabulary: of the model; None where it is not known yet.
           max_length: the model's context; None where it is not known yet.
-          tags: behind which the training documents stand, None where they stand behind none.
+          tags: behind which the training documents stand, None where they stand behind none; not
+            given where that is not known.
           coming: directories that an earlier step of the same run writes.
 
         Raises:
@@ -81,6 +84,13 @@ class Probe(Protocol):
 
         Args:
           coming: in a check, see there.
+        """
+        ...
+
+    def without_tags(self) -> Probe:
+        """The same behind no tags: what measures step 0 of a model that has never seen any.
+
+        Asked of a probe that has tags as its `behind`, which one of the user's own need not have.
         """
         ...
 
@@ -107,11 +117,13 @@ class Watch:
       figures: measures the model that has these parameters.
       period: steps between two measurements.
       rule: what follows from them.
+      of_step_0: measures step 0; `figures` where None.
     """
 
     figures: Callable[[params_lib.Params], Figures]
     period: int
     rule: Rule
+    of_step_0: Callable[[params_lib.Params], Figures] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,12 +211,12 @@ class Frontier:
         toxicity, at_first = (x.figures[self.rule.measure] for x in (chosen, self.points[0]))
         if not chosen.step:
             return (
-                f"no step within {self.rule.budget:+.1%} of perplexity has a lower {name} than "
-                f"step 0, {at_first:.3f}: STEP 0 IS TAKEN, the model as it was before"
+                f"no step within {self.rule.budget:+.1%} of step 0's perplexity has a lower {name} "
+                f"than step 0, {at_first:.3f}: STEP 0 IS TAKEN, the model as it was before"
             )
         return (
             f"STEP {chosen.step} IS TAKEN, the lowest {name} within {self.rule.budget:+.1%} of "
-            f"perplexity: {toxicity:.3f}, at step 0 {at_first:.3f}; perplexity "
+            f"step 0's perplexity: {toxicity:.3f}, at step 0 {at_first:.3f}; perplexity "
             f"{chosen.perplexity:.4g} ({self.rise(chosen):+.1%})"
         )
 

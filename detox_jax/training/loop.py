@@ -257,9 +257,10 @@ class Loop:
             return False
         jax.block_until_ready(state)
         params = params_lib.combine(state.params, base_model.without_base(frozen))
-        figures = processes.current().first_decides(
-            functools.partial(dict, self.watch.figures(params))
-        )
+        measure = self.watch.figures
+        if not self.frontier.points:
+            measure = self.watch.of_step_0 or measure
+        figures = processes.current().first_decides(functools.partial(dict, measure(params)))
         is_chosen = self.frontier.add(step, figures)
         log.write(step, figures)
         print(f"{self.model_dir}: step {step}: {self.frontier.said(self.frontier.points[-1])}")

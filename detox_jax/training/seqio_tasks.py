@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from detox_jax import terminal
 from detox_jax.errors import UserError, as_one_line, is_of_storage, own_line
+from detox_jax.output_settings import NOT_YET, NotYet
 from detox_jax.tags import Tags
 from detox_jax.training import own_sources
 from detox_jax.vocabulary import Vocabulary
@@ -138,9 +139,14 @@ def is_of_answers(task: seqio.Task | seqio.Mixture) -> bool:
     return "roles" in task.output_features
 
 
-def tags_of(task: seqio.Task | seqio.Mixture) -> Tags | None:
-    """The tags that a task's documents may have in front, the first part's of a mixture."""
-    return next(iter(all_tags(task)), None)
+def tags_of(task: seqio.Task | seqio.Mixture) -> Tags | None | NotYet:
+    """The tags that a task's documents may have in front, the first part's of a mixture.
+
+    None where they have none, `NOT_YET` where a source, as one of the user's own, does not say.
+    """
+    if tags := all_tags(task):
+        return tags[0]
+    return None if all(hasattr(part.source, "tags") for part in parts(task)) else NOT_YET
 
 
 def all_tags(task: seqio.Task | seqio.Mixture) -> list[Tags]:

@@ -44,6 +44,9 @@ FREE = (
 
 _FEW = 8  # documents of a packed row: as few as this may be no batch, which a check counts
 _NO_MODEL = "random weights"  # in the place of a fingerprint
+# Of a probe behind tags; for settings, see `output_settings.LEARNS`: a version before read step 0
+# behind them too.
+_FROM_STEP_0 = "from step 0 without tags"
 _NO_BASE = (
     "ADAPTATION needs a model to adapt: set INITIAL_CHECKPOINT_PATH, or ADAPTATION=None to train "
     "from scratch"
@@ -126,7 +129,8 @@ def train(
     mesh = computation.create_mesh()
     arguments["objective"] = objective
     if check_only and isinstance(mixture_or_task_name, preview.Coming):
-        return [_preview(arguments, mesh, computation, None, None, None)]
+        tags = getattr(mixture_or_task_name, "tags", NOT_YET)
+        return [_preview(arguments, mesh, computation, None, None, None, tags)]
     task = seqio_tasks.get_task(mixture_or_task_name)
     if cache_dir is not None:
         cached_tasks.add_cache_dir(cache_dir)
@@ -157,11 +161,14 @@ def train(
         raise UserError("KL_TO_BASE needs a base to stay near to: set INITIAL_CHECKPOINT_PATH")
     if probe is not None:
         fits = {"vocabulary": vocabulary, "max_length": config.max_length}
-        probe.check(**fits, tags=seqio_tasks.tags_of(task))
+        tags = seqio_tasks.tags_of(task)
+        probe.check(**fits, **_known_tags(tags, initial_checkpoint_path))
     rows = meshes.local_rows(mesh, batch_size)
     batches = objective.batches(
         task, batch_size=batch_size, length=length, seed=random_seed, rows=rows
     )
+
+    of_step_0 = _probe_of_step_0(probe, initial_checkpoint_path)
 
     # --- what decides the result ---
     settings = _settings(
@@ -169,7 +176,7 @@ def train(
         config.numerics(),
         batches.identity,
         base and base.fingerprint,
-        None if probe is None else _probe_settings(probe, config, vocabulary),
+        None if probe is None else _probe_settings(probe, config, vocabulary, of_step_0),
     )
     output = outputs.OutputDirectory(model_dir, "train", settings, lambda: _has_steps(model_dir))
     if output.complete:
@@ -220,7 +227,10 @@ def train(
         )
     watch, frontier = None, Frontier(Rule(None) if probe is None else probe.rule)
     if probe is not None:
-        watch = Watch(probe.open(spec, vocabulary, mesh), probe.period, probe.rule)
+        at_first = None if of_step_0 is None else of_step_0.open(spec, vocabulary, mesh)
+        watch = Watch(probe.open(spec, vocabulary, mesh), probe.period, probe.rule, at_first)
+        if probe.rule.budget is not None:
+            print(f"{model_dir}: {_said_of_budget(probe.rule.budget, initial_checkpoint_path)}")
     state = fit(
         TransformerLM(config, adaptation),
         params,
@@ -295,11 +305,55 @@ def _settings(
 
 
 def _probe_settings(
-    probe: Probe, config: TransformerConfig, vocabulary: Vocabulary
+    probe: Probe,
+    config: TransformerConfig,
+    vocabulary: Vocabulary,
+    of_step_0: Probe | None = None,
 ) -> dict[str, Any]:
     """A probe's settings, with what they say of the text that it writes and reads."""
     rules = getattr(probe, "text_rules", None)  # One of the user's own has none.
-    return {**probe.settings(), **(rules(config, vocabulary) if rules else {})}
+    mark = {} if of_step_0 is None else {output_settings.LEARNS: _FROM_STEP_0}
+    return {**probe.settings(), **(rules(config, vocabulary) if rules else {}), **mark}
+
+
+def _probe_of_step_0(probe: Probe | None, path: str | None) -> Probe | None:
+    """What measures step 0 in place of a probe behind tags: the same behind none.
+
+    None where the probe itself does, as of a model that was trained behind the same tags.
+
+    Args:
+      probe: of the training.
+      path: of the model that it starts from; random weights where None.
+    """
+    behind = getattr(probe, "behind", None)  # One of the user's own has none.
+    if probe is None or behind is None:
+        return None
+    seen = (None if path is None else identity.trained_behind(path)) or {}
+    if {name: seen.get(name) for name in behind.named} == behind.named:
+        return None
+    return probe.without_tags()
+
+
+def _known_tags(tags: Tags | NotYet | None, path: str | None) -> dict[str, Any]:
+    """What a probe is told of the tags of the training; nothing where they are not known.
+
+    Args:
+      tags: as the task's source has them.
+      path: of the model that it starts from: behind the tags that this one was trained behind, it
+        may be asked whatever it is trained on now.
+    """
+    if isinstance(tags, NotYet):
+        return {}
+    is_there = path is not None and not isinstance(path, preview.Coming | preview.StandIn)
+    if tags is None and is_there and identity.trained_behind(path) is not None:
+        return {}
+    return {"tags": tags}
+
+
+def _said_of_budget(budget: float, path: str | None) -> str:
+    """Above what perplexity may rise, as a line for the user."""
+    start = "random weights" if path is None else path
+    return f"the budget of perplexity, {budget:+.1%}, is above that of step 0, which is {start}"
 
 
 def _parts(computation: Computation, config: Any) -> dict[str, Any]:
@@ -339,7 +393,8 @@ def _settings_ahead(
     if probe is None:
         measured = None
     elif output_settings.is_ours(probe):
-        measured = {**probe.settings(arguments["coming"]), output_settings.TEXT_RULES: NOT_YET}
+        marks = dict.fromkeys((output_settings.TEXT_RULES, output_settings.LEARNS), NOT_YET)
+        measured = {**probe.settings(arguments["coming"]), **marks}
     elif not arguments["coming"]:
         measured = probe.settings()
     return _settings(
@@ -378,7 +433,7 @@ def _preview(
     task: Any,
     vocabulary: Vocabulary | None,
     documents: int | None,
-    tags: Tags | None = None,
+    tags: Tags | NotYet | None = NOT_YET,
 ) -> Step:
     """What there is to train; the checkpoint is read but for its weights.
 
@@ -389,7 +444,7 @@ def _preview(
       task: of seqio; None where an earlier step is to write its text.
       vocabulary: of the task; the initial checkpoint's where None.
       documents: of the task, where they are counted.
-      tags: behind which the task's documents stand.
+      tags: behind which the task's documents stand, None where behind none.
     """
     probe: Probe | None = arguments["probe"]
     model_dir, path = arguments["model_dir"], arguments["initial_checkpoint_path"]
@@ -401,7 +456,7 @@ def _preview(
         return Step("train", model_dir)
     if isinstance(path, preview.Coming) or from_nothing:
         if probe is not None:
-            probe.check(tags=tags, coming=arguments["coming"])
+            probe.check(**_known_tags(tags, path), coming=arguments["coming"])
         return Step("train", model_dir)
     base = _check_initial(path, arguments["adaptation"], vocabulary)
     if vocabulary is None:
@@ -411,7 +466,7 @@ def _preview(
     length = _check_lengths(arguments["task_feature_lengths"], config)
     if probe is not None:
         fits = {"vocabulary": vocabulary, "max_length": config.max_length}
-        probe.check(**fits, tags=tags, coming=arguments["coming"])
+        probe.check(**fits, **_known_tags(tags, path), coming=arguments["coming"])
     adaptation = arguments["adaptation"]
     shapes, _ = meshes.abstract_params(TransformerLM(config, adaptation))
     trained, _ = params_lib.partition(shapes, adaptations.trainable_pattern(adaptation))

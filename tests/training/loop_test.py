@@ -377,6 +377,16 @@ def test_a_budget_that_the_last_step_breaks_ends_nothing_early(run, capsys):
     assert "TRAINING ENDS" not in written.err and "STEP 2 IS TAKEN" in written.out
 
 
+def test_step_0_may_be_measured_otherwise_and_it_alone(run, log):
+    watched = _watched([0.9, 0.5, 0.4, 0.3], [6.0, 4.1, 4.21, 4.0])
+    plain = {**dict.fromkeys(MEASURES, 0.8), PERPLEXITY: 4.0}
+    watched["watch"] = dataclasses.replace(watched["watch"], of_step_0=lambda params: plain)
+    state, _ = run(total=6, **watched)
+    assert [line[PERPLEXITY] for line in log() if PERPLEXITY in line] == [4.0, 4.1, 4.21, 4.0]
+    assert int(state.step) == 6  # 4.21 is beyond 4 by 5 %; of 6 all would have been within.
+    assert watched["frontier"].is_within(watched["frontier"].points[2]) is False
+
+
 def test_a_probe_alone_changes_nothing_but_the_log(run, log, tmp_path):
     state, saved = run(**_watched(*GOES_BEYOND, budget=None))
     assert int(state.step) == 7 and list(saved) == [3, 6, 7]
