@@ -253,6 +253,22 @@ def test_the_rounds_of_quark_wait_for_each_other(capsys):
     assert order == sorted(order)
 
 
+@pytest.mark.parametrize("name", ["rounds", "quark", "matrix/1m"])
+def test_a_model_writes_by_other_random_numbers_than_what_it_was_trained_on(name):
+    files = [f"--gin_file=gin_configs/experiments/{name}.gin", "--gin.RANDOM_SEED=5"]
+    cli.load_config(cli.parse_arguments(["sgeat", *files]))
+    writers = {}
+    for reference in gin.query_parameter("CORPORA/gin.macro.value").values():
+        corpus = reference.scoped_configurable_fn()
+        if corpus.prompts is not None:
+            source = {} if corpus.source is None else {"documents": "kept"}
+            writers.setdefault(corpus.prompts(**source).ids, set()).add(corpus.writer)
+    assert len(writers) > 1 and all(len(of) == 1 for of in writers.values())
+    if name == "quark":
+        with gin.config_scope("behind"):
+            assert gin.get_configurable(Decoding)().random_seed == 5
+
+
 def test_a_probe_in_every_row_whose_files_are_still_to_come(capsys):
     files = [
         f"--gin_file=gin_configs/{name}.gin" for name in ("experiments/demo", "training/probe")

@@ -85,9 +85,17 @@ def _document(
 
 @dataclasses.dataclass(frozen=True)
 class Standard:
-    """SGEAT (standard): unconditional documents, each from one end-of-text token."""
+    """SGEAT (standard): unconditional documents, each from one end-of-text token.
+
+    Attributes:
+      num_documents: how many to generate.
+      ids: what their ids begin with. The ids seed the draws, so corpora of one seed that begin alike
+        are of the same random numbers, whichever model writes: one that a model writes that has
+        been trained on the other needs ids of its own.
+    """
 
     num_documents: Count
+    ids: str = "standard"
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = False
@@ -96,7 +104,7 @@ class Standard:
     def requests(self) -> list[Request]:
         """See `PromptMode`."""
         _require_documents(self.num_documents)
-        return [Request(f"standard-{i:08d}", "") for i in range(self.num_documents)]
+        return [Request(f"{self.ids}-{i:08d}", "") for i in range(self.num_documents)]
 
     def record(
         self, request: Request, generations: Sequence[records.Generation]
@@ -106,7 +114,7 @@ class Standard:
 
     def describe(self) -> dict[str, Any]:
         """See `PromptMode`."""
-        return {"mode": "standard", "num_documents": self.num_documents}
+        return {"mode": "standard", "num_documents": self.num_documents, **_of_ids(self)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +126,12 @@ class Heuristic:
     Attributes:
       num_documents: how many to generate.
       prompts_file: one prompt a line; the package's own where None.
+      ids: see `Standard`.
     """
 
     num_documents: Count
     prompts_file: str | None = None
+    ids: str = "heuristic"
 
     skips_long_prompts: ClassVar[bool] = False
     keeps_prompts: ClassVar[bool] = False
@@ -143,7 +153,7 @@ class Heuristic:
         _require_documents(self.num_documents)
         in_turn = itertools.islice(itertools.cycle(self._prompts()), self.num_documents)
         return [
-            Request(f"heuristic-{i:08d}", text, where=where)
+            Request(f"{self.ids}-{i:08d}", text, where=where)
             for i, (text, where) in enumerate(in_turn)
         ]
 
@@ -157,7 +167,8 @@ class Heuristic:
     def describe(self) -> dict[str, Any]:
         """See `PromptMode`."""
         prompts = [text for text, _ in self._prompts()]
-        return {"mode": "heuristic", "num_documents": self.num_documents, "prompts": prompts}
+        described = {"mode": "heuristic", "num_documents": self.num_documents, "prompts": prompts}
+        return described | _of_ids(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +183,13 @@ class Augmented:
       documents: scored standard documents, `filter`'s output.
       word_segmenter: tells the words of scripts without spaces (`segmenters`), for their halves;
         white space alone where None.
+      ids: see `Standard`.
     """
 
     num_documents: Count
     documents: str
     word_segmenter: Segmenter | None = None
+    ids: str = "augmented"
 
     skips_long_prompts: ClassVar[bool] = True
     keeps_prompts: ClassVar[bool] = True
@@ -194,7 +207,7 @@ class Augmented:
         if not halves:
             raise UserError(f"{self.documents}: no scored document of at least two words")
         return [
-            Request(f"augmented-{i:08d}", halves[i % len(halves)])
+            Request(f"{self.ids}-{i:08d}", halves[i % len(halves)])
             for i in range(self.num_documents)
         ]
 
@@ -211,6 +224,7 @@ class Augmented:
             "num_documents": self.num_documents,
             "documents": records.describe_input(self.documents),
             **segmenters.settings(self.word_segmenter),
+            **_of_ids(self),
         }
 
 
@@ -267,6 +281,11 @@ def first_half(text: str, segmenter: Segmenter | None = None) -> str:
     for word in words[:half]:
         end = text.index(word, end) + len(word)
     return text[:end]
+
+
+def _of_ids(mode: Standard | Heuristic | Augmented) -> dict[str, str]:
+    """What settings say of a mode's ids; nothing of its usual ones, so that older outputs go on."""
+    return {} if mode.ids == type(mode).ids else {"ids": mode.ids}
 
 
 def _require_documents(num_documents: int) -> None:

@@ -1,5 +1,6 @@
 """Prompt modes: what is continued, in which order, and what is written of it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -32,6 +33,21 @@ def test_standard_documents_are_their_continuation():
     requests = mode.requests()
     assert [r.text for r in requests] == ["", "", ""] and len({r.id for r in requests}) == 3
     assert mode.record(requests[0], [GENERATION]).text == " and more"
+
+
+def test_documents_with_ids_of_their_own_have_draws_of_their_own_and_settings_say_so(tmp_path):
+    documents = tmp_path / "d.jsonl"
+    documents.write_text('{"id": "a", "text": "one two three", "toxicity": 0.1}\n')
+    for mode in (
+        prompts.Standard(2),
+        prompts.Heuristic(2),
+        prompts.Augmented(2, str(documents)),
+    ):
+        second = dataclasses.replace(mode, ids="second")
+        assert [r.id for r in second.requests()] == ["second-00000000", "second-00000001"]
+        assert {r.id for r in mode.requests()}.isdisjoint(r.id for r in second.requests())
+        assert "ids" not in mode.describe()
+        assert second.describe() == {**mode.describe(), "ids": "second"}
 
 
 def test_heuristic_prompts_are_used_in_turn_and_are_not_part_of_the_document(tmp_path):
