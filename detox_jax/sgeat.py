@@ -7,7 +7,8 @@ the gin file the numbers. A rerun skips what is finished and goes on where it st
 
     OUTPUT_DIR/text/                         corpus, prompts and held-out text, where they are made
     OUTPUT_DIR/vocabulary/, base/            the base model, where it is trained
-    OUTPUT_DIR/corpora/NAME/                 generated/, scored/, kept/, or pairs/
+    OUTPUT_DIR/corpora/NAME/                 generated/, scored/, kept/, or pairs/; apart/, see
+                                             `set_apart`
     OUTPUT_DIR/models/METHOD/                the adapted models
     OUTPUT_DIR/vectors/NAME/                 what steers rows, where any is fitted
     OUTPUT_DIR/continuations/METHOD/         generated/, scored-JUDGE/; of a row that chooses among
@@ -79,6 +80,7 @@ def sgeat(
     best_of: Callable[..., Any] | None = None,
     vectors: Mapping[str, Vectors | Mapping[str, Any]] | None = None,
     steer: called_verbs.Steer | None = None,
+    set_apart: called_verbs.Select | None = None,
     only: Sequence[str] | None = None,
     check_only: bool = False,
 ) -> list[Step] | None:
@@ -120,6 +122,9 @@ def sgeat(
       best_of: makes the selection among samples, `best_of(keep=...)`; needed for rows that choose.
       vectors: what is fitted to steer rows, by name, as `Vectors` or as dicts of their fields.
       steer: `steer`, for vectors that bring none of their own.
+      set_apart: `filter` that keeps all, for pairs and vectors of a corpus with
+        `apart_from_prompts`: they read what its filter discarded too, and are to see no document
+        that the evaluation prompts come from.
       only: names of the rows that are wanted; all where None. The base comes with them, and what
         they need is made: rows that they start from or are steered by are trained, and not
         measured. Evaluation and report, of these rows alone, go to `only-DIGEST/`; all else lies
@@ -184,6 +189,7 @@ def sgeat(
     # --- corpora and models: a model writes, a scorer judges, the least toxic stays; each row is
     # trained further from the base, or from the row that it starts from ------------------------
     models = {BASE: base}
+    apart = fitted_vectors.read_apart(order, fitted, corpora)
     for name, part in order:
         if isinstance(part, Method):
             models[name] = _make_model(name, part, models, vocabulary, places, makers, say)
@@ -191,13 +197,20 @@ def sgeat(
             _make_pairs(name, part, models, places, makers, say)
         else:
             _make_corpus(name, part, models, prompts_input, places, makers, say)
+            if name in apart:
+                say(f"{name}: leave out what the evaluation prompts come from")
+                makers.set_apart(
+                    input=places.scored(name),
+                    output_dir=places.apart(name),
+                    apart_from=prompts_input,
+                )
 
     # --- vectors that steer rows, of what the scorer found toxic and what not ---------------------
     for name, of in fitted.items():
         say(f"vectors {name}: fit them on the documents of {of.corpus}")
         makers.steer_of(of)(
             checkpoint_path=models[of.model or BASE],
-            input=places.scored(of.corpus),
+            input=places.all_of(of.corpus),
             output_dir=fitted_vectors.place(root, name),
         )
 

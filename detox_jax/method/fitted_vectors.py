@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -23,6 +23,7 @@ _NAME = re.compile(r"\w[\w.-]*")  # It becomes a directory.
 class Vectors:
     """Vectors that `steer` fits on the documents of a corpus, those that its filter discarded too.
 
+    Of a corpus with `apart_from_prompts` they are those that the prompts do not come from.
     A row is steered by their name: `activations.ActivationOffset.vectors = 'mean'`. What other
     verbs fit on scored text goes by a name too: a plane, a map, a reward model.
 
@@ -136,6 +137,23 @@ def _names_in(method: Any, vectors: Mapping[str, Vectors]) -> list[str]:
     """What the run fits that a method of steering names, but for a reward, which fits any model."""
     named = {field: name for field, name in named_by(method) if field in FITTED}
     return [name for field, name in named.items() if name in vectors and field != "reward"]
+
+
+def read_apart(
+    parts: Sequence[tuple[str, Corpus | Method]],
+    vectors: Mapping[str, Vectors],
+    corpora: Mapping[str, Corpus],
+) -> set[str]:
+    """Corpora apart from the evaluation of which more is read than what their filter keeps.
+
+    Args:
+      parts: corpora and rows that are made, by name.
+      vectors: those that are fitted, by name.
+      corpora: all of them.
+    """
+    pairs = [part for _, part in parts if isinstance(part, Corpus) and part.pairs is not None]
+    read = {*(corpus.source for corpus in pairs), *(of.corpus for of in vectors.values())}
+    return {name for name in read if name is not None and corpora[name].apart_from_prompts}
 
 
 def place(root: epath.Path, name: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from detox_jax.errors import UserError
+from detox_jax.method import fitted_vectors
 from detox_jax.method.called_verbs import Combine, Generate, Pair, Score, Select, Steer, Train
 from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
@@ -35,12 +36,13 @@ class Makers:
     given_combine: Combine | None
     given_best_of: Callable[..., Any] | None
     given_steer: Steer | None
+    given_set_apart: Select | None = None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Makers:
         """Those among the arguments of `sgeat`."""
         of_all = ("task", "generate_documents", "score", "select", "train", "adapt")
-        of_some = ("pair", "reference", "pairs_task", "combine", "best_of", "steer")
+        of_some = ("pair", "reference", "pairs_task", "combine", "best_of", "steer", "set_apart")
         return cls(*(arguments[name] for name in (*of_all, *of_some)))
 
     def check(
@@ -72,6 +74,14 @@ class Makers:
                     f"method {name!r}: has best_of; set sgeat.sgeat.best_of, as "
                     "gin_configs/runs/sgeat.gin does"
                 )
+        read_apart = fitted_vectors.read_apart([*corpora.items()], vectors, corpora)
+        for name in sorted(read_apart):
+            if self.given_set_apart is None:
+                raise UserError(
+                    f"corpus {name!r}: is apart from the evaluation prompts, and pairs or vectors "
+                    "read more of it than its filter keeps; set sgeat.sgeat.set_apart, as "
+                    "gin_configs/runs/sgeat.gin does"
+                )
         for name, of in vectors.items():
             if of.steer is None and self.given_steer is None:
                 raise UserError(
@@ -90,6 +100,12 @@ class Makers:
         """Makes the reference of pairs, where it is needed."""
         assert self.given_reference is not None
         return self.given_reference
+
+    @property
+    def set_apart(self) -> Select:
+        """`filter` that keeps all but what the evaluation prompts come from, where it is needed."""
+        assert self.given_set_apart is not None
+        return self.given_set_apart
 
     @property
     def combine(self) -> Combine:

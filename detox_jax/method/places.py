@@ -87,9 +87,17 @@ class CorpusPlaces:
             return str(self.given_documents(corpus))
         return str(self.root / "corpora" / name / "scored")
 
+    def apart(self, name: str) -> str:
+        """Where the documents lie that a corpus is selected from, apart from the evaluation's."""
+        return str(self.root / "corpora" / name / "apart")
+
+    def all_of(self, name: str) -> str:
+        """All documents that a corpus was selected from, those that its filter discarded too."""
+        return self.apart(name) if self.corpora[name].apart_from_prompts else self.scored(name)
+
     def scored_of(self, pairs: Corpus) -> dict[str, str]:
-        """What a pairing reads beside the kept documents of its source: all that were scored."""
-        return {} if pairs.source is None else {"documents": self.scored(pairs.source)}
+        """What a pairing reads beside the kept documents of its source: all that it is of."""
+        return {} if pairs.source is None else {"documents": self.all_of(pairs.source)}
 
     def given_documents(self, corpus: Corpus) -> str | None:
         """Where the documents of a corpus are that nobody generates."""

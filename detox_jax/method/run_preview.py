@@ -159,7 +159,7 @@ class RunPreview:
         documents = self._documents(corpus)
         if source is not None:
             documents = Coming(self._kept(source))
-            scored = {"documents": Coming(self.root / "corpora" / source / "scored")}
+            scored = {"documents": Coming(self._all_of(source))}
         assert documents is not None
         steps = self._makers.pair(
             input=documents,
@@ -205,6 +205,18 @@ class RunPreview:
             **control,
         )
         yield from steps or ()
+        if name in self._read_apart:
+            steps = self._makers.set_apart(
+                input=scored,
+                output_dir=str(directory / "apart"),
+                check_only=True,
+                apart_from=control["apart_from"],
+            )
+            yield from steps or ()
+
+    @functools.cached_property
+    def _read_apart(self) -> set[str]:
+        return fitted_vectors.read_apart(self.order, self.vectors, self.given["corpora"])
 
     def _readable(self, row: str | None) -> str:
         """The model of a row, or while it is to come the base: as long, and of its vocabulary."""
@@ -263,12 +275,17 @@ class RunPreview:
             return documents
         return self._coming("corpora", name, "scored")
 
+    def _all_of(self, name: str) -> str:
+        """All documents that it is selected from, see `CorpusPlaces.all_of`."""
+        is_apart = self.given["corpora"][name].apart_from_prompts
+        return self._coming("corpora", name, "apart") if is_apart else self._scored(name)
+
     def _fits(self) -> Iterator[Step]:
         """Vectors that steer rows."""
         for name, of in self.vectors.items():
             steps = self._makers.steer_of(of)(
                 checkpoint_path=self._model(of.model),
-                input=self._scored(of.corpus),
+                input=self._all_of(of.corpus),
                 output_dir=fitted_vectors.place(self.root, name),
                 check_only=True,
             )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from detox_jax import kinds, records, sources
+from detox_jax import kinds, output_settings, records, sources
 from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
 from detox_jax.toxicity.preferences import Pair, Side
@@ -142,7 +142,8 @@ class KeptAgainstDiscarded(_Scored):
     are paired within their prompt.
 
     Attributes:
-      documents: the scored documents that `filter` read.
+      documents: the scored documents that `filter` read. Where it left out what evaluation records
+        come from, those of them that another `filter`, which keeps all others, has left.
     """
 
     documents: str = ""
@@ -183,12 +184,30 @@ class KeptAgainstDiscarded(_Scored):
         _, manifest = records.manifest_of(source) or ("", {})
         if manifest.get("verb") != "filter":
             raise UserError(f"{source}: no output of `filter`; {_FILTER_NEEDED} DOCUMENTS")
+        settings = manifest["settings"]
+        if settings.get("apart_from"):
+            self._check_apart(source, settings)
+            return
         described = records.describe_input(self.documents)
-        if manifest["settings"]["input"]["sha256"] != described["sha256"]:
+        if settings["input"]["sha256"] != described["sha256"]:
             raise UserError(
                 f"DOCUMENTS={self.documents}: other documents than {source} was filtered from; "
                 "give those that its manifest names"
             )
+
+    def _check_apart(self, source: str, settings: Mapping[str, Any]) -> None:
+        """Refuses documents among which are those that evaluation records come from."""
+        _, manifest = records.manifest_of(self.documents) or ("", {})
+        theirs = manifest["settings"] if manifest.get("verb") == "filter" else {}
+        for name in ("input", "apart_from", "word_segmenter"):
+            if not output_settings.agree(theirs.get(name), settings.get(name)):
+                evaluated, read = (settings[of].get("path") for of in ("apart_from", "input"))
+                raise UserError(
+                    f"DOCUMENTS={self.documents}: {source} was filtered apart from {evaluated}, "
+                    "and what it discarded must be too; give what `filter` keeps of "
+                    f"{read} with KEEP_FRACTION=1.0, SELECTION=@filter.RandomShare() and the same "
+                    "APART_FROM"
+                )
 
     def _matched(
         self, kept: list[Side], discarded: list[Side], counts: dict[str, int]

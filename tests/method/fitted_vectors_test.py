@@ -16,6 +16,7 @@ from detox_jax.method.corpus import Corpus
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
 from detox_jax.method.method import Method
+from detox_jax.method.places import CorpusPlaces
 from detox_jax.method.run_preview import RunPreview
 from detox_jax.models.adaptation import LoRAConfig
 
@@ -86,6 +87,30 @@ def test_vectors_steer_the_model_that_they_are_of_and_what_adapts_it():
             check(model, row)
 
 
+def test_of_a_corpus_apart_from_the_evaluation_vectors_and_pairs_read_what_is_apart(tmp_path):
+    corpora = {
+        "dapt": Corpus(documents="d", apart_from_prompts=True),
+        "again": Corpus(source="dapt"),
+        "pairs": Corpus(source="dapt", pairs=str),
+        "alone": Corpus(documents="d", apart_from_prompts=True),
+    }
+    parts = [*corpora.items(), ("row", Method("alone"))]
+    vectors = {"mean": Vectors("again")}
+    assert fitted_vectors.read_apart(parts, vectors, corpora) == {"dapt"}
+    del corpora["pairs"]
+    assert fitted_vectors.read_apart([*corpora.items()], vectors, corpora) == set()
+    vectors["dapt"] = Vectors("dapt")
+    assert fitted_vectors.read_apart([*corpora.items()], vectors, corpora) == {"dapt"}
+    places = CorpusPlaces(epath.Path(tmp_path), corpora)
+    scored, apart = (str(tmp_path / "corpora" / "dapt" / name) for name in ("scored", "apart"))
+    assert (places.all_of("again"), places.all_of("dapt")) == (scored, apart)
+    assert places.scored_of(Corpus(source="dapt", pairs=str)) == {"documents": apart}
+    with pytest.raises(
+        UserError, match="corpus 'dapt': is apart from .* set sgeat.sgeat.set_apart"
+    ):
+        Makers(*[print] * 12).check(corpora, {}, vectors)  # type: ignore
+
+
 def test_a_plane_is_of_a_model_and_a_reward_of_none():
     rows = {"whole": Method("standard")}
     fits = fitted_vectors.named({"fit": Vectors("standard")})
@@ -106,7 +131,8 @@ def test_vectors_are_coming_by_name_and_by_place_and_a_mistyped_one_is_refused(t
     given = {"decoding": Decoding(), "prepare": None, "initial_checkpoint_path": "base"}
     given |= {"corpora": CORPORA, "steer": steer.steer}
     given |= dict.fromkeys(("task", "generate_documents", "score", "select", "train", "adapt"))
-    given |= dict.fromkeys(("pair", "reference", "pairs_task", "combine", "best_of"))
+    of_some = ("pair", "reference", "pairs_task", "combine", "best_of", "set_apart")
+    given |= dict.fromkeys(of_some)
     vectors = {"mean": Vectors("again"), "second": Vectors("standard", model="whole")}
     rows = {**rows, "whole": Method("standard")}
     run = RunPreview(root, root, rows, [*rows], [], vectors, given)

@@ -178,6 +178,33 @@ def test_documents_that_answer_prompts_are_paired_within_them(filtered):
     assert [(pair.id, pair.prompt) for pair in result.pairs] == [("b+c", "two")]
 
 
+def test_what_evaluation_records_come_from_is_no_side(tmp_path):
+    scores = {"a": 0.0, "b": 0.6, "c": 0.7, "e": 0.9, "z": 0.1}
+    source = write(tmp_path / "documents.jsonl", [document(*x) for x in scores.items()])
+    prompts = {name: {"id": "e", "prompt": {"text": name}} for name in ("evaluated", "others")}
+    paths = {n: write(tmp_path / f"{n}.jsonl", [prompt]) for n, prompt in prompts.items()}
+
+    def run(name, apart_from, *flags):
+        output = str(tmp_path / name)
+        flags = [f"--gin.APART_FROM={apart_from!r}", f"--gin.OUTPUT_DIR={output}", *flags]
+        assert cli.main(["filter", f"--gin.INPUT={source}", *flags]) == 0
+        return output
+
+    every = ["--gin.SELECTION=@filter.RandomShare()", "--gin.KEEP_FRACTION=1.0"]
+    kept = run("kept", paths["evaluated"])
+    apart = run("apart", paths["evaluated"], *every)
+    result = KeptAgainstDiscarded(margin=0.3, documents=apart).mine(kept)
+    # The evaluation's own, the most toxic of all, is on neither side.
+    assert pair_ids(result) == ["a+c", "z+b"]
+    with open(paths["others"], "a") as file:
+        file.write(json.dumps({"id": "x", "prompt": {"text": "x"}}) + "\n")
+    for documents in (source, run("all", None, *every), run("other", paths["others"], *every)):
+        with pytest.raises(
+            UserError, match="evaluated.jsonl, and what it discarded must be too; gi"
+        ):
+            KeptAgainstDiscarded(documents=documents).mine(kept)
+
+
 def test_documents_that_filter_did_not_read(filtered, tmp_path):
     kept, source = filtered(document("a", 0.0), document("b", 0.9))
     other = write(tmp_path / "other.jsonl", [document("a", 0.0), document("c", 0.9)])
@@ -204,7 +231,7 @@ def test_an_imported_pair_is_taken_as_it_is_without_another_models_likelihoods(t
 def test_a_column_of_another_project_that_is_called_reference_is_passed_over(tmp_path):
     pair = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
     for reference in ("https://example.org/12", 3, ["a"], {"model": "x"}):
-        (found,) = Imported().mine(
-            write(tmp_path / "trl.jsonl", [{**pair, "reference": reference}])
-        ).pairs
+        (found,) = (
+            Imported().mine(write(tmp_path / "trl.jsonl", [{**pair, "reference": reference}])).pairs
+        )
         assert (found.chosen.text, found.model, found.chosen.reference) == (" blue.", None, None)
