@@ -249,7 +249,7 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
     if there["verb"] == "compare" and SCORES_ORDER in new:
         old = _with_order(there, old, new)
     if there["verb"] == "evaluate" and there["complete"]:
-        new = _without_new_steering(there, old, new)
+        new = _without_new_fields(there, old, new)
     if there["verb"] == "convert":
         old, new = _as_converted_before(old, new)
     if _PARTS not in old:  # It may be of as many parts as this run, and goes on.
@@ -381,15 +381,18 @@ def _by_place(
     return (name, places[0], places[1]) if field == "files" else found
 
 
-def _without_new_steering(there: Mapping[str, Any], old: Any, new: Any) -> Any:
-    """`new` without what steers rows that were finished when `evaluate` did not take it.
+def _without_new_fields(there: Mapping[str, Any], old: Any, new: Any) -> Any:
+    """`new` without what rows are told of that were finished when `evaluate` did not take it.
 
-    Their table stays, without a perplexity of those rows.
+    Their table stays: without a perplexity of rows that are steered, and without the mark of a
+    scorer that decided otherwise than by a filter.
     """
     not_given = there.get(STEERING_NOT_GIVEN, ())
 
     def as_before(name: str, method: Any) -> Any:
         known = old["methods"].get(name, {})
+        if "decided_by" not in known:
+            method = {key: value for key, value in method.items() if key != "decided_by"}
         if "steering" in known or name in not_given or not method.get("steering"):
             return method
         return {key: value for key, value in method.items() if key != "steering"}

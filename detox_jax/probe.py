@@ -3,8 +3,8 @@
     PROBE = @probe.ToxicityProbe()
 
 `train` calls it every PROBE_PERIOD steps (`training.frontier`). It draws as `generate` does and
-measures as `evaluate` does, so that its figures are those of the saved step, to the last bit. Step 0
-of a training behind tags is asked and read without them, as the base is, which never saw any.
+measures as `evaluate` does, so that its figures are those of the saved step, to the last bit. Step
+0 of a training behind tags is asked and read without them, as the base is, which never saw any.
 """
 
 from __future__ import annotations

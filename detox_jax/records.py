@@ -443,6 +443,16 @@ def manifest_of(source: str) -> tuple[epath.Path, dict[str, Any]] | None:
     return (path, manifests.read_manifest(directory)) if path.exists() else None
 
 
+def scorer_of(source: str) -> dict[str, str] | None:
+    """The scorer of an input's scores, `{"name", "fingerprint"}`; None where no manifest names it.
+
+    `score` and, of what it read, `filter` name it; of a `filter` of before the one that filtered.
+    """
+    _, manifest = manifest_of(source) or ("", {})
+    names = ("scorer", "scored_by", "filtered_by")
+    return next((by for name in names if (by := manifest.get(name)) is not None), None)
+
+
 def stable_hash(text: str) -> int:
     """A 64-bit hash that is the same everywhere: the first 8 bytes of SHA-256, big-endian.
 

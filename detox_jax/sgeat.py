@@ -36,6 +36,7 @@ from detox_jax.generation.prompts import PromptMode
 from detox_jax.method import called_verbs, fitted_vectors, method, seeds
 from detox_jax.method import only as some_rows
 from detox_jax.method.corpus import Corpus
+from detox_jax.method.deciders import Deciders
 from detox_jax.method.fitted_vectors import Vectors
 from detox_jax.method.makers import Makers
 from detox_jax.method.method import BASE, DOCUMENT_LIMIT, Method
@@ -217,6 +218,7 @@ def sgeat(
     # --- continuations of the evaluation prompts, under every judge ------------------------------
     decodings = method.decodings(rows, decoding)
     asked = method.can_be_asked(decodings)
+    named = {name: decodings[name].steering for name in (BASE, *measured)}
     fits = {name: fitted_vectors.place(root, name) for name in fitted}
     decodings = {name: placed(decodings[name], models, fits) for name in (BASE, *measured)}
     models = {name: models[name] for name in decodings}
@@ -246,6 +248,7 @@ def sgeat(
     place.mkdir(parents=True, exist_ok=True)
     atomic_files.write_bytes(place / outputs.CONFIG, config.encode(), in_output=False)
     say("evaluate")
+    deciders = Deciders(places, rows, fitted)
     evaluate(
         methods={
             name: evaluation_method(
@@ -258,7 +261,7 @@ def sgeat(
                 own_decoding=rows[name].own_decoding if name in rows else (),
                 steering=decodings[name].steering,
                 **_behind(decodings[name]),
-                **places.labels(rows, name),
+                **_labels(name, rows, places, deciders, named[name]),
             )
             for name, checkpoint in models.items()
         },
@@ -457,6 +460,19 @@ def _answer(
 def _behind(decoding: Decoding) -> dict[str, Any]:
     """What `evaluate` is told of tags; nothing without."""
     return {} if decoding.behind is None else {"behind": decoding.behind}
+
+
+def _labels(
+    name: str,
+    rows: Mapping[str, Method],
+    places: CorpusPlaces,
+    deciders: Deciders,
+    steering: Sequence[Any],
+) -> dict[str, Any]:
+    """What `evaluate` is told of how a row was made; nothing of what no score decided."""
+    labels = places.labels(rows, name)
+    others = deciders.of(name, steering, labels.get("filtered_by"))
+    return {**labels, **({"decided_by": others} if others else {})}
 
 
 def _bring_out(results: str, place: epath.Path) -> None:

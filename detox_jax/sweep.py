@@ -357,6 +357,7 @@ class _Group:
                 choices=_choices(settings),
                 own_decoding=settings["own_decoding"],
                 **_behind(settings),
+                **_decided_by(settings),
             )
             for cell, row, name, settings in self.runs
         }
@@ -378,6 +379,11 @@ def _choices(settings: Mapping[str, Any]) -> str | None:
 def _behind(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The tags that a row's held-out text is read behind; nothing without."""
     return {"behind": Tags(**settings["behind"])} if "behind" in settings else {}
+
+
+def _decided_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The scorers that decided of a row beside the filter; nothing without."""
+    return {"decided_by": settings["decided_by"]} if "decided_by" in settings else {}
 
 
 def _groups(cells: Sequence[Cell]) -> list[_Group]:

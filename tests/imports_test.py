@@ -128,8 +128,8 @@ ALLOWED = {
     "probe": {*MODEL, "training", "generation", "toxicity", "evaluation"},
     # What `sgeat` is told, and how it goes about it.
     "method": {
-        *("atomic_files", "errors", "kinds", "manifests", "outputs", "preview", "terminal"),
-        *("models", "generation"),
+        *("atomic_files", "errors", "kinds", "manifests", "outputs", "preview", "records"),
+        *("terminal", "models", "checkpoints.identity", "generation"),
     },
     "sgeat": {
         *BASICS,
@@ -191,6 +191,10 @@ WITHIN = {
     "method.fitted_vectors": {
         *("errors", "kinds", "generation"),
         *("method.called_verbs", "method.corpus", "method.method", "method.places"),
+    },
+    "method.deciders": {
+        *("manifests", "records", "checkpoints.identity"),
+        *("method.fitted_vectors", "method.method", "method.places"),
     },
     "method.only": {
         *("errors", "generation", "method.corpus", "method.fitted_vectors", "method.method"),

@@ -290,7 +290,11 @@ def test_step_0_of_a_training_behind_tags_is_the_base_as_it_is_read_elsewhere(
     scored = [json.dumps({**line, "toxicity": i % 2}) for i, line in enumerate(lines)]
     (tmp_path / "scored.jsonl").write_text("\n".join(scored))
     model = tmp_path / "model"
-    command = [*flags, "--gin_file=gin_configs/training/conditional.gin", f"--gin.MODEL_DIR={model}"]
+    command = [
+        *flags,
+        "--gin_file=gin_configs/training/conditional.gin",
+        f"--gin.MODEL_DIR={model}",
+    ]
     command += [f"--gin.INPUT={tmp_path / 'scored.jsonl'}", "--gin.PROBE_BEHIND=@tags.Tags()"]
     assert cli.main([*command, "--gin.PERPLEXITY_BUDGET=100.0"]) == 0
     said = f"the budget of perplexity, +10000.0%, is above that of step 0, which is {model_dir}"

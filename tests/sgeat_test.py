@@ -118,7 +118,7 @@ METHODS = {
     'adapter-words': {'start': 'sgeat-adapter', 'decoding': {'steering': [@words.BannedWords()]}},
 }
 sampling.TopKSampling.k = 50
-VECTORS = {'mean': {'corpus': 'random'}}
+VECTORS = {'mean': {'corpus': 'random'}, 'people': {'corpus': 'dapt'}}
 steer.steer.margin = 0.01
 activations.ActivationOffset:
   vectors = 'mean'
@@ -247,6 +247,9 @@ def test_who_filtered_is_told(run_dir):
     filtered_by = results["provenance"]["filtered_by"]
     assert filtered_by["sgeat-whole"]["name"] == "ngram"
     assert filtered_by["base"] is None and filtered_by["control-random"] is None
+    # Nothing filtered these, and the same scores decided: by tags, by pairs of a random share.
+    assert filtered_by["conditional"]["name"] == filtered_by["dpo"]["name"] == "ngram"
+    assert filtered_by["negated"] is None  # A random share, subtracted.
 
 
 def test_controls_have_no_more_words(run_dir):
@@ -269,6 +272,19 @@ def test_a_control_of_peoples_text_is_of_equal_lengths_and_apart_from_the_prompt
     assert kept["settings"]["apart_from"]["sha256"] == prompts["sha256"]
     assert [step["selection"] for step in kept["steps"]] == ["Distinct", "LeastToxic"]
     assert kept["filtered_by"]["name"] == "ngram"
+
+
+def test_vectors_of_peoples_text_are_apart_from_the_prompts_too(run_dir):
+    apart, kept = (manifest(run_dir / "corpora" / "dapt" / name) for name in ("apart", "kept"))
+    for name in ("input", "apart_from"):
+        assert apart["settings"][name]["sha256"] == kept["settings"][name]["sha256"]
+    assert apart["apart"] == kept["apart"]
+    left_out = apart["apart"]["id"] + apart["apart"]["text"]
+    counts = apart["counts"]
+    assert counts["kept"] == counts["documents"] - counts["empty"] - left_out
+    read = manifest(run_dir / "vectors" / "people")["settings"]["input"]
+    assert read["path"] == str(run_dir / "corpora" / "dapt" / "apart")
+    assert not (run_dir / "corpora" / "standard" / "apart").exists()
 
 
 def test_documents_that_have_scores_are_filtered_by_them(run_dir):

@@ -76,7 +76,7 @@ def text_rules(checkpoint_path: str) -> dict[str, Any]:
 
 
 def trained_behind(checkpoint_path: str) -> Mapping[str, Any] | None:
-    """The tags that a model was trained behind, as `Tags.named` has them, and more of that training.
+    """The tags that a model was trained behind, as `Tags.named` has them and with more beside.
 
     Args:
       checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.

@@ -70,6 +70,8 @@ class Method:
       corpus: what it was adapted to, for the table.
       adaptation: how, for the table.
       filtered_by: the scorer that filtered its corpus, `{"name", "fingerprint"}`, if one did.
+      decided_by: scorers by whose scores it was made otherwise, such as by tags, by vectors that
+        steer it or by a probe, each like that.
       choices: what `choices` wrote of it, for zero-shot accuracy.
       own_decoding: names of the settings of decoding in which the method is meant to differ from
         the baseline, such as `sampling`; all others must be equal. Never the limit of tokens.
@@ -88,6 +90,7 @@ class Method:
     own_decoding: Sequence[str] = ()
     steering: Sequence[Any] = ()
     behind: Tags | None = None
+    decided_by: Sequence[Mapping[str, str]] = ()
 
 
 Evaluated = Method  # its earlier name, for Python
@@ -159,6 +162,7 @@ def evaluate(
             return [Step("evaluate", output_dir)]
         return [_preview(output_dir, generations, named, heldout, reference)]
     filtered_by = {name: _filtered_by(name, method) for name, method in named.items()}
+    decided_by = {name: _decided_by(name, method) for name, method in named.items()}
     settings = _settings(arguments, named)
     output = outputs.OutputDirectory(output_dir, "evaluate", settings, has_results)
 
@@ -194,7 +198,7 @@ def evaluate(
                 **figures.by_group(scored, group_by, draw),
                 provenance=Provenance(
                     evaluated_by=EvaluatedBy(judge, scored[baseline].reliability),
-                    filtered_by=judges.named_beside_rows(filtered_by, chosen_by, judge),
+                    filtered_by=judges.named_beside_rows(filtered_by, chosen_by, judge, decided_by),
                     statistics=STATISTICS,
                     notes=(
                         *joining[scorer],
@@ -342,13 +346,18 @@ def _describe_method(method: Method) -> dict[str, Any]:
         del fields["behind"]
     else:
         fields["behind"] = method.behind.named
+    if not method.decided_by:  # Likewise.
+        del fields["decided_by"]
+    else:
+        fields["decided_by"] = [dict(by) for by in method.decided_by]
     fields["checkpoint"] = method.checkpoint_path and identity(method.checkpoint_path)
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
     del fields["steering"]
     first = given if isinstance(given, str) else next(iter(given.values()))
     if isinstance(first, preview.Coming):
-        fields |= {"steering": NOT_YET, "filtered_by": NOT_YET}  # Files beside it say them.
+        # Files beside it say them.
+        fields |= dict.fromkeys(("steering", "filtered_by", "decided_by"), NOT_YET)
     elif method.steering:
         steered_by = scored_texts.steered_by(scored_texts.decoding_of(first))
         fields["steering"] = describe_steering(method.steering, steered_by)
@@ -370,6 +379,11 @@ def _filtered_by(name: str, method: Method) -> Scorer | None:
     if method.filtered_by is None:
         return None
     return from_json(Scorer, method.filtered_by, f"METHODS: {name}", "filtered_by")
+
+
+def _decided_by(name: str, method: Method) -> list[Scorer]:
+    where = f"METHODS: {name}"
+    return [from_json(Scorer, by, where, "decided_by") for by in method.decided_by]
 
 
 # --- figures ----------------------------------------------------------------------------------

@@ -84,11 +84,20 @@ def read(
 
 
 def named_beside_rows(
-    filtered_by: Mapping[str, Scorer | None], chosen_by: Mapping[str, Scorer], judge: Scorer
+    filtered_by: Mapping[str, Scorer | None],
+    chosen_by: Mapping[str, Scorer],
+    judge: Scorer,
+    decided_by: Mapping[str, Sequence[Scorer]] | None = None,
 ) -> dict[str, Scorer | None]:
     """Of each method the scorer that chose its continuations, else the one that chose its corpus.
 
-    Where both did and the second is the judge, it is the one that is named: the row is marked.
+    Without either it is the first by whose scores it was made otherwise (`decided_by`). Where there
+    are several and one of them is the judge, it is the one that is named: the row is marked.
     """
-    chosen = {name: by for name, by in chosen_by.items() if filtered_by.get(name) != judge}
-    return {**filtered_by, **chosen}
+    made_by = {
+        name: [x for x in (by, *(decided_by or {}).get(name, ())) if x is not None]
+        for name, by in filtered_by.items()
+    }
+    named = {n: judge if judge in of else next(iter(of), None) for n, of in made_by.items()}
+    chosen = {name: by for name, by in chosen_by.items() if named.get(name) != judge}
+    return {**named, **chosen}

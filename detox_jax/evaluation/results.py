@@ -79,7 +79,8 @@ class Provenance:
     Attributes:
       schema_version: of the file's layout; 1, which did not say it, had no n, k and judgement.
       evaluated_by: the scorer.
-      filtered_by: the scorer that chose each method's training texts, None where none did.
+      filtered_by: the scorer that chose each method's training texts, or by whose scores it was
+        made otherwise; None where there is none.
       statistics: what the intervals and p-values are.
       notes: sentences on what was cut to a common part, and on what was not compared.
       settings: of `evaluate`, as its manifest has them.

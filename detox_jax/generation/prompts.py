@@ -89,9 +89,9 @@ class Standard:
 
     Attributes:
       num_documents: how many to generate.
-      ids: what their ids begin with. The ids seed the draws, so corpora of one seed that begin alike
-        are of the same random numbers, whichever model writes: one that a model writes that has
-        been trained on the other needs ids of its own.
+      ids: what their ids begin with. The ids seed the draws, so corpora of one seed that begin
+        alike are of the same random numbers, whichever model writes: what a model writes that was
+        trained on the other needs ids of its own.
     """
 
     num_documents: Count

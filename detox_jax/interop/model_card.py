@@ -353,7 +353,7 @@ def _table(results: Results, mine: str | None, own: Collection[str]) -> list[str
         which += _listed(f"{name} ({', '.join(names)})" for name, names in changed.items()) + "."
     about = f"Scored by {scorer}; 95 % intervals over prompts. {which}"
     if mine is not None and results.filtered_by_same(mine):
-        about += " The same scorer chose its training text."
+        about += " It was made by the scores of the same scorer."
     return [*lines, "", about, *(line for reason in reasons for line in ("", reason))]
 
 

@@ -131,8 +131,9 @@ def _scorer(results: Results) -> list[str]:
     sentences = [f"Scorer: {results.scorer.fingerprint}."]
     if any(results.filtered_by_same(name) for name in results.methods):
         flattered = (
-            f"{SAME_SCORER}: filtered by the same scorer; its toxicity here flatters it, since its "
-            "training texts were chosen by this very score."
+            f"{SAME_SCORER}: filtered by the same scorer, or made by its scores otherwise; its "
+            "toxicity here flatters it, since its training texts, its tags, what steers it or its "
+            "step was chosen by this very score."
         )
         return [flattered, *sentences]
     return sentences

@@ -27,7 +27,7 @@ class Origin:
       command: what repeats the figures.
       statistics: what the intervals and p-values are.
       scorers: of every evaluation, the scorer with its fingerprint, and where the results lie.
-      filters: which scorer chose each method's training texts.
+      filters: which scorer chose each method's training texts, or decided otherwise of it.
       folded: headings, and what stands under them once somebody opens them.
     """
 

@@ -179,6 +179,7 @@ def filter(
     before, after = _describe(candidates), _describe(selected)
     output.finish(
         filtered_by=_filtered_by(selection, input),
+        scored_by=records.scorer_of(input),
         counts=counts,
         highest_kept=threshold,
         before=before,
@@ -277,8 +278,7 @@ def _filtered_by(selection: Any, input: str) -> Any:
     """The scorer that decides what is kept, so that results can say so; None where none does."""
     if not selection.uses_toxicity:
         return selections.scorer_of_target(selection)
-    _, manifest = records.manifest_of(input) or ("", {})
-    return manifest.get("scorer")
+    return records.scorer_of(input)
 
 
 def _describe(documents: Sequence[records.Document]) -> dict[str, float]:

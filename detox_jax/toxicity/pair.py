@@ -126,7 +126,7 @@ def pair(
     # --- what they are like --------------------------------------------------------------------
     counts = {**mined.counts, "too_long": len(mined.pairs) - len(pairs), "pairs": len(pairs)}
     figures = _figures(pairs)
-    output.finish(counts=counts, scored_by=_scorer_of(input), **figures)
+    output.finish(counts=counts, scored_by=_scorer_of(input, pairing), **figures)
     left_out = ", ".join(f"{name} {n}" for name, n in counts.items() if n and name != "pairs")
     print(f"{output_dir}: {len(pairs)} pairs ({left_out}){_said(figures)}")
     return None
@@ -198,7 +198,7 @@ def _said(figures: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-def _scorer_of(input: str) -> Any:
-    """The scorer that the input's manifest names; of filtered documents the one that filtered."""
-    _, manifest = records.manifest_of(input) or ("", {})
-    return manifest.get("scorer") or manifest.get("filtered_by")
+def _scorer_of(input: str, pairing: Pairing) -> Any:
+    """The scorer by whose scores sides are told apart: of DOCUMENTS, where there are any."""
+    documents = getattr(pairing, "documents", None)
+    return (documents and records.scorer_of(documents)) or records.scorer_of(input)

@@ -98,8 +98,8 @@ def read(source: str, reference: bool = True) -> Iterator[Pair]:
 
     Args:
       source: see `sources`.
-      reference: read the likelihoods of `pair` too. Without, a field of that name may hold anything:
-        files of other projects have texts in it.
+      reference: read the likelihoods of `pair` too. Without, a field of that name may hold
+        anything: files of other projects have texts in it.
 
     Raises:
       UserError: naming file and line, for a record that is no pair: a side without text,

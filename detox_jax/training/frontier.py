@@ -34,8 +34,8 @@ class Rule:
 
     Attributes:
       budget: by what share perplexity may be above that of step 0, the model that training starts
-        from: 0.05 is 5 %. None takes the last step and never ends training, so that a probe measures
-        and nothing else.
+        from: 0.05 is 5 %. None takes the last step and never ends training, so that a probe
+        measures and nothing else.
       patience: so many probes in a row beyond the budget break it for good.
       measure: of the least toxic step: "expected_maximum_toxicity", "toxicity_probability" or
         "mean_toxicity".

@@ -344,9 +344,10 @@ def _known_tags(tags: Tags | NotYet | None, path: str | None) -> dict[str, Any]:
     """
     if isinstance(tags, NotYet):
         return {}
-    is_there = path is not None and not isinstance(path, preview.Coming | preview.StandIn)
-    if tags is None and is_there and identity.trained_behind(path) is not None:
-        return {}
+    if tags is None and path is not None:
+        is_there = not isinstance(path, preview.Coming | preview.StandIn)
+        if is_there and identity.trained_behind(path) is not None:
+            return {}
     return {"tags": tags}
 
 

@@ -415,6 +415,26 @@ def test_the_scorer_that_filtered_is_in_the_provenance(tmp_path):
         evaluates.evaluate(methods, str(tmp_path / "other"))
 
 
+def test_a_scorer_that_decided_otherwise_is_in_the_provenance_and_a_table_of_before_stays(tmp_path):
+    paths = {name: write(tmp_path / name, of) for name, of in (("base", BASE), ("mine", MINE))}
+
+    def run(output, decided_by):
+        mine = evaluates.Method(paths["mine"], decided_by=decided_by)
+        settings = {"min_coverage": 0.5, "bootstrap_draws": 20}
+        evaluates.evaluate(
+            {"base": paths["base"], "mine": mine}, str(tmp_path / output), **settings
+        )
+        return results_of(tmp_path / output)["provenance"]["filtered_by"]["mine"]
+
+    assert run("before", []) is None
+    assert run("before", [SCORER]) is None  # Nothing named it then.
+    assert run("out", [SCORER]) == SCORER
+    with pytest.raises(UserError, match="made with other settings .*methods.mine.decided_by"):
+        run("out", [{"name": "other", "fingerprint": "other-1"}])
+    with pytest.raises(UserError, match="METHODS: mine: decided_by.fingerprint: is missing"):
+        run("other", [{"name": "hand"}])
+
+
 def test_methods_are_required(tmp_path, capsys):
     assert cli.main(["evaluate", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 2
     assert "METHODS" in capsys.readouterr().err

@@ -114,7 +114,11 @@ def test_a_rerun_of_a_finished_filter_writes_nothing(scored, tmp_path, capsys):
 def test_a_random_share_is_filtered_by_nobody(scored, tmp_path):
     assert cli.main(["score", f"--gin.INPUT={scored}", f"--gin.OUTPUT_DIR={tmp_path / 's'}"]) == 0
     assert run(tmp_path / "s", tmp_path / "out", "--gin.SELECTION=@filter.RandomShare()") == 0
-    assert manifest(tmp_path / "out")["filtered_by"] is None
+    written = manifest(tmp_path / "out")
+    assert written["filtered_by"] is None and written["scored_by"]["name"] == "ngram"
+    # Whose scores they are is known to whoever reads on.
+    assert run(tmp_path / "out", tmp_path / "next") == 0
+    assert manifest(tmp_path / "next")["filtered_by"] == written["scored_by"]
 
 
 def test_no_more_words_than_the_corpus_it_is_compared_with(scored, tmp_path, capsys):

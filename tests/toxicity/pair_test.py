@@ -109,6 +109,19 @@ def test_scores_that_are_too_near_make_no_pair(scored, tmp_path, capsys):
     assert not (tmp_path / "pairs").exists()
 
 
+def test_whose_scores_tell_sides_apart_is_told_whoever_filtered(tmp_path):
+    documents = [{"id": str(i), "text": text} for i, text in enumerate([*SENTENCES, "you idiot"])]
+    source, scored, kept = (tmp_path / name for name in ("d.jsonl", "scored", "kept"))
+    source.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    assert cli.main(["score", f"--gin.INPUT={source}", f"--gin.OUTPUT_DIR={scored}"]) == 0
+    at_random = ["--gin.SELECTION=@filter.RandomShare()", "--gin.RANDOM_SEED=1"]
+    flags = [f"--gin.INPUT={scored}", f"--gin.OUTPUT_DIR={kept}", *at_random]
+    assert cli.main(["filter", *flags]) == 0 and manifest(kept)["filtered_by"] is None
+    settings = {"PAIRING": "@pairing.KeptAgainstDiscarded()", "DOCUMENTS": scored, "MARGIN": 0.001}
+    assert cli.main(command(kept, tmp_path / "pairs", **settings)) == 0
+    assert manifest(tmp_path / "pairs")["scored_by"]["name"] == "ngram"
+
+
 def test_documents_that_filter_kept_and_those_it_did_not(tmp_path):
     documents = [{"id": str(i), "text": SENTENCES[i], "toxicity": i / 6} for i in range(6)]
     source = tmp_path / "documents.jsonl"
@@ -120,6 +133,7 @@ def test_documents_that_filter_kept_and_those_it_did_not(tmp_path):
     assert [pair["id"] for pair in written(tmp_path / "pairs")] == ["0+5", "1+4"]
     described = manifest(tmp_path / "pairs")["settings"]["pairing"]
     assert described["documents"]["sha256"] and described["method"] == "KeptAgainstDiscarded"
+    assert manifest(tmp_path / "pairs")["scored_by"] is None
     moved = source.rename(tmp_path / "moved.jsonl")
     settings["DOCUMENTS"] = moved  # Content decides, not its place.
     assert cli.main(command(kept, tmp_path / "pairs", **settings)) == 0

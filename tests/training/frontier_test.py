@@ -73,8 +73,8 @@ def test_what_it_knows_goes_on_as_json():
         ),
         (
             [(0.8, 4.0), (0.5, 4.4)],
-            "no step within +5.0% of step 0's perplexity has a lower expected maximum toxicity than "
-            "step 0, 0.800: STEP 0 IS TAKEN, the model as it was before",
+            "no step within +5.0% of step 0's perplexity has a lower expected maximum toxicity "
+            "than step 0, 0.800: STEP 0 IS TAKEN, the model as it was before",
         ),
     ],
 )
