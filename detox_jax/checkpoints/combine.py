@@ -93,6 +93,7 @@ def combine(
     )
     output = outputs.OutputDirectory(output_dir, "combine", settings, has_results)
     if output.complete:
+        checkpoints.renew_base(output.path, base)
         return None
     (output.path / places.CHECKPOINTS_DIR).rmtree(missing_ok=True)  # what a killed run left
 

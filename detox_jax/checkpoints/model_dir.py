@@ -6,6 +6,7 @@ alone, with path and fingerprint of its base, and refuses any other base.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import posixpath
@@ -268,13 +269,18 @@ def check_base(spec: ModelSpec, model_dir: epath.Path, base: Any, fingerprint: s
 
 
 def find_base(recorded: str, model_dir: epath.Path) -> str:
-    """The base's path: as recorded, which is relative to the adaptation, or to where this runs."""
-    for candidate in (_beside(model_dir, recorded), epath.Path(recorded)):
+    """The base's path: as recorded, which is relative to the adaptation, or to where this runs.
+
+    A ".." behind a link leads out of what the link leads to. A record of an earlier version may
+    mean the directory that holds the link, so that is looked at next.
+    """
+    beside = _beside(model_dir, recorded)
+    place = recorded if "://" in recorded else str(beside)
+    if atomic_files.is_local(place):
+        place = os.path.normpath(place)
+    for candidate in (beside, epath.Path(place), epath.Path(recorded)):
         if (places.split(candidate)[0] / places.MODEL_FILE).exists():
             return str(candidate)
-    place = (
-        os.path.normpath(str(_beside(model_dir, recorded))) if "://" not in recorded else recorded
-    )
     raise UserError(
         f"{model_dir}: its base model {recorded} is gone: looked for at {place}; put it back, or "
         "the adaptation, where that was moved without it"
@@ -286,7 +292,35 @@ def shown_base(spec: ModelSpec, model_dir: epath.Path) -> str:
     assert spec.base is not None
     path = find_base(spec.base["path"], model_dir)
     short = os.path.normpath(path)
-    return short if os.path.exists(short) and os.path.samefile(short, path) else path
+    return short if _are_one(short, path) else path
+
+
+def renew_base(model_dir: epath.Path, base_path: str, *, always: bool = False) -> None:
+    """Records anew where the base of a finished adaptation lies, where its record leads nowhere.
+
+    So it is where one of the two was moved without the other.
+
+    Args:
+      model_dir: of the model, whole or an adaptation.
+      base_path: the base, which is known to be that of the record.
+      always: also where the record leads to a base, which may be another run's.
+    """
+    spec = read_spec(model_dir)
+    if spec.base is None:
+        return
+    if not always:
+        with contextlib.suppress(UserError):
+            find_base(spec.base["path"], model_dir)
+            return
+    base = {**spec.base, "path": base_reference(base_path, model_dir)}
+    said = dataclasses.replace(spec, base=base).to_json()
+    # In a finished output nothing is removed any more.
+    atomic_files.write_json(model_dir / places.MODEL_FILE, said, in_output=False)
+
+
+def _are_one(path: str | epath.Path, other: str | epath.Path) -> bool:
+    """Whether two local paths lead to one place."""
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def _beside(directory: epath.Path, relative: str) -> epath.Path:
@@ -304,10 +338,15 @@ def _beside(directory: epath.Path, relative: str) -> epath.Path:
 def base_reference(base_path: str, model_dir: epath.Path) -> str:
     """How a base is recorded: relative to the adaptation where one disk or bucket holds both.
 
-    So a run may be moved or copied, from a bucket to a disk too.
+    So a run may be moved or copied, from a bucket to a disk too. Where a link lies on the way, so
+    that ".." leads elsewhere, it is relative to the places that the links lead to.
     """
-    buckets = {_bucket(base_path), _bucket(model_dir)}
-    return os.path.relpath(base_path, model_dir) if len(buckets) == 1 else base_path
+    if len({_bucket(base_path), _bucket(model_dir)}) > 1:
+        return base_path
+    relative = os.path.relpath(base_path, model_dir)
+    if atomic_files.is_local(model_dir) and not _are_one(model_dir / relative, base_path):
+        return os.path.relpath(os.path.realpath(base_path), os.path.realpath(model_dir))
+    return relative
 
 
 def _bucket(path: str | epath.Path) -> str | None:

@@ -330,6 +330,7 @@ def import_adapter(
     spec = checkpoints.ModelSpec(config, lora, reference, vocabulary.fingerprint)
     with staged(to, settings) as output:
         if output is None:
+            checkpoints.renew_base(epath.Path(to), str(base_path))
             print(f"{to}: is already there, from the same files")
             return
         checkpoints.save_model(output.path, streamed.nested(arrays), spec, vocabulary)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 
@@ -15,8 +16,10 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
+from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
+from tests.checkpoints.models_made import write_adaptation
 from tests.conftest import random_params
 
 
@@ -164,3 +167,43 @@ def test_a_model_trained_on_from_an_import_keeps_its_origin(model_dir, tmp_path)
 )
 def test_a_base_is_recorded_so_that_both_may_be_moved(base, adaptation, recorded):
     assert checkpoints.base_reference(base, epath.Path(adaptation)) == recorded
+
+
+def _beside_a_link(copy, tmp_path):
+    """A model, and the place of its adaptation behind a link: `run` leads to `disk/a/run`."""
+    run = tmp_path / "disk" / "a" / "run"
+    (run / "models" / "adapter").mkdir(parents=True)
+    (tmp_path / "run").symlink_to(run)
+    return copy, epath.Path(tmp_path / "run" / "models" / "adapter")
+
+
+def test_a_base_is_found_from_behind_a_link(copy, tmp_path):
+    base, adapter = _beside_a_link(copy, tmp_path)
+    recorded = checkpoints.base_reference(str(base), adapter)
+    assert recorded == "../../../../../model"
+    for place in (adapter, epath.Path(os.path.realpath(adapter))):
+        assert os.path.samefile(checkpoints.find_base(recorded, place), base)
+    # As a version before wrote it, which did not look where the link leads.
+    assert checkpoints.find_base("../../../model", adapter) == str(base)
+    # Without a link on the way it stays the shortest one, through a link to the base itself too.
+    (tmp_path / "disk" / "a" / "run" / "base").symlink_to(base)
+    inside = epath.Path(tmp_path / "disk" / "a" / "run" / "models" / "adapter")
+    linked = str(tmp_path / "disk" / "a" / "run" / "base")
+    assert checkpoints.base_reference(linked, inside) == "../../base"
+
+
+def test_the_place_of_a_base_that_was_moved_is_recorded_anew(copy, config, vocabulary, tmp_path):
+    adapted = write_adaptation(tmp_path / "adapted", copy, config, vocabulary, LoRAConfig(2, 4.0))
+    directory = epath.Path(adapted)
+    before = (directory / "model.json").read_bytes()
+    checkpoints.renew_base(directory, str(copy))
+    assert (directory / "model.json").read_bytes() == before
+    moved = copy.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="base model ../model is gone"):
+        _load(adapted)
+    checkpoints.renew_base(directory, str(moved))
+    spec = checkpoints.read_spec(directory)
+    assert spec.base is not None and spec.base["path"] == "../elsewhere"
+    assert json.loads(before)["base"]["fingerprint"] == spec.base["fingerprint"]
+    _load(adapted)
+    checkpoints.renew_base(epath.Path(moved), "nowhere")  # A whole model has none.
