@@ -72,6 +72,8 @@ class Step:
       counts: what it reads or writes, by name: `{"documents": 2000}`; at most so many.
       size: bytes on disk, about, and at most for text; None where nothing is known.
       needs: bytes that it surely takes, such as checkpoints; more than the disk has is a mistake.
+      needs_a_while: bytes beside these that it takes for a time, such as a step that is being saved
+        while those before it stay.
       parts: directories below it that have a manifest each, where it has none itself.
       again: whether it is made again, done or not, for an earlier step is to write what it reads.
       advice: what to know of its settings before it begins, or None.
@@ -82,6 +84,7 @@ class Step:
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     size: int | None = None
     needs: int = 0
+    needs_a_while: int = 0
     parts: Sequence[str] = ()
     again: bool = False
     advice: str | None = None
@@ -191,10 +194,11 @@ def check_room(steps: Sequence[Step]) -> None:
             place = place.parent
         disk = place.stat().st_dev
         needed[disk] = needed.get(disk, 0) + step.needs
-        if step.state == TO_DO and (free := shutil.disk_usage(place).free) < needed[disk]:
+        most = needed[disk] + step.needs_a_while
+        if step.state == TO_DO and (free := shutil.disk_usage(place).free) < most:
             raise UserError(
                 f"{step.output_dir}: its disk has {readable(free)} free, and checkpoints take "
-                f"{readable(needed[disk])}; make room, or choose a directory on another disk"
+                f"{readable(most)}; make room, or choose a directory on another disk"
             )
 
 

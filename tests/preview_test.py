@@ -56,6 +56,11 @@ def test_a_disk_without_room_is_a_mistake(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"b: its disk has 1.5 KB free, and checkpoints take 2 KB"):
         preview.check_room(steps)
     preview.check_room([Step("train", "gs://bucket/a", needs=10**15)])
+    # A third step beside two, while it is saved; what a step before took for a while it gave back.
+    saving = [dataclasses.replace(step, needs=500, needs_a_while=500) for step in steps]
+    preview.check_room(saving)
+    with pytest.raises(UserError, match=r"a: its disk has 1.5 KB free, and checkpoints take 2 KB"):
+        preview.check_room([dataclasses.replace(saving[0], needs_a_while=1500)])
     output = outputs.OutputDirectory(str(tmp_path / "a"), "train", {})
     output.finish()
     preview.check_room(steps)

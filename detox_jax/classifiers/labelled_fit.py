@@ -131,5 +131,5 @@ def step(
     counts["parameters trained"] = parameters
     if budget.train_steps is not None:
         counts["updates"] = budget.train_steps
-    size = 4 * copies * parameters
-    return Step(verb, output_dir, counts, size, needs=size)
+    size, a_step = 4 * copies * parameters, 4 * 3 * parameters
+    return Step(verb, output_dir, counts, size, needs=size, needs_a_while=a_step)
