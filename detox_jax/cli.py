@@ -22,6 +22,7 @@ from detox_jax import (
     directory_lock,
     extras,
     manifests,
+    outputs,
     preview,
     run_files,
     storage_watch,
@@ -160,7 +161,7 @@ def _run(arguments: Arguments) -> int:
     with extras.needed_by(arguments.verb), terminal.stage(arguments.verb):
         configured, steps = prepared(arguments)
         if arguments.dry_run:
-            print(f"{gin.config_str()}\n{preview.lines(steps)}")
+            print(f"{outputs.config_text()}\n{preview.lines(steps)}")
             return 0
         # What only the work itself meets is named as the check would have named it.
         with directory_lock.at_work(), _naming_settings():

@@ -23,6 +23,8 @@ DRAW = "sampling_draw"
 # In a manifest of `evaluate`: the steered rows whose methods nobody gave. A steered row that is
 # neither here nor has `steering` is of a version that knew of neither.
 STEERING_NOT_GIVEN = "steering_not_given"
+# How the difference between reports is called that show the same results in another order.
+RESULTS_ORDER = "order of results"
 # In settings of `compare`: the order of SCORES, whose first scorer is the reference, which earlier
 # versions did not name.
 SCORES_ORDER = "scores_order"
@@ -50,7 +52,7 @@ class NotYet:
     """In settings of a check: what is not known before an earlier step, or the verb, has read it.
 
     Attributes:
-      among: what it can be; anything where None.
+      among: what it can be, first what it is if nothing is damaged; anything where None.
       known: of a setting by names, those that are known.
     """
 
@@ -208,6 +210,24 @@ def _said(value: Any) -> Any:
     return _NOT_YET_SAID if value is _ABSENT else value
 
 
+def if_undamaged(now: Any) -> Any:
+    """Settings of a check as they are when the verb has read what it reads, and finds no damage.
+
+    Args:
+      now: settings of a check, or a part of them.
+
+    Raises:
+      LookupError: where something is not known.
+    """
+    if isinstance(now, NotYet):
+        if not now.among:
+            raise LookupError(_NOT_YET_SAID)
+        return now.among[0]
+    if isinstance(now, Mapping):
+        return {name: if_undamaged(value) for name, value in now.items()}
+    return [if_undamaged(x) for x in now] if isinstance(now, list | tuple) else now
+
+
 def without_notes(value: Any) -> Any:
     """Settings without what is not compared: where things were."""
     if isinstance(value, Mapping):
@@ -257,6 +277,8 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
     if draw[1] is not None:
         # Text that is finished stays; text that is not cannot go on with other draws.
         old, new = {**old, DRAW: draw[0]}, {**new, DRAW: draw[0] if there["complete"] else draw[1]}
+    if there["verb"] == "report" and (first := _reordered(there["settings"], now["settings"])):
+        return first
     if members := _members(old, new):
         return members
     found = processes.first_difference(old, new)
@@ -322,6 +344,24 @@ def _members(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, 
             return setting, Word(f"{len(left)} of them"), Word(f"{len(right)}")
         return None
     return None
+
+
+def _reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The difference where a report shows the same results in another order: the first place."""
+    before, after = old.get("results"), new.get("results")
+    if not (isinstance(before, list) and isinstance(after, list)) or agree(before, after):
+        return None
+    in_order = (sorted(map(_as_text, without_notes(of))) for of in (before, after))
+    if len({*map(tuple, in_order)}) > 1:
+        return None
+    first = next(pair for pair in zip(before, after, strict=True) if not agree(*pair))
+    there, now = (str(of.get("results.json", {}).get(_NOTE)) for of in first)
+    ends = tuple("/".join(path.split("/")[-2:]) for path in (there, now))
+    return (RESULTS_ORDER, *(ends if ends[0] != ends[1] else (there, now)))
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _by_name(setting: Any) -> bool:

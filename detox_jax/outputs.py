@@ -7,18 +7,23 @@ two configurations. Paths may be local or `gs://` (through `etils.epath`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
+import pprint
 import shutil
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gin
 from etils import epath
+from gin import config as gin_config
 
 from detox_jax import atomic_files, directory_lock, manifests, output_settings, shared_steps
 from detox_jax.errors import (
@@ -32,10 +37,27 @@ from detox_jax.errors import (
 from detox_jax.parallel import processes
 
 CONFIG = "config.gin"
-TIMES_FILE = "times.json"  # how long each step took, in every run of it
+TIMES_FILE = "times.json"  # how long each step took, in all runs of it that nobody killed
 _APPEARS_WITHIN_S = 10.0
 _SHOWN = 100  # characters of a setting in an error
 _SHOWN_NAME = 300  # and of its name
+
+# Whether settings may take the place of those there, `(there, now)`, without notes.
+Replaces = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+
+
+def config_text() -> str:
+    """The configuration as `config.gin` has it: each dict in the order in which it was given.
+
+    The first of JUDGES is another scorer than the last, and `gin.config_str` sorts them.
+    """
+    printer = gin_config.pprint
+    in_order = functools.partial(pprint.pformat, sort_dicts=False)
+    gin_config.pprint = types.SimpleNamespace(pformat=in_order)  # type: ignore
+    try:
+        return gin.config_str()
+    finally:
+        gin_config.pprint = printer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +97,7 @@ class OutputDirectory:
         but the manifest and `config.gin` where None.
       parts: of a verb whose output has a file for each of a list of things, such as tasks: a run
         that lists more of them than an earlier one goes on with its output, finished or not.
+      replaces: which other settings are not refused: all that is there is then removed.
 
     Raises:
       Unavailable: where the storage fails.
@@ -89,9 +112,11 @@ class OutputDirectory:
         settings: Mapping[str, Any],
         has_results: Callable[[], bool] | None = None,
         parts: Parts | None = None,
+        replaces: Replaces | None = None,
     ):
         self.path = epath.Path(directory)
         self._parts = parts
+        self._replaces = replaces
         self._has_results = has_results
         self._manifest = {
             "schema_version": output_settings.SCHEMA_VERSION,
@@ -122,8 +147,10 @@ class OutputDirectory:
                 directory_lock.release(self.path)
                 return self._is_finished()
             remove_partial_files(self.path)
+            if self._replaces is not None:
+                self._remove_replaced()
             atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
-            atomic_files.write_bytes(self.path / CONFIG, gin.config_str().encode())
+            atomic_files.write_bytes(self.path / CONFIG, config_text().encode())
             if self._take_over():
                 return True, self._manifest
         except directory_lock.InUseError:
@@ -140,21 +167,28 @@ class OutputDirectory:
         print(f"nothing to do: {self.path} is finished")
         return True, self._manifest
 
-    @property
-    def _mark(self) -> epath.Path | None:
-        settings = output_settings.without_notes(self._manifest["settings"])
-        return shared_steps.mark_of(self._manifest["verb"], settings)
-
     def _offer(self) -> None:
         """Says to other runs that this is finished; of two that are alike, the first is the one."""
-        mark = self._mark
+        mark = _mark_of(self._manifest)
         if mark is not None and shared_steps.finished_elsewhere(mark, self.path) is None:
             mark.parent.mkdir(parents=True, exist_ok=True)
             atomic_files.write_json(mark, {"output_dir": shared_steps.absolute(self.path)})
 
+    def _remove_replaced(self) -> None:
+        """Removes what other settings have left, which is no longer finished from then on."""
+        if not (self.path / manifests.MANIFEST).exists():
+            return
+        there = manifests.read_manifest(self.path)
+        if output_settings.difference(there, self._manifest) is None:
+            return
+        atomic_files.write_json(self.path / manifests.MANIFEST, {**there, "complete": False})
+        for path in self.path.iterdir():
+            if path.name not in (manifests.MANIFEST, directory_lock.LOCK):
+                path.rmtree() if path.is_dir() else path.unlink()
+
     def _take_over(self) -> bool:
         """Whether another run has finished the same, which is then here too (`shared_steps`)."""
-        there = shared_steps.finished_elsewhere(self._mark, self.path)
+        there = shared_steps.finished_elsewhere(_mark_of(self._manifest), self.path)
         if there is None or not (there / manifests.MANIFEST).exists():
             return False
         manifest = manifests.read_manifest(there)
@@ -195,7 +229,9 @@ class OutputDirectory:
         there = _manifest_there(self.path, verb)
         if there is None:
             return False
-        agreed = _agreed(self.path, there, self._manifest, self._has_results, self._parts)
+        agreed = _agreed(
+            self.path, there, self._manifest, self._has_results, self._parts, self._replaces
+        )
         if agreed is None:
             return False
         if agreed:
@@ -291,6 +327,7 @@ def check(
     settings: Callable[[], Mapping[str, Any] | output_settings.NotYet],
     has_results: Callable[[], bool] | None = None,
     parts: Parts | None = None,
+    replaces: Replaces | None = None,
 ) -> bool:
     """Refuses before any work what `OutputDirectory` would refuse of what is there.
 
@@ -301,9 +338,10 @@ def check(
         known; it is asked where there is something to compare with.
       has_results: see `OutputDirectory`.
       parts: see `OutputDirectory`.
+      replaces: see `OutputDirectory`.
 
     Returns:
-      Whether a finished one is there, as `preview.is_done`.
+      Whether a finished one is there, as `preview.is_done`, and stays.
 
     Raises:
       UserError: see `OutputDirectory`.
@@ -320,8 +358,52 @@ def check(
         with output_settings.ahead():
             known = output_settings.as_far_as_known(settings(), there["settings"])
         now = {"verb": verb, "settings": json.loads(json.dumps(known, sort_keys=True))}
-        _agreed(path, there, now, has_results, parts)
+        if _agreed(path, there, now, has_results, parts, replaces) is None:
+            return False
     return there["complete"]
+
+
+def is_finished(
+    directory: str, verb: str, settings: Callable[[], Mapping[str, Any] | output_settings.NotYet]
+) -> bool:
+    """Whether a finished output is there and stays, as a verb asks before it loads a model.
+
+    What the settings leave open, or differs, is for the `OutputDirectory` that the verb then opens.
+
+    Args:
+      directory: the place.
+      verb: whose output it is.
+      settings: as `check` takes them; asked where a finished output is there.
+    """
+    path = epath.Path(directory)
+
+    def is_there() -> bool:
+        if not (path / manifests.MANIFEST).exists():
+            return False
+        with contextlib.suppress(UserError, LookupError):
+            there = manifests.read_manifest(path)
+            version = there.get("schema_version")
+            if there["complete"] and version == output_settings.SCHEMA_VERSION:
+                with output_settings.ahead():
+                    known = output_settings.if_undamaged(settings())
+                now = {"verb": verb, "settings": json.loads(json.dumps(known, sort_keys=True))}
+                is_same = there["verb"] == verb and not output_settings.difference(there, now)
+                # A run that shares its steps says so to others where it opens the output.
+                return is_same and _mark_of(there) is None
+        return False
+
+    found: list[bool] = []
+    run = processes.current()
+    run.first_does(lambda: found.append(is_there()))
+    if found == [True]:
+        print(f"nothing to do: {path} is finished")
+    return run.first_decides(lambda: found == [True])
+
+
+def _mark_of(manifest: Mapping[str, Any]) -> epath.Path | None:
+    """See `shared_steps.mark_of`."""
+    settings = output_settings.without_notes(manifest["settings"])
+    return shared_steps.mark_of(manifest["verb"], settings)
 
 
 def _manifest_there(path: epath.Path, verb: str) -> dict[str, Any] | None:
@@ -347,10 +429,15 @@ def _agreed(
     now: Mapping[str, Any],
     has_results: Callable[[], bool] | None,
     parts: Parts | None,
+    replaces: Replaces | None,
 ) -> bool | None:
     """Whether an output is finished; None of one that other settings may replace. Else refuses."""
     difference = output_settings.difference(there, now)
     is_complete = there["complete"]
+    if difference and replaces is not None:
+        settings = (output_settings.without_notes(of["settings"]) for of in (there, now))
+        if replaces(*settings):
+            return None
     if difference and not is_complete and not (has_results() if has_results else _has_files(path)):
         return None
     if difference and parts:  # Without one in its parts it is gone on with.
@@ -400,6 +487,10 @@ def _advice(verb: str, name: str, there: Any, now: Any) -> str:
     """What else can be done about a setting that differs; empty for most."""
     if verb == "train" and name in ("train_steps", "epochs"):
         return "; docs/TRAINING.md says how to train on from its end"
+    if name == output_settings.RESULTS_ORDER:
+        return "; it is that of JUDGES, which a config.gin of before has lost"
+    if verb == "evaluate":
+        return "; of this one perplexity-*.json and continuation_perplexity-*.json may stay in it"
     if name.rpartition(".")[2] == "chat_template" and there is None and now is not None:
         return "; CHAT_TEMPLATE=False keeps the raw text that it was made with"
     return ""

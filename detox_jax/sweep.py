@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import gin
 from etils import epath
 
 from detox_jax import (
@@ -127,7 +126,7 @@ def sweep(
     # --- the cells, each in a process of its own -------------------------------------------------
     root.mkdir(parents=True, exist_ok=True)
     directory_lock.acquire(root, "sweep")
-    _write(root / outputs.CONFIG, gin.config_str().encode())
+    _write(root / outputs.CONFIG, outputs.config_text().encode())
     progress = _Progress(len(cells))
     failed: dict[str, str] = {}
     done = [cell for cell, said in zip(cells, checked, strict=True) if _is_done(cell, said)]

@@ -3,12 +3,13 @@
 import hashlib
 import json
 
+import gin
 import pytest
 from etils import epath
 
 from detox_jax import atomic_files, manifests, output_settings, outputs, preview, records
 from detox_jax.errors import UserError
-from detox_jax.output_settings import NOT_YET
+from detox_jax.output_settings import NOT_YET, NotYet
 
 
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path):
@@ -394,3 +395,85 @@ def test_a_finished_output_says_that_there_is_nothing_to_do(tmp_path, capsys):
     for _ in range(2):
         assert outputs.OutputDirectory(str(tmp_path / "o"), "score", {}).complete
         assert capsys.readouterr().out == f"nothing to do: {tmp_path / 'o'} is finished\n"
+
+
+def test_the_configuration_keeps_the_order_in_which_names_were_given(tmp_path):
+    """gin sorts them, and what is first may mean something: JUDGES."""
+
+    @gin.configurable
+    def some_verb(judges):
+        return list(judges)
+
+    given = {name: list(range(30)) for name in ("ngram", "lexicon", "detoxify")}
+    with gin.unlock_config():
+        gin.clear_config()
+        gin.parse_config(f"JUDGES = {given}\nsome_verb.judges = %JUDGES")
+        written = outputs.config_text()
+        outputs.OutputDirectory(str(tmp_path), "score", {})
+        assert (tmp_path / "config.gin").read_text() == written
+        gin.clear_config()
+        gin.parse_config(written)
+        assert some_verb() == list(given)
+        gin.clear_config()
+
+
+def test_what_a_verb_lets_replace_is_removed_whole(tmp_path):
+    """Also where what was removed of it was not all, when a kill came."""
+    path = tmp_path / "o"
+
+    def opened(seed, results):
+        return outputs.OutputDirectory(
+            str(path),
+            "report",
+            {"seed": seed, "results": results},
+            replaces=lambda there, now: there["seed"] == now["seed"],
+        )
+
+    def check(seed, results, replaces=True):
+        settings = {"seed": seed, "results": results}
+        may = (lambda there, now: there["seed"] == now["seed"]) if replaces else None
+        return outputs.check(str(path), "report", lambda: settings, replaces=may)
+
+    output = opened(1, "a")
+    (path / "figures").mkdir()
+    (path / "figures" / "x.png").write_text("")
+    (path / "table-ngram.md").write_text("")
+    output.finish()
+    assert opened(1, "a").complete and check(1, "a") and (path / "table-ngram.md").exists()
+    for refused in (lambda: opened(2, "b"), lambda: check(2, "b"), lambda: check(1, "b", False)):
+        with pytest.raises(UserError, match="holds output made with other settings"):
+            refused()
+    assert not check(1, "b") and (path / "table-ngram.md").exists()
+    assert not opened(1, "b").complete
+    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    assert names == {"manifest.json", "config.gin"}
+    (path / "table-ngram.md").write_text("")
+    assert not opened(1, "b").complete and (path / "table-ngram.md").exists()
+    assert not opened(1, "c").complete and not (path / "table-ngram.md").exists()
+
+
+def test_an_output_is_finished_where_all_is_known_and_the_same(tmp_path, capsys):
+    path = str(tmp_path)
+    known = {"model": NotYet(("newest", "older")), "seed": 1}
+    assert not outputs.is_finished(path, "generate", lambda: known)
+    output = outputs.OutputDirectory(path, "generate", {"model": "newest", "seed": 1})
+    assert not outputs.is_finished(path, "generate", lambda: known)
+    output.finish()
+    capsys.readouterr()
+    assert outputs.is_finished(path, "generate", lambda: known)
+    assert capsys.readouterr().out == f"nothing to do: {path} is finished\n"
+    for otherwise in (
+        {**known, "model": NotYet(("older", "newest"))},  # It was made of a step that is no longer.
+        {**known, "model": NOT_YET},
+        {**known, "model": NotYet(known={})},
+        {**known, "seed": 2},
+        {**known, "more": 1},
+    ):
+        assert not outputs.is_finished(path, "generate", lambda: otherwise)  # noqa: B023
+    assert not outputs.is_finished(path, "score", lambda: known)
+
+    def missing():
+        raise UserError("no such checkpoint")
+
+    assert not outputs.is_finished(path, "generate", missing)
+    assert capsys.readouterr().out == ""
