@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jinja2
-from etils import epath
 from jinja2 import ext, sandbox
 
 from detox_jax import tokenizer_files
@@ -259,24 +258,6 @@ def exchange(vocabulary: Vocabulary, choice: Choice = AUTO) -> Exchange | None:
             f"{TEMPLATE_FILE} there, or take CHAT_TEMPLATE='auto'"
         )
     return Exchange(template, special_tokens(vocabulary.files, vocabulary), vocabulary)
-
-
-def settings_ahead(vocabulary_dir: str, choice: Choice = AUTO) -> dict[str, str]:
-    """What stands in settings of a tokenizer's template, loaded only where it has one.
-
-    Args:
-      vocabulary_dir: with the tokenizer's files.
-      choice: see `Choice`.
-
-    Raises:
-      UserError: see `exchange`.
-    """
-    names = (TEMPLATE_FILE, TOKENIZER_CONFIG_FILE)
-    paths = [path for name in names if (path := epath.Path(vocabulary_dir) / name).exists()]
-    has_template = read_template({path.name: path.read_bytes() for path in paths}) is not None
-    if choice is False or (not has_template and choice == AUTO):
-        return {}
-    return settings(exchange(Vocabulary.load(vocabulary_dir), choice))
 
 
 def settings(exchange: Exchange | None) -> dict[str, str]:

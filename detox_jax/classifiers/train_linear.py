@@ -155,17 +155,19 @@ def train_linear(
         splits = ("train", "validation")
         return {split: seqio_tasks.describe_source(task, split) for split in splits}
 
+    def known() -> dict[str, Any]:
+        """The settings before the model is loaded."""
+        return settings(identity.fingerprint_ahead(checkpoint_path))
+
     if check_only:
         preview.checked_output(output_dir)
-        if outputs.check(
-            output_dir,
-            "train_linear",
-            lambda: settings(identity.fingerprint_ahead(checkpoint_path)),
-        ):
+        if outputs.check(output_dir, "train_linear", known):
             return [Step("train_linear", output_dir)]
         spec = checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])
         _check_length(length, spec)
         return [_preview(output_dir, spec, rank, budget, seqio_tasks.count_documents(task))]
+    if outputs.is_finished(output_dir, "train_linear", known):
+        return None
     loaded = checkpoints.load_model(checkpoint_path, mesh, strict=strict)
     _check_length(length, loaded.spec)
     decided = settings(loaded.fingerprint)

@@ -131,18 +131,19 @@ def train_reward(
     def has_results() -> bool:
         return bool(checkpoints.saved_steps(epath.Path(output_dir)))
 
+    def known() -> dict[str, Any]:
+        """The settings before the model is loaded."""
+        return settings(identity.fingerprint_ahead(checkpoint_path), read_spec())
+
     if check_only:
         preview.checked_output(output_dir)
-        if outputs.check(
-            output_dir,
-            "train_reward",
-            lambda: settings(identity.fingerprint_ahead(checkpoint_path), read_spec()),
-            has_results=has_results,
-        ):
+        if outputs.check(output_dir, "train_reward", known, has_results):
             return [Step("train_reward", output_dir)]
         spec = read_spec()
         _check_start(checkpoint_path, spec, length)
         return [_preview(output_dir, spec, budget, seqio_tasks.count_documents(task))]
+    if outputs.is_finished(output_dir, "train_reward", known):
+        return None
     loaded = checkpoints.load_model(checkpoint_path, mesh, strict=strict)
     spec, vocabulary = loaded.spec, loaded.vocabulary
     _check_start(checkpoint_path, spec, length)

@@ -81,11 +81,13 @@ def fit_subspace(
             },
         )
 
+    def known() -> dict[str, Any]:
+        """The same before the model is loaded."""
+        return settings(*identity.ahead(checkpoint_path, dtype))
+
     if check_only:
         preview.checked_output(output_dir)
-        if outputs.check(
-            output_dir, "fit_subspace", lambda: settings(*identity.ahead(checkpoint_path, dtype))
-        ):
+        if outputs.check(output_dir, "fit_subspace", known):
             return [Step("fit_subspace", output_dir)]
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
@@ -93,6 +95,8 @@ def fit_subspace(
             return [Step("fit_subspace", output_dir)]
         clean, toxic = _classes(input, threshold, most_texts)
         return [Step("fit_subspace", output_dir, {"clean": len(clean), "toxic": len(toxic)})]
+    if outputs.is_finished(output_dir, "fit_subspace", known):
+        return None
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)
 
     decided = settings(loaded.fingerprint, loaded.module.config.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,9 @@ def generate(
         return [_preview(arguments, decoding)]
     _check_tags(checkpoint_path, decoding.behind)
     if loaded is None:
+        known = functools.partial(_settings_ahead, arguments, decoding)
+        if outputs.is_finished(output_dir, "generate", known):
+            return None
         loaded = checkpoints.load_model(checkpoint_path, mesh, decoding.dtype, strict)
     if model is not None:
         checkpoints.check_architecture(model, loaded.spec.config, checkpoint_path)
@@ -209,12 +213,15 @@ def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[st
     fingerprint, dtype = identity.ahead(path, decoding.dtype)
     others = steering_lib.settings_ahead(decoding.steering)
     is_coming = isinstance(path, preview.Coming)
+    end_ids: Any = NOT_YET
     if not is_coming:
         model_dir = places.split(path)[0]
-        vocabulary_dir = str(model_dir / places.VOCABULARY_DIR)
-        others |= chat.settings_ahead(vocabulary_dir, choice)
+        vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
+        exchange = chat.exchange(vocabulary, choice)
         config = checkpoints.read_spec(model_dir).config
-        others |= asking.text_rules(config, Vocabulary.load(vocabulary_dir), decoding.behind)
+        others |= chat.settings(exchange)
+        others |= asking.text_rules(config, vocabulary, decoding.behind)
+        end_ids = list(exchange.end_ids if exchange else vocabulary.end_ids)
     else:
         others[output_settings.TEXT_RULES] = NOT_YET
         if choice is not False:
@@ -231,7 +238,9 @@ def _settings_ahead(arguments: Mapping[str, Any], decoding: Decoding) -> dict[st
     settings = _settings(arguments, decoding, described, fingerprint, dtype, others)
     if not is_known:
         settings["max_new_tokens"] = NOT_YET
-    return {**settings, "end_ids": NOT_YET}
+    if end_ids is NOT_YET or len(end_ids) > 1:  # One alone is the vocabulary's own.
+        settings["end_ids"] = end_ids
+    return settings
 
 
 def _waits(prompts: PromptMode) -> bool:

@@ -85,11 +85,13 @@ def steer(
             },
         )
 
+    def known() -> dict[str, Any]:
+        """The same before the model is loaded."""
+        return settings(*identity.ahead(checkpoint_path, dtype))
+
     if check_only:
         preview.checked_output(output_dir)
-        if outputs.check(
-            output_dir, "steer", lambda: settings(*identity.ahead(checkpoint_path, dtype))
-        ):
+        if outputs.check(output_dir, "steer", known):
             return [Step("steer", output_dir)]
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
@@ -97,6 +99,8 @@ def steer(
             return [Step("steer", output_dir)]
         pairs = examples.pairs_of(input, margin, most_pairs)
         return [Step("steer", output_dir, {"pairs": len(pairs)})]
+    if outputs.is_finished(output_dir, "steer", known):
+        return None
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, strict)
 
     decided = settings(loaded.fingerprint, loaded.module.config.dtype)

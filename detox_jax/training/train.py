@@ -150,6 +150,11 @@ def train(
                     lambda: objective.batches_per_epoch(task, batch_size=batch_size, length=length)
                 )
         return [step]
+    known = functools.partial(_settings_ahead, arguments, computation, task, mesh)
+    if outputs.is_finished(model_dir, "train", known):  # No model is loaded for that.
+        if initial_checkpoint_path is not None:
+            checkpoints.renew_base(epath.Path(model_dir), initial_checkpoint_path)
+        return None
     base = _load_initial(initial_checkpoint_path, mesh, adaptation, vocabulary.fingerprint, strict)
     config = computation.configure(_resolve_config(model, base, vocabulary))
     length = _check_lengths(task_feature_lengths, config)
@@ -180,9 +185,8 @@ def train(
     )
     output = outputs.OutputDirectory(model_dir, "train", settings, lambda: _has_steps(model_dir))
     if output.complete:
-        if output.is_taken_over:  # Of another place, from which another path leads to the base.
-            spec = _model_spec(config, adaptation, base, vocabulary, output.path)
-            checkpoints.write_spec(output.path, spec, vocabulary)
+        if base is not None:  # What is taken over is of another place, with another way to it.
+            checkpoints.renew_base(output.path, base.path, always=output.is_taken_over)
         return None
     steps = budget.steps(
         lambda: objective.batches_per_epoch(task, batch_size=batch_size, length=length)
@@ -478,14 +482,15 @@ def _preview(
     if budget.train_steps is not None:
         counts["updates"] = budget.train_steps
         counts["tokens"] = budget.train_steps * arguments["batch_size"] * length
-    # Parameters and two moments, in float32; two steps are kept, and one that a probe chose.
-    kept = 2 if probe is None or probe.rule.budget is None else 3
-    size = kept * 4 * 3 * parameters
+    # Parameters and two moments, in float32; two steps are kept, and one that a probe chose, and
+    # stay until a further one is saved.
+    kept, a_step = 2 if probe is None or probe.rule.budget is None else 3, 4 * 3 * parameters
+    size = kept * a_step
     optimizer: AdamW = arguments["optimizer"] or AdamW()
     about = adaptations.advice(
         adaptation, config.emb_dim, optimizer.learning_rate, budget.train_steps
     )
-    return Step("train", model_dir, counts, size, needs=size, advice=about)
+    return Step("train", model_dir, counts, size, needs=size, needs_a_while=a_step, advice=about)
 
 
 def _check_initial(

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from rich.console import Console
 from rich.table import Table
 
@@ -158,17 +159,15 @@ def choices(
         )
         return {**decided, **identity.text_rules(checkpoint_path)}
 
+    def known() -> dict[str, Any]:
+        """The same before the model is loaded, as far as it is known."""
+        steered_by = steering_lib.settings_ahead(steering)
+        return settings(identity.fingerprint_ahead(checkpoint_path), steered_by)
+
     parts = outputs.Parts("tasks", lambda name: manifests.shard_name(name, 0, 1))
     if check_only:
         preview.checked_output(output_dir)
-        outputs.check(
-            output_dir,
-            "choices",
-            lambda: settings(
-                identity.fingerprint_ahead(checkpoint_path), steering_lib.settings_ahead(steering)
-            ),
-            parts=parts,
-        )
+        outputs.check(output_dir, "choices", known, parts=parts)
         steering_lib.check_files(steering)
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
@@ -177,6 +176,9 @@ def choices(
             seqio_tasks.describe_source(task, next(iter(task.splits)))
         again = preview.lacks(output_dir, "tasks", by_name)
         return [Step("choices", output_dir, {"tasks": len(by_name)}, again=again)]
+    if outputs.is_finished(output_dir, "choices", known):
+        _print(_read(output_dir), output_dir)
+        return None
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     methods = steering_lib.load(steering, loaded, mesh)
     decided = settings(loaded.fingerprint, steering_lib.settings(methods))
@@ -187,8 +189,7 @@ def choices(
 
     # --- the answers, task by task -----------------------------------------------------------
     if output.complete:
-        file = output.path / ACCURACIES_FILE
-        accuracies = jsonl.json_object(file.read_bytes(), str(file))
+        accuracies = _read(output_dir)
     else:
         length = loaded.module.config.max_length
         read = steered_likelihood.reader(loaded, methods, mesh, batch_size, length)
@@ -221,6 +222,12 @@ def choices(
         output.finish(questions=sum(task["questions"] for task in figures.values()))
     _print(accuracies, output_dir)
     return None
+
+
+def _read(output_dir: str) -> dict[str, Any]:
+    """The accuracies of a finished output."""
+    file = epath.Path(output_dir) / ACCURACIES_FILE
+    return jsonl.json_object(file.read_bytes(), str(file))
 
 
 def _check(answers: Sequence[Answer], what: str, *, may_be_impossible: bool) -> None:

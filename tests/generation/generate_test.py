@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from detox_jax import chat, cli, records
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.generation import decoding, prompts, sampling
 from detox_jax.generation import generate as module
@@ -132,6 +133,28 @@ def test_what_does_not_change_it_is_the_same_output(flags, written, tmp_path, mo
     moved = [f.replace("CHECKPOINT_PATH=/", "CHECKPOINT_PATH=/../") for f in flags]
     extra = ["--gin.DTYPE=float32", "--gin.BATCH_SIZE=9", f"--gin.OUTPUT_DIR={written.name}"]
     assert moved != flags and cli.main([*moved, *extra]) == 0
+
+
+def test_a_finished_output_loads_no_model(flags, written, tmp_path, monkeypatch, capsys):
+    """What the check read of it is enough: weights of other digests are loaded, and refused."""
+    model = tmp_path / "model"
+    given = next(flag.partition("=")[2] for flag in flags if "CHECKPOINT_PATH" in flag)
+    shutil.copytree(given, model)
+    flags = [flag.replace(given, str(model)) for flag in flags]
+    shutil.copytree(written, tmp_path / "out")
+    loads, load = [], checkpoints.load_model
+
+    def counted(*arguments, **named):
+        loads.append(1)
+        return load(*arguments, **named)
+
+    monkeypatch.setattr(checkpoints, "load_model", counted)
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr().out == f"nothing to do: {tmp_path / 'out'} is finished\n"
+    assert not loads
+    shutil.rmtree(model / "checkpoints" / "0" / "record")
+    assert cli.main([*flags, f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]) == 0
+    assert len(loads) == 1, "without a record of its weights they are read"
 
 
 def test_a_document_takes_one_sample(flags, tmp_path, capsys):

@@ -457,6 +457,35 @@ def test_an_adaptation_is_not_adapted_again(flags, base, adapted, tmp_path, caps
     assert said in capsys.readouterr().err
 
 
+def test_a_finished_adaptation_whose_base_was_moved_finds_it_again(
+    flags, base, adapted, tmp_path, monkeypatch
+):
+    """By the command that trained it, which loads no model for that."""
+    name, place = adapted("lora"), tmp_path / "deeper" / "lora"
+    expected = load(str(name))
+    shutil.copytree(name, place)
+    with pytest.raises(UserError, match="its base model ../base is gone"):
+        load(str(place))
+    monkeypatch.setattr(checkpoints, "load_params", None)
+    command = [
+        *without(flags, "VALIDATION_INPUT"),
+        "--gin_file=gin_configs/adaptation/lora.gin",
+        f"--gin.INITIAL_CHECKPOINT_PATH={base}",
+        f"--gin.MODEL_DIR={place}",
+    ]
+    assert cli.main(command) == 0
+    monkeypatch.undo()
+    jax.tree.map(np.testing.assert_array_equal, load(str(place)), expected)
+
+
+def test_a_disk_needs_room_for_a_third_step(flags, tmp_path):
+    """Which is whole before the first of two is removed."""
+    arguments = cli.parse_arguments([*flags, f"--gin.MODEL_DIR={tmp_path / 'm'}"])
+    (step,) = cli.prepared(arguments)[1]
+    of_a_step = 3 * 4 * step.counts["parameters trained"]
+    assert (step.needs, step.needs_a_while) == (2 * of_a_step, of_a_step)
+
+
 def test_moved_together_an_adaptation_finds_its_base(adapted, models, tmp_path):
     expected = load(str(adapted("lora")))
     models.rename(tmp_path / "there")
