@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import gin
 from etils import epath
 
 from detox_jax import atomic_files, outputs
@@ -165,120 +164,119 @@ def sgeat(
         fitted = {name: of for name, of in fitted.items() if name in needed.vectors}
         frontiers = some_rows.frontiers(frontiers, measured)
     compared: dict[str, Any] = {} if frontiers is None else {"frontiers": frontiers}
-    if as_one := seeds.of_rows(measured):
+    if as_one := seeds.of_rows(measured, decoding.random_seed):
         compared["seeds"] = as_one
     if check_only:
         told = (root, place, rows, [*measured], order, fitted, arguments, compared)
         return RunPreview(*told).steps()
-    say, places = Narrator(root), CorpusPlaces(root, corpora)
-    config = gin.config_str()
+    places, config = CorpusPlaces(root, corpora), outputs.config_text()
     some_rows.bind(None)
+    with Narrator(root) as say:
+        # --- text, and a base model ---------------------------------------------------------------
+        if prepare is not None:
+            say("prepare text")
+            prepare(output_dir=str(root / "text"))
+        prompts_input = _given(prompts_input, root / "text" / "prompts", "PROMPTS_INPUT", prepare)
+        heldout = _given(heldout, root / "text" / "heldout_nontoxic", "HELDOUT", prepare)
+        base = initial_checkpoint_path
+        if base is None:
+            if prepare is None or train_vocabulary is None or pretrain is None:
+                raise UserError("no base model: set INITIAL_CHECKPOINT_PATH to the one to detoxify")
+            base = _train_base(root, heldout, task, train_vocabulary, pretrain, say)
+        vocabulary = checkpoints.vocabulary_dir(base)
 
-    # --- text, and a base model ---------------------------------------------------------------
-    if prepare is not None:
-        say("prepare text")
-        prepare(output_dir=str(root / "text"))
-    prompts_input = _given(prompts_input, root / "text" / "prompts", "PROMPTS_INPUT", prepare)
-    heldout = _given(heldout, root / "text" / "heldout_nontoxic", "HELDOUT", prepare)
-    base = initial_checkpoint_path
-    if base is None:
-        if prepare is None or train_vocabulary is None or pretrain is None:
-            raise UserError("no base model: set INITIAL_CHECKPOINT_PATH to the one to detoxify")
-        base = _train_base(root, heldout, task, train_vocabulary, pretrain, say)
-    vocabulary = checkpoints.vocabulary_dir(base)
+        # --- corpora and models: a model writes, a scorer judges, the least toxic stays; each row
+        # is trained further from the base, or from the row that it starts from --------------------
+        models = {BASE: base}
+        apart = fitted_vectors.read_apart(order, fitted, corpora)
+        for name, part in order:
+            if isinstance(part, Method):
+                models[name] = _make_model(name, part, models, vocabulary, places, makers, say)
+            elif part.pairs is not None:
+                _make_pairs(name, part, models, places, makers, say)
+            else:
+                _make_corpus(name, part, models, prompts_input, places, makers, say)
+                if name in apart:
+                    say(f"{name}: leave out what the evaluation prompts come from")
+                    makers.set_apart(
+                        input=places.scored(name),
+                        output_dir=places.apart(name),
+                        apart_from=prompts_input,
+                    )
 
-    # --- corpora and models: a model writes, a scorer judges, the least toxic stays; each row is
-    # trained further from the base, or from the row that it starts from ------------------------
-    models = {BASE: base}
-    apart = fitted_vectors.read_apart(order, fitted, corpora)
-    for name, part in order:
-        if isinstance(part, Method):
-            models[name] = _make_model(name, part, models, vocabulary, places, makers, say)
-        elif part.pairs is not None:
-            _make_pairs(name, part, models, places, makers, say)
-        else:
-            _make_corpus(name, part, models, prompts_input, places, makers, say)
-            if name in apart:
-                say(f"{name}: leave out what the evaluation prompts come from")
-                makers.set_apart(
-                    input=places.scored(name),
-                    output_dir=places.apart(name),
-                    apart_from=prompts_input,
-                )
-
-    # --- vectors that steer rows, of what the scorer found toxic and what not ---------------------
-    for name, of in fitted.items():
-        say(f"vectors {name}: fit them on the documents of {of.corpus}")
-        makers.steer_of(of)(
-            checkpoint_path=models[of.model or BASE],
-            input=places.all_of(of.corpus),
-            output_dir=fitted_vectors.place(root, name),
-        )
-
-    # --- continuations of the evaluation prompts, under every judge ------------------------------
-    decodings = method.decodings(rows, decoding)
-    asked = method.can_be_asked(decodings)
-    named = {name: decodings[name].steering for name in (BASE, *measured)}
-    fits = {name: fitted_vectors.place(root, name) for name in fitted}
-    decodings = {name: placed(decodings[name], models, fits) for name in (BASE, *measured)}
-    models = {name: models[name] for name in decodings}
-    for name, checkpoint in models.items():
-        directory = root / "continuations" / name
-        say(f"{name}: continue the evaluation prompts")
-        generate_continuations(
-            checkpoint_path=checkpoint,
-            output_dir=str(directory / "generated"),
-            prompts=evaluation_prompts(path=prompts_input),
-            decoding=decodings[name],
-        )
-        judged = str(directory / "generated")
-        if name in rows and rows[name].best_of is not None:
-            judged = _choose(name, rows[name], directory, decoding.num_samples, makers, say)
-        for judge, score_as in judges.items():
-            say(f"{name}: score the continuations with {judge}")
-            score_as(input=judged, output_dir=str(directory / f"scored-{judge}"))
-
-    # --- zero-shot tasks: each model once, and none that is steered or asked behind a tag ---------
-    answers: dict[str, str] = {}
-    if choices is not None and downstream_tasks:
-        answers = _answer(choices, models, rows, asked, root, say)
-
-    # --- figures and the report -----------------------------------------------------------------
-    some_rows.bind(only)
-    place.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_bytes(place / outputs.CONFIG, config.encode(), in_output=False)
-    say("evaluate")
-    deciders = Deciders(places, rows, fitted)
-    evaluate(
-        methods={
-            name: evaluation_method(
-                generations={
-                    judge: str(root / "continuations" / name / f"scored-{judge}")
-                    for judge in judges
-                },
-                checkpoint_path=checkpoint,
-                choices=answers.get(name),
-                own_decoding=rows[name].own_decoding if name in rows else (),
-                steering=decodings[name].steering,
-                **_behind(decodings[name]),
-                **_labels(name, rows, places, deciders, named[name]),
+        # --- vectors that steer rows, of what the scorer found toxic and what not -----------------
+        for name, of in fitted.items():
+            say(f"vectors {name}: fit them on the documents of {of.corpus}")
+            makers.steer_of(of)(
+                checkpoint_path=models[of.model or BASE],
+                input=places.all_of(of.corpus),
+                output_dir=fitted_vectors.place(root, name),
             )
-            for name, checkpoint in models.items()
-        },
-        output_dir=str(place / "evaluation"),
-        baseline=BASE,
-        heldout=heldout,
-        reference=base,
-        command=f"detox-jax sgeat --gin_file={place / outputs.CONFIG}",
-    )
-    say("report")
-    results = [str(place / "evaluation" / judge / "results.json") for judge in judges]
-    for path in results:
-        say.copy_times(epath.Path(path).parent)
-    report(results=results, output_dir=str(place / "report"), **compared)
-    _bring_out(results[0], place)
-    say("done; where to look next:")
-    print(where_to_look(root, place))
+
+        # --- continuations of the evaluation prompts, under every judge ---------------------------
+        decodings = method.decodings(rows, decoding)
+        asked = method.can_be_asked(decodings)
+        named = {name: decodings[name].steering for name in (BASE, *measured)}
+        fits = {name: fitted_vectors.place(root, name) for name in fitted}
+        decodings = {name: placed(decodings[name], models, fits) for name in (BASE, *measured)}
+        models = {name: models[name] for name in decodings}
+        for name, checkpoint in models.items():
+            directory = root / "continuations" / name
+            say(f"{name}: continue the evaluation prompts")
+            generate_continuations(
+                checkpoint_path=checkpoint,
+                output_dir=str(directory / "generated"),
+                prompts=evaluation_prompts(path=prompts_input),
+                decoding=decodings[name],
+            )
+            judged = str(directory / "generated")
+            if name in rows and rows[name].best_of is not None:
+                judged = _choose(name, rows[name], directory, decoding.num_samples, makers, say)
+            for judge, score_as in judges.items():
+                say(f"{name}: score the continuations with {judge}")
+                score_as(input=judged, output_dir=str(directory / f"scored-{judge}"))
+
+        # --- zero-shot tasks: each model once, and none that is steered or asked behind a tag -----
+        answers: dict[str, str] = {}
+        if choices is not None and downstream_tasks:
+            answers = _answer(choices, models, rows, asked, root, say)
+
+        # --- figures and the report ---------------------------------------------------------------
+        some_rows.bind(only)
+        place.mkdir(parents=True, exist_ok=True)
+        atomic_files.write_bytes(place / outputs.CONFIG, config.encode(), in_output=False)
+        say("evaluate")
+        deciders = Deciders(places, rows, fitted)
+        evaluate(
+            methods={
+                name: evaluation_method(
+                    generations={
+                        judge: str(root / "continuations" / name / f"scored-{judge}")
+                        for judge in judges
+                    },
+                    checkpoint_path=checkpoint,
+                    choices=answers.get(name),
+                    own_decoding=rows[name].own_decoding if name in rows else (),
+                    steering=decodings[name].steering,
+                    **_behind(decodings[name]),
+                    **_labels(name, rows, places, deciders, named[name]),
+                )
+                for name, checkpoint in models.items()
+            },
+            output_dir=str(place / "evaluation"),
+            baseline=BASE,
+            heldout=heldout,
+            reference=base,
+            command=f"detox-jax sgeat --gin_file={place / outputs.CONFIG}",
+        )
+        say("report")
+        results = [str(place / "evaluation" / judge / "results.json") for judge in judges]
+        for path in results:
+            say.copy_times(epath.Path(path).parent)
+        report(results=results, output_dir=str(place / "report"), **compared)
+        _bring_out(results[0], place)
+        say("done; where to look next:")
+        print(where_to_look(root, place))
     return None
 
 

@@ -204,7 +204,7 @@ WITHIN = {
         *("errors", "method.called_verbs", "method.corpus", "method.method"),
         "method.fitted_vectors",
     },
-    "method.narrator": {"atomic_files", "outputs", "terminal"},
+    "method.narrator": {"atomic_files", "errors", "outputs", "terminal"},
     "method.run_preview": {
         *("errors", "preview", "generation", "method.corpus", "method.method"),
         *("method.fitted_vectors", "method.makers", "method.places"),

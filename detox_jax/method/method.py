@@ -337,7 +337,8 @@ def answers_as(name: str, rows: Mapping[str, Method], asked: Collection[str]) ->
     """The row, or the base, under whose name the model of a row answers questions.
 
     It is that which made the model, where that can be asked; else of all that can the first by the
-    alphabet: the order in which rows are given decides nothing, as `config.gin` has lost it.
+    alphabet: the order in which rows are given decides nothing, as a `config.gin` of before has
+    lost it.
 
     Args:
       name: of the row or the base, itself one of `asked`.
@@ -356,8 +357,8 @@ def in_order(
     """Corpora and rows by name, each behind those that it names.
 
     All corpora come before the rows, but for those that a row writes, and what waits for them. Else
-    they stand as they were given: gin writes a dict with its keys sorted, so a `config.gin` that
-    repeats a run has lost that order, and gets this one again.
+    they stand as they were given: a `config.gin` of before, whose names gin sorted, has lost that
+    order, and gets this one again.
 
     Raises:
       UserError: where some wait for each other.

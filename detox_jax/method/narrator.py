@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 from etils import epath
 
 from detox_jax import atomic_files, outputs, terminal
+from detox_jax.errors import Unavailable, UserError
 
 
 class Narrator:
-    """Says what is being done, and keeps in `times.json` how long each step took in all runs."""
+    """Says what is being done, and keeps in `times.json` how long each step took in all runs.
+
+    It is used as a context, so that a step that an error or a signal ends has its time too.
+    """
 
     def __init__(self, root: epath.Path):
         self._file = root / outputs.TIMES_FILE
@@ -30,12 +36,27 @@ class Narrator:
         """
         now = time.monotonic()
         if self._title is not None:
-            spent = self._seconds.get(self._title, 0.0) + now - self._last
-            self._seconds[self._title] = round(spent, 1)
-            atomic_files.write_json(self._file, {"steps": list(self._steps())}, in_output=False)
+            self._note(self._title, now)
         self._title, self._last = title, now
         print(f"\n[{now - self._start:5.0f} s] {title}", flush=True)
         terminal.turn_to(title)
+
+    def __enter__(self) -> Narrator:
+        return self
+
+    def __exit__(
+        self, kind: Any, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A storage that does not answer is not waited for, and the first error is what is told.
+        if error is None or self._title is None or isinstance(error, Unavailable):
+            return
+        with contextlib.suppress(Unavailable, UserError):
+            self._note(self._title, time.monotonic())
+
+    def _note(self, title: str, now: float) -> None:
+        """Adds the time since the last step to that of a title, in the file too."""
+        self._seconds[title] = round(self._seconds.get(title, 0.0) + now - self._last, 1)
+        atomic_files.write_json(self._file, {"steps": list(self._steps())}, in_output=False)
 
     def _steps(self) -> Iterator[dict[str, Any]]:
         for title, seconds in self._seconds.items():

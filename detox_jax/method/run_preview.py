@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -66,9 +66,8 @@ class RunPreview:
         preview.checked_root(str(self.root))
         steps = [*self._base(), *self._corpora_and_models(), *self._fits(), *self._continuations()]
         steps += self._answers()
-        are_done = all(step.state == preview.DONE for step in steps)
-        figures = self._figures()
-        return steps + [dataclasses.replace(step, again=not are_done) for step in figures]
+        steps += _behind(steps, self._evaluation())
+        return steps + _behind(steps, self._report(are_there=_are_done(steps)))
 
     @property
     def _makers(self) -> Makers:
@@ -409,18 +408,23 @@ class RunPreview:
         asked = can_be_asked(decodings(self.rows, self.given["decoding"]))
         return {n: answers_as(n, self.rows, asked) for n in (BASE, *self.measured) if n in asked}
 
-    def _figures(self) -> Iterator[Step]:
-        evaluation = self.place / "evaluation"
-        yield from self.given["evaluate"](
+    def _evaluation(self) -> Iterator[Step]:
+        steps = self.given["evaluate"](
             methods={name: self._evaluated(name) for name in (BASE, *self.measured)},
-            output_dir=str(evaluation),
+            output_dir=str(self.place / "evaluation"),
             baseline=BASE,
             heldout=self._given("heldout", "heldout_nontoxic"),
             reference=self._base_path,
             check_only=True,
         )
+        yield from steps or ()
+
+    def _report(self, are_there: bool) -> Iterator[Step]:
+        """The report, of figures that are there or are to come."""
+        place = self.place / "evaluation"
+        results = [str(place / judge / "results.json") for judge in self.given["judges"]]
         steps = self.given["report"](
-            results=[Coming(evaluation / judge / "results.json") for judge in self.given["judges"]],
+            results=results if are_there else [Coming(path) for path in results],
             output_dir=str(self.place / "report"),
             check_only=True,
             **self.compared,
@@ -443,3 +447,13 @@ class RunPreview:
             **({} if decoding.behind is None else {"behind": decoding.behind}),
             **({} if trained is None else {"corpus": trained.corpus, "adaptation": trained.label}),
         )
+
+
+def _are_done(steps: Iterable[Step]) -> bool:
+    return all(step.state == preview.DONE for step in steps)
+
+
+def _behind(before: Iterable[Step], steps: Iterable[Step]) -> list[Step]:
+    """Steps that are made again where one before them is still to write what they read."""
+    again = not _are_done(before)
+    return [dataclasses.replace(step, again=step.again or again) for step in steps]

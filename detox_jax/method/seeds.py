@@ -10,11 +10,12 @@ from typing import Any
 from detox_jax.method.method import Method
 
 
-def of_rows(rows: Mapping[str, Method]) -> dict[str, list[str]]:
+def of_rows(rows: Mapping[str, Method], own: int = 0) -> dict[str, list[str]]:
     """Rows that differ in their seed alone, by the shortest of their names; none of a single seed.
 
     Args:
-      rows: all rows by name, in any order: gin's own files have lost it.
+      rows: all rows by name, in any order: a `config.gin` of before has lost it.
+      own: the run's seed, which a row without one has.
     """
     groups: list[list[str]] = []
     for name, row in rows.items():
@@ -24,11 +25,14 @@ def of_rows(rows: Mapping[str, Method]) -> dict[str, list[str]]:
         else:
             group.append(name)
     seeds = [sorted(group, key=lambda name: (len(name), name)) for group in groups]
-    return {group[0]: group for group in seeds if len(group) == len(_seeds_of(group, rows)) > 1}
+    return {
+        group[0]: group for group in seeds if len(group) == len(_seeds_of(group, rows, own)) > 1
+    }
 
 
-def _seeds_of(group: list[str], rows: Mapping[str, Method]) -> set[int | None]:
-    return {rows[name].random_seed for name in group}
+def _seeds_of(group: list[str], rows: Mapping[str, Method], own: int) -> set[int]:
+    seeds = (rows[name].random_seed for name in group)
+    return {own if seed is None else seed for seed in seeds}
 
 
 def _differ_in_seed(one: Method, other: Method) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ _TABLES = {
 _UNROUNDED = ("csv", "json")
 
 
-FREE = ("output_dir", "check_only")  # see `output_settings`
+FREE = ("output_dir", "replace", "check_only")  # see `output_settings`
 
 
 def report(
@@ -55,6 +56,7 @@ def report(
     frontiers: Mapping[str, Sequence[str]] | None = None,
     frontiers_by: of_evaluation.By = of_evaluation.HELDOUT,
     seeds: Seeds | None = None,
+    replace: bool = False,
     check_only: bool = False,
 ) -> list[Step] | None:
     """Writes `report.html`, and of each results tables, `toxicity.png` and `figures/`.
@@ -78,6 +80,8 @@ def report(
       seeds: rows that differ in nothing but their seed, by the name that they have as one: page,
         pictures, Markdown and LaTeX show their mean, the least and the most (`report.seeds`), CSV
         and JSON every row.
+      replace: make a report again, in its place, that is there of other results or other `seeds`;
+        it is refused where False.
       check_only: check what can be checked without work, and return the steps (`preview`).
 
     Returns:
@@ -88,6 +92,7 @@ def report(
         the file and the field.
     """
     arguments = locals()
+    replaces = _takes_the_place if replace else None
     is_there = not _waits(results)
     sources = _sources(results) if is_there else results
     several = [load(source) for source in sources] if is_there else []
@@ -97,9 +102,12 @@ def report(
         of_evaluation.check_figures(one, frontiers or {}, seeds, frontiers_by)
     if check_only:
         preview.checked_output(output_dir)
-        outputs.check(output_dir, "report", lambda: _settings(arguments, sources))
-        return [Step("report", output_dir, {"results": len(sources)})]
-    output = outputs.OutputDirectory(output_dir, "report", _settings(arguments, sources))
+        known = functools.partial(_settings, arguments, sources)
+        stays = outputs.check(output_dir, "report", known, replaces=replaces)
+        again = preview.is_done(output_dir) and not stays
+        return [Step("report", output_dir, {"results": len(sources)}, again=again)]
+    settings = _settings(arguments, sources)
+    output = outputs.OutputDirectory(output_dir, "report", settings, replaces=replaces)
     shown = [seeds_as_one.merged(one, seeds or {}) for one in several]
     if not output.complete:
         lines = [
@@ -137,6 +145,18 @@ def _settings(arguments: Mapping[str, Any], sources: Sequence[str]) -> dict[str,
             "seeds": {} if not seeds else {"seeds": output_settings.describe(seeds, "SEEDS")},
         },
     )
+
+
+def _takes_the_place(there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a report differs from the one that is there in what is measured alone, `replace`.
+
+    The same results in another order are what somebody asked for, or has lost.
+    """
+    names = (there.keys() | now.keys()) - {"results", "seeds"}
+    if any(there.get(name) != now.get(name) for name in names):
+        return False
+    before, after = there["results"], now["results"]
+    return before == after or sorted(map(str, before)) != sorted(map(str, after))
 
 
 def _waits(results: Any) -> bool:

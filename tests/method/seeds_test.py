@@ -48,6 +48,9 @@ def test_rows_of_one_method_are_known_in_any_order():
 
 def test_rows_of_one_seed_are_no_spread():
     assert seeds.of_rows({"a": Method("x"), "b": Method("x"), "c": Method("y")}) == {}
+    named = {"a": Method("x"), "b": Method("x", random_seed=3)}
+    assert seeds.of_rows(named, own=3) == {}
+    assert seeds.of_rows(named, own=0) == {"a": ["a", "b"]}
 
 
 def test_a_training_is_the_same_where_gin_calls_the_same(train):

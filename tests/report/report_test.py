@@ -307,6 +307,31 @@ def test_other_results_are_refused(fake, tmp_path, capsys):
     assert "other settings" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_files_of_charts")
+def test_other_results_are_shown_in_its_place_where_that_is_wanted(tmp_path):
+    first = results_made.made_results()
+    a = results_made.write(tmp_path / "a", first)
+    b = results_made.write(tmp_path / "b", results_made.of_scorer(first, "counter"))
+    out = tmp_path / "report"
+    told = {"output_dir": str(out), "replace": True}
+    reports.report([a, b], **told)
+    # The same in another order is not what somebody measured anew.
+    for check_only in (True, False):
+        with pytest.raises(UserError) as error:
+            reports.report([b, a], check_only=check_only, **told)
+        said = "(order of results: 'a/results.json' there, 'b/results.json' now)"
+        assert said in str(error.value)
+    with pytest.raises(UserError, match="frontiers: None there"):
+        reports.report([a], frontiers={"line": ["adapter"]}, **told)
+    (step,) = reports.report([a, b], check_only=True, **told) or ()
+    assert step.state == "done"
+    (step,) = reports.report([a], check_only=True, **told) or ()
+    assert step.state == "to do" and (out / "table-counter.md").exists()
+    reports.report([a], **told)
+    assert (out / "table.md").exists() and not (out / "table-counter.md").exists()
+    assert "counter" not in read(out, "report.html")
+
+
 def test_the_baseline_is_found_wherever_it_stands(tmp_path):
     results = results_made.made_results()
     for paired in (results.paired, ()):
