@@ -17,6 +17,9 @@ from detox_jax.formats import jsonl
 from detox_jax.output_settings import NOT_YET, NotYet
 from detox_jax.vocabulary import Vocabulary
 
+# In what a perplexity was computed from: the fingerprint of the weights; before, nothing named it.
+WEIGHTS = "weights"
+
 
 def identity(checkpoint_path: str) -> dict[str, Any]:
     """A model by what it was made from, and its step; by its parameters where no manifest says it.
@@ -48,6 +51,25 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     else:
         made_from, step = checkpoint_path, None
     return {"path": checkpoint_path, "step": step, "made_from": made_from}
+
+
+def with_weights(checkpoint_path: str) -> dict[str, Any]:
+    """`identity`, and the fingerprint of the weights where the records of their steps tell it.
+
+    The same recipe makes other weights on another kind of device, and on some from run to run.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    made, among = identity(checkpoint_path), None
+    if not (places.split(checkpoint_path)[0] / places.MODEL_FILE).exists():
+        return made
+    with contextlib.suppress(UserError):  # It may be gone, and what was read of it kept.
+        among = fingerprint_ahead(checkpoint_path).among
+    return {**made, WEIGHTS: among[0]} if among else made
 
 
 def text_rules(checkpoint_path: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from etils import epath
 
 from detox_jax import atomic_files, chat, output_settings, records, segmenters, shared_steps
 from detox_jax.checkpoints import places
-from detox_jax.checkpoints.identity import identity, text_rules
+from detox_jax.checkpoints.identity import WEIGHTS, text_rules, with_weights
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
@@ -164,8 +164,8 @@ class PerplexityReader:
             ContinuationPerplexity,
             f"continuation_perplexity-{name}.json",
             {
-                "reference": identity(reference),
-                "model": checkpoint and identity(checkpoint),
+                "reference": with_weights(reference),
+                "model": checkpoint and with_weights(checkpoint),
                 "num_samples": num_samples,
                 "texts": texts_sha256(records.read_prompts(generations), num_samples),
                 **segmenters.settings(self.segmenter),
@@ -197,7 +197,8 @@ class PerplexityReader:
     def _read_by(self, checkpoint: str, behind: Tags | None) -> dict[str, Any]:
         """What decides a figure on held-out text; nothing of tags where there are none."""
         words, rules = segmenters.settings(self.segmenter), text_rules(checkpoint)
-        read = {"model": identity(checkpoint), "heldout": self._heldout, **words, **rules}
+        model = with_weights(checkpoint)
+        read = {"model": model, "heldout": self._heldout, **words, **rules}
         return read if behind is None else {**read, "behind": behind.good}
 
     @functools.cached_property
@@ -244,7 +245,17 @@ def describe_steering(steering: Sequence[Any], steered_by: Sequence[Any] | None)
     return [output_settings.describe(method, "steering") for method in steering]
 
 
-def _kept(file: epath.Path, decided: Any) -> dict[str, Any] | None:
+def _kept(file: epath.Path, decided: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a file holds, if it was computed from the same."""
     kept = read_json(file) if file.exists() else {}
-    return kept if output_settings.without_notes(kept.get("inputs")) == decided else None
+    inputs = output_settings.without_notes(kept.get("inputs"))
+    if not isinstance(inputs, Mapping) or inputs.keys() != decided.keys():
+        return None
+    return kept if all(_are_same(inputs[name], of) for name, of in decided.items()) else None
+
+
+def _are_same(there: Any, now: Any) -> bool:
+    """Whether two inputs are; weights where both name them: a file of before names none."""
+    if isinstance(there, Mapping) and isinstance(now, Mapping) and WEIGHTS not in {*there} & {*now}:
+        there, now = ({key: x for key, x in of.items() if key != WEIGHTS} for of in (there, now))
+    return there == now

@@ -6,15 +6,23 @@ import pathlib
 import shutil
 
 import pytest
+from etils import epath
 
-from detox_jax import chat, cli, records
+from detox_jax import chat, cli, outputs, records
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
-from detox_jax.evaluation import perplexity, results_files, scored_texts, text_quality
+from detox_jax.evaluation import (
+    perplexity,
+    perplexity_cache,
+    results_files,
+    scored_texts,
+    text_quality,
+)
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.formats import plain_prompts
 from tests import chats_made
+from tests.checkpoints.models_made import write_model
 from tests.conftest import SENTENCES, draw_few_files
 
 SCORER = {"name": "hand", "fingerprint": "hand-0123"}
@@ -272,6 +280,37 @@ def test_scorers_that_do_not_fit(judged, tmp_path, capsys, change, message):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not (tmp_path / "several" / "hand").exists()
+
+
+def test_a_kept_perplexity_is_of_the_weights_that_it_was_read_from(
+    tmp_path, config, vocabulary, monkeypatch
+):
+    """A model that was removed and trained again has the same manifest, and may have others."""
+    held = tmp_path / "held.jsonl"
+    held.write_text('{"id": "a", "text": "a text"}\n')
+    calls = []
+
+    def compute(*_, **__):
+        calls.append(1)
+        return Perplexity(float(len(calls)), 1.0, 1, 1, documents=1)
+
+    monkeypatch.setattr(perplexity, "checkpoint_perplexity", compute)
+    reader = perplexity_cache.PerplexityReader(epath.Path(tmp_path), str(held), None, 1)
+    model, kept = tmp_path / "model", tmp_path / "perplexity-mine.json"
+
+    def value(seed):
+        shutil.rmtree(model, ignore_errors=True)
+        write_model(model, config, vocabulary, seed)
+        outputs.OutputDirectory(str(model), "train", {"a": "recipe"}).finish(steps=0)
+        measured = reader.of_model("mine", str(model))
+        return measured and measured.value
+
+    assert [value(0), value(0), value(1), value(1)] == [1, 1, 2, 2]
+    # Of a version before, which named the recipe alone, or of weights that are gone.
+    inputs = json.loads(kept.read_text())["inputs"]
+    assert inputs["model"].pop("weights") and inputs["model"]["made_from"]
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "inputs": inputs}))
+    assert value(2) == 2 and len(calls) == 2
 
 
 def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
