@@ -701,6 +701,64 @@ def test_the_configuration_beside_the_results_repeats_the_run(run_dir, capsys):
     assert "fit.Budget.train_steps" in capsys.readouterr().out
 
 
+def test_the_first_judge_is_the_first_however_its_name_begins(flags, run_dir, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(run_dir, out)
+    judges = "{'perspective': @perspective/score.score, 'ngram': @ngram/score.score}"
+    command = [*flags, f"--gin.OUTPUT_DIR={out}", f"--gin.JUDGES={judges}"]
+    assert cli.main([*command, "--dry_run"]) == 2
+    error = capsys.readouterr().err
+    said = "(order of results: 'ngram/results.json' there, 'perspective/results.json' now)"
+    assert said in error and "it is that of JUDGES, which" in error
+    shutil.rmtree(out / "report")
+    assert cli.main(command) == 0
+    first = (out / "evaluation" / "perspective" / "results.json").read_bytes()
+    assert (out / "results.json").read_bytes() == first
+    again = json.loads(first)["provenance"]["command"].replace(str(run_dir), str(out)).split()
+    assert cli.main(again[1:]) == 0
+    assert (out / "results.json").read_bytes() == first
+
+
+def test_a_report_of_other_figures_is_made_again_and_the_plan_says_so(
+    flags, run_dir, tmp_path, capsys
+):
+    """As of a row more; perplexities may stay where the figures are removed."""
+    out = tmp_path / "out"
+    shutil.copytree(run_dir, out)
+    command = [*flags, f"--gin.OUTPUT_DIR={out}", "--gin.evaluate.evaluate.bootstrap_draws=300"]
+    assert cli.main([*command, "--dry_run"]) == 2
+    assert "perplexity-*.json and continuation_perplexity-*.json may" in capsys.readouterr().err
+    for name in ("ngram", "perspective"):
+        shutil.rmtree(out / "evaluation" / name)
+    (out / "evaluation" / "manifest.json").unlink()
+    kept = {file: file.read_bytes() for file in (out / "evaluation").glob("*perplexity-*.json")}
+    assert len(kept) > 20
+    assert cli.main([*command, "--dry_run"]) == 0
+    steps = capsys.readouterr().out.split("# plan: ")[1].splitlines()
+    assert [step.split()[3] for step in steps if " to do " in step] == ["evaluate", "report"]
+    before = manifest(out / "report")["settings"]["results"]
+    assert cli.main(command) == 0
+    assert manifest(out / "report")["settings"]["results"] != before
+    assert (out / "report.html").read_bytes() == (out / "report" / "report.html").read_bytes()
+    assert {file: file.read_bytes() for file in kept} == kept
+    capsys.readouterr()
+    assert cli.main([*command, "--dry_run"]) == 0
+    assert " to do " not in capsys.readouterr().out
+
+
+def test_a_dtype_is_of_all_that_is_written(tmp_path):
+    given = [f"--gin.OUTPUT_DIR={tmp_path}", "--checkpoint=base", "--input=p", "--gin.HELDOUT=h"]
+    for name, dtype in ((None, None), ("bfloat16", "bfloat16")):
+        flags = [] if name is None else [f"--gin.DTYPE={name}"]
+        arguments = cli.parse_arguments(["sgeat", *given, *flags])
+        verb, defaults = cli.load_config(arguments)
+        configuration.check(verb, defaults, arguments.bindings)
+        for scope in ("documents", "continuations"):
+            with gin.config_scope(scope):
+                made = gin.get_configurable(decoding.Decoding)()
+            assert made.dtype == dtype, scope
+
+
 def test_times_of_every_step(run_dir):
     steps = json.loads((run_dir / "times.json").read_text())["steps"]
     assert {"pretrain the base model", "report"} <= {step["step"] for step in steps}

@@ -68,6 +68,7 @@ class SgeatSettings(TypedDict, total=False):
     num_samples: int
     max_new_tokens: int
     generation_batch_size: int
+    dtype: str | None
     downstream_tasks: Sequence[str]
     downstream_dir: str | None
     downstream_batch_size: int
