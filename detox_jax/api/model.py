@@ -85,7 +85,7 @@ class Model:
           sampling: how a token is drawn: `Greedy()`, `TemperatureSampling(...)`,
             `TopKSampling(...)`; `TopPSampling(0.9)`, the evaluation protocol's, where None.
           steering: what changes the distribution before a draw, in order: `[BannedWords()]`.
-          batch_size: samples at once; changes speed and memory, not the text.
+          batch_size: samples at once; changes speed and memory, and the text by rounding alone.
           output_dir: where the records go, to stay; a rerun goes on there.
           chat_template: `"auto"`, the tokenizer's chat template where it has one; False, raw text.
           behind: the tags of a model of conditional training, behind whose good one it is asked.

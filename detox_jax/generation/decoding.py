@@ -4,7 +4,8 @@ rows take the next sample when theirs has ended.
 Random numbers are named by what they are for, `fold_in(seed, record id, sample, position)`, and
 the length of a row's cache by its own prompt, so a row's text does not depend on its neighbours,
 the batch size or the number of devices. (What remains is float rounding: a product of another
-shape may differ in its last bit, which moves a draw once in about ten million.)
+shape may differ in its last bit, which in float32 moves a draw once in about ten million. In
+bfloat16, whose last bit is 65,536 times as large, it moves some draws of any large output.)
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Decoding:
       sampling: how tokens are drawn.
       max_new_tokens: the limit for each sample, whatever its prompt and its batch.
       num_samples: continuations a prompt; 1 for documents.
-      batch_size: samples decoded at once; changes speed and memory, not the text.
+      batch_size: samples decoded at once; changes speed and memory, and the text by rounding alone.
       random_seed: of all draws.
       dtype: of activations; None takes the checkpoint's.
       steering: methods that change the distribution before the draw, in their order; see
