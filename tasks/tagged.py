@@ -34,6 +34,7 @@ class TaggedSource(TextSource):
     """
 
     columns: ClassVar[tuple[str, ...]] = ("text", "kind")
+    tags: Tags
 
     def __init__(
         self,

@@ -166,8 +166,10 @@ WITHIN = {
     "formats.word_lists": {"errors", "formats.jsonl"},
     "formats.foreign": {"errors"},
     "formats.published": {"errors", "formats.jsonl"},
-    "formats.foreign_files": {"errors", "formats.foreign", "formats.published"},
     "formats.record_ids": {"errors"},
+    "formats.foreign_files": {
+        *("errors", "formats.foreign", "formats.published", "formats.record_ids"),
+    },
     "formats.json_array": {"errors", "formats.jsonl"},
     "formats.arrow_rows": {"errors"},
     "formats.tfds_rows": {"errors"},

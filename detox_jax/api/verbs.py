@@ -140,7 +140,7 @@ def evaluate(
 
 
 def _method(name: str, given: Any) -> Any:
-    """What the verb is told of a method; one that steers, or is asked behind tags, is meant to."""
+    """What the verb is told of a method; how it is steered or asked is meant to be so."""
     from detox_jax.evaluation.evaluate import Method
 
     if isinstance(given, Sequence) and not isinstance(given, str | Generations):
@@ -153,7 +153,7 @@ def _method(name: str, given: Any) -> Any:
     if not given.is_scored:
         raise UserError(f"methods[{name!r}] has no scores; give detox_jax.score(...) of it")
     generated = given.manifest.get("generated", {})
-    own = tuple(name for name in ("steering", "behind") if generated.get(name))
+    own = tuple(name for name in ("steering", "behind", "chat_template") if generated.get(name))
     return Method(given.directory, given.checkpoint_path, own_decoding=own, **given._drawn_under)
 
 

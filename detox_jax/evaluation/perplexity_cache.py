@@ -19,6 +19,7 @@ from detox_jax.evaluation.typed_json import from_json, read_json, to_json
 from detox_jax.parallel import processes
 from detox_jax.segmenters import Segmenter
 from detox_jax.tags import Tags
+from detox_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +193,8 @@ class PerplexityReader:
         if self.reference is None:
             return {}
         model_dir, _ = places.split(self.reference)
-        return chat.settings_ahead(str(model_dir / places.VOCABULARY_DIR))
+        vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
+        return chat.settings(chat.exchange(vocabulary))
 
     def _read_by(self, checkpoint: str, behind: Tags | None) -> dict[str, Any]:
         """What decides a figure on held-out text; nothing of tags where there are none."""

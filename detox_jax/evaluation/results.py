@@ -42,8 +42,8 @@ class Reliability:
       counts: texts in it; empty where nobody counted.
       calibration_error: expected calibration error.
       against: whose label it is.
-      more: what else the scorer says, which the report does not show.
       mean_labels: whether `shares` are mean labels.
+      more: what else the scorer says, which the report does not show.
     """
 
     scores: tuple[float, ...]
@@ -51,8 +51,8 @@ class Reliability:
     counts: tuple[float, ...]
     calibration_error: float
     against: str | None
-    more: Mapping[str, Any] = dataclasses.field(metadata=FLAT)
-    mean_labels: bool = False
+    mean_labels: bool = dataclasses.field(default=False, metadata=SPARSE)
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata=FLAT)
 
     def __post_init__(self):
         same_length(scores=self.scores, shares=self.shares)

@@ -253,7 +253,8 @@ def _changed(results: Results) -> dict[str, list[str]]:
     changed: dict[str, set[str]] = {}
     for name, settings in _methods(results).items():
         own = settings.get("own_decoding")
-        changed[name] = {str(setting) for setting in own} if isinstance(own, list) else set()
+        named = {str(setting) for setting in own} if isinstance(own, list) else set()
+        changed[name] = named - {_TEMPLATE}  # Which is how the model is asked.
         changed[name] |= {"steering"} if settings.get("steering") else set()
     for name, names in (results.provenance.decoded_with or {}).items():
         changed.setdefault(name, set()).update({*names} - {_TEMPLATE})

@@ -36,7 +36,8 @@ def describe(source: Any, preprocessors: Sequence[Any], split: str) -> dict[str,
     made_with = dict(_made_with(source))
     described = {
         "source": _short(_ADDRESS.sub("", str(source))),
-        "made_with": {name: _short(_said(value)) for name, value in made_with.items()},
+        # No mapping: settings take what a key `path` holds for a note, which decides nothing.
+        "made_with": [f"{name}={_short(_said(value))}" for name, value in made_with.items()],
         "preprocessors": [_short(_said(step)) for step in preprocessors],
     }
     return {**described, **_content([*_shards(source, split), *_texts(made_with)])}

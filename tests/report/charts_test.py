@@ -6,6 +6,7 @@ import pytest
 
 from detox_jax.evaluation.results import Reliability, Results
 from detox_jax.evaluation.results_files import Curve, Evaluation, Training
+from detox_jax.evaluation.typed_json import from_json
 from detox_jax.report import charts, drawing
 from detox_jax.report.figures import inline_svg
 from tests.evaluation import results_made
@@ -63,7 +64,10 @@ def test_of_many_methods_the_least_toxic_sound_ones_have_a_colour():
     ],
 )
 def test_a_scorers_reliability_says_what_it_is_of(mean_labels, caption, axis, bars):
-    words = Reliability((0.1, 0.8), (0.2, 0.7), (9, 5), 0.1, "raters", {}, mean_labels)
+    said = {"scores": [0.1, 0.8], "shares": [0.2, 0.7], "counts": [9, 5]}
+    said |= {"calibration_error": 0.1, "against": "raters", "label": "rude"}
+    words = from_json(Reliability, {**said, **({"mean_labels": True} if mean_labels else {})})
+    assert words.more == {"label": "rude"}
     evaluation = Evaluation("here", results_made.made_results(), reliability=words)
     made = {chart.name: chart for chart in charts.of_scores(evaluation)}
     assert caption in made["reliability"].caption
