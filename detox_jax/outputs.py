@@ -17,7 +17,7 @@ import pprint
 import shutil
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,8 @@ class OutputDirectory:
         but the manifest and `config.gin` where None.
       parts: of a verb whose output has a file for each of a list of things, such as tasks: a run
         that lists more of them than an earlier one goes on with its output, finished or not.
-      replaces: which other settings are not refused: all that is there is then removed.
+      replaces: which other settings are not refused: what is there of `made` is then removed.
+      made: globs of what the verb writes there; whatever else lies there is nobody's to remove.
 
     Raises:
       Unavailable: where the storage fails.
@@ -113,8 +114,10 @@ class OutputDirectory:
         has_results: Callable[[], bool] | None = None,
         parts: Parts | None = None,
         replaces: Replaces | None = None,
+        made: Sequence[str] = (),
     ):
         self.path = epath.Path(directory)
+        self._made = made
         self._parts = parts
         self._replaces = replaces
         self._has_results = has_results
@@ -182,9 +185,9 @@ class OutputDirectory:
         if output_settings.difference(there, self._manifest) is None:
             return
         atomic_files.write_json(self.path / manifests.MANIFEST, {**there, "complete": False})
-        for path in self.path.iterdir():
-            if path.name not in (manifests.MANIFEST, directory_lock.LOCK):
-                path.rmtree() if path.is_dir() else path.unlink()
+        for name in self._made:
+            for path in self.path.glob(name):
+                path.unlink()
 
     def _take_over(self) -> bool:
         """Whether another run has finished the same, which is then here too (`shared_steps`)."""

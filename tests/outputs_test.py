@@ -417,7 +417,7 @@ def test_the_configuration_keeps_the_order_in_which_names_were_given(tmp_path):
         gin.clear_config()
 
 
-def test_what_a_verb_lets_replace_is_removed_whole(tmp_path):
+def test_what_a_verb_lets_replace_is_removed_and_nothing_else(tmp_path):
     """Also where what was removed of it was not all, when a kill came."""
     path = tmp_path / "o"
 
@@ -427,6 +427,7 @@ def test_what_a_verb_lets_replace_is_removed_whole(tmp_path):
             "report",
             {"seed": seed, "results": results},
             replaces=lambda there, now: there["seed"] == now["seed"],
+            made=("table*.md", "figures/*.png"),
         )
 
     def check(seed, results, replaces=True):
@@ -438,6 +439,9 @@ def test_what_a_verb_lets_replace_is_removed_whole(tmp_path):
     (path / "figures").mkdir()
     (path / "figures" / "x.png").write_text("")
     (path / "table-ngram.md").write_text("")
+    (path / "notes.txt").write_text("somebody's")
+    (path / "base" / "checkpoints").mkdir(parents=True)
+    (path / "base" / "table.md").write_text("another output's")
     output.finish()
     assert opened(1, "a").complete and check(1, "a") and (path / "table-ngram.md").exists()
     for refused in (lambda: opened(2, "b"), lambda: check(2, "b"), lambda: check(1, "b", False)):
@@ -445,8 +449,9 @@ def test_what_a_verb_lets_replace_is_removed_whole(tmp_path):
             refused()
     assert not check(1, "b") and (path / "table-ngram.md").exists()
     assert not opened(1, "b").complete
-    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
-    assert names == {"manifest.json", "config.gin"}
+    left = {str(x.relative_to(path)) for x in path.rglob("[!.]*") if x.is_file()}
+    assert left == {"manifest.json", "config.gin", "notes.txt", "base/table.md"}
+    assert (path / "base" / "checkpoints").exists()
     (path / "table-ngram.md").write_text("")
     assert not opened(1, "b").complete and (path / "table-ngram.md").exists()
     assert not opened(1, "c").complete and not (path / "table-ngram.md").exists()

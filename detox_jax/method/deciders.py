@@ -75,8 +75,12 @@ class Deciders:
             for part in (corpus, *self.places.corpora[corpus].pool):
                 yield records.scorer_of(self.places.scored(part))
         probe = manifests.read_manifest(epath.Path(model))["settings"].get("probe")
-        if probe and (probe.get("rule") or {}).get("budget") is not None:
-            yield probe.get("scorer")
+        # A probe of the user's own says of itself what it likes.
+        rule, scorer = (
+            probe.get(name) if isinstance(probe, Mapping) else None for name in ("rule", "scorer")
+        )
+        if isinstance(rule, Mapping) and rule.get("budget") is not None:
+            yield scorer if isinstance(scorer, Mapping) and "fingerprint" in scorer else None
 
     def _of_steering(self, steering: Sequence[Any]) -> Iterator[Scorer | None]:
         for field, value in (named for method in steering for named in named_by(method)):

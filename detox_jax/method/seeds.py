@@ -24,15 +24,17 @@ def of_rows(rows: Mapping[str, Method], own: int = 0) -> dict[str, list[str]]:
             groups.append([name])
         else:
             group.append(name)
-    seeds = [sorted(group, key=lambda name: (len(name), name)) for group in groups]
-    return {
-        group[0]: group for group in seeds if len(group) == len(_seeds_of(group, rows, own)) > 1
-    }
+    seeds = [_of_each_seed(group, rows, own) for group in groups]
+    return {group[0]: group for group in seeds if len(group) > 1}
 
 
-def _seeds_of(group: list[str], rows: Mapping[str, Method], own: int) -> set[int]:
-    seeds = (rows[name].random_seed for name in group)
-    return {own if seed is None else seed for seed in seeds}
+def _of_each_seed(group: list[str], rows: Mapping[str, Method], own: int) -> list[str]:
+    """A row of each seed: of those that are one, by a seed that is the run's own, the first."""
+    found: dict[int, str] = {}
+    for name in sorted(group, key=lambda name: (len(name), name)):
+        seed = rows[name].random_seed
+        found.setdefault(own if seed is None else seed, name)
+    return [*found.values()]
 
 
 def _differ_in_seed(one: Method, other: Method) -> bool:

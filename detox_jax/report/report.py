@@ -45,6 +45,12 @@ _TABLES = {
     "tex": latex_tables.latex,
 }
 _UNROUNDED = ("csv", "json")
+# All that a report writes, for one that takes its place.
+_MADE = (
+    *(f"table*.{extension}" for extension in _TABLES),
+    *("groups*.csv", "frontiers*.md", "frontiers*.csv", "judges.md", "judges.csv", "report.html"),
+    *(f"{place}.{kind}" for place in ("toxicity*", "figures/*") for kind in ("svg", "png", "pdf")),
+)
 
 
 FREE = ("output_dir", "replace", "check_only")  # see `output_settings`
@@ -107,7 +113,7 @@ def report(
         again = preview.is_done(output_dir) and not stays
         return [Step("report", output_dir, {"results": len(sources)}, again=again)]
     settings = _settings(arguments, sources)
-    output = outputs.OutputDirectory(output_dir, "report", settings, replaces=replaces)
+    output = outputs.OutputDirectory(output_dir, "report", settings, replaces=replaces, made=_MADE)
     shown = [seeds_as_one.merged(one, seeds or {}) for one in several]
     if not output.complete:
         lines = [

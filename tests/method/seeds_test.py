@@ -51,6 +51,8 @@ def test_rows_of_one_seed_are_no_spread():
     named = {"a": Method("x"), "b": Method("x", random_seed=3)}
     assert seeds.of_rows(named, own=3) == {}
     assert seeds.of_rows(named, own=0) == {"a": ["a", "b"]}
+    doubled = {**named, "a-seed0": Method("x", random_seed=0)}
+    assert seeds.of_rows(doubled, own=0) == {"a": ["a", "b"]}
 
 
 def test_a_training_is_the_same_where_gin_calls_the_same(train):

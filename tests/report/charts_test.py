@@ -66,7 +66,8 @@ def test_of_many_methods_the_least_toxic_sound_ones_have_a_colour():
 def test_a_scorers_reliability_says_what_it_is_of(mean_labels, caption, axis, bars):
     said = {"scores": [0.1, 0.8], "shares": [0.2, 0.7], "counts": [9, 5]}
     said |= {"calibration_error": 0.1, "against": "raters", "label": "rude"}
-    words = from_json(Reliability, {**said, **({"mean_labels": True} if mean_labels else {})})
+    said |= {"mean_labels": True} if mean_labels else {}
+    words = from_json(Reliability, said, "results.json")
     assert words.more == {"label": "rude"}
     evaluation = Evaluation("here", results_made.made_results(), reliability=words)
     made = {chart.name: chart for chart in charts.of_scores(evaluation)}

@@ -327,6 +327,9 @@ def test_other_results_are_shown_in_its_place_where_that_is_wanted(tmp_path):
     assert step.state == "done"
     (step,) = reports.report([a], check_only=True, **told) or ()
     assert step.state == "to do" and (out / "table-counter.md").exists()
+    made = {str(file.relative_to(out)) for file in out.rglob("*.*") if file.is_file()}
+    named = {str(file.relative_to(out)) for name in reports._MADE for file in out.glob(name)}
+    assert made - named == {"manifest.json", "config.gin"}
     reports.report([a], **told)
     assert (out / "table.md").exists() and not (out / "table-counter.md").exists()
     assert "counter" not in read(out, "report.html")
