@@ -74,18 +74,18 @@ class Makers:
                     f"method {name!r}: has best_of; set sgeat.sgeat.best_of, as "
                     "gin_configs/runs/sgeat.gin does"
                 )
+        for name, of in vectors.items():
+            if of.steer is None and self.given_steer is None:
+                raise UserError(
+                    f"vectors {name!r}: nothing fits them; set sgeat.sgeat.steer, as "
+                    "gin_configs/runs/sgeat.gin does"
+                )
         read_apart = fitted_vectors.read_apart([*corpora.items()], vectors, corpora)
         for name in sorted(read_apart):
             if self.given_set_apart is None:
                 raise UserError(
                     f"corpus {name!r}: is apart from the evaluation prompts, and pairs or vectors "
                     "read more of it than its filter keeps; set sgeat.sgeat.set_apart, as "
-                    "gin_configs/runs/sgeat.gin does"
-                )
-        for name, of in vectors.items():
-            if of.steer is None and self.given_steer is None:
-                raise UserError(
-                    f"vectors {name!r}: nothing fits them; set sgeat.sgeat.steer, as "
                     "gin_configs/runs/sgeat.gin does"
                 )
 
