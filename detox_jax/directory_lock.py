@@ -269,6 +269,7 @@ class _BucketLock(_Lock):
         self._directory = directory
         self._blob = storage.Client().bucket(bucket).blob(name)
         self._generation: int | None = None
+        self._is_known = False  # whether that is of the last write
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
         self._content = b""
@@ -313,6 +314,9 @@ class _BucketLock(_Lock):
                 return
         # Behind the last write: that is another generation, and an unknown one without an answer.
         with contextlib.suppress(Exception):  # It lapses by itself.
+            if self._is_known:
+                self._delete(self._generation)
+                return
             generation, content = self._look()
             if content == self._content:
                 self._delete(generation)
@@ -321,6 +325,7 @@ class _BucketLock(_Lock):
         """Whether the object is written; False where it is another one."""
         from google.api_core.exceptions import PreconditionFailed
 
+        self._is_known = False
         try:
             self._blob.upload_from_string(self._content, if_generation_match=if_generation)
         except PreconditionFailed:
@@ -328,9 +333,9 @@ class _BucketLock(_Lock):
             generation, content = self._look()
             if content != self._content:
                 return False
-            self._generation = generation
-            return True
-        self._generation = self._blob.generation
+        else:
+            generation = self._blob.generation
+        self._generation, self._is_known = generation, True
         return True
 
     def _look(self) -> tuple[int | None, bytes]:

@@ -261,7 +261,7 @@ def test_a_lock_that_is_being_written_is_given_back_all_the_same(blob):
     assert blob.held is None
 
 
-@pytest.mark.parametrize("request_", ["upload_from_string", "reload"])
+@pytest.mark.parametrize("request_", ["upload_from_string", "delete"])
 def test_a_verb_does_not_wait_for_a_bucket_that_does_not_answer(blob, monkeypatch, request_):
     """Its lock lapses by itself, unless the bucket answers again before."""
     output, asked, answers = epath.Path("gs://bkt/o"), threading.Event(), threading.Event()
