@@ -233,8 +233,8 @@ def _read_gemma(fields: Fields) -> TransformerConfig:
 
 
 # Early Gemma files say `gelu` and mean its tanh approximation, with which the models were trained.
-# transformers 4 read them so until its GemmaMLP became LlamaMLP, which takes the name as it
-# stands, in 5 too. So an export says what is meant.
+# transformers 5.24 reads them so, with a line; versions before whose GemmaMLP is LlamaMLP take the
+# name as it stands. So an export says what is meant.
 _GEMMA_MEANS = (("hidden_act", "gelu", "gelu_pytorch_tanh"),)
 _GEMMA: dict[str, Any] = {"norm_unit_offset": True, "embedding_scale": True}
 

@@ -176,7 +176,7 @@ GEMMA = {
     [("gelu", "gelu_pytorch_tanh"), ("gelu_new", "gelu_new"), ("silu", "silu"), (None, None)],
 )
 def test_an_early_gemma_goes_out_with_the_activation_that_it_means(said, written):
-    """transformers 5 takes `gelu` as exact."""
+    """Some versions of transformers take `gelu` as exact."""
     fields = {**GEMMA, "hidden_act": said}
     if said is None:
         del fields["hidden_act"]
