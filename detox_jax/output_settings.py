@@ -356,8 +356,10 @@ def _reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any
         return None
     first = next(pair for pair in zip(before, after, strict=True) if not agree(*pair))
     there, now = (str(of.get("results.json", {}).get(_NOTE)) for of in first)
-    ends = tuple("/".join(path.split("/")[-2:]) for path in (there, now))
-    return (RESULTS_ORDER, *(ends if ends[0] != ends[1] else (there, now)))
+    end_there, end_now = ("/".join(path.split("/")[-2:]) for path in (there, now))
+    if end_there != end_now:
+        there, now = end_there, end_now
+    return RESULTS_ORDER, there, now
 
 
 def _as_text(value: Any) -> str:
