@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from detox_jax import user_cache
+
 MOST_BYTES = 4 << 30
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^'/]+)'")
 
@@ -48,8 +50,7 @@ def is_default() -> bool:
 
 def default_directory() -> Path:
     """Where compiled programs are kept; of machines that share a home, one for each kind of CPU."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "detox-jax" / "compiled" / _processor()
+    return user_cache.directory("compiled") / _processor()
 
 
 def make_room(directory: Path, most_bytes: int = MOST_BYTES) -> None:

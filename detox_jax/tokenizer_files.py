@@ -332,9 +332,9 @@ def special_tokens(files: Mapping[str, bytes], bos: str | None, eos: str | None)
     settings = settings_of(files)
     of_class, _ = tokenizer_class(settings)
     own = _CLASS_TOKENS.get(of_class.removesuffix("Fast"), ()) if of_class else _BOUNDARIES
+    sources = [settings.get(file, {}) for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)]
     spelt: dict[str, Any] = {}
     for name in _SPECIAL:
-        sources = [settings.get(file, {}) for file in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)]
         named = [_content(fields[name]) for fields in sources if name in fields]
         if not named and name in own:
             named = [{"bos_token": bos, "eos_token": eos}[name]]

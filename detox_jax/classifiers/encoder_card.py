@@ -123,11 +123,9 @@ def write(
     lines += ["## Quality", "", "On held-out text of the same task, never trained on.", ""]
     lines += [*table(report), ""]
     lines += [
-        f"A text counts as labelled where the share of raters is at least {TOXIC}. Calibration"
+        f"A text counts as labelled where the share of raters is at least {TOXIC}. Calibration",
+        "error: from the mean score of texts of like scores to the mean share of raters, over",
+        *(f"{quality.NUM_BINS} bins of scores.", ""),
     ]
-    lines += [
-        "error: from the mean score of texts of like scores to the mean share of raters, over"
-    ]
-    lines += [f"{quality.NUM_BINS} bins of scores.", ""]
     lines += ["A model of its training text: judge it on your own before you trust it.", ""]
     atomic_files.write_bytes(directory / CARD_FILE, "\n".join(lines).encode())

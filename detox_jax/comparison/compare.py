@@ -43,9 +43,8 @@ def compare(
     each two scorers; `agreement.png` and `.svg`, how the scores of one read as the other's; and of
     several methods `ranking.csv`, `ranking.png` and `.svg`. Records are joined by id, and their
     texts must be equal. A text that a scorer has no score for is counted and left out, of rankings
-    where any scorer has none. Methods may
-    be decoded in ways of their own, which is said, but for the limit of tokens, and are cut to
-    equally many continuations.
+    where any scorer has none. Methods may be decoded in ways of their own, which is said, but for
+    the limit of tokens, and are cut to equally many continuations.
 
     Args:
       scores: what `score` wrote with each scorer, by a name of the user's choice; of several

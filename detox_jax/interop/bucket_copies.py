@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import atomic_files, terminal
+from detox_jax import atomic_files, terminal, user_cache
 from detox_jax.errors import Unavailable, UserError, in_one_line, no_access, without_role
 
 _BUCKET = "gs://"
@@ -52,7 +51,9 @@ def local(directory: epath.Path, patterns: Collection[str]) -> epath.Path:
     }
     if not blobs:
         raise UserError(f"{directory}: holds no file of a model ({', '.join(patterns)})")
-    place = _home() / f"{_digest(str(directory).rstrip('/'))}-{directory.name}"
+    place = (
+        user_cache.directory("models") / f"{_digest(str(directory).rstrip('/'))}-{directory.name}"
+    )
     together = _digest(*(f"{blob.generation} {name}" for name, blob in sorted(blobs.items())))
     shown = place / together
     if not shown.is_dir():
@@ -130,8 +131,3 @@ def _kept(name: str, blob: Any) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _home() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "detox-jax" / "models"

@@ -8,7 +8,7 @@ from etils import epath
 
 from detox_jax import atomic_files, tokenizer_files
 from detox_jax.errors import UserError
-from detox_jax.tokenizer_files import END_OF_TEXT, TOKENIZER_CONFIG_FILE
+from detox_jax.tokenizer_files import END_OF_TEXT, GPT2_CLASS, TOKENIZER_CONFIG_FILE
 
 
 def export(vocabulary_dir: str, to: str) -> None:
@@ -53,7 +53,7 @@ def _config(tokenizer: tokenizer_files.TokenizerFiles) -> dict[str, object]:
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if tokenizer_files.is_of_merges(tokenizer.files):
         named, _ = tokenizer_files.tokenizer_class(tokenizer_files.settings_of(tokenizer.files))
-        config["tokenizer_class"] = named or "GPT2Tokenizer"
+        config["tokenizer_class"] = named or GPT2_CLASS
     if eos == END_OF_TEXT:  # GPT-2's convention; bytes leave nothing unknown.
         config["unk_token"] = END_OF_TEXT
     return {**config, "clean_up_tokenization_spaces": False}

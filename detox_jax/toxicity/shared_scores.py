@@ -14,14 +14,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from etils import epath
 
+from detox_jax import user_cache
 from detox_jax.errors import writing
 from detox_jax.toxicity.score_store import ScoreStore
 
@@ -48,7 +47,8 @@ class SharedScores:
     def __post_init__(self):
         scorer = json.dumps([self.fingerprint, self.attribute])
         self._directory = epath.Path(self.path) / hashlib.sha256(scorer.encode()).hexdigest()[:16]
-        local = _local_directory() / f"{hashlib.sha256(self.path.encode()).hexdigest()[:16]}.sqlite"
+        file_name = f"{hashlib.sha256(self.path.encode()).hexdigest()[:16]}.sqlite"
+        local = user_cache.directory("scores") / file_name
         self._local = ScoreStore(str(local), self.fingerprint, self.attribute)
         self._unshared, self._shared_at = 0, time.monotonic()
         self._take_over()
@@ -117,8 +117,3 @@ class SharedScores:
 
 def _name(content: bytes) -> str:
     return f"{hashlib.sha256(content).hexdigest()}.jsonl"
-
-
-def _local_directory() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "detox-jax" / "scores"
