@@ -200,7 +200,8 @@ def _run(path: str, use: Callable[[sqlite3.Connection], _Result]) -> _Result:
 
 def _open(path: str) -> sqlite3.Connection:
     """A connection to a cache of this version, which is made or made anew where it must be."""
-    with contextlib.suppress(_UnusableError):
+    # Without the lock another process may set it aside while we look: with it we look again.
+    with contextlib.suppress(_UnusableError, FileNotFoundError):
         if os.path.exists(path):
             return _checked(path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

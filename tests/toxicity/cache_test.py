@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -319,6 +320,22 @@ def test_several_processes_share_a_file(path, tmp_path, begin):
     corrupted = begin == "corrupted"
     assert len(list((tmp_path / "cache").glob("*.corrupt*"))) == corrupted
     assert "".join(errors).count("warning: ") == corrupted
+
+
+def test_a_file_that_another_process_sets_aside_while_it_is_looked_at(path, monkeypatch):
+    _cached(Counting(), path).score([IDIOT])
+    _damage_header(path)
+    require_ours = score_store.require_ours
+
+    def late(place):
+        monkeypatch.setattr(score_store, "require_ours", require_ours)
+        os.replace(place, f"{place}.corrupt")  # The other one has yet to begin a new file.
+        require_ours(place)
+
+    monkeypatch.setattr(score_store, "require_ours", late)
+    scorer = Counting()
+    assert _cached(scorer, path).score([IDIOT]) == _cached(scorer, path).score([IDIOT])
+    assert len(_rows(path)) == 1
 
 
 # --- imports ----------------------------------------------------------------------------------
