@@ -8,6 +8,7 @@ language with spaces changes by it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import re
 import unicodedata
@@ -30,6 +31,16 @@ _OF_DIVIDED = re.compile(f"[{_DIVIDED}]")
 _OF_NOT_DIVIDED = re.compile(f"[{_NOT_DIVIDED}]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _OPENING = ("Ps", "Pi")  # brackets and quotation marks that belong to the word behind them
+
+
+@functools.cache
+def marks() -> tuple[str, ...]:
+    """Vowel signs, accents and other marks that make another word of the letters before them.
+
+    Python counts none of them among the characters of words.
+    """
+    characters = map(chr, range(0x300, 0x20000))
+    return tuple(mark for mark in characters if unicodedata.category(mark) in ("Mn", "Mc"))
 
 
 class Segmenter(Protocol):

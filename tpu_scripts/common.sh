@@ -68,11 +68,11 @@ require() {
   [ -z "$missing" ] || usage_error "required and not given:$missing"
 }
 
-# require_number FLAG...: each must be a whole number.
+# require_number FLAG...: each must be a whole number, without zeros before it: bash reads 010 as 8.
 require_number() {
   local flag
   for flag in "$@"; do
-    [[ ${!flag} =~ ^[0-9]+$ ]] || usage_error "--$flag=${!flag} is not a whole number"
+    [[ ${!flag} =~ ^(0|[1-9][0-9]*)$ ]] || usage_error "--$flag=${!flag} is not a whole number"
   done
 }
 

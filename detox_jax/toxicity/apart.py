@@ -2,10 +2,10 @@
 
 A document goes for its id, where it is that of an evaluation record or of the file that the record
 says it was cut from (`filename` of RealToxicityPrompts), or for its text, where the words of a
-prompt stand in it one behind the other, whatever the case, the punctuation and the line breaks. A
-prompt of fewer than five words says too little; it counts together with the continuation that its
-record has, and where that is short too, by its id alone. Of an evaluation *document*, such as
-held-out text, all words are looked for.
+prompt stand in it one behind the other, whatever the case, the punctuation and the line breaks.
+Vowel signs and accents are parts of words, as letters are. A prompt of fewer than five words says
+too little; it counts together with the continuation that its record has, and where that is short
+too, by its id alone. Of an evaluation *document*, such as held-out text, all words are looked for.
 
 In scripts without spaces a segmenter says how many words there are, where one is given. Which they
 are depends on what stands beside them, so that there letter by letter is compared.
@@ -14,17 +14,18 @@ are depends on what stands beside them, so that there letter by letter is compar
 from __future__ import annotations
 
 import collections
+import functools
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 from detox_jax import records, segmenters
 from detox_jax.segmenters import Segmenter
 
 _FEWEST_WORDS = 5
-_WORD = re.compile(r"\w+")
+_ASCII_WORD = re.compile(r"\w+")
 _LETTER = segmenters.UNSPACED.pattern
-_WORD_OR_LETTER = re.compile(rf"{_LETTER}|(?:(?!{_LETTER})\w)+")
 
 Words = tuple[str, ...]
 
@@ -79,11 +80,31 @@ class Evaluated:
         return self._words(text), self._num_words(text)
 
     def _num_words(self, text: str) -> int:
-        return len(_WORD.findall(segmenters.spaced(text, self._segmenter).casefold()))
+        return len(_found(_word, segmenters.spaced(text, self._segmenter)))
 
     def _words(self, text: str) -> Words:
-        pattern = _WORD if self._segmenter is None else _WORD_OR_LETTER
-        return tuple(pattern.findall(text.casefold()))
+        return tuple(_found(_word if self._segmenter is None else _word_or_letter, text))
+
+
+def _found(pattern: Callable[[], re.Pattern[str]], text: str) -> list[str]:
+    if text.isascii():  # no marks: what both patterns find, several times as fast
+        return _ASCII_WORD.findall(text.lower())
+    return pattern().findall(unicodedata.normalize("NFC", text.casefold()))
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    return re.compile(rf"(?:\w+[{_marks()}]*)+")
+
+
+@functools.cache
+def _word_or_letter() -> re.Pattern[str]:
+    return re.compile(rf"{_LETTER}|(?:(?:(?!{_LETTER})\w)+[{_marks()}]*)+")
+
+
+def _marks() -> str:
+    """Those of scripts without spaces are left out: a run of their letters is no word."""
+    return "".join(mark for mark in segmenters.marks() if not segmenters.UNSPACED.match(mark))
 
 
 def _files(extra: Mapping[str, object]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from detox_jax import segmenters
 from detox_jax.formats.word_lists import read_words
 from detox_jax.toxicity import scripts
 
@@ -103,17 +103,9 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text.lower())
 
 
-@functools.cache
 def _marks() -> str:
-    """Vowel signs, accents and other marks that make another word of the letters before them.
-
-    Python counts none of them among the characters of words.
-    """
-    marks = (
-        character
-        for character in map(chr, range(0x300, 0x20000))
-        if unicodedata.category(character) in ("Mn", "Mc")
-    )
     return "".join(
-        mark for mark in marks if unicodedata.name(mark, "").split(" ")[0] not in _OPTIONAL_MARKS
+        mark
+        for mark in segmenters.marks()
+        if unicodedata.name(mark, "").split(" ")[0] not in _OPTIONAL_MARKS
     )

@@ -40,3 +40,30 @@ def test_ids_and_words_tell(document, why):
 
 def test_records_that_only_an_id_tells_are_counted():
     assert EVALUATED.by_id_alone == 1
+
+
+HINDI = records.Prompt("h", "वह देर से आयी")  # 4 words
+TAMIL = records.Prompt("t", "அவர் நேற்று என் வீட்டு மர")
+
+
+def test_vowel_signs_are_parts_of_words():
+    assert Evaluated([HINDI]).by_id_alone == 1
+    evaluated = Evaluated([TAMIL])
+    assert evaluated.by_id_alone == 0
+    assert evaluated.why(records.Document("d", f"{TAMIL.text}, மரம்")) == "text"
+    # Its last word with a vowel sign is another word.
+    assert evaluated.why(records.Document("d", f"{TAMIL.text}ா")) is None
+
+
+def test_an_accent_may_be_a_character_of_its_own():
+    evaluated = Evaluated([records.Prompt("p", "Le caf\u00e9 \u00e9tait ferm\u00e9 hier")])
+    decomposed = "Hier: le cafe\u0301 e\u0301tait ferme\u0301 hier."
+    assert evaluated.why(records.Document("d", decomposed)) == "text"
+
+
+def test_marks_of_scripts_without_spaces_make_no_words():
+    """Without a segmenter a Thai sentence is told as ever: by the runs between its signs."""
+    thai = "ฉันเห็นน้ำที่ท่าเรือ"
+    evaluated = Evaluated([records.Prompt("p", thai)])
+    assert evaluated.by_id_alone == 0
+    assert evaluated.why(records.Document("d", thai)) == "text"

@@ -80,6 +80,7 @@ def test_a_command_is_required(cloud, script):
     ("script", "flag", "what"),
     [
         ("create.sh", "--node_count=two", "a whole number"),
+        ("preflight.sh", "--timeout=010", "a whole number"),  # 8 to bash, and 08 an error of its
         ("run_xpk.sh", "--poll=ten", "a number of seconds"),
         ("watch.sh", "--poll=1.", "a number of seconds"),
         ("delete.sh", "--pause=", "a number of seconds"),
