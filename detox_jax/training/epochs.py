@@ -54,8 +54,7 @@ class EpochStream:
           identity: see above.
           if_empty: what to say where an epoch has no example.
         """
-        # As a checkpoint gives it back: JSON has no tuples.
-        self.identity = json.loads(json.dumps(identity))
+        self.identity = identity
         self._read_epoch = read_epoch
         self._seed = seed
         self._if_empty = if_empty
@@ -88,7 +87,10 @@ class EpochStream:
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
-        return {"identity": self.identity, "epoch": self._epoch, "row": self._row}
+        # As a checkpoint gives it back: JSON has no tuples. Not done at the start, where a check
+        # may not know all of it yet.
+        identity = json.loads(json.dumps(self.identity))
+        return {"identity": identity, "epoch": self._epoch, "row": self._row}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to a position that `state` gave.
@@ -96,7 +98,7 @@ class EpochStream:
         Raises:
           UserError: if it belongs to other data, naming what differs.
         """
-        for name, value in self.identity.items():
+        for name, value in self.state()["identity"].items():
             if state["identity"].get(name) != value:
                 raise UserError(
                     f"the checkpoint's position in the data is for {name} "
