@@ -113,14 +113,16 @@ class CachedScorer:
             import not be read; and whatever the scorer raises.
         """
         prepared = [scorers.prepare(text) for text in texts]
-        asked = [text for text in prepared if not records.is_empty(text)]
-        # What hosts remember may differ, and all must score the same: process 0 remembers.
+        asked = list(dict.fromkeys(text for text in prepared if not records.is_empty(text)))
+        # What hosts remember may differ, and all must score the same: process 0 remembers. It tells
+        # no texts, which all have: what is told stays in its memory.
         run = processes.current()
-        scores = run.first_decides(lambda: self._remembered(asked))
-        missing = [text for text in dict.fromkeys(asked) if text not in scores]
+        told = run.first_decides(lambda: self._remembered(asked))
+        scores = {asked[index]: score for index, score in told}
+        missing = [text for text in asked if text not in scores]
         if missing and self.replay_only:
             raise UserError(
-                f"{self.path}: {len(missing)} of {len(set(asked))} texts have no score of "
+                f"{self.path}: {len(missing)} of {len(asked)} texts have no score of "
                 f"{self.name} ({self.fingerprint}) and replay_only is set; score them first"
             )
         at_once = getattr(self.scorer, "texts_at_once", _TEXTS_AT_ONCE)
@@ -148,10 +150,12 @@ class CachedScorer:
         elif not self.imports and not epath.Path(self.path).exists():
             raise UserError(f"{self.path}: no such score cache; replay-only mode needs one")
 
-    def _remembered(self, texts: Sequence[str]) -> dict[str, float | None]:
+    def _remembered(self, texts: Sequence[str]) -> list[tuple[int, float | None]]:
+        """Scores by the index of their text."""
         if self.replay_only:
             self.check()
-        return self._store.get(dict.fromkeys(texts))
+        scores = self._store.get(texts)
+        return [(index, scores[text]) for index, text in enumerate(texts) if text in scores]
 
     @functools.cached_property
     def _store(self) -> ScoreStore | SharedScores:

@@ -7,11 +7,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+import types
 
 import pytest
 
 from detox_jax import cli
 from detox_jax.errors import UserError
+from detox_jax.parallel import processes
 from detox_jax.toxicity import cache, remote, score_store
 from detox_jax.toxicity.scorer import check
 from tests.toxicity.conftest import KEY
@@ -320,6 +322,21 @@ def test_several_processes_share_a_file(path, tmp_path, begin):
     corrupted = begin == "corrupted"
     assert len(list((tmp_path / "cache").glob("*.corrupt*"))) == corrupted
     assert "".join(errors).count("warning: ") == corrupted
+
+
+def test_hosts_take_what_the_first_remembers_and_are_told_no_texts(path, tmp_path, monkeypatch):
+    """What process 0 tells it keeps, and a corpus is longer than its memory."""
+    _cached(Counting(), path).score([IDIOT, SILENT])
+    told = {}
+    store = types.SimpleNamespace(set=told.__setitem__, get=told.__getitem__)
+    for index, of_host in enumerate((path, str(tmp_path / "of-the-second.sqlite"))):
+        run = processes.Processes(index, ("a", "b"), store)
+        monkeypatch.setattr(processes, "_current", run)
+        scorer = Counting()
+        texts = [SILENT, DAY, IDIOT, BLANK, DAY]
+        assert _cached(scorer, of_host).score(texts) == [None, 0.1, 0.9, 0.0, 0.1]
+        assert scorer.asked == [[DAY]]
+    assert IDIOT not in "".join(told.values())
 
 
 def test_a_file_that_another_process_sets_aside_while_it_is_looked_at(path, monkeypatch):
