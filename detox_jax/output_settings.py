@@ -427,7 +427,8 @@ def _without_new_fields(there: Mapping[str, Any], old: Any, new: Any) -> Any:
     """`new` without what rows are told of that were finished when `evaluate` did not take it.
 
     Their table stays: without a perplexity of rows that are steered, and without the mark of a
-    scorer that decided otherwise than by a filter.
+    scorer that decided otherwise than by a filter. It stays too whatever a row is said to differ
+    in, which lets rows be compared and changes no figure of those that were.
     """
     not_given = there.get(STEERING_NOT_GIVEN, ())
 
@@ -435,6 +436,8 @@ def _without_new_fields(there: Mapping[str, Any], old: Any, new: Any) -> Any:
         known = old["methods"].get(name, {})
         if "decided_by" not in known:
             method = {key: value for key, value in method.items() if key != "decided_by"}
+        if "own_decoding" in known:
+            method = {**method, "own_decoding": known["own_decoding"]}
         if "steering" in known or name in not_given or not method.get("steering"):
             return method
         return {key: value for key, value in method.items() if key != "steering"}

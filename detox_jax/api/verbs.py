@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SCORERS = {"ngram": "@ngram.NgramScorer()", "lexicon": "@lexicon.LexiconScorer()"}
 AnyPath = str | os.PathLike[str]
+# Settings of decoding that a call of `generate` asks for: what it wrote is meant to have them, and
+# a baseline that was asked otherwise to have its own.
+_ASKED_FOR = ("steering", "behind", "chat_template")
 
 
 @overload
@@ -127,7 +130,7 @@ def evaluate(
         )
     place = Place(output_dir)
     known: dict[str, Any] = {
-        "methods": {name: _method(name, given) for name, given in methods.items()},
+        "methods": _methods(methods, baseline),
         "output_dir": place.output,
         "baseline": baseline,
         "reference": reference,
@@ -139,8 +142,21 @@ def evaluate(
     return Evaluation(results_files.load(place.output), place)
 
 
-def _method(name: str, given: Any) -> Any:
-    """What the verb is told of a method; how it is steered or asked is meant to be so."""
+def _methods(methods: Mapping[str, Any], baseline: str) -> dict[str, Any]:
+    """What the verb is told of each; how generations are steered or asked is meant to be so."""
+    there = _decoding(methods[baseline]) if baseline in [*methods] else None
+    return {name: _method(name, given, there) for name, given in methods.items()}
+
+
+def _method(name: str, given: Any, there: Mapping[str, Any] | None) -> Any:
+    """The same of one method.
+
+    Args:
+      name: of the method.
+      given: what stands for it.
+      there: how the baseline was decoded, as far as files say.
+    """
+    from detox_jax.evaluation import decoding
     from detox_jax.evaluation.evaluate import Method
 
     if isinstance(given, Sequence) and not isinstance(given, str | Generations):
@@ -152,9 +168,22 @@ def _method(name: str, given: Any) -> Any:
         return given
     if not given.is_scored:
         raise UserError(f"methods[{name!r}] has no scores; give detox_jax.score(...) of it")
-    generated = given.manifest.get("generated", {})
-    own = tuple(name for name in ("steering", "behind", "chat_template") if generated.get(name))
+    differ = decoding.differ(decoding.of_manifest(given.manifest), there)
+    own = tuple(setting for setting in differ if setting in _ASKED_FOR)
     return Method(given.directory, given.checkpoint_path, own_decoding=own, **given._drawn_under)
+
+
+def _decoding(given: Any) -> Mapping[str, Any] | None:
+    """How a method's continuations were decoded; None where no file says."""
+    from detox_jax.evaluation import scored_texts
+
+    source = getattr(given, "generations", given)
+    if isinstance(source, Mapping):
+        source = next(iter(source.values()), None)
+    try:
+        return scored_texts.decoding_of(path_of(source, "methods"))
+    except UserError:  # The verb says what is the matter with it.
+        return None
 
 
 def sgeat(

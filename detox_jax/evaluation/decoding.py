@@ -133,6 +133,21 @@ def compare(
     return (f"Not compared, since the files do not say: how {', '.join(unknown)} was decoded.",)
 
 
+def differ(
+    here: Mapping[str, Any] | None, there: Mapping[str, Any] | None
+) -> dict[str, tuple[Any, Any]]:
+    """Both values of the settings that must be equal and are not, as far as both are known.
+
+    Args:
+      here: see `of_manifest`.
+      there: likewise.
+    """
+    if here is None or there is None:
+        return {}
+    both = {name: (here.get(name), there.get(name)) for name in _COMPARED}
+    return {name: (a, b) for name, (a, b) in both.items() if None not in (a, b) and a != b}
+
+
 def said(decodings: Mapping[str, Mapping[str, Any] | None], baseline: str) -> tuple[str, ...]:
     """A sentence on the methods that were decoded otherwise than the baseline, and in what.
 
@@ -155,12 +170,8 @@ def _differences(
     """Methods and settings that differ from the baseline's, with both values, as far as known."""
     reference = decodings[baseline]
     for name, decoding in decodings.items():
-        if reference is None or decoding is None:
-            continue
-        for setting in _COMPARED:
-            there, here = reference.get(setting), decoding.get(setting)
-            if None not in (there, here) and there != here:
-                yield name, setting, here, there
+        for setting, (here, there) in differ(decoding, reference).items():
+            yield name, setting, here, there
 
 
 def _advice(setting: str, how: str) -> str:

@@ -272,6 +272,43 @@ def test_continuations_without_scores_are_not_evaluated(tmp_path):
         dj.evaluate({"base": dj.Generations((), str(tmp_path))})
 
 
+def test_generations_are_meant_to_be_steered_and_asked_as_they_were(tmp_path):
+    """Which is named where the baseline's are not, and refuses no evaluation of before."""
+
+    def scored(name, **asked):
+        drawn = (records.Generation("a"),) * 2
+        dj.score([records.Prompt("1", "So", generations=drawn)], output_dir=tmp_path / name)
+        file = tmp_path / name / "manifest.json"
+        manifest = {**json.loads(file.read_text()), "generated": {"max_new_tokens": 20, **asked}}
+        file.write_text(json.dumps(manifest))
+        return dj.Generations((), str(tmp_path / name))
+
+    def own(output, base, mine):
+        rows = {"base": base, "mine": mine}
+        dj.evaluate(rows, output_dir=tmp_path / output, bootstrap_draws=100)
+        manifest = json.loads((tmp_path / output / "manifest.json").read_text())
+        return [row["own_decoding"] for row in manifest["settings"]["methods"].values()]
+
+    def finished_as(output, own_of_mine):
+        file = tmp_path / output / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["settings"]["methods"]["mine"]["own_decoding"] = own_of_mine
+        file.write_text(json.dumps(manifest))
+
+    raw, template = scored("raw"), {"chat_template": "0123456789abcdef"}
+    asked, alike = scored("asked", **template), scored("alike", **template)
+    steered = scored("steered", steering=[{"method": "BannedWords"}])
+    assert own("a", asked, alike) == [[], []]
+    assert own("b", raw, asked) == own("c", asked, raw) == [[], ["chat_template"]]
+    assert own("d", tmp_path / "asked", raw) == [[], ["chat_template"]]
+    assert own("e", raw, steered) == own("f", steered, raw) == [[], ["steering"]]
+    for output, base, mine, before in (("a", asked, alike, ["x"]), ("b", raw, asked, [])):
+        finished_as(output, before)
+        assert own(output, base, mine)[1] == before
+    with pytest.raises(dj.UserError, match="'mine' was generated with max_new_tokens 10"):
+        own("g", raw, scored("short", max_new_tokens=10))
+
+
 def test_a_hugging_face_model_is_refused_with_the_command(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(dj.UserError, match="detox-jax convert --from_hf="):
