@@ -20,6 +20,7 @@ from detox_jax.evaluation import perplexity
 from detox_jax.evaluation.rows import Perplexity
 from detox_jax.kinds import Count, Dtype
 from detox_jax.models.config import TransformerConfig
+from detox_jax.parallel import computation
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tags import Tags
 from detox_jax.vocabulary import Vocabulary
@@ -182,7 +183,8 @@ class Model:
             below={"mesh_shape": self.mesh_shape},
             asked=["mesh_shape"],
         )
-        return load(model_dir, dtype=self._own_dtype, mesh_shape=answers["mesh_shape"])
+        mesh_shape = computation.read_mesh_shape(answers["mesh_shape"])  # `train` takes text too.
+        return load(model_dir, dtype=self._own_dtype, mesh_shape=mesh_shape)
 
     @property
     def _own_dtype(self) -> Dtype | None:

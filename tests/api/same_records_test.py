@@ -352,6 +352,9 @@ def test_a_model_is_trained_on_the_mesh_that_is_said_last(model, configured, tmp
     meshes = [re.search("^MESH_SHAPE = (.*)", config, re.M)[1] for config in configured]
     assert meshes == [str(mesh) for mesh in expected]
     assert trained(in_bfloat16)["dtype"] == "bfloat16"
+    (tmp_path / "layer.gin").write_text("MESH_SHAPE = 'fsdp=2,model=4'\n")
+    as_text = [trained(model, **layer), trained(on_mesh, mesh_shape="data=8")]
+    assert [of["mesh_shape"] for of in as_text] == [{"fsdp": 2, "model": 4}, {"data": 8}]
 
 
 def test_train_is_configured_as_from_the_command_line(model, configured, tmp_path, monkeypatch):
