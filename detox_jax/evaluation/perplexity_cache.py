@@ -212,26 +212,25 @@ class PerplexityReader:
     ) -> T | None:
         file = self.directory / file_name
         decided = output_settings.without_notes(inputs)
-        shared = shared_steps.place_of(kind.__name__, decided)
+        files = [file, *_shared(kind.__name__, decided)]
 
         def read() -> list[dict[str, Any] | None]:
-            return [_kept(file, decided), shared and _kept(shared, decided)]
+            return [_kept(place, decided) for place in files]
 
-        here, elsewhere = processes.current().first_decides(read)
-        if here is not None:
-            return from_json(kind, here.get("perplexity"), str(file), "perplexity")
-        if elsewhere is not None:
-            measured = from_json(kind, elsewhere.get("perplexity"), str(shared), "perplexity")
+        kept = dict(zip(files, processes.current().first_decides(read), strict=True))
+        for place, there in kept.items():
+            if there is not None:
+                measured = from_json(kind, there.get("perplexity"), str(place), "perplexity")
+                break
         else:
             measured = compute()
         if measured is None:
             return measured
-        self.directory.mkdir(parents=True, exist_ok=True)
         written = {"inputs": inputs, "perplexity": to_json(measured)}
-        atomic_files.write_json(file, written)
-        if elsewhere is None and shared is not None:
-            shared.parent.mkdir(parents=True, exist_ok=True)
-            atomic_files.write_json(shared, written, in_output=False)
+        for place, there in kept.items():
+            if there is None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                atomic_files.write_json(place, written, in_output=place == file)
         return measured
 
 
@@ -247,6 +246,17 @@ def describe_steering(steering: Sequence[Any], steered_by: Sequence[Any] | None)
     return [output_settings.describe(method, "steering") for method in steering]
 
 
+def _shared(kind: str, decided: Mapping[str, Any]) -> list[epath.Path]:
+    """The files that runs share a figure in, if they do.
+
+    One is named with the weights, so that models of one recipe have each its own; one without, by
+    which a file of before is found, and that of a model whose weights are gone.
+    """
+    named = (decided, {name: _without_weights(of) for name, of in decided.items()})
+    files = (shared_steps.place_of(kind, of) for of in named)
+    return list(dict.fromkeys(file for file in files if file is not None))
+
+
 def _kept(file: epath.Path, decided: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a file holds, if it was computed from the same."""
     kept = read_json(file) if file.exists() else {}
@@ -259,5 +269,10 @@ def _kept(file: epath.Path, decided: Mapping[str, Any]) -> dict[str, Any] | None
 def _are_same(there: Any, now: Any) -> bool:
     """Whether two inputs are; weights where both name them: a file of before names none."""
     if isinstance(there, Mapping) and isinstance(now, Mapping) and WEIGHTS not in {*there} & {*now}:
-        there, now = ({key: x for key, x in of.items() if key != WEIGHTS} for of in (there, now))
+        there, now = _without_weights(there), _without_weights(now)
     return there == now
+
+
+def _without_weights(of: Any) -> Any:
+    """An input without the weights that it may name."""
+    return {key: x for key, x in of.items() if key != WEIGHTS} if isinstance(of, Mapping) else of

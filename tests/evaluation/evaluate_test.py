@@ -8,7 +8,7 @@ import shutil
 import pytest
 from etils import epath
 
-from detox_jax import chat, cli, outputs, records
+from detox_jax import chat, cli, output_settings, outputs, records, shared_steps
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
@@ -21,6 +21,7 @@ from detox_jax.evaluation import (
 )
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.formats import plain_prompts
+from detox_jax.generation.steering import scoring
 from tests import chats_made
 from tests.checkpoints.models_made import write_model
 from tests.conftest import SENTENCES, draw_few_files
@@ -311,6 +312,52 @@ def test_a_kept_perplexity_is_of_the_weights_that_it_was_read_from(
     assert inputs["model"].pop("weights") and inputs["model"]["made_from"]
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "inputs": inputs}))
     assert value(2) == 2 and len(calls) == 2
+
+
+def test_runs_share_a_perplexity_of_before_and_one_whose_weights_are_gone(
+    tmp_path, config, vocabulary, monkeypatch
+):
+    """A sweep finds what its cells read; two models of one recipe have each its own."""
+    held = tmp_path / "held.jsonl"
+    held.write_text('{"id": "a", "text": "a text"}\n')
+    read = []
+
+    def compute(path, *_, **__):
+        read.append(path)
+        return Perplexity(float(len(read)), 1.0, 1, 1, documents=1)
+
+    monkeypatch.setattr(perplexity, "checkpoint_perplexity", compute)
+    models = [str(tmp_path / name) for name in "ab"]
+    for seed, model in enumerate(models):
+        write_model(pathlib.Path(model), config, vocabulary, seed)
+        outputs.OutputDirectory(model, "train", {"a": "recipe"}).finish(steps=0)
+
+    def value(place, model, steering=()):
+        reader = perplexity_cache.PerplexityReader(epath.Path(tmp_path / place), str(held), None, 1)
+        measured = reader.of_steered("mine", model, steering, [{"method": "Words"}]).perplexity
+        return measured and measured.value
+
+    monkeypatch.setenv("DETOX_JAX_SHARED_STEPS", str(tmp_path / "shared"))
+    monkeypatch.setattr(scoring, "why_unscored", lambda _: None)
+    assert [value(f"cell-{i}", model, ["words"]) for i, model in enumerate(models)] == [1, 2]
+    assert [value("all", model) for model in models] == [1, 2] and read == models
+    # As a version before left it, named without weights, beside a cell that is finished.
+    shutil.rmtree(tmp_path / "shared")
+    file = tmp_path / "cell-0" / "perplexity-mine.json"
+    kept = json.loads(file.read_text())
+    assert kept["inputs"]["model"].pop("weights")
+    named = shared_steps.place_of(
+        "HeldoutPerplexity", output_settings.without_notes(kept["inputs"])
+    )
+    named.parent.mkdir()
+    named.write_text(json.dumps(kept))
+    assert value("before", models[0]) == 1
+    # A run that ended between its own file and the shared one; then weights that are gone.
+    shutil.rmtree(tmp_path / "shared")
+    assert value("sweep", models[1]) is None
+    assert value("cell-1", models[1], ["words"]) == value("sweep", models[1]) == 2
+    shutil.rmtree(pathlib.Path(models[1]) / "checkpoints")
+    assert value("gone", models[1]) == 2 and read == models
 
 
 def test_new_continuations_are_read_anew(tmp_path, monkeypatch):
