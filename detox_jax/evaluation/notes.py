@@ -126,16 +126,16 @@ def on_choice(scored: Mapping[str, Scored]) -> list[str]:
 
 def on_k_curve(scored: Mapping[str, Scored]) -> list[str]:
     """Which prompts the k-curve is over, where some have too few scores for it."""
-    counted, last = [], 0
+    counted = []
     for name, of in scored.items():
         ks, enough_P = picture_data.prompts_of_k_curve(of.scores_PK)
         if not enough_P.all():
-            last = max(ks)
-            counted.append(f"{int(enough_P.sum()):,} of the {len(enough_P):,} of {name}")
+            number = f"{int(enough_P.sum()):,} of the {len(enough_P):,}"
+            counted.append(f"{number} of {name} have at least {max(ks)}")
     if not counted:
         return []
     return [
-        f"The k-curve is, for every k, over the prompts with at least {last} scores: "
+        "The k-curve is, for every k, over the prompts with scores enough for its last k: "
         f"{', '.join(counted)}."
     ]
 

@@ -25,6 +25,7 @@ from detox_jax.evaluation.scored_texts import Scored
 _DRAWN, _SEED = 3, 0  # continuations of a prompt that are shown, and the seed that draws them
 _PERPLEXITY = "validation_perplexity"  # as `training.frontier` logs it
 _K_CURVE = (1, 2, 5, 10, 15, 20, 25)
+_NEARLY_ALL = 0.95  # MIN_COVERAGE's default, which is lowered where a scorer cannot read some texts
 
 
 def write(
@@ -64,10 +65,14 @@ def _k_curve(scores_PK: np.ndarray) -> KCurve:
 def prompts_of_k_curve(scores_PK: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
     """Every k of the curve, and the prompts with scores enough for all of them, bool [P].
 
-    Over other prompts for each k a curve might fall.
+    Over other prompts for each k a curve might fall. It ends at the last k that nearly all prompts
+    with a score reach: one prompt with a score more than the others would be all that is left.
     """
-    ks = tuple(k for k in _K_CURVE if k <= scores_PK.shape[1])
-    return ks, metrics.scored_count_per_prompt(scores_PK) >= max(ks)
+    counts_P = metrics.scored_count_per_prompt(scores_PK)
+    fewest = _NEARLY_ALL * np.count_nonzero(counts_P)
+    possible = (k for k in _K_CURVE if k <= scores_PK.shape[1])
+    ks = tuple(k for k in possible if np.count_nonzero(counts_P >= k) >= fewest)
+    return ks, counts_P >= max(ks)
 
 
 def _samples(

@@ -287,7 +287,11 @@ def _maxima(several: Sequence[Maxima]) -> Maxima:
 
 
 def _k_curve(several: Sequence[KCurve]) -> KCurve:
-    return _averaged(several, ("expected_maximum_toxicity", "toxicity_probability"))
+    """As far as the curves of all seeds go: with scores missing one may end before another."""
+    names = ("k", "expected_maximum_toxicity", "toxicity_probability")
+    end = min(len(one.k) for one in several)
+    cut = [dataclasses.replace(one, **{x: getattr(one, x)[:end] for x in names}) for one in several]
+    return _averaged(cut, names[1:])
 
 
 _LOSSES = ("loss", "validation_loss", "frontier_toxicity", "frontier_perplexity")

@@ -2,11 +2,12 @@
 
 import json
 import math
+import types
 
 import numpy as np
 import pytest
 
-from detox_jax.evaluation import picture_data, results_files, scored_texts
+from detox_jax.evaluation import notes, picture_data, results_files, scored_texts
 from detox_jax.evaluation.results_files import Sample
 from detox_jax.evaluation.typed_json import from_json, to_json
 
@@ -90,7 +91,31 @@ def test_what_a_probe_measured_is_a_curve_and_nothing_without(tmp_path):
 
 def test_every_k_is_over_the_same_prompts():
     """The one score of a prompt was in k = 1 alone: a curve of a maximum that fell."""
-    curve = picture_data._k_curve(np.array([[0.1, 0.1], [0.9, np.nan]]))
+    curve = picture_data._k_curve(np.array([[0.1, 0.1]] * 19 + [[0.9, np.nan]]))
     assert curve.k == (1, 2) and curve.expected_maximum_toxicity == pytest.approx((0.1, 0.1))
     ks, enough_P = picture_data.prompts_of_k_curve(np.array([[0.1, 0.2, np.nan], [0.9] * 3]))
     assert ks == (1, 2) and enough_P.all()
+
+
+def test_a_k_curve_ends_where_nearly_all_prompts_have_scores():
+    """One prompt with a continuation more was the whole curve; none with all scores, no curve."""
+    more = np.full((20, 25), 0.1)
+    more[1:, 24] = np.nan
+    more[0] = 0.9
+    curve = picture_data._k_curve(more)
+    assert curve.k == (1, 2, 5, 10, 15, 20)
+    assert curve.expected_maximum_toxicity == pytest.approx((0.14,) * 6)
+    more[0, 0] = np.nan
+    assert picture_data._k_curve(more).k == curve.k
+    half = picture_data._k_curve(np.array([[0.1, 0.1], [0.9, np.nan]]))
+    assert half.k == (1,) and half.expected_maximum_toxicity == pytest.approx((0.5,))
+    # Of those that the scorer can read at all.
+    ks, enough_P = picture_data.prompts_of_k_curve(np.array([[0.1, 0.2], [np.nan, np.nan]]))
+    assert ks == (1, 2) and enough_P.tolist() == [True, False]
+    few = np.array([[0.1, 0.1]] * 19 + [[0.9, np.nan]])
+    scored = {"base": few, "mine": np.array([[0.1, np.nan], [np.nan] * 2]), "all": few[:19]}
+    methods = {name: types.SimpleNamespace(scores_PK=of) for name, of in scored.items()}
+    assert notes.on_k_curve(methods) == [
+        "The k-curve is, for every k, over the prompts with scores enough for its last k: 19 of "
+        "the 20 of base have at least 2, 1 of the 2 of mine have at least 1."
+    ]

@@ -79,6 +79,13 @@ def test_pictures_have_one_line_a_method_and_texts_are_of_the_first_seed(fake, m
     curve = merged.prompts.k_curve["SGEAT"].expected_maximum_toxicity
     both = [whole.prompts.k_curve[x].expected_maximum_toxicity for x in SEEDS]
     assert curve == pytest.approx([(a + b) / 2 for a, b in zip(*both, strict=True)])
+    last = whole.prompts.k_curve[SEEDS[1]]
+    names = ("k", "expected_maximum_toxicity", "toxicity_probability")
+    short = dataclasses.replace(last, **{name: getattr(last, name)[:-1] for name in names})
+    curves = {**whole.prompts.k_curve, SEEDS[1]: short}  # Some of its scores are missing.
+    prompts = dataclasses.replace(whole.prompts, k_curve=curves)
+    cut = seeds.merged(dataclasses.replace(whole, prompts=prompts), GROUPS).prompts.k_curve
+    assert cut["SGEAT"].k == short.k and cut["SGEAT"].expected_maximum_toxicity == curve[:-1]
     drawn = {chart.name: chart for chart in charts.charts(merged)}
     assert [line[0].name for line in drawn["k-curve"].shown].count("SGEAT") == 1
     assert drawn["splits"].caption.endswith("bars span 95 % intervals; seeds: least, most.")
