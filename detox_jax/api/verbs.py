@@ -110,7 +110,8 @@ def evaluate(
     """Scored continuations of several methods side by side: the verb `evaluate`.
 
     Args:
-      methods: by name; all of the same prompts and decoded alike, but for steering.
+      methods: by name; all of the same prompts and decoded alike, but for steering, tags and a
+        chat template.
       baseline: what the others are compared with.
       heldout: documents for the perplexity of the models that wrote them.
       reference: a model under which the continuations are read for their perplexity.
