@@ -35,6 +35,9 @@ from detox_jax.vocabulary import ID_SHIFT, PAD_ID, Vocabulary
 FREE = ("output_dir", "periods", "strict", "check_only")
 # For settings, see `output_settings.LEARNS`: a version before left the token out.
 _LEARNS = "texts behind the token that starts a document"
+# The published learning rate and clip. A head of an imported model begins at zero, and gradients of
+# the rest are of its size: beside SGEAT's eps of 1e-5 these would hardly move.
+_OPTIMIZER = AdamW(learning_rate=2e-5, eps=1e-8, max_grad_norm=2.0)
 
 
 def reward_loss(
@@ -77,7 +80,7 @@ def train_reward(
       task: of labelled texts, see `tasks.classification`; its one label is the toxicity.
       budget: for how long: updates, or passes over the texts.
       length: at which texts are cut, in tokens, the one that starts a document included.
-      optimizer: its settings.
+      optimizer: its settings; the published rate and clip where None.
       batch_size: texts of an update.
       random_seed: of the order.
       computation: mesh, and parts of a batch.
@@ -94,7 +97,7 @@ def train_reward(
     arguments = locals()
     from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
-    optimizer, periods = optimizer or AdamW(), periods or Periods()
+    optimizer, periods = optimizer or _OPTIMIZER, periods or Periods()
     computation = computation or Computation()
 
     # --- model and data ----------------------------------------------------------------------

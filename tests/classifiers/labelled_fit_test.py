@@ -1,10 +1,16 @@
-"""What training on labelled texts refuses before its first step."""
+"""What training on labelled texts refuses before its first step, and how far a step goes."""
 
+import gin
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import seqio
 
+from detox_jax import cli
+from detox_jax.classifiers import train_reward
 from detox_jax.classifiers.labelled_fit import require_two_kinds
 from detox_jax.errors import UserError
+from detox_jax.training.optimizer import AdamW
 from tasks.classification import _FEATURES, LabelledSource, LabelledText
 from tests.classifiers import labelled_made
 
@@ -35,3 +41,26 @@ def test_the_verbs_ask_for_both_before_they_write(verb, model_dir, tmp_path, cap
     assert labelled_made.train(verb, model_dir, tmp_path / "out") == 2
     assert "all of its training texts " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "scope"),
+    [
+        ([], None),
+        (["train_reward"], ""),
+        (["sgeat", "--gin_file=gin_configs/experiments/steering.gin"], "reward"),
+    ],
+)
+def test_what_a_small_head_leaves_of_gradients_moves_the_rest_by_the_rate(command, scope):
+    """The first update of Adam is g / (|g| + eps) of the rate, and an imported head begins at 0."""
+    optimizer = train_reward._OPTIMIZER
+    if command:
+        cli.load_config(cli.parse_arguments(command))
+        with gin.config_scope(scope or None):
+            optimizer = gin.get_configurable(AdamW)()
+    transformation = optimizer.transformation(10)
+    params = {"bias": jnp.zeros(2)}
+    gradients = {"bias": jnp.array([1e-6, -1.5])}
+    updates, _ = transformation.update(gradients, transformation.init(params), params)
+    rate = 1e-3 if scope == "reward" else 2e-5
+    np.testing.assert_allclose(updates["bias"], [-rate / 1.01, rate], rtol=1e-4)
