@@ -2,12 +2,14 @@
 
 import dataclasses
 import inspect
+import re
+import shlex
 from pathlib import Path
 
 import gin
 import pytest
 
-from detox_jax import cli, configuration
+from detox_jax import cli, configuration, sweep_cells
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation.decoding import Decoding
 from detox_jax.models.transformer import TransformerLM
@@ -267,6 +269,44 @@ def test_a_model_writes_by_other_random_numbers_than_what_it_was_trained_on(name
     if name == "quark":
         with gin.config_scope("behind"):
             assert gin.get_configurable(Decoding)().random_seed == 5
+
+
+def _drawn(flags):
+    """By corpus of new documents what their ids begin with, and the seed that they are drawn by."""
+    cli.load_config(cli.parse_arguments(["sgeat", *flags, "--gin.RANDOM_SEED=5"]))
+    drawn = {}
+    for name, reference in gin.query_parameter("CORPORA/gin.macro.value").items():
+        corpus, generate = reference.scoped_configurable_fn(), "documents/generate.generate"
+        if corpus.prompts is None or corpus.source is not None:
+            continue
+        if corpus.generate is not None:
+            scope = reference.scoped_selector.rpartition("/")[0]
+            generate = gin.query_parameter(f"{scope}/sgeat.Corpus.generate").scoped_selector
+        seed = gin.get_bindings(generate)["decoding"].random_seed
+        drawn[name] = (corpus.prompts().ids, seed)
+    return drawn
+
+
+def test_rounds_that_were_begun_before_go_on_as_the_changelog_says():
+    text = (ROOT.parent / "CHANGELOG.md").read_text()
+    advice = text.partition("A run that was begun before is refused at its second corpus.")[2]
+    rounds, _, quark = advice.partition("\n- ")[0].partition("for `quark.gin`\n")
+    ids = re.search(r"`(--gin\.\S+)`", rounds)[1]
+    folder = "--gin_file=gin_configs/experiments"
+
+    for name in ("rounds", "matrix/1m"):
+        drawn = _drawn([f"{folder}/{name}.gin", ids])
+        assert drawn["second"] == drawn["standard"] == ("standard", 5)
+
+    drawn = _drawn([f"{folder}/quark.gin", *shlex.split(quark.replace("\\\n", " "))])
+    by_seed = {"standard": 5, "round-1": 5, "round-2": 1, "round-3": 2}
+    assert drawn == {name: ("standard", seed) for name, seed in by_seed.items()}
+
+    choices = shlex.split(re.search(r"`(--gin\.sweep[^`]+)`", rounds)[1])
+    cli.load_config(cli.parse_arguments(["sweep", f"{folder}/matrix/sweep.gin", *choices]))
+    axis = sweep_cells.Axis("size", gin.query_parameter("sweep.Axis.choices"))
+    (cell,) = sweep_cells.cells([axis], None, (), "out")
+    assert cell.arguments(())[1:3] == [f"{folder}/matrix/1m.gin", ids]
 
 
 def test_a_probe_in_every_row_whose_files_are_still_to_come(capsys):
