@@ -11,7 +11,7 @@
 #   --zone=ZONE               of the cluster
 #   --type=TYPE               TPU type, such as v5litepod-16 or v6e-64
 #   --node_count=SLICES       slices of that type (default 1)
-#   --docker_image=IMAGE      with detox_jax installed
+#   --docker_image=IMAGE      with detox_jax installed, and with the command's gin files in it
 #   --max_restarts=N          by JobSet, after preemption or a crash (default 20)
 #   --timeout=SECONDS         to wait for the end (default 604800, a week)
 #   --poll=SECONDS            between two tries to wait, where xpk cannot (default 30); ten in a row

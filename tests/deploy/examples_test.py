@@ -17,16 +17,16 @@ DEPLOY = ROOT / "deploy"
 INSTRUCTIONS = {"FROM", "WORKDIR", "COPY", "RUN", "ENTRYPOINT"}
 
 
-def instructions(name):
+def instructions(file):
     """A Dockerfile's instructions with their arguments."""
-    text = (DEPLOY / f"Dockerfile.{name}").read_text().replace("\\\n", " ")
+    text = file.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [tuple(line.split(maxsplit=1)) for line in lines]
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "tpu"])
 def test_a_dockerfile_copies_what_is_there_and_installs_from_a_lock(name):
-    steps = instructions(name)
+    steps = instructions(DEPLOY / f"Dockerfile.{name}")
     assert {step for step, _ in steps} <= INSTRUCTIONS and steps[0][0] == "FROM"
     copied = {}
     for step, arguments in steps:
@@ -105,6 +105,35 @@ def test_xpk_gets_a_workload(tmp_path):
     assert call.startswith("workload create --workload=detox --cluster=c --zone=z")
     assert "--tpu-type=v5litepod-8" in call
     assert "detox-jax sgeat --gin_file=my_run.gin --gin.OUTPUT_DIR=gs://b/runs/detox" in call
+
+
+def test_the_image_of_a_workload_has_its_gin_file(tmp_path):
+    """The commands of docs/TPU.md: what reaches the cluster is the image alone."""
+    section = (ROOT / "docs" / "TPU.md").read_text().partition("\n## 4. GKE\n")[2]
+    commands = re.search(r"(?:^    .*\n)+", section, re.MULTILINE)[0]
+    (_refusing_xpk(tmp_path) / "docker").write_text(
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/docker_calls\n'
+        f'case "$*" in *"-f - "*) cat >{tmp_path}/Dockerfile.run ;; esac\n'
+    )
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "tpu_scripts").symlink_to(ROOT / "tpu_scripts")
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    shell = ["bash", "-euo", "pipefail", "-c", commands]
+    result = subprocess.run(shell, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr  # the stand-in refuses every workload
+
+    whole, own, push = (tmp_path / "docker_calls").read_text().splitlines()
+    base, image = whole.split()[-2], own.split()[-2]
+    assert whole == f"build -f deploy/Dockerfile.tpu -t {base} ."
+    assert (own, push) == (f"build -f - -t {image} .", f"push {image}")
+    call = (tmp_path / "calls").read_text()
+    gin_file = re.search(r"--gin_file=(\S+)", call)[1]
+    assert f"--docker-image={image} " in call
+    workdir = [argument for step, argument in instructions(DEPLOY / "Dockerfile.tpu")][-1]
+    steps = instructions(tmp_path / "Dockerfile.run")
+    assert steps == [("FROM", base), ("COPY", f"{gin_file} {workdir}/")]
+    linted = linters.lint("hadolint", [tmp_path / "Dockerfile.run"])
+    assert linted.returncode == 0, linted.stdout
 
 
 def _refusing_xpk(directory):
