@@ -32,6 +32,19 @@ def test_readme(model_dir, tmp_path, monkeypatch, capsys):
     assert float(perplexity) > 1
 
 
+def test_a_training_that_is_shown_has_what_it_needs():
+    """Where it leaves something to the reader, it has an ellipsis."""
+    whole = 0
+    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        text = document.read_text().replace("\\\n", " ")
+        for command in re.findall(r"^    (detox-jax train .*)", text, re.M):
+            if not re.search(r"\.\.\.|…", command):
+                assert "TASK_FEATURE_LENGTHS=" in command, f"{document}: {command}"
+                assert re.search(r"TRAIN_STEPS=|EPOCHS=", command), f"{document}: {command}"
+                whole += 1
+    assert whole > 5
+
+
 @pytest.mark.slow
 def test_python_md(model_dir, tmp_path, monkeypatch, capsys):
     names = ran("docs/PYTHON.md", "From Python", model_dir, tmp_path, monkeypatch)
