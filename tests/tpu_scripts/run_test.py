@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -113,6 +114,17 @@ def test_the_same_command_on_all_workers_of_all_slices(cloud):
     verbs = (cloud.worker("1-1") / "verbs").read_text()
     assert verbs == "train --gin.X={'a b': \"c;d\"}\n"
     assert exit_codes(cloud) == "".join(f"worker-{i} 0\n" for i in range(4))
+
+
+def test_a_run_has_a_word_of_its_own(active):
+    active.behave('echo "word=$DETOX_JAX_RUN"')
+    words = []
+    for directory in ("one", "other"):
+        assert run(active, f"--log_dir={directory}")[0] == 0
+        of_workers = {re.search(r"word=(\S+)", log(active, i, directory))[1] for i in (0, 1)}
+        assert len(of_workers) == 1
+        words += of_workers
+    assert words[0] != words[1]
 
 
 def test_exit_codes_of_all_workers(active):
