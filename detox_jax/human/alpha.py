@@ -51,12 +51,19 @@ def alpha(coincidences_CCD: np.ndarray, level: Level) -> np.ndarray:
         return 1 - (total_D - 1) * observed_D / expected_D
 
 
-def agreement(coincidences_CCD: np.ndarray) -> np.ndarray:
-    """The share of pairs of ratings of a unit that are the same, [D]; NaN where there are none."""
-    total_D = coincidences_CCD.sum(axis=(0, 1))
-    same_D = np.trace(coincidences_CCD)
-    with np.errstate(invalid="ignore"):
-        return same_D / total_D
+def pairs(counts_UC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many pairs of a unit's ratings are the same, and how many pairs there are, both [U].
+
+    Every pair counts as one, where `coincidences` weighs a unit by its ratings: a unit of three has
+    three pairs, one of two has one.
+
+    Args:
+      counts_UC: see `coincidences`.
+    """
+    counts_UC = np.asarray(counts_UC, np.int64)
+    ratings_U = counts_UC.sum(axis=1)
+    same_U = (counts_UC * (counts_UC - 1)).sum(axis=1) // 2
+    return same_U, ratings_U * (ratings_U - 1) // 2
 
 
 def _distances(totals_CD: np.ndarray, level: Level) -> np.ndarray:

@@ -22,9 +22,9 @@ from detox_jax.records import TOXIC
 LOSS, TIE, WIN = range(3)
 NUM_CATEGORIES = 3
 STATISTICS = (
-    "shares: Wilson's interval, 95 %, ratings clustered by prompt; net and agreement: percentile "
-    "bootstrap over prompts, 95 %; sign-flip permutation p-values over prompts, Holm-adjusted "
-    "within a split and kind of vote"
+    "shares: Wilson's interval, 95 %, ratings, and pairs of them, clustered by prompt; net and "
+    "alpha: percentile bootstrap over prompts, 95 %; sign-flip permutation p-values over prompts, "
+    "Holm-adjusted within a split and kind of vote"
 )
 
 
@@ -206,6 +206,7 @@ def _agreement(
     by_prompt_PCC = part.by_prompt(alpha.coincidences(part.counts_NC))
     columns_CP = by_prompt_PCC.reshape(len(by_prompt_PCC), -1).T
     sums = columns_CP.sum(axis=1, keepdims=True)
+    same_P, pairs_P = (part.by_prompt(x) for x in alpha.pairs(part.counts_NC))
     drawn = resampling.column_means(columns_CP, draws, seed) * len(by_prompt_PCC)
     shape = (NUM_CATEGORIES, NUM_CATEGORIES, -1)
     observed_CCD, resampled_CCD = sums.reshape(shape), drawn.reshape(shape)
@@ -215,7 +216,7 @@ def _agreement(
         against,
         comparisons=int(several_N.sum()),
         ratings=int(part.counts_NC.sum()),
-        same=_interval(alpha.agreement(observed_CCD), alpha.agreement(resampled_CCD)),
+        same=statistics.share(same_P, pairs_P),
         nominal=_interval(
             alpha.alpha(observed_CCD, "nominal"), alpha.alpha(resampled_CCD, "nominal")
         ),

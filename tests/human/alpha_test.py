@@ -70,10 +70,12 @@ def test_perfect_agreement_is_one_and_one_category_alone_has_no_alpha():
 
 
 def test_agreement_is_the_share_of_equal_pairs():
-    summed = alpha.coincidences(np.array([[3, 0, 0], [1, 1, 1], [2, 1, 0]])).sum(axis=0)
+    same_U, pairs_U = alpha.pairs(np.array([[3, 0, 0], [1, 1, 1], [2, 1, 0]]))
     # Of three ratings three pairs a unit: 3, 0 and 1 of them equal.
-    assert alpha.agreement(summed[..., None])[0] == pytest.approx(4 / 9)
-    assert math.isnan(alpha.agreement(np.zeros((3, 3, 1)))[0])
+    assert (same_U.tolist(), pairs_U.tolist()) == ([3, 0, 1], [3, 3, 3])
+    # Of two one pair, of one and of none no pair.
+    same_U, pairs_U = alpha.pairs(np.array([[0, 0, 3], [1, 0, 1], [0, 1, 0], [0, 0, 0]]))
+    assert (same_U.tolist(), pairs_U.tolist()) == ([3, 0, 0, 0], [3, 1, 0, 0])
 
 
 def test_resamples_are_computed_side_by_side():

@@ -139,9 +139,22 @@ def test_raters_who_agree_have_an_alpha_of_one_though_their_sides_differ():
     key = human_made.key()
     found = answered(key, lambda _, i: ("win", "tie", "loss")[i % 3])
     agreement = outcomes.agreements(key, found, 100, 0)[0]
-    for share in (agreement.same, agreement.nominal, agreement.ordinal):
+    for share in (agreement.nominal, agreement.ordinal):
         assert (share.value, share.low, share.high) == pytest.approx((1, 1, 1))
+    # Wilson's of the twenty prompts: 20 / (20 + 1.96^2).
+    same = agreement.same
+    assert (same.value, same.low, same.high) == pytest.approx((1, 20 / (20 + 1.959964**2), 1))
     assert (agreement.comparisons, agreement.ratings) == (40, 120)
+
+
+def test_every_pair_of_ratings_weighs_the_same_where_some_are_missing():
+    """Three wins are three pairs that agree, a win and a loss one that does not: 3 of 4."""
+    key = human_made.key(prompts=2, samples=1)
+    said = [("win", "win", "win"), ("win", "loss", None)]  # of each comparison, by rater
+    found = answered(key, lambda rater, comparison: said[comparison][rater - 1])
+    agreement = outcomes.agreements(key, found, 50, 0)[0]
+    assert (agreement.comparisons, agreement.ratings) == (2, 5)
+    assert agreement.same.value == pytest.approx(3 / 4)
 
 
 def test_raters_who_click_one_side_agree_on_nothing():
