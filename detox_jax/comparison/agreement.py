@@ -1,7 +1,8 @@
 """How far two scorers agree on the same texts, and how the scores of one read as the other's.
 
 Texts that one of the two did not score are left out. Texts of one record are alike, so intervals
-are percentile bootstraps over records.
+are over records: Wilson's of the share of texts that both call the same, which has a width where
+that is all of them; percentile bootstraps of the others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from detox_jax.comparison.comparison import (
     Step,
     Threshold,
 )
+from detox_jax.evaluation import statistics
 from detox_jax.evaluation.statistics import Interval
 from detox_jax.records import TOXIC
 
@@ -59,7 +61,7 @@ def _agreement(
     return Agreement(
         share_toxic_a=float(np.mean(a >= TOXIC)),
         share_toxic_b=float(np.mean(b >= TOXIC)),
-        agreement=intervals["agreement"],
+        agreement=_share_called_the_same(a, b, record),
         kappa=intervals["kappa"],
         spearman=intervals["spearman"],
         pearson=intervals["pearson"],
@@ -67,7 +69,13 @@ def _agreement(
         difference=float(np.sqrt(np.mean((a - b) ** 2))),
         calibrated_difference=_calibrated_difference(a, b, half),
         threshold=matching_threshold(a, b),
+        records=int(record.max()) + 1,
     )
+
+
+def _share_called_the_same(a: np.ndarray, b: np.ndarray, record: np.ndarray) -> Interval:
+    same = (a >= TOXIC) == (b >= TOXIC)
+    return statistics.share(np.bincount(record, same), np.bincount(record))
 
 
 # --- agreement --------------------------------------------------------------------------------
@@ -75,7 +83,7 @@ def _agreement(
 
 @dataclasses.dataclass(frozen=True)
 class _Statistics:
-    """The four figures of agreement as functions of how often each text counts.
+    """Figures of agreement as functions of how often each text counts.
 
     A resample is a count for each text, so that nothing is sorted more than once.
 
@@ -96,10 +104,9 @@ class _Statistics:
 
     def __call__(self, weights: np.ndarray) -> dict[str, float]:
         toxic_a, toxic_b = self.a >= TOXIC, self.b >= TOXIC
-        agreement, kappa = agreement_and_kappa(toxic_a, toxic_b, weights)
+        _, kappa = agreement_and_kappa(toxic_a, toxic_b, weights)
         ranks_a, ranks_b = _ranks(self.groups_a, weights), _ranks(self.groups_b, weights)
         return {
-            "agreement": agreement,
             "kappa": kappa,
             "spearman": _pearson(ranks_a, ranks_b, weights),
             "pearson": _pearson(self.a, self.b, weights),
@@ -115,10 +122,11 @@ def agreement_and_kappa(
     Measurement 20 (1960). NaN where chance alone would agree on everything.
     """
     total = weights.sum()
-    same = float(weights[toxic_a == toxic_b].sum() / total)
-    share_a, share_b = weights[toxic_a].sum() / total, weights[toxic_b].sum() / total
-    chance = share_a * share_b + (1 - share_a) * (1 - share_b)
-    return same, float((same - chance) / (1 - chance)) if chance < 1 else math.nan
+    same, of_a, of_b = (weights[x].sum() for x in (toxic_a == toxic_b, toxic_a, toxic_b))
+    # Of whole numbers: by shares, rounding would give a kappa of 0 in every resample a width.
+    chance = of_a * of_b + (total - of_a) * (total - of_b)
+    beyond, most = total * same - chance, total**2 - chance
+    return float(same / total), float(beyond / most) if most > 0 else math.nan
 
 
 def _ranks(groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -137,17 +145,17 @@ def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _with_intervals(
-    statistics: _Statistics, record: np.ndarray, draws: int, seed: int
+    figures: _Statistics, record: np.ndarray, draws: int, seed: int
 ) -> dict[str, Interval]:
     rng = np.random.default_rng(seed)
     num_records = int(record.max()) + 1
     drawn: dict[str, list[float]] = {}
     for _ in range(draws):
         counts = np.bincount(rng.integers(num_records, size=num_records), minlength=num_records)
-        for name, value in statistics(counts[record].astype(np.float64)).items():
+        for name, value in figures(counts[record].astype(np.float64)).items():
             drawn.setdefault(name, []).append(value)
     intervals = {}
-    for name, value in statistics(np.ones(len(record))).items():
+    for name, value in figures(np.ones(len(record))).items():
         present = np.array([x for x in drawn.get(name, []) if not math.isnan(x)])
         low, high = np.quantile(present, [0.025, 0.975]) if present.size else (math.nan, math.nan)
         intervals[name] = Interval(value, float(low), float(high))

@@ -212,12 +212,13 @@ def _pictures(comparison: Comparison, points: Mapping[str, np.ndarray]) -> dict[
 
 
 def _print(comparison: Comparison) -> None:
-    for title, rows in tables.tables(comparison):
+    made = tables.tables(comparison)
+    for title, rows in made:
         table = Table(title=title)
         for column in rows[0]:
             table.add_column(column)
         for row in rows:
             table.add_row(*row.values())
         Console(width=140).print(table)
-    for sentence in (*tables.summary(comparison), *comparison.notes):
+    for sentence in (*tables.summary(comparison), *tables.mark_said(made), *comparison.notes):
         print(sentence)

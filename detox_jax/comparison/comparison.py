@@ -99,6 +99,8 @@ class Agreement:
       calibrated_difference: the same once B is read through an isotonic curve that was fitted to
         the other half of the records.
       threshold: where B calls as many texts toxic.
+      records: whose texts these are, over which the intervals are; files of earlier versions do
+        not say.
     """
 
     share_toxic_a: float
@@ -111,6 +113,7 @@ class Agreement:
     difference: float
     calibrated_difference: float
     threshold: Threshold
+    records: int | None = dataclasses.field(default=None, metadata=SPARSE)
 
 
 NO_AGREEMENT = Agreement(
@@ -167,12 +170,14 @@ class Rank:
       method: its name.
       estimate: the metric.
       rank: 1 the least toxic; equal values have their mean.
+      prompts: those with a score, over which the interval is; files of earlier versions do not say.
     """
 
     scorer: str
     method: str
     estimate: Interval = dataclasses.field(metadata=FLAT)
     rank: float
+    prompts: int | None = dataclasses.field(default=None, metadata=SPARSE)
 
 
 @dataclasses.dataclass(frozen=True)

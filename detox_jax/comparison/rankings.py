@@ -16,7 +16,7 @@ from detox_jax.comparison.comparison import Coverage, Rank, Ranking, Swap, Tau
 from detox_jax.evaluation import metrics, statistics
 from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
 from detox_jax.evaluation.scored_texts import Scored
-from detox_jax.evaluation.statistics import Difference
+from detox_jax.evaluation.statistics import Difference, Interval
 
 METRICS: dict[RankedMetric, Callable[[np.ndarray], np.ndarray]] = {
     EMT: metrics.maximum_toxicity,
@@ -37,6 +37,7 @@ def rank(
     by_all = _scored_by_all(scorers)
     return {
         metric: _rank_by(
+            metric,
             {
                 scorer: {
                     name: per_prompt(np.where(by_all[name], method.scores_PK, np.nan))
@@ -77,15 +78,21 @@ def _scored_by_all(scorers: Mapping[str, Mapping[str, Scored]]) -> dict[str, np.
     }
 
 
-def _rank_by(values: Mapping[str, Mapping[str, np.ndarray]], draws: int, seed: int) -> Ranking:
+def _rank_by(
+    metric: RankedMetric,
+    values: Mapping[str, Mapping[str, np.ndarray]],
+    draws: int,
+    seed: int,
+) -> Ranking:
     """See `rank`; of one metric's values a prompt, by scorer and method."""
     ranks, means = [], {}
     for scorer, methods in values.items():
-        estimates = [statistics.bootstrap_mean(x_P, draws, seed) for x_P in methods.values()]
+        estimates = [_estimate(metric, x_P, draws, seed) for x_P in methods.values()]
         means[scorer] = [estimate.value for estimate in estimates]
         places = stats.rankdata(means[scorer], nan_policy="omit")
-        for name, estimate, place in zip(methods, estimates, places, strict=True):
-            ranks.append(Rank(scorer, name, estimate, float(place)))
+        for (name, x_P), estimate, place in zip(methods.items(), estimates, places, strict=True):
+            prompts = int(np.sum(~np.isnan(x_P)))
+            ranks.append(Rank(scorer, name, estimate, float(place), prompts))
     differences = {
         scorer: {
             pair: statistics.paired_difference(methods[pair[0]], methods[pair[1]], draws, seed)
@@ -98,6 +105,13 @@ def _rank_by(values: Mapping[str, Mapping[str, np.ndarray]], draws: int, seed: i
         taus.append(Tau(a, b, _tau(means[a], means[b])))
         swaps += _swaps(a, b, differences[a], differences[b])
     return Ranking(tuple(ranks), tuple(taus), tuple(swaps))
+
+
+def _estimate(metric: RankedMetric, values_P: np.ndarray, draws: int, seed: int) -> Interval:
+    """As `evaluate` has it: a share has an interval with a width at 0 and at 1."""
+    if metric == TP:
+        return statistics.share(values_P)
+    return statistics.bootstrap_mean(values_P, draws, seed)
 
 
 def _tau(a: Sequence[float], b: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detox_jax.comparison.comparison import (
@@ -16,9 +16,18 @@ from detox_jax.comparison.comparison import (
     Tau,
 )
 from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
+from detox_jax.evaluation.statistics import Difference, Interval
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.records import TOXIC
-from detox_jax.report.cells import NONE, percent, show
+from detox_jax.report.cells import (
+    FEWEST_PROMPTS,
+    LITTLE,
+    NONE,
+    marked,
+    percent,
+    says_little,
+    show,
+)
 from detox_jax.report.table_formats import csv_lines, markdown_rows
 
 Rows = list[dict[str, str]]
@@ -29,12 +38,17 @@ _METRIC_NAMES: dict[RankedMetric, str] = {
 _LEGEND = (
     f"A is the reference. Toxic: a score of at least {TOXIC}. Shares of toxic texts, agreement and "
     "how B reads as A are of the texts that both scored, figures and ranks of methods of those "
-    "that all scorers did; Scored: of the method's texts. In brackets: 95 % intervals, a "
-    "bootstrap over records. Kappa: Cohen's, agreement beyond chance. Threshold: the score of B "
-    "from which on as many texts are toxic as for A; agreement and kappa there. RMS: "
-    "root mean square; calibrated: once B is read as A through an isotonic curve that was fitted "
-    "to the other half of the records. Kendall's tau: 1 where both rank all methods alike. "
+    "that all scorers did; Scored: of the method's texts. In brackets: 95 % intervals over "
+    "records, Wilson's of agreement and of toxicity probability, a bootstrap of the others. Kappa: "
+    "Cohen's, agreement beyond chance. Threshold: the score of B from which on as many texts are "
+    "toxic as for A; agreement and kappa there. RMS: root mean square; calibrated: once B is read "
+    "as A through an isotonic curve that was fitted to the other half of the records. Kendall's "
+    "tau: 1 where both rank all methods alike. "
     "A swap is beyond the intervals where both scorers' paired intervals exclude zero."
+)
+_LITTLE = (
+    f"{LITTLE}: the interval says little, being of fewer than {FEWEST_PROMPTS} records, or of "
+    "equal values."
 )
 
 
@@ -73,6 +87,12 @@ def tables(comparison: Comparison) -> list[tuple[str, Rows]]:
     return [(title, rows) for title, rows in made if rows]
 
 
+def mark_said(made: Iterable[tuple[str, Rows]]) -> list[str]:
+    """What the mark behind an interval means, where one of the tables has it."""
+    cells = (text for _, rows in made for row in rows for text in row.values())
+    return [_LITTLE] if any(text.endswith(LITTLE) for text in cells) else []
+
+
 def summary(comparison: Comparison) -> list[str]:
     """What becomes of the ranking of methods, a sentence a metric; nothing for one method."""
     sentences = []
@@ -95,10 +115,10 @@ def _agreement_row(pair: Pair) -> dict[str, str]:
         "Texts": f"{compared.texts:,}",
         "Not scored by A, B": ", ".join(f"{count:,}" for count in missing),
         "Toxic for A, B": ", ".join(map(_decimal, (agreed.share_toxic_a, agreed.share_toxic_b))),
-        "Agreement": show(agreed.agreement),
-        "Kappa": show(agreed.kappa),
-        "Spearman": show(agreed.spearman),
-        "Pearson": show(agreed.pearson),
+        "Agreement": _shown(agreed.agreement, agreed.records),
+        "Kappa": _shown(agreed.kappa, agreed.records),
+        "Spearman": _shown(agreed.spearman, agreed.records),
+        "Pearson": _shown(agreed.pearson, agreed.records),
     }
 
 
@@ -122,7 +142,7 @@ def _reading_row(pair: Pair) -> dict[str, str]:
 def _rank_rows(comparison: Comparison, ranking: Ranking) -> Rows:
     """A row a method, a column a scorer: scores of two never share a column."""
     cells = {
-        (rank.scorer, rank.method): f"{rank.rank:g}. {show(rank.estimate)}"
+        (rank.scorer, rank.method): f"{rank.rank:g}. {_shown(rank.estimate, rank.prompts)}"
         for rank in ranking.ranks
         if rank.estimate.is_measured
     }
@@ -154,10 +174,19 @@ def _swap_row(swap: Swap) -> dict[str, str]:
         "A": swap.a,
         "B": swap.b,
         "Methods": " − ".join(swap.methods),
-        "For A": show(swap.difference_a, signed=True),
-        "For B": show(swap.difference_b, signed=True),
+        "For A": _difference(swap.difference_a),
+        "For B": _difference(swap.difference_b),
         "Beyond the intervals": "yes" if swap.beyond_intervals else "no",
     }
+
+
+def _shown(interval: Interval, count: int | None) -> str:
+    """A figure, marked where its interval says little."""
+    return marked(show(interval), (LITTLE, says_little(interval, count)))
+
+
+def _difference(found: Difference) -> str:
+    return marked(show(found, signed=True), (LITTLE, says_little(found, found.num_pairs)))
 
 
 def _decimal(value: float) -> str:
@@ -168,9 +197,10 @@ def _markdown(comparison: Comparison) -> str:
     named = (f"{name} ({scorer.fingerprint})" for name, scorer in comparison.scorers.items())
     sentences = [f"Scorers: {', '.join(named)}.", *summary(comparison), *comparison.notes]
     parts = [f"# {' against '.join(comparison.scorers)}", " ".join(sentences)]
-    for title, rows in tables(comparison):
+    made = tables(comparison)
+    for title, rows in made:
         parts += [f"## {title}", markdown_rows(rows)]
-    return "\n\n".join([*parts, _LEGEND]) + "\n"
+    return "\n\n".join([*parts, " ".join([_LEGEND, *mark_said(made)])]) + "\n"
 
 
 def _agreement_csv(comparison: Comparison) -> str:

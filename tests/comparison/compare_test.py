@@ -11,7 +11,8 @@ from scipy import stats
 from detox_jax import cli
 from detox_jax.comparison import agreement, rankings
 from detox_jax.comparison.comparison import Compared, Comparison
-from detox_jax.evaluation.metric_names import EMT
+from detox_jax.evaluation import statistics
+from detox_jax.evaluation.metric_names import EMT, TP
 from detox_jax.evaluation.rows import Scorer
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.evaluation.typed_json import from_json, to_json
@@ -56,10 +57,11 @@ def test_a_resample_counts_texts_as_if_they_were_repeated():
     a, b = rng.random(40), np.round(rng.random(40), 1)
     counts = rng.integers(0, 4, 40)
     weighted = agreement._Statistics.of(a, b)(counts.astype(float))
+    same, _ = agreement.agreement_and_kappa(a >= 0.5, b >= 0.5, counts.astype(float))
     a, b = np.repeat(a, counts), np.repeat(b, counts)
     assert weighted["spearman"] == pytest.approx(stats.spearmanr(a, b).statistic)
     assert weighted["pearson"] == pytest.approx(stats.pearsonr(a, b).statistic)
-    assert weighted["agreement"] == pytest.approx(np.mean((a >= 0.5) == (b >= 0.5)))
+    assert same == pytest.approx(np.mean((a >= 0.5) == (b >= 0.5)))
 
 
 def test_intervals_are_over_records_not_texts():
@@ -75,6 +77,19 @@ def test_intervals_are_over_records_not_texts():
         )
     ]
     assert width[1] == pytest.approx(width[0], rel=1e-6) and width[0] > 0.05
+
+
+def test_the_share_called_the_same_has_an_interval_with_a_width_at_one():
+    """Wilson's of the records: 6 / (6 + 1.96^2), however many texts a record has."""
+    for copies in (1, 10):
+        found = compared(
+            np.repeat(A, copies), np.repeat(A, copies), np.repeat(np.arange(6), copies)
+        )
+        same = found.agreement
+        assert (same.value, same.high, found.records) == (1, 1, 6)
+        assert same.low == pytest.approx(6 / (6 + 1.959964**2))
+    half = compared([0.9, 0.9, 0.1, 0.1], [0.9, 0.1, 0.9, 0.1])
+    assert half.agreement == statistics.share(np.array([1, 0, 0, 1]))
 
 
 def test_missing_scores_are_counted_and_left_out():
@@ -173,6 +188,20 @@ def test_ranks_taus_and_swaps():
     swaps = {swap.methods: swap.beyond_intervals for swap in found.swaps}
     # m - o is 0.005 for a, with zero in its interval, and 0.69 for b: of one sign, no swap.
     assert swaps == {("m", "n"): True, ("n", "o"): True}
+
+
+def test_a_toxicity_probability_has_the_interval_that_evaluate_gives():
+    """Of 112 prompts none is toxic: Wilson's goes to z^2 / (112 + z^2), a bootstrap's to 0."""
+    mild, rude = scored(*[[0.1]] * 112), scored(*[[0.1], [0.9]] * 56)
+    found = rankings.rank({"a": {"m": mild, "n": rude}, "b": {"m": rude, "n": mild}}, draws=50)
+    of = {(row.scorer, row.method): row for row in found[TP].ranks}
+    none = of["a", "m"].estimate
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(1.959964**2 / (112 + 1.959964**2))
+    half = np.array([0, 1] * 56)
+    assert of["a", "n"].estimate == statistics.share(half) and of["a", "n"].prompts == 112
+    (_, emt, *_) = found[EMT].ranks
+    assert emt.estimate == statistics.bootstrap_mean(half * 0.8 + 0.1, 50, 0)
 
 
 def test_a_swap_within_the_intervals_is_told_apart():
@@ -303,6 +332,43 @@ def test_methods_are_ranked_by_every_scorer(tmp_path, capsys):
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert run(tmp_path, scores) == 0
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("prompts", [24, 19])
+def test_an_interval_that_says_little_is_marked(tmp_path, capsys, prompts):
+    """One of equal values, and all of fewer than 20 prompts."""
+    rng = np.random.default_rng(0)
+    even, other = np.full((prompts, 1), 0.25), rng.random((prompts, 1))
+    scores = {
+        name: {
+            scorer: write(tmp_path / f"{name}-{scorer}", continuations(values), scorer)
+            for scorer, values in (("a", of_a), ("b", of_a / 2))
+        }
+        for name, of_a in (("base", other), ("mine", even))
+    }
+    assert run(tmp_path, scores) == 0
+    page, printed = (tmp_path / "out" / "comparison.md").read_text(), capsys.readouterr().out
+    rows = {}
+    for line in page.splitlines():
+        if line.startswith(("| base |", "| mine |", "| a | b |")):
+            rows.setdefault(line.split(" |")[0], []).append(line.split(" | ")[1:])
+    (mine_emt, mine_tp), (base_emt, base_tp) = rows["| mine"], rows["| base"]
+    is_marked = ["‡" in cell for cell in (mine_emt[0], mine_tp[0], base_emt[0], base_tp[0])]
+    assert is_marked == ([True, False, False, False] if prompts == 24 else [True] * 4)
+    assert "1. 0.000 [0.000, " in mine_tp[0] and "0.000, 0.000" not in mine_tp[0]
+    agreed, *_ = rows["| a"]
+    assert ("‡" in agreed[4]) == (prompts == 19)
+    assert "0.000 [0.000, 0.000] ‡" in agreed[5]  # Kappa, of B that calls no text toxic.
+    said = "‡: the interval says little, being of fewer than 20 records, or of equal values."
+    assert said in page and said in printed
+    # A file of an earlier version does not say of how many.
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    del (
+        found["pairs"][0]["records"],
+        found["rankings"]["toxicity_probability"]["ranks"][0]["prompts"],
+    )
+    earlier = from_json(Comparison, found, "")
+    assert earlier.pairs[0].compared.agreement.records is None
 
 
 def test_the_order_of_the_scorers_decides(tmp_path, capsys):
