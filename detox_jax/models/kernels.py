@@ -44,6 +44,11 @@ BLOCK = 512  # The largest.
 _CUDNN_LARGEST_HEAD = 128  # 256 on Hopper and later.
 
 
+def block_of(length: int) -> int:
+    """The block of splash attention for rows of a length, which it pads to whole `LANES`."""
+    return math.gcd(length + -length % LANES, BLOCK)
+
+
 class Kernel(abc.ABC):
     """Causal attention of an input to itself, of any length."""
 
@@ -113,7 +118,7 @@ class Splash(Kernel):
         mask = splash_attention_mask.CausalMask(shape)
         if self.window is not None:
             mask = splash_attention_mask.LocalMask(shape, (self.window - 1, 0), offset=0)
-        block = math.gcd(length, BLOCK)
+        block = block_of(length)
         return splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask([mask] * num_heads),
             block_sizes=splash_attention_kernel.BlockSizes(

@@ -1,8 +1,9 @@
 """Floating-point operations of a step, counted from the sizes: matrix products alone.
 
 A product of `[m, k]` and `[k, n]` is `2 m n k` operations. Of attention the model has the positions
-that the causal mask leaves, half of the square. Plain attention computes the square; a kernel
-leaves out the blocks that are hidden, and computes scores again in its backward pass.
+that the causal mask leaves, half of the square, and in sliding layers those of the window. Plain
+attention computes the square, whatever the mask hides; a kernel leaves out the blocks that are
+hidden, and computes scores again in its backward pass.
 """
 
 from __future__ import annotations
@@ -109,10 +110,30 @@ def train_step(
       tokens: of the batch, padding included.
       length: of a row.
     """
-    flops = layer(config, adaptation, (length + 1) / 2)
+    flops = layer(config, adaptation, _visible(config, length))
     a_layer = _dense_passes(adaptation) * flops.dense + 3 * (flops.attention + flops.adaptation)
     head = _dense_passes(adaptation) * logits(config)
     return tokens * (config.num_layers * a_layer + head)
+
+
+def _visible(config: TransformerConfig, length: int) -> float:
+    """Positions that a token attends to, itself included: the mean over a row and the layers."""
+    window = min(config.sliding_window or length, length)
+    # The first tokens of a row have less than a window before them.
+    in_window = window - window * (window - 1) / (2 * length)
+    sliding = sum(config.slides) / config.num_layers
+    return sliding * in_window + (1 - sliding) * (length + 1) / 2
+
+
+def _in_blocks(config: TransformerConfig, length: int) -> float:
+    """Positions a token that splash attention computes, in whole blocks, see `kernels.Splash`."""
+    block = kernels.block_of(length)
+    num_blocks = -(-length // block)
+    # Layers that slide and layers that do not have no kernel where the window hides anything.
+    window = config.sliding_window if any(config.slides) else None
+    behind = num_blocks if window is None else -(-(window - 1) // block)
+    computed = sum(1 + min(number, behind) for number in range(num_blocks))
+    return computed * block**2 / length
 
 
 def computed_train_step(
@@ -133,8 +154,7 @@ def computed_train_step(
       kernel: attention is splash attention; plain otherwise. Its backward pass is seven products of
         the size of the forward pass's two: it makes scores, and gradients of weights, twice.
     """
-    context = (length + min(kernels.BLOCK, length)) / 2 if kernel else length
-    flops = layer(config, adaptation, context)
+    flops = layer(config, adaptation, _in_blocks(config, length) if kernel else length)
     a_layer = _dense_passes(adaptation) * flops.dense + 3 * flops.adaptation
     a_layer += (1 + (3.5 if kernel else 2)) * flops.attention
     a_layer += _recomputed(config, adaptation, flops, kernel)
@@ -185,7 +205,7 @@ def _widened(config: TransformerConfig, adaptation: Adaptation | None) -> float:
 def prefill(
     config: TransformerConfig, adaptation: Adaptation | None, *, rows: int, length: int
 ) -> float:
-    """Filling the cache from prompts; their logits are not needed.
+    """Filling the cache from prompts, with plain attention; their logits are not needed.
 
     Args:
       config: sizes.
@@ -204,7 +224,7 @@ def decode_step(
     context: float,
     with_logits: bool = True,
 ) -> float:
-    """One new token a row.
+    """One new token a row, with plain attention, which computes what a window hides too.
 
     Args:
       config: sizes.

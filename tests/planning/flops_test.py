@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
 from detox_jax.generation.sampling import Greedy
@@ -90,6 +91,55 @@ def test_a_kernel_skips_hidden_blocks_and_makes_scores_again():
         # What grows with the length is attention: ten blocks of sixteen, three of four.
         grown = 2 * 2 * config.emb_dim * (2048 * 10 / 16 - 1024 * 3 / 4) * config.num_layers
         assert longer - shorter == pytest.approx(grown * (4.5 + again))
+
+
+def test_a_sliding_layer_needs_its_window_alone():
+    """Of 2048 positions and a window of 128: 1 + 2 + ... + 127 and 1921 times 128, for 1024.5."""
+    config = dataclasses.replace(CONFIG, max_length=2048)
+    all_slide = dataclasses.replace(config, sliding_window=128)
+    one_slides = dataclasses.replace(all_slide, sliding_layers=(True, False))
+    full, all_of, one_of = (
+        flops.train_step(each, None, tokens=1, length=2048)
+        for each in (config, all_slide, one_slides)
+    )
+    saved = 1024.5 - (127 * 128 / 2 + 1921 * 128) / 2048
+    assert full - all_of == pytest.approx(3 * 4 * config.emb_dim * saved * 2)
+    assert full - one_of == pytest.approx(3 * 4 * config.emb_dim * saved)
+    # A window as long as the row hides nothing, and plain attention computes what one hides.
+    wide = dataclasses.replace(config, sliding_window=2048)
+    assert flops.train_step(wide, None, tokens=1, length=2048) == pytest.approx(full)
+    computed = [
+        flops.computed_train_step(each, None, tokens=1, length=2048) for each in (config, all_slide)
+    ]
+    assert computed[0] == computed[1]
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "block"),
+    [
+        (2048, None, 512),
+        (2048, 128, 512),
+        (2048, 513, 512),
+        (2048, 514, 512),
+        (2048, 4096, 512),
+        (1000, None, 512),
+        (1152, 300, 128),
+        (100, 1, 128),
+    ],
+)
+def test_a_kernel_computes_every_block_in_which_anything_is_seen(length, window, block):
+    padded = -(-length // 128) * 128
+    query, key = np.arange(padded)[:, None], np.arange(padded)
+    seen = (key <= query) & (query - key < (window or padded))
+    blocks = seen.reshape(padded // block, block, padded // block, block).any(axis=(1, 3))
+    config = dataclasses.replace(CONFIG, max_length=2048, sliding_window=window, remat="none")
+    kernel, plain = (
+        flops.computed_train_step(config, None, tokens=length, length=length, kernel=is_kernel)
+        for is_kernel in (True, False)
+    )
+    scores = 4 * config.emb_dim * config.num_layers
+    expected = scores * (4.5 * blocks.sum() * block**2 - 3 * length**2)
+    assert kernel - plain == pytest.approx(expected)
 
 
 def test_a_prefill_and_a_decoding_step(unscanned, one_device_mesh):
