@@ -23,7 +23,7 @@ from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Period
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import preemption, processes
-from detox_jax.training import base_model, metric_log
+from detox_jax.training import base_model, metric_log, optimizer
 from detox_jax.training import step as steps_lib
 from detox_jax.training.ahead import Ahead
 from detox_jax.training.course import Course
@@ -130,7 +130,7 @@ class Loop:
       mesh: on which the batches are laid out.
       step_fn: from `step.jit_train_step`.
       eval_fns: from `step.jit_eval_step`, by the name that the log knows their mean by.
-      learning_rate: as a function of the step, for the log.
+      learning_rate: as a function of the updates before it, for the log.
       figures_fn: from `step.jit_figures`: what else is logged of a batch that is trained on, before
         the step, and of those that are held out; nothing where None.
       validation: makes the validation batches, or None where there are none.
@@ -197,7 +197,7 @@ class Loop:
                 guard.after(step, scalars)
                 course.after_step(step, batch, scalars)
                 if is_logged:
-                    self._log(log, step, {**scalars, **figures})
+                    self._log(log, step, state, {**scalars, **figures})
                     course.logged(step, scalars)
                 if self.validation and self._is_due(self.periods.eval, step):
                     validated = self._validate(state, frozen)
@@ -297,11 +297,15 @@ class Loop:
         self,
         log: metric_log.MetricLog,
         step: int,
+        state: steps_lib.TrainState,
         scalars: Mapping[str, Any],
     ) -> None:
         values = {name: float(value) for name, value in scalars.items()}
         self.guard.settle()  # All values of the step are there.
-        learning_rate: Any = self.learning_rate(step - 1)
+        # That of this step's update: steps that were left out are none. Where it is one of them,
+        # the optimizer stands where it stood.
+        updates = optimizer.updates(state.opt_state)
+        learning_rate: Any = self.learning_rate(updates - (self.guard.in_a_row == 0))
         log.write(step, {**values, "learning_rate": float(learning_rate), **self.guard.scalars()})
 
     def _save(

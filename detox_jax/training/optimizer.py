@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import optax
@@ -21,7 +22,8 @@ class AdamW:
 
     Attributes:
       learning_rate: the peak.
-      schedule: `constant`, or `cosine` from the peak to `min_learning_rate` at the last step.
+      schedule: `constant`, or `cosine` from the peak to `min_learning_rate` at the last step. It
+        counts updates: a step that is left out, see `step.train_step`, leaves it where it was.
       warmup_steps: linear from 0.
       min_learning_rate: where a cosine ends.
       b1: decay of the first moment.
@@ -84,6 +86,17 @@ class AdamW:
                 mu_dtype=self.mu_dtype,
             ),
         )
+
+
+def updates(opt_state: optax.OptState) -> int:
+    """How many updates the schedule of an `AdamW` has counted."""
+    states = jax.tree.leaves(opt_state, is_leaf=_is_schedule)
+    (schedule,) = filter(_is_schedule, states)
+    return int(schedule.count)
+
+
+def _is_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
 
 
 def require_masters(param_dtype: str) -> None:

@@ -10,6 +10,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from etils import epath
 
@@ -30,9 +31,9 @@ def _ones(noise):
 
 
 def _state(step=0, value=0.0):
-    return steps_lib.TrainState(
-        jnp.asarray(step, jnp.int32), {"w": jnp.full(2, value)}, {"mu": jnp.zeros(2)}
-    )
+    count = jnp.asarray(step, jnp.int32)
+    opt_state = {"mu": jnp.zeros(2), "schedule": optax.ScaleByScheduleState(count)}
+    return steps_lib.TrainState(count, {"w": jnp.full(2, value)}, opt_state)
 
 
 def _step(state, frozen, batch):
@@ -221,6 +222,9 @@ def test_a_step_that_is_not_finite_is_counted_said_and_not_saved(run, log, capsy
     assert counts == {2: None, 4: 1.0, 6: 2.0, 8: 3.0, 9: 3.0}
     losses = {line["step"]: line.get("loss") for line in log()}
     assert losses == {2: 2.0, 4: 4.0, 6: 6.0, 8: None, 9: 9.0}
+    # By the updates before, as the optimizer counts: before step 4 two, since 3 was left out.
+    rates = {line["step"]: line["learning_rate"] for line in log()}
+    assert rates == {2: 0.1, 4: 0.2, 6: 0.3, 8: 0.5, 9: 0.5}
     errors = capsys.readouterr().err
     assert "warning: step 3 is not finite (loss nan): its update is left out" in errors
 

@@ -10,7 +10,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.errors import UserError
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.training import step as steps
-from detox_jax.training.optimizer import AdamW
+from detox_jax.training.optimizer import AdamW, updates
 from tests.conftest import random_params
 
 
@@ -34,6 +34,16 @@ def test_schedules():
     assert float(cosine(10)) == pytest.approx(1e-3)
     assert float(cosine(55)) == pytest.approx((1e-3 + 1e-4) / 2)
     assert float(cosine(100)) == pytest.approx(1e-4)
+
+
+def test_updates_are_counted_by_the_optimizer():
+    transformation = AdamW(1e-3, "cosine", warmup_steps=10).transformation(100)
+    params = {"w": jnp.ones(2)}
+    state = transformation.init(params)
+    assert updates(state) == 0
+    for number in (1, 2):
+        _, state = transformation.update(params, state, params)
+        assert updates(state) == number
 
 
 def test_a_constant_rate_is_warmed_up_too():
