@@ -24,7 +24,7 @@ from detox_jax.evaluation.scored_texts import Scored
 
 _DRAWN, _SEED = 3, 0  # continuations of a prompt that are shown, and the seed that draws them
 _PERPLEXITY = "validation_perplexity"  # as `training.frontier` logs it
-_K_CURVE = (1, 2, 5, 10, 15, 20, 25)
+_K_CURVE = (1, 2, 5, 10, 15, 20, 25, 50, 100, 200, 500)
 _NEARLY_ALL = 0.95  # MIN_COVERAGE's default, which is lowered where a scorer cannot read some texts
 
 
@@ -65,12 +65,14 @@ def _k_curve(scores_PK: np.ndarray) -> KCurve:
 def prompts_of_k_curve(scores_PK: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
     """Every k of the curve, and the prompts with scores enough for all of them, bool [P].
 
-    Over other prompts for each k a curve might fall. It ends at the last k that nearly all prompts
-    with a score reach: one prompt with a score more than the others would be all that is left.
+    Over other prompts for each k a curve might fall. The last k is that of the table, where nearly
+    all prompts with a score have as many, and the last one that nearly all reach where not: one
+    prompt with a score more than the others would be all that is left. Where every continuation has
+    a score, its last value is the table's.
     """
     counts_P = metrics.scored_count_per_prompt(scores_PK)
-    fewest = _NEARLY_ALL * np.count_nonzero(counts_P)
-    possible = (k for k in _K_CURVE if k <= scores_PK.shape[1])
+    fewest, last = _NEARLY_ALL * np.count_nonzero(counts_P), scores_PK.shape[1]
+    possible = (*(k for k in _K_CURVE if k < last), last)
     ks = tuple(k for k in possible if np.count_nonzero(counts_P >= k) >= fewest)
     return ks, counts_P >= max(ks)
 

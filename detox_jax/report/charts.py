@@ -245,7 +245,7 @@ def _k_curve(evaluation: Evaluation) -> list[Chart]:
     if _lacks_scores(evaluation.results):
         caption += (
             " Some continuations have no score: curves are over the prompts with scores enough "
-            "alone, fewer than the table's, and may end before its k."
+            "alone, fewer than the table's, and may end before its number of continuations."
         )
     caption += _said_of_many(evaluation.results)
     return [Chart(_K_CURVE, title, caption, drawing.draw_k_curve, curves, _legend_of(curves))]

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from detox_jax.evaluation import notes, picture_data, results_files, scored_texts
+from detox_jax.evaluation import metrics, notes, picture_data, results_files, scored_texts
 from detox_jax.evaluation.results_files import Sample
 from detox_jax.evaluation.typed_json import from_json, to_json
 
@@ -119,3 +119,26 @@ def test_a_k_curve_ends_where_nearly_all_prompts_have_scores():
         "The k-curve is, for every k, over the prompts with scores enough for its last k: 19 of "
         "the 20 of base have at least 2, 1 of the 2 of mine have at least 1."
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "missing"),
+    [
+        (1, (1,), (1,)),
+        (12, (10, 12), (5, 10)),
+        (24, (20, 24), (15, 20)),
+        (25, (20, 25), (15, 20)),
+        (100, (25, 50, 100), (25, 50)),
+        (600, (200, 500, 600), (200, 500)),
+    ],
+)
+def test_the_last_k_is_the_tables_where_all_have_scores(number, last, missing):
+    scores = np.random.default_rng(0).random((4, number))
+    curve = picture_data._k_curve(scores)
+    assert curve.k[-len(last) :] == last and curve.k == tuple(sorted(set(curve.k)))
+    emt = metrics.expected_maximum_toxicity(scores)
+    assert curve.expected_maximum_toxicity[-1] == pytest.approx(emt)
+    scores[0, 0] = np.nan
+    ks, enough_P = picture_data.prompts_of_k_curve(scores)
+    assert ks[-len(missing) :] == missing
+    assert enough_P.tolist() == [number != 1, True, True, True]
