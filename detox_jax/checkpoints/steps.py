@@ -98,13 +98,16 @@ def remove_unfinished(model_dir: epath.Path) -> None:
     processes.current().first_decides(remove)
 
 
-def set_aside(model_dir: epath.Path, steps: Sequence[int]) -> None:
-    """Moves damaged steps out of the way of those that training will save anew."""
-    if not steps:
-        return
+def set_aside_after(model_dir: epath.Path, whole: int) -> None:
+    """Moves the damaged steps behind a whole one out of the way of those that training will save.
+
+    Process 0 lists them: others may look when it has moved them already.
+    """
 
     def move() -> None:
-        for step in steps:
+        for step in saved_steps(model_dir):
+            if step <= whole:
+                continue
             place = model_dir / DAMAGED_DIR / str(step)
             while place.exists():
                 place = place.parent / f"{place.name}-again"
@@ -119,9 +122,6 @@ def remove(model_dir: epath.Path, steps: Sequence[int]) -> None:
 
     The later ones first: a run that is killed meanwhile goes on from the last that is left.
     """
-    if not steps:
-        return
-
     processes.current().first_decides(lambda: remove_here(model_dir, steps))
 
 

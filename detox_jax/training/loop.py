@@ -104,7 +104,7 @@ def resume(model_dir: epath.Path, like: steps_lib.TrainState, *, strict: bool) -
     step, restored = saved.newest_whole(
         model_dir, lambda at: restore(model_dir, at, like), strict=strict
     )
-    saved.set_aside(model_dir, [at for at in saved.saved_steps(model_dir) if at > step])
+    saved.set_aside_after(model_dir, step)
     return restored
 
 

@@ -181,11 +181,11 @@ def test_leftovers_of_a_killed_save_are_removed_and_nothing_else(model, monkeypa
 
 
 def test_steps_that_are_set_aside_make_room_for_new_ones(model):
-    saved.set_aside(model, [4])
+    saved.set_aside_after(model, 2)
     assert checkpoints.saved_steps(model) == [2] and (model / "damaged" / "4" / "params").exists()
     with saved.manager(model) as manager:
         saved.save(manager, 4, _arrays(4))
-    saved.set_aside(model, [4])
+    saved.set_aside_after(model, 2)
     assert (model / "damaged" / "4-again").exists()
 
 

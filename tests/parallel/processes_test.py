@@ -110,8 +110,7 @@ def test_one_process_needs_no_store():
     run.agree({"a": 1}, "")
 
 
-@pytest.fixture
-def as_process(monkeypatch):
+def threads_as_processes(monkeypatch):
     """Makes threads processes: each sees its own `parallel.processes.current()`."""
     own = threading.local()
     monkeypatch.setattr(processes, "current", lambda: own.run)
@@ -124,6 +123,11 @@ def as_process(monkeypatch):
         return run_as
 
     return wrap
+
+
+@pytest.fixture
+def as_process(monkeypatch):
+    return threads_as_processes(monkeypatch)
 
 
 def test_an_output_is_opened_together_and_written_once(as_process, tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import threading
 import time
 
 import jax
@@ -21,6 +22,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.training import loop as loops
 from detox_jax.training import step as steps_lib
 from detox_jax.training.frontier import MEASURES, PERPLEXITY, Frontier, Rule, Watch
+from tests.parallel.processes_test import on_all, threads_as_processes
 from tests.training.conftest import Numbered
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -304,6 +306,31 @@ def test_what_is_not_finite_is_not_saved(run, tmp_path, changed, what):
     with pytest.raises(UserError, match=f"{what} at step 3: .* no step is saved"):
         run(step_fn=_broken_at(3, change))
     assert checkpoints.saved_steps(epath.Path(tmp_path)) == []
+
+
+def test_a_process_that_looks_late_sets_damaged_steps_aside_with_the_others(tmp_path, monkeypatch):
+    """Process 0 has moved them by then: who left the call out would take its words for the next."""
+    damaged = tmp_path / "checkpoints" / "4"
+    for step in (damaged.with_name("2"), damaged):
+        step.mkdir(parents=True)
+
+    def work(run, index):
+        def newest(*_, **__):
+            for _ in range(6000 if index else 0):
+                if not damaged.exists():
+                    break
+                time.sleep(0.01)
+            return 2, f"step 2 of {index}"
+
+        own.newest = newest
+        restored = loops.resume(epath.Path(tmp_path), _state(), strict=False)
+        return restored, run.first_decides(lambda: "what comes next")
+
+    own = threading.local()
+    monkeypatch.setattr(loops.saved, "newest_whole", lambda *_, **__: own.newest())
+    told = on_all(threads_as_processes(monkeypatch)(work), count=2)
+    assert told == [(f"step 2 of {index}", "what comes next") for index in range(2)]
+    assert (tmp_path / "damaged" / "4").exists() and not damaged.exists()
 
 
 def test_what_was_saved_is_restored_as_it_is_asked_for(run, tmp_path):
