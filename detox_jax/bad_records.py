@@ -107,8 +107,9 @@ class Aside:
         lines = [line for file in files for line in self._lines[file]]
         count = sum(self._counts[file] for file in files)
         path = epath.Path(self._policy.path)
-        if self._writes:
-            processes.current().first_decides(lambda: _write(path, files, lines))
+        # Nothing is asked of other processes: one may have read the source before, and the rest not.
+        if self._writes and processes.current().is_first:
+            _write(path, files, lines)
         # A quotient is the number nearest to the share, as `most` is; 0.29 * 100 is below 29.
         if lines and len(lines) / count > self._policy.most:
             first = lines[0]

@@ -6,11 +6,13 @@ import pytest
 import seqio
 from etils import epath
 
-from detox_jax import bad_records, cli, manifests, records
+from detox_jax import bad_records, cli, manifests, output_settings, records
 from detox_jax.errors import UserError
 from detox_jax.formats import foreign_files
 from detox_jax.generation.prompts import PromptFile
 from tasks import corpora
+from tasks.text_source import TextSource, read_jsonl_documents
+from tests.parallel.processes_test import on_all, threads_as_processes
 
 GOOD = [b'{"id": "%d", "text": "Good day number %d.", "toxicity": 0.5}' % (i, i) for i in range(20)]
 BAD = {
@@ -218,3 +220,26 @@ def test_documents_to_train_on_are_set_aside_and_counted(tmp_path, vocabulary):
     with pytest.raises(UserError, match="d.jsonl:21: malformed"):
         corpora.documents_task(*arguments).source.all_examples("train")
     assert "bad_records" not in corpora.documents_task(*arguments).source.describe("train")
+
+
+def test_what_process_0_has_read_before_the_others_read_without_it(tmp_path, monkeypatch):
+    """As `train` asks of a finished output on process 0 alone; documents are read once and kept."""
+    (tmp_path / "d.jsonl").write_bytes(b"\n".join([*GOOD, b"{"]))
+    files, policy = {"train": str(tmp_path / "d.jsonl")}, tmp_path / "bad.jsonl"
+
+    def work(run, index):
+        aside = bad_records.SetAside(str(policy), 0.1)
+        source = TextSource(files, read_jsonl_documents, "NONE", aside)
+
+        def ask():
+            with output_settings.ahead():
+                source.describe("train")
+
+        run.first_does(ask)
+        assert source.describe("train")["bad_records"]["set_aside"] == 1
+        again = TextSource(files, read_jsonl_documents, "NONE", aside)
+        return again.count("train"), run.first_decides(lambda: "what comes next")
+
+    told = on_all(threads_as_processes(monkeypatch)(work), count=2)
+    assert told == [(20, "what comes next")] * 2
+    assert [line["line"] for line in _set_aside(tmp_path)] == [21]
