@@ -15,6 +15,7 @@ from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.output_settings import NOT_YET, NotYet
+from detox_jax.parallel import processes
 from detox_jax.vocabulary import Vocabulary
 
 # In what a perplexity was computed from: the fingerprint of the weights; before, nothing named it.
@@ -36,14 +37,21 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     model_dir, step = places.split(checkpoint_path)
     if isinstance(checkpoint_path, preview.Coming):
         return {"path": str(checkpoint_path), "step": NOT_YET, "made_from": NOT_YET}
-    if (model_dir / manifests.MANIFEST).exists():
+
+    def there() -> list[bool]:
+        return [(model_dir / name).exists() for name in (manifests.MANIFEST, places.MODEL_FILE)]
+
+    # Parameters are read by all processes or by none. A check reads none, and asks nobody.
+    is_check = output_settings.is_ahead()
+    is_made, is_model = there() if is_check else processes.current().first_decides(there)
+    if is_made:
         manifest = manifests.read_manifest(model_dir)
         decided = [output_settings.without_notes(manifest["settings"]), manifest.get("versions")]
         made_from = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
         step = manifest.get("steps") if step is None else step
-    elif output_settings.is_ahead():  # Its parameters would have to be read.
+    elif is_check:  # Its parameters would have to be read.
         step, made_from = NOT_YET, NOT_YET
-    elif (model_dir / places.MODEL_FILE).exists():
+    elif is_model:
         from detox_jax.checkpoints import streamed  # loads JAX
 
         checkpoint = streamed.Checkpoint.open(checkpoint_path)

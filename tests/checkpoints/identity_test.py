@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 
 import pytest
 from etils import epath
@@ -11,8 +12,10 @@ from detox_jax.checkpoints import identity, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.models.adaptation import AdapterConfig, BitFitConfig, LoRAConfig, PrefixConfig
 from detox_jax.output_settings import NOT_YET
+from detox_jax.parallel import processes
 from tests.checkpoints.models_made import write_adaptation, write_model
 from tests.conftest import random_params
+from tests.parallel.processes_test import on_all, threads_as_processes
 
 KINDS = [AdapterConfig(4), LoRAConfig(2, alpha=6.0), PrefixConfig(2), BitFitConfig()]
 
@@ -53,3 +56,23 @@ def test_nothing_is_known_of_a_model_to_come_or_of_one_without_hashes(model_dir,
     shutil.rmtree(path / "checkpoints" / "0" / "record")
     assert identity.fingerprint_ahead(str(path)) == NOT_YET
     assert identity.stored_ahead(str(path)) is None
+
+
+def test_a_model_is_read_by_all_processes_or_by_none(tmp_path, monkeypatch):
+    """A manifest that one host alone has does not keep its process from what the others read."""
+    for index in range(2):
+        (tmp_path / str(index)).mkdir()
+        (tmp_path / str(index) / "model.json").touch()
+    (tmp_path / "1" / "manifest.json").touch()
+
+    def opened(_):
+        fingerprint = processes.current().first_decides(lambda: "of the parameters")
+        return types.SimpleNamespace(fingerprint=fingerprint, step=4)
+
+    def work(run, index):
+        return identity.identity(str(tmp_path / str(index))), run.first_decides(lambda: "next")
+
+    monkeypatch.setattr(streamed.Checkpoint, "open", opened)
+    for index, told in enumerate(on_all(threads_as_processes(monkeypatch)(work), count=2)):
+        model = {"path": str(tmp_path / str(index)), "step": 4, "made_from": "of the parameters"}
+        assert told == (model, "next")
