@@ -284,9 +284,8 @@ def checked(item: str, record: Mapping[str, Any] | None, read: Callable[[], _Rea
         return tree
     expected = record["digests"].get(item)
     path = item if expected is None else params_lib.differs(tree, expected)
-    # What one process sees of an array, all see: the sums run over all devices.
-    if path is not None:
-        raise Damaged(f"{item}: {path} is not what was saved")
+    # Of an array that every device holds whole, a process sums its own copy alone.
+    _judge(None if path is None else f"{item}: {path} is not what was saved")
     return tree
 
 
@@ -300,8 +299,8 @@ def restore_data(
       Unavailable: where the storage fails.
     """
     data = _together(lambda: restore_item(model_dir, step, "data", ocp.args.JsonRestore()))
-    if record is not None and record["digests"].get("data") != _hash_of(data):
-        raise Damaged("data: the position in the data is not what was saved")
+    differs = record is not None and record["digests"].get("data") != _hash_of(data)
+    _judge("data: the position in the data is not what was saved" if differs else None)
     return data
 
 
@@ -322,6 +321,7 @@ def read_record(model_dir: epath.Path, step: int) -> dict[str, Any] | None:
         return saved["content"]
 
     record = _together(read)
+    _judge_absence(record is None)
     if record is None:
         processes.warn(f"{model_dir}: step {step} was saved without hashes: not checked")
     return record
@@ -361,6 +361,25 @@ def _together(read: Callable[[], _Read]) -> _Read:
     if kind == "role":
         raise UserError(f"a checkpoint cannot be read: {why}")
     raise Unavailable(f"a checkpoint cannot be read: {why}; run the same command again")
+
+
+def _judge(damage: str | None) -> None:
+    """Raises `Damaged` on all processes where one of them has found damage, each in its own copy."""
+    damage = processes.current().first_trouble(damage)
+    if damage is not None:
+        raise Damaged(damage)
+
+
+def _judge_absence(is_absent: bool) -> None:
+    """Raises `Damaged` on all processes where the record is absent on some of them alone."""
+    run = processes.current()
+    absent = run.gather(is_absent)
+
+    def lacking() -> str | None:
+        return None if all(absent) or not any(absent) else run.name(absent.index(True))
+
+    if (name := run.first_decides(lacking)) is not None:
+        raise Damaged(f"record: is not there on {name}")
 
 
 def _in_one_line(error: Exception) -> str:

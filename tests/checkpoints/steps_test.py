@@ -14,6 +14,7 @@ from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import Unavailable, UserError
 from detox_jax.parallel import mesh as meshes
+from tests.parallel.processes_test import on_all, threads_as_processes
 
 STEPS = (2, 4)
 
@@ -205,6 +206,40 @@ def test_what_one_process_cannot_read_none_has_read(model, monkeypatch):
     monkeypatch.setattr(saved, "processes", types.SimpleNamespace(current=_Others))
     with pytest.raises(saved.Damaged, match="on process 1"):
         saved.read_record(model, 4)
+
+
+def _of_another_step(copy, item):
+    shutil.rmtree(copy / "checkpoints" / "4" / item)
+    shutil.copytree(copy / "checkpoints" / "2" / item, copy / "checkpoints" / "4" / item)
+
+
+@pytest.mark.parametrize("host", [0, 1])
+@pytest.mark.parametrize(
+    ("item", "damage", "cause"),
+    [
+        ("params", _of_another_step, "params: w is not what was saved"),
+        ("opt_state", _of_another_step, "opt_state: mu is not what was saved"),
+        ("data", _of_another_step, "data: the position in the data is not what was saved"),
+        ("record", lambda copy, item: _lose(copy, 4, item), "record: is not there on process {}"),
+    ],
+)
+def test_what_reads_otherwise_on_one_host_is_damaged_on_all(
+    whole, tmp_path, monkeypatch, capsys, item, damage, cause, host
+):
+    """Hosts may have copies of their own of what they start from, each replicated on its devices."""
+    for index in range(2):
+        shutil.copytree(whole, tmp_path / str(index))
+    damage(epath.Path(tmp_path / str(host)), item)
+
+    def work(run, index):
+        step, (arrays, *others) = _newest(epath.Path(tmp_path / str(index)))
+        jax.tree.map(np.testing.assert_array_equal, arrays, _arrays(2))
+        return step, others[0], run.first_decides(lambda: "what comes next")
+
+    told = on_all(threads_as_processes(monkeypatch)(work), count=2)
+    assert told == [(2, {"taken": 2}, "what comes next")] * 2
+    said = capsys.readouterr().err
+    assert f"step 4 is damaged ({cause.format(host)}" in said and "without hashes" not in said
 
 
 def test_arrays_of_the_host_are_written_in_pieces(tmp_path, monkeypatch):
