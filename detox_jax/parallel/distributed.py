@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -24,7 +25,13 @@ VALUE_FLAGS = {
     "--process_index": int,
     "--initialization_timeout": float,
 }
-_PACKAGES = ("detox-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tokenizers")
+# What computes, and what makes token ids. Each host reads, shuffles and packs the whole data for
+# itself: with another TensorFlow or seqio on one of them rows would come twice, and others never.
+_PACKAGES = (
+    *("detox-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("tokenizers", "sentencepiece", "seqio", "tensorflow", "tensorflow-datasets"),
+)
+_ALSO_AS = {"tensorflow": "tensorflow-cpu"}  # the same package, of which one is installed
 _POLL_MS = 5000
 # JAX's own limits come after those of the links, which name the process that is lost.
 _JAX_START_S = 120
@@ -218,11 +225,19 @@ def check_agreement(verb: str, config: Mapping[str, Any]) -> None:
         "verb": verb,
         "config": dict(config),
         "python": platform.python_version(),
-        "version": {package: metadata.version(package) for package in _PACKAGES},
+        "version": {package: _version(package) for package in _PACKAGES},
         "sources of detox_jax": source_hash(),
     }
     hint = "run the same command, with the same files and versions, on every host"
     processes.current().agree(fingerprint, hint)
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package; None where it is not, such as those of an extra."""
+    for name in (package, _ALSO_AS.get(package)):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return name and metadata.version(name)
+    return None
 
 
 def source_hash() -> str:

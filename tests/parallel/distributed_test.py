@@ -1,5 +1,8 @@
 """Flags of several processes, and what JAX finds of them on Cloud TPU, GKE and Slurm."""
 
+import threading
+from importlib import metadata
+
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
@@ -7,6 +10,7 @@ from detox_jax import cli
 from detox_jax.errors import UserError
 from detox_jax.parallel import distributed, processes
 from detox_jax.parallel.distributed import Options
+from tests.parallel.processes_test import on_all, threads_as_processes
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +129,43 @@ def test_code_is_named_by_its_bytes(tmp_path, monkeypatch):
     before = distributed.source_hash()
     file.write_text("a = 2\n")
     assert distributed.source_hash() != before
+
+
+@pytest.mark.parametrize(
+    ("package", "there", "named"),
+    [
+        ("seqio", "0.0.19", "version.seqio is '0.0.19' there, '7.0' on process 0; "),
+        ("tensorflow-cpu", "2.0", "version.tensorflow is '2.0' there, '7.0' on process 0; "),
+        ("tensorflow-datasets", None, "version.tensorflow-datasets is None there, '7.0' on "),
+        ("numpy", "1.0", "version.numpy is '1.0' there, '7.0' on process 0; "),
+    ],
+)
+def test_a_host_with_another_version_of_what_makes_batches_is_named(
+    monkeypatch, package, there, named
+):
+    own = threading.local()
+
+    def version(name):
+        found = there if name == package and own.index else "7.0"
+        if found is None or name == "tensorflow":  # Here it is `tensorflow-cpu`.
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    def work(run, index):
+        own.index = index
+        distributed.check_agreement("train", {})
+
+    monkeypatch.setattr(distributed.metadata, "version", version)
+    errors = on_all(threads_as_processes(monkeypatch)(work), count=2)
+    assert len(errors) == 2 and all(named in str(error) for error in errors)
+
+
+def test_packages_that_no_host_has_are_no_difference(monkeypatch):
+    def version(name):
+        if name == "seqio" or name.startswith("tensorflow"):
+            raise metadata.PackageNotFoundError(name)
+        return "7.0"
+
+    monkeypatch.setattr(distributed.metadata, "version", version)
+    work = threads_as_processes(monkeypatch)(lambda *_: distributed.check_agreement("score", {}))
+    assert on_all(work, count=2) == [None, None]
