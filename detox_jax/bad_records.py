@@ -107,7 +107,7 @@ class Aside:
         lines = [line for file in files for line in self._lines[file]]
         count = sum(self._counts[file] for file in files)
         path = epath.Path(self._policy.path)
-        # Nothing is asked of other processes: one may have read the source before, and the rest not.
+        # Other processes are asked nothing: one may have read the source before, and the rest not.
         if self._writes and processes.current().is_first:
             _write(path, files, lines)
         # A quotient is the number nearest to the share, as `most` is; 0.29 * 100 is below 29.

@@ -21,6 +21,7 @@ from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
 from detox_jax.models import adaptation as adaptations
 from detox_jax.output_settings import NOT_YET, NotYet
+from detox_jax.parallel import processes
 from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 
@@ -95,7 +96,8 @@ def combine(
     if output.complete:
         checkpoints.renew_base(output.path, base)
         return None
-    (output.path / places.CHECKPOINTS_DIR).rmtree(missing_ok=True)  # what a killed run left
+    left = output.path / places.CHECKPOINTS_DIR  # by a killed run
+    processes.current().first_decides(lambda: left.rmtree(missing_ok=True))
 
     # --- the sum, one parameter at a time ---------------------------------------------------------
     with streamed.scratch(output.path) as scratch:

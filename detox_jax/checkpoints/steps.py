@@ -364,7 +364,7 @@ def _together(read: Callable[[], _Read]) -> _Read:
 
 
 def _judge(damage: str | None) -> None:
-    """Raises `Damaged` on all processes where one of them has found damage, each in its own copy."""
+    """Raises `Damaged` on all processes where one of them has found damage in its own copy."""
     damage = processes.current().first_trouble(damage)
     if damage is not None:
         raise Damaged(damage)

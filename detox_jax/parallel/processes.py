@@ -153,11 +153,11 @@ class Processes:
 
     @contextlib.contextmanager
     def _by_itself(self) -> Iterator[None]:
-        self._alone = True
+        before, self._alone = self._alone, True
         try:
             yield
         finally:
-            self._alone = False
+            self._alone = before
 
     def _next_key(self) -> str:
         self._calls += 1

@@ -226,7 +226,7 @@ def _of_another_step(copy, item):
 def test_what_reads_otherwise_on_one_host_is_damaged_on_all(
     whole, tmp_path, monkeypatch, capsys, item, damage, cause, host
 ):
-    """Hosts may have copies of their own of what they start from, each replicated on its devices."""
+    """Hosts may have copies of their own of what they start from, whole on all their devices."""
     for index in range(2):
         shutil.copytree(whole, tmp_path / str(index))
     damage(epath.Path(tmp_path / str(host)), item)

@@ -71,13 +71,15 @@ def test_while_process_0_works_for_all_it_is_as_if_alone():
         def alone():
             assert run.first_decides(lambda: index) == index
             assert run.gather(index) == [index] and run.others_wait
+            run.first_does(lambda: worked.append("within"))
+            assert run.first_decides(lambda: index) == index and run.others_wait
             worked.append(index)
 
         run.first_does(alone)
         return run.gather(index), run.several, run.others_wait
 
     assert on_all(work) == [([0, 1, 2], True, False), ([], True, False), ([], True, False)]
-    assert worked == [0]
+    assert worked == ["within", 0]
 
 
 @pytest.mark.parametrize(
