@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import inspect
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import manifests
+from detox_jax import atomic_files, manifests
 from detox_jax.errors import is_of_storage
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # In a `repr`, another one in each process.
@@ -139,9 +140,22 @@ def _files(name: str) -> list[epath.Path]:
     is_elsewhere = "://" in name and not name.startswith("gs://")
     if not name or len(name) > _LONG or "\0" in name or is_elsewhere:
         return []
-    path = epath.Path(name)
-    found = path.parent.glob(path.name) if "*" in path.name else [path]
+    found = _matches(name) if "*" in name else [epath.Path(name)]
     return [file for file in found if file.is_file()]
+
+
+def _matches(pattern: str) -> Iterable[epath.Path]:
+    """What a glob matches; nothing where it names no directory first, as a text may not mean one.
+
+    In the directory where a run begins lie its own log and output, which change meanwhile.
+    """
+    if os.path.dirname(pattern.partition("*")[0]) in ("", ".", "/"):
+        return []
+    if atomic_files.is_local(pattern):
+        return map(epath.Path, glob.iglob(pattern, recursive=True))
+    # Of a bucket all below a prefix would be listed.
+    path = epath.Path(pattern)
+    return [] if "**" in pattern else path.parent.glob(path.name)
 
 
 def _short(text: str) -> str:

@@ -98,6 +98,24 @@ def test_files_by_their_content(tmp_path, monkeypatch):
         assert "files" not in described(Source(name))
 
 
+def test_files_in_directories_below(tmp_path):
+    for name in ("a.txt", "one/b.txt", "one/two/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text\n")
+    for pattern, files in (("**/*.txt", 3), ("**", 3), ("*/b.txt", 1), ("*/*/*.txt", 1)):
+        source = function(functools.partial(read, f"{tmp_path}/{pattern}"))
+        assert described(source)["files"] == files, pattern
+    assert "files" not in described(Source("gs://bucket/**/*.txt"))  # Which is not asked.
+
+
+@pytest.mark.parametrize("text", ["*.txt", "./*.txt", "**", "**/*.txt", "/*", "**Question** {q}"])
+def test_a_pattern_without_a_directory_is_of_no_files(text, tmp_path, monkeypatch):
+    """Where a run begins lies its own log."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.txt").write_text("step 1\n")
+    assert "files" not in described(Source(text))
+
+
 def test_where_the_storage_fails_is_said(monkeypatch):
     def fails(self, split):
         raise Unavailable("gs://bucket: no answer")
