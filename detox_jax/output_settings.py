@@ -11,6 +11,7 @@ import contextvars
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -40,6 +41,9 @@ _PARTS = "accumulation_steps"
 # named less of it, and of an adaptation alone these two, which decide nothing of it.
 _OF_MODEL = ("made_from", "fingerprint", "vocabulary")
 _OF_WEIGHTS = ("dtype", "max_shard_bytes")
+# In what such settings say of a model as text: where its base lies, which a version before named.
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_PLACE = re.compile(rf"'path': {_QUOTED}, |, 'path': {_QUOTED}")
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 _NOT_YET_SAID = "not known yet"
@@ -460,6 +464,14 @@ def _as_converted_before(old: Any, new: Any) -> tuple[Any, Any]:
             return now
         return {name: x for name, x in now.items() if name in there or name not in _OF_MODEL}
 
+    def placeless(there: Any, name: str) -> Any:
+        if not isinstance(there, Mapping) or not isinstance(there.get(name), str):
+            return there
+        return {**there, name: _PLACE.sub("", there[name])}
+
+    old = placeless(old, "model")
+    if "checkpoint" in old:
+        old = {**old, "checkpoint": placeless(old["checkpoint"], "config")}
     ends = {
         name: known(old.get(name), new[name]) for name in ("checkpoint", "source") if name in new
     }

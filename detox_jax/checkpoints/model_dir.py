@@ -60,6 +60,13 @@ class ModelSpec:
             "vocabulary": self.vocabulary,
         }
 
+    def without_place(self) -> ModelSpec:
+        """The same wherever the base lies, for settings: which base it is, its fingerprint says."""
+        if self.base is None:
+            return self
+        base = {name: value for name, value in self.base.items() if name != "path"}
+        return dataclasses.replace(self, base=base)
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -344,8 +351,12 @@ def base_reference(base_path: str, model_dir: epath.Path) -> str:
     if len({_bucket(base_path), _bucket(model_dir)}) > 1:
         return base_path
     relative = os.path.relpath(base_path, model_dir)
-    if atomic_files.is_local(model_dir) and not _are_one(model_dir / relative, base_path):
-        return os.path.relpath(os.path.realpath(base_path), os.path.realpath(model_dir))
+    if not atomic_files.is_local(model_dir):
+        return relative
+    # The adaptation's directory may not be there yet.
+    base, directory = os.path.realpath(base_path), os.path.realpath(model_dir)
+    if os.path.realpath(os.path.join(directory, relative)) != base:
+        return os.path.relpath(base, directory)
     return relative
 
 

@@ -152,7 +152,7 @@ def named(source: str, step: int, spec: ModelSpec) -> dict[str, Any]:
       step: which of its steps.
       spec: what its `model.json` says.
     """
-    return {**identity.identity(source), "step": step, "config": str(spec)}
+    return {**identity.identity(source), "step": step, "config": str(spec.without_place())}
 
 
 def goes_alone(adaptation: Adaptation | None, merge_lora: bool) -> bool:

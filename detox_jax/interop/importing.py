@@ -127,11 +127,13 @@ def import_t5x(from_t5x: str, to: str, described: t5x_checkpoints.Description) -
     fingerprint = params_lib.fingerprint_of(sorted(arrays.items()))
     settings = {
         "source": {"path": from_t5x, "step": step, "fingerprint": fingerprint},
-        "model": str(spec),
+        "model": str(spec.without_place()),
         "vocabulary": described.vocabulary.files_sha256,
     }
     with staged(to, settings) as output:
         if output is None:
+            if described.base_path is not None:
+                checkpoints.renew_base(epath.Path(to), described.base_path)
             print(already_there(to, "checkpoint"))
             return
         params = streamed.nested(arrays)

@@ -39,12 +39,14 @@ class Description:
       vocabulary: its vocabulary.
       adaptation: what was trained, or None for everything.
       base: what it started from, if that is known.
+      base_path: where that is, as the user gave it.
     """
 
     config: TransformerConfig
     vocabulary: Vocabulary
     adaptation: adaptations.Adaptation | None
     base: streamed.Checkpoint | None
+    base_path: str | None = None
 
     @classmethod
     def of(
@@ -72,7 +74,8 @@ class Description:
             if opened.spec.adaptation is not None:
                 raise UserError(f"{base}: is itself an adaptation; give its base as BASE")
             directory = str(opened.model_dir / places.VOCABULARY_DIR)
-            return cls(opened.spec.config, Vocabulary.load(directory), adaptation, opened)
+            vocabulary_there = Vocabulary.load(directory)
+            return cls(opened.spec.config, vocabulary_there, adaptation, opened, base)
         if adaptation is not None:
             raise UserError("ADAPTATION has a base; set BASE to the model it was trained on")
         if model is None or vocabulary is None:
@@ -92,10 +95,10 @@ class Description:
         """What `model.json` of the imported model says; an adaptation's names its base."""
         reference = None
         if self.adaptation is not None and self.base is not None:
-            base = self.base
+            assert self.base_path is not None
             reference = {
-                "path": checkpoints.base_reference(str(base.model_dir), model_dir),
-                "fingerprint": base.fingerprint,
+                "path": checkpoints.base_reference(self.base_path, model_dir),
+                "fingerprint": self.base.fingerprint,
             }
         return checkpoints.ModelSpec(
             self.config, self.adaptation, reference, self.vocabulary.fingerprint

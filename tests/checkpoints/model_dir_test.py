@@ -190,6 +190,7 @@ def test_a_base_is_found_from_behind_a_link(copy, tmp_path):
     inside = epath.Path(tmp_path / "disk" / "a" / "run" / "models" / "adapter")
     linked = str(tmp_path / "disk" / "a" / "run" / "base")
     assert checkpoints.base_reference(linked, inside) == "../../base"
+    assert checkpoints.base_reference(linked, inside.parent / "to_come") == "../../base"
 
 
 def test_the_place_of_a_base_that_was_moved_is_recorded_anew(copy, config, vocabulary, tmp_path):

@@ -173,6 +173,23 @@ def test_an_export_of_before_is_finished_and_says_what_it_does_not_know(form, tw
         convert.convert(**{**ends, "source": str(two_mixtures / "lora")})
 
 
+@pytest.mark.parametrize("form", ["to_hf", "to_t5x"])
+def test_an_export_is_of_an_adaptation_wherever_its_base_lies(form, two_mixtures, capsys):
+    _out(("lora", form), two_mixtures)
+    (two_mixtures / "base").rename(two_mixtures / "moved")
+    checkpoints.renew_base(epath.Path(two_mixtures / "lora"), str(two_mixtures / "moved"))
+    _out(("lora", form), two_mixtures)
+    file = two_mixtures / "out" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    of_model = manifest["settings"]["checkpoint"]
+    assert "'path'" not in of_model["config"]
+    # As a version before wrote it.
+    of_model["config"] = of_model["config"].replace("base={", "base={'path': '/the \\'base', ")
+    file.write_text(json.dumps(manifest))
+    _out(("lora", form), two_mixtures)
+    assert capsys.readouterr().out.count("is already there, from the same checkpoint") == 2
+
+
 def test_what_is_exported_again_keeps_its_config(source, tmp_path):
     ours = import_it(source, tmp_path / "ours")
     convert.convert(source=str(ours), to_hf=str(tmp_path / "back"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from detox_jax.checkpoints import streamed
 from detox_jax.errors import UserError
 from detox_jax.interop import convert, t5x_checkpoints
 from detox_jax.models.adaptation import AdapterConfig
+from detox_jax.vocabulary import Vocabulary
 from tests.conftest import random_params
 
 ADAPTER = AdapterConfig(bottleneck_dim=3)
@@ -97,6 +99,47 @@ def test_adapter_there_and_back(adapted, model_dir, tmp_path, one_device_mesh):
     assert one.keys() == other.keys()
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
+
+
+def test_where_a_base_lies_decides_no_import(adapted, model_dir, tmp_path, capsys):
+    """Through a link to it, after it was moved, and as a version before recorded it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(model_dir, tmp_path / "disk" / "base")
+    (run / "base").symlink_to(tmp_path / "disk" / "base")
+    to, file = epath.Path(run / "adapter"), run / "adapter" / "manifest.json"
+
+    def imports(base):
+        convert.convert(
+            from_t5x=str(adapted[0]), to=str(to), base=str(run / base), adaptation=ADAPTER
+        )
+        return "is already there, from the same checkpoint" in capsys.readouterr().out
+
+    def recorded():
+        base = checkpoints.read_spec(to).base
+        return base and base["path"]
+
+    assert not imports("base") and recorded() == "../base"
+    assert imports("base")
+    manifest = json.loads(file.read_text())
+    model = manifest["settings"]["model"]
+    manifest["settings"]["model"] = model.replace("base={", "base={'path': '../../\"base', ")
+    assert manifest["settings"]["model"] != model
+    file.write_text(json.dumps(manifest))
+    (run / "base").rename(run / "moved")
+    assert imports("moved") and recorded() == "../moved"
+
+
+def test_the_step_of_a_base_is_recorded(adapted, config, model_dir, tmp_path, one_device_mesh):
+    base, to = shutil.copytree(model_dir, tmp_path / "base"), tmp_path / "adapter"
+    step = checkpoints.saved_steps(epath.Path(base))[-1]
+    spec = checkpoints.read_spec(epath.Path(base))
+    vocabulary = Vocabulary.load(str(base / "vocabulary"))
+    later = random_params(config, seed=5)[1]
+    checkpoints.save_model(epath.Path(base), later, spec, vocabulary, step + 1)
+    of_step = f"{base}/checkpoints/{step}"
+    convert.convert(from_t5x=str(adapted[0]), to=str(to), base=of_step, adaptation=ADAPTER)
+    checkpoints.load_model(str(to), one_device_mesh)  # Finds its base, and accepts it.
 
 
 def test_what_t5x_trained_beside_a_bfloat16_base_keeps_its_bits(
