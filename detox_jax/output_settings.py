@@ -44,6 +44,8 @@ _OF_WEIGHTS = ("dtype", "max_shard_bytes")
 # In what such settings say of a model as text: where its base lies, which a version before named.
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _PLACE = re.compile(rf"'path': {_QUOTED}, |, 'path': {_QUOTED}")
+# In what settings say of a model by what it was made from: the fingerprint of its weights.
+WEIGHTS = "weights"
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 _NOT_YET_SAID = "not known yet"
@@ -274,6 +276,8 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
         old = _with_order(there, old, new)
     if there["verb"] == "evaluate" and there["complete"]:
         new = _without_new_fields(there, old, new)
+    if there["verb"] in ("evaluate", "convert"):
+        old, new = with_weights_of_both(old, new)
     if there["verb"] == "convert":
         old, new = _as_converted_before(old, new)
     if _PARTS not in old:  # It may be of as many parts as this run, and goes on.
@@ -477,6 +481,25 @@ def _as_converted_before(old: Any, new: Any) -> tuple[Any, Any]:
     }
     old = {name: x for name, x in old.items() if name in new or name not in _OF_WEIGHTS}
     return old, known(old, {**new, **ends})
+
+
+def with_weights_of_both(old: Any, new: Any) -> tuple[Any, Any]:
+    """Both settings; where a model names its weights in one of them alone, it does so in neither.
+
+    A version before named the training alone, and of a model that is gone nothing tells them.
+
+    Args:
+      old: settings of before, or a part of them.
+      new: those of this run.
+    """
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return old, new
+    # One of a user's own names stands before settings.
+    if (WEIGHTS in old) != (WEIGHTS in new) and isinstance({**old, **new}[WEIGHTS], str):
+        old, new = ({name: x for name, x in of.items() if name != WEIGHTS} for of in (old, new))
+    pairs = {name: with_weights_of_both(old[name], new[name]) for name in old if name in new}
+    left, right = ({name: of[side] for name, of in pairs.items()} for side in (0, 1))
+    return {**old, **left}, {**new, **right}
 
 
 def _with_order(there: Mapping[str, Any], old: Any, new: Any) -> Any:

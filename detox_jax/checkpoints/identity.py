@@ -14,12 +14,9 @@ from detox_jax import manifests, output_settings, preview
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
-from detox_jax.output_settings import NOT_YET, NotYet
+from detox_jax.output_settings import NOT_YET, WEIGHTS, NotYet
 from detox_jax.parallel import processes
 from detox_jax.vocabulary import Vocabulary
-
-# In what a perplexity was computed from: the fingerprint of the weights; before, nothing named it.
-WEIGHTS = "weights"
 
 
 def identity(checkpoint_path: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from etils import epath
 
 from detox_jax import atomic_files, output_settings, outputs, preview, records, segmenters, terminal
 from detox_jax.checkpoints import places
-from detox_jax.checkpoints.identity import identity
+from detox_jax.checkpoints.identity import with_weights
 from detox_jax.errors import UserError
 from detox_jax.evaluation import (
     accuracy,
@@ -328,7 +328,7 @@ def _settings(arguments: Mapping[str, Any], named: Mapping[str, Method]) -> dict
         instead={
             "methods": {"methods": {name: _describe_method(m) for name, m in named.items()}},
             "heldout": {"heldout": heldout and records.describe_input(heldout)},
-            "reference": {"reference": reference and identity(reference)},
+            "reference": {"reference": reference and with_weights(reference)},
             # Without any, so that older outputs go on.
             "group_by": {"group_by": [*group_by]} if group_by else {},
             "word_segmenter": segmenters.settings(arguments["word_segmenter"]),
@@ -350,7 +350,7 @@ def _describe_method(method: Method) -> dict[str, Any]:
         del fields["decided_by"]
     else:
         fields["decided_by"] = [dict(by) for by in method.decided_by]
-    fields["checkpoint"] = method.checkpoint_path and identity(method.checkpoint_path)
+    fields["checkpoint"] = method.checkpoint_path and with_weights(method.checkpoint_path)
     fields["choices"] = accuracy.describe(method.choices)
     given = method.generations
     del fields["steering"]

@@ -11,7 +11,7 @@ from etils import epath
 
 from detox_jax import atomic_files, chat, output_settings, records, segmenters, shared_steps
 from detox_jax.checkpoints import places
-from detox_jax.checkpoints.identity import WEIGHTS, text_rules, with_weights
+from detox_jax.checkpoints.identity import text_rules, with_weights
 from detox_jax.errors import UserError
 from detox_jax.evaluation.rows import ContinuationPerplexity, Perplexity
 from detox_jax.evaluation.scored_texts import Scored, texts_sha256
@@ -261,18 +261,12 @@ def _kept(file: epath.Path, decided: Mapping[str, Any]) -> dict[str, Any] | None
     """What a file holds, if it was computed from the same."""
     kept = read_json(file) if file.exists() else {}
     inputs = output_settings.without_notes(kept.get("inputs"))
-    if not isinstance(inputs, Mapping) or inputs.keys() != decided.keys():
-        return None
-    return kept if all(_are_same(inputs[name], of) for name, of in decided.items()) else None
-
-
-def _are_same(there: Any, now: Any) -> bool:
-    """Whether two inputs are; weights where both name them: a file of before names none."""
-    if isinstance(there, Mapping) and isinstance(now, Mapping) and WEIGHTS not in {*there} & {*now}:
-        there, now = _without_weights(there), _without_weights(now)
-    return there == now
+    inputs, decided = output_settings.with_weights_of_both(inputs, decided)
+    return kept if inputs == decided else None
 
 
 def _without_weights(of: Any) -> Any:
     """An input without the weights that it may name."""
-    return {key: x for key, x in of.items() if key != WEIGHTS} if isinstance(of, Mapping) else of
+    if not isinstance(of, Mapping):
+        return of
+    return {key: x for key, x in of.items() if key != output_settings.WEIGHTS}

@@ -145,14 +145,14 @@ def export_model(
 
 
 def named(source: str, step: int, spec: ModelSpec) -> dict[str, Any]:
-    """What settings say of a checkpoint that is exported: what it was made from, and its sizes.
+    """What settings say of a checkpoint that is exported: its making, its weights and its sizes.
 
     Args:
       source: its path.
       step: which of its steps.
       spec: what its `model.json` says.
     """
-    return {**identity.identity(source), "step": step, "config": str(spec.without_place())}
+    return {**identity.with_weights(source), "step": step, "config": str(spec.without_place())}
 
 
 def goes_alone(adaptation: Adaptation | None, merge_lora: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import chat
+from detox_jax import chat, output_settings
 from detox_jax.checkpoints import identity
 from detox_jax.checkpoints.streamed import Checkpoint
 from detox_jax.errors import UserError
@@ -221,7 +221,9 @@ def _loading(exported: Exported) -> str:
 
 
 def _own_methods(exported: Exported) -> dict[str, bool]:
-    """The methods of the results that this model wrote, by what it was made from.
+    """The methods of the results that this model wrote, by what it was made from and its weights.
+
+    Results of before, which name what each model was made from alone, are taken by that.
 
     Returns:
       Of each whether its figures are the model's: not of text that was steered, chosen, or decoded
@@ -229,13 +231,13 @@ def _own_methods(exported: Exported) -> dict[str, bool]:
     """
     if exported.results is None:
         return {}
-    ours = identity.identity(exported.source)
+    ours = identity.with_weights(exported.source)
     changed = _changed(exported.results)
     found = {}
     for name, settings in _methods(exported.results).items():
-        measured = settings.get("checkpoint")
+        measured, model = output_settings.with_weights_of_both(settings.get("checkpoint"), ours)
         if isinstance(measured, Mapping) and all(
-            measured.get(key) == ours[key] for key in ("made_from", "step")
+            measured.get(key) == value for key, value in model.items() if key != "path"
         ):
             found[name] = name not in changed
     return found

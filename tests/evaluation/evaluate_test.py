@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from detox_jax import chat, cli, output_settings, outputs, records, shared_steps
-from detox_jax.checkpoints import places
+from detox_jax.checkpoints import identity, places
 from detox_jax.errors import UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.evaluation import (
@@ -358,6 +358,28 @@ def test_runs_share_a_perplexity_of_before_and_one_whose_weights_are_gone(
     assert value("cell-1", models[1], ["words"]) == value("sweep", models[1]) == 2
     shutil.rmtree(pathlib.Path(models[1]) / "checkpoints")
     assert value("gone", models[1]) == 2 and read == models
+
+
+def test_an_evaluation_is_of_the_weights_and_one_of_before_stays(tmp_path, config, vocabulary):
+    texts, model = write(tmp_path / "base", BASE), tmp_path / "model"
+    file = tmp_path / "out" / "manifest.json"
+
+    def run_of(seed):
+        shutil.rmtree(model, ignore_errors=True)
+        write_model(model, config, vocabulary, seed)
+        outputs.OutputDirectory(str(model), "train", {"a": "recipe"}).finish(steps=0)
+        methods = {"base": evaluates.Method(texts, checkpoint_path=str(model))}
+        evaluates.evaluate(methods, str(tmp_path / "out"), min_coverage=0.5, bootstrap_draws=20)
+        return results_of(tmp_path / "out")["provenance"]["settings"]["methods"]["base"]
+
+    weights = run_of(0)["checkpoint"]["weights"]
+    assert weights == identity.with_weights(str(model))["weights"]
+    with pytest.raises(UserError, match=r"made with other settings \(methods.base.checkpoint.weig"):
+        run_of(1)
+    manifest = json.loads(file.read_text())
+    del manifest["settings"]["methods"]["base"]["checkpoint"]["weights"]
+    file.write_text(json.dumps(manifest))
+    assert run_of(1)["checkpoint"]["weights"] == weights  # Which is not made anew.
 
 
 def test_new_continuations_are_read_anew(tmp_path, monkeypatch):

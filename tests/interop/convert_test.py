@@ -13,7 +13,7 @@ import safetensors.numpy
 from etils import epath
 from tokenizers import Tokenizer
 
-from detox_jax import cli
+from detox_jax import cli, outputs
 from detox_jax.checkpoints import combine, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
@@ -27,6 +27,7 @@ from detox_jax.models.adaptation import (
     LoReFTConfig,
     PrefixConfig,
 )
+from tests.checkpoints.models_made import write_model
 from tests.conftest import initial_params
 from tests.evaluation import results_made
 from tests.interop import reference
@@ -146,6 +147,32 @@ def test_an_export_is_of_the_model_that_was_trained_not_of_its_sizes(form, two_m
     assert "is already there, from the same checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["to_hf", "to_t5x"])
+def test_an_export_is_of_the_weights_that_were_trained(form, config, vocabulary, tmp_path, capsys):
+    """A model that was removed and trained again has the same manifest, and may have others."""
+    model, ends = tmp_path / "model", {form: str(tmp_path / "out")}
+
+    def trained(seed):
+        shutil.rmtree(model, ignore_errors=True)
+        write_model(model, config, vocabulary, seed)
+        outputs.OutputDirectory(str(model), "train", {"a": "recipe"}).finish(steps=0)
+        return str(model)
+
+    convert.convert(source=trained(0), **ends)
+    for check_only in (True, False):
+        with pytest.raises(UserError, match=r"made with other settings \(checkpoint.weights: "):
+            convert.convert(source=trained(1), **ends, check_only=check_only)
+    capsys.readouterr()
+    convert.convert(source=trained(0), **ends)
+    assert "is already there, from the same checkpoint" in capsys.readouterr().out
+    file = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["settings"]["checkpoint"]["weights"]
+    file.write_text(json.dumps(manifest))  # Of a version before, which named the recipe alone.
+    convert.convert(source=trained(1), **ends)
+    assert "is already there, from the same checkpoint" in capsys.readouterr().out
+
+
 def test_an_export_is_of_the_tokenizer_that_lies_there(source, tmp_path):
     ours = import_it(source, tmp_path / "ours")
     convert.convert(source=str(ours), to_hf=str(tmp_path / "out"))
@@ -161,7 +188,10 @@ def test_an_export_of_before_is_finished_and_says_what_it_does_not_know(form, tw
     _out(("half", form), two_mixtures)
     file = two_mixtures / "out" / "manifest.json"
     manifest = json.loads(file.read_text())
-    del manifest["settings"]["checkpoint"]["made_from"]
+    del (
+        manifest["settings"]["checkpoint"]["made_from"],
+        manifest["settings"]["checkpoint"]["weights"],
+    )
     manifest["settings"].pop("vocabulary", None)
     file.write_text(json.dumps(manifest))
     capsys.readouterr()

@@ -108,6 +108,20 @@ def test_this_models_rows_are_its_model_index(imported, tmp_path):
     assert read.data.eval_results is None and "No row is of this model." in read.text
 
 
+def test_rows_of_other_weights_of_the_same_making_are_another_models(imported, tmp_path):
+    made = identity.with_weights(str(imported))
+    others = {"same": made, "other": {**made, "weights": "0"}}
+    others["before"] = identity.identity(str(imported))  # As results of before have it.
+    rows = tuple(results_made.made_row(name, "full", 0.5, 0.4, 12.0) for name in others)
+    for name, model in others.items():
+        settings = {"methods": {name: {"checkpoint": model}}}
+        results = Results(rows, provenance=Provenance(settings=settings))
+        results_made.write(tmp_path, results, details=False)
+        read = card(imported, tmp_path / name, results=str(tmp_path / "results.json"))
+        is_mine = name != "other"
+        assert (f"| **{name}** |" in read.text) == (read.data.eval_results is not None) == is_mine
+
+
 def measured(tmp_path, imported, decoded_with=None, **of_methods):
     """Results of these methods, all of which are of this model."""
     row = results_made.made_row
