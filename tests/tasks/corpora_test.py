@@ -41,6 +41,7 @@ def examples(task, length=16):
 @pytest.mark.parametrize("name", TFDS_TASKS)
 def test_tfds_tasks(name, vocabulary_path, vocabulary):
     task = corpora.registered_task(name, vocabulary_path)
+    assert seqio_tasks.tags_of(task) is None  # So that a probe behind tags is refused.
     with tfds.testing.mock_data(num_examples=30):
         rows = examples(task)
     if name.endswith("_nontoxic"):  # The mock draws its labels; an exact 0.0 may not be among them.
