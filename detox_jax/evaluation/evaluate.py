@@ -440,9 +440,11 @@ def _notes(
 
 
 def _decoded_with(scored: Mapping[str, Scored]) -> dict[str, tuple[str, ...]] | None:
-    """What `Provenance.decoded_with` is; None without any."""
+    """What `Provenance.decoded_with` is."""
     changed = {name: decoding.changed_by(of.decoding) for name, of in scored.items()}
-    return {name: names for name, names in changed.items() if names} or None
+    is_silent = any(of.decoding is None for of in scored.values())
+    found = {name: names for name, names in changed.items() if names}
+    return None if is_silent and not found else found
 
 
 def _rows_of_all(

@@ -88,7 +88,7 @@ class Provenance:
       command: what repeats the run.
       decoded_with: of the methods whose text is not their model's own behind the prompt as it
         stands, the settings that make it so: `chat_template`, `steering`, `behind`, `best_of`; None
-        where there are none, and of results of before, which did not say it.
+        where none has any and the files of a method do not say so, and of results of before.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -735,6 +735,12 @@ def test_who_was_asked_in_a_template_is_said_and_read_so(
         assert provenance["decoded_with"] == {"mine": ["chat_template"]}
         assert results_files.read(tmp_path / name / "results.json").provenance.decoded_with
         read.clear()
+    # Where all say that they were asked in none it is known; where one is silent it is not.
+    write(tmp_path / "silent", BASE)
+    for other, known in (("base", {}), ("silent", None)):
+        out = tmp_path / f"of {other}"
+        evaluates.evaluate({"base": str(tmp_path / other)}, str(out), min_coverage=0.5)
+        assert results_files.read(out / "results.json").provenance.decoded_with == known
     kept = json.loads((tmp_path / "b" / "continuation_perplexity-mine.json").read_text())
     assert kept["inputs"]["chat_template"] == chat.exchange(texts).fingerprint
     kept = json.loads((tmp_path / "b" / "continuation_perplexity-base.json").read_text())

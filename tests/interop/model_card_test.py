@@ -162,6 +162,7 @@ def test_a_row_that_is_steered_or_chosen_is_not_this_models(imported, tmp_path):
     [
         ("marks", {"mine": ("chat_template",)}, True, False),
         ("marks", {"other": ("chat_template",)}, False, True),
+        ("marks", {}, False, True),
         ("marks", None, True, True),
         (None, None, False, True),
     ],
