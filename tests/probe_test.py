@@ -263,9 +263,11 @@ def write_tags(directory):
     return path
 
 
-def write_trained_behind(model_dir, tags):
-    """A manifest of a training behind tags."""
-    settings = {"data": {"source": {"tags": {**tags.named, "threshold": 0.5}}}}
+def write_trained_behind(model_dir, *tags):
+    """A manifest of a training behind tags, or on a mixture of tasks, each behind its own."""
+    sources = [{} if of is None else {"tags": {**of.named, "threshold": 0.5}} for of in tags]
+    mixture = [[f"task {number}", source] for number, source in enumerate(sources)]
+    settings = {"data": {"source": mixture if len(tags) > 1 else sources[0]}}
     manifest = {"verb": "train", "complete": True, "settings": settings, "schema_version": 2}
     (model_dir / "manifest.json").write_text(json.dumps(manifest))
 
@@ -281,6 +283,12 @@ def test_the_base_is_measured_without_tags_that_it_has_not_seen(root, model_dir,
     assert train._probe_of_step_0(probe, str(conditional)) is None
     write_trained_behind(conditional, Tags(good="<kind>"))
     assert train._probe_of_step_0(probe, str(conditional)) is not None
+    # Of a mixture, of which a task may have none; where they have several, it is not known which.
+    write_trained_behind(conditional, None, Tags(), Tags())
+    assert train._probe_of_step_0(probe, str(conditional)) is None
+    assert train._known_tags(None, str(conditional)) == {}
+    write_trained_behind(conditional, Tags(), Tags(good="<kind>"))
+    assert train._probe_of_step_0(probe, str(conditional)) == plain
 
 
 def test_step_0_of_a_training_behind_tags_is_the_base_as_it_is_read_elsewhere(

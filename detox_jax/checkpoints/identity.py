@@ -18,6 +18,8 @@ from detox_jax.output_settings import NOT_YET, WEIGHTS, NotYet
 from detox_jax.parallel import processes
 from detox_jax.vocabulary import Vocabulary
 
+_OF_TAGS = ("good", "bad", "between")  # which tags they are
+
 
 def identity(checkpoint_path: str) -> dict[str, Any]:
     """A model by what it was made from, and its step; by its parameters where no manifest says it.
@@ -109,7 +111,8 @@ def trained_behind(checkpoint_path: str) -> Mapping[str, Any] | None:
       checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
 
     Returns:
-      None of a model that was trained behind none, or whose files do not say so.
+      None of a model that was trained behind none, or whose files do not say so, as those of a sum
+      of models do not; of a mixture the tags of its tasks, None where these have several.
 
     Raises:
       UserError: if there is no such checkpoint.
@@ -121,8 +124,13 @@ def trained_behind(checkpoint_path: str) -> Mapping[str, Any] | None:
         return None
     data = manifests.read_manifest(model_dir)["settings"].get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
-    tags = source.get("tags") if isinstance(source, Mapping) else None
-    return tags if isinstance(tags, Mapping) and tags else None
+    # A mixture lists the name of each task and its source.
+    parts = source if isinstance(source, list) else [[source]]
+    ends = [part[-1] for part in parts if isinstance(part, list) and part]
+    tags = [end.get("tags") for end in ends if isinstance(end, Mapping)]
+    found = [of for of in tags if isinstance(of, Mapping) and of]
+    different = {json.dumps([of.get(name) for name in _OF_TAGS]) for of in found}
+    return found[0] if len(different) == 1 else None
 
 
 def ahead(checkpoint_path: str, dtype: str | None = None) -> tuple[NotYet, Any]:
