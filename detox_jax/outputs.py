@@ -97,8 +97,9 @@ class OutputDirectory:
         but the manifest and `config.gin` where None.
       parts: of a verb whose output has a file for each of a list of things, such as tasks: a run
         that lists more of them than an earlier one goes on with its output, finished or not.
-      replaces: which other settings are not refused: what is there of `made` is then removed.
-      made: globs of what the verb writes there; whatever else lies there is nobody's to remove.
+      replaces: which other settings are not refused.
+      made: globs of what the verb writes there, which is removed where other settings have left it;
+        whatever else lies there is nobody's to remove.
 
     Raises:
       Unavailable: where the storage fails.
@@ -150,7 +151,7 @@ class OutputDirectory:
                 directory_lock.release(self.path)
                 return self._is_finished()
             remove_partial_files(self.path)
-            if self._replaces is not None:
+            if self._made:
                 self._remove_replaced()
             atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
             atomic_files.write_bytes(self.path / CONFIG, config_text().encode())
@@ -186,8 +187,9 @@ class OutputDirectory:
             return
         atomic_files.write_json(self.path / manifests.MANIFEST, {**there, "complete": False})
         for name in self._made:
-            for path in self.path.glob(name):
-                path.unlink()
+            # A name without a pattern is asked for itself: in a bucket that is one request.
+            for path in self.path.glob(name) if "*" in name else [self.path / name]:
+                path.unlink(missing_ok=True)
 
     def _take_over(self) -> bool:
         """Whether another run has finished the same, which is then here too (`shared_steps`)."""

@@ -272,6 +272,26 @@ def test_an_output_without_results_takes_new_settings(tmp_path):
         outputs.OutputDirectory(str(tmp_path / "o"), "score", {"seed": 4}, lambda: False)
 
 
+def test_new_settings_begin_without_what_others_have_left(tmp_path):
+    path = tmp_path / "o"
+
+    def opened(seed):
+        made = ("huggingface.json", "figures/*.png")
+        return outputs.OutputDirectory(
+            str(path), "train", {"seed": seed}, lambda: False, made=made
+        )
+
+    opened(1)
+    (path / "figures").mkdir()
+    for name in ("huggingface.json", "figures/x.png", "notes.txt"):
+        (path / name).write_text("")
+    opened(1)
+    assert (path / "huggingface.json").exists(), "the same settings go on"
+    opened(2)
+    left = {str(x.relative_to(path)) for x in path.rglob("[!.]*") if x.is_file()}
+    assert left == {"manifest.json", "config.gin", "notes.txt"}
+
+
 def test_a_run_of_version_1_goes_on_where_its_settings_agree(tmp_path):
     output = outputs.OutputDirectory(str(tmp_path / "o"), "generate", {"seed": 1})
     output.write_shard("d", 0, 1, [])

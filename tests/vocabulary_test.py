@@ -346,6 +346,24 @@ def test_chat_template_and_special_tokens_survive_byte_for_byte(tmp_path):
         assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()
 
 
+def test_of_another_vocabulary_nothing_stays_that_would_be_read(vocabulary, tmp_path):
+    files = {
+        "chat_template.jinja": "{{ x }}",
+        "special_tokens_map.json": '{"eos_token": "<|im_end|>"}',
+        "generation_config.json": '{"eos_token_id": [0, 1]}',
+        "vocab.json": "{}",
+        "notes.txt": "somebody's",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    vocabulary.save(str(tmp_path), alone=True)
+    assert {file.name for file in tmp_path.iterdir()} == {"tokenizer.json", "notes.txt"}
+    assert Vocabulary.load(str(tmp_path)).end_ids == vocabulary.end_ids
+    (tmp_path / "config.json").write_text("{}")  # At its own place all that lies there is its own.
+    Vocabulary.load(str(tmp_path)).save(f"{tmp_path}/", alone=True)
+    assert (tmp_path / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

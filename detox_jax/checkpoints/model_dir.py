@@ -89,7 +89,7 @@ class LoadedModel:
 
 def write_spec(model_dir: epath.Path, spec: ModelSpec, vocabulary: Vocabulary) -> None:
     """Writes `model.json` and the vocabulary."""
-    vocabulary.save(str(model_dir / places.VOCABULARY_DIR))
+    vocabulary.save(str(model_dir / places.VOCABULARY_DIR), alone=True)
     atomic_files.write_json(model_dir / places.MODEL_FILE, spec.to_json())
 
 

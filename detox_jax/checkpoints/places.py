@@ -25,6 +25,9 @@ VOCABULARY_DIR = "vocabulary"
 ORIGIN_FILE = "huggingface.json"
 CHECKPOINTS_DIR = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
+# What other settings may have left where no step is saved (`outputs.OutputDirectory`). What else
+# they leave is replaced by what is written: the vocabulary, unfinished steps, TensorBoard's events.
+MADE = (MODEL_FILE, ORIGIN_FILE, METRICS_FILE)
 REWARD_VERB = "train_reward"
 _MAKE_MODELS = ("train", "convert", "combine", REWARD_VERB)
 _NEAR = 2  # directories below or above one without a model, in which an error looks for some

@@ -11,7 +11,7 @@ import jax
 from etils import epath
 
 from detox_jax import output_settings, outputs, preview
-from detox_jax.checkpoints import identity
+from detox_jax.checkpoints import identity, places
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.classifiers import labelled_fit
@@ -157,7 +157,9 @@ def train_reward(
     encode = functools.partial(_encode, vocabulary, length)
     objective = Labels(("toxicity",), encode, config.vocab_size, reward_loss, decides)
 
-    output = outputs.OutputDirectory(output_dir, "train_reward", decided, has_results)
+    output = outputs.OutputDirectory(
+        output_dir, "train_reward", decided, has_results, made=places.MADE
+    )
     if output.complete:
         return None
     steps = budget.steps(

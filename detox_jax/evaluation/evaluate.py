@@ -153,7 +153,7 @@ def evaluate(
     generations = _checked(named, baseline, output_dir, group_by, mesh_shape)
 
     def has_results() -> bool:
-        return _has_results(output_dir, generations)
+        return _has_results(output_dir)
 
     if check_only:
         preview.checked_output(output_dir)
@@ -313,9 +313,13 @@ def _check_fields(group_by: Sequence[str]) -> None:
         )
 
 
-def _has_results(output_dir: str, scorers: Iterable[str]) -> bool:
-    """Whether figures are there; a perplexity that is kept names what it was computed from."""
-    return any((epath.Path(output_dir) / name / RESULTS_FILE).exists() for name in scorers)
+def _has_results(output_dir: str) -> bool:
+    """Whether figures are there, also by other scorers.
+
+    A perplexity that is kept names what it was computed from.
+    """
+    path = epath.Path(output_dir)
+    return (path / RESULTS_FILE).exists() or any(path.glob(f"*/{RESULTS_FILE}"))
 
 
 def _settings(arguments: Mapping[str, Any], named: Mapping[str, Method]) -> dict[str, Any]:

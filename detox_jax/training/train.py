@@ -183,7 +183,9 @@ def train(
         base and base.fingerprint,
         None if probe is None else _probe_settings(probe, config, vocabulary, of_step_0),
     )
-    output = outputs.OutputDirectory(model_dir, "train", settings, lambda: _has_steps(model_dir))
+    output = outputs.OutputDirectory(
+        model_dir, "train", settings, lambda: _has_steps(model_dir), made=places.MADE
+    )
     if output.complete:
         if base is not None:  # What is taken over is of another place, with another way to it.
             checkpoints.renew_base(output.path, base.path, always=output.is_taken_over)

@@ -86,6 +86,13 @@ def test_weight_0_is_the_base_and_1_the_model(here, capsys):
     assert manifest["change"]["blocks"]["layers/0"] > 0
 
 
+def test_a_sum_begins_without_the_origin_that_another_run_has_left(here):
+    outputs.OutputDirectory("half-way", "combine", {"edit": 1}, lambda: False)
+    epath.Path("half-way/huggingface.json").write_text("{}")
+    assert combine({"toxic": 0.5}, "half-way") == 0
+    assert not epath.Path("half-way/huggingface.json").exists()
+
+
 def test_another_weight_is_named_and_not_all_that_the_terms_are(here, capsys):
     assert combine({"toxic": 0.5}, "half-way") == 0
     said = refused(capsys, {"toxic": 0.25}, "half-way")

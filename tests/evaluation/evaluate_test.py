@@ -225,6 +225,16 @@ def test_every_scorer_has_results_of_its_own(judged, pair, tmp_path, capsys):
     assert not (tmp_path / "several" / "results.json").exists()
 
 
+def test_figures_by_other_scorers_are_results_too(judged, tmp_path, capsys):
+    """Else they would stay in an output that says nothing of them."""
+    assert run(tmp_path / "several", judged) == 0
+    manifest = tmp_path / "several" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
+    alone = {name: {"third": by["hand"]} for name, by in judged.items()}
+    assert run(tmp_path / "several", alone) == 2
+    assert "holds output made with other settings" in capsys.readouterr().err
+
+
 def test_perplexity_and_quality_are_computed_once_for_all_scorers(judged, tmp_path, monkeypatch):
     calls, add = [], text_quality.TextReader.add_plain
     monkeypatch.setattr(

@@ -342,6 +342,40 @@ def test_a_checkpoint_of_few_bits_is_trained_in_the_models(flags, small, tmp_pat
     assert set(dtypes) == {"float32"}
 
 
+def test_another_base_takes_over_a_directory_without_a_step_and_nothing_of_the_first(
+    flags, model_dir, tmp_path, monkeypatch
+):
+    first = tmp_path / "first"
+    shutil.copytree(model_dir, first)
+    (first / "huggingface.json").write_text('{"source": {"path": "first"}}')
+    (first / "vocabulary" / "generation_config.json").write_text('{"eos_token_id": [0]}')
+    (first / "vocabulary" / "chat_template.jinja").write_text("{{ messages }}")
+    small = without(flags, "VALIDATION_INPUT")
+
+    def trained(where, *extra):
+        return cli.main([*small, f"--gin.MODEL_DIR={tmp_path / where}", *extra])
+
+    def files(where):
+        found = (tmp_path / where).rglob("*")
+        return {str(x.relative_to(tmp_path / where)): x.read_bytes() for x in found if x.is_file()}
+
+    def killed(loop, *_):
+        (tmp_path / "model" / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loops.Loop, "run", killed)
+    start = f"--gin.INITIAL_CHECKPOINT_PATH={first}"
+    assert trained("model", start, f"--gin.VOCABULARY_PATH={first / 'vocabulary'}") == 130
+    names = {"huggingface.json", "vocabulary/chat_template.jinja", "metrics.jsonl"}
+    assert names < files("model").keys()
+    monkeypatch.setattr(loops.Loop, "run", lambda loop, state, *_: state)
+    assert trained("model") == trained("fresh") == 0  # from random weights
+    model, fresh = files("model"), files("fresh")
+    assert model.keys() == fresh.keys()
+    differ = {name for name in model if model[name] != fresh[name]}
+    assert differ == {"config.gin"}  # which names the directory
+
+
 def test_adapter_refuses_another_base(adapted, model_dir, tmp_path, capsys):
     directory = tmp_path / "adapted"
     shutil.copytree(adapted("lora"), directory)
