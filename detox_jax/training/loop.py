@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -170,9 +169,8 @@ class Loop:
         """
         start = int(state.step)
         guard = self.guard
-        log = metric_log.MetricLog(self.model_dir, start)
         with (
-            contextlib.closing(log),
+            metric_log.MetricLog(self.model_dir, start) as log,
             meshes.sharding_scope(self.mesh),
             preemption.put_off(),
             BackgroundSaves(self.model_dir) as saves,

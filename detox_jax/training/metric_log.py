@@ -11,7 +11,8 @@ from etils import epath
 
 from detox_jax import atomic_files
 from detox_jax.checkpoints import metric_lines, places
-from detox_jax.errors import writing
+from detox_jax.checkpoints import steps as steps_lib
+from detox_jax.errors import Unavailable, writing
 from detox_jax.parallel import processes
 from detox_jax.training import wandb_writer
 
@@ -22,14 +23,16 @@ class MetricLog:
     """Writes scalars to every place where they are read; on process 0 alone.
 
     On a local disk `metrics.jsonl` grows with every step that is logged, so that it can be watched;
-    an object store cannot append, and gets the whole file at each `flush`. A run that resumes at
-    step S forgets what was logged after S, so that its log is the one of a run that was never
-    interrupted.
+    an object store cannot append, and gets the whole file at each `flush`, and at the end of the
+    context that this is: what shows why a training ended is logged behind its last save. A run that
+    resumes at step S forgets what was logged after S, so that its log is the one of a run that was
+    never interrupted.
     """
 
     def __init__(self, model_dir: epath.Path, resume_step: int):
         self._file = model_dir / places.METRICS_FILE
         self._lines: list[str] = []
+        self._is_written = True
         self._writers: list[Any] = []
         self._is_first = processes.current().is_first
         if not self._is_first:
@@ -42,7 +45,8 @@ class MetricLog:
         from clu import metric_writers
 
         events = model_dir / TENSORBOARD_DIR
-        if resume_step == 0 and events.exists():  # Of a run that left no step, maybe of another.
+        # Of a run that left no step, maybe of another.
+        if resume_step == 0 and events.exists() and not steps_lib.saved_steps(model_dir):
             events.rmtree()
         self._writers = [
             *wandb_writer.from_environment(model_dir, resume_step),
@@ -76,6 +80,7 @@ class MetricLog:
                     file.write(line + "\n")
         else:
             self._lines.append(line)
+            self._is_written = False
 
     def flush(self) -> None:
         """Makes what was logged durable."""
@@ -86,10 +91,26 @@ class MetricLog:
         if not self._appends:
             self._rewrite()
 
+    def __enter__(self) -> MetricLog:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        try:
+            # Not where the storage fails, or the directory is another run's by now.
+            is_told = isinstance(error, Exception) and not isinstance(error, Unavailable)
+            if not self._is_written and (error is None or is_told):
+                self._rewrite()
+        except Exception:  # whatever the storage's clients raise
+            if error is None:
+                raise
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Ends what was opened, and waits until it is written."""
         for writer in self._writers:
             writer.close()
 
     def _rewrite(self) -> None:
+        self._is_written = True
         atomic_files.write_bytes(self._file, "".join(line + "\n" for line in self._lines).encode())

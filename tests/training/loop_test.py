@@ -15,6 +15,7 @@ import optax
 import pytest
 from etils import epath
 
+from detox_jax import atomic_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import steps as saved
 from detox_jax.errors import Unavailable, UserError
@@ -399,6 +400,25 @@ def test_a_step_within_the_budget_is_left_and_training_ends_early(run, log, tmp_
     assert "step 8: 2 probes in a row are beyond the budget" in written.err
     assert "TRAINING ENDS, 4 steps early" in written.err and "STEP 2 IS TAKEN" in written.out
     assert f"{tmp_path}: step 6: expected maximum toxicity 0.100" in written.out
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_in_a_bucket_the_log_has_what_comes_behind_the_last_save(
+    is_broken, run, log, tmp_path, monkeypatch
+):
+    """What ended the training, a budget or that it diverged, is not saved."""
+    is_local = atomic_files.is_local
+    monkeypatch.setattr(
+        atomic_files, "is_local", lambda path: str(path) != str(tmp_path) and is_local(path)
+    )
+    periods = loops.Periods(checkpoint=1000, eval=0, log=1)
+    if is_broken:
+        run(total=12, periods=periods, **_watched(*GOES_BEYOND, patience=2))
+        assert [line["step"] for line in log() if PERPLEXITY in line] == [0, 2, 4, 6, 8]
+        return
+    with pytest.raises(UserError, match="training has diverged"):
+        run(total=12, periods=periods, step_fn=_not_finite(lambda state, _: int(state.step) > 3))
+    assert [line["step"] for line in log() if "loss" in line] == [1, 2, 3]
 
 
 def test_a_budget_that_the_last_step_breaks_ends_nothing_early(run, capsys):

@@ -1,10 +1,12 @@
 """The log of a training run while it grows, when it is killed and when it goes on."""
 
+import contextlib
 import json
 
 import pytest
 from etils import epath
 
+from detox_jax.errors import Unavailable
 from detox_jax.parallel import processes
 from detox_jax.training.metric_log import MetricLog
 
@@ -88,3 +90,30 @@ def test_going_back_forgets_what_came_after(log_of, steps):
     log.forget_after(10)
     log.write(20, {"loss": 1.0})
     assert steps() == [10, 20]
+
+
+def test_events_stay_where_a_step_0_is_saved(log_of, tmp_path):
+    """A probe's, say: the run goes on from it, and measures it no more."""
+    events = tmp_path / "tensorboard" / "events"
+    events.parent.mkdir()
+    events.write_bytes(b"")
+    (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+    log_of(0)
+    assert events.exists()
+    (tmp_path / "checkpoints" / "0").rmdir()
+    log_of(0)
+    assert not events.exists()
+
+
+@pytest.mark.parametrize("error", [None, ValueError("diverged"), Unavailable("no bucket")])
+def test_an_object_store_gets_what_is_logged_behind_the_last_flush(log_of, steps, error):
+    told = contextlib.nullcontext() if error is None else pytest.raises(type(error))
+    log = log_of(0)
+    log._appends = False
+    with told, log:
+        log.write(10, {"loss": 1.0})
+        log.flush()
+        log.write(20, {"loss": 1.0})
+        if error is not None:
+            raise error
+    assert steps() == ([10] if isinstance(error, Unavailable) else [10, 20])
