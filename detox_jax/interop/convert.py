@@ -24,6 +24,7 @@ from detox_jax.interop import (
     t5x_checkpoints,
 )
 from detox_jax.interop.exporting import ExportDtype
+from detox_jax.interop.staging import check_place, is_taken
 from detox_jax.kinds import Dtype, Positive
 from detox_jax.models.adaptation import Adaptation
 from detox_jax.models.config import TransformerConfig
@@ -216,7 +217,9 @@ def _preview(given: Mapping[str, str], results: str | None, base: str | None) ->
     if results is not None:
         results_files.read(results_files.of_one_scorer(results))
     path = epath.Path(target)
-    if path.exists() and any(path.iterdir()) and not (path / manifests.MANIFEST).exists():
+    if not is_taken(path):
+        check_place(target)
+    elif not (path / manifests.MANIFEST).exists():
         raise UserError(f"{target}: already holds something; choose another directory")
     return Step("convert", target, {}, size)
 

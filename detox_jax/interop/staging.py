@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,13 +27,14 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
     Yields None where `target` is the finished output of the same settings.
 
     Raises:
-      UserError: if `target` holds anything else.
+      UserError: if `target` holds anything else, or its place cannot be taken: where that shows
+        behind the work alone, what was written stays, and the error says where.
       InUseError: if another conversion is writing it.
     """
     in_place = not atomic_files.is_local(target)
     # Of a link what it leads to, as to a larger disk: a link is no directory that can be replaced.
     path = epath.Path(target if in_place else os.path.realpath(target))
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if is_taken(path):
         if path.is_dir() and (path / manifests.MANIFEST).exists():
             output = outputs.OutputDirectory(target, "convert", settings)
             if output.complete:
@@ -46,6 +49,7 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
         yield outputs.OutputDirectory(target, "convert", settings)
         return
     staging = path.parent / f".{path.name}.partial"
+    _try_place(path, target)
     if staging.exists():
         with atomic_files.staying(staging):
             directory_lock.acquire(staging, "convert")
@@ -55,9 +59,17 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
     try:
         output = outputs.OutputDirectory(str(staging), "convert", settings)
         yield output
-        if path.exists():
-            path.rmdir()
-        staging.rename(path)
+        try:
+            if path.exists():
+                os.rmdir(path)
+            os.rename(staging, path)
+        except OSError as error:
+            is_ours = False
+            here, there = (shlex.quote(str(place)) for place in (staging, path))
+            raise UserError(
+                f"{target}: its place cannot be taken: {error.strerror or error}; all is written, "
+                f"and lies in {staging}: make room for it (mv {here} {there}), or move it elsewhere"
+            ) from None
     except directory_lock.InUseError:
         is_ours = False
         raise
@@ -65,6 +77,50 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
         if is_ours:
             directory_lock.release(staging)
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_taken(path: epath.Path) -> bool:
+    """Whether anything lies at a place; in a bucket the lock that a killed run left alone is none.
+
+    It lapses, or its run is still at work: whoever takes it next is told.
+    """
+    if not path.is_dir():
+        return path.exists()
+    in_place = not atomic_files.is_local(path)
+    return any(not (in_place and child.name == directory_lock.LOCK) for child in path.iterdir())
+
+
+def check_place(target: str) -> None:
+    """Refuses a directory that is a mount, such as a container's volume: none can take its place.
+
+    Raises:
+      UserError: naming one in it.
+    """
+    if atomic_files.is_local(target) and os.path.ismount(target):
+        raise _is_held(target, "it is a mount")
+
+
+def _is_held(target: str, why: str) -> UserError:
+    return UserError(
+        f"{target}: its place cannot be taken by another directory: {why}; give a directory in it, "
+        f"such as {os.path.join(target, 'model')}"
+    )
+
+
+def _try_place(path: epath.Path, target: str) -> None:
+    """Tries before the work whether an empty directory may leave its place, and puts it back."""
+    check_place(target)
+    if not path.exists():
+        return
+    away = path.parent / atomic_files.partial_name(path.name)
+    try:
+        os.rename(path, away)
+        os.rename(away, path)
+    except OSError as error:
+        # A mount that looks like none, or a directory of another user. (A layer of a container may
+        # not let a directory be renamed that it lets be removed.)
+        if error.errno in (errno.EBUSY, errno.EPERM, errno.EACCES):
+            raise _is_held(target, error.strerror or str(error)) from None
 
 
 def already_there(target: str, source: str) -> str:
