@@ -79,16 +79,18 @@ def _write_durably(path: Path, blocks: Iterable[bytes]) -> None:
     with writing(path), staying(path.parent):
         file = temporary.open("wb")
     try:
-        with file:
-            for block in blocks:
-                with writing(path):
-                    file.write(block)
+        for block in blocks:
             with writing(path):
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(block)
+        with writing(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
         with writing(path), staying(path.parent):
             temporary.replace(path)
     except BaseException:
+        with contextlib.suppress(OSError):  # What could not be written is tried once more.
+            file.close()
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

@@ -1,8 +1,11 @@
 """Files written whole or not at all, and what becomes of those that a kill left half written."""
 
+import errno
+import io
 import json
 import math
 import os
+import pathlib
 
 import pytest
 from etils import epath
@@ -29,6 +32,24 @@ def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
         monkeypatch.setattr(processes, "current", lambda run=run: run)
         atomic_files.write_bytes(epath.Path(tmp_path / "file"), b"x")
         assert (tmp_path / "file").exists() == (index == 0)
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_full_disk_is_said_by_the_name_of_the_file_however_small(size, tmp_path, monkeypatch):
+    """What fits the buffer meets the disk when it is flushed, and once more when it is closed."""
+
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = io.BufferedWriter(Full())
+    monkeypatch.setattr(pathlib.Path, "open", lambda *_: file)
+    with pytest.raises(Unavailable, match=f"^{tmp_path}/file: cannot be written: No space left"):
+        atomic_files.write_bytes(epath.Path(tmp_path / "file"), b"x" * size)
+    assert file.closed
 
 
 def test_what_json_does_not_have_becomes_null():

@@ -55,7 +55,7 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
             directory_lock.acquire(staging, "convert")
             staging.rmtree()
             directory_lock.release(staging)
-    is_ours = True
+    is_scratch = True
     try:
         output = outputs.OutputDirectory(str(staging), "convert", settings)
         yield output
@@ -64,17 +64,17 @@ def staged(target: str, settings: Mapping[str, Any]) -> Iterator[outputs.OutputD
                 os.rmdir(path)
             os.rename(staging, path)
         except OSError as error:
-            is_ours = False
+            is_scratch = False
             here, there = (shlex.quote(str(place)) for place in (staging, path))
             raise UserError(
                 f"{target}: its place cannot be taken: {error.strerror or error}; all is written, "
                 f"and lies in {staging}: make room for it (mv {here} {there}), or move it elsewhere"
             ) from None
     except directory_lock.InUseError:
-        is_ours = False
+        is_scratch = False
         raise
     finally:
-        if is_ours:
+        if is_scratch:
             directory_lock.release(staging)
             shutil.rmtree(staging, ignore_errors=True)
 
