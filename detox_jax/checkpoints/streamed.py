@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import math
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -60,9 +63,18 @@ def mapped_zeros(directory: epath.Path, shapes: Shapes, dtype: Any) -> dict[str,
 
 @contextlib.contextmanager
 def scratch(output: epath.Path) -> Iterator[epath.Path]:
-    """A directory for `mapped_zeros`: in an output on a disk, elsewhere for one in a bucket."""
-    place = output if atomic_files.is_local(output) else None
-    with tempfile.TemporaryDirectory(dir=place, prefix=".sum.", suffix=".partial") as directory:
+    """A directory for `mapped_zeros`: in an output on a disk, elsewhere for one in a bucket.
+
+    Elsewhere it is named by the output, whose lock this run holds: what a killed run of the same
+    left, as large as the model, is removed. (In an output `outputs.remove_partial_files` does so.)
+    """
+    place, prefix = str(output), ".sum."
+    if not atomic_files.is_local(output):
+        place = tempfile.gettempdir()
+        prefix += f"{hashlib.sha256(str(output).rstrip('/').encode()).hexdigest()[:16]}."
+        for left in Path(place).glob(f"{prefix}*.partial"):
+            shutil.rmtree(left, ignore_errors=True)  # Another user's stays.
+    with tempfile.TemporaryDirectory(dir=place, prefix=prefix, suffix=".partial") as directory:
         yield epath.Path(directory)
 
 

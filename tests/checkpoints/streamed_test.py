@@ -1,10 +1,14 @@
 """Checkpoints whose parameters are restored one at a time, or all of a small one at once."""
 
+import tempfile
+
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 from flax import traverse_util
 
+from detox_jax import atomic_files
 from detox_jax.checkpoints import streamed
 
 
@@ -42,3 +46,20 @@ def test_what_is_kept_cannot_be_changed(model_dir):
     value = checkpoint.read(min(checkpoint.paths))
     with pytest.raises(ValueError, match="read-only"):
         value[...] = 0
+
+
+def test_scratch_of_a_killed_run_goes_when_the_same_output_in_a_bucket_is_begun(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = epath.Path("gs://bucket/sum")
+    killed = streamed.scratch(output)
+    (killed.__enter__() / "0").write_bytes(b"weights")
+    with streamed.scratch(epath.Path("gs://bucket/other")):
+        assert len(list(tmp_path.iterdir())) == 2, "another output's may be at work"
+    with streamed.scratch(output) as scratch:
+        assert [str(scratch)] == [str(path) for path in tmp_path.iterdir()]
+        assert not list(scratch.iterdir())
+    assert not list(tmp_path.iterdir())
+    with streamed.scratch(epath.Path(tmp_path)) as scratch:  # on a disk, in the output itself
+        assert scratch.parent == tmp_path and atomic_files.is_partial(scratch.name)
