@@ -122,6 +122,7 @@ class OutputDirectory:
         self._parts = parts
         self._replaces = replaces
         self._has_results = has_results
+        self._shards_of: dict[str, int] = {}  # how many, by what they are of
         self._manifest = {
             "schema_version": output_settings.SCHEMA_VERSION,
             "verb": verb,
@@ -252,6 +253,7 @@ class OutputDirectory:
 
     def has_shard(self, name: str, index: int, count: int) -> bool:
         """Whether a shard is already there, as it was written: its bytes are those it had."""
+        self._shards_of[name] = count
         shard = self.path / manifests.shard_name(name, index, count)
         known = self._manifest.get("shards", {}).get(shard.name)
         return processes.current().first_decides(
@@ -294,6 +296,7 @@ class OutputDirectory:
         Returns:
           The number of its records.
         """
+        self._shards_of[name] = count
         shard = self.path / manifests.shard_name(name, index, count)
         digest, number = hashlib.sha256(), 0
 
@@ -314,16 +317,34 @@ class OutputDirectory:
         return number
 
     def finish(self, **counts: Any) -> None:
-        """Marks the output complete; `counts` and other results join the manifest."""
+        """Marks the output complete; `counts` and other results join the manifest.
+
+        Shards that an earlier version has cut in another number go: of the two sets neither would
+        be read.
+        """
         directory_lock.check(self.path)
+        others = [*filter(self._is_cut_otherwise, self._manifest.get("shards", {}))]
         self._manifest = {**self._manifest, "complete": True, **counts}
-        processes.current().first_decides(
-            lambda: atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
-        )
+        for name in others:
+            del self._manifest["shards"][name]
+
+        def write() -> None:
+            for name in others:
+                (self.path / name).unlink(missing_ok=True)
+            atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
+
+        processes.current().first_decides(write)
         self.complete = True
         if processes.current().is_first:
             self._offer()
             directory_lock.release(self.path)
+
+    def _is_cut_otherwise(self, shard: str) -> bool:
+        found = manifests.SHARD.match(shard)
+        if found is None:
+            return False
+        count = int(found["count"])
+        return self._shards_of.get(found["name"], count) != count
 
 
 def check(

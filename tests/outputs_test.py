@@ -339,6 +339,20 @@ def test_a_shard_that_is_not_noted_is_named_when_the_output_is_finished(tmp_path
     assert len(json.loads((tmp_path / "manifest.json").read_text())["shards"]) == 2
 
 
+def test_shards_that_were_cut_in_another_number_go_when_the_output_is_finished(tmp_path):
+    """As a version before did that cut the same input otherwise, and was killed."""
+    killed = outputs.OutputDirectory(str(tmp_path), "score", {})
+    killed.write_lines("d", 0, 2, [b"{}\n"])
+    killed.write_lines("e", 0, 2, [b"{}\n"])
+    output = outputs.OutputDirectory(str(tmp_path), "score", {})
+    assert not output.has_shard("d", 0, 1)
+    output.write_lines("d", 0, 1, [b"{}\n{}\n"])
+    output.finish()
+    left = ["d-00000-of-00001.jsonl", "e-00000-of-00002.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == left
+    assert list(json.loads((tmp_path / "manifest.json").read_text())["shards"]) == left
+
+
 @pytest.mark.parametrize("error", [UserError("a text"), KeyboardInterrupt(), OSError(28, "full")])
 def test_what_goes_wrong_while_lines_are_made_leaves_nothing_and_is_said_as_it_is(error, tmp_path):
     output = outputs.OutputDirectory(str(tmp_path / "o"), "score", {})
