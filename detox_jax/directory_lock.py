@@ -53,7 +53,7 @@ def acquire(directory: epath.Path, verb: str) -> None:
     if key in _held:
         return
     lock = _of_bucket(directory) if key.startswith(_BUCKET) else _DiskLock(directory)
-    if lock is not None and lock.take(_myself(verb)):
+    if lock is not None and lock.take({**_myself(verb), "place": lock.place}):
         _held[key] = lock
 
 
@@ -191,9 +191,12 @@ class _Lock:
     """A lock that this process holds, or tries to.
 
     Attributes:
+      place: of the directory, the same however it is spelt: a lock that was copied with what lies
+        beside it names another.
       lost: the error, once it is gone or another run has taken it; None while it is not.
     """
 
+    place: str
     lost: str | None = None
 
     def take(self, myself: dict[str, Any]) -> bool:
@@ -212,6 +215,7 @@ class _DiskLock(_Lock):
     def __init__(self, directory: epath.Path):
         self._directory = directory
         self._path = Path(directory) / LOCK
+        self.place = str(Path(directory).resolve())
         self._descriptor = -1
 
     def take(self, myself: dict[str, Any]) -> bool:
@@ -267,6 +271,7 @@ class _BucketLock(_Lock):
         bucket, _, folder = directory.removeprefix(_BUCKET).partition("/")
         name = "/".join(part for part in (folder.strip("/"), LOCK) if part)
         self._directory = directory
+        self.place = f"{_BUCKET}{bucket}/{name.removesuffix(LOCK)}"
         self._blob = storage.Client().bucket(bucket).blob(name)
         self._generation: int | None = None
         self._is_known = False  # whether that is of the last write
@@ -283,7 +288,9 @@ class _BucketLock(_Lock):
             if generation is None:
                 continue  # given back since
             holder = _read(content)
-            alive = _is_alive(holder)
+            # Nobody writes a copy of another directory's, whose run may well be at work there.
+            is_copied = holder.get("place", self.place) != self.place
+            alive = False if is_copied else _is_alive(holder)
             # Written while we looked on: its run is alive, wherever it is.
             if alive or (seen is not None and generation != seen):
                 raise InUseError(_in_use(self._directory, holder))

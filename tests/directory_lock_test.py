@@ -295,3 +295,24 @@ def test_an_output_that_is_removed_from_a_bucket_is_told_so(blob):
     ):
         directory_lock.check(output)
     directory_lock.release(output)
+
+
+def test_a_lock_that_was_copied_with_its_directory_holds_nobody_up(blob, tmp_path, capsys):
+    """Its run is at work, on this machine, in the directory that it was copied from."""
+    process = subprocess.Popen(["sleep", "600"])
+    began = {"process": process.pid, "began": directory_lock._began(process.pid)}
+    at_work = {**directory_lock._myself("train"), **began}
+    try:
+        blob.upload_from_string(json.dumps({**at_work, "place": "gs://bkt/o/"}).encode(), 0)
+        with pytest.raises(directory_lock.InUseError, match="in use by `train`"):
+            directory_lock.acquire(epath.Path("gs://bkt//o/"), "score")
+        for place in ("gs://bkt/original/", "gs://other/o/", str(tmp_path)):
+            blob.held = None
+            blob.upload_from_string(json.dumps({**at_work, "place": place}).encode(), 0)
+            directory_lock.acquire(epath.Path("gs://bkt/o"), "score")
+            assert "gs://bkt/o: the lock of a run that is gone" in capsys.readouterr().err
+            assert json.loads(blob.held[1])["place"] == "gs://bkt/o/"
+            directory_lock.release(epath.Path("gs://bkt/o"))
+    finally:
+        process.kill()
+        process.wait()
