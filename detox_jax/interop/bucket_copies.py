@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
@@ -56,12 +57,14 @@ def local(directory: epath.Path, patterns: Collection[str]) -> epath.Path:
     )
     together = _digest(*(f"{blob.generation} {name}" for name, blob in sorted(blobs.items())))
     shown = place / together
-    if not shown.is_dir():
+    kept = {name: place / _kept(name, blob) for name, blob in blobs.items()}
+    if not (shown.is_dir() and all(_is_whole(kept[name], blobs[name]) for name in blobs)):
         place.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(place)
         with terminal.stage(f"copy {directory}"), _reading(directory):
             for name, blob in blobs.items():
-                _fetch(blob, place / _kept(name, blob))
-        _link({name: _kept(name, blob) for name, blob in blobs.items()}, shown)
+                _fetch(blob, kept[name])
+        _link({name: file.name for name, file in kept.items()}, shown)
         print(f"{directory}: copied to {shown}")
     return epath.Path(shown)
 
@@ -99,14 +102,44 @@ def _reading(directory: epath.Path) -> Iterator[None]:
 
 def _fetch(blob: Any, file: Path) -> None:
     """Copies an object, of the generation that was listed, unless it is there."""
-    if file.exists():
+    if _is_whole(file, blob):
         return
     partial = file.parent / atomic_files.partial_name(file.name)
     try:
-        blob.download_to_filename(str(partial), if_generation_match=blob.generation)
-        partial.replace(file)
+        with partial.open("wb") as stream:
+            _locks(stream)  # as long as it is open: else it is a leftover
+            blob.download_to_file(stream, if_generation_match=blob.generation)
+            stream.flush()
+            os.fsync(stream.fileno())
+            partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_whole(file: Path, blob: Any) -> bool:
+    """Whether a copy is there; an earlier version's may have been cut by a power cut."""
+    # What is stored packed is unpacked on the way, and has another size.
+    return file.exists() and (bool(blob.content_encoding) or file.stat().st_size == blob.size)
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Removes what killed processes were copying, and not what others copy now."""
+    for partial in place.glob("*.partial"):
+        if atomic_files.is_partial(partial.name) and partial.is_file():
+            with contextlib.suppress(FileNotFoundError), partial.open("rb+") as stream:
+                if _locks(stream):
+                    partial.unlink()
+
+
+def _locks(stream: IO[bytes]) -> bool:
+    """Whether a file that is open is locked now, until it is closed."""
+    import fcntl
+
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process has it, or the file system knows no locks
+        return False
+    return True
 
 
 def _link(files: dict[str, str], directory: Path) -> None:
