@@ -7,8 +7,11 @@ twice or a compressed file that is cut short, is refused under either policy.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -128,6 +131,30 @@ class Aside:
 
 def _write(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> None:
     """Replaces what the file says of `files`, and keeps what it says of others."""
+    if lines:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(path.parent):
+        _replace(path, files, lines)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: epath.Path) -> Iterator[None]:
+    """Waits for other verbs that write the same file; a bucket, and some disks, know no locks."""
+    if not atomic_files.is_local(directory) or not directory.is_dir():
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> None:
     others: list[dict[str, Any]] = []
     if path.exists():
         if path.read_bytes().strip():
@@ -135,7 +162,6 @@ def _write(path: epath.Path, files: list[str], lines: list[dict[str, Any]]) -> N
             others = [value for value in there if value.get("file") not in files]
     elif not lines:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = sorted(others, key=lambda line: (str(line.get("file")), str(line.get("line"))))
     content = b"".join(json.dumps(line).encode() + b"\n" for line in kept + lines)
     atomic_files.write_bytes(path, content, in_output=False)

@@ -38,6 +38,8 @@ from detox_jax.parallel import processes
 
 CONFIG = "config.gin"
 TIMES_FILE = "times.json"  # how long each step took, in all runs of it that nobody killed
+_KEPT = (manifests.MANIFEST, CONFIG, directory_lock.LOCK)  # where another run's files are put
+_HALF_TAKEN = "is_half_taken"  # in the manifest meanwhile
 _APPEARS_WITHIN_S = 10.0
 _SHOWN = 100  # characters of a setting in an error
 _SHOWN_NAME = 300  # and of its name
@@ -136,6 +138,7 @@ class OutputDirectory:
             "all processes need the same command and the same data",
         )
         self.is_taken_over = False
+        self._is_half_taken = False
         self.complete, self._manifest = run.first_decides(lambda: self._open(verb))
         if not self.complete:
             self._check_shared()
@@ -152,7 +155,9 @@ class OutputDirectory:
                 directory_lock.release(self.path)
                 return self._is_finished()
             remove_partial_files(self.path)
-            if self._made:
+            if self._is_half_taken:  # Half of a step is no step to go on from.
+                shared_steps.clear(self.path, _KEPT)
+            elif self._made:
                 self._remove_replaced()
             atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
             atomic_files.write_bytes(self.path / CONFIG, config_text().encode())
@@ -177,7 +182,8 @@ class OutputDirectory:
         mark = _mark_of(self._manifest)
         if mark is not None and shared_steps.finished_elsewhere(mark, self.path) is None:
             mark.parent.mkdir(parents=True, exist_ok=True)
-            atomic_files.write_json(mark, {"output_dir": shared_steps.absolute(self.path)})
+            place = {"output_dir": shared_steps.absolute(self.path)}
+            atomic_files.write_json(mark, place, in_output=False)
 
     def _remove_replaced(self) -> None:
         """Removes what other settings have left, which is no longer finished from then on."""
@@ -200,7 +206,9 @@ class OutputDirectory:
         manifest = manifests.read_manifest(there)
         if not manifest["complete"] or output_settings.difference(manifest, self._manifest):
             return False
-        shared_steps.take_over(there, self.path, (manifests.MANIFEST, CONFIG, directory_lock.LOCK))
+        begun = {**self._manifest, _HALF_TAKEN: True}
+        atomic_files.write_json(self.path / manifests.MANIFEST, begun)
+        shared_steps.take_over(there, self.path, _KEPT)
         # What it says of places is of this run's.
         self._manifest = {**manifest, "settings": self._manifest["settings"]}
         atomic_files.write_json(self.path / manifests.MANIFEST, self._manifest)
@@ -233,6 +241,7 @@ class OutputDirectory:
     def _matches_existing(self, verb: str) -> bool:
         """Whether a finished output with these settings is there; refuses one with others."""
         there = _manifest_there(self.path, verb)
+        self._is_half_taken = there is not None and _HALF_TAKEN in there
         if there is None:
             return False
         agreed = _agreed(

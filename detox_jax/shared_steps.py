@@ -56,13 +56,18 @@ def take_over(there: epath.Path, here: epath.Path, but: tuple[str, ...]) -> None
       here: this one.
       but: names of files at the top that stay as they are in both.
     """
-    for path in here.iterdir():
-        if path.name not in but:
-            path.rmtree() if path.is_dir() else path.unlink()
+    clear(here, but)
     for name in _files(there):
         if name not in but:
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             _put(there / name, here / name)
+
+
+def clear(here: epath.Path, but: tuple[str, ...]) -> None:
+    """Removes what lies in an output, but for files at the top of these names."""
+    for path in here.iterdir():
+        if path.name not in but:
+            path.rmtree() if path.is_dir() else path.unlink()
 
 
 def _files(directory: epath.Path, below: str = "") -> Iterator[str]:

@@ -1,12 +1,13 @@
 """Records that cannot be read: refused, or set aside, counted and bounded."""
 
 import json
+import threading
 
 import pytest
 import seqio
 from etils import epath
 
-from detox_jax import bad_records, cli, manifests, output_settings, records
+from detox_jax import atomic_files, bad_records, cli, manifests, output_settings, records
 from detox_jax.errors import UserError
 from detox_jax.formats import foreign_files
 from detox_jax.generation.prompts import PromptFile
@@ -92,6 +93,33 @@ def test_what_a_killed_run_left_beside_the_file_goes(tmp_path):
     (tmp_path / ".bad.jsonl.0123abcd.partial").write_text("half")
     list(records.read_records(str(tmp_path / "d.jsonl"), _aside(tmp_path)))
     assert {path.name for path in tmp_path.iterdir()} == {"d.jsonl", "bad.jsonl"}
+
+
+def test_two_verbs_at_once_lose_no_line_of_each_other(tmp_path, monkeypatch):
+    """What the second one keeps, it reads behind the first one's write."""
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join([*GOOD, b"{"]))
+
+    def read(name):
+        list(records.read_records(str(tmp_path / f"{name}.jsonl"), _aside(tmp_path)))
+
+    read("a")
+    written, write = threading.Event(), atomic_files.write_bytes
+    second = threading.Thread(target=read, args=("c",))
+
+    def slowly(*arguments, **settings):
+        if threading.current_thread() is second:
+            write(*arguments, **settings)
+            written.set()
+            return
+        second.start()
+        written.wait(0.5)  # in which the second one is through, if nothing holds it
+        write(*arguments, **settings)
+
+    monkeypatch.setattr(atomic_files, "write_bytes", slowly)
+    read("b")
+    second.join(60)
+    assert [line["file"][-7:] for line in _set_aside(tmp_path)] == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 
 def test_nothing_set_aside_leaves_no_file(tmp_path):

@@ -58,6 +58,37 @@ def test_what_an_unfinished_run_left_makes_room(tmp_path):
     assert names == ["documents-00000-of-00001.jsonl"]
 
 
+def test_what_was_half_taken_over_is_made_anew(tmp_path, monkeypatch):
+    """Half of a saved step, say, is none: the run might not know of the other one any more."""
+    make(tmp_path / "there")
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        put = shared_steps._put
+        patch.setattr(
+            shared_steps, "_put", lambda s, t: put(s, t) if s.name == "file" else killed(s, t)
+        )
+        opened(tmp_path / "here")
+    here = epath.Path(tmp_path / "here")
+    outputs.directory_lock.release(here)
+    assert (here / "deep" / "file").exists()
+    monkeypatch.delenv(shared_steps.VARIABLE)
+    output = opened(here)
+    assert not output.complete and not (here / "deep").exists()
+    output.finish()
+    assert opened(here).complete and "is_half_taken" not in (here / "manifest.json").read_text()
+
+
+def test_what_a_kill_left_of_a_mark_goes_when_it_is_written(tmp_path, shared):
+    make(tmp_path / "first")
+    (mark,) = shared.iterdir()
+    mark.rename(left := shared / f".{mark.name}.0123abcd.partial")
+    make(tmp_path / "second")
+    assert [path.name for path in shared.iterdir()] == [mark.name] and not left.exists()
+
+
 @pytest.mark.parametrize("how", [{"seed": 1}, {"verb": "score"}])
 def test_other_settings_and_verbs_share_nothing(tmp_path, how):
     make(tmp_path / "there")

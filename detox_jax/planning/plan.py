@@ -315,7 +315,8 @@ class Planner:
             return Assessed.from_json(jsonl.json_object(file.read_bytes(), str(file)))
         with terminal.stage(f"compile {name} for {tpus.name}, mesh {sizes}, {at_once}"):
             assessed = assess(job, tpus, name, mesh, self.effort)
-        atomic_files.write_json(file, assessed.to_json())
+        # Beside outputs, and none itself.
+        atomic_files.write_json(file, assessed.to_json(), in_output=False)
         return assessed
 
     def plan(self, tpus: Slice, mesh: Mesh, generation_mesh: Mesh) -> Assessment:
