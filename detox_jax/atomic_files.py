@@ -59,6 +59,12 @@ def write_bytes(path: epath.Path, content: bytes, *, in_output: bool = True) -> 
     _write_durably(Path(path), [content])
 
 
+def remove(path: epath.Path) -> None:
+    """Removes a file, where it is there; of several processes, the first one does."""
+    if processes.current().is_first:
+        path.unlink(missing_ok=True)
+
+
 def write_blocks(path: epath.Path, blocks: Iterable[bytes]) -> None:
     """As `write_bytes`, of blocks that are not held; a bucket's object is, as it appears whole.
 

@@ -30,7 +30,6 @@ from detox_jax import (
 from detox_jax import bad_records as bad_records_lib
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count
-from detox_jax.parallel import processes
 from detox_jax.preview import Step
 from detox_jax.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from detox_jax.tokenizer_files import TOKENIZER_FILE
@@ -114,12 +113,11 @@ class Vocabulary:
         for name, content in self._files.items():
             atomic_files.write_bytes(directory / name, content)
         # Where it was read all is its own, what `load` makes no use of too.
-        is_its_own = atomic_files.real_path(path) == atomic_files.real_path(self.source)
-        if alone and not is_its_own and processes.current().is_first:
+        if alone and atomic_files.real_path(path) != atomic_files.real_path(self.source):
             others = {*tokenizer_files.KEPT, *tokenizer_files.MODEL_FILES} - self._files.keys()
             for file in directory.iterdir():
                 if file.name in others:
-                    file.unlink()
+                    atomic_files.remove(file)
 
     def ending_at(self, end_ids: tuple[int, ...]) -> Vocabulary:
         """The same, for texts that end at other tokens, such as a chat template's end of a turn."""

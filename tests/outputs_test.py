@@ -277,9 +277,7 @@ def test_new_settings_begin_without_what_others_have_left(tmp_path):
 
     def opened(seed):
         made = ("huggingface.json", "figures/*.png")
-        return outputs.OutputDirectory(
-            str(path), "train", {"seed": seed}, lambda: False, made=made
-        )
+        return outputs.OutputDirectory(str(path), "train", {"seed": seed}, lambda: False, made=made)
 
     opened(1)
     (path / "figures").mkdir()

@@ -92,9 +92,7 @@ def combine(
         [_reference(term) for term in models],
         None if edited is None else edited.reference(),
     )
-    output = outputs.OutputDirectory(
-        output_dir, "combine", settings, has_results, made=places.MADE
-    )
+    output = outputs.OutputDirectory(output_dir, "combine", settings, has_results, made=places.MADE)
     if output.complete:
         checkpoints.renew_base(output.path, base)
         return None
