@@ -431,7 +431,7 @@ def check_vocabulary(checkpoint_path: str, spec: ModelSpec, vocabulary: Vocabula
         f"{model_dir}: its {places.VOCABULARY_DIR}/ is {vocabulary.fingerprint}, but the model was "
         f"trained with {spec.vocabulary}; put back the vocabulary that it was trained with, or, "
         "where its files are those and an earlier version read them otherwise, import the model "
-        f"again{as_before}"
+        f"again, its earlier import removed{as_before}"
     )
 
 

@@ -22,7 +22,7 @@ from detox_jax.interop import (
     t5x_checkpoints,
 )
 from detox_jax.interop import verify as verify_lib
-from detox_jax.interop.staging import already_there, staged
+from detox_jax.interop.staging import already_there, require_read_alike, staged
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
 
 
@@ -86,6 +86,7 @@ def import_model(
     }
     with contextlib.ExitStack() as stack, staged(to, settings) as output:
         if output is None:
+            require_read_alike(to, vocabulary)
             print(f"{to}: is already there, from the same files")
             if verify:
                 verify_lib.verify(to, str(directory), _written(source))

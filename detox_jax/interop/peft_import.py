@@ -29,7 +29,7 @@ from detox_jax.interop import huggingface, peft, peft_targets
 from detox_jax.interop.config_fields import Fields, checked_config, read_json
 from detox_jax.interop.peft_targets import BASE_FIELD
 from detox_jax.interop.safetensors_io import ADAPTER_FILE, TensorReader, Tensors
-from detox_jax.interop.staging import staged
+from detox_jax.interop.staging import require_read_alike, staged
 from detox_jax.interop.tensors import CONFIG_FILE
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import TransformerConfig
@@ -330,6 +330,7 @@ def import_adapter(
     spec = checkpoints.ModelSpec(config, lora, reference, vocabulary.fingerprint)
     with staged(to, settings) as output:
         if output is None:
+            require_read_alike(to, vocabulary)
             checkpoints.renew_base(epath.Path(to), str(base_path))
             print(f"{to}: is already there, from the same files")
             return

@@ -13,8 +13,9 @@ from typing import Any
 from etils import epath
 
 from detox_jax import atomic_files, directory_lock, manifests, output_settings, outputs
-from detox_jax.checkpoints import places
+from detox_jax.checkpoints import model_dir, places
 from detox_jax.errors import UserError
+from detox_jax.vocabulary import Vocabulary
 
 
 @contextlib.contextmanager
@@ -137,6 +138,26 @@ def already_there(target: str, source: str) -> str:
         f"{target}: is already there; the version that wrote it did not record of which model: if "
         f"it may be another's than this {source}'s, remove it and convert again"
     )
+
+
+def require_read_alike(target: str, vocabulary: Vocabulary) -> None:
+    """Refuses a finished import of the same files whose tokenizer a version before read otherwise.
+
+    Args:
+      target: the output.
+      vocabulary: of the import, as this version reads it.
+
+    Raises:
+      UserError: with the command that makes way for another import.
+    """
+    path = epath.Path(target)
+    before = model_dir.read_spec(path).vocabulary
+    if before != vocabulary.fingerprint:
+        raise UserError(
+            f"{target}: is already there, from the same files, but the version that wrote it read "
+            f"their tokenizer as {before}, this one as {vocabulary.fingerprint}; remove it "
+            f"({manifests.removal(path)}) and convert again"
+        )
 
 
 def _clear(path: epath.Path) -> None:

@@ -112,7 +112,7 @@ def test_merges_that_are_read_otherwise_than_before(copy):
         with pytest.raises(UserError) as error:
             checkpoints.check_vocabulary(str(copy), before if told else spec, vocabulary)
         assert "put back the vocabulary that it was trained with, or" in str(error.value)
-        assert "import the model again" in str(error.value)
+        assert "import the model again, its earlier import removed" in str(error.value)
         assert ('"tokenizer_class": "GPT2Tokenizer" into' in str(error.value)) == told
 
 

@@ -118,6 +118,23 @@ def test_another_tokenizer_is_another_import(source, tmp_path):
         import_it(source, tmp_path / "ours")
 
 
+def read_by_a_version_before(model_dir):
+    """As if its tokenizer had been read otherwise when the model was imported."""
+    file = model_dir / "model.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "vocabulary": "0" * 16}))
+
+
+def test_an_import_whose_tokenizer_is_read_otherwise_now_makes_way(source, tmp_path):
+    ours = import_it(source, tmp_path / "ours")
+    read_by_a_version_before(ours)
+    with pytest.raises(UserError) as error:
+        import_it(source, ours)
+    assert f"(rm -r {ours}) and convert again" in str(error.value)
+    shutil.rmtree(ours)
+    import_it(source, ours)
+    import_it(source, ours)
+
+
 @pytest.fixture
 def two_mixtures(source, vocabulary, one_device_mesh, tmp_path):
     """A LoRA added to its base with two weights: equal sizes, steps and vocabularies."""

@@ -16,7 +16,7 @@ from detox_jax.checkpoints import places, streamed
 from detox_jax.errors import UserError
 from detox_jax.interop import convert, peft, peft_import
 from detox_jax.models.adaptation import LoRAConfig
-from tests.interop import families_made, peft_test, reference
+from tests.interop import convert_test, families_made, peft_test, reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -180,6 +180,9 @@ def test_another_tokenizer_of_its_base_is_another_import(llama, tmp_path, capsys
     capsys.readouterr()
     convert.convert(**ends, base=str(tmp_path / "base"))
     assert "is already there, from the same files" in capsys.readouterr().out
+    convert_test.read_by_a_version_before(tmp_path / "ours")
+    with pytest.raises(UserError, match=r"ours\) and convert again"):
+        convert.convert(**ends, base=str(tmp_path / "base"))
 
 
 def test_fused_projections_keep_their_one_matrix(model_dir, tmp_path):
