@@ -33,7 +33,12 @@ SCORES_ORDER = "scores_order"
 # and of a training what it learns. Nothing names either where both versions do the same. Of a
 # pretrained encoder, the files of its tokenizer, which a version before did not compare.
 TEXT_RULES, LEARNS, TOKENIZER = "text_rules", "learns", "tokenizer_sha256"
-_MARKS = (TEXT_RULES, LEARNS, TOKENIZER)
+# What a version before did not name, and might take another for: beside the fingerprint of a
+# model's parameters what is computed from them; of a model that another run of the same recipe
+# may have made, its parameters.
+SPEC, WEIGHTS = "spec_sha256", "weights"
+_UNNAMED = (SPEC, WEIGHTS)
+_MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
 # Of a training under dropout; before, nothing named it.
 _PARTS = "accumulation_steps"
@@ -44,8 +49,6 @@ _OF_WEIGHTS = ("dtype", "max_shard_bytes")
 # In what such settings say of a model as text: where its base lies, which a version before named.
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _PLACE = re.compile(rf"'path': {_QUOTED}, |, 'path': {_QUOTED}")
-# In what settings say of a model by what it was made from: the fingerprint of its weights.
-WEIGHTS = "weights"
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 _NOT_YET_SAID = "not known yet"
@@ -204,7 +207,11 @@ def _supposed(now: NotYet, there: Any) -> Any:
     if now.known is not None:
         if not isinstance(there, Mapping):
             return as_far_as_known(now.known, there)
-        known = {n: as_far_as_known(x, there[n]) for n, x in now.known.items() if n in there}
+        known = {
+            name: as_far_as_known(x, there.get(name))
+            for name, x in now.known.items()
+            if name in there or (name in _MARKS and not isinstance(x, NotYet))
+        }
         return {**there, **known}
     if now.among is None or there in now.among:
         return there
@@ -268,6 +275,8 @@ def agree(there: Any, now: Any) -> bool:
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting in which a manifest differs from that of this run."""
     old, new = without_notes(there["settings"]), without_notes(now["settings"])
+    if there["verb"] in ("evaluate", "convert"):
+        old, new = as_both_name(old, new)
     old, new = _with_marks(old, new, there["complete"])
     draw = old.get(DRAW, 1), new.get(DRAW)
     if there.get("schema_version") == 1:
@@ -276,8 +285,6 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, A
         old = _with_order(there, old, new)
     if there["verb"] == "evaluate" and there["complete"]:
         new = _without_new_fields(there, old, new)
-    if there["verb"] in ("evaluate", "convert"):
-        old, new = with_weights_of_both(old, new)
     if there["verb"] == "convert":
         old, new = _as_converted_before(old, new)
     if _PARTS not in old:  # It may be of as many parts as this run, and goes on.
@@ -331,6 +338,38 @@ def _with_marks(old: Any, new: Any, is_complete: bool) -> tuple[Any, Any]:
 def differ_in_marks(there: Any, now: Any) -> bool:
     """Whether two settings are the same but for marks that only those of now have."""
     return not agree(there, now) and agree(*_with_marks(there, now, is_complete=True))
+
+
+def as_named_before(there: Any, now: Any) -> Any:
+    """Settings of now without what a version before did not name, where those there lack it.
+
+    Args:
+      there: settings of what is finished, or a part of them.
+      now: the same of this run.
+    """
+    if isinstance(there, Mapping) and isinstance(now, Mapping):
+        return {
+            name: as_named_before(there.get(name), value)
+            for name, value in now.items()
+            # One of a user's own names stands before settings.
+            if name in there or name not in _UNNAMED or isinstance(value, Mapping)
+        }
+    if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
+        return [as_named_before(a, b) for a, b in zip(there, now, strict=True)]
+    return now
+
+
+def as_both_name(there: Any, now: Any) -> tuple[Any, Any]:
+    """Both settings, each without what a version before did not name and the other lacks.
+
+    Such as of a model that is gone: nothing tells its weights.
+
+    Args:
+      there: settings of before, or a part of them.
+      now: those of this run.
+    """
+    now = as_named_before(there, now)
+    return as_named_before(now, there), now
 
 
 def _members(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -481,25 +520,6 @@ def _as_converted_before(old: Any, new: Any) -> tuple[Any, Any]:
     }
     old = {name: x for name, x in old.items() if name in new or name not in _OF_WEIGHTS}
     return old, known(old, {**new, **ends})
-
-
-def with_weights_of_both(old: Any, new: Any) -> tuple[Any, Any]:
-    """Both settings; where a model names its weights in one of them alone, it does so in neither.
-
-    A version before named the training alone, and of a model that is gone nothing tells them.
-
-    Args:
-      old: settings of before, or a part of them.
-      new: those of this run.
-    """
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return old, new
-    # One of a user's own names stands before settings.
-    if (WEIGHTS in old) != (WEIGHTS in new) and isinstance({**old, **new}[WEIGHTS], str):
-        old, new = ({name: x for name, x in of.items() if name != WEIGHTS} for of in (old, new))
-    pairs = {name: with_weights_of_both(old[name], new[name]) for name in old if name in new}
-    left, right = ({name: of[side] for name, of in pairs.items()} for side in (0, 1))
-    return {**old, **left}, {**new, **right}
 
 
 def _with_order(there: Mapping[str, Any], old: Any, new: Any) -> Any:

@@ -84,7 +84,7 @@ def combine(
     # --- what decides the result: content, and not the names that it goes by --------------------
     for term in models:
         _check_origin(term.checkpoint, start)
-    models.sort(key=lambda term: (term.checkpoint.fingerprint, term.weight))
+    models.sort(key=lambda term: _rank(_reference(term)))
     edited = None if edit is None else edit.open(start)
     settings = _settings(
         arguments,
@@ -119,7 +119,7 @@ def _settings(
         arguments,
         free=FREE,
         instead={
-            "base": {"base": {"path": arguments["base"], "fingerprint": fingerprint}},
+            "base": {"base": identity.described(arguments["base"], fingerprint)},
             "terms": {"terms": terms},
             "edit": {"edit": edit},
         },
@@ -136,8 +136,13 @@ def _settings_ahead(arguments: Mapping[str, Any], weights: Mapping[str, float]) 
     terms: Any = NOT_YET
     # They stand in the order of their fingerprints.
     if len(weights) < 2 or None not in [found[path] for path in weights]:
-        ordered = sorted((found[path] or "", weight) for path, weight in weights.items())
-        terms = [NotYet(known={"fingerprint": f or NOT_YET, "weight": w}) for f, w in ordered]
+        named = [
+            {**identity.described(path, found[path] or NOT_YET), "weight": weight}
+            for path, weight in weights.items()
+        ]
+        if len(named) > 1:
+            named.sort(key=_rank)
+        terms = [NotYet(known=of) for of in named]
     return _settings(arguments, found[arguments["base"]] or NOT_YET, terms, edit)
 
 
@@ -260,12 +265,16 @@ def _reference(term: Term) -> dict[str, Any]:
     checkpoint = term.checkpoint
     adaptation = adaptations.to_json(checkpoint.spec.adaptation)
     return {
-        "path": str(checkpoint.model_dir),
+        **identity.described(str(checkpoint.model_dir), checkpoint.fingerprint),
         "step": checkpoint.step,
         "adaptation": None if adaptation is None else adaptation["kind"],
-        "fingerprint": checkpoint.fingerprint,
         "weight": term.weight,
     }
+
+
+def _rank(reference: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a term stands among the others, whatever the order of TERMS."""
+    return reference["fingerprint"], reference["weight"], reference[output_settings.SPEC]
 
 
 # --- what is written ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from detox_jax import manifests, output_settings, preview
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
-from detox_jax.output_settings import NOT_YET, WEIGHTS, NotYet
+from detox_jax.output_settings import NOT_YET, SPEC, WEIGHTS, NotYet
 from detox_jax.parallel import processes
 from detox_jax.vocabulary import Vocabulary
 
@@ -60,8 +60,32 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     return {"path": checkpoint_path, "step": step, "made_from": made_from}
 
 
+def described(checkpoint_path: str, fingerprint: Any) -> dict[str, Any]:
+    """A model as settings name it: by its parameters, and by what is computed from them.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      fingerprint: of its parameters; `NotYet` in a check.
+
+    Raises:
+      UserError: if there is no such model.
+    """
+    return {"path": checkpoint_path, "fingerprint": fingerprint, SPEC: _spec(checkpoint_path)}
+
+
+def _spec(checkpoint_path: str) -> Any:
+    """The digest of what `model.json` says; of a model that is to come nothing is known yet."""
+    if isinstance(checkpoint_path, preview.Coming | preview.StandIn):
+        return NOT_YET
+    from detox_jax.checkpoints import model_dir as checkpoints  # loads JAX
+
+    return checkpoints.read_spec(places.split(checkpoint_path)[0]).digest
+
+
 def with_weights(checkpoint_path: str) -> dict[str, Any]:
-    """`identity`, and the fingerprint of the weights where the records of their steps tell it.
+    """`identity`, with the fingerprint of the weights where the records of their steps tell it.
+
+    Beside it what is computed from them: a tokenizer may be read otherwise than when it was made.
 
     The same recipe makes other weights on another kind of device, and on some from run to run.
 
@@ -76,7 +100,7 @@ def with_weights(checkpoint_path: str) -> dict[str, Any]:
         return made
     with contextlib.suppress(UserError):  # It may be gone, and what was read of it kept.
         among = fingerprint_ahead(checkpoint_path).among
-    return {**made, WEIGHTS: among[0]} if among else made
+    return {**made, WEIGHTS: among[0], SPEC: _spec(checkpoint_path)} if among else made
 
 
 def text_rules(checkpoint_path: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import posixpath
 from typing import Any
@@ -67,6 +69,29 @@ class ModelSpec:
         base = {name: value for name, value in self.base.items() if name != "path"}
         return dataclasses.replace(self, base=base)
 
+    @property
+    def digest(self) -> str:
+        """A hash of what is computed from the parameters, of an adaptation its base's included.
+
+        Of fields at their defaults nothing, so that one that a later version adds changes none.
+        """
+        numerics = self.config.numerics()
+        config = {name: x for name, x in _set_fields(self.config).items() if name in numerics}
+        kind = (adaptations.to_json(self.adaptation) or {}).get("kind")
+        adapted = None if kind is None else {"kind": kind, **_set_fields(self.adaptation)}
+        decided = [config, adapted, self.vocabulary]
+        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _set_fields(struct: Any) -> dict[str, Any]:
+    """The fields of a struct that are not at their defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(struct)}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(struct).items()
+        if getattr(struct, name) != defaults[name]
+    }
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -76,7 +101,7 @@ class LoadedModel:
       module: the network, adaptation included, see `network`.
       params: base and adaptation combined.
       vocabulary: text to ids and back.
-      fingerprint: of all parameters; equal fingerprints give equal text.
+      fingerprint: of all parameters; what is computed from them is in `spec` (`ModelSpec.digest`).
       spec: what `model.json` says.
     """
 

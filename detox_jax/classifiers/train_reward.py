@@ -112,9 +112,7 @@ def train_reward(
             arguments,
             free=FREE,
             instead={
-                "checkpoint_path": {
-                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
-                },
+                "checkpoint_path": {"checkpoint": identity.described(checkpoint_path, fingerprint)},
                 "task": {"data": described()},
                 "budget": output_settings.of_struct(budget),
                 "optimizer": {"optimizer": output_settings.of_struct(optimizer)},

@@ -249,11 +249,11 @@ def describe_steering(steering: Sequence[Any], steered_by: Sequence[Any] | None)
 def _shared(kind: str, decided: Mapping[str, Any]) -> list[epath.Path]:
     """The files that runs share a figure in, if they do.
 
-    One is named with the weights, so that models of one recipe have each its own; one without, by
-    which a file of before is found, and that of a model whose weights are gone.
+    One is named with what a version before left out, so that models of one recipe have each its
+    own; one without, by which a file of before is found, and that of a model that is gone.
     """
-    named = (decided, {name: _without_weights(of) for name, of in decided.items()})
-    files = (shared_steps.place_of(kind, of) for of in named)
+    before = {name: output_settings.as_named_before({}, of) for name, of in decided.items()}
+    files = (shared_steps.place_of(kind, of) for of in (decided, before))
     return list(dict.fromkeys(file for file in files if file is not None))
 
 
@@ -261,12 +261,5 @@ def _kept(file: epath.Path, decided: Mapping[str, Any]) -> dict[str, Any] | None
     """What a file holds, if it was computed from the same."""
     kept = read_json(file) if file.exists() else {}
     inputs = output_settings.without_notes(kept.get("inputs"))
-    inputs, decided = output_settings.with_weights_of_both(inputs, decided)
+    inputs, decided = output_settings.as_both_name(inputs, decided)
     return kept if inputs == decided else None
-
-
-def _without_weights(of: Any) -> Any:
-    """An input without the weights that it may name."""
-    if not isinstance(of, Mapping):
-        return of
-    return {key: x for key, x in of.items() if key != output_settings.WEIGHTS}

@@ -73,9 +73,7 @@ def fit_subspace(
             arguments,
             free=FREE,
             instead={
-                "checkpoint_path": {
-                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
-                },
+                "checkpoint_path": {"checkpoint": identity.described(checkpoint_path, fingerprint)},
                 "input": {"input": records.describe_input(input)},
                 "dtype": {"dtype": own_dtype},
             },

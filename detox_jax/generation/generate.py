@@ -187,7 +187,7 @@ def _settings(
         free=FREE,
         instead={
             "checkpoint_path": {
-                "checkpoint": {"path": arguments["checkpoint_path"], "fingerprint": fingerprint}
+                "checkpoint": identity.described(arguments["checkpoint_path"], fingerprint)
             },
             "prompts": {"prompts": prompts},
             "chat_template": others,

@@ -76,9 +76,7 @@ def steer(
             arguments,
             free=FREE,
             instead={
-                "checkpoint_path": {
-                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
-                },
+                "checkpoint_path": {"checkpoint": identity.described(checkpoint_path, fingerprint)},
                 "input": {"input": records.describe_input(input)},
                 "fit": {"fit": output_settings.describe(fit, "steer.fit")},
                 "dtype": {"dtype": own_dtype},

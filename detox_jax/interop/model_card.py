@@ -235,7 +235,7 @@ def _own_methods(exported: Exported) -> dict[str, bool]:
     changed = _changed(exported.results)
     found = {}
     for name, settings in _methods(exported.results).items():
-        measured, model = output_settings.with_weights_of_both(settings.get("checkpoint"), ours)
+        measured, model = output_settings.as_both_name(settings.get("checkpoint"), ours)
         if isinstance(measured, Mapping) and all(
             measured.get(key) == value for key, value in model.items() if key != "path"
         ):

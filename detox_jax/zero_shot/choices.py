@@ -150,9 +150,7 @@ def choices(
             arguments,
             free=FREE,
             instead={
-                "checkpoint_path": {
-                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
-                },
+                "checkpoint_path": {"checkpoint": identity.described(checkpoint_path, fingerprint)},
                 "tasks": {"tasks": described},
                 "steering": steered_by,
             },

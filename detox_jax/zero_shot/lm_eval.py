@@ -118,9 +118,7 @@ def lm_eval(
             arguments,
             free=FREE,
             instead={
-                "checkpoint_path": {
-                    "checkpoint": {"path": checkpoint_path, "fingerprint": fingerprint}
-                },
+                "checkpoint_path": {"checkpoint": identity.described(checkpoint_path, fingerprint)},
                 "tasks": {"tasks": names},
                 "include_path": {"include_path": include_path and _describe_tasks(include_path)},
                 "max_length": {"max_length": read},

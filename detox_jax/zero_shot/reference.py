@@ -73,7 +73,8 @@ class Reference:
         """
         if fingerprint is NOT_YET:
             fingerprint = identity.fingerprint_ahead(self.checkpoint_path)
-        described = {"path": self.checkpoint_path, "fingerprint": fingerprint, "dtype": self.dtype}
+        named = identity.described(self.checkpoint_path, fingerprint)
+        described = {**named, "dtype": self.dtype}
         return described if self.counts_spare_rows else {**described, "counts_spare_rows": False}
 
 

@@ -99,6 +99,28 @@ def test_another_weight_is_named_and_not_all_that_the_terms_are(here, capsys):
     assert "half-way: holds output made with other settings (terms[0].weight: 0.5 there, " in said
 
 
+def test_a_model_of_equal_parameters_that_are_read_otherwise_is_another(here, capsys):
+    """A LoRA of the same matrices and another alpha. What a version before finished stays."""
+    shutil.copytree("lora", "louder")
+    file = here / "louder" / "model.json"
+    spec = json.loads(file.read_text())
+    spec["adaptation"]["alpha"] *= 2
+    file.write_text(json.dumps(spec))
+    assert combine({"lora": 1.0}, "merged") == 0
+    for extra in ([], ["--dry_run"]):
+        assert combine({"louder": 1.0}, "merged", *extra) == 2
+        assert "merged: holds output made with other settings (terms[0].spec_sha256: " in (
+            capsys.readouterr().err
+        )
+    file = here / "merged" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for model in (manifest["settings"]["base"], *manifest["settings"]["terms"]):
+        del model["spec_sha256"]
+    file.write_text(json.dumps(manifest))
+    for extra in ([], ["--dry_run"]):
+        assert combine({"lora": 1.0}, "merged", *extra) == 0
+
+
 def test_a_forgotten_model_brings_the_model_back(here):
     """What `combine` wrote is a model of the same base."""
     assert combine({"toxic": -1.0}, "away") == 0

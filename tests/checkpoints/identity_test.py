@@ -11,6 +11,7 @@ from detox_jax import preview
 from detox_jax.checkpoints import identity, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.models.adaptation import AdapterConfig, BitFitConfig, LoRAConfig, PrefixConfig
+from detox_jax.models.config import TransformerConfig
 from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import processes
 from tests.checkpoints.models_made import write_adaptation, write_model
@@ -76,3 +77,34 @@ def test_a_model_is_read_by_all_processes_or_by_none(tmp_path, monkeypatch):
     for index, told in enumerate(on_all(threads_as_processes(monkeypatch)(work), count=2)):
         model = {"path": str(tmp_path / str(index)), "step": 4, "made_from": "of the parameters"}
         assert told == (model, "next")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Later(TransformerConfig):
+    """Of a version that computes more, but not where nothing asks for it."""
+
+    added: float | None = None
+
+
+def test_settings_tell_models_of_equal_parameters_apart(base, config, vocabulary, tmp_path):
+    adapted = write_adaptation(tmp_path / "lora", base, config, vocabulary, LoRAConfig(2, alpha=6))
+    spec = checkpoints.read_spec(epath.Path(adapted))
+    assert identity.described(adapted, "0") == {
+        "path": adapted,
+        "fingerprint": "0",
+        "spec_sha256": spec.digest,
+    }
+    assert identity.described(preview.Coming(adapted), "0")["spec_sha256"] == NOT_YET
+
+    def read(**fields):
+        return dataclasses.replace(spec, **fields).digest
+
+    others = [
+        read(adaptation=LoRAConfig(2, alpha=12.0)),
+        read(adaptation=None),
+        read(config=dataclasses.replace(spec.config, norm_epsilon=1e-3)),
+        read(vocabulary="0" * 16),
+    ]
+    assert len({spec.digest, *others}) == 5
+    fields = dataclasses.asdict(dataclasses.replace(spec.config, attention_kernel="plain"))
+    assert read(config=_Later(**fields)) == spec.digest != read(config=_Later(**fields, added=1.0))

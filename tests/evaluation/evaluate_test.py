@@ -309,9 +309,10 @@ def test_a_kept_perplexity_is_of_the_weights_that_it_was_read_from(
     reader = perplexity_cache.PerplexityReader(epath.Path(tmp_path), str(held), None, 1)
     model, kept = tmp_path / "model", tmp_path / "perplexity-mine.json"
 
-    def value(seed):
+    def value(seed, epsilon=1e-5):
         shutil.rmtree(model, ignore_errors=True)
-        write_model(model, config, vocabulary, seed)
+        read_so = dataclasses.replace(config, norm_epsilon=epsilon)
+        write_model(model, read_so, vocabulary, seed)
         outputs.OutputDirectory(str(model), "train", {"a": "recipe"}).finish(steps=0)
         measured = reader.of_model("mine", str(model))
         return measured and measured.value
@@ -322,6 +323,7 @@ def test_a_kept_perplexity_is_of_the_weights_that_it_was_read_from(
     assert inputs["model"].pop("weights") and inputs["model"]["made_from"]
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "inputs": inputs}))
     assert value(2) == 2 and len(calls) == 2
+    assert value(1, epsilon=1e-3) == 3  # The same weights, read otherwise.
 
 
 def test_runs_share_a_perplexity_of_before_and_one_whose_weights_are_gone(
@@ -355,7 +357,8 @@ def test_runs_share_a_perplexity_of_before_and_one_whose_weights_are_gone(
     shutil.rmtree(tmp_path / "shared")
     file = tmp_path / "cell-0" / "perplexity-mine.json"
     kept = json.loads(file.read_text())
-    assert kept["inputs"]["model"].pop("weights")
+    for later in (output_settings.WEIGHTS, output_settings.SPEC):
+        assert kept["inputs"]["model"].pop(later)
     named = shared_steps.place_of(
         "HeldoutPerplexity", output_settings.without_notes(kept["inputs"])
     )

@@ -230,6 +230,15 @@ def test_text_of_bans_of_an_earlier_version_is_not_measured_under_those_of_now()
         perplexity._require_same(now, [{"method": "BannedWords"}])
 
 
+def test_text_of_a_steering_model_that_an_earlier_version_named_by_its_parameters_is_measured():
+    model = {"path": "a", "fingerprint": "0"}
+    now = [Loaded(None, {"method": "Experts", "anti": {**model, "spec_sha256": "1"}})]
+    perplexity._require_same(now, [{"method": "Experts", "anti": model}])
+    for other in ({"fingerprint": "1"}, {"spec_sha256": "2"}):
+        with pytest.raises(UserError, match="give the one that they were generated with"):
+            perplexity._require_same(now, [{"method": "Experts", "anti": {**model, **other}}])
+
+
 def test_perplexity_under_a_contrast_equals_its_formula(tmp_path, config, vocabulary, model_dir):
     """z + 2 (z - z behind the prefix), window by window, without a cache; whatever the batch."""
     texts = [SENTENCES[0], " ".join(SENTENCES * 3)]

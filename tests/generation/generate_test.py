@@ -91,6 +91,29 @@ def test_what_changes_the_text_is_another_output(flags, written, capsys, extra, 
     assert _shards(written) == before
 
 
+def test_a_model_of_equal_parameters_that_are_read_otherwise_is_another(
+    flags, written, model_dir, tmp_path, capsys
+):
+    """Manifests of before do not name how they are read; a finished one stays."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(written, out)
+    shutil.copytree(model_dir, other)
+    spec = json.loads((other / "model.json").read_text())
+    spec["config"]["norm_epsilon"] *= 2
+    (other / "model.json").write_text(json.dumps(spec))
+    flags = [*flags, f"--gin.OUTPUT_DIR={out}"]
+    for extra in ([], ["--dry_run"]):
+        assert cli.main([*flags, f"--gin.CHECKPOINT_PATH={other}", *extra]) == 2
+        assert "other settings (checkpoint.spec_sha256: " in capsys.readouterr().err
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["settings"]["checkpoint"]["spec_sha256"]
+    for complete, status in ((True, 0), (False, 2)):
+        (out / "manifest.json").write_text(json.dumps({**manifest, "complete": complete}))
+        assert [cli.main([*flags, *extra]) for extra in ([], ["--dry_run"])] == [status] * 2
+    assert "(checkpoint.spec_sha256: absent there, " in capsys.readouterr().err
+    assert _shards(out) == _shards(written)
+
+
 @pytest.mark.parametrize("schema_version", [1, 2])
 def test_text_of_other_draws_is_not_continued(flags, written, tmp_path, capsys, schema_version):
     """Settings of before there was a second way to draw do not name it. What is finished stays."""

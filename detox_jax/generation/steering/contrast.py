@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import formulas, models
@@ -89,7 +90,7 @@ class PrefixContrast:
             shared = models.Base.of_steered(base)
             dirty = models.read_expert("PrefixContrast.prefix", self.prefix, base, shared, mesh)
             branch = Branches.of_model(dirty.module, models.whole_params(dirty))
-            behind = {"prefix": {"path": self.prefix, "fingerprint": dirty.fingerprint}}
+            behind = {"prefix": identity.described(self.prefix, dirty.fingerprint)}
         else:
             branch = branches_behind("PrefixContrast.text", [self.shown_text], base)
             behind = {"text": self.shown_text}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import branches as branches_lib
@@ -128,7 +129,7 @@ class GenerativeDiscriminator:
             },
             "codes": None if self.codes is None else list(self.codes),
             **{
-                name: {"path": named[name], "fingerprint": expert.fingerprint}
+                name: identity.described(named[name], expert.fingerprint)
                 for name, expert in experts.items()
             },
         }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
 from detox_jax.generation.steering import branches as branches_lib
@@ -93,7 +94,7 @@ class Experts:
             "alpha": self.alpha,
             "base_top_p": self.base_top_p,
             **{
-                name: {"path": paths[name], "fingerprint": experts[name].fingerprint}
+                name: identity.described(paths[name], experts[name].fingerprint)
                 if name in experts
                 else None
                 for name in named

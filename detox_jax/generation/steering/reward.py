@@ -11,7 +11,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from detox_jax import output_settings
-from detox_jax.checkpoints import array_file, places
+from detox_jax.checkpoints import array_file, identity, places
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints.model_dir import LoadedModel
 from detox_jax.errors import UserError
@@ -81,7 +81,7 @@ class RewardAugmented:
             "method": "RewardAugmented",
             "beta": self.beta,
             "k": self.k,
-            "reward": {"path": self.reward, "fingerprint": model.fingerprint},
+            "reward": identity.described(self.reward, model.fingerprint),
         }
         steering = steering if self.beta else None
         return Loaded(steering, settings, config.max_length, reads_ends=True)

@@ -335,7 +335,8 @@ def _model_ahead(place: str) -> output_settings.NotYet:
         or not (places.split(place)[0] / places.MODEL_FILE).exists()
     ):
         return output_settings.NOT_YET
-    return output_settings.NotYet(known={"fingerprint": identity.fingerprint_ahead(place)})
+    known = identity.described(place, identity.fingerprint_ahead(place))
+    return output_settings.NotYet(known=known)
 
 
 def longest(loaded: Sequence[Loaded], max_length: int) -> int:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
@@ -124,7 +125,7 @@ def test_settings_name_the_models_and_the_numbers(steered, adapted, one_device_m
     loaded = Experts(adapted["expert"], adapted["anti"], 2.0, 0.9).load(steered, one_device_mesh)
     whole, _, fingerprint = checkpoints.load_params(adapted["anti"], one_device_mesh)
     assert fingerprint == params_lib.fingerprint(whole)
-    assert loaded.settings["anti"] == {"path": adapted["anti"], "fingerprint": fingerprint}
+    assert loaded.settings["anti"] == identity.described(adapted["anti"], fingerprint)
     assert loaded.settings["expert"]["fingerprint"] != fingerprint
     assert (loaded.settings["alpha"], loaded.settings["base_top_p"]) == (2.0, 0.9)
     nothing = Experts(adapted["expert"], adapted["anti"], 0.0).load(steered, one_device_mesh)
