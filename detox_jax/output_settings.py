@@ -37,7 +37,9 @@ TEXT_RULES, LEARNS, TOKENIZER = "text_rules", "learns", "tokenizer_sha256"
 # model's parameters what is computed from them; of a model that another run of the same recipe
 # may have made, its parameters.
 SPEC, WEIGHTS = "spec_sha256", "weights"
-_UNNAMED = (SPEC, WEIGHTS)
+# Of questions, the tokens around each and the chat template.
+AROUND, TEMPLATE = "tokens_around", "template_sha256"
+_UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
 # Of a training under dropout; before, nothing named it.

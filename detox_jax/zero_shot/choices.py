@@ -43,7 +43,7 @@ from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
 from detox_jax.zero_shot import steered_likelihood
-from detox_jax.zero_shot.harness_model import added_tokens, prefix_id
+from detox_jax.zero_shot.harness_model import added_tokens, asked_in, prefix_id
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 from detox_jax.zero_shot.questions import Question
 from detox_jax.zero_shot.steered_likelihood import SteeredReader
@@ -155,7 +155,8 @@ def choices(
                 "steering": steered_by,
             },
         )
-        return {**decided, **identity.text_rules(checkpoint_path)}
+        around = asked_in(checkpoint_path, arguments["start_with_bos"])
+        return {**decided, **identity.text_rules(checkpoint_path), **around}
 
     def known() -> dict[str, Any]:
         """The same before the model is loaded, as far as it is known."""

@@ -16,13 +16,14 @@ from typing import Any
 
 import tokenizers
 
-from detox_jax import chat, tokenizer_files
+from detox_jax import chat, output_settings, preview, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.generation.continuation import Continuer, Settings
 from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.output_settings import AROUND, TEMPLATE
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from detox_jax.vocabulary import ID_SHIFT, Vocabulary
@@ -117,9 +118,7 @@ class HarnessModel:
         files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
         self._files = files.files
         self._chat_template_name = chat_template_name
-        before, after = added_tokens(files)
-        if add_bos is not None:
-            before = [files.bos] if add_bos else []
+        before, after = tokens_around(files, add_bos)
         self._prefix_id = prefix_id(self.vocabulary)
         self._before, self._after = ([i + ID_SHIFT for i in ids] for ids in (before, after))
         self._loaded = loaded
@@ -329,6 +328,45 @@ def prefix_id(vocabulary: Vocabulary) -> int:
     """
     has_start = "bos_token" in chat.special_tokens(vocabulary.files, vocabulary)
     return vocabulary.bos_id if has_start else vocabulary.eos_id
+
+
+def tokens_around(
+    files: tokenizer_files.TokenizerFiles, add_bos: bool | None
+) -> tuple[Ids, Ids]:
+    """The tokenizer's own ids before and behind every text.
+
+    Args:
+      files: of the tokenizer.
+      add_bos: see `HarnessModel`.
+    """
+    before, after = added_tokens(files)
+    return (before if add_bos is None else [files.bos] * add_bos), after
+
+
+def asked_in(
+    checkpoint_path: str, add_bos: bool | None, template: bool | str = False
+) -> dict[str, Any]:
+    """What stands around what a model is asked, which no fingerprint of its knows; for settings.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      add_bos: see `HarnessModel`.
+      template: whether it is asked in its chat template; which of several where it is a name.
+
+    Raises:
+      UserError: if there is no such checkpoint, or its tokenizer cannot be read.
+    """
+    if isinstance(checkpoint_path, preview.Coming):
+        return dict.fromkeys((AROUND, TEMPLATE) if template else (AROUND,), output_settings.NOT_YET)
+    files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
+    vocabulary = Vocabulary(files)
+    before, after = tokens_around(files, add_bos)
+    around = {AROUND: [before, after, [prefix_id(vocabulary) - ID_SHIFT]]}
+    if not template:
+        return around
+    text = chat.read_template(files.files, template if isinstance(template, str) else None)
+    tokens = chat.special_tokens(files.files, vocabulary)
+    return {**around, TEMPLATE: text and chat.Exchange(text, tokens, vocabulary).fingerprint}
 
 
 def added_tokens(files: tokenizer_files.TokenizerFiles) -> tuple[Ids, Ids]:

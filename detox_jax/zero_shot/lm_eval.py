@@ -34,7 +34,7 @@ from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import processes
 from detox_jax.preview import Step
 from detox_jax.zero_shot import task_files
-from detox_jax.zero_shot.harness_model import harness_model, import_harness
+from detox_jax.zero_shot.harness_model import asked_in, harness_model, import_harness
 
 FIGURES_FILE = "lm_eval.json"
 FREE = ("output_dir", "batch_size", "mesh_shape", "check_only")  # see `output_settings`
@@ -127,7 +127,8 @@ def lm_eval(
             },
         )
         decided["lm_eval"] = metadata.version("lm_eval")
-        return {**decided, **identity.text_rules(checkpoint_path)}
+        around = asked_in(checkpoint_path, add_bos, apply_chat_template)
+        return {**decided, **identity.text_rules(checkpoint_path), **around}
 
     def known() -> dict[str, Any]:
         with _notes_on_stderr():

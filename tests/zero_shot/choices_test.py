@@ -14,6 +14,7 @@ from detox_jax.parallel import mesh as meshes
 from detox_jax.zero_shot import choices
 from detox_jax.zero_shot.likelihood import LikelihoodReader
 from tests.conftest import SENTENCES, random_params
+from tests.tokenizers_made import START_PROCESSOR
 
 PAIRS = [
     ("The bus was ", "late again"),  # The space belongs to the second.
@@ -221,6 +222,20 @@ def test_a_task_is_not_added_to_answers_by_other_rules(
     for more in (["--dry_run"], []):
         assert run(out, model_dir, files, *more) == 2
         assert "(text_rules: absent there, 2 now)" in capsys.readouterr().err
+    assert asked == [6]
+
+
+def test_a_task_is_not_added_to_answers_behind_another_start(
+    asked, tmp_path, model_dir, files, capsys
+):
+    """What the tokenizer puts before a text is no part of the vocabulary's fingerprint."""
+    out, model = tmp_path / "out", shutil.copytree(model_dir, tmp_path / "model")
+    assert run(out, model, files, tasks="['lambada']") == 0
+    file = model / "vocabulary" / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": START_PROCESSOR}))
+    for more in (["--dry_run"], []):
+        assert run(out, model, files, *more) == 2
+        assert "(tokens_around" in capsys.readouterr().err
     assert asked == [6]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import jax
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from detox_jax import tokenizer_files
+from detox_jax import preview, tokenizer_files
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.models.adaptation import AdapterConfig, trainable_pattern
+from detox_jax.output_settings import NOT_YET
 from detox_jax.parallel import mesh as meshes
 from detox_jax.zero_shot import choices, harness_model
 from detox_jax.zero_shot.harness_model import (
@@ -215,6 +217,28 @@ def test_conversations(model, monkeypatch):
     assert model.chat_template(True) == template.decode()
     assert model.chat_template(False) is None
     assert model.tokenizer_name != before
+
+
+def test_settings_name_what_stands_around_a_question(model_dir, tmp_path):
+    """No fingerprint of the vocabulary or the model knows it."""
+    copy = shutil.copytree(model_dir, tmp_path / "model")
+
+    def around(add_bos=None, template=False):
+        return harness_model.asked_in(str(copy), add_bos, template)
+
+    assert around() == {"tokens_around": [[], [], [0]]}
+    assert around(add_bos=True) == {"tokens_around": [[0], [], [0]]}
+    assert around(template=True)["template_sha256"] is None  # As is told when it is asked for.
+    digests = []
+    for template in ("{{ bos_token }}", "{{ eos_token }}"):
+        (copy / "vocabulary" / "chat_template.jinja").write_text(template)
+        digests.append(around(template=True)["template_sha256"])
+    assert None not in digests and len({*digests}) == 2 and "template_sha256" not in around()
+    file = copy / "vocabulary" / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": START_PROCESSOR}))
+    assert around() == around(add_bos=True) != around(add_bos=False)
+    coming = harness_model.asked_in(preview.Coming("x"), None, template=True)
+    assert coming == dict.fromkeys(("tokens_around", "template_sha256"), NOT_YET)
 
 
 def test_what_is_said_of_the_model(model):
