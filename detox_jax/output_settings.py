@@ -39,7 +39,9 @@ TEXT_RULES, LEARNS, TOKENIZER = "text_rules", "learns", "tokenizer_sha256"
 SPEC, WEIGHTS = "spec_sha256", "weights"
 # Of questions, the tokens around each and the chat template.
 AROUND, TEMPLATE = "tokens_around", "template_sha256"
-_UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE)
+# Of `panel`, the group that the others are compared with, where REFERENCE leaves it to their order.
+REFERENCE_GROUP = "reference_group"
+_UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE, REFERENCE_GROUP)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
 # Of a training under dropout; before, nothing named it.

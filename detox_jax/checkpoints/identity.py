@@ -47,7 +47,8 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
         manifest = manifests.read_manifest(model_dir)
         decided = [output_settings.without_notes(manifest["settings"]), manifest.get("versions")]
         made_from = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-        step = manifest.get("steps") if step is None else step
+        if step is None:  # A training that goes on is at another one tomorrow.
+            step = manifest.get("steps") if manifest["complete"] else _newest(model_dir)
     elif is_check:  # Its parameters would have to be read.
         step, made_from = NOT_YET, NOT_YET
     elif is_model:
@@ -58,6 +59,13 @@ def identity(checkpoint_path: str) -> dict[str, Any]:
     else:
         made_from, step = checkpoint_path, None
     return {"path": checkpoint_path, "step": step, "made_from": made_from}
+
+
+def _newest(model_dir: epath.Path) -> int | None:
+    """The newest step that an unfinished training has saved."""
+    from detox_jax.checkpoints import steps  # loads JAX
+
+    return max(steps.saved_steps(model_dir), default=None)
 
 
 def described(checkpoint_path: str, fingerprint: Any) -> dict[str, Any]:
@@ -96,6 +104,8 @@ def with_weights(checkpoint_path: str) -> dict[str, Any]:
       UserError: if it is damaged.
     """
     made, among = identity(checkpoint_path), None
+    if isinstance(checkpoint_path, preview.Coming):
+        return {**made, WEIGHTS: NOT_YET, SPEC: NOT_YET}
     if not (places.split(checkpoint_path)[0] / places.MODEL_FILE).exists():
         return made
     with contextlib.suppress(UserError):  # It may be gone, and what was read of it kept.

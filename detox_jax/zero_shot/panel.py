@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detox_jax import atomic_files, output_settings, outputs, preview, records
-from detox_jax.checkpoints.identity import identity, text_rules
+from detox_jax.checkpoints.identity import text_rules, with_weights
 from detox_jax.checkpoints.model_dir import read_spec, resolve
 from detox_jax.errors import UserError
 from detox_jax.evaluation import joined, statistics
@@ -137,10 +137,13 @@ def panel(
             arguments,
             free=FREE,
             instead={
-                "methods": {"methods": {name: identity(path) for name, path in methods.items()}},
+                "methods": {
+                    "methods": {name: with_weights(path) for name, path in methods.items()}
+                },
                 "groups": {"groups": described},
             },
         )
+        decided[output_settings.REFERENCE_GROUP] = reference
         for path in methods.values():
             decided |= text_rules(path)
         return decided

@@ -7,7 +7,7 @@ import types
 import pytest
 from etils import epath
 
-from detox_jax import preview
+from detox_jax import outputs, preview
 from detox_jax.checkpoints import identity, streamed
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.models.adaptation import AdapterConfig, BitFitConfig, LoRAConfig, PrefixConfig
@@ -108,3 +108,21 @@ def test_settings_tell_models_of_equal_parameters_apart(base, config, vocabulary
     assert len({spec.digest, *others}) == 5
     fields = dataclasses.asdict(dataclasses.replace(spec.config, attention_kernel="plain"))
     assert read(config=_Later(**fields)) == spec.digest != read(config=_Later(**fields, added=1.0))
+
+
+def test_an_unfinished_training_is_known_by_its_newest_step(config, vocabulary, tmp_path):
+    """It goes on, and the recipe stays; weights are told as far as they are there."""
+    path = write_model(tmp_path / "model", config, vocabulary)
+    training = outputs.OutputDirectory(path, "train", {"a": "recipe"})
+    first = identity.with_weights(path)
+    spec = checkpoints.read_spec(epath.Path(path))
+    params = random_params(config, seed=3)[1]
+    checkpoints.save_model(epath.Path(path), params, spec, vocabulary, step=7)
+    second = identity.with_weights(path)
+    assert (first["step"], second["step"]) == (0, 7)
+    assert first["made_from"] == second["made_from"] and first["weights"] != second["weights"]
+    assert identity.identity(f"{path}/checkpoints/0")["step"] == 0
+    training.finish(steps=7)
+    assert identity.with_weights(path) == second
+    coming = identity.with_weights(preview.Coming(path))
+    assert coming["weights"] == coming["spec_sha256"] == NOT_YET

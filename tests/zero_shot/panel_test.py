@@ -49,7 +49,7 @@ def made(tmp_path, monkeypatch):
     """Two models, the second twice as surprised; a group that costs half as much again."""
     models = {"base": Model(1.0), "mine": Model(2.0), "other": Model(1.0, "w")}
     monkeypatch.setattr(panels, "Reference", lambda path, **_: models[path])
-    monkeypatch.setattr(panels, "identity", lambda path: {"path": path, "made_from": path})
+    monkeypatch.setattr(panels, "with_weights", lambda path: {"path": path, "made_from": path})
     groups = {
         "plain": write(tmp_path / "plain.jsonl", ["a b", "c d"], toxicity=0.1),
         "named": write(tmp_path / "named.jsonl", ["a group", "c group"], toxicity=0.5),
@@ -96,6 +96,20 @@ def test_the_reference_and_the_baseline_may_be_others(made):
     readings = {(r["method"], r["group"]): r for r in result["readings"]}
     assert readings["base", "named"]["change"]["value"] == pytest.approx(math.exp(-1.5))
     assert readings["base", "plain"]["disparity"]["value"] == pytest.approx(math.exp(0.5))
+
+
+def test_the_order_of_groups_decides_the_reference(made, tmp_path):
+    """Which manifests of before do not name; their panel stays."""
+    made()
+    plain, named = (str(tmp_path / f"{name}.jsonl") for name in ("plain", "named"))
+    turned = {"named": named, "plain": plain}
+    with pytest.raises(UserError, match=r"\(reference_group: 'plain' there, 'named' now\)"):
+        made(given=turned)
+    file = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["settings"]["reference_group"]
+    file.write_text(json.dumps(manifest))
+    assert made(given=turned)["reference"] == "plain"
 
 
 def test_a_text_beyond_the_context_is_counted_and_left_out(made, tmp_path):
