@@ -41,6 +41,9 @@ SPEC, WEIGHTS = "spec_sha256", "weights"
 AROUND, TEMPLATE = "tokens_around", "template_sha256"
 # Of `panel`, the group that the others are compared with, where REFERENCE leaves it to their order.
 REFERENCE_GROUP = "reference_group"
+# Of a task that seqio has cached, its files. What is unfinished goes on without, as it was.
+CACHED_FILES = "cached_files"
+_WITHOUT = (CACHED_FILES,)
 _UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE, REFERENCE_GROUP)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
@@ -279,6 +282,7 @@ def agree(there: Any, now: Any) -> bool:
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting in which a manifest differs from that of this run."""
     old, new = without_notes(there["settings"]), without_notes(now["settings"])
+    new = _as_named(old, new, _WITHOUT)
     if there["verb"] in ("evaluate", "convert"):
         old, new = as_both_name(old, new)
     old, new = _with_marks(old, new, there["complete"])
@@ -348,18 +352,23 @@ def as_named_before(there: Any, now: Any) -> Any:
     """Settings of now without what a version before did not name, where those there lack it.
 
     Args:
-      there: settings of what is finished, or a part of them.
+      there: settings of what stays or goes on, or a part of them.
       now: the same of this run.
     """
+    return _as_named(there, now, (*_WITHOUT, *_UNNAMED))
+
+
+def _as_named(there: Any, now: Any, names: Collection[str]) -> Any:
+    """Settings of now without those of `names` that those there lack."""
     if isinstance(there, Mapping) and isinstance(now, Mapping):
         return {
-            name: as_named_before(there.get(name), value)
+            name: _as_named(there.get(name), value, names)
             for name, value in now.items()
             # One of a user's own names stands before settings.
-            if name in there or name not in _UNNAMED or isinstance(value, Mapping)
+            if name in there or name not in names or isinstance(value, Mapping)
         }
     if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
-        return [as_named_before(a, b) for a, b in zip(there, now, strict=True)]
+        return [_as_named(a, b, names) for a, b in zip(there, now, strict=True)]
     return now
 
 

@@ -109,6 +109,23 @@ def test_parts_of_a_batch_that_an_older_output_does_not_name_are_no_difference()
     assert found(named, {**named, "accumulation_steps": 4}) == ("accumulation_steps", 2, 4)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_training_of_before_goes_on_with_the_cache_that_it_did_not_name(complete):
+    def found(there, now):
+        made = ({"data": {"source": {"cached": {"examples": 2}, **of}}} for of in (there, now))
+        old, new = ({"verb": "train", "complete": complete, "settings": of} for of in made)
+        return output_settings.difference(old, new)
+
+    named = {"cached_files": {"files": 1, "sha256": "0"}}
+    assert found({}, named) is None and found(named, named) is None
+    assert found(named, {"cached_files": {"files": 1, "sha256": "1"}}) == (
+        "data.source.cached_files.sha256",
+        "0",
+        "1",
+    )
+    assert found(named, {})[0] == "data.source.cached_files"
+
+
 MARKED = {
     "objective": {"method": "Click", "learns": "a mean"},
     "steering": [{"method": "BannedWords", "text_rules": 2}],

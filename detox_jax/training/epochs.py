@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
+from detox_jax import output_settings
 from detox_jax.errors import UserError
 
 
@@ -98,7 +99,8 @@ class EpochStream:
         Raises:
           UserError: if it belongs to other data, naming what differs.
         """
-        for name, value in self.state()["identity"].items():
+        identity = self.state()["identity"]
+        for name, value in output_settings.as_named_before(state["identity"], identity).items():
             if state["identity"].get(name) != value:
                 raise UserError(
                     f"the checkpoint's position in the data is for {name} "

@@ -41,7 +41,7 @@ def describe(source: Any, preprocessors: Sequence[Any], split: str) -> dict[str,
         "made_with": [f"{name}={_short(_said(value))}" for name, value in made_with.items()],
         "preprocessors": [_short(_said(step)) for step in preprocessors],
     }
-    return {**described, **_content([*_shards(source, split), *_texts(made_with)])}
+    return {**described, **content([*_shards(source, split), *_texts(made_with)])}
 
 
 def _made_with(source: Any) -> Iterator[tuple[str, Any]]:
@@ -124,16 +124,19 @@ def _shards(source: Any, split: str) -> list[str]:
     return [str(name) for name in names if name != split]  # As a function's only shard is called.
 
 
-def _content(names: Iterable[str]) -> dict[str, Any]:
-    """How many files and bytes there are behind names or globs, and what is in them."""
+def content(names: Iterable[str]) -> dict[str, Any]:
+    """How many files and bytes there are behind names or globs, and what is in them.
+
+    Of more than 1 GiB the bytes are only counted.
+    """
     files = sorted({file for name in names for file in _files(name)})
     if not files:
         return {}
     size = sum(file.stat().length for file in files)
-    content: dict[str, Any] = {"files": len(files), "bytes": size}
+    found: dict[str, Any] = {"files": len(files), "bytes": size}
     if size <= _HASHED:
-        content["sha256"] = manifests.hash_files(files)
-    return content
+        found["sha256"] = manifests.hash_files(files)
+    return found
 
 
 def _files(name: str) -> list[epath.Path]:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from detox_jax import terminal
 from detox_jax.errors import UserError, as_one_line, is_of_storage, own_line
-from detox_jax.output_settings import NOT_YET, NotYet
+from detox_jax.output_settings import CACHED_FILES, NOT_YET, NotYet
 from detox_jax.tags import Tags
 from detox_jax.training import own_sources
 from detox_jax.vocabulary import Vocabulary
@@ -166,7 +166,9 @@ def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bo
     if isinstance(task, seqio.Mixture):
         return [(part.name, describe_source(part, split, use_cached)) for part in task.tasks]
     if use_cached:
-        return {"cached": task.get_cached_stats(split)}
+        prefix = seqio.get_cached_tfrecord_prefix(task.cache_dir, split)
+        content = own_sources.content([f"{prefix}-*"])
+        return {"cached": task.get_cached_stats(split), CACHED_FILES: content}
     describe = getattr(task.source, "describe", None)
     if describe is not None:
         return describe(split)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -130,6 +131,30 @@ def test_a_cache_in_any_order_gives_the_same_batches(tmp_path, vocabulary, no_ca
     other = corpora.documents_task(task.source.path("train"), str(tmp_path / "other"))
     with pytest.raises(UserError, match="documents: encoded with vocabulary"):
         batches(other, use_cached=True)
+
+
+def test_another_content_of_a_cache_is_other_data(tmp_path, vocabulary, no_cache_dirs):
+    """Where counts are the same. A position of before names no files, and stays good."""
+    task = corpora.documents_task(**write_documents(tmp_path / "documents", vocabulary))
+    dataset = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
+    rows = list(dataset.as_numpy_iterator())
+    swapped = [dict(row) for row in rows]
+    swapped[1]["targets"], swapped[8]["targets"] = rows[8]["targets"], rows[1]["targets"]
+    (tmp_path / "cache").mkdir()
+    cached_tasks.add_cache_dir(str(tmp_path / "cache"))
+    made = []
+    for content in (rows, swapped):
+        shutil.rmtree(tmp_path / "cache" / task.name, ignore_errors=True)
+        write_cache(tmp_path / "cache", task, content)
+        made.append(data.BatchIterator(task, batch_size=4, length=32, seed=3, use_cached=True))
+    first, second = made
+    assert first.identity["source"]["cached"] == second.identity["source"]["cached"]
+    state = second.state()
+    second.restore(state)
+    with pytest.raises(UserError, match="position in the data is for source"):
+        first.restore(state)
+    del state["identity"]["source"]["cached_files"]
+    first.restore(state)
 
 
 def own_texts(split, shuffle_files, seed=None):
