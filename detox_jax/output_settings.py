@@ -41,9 +41,10 @@ SPEC, WEIGHTS = "spec_sha256", "weights"
 AROUND, TEMPLATE = "tokens_around", "template_sha256"
 # Of `panel`, the group that the others are compared with, where REFERENCE leaves it to their order.
 REFERENCE_GROUP = "reference_group"
-# Of a task that seqio has cached, its files. What is unfinished goes on without, as it was.
-CACHED_FILES = "cached_files"
-_WITHOUT = (CACHED_FILES,)
+# Of a task that seqio has cached, its files, and of a probe the chat template that it asks in. What
+# is unfinished goes on without, as it was.
+CACHED_FILES, ASKED_IN = "cached_files", "asked_in"
+_WITHOUT = (CACHED_FILES, ASKED_IN)
 _UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE, REFERENCE_GROUP)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
@@ -365,7 +366,7 @@ def _as_named(there: Any, now: Any, names: Collection[str]) -> Any:
             name: _as_named(there.get(name), value, names)
             for name, value in now.items()
             # One of a user's own names stands before settings.
-            if name in there or name not in names or isinstance(value, Mapping)
+            if name in there or name not in names or (name in _UNNAMED and isinstance(value, Mapping))
         }
     if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
         return [_as_named(a, b, names) for a, b in zip(there, now, strict=True)]

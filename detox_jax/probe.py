@@ -140,9 +140,11 @@ class ToxicityProbe:
             "chat_template": self.chat_template,
         }
 
-    def text_rules(self, config: TransformerConfig, vocabulary: Vocabulary) -> dict[str, int]:
-        """See `asking.text_rules`; of the model that is trained."""
-        return asking.text_rules(config, vocabulary, self.decoding.behind)
+    def text_rules(self, config: TransformerConfig, vocabulary: Vocabulary) -> dict[str, Any]:
+        """See `asking.text_rules`; of the model that is trained, with its chat template."""
+        exchange = chat.exchange(vocabulary, self.chat_template)
+        asked_in = {} if exchange is None else {output_settings.ASKED_IN: exchange.fingerprint}
+        return {**asking.text_rules(config, vocabulary, self.decoding.behind), **asked_in}
 
     @property
     def behind(self) -> Tags | None:

@@ -20,6 +20,8 @@ from detox_jax.tags import Tags
 from detox_jax.toxicity.lexicon import LexiconScorer
 from detox_jax.training import train
 from detox_jax.training.frontier import MEASURES, PERPLEXITY, Rule
+from detox_jax.vocabulary import Vocabulary
+from tests import chats_made
 from tests.conftest import SENTENCES, write_tiny_run
 
 FILE = "--gin_file=gin_configs/training/probe.gin"
@@ -338,6 +340,28 @@ def test_settings_say_that_rows_beyond_the_vocabulary_are_not_drawn(root, vocabu
     plain = train._probe_settings(probe, config, vocabulary)
     assert plain == probe.settings()
     assert train._probe_settings(probe, wide, vocabulary) == {**plain, "text_rules": 2}
+
+
+def test_settings_name_the_chat_template_that_it_asks_in(root, tmp_path, config):
+    """What `train` writes of one before names none, and goes on."""
+    texts, named = ["{{ messages[0].content }}", "{{ messages[0].content }} "], []
+    for text in texts:
+        chats_made.save_tokenizer(tmp_path, text)
+        settings = train._probe_settings(made(root), config, Vocabulary.load(str(tmp_path)))
+        named.append(settings)
+    assert len({settings["asked_in"] for settings in named}) == 2
+    plain = dataclasses.replace(made(root), chat_template=False)
+    vocabulary = Vocabulary.load(str(tmp_path))
+    assert "asked_in" not in train._probe_settings(plain, config, vocabulary)
+    old = {name: value for name, value in named[0].items() if name != "asked_in"}
+
+    def found(there, complete):
+        manifest = {"verb": "train", "complete": complete, "settings": {"probe": there}}
+        now = {"verb": "train", "settings": {"probe": named[0]}}
+        return output_settings.difference(*(json.loads(json.dumps(of)) for of in (manifest, now)))
+
+    assert found(old, True) is found(old, False) is None
+    assert found(named[1], True)[0] == "probe.asked_in"
 
 
 def test_what_decides_is_in_the_settings_and_places_are_notes(root, tmp_path):

@@ -38,7 +38,8 @@ class Periods:
 
     Attributes:
       checkpoint: steps between checkpoints; the last step is always saved.
-      eval: steps between validation losses, where there is something to validate on.
+      eval: steps between validation losses, where there is something to validate on. It decides
+        nothing, and a run that goes on may be given other text: its losses then are of either.
       log: steps between metrics.
       eval_steps: batches of a validation.
     """

@@ -26,7 +26,8 @@ class MetricLog:
     an object store cannot append, and gets the whole file at each `flush`, and at the end of the
     context that this is: what shows why a training ended is logged behind its last save. A run that
     resumes at step S forgets what was logged after S, so that its log is the one of a run that was
-    never interrupted.
+    never interrupted, where it validates on the same text: that decides no parameter and is no
+    setting.
     """
 
     def __init__(self, model_dir: epath.Path, resume_step: int):

@@ -400,8 +400,8 @@ def _settings_ahead(
     if probe is None:
         measured = None
     elif output_settings.is_ours(probe):
-        marks = dict.fromkeys((output_settings.TEXT_RULES, output_settings.LEARNS), NOT_YET)
-        measured = {**probe.settings(arguments["coming"]), **marks}
+        names = output_settings.TEXT_RULES, output_settings.LEARNS, output_settings.ASKED_IN
+        measured = {**probe.settings(arguments["coming"]), **dict.fromkeys(names, NOT_YET)}
     elif not arguments["coming"]:
         measured = probe.settings()
     return _settings(
