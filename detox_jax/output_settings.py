@@ -41,10 +41,10 @@ SPEC, WEIGHTS = "spec_sha256", "weights"
 AROUND, TEMPLATE = "tokens_around", "template_sha256"
 # Of `panel`, the group that the others are compared with, where REFERENCE leaves it to their order.
 REFERENCE_GROUP = "reference_group"
-# Of a task that seqio has cached, its files, and of a probe the chat template that it asks in. What
-# is unfinished goes on without, as it was.
-CACHED_FILES, ASKED_IN = "cached_files", "asked_in"
-_WITHOUT = (CACHED_FILES, ASKED_IN)
+# Of a task that seqio has cached, its files; of a probe the chat template that it asks in; of files
+# of text and tables as what their names have them read. What is unfinished goes on without.
+CACHED_FILES, ASKED_IN, READ_AS = "cached_files", "asked_in", "read_as"
+_WITHOUT = (CACHED_FILES, ASKED_IN, READ_AS)
 _UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE, REFERENCE_GROUP)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
@@ -360,13 +360,12 @@ def as_named_before(there: Any, now: Any) -> Any:
 
 
 def _as_named(there: Any, now: Any, names: Collection[str]) -> Any:
-    """Settings of now without those of `names` that those there lack."""
+    """Settings of now without those of `names` that those there lack; settings are a user's name."""
     if isinstance(there, Mapping) and isinstance(now, Mapping):
         return {
             name: _as_named(there.get(name), value, names)
             for name, value in now.items()
-            # One of a user's own names stands before settings.
-            if name in there or name not in names or (name in _UNNAMED and isinstance(value, Mapping))
+            if name in there or name not in names or isinstance(value, Mapping)
         }
     if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
         return [_as_named(a, b, names) for a, b in zip(there, now, strict=True)]

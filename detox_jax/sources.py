@@ -22,7 +22,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import manifests
+from detox_jax import manifests, output_settings
 from detox_jax.errors import UserError
 from detox_jax.formats import data_layout, hub_data, jsonl, row_formats, tfds_rows
 
@@ -170,6 +170,8 @@ class Source:
         """What a manifest says: where it was, the hash of its bytes, what was taken of it."""
         sha256 = manifests.hash_files(self.files)
         described = {"path": self.address, "files": len(self.files), "sha256": sha256}
+        if kinds := row_formats.kinds_by_name(self.files):
+            described[output_settings.READ_AS] = kinds
         # Which files a split is, the hash says.
         taken = {n: v for n, v in self.choice.said().items() if n not in ("split", "config")}
         return {**described, "fields": taken} if taken else described

@@ -116,14 +116,15 @@ def test_a_training_of_before_goes_on_with_the_cache_that_it_did_not_name(comple
         old, new = ({"verb": "train", "complete": complete, "settings": of} for of in made)
         return output_settings.difference(old, new)
 
-    named = {"cached_files": {"files": 1, "sha256": "0"}}
+    named = {"cached_files": [{"files": 1, "sha256": "0"}]}
     assert found({}, named) is None and found(named, named) is None
-    assert found(named, {"cached_files": {"files": 1, "sha256": "1"}}) == (
-        "data.source.cached_files.sha256",
+    assert found(named, {"cached_files": [{"files": 1, "sha256": "1"}]}) == (
+        "data.source.cached_files[0].sha256",
         "0",
         "1",
     )
     assert found(named, {})[0] == "data.source.cached_files"
+    assert found({}, {"cached_files": {"path": "x"}})[0] == "data.source.cached_files"  # A name.
 
 
 MARKED = {

@@ -5,7 +5,7 @@ import json
 import pyarrow
 import pytest
 
-from detox_jax import cli, records, sources
+from detox_jax import cli, output_settings, records, sources
 from detox_jax.errors import UserError
 
 
@@ -143,6 +143,25 @@ def test_a_manifest_says_the_bytes_and_the_fields(tmp_path):
     assert sorted(described) == ["files", "path", "sha256"]
     chosen = records.describe_input(f"{plain}#text=body")
     assert chosen == {**described, "path": f"{plain}#text=body", "fields": {"text": "body"}}
+
+
+def test_a_manifest_says_what_the_name_of_a_file_has_it_read_as(tmp_path):
+    """One document or two of equal bytes; what an earlier version began does not say it."""
+    found = {}
+    for name in ("x.txt", "x.csv", "x.TSV.gz", "x.json"):
+        (tmp_path / name).write_bytes(b"text\nThe bus\n")
+        found[name] = records.describe_input(str(tmp_path / name))
+    assert [of.get("read_as") for of in found.values()] == [[".txt"], [".csv"], [".tsv"], None]
+
+    def differs(there, now, complete=False):
+        made = ({"verb": "score", "settings": {"input": of}} for of in (there, now))
+        old, new = made
+        return output_settings.difference({**old, "complete": complete}, new)
+
+    old = {name: value for name, value in found["x.txt"].items() if name != "read_as"}
+    assert differs(found["x.txt"], found["x.csv"]) is not None
+    assert differs(found["x.txt"], found["x.txt"]) is None
+    assert differs(old, found["x.txt"]) is differs(old, found["x.txt"], complete=True) is None
 
 
 # --- directories ------------------------------------------------------------------------------

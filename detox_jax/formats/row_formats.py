@@ -91,6 +91,12 @@ def raw_rows(file: epath.Path, text_field: str = "text") -> Iterator[RawRow]:
     return _json_lines(file)
 
 
+def kinds_by_name(files: Iterable[epath.Path]) -> list[str]:
+    """The endings of those files whose name, and not their bytes, decides what a row is."""
+    suffixes = {epath.Path(jsonl.plain_name(file.name)).suffix.lower() for file in files}
+    return sorted(suffixes & {*_DELIMITERS, _TEXT})
+
+
 def _start(file: epath.Path) -> bytes:
     """The first bytes of a file, decompressed, up to some that are no white space."""
     start = b""

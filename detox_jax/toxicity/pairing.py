@@ -200,7 +200,9 @@ class KeptAgainstDiscarded(_Scored):
         _, manifest = records.manifest_of(self.documents) or ("", {})
         theirs = manifest["settings"] if manifest.get("verb") == "filter" else {}
         for name in ("input", "apart_from", "word_segmenter"):
-            if not output_settings.agree(theirs.get(name), settings.get(name)):
+            one, other = theirs.get(name), settings.get(name)
+            one = output_settings.as_named_before(other, one)  # Versions may name more or less.
+            if not output_settings.agree(one, output_settings.as_named_before(one, other)):
                 evaluated, read = (settings[of].get("path") for of in ("apart_from", "input"))
                 raise UserError(
                     f"DOCUMENTS={self.documents}: {source} was filtered apart from {evaluated}, "

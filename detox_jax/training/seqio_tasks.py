@@ -168,7 +168,7 @@ def describe_source(task: seqio.Task | seqio.Mixture, split: str, use_cached: bo
     if use_cached:
         prefix = seqio.get_cached_tfrecord_prefix(task.cache_dir, split)
         content = own_sources.content([f"{prefix}-*"])
-        return {"cached": task.get_cached_stats(split), CACHED_FILES: content}
+        return {"cached": task.get_cached_stats(split), CACHED_FILES: [content]}
     describe = getattr(task.source, "describe", None)
     if describe is not None:
         return describe(split)
