@@ -33,18 +33,19 @@ SCORES_ORDER = "scores_order"
 # and of a training what it learns. Nothing names either where both versions do the same. Of a
 # pretrained encoder, the files of its tokenizer, which a version before did not compare.
 TEXT_RULES, LEARNS, TOKENIZER = "text_rules", "learns", "tokenizer_sha256"
-# What a version before did not name, and might take another for: beside the fingerprint of a
-# model's parameters what is computed from them; of a model that another run of the same recipe
-# may have made, its parameters.
+# What a version before did not name, and took another for: beside the fingerprint of a model's
+# parameters what is computed from them, and of one that was made in the same way its parameters.
 SPEC, WEIGHTS = "spec_sha256", "weights"
 # Of questions, the tokens around each and the chat template.
 AROUND, TEMPLATE = "tokens_around", "template_sha256"
 # Of `panel`, the group that the others are compared with, where REFERENCE leaves it to their order.
 REFERENCE_GROUP = "reference_group"
 # Of a task that seqio has cached, its files; of a probe the chat template that it asks in; of files
-# of text and tables as what their names have them read. What is unfinished goes on without.
+# of text and tables as what their names have them read; of a registered task the labels that were
+# chosen. What is unfinished goes on without.
 CACHED_FILES, ASKED_IN, READ_AS = "cached_files", "asked_in", "read_as"
-_WITHOUT = (CACHED_FILES, ASKED_IN, READ_AS)
+TASK_LABELS = "task_labels"
+_WITHOUT = (CACHED_FILES, ASKED_IN, READ_AS, TASK_LABELS)
 _UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE, REFERENCE_GROUP)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
@@ -360,7 +361,10 @@ def as_named_before(there: Any, now: Any) -> Any:
 
 
 def _as_named(there: Any, now: Any, names: Collection[str]) -> Any:
-    """Settings of now without those of `names` that those there lack; settings are a user's name."""
+    """Settings of now without those of `names` that those there lack.
+
+    One that holds settings is a user's own name.
+    """
     if isinstance(there, Mapping) and isinstance(now, Mapping):
         return {
             name: _as_named(there.get(name), value, names)

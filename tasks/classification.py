@@ -321,16 +321,24 @@ def _registered(name: str, labels: tuple[str, ...]) -> seqio.Task:
     if unknown := [label for label in labels if label not in known]:
         raise UserError(f"LABELS: {name} has no {unknown[0]!r}; its labels are {', '.join(known)}")
     task = seqio.TaskRegistry.get(name)
-    return task.replace(name=name, preprocessors=[functools.partial(choose_labels, labels=labels)])
+    chosen = [functools.partial(choose_labels, labels=labels)]
+    return task.replace(name=name, source=_LabelledSet(name, labels), preprocessors=chosen)
+
+
+class _LabelledSet(VersionedSource):
+    """One of `_TFDS`, with the labels that are chosen of it."""
+
+    def __init__(self, name: str, labels: Sequence[str]):
+        tfds_name, validation, _ = _TFDS[name]
+        super().__init__(tfds_name, splits={"train": "train", "validation": validation})
+        self.labels = tuple(labels)
 
 
 def _register_all() -> None:
-    for name, (tfds_name, validation, labels) in _TFDS.items():
+    for name, (_, _, labels) in _TFDS.items():
         seqio.TaskRegistry.add(
             name,
-            source=VersionedSource(  # type: ignore
-                tfds_name, splits={"train": "train", "validation": validation}
-            ),
+            source=_LabelledSet(name, labels),  # type: ignore
             output_features=_FEATURES,
             preprocessors=[functools.partial(choose_labels, labels=labels)],
             shuffle_buffer_size=SHUFFLE_BUFFER,

@@ -72,7 +72,7 @@ ALLOWED = {
     },
     "sources": {
         *("errors", "manifests", "formats.jsonl", "formats.row_formats", "formats.data_layout"),
-        *("formats.hub_data", "formats.tfds_rows"),
+        *("formats.hub_data", "formats.tfds_rows", "output_settings"),
     },
     "records": {
         *("bad_records", "errors", "manifests", "sources", "terminal", "formats.jsonl"),

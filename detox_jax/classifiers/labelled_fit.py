@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from detox_jax import output_settings
 from detox_jax.checkpoints.params import Params
 from detox_jax.classifiers.labelled_batches import Labels
 from detox_jax.errors import UserError
@@ -17,6 +18,19 @@ from detox_jax.training.fit import Budget, fit
 from detox_jax.training.loop import Periods
 from detox_jax.training.optimizer import AdamW
 from detox_jax.training.step import TrainState
+
+
+def described(task: Any) -> dict[str, Any]:
+    """What the labelled text of a task is, for settings.
+
+    A registered task's source is told by its data set, so that its labels are said beside it.
+    """
+    from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
+
+    splits = ("train", "validation")
+    found = {split: seqio_tasks.describe_source(task, split) for split in splits}
+    labels = getattr(task.source, "labels", None)
+    return found if labels is None else {**found, output_settings.TASK_LABELS: [*labels]}
 
 
 def fit_labels(

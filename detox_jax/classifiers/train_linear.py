@@ -142,16 +142,11 @@ def train_linear(
             free=FREE,
             instead={
                 "checkpoint_path": {"checkpoint": identity.described(checkpoint_path, fingerprint)},
-                "task": {"data": described()},
+                "task": {"data": labelled_fit.described(task)},
                 "budget": output_settings.of_struct(budget),
                 "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
             },
         )
-
-    def described() -> dict[str, Any]:
-        """The labelled text."""
-        splits = ("train", "validation")
-        return {split: seqio_tasks.describe_source(task, split) for split in splits}
 
     def known() -> dict[str, Any]:
         """The settings before the model is loaded."""

@@ -113,18 +113,13 @@ def train_reward(
             free=FREE,
             instead={
                 "checkpoint_path": {"checkpoint": identity.described(checkpoint_path, fingerprint)},
-                "task": {"data": described()},
+                "task": {"data": labelled_fit.described(task)},
                 "budget": output_settings.of_struct(budget),
                 "optimizer": {"optimizer": output_settings.of_struct(optimizer)},
                 "computation": computation.decides(spec.config.dropout_rate),
             },
         )
         return {**decided, output_settings.LEARNS: _LEARNS}
-
-    def described() -> dict[str, Any]:
-        """The labelled text."""
-        splits = ("train", "validation")
-        return {split: seqio_tasks.describe_source(task, split) for split in splits}
 
     def read_spec() -> checkpoints.ModelSpec:
         return checkpoints.read_spec(checkpoints.resolve(checkpoint_path)[0])

@@ -330,9 +330,7 @@ def prefix_id(vocabulary: Vocabulary) -> int:
     return vocabulary.bos_id if has_start else vocabulary.eos_id
 
 
-def tokens_around(
-    files: tokenizer_files.TokenizerFiles, add_bos: bool | None
-) -> tuple[Ids, Ids]:
+def tokens_around(files: tokenizer_files.TokenizerFiles, add_bos: bool | None) -> tuple[Ids, Ids]:
     """The tokenizer's own ids before and behind every text.
 
     Args:

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from detox_jax import preview, records
+from detox_jax.classifiers import labelled_fit
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
 from detox_jax.training import seqio_tasks
@@ -131,6 +132,18 @@ def test_a_validation_file_holds_nothing_else_out(tmp_path):
         seqio_tasks.describe_source(task, "validation"),
     )
     assert described[0]["texts"] == 40 and described[0]["sha256"] != described[1]["sha256"]
+
+
+def test_settings_say_which_labels_of_a_registered_task_are_learnt(tmp_path):
+    """Its source is told by the name of the data set alone."""
+    found = []
+    for label in ("toxicity", "insult"):
+        task = classification.labelled_task((label,), registered="civil_comments_labels")
+        found.append(labelled_fit.described(task))
+    first, second = found
+    assert first == {**second, "task_labels": ["toxicity"]} != second
+    files = classification.labelled_task(files=_write(tmp_path / "a.jsonl"))
+    assert sorted(labelled_fit.described(files)) == ["train", "validation"]
 
 
 def test_the_embedded_scorers_text_and_weights(monkeypatch):

@@ -129,7 +129,7 @@ class GenerativeDiscriminator:
             },
             "codes": None if self.codes is None else list(self.codes),
             **{
-                name: identity.described(named[name], expert.fingerprint)
+                name: identity.described(str(named[name]), expert.fingerprint)
                 for name, expert in experts.items()
             },
         }
