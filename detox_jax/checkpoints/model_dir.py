@@ -33,6 +33,7 @@ from detox_jax.models import field_types
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import processes
 from detox_jax.tokenizer_files import GPT2_CLASS, TOKENIZER_CONFIG_FILE
 from detox_jax.vocabulary import Vocabulary
 
@@ -210,11 +211,15 @@ def restore_arrays(model_dir: epath.Path, step: int, item: str, abstract: Any) -
         record = steps_lib.read_record(model_dir, at)
         return steps_lib.restore_arrays(model_dir, at, item, abstract, record)
 
-    return steps_lib.newest_whole(model_dir, read, strict=True, only=step)[1]
+    return steps_lib.newest_whole(model_dir, read, only=step)[1]
 
 
 def load_params(
-    checkpoint_path: str, mesh: Mesh, strict: bool = False, is_reward: bool = False
+    checkpoint_path: str,
+    mesh: Mesh,
+    strict: bool = False,
+    is_reward: bool = False,
+    exact: bool = False,
 ) -> tuple[params_lib.Params, ModelSpec, str]:
     """The parameters of a checkpoint on the mesh, its base's included.
 
@@ -224,6 +229,7 @@ def load_params(
       strict: refuse a damaged newest step, in place of taking the one before and saying so. A step
         that `checkpoint_path` names is never replaced by another.
       is_reward: see `places.require`.
+      exact: the newest step is not replaced either, whatever a setting says.
 
     Returns:
       Parameters, spec, and the fingerprint of the whole.
@@ -232,8 +238,10 @@ def load_params(
       UserError: if the checkpoint, or the base of an adapter-only one, is missing, damaged,
         another, or holds numbers that are not finite.
     """
-    resolve(checkpoint_path, is_reward)
+    _, step = resolve(checkpoint_path, is_reward)
     model_dir, only = places.split(checkpoint_path)
+    if exact:
+        only = processes.current().first_decides(lambda: step)
     spec = read_spec(model_dir)
     base = None if spec.base is None else load_base(spec, model_dir, mesh)[0]
     params = load_trained(model_dir, mesh, strict=strict, only=only)
@@ -275,7 +283,7 @@ def load_base(
     """The base model that an adapter-only checkpoint belongs to, checked by its fingerprint."""
     assert spec.base is not None
     path = find_base(spec.base["path"], model_dir)
-    params, base_spec, fingerprint = load_params(path, mesh, strict=True)
+    params, base_spec, fingerprint = load_params(path, mesh, exact=True)
     check_base(spec, model_dir, path, fingerprint)
     return params, base_spec
 
@@ -407,6 +415,7 @@ def load_model(
     dtype: str | None = None,
     strict: bool = False,
     is_reward: bool = False,
+    exact: bool = False,
 ) -> LoadedModel:
     """Loads a checkpoint to generate from or to evaluate.
 
@@ -416,11 +425,12 @@ def load_model(
       dtype: of activations; the checkpoint's own where None.
       strict: see `load_params`.
       is_reward: see `places.require`.
+      exact: see `load_params`.
 
     Raises:
       UserError: if it is missing, damaged or inconsistent.
     """
-    params, spec, fingerprint = load_params(checkpoint_path, mesh, strict, is_reward)
+    params, spec, fingerprint = load_params(checkpoint_path, mesh, strict, is_reward, exact)
     model_dir, _ = places.split(checkpoint_path)
     vocabulary = Vocabulary.load(str(model_dir / places.VOCABULARY_DIR))
     check_vocabulary(checkpoint_path, spec, vocabulary)

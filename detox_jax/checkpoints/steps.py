@@ -391,15 +391,21 @@ def _in_one_line(error: Exception) -> str:
 
 
 def newest_whole(
-    model_dir: epath.Path, read: Callable[[int], _Read], *, strict: bool, only: int | None = None
+    model_dir: epath.Path,
+    read: Callable[[int], _Read],
+    *,
+    strict: bool = False,
+    only: int | None = None,
+    remedy: str | None = None,
 ) -> tuple[int, _Read]:
     """Reads the newest step that is not damaged, and says so where it is not the newest of all.
 
     Args:
       model_dir: holds at least one step.
       read: reads a step, or raises `Damaged`.
-      strict: refuse a damaged newest step instead.
-      only: the one step that will do.
+      strict: what the setting STRICT says: refuse a damaged newest step instead.
+      only: the one step that will do, whatever that setting says.
+      remedy: what to do where that one is damaged, if not to give another in its place.
 
     Returns:
       The step and what `read` gave.
@@ -433,7 +439,10 @@ def newest_whole(
     if not others:
         left = f"none of its steps {steps} is whole: start again in another directory"
     elif only is not None:
-        left = f"give another of its steps {steps}"
+        left = remedy or (
+            f"put it back from a copy, or give another of its steps {others} where you gave this "
+            f"one, such as {model_dir}/{places.CHECKPOINTS_DIR}/{others[-1]}"
+        )
     else:
         left = f"STRICT=True refuses the step before; set it to False to take step {others[-1]}"
     raise UserError(f"{model_dir}: step {step} is damaged ({cause}); {left}")

@@ -127,7 +127,7 @@ class Checkpoint:
         def read(step: int) -> dict[str, Any] | None:
             return steps_lib.read_record(self.model_dir, step)
 
-        return steps_lib.newest_whole(self.model_dir, read, strict=True, only=self.step)[1]
+        return steps_lib.newest_whole(self.model_dir, read, only=self.step)[1]
 
     def read(self, path: str) -> np.ndarray:
         """One parameter, from here or from the base.
@@ -166,7 +166,7 @@ class Checkpoint:
                 "params", self._record, lambda: handler.restore(directory, args=arguments)
             )
 
-        _, restored = steps_lib.newest_whole(self.model_dir, read, strict=True, only=self.step)
+        _, restored = steps_lib.newest_whole(self.model_dir, read, only=self.step)
         flat: dict[str, Any] = traverse_util.flatten_dict(restored, sep="/")
         return flat
 

@@ -70,7 +70,7 @@ def checkpoint_perplexity(
         the one of the manifest.
     """
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = loaded or checkpoints.load_model(checkpoint_path, mesh, strict=True)
+    loaded = loaded or checkpoints.load_model(checkpoint_path, mesh, exact=True)
     methods = steering_lib.load(steering, loaded, mesh)
     if steered_by is not None:
         _require_same(methods, steered_by)
@@ -194,7 +194,7 @@ def continuation_perplexity(
       UserError: if every continuation is empty, or an answer's reference has no template.
     """
     mesh = meshes.create_mesh(mesh_shape)
-    loaded = checkpoints.load_model(checkpoint_path, mesh, strict=True)
+    loaded = checkpoints.load_model(checkpoint_path, mesh, exact=True)
     vocabulary, context = loaded.vocabulary, loaded.module.config.max_length
     pairs = [
         (prompt.text, generation.text)

@@ -59,7 +59,7 @@ class ModelStates:
         from detox_jax.parallel import mesh as meshes
 
         mesh = meshes.create_mesh(None)
-        loaded = model_dir.load_model(str(self.checkpoint_path), mesh, strict=True)
+        loaded = model_dir.load_model(str(self.checkpoint_path), mesh, exact=True)
 
         def read(texts: Sequence[str]) -> np.ndarray:
             ids = states.encoded(loaded.vocabulary, [("", text) for text in texts])

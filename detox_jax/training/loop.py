@@ -280,8 +280,8 @@ class Loop:
             _, restored = saved.newest_whole(
                 self.model_dir,
                 lambda at: restore(self.model_dir, at, like),
-                strict=True,
                 only=chosen,
+                remedy="put it back from a copy, or train into another directory",
             )
             state = restored.state
         saved.remove(self.model_dir, [step for step in self._saved() if step != chosen])

@@ -110,8 +110,11 @@ def _lose(model, step, item="params"):
 
 def test_what_is_asked_for_by_name_or_strictly_is_not_replaced(model):
     _lose(model, 4)
-    with pytest.raises(UserError, match=r"step 4 is damaged \(.*give another of .* \[2, 4\]"):
+    with pytest.raises(UserError, match=r"step 4 is damaged \(.*give another of .* \[2\]") as told:
         _newest(model, only=4)
+    assert str(told.value).endswith(f"such as {model}/checkpoints/2")
+    with pytest.raises(UserError, match=r"step 4 is damaged \(.*\); train into another directory$"):
+        _newest(model, only=4, remedy="train into another directory")
     with pytest.raises(UserError, match="STRICT=True refuses the step before; .* take step 2"):
         saved.newest_whole(model, lambda step: _read(model, step), strict=True)
 

@@ -612,6 +612,23 @@ def test_generation_takes_the_step_before_unless_it_must_not(base, tmp_path, cap
     assert outcomes["before"] == (0, "") and shards[0] == shards[1]
 
 
+def test_what_is_never_replaced_names_no_setting(base, adapted, tmp_path):
+    """What `evaluate` reads and the base of an adaptation: no STRICT decides about them."""
+    adaptation = adapted("lora")
+    shutil.copytree(base, tmp_path / "models" / "base")
+    shutil.copytree(adaptation, tmp_path / "models" / adaptation.name)
+    model = tmp_path / "models" / "base"
+    _damage(model, 6)
+    reads = {
+        "measured": lambda mesh: checkpoints.load_model(str(model), mesh, exact=True),
+        "a base": lambda mesh: checkpoints.load_model(str(model.parent / adaptation.name), mesh),
+    }
+    for read in reads.values():
+        with pytest.raises(UserError, match=r"step 6 is damaged \(.*put it back.*\[4\]") as told:
+            read(meshes.create_mesh())
+        assert "STRICT" not in str(told.value)
+
+
 @pytest.mark.slow
 def test_what_a_diverged_run_advises_can_be_followed(flags, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
