@@ -21,7 +21,7 @@ import gin
 from gin import config as gin_config
 
 from detox_jax import kinds
-from detox_jax.errors import UserError, shortened, suggestion
+from detox_jax.errors import IN_CALL, UserError, shortened, suggestion
 
 Call = tuple[str, str]  # the scope in which something is called, and its selector
 MACRO = "gin.macro"
@@ -33,6 +33,9 @@ _OF_WRITING = re.compile(
 )
 _WRITTEN = re.compile(r"(OUTPUT_DIR|MODEL_DIR|SHEETS_DIR|TO|TO_HF|TO_T5X)=")
 _MACRO_LABEL = re.compile(r"[A-Z][A-Z0-9_]*=")
+# What gin appends to an error: the calls that it arose in, the innermost first.
+_CALLED = re.compile(rf"{re.escape(IN_CALL)} '([\w.]+)' \(.*?\)(?: in scope '([\w/]+)')?")
+_NAME = re.compile(r"(?<![\w.])[A-Z][A-Z0-9_]{3,}\b")
 _EXAMPLES = {
     "task_feature_lengths": "{'targets': 128}",
     "mesh_shape": "{'fsdp': 4, 'model': 2}",
@@ -160,6 +163,95 @@ def under_its_setting(message: str) -> str:
     # Settings that by mistake name one place: which of them is meant only the verb knows.
     alike = [label[:-1] for label in dict.fromkeys(first) if _MACRO_LABEL.fullmatch(label)]
     return f"{', '.join(alike)}={message}" if len(alike) > 1 else f"{labels[0]}{message}"
+
+
+def as_set(message: str) -> str:
+    """An error with the settings of the call that it arose in by the names that a user sets.
+
+    In `sgeat` a training of an adaptation knows a LEARNING_RATE, which is ADAPTER_LEARNING_RATE.
+
+    Args:
+      message: as it was raised, behind it the calls that gin appends.
+    """
+    said, *_ = message.split(IN_CALL)
+    calls = _calls(message)
+
+    def named(name: re.Match[str]) -> str:
+        return _setting(calls, name[0].lower()) or name[0]
+
+    return _NAME.sub(named, said) + message[len(said) :] if calls else message
+
+
+def less_memory(message: str) -> str | None:
+    """What lowers the memory of the call that an error arose in; None where gin called nothing.
+
+    Args:
+      message: as it was raised, behind it the calls that gin appends.
+    """
+    calls = _calls(message)
+    # `sgeat` calls other verbs: the innermost one's memory it is.
+    verb = next((call for call in calls if not isinstance(_called(call), type)), None)
+    if verb is None:
+        return None
+    batch = _setting(calls, "batch_size", unbound_too=True) if _takes(verb, "batch_size") else None
+    if batch is None:
+        return "it needs a machine or a device with more of it"
+    parts = _setting([verb], "accumulation_steps", unbound_too=True)
+    return f"lower {batch}" + (f", or raise {parts}" if parts else "")
+
+
+def _calls(message: str) -> list[Call]:
+    """The calls that an error arose in, the innermost first."""
+    found = []
+    for name, scope in _CALLED.findall(message):
+        selectors = gin_config._REGISTRY.matching_selectors(name)
+        found += [(scope, selector) for selector in selectors if selector != MACRO]
+    return found
+
+
+def _setting(calls: Iterable[Call], parameter: str, unbound_too: bool = False) -> str | None:
+    """How a user sets a parameter of the first call that has it, or whose structs have it.
+
+    Args:
+      calls: the innermost first.
+      parameter: its name.
+      unbound_too: also where nothing binds it, by `module.function.parameter`.
+
+    Returns:
+      The macro, else `scope/module.function.parameter`; None where no call has it, or where
+      nothing binds it: the one that called may have given it.
+    """
+    for call in calls:
+        for owner in _with_structs(call):
+            bound = [b for b in _bound([owner]) if b.parameter == parameter]
+            if bound:
+                return bound[0].name
+            if parameter in inspect.signature(_called(owner)).parameters:
+                return f"{short(owner[1])}.{parameter}" if unbound_too else None
+    return None
+
+
+def _called(call: Call) -> Any:
+    return gin_config._REGISTRY[call[1]].wrapped
+
+
+def _takes(call: Call, parameter: str) -> bool:
+    """Whether a call has a parameter, or a struct that it is given has it."""
+    given = {kind for of in _kinds(call).values() for kind in _options(of)}
+    owners = [*map(_called, _with_structs(call)), *filter(dataclasses.is_dataclass, given)]
+    return any(parameter in inspect.signature(owner).parameters for owner in owners)
+
+
+def _with_structs(call: Call) -> Iterator[Call]:
+    """A call, and the structs that are made for it."""
+    yield call
+    for value in _bindings(call).values():
+        for reference in gin_config.iterate_references(value):
+            scope, selector = reference.config_key
+            if macro_of(reference) is not None:
+                yield from list(_with_structs((scope, selector)))[1:]
+            elif reference.evaluate and dataclasses.is_dataclass(reference.configurable.wrapped):
+                yield from _with_structs((scope or call[0], selector))
 
 
 def _of_a_directory(message: str) -> str:

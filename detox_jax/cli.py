@@ -28,9 +28,10 @@ from detox_jax import (
     storage_watch,
     terminal,
 )
-from detox_jax.bound_values import under_its_setting
+from detox_jax.bound_values import as_set, less_memory, under_its_setting
 from detox_jax.command_line import Arguments
 from detox_jax.errors import (
+    IN_CALL,
     Unavailable,
     UserError,
     in_one_line,
@@ -164,7 +165,7 @@ def _run(arguments: Arguments) -> int:
             print(f"{outputs.config_text()}\n{preview.lines(steps)}")
             return 0
         # What only the work itself meets is named as the check would have named it.
-        with directory_lock.at_work(), _naming_settings():
+        with directory_lock.at_work(), naming_settings():
             if arguments.verb in HOST_VERBS:
                 processes.current().first_does(configured)
                 return 0
@@ -204,25 +205,26 @@ def prepared(
 
 def _check(configured: Callable[..., Any], steps: list[preview.Step]) -> None:
     """Checks what the verb is going to do, and adds its steps."""
-    with _naming_settings():
+    with naming_settings():
         steps += configured(check_only=True)
         preview.check_room(steps)
 
 
 @contextlib.contextmanager
-def _naming_settings() -> Iterator[None]:
+def naming_settings() -> Iterator[None]:
     """Puts before a mistake in a file or directory the setting that names it."""
     try:
         yield
     except UserError as error:
-        raise UserError(under_its_setting(str(error))) from None
+        raise UserError(under_its_setting(as_set(str(error)))) from None
 
 
 def _report(error: BaseException) -> int:
     """Prints what ended a verb; returns the exit status."""
     preemption.ending()
     error = preemption.behind(error)
-    error = of_environment(error) or out_of_memory(error) or error
+    less = less_memory(str(error))
+    error = of_environment(error) or out_of_memory(error, less) or error
     if (trouble := storage_trouble(error)) is not None and isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")
@@ -233,7 +235,7 @@ def _report(error: BaseException) -> int:
         )
     if isinstance(error, UserError | Unavailable):
         # Gin appends the configurables that were being called; the first part is ours.
-        message = " ".join(str(error).split("\n  In call to configurable")[0].splitlines())
+        message = " ".join(str(error).split(IN_CALL)[0].splitlines())
         print(f"detox-jax: error: {message}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     if isinstance(error, preemption.Stopped):

@@ -33,6 +33,8 @@ _OF_JAX = re.compile(
     r"""invalid truth value '(.*)' for environment '(JAX_\w+)'"""
     r"""|Invalid value "(.*)" for JAX flag (jax_\w+)"""
 )
+# What gin appends to an error that passes through a call of its own, once for each.
+IN_CALL = "\n  In call to configurable"
 _TRANSLATED = re.compile(r'File "([^"\n]+)", line (\d+), in ')
 _MADE = "__autograph_generated_file"
 
@@ -105,18 +107,21 @@ def of_environment(error: BaseException) -> UserError | None:
     )
 
 
-def out_of_memory(error: BaseException) -> UserError | None:
-    """What is said where the memory of a device or of the host does not suffice; else None."""
+def out_of_memory(error: BaseException, less: str | None = None) -> UserError | None:
+    """What is said where the memory of a device or of the host does not suffice; else None.
+
+    Args:
+      error: what was raised.
+      less: what takes less, where the settings of what ran are known.
+    """
     if isinstance(error, UserError | Unavailable):
         return None
-    said = in_one_line(error)
+    said = as_one_line(str(error).split(IN_CALL)[0] or repr(error).split(IN_CALL)[0], 300)
     of_device = "RESOURCE_EXHAUSTED" in said and "memory" in said.lower()
     if not of_device and not isinstance(error, MemoryError):
         return None
-    return UserError(
-        f"out of memory ({said}); lower BATCH_SIZE, or raise ACCUMULATION_STEPS of a training "
-        "(docs/PARALLELISM.md)"
-    )
+    less = less or "lower BATCH_SIZE, or raise ACCUMULATION_STEPS of a training"
+    return UserError(f"out of memory ({said}); {less} (docs/PARALLELISM.md)")
 
 
 def lacks_role(error: BaseException | None) -> bool:

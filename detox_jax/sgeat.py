@@ -304,6 +304,7 @@ def _train_base(
     pretrain(
         model_dir=base,
         mixture_or_task_name=task(files=text, vocabulary=vocabulary, validation_files=heldout),
+        starts_from=None,  # sgeat starts all from one model
     )
     return base
 
@@ -349,6 +350,7 @@ def _make_model(
         ),
         initial_checkpoint_path=start,
         adaptation=row.adaptation,
+        starts_from=None,
         **row.seed,
     )
     return model

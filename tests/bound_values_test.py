@@ -197,6 +197,52 @@ def test_an_error_about_a_file_within_a_setting_says_whose_it_is(tmp_path):
     assert named("c: no such file") == "base/evaluate.Method.choices=c: no such file"
 
 
+def _raised(said, *calls):
+    """An error as it comes through gin's calls, the innermost first."""
+    scopes = [f" in scope '{scope}'" if scope else "" for scope, _ in calls]
+    behind = zip(calls, scopes, strict=True)
+    return said + "".join(
+        f"\n  In call to configurable '{name}' (<function {name} at 0x7f00>){scope}"
+        for (_, name), scope in behind
+    )
+
+
+IN_SGEAT = ("", "sgeat")
+
+
+def test_an_error_of_a_step_names_settings_as_they_are_set():
+    checked(*SGEAT)
+    lower = "lower LEARNING_RATE"
+    for scope, name in {"whole": "LEARNING_RATE", "adapter": "ADAPTER_LEARNING_RATE"}.items():
+        raised = _raised(lower, (scope, "train"), IN_SGEAT)
+        assert bound_values.as_set(raised).startswith(f"lower {name}\n")
+    said = "MAX_NEW_TOKENS is 1000; MODEL_DIR and STRICT stay"
+    raised = bound_values.as_set(_raised(said, ("documents", "generate"), IN_SGEAT))
+    assert raised.startswith(f"DOCUMENT_{said}\n")
+    raised = bound_values.as_set(_raised("MAX_NEW_TOKENS", ("continuations", "generate"), IN_SGEAT))
+    assert raised.startswith("MAX_NEW_TOKENS\n")
+    assert bound_values.as_set(lower) == lower
+    required = {"CHECKPOINT_PATH": "m", "OUTPUT_DIR": "o", "TRAIN_STEPS": 1}
+    checked("train_linear", *(f"--gin.{name}={value}" for name, value in required.items()))
+    raised = bound_values.as_set(_raised(lower, ("", "train_linear")))
+    assert raised.startswith("lower MAP_LEARNING_RATE\n")
+
+
+def test_memory_is_saved_where_it_ran_out():
+    checked(*SGEAT)
+    less = {
+        ("whole", "train"): "lower BATCH_SIZE, or raise ACCUMULATION_STEPS",
+        ("documents", "generate"): "lower GENERATION_BATCH_SIZE",
+        ("continuations", "generate"): "lower GENERATION_BATCH_SIZE",
+        ("", "choices"): "lower DOWNSTREAM_BATCH_SIZE",
+        ("", "evaluate"): "lower evaluate.evaluate.batch_size",
+        ("", "score"): "it needs a machine or a device with more of it",
+    }
+    for call, said in less.items():
+        assert bound_values.less_memory(_raised("", call, IN_SGEAT)) == said
+    assert bound_values.less_memory("") is None
+
+
 @pytest.mark.parametrize("name", ["OUTPUT_DIR", "INPUT", "CHECKPOINT_PATH"])
 def test_what_is_asked_for_is_not_empty(name):
     """As of a variable that the shell does not know: it would be the working directory."""

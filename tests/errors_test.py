@@ -67,6 +67,9 @@ def test_memory_that_does_not_suffice_is_one_line(error, tmp_path, monkeypatch, 
     assert said.startswith(f"detox-jax: error: out of memory ({error}); lower BATCH_SIZE")
     assert said.count("\n") == 1
     assert errors.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: quota")) is None
+    raised = MemoryError(f"no room{errors.IN_CALL} 'score' (<function score at 0x7f00>)")
+    said = errors.out_of_memory(raised, "lower X")
+    assert str(said) == "out of memory (no room); lower X (docs/PARALLELISM.md)"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 
 from detox_jax import cli, configuration, directory_lock, extras, kinds, terminal
 from detox_jax.api.gin_lines import GinLines
-from detox_jax.errors import UserError
+from detox_jax.errors import IN_CALL, UserError
 
 # Gin holds one configuration a process.
 _ONE_AT_A_TIME = threading.RLock()
@@ -84,7 +84,7 @@ def call(
             with extras.needed_by(verb), terminal.stage(verb), terminal.noted() as notes:
                 configured, _ = cli.prepared(arguments, given)
                 answers = {name: configuration.value_of(name.upper()) for name in asked}
-                with directory_lock.at_work():
+                with directory_lock.at_work(), cli.naming_settings():
                     configured()
     except UserError as error:
         raise UserError(in_python(str(error), settings, said_as or {})) from None
@@ -105,7 +105,7 @@ def in_python(message: str, settings: Iterable[str], said_as: Mapping[str, str] 
     >>> in_python("required and not set: BATCH_SIZE; pass --gin.BATCH_SIZE=...", [])
     'required and not set: batch_size; pass batch_size=...'
     """
-    message = " ".join(message.split("\n  In call to configurable")[0].split())
+    message = " ".join(message.split(IN_CALL)[0].split())
     flags = {flag.lower() for flag in _FLAG.findall(message)}
     message = _FLAG.sub(lambda flag: flag[1].lower(), message)
     if named := _UNUSED.match(message):

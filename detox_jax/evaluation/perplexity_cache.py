@@ -37,6 +37,7 @@ class HeldoutPerplexity:
 
 T = TypeVar("T", Perplexity, HeldoutPerplexity, ContinuationPerplexity)
 _READ = 2  # continuations of each prompt whose perplexity is measured, the first ones
+_SHORTER = 4  # times as many continuations at once as windows of documents, which fill the context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,7 @@ class PerplexityReader:
                 reference,
                 generations,
                 num_samples=num_samples,
+                batch_size=_SHORTER * self.batch_size,
                 mesh_shape=self.mesh_shape,
                 segmenter=self.segmenter,
                 asked=bool(asked),

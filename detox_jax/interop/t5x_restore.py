@@ -10,7 +10,7 @@ from typing import Any
 
 from flax import core, traverse_util
 
-from detox_jax.errors import UserError
+from detox_jax.errors import IN_CALL, UserError
 from detox_jax.interop import t5x_checkpoints
 from detox_jax.models import adaptation as adaptations
 
@@ -130,6 +130,6 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
     if not isinstance(error, UserError):
         sys.__excepthook__(kind, error, trace)
         return
-    message = str(error).split("\n  In call to configurable")[0]
+    message = str(error).split(IN_CALL)[0]
     print(f"detox-jax: error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -385,18 +385,19 @@ class Loop:
 
     def _diverged(self, what: str) -> UserError:
         steps = self._saved()
+        known = f"the last good step is {steps[-1]}" if steps else "no step is saved"
         if not steps:
-            advice = "no step is saved; run it again with a lower LEARNING_RATE"
+            advice = f"{known}; run it again with a lower LEARNING_RATE"
         elif self.starts_from is None:
             advice = (
-                f"the last good step is {steps[-1]}; train into another directory with a lower "
-                "LEARNING_RATE"
+                f"{known}; lower LEARNING_RATE, and run it again into another directory or with "
+                "this one removed"
             )
         else:
             step = self.model_dir / places.CHECKPOINTS_DIR / str(steps[-1])
             advice = (
-                f"the last good step is {steps[-1]}; go on from it into another directory with a "
-                f"lower LEARNING_RATE: --gin.{self.starts_from}={step} --gin.MODEL_DIR=..."
+                f"{known}; go on from it into another directory with a lower LEARNING_RATE: "
+                f"--gin.{self.starts_from}={step} --gin.MODEL_DIR=..."
             )
         return UserError(f"{self.model_dir}: {what}: training has diverged; {advice}")
 

@@ -38,6 +38,7 @@ FREE = (
     "model_dir",
     "periods",
     "strict",
+    "starts_from",
     "check_only",
     "coming",
 )  # see `output_settings`
@@ -80,6 +81,7 @@ def train(
     strict: bool = False,
     objective: Objective | None = None,
     probe: Probe | None = None,
+    starts_from: str | None = "INITIAL_CHECKPOINT_PATH",
     check_only: bool = False,
     coming: Sequence[str] = (),
 ) -> list[Step] | None:
@@ -107,6 +109,8 @@ def train(
         is trained whole a frozen copy of the base is held beside it.
       probe: measures toxicity and perplexity every so many steps, and with a budget of perplexity
         ends the training; `model_dir` then holds the least toxic step within it (`probe`).
+      starts_from: the macro by which another run starts from a step of this one, which a run that
+        diverges names; None where there is none.
       check_only: check what can be checked without work, and return the steps (`preview`).
       coming: where `check_only`, directories that an earlier step of the same run writes.
 
@@ -251,7 +255,7 @@ def train(
         seed=random_seed,
         directory=output.path,
         strict=strict,
-        starts_from="INITIAL_CHECKPOINT_PATH" if adaptation is None else None,
+        starts_from=starts_from if adaptation is None else None,
         watch=watch,
         frontier=frontier,
     )
