@@ -42,7 +42,7 @@ from detox_jax import (
     sweep_rows,
     terminal,
 )
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.evaluation import results_files
 from detox_jax.method import called_verbs
 from detox_jax.method import only as some_rows
@@ -55,6 +55,7 @@ from detox_jax.sweep_cells import Cell, Checked
 from detox_jax.tags import Tags
 
 _FAILED = "failed"
+_MISTAKE = 2  # the exit status of what no rerun mends (docs/RELIABILITY.md)
 _CONFIG = "cell.sha256"  # in a cell: the hash of the configuration that it finished with
 
 
@@ -95,8 +96,10 @@ def sweep(
       The steps where `check_only`; 1 where a cell failed.
 
     Raises:
-      UserError: for axes that do not fit, a cell that does not pass its checks, or where every
-        cell failed.
+      UserError: for axes that do not fit, a cell whose check finds a mistake, or where every cell
+        failed by one.
+      Unavailable: for a cell whose check met the world's fault, or where every cell failed, and not
+        all by mistakes.
     """
     root = epath.Path(output_dir)
     cells = sweep_cells.cells(axes, only, without, output_dir)
@@ -117,7 +120,8 @@ def sweep(
             error = said.error.removeprefix("detox-jax: error: ")
             if rows is not None:  # what `sgeat` calls ONLY
                 error = re.sub(r"^ONLY\b", "ROWS", error)
-            raise UserError(f"cell {cell.name}: {error}")
+            kind = UserError if said.status == _MISTAKE else Unavailable
+            raise kind(f"cell {cell.name}: {error}")
         sweep_cells.check_rows(cell, said)
     sweep_rows.check(cells, checked, seed_axis)
     if check_only:
@@ -147,7 +151,11 @@ def sweep(
         _write_cells(root, cells, done, failed)
     done = [cell for cell in cells if cell in done]  # in their order again
     if not done:
-        raise UserError(f"every cell failed; the first: {next(iter(failed.values()))}")
+        # Where one of them may go on when it is run again, so does the sweep.
+        mistaken = [why.startswith(_exit(_MISTAKE)) for why in failed.values()]
+        first = [*failed.values()][mistaken.index(all(mistaken))]
+        kind = UserError if all(mistaken) else Unavailable
+        raise kind(f"every cell failed; the first: {first}")
 
     # --- one evaluation over all of them, for each base ------------------------------------------
     os.environ[shared_steps.VARIABLE] = str(root / "shared")  # perplexities are read there
@@ -252,7 +260,12 @@ def _run(cell: Cell, gin_files: Sequence[str], root: epath.Path) -> str | None:
         status = preemption.call(command, file, environment)
     if status in (preemption.AGAIN, preemption.INTERRUPTED):  # A signal came to it alone.
         raise preemption.Stopped(f"{cell.name}: {sweep_cells.last_line(log)}", status=status)
-    return f"exit {status}: {sweep_cells.last_line(log)}" if status else None
+    return f"{_exit(status)}{sweep_cells.last_line(log)}" if status else None
+
+
+def _exit(status: int) -> str:
+    """How it begins why a cell failed."""
+    return f"exit {status}: "
 
 
 @contextlib.contextmanager

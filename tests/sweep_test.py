@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 
 from detox_jax import cli, sweep, sweep_cells, sweep_rows
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.evaluation import evaluate as evaluates
 from detox_jax.method import only
 from detox_jax.parallel import preemption
@@ -144,6 +144,8 @@ class Cells:
         self.heldout: str | None = None  # by its name in a cell
         self.config = "config"
         self.error = "nothing uses RANK"
+        self.status = 2  # of a broken one
+        self.exits: dict[str, int] = {}  # of those that fail; 1 where a name is not here
 
     def check(self, several, *, ahead):
         return [self._checked(arguments) for arguments in several]
@@ -151,7 +153,7 @@ class Cells:
     def _checked(self, command):
         name, output, rows = self._said(command)
         if name in self.broken:
-            return Checked(2, "", (), f"detox-jax: error: {self.error}")
+            return Checked(self.status, "", (), f"detox-jax: error: {self.error}")
         state = "done" if (figures_of(output, rows) / "evaluation").exists() else "to do"
         texts = f"{output}/continuations"
         plan = [
@@ -171,7 +173,7 @@ class Cells:
         self.ran.append(name)
         if name in self.failing:
             log.write("begun\nOut of memory\n")
-            return 1
+            return self.exits.get(name, 1)
         write_cell(output, 0.1 * len(self.ran), rows, self.heldout)
         return 0
 
@@ -348,9 +350,22 @@ def test_a_cell_that_fails_is_marked_and_the_others_go_on(cells, tmp_path, capsy
     assert run(out) is None
     assert cells.ran == ["whole", "lora", "whole"]
     assert len(json.loads((out / "matrix.json").read_text())["rows"]) == 3
-    cells.failing = {"other"}
-    with pytest.raises(UserError, match="every cell failed; the first: exit 1"):
-        run(tmp_path / "none", axes=(Axis("a", {"other": []}),))
+
+
+def test_a_sweep_of_which_every_cell_failed_ends_as_they_did(cells, tmp_path):
+    """With 2, which nobody runs again, only where no cell may go on."""
+    cells.failing = {"other", "another"}
+    axes = (Axis("a", {"other": [], "another": []}),)
+    for exits in ({}, {"other": 2}, {"another": 2}):
+        cells.exits = exits
+        with pytest.raises(Unavailable, match="every cell failed; the first: exit 1"):
+            run(tmp_path / "none", axes=axes)
+    cells.exits = {"other": 2, "another": 2}
+    with pytest.raises(UserError, match="every cell failed; the first: exit 2"):
+        run(tmp_path / "none", axes=axes)
+    cells.broken, cells.status, cells.error = {"other"}, 1, "no answer from gs://bucket"
+    with pytest.raises(Unavailable, match="cell other: no answer from gs://bucket"):
+        run(tmp_path / "none", axes=axes)
 
 
 @pytest.mark.parametrize("status", slow_but([75], [75, 130]))
