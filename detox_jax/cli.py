@@ -34,6 +34,7 @@ from detox_jax.errors import (
     IN_CALL,
     Unavailable,
     UserError,
+    has_no_answer,
     in_one_line,
     no_access,
     of_environment,
@@ -149,7 +150,7 @@ def _main(argv: Sequence[str]) -> int:
             return _report(UserError(without_role(error)))
         if preemption.behind(error) is not error:
             return _report(error)
-        if of_environment(error) or out_of_memory(error):
+        if of_environment(error) or out_of_memory(error) or has_no_answer(error):
             return _report(error)
         raise
     return 0
@@ -225,8 +226,10 @@ def _report(error: BaseException) -> int:
     error = preemption.behind(error)
     less = less_memory(str(error))
     error = of_environment(error) or out_of_memory(error, less) or error
-    if (trouble := storage_trouble(error)) is not None and isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
+    is_of_files = isinstance(error, OSError) or has_no_answer(error)
+    if (trouble := storage_trouble(error)) is not None and is_of_files:
+        file = getattr(error, "filename", None)
+        place = f"{file}: " if file else ""
         error = Unavailable(f"{place}{trouble}; mend it, then run the same command again")
     if peers_are_late(error):
         error = Unavailable(

@@ -28,6 +28,19 @@ _STORAGE_WORDS = re.compile(
 )
 
 
+# Of TensorFlow, which reads what lies in a bucket and tells by the class what fails; Aborted is what
+# is left of tries without an answer.
+_NO_ANSWER = frozenset({"UnavailableError", "AbortedError", "DeadlineExceededError"})
+# Of the HTTP libraries that downloads are made with; the others are of what was asked for.
+_OF_NETWORK = frozenset(
+    "TransportError ConnectionError Timeout ChunkedEncodingError URLError gaierror"
+    " DownloadError".split()
+)
+_OF_AN_ADDRESS = frozenset({"UnsupportedProtocol", "LocalProtocolError", "InvalidProxyURL"})
+# Statuses of a server that may answer otherwise a little later, beside its faults, 500 and more.
+TRY_AGAIN = (408, 425, 429)
+
+
 # How JAX refuses what a variable of the environment says, while it is imported.
 _OF_JAX = re.compile(
     r"""invalid truth value '(.*)' for environment '(JAX_\w+)'"""
@@ -62,11 +75,45 @@ def storage_trouble(error: BaseException | None) -> str | None:
         return error.strerror or str(error)
     if isinstance(error, UserError | Unavailable | MemoryError):
         return None
+    if error is not None and has_no_answer(error):
+        return in_one_line(error)
     found = _STORAGE_WORDS.search(str(error))
     # XLA says RESOURCE_EXHAUSTED of a device's memory, which no disk mends.
     if found is None or "memory" in str(error)[:2000].lower() or peers_are_late(error):
         return None
     return found.group()
+
+
+def has_no_answer(error: BaseException) -> bool:
+    """Whether TensorFlow says that a bucket does not answer, which is no OSError."""
+    kind = type(error)
+    return kind.__module__.startswith("tensorflow.") and kind.__name__ in _NO_ANSWER
+
+
+def network_trouble(error: BaseException) -> str | None:
+    """What fails where network, server or storage are at fault for a download; else None."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return in_one_line(error) if status >= 500 or status in TRY_AGAIN else None
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & _OF_NETWORK and not names & _OF_AN_ADDRESS:
+        return in_one_line(error)
+    return storage_trouble(error)
+
+
+def unread(place: Any, error: BaseException) -> Unavailable | None:
+    """What a failed read is where the storage is at fault, and not what was read; else None.
+
+    Args:
+      place: the file or directory.
+      error: what was raised.
+    """
+    reason = storage_trouble(error)
+    if reason is None:
+        return None
+    return Unavailable(
+        f"{place}: cannot be read: {reason}; mend it, then run the same command again"
+    )
 
 
 def takes_no_files(error: BaseException | None) -> bool:

@@ -24,7 +24,7 @@ import tensorflow as tf
 from etils import epath
 
 from detox_jax import manifests, records
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError, network_trouble
 from detox_jax.zero_shot.questions import Question
 from tasks import questions
 from tasks.memory_source import MemorySource
@@ -131,6 +131,11 @@ class TfdsSource(seqio.TfdsDataSource):
         try:
             return super().get_dataset(*args, **kwargs)
         except Exception as error:  # TFDS has no error of its own for what it cannot download.
+            if (failing := network_trouble(error)) is not None:
+                raise Unavailable(
+                    f"TFDS cannot fetch {self.tfds_dataset.name}: {failing}; run the same command "
+                    "again, or give TASKS_DIR with the benchmark's own file"
+                ) from None
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise UserError(
                 f"TFDS cannot read {self.tfds_dataset.name}: {reason[:200]}; give the network "

@@ -1,6 +1,7 @@
 """What fails when storage or network do, told from what is a mistake or a fault of the program."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ import sys
 import pytest
 
 from detox_jax import cli, errors
+from detox_jax.checkpoints import array_file
 from detox_jax.errors import Unavailable, UserError, storage_trouble
+from detox_jax.evaluation import typed_json
+from detox_jax.formats import arrow_rows, jsonl
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,76 @@ def test_memory_that_does_not_suffice_is_one_line(error, tmp_path, monkeypatch, 
     raised = MemoryError(f"no room{errors.IN_CALL} 'score' (<function score at 0x7f00>)")
     said = errors.out_of_memory(raised, "lower X")
     assert str(said) == "out of memory (no room); lower X (docs/PARALLELISM.md)"
+
+
+class _Failing(io.RawIOBase):
+    """A file on a disk that fails while it is read, and the path to it."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def __str__(self):
+        return "a file"
+
+    def open(self, mode):
+        return self
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=0):
+        return 1000
+
+    def tell(self):
+        return 1000
+
+    def readinto(self, buffer):
+        raise self._error
+
+    def read_bytes(self):
+        raise self._error
+
+
+READERS = {
+    "lines": lambda file: list(jsonl.numbered_lines(file)),
+    "blocks": jsonl.read_bytes,
+    "a list of words": lambda file: jsonl.read_lines(file, "a list"),
+    "Parquet": lambda file: list(arrow_rows.rows(file, b"PAR1")),
+    "arrays": lambda file: array_file.read(file, "steer"),
+    "results": lambda file: typed_json.read_json(file),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_disk_that_fails_while_a_file_is_read_is_no_mistake(reader, monkeypatch):
+    """EIO, ESTALE: the same command may go on; a mistake would have its TPUs deleted."""
+    tensorflows = type("UnavailableError", (Exception,), {"__module__": "tensorflow.errors"})
+    monkeypatch.setattr(jsonl, "_open", lambda file, stack: file)
+    for error in (
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        OSError(errno.ESTALE, os.strerror(errno.ESTALE)),
+    ):
+        with pytest.raises(Unavailable, match=f"^a file(:1)?: cannot be read: {error.strerror}"):
+            READERS[reader](_Failing(error))
+    with pytest.raises(Exception) as caught:  # a bucket's, which no reader takes for damage
+        READERS[reader](_Failing(tensorflows("no answer")))
+    assert not isinstance(caught.value, UserError)
+
+
+def test_a_bucket_that_does_not_answer_is_one_line(tmp_path, monkeypatch, capsys):
+    error = type("AbortedError", (Exception,), {"__module__": "tensorflow.python.errors"})
+
+    def unanswered(*_):
+        raise error("All 10 retry attempts failed. The last failure: 503\n when reading gs://b/o")
+
+    monkeypatch.setattr(cli, "prepared", unanswered)
+    assert cli.main(["score", "--input=gs://b/o", f"--output={tmp_path / 'scored'}"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("detox-jax: error: All 10 retry attempts failed.")
+    assert said.count("\n") == 1 and "gs://b/o; mend it, then run the same command again" in said
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from etils import epath
 
 from detox_jax import atomic_files, manifests, outputs
 from detox_jax.checkpoints.model_dir import LoadedModel
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, unread
 
 
 def write(output: outputs.OutputDirectory, file: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -116,7 +116,7 @@ def read(file: epath.Path, verb: str) -> tuple[str, dict[str, Any]]:
         with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
+        raise unread(file, error) or UserError(
             f"{file}: cannot be read: {in_one_line(error)}; run `{verb}` again"
         ) from None
     if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:

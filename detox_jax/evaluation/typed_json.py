@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from detox_jax import atomic_files
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, unread
 from detox_jax.formats import jsonl
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def read_json(path: epath.Path, kind: type = dict) -> Any:
         value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
         value = atomic_files.finite(value)
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+        raise unread(path, error) or UserError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, kind):
         raise UserError(f"{path}: expected a JSON {kind.__name__}, got {type(value).__name__}")
     return value

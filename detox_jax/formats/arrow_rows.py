@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, unread
 
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 STARTS = (_PARQUET, _ARROW_FILE, _ARROW_STREAM)
@@ -43,10 +43,11 @@ def rows(file: epath.Path, start: bytes) -> Iterator[Mapping[str, Any]]:
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, EOFError, MemoryError, ValueError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(
-            f"{file}:{number + 1}: cannot be read on as {kind}: {reason}; fetch or write the file "
-            "again"
+        reason, where = (str(error) or repr(error)).splitlines()[0], f"{file}:{number + 1}"
+        # Arrow asks for as much as a damaged file says.
+        more = ", or take a machine with more memory" if isinstance(error, MemoryError) else ""
+        raise unread(where, error) or UserError(
+            f"{where}: cannot be read on as {kind}: {reason}; fetch or write the file again{more}"
         ) from None
 
 

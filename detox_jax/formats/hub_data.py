@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import Unavailable, UserError, in_one_line, network_trouble
 
 _SCHEME = "hf://datasets/"
 _NAME = r"[\w.-]+(?:/[\w.-]+)?"
@@ -49,6 +49,7 @@ class Repository:
 
         Raises:
           UserError: if the hub does not give one.
+          Unavailable: where the network, the hub or the disk fails.
         """
         snapshot = _download(self.name, self.revision, tuple(names))
         if snapshot.name != self.commit:  # The branch has moved on since its name was looked up.
@@ -113,7 +114,8 @@ def repository(repo: str, revision: str | None) -> Repository:
     """A data set and its files' names.
 
     Raises:
-      UserError: if the hub does not know it, or cannot be reached and the cache does not have it.
+      UserError: if the hub does not know it, or is not to be asked and the cache does not have it.
+      Unavailable: where it cannot be reached, and the cache does not have it.
     """
     import huggingface_hub
     from huggingface_hub import errors
@@ -123,11 +125,11 @@ def repository(repo: str, revision: str | None) -> Repository:
         names = tuple(sibling.rfilename for sibling in info.siblings or ())
         return Repository(repo, revision, str(info.sha), names)
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise _refusal(repo, revision, error) from None
+        raise refusal(repo, revision, error) from None
     except transport_errors() as error:  # no network
         cached = _cached(repo, revision)
         if cached is None:
-            raise _refusal(repo, revision, error) from None
+            raise refusal(repo, revision, error) from None
         return cached
 
 
@@ -163,7 +165,7 @@ def _download(repo: str, revision: str | None, names: tuple[str, ...]) -> epath.
             allow_patterns=[glob.escape(name) for name in names],
         )
     except transport_errors() as error:
-        raise _refusal(repo, revision, error) from None
+        raise refusal(repo, revision, error) from None
     return epath.Path(snapshot)
 
 
@@ -178,27 +180,47 @@ def transport_errors() -> tuple[type[Exception], ...]:
     return (OSError, base)
 
 
-def _refusal(repo: str, revision: str | None, error: Exception) -> UserError:
-    """What the hub's errors mean, in one line."""
-    from huggingface_hub import errors
+def refusal(
+    repo: str, revision: str | None, error: Exception, *, of: str = "data set", place: str = "file"
+) -> UserError | Unavailable:
+    """What the hub's errors mean, in one line.
 
-    at = f" at revision {revision!r}" if revision else ""
+    Args:
+      repo: that was asked for.
+      revision: the one of it; the main branch where None.
+      error: what the hub's library raised.
+      of: what it is there.
+      place: what its name may have been meant for here.
+    """
+    from huggingface_hub import constants, errors
+
+    at = f"{repo} at revision {revision!r}" if revision else repo
+    missing = f"{at}: neither a {place} here nor in the hub's cache, and the hub cannot be reached"
+    elsewhere = f"download it elsewhere and give its {place}{'s' if place == 'file' else ''}"
     if isinstance(error, errors.GatedRepoError):
         reason = "its owner asks for consent; accept on its page and set HF_TOKEN"
     elif isinstance(error, errors.RevisionNotFoundError):
         reason = "the hub has no such revision"
     elif isinstance(error, errors.RepositoryNotFoundError):
         reason = (
-            "neither a file here nor a data set of the hub; check the name, and set HF_TOKEN if "
+            f"neither a {place} here nor a {of} of the hub; check the name, and set HF_TOKEN if "
             "it is private"
         )
     elif isinstance(error, errors.HFValidationError):
         reason = f"not a hub name: {in_one_line(error)}"
-    elif isinstance(error, errors.HfHubHTTPError):
-        reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
+    elif constants.HF_HUB_OFFLINE and not _is_of_the_cache(error):
+        return UserError(f"{missing} (HF_HUB_OFFLINE=1); {elsewhere}")
+    elif isinstance(error, errors.LocalEntryNotFoundError):
+        return Unavailable(f"{missing} (no network?); run the same command again, or {elsewhere}")
+    elif (failing := network_trouble(error)) is not None:
+        if _is_of_the_cache(error) or isinstance(error, errors.HfHubHTTPError):
+            return Unavailable(f"{at}: not fetched: {failing}; run the same command again")
+        return Unavailable(f"{missing} ({failing}); run the same command again, or {elsewhere}")
     else:
-        reason = (
-            "neither a file here nor in the hub's cache, and the hub cannot be reached (no "
-            "network, or HF_HUB_OFFLINE=1); download it elsewhere and give its files"
-        )
-    return UserError(f"{repo}{at}: {reason}")
+        reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
+    return UserError(f"{at}: {reason}")
+
+
+def _is_of_the_cache(error: Exception) -> bool:
+    """Whether the system refuses a file of the cache, as where the disk is full."""
+    return isinstance(error, OSError) and error.errno is not None and error.filename is not None

@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, unread
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _COMPRESSED = re.compile(r"\.(gz|zst)$")
@@ -69,6 +69,7 @@ def read_bytes(file: epath.Path) -> bytes:
 
     Raises:
       UserError: for a damaged compressed file.
+      Unavailable: where the storage fails.
     """
     return b"".join(blocks(file))
 
@@ -86,7 +87,9 @@ def read_lines(file: epath.Path, kind: str) -> list[str]:
     try:
         content = read_bytes(file)
     except OSError as error:
-        raise UserError(f"{file}: not readable as {kind}: {in_one_line(error)}") from None
+        raise unread(file, error) or UserError(
+            f"{file}: not readable as {kind}: {in_one_line(error)}"
+        ) from None
     try:
         return content.decode().splitlines()
     except UnicodeDecodeError as error:
@@ -190,6 +193,7 @@ def numbered_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
 
     Raises:
       UserError: for a damaged compressed file.
+      Unavailable: where the storage fails.
     """
     number = 0
     with contextlib.ExitStack() as stack:
@@ -198,7 +202,10 @@ def numbered_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
             for number, raw in enumerate(lines, start=1):
                 yield number, raw.removeprefix(_BYTE_ORDER_MARK)
         except _DAMAGED as error:
-            raise UserError(f"{file}:{number + 1}: cannot be read on: {error}") from None
+            where = f"{file}:{number + 1}"
+            raise unread(where, error) or UserError(
+                f"{where}: cannot be read on: {error}"
+            ) from None
 
 
 def line_blocks(file: epath.Path) -> Iterator[tuple[int, bytes]]:
@@ -209,6 +216,7 @@ def line_blocks(file: epath.Path) -> Iterator[tuple[int, bytes]]:
 
     Raises:
       UserError: for a damaged compressed file.
+      Unavailable: where the storage fails.
     """
     number, held = 1, []
     for block in blocks(file, _LINES_BLOCK):
@@ -239,6 +247,7 @@ def blocks(file: epath.Path, size: int = _BLOCK) -> Iterator[bytes]:
 
     Raises:
       UserError: for a damaged compressed file.
+      Unavailable: where the storage fails.
     """
     with contextlib.ExitStack() as stack:
         stream = _open(file, stack)
@@ -248,7 +257,7 @@ def blocks(file: epath.Path, size: int = _BLOCK) -> Iterator[bytes]:
                 yield block.removeprefix(mark)
                 mark = b""
         except _DAMAGED as error:
-            raise UserError(f"{file}: cannot be read on: {error}") from None
+            raise unread(file, error) or UserError(f"{file}: cannot be read on: {error}") from None
 
 
 def _open(file: epath.Path, stack: contextlib.ExitStack) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import Unavailable, UserError, in_one_line, network_trouble, unread
 
 SCHEME = "tfds://"
 FEATURES = "features.json"
@@ -37,6 +37,7 @@ def directory(source: str) -> tuple[epath.Path, str]:
 
     Raises:
       UserError: for an unknown name, or data that cannot be prepared.
+      Unavailable: where the network or a disk fails.
     """
     import tensorflow_datasets as tfds
 
@@ -45,8 +46,11 @@ def directory(source: str) -> tuple[epath.Path, str]:
         builder = tfds.builder(name, try_gcs=False)
         if not builder.is_prepared():
             builder.download_and_prepare()
-    # TFDS raises any of these for a name, a version or a download that is none.
-    except (OSError, ValueError, AssertionError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # TFDS has none of its own for a name or a download that is none.
+        if (failing := network_trouble(error)) is not None:
+            raise Unavailable(
+                f"{source}: TFDS cannot fetch it: {failing}; run the same command again"
+            ) from None
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"{source}: TFDS does not give it: {reason}") from None
     return epath.Path(builder.data_path), f"{SCHEME}{builder.info.full_name}"
@@ -68,7 +72,9 @@ def splits(path: epath.Path) -> dict[str, list[str]]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise UserError(f"{path}: not a data set of TFDS: {reason}") from None
+        raise unread(path, error) or UserError(
+            f"{path}: not a data set of TFDS: {reason}"
+        ) from None
     for name in (name for names in parts.values() for name in names):
         if _NAMED not in name:
             raise UserError(f"{path / name}: only TFDS's format tfrecord is read; prepare it so")

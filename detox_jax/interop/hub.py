@@ -6,7 +6,7 @@ import re
 
 from etils import epath
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError
 from detox_jax.formats import hub_data
 from detox_jax.interop import bucket_copies
 
@@ -40,8 +40,9 @@ def resolve(source: str, revision: str | None = None) -> tuple[epath.Path, dict[
       hash for a hub name, `{}` for a directory.
 
     Raises:
-      UserError: if there is no such directory and the hub does not give it: no network, no such
-        name, no such revision, no permission.
+      UserError: if there is no such directory and the hub does not give it: no such name, no such
+        revision, no permission.
+      Unavailable: where the network, the hub or the disk fails.
     """
     directory = epath.Path(source)
     if directory.is_dir():
@@ -61,27 +62,9 @@ def _download(repo: str, revision: str | None) -> str:
     import huggingface_hub
     from huggingface_hub import errors
 
-    at = f" at revision {revision!r}" if revision else ""
     try:
         return huggingface_hub.snapshot_download(
             repo, revision=revision, allow_patterns=list(PATTERNS)
         )
-    except errors.GatedRepoError:
-        reason = "its owner asks for consent; accept on its page and set HF_TOKEN"
-    except errors.RevisionNotFoundError:
-        reason = "the hub has no such revision"
-    except errors.RepositoryNotFoundError:
-        reason = (
-            "neither a directory here nor a model of the hub; check the name, and set HF_TOKEN "
-            "if it is private"
-        )
-    except errors.HFValidationError as error:
-        reason = f"not a hub name: {in_one_line(error)}"
-    except errors.LocalEntryNotFoundError:  # Offline, or no network, and not in the cache.
-        reason = (
-            "no directory here, not in the hub's cache, and the hub cannot be reached (no "
-            "network, or HF_HUB_OFFLINE=1); download it elsewhere and give its directory"
-        )
-    except hub_data.transport_errors() as error:
-        reason = f"the hub did not give it: {(str(error) or repr(error)).splitlines()[0]}"
-    raise UserError(f"{repo}{at}: {reason}")
+    except (errors.HFValidationError, *hub_data.transport_errors()) as error:
+        raise hub_data.refusal(repo, revision, error, of="model", place="directory") from None

@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from detox_jax import directory_lock, manifests, outputs, tokenizer_files
-from detox_jax.errors import Unavailable, UserError, in_one_line
+from detox_jax.errors import TRY_AGAIN, Unavailable, UserError, in_one_line
 from detox_jax.interop.safetensors_io import ADAPTER_FILE
 
 # Ours alone: where the model lay, and how it was made, is for this disk.
@@ -23,7 +23,6 @@ _NOT_UPLOADED = (manifests.MANIFEST, outputs.CONFIG, directory_lock.LOCK, output
 # model's files beside an adapter or an adapter's beside a model would be read with what is new.
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _WRITTEN = (ADAPTER_FILE, *tokenizer_files.MODEL_FILES, *tokenizer_files.KEPT)
-_TRY_AGAIN = (408, 429)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Upload:
                 f"{self.repo}: the hub refuses the token ({status}): it needs the right to write "
                 f"there; {kept}"
             )
-        if status is not None and 400 <= status < 500 and status not in _TRY_AGAIN:
+        if status is not None and 400 <= status < 500 and status not in TRY_AGAIN:
             return UserError(f"{self.repo}: the hub refuses the upload: {reason}; {kept}")
         library = type(error).__module__.partition(".")[0]
         if (

@@ -17,7 +17,7 @@ import safetensors
 from etils import epath
 
 from detox_jax import atomic_files
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, unread
 from detox_jax.formats import jsonl
 
 SINGLE_FILE = "model.safetensors"
@@ -83,7 +83,7 @@ class Tensors:
                 self.dtypes[name] = part.get_dtype()
                 self._handles[name] = handle
         except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(
+            raise unread(file, error) or UserError(
                 f"{file}: not a whole safetensors file ({in_one_line(error)}); download it again"
             ) from None
 

@@ -19,7 +19,7 @@ from flax import traverse_util
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.checkpoints import places, streamed
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, unread
 from detox_jax.models import adaptation as adaptations
 from detox_jax.models.config import TransformerConfig
 from detox_jax.vocabulary import Vocabulary
@@ -211,7 +211,9 @@ def shapes(checkpoint: epath.Path) -> dict[str, tuple[int, ...]]:
         metadata: Any = ocp.PyTreeCheckpointHandler().metadata(checkpoint / _STATE)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{checkpoint}: cannot be read as a T5X checkpoint: {reason}") from None
+        raise unread(checkpoint, error) or UserError(
+            f"{checkpoint}: cannot be read as a T5X checkpoint: {reason}"
+        ) from None
     target = getattr(metadata, "tree", metadata).get("target")
     if not target:
         raise UserError(f"{checkpoint}: holds no parameters (no `target`)")

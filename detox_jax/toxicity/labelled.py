@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from detox_jax import records
-from detox_jax.errors import UserError
+from detox_jax.errors import UserError, unread
 from detox_jax.formats import jsonl
 
 _T = TypeVar("_T")
@@ -273,4 +273,6 @@ def _checked(path: Path, reader: Callable[[Path], Iterator[_T]]) -> list[_T]:
     except UserError:
         raise
     except (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the layout expected: {error!r}") from None
+        raise unread(path, error) or UserError(
+            f"{path}: not the layout expected: {error!r}"
+        ) from None

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, unread
 from detox_jax.formats import jsonl
 from detox_jax.toxicity import letters, ngram_runs, scripts
 from detox_jax.toxicity.scorer import prepare
@@ -173,7 +173,7 @@ class NgramScorer:
             with np.load(io.BytesIO(path.read_bytes())) as arrays:
                 weights, bias = arrays["weights"], arrays["bias"]
         except (OSError, KeyError, ValueError) as error:
-            raise UserError(
+            raise unread(path, error) or UserError(
                 f"{path}: not readable as scorer weights: {in_one_line(error)}"
             ) from None
         if weights.shape != (NUM_BUCKETS,):

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from filelock import FileLock
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import Unavailable, UserError, in_one_line, storage_trouble
 
 SCHEMA_VERSION = 1
 # "dtxs": tells our files from other SQLite databases.
@@ -28,6 +28,11 @@ _HEADER = b"SQLite format 3\0"
 _ID_AT = slice(68, 72)  # where SQLite keeps the application's id
 _FIRST_PAGE = 4096
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# A full disk, one that fails, a file that others hold: none is mended by another path.
+_STORAGE_CODES = (
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
+)
 _TABLES = """
 CREATE TABLE scores (
   text_sha256 BLOB, fingerprint TEXT, attribute TEXT, score REAL, origin TEXT,
@@ -176,10 +181,24 @@ class ScoreStore:
             except _UnusableError:
                 return _run(self.path, use)
         except (OSError, sqlite3.Error, _UnusableError) as error:
+            if _is_of_storage(error):
+                raise Unavailable(
+                    f"{self.path}: cannot be used as a score cache: {in_one_line(error)}; the "
+                    "scores in it are kept: make room or mend the storage, then run the same "
+                    "command again"
+                ) from None
             raise UserError(
                 f"{self.path}: cannot be used as a score cache: {in_one_line(error)}; "
                 "give another path"
             ) from None
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Whether the disk is full or fails, or another process holds the file, however good it is."""
+    # Of an extended code the last byte is the kind.
+    kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    is_held = isinstance(error, TimeoutError)  # the lock's
+    return is_held or storage_trouble(error) is not None or kind in _STORAGE_CODES
 
 
 def _run(path: str, use: Callable[[sqlite3.Connection], _Result]) -> _Result:

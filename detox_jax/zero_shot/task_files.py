@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from detox_jax.errors import UserError, in_one_line
+from detox_jax.errors import UserError, in_one_line, unread
 
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}  # as the harness does
 
@@ -75,5 +75,7 @@ def _parsed(file: Path, included_by: str = "") -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         reason = f"{in_one_line(error)}; mend it, or take the file out"
     except OSError as error:
+        if (failed := unread(f"INCLUDE_PATH: {file}", error)) is not None:
+            raise failed from None
         reason = f"cannot be read: {error.strerror}"
     raise UserError(f"INCLUDE_PATH: {file}: {' '.join(reason.split())}{included_by}") from None

@@ -1,13 +1,16 @@
 """Hub names: directories first, revisions pinned, the cache alone when offline, clear refusals."""
 
+import errno
+import os
 import subprocess
 import sys
+import types
 
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.formats import hub_data
 from detox_jax.interop import hub
 
@@ -54,7 +57,6 @@ def test_a_file_is_refused(tmp_path):
         ("GatedRepoError", "accept on its page and set HF_TOKEN"),
         ("RepositoryNotFoundError", "neither a directory here nor a model of the hub"),
         ("RevisionNotFoundError", "no such revision"),
-        ("LocalEntryNotFoundError", "the hub cannot be reached"),
         ("HFValidationError", "not a hub name: reason"),
         ("HfHubHTTPError", "the hub did not give it: reason"),
     ],
@@ -74,6 +76,41 @@ def test_refusals_of_the_hub(kind, message, monkeypatch):
     with pytest.raises(UserError, match=message) as raised:
         hub.resolve("owner/model", "v1")
     assert "owner/model at revision 'v1'" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def _answered(status):
+    error = errors.HfHubHTTPError.__new__(errors.HfHubHTTPError)
+    error.response = types.SimpleNamespace(status_code=status)
+    error.args = (f"{status} of the server",)
+    return error
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the cache/blob")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            errors.LocalEntryNotFoundError("no answer"),
+            "the hub cannot be reached .*the same command",
+        ),
+        (_answered(503), "not fetched: 503"),
+        (_answered(429), "not fetched: 429"),
+        (FULL, "not fetched: No space left on device"),
+        (ConnectionError("nobody there"), r"the hub cannot be reached \(nobody there\)"),
+    ],
+)
+def test_what_may_be_had_later_is_no_mistake(error, message, monkeypatch):
+    def download(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(errors.HfHubHTTPError, "__str__", lambda self: self.args[0])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(Unavailable, match=f"^owner/model: .*{message}"):
+        hub.resolve("owner/model")
+    with pytest.raises(Unavailable, match=f"^owner/data: .*{message}"):
+        hub_data._download("owner/data", None, (str(message),))
 
 
 def test_an_address_that_is_none_is_a_line(monkeypatch):
@@ -106,4 +143,6 @@ def test_offline_takes_the_cache_alone(tmp_path):
     )
     assert f"snapshots/{COMMIT}" in result.stdout
     assert f"{{'repo': 'owner/model', 'revision': '{COMMIT}'}}" in result.stdout
-    assert "UserError: owner/other: no directory here, not in the hub's cache" in result.stderr
+    assert (
+        "UserError: owner/other: neither a directory here nor in the hub's cache" in result.stderr
+    )

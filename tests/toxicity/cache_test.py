@@ -12,7 +12,7 @@ import types
 import pytest
 
 from detox_jax import cli
-from detox_jax.errors import UserError
+from detox_jax.errors import Unavailable, UserError
 from detox_jax.parallel import processes
 from detox_jax.toxicity import cache, remote, score_store
 from detox_jax.toxicity.scorer import check
@@ -271,6 +271,21 @@ def test_a_path_that_cannot_be(tmp_path):
         _cached(Counting(), str(tmp_path / "file" / "scores.sqlite")).score([DAY])
     with pytest.raises(UserError, match="with the parentheses"):
         _cached(Counting, "scores.sqlite")
+
+
+@pytest.mark.parametrize("code", ["FULL", "IOERR", "BUSY"])
+def test_a_disk_that_fails_or_another_writer_costs_no_scores(code, tmp_path, monkeypatch):
+    """Another path, as of one that cannot be, would have them paid for again."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{code}")
+    scorer = _cached(Counting(), str(tmp_path / "scores.sqlite"))
+
+    def fails(path, use):
+        raise error
+
+    monkeypatch.setattr(score_store, "_run", fails)
+    with pytest.raises(Unavailable, match="cannot be used as a score cache: .* are kept"):
+        scorer.score([DAY])
 
 
 # --- several processes ------------------------------------------------------------------------
