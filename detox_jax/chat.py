@@ -33,12 +33,15 @@ Message = Mapping[str, str]
 _FIXED_DAY = datetime.datetime(2024, 7, 26)
 
 
-def read_template(files: Mapping[str, bytes], name: str | None = None) -> str | None:
+def read_template(
+    files: Mapping[str, bytes], name: str | None = None, remedy: str | None = None
+) -> str | None:
     """The chat template among a tokenizer's files, None where there is none.
 
     Args:
       files: by name, see `tokenizer_files.TokenizerFiles`.
       name: of one of several templates; `default` where None.
+      remedy: what to do where there are several and none of that name.
 
     Raises:
       UserError: if there are several, and none of that name.
@@ -53,7 +56,8 @@ def read_template(files: Mapping[str, bytes], name: str | None = None) -> str | 
     if (name or "default") not in named:
         raise UserError(
             f"the tokenizer has the chat templates {', '.join(sorted(named))}, and no "
-            f"{name or 'default'!r}; name one of them: APPLY_CHAT_TEMPLATE"
+            f"{name or 'default'!r}; "
+            + (remedy or f"put the one to use into its directory as {TEMPLATE_FILE}")
         )
     return named[name or "default"]
 
@@ -249,8 +253,14 @@ def exchange(vocabulary: Vocabulary, choice: Choice = AUTO) -> Exchange | None:
     Raises:
       UserError: if a template is wanted and there is none, or it cannot be read.
     """
-    template = read_template(vocabulary.files)
-    if choice is False or (template is None and choice == AUTO):
+    if choice is False:
+        return None
+    remedy = (
+        f"put the one to use into {vocabulary.source} as {TEMPLATE_FILE}, or take raw text where "
+        "there is a choice: CHAT_TEMPLATE=False"
+    )
+    template = read_template(vocabulary.files, remedy=remedy)
+    if template is None and choice == AUTO:
         return None
     if template is None:
         raise UserError(
@@ -258,6 +268,14 @@ def exchange(vocabulary: Vocabulary, choice: Choice = AUTO) -> Exchange | None:
             f"{TEMPLATE_FILE} there, or take CHAT_TEMPLATE='auto'"
         )
     return Exchange(template, special_tokens(vocabulary.files, vocabulary), vocabulary)
+
+
+def has_template(vocabulary: Vocabulary) -> bool:
+    """Whether a tokenizer has a template, if only several of which none is the default."""
+    try:
+        return read_template(vocabulary.files) is not None
+    except UserError:
+        return True
 
 
 def settings(exchange: Exchange | None) -> dict[str, str]:
@@ -274,6 +292,6 @@ def said(vocabulary: Vocabulary, asks: bool) -> str | None:
     """
     if asks:
         return "in the tokenizer's chat template; CHAT_TEMPLATE=False takes raw text"
-    if read_template(vocabulary.files) is None:
+    if not has_template(vocabulary):
         return None
     return "warning: raw text, though the tokenizer has a chat template"

@@ -28,8 +28,8 @@ _STORAGE_WORDS = re.compile(
 )
 
 
-# Of TensorFlow, which reads what lies in a bucket and tells by the class what fails; Aborted is what
-# is left of tries without an answer.
+# Of TensorFlow, which reads what lies in a bucket and tells by the class what fails; Aborted is
+# what is left of tries without an answer.
 _NO_ANSWER = frozenset({"UnavailableError", "AbortedError", "DeadlineExceededError"})
 # Of the HTTP libraries that downloads are made with; the others are of what was asked for.
 _OF_NETWORK = frozenset(

@@ -151,6 +151,24 @@ def test_who_wants_a_template_and_who_has_one(tmp_path, vocabulary):
     assert len(fingerprints) == 1
 
 
+def test_of_several_templates_without_a_default_one_is_to_be_put_there(tmp_path):
+    one = chats_made.save_tokenizer(tmp_path, chats_made.TEMPLATES["marks"])
+    file = tmp_path / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config["chat_template"] = [{"name": "rag", "template": chats_made.TEMPLATES["marks"]}]
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    file.write_text(json.dumps(config))
+    several = type(one).load(str(tmp_path))
+    assert chat.exchange(several, False) is None
+    assert "warning: raw text" in str(chat.said(several, False))
+    for choice in (True, "auto"):
+        with pytest.raises(UserError, match="put the one to use into .* CHAT_TEMPLATE=False") as no:
+            chat.exchange(several, choice)
+        assert "APPLY_CHAT_TEMPLATE" not in str(no.value)
+    (tmp_path / "chat_template.jinja").write_text(chats_made.TEMPLATES["marks"])
+    assert chat.exchange(type(one).load(str(tmp_path))) is not None
+
+
 @pytest.mark.interop
 @pytest.mark.parametrize("name", chats_made.TEMPLATES)
 def test_ids_are_those_of_transformers(name, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from etils import epath
 from detox_jax import chat, output_settings
 from detox_jax.checkpoints import identity
 from detox_jax.checkpoints.streamed import Checkpoint
-from detox_jax.errors import UserError
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.rows import Row
 from detox_jax.evaluation.soundness import SPOILED, sentence
@@ -269,16 +268,9 @@ def _how_asked(exported: Exported, results: Results, mine: str | None) -> str:
     asked = [name for name, names in (decoded_with or {}).items() if _TEMPLATE in names]
     if asked and mine in (None, *asked):
         return _ASKED
-    is_unknown = decoded_with is None and _has_template(exported.vocabulary)
+    is_unknown = decoded_with is None and chat.has_template(exported.vocabulary)
     start = exported.vocabulary.id_to_token(exported.vocabulary.bos_id)
     return (_UNKNOWN if is_unknown else _START).format(ask=_ASK, start=start)
-
-
-def _has_template(vocabulary: Vocabulary) -> bool:
-    try:
-        return chat.read_template(vocabulary.files) is not None
-    except UserError:  # It has several, none of which is meant where nobody names one.
-        return True
 
 
 def _eval_results(results: Results | None, mine: str | None) -> list[Any]:

@@ -94,7 +94,10 @@ class Control:
         return corpus.taken(documents, [i for i, why in enumerate(reasons) if why is None]), counts
 
     def of_lengths(
-        self, documents: Sequence[records.Document], aside: bad_records_lib.Aside | None
+        self,
+        documents: Sequence[records.Document],
+        aside: bad_records_lib.Aside | None,
+        more: str,
     ) -> tuple[Sequence[records.Document], dict[str, Any]]:
         """Documents of the lengths of others, see `lengths.of_lengths`."""
         assert self.lengths_of is not None
@@ -105,7 +108,7 @@ class Control:
                 f"LENGTHS_OF={self.lengths_of}: SIZE_SHARE {self.size_share} of its {len(read)} "
                 "documents is none"
             )
-        return lengths_lib.of_lengths(documents, wanted, self.lengths_of)
+        return lengths_lib.of_lengths(documents, wanted, self.lengths_of, more)
 
     def as_many_words(
         self, documents: Sequence[records.Document], aside: bad_records_lib.Aside | None

@@ -7,7 +7,7 @@ here too: apart from what is evaluated on, of the lengths and the size of anothe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -152,14 +152,12 @@ def filter(
         selected, told = selections.select(selection, candidates, generator)
     details |= told
     if not len(selected):
-        raise UserError(
-            f"{input}: the filter would leave nothing of {len(candidates)} scored documents; "
-            "raise KEEP_FRACTION or generate more"
-        )
+        raise UserError(f"{input}: {_why_nothing(selection, scored, candidates, details)}")
     # A selection may come in the order of the scores: the first shard would be the mildest.
     selected = corpus.taken(selected, generator.permutation(len(selected)))
     if lengths_of is not None:
-        selected, details["lengths"] = control.of_lengths(selected, aside)
+        more = selections.way_to_more(selection)
+        selected, details["lengths"] = control.of_lengths(selected, aside, more)
     if size_of is not None:
         selected = control.as_many_words(selected, aside)
     count = -(-len(selected) // _SHARD_SIZE)
@@ -221,10 +219,28 @@ def _preview(
     for block in record_blocks.first(input, limit, aside, documents=True):
         number += len(block)
         has_scores = has_scores or corpus.has_scores(block)
-    if not has_scores:
+    if not has_scores and limit is None:  # else those behind the first ones may have some
         raise _unscored(input, number)
     counts = {"documents": number} if limit is None else {}
     return Step("filter", output_dir, counts, preview.total_size(files))
+
+
+def _why_nothing(
+    selection: Any, scored: Sized, candidates: Sized, details: Mapping[str, Any]
+) -> str:
+    """Why nothing is selected, and what to do."""
+    if len(candidates):
+        return (
+            f"the filter would leave nothing of {len(candidates)} scored documents; "
+            f"{selections.way_to_more(selection)} or give more"
+        )
+    apart = details.get("apart")
+    if apart is None or not apart["id"] + apart["text"]:
+        return f"none of its {len(scored)} scored documents has a word; give some with text"
+    return (
+        f"APART_FROM leaves out all {apart['id'] + apart['text']} scored documents with text; give "
+        "others, or other records there"
+    )
 
 
 def _unscored(input: str, number: int) -> UserError:

@@ -40,7 +40,10 @@ def share_of(lengths: Sequence[int], share: float) -> list[int]:
 
 
 def of_lengths(
-    documents: Sequence[records.Document], wanted: Sequence[int], source: str
+    documents: Sequence[records.Document],
+    wanted: Sequence[int],
+    source: str,
+    more: str = "raise KEEP_FRACTION",
 ) -> tuple[Sequence[records.Document], dict[str, Any]]:
     """For every wanted length one document of it, the first ones of each length.
 
@@ -52,6 +55,7 @@ def of_lengths(
       documents: in the order in which they are taken, such as a random one.
       wanted: lengths in words.
       source: where these are from, for errors.
+      more: what has the selection keep more, for errors.
 
     Returns:
       The documents, in their order, and counts: `documents` and `words` that are wanted, `exact`,
@@ -63,7 +67,7 @@ def of_lengths(
     if len(documents) < len(wanted):
         raise UserError(
             f"LENGTHS_OF={source}: {len(wanted)} lengths, but only {len(documents)} documents to "
-            "choose from; raise KEEP_FRACTION, lower SIZE_SHARE, or give more documents"
+            f"choose from; {more}, lower SIZE_SHARE, or give more documents"
         )
     left: dict[int, collections.deque[int]] = collections.defaultdict(collections.deque)
     for i, length in enumerate(corpus.words_of(documents).tolist()):

@@ -104,11 +104,13 @@ def _preview(
             continue
         first = first or block[0].id
         texts += sum(len(records.texts_to_score(record)) for record in block)
+    if limit is not None:  # What the first ones lack, those behind them may have.
+        return Step("score", output_dir, {}, preview.total_size(files))
     if not count:
         raise UserError(f"{input}: holds no record; there is nothing to score")
     if not texts:
         raise _without_texts(input, first)
-    counts = {"records": count, "texts": texts} if limit is None else {}
+    counts = {"records": count, "texts": texts}
     return Step("score", output_dir, counts, preview.total_size(files))
 
 

@@ -18,6 +18,13 @@ from detox_jax.kinds import Share
 from detox_jax.toxicity import corpus
 from detox_jax.toxicity.lengths import whole_share
 
+# By which selections keep few, and what users set them by.
+_LIMITS = {
+    "fraction": "KEEP_FRACTION",
+    "toxicity": "HIGHEST_TOXICITY",
+    "most": "MOST_REPEATED",
+}
+
 
 class Selection(Protocol):
     """Chooses which scored documents to keep.
@@ -281,6 +288,17 @@ def scorer_of_target(selection: Any) -> Any:
         if isinstance(part, TellingSelection):
             return part.filtered_by()
     return None
+
+
+def way_to_more(selection: Any) -> str:
+    """What has a selection keep more documents: `raise KEEP_FRACTION`."""
+    names = {
+        name: None
+        for part in _parts(selection)
+        for field, name in _LIMITS.items()
+        if hasattr(part, field)
+    }
+    return f"raise {' or '.join(names)}" if names else "take another SELECTION"
 
 
 def _parts(selection: Any) -> Sequence[Any]:

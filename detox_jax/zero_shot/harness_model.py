@@ -274,7 +274,8 @@ class HarnessModel:
         if chat_template is False or chat_template is None:
             return None
         name = self._chat_template_name if chat_template is True else chat_template
-        return chat.read_template(self._files, name)
+        remedy = "name one of them: APPLY_CHAT_TEMPLATE"
+        return chat.read_template(self._files, name, remedy)
 
     def apply_chat_template(
         self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True

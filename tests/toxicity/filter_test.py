@@ -144,6 +144,19 @@ def test_an_input_of_which_nothing_is_left_has_no_scores(tmp_path):
         filters.filter(str(tmp_path / "in.jsonl"), str(tmp_path / "out"), bad_records=aside)
 
 
+def test_scores_may_begin_behind_what_a_check_reads(tmp_path, monkeypatch):
+    """As of Russian texts before English ones, which alone the n-gram scorer reads."""
+    rows = [{"id": str(i), "text": f"text {i}", "toxicity": None} for i in range(4)]
+    rows.append({"id": "9", "text": "text", "toxicity": 0.1})
+    write(tmp_path / "in.jsonl", rows)
+    monkeypatch.setattr(filters.preview, "LARGE", 1)
+    monkeypatch.setattr(filters.preview, "FIRST", 3)
+    assert run(tmp_path / "in.jsonl", tmp_path / "out", "--gin.KEEP_FRACTION=1.0") == 0
+    assert [row["id"] for row in read(tmp_path / "out")] == ["9"]
+    write(tmp_path / "in.jsonl", rows[:4])
+    assert run(tmp_path / "in.jsonl", tmp_path / "none") == 2  # which the verb says, of the whole
+
+
 def test_a_killed_run_ends_with_the_same_bytes(scored, tmp_path, monkeypatch):
     monkeypatch.setattr(filters, "_SHARD_SIZE", 2)
     assert run(scored, tmp_path / "out") == 0
@@ -161,7 +174,21 @@ def test_a_killed_run_ends_with_the_same_bytes(scored, tmp_path, monkeypatch):
     [
         ([{"id": "1", "text": "a", "toxicity": None}], [], "none of its 1 documents has a score"),
         ([{"id": "1", "text": "a", "toxicity": 0.1}], [], "would leave nothing of 1 scored"),
-        ([{"id": "1", "text": "", "toxicity": 0.1}], [], "would leave nothing of 0 scored"),
+        (
+            [{"id": "1", "text": "", "toxicity": 0.1}],
+            [],
+            "none of its 1 scored documents has a word",
+        ),
+        (
+            [{"id": "1", "text": "a", "toxicity": 0.3}],
+            ["--gin.SELECTION=@filter.AtMost()"],
+            "would leave nothing of 1 scored documents; raise HIGHEST_TOXICITY or give more",
+        ),
+        (
+            [{"id": "1", "text": "a", "toxicity": 0.3}],
+            ["--gin.APART_FROM=ITSELF"],
+            "APART_FROM leaves out all 1 scored documents with text",
+        ),
         ([{"id": "1", "text": "a", "toxicity": 1.5}], [], 'in.jsonl:1: "toxicity" is 1.5'),
         (
             [{"id": "1", "prompt": {"text": "a"}, "generations": [{"text": "b"}]}],
@@ -181,8 +208,9 @@ def test_a_killed_run_ends_with_the_same_bytes(scored, tmp_path, monkeypatch):
     ],
 )
 def test_mistakes(rows, extra, message, tmp_path, capsys):
-    write(tmp_path / "in.jsonl", rows)
-    assert run(tmp_path / "in.jsonl", tmp_path / "out", *extra) == 2
+    file = write(tmp_path / "in.jsonl", rows)
+    extra = [flag.replace("ITSELF", str(file)) for flag in extra]
+    assert run(file, tmp_path / "out", *extra) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list((tmp_path / "out").glob("*.jsonl"))
