@@ -177,7 +177,7 @@ def as_set(message: str) -> str:
     calls = _calls(message)
 
     def named(name: re.Match[str]) -> str:
-        return _setting(calls, name[0].lower()) or name[0]
+        return _setting(calls, name[0].lower(), unbound=_is_number) or name[0]
 
     return _NAME.sub(named, said) + message[len(said) :] if calls else message
 
@@ -193,10 +193,14 @@ def less_memory(message: str) -> str | None:
     verb = next((call for call in calls if not isinstance(_called(call), type)), None)
     if verb is None:
         return None
-    batch = _setting(calls, "batch_size", unbound_too=True) if _takes(verb, "batch_size") else None
+    batch = (
+        _setting(calls, "batch_size", unbound=lambda _: True)
+        if _takes(verb, "batch_size")
+        else None
+    )
     if batch is None:
         return "it needs a machine or a device with more of it"
-    parts = _setting([verb], "accumulation_steps", unbound_too=True)
+    parts = _setting([verb], "accumulation_steps", unbound=lambda _: True)
     return f"lower {batch}" + (f", or raise {parts}" if parts else "")
 
 
@@ -209,25 +213,33 @@ def _calls(message: str) -> list[Call]:
     return found
 
 
-def _setting(calls: Iterable[Call], parameter: str, unbound_too: bool = False) -> str | None:
+def _is_number(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is a number by default: who calls gives places and structs."""
+    return isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
+
+
+def _setting(
+    calls: Iterable[Call], parameter: str, unbound: Callable[[inspect.Parameter], bool]
+) -> str | None:
     """How a user sets a parameter of the first call that has it, or whose structs have it.
 
     Args:
       calls: the innermost first.
       parameter: its name.
-      unbound_too: also where nothing binds it, by `module.function.parameter`.
+      unbound: whether it is named by `module.function.parameter` where nothing binds it: the one
+        that called may have given it.
 
     Returns:
-      The macro, else `scope/module.function.parameter`; None where no call has it, or where
-      nothing binds it: the one that called may have given it.
+      The macro, else `scope/module.function.parameter`; None where no call has it.
     """
     for call in calls:
-        for owner in _with_structs(call):
+        for owner in dict.fromkeys([*_with_structs(call), *_with_structs(call, made_later=True)]):
             bound = [b for b in _bound([owner]) if b.parameter == parameter]
             if bound:
                 return bound[0].name
-            if parameter in inspect.signature(_called(owner)).parameters:
-                return f"{short(owner[1])}.{parameter}" if unbound_too else None
+            own = inspect.signature(_called(owner)).parameters.get(parameter)
+            if own is not None:
+                return f"{short(owner[1])}.{parameter}" if unbound(own) else None
     return None
 
 
@@ -242,16 +254,18 @@ def _takes(call: Call, parameter: str) -> bool:
     return any(parameter in inspect.signature(owner).parameters for owner in owners)
 
 
-def _with_structs(call: Call) -> Iterator[Call]:
-    """A call, and the structs that are made for it."""
+def _with_structs(call: Call, made_later: bool = False) -> Iterator[Call]:
+    """A call, and the structs that are made for it; also those that it makes, where asked for."""
     yield call
     for value in _bindings(call).values():
         for reference in gin_config.iterate_references(value):
             scope, selector = reference.config_key
             if macro_of(reference) is not None:
-                yield from list(_with_structs((scope, selector)))[1:]
-            elif reference.evaluate and dataclasses.is_dataclass(reference.configurable.wrapped):
-                yield from _with_structs((scope or call[0], selector))
+                yield from list(_with_structs((scope, selector), made_later))[1:]
+            elif (reference.evaluate or made_later) and dataclasses.is_dataclass(
+                reference.configurable.wrapped
+            ):
+                yield from _with_structs((scope or call[0], selector), made_later)
 
 
 def _of_a_directory(message: str) -> str:

@@ -482,7 +482,7 @@ def _agreed(
         )
     if difference:
         name, *values = difference
-        before, after = (shortened(repr(value), _SHOWN) for value in values)
+        before, after = _told_apart(*map(repr, values))
         raise UserError(
             f"{path}: holds output made with other settings "
             f"({as_one_line(name, _SHOWN_NAME)}: {before} there, {after} now); remove this "
@@ -490,6 +490,15 @@ def _agreed(
             f"are kept{_advice(there['verb'], *difference)}"
         )
     return is_complete
+
+
+def _told_apart(before: str, after: str) -> tuple[str, str]:
+    """Two values' first characters, or those where they begin to differ, if that is later."""
+    alike = len(os.path.commonprefix([before, after]))
+    start = 0 if alike < _SHOWN else alike - _SHOWN // 4
+    mark = "…" if start else ""
+    shown = [mark + shortened(value[start:], _SHOWN) for value in (before, after)]
+    return shown[0], shown[1]
 
 
 def _has_files(path: epath.Path) -> bool:

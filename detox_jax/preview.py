@@ -167,7 +167,7 @@ def text_size(texts: int, tokens: int) -> int:
 def readable(size: int) -> str:
     """`1.5 GB`."""
     amount, unit = float(size), 0
-    while amount >= 1000 and unit < len(_UNITS) - 1:
+    while float(f"{amount:.3g}") >= 1000 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1000, unit + 1
     return f"{amount:.3g} {_UNITS[unit]}"
 

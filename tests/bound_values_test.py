@@ -221,6 +221,12 @@ def test_an_error_of_a_step_names_settings_as_they_are_set():
     assert raised.startswith(f"DOCUMENT_{said}\n")
     raised = bound_values.as_set(_raised("MAX_NEW_TOKENS", ("continuations", "generate"), IN_SGEAT))
     assert raised.startswith("MAX_NEW_TOKENS\n")
+    for verb, said, name in [
+        ("evaluate", "MIN_COVERAGE", "MIN_COVERAGE"),
+        ("steer", "MARGIN", "steer.steer.margin"),
+    ]:
+        raised = bound_values.as_set(_raised(f"lower {said}", ("", verb), IN_SGEAT))
+        assert raised.startswith(f"lower {name}\n")
     assert bound_values.as_set(lower) == lower
     required = {"CHECKPOINT_PATH": "m", "OUTPUT_DIR": "o", "TRAIN_STEPS": 1}
     checked("train_linear", *(f"--gin.{name}={value}" for name, value in required.items()))

@@ -12,6 +12,7 @@ import pytest
 
 from detox_jax import cli, sweep_cells, sweep_rows
 from detox_jax.checkpoints import model_dir as checkpoints
+from detox_jax.errors import UserError
 from detox_jax.human import key as keys
 from tests.classifiers import labelled_made
 from tests.conftest import SENTENCES, initial_params
@@ -500,11 +501,11 @@ def test_documents_end_at_the_context_and_a_line_says_so(place, monkeypatch, cap
     monkeypatch.chdir(place)
     from detox_jax.generation import decoding, generate, prompts
 
-    def run(limit, out):
+    def run(limit, out, asked=None):
         generate.generate(
             "base",
             out,
-            prompts.Standard(2),
+            asked or prompts.Standard(2),
             decoding.Decoding(max_new_tokens=limit, num_samples=1, batch_size=8),
             limit_setting="DOCUMENT_MAX_NEW_TOKENS",
         )
@@ -516,6 +517,12 @@ def test_documents_end_at_the_context_and_a_line_says_so(place, monkeypatch, cap
     )
     assert said in capsys.readouterr().out
     assert run(20, "short")["max_new_tokens"] == 20
+    assert "DOCUMENT_MAX_NEW_TOKENS" not in capsys.readouterr().out
+    # A prompt that fills the context is too long whatever the limit is, so that none is named.
+    long = json.dumps({"id": "1", "prompt": {"text": "good day " * 200}})
+    (place / "long.jsonl").write_text(f"{long}\n")
+    with pytest.raises(UserError, match="which leave nothing of the context of 64; shorten it$"):
+        run(1000, "filled", prompts.PromptFile("long.jsonl"))
     assert "DOCUMENT_MAX_NEW_TOKENS" not in capsys.readouterr().out
 
 

@@ -188,6 +188,10 @@ def test_other_settings_are_refused_by_name_with_what_to_remove(tmp_path):
         UserError, match="settings \\(input.sha256: '0 of a' there, '1 of b' now\\)"
     ):
         outputs.OutputDirectory(str(path), "score", {**before, "input": elsewhere})
+    assert outputs._told_apart(f"'{'a' * 300}b'", f"'{'a' * 300}c'") == (
+        f"…{'a' * 25}b'",
+        f"…{'a' * 25}c'",
+    )
     with pytest.raises(UserError, match="settings \\(input: 'a' there, 'b' now\\)"):
         more = {**elsewhere, "files": 2}
         outputs.OutputDirectory(str(path), "score", {**before, "input": more})

@@ -35,7 +35,15 @@ def test_states_are_those_of_the_manifest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(999, "999 B"), (1000, "1 KB"), (1_536_000, "1.54 MB"), (3e12, "3 TB")]
+    ("size", "text"),
+    [
+        (999, "999 B"),
+        (1000, "1 KB"),
+        (1_536_000, "1.54 MB"),
+        (3e12, "3 TB"),
+        (999_600, "1 MB"),
+        (999_400, "999 KB"),
+    ],
 )
 def test_sizes_are_readable(size, text):
     assert preview.readable(size) == text

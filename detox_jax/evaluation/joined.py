@@ -323,9 +323,19 @@ def _check_coverage(name: str, method: Scored, minimum: float) -> None:
         return
     expected = f"{method.samples_per_prompt} of each of its {len(method.prompts)} prompts"
     without = int(np.sum(method.counts_P == 0))
+    is_there, needed = _told_apart(coverage, minimum)
     raise UserError(
-        f"method {name!r}: only {coverage:.1%} of its continuations, {expected}, have a score, "
-        f"fewer than MIN_COVERAGE, {minimum:.1%}"
+        f"method {name!r}: only {is_there} of its continuations, {expected}, have a score, "
+        f"fewer than MIN_COVERAGE, {needed}"
         + (f"; {without} prompts have no continuation" if without else "")
         + (f"; {method.unreadable} are in letters that it cannot read" * bool(method.unreadable))
     )
+
+
+def _told_apart(one: float, other: float) -> tuple[str, str]:
+    """Two shares in per cent, with as many digits as tell them apart."""
+    for digits in range(1, 15):
+        shown = f"{one:.{digits}%}", f"{other:.{digits}%}"
+        if shown[0] != shown[1]:
+            break
+    return shown

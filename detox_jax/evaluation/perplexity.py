@@ -203,7 +203,10 @@ def continuation_perplexity(
         if generation.text.strip()
     ]
     if not pairs:
-        raise UserError(f"{generations}: every continuation is empty; there is nothing to read")
+        raise UserError(
+            f"{generations}: the first {num_samples} continuations of each prompt are empty; there "
+            "is nothing to read"
+        )
     windows, tokens = [], 0
     for (start, *before), text in _encoded(vocabulary, pairs, asked):
         # A context that is cut keeps its start token, which begins every text of the model's.

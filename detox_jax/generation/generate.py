@@ -121,7 +121,7 @@ def generate(
     if len(end_ids) > 1:  # One alone is the vocabulary's own.
         settings["end_ids"] = list(end_ids)
     limit = _room(longest, decoding.max_new_tokens)
-    requests, encoded = _within(limit, listed, encoded, prompts.skips_long_prompts)
+    requests, encoded = _within(limit, longest, listed, encoded, prompts.skips_long_prompts)
     output = outputs.OutputDirectory(output_dir, "generate", settings)
     if output.complete:
         return None
@@ -285,7 +285,8 @@ def _preview(arguments: Mapping[str, Any], decoding: Decoding) -> Step:
     if limit_setting is not None:
         decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
     limit = _room(config.max_length, decoding.max_new_tokens)
-    requests, _ = _within(limit, listed, encoded, prompts.skips_long_prompts)
+    longest, skips = config.max_length, prompts.skips_long_prompts
+    requests, _ = _within(limit, longest, listed, encoded, skips)
     samples = len(requests) * decoding.num_samples
     counts = {
         "requests": len(requests),
@@ -308,10 +309,11 @@ def _shortened(
     lengths = [len(ids) for ids in encoded]
     room = longest - decoding.max_new_tokens
     needed = min(lengths) if prompts.skips_long_prompts else max(lengths)
-    if needed <= room or longest - needed < 1:
+    if needed <= room:
         return decoding
-    limit = longest - needed
-    if output_dir is not None:
+    # A prompt that fills the context is refused, whatever is behind it.
+    limit = max(longest - needed, 1)
+    if output_dir is not None and needed < longest:
         terminal.note(
             f"{setting} is {limit}, not {decoding.max_new_tokens}: the context of {longest} tokens "
             "leaves no more",
@@ -365,13 +367,22 @@ def _room(longest: int, max_new_tokens: int) -> int:
 
 
 def _within(
-    limit: int, requests: Sequence[Request], encoded: Sequence[list[int]], skip: bool
+    limit: int,
+    longest: int,
+    requests: Sequence[Request],
+    encoded: Sequence[list[int]],
+    skip: bool,
 ) -> tuple[list[Request], list[list[int]]]:
     """The requests of at most `limit` tokens; a longer one is an error unless it may be skipped."""
     pairs = list(zip(requests, encoded, strict=True))
     fitting = [(request, ids) for request, ids in pairs if len(ids) <= limit]
     if len(fitting) < len(pairs) and not (skip and fitting):
         request, ids = next(pair for pair in pairs if len(pair[1]) > limit)
+        if len(ids) >= longest:
+            raise UserError(
+                f"{request.named} has {len(ids)} tokens, which leave nothing of the context of "
+                f"{longest}; shorten it"
+            )
         raise UserError(
             f"{request.named} has {len(ids)} tokens, but the context leaves room for "
             f"{limit} beside the new tokens; shorten it or lower MAX_NEW_TOKENS"

@@ -124,7 +124,13 @@ def check_base(adapter: Adapter, base: Checkpoint, ignored: Sequence[str]) -> No
     check_whole(str(base.model_dir), base.spec)
     if BASE_FIELD in ignored:
         return
-    same = f'; if they are the same model, say so: --gin.IGNORE_FIELDS="[{BASE_FIELD!r}]"'
+    ignore = f'--gin.IGNORE_FIELDS="[{BASE_FIELD!r}]"'
+    if adapter.base_name is None:
+        raise UserError(
+            f"{file}: names no base ({BASE_FIELD}); if it was trained on BASE {base.model_dir}, "
+            f"say so: {ignore}"
+        )
+    same = f"; if they are the same model, say so: {ignore}"
     recorded = huggingface.read_origin(base)
     if recorded is None or not huggingface.is_as_imported(base):
         was = "was trained here" if recorded is None else "was trained further here"
@@ -134,7 +140,7 @@ def check_base(adapter: Adapter, base: Checkpoint, ignored: Sequence[str]) -> No
         )
     source = recorded["source"]
     came_from = source.get("repo") or source.get("path")
-    if adapter.base_name is None or not _is_same(adapter.base_name, source):
+    if not _is_same(adapter.base_name, source):
         raise UserError(
             f"{file}: belongs to {adapter.base_name}, and BASE {base.model_dir} came from "
             f"{came_from}{same}"

@@ -69,7 +69,9 @@ _SETTINGS = {
 _ABSENT = re.compile(r"not in the list of known backends|Failed to open|[Nn]o visible|not found")
 
 
-def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Mesh:
+def create_mesh(
+    shape: Mapping[str, int] | None = None, devices: Any = None, setting: str = "MESH_SHAPE"
+) -> Mesh:
     """A mesh over `('data', 'fsdp', 'model')`, neighbours on the mesh being neighbours in the pod.
 
     Args:
@@ -78,6 +80,7 @@ def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> 
         slice, and `data` of the mesh is longer by that factor, so that only sums of gradients
         cross the data-center network.
       devices: to use; all of them where None.
+      setting: that the sizes are from, for errors.
 
     Raises:
       UserError: if the sizes do not multiply to the number of devices, or `dcn` is not the number
@@ -88,15 +91,15 @@ def create_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> 
     shape = {"data": -1, DCN: slices} if shape is None else dict(shape)
     if unknown := shape.keys() - {*AXES, DCN}:
         raise UserError(
-            f"MESH_SHAPE: unknown axis {sorted(unknown)[0]!r}; axes are {AXES}, and {DCN!r}"
+            f"{setting}: unknown axis {sorted(unknown)[0]!r}; axes are {AXES}, and {DCN!r}"
         )
     if shape.get(DCN, 1) != slices:
         actual = f"are {slices} slices" if slices > 1 else "are one slice"
         raise UserError(
-            f"MESH_SHAPE is {shape}, but the {devices.size} devices {actual}; "
+            f"{setting} is {shape}, but the {devices.size} devices {actual}; "
             f"{f'set {DCN!r} to {slices}' if slices > 1 else f'leave {DCN!r} out'}"
         )
-    sizes = _axis_sizes(shape, devices.size // slices, slices)
+    sizes = _axis_sizes(shape, devices.size // slices, slices, setting)
     if slices == 1:
         return Mesh(_arrange(sizes, devices), AXES)
     arranged = mesh_utils.create_hybrid_device_mesh(
@@ -169,18 +172,18 @@ def _num_slices(devices: np.ndarray) -> int:
     return len({getattr(device, "slice_index", 0) for device in devices.flat})
 
 
-def _axis_sizes(shape: Mapping[str, int], num_devices: int, slices: int) -> list[int]:
+def _axis_sizes(shape: Mapping[str, int], num_devices: int, slices: int, setting: str) -> list[int]:
     """The sizes of `AXES` within a slice, with -1 filled in."""
     sizes = [shape.get(axis, 1) for axis in AXES]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UserError(f"MESH_SHAPE is {shape}: sizes are positive, and at most one is -1")
+        raise UserError(f"{setting} is {shape}: sizes are positive, and at most one is -1")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and num_devices % known == 0:
         sizes[sizes.index(-1)] = num_devices // known
     if -1 in sizes or math.prod(sizes) != num_devices:
         of = "" if slices == 1 else " of a slice"
         raise UserError(
-            f"MESH_SHAPE {shape} does not divide the {num_devices} devices{of}; its sizes must "
+            f"{setting} {shape} does not divide the {num_devices} devices{of}; its sizes must "
             f"multiply to {num_devices}"
         )
     return sizes

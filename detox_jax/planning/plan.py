@@ -272,7 +272,8 @@ def _place(job: Job, settings: Mapping[str, Any]) -> tuple[Slice, Mesh, Mesh]:
     mesh = meshes.create_mesh(settings["mesh"] or {"fsdp": -1}, devices)
     generation_mesh = mesh
     if settings["generation_mesh"] is not None:
-        generation_mesh = meshes.create_mesh(settings["generation_mesh"], devices)
+        shape = settings["generation_mesh"]
+        generation_mesh = meshes.create_mesh(shape, devices, "GENERATION_MESH_SHAPE")
     meshes.rows_at_once(mesh, job.batch_size, job.accumulation_steps)
     for used in dict.fromkeys((mesh, generation_mesh)):
         meshes.param_shardings(job.model.module, used)

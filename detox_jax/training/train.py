@@ -533,9 +533,10 @@ def _check_spec(path: str, spec: checkpoints.ModelSpec, vocabulary: str) -> None
     if spec.vocabulary != vocabulary:
         # The task may use the checkpoint's own.
         checkpoints.check_vocabulary(path, spec, Vocabulary.load(checkpoints.vocabulary_dir(path)))
+        own = places.split(path)[0] / places.VOCABULARY_DIR  # of a step too
         raise UserError(
             f"{path}: trained with vocabulary {spec.vocabulary}, the task uses {vocabulary}; give "
-            f"the task the checkpoint's own, {path}/{places.VOCABULARY_DIR}"
+            f"the task the checkpoint's own, {own}"
         )
     if spec.adaptation is not None:
         model_dir, _ = places.split(path)

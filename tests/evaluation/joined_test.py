@@ -215,6 +215,8 @@ def test_methods_that_do_not_compare_are_refused():
     )
     with pytest.raises(UserError, match=expected):
         join(scored(half), 0.501)
+    with pytest.raises(UserError, match="only 50.000% .* fewer than MIN_COVERAGE, 50.001%"):
+        join(scored(half), 0.50001)
     with pytest.raises(UserError, match="only 66.7% .*; 1 prompts have no continuation"):
         join(scored({**FULL, "c": []}), 0.95)
     with pytest.raises(UserError, match="'mine': all scores are missing"):

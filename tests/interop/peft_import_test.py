@@ -326,7 +326,11 @@ def as_from(base, **source):
         ),
         ({"repo": "owner/other"}, ("owner/model", None), "and BASE .* came from owner/other"),
         ({"path": "/gone/elsewhere"}, ("HERE", None), None),  # By content.
-        ({"path": "/gone/elsewhere"}, (None, None), "belongs to None"),
+        (
+            {"path": "/gone/elsewhere"},
+            (None, None),
+            "names no base .*if it was trained on BASE .*IGNORE_FIELDS",
+        ),
     ],
 )
 def test_another_base_is_refused(source, names, said, llama, tmp_path):

@@ -219,6 +219,11 @@ def test_how_training_is_computed_overrides_the_model(flags, tmp_path, replace_c
     assert len(plans(tmp_path)) == 2  # Another plan, with programs of its own.
 
 
+def test_the_mesh_of_generation_is_refused_by_its_name(flags, capsys):
+    assert cli.main([*flags, *SLICE, "--gin.GENERATION_MESH_SHAPE={'fsdp': 3}"]) == 2
+    assert "error: GENERATION_MESH_SHAPE {'fsdp': 3} does not divide" in capsys.readouterr().err
+
+
 def test_a_plan_is_kept_under_the_settings_that_it_always_had(flags, tmp_path, replace_compiler):
     replace_compiler(lambda *args: 8 * GIB)
     mesh = "--gin.GENERATION_MESH_SHAPE={'model': 4}"

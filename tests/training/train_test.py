@@ -407,8 +407,11 @@ def test_a_vocabulary_of_its_own_that_is_read_otherwise_than_before(model_dir):
     before = dataclasses.replace(spec, vocabulary="0123456789abcdef")
     with pytest.raises(UserError, match="read them otherwise, import the model again"):
         trains._check_spec(model_dir, before, spec.vocabulary)
-    with pytest.raises(UserError, match="give the task the checkpoint's own"):
-        trains._check_spec(model_dir, spec, "0123456789abcdef")
+    step = max(checkpoints.saved_steps(epath.Path(model_dir)))
+    for path in (model_dir, f"{model_dir}/checkpoints/{step}"):
+        with pytest.raises(UserError, match="give the task the checkpoint's own, ") as told:
+            trains._check_spec(path, spec, "0123456789abcdef")
+        assert str(told.value).endswith(f", {model_dir}/vocabulary")
 
 
 MISTAKES = {
