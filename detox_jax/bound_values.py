@@ -244,7 +244,8 @@ def _setting(
 
 
 def _called(call: Call) -> Any:
-    return gin_config._REGISTRY[call[1]].wrapped
+    called: Any = gin_config._REGISTRY[call[1]]
+    return called.wrapped
 
 
 def _takes(call: Call, parameter: str) -> bool:

@@ -73,6 +73,7 @@ class SgeatSettings(TypedDict, total=False):
     downstream_dir: str | None
     downstream_batch_size: int
     word_segmenter: Segmenter | None
+    min_coverage: float
     random_seed: int
     mesh_shape: Mapping[str, int] | None
     remat: str | None
