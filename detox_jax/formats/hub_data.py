@@ -223,4 +223,5 @@ def refusal(
 
 def _is_of_the_cache(error: Exception) -> bool:
     """Whether the system refuses a file of the cache, as where the disk is full."""
-    return isinstance(error, OSError) and error.errno is not None and error.filename is not None
+    is_of_network = isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, OSError) and error.errno is not None and not is_of_network

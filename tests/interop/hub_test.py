@@ -98,6 +98,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the cache/blob")
         (_answered(503), "not fetched: 503"),
         (_answered(429), "not fetched: 429"),
         (FULL, "not fetched: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "not fetched: No space left on device"),
         (ConnectionError("nobody there"), r"the hub cannot be reached \(nobody there\)"),
     ],
 )
