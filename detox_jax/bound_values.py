@@ -264,7 +264,7 @@ def _with_structs(call: Call, made_later: bool = False) -> Iterator[Call]:
             if macro_of(reference) is not None:
                 yield from list(_with_structs((scope, selector), made_later))[1:]
             elif (reference.evaluate or made_later) and dataclasses.is_dataclass(
-                reference.configurable.wrapped
+                _called((scope, selector))
             ):
                 yield from _with_structs((scope or call[0], selector), made_later)
 
