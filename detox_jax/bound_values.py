@@ -136,7 +136,7 @@ def _require_two_slashes(bound: _Bound) -> None:
     """Refuses `gs:/bucket`, which would be a directory of that name here."""
     values = bound.value.values() if isinstance(bound.value, Mapping) else [bound.value]
     for value in values:
-        if isinstance(value, str) and (place := re.fullmatch(r"(gs|s3|hf):/([^/].*)", value)):
+        if isinstance(value, str) and (place := re.fullmatch(r"(gs|s3|hf|tfds):/([^/].*)", value)):
             raise UserError(
                 f"{bound.name}={value}: one slash is missing; write {place[1]}://{place[2]}"
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from detox_jax import cli, configuration, directory_lock, extras, kinds, terminal
-from detox_jax.api.gin_lines import GinLines
+from detox_jax.api.gin_lines import GinLines, text_of
 from detox_jax.errors import IN_CALL, UserError
 
 # Gin holds one configuration a process.
@@ -160,7 +160,7 @@ def path_of(given: Any, name: str) -> str:
     """
     if not isinstance(given, str | os.PathLike):
         raise UserError(f"{name} is {said(given)}; give a path")
-    return os.path.expanduser(given)
+    return os.path.expanduser(given if isinstance(given, str) else text_of(given))
 
 
 def fitted(given: Any, kind: Any, name: str) -> Any:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from detox_jax.errors import UserError
+
+
+_ADDRESS = re.compile(r"^(gs|hf|s3|tfds):/(?=[^/])")
+
+
+def text_of(path: os.PathLike[str]) -> str:
+    """A path as text; of the two slashes of an address `pathlib` keeps one."""
+    return _ADDRESS.sub(r"\1://", os.fspath(path))
 
 
 class Reference(str):
@@ -44,7 +53,7 @@ class GinLines:
         if isinstance(value, Reference):
             return str(value)
         if isinstance(value, os.PathLike):
-            value = os.fspath(value)
+            value = text_of(value)
         if hasattr(value, "item") and not getattr(value, "shape", None):  # a number of NumPy's
             value = value.item()
         if value is None or isinstance(value, bool | int | str):

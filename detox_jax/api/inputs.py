@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detox_jax import records
-from detox_jax.api.calls import said
+from detox_jax.api.calls import path_of, said
 from detox_jax.errors import UserError, in_one_line
-from detox_jax.formats import record_ids
+from detox_jax.formats import record_ids, row_formats
 
 # One text, several, records as their files hold them or as a result does, or the path of a file.
 Texts = str | Sequence[str] | Sequence[Mapping[str, Any] | records.Record] | os.PathLike[str]
@@ -23,6 +25,10 @@ _TABLES = {
     "to_pylist": "table.to_pylist()",
     "to_dict": 'df.to_dict("records")',
 }
+_CHOICE = re.compile(r"#(split|config|text|prompt|id|score)=.*")
+# An address, the home directory, or names between slashes without a space.
+_NAME = r"[\w.@:*?\[\]-]*"
+_PLACE = re.compile(rf"(gs|hf|s3|tfds):/.*|\w+://\S*|~/.*|{_NAME}(/{_NAME})+", re.ASCII)
 
 
 def text_file(texts: Texts, directory: Path, name: str = "texts") -> str:
@@ -34,7 +40,7 @@ def text_file(texts: Texts, directory: Path, name: str = "texts") -> str:
       name: of the argument, for errors, and of the file.
 
     Raises:
-      UserError: for what is no text, or the name of a file where a path is meant.
+      UserError: for what is no text, or a text that may name a file.
     """
     return _file(texts, directory, name, lambda text: {"text": text})
 
@@ -50,9 +56,9 @@ def prompt_file(prompts: Texts, directory: Path, name: str = "prompts") -> str:
 
 def _file(given: Any, directory: Path, name: str, record: Callable[[str], Any]) -> str:
     if isinstance(given, os.PathLike):
-        return os.fspath(given)
+        return path_of(given, name)
     if isinstance(given, str):
-        _refuse_file_name(given, name)
+        _refuse_place(given, name)
         given = [given]
     _refuse_no_list(given, name)
     ids = record_ids.Ids(name)
@@ -120,13 +126,29 @@ def _line(record: Mapping[str, Any], where: str) -> str:
         raise UserError(f"{where}: cannot be written as JSON: {in_one_line(error)}") from None
 
 
-def _refuse_file_name(text: str, name: str) -> None:
-    try:
-        is_file = len(text) < 1000 and "\n" not in text and bool(text) and Path(text).exists()
-    except (OSError, ValueError):
-        return
-    if is_file:
+def _refuse_place(text: str, name: str) -> None:
+    """Refuses a text alone that may be meant as what names texts, whether it is there or not.
+
+    Raises:
+      UserError: with what to give for either.
+    """
+    if _may_be_place(text):
         raise UserError(
-            f"{name}={text!r} is there as a file; give pathlib.Path({text!r}) to read it, or "
-            f"[{text!r}] to take its name as the text"
+            f"{name}={text!r} may name a file; give pathlib.Path({text!r}) to read it, or "
+            f"[{text!r}] to take it as the text"
         )
+
+
+def _may_be_place(text: str) -> bool:
+    if len(text) >= 1000 or "\n" in text or not text:
+        return False
+    place = _CHOICE.sub("", text)
+    is_word = len(place.split()) == 1
+    if _PLACE.fullmatch(place) or (is_word and place.endswith(row_formats.SUFFIXES)):
+        return True
+    try:
+        if any(Path(one).exists() for one in (text, place)):
+            return True
+        return glob.has_magic(place) and bool(glob.glob(place))
+    except (OSError, ValueError):
+        return False

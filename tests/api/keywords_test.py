@@ -11,7 +11,7 @@ from etils import epath
 
 import detox_jax as dj
 from detox_jax import cli, records, run_files
-from detox_jax.api import calls, keywords
+from detox_jax.api import calls, gin_lines, inputs, keywords
 from detox_jax.evaluation import results_files
 from detox_jax.method import only
 from tests.conftest import SENTENCES
@@ -204,6 +204,47 @@ def test_what_is_no_list_of_texts_is_refused(model, tmp_path, name, call, given,
         call(model, tmp_path, given)
     assert message in str(caught.value) and RUDE not in str(caught.value)
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "~/heldout.jsonl",
+        "gs://b/my prompts.jsonl",
+        "hf://datasets/a/b",
+        "tfds://civil_comments:1.2.4#split=test",
+        "https://example.com/texts",
+        "heldot.jsonl",
+        "reviews.csv.gz#text=body,id=key",
+        "allenai/real-toxicity-prompts#split=train",
+        "/data/texts",
+        "READM?.md",
+        "docs#split=train",
+    ],
+)
+def test_a_text_alone_that_may_be_a_place_is_refused(tmp_path, given):
+    """A misspelt name, or an address, was scored or trained on as a text of its own."""
+    with pytest.raises(dj.UserError, match="^heldout=.* may name a file; give pathlib.Path"):
+        inputs.text_file(given, tmp_path, "heldout")
+    assert json.loads(pathlib.Path(inputs.text_file([given], tmp_path)).read_text())["text"] == given
+
+
+@pytest.mark.parametrize(
+    "text", ["So", "Is it so?", "See https://example.com.", "Read README.md", "C#", "1/2 a cup", "是/否"]
+)
+def test_a_text_alone_is_one(tmp_path, text):
+    assert json.loads(pathlib.Path(inputs.text_file(text, tmp_path)).read_text())["text"] == text
+
+
+@pytest.mark.parametrize("kind", [pathlib.Path, pathlib.PurePosixPath])
+def test_an_address_may_be_a_path(tmp_path, monkeypatch, kind):
+    """`pathlib` makes one slash of two, which was refused with a text that is no path."""
+    for address in ("gs://b/x.jsonl", "tfds://civil_comments:1.2.4#split=test", "hf://datasets/a/b"):
+        assert inputs.text_file(kind(address), tmp_path) == address
+        assert calls.path_of(kind(address), "path") == address
+        assert gin_lines.GinLines({"heldout": kind(address)}).bindings == [f"HELDOUT = {address!r}"]
+    monkeypatch.setenv("HOME", "/home/me")
+    assert inputs.text_file(kind("~/heldout.jsonl"), tmp_path) == "/home/me/heldout.jsonl"
 
 
 def test_records_of_numpy_and_of_results_are_read():
