@@ -400,10 +400,10 @@ def parse_score(score: Any, name: str, where: str) -> float | None:
 
 
 def _unreadable(fields: dict[str, Any], where: str) -> bool:
-    value = fields.pop(_UNREADABLE, False)
-    if not isinstance(value, bool):
-        raise UserError(f'{where}: "{_UNREADABLE}" is {value!r}; expected true or false')
-    return value
+    value = fields.pop(_UNREADABLE, None)
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f'{where}: "{_UNREADABLE}" is {value!r}; expected true, false or null')
+    return value or False
 
 
 def _generation(value: Any, where: str) -> Generation:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import glob
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +28,7 @@ _TABLES = {
     "to_pylist": "table.to_pylist()",
     "to_dict": 'df.to_dict("records")',
 }
+_AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)
 _CHOICE = re.compile(r"#(split|config|text|prompt|id|score)=.*")
 # An address, the home directory, or names between slashes without a space.
 _NAME = r"[\w.@:*?\[\]-]*"
@@ -109,21 +113,40 @@ def _refuse_no_list(given: Any, name: str) -> None:
 
 
 def _line(record: Mapping[str, Any], where: str) -> str:
-    """A record as a line of JSON; numbers and arrays of NumPy's are Python's."""
-
-    def plain(value: Any) -> Any:
-        if hasattr(value, "tolist"):
-            return value.tolist()
-        raise UserError(
-            f"{where}: holds {said(value)}, which no record can; give text, numbers, lists, dicts"
-        )
-
+    """A record as a line of JSON, of the values that a row of an Arrow file would have."""
     try:
-        return json.dumps(dict(record), default=plain)
+        return json.dumps(_plain(record, where))
     except UserError:
         raise
     except (TypeError, ValueError, RecursionError) as error:  # a name that is no text; a circle
         raise UserError(f"{where}: cannot be written as JSON: {in_one_line(error)}") from None
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value as JSON has it: null for the numbers that are none, with which pandas fills its gaps.
+
+    Numbers and arrays of NumPy's are Python's; dates, times and decimals are text.
+    """
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _plain(item, where) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    kind = type(value).__name__
+    if kind in ("NaTType", "NAType"):  # of pandas; the first one is a date to Python
+        return None
+    if kind == "datetime64":
+        return None if str(value) == "NaT" else str(value)
+    if isinstance(value, _AS_TEXT):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist(), where)
+    raise UserError(
+        f"{where}: holds {said(value)}, which no record can; give text, numbers, lists, dicts"
+    )
 
 
 def _refuse_place(text: str, name: str) -> None:

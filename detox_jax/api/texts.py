@@ -158,7 +158,9 @@ class Scores(Sequence["float | None"]):
         Raises:
           UserError: where pandas is not installed.
         """
-        return data_frame([document.to_json() for document in self.documents])
+        # A column that some rows lack holds no truth values any more.
+        marks = ({"unreadable": document.unreadable} for document in self.documents)
+        return data_frame([{**d.to_json(), **m} for d, m in zip(self.documents, marks, strict=True)])
 
     @overload
     def __getitem__(self, index: int) -> float | None: ...

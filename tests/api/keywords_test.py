@@ -1,5 +1,7 @@
 """Keywords are the run files' macros, and mistakes read as Python."""
 
+import datetime
+import decimal
 import io
 import json
 import pathlib
@@ -264,6 +266,51 @@ def test_records_of_numpy_and_of_results_are_read():
     prompt = records.Prompt("5", "So", generations=(records.Generation(RUDE),))
     scored = dj.score((prompt, prompt)[:1])
     assert scored.texts == [[RUDE]] and RUDE not in repr(scored[:1])
+
+
+class NaTType(datetime.datetime):
+    """As pandas' has it."""
+
+
+class NAType:
+    """As pandas' has it: neither true nor false."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+def test_records_of_a_table_with_gaps_are_read(tmp_path):
+    """pandas fills gaps with NaN, NaT and NA; they were refused, or written as no JSON."""
+    nan = float("nan")
+    gaps = {"id": nan, "filename": nan, "begin": nan, "end": nan, "toxicity": nan}
+    flags = {"challenging": nan, "unreadable": nan}
+    made = {
+        "when": NaTType(2024, 1, 1),
+        "of": [np.float32("nan"), np.array([1.0, np.inf])],
+        "inside": {"x": NAType(), "y": np.datetime64("NaT")},
+    }
+    dates = {
+        "day": datetime.date(2024, 1, 2),
+        "time": datetime.datetime(2024, 1, 2, 3, 4, 5),
+        "numpy": np.datetime64("2024-01-02T03:04:05", "ns"),
+        "price": decimal.Decimal("1.50"),
+    }
+    scores = dj.score([{"text": "a", **gaps, **flags, **made}, {"text": "b", **dates}], "lexicon")
+    first, second = scores.documents
+    assert first.id.startswith("sha256-") and first.toxicity == 0 and not first.unreadable
+    assert {name: first.extra[name] for name in made} == {
+        "when": None,
+        "of": [None, [1.0, None]],
+        "inside": {"x": None, "y": None},
+    }
+    assert second.extra == {
+        "day": "2024-01-02",
+        "time": "2024-01-02 03:04:05",
+        "numpy": "2024-01-02T03:04:05.000000000",
+        "price": "1.50",
+    }
+    for file in pathlib.Path(scores.directory).glob("*.jsonl"):
+        assert "NaN" not in file.read_text()
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,33 @@ def test_pandas_only_if_it_is_there(tmp_path, monkeypatch):
     assert dj.score([MILD]).to_pandas()[0]["text"] == MILD
 
 
+def test_a_table_of_scores_is_read_again(monkeypatch):
+    """Of a row that no scorer can read and one that it can, the column held a NaN beside True."""
+
+    class Frame(list):
+        """As pandas: a cell that is missing, or None among numbers, is NaN."""
+
+        def to_dict(self, orient):
+            assert orient == "records"
+            columns = {name: None for row in self for name in row}
+            gap = float("nan")
+            return [
+                {name: gap if row.get(name) is None else row[name] for name in columns}
+                for row in self
+            ]
+
+    stand_in = type(sys)("pandas")
+    stand_in.DataFrame = Frame
+    monkeypatch.setitem(sys.modules, "pandas", stand_in)
+    scores = dj.score(["The bus.", "Привет"])
+    table = scores.to_pandas()
+    assert [row["unreadable"] for row in table] == [False, True]
+    again = dj.score(table.to_dict("records"))
+    assert again.toxicity == scores.toxicity and again.documents == scores.documents
+    gaps = [{k: v for k, v in row.items() if v is not False} for row in table]  # as others have it
+    assert dj.score(Frame(gaps).to_dict("records")).toxicity == scores.toxicity
+
+
 def test_an_evaluation_shows_its_figures(tmp_path):
     path = results_made.write(tmp_path / "evaluation", results_made.made_results())
     evaluation = dj.Evaluation(results_files.load(str(path)))
