@@ -26,6 +26,7 @@ from detox_jax.classifiers.encoder_start import EncoderStart, Started
 from detox_jax.classifiers.labelled_batches import LabelledTask, LabelLoss, Labels, text_of
 from detox_jax.classifiers.labelled_fit import fit_labels
 from detox_jax.errors import UserError
+from detox_jax.kinds import Count
 from detox_jax.models.encoder import Encoder
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import processes
@@ -64,21 +65,22 @@ class EncoderRecipe:
     budget: Budget
     labels: tuple[str, ...] = ("toxicity",)
     start: EncoderStart = EncoderStart()
-    length: int = 128
-    batch_size: int = 32
+    length: Count = 128
+    batch_size: Count = 32
     optimizer: AdamW = AdamW()
     loss: LabelLoss = LabelLoss()
     random_seed: int = 0
     computation: Computation = Computation()
     periods: Periods = Periods()
-    quality_texts: int = 20_000
+    quality_texts: Count = 20_000
 
     def check(self, output_dir: str) -> None:
         """Refuses an output of other settings; the text, which takes a while to read, is not read.
 
         Raises:
-          UserError: see `outputs.check`.
+          UserError: for settings that do not fit each other; see `outputs.check`.
         """
+        self._check(self.computation.create_mesh())
 
         def settings() -> dict[str, Any]:
             encoder = self.start.check(len(self.labels), self.length)

@@ -58,11 +58,11 @@ def documents(tmp_path_factory):
     return file
 
 
-def run(documents, output, **changes):
+def run(documents, output, *options, **changes):
     macros = {**SIZES, "LABELS": LABELS, "INPUT": str(documents), **changes}
     flags = [f"--gin.{name}={value}" for name, value in macros.items()]
     command = ["train_scorer", "--gin_file=gin_configs/scorers/train_encoder.gin"]
-    return cli.main([*command, f"--gin.OUTPUT_DIR={output}", *flags])
+    return cli.main([*command, f"--gin.OUTPUT_DIR={output}", *flags, *options])
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +207,13 @@ BAD = {
     "heads": ({"NUM_HEADS": 3}, "no multiple of num_heads"),
     "mesh": ({"BATCH_SIZE": 6}, "BATCH_SIZE 6 is no multiple"),
     "parts": ({"ACCUMULATION_STEPS": 3}, "times ACCUMULATION_STEPS 3"),
-    "computation": ({"computation.Computation.remat": "full"}, "REMAT: of language models"),
+    "computation": (
+        {"computation.Computation.remat": "full"},
+        "computation.Computation.remat: of language models",
+    ),
     "length": ({"LENGTH": 2}, "LENGTH is 2"),
+    "quality": ({"QUALITY_TEXTS": -1}, "QUALITY_TEXTS: must be at least 1, got -1"),
+    "no quality": ({"QUALITY_TEXTS": 0}, "QUALITY_TEXTS: must be at least 1, got 0"),
     "weight": ({"POSITIVE_WEIGHT": 0}, "POSITIVE_WEIGHT is 0"),
     "encoder": ({"ENCODER": "/no/such/encoder"}, "no such directory"),
 }
@@ -222,6 +227,13 @@ def test_settings_that_make_no_sense(name, documents, tmp_path, capsys, monkeypa
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["length", "mesh", "parts", "computation", "quality"])
+def test_a_dry_run_refuses_what_the_run_does(name, documents, tmp_path, capsys):
+    changes, message = BAD[name]
+    assert run(documents, tmp_path / "out", "--dry_run", **changes) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_an_encoder_is_trained_by_a_process_that_has_no_others(monkeypatch, tmp_path):
