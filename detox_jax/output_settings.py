@@ -1,7 +1,8 @@
 """What decides an output: the settings that a manifest records and a rerun compares.
 
 All of a verb's arguments decide, but for those that it names as free; content counts, not its
-place. A `path` in settings says where something was: a note, not compared.
+place. A `path` in settings says where something was: a note, not compared. One that holds settings
+is a user's own name.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ REFERENCE_GROUP = "reference_group"
 # chosen. What is unfinished goes on without.
 CACHED_FILES, ASKED_IN, READ_AS = "cached_files", "asked_in", "read_as"
 TASK_LABELS = "task_labels"
-_WITHOUT = (CACHED_FILES, ASKED_IN, READ_AS, TASK_LABELS)
+# Of a strategy of the user's, its field `path`, which versions before took for a note.
+OWN_PATH = "own_path"
+_WITHOUT = (CACHED_FILES, ASKED_IN, READ_AS, TASK_LABELS, OWN_PATH)
 _UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE, REFERENCE_GROUP)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
 _RULES_VERSION = 2
@@ -153,7 +156,10 @@ def describe(value: Any, name: str) -> Any:
       TypeError: naming what is neither.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"method": type(value).__name__, **dataclasses.asdict(value)}
+        described = {"method": type(value).__name__, **dataclasses.asdict(value)}
+        if _NOTE in described and not is_ours(value):
+            described[OWN_PATH] = described[_NOTE]
+        return described
     try:
         return json.loads(json.dumps(value))
     except TypeError as error:
@@ -253,7 +259,11 @@ def if_undamaged(now: Any) -> Any:
 def without_notes(value: Any) -> Any:
     """Settings without what is not compared: where things were."""
     if isinstance(value, Mapping):
-        return {key: without_notes(item) for key, item in value.items() if key != _NOTE}
+        return {
+            key: without_notes(item)
+            for key, item in value.items()
+            if key != _NOTE or not isinstance(item, str | None)
+        }
     return [without_notes(item) for item in value] if isinstance(value, list) else value
 
 
@@ -479,7 +489,7 @@ def _by_place(
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         places.append(value.get(_NOTE) if isinstance(value, Mapping) else None)
-    if None in places or places[0] == places[1]:
+    if not all(isinstance(place, str) for place in places) or places[0] == places[1]:
         return found
     if field == "sha256":
         was, is_now = (f"{str(v)[:8]} of {p}" for v, p in zip(found[1:], places, strict=True))

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from detox_jax import output_settings
+from detox_jax import bad_records, output_settings
 from detox_jax.errors import UserError
 from detox_jax.output_settings import NOT_YET, NotYet
 
@@ -16,6 +16,13 @@ def _verb(input, output_dir, batch_size=8, seed=0, selection=None):
 @dataclasses.dataclass(frozen=True)
 class Share:
     fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """A user's own, with a field that is called as our notes are."""
+
+    path: str
 
 
 def _settings(free=("output_dir", "batch_size"), **arguments):
@@ -94,6 +101,42 @@ def test_places_do_not_make_settings_differ():
     here, there = {"in": [{"path": "a", "sha256": 1}]}, {"in": [{"path": "b", "sha256": 1}]}
     assert output_settings.agree(here, there)
     assert not output_settings.agree(here, {"in": [{"path": "a", "sha256": 2}]})
+
+
+def _found(there, now, complete=True):
+    of = {"verb": "panel", "complete": complete, "schema_version": output_settings.SCHEMA_VERSION}
+    return output_settings.difference({**of, "settings": there}, {**of, "settings": now})
+
+
+def test_a_name_of_the_users_is_no_note():
+    """A method called `path` was no part of the settings: the table without it was finished."""
+
+    def of(**methods):
+        described = {name: {"path": place, "sha256": place} for name, place in methods.items()}
+        return {"methods": described}
+
+    there = of(base="a", path="c")
+    assert _found(there, there) is None
+    assert _found(of(base="a"), there)[0] == "methods.path"
+    assert _found(there, of(base="a", path="d")) == ("methods.path.sha256", "c of c", "d of d")
+    moved = {"methods": {**there["methods"], "path": {"path": "elsewhere", "sha256": "c"}}}
+    assert _found(there, moved) is None
+    # Of sheets and seeds as lists of texts.
+    assert _found({"seeds": {"path": ["a"]}}, {"seeds": {"path": ["b"]}}) is not None
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_path_of_a_strategy_of_the_users_decides(complete):
+    def of(path):
+        return {"selection": output_settings.describe(Keep(path), "selection")}
+
+    assert _found(of("a.txt"), of("a.txt"), complete) is None
+    assert _found(of("a.txt"), of("b.txt"), complete) == ("selection.own_path", "a.txt", "b.txt")
+    # An output of before did not name it, and stays.
+    assert _found({"selection": {"method": "Keep", "path": "a.txt"}}, of("a.txt"), complete) is None
+    # Ours say by the hash what decides.
+    policy = output_settings.describe(bad_records.SetAside("a.jsonl"), "bad_records")
+    assert "own_path" not in policy
 
 
 def test_parts_of_a_batch_that_an_older_output_does_not_name_are_no_difference():
