@@ -97,6 +97,12 @@ class EncoderStart:
     dropout_rate: float = 0.1
     ignore_fields: Sequence[str] | str | None = None
 
+    def __post_init__(self):
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(
+                f"EncoderStart.dropout_rate is {self.dropout_rate}; must be at least 0 and below 1"
+            )
+
     def check(self, num_labels: int, length: int) -> dict[str, Any]:
         """What decides the first weights and the ids of texts, for manifests; writes nothing.
 

@@ -14,6 +14,8 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
+
 from detox_jax.errors import UserError
 from detox_jax.models.config import TransformerConfig
 
@@ -51,6 +53,7 @@ class AdapterConfig:
             raise UserError(
                 f"AdapterConfig.placement is {self.placement!r}; one of houlsby, pfeiffer"
             )
+        _require_activation(self)
 
     def width(self, emb_dim: int) -> int:
         """Hidden units in a model of width `emb_dim`."""
@@ -82,6 +85,7 @@ class ParallelAdapterConfig:
         _require_width(self)
         if not math.isfinite(self.scale) or self.scale == 0:
             raise UserError(f"ParallelAdapterConfig.scale is {self.scale}; must not be zero")
+        _require_activation(self)
 
     def width(self, emb_dim: int) -> int:
         """Hidden units in a model of width `emb_dim`."""
@@ -94,7 +98,7 @@ class LoRAConfig:
 
     Attributes:
       rank: of the addition.
-      alpha: its scale, times rank.
+      alpha: its scale, times rank; not zero.
       target_modules: which projections get one: of `query, key, value, out, wi, wo`.
     """
 
@@ -109,6 +113,8 @@ class LoRAConfig:
     def __post_init__(self):
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         _require_positive(self, "rank")
+        if not math.isfinite(self.alpha) or self.alpha == 0:
+            raise UserError(f"LoRAConfig.alpha is {self.alpha}; must not be zero")
         unknown = set(self.target_modules) - set(_LORA_TARGETS)
         if unknown or not self.target_modules:
             raise UserError(
@@ -267,6 +273,14 @@ def _width(bottleneck_dim: int | float, emb_dim: int) -> int:
     if isinstance(bottleneck_dim, int):
         return bottleneck_dim
     return max(1, round(bottleneck_dim * emb_dim))
+
+
+def _require_activation(config: Any) -> None:
+    if not callable(getattr(jax.nn, str(config.activation), None)):
+        raise UserError(
+            f"{type(config).__name__}.activation is {config.activation!r}; expected a function of "
+            "jax.nn, such as gelu"
+        )
 
 
 def _require_positive(config: Any, name: str) -> None:

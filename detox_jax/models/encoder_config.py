@@ -124,6 +124,7 @@ class EncoderConfig(NetworkConfig):
                 f"EncoderConfig: emb_dim {self.emb_dim} is no multiple of num_heads "
                 f"{self.num_heads}"
             )
+        self._check_dropout()
 
     # What `layers.LayerConfig` asks and no encoder here varies.
     norm = "layernorm"

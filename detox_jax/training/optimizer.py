@@ -30,7 +30,7 @@ class AdamW:
       b2: decay of the second moment.
       eps: added to the root of the second moment.
       weight_decay: of matrices and embeddings.
-      max_grad_norm: gradients are clipped to this global norm.
+      max_grad_norm: gradients are clipped to this global norm; not at all where None.
       mu_dtype: of the first moment, which bfloat16 holds in half the memory; the parameters' own
         where None. The second moment stays in theirs: its steps are too small for bfloat16.
     """
@@ -43,7 +43,7 @@ class AdamW:
     b2: float = 0.95
     eps: float = 1e-5
     weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
     mu_dtype: str | None = None
 
     def __post_init__(self):
@@ -53,8 +53,26 @@ class AdamW:
             raise UserError(
                 f"AdamW.mu_dtype is {self.mu_dtype!r}; one of float32, bfloat16, or None"
             )
-        if self.learning_rate <= 0:
-            raise UserError(f"AdamW.learning_rate is {self.learning_rate}; must be positive")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("learning_rate", "eps"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"AdamW.{name} is {getattr(self, name)}; must be positive")
+        for name in ("min_learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"AdamW.{name} is {getattr(self, name)}; must not be negative")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"AdamW.{name} is {getattr(self, name)}; must be at least 0 and below 1"
+                )
+        # Elsewhere 0 clips nothing; a norm of 0 would leave nothing of a gradient.
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise UserError(
+                f"AdamW.max_grad_norm is {self.max_grad_norm}; must be positive, or None, which "
+                "clips nothing"
+            )
 
     def learning_rate_at(self, total_steps: int) -> optax.Schedule:
         """The learning rate as a function of the step."""
@@ -74,8 +92,9 @@ class AdamW:
 
     def transformation(self, total_steps: int) -> optax.GradientTransformation:
         """The optimizer for a run of `total_steps`."""
+        norm = self.max_grad_norm
         return optax.chain(
-            optax.clip_by_global_norm(self.max_grad_norm),
+            optax.identity() if norm is None else optax.clip_by_global_norm(norm),
             optax.adamw(
                 self.learning_rate_at(total_steps),
                 b1=self.b1,

@@ -214,6 +214,7 @@ BAD = {
     "length": ({"LENGTH": 2}, "LENGTH is 2"),
     "quality": ({"QUALITY_TEXTS": -1}, "QUALITY_TEXTS: must be at least 1, got -1"),
     "no quality": ({"QUALITY_TEXTS": 0}, "QUALITY_TEXTS: must be at least 1, got 0"),
+    "dropout": ({"DROPOUT_RATE": 10}, "DROPOUT_RATE is 10; must be at least 0 and below 1"),
     "weight": ({"POSITIVE_WEIGHT": 0}, "POSITIVE_WEIGHT is 0"),
     "encoder": ({"ENCODER": "/no/such/encoder"}, "no such directory"),
 }

@@ -174,6 +174,15 @@ def test_json_round_trip(adaptation):
         (lambda: AdapterConfig(float("inf")), "AdapterConfig.bottleneck_dim is inf; give a whole"),
         (lambda: ParallelAdapterConfig(0), "ParallelAdapterConfig.bottleneck_dim is 0; must be"),
         (lambda: ParallelAdapterConfig(8, scale=0.0), "ParallelAdapterConfig.scale is 0.0; must"),
+        (lambda: LoRAConfig(4, alpha=0.0), "LoRAConfig.alpha is 0.0; must not be zero"),
+        (
+            lambda: AdapterConfig(8, activation="gleu"),
+            "AdapterConfig.activation is 'gleu'; expected a function of jax.nn, such as gelu",
+        ),
+        (
+            lambda: ParallelAdapterConfig(8, activation="initializers"),
+            "ParallelAdapterConfig.activation is 'initializers'; expected a function of jax.nn",
+        ),
         (lambda: LoReFTConfig(0), "LoReFTConfig.rank is 0; must be positive"),
         (lambda: LoReFTConfig(layers=()), "LoReFTConfig.layers names none; give some, or None"),
         (lambda: LoReFTConfig(first_positions=0), "LoReFTConfig.first_positions is 0; must be"),

@@ -133,6 +133,7 @@ def test_buckets_grow_with_distance():
         ({"num_labels": 0}, "num_labels is 0"),
         ({"dtype": "float16"}, "one of float32, bfloat16"),
         ({"head_activation": "sin"}, "head_activation is 'sin'"),
+        ({"dropout_rate": 10}, "EncoderConfig.dropout_rate is 10; must be at least 0 and below 1"),
     ],
 )
 def test_configs_that_make_no_sense(change, message):

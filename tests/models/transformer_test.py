@@ -242,6 +242,9 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close(config):
 
 
 def test_dropout_needs_its_key_and_is_off_otherwise(config):
+    for rate in (10, 1.0, -0.1, float("nan")):
+        with pytest.raises(UserError, match="TransformerConfig.dropout_rate is .*; must be at lea"):
+            dataclasses.replace(config, dropout_rate=rate)
     cfg = dataclasses.replace(config, dropout_rate=0.5)
     model, params = random_params(cfg)
     tokens = _tokens(cfg)

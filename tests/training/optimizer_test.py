@@ -97,8 +97,30 @@ def test_the_first_moment_alone_may_be_smaller(config, one_device_mesh):
         ({"schedule": "linear"}, "AdamW.schedule is 'linear'; one of constant, cosine"),
         ({"mu_dtype": "float16"}, "AdamW.mu_dtype is 'float16'"),
         ({"learning_rate": 0.0}, "AdamW.learning_rate is 0.0; must be positive"),
+        ({"eps": 0.0}, "AdamW.eps is 0.0; must be positive"),
+        ({"min_learning_rate": -1e-4}, "AdamW.min_learning_rate is -0.0001; must not be negative"),
+        ({"weight_decay": -0.1}, "AdamW.weight_decay is -0.1; must not be negative"),
+        ({"b1": 1.0}, "AdamW.b1 is 1.0; must be at least 0 and below 1"),
+        ({"b2": 1}, "AdamW.b2 is 1; must be at least 0 and below 1"),
+        ({"b2": -0.1}, "AdamW.b2 is -0.1; must be at least 0 and below 1"),
+        ({"max_grad_norm": 0}, "AdamW.max_grad_norm is 0; must be positive, or None, which clips"),
+        ({"max_grad_norm": -1.0}, "AdamW.max_grad_norm is -1.0; must be positive, or None"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
         AdamW(**changes)
+
+
+def test_no_bound_is_narrower_than_its_use():
+    AdamW(min_learning_rate=0.0, weight_decay=0.0, b1=0.0, b2=0.0, max_grad_norm=1e-30)
+
+
+def test_gradients_are_not_clipped_without_a_norm():
+    """The state is that of a training that clips, so that either goes on with it."""
+    params, gradients = {"a": jnp.zeros(1)}, {"a": jnp.full(1, 50.0)}
+    optimizer = AdamW(learning_rate=1.0, weight_decay=0.0, max_grad_norm=None, eps=1e3)
+    after = _updated(optimizer, params, gradients)
+    assert float(after["a"][0]) == pytest.approx(-50 / (50 + 1e3), rel=1e-3)
+    states = (AdamW(max_grad_norm=norm).transformation(1).init(params) for norm in (None, 1.0))
+    assert len({str(jax.tree.structure(state)) for state in states}) == 1
