@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from detox_jax import directory_lock
-from detox_jax.errors import Unavailable, writing
+from detox_jax.errors import Unavailable, UserError, writing
 from detox_jax.parallel import processes
 
 _PARTIAL = ".partial"  # ends the name of a file that is being written
@@ -133,6 +133,22 @@ def is_partial(name: str) -> bool:
 def is_local(path: str | epath.Path) -> bool:
     """Whether a path is on a disk, not in an object store."""
     return "://" not in str(path)
+
+
+def require_place(path: str | epath.Path, instead: str = "give a directory here") -> None:
+    """Refuses an address that is neither read nor written: of buckets those of gs:// alone are.
+
+    Args:
+      path: a path, or an address.
+      instead: what to do.
+
+    Raises:
+      UserError: naming it.
+    """
+    if not is_local(path) and not str(path).startswith("gs://"):
+        raise UserError(
+            f"{path}: such an address is neither read nor written; {instead}, or one in gs://"
+        )
 
 
 def real_path(path: str | epath.Path) -> str:

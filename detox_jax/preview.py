@@ -224,9 +224,12 @@ def checked_root(output_dir: str) -> None:
 def checked_output(output_dir: str) -> None:
     """Refuses an output that is a file or a link to nothing, or lies below one or in an output.
 
+    An address of another kind than gs:// is refused too.
+
     Raises:
       UserError: naming it.
     """
+    atomic_files.require_place(output_dir)
     if not atomic_files.is_local(output_dir) or isinstance(output_dir, Coming):
         return
     if not output_dir:

@@ -250,6 +250,7 @@ def read(path: str) -> TokenizerFiles:
         special tokens contradict its vocabulary, it names no end of a document, or its class is
         one whose merges are not read.
     """
+    atomic_files.require_place(path)
     files = _read_files(epath.Path(path))
     settings = settings_of(files, f"{path}/")
     try:

@@ -321,6 +321,23 @@ FILES = [
         "INPUT=gs:/bucket/x: one slash is missing; write gs://bucket",
     ),
     ("score", "OUTPUT_DIR", "documents.jsonl", "OUTPUT_DIR=documents.jsonl: is a file; give a dir"),
+    ("score", "OUTPUT_DIR", "file:///tmp/out", "OUTPUT_DIR=file:///tmp/out: such an address is nei"),
+    ("sgeat", "OUTPUT_DIR", "s3://b/run", "OUTPUT_DIR=s3://b/run: such an address is neither read"),
+    ("train", "MODEL_DIR", "hdfs://h/model", "MODEL_DIR=hdfs://h/model: such an address is neither"),
+    (
+        "generate",
+        "CHECKPOINT_PATH",
+        "hf://OWNER/MODEL",
+        "CHECKPOINT_PATH=hf://OWNER/MODEL: a model of the hub; bring it here first, and give DIR: "
+        "detox-jax convert --from_hf=OWNER/MODEL --to=DIR",
+    ),
+    (
+        "train",
+        "INITIAL_CHECKPOINT_PATH",
+        "az://b/model",
+        "INITIAL_CHECKPOINT_PATH=az://b/model: such an address is neither read nor written; give a "
+        "directory here, or one in gs://",
+    ),
     ("score", "OUTPUT_DIR", "gs:/bucket/x", "OUTPUT_DIR=gs:/bucket/x: one slash is missing"),
     ("sgeat", "HELDOUT", "nosuch.jsonl", "HELDOUT=nosuch.jsonl"),
     ("sgeat", "HELDOUT", "broken.jsonl", "broken.jsonl:2: "),

@@ -88,6 +88,10 @@ def test_an_output_below_a_file_is_refused(tmp_path):
     preview.checked_output(str(tmp_path / "new" / "below"))
     with pytest.raises(UserError, match="the directory to write to is empty"):
         preview.checked_output("")
+    for address in ("file:///tmp/out", "s3://bucket/out", "hf://OWNER/NAME", "tfds://x"):
+        with pytest.raises(UserError, match=f"^{address}: such an address is neither read nor"):
+            preview.checked_output(address)
+    preview.checked_output("gs://bucket/out")
 
 
 def test_an_output_is_not_put_in_the_output_of_another_verb(tmp_path):

@@ -17,7 +17,7 @@ import shlex
 
 from etils import epath
 
-from detox_jax import manifests
+from detox_jax import atomic_files, manifests
 from detox_jax.errors import UserError, suggestion
 
 MODEL_FILE = "model.json"
@@ -34,6 +34,7 @@ _NEAR = 2  # directories below or above one without a model, in which an error l
 _NAMED = 5  # models that it names
 
 # A repository of the hub, or a file or directory that is named so.
+_HUB = "hf://"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -108,11 +109,21 @@ def is_hub_name(name: str) -> bool:
 def split(checkpoint_path: str | epath.Path) -> tuple[epath.Path, int | None]:
     """MODEL_DIR and the step that a checkpoint's name holds; nothing need be there.
 
+    Raises:
+      UserError: for an address that is not read; of the hub's with the command that brings it here.
+
     >>> split("runs/base/checkpoints/78")
     (PosixGPath('runs/base'), 78)
     >>> split("runs/base")
     (PosixGPath('runs/base'), None)
     """
+    if (address := str(checkpoint_path)).startswith(_HUB):
+        name = shlex.quote(address.removeprefix(_HUB))
+        raise UserError(
+            f"{address}: a model of the hub; bring it here first, and give DIR: "
+            f"detox-jax convert --from_hf={name} --to=DIR"
+        )
+    atomic_files.require_place(checkpoint_path)
     path = epath.Path(checkpoint_path)
     if path.parent.name == CHECKPOINTS_DIR and path.name.isdigit():
         return path.parent.parent, int(path.name)

@@ -25,6 +25,13 @@ def test_only_a_number_below_checkpoints_is_a_step(name, model_dir, step):
     assert places.split(epath.Path(name)) == places.split(name)
 
 
+def test_an_address_that_is_not_read_is_no_checkpoint():
+    with pytest.raises(UserError, match="^s3://b/m/checkpoints/3: such an address is neither read"):
+        places.split("s3://b/m/checkpoints/3")
+    with pytest.raises(UserError, match="^hf://A/B: a model of the hub; .*--from_hf=A/B --to=DIR$"):
+        places.split("hf://A/B")
+
+
 def _manifest(directory, verb):
     directory.mkdir(parents=True, exist_ok=True)
     manifest = {"verb": verb, "complete": True, "settings": {}}
