@@ -263,10 +263,9 @@ def resolve(source: str) -> Source:
     path = _path(place)
     if path.is_dir():
         return Source(source, tuple(_directory_files(path, choice, source)), choice)
-    if any(character in path.name for character in "*?["):
+    files = [path] if path.exists() else []  # A file whose name has [ ] is itself.
+    if not files and any(character in path.name for character in "*?["):
         files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
-    else:
-        files = [path] if path.exists() else []
     if not files:
         is_file = place.endswith(row_formats.SUFFIXES)  # A typing mistake asks nobody.
         return _of_hub(None if is_file else hub_data.address(place), source, choice)

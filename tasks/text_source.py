@@ -133,7 +133,8 @@ def described(source: str) -> dict[str, Any]:
 
 def _text_files(path: str) -> list[epath.Path]:
     file = epath.Path(path)
-    files = sorted(file.parent.glob(file.name)) if "*" in file.name else [file]
+    is_glob = "*" in file.name and not file.exists()
+    files = sorted(file.parent.glob(file.name)) if is_glob else [file]
     if not files or not all(file.exists() for file in files):
         raise UserError(f"{path}: no such text file")
     return files

@@ -96,6 +96,18 @@ def test_a_glob_names_files_in_their_order(tmp_path):
         assert [file.name for file in files] == [f"{name}.jsonl" for name in names]
 
 
+def test_a_file_that_is_there_is_no_glob(tmp_path):
+    """`d[1].jsonl` was not found, or another file was read in its place."""
+    for name in ("d[1]", "d1", "x?", "xy"):
+        _write(tmp_path / f"{name}.jsonl", GOOD)
+    for name in ("d[1]", "x?"):
+        files = records.resolve_files(str(tmp_path / f"{name}.jsonl"))
+        assert [file.name for file in files] == [f"{name}.jsonl"]
+    (tmp_path / "d[1].jsonl").unlink()
+    files = records.resolve_files(str(tmp_path / "d[1].jsonl"))
+    assert [file.name for file in files] == ["d1.jsonl"]
+
+
 def test_a_missing_shard_is_named(tmp_path):
     for index in (0, 2):
         _write(tmp_path / manifests.shard_name("d", index, 3), GOOD.replace("a", str(index)))

@@ -172,7 +172,9 @@ def _matches(pattern: str) -> re.Pattern[str]:
 
 
 def matching(names: Sequence[str], pattern: str) -> list[str]:
-    """The names that a glob of the hub's matches, in their order."""
+    """The names that a glob of the hub's matches, in their order; a name is itself."""
+    if pattern in names:
+        return [pattern]
     matches = _matches(pattern)
     return sorted(name for name in names if matches.fullmatch(name))
 

@@ -68,10 +68,12 @@ def _files(source: str) -> list[epath.Path]:
         if workbook := next((f for f in there if f.suffix.lower() in _WORKBOOKS), None):
             raise _workbook(workbook)
         named = [file for file in there if file.suffix.lower() in _SUFFIXES]
+    elif path.exists():  # One whose name has [ ] is itself.
+        named = [path]
     elif any(character in path.name for character in "*?["):
         named = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
     else:
-        named = [path] if path.exists() else []
+        named = []
     if not named:
         raise UserError(
             f"SHEETS={source}: no such sheet; give filled CSV files, or their directory"

@@ -118,3 +118,9 @@ def test_what_names_no_files_is_one_line(names, readme, config, message):
     with pytest.raises(UserError) as error:
         data_layout.splits(names, readme, config, "d")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_name_is_itself_before_it_is_a_pattern():
+    names = ["d[1].jsonl", "d1.jsonl"]
+    assert data_layout.matching(names, "d[1].jsonl") == ["d[1].jsonl"]
+    assert data_layout.matching(names[1:], "d[1].jsonl") == ["d1.jsonl"]

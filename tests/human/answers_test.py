@@ -177,6 +177,8 @@ def test_sheets_are_files_globs_and_directories(tmp_path):
     assert answers.files_of(str(tmp_path / "filled" / "rater_*.csv")) == both
     assert answers.files_of([str(file) for file in both[::-1]]) == both[::-1]
     assert len(answers.files_of([str(both[0]), str(tmp_path / "filled")])) == 2
+    copy = both[0].rename(both[0].parent / "rater_[2].csv")
+    assert answers.files_of(str(copy)) == [copy]  # and not rater_2.csv
     for missing in ("nosuch", "nosuch/*.csv"):
         with pytest.raises(UserError, match="SHEETS=.*no such sheet"):
             answers.files_of(str(tmp_path / missing))
