@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -34,6 +35,9 @@ _NO_TEXT = frozenset(
     "train train_vocabulary train_linear train_reward train_scorer steer fit_subspace combine"
     " convert choices panel lm_eval compare evaluate report human_sheets human_results".split()
 )
+# What a value after `#` cannot hold as it is, and what would be taken for it.
+_MARKS = re.compile(r"[#,]|%(?=23|2C|25)")
+_QUOTED = re.compile(r"%(?:23|2C|25)")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
 
 
@@ -79,7 +83,7 @@ class Choice:
         row = self._named(fields, where)
         if self.score is None:
             return row
-        name, _, scale = self.score.partition("/")
+        name, scale = _scaled(self.score, fields)
         score = _score(_of(fields, name, "score", where), scale, name, where)
         prompt = row.get("prompt")
         if not isinstance(prompt, str | Mapping):
@@ -111,11 +115,23 @@ class Choice:
         return {**row, name: value if name == "text" or is_object else {"text": value}}
 
 
+def _scaled(chosen: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of a field with scores, which may have slashes too, and their scale."""
+    name, slash, scale = chosen.rpartition("/")
+    is_scale = bool(slash) and scale.isdigit() and chosen not in fields
+    return (name, scale) if is_scale else (chosen, "")
+
+
 def _of(fields: Mapping[str, Any], name: str, role: str, where: str) -> Any:
-    """A field by its name, or one inside of others by its path."""
+    """A field by its name, or one inside of others by its path.
+
+    A prompt may be its text, which is `prompt.text` too.
+    """
     if name in fields:
         return fields[name]
     value: Any = fields
+    if name == "prompt.text" and isinstance(fields.get("prompt"), str):
+        return fields["prompt"]
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
             known = ", ".join(map(repr, list(fields)[:12]))
@@ -204,18 +220,26 @@ def with_fields(
 
 def joined(place: str, said: Mapping[str, str]) -> str:
     """What `split` takes apart: a place, and what is chosen of it; the place alone for nothing."""
-    chosen = ",".join(f"{name}={value}" for name, value in said.items())
+
+    def quoted(value: str) -> str:
+        return _MARKS.sub(lambda mark: f"%{ord(mark[0]):02X}", value)
+
+    chosen = ",".join(f"{name}={quoted(value)}" for name, value in said.items())
     return f"{place}#{chosen}" if chosen else place
 
 
 def split(source: str) -> tuple[str, Choice]:
     """The place and the choice that an input names; a file whose name has a `#` is itself.
 
+    In a value `%23` is `#`, and `%2C` a comma.
+
     Raises:
       UserError: for a name after `#` that is none, or stands there twice.
     """
     place, mark, said = source.rpartition("#")
     if not mark or (not source.startswith(_NO_PATHS) and _path(source).exists()):
+        return source, Choice()
+    if "/" in said.partition("=")[0]:  # The mark is in the name of a directory.
         return source, Choice()
     known = [field.name for field in dataclasses.fields(Choice)]
     choice: dict[str, str] = {}
@@ -226,7 +250,7 @@ def split(source: str) -> tuple[str, Choice]:
                 f"{source}: {part!r} after '#' is not one of {', '.join(known)} with its value, "
                 "such as #split=train,text=content"
             )
-        choice[name] = value
+        choice[name] = _QUOTED.sub(lambda quoted: urllib.parse.unquote(quoted[0]), value)
     return place, Choice(**choice)
 
 

@@ -107,6 +107,45 @@ def test_a_file_whose_name_has_the_mark_is_itself(tmp_path):
     assert _texts(path) == [("a", "x")]
 
 
+def test_a_directory_whose_name_has_the_mark_is_read_by_a_glob_too(tmp_path):
+    (tmp_path / "run#1").mkdir()
+    _write(tmp_path / "run#1" / "d.jsonl", {"id": "a", "body": "x"})
+    assert _texts(f"{tmp_path}/run#1/*.jsonl#text=body") == [("a", "x")]
+    assert sources.split(f"{tmp_path}/run#1/*.jsonl")[0] == f"{tmp_path}/run#1/*.jsonl"
+
+
+@pytest.mark.parametrize("name", ["Review #", "text, cleaned", "100%", "50%23", "a=b", "#,%2C%25"])
+def test_any_name_of_a_column_can_be_chosen(tmp_path, name):
+    path = _write(tmp_path / "d.jsonl", {"id": "a", name: "x"})
+    assert _texts(str(sources.with_fields(path, text=name))) == [("a", "x")]
+    assert sources.split(sources.joined("d", {"id": name})) == ("d", sources.Choice(id=name))
+
+
+def test_a_mark_in_the_name_of_a_field_is_written_as_in_an_address(tmp_path):
+    path = _write(tmp_path / "d.jsonl", {"id": "a", "Review #1, clean": "x"})
+    assert _texts(f"{path}#text=Review %231%2C clean,id=id") == [("a", "x")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "chosen"),
+    [
+        ("human/toxicity", 0.5, "human/toxicity"),
+        ("human/toxicity", 50, "human/toxicity/100"),
+        ("toxicity/100", 0.5, "toxicity/100"),
+    ],
+)
+def test_a_score_may_have_a_slash_in_its_name(tmp_path, field, value, chosen):
+    path = _write(tmp_path / "d.jsonl", {"id": "a", "text": "x", field: value})
+    (record,) = records.read_records(f"{path}#score={chosen}")
+    assert record.toxicity == 0.5
+
+
+def test_a_prompt_that_is_its_text_is_joined_by_it_too(tmp_path):
+    path = _write(tmp_path / "d.jsonl", {"prompt": "So", "continuation": "it is."})
+    (record,) = records.read_prompts(f"{path}#id=prompt.text")
+    assert (record.id, record.text) == ("So", "So")
+
+
 def test_documents_become_prompts_by_name_alone(tmp_path):
     path = _write(tmp_path / "d.jsonl", {"id": "a", "text": "x"})
     with pytest.raises(UserError, match="expected RTP layout, or name the field .*#prompt=text"):
