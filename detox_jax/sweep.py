@@ -102,7 +102,7 @@ def sweep(
         all by mistakes.
     """
     root = epath.Path(output_dir)
-    cells = sweep_cells.cells(axes, only, without, output_dir)
+    cells = sweep_cells.cells(axes, only, without, str(root))  # however it is spelt
     if rows is not None:
         cells = [_of_rows(cell, rows) for cell in cells]
     _check(gin_files, seed_axis, axes)

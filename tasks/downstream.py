@@ -228,6 +228,7 @@ def tasks(names: Iterable[str], directory: str | None = None) -> tuple[seqio.Tas
     """
     if isinstance(names, str):
         raise UserError(f"TASKS is {names!r}; give a list: ['{names}']")
+    directory = directory or None  # '' is no directory, and not the one of the run.
     if directory is not None and not epath.Path(directory).is_dir():
         raise UserError(f"TASKS_DIR {directory}: no such directory")
     return tuple(_task(name, directory) for name in names)

@@ -507,6 +507,8 @@ def test_commands_are_printed_and_nothing_is_done(cells, tmp_path, capsys):
     assert run(tmp_path / "out", print_commands=True) is None
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("/out/cells/whole") and second.endswith("/out/cells/lora")
+    assert run(f"{tmp_path}/out/", print_commands=True) is None  # The slash is no part of a cell.
+    assert capsys.readouterr().out.splitlines() == [first, second]
     assert cells.ran == [] and not (tmp_path / "out").exists()
 
 

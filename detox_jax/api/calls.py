@@ -74,7 +74,7 @@ def call(
         lines, lines_below = GinLines(settings), GinLines(below)
         arguments = cli.Arguments(
             verb,
-            gin_files=tuple(map(str, gin_files)),
+            gin_files=tuple(os.path.expanduser(str(file)) for file in gin_files),
             bindings=tuple(lines.bindings),
             imports=tuple(lines.imports),
             below=tuple(lines_below.bindings),

@@ -99,6 +99,7 @@ def lm_eval(
       UserError: if the harness is missing, a task is unknown or cannot be loaded, or the
         checkpoint cannot be used.
     """
+    include_path = include_path or None  # '' is no directory, and not the one of the run.
     arguments = locals()
     scoring.require_scored("lm_eval", steering)
 

@@ -249,6 +249,12 @@ def test_an_address_may_be_a_path(tmp_path, monkeypatch, kind):
     assert inputs.text_file(kind("~/heldout.jsonl"), tmp_path) == "/home/me/heldout.jsonl"
 
 
+def test_a_gin_file_may_lie_in_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(dj.UserError, match=f"^gin_files: {tmp_path}/no.gin: no such"):
+        calls.call("score", {}, gin_files=["~/no.gin"])
+
+
 def test_records_of_numpy_and_of_results_are_read():
     scores = dj.score(
         [

@@ -217,9 +217,13 @@ def test_tasks_that_cannot_be(tmp_path, monkeypatch):
         downstream.tasks("piqa")
     with pytest.raises(UserError, match="no such directory"):
         downstream.tasks(["piqa"], str(tmp_path / "nowhere"))
-    (task,) = downstream.tasks(["hans"])
-    with pytest.raises(UserError, match="heuristics_evaluation_set.txt: set TASKS_DIR"):
-        questions(task)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "heuristics_evaluation_set.txt").touch()
+    for nowhere in (None, ""):  # Neither is the directory of the run.
+        (task,) = downstream.tasks(["hans"], nowhere)
+        with pytest.raises(UserError, match="heuristics_evaluation_set.txt: set TASKS_DIR"):
+            questions(task)
+    (tmp_path / "heuristics_evaluation_set.txt").unlink()
     (task,) = downstream.tasks(["hans"], str(tmp_path))
     with pytest.raises(UserError, match="no such file"):
         questions(task)
