@@ -321,9 +321,19 @@ FILES = [
         "INPUT=gs:/bucket/x: one slash is missing; write gs://bucket",
     ),
     ("score", "OUTPUT_DIR", "documents.jsonl", "OUTPUT_DIR=documents.jsonl: is a file; give a dir"),
-    ("score", "OUTPUT_DIR", "file:///tmp/out", "OUTPUT_DIR=file:///tmp/out: such an address is nei"),
+    (
+        "score",
+        "OUTPUT_DIR",
+        "file:///tmp/out",
+        "OUTPUT_DIR=file:///tmp/out: such an address is nei",
+    ),
     ("sgeat", "OUTPUT_DIR", "s3://b/run", "OUTPUT_DIR=s3://b/run: such an address is neither read"),
-    ("train", "MODEL_DIR", "hdfs://h/model", "MODEL_DIR=hdfs://h/model: such an address is neither"),
+    (
+        "train",
+        "MODEL_DIR",
+        "hdfs://h/model",
+        "MODEL_DIR=hdfs://h/model: such an address is neither",
+    ),
     (
         "generate",
         "CHECKPOINT_PATH",

@@ -11,7 +11,6 @@ from typing import Any
 
 from detox_jax.errors import UserError
 
-
 _ADDRESS = re.compile(r"^(gs|hf|s3|tfds):/(?=[^/])")
 
 

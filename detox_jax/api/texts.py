@@ -160,7 +160,9 @@ class Scores(Sequence["float | None"]):
         """
         # A column that some rows lack holds no truth values any more.
         marks = ({"unreadable": document.unreadable} for document in self.documents)
-        return data_frame([{**d.to_json(), **m} for d, m in zip(self.documents, marks, strict=True)])
+        return data_frame(
+            [{**d.to_json(), **m} for d, m in zip(self.documents, marks, strict=True)]
+        )
 
     @overload
     def __getitem__(self, index: int) -> float | None: ...

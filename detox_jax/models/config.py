@@ -45,8 +45,8 @@ class NetworkConfig:
         """Refuses what is no share below 1; flax would take 10 for a rate too."""
         if not 0 <= self.dropout_rate < 1:
             raise UserError(
-                f"{type(self).__name__}.dropout_rate is {self.dropout_rate}; must be at least 0 and "
-                "below 1"
+                f"{type(self).__name__}.dropout_rate is {self.dropout_rate}; must be at least 0 "
+                "and below 1"
             )
 
     @property

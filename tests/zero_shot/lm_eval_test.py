@@ -217,7 +217,9 @@ def test_a_file_of_tasks_that_the_harness_would_pass_over_is_told(flags, tmp_pat
 
 
 @pytest.mark.interop
-def test_an_empty_directory_of_tasks_is_not_the_one_of_the_run(flags, tmp_path, monkeypatch, capsys):
+def test_an_empty_directory_of_tasks_is_not_the_one_of_the_run(
+    flags, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path / "tasks")
     assert cli.main([*flags, "--tasks=quiz", "--gin.INCLUDE_PATH=''"]) == 2
     assert "has no task 'quiz'" in capsys.readouterr().err
