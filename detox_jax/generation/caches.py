@@ -73,7 +73,7 @@ def apply(
       cache: of `empty`, or of the call before.
       tokens_BL: ids that come next.
       edits: of hidden states.
-      **how: `decode`, or `prefill` with `prefill_lengths`.
+      **how: `decode`, or `prefill` with `prefill_lengths`; `with_logits`, False for final states.
     """
     if edits:
         how["edits"] = edits

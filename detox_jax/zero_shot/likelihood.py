@@ -3,13 +3,14 @@
 Continuations of the same context stand behind it in one row, each of them a branch that sees the
 context and itself and nothing of the others; and all that is predicted from the same position, as
 the letters of a multiple choice are, comes from the same reading. Logits are computed where
-something is scored and nowhere else.
+something is scored and nowhere else, of some places at a time. However many continuations a context
+has, a row scores few more tokens than would be read with one of them alone: room does not grow with
+them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from jax.sharding import Mesh
 
 from detox_jax import terminal
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import one_pass
+from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import PAD_ID
@@ -30,7 +33,10 @@ from detox_jax.vocabulary import PAD_ID
 _MOST_LENGTHS = 4
 _BATCHES_PER_LENGTH = 4
 _LENGTH_MULTIPLE = 16
-_SCORED_BASE = 4
+_SCORED_BASE = 2
+
+# Scored tokens of a row that several continuations share: more would be attended to in vain.
+_SHARED = 512
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -62,9 +68,7 @@ class LikelihoodReader:
         self.max_length = max_length
         self._shards = meshes.num_batch_shards(mesh)
         self.batch_size = -(-batch_size // self._shards) * self._shards
-        self._params, self._mesh = params, mesh
-        # Replicated: every process of a pod sees all of the answer.
-        self._read = jax.jit(functools.partial(read, model), out_shardings=meshes.replicated(mesh))
+        self._model, self._params, self._mesh = model, params, mesh
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Likelihood]:
         """The likelihood of each continuation after its context.
@@ -84,8 +88,9 @@ class LikelihoodReader:
         ):
             for batch, arrays in batches(rows, self.batch_size, self._shards):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))
-                result = self._read(self._params, *arrays)
-                log_probs_BT, is_best_BT = map(np.asarray, result)
+                # Every process of a pod sees all of the answer.
+                result = meshes.to_host(_read(self._model, self._params, *arrays))
+                log_probs_BT, is_best_BT = result
                 for row, log_probs_T, is_best_T in zip(
                     batch, log_probs_BT, is_best_BT, strict=False
                 ):  # The last rows of a batch may be padding.
@@ -100,7 +105,7 @@ def read(
     model: TransformerLM,
     params: Any,
     tokens_BL: jax.Array,
-    branches_BL: jax.Array,
+    branches_BL: jax.Array | None,
     positions_BL: jax.Array,
     reads_BT: jax.Array,
     targets_BT: jax.Array,
@@ -111,7 +116,8 @@ def read(
       model: the network.
       params: its parameters.
       tokens_BL: contexts, each with the branches that continue it, see `Row`.
-      branches_BL: 0 for a context's tokens, a branch's number for its own.
+      branches_BL: 0 for a context's tokens, a branch's number for its own; None where no row has
+        more than one that holds tokens, which a causal kernel then attends to.
       positions_BL: how many tokens each token sees before it.
       reads_BT: the index after which each target stands.
       targets_BT: the tokens that are scored.
@@ -119,17 +125,24 @@ def read(
     Returns:
       `log_probs_BT`, and whether each target is the most probable token there.
     """
-    logits_BTV: Any = model.apply(
+    mask_BLL = None
+    kernel, _ = kernels.choose(model.config, *tokens_BL.shape, causal=branches_BL is None)
+    if kernel is None:  # Plain attention is cheaper by a mask that is given, see `blocks`.
+        mask_BLL = branch_mask(jnp.zeros_like(tokens_BL) if branches_BL is None else branches_BL)
+    states_BTD: Any = model.apply(
         {"params": params},
         tokens_BL,
         decoder_positions=positions_BL,
-        attention_mask=branch_mask(branches_BL),
+        attention_mask=mask_BLL,
         logit_positions=reads_BT,
+        with_logits=False,
         enable_dropout=False,
     )
-    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    log_probs_BT = chosen_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
-    return log_probs_BT, jnp.argmax(logits_BTV, axis=-1) == targets_BT
+    return one_pass.unsteered(model, params, states_BTD, targets_BT)
+
+
+# Of the module: a second model of the same configuration finds it compiled.
+_read = jax.jit(read, static_argnums=0)
 
 
 def branch_mask(branches_BL: jax.Array) -> jax.Array:
@@ -177,9 +190,23 @@ class Row:
         self.reads += [context - 1, *range(start, start + size)]
         self.targets += continuation
 
+    def has_room(self, continuation: Sequence[int], max_length: int) -> bool:
+        """Whether it may hold another branch."""
+        return (
+            len(self.tokens) + len(continuation) - 1 <= max_length
+            and len(self.targets) + len(continuation) <= _SHARED
+        )
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether all that stands before a token is what it sees."""
+        return self.branches[-1] <= 1
+
 
 def pack(pairs: Sequence[Pair], max_length: int) -> list[Row]:
     """Rows of at most `max_length` tokens that hold every pair once; empty continuations in none.
+
+    Continuations that share a row score at most `_SHARED` tokens together.
 
     Raises:
       UserError: if a continuation alone is longer than that.
@@ -201,7 +228,7 @@ def pack(pairs: Sequence[Pair], max_length: int) -> list[Row]:
         row = Row.of_context(context)
         for number in members:
             continuation = pairs[number][1]
-            if row.scored and len(row.tokens) + len(continuation) - 1 > max_length:
+            if row.scored and not row.has_room(continuation, max_length):
                 rows.append(row)
                 row = Row.of_context(context)
             row.add(number, continuation)
@@ -214,18 +241,22 @@ def pack(pairs: Sequence[Pair], max_length: int) -> list[Row]:
 
 def batches(
     rows: Sequence[Row], batch_size: int, multiple: int = 1
-) -> Iterator[tuple[list[Row], tuple[np.ndarray, ...]]]:
+) -> Iterator[tuple[list[Row], tuple[np.ndarray | None, ...]]]:
     """Rows of similar length together, with `tokens`, `branches`, `positions`, `reads`, `targets`.
 
-    The longest come first, so that memory that does not suffice shows at once. The last batch of a
-    length is halved as often as its rows allow; its size stays a multiple of `multiple`.
+    Those that are causal are apart and have None for `branches`, see `read`. The longest come
+    first, so that memory that does not suffice shows at once. The last batch of a length is halved
+    as often as its rows allow; its size stays a multiple of `multiple`.
     """
-    most = min(_MOST_LENGTHS, 1 + len(rows) // (_BATCHES_PER_LENGTH * batch_size))
-    lengths = padded_lengths([len(row.tokens) for row in rows], most)
-    groups: dict[int, list[Row]] = {length: [] for length in reversed(lengths)}
-    for row in rows:
-        groups[min(length for length in lengths if length >= len(row.tokens))].append(row)
-    for length, members in groups.items():
+    groups: list[tuple[int, bool, list[Row]]] = []
+    for causal in (False, True):
+        groups += [
+            (length, causal, members)
+            for length, members in _by_length(
+                [row for row in rows if row.is_causal == causal], batch_size
+            )
+        ]
+    for length, causal, members in sorted(groups, key=lambda group: -group[0]):
         scored = _padded_scored(max(len(row.targets) for row in members))
         for first in range(0, len(members), batch_size):
             batch = members[first : first + batch_size]
@@ -240,7 +271,18 @@ def batches(
                 tokens_BL[b, :L], branches_BL[b, :L] = row.tokens, row.branches
                 positions_BL[b, :L] = row.positions
                 reads_BT[b, :T], targets_BT[b, :T] = row.reads, row.targets
-            yield batch, (tokens_BL, branches_BL, positions_BL, reads_BT, targets_BT)
+            branches = None if causal else branches_BL
+            yield batch, (tokens_BL, branches, positions_BL, reads_BT, targets_BT)
+
+
+def _by_length(rows: Sequence[Row], batch_size: int) -> list[tuple[int, list[Row]]]:
+    """Rows by the length to which they are padded."""
+    most = min(_MOST_LENGTHS, 1 + len(rows) // (_BATCHES_PER_LENGTH * batch_size))
+    lengths = padded_lengths([len(row.tokens) for row in rows], most)
+    groups: dict[int, list[Row]] = {length: [] for length in lengths}
+    for row in rows:
+        groups[min(length for length in lengths if length >= len(row.tokens))].append(row)
+    return list(groups.items())
 
 
 def _padded_scored(number: int) -> int:

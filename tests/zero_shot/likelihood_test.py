@@ -10,6 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detox_jax.errors import UserError
+from detox_jax.generation.steering import one_pass
+from detox_jax.models import kernels
+from detox_jax.models.transformer import TransformerLM
+from detox_jax.parallel import mesh as meshes
 from detox_jax.zero_shot import likelihood
 from detox_jax.zero_shot.likelihood import LikelihoodReader, Row, batches, pack, padded_lengths
 from tests.conftest import random_params
@@ -28,8 +32,20 @@ def _pairs(vocab_size):
     return [*pairs, (shared, [])]
 
 
-@pytest.mark.parametrize("kind", ["learned positions", "sliding window"])
-def test_as_if_each_pair_were_read_alone(kind, config, one_device_mesh):
+@pytest.mark.parametrize("kind", ["learned positions", "sliding window", "kernel"])
+def test_as_if_each_pair_were_read_alone(kind, config, one_device_mesh, monkeypatch):
+    """Also where a kernel attends to the rows of one branch, and logits are of some places."""
+    monkeypatch.setattr(one_pass, "_PLACES", 15)
+    asked = []
+    if kind == "kernel":
+        config = dataclasses.replace(config, attention_kernel="cudnn")  # Compiled for this alone.
+
+        def choose(cfg, num_rows, length, *, causal=True):
+            asked.append(causal)
+            kernel = kernels.Cudnn(cfg.attention_scale, implementation="xla")
+            return (kernel, "") if causal else (None, "")
+
+        monkeypatch.setattr(kernels, "choose", choose)
     if kind == "sliding window":
         config = dataclasses.replace(config, position_embedding="rotary", sliding_window=5)
     model, params = random_params(config)
@@ -59,6 +75,7 @@ def test_as_if_each_pair_were_read_alone(kind, config, one_device_mesh):
         greedy = all(p.argmax() == t for p, t in zip(places, continuation, strict=True))
         assert found[number].is_greedy == greedy
     assert [one.is_greedy for one in found[:4]] == [False, True, False, False]
+    assert kind != "kernel" or set(asked) == {True, False}
 
 
 def test_a_branch_sees_the_context_and_itself():
@@ -80,6 +97,39 @@ def test_a_row_by_hand():
     assert row.reads == [1, 2, 3, 1, 1, 4]
     assert row.targets == [3, 4, 5, 6, 7, 8]
     assert row.scored == {0: slice(0, 3), 1: slice(3, 4), 2: slice(4, 6)}
+
+
+@pytest.mark.parametrize("texts", [100, 1_000])
+def test_room_does_not_grow_with_the_texts_of_a_context(texts):
+    """A row that took all that a long context holds would be 32,768 tokens."""
+    pairs = [([1], [2] * (20 + number % 30)) for number in range(texts)]
+    rows = pack([*pairs, ([1], [2] * 700)], 32_768)
+    shapes = [
+        (arrays[0].shape, arrays[4].shape, arrays[1] is None) for _, arrays in batches(rows, 4)
+    ]
+    # What is alone in its row needs no mask, and nothing else is padded to its length.
+    assert shapes[0] == ((1, 704), (1, 1024), True)
+    for (B, L), (_, T), is_causal in shapes[1:]:
+        assert B <= 4 and L <= 512 and T <= 512 and not is_causal
+
+
+def test_logits_of_some_places_are_there_at_once(config, monkeypatch):
+    """Room grows with the vocabulary by what `_PLACES` allow, not by all that is scored."""
+    monkeypatch.setattr(one_pass, "_PLACES", 64)
+    B, L = 4, 256
+
+    def temporary_bytes(vocab_size):
+        model = TransformerLM(dataclasses.replace(config, vocab_size=vocab_size, max_length=L))
+        params, _ = meshes.abstract_params(model)
+        ids_BL = jax.ShapeDtypeStruct((B, L), np.int32)
+        read = jax.jit(likelihood.read, static_argnums=0)
+        compiled = read.lower(model, params, *[ids_BL] * 5).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    growth = temporary_bytes(16_384) - temporary_bytes(8_192)
+    assert growth < 4 * 64 * 8_192 * 4 < B * L * 8_192 * 4 / 2
 
 
 _IDS = st.integers(1, 3)

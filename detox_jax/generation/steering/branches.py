@@ -130,29 +130,29 @@ class Branches:
         read_NK = jnp.where(lengths_N[:, None] > 0, last_NK1[..., 0], 0)
         N, K, L = tokens_NKL.shape
         if self.varied is not None:
-            logits_KNLV, cache = jax.vmap(
-                lambda varied: prefill(
+
+            def of_branch(varied: params_lib.Params) -> tuple[jax.Array, _Cache]:
+                return _prompts_read(
                     self.module, self._params(varied), tokens_NKL[:, 0], read_NK[:, 0], size
-                ),
-                out_axes=(0, 1),
-            )(self.varied)
-            tokens_NKL = jnp.broadcast_to(tokens_NKL, (N, logits_KNLV.shape[0], L))
+                )
+
+            log_probs_KNL, cache = jax.vmap(of_branch, out_axes=(0, 1))(self.varied)
             state: State = {0: rows, 2: cache}
-            logits_NKLV = logits_KNLV.swapaxes(0, 1)
+            log_probs_NKL = log_probs_KNL.swapaxes(0, 1)
         else:
             folded_BL, read_B = tokens_NKL.reshape(N * K, L), read_NK.reshape(N * K)
-            logits_BLV, cache = prefill(self.module, self.shared, folded_BL, read_B, size)
+            log_probs_BL, cache = _prompts_read(self.module, self.shared, folded_BL, read_B, size)
             state = {0: rows, 1: jax.tree.map(lambda leaf: _unfolded(leaf, K), cache)}
-            logits_NKLV = logits_BLV.reshape(N, K, L, -1)
+            log_probs_NKL = log_probs_BL.reshape(N, K, L)
         before_N1 = (prompts_NP[:, :1] == self.bos_id).astype(jnp.int32)
         first_predicted_NK = jnp.maximum(before_N1 + jnp.asarray(self.lengths_K), 1)
         index_L = jnp.arange(L)
         predicted_NKL = (index_L >= first_predicted_NK[..., None]) & (
             index_L < lengths_NK[..., None]
         )
-        log_probs_NKM = _log_prob_of(logits_NKLV[:, :, :-1], tokens_NKL[:, :, 1:])
-        likelihood_NK = jnp.sum(jnp.where(predicted_NKL[..., 1:], log_probs_NKM, 0.0), axis=-1)
-        return state, likelihood_NK, jnp.sum(predicted_NKL, axis=-1)
+        # What is said behind the last token is of none.
+        said_NKM = jnp.where(predicted_NKL[..., 1:], log_probs_NKL[..., :-1], 0.0)
+        return state, jnp.sum(said_NKM, axis=-1), jnp.sum(predicted_NKL, axis=-1)
 
     def step(self, state: State, token_R: jax.Array, width: int) -> tuple[jax.Array, State]:
         """The logits of every branch behind a token, and the new state.
@@ -331,14 +331,30 @@ def prefill(
     read_B: jax.Array,
     size: int,
 ) -> tuple[jax.Array, _Cache]:
-    """Logits of all tokens, and a cache of `size` positions that has read so many of each row."""
+    """Final states of all tokens, and a cache of `size` positions that has read so many a row."""
     cache = caches.empty(module, params, tokens_BL.shape[0], size)
-    return caches.apply(module, params, cache, tokens_BL, prefill=True, prefill_lengths=read_B)
+    return caches.apply(
+        module,
+        params,
+        cache,
+        tokens_BL,
+        prefill=True,
+        prefill_lengths=read_B,
+        with_logits=False,
+    )
 
 
-def _log_prob_of(logits_NKMV: jax.Array, tokens_NKM: jax.Array) -> jax.Array:
-    chosen_NKM = jnp.take_along_axis(logits_NKMV, tokens_NKM[..., None], axis=-1)[..., 0]
-    return chosen_NKM - jax.nn.logsumexp(logits_NKMV, axis=-1)
+def _prompts_read(
+    module: TransformerLM,
+    params: params_lib.Params,
+    tokens_BL: jax.Array,
+    read_B: jax.Array,
+    size: int,
+) -> tuple[jax.Array, _Cache]:
+    """How probable each token's next one is, `[B, L]`, and the cache of `prefill`."""
+    states_BLD, cache = prefill(module, params, tokens_BL, read_B, size)
+    next_BL = jnp.roll(tokens_BL, -1, axis=1)
+    return one_pass.unsteered(module, params, states_BLD, next_BL)[0], cache
 
 
 def _next_tokens(rows: _Rows, token_R: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from flax import struct
 
 from detox_jax.generation.steering import editing
 from detox_jax.generation.steering.steering import Distribution, Steering
-from detox_jax.models.transformer import TransformerLM, output_logits, output_table
+from detox_jax.models.transformer import TransformerLM, logits_in_chunks, output_logits, output_table
 from detox_jax.vocabulary import PAD_ID
 
 _PLACES = 2048  # of which logits are made at once
@@ -139,6 +139,28 @@ def states_at(
         **how,
     )
     return states_BTD
+
+
+def unsteered(
+    model: TransformerLM, params: Any, states_NTD: jax.Array, targets_NT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities under a model alone, and whether each target is the most probable token.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      states_NTD: final hidden states behind which targets stand.
+      targets_NT: what is asked for.
+    """
+    logits_of = logits_in_chunks(model.config, params, model.vocab_size)
+
+    def say(states_RD: jax.Array, target_R: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_RV = logits_of(states_RD[:, None])[:, 0]
+        chosen_R = jnp.take_along_axis(logits_RV, target_R[:, None], axis=-1)[:, 0]
+        log_probs_R = chosen_R - jax.nn.logsumexp(logits_RV, axis=-1)
+        return log_probs_R, jnp.argmax(logits_RV, axis=-1) == target_R
+
+    return by_places(say, states_NTD, targets_NT)
 
 
 def by_places(say: Callable[..., Any], *known: Any) -> Any:

@@ -1,5 +1,7 @@
 """Branches read what the same models read without a cache, behind the same ids."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation.steering import branches as branches_lib
+from detox_jax.generation.steering import one_pass
 from detox_jax.generation.steering.branches import Branches
 from detox_jax.models import adaptation as adaptations
 from tests.conftest import random_params
@@ -76,6 +79,24 @@ def test_adaptations_of_one_base_are_one_call(config, adaptation):
             expected = _uncached(model, params, [], n, config.vocab_size)
             np.testing.assert_allclose(cached[n, k], expected, atol=2e-5)
     assert np.abs(cached[:, 0] - cached[:, 1]).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["prefixes", "adaptations"])
+def test_a_prompt_is_read_without_the_logits_of_all_of_it(kind, config, monkeypatch):
+    monkeypatch.setattr(one_pass, "_PLACES", 64)
+    N, K, P, V = 4, 2, 128, 8_192
+    config = dataclasses.replace(config, vocab_size=V, max_length=2 * P)
+    if kind == "prefixes":
+        model, params = random_params(config)
+        branches = (Branches.of_prefixes(model, params, PREFIXES[:K], BOS),)
+    else:
+        model, whole = random_params(config, adaptations.LoRAConfig(2))
+        trained, shared = params_lib.partition(whole, model.adaptation.trainable_pattern)
+        branches = (Branches.of_adaptations(model, shared, [trained] * K),)
+    prompts = jax.ShapeDtypeStruct((N, P), jnp.int32), jax.ShapeDtypeStruct((N,), jnp.int32)
+    read = jax.jit(branches_lib.read, static_argnums=3)
+    memory = read.lower(branches, *prompts, P).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < N * K * P * V * 4 / 2
 
 
 def test_several_models_keep_their_order_and_their_states(config):
