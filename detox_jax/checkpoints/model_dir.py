@@ -409,6 +409,25 @@ def abstract_on_mesh(model: TransformerLM, mesh: Mesh) -> params_lib.Params:
     )
 
 
+def require_divided(path: str, spec: ModelSpec, mesh: Mesh) -> None:
+    """Refuses a model of which a mesh does not divide a parameter, before anything is loaded.
+
+    Args:
+      path: of the model, or the setting that names it and the path.
+      spec: what its `model.json` says.
+      mesh: where its parameters go.
+
+    Raises:
+      UserError: naming the model, the parameter and the axis.
+    """
+    if mesh.size == mesh.shape["data"]:  # Every device has the whole.
+        return
+    try:
+        meshes.param_shardings(TransformerLM(spec.config, spec.adaptation), mesh)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def load_model(
     checkpoint_path: str,
     mesh: Mesh,

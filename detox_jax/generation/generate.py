@@ -87,7 +87,7 @@ def generate(
         )
     mesh = meshes.create_mesh(mesh_shape)
     if check_only:
-        return [_preview(arguments, decoding)]
+        return [_preview(arguments, decoding, mesh)]
     _check_tags(checkpoint_path, decoding.behind)
     if loaded is None:
         known = functools.partial(_settings_ahead, arguments, decoding)
@@ -262,7 +262,7 @@ def _asked(
     return config, listed, encoded
 
 
-def _preview(arguments: Mapping[str, Any], decoding: Decoding) -> Step:
+def _preview(arguments: Mapping[str, Any], decoding: Decoding, mesh: Mesh) -> Step:
     """What there is to generate; prompts are compared with the context, without the weights."""
     checkpoint_path, output_dir = arguments["checkpoint_path"], arguments["output_dir"]
     prompts, limit_setting = arguments["prompts"], arguments["limit_setting"]
@@ -271,6 +271,7 @@ def _preview(arguments: Mapping[str, Any], decoding: Decoding) -> Step:
     if outputs.check(output_dir, "generate", lambda: _settings_ahead(arguments, decoding)):
         return Step("generate", output_dir)
     steering_lib.check_files(decoding.steering)
+    steering_lib.check_mesh(decoding.steering, checkpoint_path, mesh)
     if isinstance(checkpoint_path, preview.Coming):
         return Step("generate", output_dir)
     _check_tags(checkpoint_path, decoding.behind)

@@ -345,7 +345,8 @@ def param_shardings(model: TransformerLM | Encoder, mesh: Mesh) -> Any:
             if size % parts:
                 raise UserError(
                     f"mesh axis {mesh_axes!r} of size {parts} does not divide axis {name!r} "
-                    f"(size {size}) of {jax.tree_util.keystr(path, simple=True, separator='/')}"
+                    f"(size {size}) of {jax.tree_util.keystr(path, simple=True, separator='/')}; "
+                    "a mesh with less of that axis and more of 'data' divides it"
                 )
         return NamedSharding(mesh, spec)
 

@@ -168,6 +168,7 @@ def choices(
         preview.checked_output(output_dir)
         outputs.check(output_dir, "choices", known, parts=parts)
         steering_lib.check_files(steering)
+        steering_lib.check_mesh(steering, checkpoint_path, mesh)
         if not isinstance(checkpoint_path, preview.Coming):
             checkpoints.resolve(checkpoint_path)
             steering_lib.check_fit(steering, checkpoint_path)

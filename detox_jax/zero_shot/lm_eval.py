@@ -31,6 +31,7 @@ from detox_jax.generation.steering import scoring
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Draws, Dtype, Period, Positive, Seed
 from detox_jax.output_settings import NOT_YET
+from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import processes
 from detox_jax.preview import Step
 from detox_jax.zero_shot import task_files
@@ -143,6 +144,7 @@ def lm_eval(
     if check_only:
         outputs.check(output_dir, "lm_eval", known, parts=parts)
         steering_lib.check_files(steering)
+        steering_lib.check_mesh(steering, checkpoint_path, meshes.create_mesh(mesh_shape))
         steering_lib.check_fit(steering, checkpoint_path)
         with _notes_on_stderr():
             import_harness()

@@ -97,6 +97,7 @@ def read_expert(
     model_dir, step = checkpoints.resolve(checkpoint_path, is_reward)
     spec = checkpoints.read_spec(model_dir)
     require_vocabulary(owner, checkpoint_path, spec, steered.spec)
+    checkpoints.require_divided(f"STEERING {owner}: {checkpoint_path}", spec, mesh)
     dtype = steered.module.config.dtype
     if spec.base is None:
         loaded = checkpoints.load_model(checkpoint_path, mesh, dtype, is_reward=is_reward)

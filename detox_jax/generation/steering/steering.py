@@ -291,6 +291,26 @@ def check_fit(methods: Sequence[Method], checkpoint_path: str) -> None:
             check_models()
 
 
+def check_mesh(methods: Sequence[Method], checkpoint_path: str, mesh: Mesh) -> None:
+    """Refuses a mesh that does not divide the steered model, or one that steers it.
+
+    Args:
+      methods: what of their files is there by now is looked at.
+      checkpoint_path: of the model that is steered; it may be `preview.Coming`.
+      mesh: where all of them go.
+
+    Raises:
+      UserError: naming the method's field, and the model.
+    """
+    paths = [(f"STEERING {owner}: {place}", place) for owner, place, _ in _files(methods)]
+    if not isinstance(checkpoint_path, preview.Coming):
+        paths.insert(0, (checkpoint_path, checkpoint_path))
+    for named, place in paths:
+        model_dir = places.split(place)[0]
+        if (model_dir / places.MODEL_FILE).exists():
+            checkpoints.require_divided(named, checkpoints.read_spec(model_dir), mesh)
+
+
 def require_vocabulary(owner: str, path: str, spec: ModelSpec, steered: ModelSpec) -> None:
     """Refuses a model that steers and has another vocabulary than the steered one.
 

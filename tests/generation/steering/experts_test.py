@@ -7,14 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detox_jax import preview
 from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
+from detox_jax.generation import prompts
+from detox_jax.generation.decoding import Decoding
+from detox_jax.generation.generate import generate
 from detox_jax.generation.steering import steering
 from detox_jax.generation.steering.contrast import PrefixContrast
 from detox_jax.generation.steering.experts import Experts
 from detox_jax.models.adaptation import AdapterConfig, PrefixConfig
+from detox_jax.parallel import mesh as meshes
 from detox_jax.vocabulary import Vocabulary
 from tests.generation.steering import made
 from tests.marks import slow_but
@@ -158,6 +163,37 @@ def test_a_base_that_no_expert_adapts(steered, adapted, smaller, model_dir, one_
     mixed = Experts(adapted["expert"], smaller, base=model_dir)
     steering.check_fit([mixed], model_dir)
     assert mixed.load(steered, one_device_mesh).longest == 32
+
+
+def test_a_mesh_that_does_not_divide_what_steers_is_refused_before_any_work(
+    steered, config, vocabulary, model_dir, tmp_path
+):
+    """It was refused once the model was loaded, by a parameter that no setting of it names."""
+    narrow = dataclasses.replace(config, num_heads=2, num_kv_heads=2)
+    path = made.save_whole(tmp_path / "narrow", narrow, vocabulary, 3)
+    method, shape = Experts(None, path), {"data": 2, "model": 4}
+    refused = r"STEERING Experts.anti: .*narrow: .*'model' of size 4 .*'heads' \(size 2\).*; a mesh"
+    with pytest.raises(UserError, match=refused):
+        method.load(steered, meshes.create_mesh(shape))
+
+    def check(checkpoint_path, methods, mesh_shape):
+        generate(
+            checkpoint_path,
+            str(tmp_path / "out"),
+            prompts.Standard(num_documents=1),
+            Decoding(num_samples=1, max_new_tokens=4, steering=methods),
+            mesh_shape=mesh_shape,
+            check_only=True,
+        )
+
+    # Also where a step of before has still to make the model that is steered.
+    for steered_path in (model_dir, preview.Coming(tmp_path / "coming")):
+        with pytest.raises(UserError, match=refused):
+            check(steered_path, [method], shape)
+    check(model_dir, [method], {"data": 4, "model": 2})
+    check(model_dir, [Experts(None, preview.Coming(path))], shape)
+    with pytest.raises(UserError, match=r"narrow: .*'heads' \(size 2\)"):
+        check(path, [], shape)
 
 
 def test_another_vocabulary(steered, config, one_device_mesh, tmp_path):
