@@ -340,11 +340,11 @@ def _batches(
 ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Windows of similar length together, padded to a power of two: few shapes to compile."""
     ordered = sorted(windows, key=lambda window: len(window[0]))
+    lengths = [len(window) - 1 for window, _ in ordered]
     for first in range(0, len(ordered), rows):
         batch = ordered[first : first + rows]
-        longest = max(len(window) for window, _ in batch) - 1
-        context = max(len(window) for window, _ in ordered) - 1
-        length = min(context, max(16, 1 << (longest - 1).bit_length()))
+        longest = lengths[first + len(batch) - 1]
+        length = min(lengths[-1], max(16, 1 << (longest - 1).bit_length()))
         inputs, targets, weights = np.zeros((3, rows, length), np.int32)
         for row, (window, start) in enumerate(batch):
             n = len(window) - 1

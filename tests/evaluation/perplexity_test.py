@@ -1,5 +1,6 @@
 """Perplexity against an independent computation, document by document."""
 
+import collections
 import dataclasses
 import json
 import math
@@ -38,6 +39,25 @@ def test_windows_score_every_token_but_the_first_once(length, context):
         if window[0] > 0:  # A later window: what it scores has half a context before it.
             assert first >= context // 2
     assert scored == ids[1:]
+
+
+def test_each_window_is_measured_a_few_times_however_many_there_are():
+    """The longest of all was looked for anew for each batch."""
+    measured = collections.Counter()
+
+    class Ids(list):
+        def __len__(self):
+            measured[id(self)] += 1
+            return super().__len__()
+
+    windows = [(Ids([1] * (2 + number % 40)), 0) for number in range(400)]
+    batches = list(perplexity._batches(windows, 4))
+    assert sum(number for number, _ in batches) == 400
+    assert sum(int(weights.sum()) for _, (_, _, weights) in batches) == sum(
+        1 + number % 40 for number in range(400)
+    )
+    assert {arrays[0].shape for _, arrays in batches} == {(4, 16), (4, 32), (4, 40)}
+    assert max(measured.values()) < 10
 
 
 def test_perplexity_equals_a_plain_computation(tmp_path, config, vocabulary, model_dir):
