@@ -22,7 +22,7 @@ from detox_jax import preview, records
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.toxicity import labelled
-from tasks.memory_source import MemorySource
+from tasks.memory_source import MemorySource, read_once
 from tasks.text_source import SHUFFLE_BUFFER
 from tasks.tfds_source import VersionedSource
 
@@ -90,7 +90,7 @@ class LabelledSource(MemorySource):
         }
         return tf.data.Dataset.from_tensor_slices(columns)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
+    @read_once
     def _examples(self, split: str) -> list[LabelledText]:
         examples = [example for example in self._splits[split]() if example.text.strip()]
         if not examples:

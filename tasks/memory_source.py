@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import seqio
 import tensorflow as tf
+
+
+_Source = TypeVar("_Source", bound="MemorySource")
+_Read = TypeVar("_Read")
+
+
+def read_once(read: Callable[[_Source, str], _Read]) -> Callable[[_Source, str], _Read]:
+    """A source's method that reads a split once; what it has read goes when the source does."""
+    kept: weakref.WeakKeyDictionary[_Source, dict[str, _Read]] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(read)
+    def once(source: _Source, split: str) -> _Read:
+        of_source = kept.setdefault(source, {})
+        if split not in of_source:
+            of_source[split] = read(source, split)
+        return of_source[split]
+
+    return once
 
 
 class MemorySource(seqio.DataSource, abc.ABC):

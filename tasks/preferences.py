@@ -8,7 +8,6 @@ empty name where nothing is.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
 from tasks import text_source
-from tasks.memory_source import MemorySource
+from tasks.memory_source import MemorySource, read_once
 from tasks.text_source import SHUFFLE_BUFFER
 from tasks.vocabularies import SeqioBPEVocabulary
 
@@ -76,7 +75,7 @@ class PairSource(MemorySource):
         dataset: Any = columns
         return tf.data.Dataset.from_tensor_slices(dataset)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
+    @read_once
     def _pairs(self, split: str) -> list[preferences.Pair]:
         pairs = list(preferences.read(self._files[split]))
         if not pairs:

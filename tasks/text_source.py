@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from detox_jax import manifests, records
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.tags import Tags
-from tasks.memory_source import MemorySource
+from tasks.memory_source import MemorySource, read_once
 
 SHUFFLE_BUFFER = 100_000
 TEXTS_AT_ONCE = 512
@@ -102,7 +101,7 @@ class TextSource(MemorySource):
         columns["position"] = np.arange(len(rows), dtype=np.int64)
         return tf.data.Dataset.from_tensor_slices(columns)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
+    @read_once
     def _documents(self, split: str) -> tuple[list[tuple[Any, ...]], bad_records_lib.Aside | None]:
         path = self.path(split)
         aside = bad_records_lib.opened(self._policy)

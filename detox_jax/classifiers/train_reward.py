@@ -160,11 +160,13 @@ def train_reward(
     )
 
     # --- training ----------------------------------------------------------------------------
+    params = params_lib.cast(loaded.params, config.parameter_dtype)
+    del loaded  # In fewer bits it would lie beside what is trained.
     trained_spec = dataclasses.replace(spec, config=config)
     checkpoints.write_spec(output.path, trained_spec, vocabulary)
     state = fit_labels(
         TransformerLM(config),
-        params_lib.cast(loaded.params, config.parameter_dtype),
+        params,
         {},
         objective,
         task,

@@ -1,18 +1,25 @@
 """What training on labelled texts refuses before its first step, and how far a step goes."""
 
+import dataclasses
+import gc
+import weakref
+
 import gin
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
 
 from detox_jax import cli
+from detox_jax.checkpoints import model_dir as checkpoints
 from detox_jax.classifiers import train_reward
 from detox_jax.classifiers.labelled_fit import require_two_kinds
 from detox_jax.errors import UserError
 from detox_jax.training.optimizer import AdamW
 from tasks.classification import _FEATURES, LabelledSource, LabelledText
 from tests.classifiers import labelled_made
+from tests.generation.steering import made
 
 
 def _task(*scores):
@@ -41,6 +48,31 @@ def test_the_verbs_ask_for_both_before_they_write(verb, model_dir, tmp_path, cap
     assert labelled_made.train(verb, model_dir, tmp_path / "out") == 2
     assert "all of its training texts " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_model_that_a_reward_starts_from_is_not_held_beside_it(
+    config, vocabulary, tmp_path, monkeypatch
+):
+    """In fewer bits it is not what is trained, and lay beside that to the end."""
+    config = dataclasses.replace(config, param_dtype="bfloat16")
+    path = made.save_whole(tmp_path / "model", config, vocabulary, 0)
+    load_model, leaves, held = checkpoints.load_model, [], []
+
+    def load(*arguments, **how):
+        loaded = load_model(*arguments, **how)
+        leaves.extend(map(weakref.ref, jax.tree.leaves(loaded.params)))
+        return loaded
+
+    def fit(network, params, *arguments, **how):
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+        gc.collect()
+        held.append(sum(leaf() is not None for leaf in leaves))
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(checkpoints, "load_model", load)
+    monkeypatch.setattr(train_reward, "fit_labels", fit)
+    assert labelled_made.train("train_reward", path, tmp_path / "out") == 2
+    assert leaves and held == [0]
 
 
 @pytest.mark.parametrize(
