@@ -52,6 +52,15 @@ WHERE score IS NULL AND excluded.score IS NOT NULL
 """
 _PUT_IMPORT = "INSERT OR IGNORE INTO imports VALUES (?, ?, ?)"
 SCORED = "scored"  # the origin of a score that the scorer gave on this machine
+# What is shared is the most of a file, and asked for again and again is the little that is not. In
+# a file that no machines share nobody asks, and there is no index.
+_INDEX_UNSHARED = f"""
+CREATE INDEX IF NOT EXISTS unshared ON scores (fingerprint, attribute) WHERE origin = '{SCORED}'
+"""
+_UNSHARED = f"""
+SELECT text_sha256, score FROM scores
+WHERE fingerprint = ? AND attribute = ? AND origin = '{SCORED}'
+"""
 _Result = TypeVar("_Result")
 
 
@@ -124,6 +133,12 @@ class ScoreStore:
         key = (file_sha256, self.fingerprint, self.attribute)
         return bool(self._with_database(lambda database: database.execute(query, key).fetchone()))
 
+    def imports(self) -> set[str]:
+        """The hashes of all files that have been imported for this scorer."""
+        query = "SELECT file_sha256 FROM imports WHERE fingerprint = ? AND attribute = ?"
+        values = (self.fingerprint, self.attribute)
+        return self._with_database(lambda database: {x for (x,) in database.execute(query, values)})
+
     def put_import(self, scores: Mapping[str, float | None], origin: str, file_sha256: str) -> None:
         """Keeps the scores of a file, and that it was imported, in one transaction."""
         rows = self._rows(scores, origin)
@@ -139,12 +154,13 @@ class ScoreStore:
 
     def unshared(self) -> dict[bytes, float | None]:
         """By `text_key`, what was scored and never marked with `put_shared`."""
-        query = (
-            "SELECT text_sha256, score FROM scores WHERE fingerprint = ? AND attribute = ?"
-            f" AND origin = '{SCORED}'"
-        )
         values = (self.fingerprint, self.attribute)
-        return self._with_database(lambda database: dict(database.execute(query, values)))
+
+        def read(database: sqlite3.Connection) -> dict[bytes, float | None]:
+            database.execute(_INDEX_UNSHARED)
+            return dict(database.execute(_UNSHARED, values))
+
+        return self._with_database(read)
 
     def put_shared(self, scores: Mapping[bytes, float | None], name: str) -> None:
         """Keeps the scores of an object that machines share, and that they are in it.

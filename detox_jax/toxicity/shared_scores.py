@@ -94,8 +94,9 @@ class SharedScores:
         """Takes every object in that this machine does not have."""
         if not self._directory.exists():
             return
+        taken = self._local.imports()
         for file in sorted(self._directory.glob("*.jsonl")):
-            if self._local.has_import(file.name):
+            if file.name in taken:
                 continue
             content = file.read_bytes()
             if _name(content) != file.name:

@@ -1,10 +1,12 @@
 """Tests of shared_scores: what one machine scored another has, and a kill costs little."""
 
+import contextlib
 import json
+import sqlite3
 
 import pytest
 
-from detox_jax.toxicity import shared_scores
+from detox_jax.toxicity import score_store, shared_scores
 from detox_jax.toxicity.score_store import text_key
 from detox_jax.toxicity.shared_scores import SharedScores
 
@@ -67,6 +69,33 @@ def test_many_scores_and_late_ones_are_shared_without_being_asked(
     here.put({"4": 0.4})
     assert len(objects(tmp_path)) == 2
     assert len(on_machine("b").get("1234")) == 4
+
+
+@pytest.mark.parametrize("number", [1, 12])
+def test_opening_asks_the_file_a_few_times_however_many_objects_it_has(
+    on_machine, monkeypatch, number
+):
+    here = on_machine("a")
+    for name in range(number):
+        here.put({f"text {name}": 0.1})
+        here.flush()
+    asked, run = [], score_store._run
+    monkeypatch.setattr(score_store, "_run", lambda *given: asked.append(1) or run(*given))
+    again = on_machine("a")
+    assert len(asked) == 2
+    assert len(again.get([f"text {name}" for name in range(number)])) == number
+
+
+def test_what_is_unshared_is_found_without_all_that_is_shared(on_machine):
+    here = on_machine("a")
+    here.put({"shared": 0.1})
+    here.flush()
+    here.put({"x": 0.2})
+    assert here._local.unshared() == {text_key("x"): 0.2}
+    with contextlib.closing(sqlite3.connect(here._local.path)) as database:
+        plan = database.execute(f"EXPLAIN QUERY PLAN {score_store._UNSHARED}", ("f", "a"))
+        (steps,) = plan.fetchall()
+    assert "USING" in steps[-1] and "INDEX unshared" in steps[-1]
 
 
 def test_a_score_that_is_there_stays_and_an_answer_takes_the_place_of_none(on_machine):
