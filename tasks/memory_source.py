@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import seqio
 import tensorflow as tf
 
-
 _Source = TypeVar("_Source", bound="MemorySource")
 _Read = TypeVar("_Read")
 

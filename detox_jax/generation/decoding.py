@@ -37,7 +37,6 @@ _SMALLEST_BUCKET = 16
 _empty = jax.jit(slots.empty, static_argnums=(0, 2))
 _insert = jax.jit(slots.insert, static_argnums=0, donate_argnums=2)
 _advance = jax.jit(slots.advance, static_argnums=0, donate_argnums=2)
-_select = jax.jit(slots.select, static_argnums=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +216,7 @@ class Decoder:
                     del ended[n]
             self.row_steps += rows.row_steps - before
             if (stay := rows.shrink()) is not None:
-                state = self._run(_select, state, self._to_mesh(stay), self._shards)
+                state = self._run(slots.select, state, self._to_mesh(stay), self._shards)
 
     def _run(self, function: Any, *arguments: Any) -> Any:
         """Calls a compiled function; parameters go behind the program, what steers at the end."""

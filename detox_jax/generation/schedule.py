@@ -123,6 +123,12 @@ class Schedule:
         return self._size(self.num_rows // 2)
 
     @property
+    def may_become(self) -> int:
+        """The rows of the largest batch that may take the place of this one; its own if none."""
+        is_worth = (self.num_rows - self._half) * self._limit >= self._worth
+        return self._half if is_worth else self.num_rows
+
+    @property
     def _patience(self) -> int:
         return max(1, self.num_rows // (_WAITING_FOR_PREFILL if self._has_prefill else _WAITING))
 

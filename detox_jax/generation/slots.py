@@ -308,12 +308,35 @@ def scope(room: int) -> str:
 
 
 def select(slots: Slots, row_K: jax.Array, shards: int) -> Slots:
-    """Some of the rows, by their places within their shards."""
-    of_row = functools.partial(_of_rows, shards, row_K)
-    cache = jax.tree.map(functools.partial(of_row, axis=1), slots.cache)
-    steered = steering_lib.by_axis(lambda axis, leaf: of_row(leaf, axis=axis), slots.steered)
-    rest = jax.tree.map(of_row, dataclasses.replace(slots, cache=None, steered=()))
-    return _on_mesh(dataclasses.replace(rest, cache=cache, steered=steered))
+    """Some of the rows, by their places within their shards; the rows that there were are given up.
+
+    Large arrays, keys and values, are selected one by one, and each is given up before the next:
+    beside the rows of before there are those that stay of one of them alone.
+    """
+    leaves, structure = jax.tree.flatten(slots)
+    layouts = jax.tree.leaves(layouts_of(slots))
+    large = [[place] for place, layout in enumerate(layouts) if layout.is_large]
+    others = [place for place, layout in enumerate(layouts) if not layout.is_large]
+    for places in (*large, others):
+        before = [leaves[place] for place in places]
+        taken = _taken(tuple(layouts[place] for place in places), before, row_K, shards)
+        # What is computed, or what is given up, later takes room until then.
+        for place, leaf in zip(places, jax.block_until_ready(taken), strict=True):
+            if layouts[place].is_large:
+                leaves[place].delete()
+            leaves[place] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _taken(
+    layouts: tuple[Layout, ...], leaves: Sequence[jax.Array], row_K: jax.Array, shards: int
+) -> list[jax.Array]:
+    """Some rows of arrays."""
+    return [
+        layout.on_mesh(_of_rows(shards, row_K, leaf, axis=layout.axis))
+        for layout, leaf in zip(layouts, leaves, strict=True)
+    ]
 
 
 def is_end(tokens: jax.Array, end_ids: tuple[int, ...]) -> jax.Array:
@@ -371,21 +394,51 @@ def _row_keys(words_R2: jax.Array, sample_R: jax.Array, seed: jax.Array) -> jax.
     return jax.vmap(of_row)(words_R2, sample_R)
 
 
-def _on_mesh(slots: Slots) -> Slots:
-    """The rows split over the mesh, always alike: another sharding would be another program."""
-    constrain: Any = partitioning.with_sharding_constraint
-    cache = {
-        name: constrain(leaf, ("layers", "batch") if name == _INDEX else CACHE_AXES)
-        for name, leaf in slots.cache.items()
-    }
+# --- over the mesh ------------------------------------------------------------------------------
 
-    def constrain_state(axis: int, leaf: jax.Array) -> jax.Array:
-        names = [None] * axis + ["batch"] + [None] * (leaf.ndim - axis - 1)
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one array of the rows lies over the mesh.
+
+    Attributes:
+      axis: that the rows are on.
+      names: logical ones of all axes.
+    """
+
+    axis: int
+    names: tuple[str | None, ...]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it holds keys or values."""
+        return len(self.names) >= len(CACHE_AXES)
+
+    def on_mesh(self, leaf: jax.Array) -> jax.Array:
+        """The array split so."""
+        constrain: Any = partitioning.with_sharding_constraint
+        return constrain(leaf, self.names)
+
+
+def layouts_of(slots: Slots) -> Slots:
+    """The `Layout` of every array, in its place; of the arrays their `ndim` alone is asked."""
+
+    def of_state(axis: int, leaf: Any) -> Layout:
+        names: list[str | None] = [None] * axis + ["batch"] + [None] * (leaf.ndim - axis - 1)
         if leaf.ndim >= len(CACHE_AXES):  # of a network, whatever stands before
             names[-3:] = CACHE_AXES[-3:]
-        return constrain(leaf, tuple(names))
+        return Layout(axis, tuple(names))
 
-    steered = steering_lib.by_axis(constrain_state, slots.steered)
+    cache = {
+        name: Layout(1, ("layers", "batch") if name == _INDEX else CACHE_AXES)
+        for name in slots.cache
+    }
     rest = dataclasses.replace(slots, cache=None, steered=())
-    rest = jax.tree.map(lambda leaf: constrain(leaf, ("batch", "length")[: leaf.ndim]), rest)
+    rest = jax.tree.map(lambda leaf: Layout(0, ("batch", "length")[: leaf.ndim]), rest)
+    steered = steering_lib.by_axis(of_state, slots.steered)
     return dataclasses.replace(rest, cache=cache, steered=steered)
+
+
+def _on_mesh(slots: Slots) -> Slots:
+    """The rows split over the mesh, always alike: another sharding would be another program."""
+    return jax.tree.map(lambda layout, leaf: layout.on_mesh(leaf), layouts_of(slots), slots)

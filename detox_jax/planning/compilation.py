@@ -33,9 +33,9 @@ class Memory:
       argument: parameters, optimizer state, batch.
       code: the program itself.
       peak: the most that is in use at a time: arguments, and the results and temporaries that are
-        alive then.
+        alive then; or what is needed around the program, where that is more.
       limit: what a program may use of the device's memory.
-      fits: whether the compiler accepts the program.
+      fits: whether the compiler accepts the program, and there is room around it.
     """
 
     argument: int
@@ -79,8 +79,11 @@ def compile_program(
     with _named(what, "say what it needs"):
         stats: Any = compiled.memory_analysis()
         code = stats.generated_code_size_in_bytes
-        peak = stats.peak_memory_in_bytes + code
-        memory = Memory(stats.argument_size_in_bytes, code, peak, device_hbm, fits=True)
+        peak = max(stats.peak_memory_in_bytes, program.around) + code
+        fits = program.around + code <= device_hbm
+        memory = Memory(stats.argument_size_in_bytes, code, peak, device_hbm, fits)
+    if not fits:
+        return memory, None
     with _named(what, "write it as text"):
         text = compiled.as_text()
         if not text:

@@ -277,6 +277,21 @@ class Job:
         params //= shape["fsdp"] * shape["model"]
         return params + self.cache_bytes(name, rows) // (shards * shape["model"])
 
+    def selecting_decode_bytes(self, name: str, shape: Mapping[str, int]) -> int:
+        """`least_decode_bytes`, and half the cache of the rows that stay as a batch gets smaller.
+
+        Keys are selected before values, see `generation.slots.select`.
+        """
+        use = self.generations[name]
+        shards = shape["data"] * shape["fsdp"]
+        rows = decoding.rows_per_batch(use.batch_size, use.num_samples, shards) * use.num_samples
+        stay = programs.smaller_batch(
+            rows, use.max_new_tokens, shards, use.prompt_length, self.parameters["base"]
+        )
+        cache = self.cache_bytes(name, rows // use.num_samples) // (shards * shape["model"])
+        more = cache * stay // (2 * rows) if stay < rows else 0
+        return self.least_decode_bytes(name, shape) + more
+
     def batches(self, name: str, rows: int) -> int:
         """Batches of so many prompts in which one model does a generation of the run."""
         return batches(self.run.documents if name == "documents" else self.run.prompts, rows)

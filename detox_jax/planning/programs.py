@@ -13,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from flax.linen import partitioning
+from jax.sharding import Mesh, NamedSharding
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.generation import slots
 from detox_jax.generation.sampling import Sampling
+from detox_jax.generation.schedule import Schedule
 from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import steered as steered_lib
 from detox_jax.planning.models import Model
@@ -38,18 +40,27 @@ _SEED, _END_IDS = 0, (1,)
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A traced function and the shapes and shardings of its arguments."""
+    """A traced function and the shapes and shardings of its arguments.
+
+    Attributes:
+      traced: the function.
+      arguments: their shapes.
+      around: bytes a device that are needed between two calls, whatever a call needs.
+    """
 
     traced: jax.stages.Traced
     arguments: Any
+    around: int = 0
 
 
 def shard_bytes(tree: Any) -> int:
     """Bytes a device of a tree of shapes with shardings."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    return sum(map(_shard_bytes, jax.tree.leaves(tree)))
+
+
+def _shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    sharding: Any = leaf.sharding
+    return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def train_step(
@@ -104,7 +115,8 @@ def decode(
     """Prefill and loop of decoding steps that `generate` runs, traced for a batch of prompts.
 
     It compiles them apart, so that rows can be filled again, and keeps the cache between them; here
-    they are one program, which holds the same.
+    they are one program, which holds the same. What a smaller batch needs as it takes the place of
+    this one is counted beside it.
 
     Args:
       model: that generates.
@@ -143,6 +155,11 @@ def decode(
         meshes.num_batch_shards(mesh),
     )
 
+    def empty(params: Any, held: Any) -> slots.Slots:
+        return slots.empty(
+            program, params, rows, steered_lib.steerings(steered, model, params, held)
+        )
+
     def decode(params: Any, insertion: slots.Insertion, held: Any) -> jax.Array:
         steerings = steered_lib.steerings(steered, model, params, held)
         state = slots.empty(program, params, rows, steerings)
@@ -152,4 +169,36 @@ def decode(
     params = params_lib.combine(trained, frozen) if frozen else trained
     arguments = (params, insertion, steered_lib.held(steered, mesh))
     with meshes.sharding_scope(mesh):
-        return Program(jax.jit(decode).trace(*arguments), arguments)
+        state = _placed(jax.eval_shape(empty, params, arguments[2]), mesh)
+        around = shard_bytes((params, arguments[2])) + _selecting_bytes(program, state, params)
+        return Program(jax.jit(decode).trace(*arguments), arguments, around)
+
+
+def _placed(state: slots.Slots, mesh: Mesh) -> slots.Slots:
+    """The shapes of rows, with their shardings."""
+
+    def placed(layout: slots.Layout, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        spec = partitioning.logical_to_mesh_axes(layout.names)
+        assert spec is not None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, slots.layouts_of(state), state)
+
+
+def _selecting_bytes(program: slots.Program, state: slots.Slots, params: Any) -> int:
+    """Bytes a device of rows, and of those that stay in a smaller batch of the largest array.
+
+    One array after the other is selected, see `slots.select`.
+    """
+    num_params, rows = params_lib.count(params), state.done_R.shape[0]
+    stay = smaller_batch(rows, program.max_new_tokens, program.shards, program.bucket, num_params)
+    largest = max(map(_shard_bytes, jax.tree.leaves(state)))
+    return shard_bytes(state) + (largest * stay // rows if stay < rows else 0)
+
+
+def smaller_batch(rows: int, limit: int, shards: int, bucket: int, num_params: int) -> int:
+    """The rows of the largest batch that may take the place of one, see `Schedule.may_become`."""
+    schedule = Schedule(
+        rows, 1, most_rows=rows, limit=limit, shards=shards, bucket=bucket, num_params=num_params
+    )
+    return schedule.may_become

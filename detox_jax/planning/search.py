@@ -109,7 +109,7 @@ def generation_candidates(job: Job, tpus: Slice) -> Iterator[Candidate]:
     )
     for shape in every:
         smaller = with_room(job, tpus, shape)
-        if max(smaller.least_decode_bytes(name, shape) for name in job.generations) <= (
+        if max(smaller.selecting_decode_bytes(name, shape) for name in job.generations) <= (
             tpus.device_hbm
         ):
             yield smaller, shape
@@ -127,7 +127,10 @@ def with_room(job: Job, tpus: Slice, shape: Mapping[str, int], *, chosen: bool =
     for name, use in job.generations.items():
         if chosen and not use.is_chosen:
             continue
-        while job.least_decode_bytes(name, shape) > _ROOM * tpus.device_hbm:
+        while (
+            job.least_decode_bytes(name, shape) > _ROOM * tpus.device_hbm
+            or job.selecting_decode_bytes(name, shape) > tpus.device_hbm
+        ):
             smaller = halved(job, name)
             if smaller is None:
                 break

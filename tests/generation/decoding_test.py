@@ -200,6 +200,43 @@ def test_short_texts_of_more_prompts_than_rows_end(config, one_device_mesh, monk
     assert many.row_steps < 12 * 25 * 20
 
 
+def test_rows_that_stay_are_taken_array_by_array(config, one_device_mesh, monkeypatch):
+    """Beside the rows of before there is half of the keys, or of the values, and never of both."""
+    model, params = random_params(config)
+    program = slots.Program(model, sampling.Greedy(), 20, (1,), bucket=16, shards=2)
+    taken, alive = slots._taken, []
+    row_K = np.array([0, 2, 1, 3])  # of two shards of four rows
+    with meshes.sharding_scope(one_device_mesh):
+        state = jax.jit(slots.empty, static_argnums=(0, 2))(program, params, 8)
+        state = dataclasses.replace(state, token_R=jnp.arange(8))
+        cache = {
+            name: leaf + np.arange(8).reshape(1, 8, *[1] * (leaf.ndim - 2)).astype(leaf.dtype)
+            for name, leaf in state.cache.items()
+        }
+        state = dataclasses.replace(state, cache=cache)
+        large = [leaf for leaf in cache.values() if leaf.ndim == 5]
+        whole, kept = sum(leaf.nbytes for leaf in large), []
+
+        def spy(layouts, leaves, *where):
+            new = taken(layouts, leaves, *where)
+            kept.extend(leaf for leaf in new if leaf.ndim == 5)
+            here = [leaf for leaf in (*large, *kept) if not leaf.is_deleted()]
+            alive.append(sum(leaf.nbytes for leaf in here))
+            return new
+
+        monkeypatch.setattr(slots, "_taken", spy)
+        smaller = slots.select(state, jnp.asarray(row_K), 2)
+    assert len(large) == 2 and all(leaf.is_deleted() for leaf in large)
+    assert max(alive) == whole + whole // 4
+    stay = np.array([0, 2, 5, 7])
+    np.testing.assert_array_equal(smaller.token_R, stay)
+    for name, leaf in smaller.cache.items():
+        assert leaf.shape[1] == 4, name
+        np.testing.assert_array_equal(
+            np.asarray(leaf).reshape(-1, 4, leaf[0, 0].size)[0, :, 0], stay
+        )
+
+
 def test_padding_ids_are_never_drawn(config, one_device_mesh):
     decoder = _decoder(config, one_device_mesh, sampling.TemperatureSampling(50.0))
     tokens = [t for group in _decode(decoder, 5, num_samples=40) for s in group for t in s[0]]

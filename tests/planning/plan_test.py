@@ -401,7 +401,7 @@ def test_a_compiler_that_fails_at_every_mesh_is_one_line(
     assert len(asked) > 2 * tried > 1  # Of each slice more than one mesh.
 
 
-def program_that_fails(stage, error):
+def program_that_fails(stage, error=None, around=0):
     """A program of which one stage fails, as what JAX calls on the way from a trace to a text."""
 
     def step(name, value):
@@ -421,7 +421,15 @@ def program_that_fails(stage, error):
         as_text=step("as_text", text),
     )
     lowered = types.SimpleNamespace(compile=step("compile", compiled))
-    return Program(types.SimpleNamespace(lower=step("lower", lowered)), {})
+    return Program(types.SimpleNamespace(lower=step("lower", lowered)), {}, around)
+
+
+def test_what_is_needed_between_two_calls_is_needed_too():
+    """Of a program that needs two bytes itself, and whose code is one."""
+    for around, peak, fits in ((1, 3, True), (9, 10, True), (10, 11, False)):
+        memory, module = compile_program(program_that_fails("none", around=around), 10, 0.0, "it")
+        assert (memory.peak, memory.fits) == (peak, fits)
+        assert (module is not None) == fits
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import dataclasses
 
 import jax
+import pytest
 
-from detox_jax.generation import decoding
+from detox_jax.generation import decoding, schedule
 from detox_jax.generation.decoding import Decoder
 from detox_jax.generation.sampling import TopPSampling
 from detox_jax.models.adaptation import AdapterConfig
@@ -53,6 +54,30 @@ def test_the_jaxpr_of_decoding_is_the_decoders(config, monkeypatch):
         for equations in (ours, ran)
     ]
     assert len(loops[0]) == 1 and loops[0] == loops[1]
+
+
+@pytest.mark.parametrize("gets_smaller", [True, False])
+def test_a_smaller_batch_has_room_beside_the_one_that_it_follows(config, monkeypatch, gets_smaller):
+    if gets_smaller:  # A model of this size is otherwise not worth another program.
+        monkeypatch.setattr(schedule, "_WORTH_OPERATIONS", 0)
+    mesh = meshes.create_mesh({"fsdp": 4, "model": 2})
+    rows, positions = 64, 64
+    model = programs.Model(config, None, "float32")
+    planned = programs.decode(
+        model,
+        TopPSampling(0.9),
+        mesh,
+        num_rows=rows,
+        prompt_length=1,
+        num_samples=1,
+        max_new_tokens=positions - 1,
+    )
+    keys = model.cache_bytes(rows * positions) // 2
+    params, _ = model.params(mesh)
+    tokens = rows * (positions - 1) * 4
+    others = rows * (4 + 8 + 4 + 1 + 4)  # last token, key, step, done, index of the cache
+    by_hand = (2 * keys + keys // 2 * gets_smaller) / 8 + (tokens + others) / 4
+    assert planned.around == programs.shard_bytes(params) + by_hand
 
 
 def test_only_what_is_frozen_has_the_checkpoints_dtype(config):

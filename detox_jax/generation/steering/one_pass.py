@@ -16,7 +16,12 @@ from flax import struct
 
 from detox_jax.generation.steering import editing
 from detox_jax.generation.steering.steering import Distribution, Steering
-from detox_jax.models.transformer import TransformerLM, logits_in_chunks, output_logits, output_table
+from detox_jax.models.transformer import (
+    TransformerLM,
+    logits_in_chunks,
+    output_logits,
+    output_table,
+)
 from detox_jax.vocabulary import PAD_ID
 
 _PLACES = 2048  # of which logits are made at once
