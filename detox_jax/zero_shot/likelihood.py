@@ -3,9 +3,8 @@
 Continuations of the same context stand behind it in one row, each of them a branch that sees the
 context and itself and nothing of the others; and all that is predicted from the same position, as
 the letters of a multiple choice are, comes from the same reading. Logits are computed where
-something is scored and nowhere else, of some places at a time. However many continuations a context
-has, a row scores few more tokens than would be read with one of them alone: room does not grow with
-them.
+something is scored and nowhere else, of some places at a time. What shares a row scores a bounded
+number of tokens, so that room does not grow with the continuations of a context.
 """
 
 from __future__ import annotations
