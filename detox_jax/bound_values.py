@@ -177,7 +177,10 @@ def as_set(message: str) -> str:
     calls = _calls(message)
 
     def named(name: re.Match[str]) -> str:
-        return _setting(calls, name[0].lower(), unbound=_is_number) or name[0]
+        setting = _setting(calls, name[0].lower(), unbound=_is_number) or name[0]
+        # What is bound to no macro may be made by a call that the macro of this name goes to.
+        is_macro = "." not in setting or (name[0], MACRO) not in gin_config._CONFIG
+        return setting if is_macro else name[0]
 
     return _NAME.sub(named, said) + message[len(said) :] if calls else message
 
