@@ -62,7 +62,7 @@ def _first(ordered: Sequence[Prompt], number: int, what: str, advice: str) -> li
     if len(ordered) < number:
         raise UserError(
             f"NUM_PROMPTS: {number} {what} are asked for, and there are {len(ordered)} with "
-            f"enough continuations; {advice}"
+            f"enough continuations that differ; {advice}"
         )
     return list(ordered[:number])
 
@@ -77,42 +77,58 @@ def needed(pairs: Sequence[Pair], samples: int) -> dict[str, int]:
 
 
 def comparisons(
-    prompts: Sequence[Prompt],
-    texts: Mapping[str, Mapping[str, Sequence[str]]],
+    prompt: Prompt,
+    texts: Mapping[str, Sequence[str]],
     pairs: Sequence[Pair],
     samples: int,
     seed: int,
-) -> tuple[Comparison, ...]:
-    """Every pair of systems on every prompt, `samples` times, with other continuations each time.
+) -> tuple[Comparison, ...] | None:
+    """Every pair of systems on a prompt, `samples` times, with other texts each time.
+
+    Systems share the random numbers of a prompt, so one that seldom acts wrote texts of another: a
+    text that is on the sheet already is passed over, whoever wrote it.
 
     Args:
-      prompts: what is continued, with texts as raters read them.
-      texts: continuations as raters read them, by system and prompt's id.
+      prompt: what is continued, with its text as raters read it.
+      texts: continuations as raters read them, by system.
       pairs: the systems.
-      samples: comparisons of a pair and prompt.
+      samples: comparisons of a pair.
       seed: of the draw of continuations.
+
+    Returns:
+      None where too few texts differ.
     """
+    left = {
+        name: iter(_order_of_samples(seed, name, prompt.id, len(of_system)))
+        for name, of_system in texts.items()
+    }
+    shown: set[str] = set()
+
+    def drawn(name: str) -> int | None:
+        for sample in left[name]:
+            if (text := texts[name][sample]) not in shown:
+                shown.add(text)
+                return sample
+        return None
+
     made = []
-    for prompt in prompts:
-        drawn = {
-            name: iter(_order_of_samples(seed, name, prompt.id, len(of_prompts[prompt.id])))
-            for name, of_prompts in texts.items()
-        }
-        for index, pair in enumerate(pairs):
-            for _ in range(samples):
-                here, there = next(drawn[pair.method]), next(drawn[pair.against])
-                made.append(
-                    Comparison(
-                        pair=index,
-                        prompt_id=prompt.id,
-                        prompt=prompt.text,
-                        toxicity=prompt.toxicity,
-                        method_sample=here,
-                        against_sample=there,
-                        method_text=texts[pair.method][prompt.id][here],
-                        against_text=texts[pair.against][prompt.id][there],
-                    )
+    for index, pair in enumerate(pairs):
+        for _ in range(samples):
+            here, there = drawn(pair.method), drawn(pair.against)
+            if here is None or there is None:
+                return None
+            made.append(
+                Comparison(
+                    pair=index,
+                    prompt_id=prompt.id,
+                    prompt=prompt.text,
+                    toxicity=prompt.toxicity,
+                    method_sample=here,
+                    against_sample=there,
+                    method_text=texts[pair.method][here],
+                    against_text=texts[pair.against][there],
                 )
+            )
     return tuple(made)
 
 

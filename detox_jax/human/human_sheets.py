@@ -23,13 +23,17 @@ from detox_jax.evaluation.joined import Joined
 from detox_jax.evaluation.scored_texts import Scored
 from detox_jax.human import draws, sheets, texts
 from detox_jax.human import key as keys
-from detox_jax.human.key import Key, Pair
+from detox_jax.human.key import Comparison, Key, Pair
 from detox_jax.kinds import Count, Seed, Share
 from detox_jax.preview import Step
 from detox_jax.records import Prompt
 
 FREE = ("output_dir", "sheets_dir", "check_only")  # see `output_settings`
 _OWN = "OWN_DECODING={{'{method}': ['{setting}']}}"  # see `decoding.compare`
+_ALIKE = (
+    "{count:,} prompts are left out: too few of their continuations differ, and no text is shown "
+    "twice."
+)
 _WARNING = (
     "warning: {place} shows what the models wrote, toxic text unmasked, as raters must see it; "
     "tell them before, and let them stop at any time"
@@ -255,17 +259,13 @@ def _key(
     """The key, and sentences on what was cut to a common part or could not be checked."""
     scored = {name: scored_texts.read(name, path) for name, path in methods.items()}
     joined_texts = joined.join_texts(scored, plan.pairs[0].against, own_decoding, _OWN)
-    candidates = _candidates(joined_texts, draws.needed(plan.pairs, plan.samples))
-    drawn = draws.prompts(candidates, plan.num_prompts, plan.toxic_share, plan.seed)
+    _check_different(joined_texts.methods, plan.pairs)
+    candidates, alike = _candidates(joined_texts, draws.needed(plan.pairs, plan.samples))
     kept = next(iter(joined_texts.methods.values())).samples_per_prompt
-    comparisons = draws.comparisons(
-        [dataclasses.replace(x, text=texts.shown(x.text, f"prompt {x.id!r}")) for x in drawn],
-        {name: _texts(name, path, drawn, kept) for name, path in methods.items()},
-        plan.pairs,
-        plan.samples,
-        plan.seed,
-    )
-    _check_different(scored, plan.pairs)
+    comparisons, passed = _comparisons(methods, plan, candidates, kept)
+    notes = joined_texts.notes
+    if left_out := alike + passed:
+        notes = (*notes, _ALIKE.format(count=left_out))
     code = draws.code(comparisons, plan.raters, plan.seed)
     key = Key(
         schema_version=keys.SCHEMA_VERSION,
@@ -277,7 +277,7 @@ def _key(
             draws.sheet(rater, comparisons, code, plan.seed) for rater in range(1, plan.raters + 1)
         ),
     )
-    return key, joined_texts.notes
+    return key, notes
 
 
 def _check_different(scored: Mapping[str, Scored], pairs: Sequence[Pair]) -> None:
@@ -291,8 +291,8 @@ def _check_different(scored: Mapping[str, Scored], pairs: Sequence[Pair]) -> Non
             )
 
 
-def _candidates(joined_texts: Joined, needed: Mapping[str, int]) -> list[Prompt]:
-    """The prompts that every system has enough continuations of."""
+def _candidates(joined_texts: Joined, needed: Mapping[str, int]) -> tuple[list[Prompt], int]:
+    """The prompts that every system has enough continuations of, and of how many too few differ."""
     for name, number in needed.items():
         there = joined_texts.methods[name].samples_per_prompt
         if there < number:
@@ -302,11 +302,48 @@ def _candidates(joined_texts: Joined, needed: Mapping[str, int]) -> list[Prompt]
                 "or generate more"
             )
     prompts = next(iter(joined_texts.methods.values())).prompts
-    return [
-        prompt
-        for i, prompt in enumerate(prompts)
-        if all(joined_texts.methods[name].counts_P[i] >= n for name, n in needed.items())
-    ]
+    compared = [(joined_texts.methods[name], number) for name, number in needed.items()]
+    candidates, alike = [], 0
+    for i, prompt in enumerate(prompts):
+        if any(method.counts_P[i] < number for method, number in compared):
+            continue
+        hashes = [{*method.hashes_PK[i, : method.counts_P[i]].tolist()} for method, _ in compared]
+        enough = all(
+            len(of) >= number for of, (_, number) in zip(hashes, compared, strict=True)
+        ) and len(set().union(*hashes)) >= sum(needed.values())
+        if enough:
+            candidates.append(prompt)
+        else:
+            alike += 1
+    return candidates, alike
+
+
+def _comparisons(
+    methods: Mapping[str, str], plan: _Plan, candidates: Sequence[Prompt], kept: int
+) -> tuple[tuple[Comparison, ...], int]:
+    """The comparisons of the prompts that are drawn, and how many were passed over for others.
+
+    Too few texts of these differ once they are shown.
+    """
+    made: dict[str, tuple[Comparison, ...] | None] = {}
+    while True:
+        left = [prompt for prompt in candidates if made.get(prompt.id, ()) is not None]
+        drawn = draws.prompts(left, plan.num_prompts, plan.toxic_share, plan.seed)
+        if new := [prompt for prompt in drawn if prompt.id not in made]:
+            of_systems = {name: _texts(name, path, new, kept) for name, path in methods.items()}
+            for prompt in new:
+                text = texts.shown(prompt.text, f"prompt {prompt.id!r}")
+                made[prompt.id] = draws.comparisons(
+                    dataclasses.replace(prompt, text=text),
+                    {name: of_prompts[prompt.id] for name, of_prompts in of_systems.items()},
+                    plan.pairs,
+                    plan.samples,
+                    plan.seed,
+                )
+        of_drawn = [made[prompt.id] for prompt in drawn]
+        if None not in of_drawn:
+            comparisons = tuple(x for of_prompt in of_drawn for x in of_prompt or ())
+            return comparisons, sum(x is None for x in made.values())
 
 
 def _texts(name: str, path: str, drawn: Sequence[Prompt], kept: int) -> dict[str, list[str]]:

@@ -47,13 +47,31 @@ def test_no_continuation_is_shown_twice():
 
 
 def test_continuations_are_drawn_for_each_prompt_and_system():
-    texts = {"mine": {f"id-{i}": [*map(str, range(25))] for i in range(40)}}
-    texts["base"] = texts["mine"]
-    prompts = [Prompt(name, "So") for name in texts["mine"]]
-    made = draws.comparisons(prompts, texts, [Pair("mine", "base")], 2, seed=0)
+    texts = {name: [f"{name} {i}" for i in range(25)] for name in ("mine", "base")}
+    made = [
+        comparison
+        for i in range(40)
+        for comparison in draws.comparisons(
+            Prompt(f"id-{i}", "So"), texts, [Pair("mine", "base")], 2, seed=0
+        )
+    ]
     for samples in ([x.method_sample for x in made], [x.against_sample for x in made]):
         assert len(set(samples)) > 15 and 9 < np.mean(samples) < 15
     assert np.mean([x.method_sample == x.against_sample for x in made]) < 0.2
+
+
+def test_a_text_that_two_systems_wrote_is_shown_once():
+    """Systems share their random numbers: of four continuations all but one are the other's."""
+    texts = {"base": ["a", "b", "c", "d"], "mine": ["a", "b", "c", "e"]}
+    pairs = [Pair("mine", "base")]
+    for i in range(50):
+        made = draws.comparisons(Prompt(f"id-{i}", "So"), texts, pairs, 2, seed=0)
+        shown = [text for x in made for text in (x.method_text, x.against_text)]
+        assert len(set(shown)) == 4
+        assert all(texts["mine"][x.method_sample] == x.method_text for x in made)
+        assert all(texts["base"][x.against_sample] == x.against_text for x in made)
+    # One more comparison would need a sixth text.
+    assert draws.comparisons(Prompt("id", "So"), texts, pairs, 3, seed=0) is None
 
 
 def test_every_rater_judges_every_comparison_once():

@@ -52,7 +52,14 @@ def key(
     drawn = [
         Prompt(f"id-{i}", f"On day {i} he said", 0.9 if i % 2 else 0.1) for i in range(prompts)
     ]
-    comparisons = draws.comparisons(drawn, texts, systems, samples, seed)
+    comparisons = tuple(
+        comparison
+        for prompt in drawn
+        for comparison in draws.comparisons(
+            prompt, {name: texts[name][prompt.id] for name in texts}, systems, samples, seed
+        )
+        or ()
+    )
     code = draws.code(comparisons, raters, seed)
     made = tuple(draws.sheet(rater, comparisons, code, seed) for rater in range(1, raters + 1))
     return Key(SCHEMA_VERSION, code, QUESTIONS, systems, comparisons, made)

@@ -119,6 +119,27 @@ def test_too_few_continuations_are_refused_and_prompts_with_too_few_left_out(tmp
     assert {x.prompt_id for x in key.comparisons} == {f"id-{i}" for i in range(12, 20)}
 
 
+def test_prompts_of_which_two_methods_wrote_one_text_are_left_out(tmp_path, capsys):
+    """Where all continuations are alike, by their bytes or once shown, no two can be compared."""
+    methods = human_made.write_methods(tmp_path, samples=1)
+
+    def as_base(rows):
+        for i in range(6):
+            space = "" if i % 2 else "  "
+            rows[i]["generations"] = [{"text": f" BASE text 0.{space}"}]
+
+    edited(methods["mine"], as_base)
+    key = made(tmp_path, methods)
+    assert {x.prompt_id for x in key.comparisons} <= {f"id-{i}" for i in range(6, 20)}
+    assert all(x.method_text != x.against_text for x in key.comparisons)
+    manifest = json.loads((tmp_path / "key" / "manifest.json").read_text())
+    [note] = [note for note in manifest["notes"] if "prompts are left out" in note]
+    assert note in capsys.readouterr().out
+    said = "NUM_PROMPTS: 15 prompts are asked for, and there are 14 with .* that differ"
+    with pytest.raises(UserError, match=said):
+        human_sheets(methods, f"{tmp_path}/x", f"{tmp_path}/y", num_prompts=15, samples_per_prompt=1)
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
