@@ -25,7 +25,7 @@ from detox_jax.errors import UserError
 from detox_jax.evaluation import metrics, perplexity
 from detox_jax.generation import asking
 from detox_jax.generation.decoding import Decoder, Decoding, rows_per_batch
-from detox_jax.generation.prompts import PromptMode, Request
+from detox_jax.generation.prompts import PromptFile, PromptMode, Request, Standard
 from detox_jax.generation.sampling import DRAW_VERSION, Greedy
 from detox_jax.kinds import Count
 from detox_jax.models.config import TransformerConfig
@@ -43,6 +43,19 @@ MISSING = "probe_without_score"
 _EACH_ITS_OWN = "; rows of `sgeat` that differ in that need a probe each (docs/TRAINING.md)"
 
 
+def asked(prompts: str | None, num_documents: Count = 1000) -> PromptMode:
+    """What a probe asks: the prompts of a file, or documents from nothing.
+
+    Ids seed the draws: under those of generated documents a model would be asked by the random
+    numbers of what it is trained on.
+
+    Args:
+      prompts: file, glob or directory; None for documents.
+      num_documents: how many, where there are no prompts.
+    """
+    return Standard(num_documents, ids="probe") if prompts is None else PromptFile(prompts)
+
+
 @dataclasses.dataclass(frozen=True)
 class ToxicityProbe:
     """Toxicity of continuations and perplexity of documents: a `training.frontier.Probe`.
@@ -51,7 +64,7 @@ class ToxicityProbe:
     says nothing more of it.
 
     Attributes:
-      prompts: what to continue; documents from nothing with `prompts.Standard`.
+      prompts: what to continue; documents from nothing with `prompts.Standard` and `ids` of its own.
       validation: documents for perplexity: file, glob or directory.
       scorer: of the continuations; one that runs here, no service.
       period: steps between two measurements.
@@ -164,6 +177,11 @@ class ToxicityProbe:
         )
         if self.decoding.dtype is not None:
             config = dataclasses.replace(config, dtype=self.decoding.dtype)
+        if (ids := getattr(self.prompts, "ids", None)) == getattr(type(self.prompts), "ids", ""):
+            processes.warn(
+                f"PROBE: its documents are {ids!r}, as generated ones are called, by whose random "
+                "numbers it thus asks; give it ids of its own: prompts.Standard.ids"
+            )
         requests = self.prompts.requests()
         return _Measurement(
             self,

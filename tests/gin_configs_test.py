@@ -11,6 +11,7 @@ import pytest
 
 from detox_jax import cli, configuration, sweep_cells
 from detox_jax.checkpoints import params as params_lib
+from detox_jax.generation import prompts
 from detox_jax.generation.decoding import Decoding
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
@@ -369,6 +370,20 @@ def test_a_probe_behind_tags_is_refused_by_rows_on_plain_documents(tmp_path, cap
     with gin.config_scope("tagged"):
         probe = gin.get_configurable("probe.ToxicityProbe")()
     assert probe.behind is not None and probe.decoding.num_samples == 7
+
+
+def test_a_probe_of_documents_from_nothing_draws_by_ids_and_a_number_of_its_own():
+    """Under the ids of generated documents it would ask by their random numbers."""
+    files = ["gin_configs/experiments/demo.gin", "gin_configs/training/probe.gin"]
+    command = [f"--gin_file={file}" for file in files]
+    command += [f"--gin.PROBE_VALIDATION=runs/demo/text/{PROBE_FILES['VALIDATION']}"]
+    command += ["--gin.PROBE_PROMPTS=None"]
+    assert cli.main(["sgeat", *command, "--dry_run"]) == 0
+    asked = gin.get_configurable("probe.ToxicityProbe")().prompts
+    assert asked == prompts.Standard(1000, ids="probe") and asked.ids != prompts.Standard(1).ids
+    with gin.config_scope("standard"):
+        corpus = gin.get_configurable("sgeat.Corpus")()
+    assert corpus.prompts().ids == "standard"
 
 
 @pytest.mark.parametrize("verb", ["train", "sgeat"])

@@ -232,6 +232,15 @@ def test_documents_from_nothing_need_no_prompts(root, vocabulary):
     made(root, prompts=Standard(4)).check(vocabulary=vocabulary, max_length=64)
 
 
+@pytest.mark.parametrize(("ids", "warned"), [("standard", True), ("probe", False)])
+def test_the_ids_of_generated_documents_are_warned_of(ids, warned, root, model_dir, capsys):
+    """By them the model would be asked by the random numbers of what it is trained on."""
+    spec = checkpoints.read_spec(checkpoints.resolve(str(model_dir))[0])
+    vocabulary = Vocabulary.load(f"{model_dir}/vocabulary")
+    made(root, prompts=Standard(2, ids=ids)).open(spec, vocabulary, meshes.create_mesh())
+    assert ("random numbers it thus asks" in capsys.readouterr().err) == warned
+
+
 def test_the_tags_of_the_training_are_those_of_the_probe(root):
     tags, others = Tags(), Tags(good="<kind>")
     made(root).check()
