@@ -23,6 +23,8 @@ from detox_jax.vocabulary import Vocabulary
 
 # Accelerators are JAX's; TensorFlow reads and packs on the host.
 _HIDDEN_DEVICES = ("GPU", "TPU")
+# What TensorFlow draws by beside a seed, unless `tf.random.set_seed` gives it another.
+_GLOBAL_SEED = 87654321
 Row = dict[str, np.ndarray]
 _EXAMPLES_AT_ONCE = 512
 
@@ -204,9 +206,15 @@ def one_epoch(
       lengths: tokens of each feature to which examples are cut; None for all of them.
 
     Raises:
-      UserError: if there is no such split, or the task cannot be built.
+      UserError: if there is no such split, the task cannot be built, or `tf.random.set_seed` was
+        called, with which the seed gives another order.
     """
     check_split(task, split)
+    if seed is not None and tf.compat.v1.get_seed(seed)[0] != _GLOBAL_SEED:
+        raise UserError(
+            "TensorFlow's global seed is set (tf.random.set_seed), with which RANDOM_SEED puts the "
+            "data in another order; call tf.random.set_seed(None) before"
+        )
     with saying_what_fails(task):
         dataset = task.get_dataset(
             sequence_length=lengths,

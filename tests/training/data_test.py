@@ -114,6 +114,22 @@ def test_same_seed_same_batches_other_seed_other_order(task):
     )
 
 
+def test_a_global_seed_of_tensorflow_is_refused_where_it_decides_the_order(task):
+    """The order would be another one than the command line's, and none that a manifest names."""
+    alone = list(seqio_tasks.one_epoch(task, "train", 3).take(9).as_numpy_iterator())
+    tf.random.set_seed(1)
+    try:
+        assert list(seqio_tasks.one_epoch(task, "train", None).take(1))
+        with pytest.raises(UserError, match=r"global seed is set .* call tf.random.set_seed\(None\)"):
+            seqio_tasks.one_epoch(task, "train", 3)
+    finally:
+        tf.random.set_seed(None)
+    again = list(seqio_tasks.one_epoch(task, "train", 3).take(9).as_numpy_iterator())
+    assert len({len(row["targets"]) for row in alone}) > 1
+    for one, other in zip(alone, again, strict=True):
+        np.testing.assert_array_equal(one["targets"], other["targets"])
+
+
 def test_every_epoch_has_an_order_of_its_own(task):
     rows = round(data.batches_per_epoch(task, batch_size=1, length=32))
     epochs = [
