@@ -1,6 +1,7 @@
 """Pairs as batches: what is in a row, what has no weight, and going back to a position."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -53,6 +54,34 @@ def test_a_row_is_start_prompt_side_and_end_where_there_is_one(source, vocabular
             np.testing.assert_array_equal(weights, expected)
     # Without a prompt the side stands behind the start token.
     assert batch["chosen_inputs"][2, 0] == vocabulary.bos_id and batch["chosen_weights"][2, 0] == 1
+
+
+def test_validation_of_some_pairs_is_not_of_the_first_ones(root, tmp_path):
+    """`pair` writes those first that differ most."""
+    path = tmp_path / "pairs.jsonl"
+    pairs = [
+        {"id": str(i), "prompt": "So", "chosen": " he", "rejected": " no" * (20 - i)}
+        for i in range(20)
+    ]
+    path.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
+    task = preferences.pairs_task(
+        str(path), str(root / "vocabulary"), validation_files=str(path)
+    )
+    validation = functools.partial(
+        Preference().validation_batches, task, batch_size=4, length=128
+    )
+
+    def sizes(**which):
+        """Of the rejected sides, by which pairs are told."""
+        return [
+            int(weights.sum())
+            for batch in validation(**which)
+            for weights in batch["rejected_weights"]
+        ]
+
+    every, first = sizes(), sizes(max_batches=2)
+    assert len(set(every)) == 20 and first == every[:8] == sizes(max_batches=2)
+    assert {*first} != {*sorted(every)[-8:]}
 
 
 def test_a_batch_that_is_not_full_has_pairs_of_no_weight(source):
