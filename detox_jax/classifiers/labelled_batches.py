@@ -174,7 +174,8 @@ class LabelledBatches(epochs.Resumable):
         self._source = source
         self._rows = rows
         sizes = {"batch_size": source.batch_size, "length": source.length, "seed": seed}
-        self.identity = {"task": source.task.name, **sizes, **identity}
+        order = epochs.order(seed)
+        self.identity = {"task": source.task.name, **sizes, **order, **identity}
         self._stream = epochs.EpochStream(
             source.training_examples,
             seed,

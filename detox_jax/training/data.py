@@ -174,6 +174,7 @@ class BatchIterator(epochs.Resumable):
             "batch_size": batch_size,
             "length": length,
             "seed": seed,
+            **epochs.order(seed),
         }
         if isinstance(task, seqio.Mixture):  # A position is one among rows mixed in this way.
             self.identity["mixing"] = mixtures.rates(task)

@@ -9,6 +9,11 @@ from typing import Any, Self
 
 from detox_jax import output_settings
 from detox_jax.errors import UserError
+from detox_jax.records import stable_hash
+
+# Seeds of epochs are below it.
+_SEEDS = 2**31 - 1
+_OF_LARGE_SEEDS = "epochs of a seed from 2147483647 on in orders of their own"
 
 
 class Resumable:
@@ -31,6 +36,14 @@ class Resumable:
           UserError: if it belongs to other data, naming what differs.
         """
         self._stream.restore(state)
+
+
+def order(seed: int) -> dict[str, str]:
+    """What `identity` says of the order of the data, see `output_settings.LEARNS`.
+
+    A version before took the order of another seed for that of a large one.
+    """
+    return {output_settings.LEARNS: _OF_LARGE_SEEDS} if seed >= _SEEDS else {}
 
 
 class EpochStream:
@@ -84,7 +97,10 @@ class EpochStream:
 
     def _open(self) -> Iterator[Any]:
         # Seeds of epochs must not meet the seeds of neighbouring runs: spread them.
-        return iter(self._read_epoch((self._seed * 1_000_003 + self._epoch) % (2**31 - 1)))
+        seed = self._seed * 1_000_003 + self._epoch
+        if self._seed >= _SEEDS:  # Which would be that of another run, in all epochs.
+            seed = stable_hash(f"epoch:{self._seed}:{self._epoch}")
+        return iter(self._read_epoch(seed % _SEEDS))
 
     def state(self) -> dict[str, Any]:
         """The position in the data, as JSON."""
@@ -100,6 +116,11 @@ class EpochStream:
           UserError: if it belongs to other data, naming what differs.
         """
         identity = self.state()["identity"]
+        if output_settings.LEARNS in identity.keys() - state["identity"].keys():
+            raise UserError(
+                "the checkpoint is of a version before, which put this data in another order: go "
+                "on with that one, or begin anew in another place"
+            )
         for name, value in output_settings.as_named_before(state["identity"], identity).items():
             if state["identity"].get(name) != value:
                 raise UserError(

@@ -189,6 +189,7 @@ class PairBatches(epochs.Resumable):
             "batch_size": source.batch_size,
             "length": source.length,
             "seed": seed,
+            **epochs.order(seed),
         }
         self._stream = epochs.EpochStream(
             lambda seed: source.examples("train", seed),

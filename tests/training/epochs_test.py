@@ -6,7 +6,7 @@ import json
 import pytest
 
 from detox_jax.errors import UserError
-from detox_jax.training.epochs import EpochStream
+from detox_jax.training.epochs import EpochStream, order
 
 
 class Epochs:
@@ -44,6 +44,26 @@ def test_seeds_of_runs_do_not_meet_and_are_seeds_whatever_the_run():
         taken += epochs.seeds
     assert len(set(taken)) == 4 * 50
     assert all(0 <= seed < 2**31 - 1 for seed in taken)
+
+
+def test_two_seeds_have_no_order_in_common():
+    """Of 0, 2147483647 and 4294967294 all epochs were the same."""
+    taken = {}
+    for seed in (0, 1, 2**31 - 2, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1):
+        epochs = Epochs(length=1)
+        take(stream(epochs, seed), 20)
+        taken[seed] = epochs.seeds
+    every = [seed for seeds in taken.values() for seed in seeds]
+    assert len(set(every)) == len(every) and all(0 <= seed < 2**31 - 1 for seed in every)
+    # Those that were apart already stay: an order is part of a configuration's output.
+    assert taken[2**31 - 2][0] == (2**31 - 2) * 1_000_003 % (2**31 - 1)
+
+
+def test_a_position_of_a_large_seed_in_the_order_of_before_is_refused():
+    assert order(2**31 - 2) == {}
+    state = stream(Epochs(), 2**31 - 1).state()
+    with pytest.raises(UserError, match="is of a version before, which put this data in another"):
+        stream(Epochs(), 2**31 - 1, **order(2**31 - 1)).restore(state)
 
 
 @pytest.mark.parametrize("position", range(8))
