@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from detox_jax.errors import UserError
-from tasks.memory_source import MemorySource
+from tasks.memory_source import InOrder, MemorySource
 
 
 class CachedText(MemorySource):
@@ -28,7 +28,7 @@ class CachedText(MemorySource):
         """The files of a split."""
         return self._cached.list_shards(split)
 
-    def all_examples(self, split: str) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
         """Examples `{"targets"}`; the ids of all documents are held in memory.
 
         Raises:
@@ -41,7 +41,7 @@ class CachedText(MemorySource):
                 f"{self.list_shards(split)[0]}: this file, or one beside it, is not whole: "
                 f"{len(rows)} of {count} documents; cache the task again"
             )
-        rows.sort(key=lambda row: row["position"])
+        rows = in_order(sorted(rows, key=lambda row: row["position"]))
         targets = tf.RaggedTensor.from_row_lengths(  # type: ignore  # No stub has it.
             np.concatenate([row["targets"] for row in rows]),
             np.array([len(row["targets"]) for row in rows], np.int64),

@@ -22,8 +22,7 @@ from detox_jax import preview, records
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.toxicity import labelled
-from tasks.memory_source import MemorySource, read_once
-from tasks.text_source import SHUFFLE_BUFFER
+from tasks.memory_source import SHUFFLE_BUFFER, InOrder, MemorySource, read_once
 from tasks.tfds_source import VersionedSource
 
 DATA_VARIABLE = "DETOX_JAX_DATA"
@@ -80,9 +79,9 @@ class LabelledSource(MemorySource):
         """How many texts there are; reads them."""
         return len(self._examples(split))
 
-    def all_examples(self, split: str) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
         """Examples `{"text", "labels", "weight"}`."""
-        examples = self._examples(split)
+        examples = in_order(self._examples(split))
         columns: Any = {
             "text": [example.text.encode("utf-8", "replace") for example in examples],
             "labels": [example.labels for example in examples],

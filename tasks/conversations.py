@@ -20,7 +20,8 @@ from detox_jax import bad_records as bad_records_lib
 from detox_jax import chat, records
 from detox_jax.training.data import GIVEN, WRITTEN
 from tasks import pieces
-from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource
+from tasks.memory_source import SHUFFLE_BUFFER
+from tasks.text_source import TEXTS_AT_ONCE, TextSource
 from tasks.vocabularies import SeqioBPEVocabulary, padded
 
 _ASKED = "prompt_text"

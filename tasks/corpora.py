@@ -20,8 +20,8 @@ from detox_jax.errors import UserError
 from detox_jax.vocabulary import Vocabulary
 from tasks import conversations, metrics, pieces
 from tasks.cached_text import TextTask
+from tasks.memory_source import SHUFFLE_BUFFER
 from tasks.text_source import (
-    SHUFFLE_BUFFER,
     TEXTS_AT_ONCE,
     TextSource,
     read_jsonl_documents,

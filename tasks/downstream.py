@@ -27,7 +27,7 @@ from detox_jax import manifests, records
 from detox_jax.errors import Unavailable, UserError, network_trouble
 from detox_jax.zero_shot.questions import Question
 from tasks import questions
-from tasks.memory_source import MemorySource
+from tasks.memory_source import InOrder, MemorySource
 from tasks.questions import Record
 
 DIRECTORY_VARIABLE = "DETOX_JAX_DOWNSTREAM"
@@ -106,10 +106,10 @@ class FileSource(MemorySource):
         del split
         return [str(file) for file in self.files]
 
-    def all_examples(self, split: str) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
         """The questions of the file, in its order."""
         del split
-        pairs = _read_records(self.files)
+        pairs = in_order(list(_read_records(self.files)))
         return _dataset([_ask(self._benchmark, record, where) for where, record in pairs])
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import abc
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+# The examples among which a task draws the next. Of more the source gives a shuffled order already.
+SHUFFLE_BUFFER = 100_000
+T = TypeVar("T")
+InOrder = Callable[[Sequence[T]], Sequence[T]]
 _Source = TypeVar("_Source", bound="MemorySource")
 _Read = TypeVar("_Read")
 
@@ -38,8 +43,16 @@ class MemorySource(seqio.DataSource, abc.ABC):
         return True
 
     @abc.abstractmethod
-    def all_examples(self, split: str) -> tf.data.Dataset:
-        """The examples of a split, in the source's order."""
+    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
+        """The examples of a split, all of them put in order; in the source's own by itself."""
+
+    @staticmethod
+    def shuffles(number: int) -> bool:
+        """Whether so many examples are given in a shuffled order where there is a seed.
+
+        A task alone would begin with the first ones of a sorted file, in every epoch.
+        """
+        return number > SHUFFLE_BUFFER
 
     def get_dataset(
         self,
@@ -49,9 +62,16 @@ class MemorySource(seqio.DataSource, abc.ABC):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Those of a shard; `shuffle` is left to the task, which shuffles all of them."""
-        del shuffle, seed, unused
-        dataset = self.all_examples(split)
+        """Those of a shard; `shuffle` is left to the task as far as its buffer holds all of them."""
+        del unused
+
+        def in_order(rows: Sequence[Any]) -> Sequence[Any]:
+            # Without a seed each host would draw, and be dealt from, an order of its own.
+            if not shuffle or seed is None or not self.shuffles(len(rows)):
+                return rows
+            return [rows[i] for i in np.random.default_rng(int(seed)).permutation(len(rows))]
+
+        dataset = self.all_examples(split, in_order)
         if shard_info is not None and shard_info.num_shards > 1:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
         return dataset

@@ -19,8 +19,7 @@ from detox_jax import records
 from detox_jax.errors import UserError
 from detox_jax.toxicity import preferences
 from tasks import text_source
-from tasks.memory_source import MemorySource, read_once
-from tasks.text_source import SHUFFLE_BUFFER
+from tasks.memory_source import SHUFFLE_BUFFER, InOrder, MemorySource, read_once
 from tasks.vocabularies import SeqioBPEVocabulary
 
 _TEXTS = ("prompt", "chosen", "rejected")
@@ -52,9 +51,9 @@ class PairSource(MemorySource):
         """How many pairs a split has."""
         return len(self._pairs(split))
 
-    def all_examples(self, split: str) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
         """Examples of texts and figures, see this file's beginning."""
-        pairs = self._pairs(split)
+        pairs = in_order(self._pairs(split))
         columns: dict[str, Any] = {
             "id": [pair.id.encode("utf-8", "replace") for pair in pairs],
             "prompt": [pair.prompt.encode("utf-8", "replace") for pair in pairs],

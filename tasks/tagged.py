@@ -21,7 +21,8 @@ from detox_jax.errors import UserError
 from detox_jax.tags import Tags
 from tasks import metrics, text_source
 from tasks.corpora import DOCUMENTS_VARIABLE
-from tasks.text_source import SHUFFLE_BUFFER, TEXTS_AT_ONCE, TextSource, splits
+from tasks.memory_source import SHUFFLE_BUFFER
+from tasks.text_source import TEXTS_AT_ONCE, TextSource, splits
 from tasks.vocabularies import SeqioBPEVocabulary, padded
 
 

@@ -15,9 +15,8 @@ from detox_jax import manifests, records
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.tags import Tags
-from tasks.memory_source import MemorySource, read_once
+from tasks.memory_source import InOrder, MemorySource, read_once
 
-SHUFFLE_BUFFER = 100_000
 TEXTS_AT_ONCE = 512
 
 
@@ -91,14 +90,16 @@ class TextSource(MemorySource):
         files = _text_files if self._reads_text else records.resolve_files
         return [str(file) for file in files(self.path(split))]
 
-    def all_examples(self, split: str) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
         """Examples `{"id", "position"}` and the columns."""
         rows, _ = self._documents(split)
-        names = ("id", *self.columns)
+        numbered = in_order([(*row, position) for position, row in enumerate(rows)])
+        names = ("id", *self.columns, "position")
         columns: Any = {
-            name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+            name: list(column)
+            for name, column in zip(names, zip(*numbered, strict=True), strict=True)
         }
-        columns["position"] = np.arange(len(rows), dtype=np.int64)
+        columns["position"] = np.array(columns["position"], np.int64)
         return tf.data.Dataset.from_tensor_slices(columns)
 
     @read_once

@@ -171,10 +171,12 @@ class LabelledBatches(epochs.Resumable):
           identity: what else decides them: data, tokenizer.
           rows: of each batch that are given; all where None.
         """
+        from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
+
         self._source = source
         self._rows = rows
         sizes = {"batch_size": source.batch_size, "length": source.length, "seed": seed}
-        order = epochs.order(seed)
+        order = epochs.order(seed, seqio_tasks.is_shuffled_whole(source.task, "train"))
         self.identity = {"task": source.task.name, **sizes, **order, **identity}
         self._stream = epochs.EpochStream(
             source.training_examples,

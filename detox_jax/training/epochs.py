@@ -14,6 +14,7 @@ from detox_jax.records import stable_hash
 # Seeds of epochs are below it.
 _SEEDS = 2**31 - 1
 _OF_LARGE_SEEDS = "epochs of a seed from 2147483647 on in orders of their own"
+_WHOLE = "all examples shuffled"
 
 
 class Resumable:
@@ -38,12 +39,18 @@ class Resumable:
         self._stream.restore(state)
 
 
-def order(seed: int) -> dict[str, str]:
+def order(seed: int, is_shuffled_whole: bool) -> dict[str, str]:
     """What `identity` says of the order of the data, see `output_settings.LEARNS`.
 
-    A version before took the order of another seed for that of a large one.
+    A version before took the order of another seed for that of a large one, and shuffled more
+    examples than a buffer holds within a window.
+
+    Args:
+      seed: of all epochs.
+      is_shuffled_whole: see `seqio_tasks.is_shuffled_whole`.
     """
-    return {output_settings.LEARNS: _OF_LARGE_SEEDS} if seed >= _SEEDS else {}
+    said = [_WHOLE] * is_shuffled_whole + [_OF_LARGE_SEEDS] * (seed >= _SEEDS)
+    return {output_settings.LEARNS: "; ".join(said)} if said else {}
 
 
 class EpochStream:

@@ -189,6 +189,23 @@ def count_documents(task: seqio.Task | seqio.Mixture) -> int | None:
     return None if count is None else {split: count(split) for split in task.splits}["train"]
 
 
+def is_shuffled_whole(
+    task: seqio.Task | seqio.Mixture, split: str, use_cached: bool = False
+) -> bool:
+    """Whether a source gives more examples than a task shuffles, in a shuffled order of its own.
+
+    A version before gave them in order, so that the first ones came first.
+    """
+    for part in parts(task):
+        shuffles = getattr(part.source, "shuffles", None)
+        if shuffles is None or split not in part.splits:
+            continue
+        cached = part.get_cached_stats(split)["examples"] if use_cached else None
+        if shuffles(part.source.count(split) if cached is None else cached):
+            return True
+    return False
+
+
 def one_epoch(
     task: seqio.Task | seqio.Mixture,
     split: str,

@@ -137,7 +137,9 @@ def test_prompts_of_which_two_methods_wrote_one_text_are_left_out(tmp_path, caps
     assert note in capsys.readouterr().out
     said = "NUM_PROMPTS: 15 prompts are asked for, and there are 14 with .* that differ"
     with pytest.raises(UserError, match=said):
-        human_sheets(methods, f"{tmp_path}/x", f"{tmp_path}/y", num_prompts=15, samples_per_prompt=1)
+        human_sheets(
+            methods, f"{tmp_path}/x", f"{tmp_path}/y", num_prompts=15, samples_per_prompt=1
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,21 @@
-"""What a source has read: once for each split, and not beyond the source."""
+"""Sources in memory: what each reads, how long it holds it, and in which order it gives it."""
 
 import gc
+import json
 import weakref
 
 import pytest
+import seqio
 
-from tasks import corpora, memory_source, preferences
-from tasks.classification import labelled_task
+from detox_jax.output_settings import LEARNS
+from detox_jax.training import seqio_tasks
+from detox_jax.training.data import BatchIterator
+from detox_jax.training.pair_batches import PairBatches, PairTask
+from tasks import classification, corpora, memory_source, preferences
 from tests.classifiers import labelled_made
 from tests.training.pairs_made import write_pairs
+
+NUMBER = 60
 
 
 class _Source(memory_source.MemorySource):
@@ -47,9 +54,62 @@ def test_what_was_read_goes_with_its_task(kind, tmp_path, vocabulary):
     else:
         labelled_made.write(file)
         make = {"documents": lambda: corpora.documents_task(str(file), of_vocabulary)}
-        task = make.get(kind, lambda: labelled_task(files=str(file)))()
+        task = make.get(kind, lambda: classification.labelled_task(files=str(file)))()
     source = weakref.ref(task.source)
     assert source().count("train") == len(list(task.source.all_examples("train")))
     del task
     gc.collect()
     assert source() is None
+
+
+@pytest.fixture
+def tasks(tmp_path, vocabulary):
+    """A task of each kind of source, of as many examples, and the feature that tells them."""
+    documents, pairs = tmp_path / "documents.jsonl", tmp_path / "pairs.jsonl"
+    texts = [f"so {i}" for i in range(NUMBER)]
+    documents.write_text(
+        "".join(json.dumps({"text": text, "toxicity": 0.5}) + "\n" for text in texts)
+    )
+    rows = [{"prompt": "", "chosen": f" {text}", "rejected": " no"} for text in texts]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vocabulary.save(tmp_path / "vocabulary")
+    vocabulary_path = str(tmp_path / "vocabulary")
+    labelled = classification.labelled_task(files=str(documents), validation_files=str(documents))
+    return {
+        "text": corpora.documents_task(str(documents), vocabulary_path),
+        "chosen": preferences.pairs_task(str(pairs), vocabulary_path),
+        "labels": labelled,
+    }
+
+
+def order(source, **how):
+    rows = source.get_dataset("train", **{"shuffle": True, "seed": 3, **how}).as_numpy_iterator()
+    return [int((row["chosen"] if "chosen" in row else row["text"]).split()[1]) for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["text", "chosen", "labels"])
+def test_more_than_a_buffer_holds_are_shuffled_whole_and_others_left_to_it(
+    kind, tasks, monkeypatch
+):
+    task = tasks[kind]
+    assert order(task.source) == [*range(NUMBER)]
+    assert not seqio_tasks.is_shuffled_whole(task, "train")
+    monkeypatch.setattr(memory_source, "SHUFFLE_BUFFER", NUMBER - 1)
+    shuffled = order(task.source)
+    assert sorted(shuffled) == [*range(NUMBER)] and shuffled == order(task.source)
+    assert max(shuffled[:10]) > NUMBER // 2 and shuffled != order(task.source, seed=4)
+    assert order(task.source, shuffle=False) == order(task.source, seed=None) == [*range(NUMBER)]
+    shards = [order(task.source, shard_info=seqio.ShardInfo(i, 2)) for i in range(2)]
+    assert shards == [shuffled[::2], shuffled[1::2]]
+    assert seqio_tasks.is_shuffled_whole(task, "train")
+
+
+def test_manifests_and_positions_name_that_order(tasks, monkeypatch):
+    def learns():
+        batches = BatchIterator(tasks["text"], batch_size=2, length=8, seed=0)
+        pairs = PairBatches(PairTask(tasks["chosen"], length=8, batch_size=2), seed=0)
+        return [of.identity.get(LEARNS) for of in (batches, pairs)]
+
+    assert learns() == [None, None]
+    monkeypatch.setattr(memory_source, "SHUFFLE_BUFFER", NUMBER - 1)
+    assert learns() == ["all examples shuffled"] * 2

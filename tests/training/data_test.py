@@ -120,7 +120,9 @@ def test_a_global_seed_of_tensorflow_is_refused_where_it_decides_the_order(task)
     tf.random.set_seed(1)
     try:
         assert list(seqio_tasks.one_epoch(task, "train", None).take(1))
-        with pytest.raises(UserError, match=r"global seed is set .* call tf.random.set_seed\(None\)"):
+        with pytest.raises(
+            UserError, match=r"global seed is set .* call tf.random.set_seed\(None\)"
+        ):
             seqio_tasks.one_epoch(task, "train", 3)
     finally:
         tf.random.set_seed(None)

@@ -64,12 +64,8 @@ def test_validation_of_some_pairs_is_not_of_the_first_ones(root, tmp_path):
         for i in range(20)
     ]
     path.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
-    task = preferences.pairs_task(
-        str(path), str(root / "vocabulary"), validation_files=str(path)
-    )
-    validation = functools.partial(
-        Preference().validation_batches, task, batch_size=4, length=128
-    )
+    task = preferences.pairs_task(str(path), str(root / "vocabulary"), validation_files=str(path))
+    validation = functools.partial(Preference().validation_batches, task, batch_size=4, length=128)
 
     def sizes(**which):
         """Of the rejected sides, by which pairs are told."""
