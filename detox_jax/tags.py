@@ -8,7 +8,8 @@ it as that one.
 
 With tags `between` there are more than two classes, and a document's class is by its rank among all
 that are read, as Quark has it (Lu et al., 2022): as many documents in each, the remainder in the
-worst.
+worst. Of equal scores the hash of the id decides: earlier rounds, which are read first, have no better
+ranks than later ones.
 """
 
 from __future__ import annotations
@@ -106,7 +107,12 @@ class Tags:
                 f"BETWEEN_TAGS: {len(scored)} scored documents are fewer than {len(self.all)} tags"
             )
         made = [0] * len(documents)
-        for rank, i in enumerate(sorted(scored, key=lambda i: documents[i][1] or 0.0)):
+
+        def rank_of(i: int) -> tuple[float, int]:
+            record_id, toxicity = documents[i]
+            return toxicity or 0.0, stable_hash(f"rank:{record_id}")
+
+        for rank, i in enumerate(sorted(scored, key=rank_of)):
             if not self._is_untagged(documents[i][0]):
                 made[i] = min(rank // size, len(self.all) - 1) + 1
         return made

@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import records
+from detox_jax import output_settings, records
 from detox_jax.errors import UserError
 from detox_jax.tags import Tags
 from tasks import metrics, text_source
@@ -24,6 +24,10 @@ from tasks.corpora import DOCUMENTS_VARIABLE
 from tasks.memory_source import SHUFFLE_BUFFER
 from tasks.text_source import TEXTS_AT_ONCE, TextSource, splits
 from tasks.vocabularies import SeqioBPEVocabulary, padded
+
+
+# For settings, see `output_settings.LEARNS`: a version before cut equal scores in the order of reading.
+_BY_IDS = "equal scores in classes by their ids"
 
 
 class TaggedSource(TextSource):
@@ -46,6 +50,7 @@ class TaggedSource(TextSource):
     ):
         self.tags = tags
         self.pool = tuple(pool)
+        self._has_equal: dict[str, bool] = {}  # scores, of the splits that are read
         reader = text_source.read_jsonl_documents
         super().__init__(files, reader, DOCUMENTS_VARIABLE, bad_records)
 
@@ -64,6 +69,8 @@ class TaggedSource(TextSource):
                 f"{path}: none of its {len(documents)} documents has a score, by which tags go; "
                 "run `score`"
             )
+        scores = [x.toxicity for x in documents if x.toxicity is not None]
+        self._has_equal[split] = len({*scores}) < len(scores)
         classes = self.tags.classes([(x.id, x.toxicity) for x in documents])
         for document, number in zip(documents, classes, strict=True):
             yield document.id, document.text, number
@@ -77,6 +84,8 @@ class TaggedSource(TextSource):
         described = super().describe(split)
         if self.pool and split == "train":
             described["pool"] = [text_source.described(place) for place in self.pool]
+        if self.tags.between and self._has_equal[split]:
+            described[output_settings.LEARNS] = _BY_IDS
         return {
             **described,
             "tags": {**tags, "untagged": self.tags.untagged, "documents": counts},

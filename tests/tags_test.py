@@ -76,9 +76,18 @@ def test_classes_by_rank_are_equal_and_the_remainder_is_in_the_worst():
     assert [numbers[i] - 1 for i in order] == [0, 1, 2, 3, 4, 4, 4]
 
 
-def test_equal_scores_go_by_their_order_and_those_without_one_have_no_class():
+def test_equal_scores_go_by_their_ids_and_those_without_one_have_no_class():
+    """Not by the order in which they are read: that of a pool is of rounds, the earlier ones first."""
     documents = [("a", 0.5), ("b", None), *((x, 0.5) for x in "cdef"), ("g", 0.0)]
-    assert FIFTHS.classes(documents) == [2, 0, 3, 4, 5, 5, 1]
+    numbers = FIFTHS.classes(documents)
+    assert (numbers[1], numbers[6]) == (0, 1)
+    assert sorted(numbers[i] for i in (0, 2, 3, 4, 5)) == [2, 3, 4, 5, 5]
+    assert FIFTHS.classes(documents[::-1]) == numbers[::-1] != [2, 0, 3, 4, 5, 5, 1]
+    rounds = [(f"round-{1 + i // 100}-{i}", 0.0) for i in range(300)]
+    in_best = [
+        name[:7] for (name, _), k in zip(rounds, FIFTHS.classes(rounds), strict=True) if k == 1
+    ]
+    assert len(in_best) == 60 and all(10 <= in_best.count(f"round-{r}") <= 30 for r in (1, 2, 3))
     with pytest.raises(UserError, match="BETWEEN_TAGS: 4 scored documents are fewer than 5 tags"):
         FIFTHS.classes(documents[:5])
 
