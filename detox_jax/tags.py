@@ -8,8 +8,8 @@ it as that one.
 
 With tags `between` there are more than two classes, and a document's class is by its rank among all
 that are read, as Quark has it (Lu et al., 2022): as many documents in each, the remainder in the
-worst. Of equal scores the hash of the id decides: earlier rounds, which are read first, have no better
-ranks than later ones.
+worst. Of equal scores the hash of the id decides: earlier rounds, which are read first, have no
+better ranks than later ones.
 """
 
 from __future__ import annotations

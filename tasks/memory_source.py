@@ -62,7 +62,7 @@ class MemorySource(seqio.DataSource, abc.ABC):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Those of a shard; `shuffle` is left to the task as far as its buffer holds all of them."""
+        """Those of a shard; `shuffle` is left to the task where its buffer holds all of them."""
         del unused
 
         def in_order(rows: Sequence[Any]) -> Sequence[Any]:

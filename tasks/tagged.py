@@ -25,8 +25,7 @@ from tasks.memory_source import SHUFFLE_BUFFER
 from tasks.text_source import TEXTS_AT_ONCE, TextSource, splits
 from tasks.vocabularies import SeqioBPEVocabulary, padded
 
-
-# For settings, see `output_settings.LEARNS`: a version before cut equal scores in the order of reading.
+# For settings, see `output_settings.LEARNS`: a version before cut equal scores as they were read.
 _BY_IDS = "equal scores in classes by their ids"
 
 

@@ -77,7 +77,7 @@ def test_classes_by_rank_are_equal_and_the_remainder_is_in_the_worst():
 
 
 def test_equal_scores_go_by_their_ids_and_those_without_one_have_no_class():
-    """Not by the order in which they are read: that of a pool is of rounds, the earlier ones first."""
+    """Not by the order in which they are read: of a pool the earlier rounds come first."""
     documents = [("a", 0.5), ("b", None), *((x, 0.5) for x in "cdef"), ("g", 0.0)]
     numbers = FIFTHS.classes(documents)
     assert (numbers[1], numbers[6]) == (0, 1)
