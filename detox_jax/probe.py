@@ -64,7 +64,7 @@ class ToxicityProbe:
     says nothing more of it.
 
     Attributes:
-      prompts: what to continue; documents from nothing with `prompts.Standard`, by `ids` of its own.
+      prompts: what to continue; documents from nothing with `prompts.Standard`, by ids of its own.
       validation: documents for perplexity: file, glob or directory.
       scorer: of the continuations; one that runs here, no service.
       period: steps between two measurements.

@@ -372,6 +372,15 @@ def test_a_probe_behind_tags_is_refused_by_rows_on_plain_documents(tmp_path, cap
     assert probe.behind is not None and probe.decoding.num_samples == 7
 
 
+def test_the_seed_of_a_run_is_that_of_what_it_trains_for_steering():
+    """Cells of a sweep over seeds had one map and one reward model."""
+    file = "--gin_file=gin_configs/experiments/steering.gin"
+    cli.load_config(cli.parse_arguments(["sgeat", file, "--gin.RANDOM_SEED=5"]))
+    for scope, verb in (("map", "train_linear"), ("reward", "train_reward")):
+        seed = gin.query_parameter(f"{scope}/{verb}.{verb}.random_seed")
+        assert seed.scoped_configurable_fn() == 5
+
+
 def test_a_probe_of_documents_from_nothing_draws_by_ids_and_a_number_of_its_own():
     """Under the ids of generated documents it would ask by their random numbers."""
     files = ["gin_configs/experiments/demo.gin", "gin_configs/training/probe.gin"]

@@ -36,7 +36,7 @@ class Method:
       train: the verb `train` with its settings; the run's own where None.
       decoding: what differs from the run's decoding, by name: `{'sampling': @sampling.Greedy()}`.
       random_seed: of training and continuations, where rows differ in nothing but their seed; the
-        run's own where None.
+        run's own where None. Vectors are the run's.
       start: the row whose model this one starts from; the base where None.
       terms: rows by their weights, in place of a training: the sum of weight * (model - start) is
         added to `start` (`combine`). A toxic one times -0.5 is task arithmetic.
