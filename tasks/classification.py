@@ -18,7 +18,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from detox_jax import preview, records
+from detox_jax import output_settings, preview, records
 from detox_jax.errors import UserError
 from detox_jax.parallel import processes
 from detox_jax.toxicity import labelled
@@ -58,11 +58,21 @@ class LabelledText:
 
 
 class LabelledSource(MemorySource):
-    """Labelled texts read whole into memory, validated on the way; every split from one reader."""
+    """Labelled texts read whole into memory, validated on the way; every split from one reader.
 
-    def __init__(self, splits: Mapping[str, Callable[[], Iterator[LabelledText]]]):
+    Attributes:
+      splits: the reader of each.
+      apart: of a split, another one whose texts it leaves out.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Callable[[], Iterator[LabelledText]]],
+        apart: Mapping[str, str] | None = None,
+    ):
         super().__init__(splits=tuple(splits))
         self._splits = dict(splits)
+        self._apart = dict(apart or {})
 
     def list_shards(self, split: str) -> list[str]:
         """One."""
@@ -71,9 +81,12 @@ class LabelledSource(MemorySource):
     def describe(self, split: str) -> dict[str, Any]:
         """The hash of what is read, for manifests; where it lies does not matter."""
         digest = hashlib.sha256()
-        for example in self._examples(split):
+        read = self._read(split)
+        for example in read:
             digest.update(f"{example}\n".encode("utf-8", "replace"))
-        return {"sha256": digest.hexdigest(), "texts": len(self._examples(split))}
+        # A version before left no copies out.
+        rules = output_settings.text_rules(len(self._examples(split)) < len(read))
+        return {"sha256": digest.hexdigest(), "texts": len(read), **rules}
 
     def count(self, split: str) -> int:
         """How many texts there are; reads them."""
@@ -91,10 +104,33 @@ class LabelledSource(MemorySource):
 
     @read_once
     def _examples(self, split: str) -> list[LabelledText]:
+        """The texts of a split without copies of those that it is to be apart from."""
+        read = self._read(split)
+        if split not in self._apart:
+            return read
+        known = {_compared(example) for example in self._read(self._apart[split])}
+        apart = [example for example in read if _compared(example) not in known]
+        if not apart:
+            processes.warn(f"the split {split!r}: all of its {len(read)} texts are trained on too")
+            return read
+        if copies := len(read) - len(apart):
+            processes.warn(
+                f"the split {split!r}: {copies} of {len(read)} texts are trained on too, and left "
+                "out"
+            )
+        return apart
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
+    def _read(self, split: str) -> list[LabelledText]:
         examples = [example for example in self._splits[split]() if example.text.strip()]
         if not examples:
             raise UserError(f"no labelled text for the split {split!r}")
         return examples
+
+
+def _compared(example: LabelledText) -> str:
+    """A text without what copies differ in."""
+    return " ".join(example.text.lower().split())
 
 
 # --- preprocessors ----------------------------------------------------------------------------
@@ -282,13 +318,15 @@ def train_on_scored(
 
 def _documents(files: str, validation_files: str | None, labels: tuple[str, ...]) -> LabelledSource:
     held_out = validation_files is None
+    # Copies have ids of their own, by whose hashes some are held out and some trained on.
     return LabelledSource(
         {
             "train": lambda: read_documents(files, labels, 1 if held_out else None),
             "validation": lambda: read_documents(
                 validation_files or files, labels, 0 if held_out else None
             ),
-        }
+        },
+        {"validation": "train"} if held_out else {},
     )
 
 

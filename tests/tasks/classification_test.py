@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from detox_jax import preview, records
+from detox_jax import output_settings, preview, records
 from detox_jax.classifiers import labelled_fit
 from detox_jax.errors import UserError
 from detox_jax.toxicity import labelled
@@ -89,6 +89,37 @@ def test_one_document_in_five_is_held_out(tmp_path):
     example = next(iter(seqio_tasks.examples(task, "train")))
     number = int(example["text"].decode().split()[1])
     np.testing.assert_allclose(example["labels"], [1.0, number / 100], rtol=1e-6)
+
+
+def test_no_text_is_both_trained_on_and_held_out(tmp_path, capsys):
+    """Copies have ids of their own, whose hashes part them; what is trained on stays."""
+    path = tmp_path / "a.jsonl"
+    texts = [*("Thank you!" for _ in range(10)), "thank  you!", *(f"text {i}" for i in range(40))]
+    path.write_text("".join(f"{json.dumps({'text': text, 'toxicity': 0})}\n" for text in texts))
+    task = classification.labelled_task(files=str(path))
+    train, held_out = _texts(task, "train"), _texts(task, "validation")
+    assert "Thank you!" in train and held_out
+    assert not {" ".join(text.lower().split()) for text in train} & held_out
+    assert "thank  you!" not in held_out
+    source = task.source
+    read = list(classification.read_documents(str(path), ("toxicity",), 0))
+    copies = len(read) - source.count("validation")
+    assert copies > 0 and f"{copies} of {len(read)} texts are trained" in capsys.readouterr().err
+    assert source.count("train") == len(texts) - len(read)
+    # Finished outputs stay: of these the hash is as ever, and the mark is one of rules.
+    described = source.describe("validation")
+    assert described.pop(output_settings.TEXT_RULES) == 2 and described["texts"] == len(read)
+    assert output_settings.TEXT_RULES not in source.describe("train")
+    apart = classification.labelled_task(files=str(path), validation_files=str(path))
+    assert apart.source.count("validation") == len(texts)
+
+
+def test_texts_that_are_all_trained_on_are_held_out_with_a_warning(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Thanks", "toxicity": 0}\n' * 40)
+    task = classification.labelled_task(files=str(path))
+    assert task.source.count("validation") > 0
+    assert "texts are trained on too" in capsys.readouterr().err
 
 
 def test_labels_of_a_table_are_numbers(tmp_path):
