@@ -142,7 +142,14 @@ def place(tmp_path_factory, vocabulary, config):
         for row in scored
     ]
     given = {"documents": documents, "prompts": prompts, "scored": scored, "samples": samples}
-    given |= {"rescored": documents, "others": samples}
+    milder = [
+        {
+            **row,
+            "generations": [{"text": text, "toxicity": 0.4} for text in ("so it was.", "fool.")],
+        }
+        for row in scored
+    ]
+    given |= {"rescored": documents, "others": samples, "milder": milder}
     for name, rows in given.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (root / f"{name}.jsonl").write_text(lines)
@@ -178,7 +185,7 @@ def command(verb, place):
         "compare": "SCORES={'a':'documents.jsonl','b':'rescored.jsonl'} OUTPUT_DIR=out",
         "evaluate": "METHODS={'base':'scored.jsonl'} OUTPUT_DIR=out",
         "report": "RESULTS=results.json OUTPUT_DIR=out",
-        "human_sheets": "METHODS={'base':'samples.jsonl','mine':'others.jsonl'} NUM_PROMPTS=4 "
+        "human_sheets": "METHODS={'base':'samples.jsonl','mine':'milder.jsonl'} NUM_PROMPTS=4 "
         "OUTPUT_DIR=out SHEETS_DIR=sheets",
         "human_results": "KEY=key.json SHEETS=filled OUTPUT_DIR=out",
         "convert": "FROM=base TO_HF=out",

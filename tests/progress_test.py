@@ -114,7 +114,7 @@ LONG = {
         (r"^draw: ([\d,]+) of \1 pictures", r"^report: make the page: .* so far"),
     ),
     "human_sheets": Long(
-        "METHODS={'base':'samples.jsonl','mine':'others.jsonl'} NUM_PROMPTS=4 SHEETS_DIR=sheets",
+        "METHODS={'base':'samples.jsonl','mine':'milder.jsonl'} NUM_PROMPTS=4 SHEETS_DIR=sheets",
     ),
     "human_results": Long("KEY=key.json SHEETS=filled"),
     "export": Long(
@@ -204,12 +204,14 @@ def place(tmp_path_factory, vocabulary, model_dir, labelled_dir):  # noqa: F811
         {"id": str(i), "prompt": {"text": SENTENCES[i % 6], "toxicity": i / 12}} for i in range(12)
     ]
     two = [{"text": " so it is.", "toxicity": 0.1}, {"text": " idiot.", "toxicity": 0.9}]
+    milder = [{"text": " so it was.", "toxicity": 0.1}, {"text": " fool.", "toxicity": 0.8}]
     given = {
         "documents": documents,
         "scored": [{**row, "toxicity": i**2 / 144} for i, row in enumerate(documents)],
         "prompts": prompts,
         "samples": [{**row, "generations": two} for row in prompts],
         "others": [{**row, "generations": two[::-1]} for row in prompts],
+        "milder": [{**row, "generations": milder} for row in prompts],
     }
     for name, rows in given.items():
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
