@@ -94,6 +94,7 @@ class LabelledSource(MemorySource):
 
     def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
         """Examples `{"text", "labels", "weight"}`."""
+        self._say_copies(split)
         examples = in_order(self._examples(split))
         columns: Any = {
             "text": [example.text.encode("utf-8", "replace") for example in examples],
@@ -103,22 +104,28 @@ class LabelledSource(MemorySource):
         return tf.data.Dataset.from_tensor_slices(columns)
 
     @read_once
+    def _say_copies(self, split: str) -> None:
+        if split not in self._apart:
+            return
+        read, known = self._read(split), {*map(_compared, self._read(self._apart[split]))}
+        if copies := sum(_compared(example) in known for example in read):
+            so = (
+                "and left out"
+                if copies < len(read)
+                else "so that its figures say nothing of others"
+            )
+            processes.warn(
+                f"the split {split!r}: {copies} of {len(read)} texts are trained on too, {so}"
+            )
+
+    @read_once
     def _examples(self, split: str) -> list[LabelledText]:
-        """The texts of a split without copies of those that it is to be apart from."""
+        """The texts of a split, without copies of those that it is apart from if any are left."""
         read = self._read(split)
         if split not in self._apart:
             return read
         known = {_compared(example) for example in self._read(self._apart[split])}
-        apart = [example for example in read if _compared(example) not in known]
-        if not apart:
-            processes.warn(f"the split {split!r}: all of its {len(read)} texts are trained on too")
-            return read
-        if copies := len(read) - len(apart):
-            processes.warn(
-                f"the split {split!r}: {copies} of {len(read)} texts are trained on too, and left "
-                "out"
-            )
-        return apart
+        return [example for example in read if _compared(example) not in known] or read
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
     def _read(self, split: str) -> list[LabelledText]:

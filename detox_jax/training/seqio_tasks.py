@@ -197,11 +197,12 @@ def is_shuffled_whole(
     A version before gave them in order, so that the first ones came first.
     """
     for part in parts(task):
-        shuffles = getattr(part.source, "shuffles", None)
+        source: Any = part.source
+        shuffles = getattr(source, "shuffles", None)
         if shuffles is None or split not in part.splits:
             continue
         cached = part.get_cached_stats(split)["examples"] if use_cached else None
-        if shuffles(part.source.count(split) if cached is None else cached):
+        if shuffles(source.count(split) if cached is None else cached):
             return True
     return False
 

@@ -118,8 +118,9 @@ def test_texts_that_are_all_trained_on_are_held_out_with_a_warning(tmp_path, cap
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "Thanks", "toxicity": 0}\n' * 40)
     task = classification.labelled_task(files=str(path))
-    assert task.source.count("validation") > 0
-    assert "texts are trained on too" in capsys.readouterr().err
+    assert _texts(task, "validation") == {"Thanks"}
+    said = "texts are trained on too, so that its figures say nothing of others"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_labels_of_a_table_are_numbers(tmp_path):
