@@ -127,7 +127,7 @@ class LabelledSource(MemorySource):
         known = {_compared(example) for example in self._read(self._apart[split])}
         return [example for example in read if _compared(example) not in known] or read
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a source lives as long as its task)
+    @read_once
     def _read(self, split: str) -> list[LabelledText]:
         examples = [example for example in self._splits[split]() if example.text.strip()]
         if not examples:
