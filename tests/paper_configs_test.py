@@ -399,10 +399,10 @@ def test_a_size_is_what_was_planned(size_file):
 
     chips = math.prod(int(side) for side in topology.partition(":")[2].split("x"))
     computation, generation = _made(Computation), _setting("GENERATION_MESH_SHAPE")
-    train = dict(
-        zip(meshes.AXES, meshes._axis_sizes(computation.mesh_shape, chips, 1), strict=True)
+    train, decode = (
+        dict(zip(meshes.AXES, meshes._axis_sizes(shape, chips, 1, "MESH_SHAPE"), strict=True))
+        for shape in (computation.mesh_shape, generation)
     )
-    decode = dict(zip(meshes.AXES, meshes._axis_sizes(generation, chips, 1), strict=True))
     mesh = types.SimpleNamespace(shape=train)
     rows = meshes.rows_at_once(mesh, _setting("BATCH_SIZE"), computation.accumulation_steps)
     heads = _made(TransformerConfig).num_heads

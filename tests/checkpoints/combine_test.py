@@ -106,19 +106,19 @@ def test_a_model_of_equal_parameters_that_are_read_otherwise_is_another(here, ca
     spec = json.loads(file.read_text())
     spec["adaptation"]["alpha"] *= 2
     file.write_text(json.dumps(spec))
-    assert combine({"lora": 1.0}, "merged") == 0
+    assert combine({"lora": 1.0}, "once") == 0
     for extra in ([], ["--dry_run"]):
-        assert combine({"louder": 1.0}, "merged", *extra) == 2
+        assert combine({"louder": 1.0}, "once", *extra) == 2
         assert "merged: holds output made with other settings (terms[0].spec_sha256: " in (
             capsys.readouterr().err
         )
-    file = here / "merged" / "manifest.json"
+    file = here / "once" / "manifest.json"
     manifest = json.loads(file.read_text())
     for model in (manifest["settings"]["base"], *manifest["settings"]["terms"]):
         del model["spec_sha256"]
     file.write_text(json.dumps(manifest))
     for extra in ([], ["--dry_run"]):
-        assert combine({"lora": 1.0}, "merged", *extra) == 0
+        assert combine({"lora": 1.0}, "once", *extra) == 0
 
 
 def test_a_forgotten_model_brings_the_model_back(here):

@@ -890,7 +890,7 @@ def test_the_mesh_is_handed_on_and_decides_nothing(steered, tmp_path, monkeypatc
         seen.append(mesh_shape)
         return Perplexity(2.0, 8.0, 10, 5, 1)
 
-    def of_texts(reference, generations, *, num_samples, mesh_shape, segmenter, asked):
+    def of_texts(reference, generations, *, num_samples, mesh_shape, batch_size, segmenter, asked):
         assert not asked
         seen.append(mesh_shape)
         return of_value(2.0)

@@ -100,4 +100,4 @@ def test_a_curve_over_some_of_the_prompts_is_not_headed_by_all():
     made = {chart.name: chart for chart in charts.of_scores(evaluation)}
     assert made["k-curve"].subject == "lexicon"
     assert "Some continuations have no score: curves are over" in made["k-curve"].caption
-    assert made["k-curve"].caption.endswith("fewer than the table's, and may end before its k.")
+    assert made["k-curve"].caption.endswith("and may end before its number of continuations.")

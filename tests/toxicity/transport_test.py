@@ -261,7 +261,9 @@ def test_mistakes_are_one_line_and_exit_2(clusters, tmp_path, capsys, monkeypatc
     blank = tmp_path / "blank.jsonl"
     blank.write_text('{"id": "a", "text": " ", "toxicity": 0.1}\n')
     assert run((blank, clusters[1]), tmp_path / "out") == 2
-    assert "would leave nothing of 0 scored documents" in capsys.readouterr().err
+    assert (
+        "none of its 1 scored documents has a word; give some with text" in capsys.readouterr().err
+    )
     monkeypatch.setattr(transport.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs ott-jax: pip install 'detox-jax\[transport\]'"):
         transport.NearTarget(str(clusters[1]))
