@@ -109,7 +109,7 @@ def test_a_model_of_equal_parameters_that_are_read_otherwise_is_another(here, ca
     assert combine({"lora": 1.0}, "once") == 0
     for extra in ([], ["--dry_run"]):
         assert combine({"louder": 1.0}, "once", *extra) == 2
-        assert "merged: holds output made with other settings (terms[0].spec_sha256: " in (
+        assert "once: holds output made with other settings (terms[0].spec_sha256: " in (
             capsys.readouterr().err
         )
     file = here / "once" / "manifest.json"
