@@ -11,7 +11,7 @@ import tensorflow as tf
 from etils import epath
 
 from detox_jax import bad_records as bad_records_lib
-from detox_jax import manifests, records
+from detox_jax import manifests, output_settings, records
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.tags import Tags
@@ -128,7 +128,8 @@ def _encoded(value: Any) -> Any:
 def described(source: str) -> dict[str, Any]:
     """What a manifest says of an input of a task; where it lies does not matter."""
     kept = records.describe_input(source)
-    return {name: value for name, value in kept.items() if name in ("sha256", "fields")}
+    names = "sha256", "fields", output_settings.READ_AS
+    return {name: value for name, value in kept.items() if name in names}
 
 
 def _text_files(path: str) -> list[epath.Path]:

@@ -162,6 +162,23 @@ def test_a_position_in_other_data_is_refused(task):
         batches(task, batch_size=8).restore(state)
 
 
+def test_a_position_in_a_file_of_another_kind_is_refused(tmp_path, vocabulary_path):
+    """Two documents or one of equal bytes; what a version before began goes on."""
+
+    def of(name):
+        (tmp_path / name).write_bytes(b"text\nThe bus\n")
+        return batches(corpora.documents_task(str(tmp_path / name), vocabulary_path))
+
+    lines, table = of("x.txt"), of("x.csv")
+    state = lines.state()
+    assert lines.identity["source"]["read_as"] == [".txt"]
+    with pytest.raises(UserError, match="position in the data is for source"):
+        table.restore(state)
+    lines.restore(state)
+    del state["identity"]["source"]["read_as"]
+    table.restore(state)
+
+
 def test_processes_share_every_batch_without_overlap(task):
     shares = ([0, 3], [1], [2])
     streams = {
