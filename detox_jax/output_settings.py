@@ -64,7 +64,8 @@ _PLACE = re.compile(rf"'path': {_QUOTED}, |, 'path': {_QUOTED}")
 _NOTE = "path"
 _SEEDS = ("random_seed", "seed")
 _NOT_YET_SAID = "not known yet"
-_ABSENT = object()
+# Among what a setting can be: that it is not there.
+ABSENT = object()
 _is_ahead = contextvars.ContextVar("is_ahead", default=False)
 
 
@@ -205,14 +206,14 @@ def as_far_as_known(now: Any, there: Any) -> Any:
         return _supposed(now, there)
     if isinstance(now, Mapping):
         old = there if isinstance(there, Mapping) else {}
-        filled = {name: as_far_as_known(x, old.get(name, _ABSENT)) for name, x in now.items()}
+        filled = {name: as_far_as_known(x, old.get(name, ABSENT)) for name, x in now.items()}
         if old is there:
-            return {name: value for name, value in filled.items() if value is not _ABSENT}
+            return {name: value for name, value in filled.items() if value is not ABSENT}
         return {name: _said(value) for name, value in filled.items()}
     if isinstance(now, list | tuple):
         alike = isinstance(there, list) and len(there) == len(now)
         return [
-            _said(as_far_as_known(x, there[i] if alike else _ABSENT)) for i, x in enumerate(now)
+            _said(as_far_as_known(x, there[i] if alike else ABSENT)) for i, x in enumerate(now)
         ]
     return now
 
@@ -235,7 +236,7 @@ def _supposed(now: NotYet, there: Any) -> Any:
 
 def _said(value: Any) -> Any:
     """For a line that says how settings differ."""
-    return _NOT_YET_SAID if value is _ABSENT else value
+    return _NOT_YET_SAID if value is ABSENT else value
 
 
 def if_undamaged(now: Any) -> Any:

@@ -176,7 +176,7 @@ class LabelledBatches(epochs.Resumable):
         self._source = source
         self._rows = rows
         sizes = {"batch_size": source.batch_size, "length": source.length, "seed": seed}
-        order = epochs.order(seed, seqio_tasks.is_shuffled_whole(source.task, "train"))
+        order = epochs.order(seed, lambda: seqio_tasks.is_shuffled_whole(source.task, "train"))
         self.identity = {"task": source.task.name, **sizes, **order, **identity}
         self._stream = epochs.EpochStream(
             source.training_examples,

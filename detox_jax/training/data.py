@@ -147,7 +147,7 @@ class BatchIterator(epochs.Resumable):
         rows: Collection[int] | None = None,
         use_cached: bool = False,
     ):
-        """Starts at the first row; what it is made of is counted.
+        """Starts at the first row; what it is made of is counted, but for a check.
 
         Args:
           task: of seqio.
@@ -174,7 +174,7 @@ class BatchIterator(epochs.Resumable):
             "batch_size": batch_size,
             "length": length,
             "seed": seed,
-            **epochs.order(seed, seqio_tasks.is_shuffled_whole(task, split, use_cached)),
+            **epochs.order(seed, lambda: seqio_tasks.is_shuffled_whole(task, split, use_cached)),
         }
         if isinstance(task, seqio.Mixture):  # A position is one among rows mixed in this way.
             self.identity["mixing"] = mixtures.rates(task)

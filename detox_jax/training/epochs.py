@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from detox_jax import output_settings
 from detox_jax.errors import UserError
+from detox_jax.output_settings import NotYet
 from detox_jax.records import stable_hash
 
 # Seeds of epochs are below it.
@@ -39,7 +40,7 @@ class Resumable:
         self._stream.restore(state)
 
 
-def order(seed: int, is_shuffled_whole: bool) -> dict[str, str]:
+def order(seed: int, is_shuffled_whole: Callable[[], bool]) -> dict[str, Any]:
     """What `identity` says of the order of the data, see `output_settings.LEARNS`.
 
     A version before took the order of another seed for that of a large one, and shuffled more
@@ -47,9 +48,13 @@ def order(seed: int, is_shuffled_whole: bool) -> dict[str, str]:
 
     Args:
       seed: of all epochs.
-      is_shuffled_whole: see `seqio_tasks.is_shuffled_whole`.
+      is_shuffled_whole: see `seqio_tasks.is_shuffled_whole`, which may read all examples; a check
+        asks it of a large seed alone.
     """
-    said = [_WHOLE] * is_shuffled_whole + [_OF_LARGE_SEEDS] * (seed >= _SEEDS)
+    if output_settings.is_ahead() and seed < _SEEDS:
+        # What is finished stays with the first of them, whether it names it or not.
+        return {output_settings.LEARNS: NotYet(among=(_WHOLE, output_settings.ABSENT))}
+    said = [_WHOLE] * is_shuffled_whole() + [_OF_LARGE_SEEDS] * (seed >= _SEEDS)
     return {output_settings.LEARNS: "; ".join(said)} if said else {}
 
 

@@ -189,7 +189,7 @@ class PairBatches(epochs.Resumable):
             "batch_size": source.batch_size,
             "length": source.length,
             "seed": seed,
-            **epochs.order(seed, seqio_tasks.is_shuffled_whole(source.task, "train")),
+            **epochs.order(seed, lambda: seqio_tasks.is_shuffled_whole(source.task, "train")),
         }
         self._stream = epochs.EpochStream(
             lambda seed: source.examples("train", seed),

@@ -7,6 +7,7 @@ import weakref
 import pytest
 import seqio
 
+from detox_jax import output_settings
 from detox_jax.output_settings import LEARNS
 from detox_jax.training import seqio_tasks
 from detox_jax.training.data import BatchIterator
@@ -113,3 +114,12 @@ def test_manifests_and_positions_name_that_order(tasks, monkeypatch):
     assert learns() == [None, None]
     monkeypatch.setattr(memory_source, "SHUFFLE_BUFFER", NUMBER - 1)
     assert learns() == ["all examples shuffled"] * 2
+
+
+def test_a_check_counts_no_examples_for_it(tasks, monkeypatch):
+    """A rerun of a finished training asks as a check does, before it says that nothing is to do."""
+    for kind in ("text", "chosen"):
+        monkeypatch.setattr(tasks[kind].source, "count", None)  # It would be called.
+    with output_settings.ahead():
+        BatchIterator(tasks["text"], batch_size=2, length=8, seed=0)
+        PairBatches(PairTask(tasks["chosen"], length=8, batch_size=2), seed=0)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from detox_jax import output_settings
 from detox_jax.errors import UserError
 from detox_jax.training.epochs import EpochStream, order
 
@@ -60,10 +61,31 @@ def test_two_seeds_have_no_order_in_common():
 
 
 def test_a_position_of_a_large_seed_in_the_order_of_before_is_refused():
-    assert order(2**31 - 2, False) == {}
+    assert order(2**31 - 2, lambda: False) == {}
     state = stream(Epochs(), 2**31 - 1).state()
     with pytest.raises(UserError, match="is of a version before, which put this data in another"):
-        stream(Epochs(), 2**31 - 1, **order(2**31 - 1, False)).restore(state)
+        stream(Epochs(), 2**31 - 1, **order(2**31 - 1, lambda: False)).restore(state)
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize("named", [False, True], ids=["of_before", "of_now"])
+def test_a_check_reads_no_example_for_the_order(is_whole, named):
+    """A finished training stays, and an unfinished one of this version goes on."""
+
+    def never():
+        raise AssertionError("a check counted the examples")
+
+    there = {"seed": 7, **(order(7, lambda: is_whole) if named else {})}
+    with output_settings.ahead():
+        ahead = {"seed": 7, **order(7, never)}
+    assert output_settings.as_far_as_known(ahead, there) == there
+    old, new = (
+        {"verb": "train", "settings": {"data": of}, "complete": True}
+        for of in (there, output_settings.if_undamaged(ahead))
+    )
+    assert output_settings.difference(old, new) is None
+    other = {**new, "settings": {"data": {**new["settings"]["data"], "seed": 8}}}
+    assert output_settings.difference(old, other) is not None
 
 
 @pytest.mark.parametrize("position", range(8))
