@@ -23,14 +23,16 @@ from detox_jax.training.step import TrainState
 def described(task: Any) -> dict[str, Any]:
     """What the labelled text of a task is, for settings.
 
-    A registered task's source is told by its data set, so that its labels are said beside it.
+    A registered task's source is told by its data set, so that its labels are said beside it; of a
+    mixture those of its tasks, in order.
     """
     from detox_jax.training import seqio_tasks  # tensorflow: not for importing this module
 
     splits = ("train", "validation")
     found = {split: seqio_tasks.describe_source(task, split) for split in splits}
-    labels = getattr(task.source, "labels", None)
-    return found if labels is None else {**found, output_settings.TASK_LABELS: [*labels]}
+    parts = seqio_tasks.parts(task)
+    labels = [label for part in parts for label in getattr(part.source, "labels", None) or ()]
+    return {**found, output_settings.TASK_LABELS: labels} if labels else found
 
 
 def fit_labels(

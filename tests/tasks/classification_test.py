@@ -178,6 +178,21 @@ def test_settings_say_which_labels_of_a_registered_task_are_learnt(tmp_path):
     assert sorted(labelled_fit.described(files)) == ["train", "validation"]
 
 
+def test_settings_say_what_the_labelled_texts_of_a_mixture_are(tmp_path):
+    first, second = (
+        classification.labelled_task(files=_write(tmp_path / f"{name}.jsonl")).replace(name=name)
+        for name in ("first", "second")
+    )
+    both = seqio.Mixture("both", [(first, 1.0), (second, 1.0)])
+    assert labelled_fit.described(both) == {
+        split: [(task.name, task.source.describe(split)) for task in (first, second)]
+        for split in ("train", "validation")
+    }
+    task = classification.labelled_task(("insult",), registered="civil_comments_labels")
+    mixed = seqio.Mixture("mixed", [(first, 1.0), (task, 1.0)])
+    assert labelled_fit.described(mixed)["task_labels"] == ["insult"]
+
+
 def test_the_embedded_scorers_text_and_weights(monkeypatch):
     examples = [
         labelled.Example("good day", 0.05, 2.0, "neutral", False, 0),
