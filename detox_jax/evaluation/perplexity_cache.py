@@ -216,10 +216,11 @@ class PerplexityReader:
         decided = output_settings.without_notes(inputs)
         files = [file, *_shared(kind.__name__, decided)]
 
-        def read() -> list[dict[str, Any] | None]:
-            return [_kept(place, decided) for place in files]
+        def read() -> list[tuple[dict[str, Any] | None, bool]]:
+            return [(_kept(place, decided), place.exists()) for place in files]
 
-        kept = dict(zip(files, processes.current().first_decides(read), strict=True))
+        found = dict(zip(files, processes.current().first_decides(read), strict=True))
+        kept = {place: there for place, (there, _) in found.items()}
         for place, there in kept.items():
             if there is not None:
                 measured = from_json(kind, there.get("perplexity"), str(place), "perplexity")
@@ -232,7 +233,10 @@ class PerplexityReader:
         for place, there in kept.items():
             if there is None:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                atomic_files.write_json(place, written, in_output=place == file)
+                # Another's: what both are called by, when their weights are gone, is of neither.
+                is_of_several = place not in files[:2] and found[place][1]
+                content = {} if is_of_several else written
+                atomic_files.write_json(place, content, in_output=place == file)
         return measured
 
 
@@ -252,7 +256,8 @@ def _shared(kind: str, decided: Mapping[str, Any]) -> list[epath.Path]:
     """The files that runs share a figure in, if they do.
 
     One is named with what a version before left out, so that models of one recipe have each its
-    own; one without, by which a file of before is found, and that of a model that is gone.
+    own; one without, by which a file of before is found, and that of a model that is gone if no
+    other of its recipe was read.
     """
     before = {name: output_settings.as_named_before({}, of) for name, of in decided.items()}
     files = (shared_steps.place_of(kind, of) for of in (decided, before))

@@ -353,6 +353,11 @@ def test_runs_share_a_perplexity_of_before_and_one_whose_weights_are_gone(
     monkeypatch.setattr(scoring, "why_unscored", lambda _: None)
     assert [value(f"cell-{i}", model, ["words"]) for i, model in enumerate(models)] == [1, 2]
     assert [value("all", model) for model in models] == [1, 2] and read == models
+    for model in models:  # Nothing tells whose figure is that of a model without its weights.
+        steps = pathlib.Path(model) / "checkpoints"
+        steps.rename(tmp_path / "away")
+        assert value("neither", model) is None
+        (tmp_path / "away").rename(steps)
     # As a version before left it, named without weights, beside a cell that is finished.
     shutil.rmtree(tmp_path / "shared")
     file = tmp_path / "cell-0" / "perplexity-mine.json"
