@@ -212,9 +212,7 @@ def as_far_as_known(now: Any, there: Any) -> Any:
         return {name: _said(value) for name, value in filled.items()}
     if isinstance(now, list | tuple):
         alike = isinstance(there, list) and len(there) == len(now)
-        return [
-            _said(as_far_as_known(x, there[i] if alike else ABSENT)) for i, x in enumerate(now)
-        ]
+        return [_said(as_far_as_known(x, there[i] if alike else ABSENT)) for i, x in enumerate(now)]
     return now
 
 
