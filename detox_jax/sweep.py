@@ -400,23 +400,29 @@ def _decided_by(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _groups(cells: Sequence[Cell]) -> list[_Group]:
     """The cells by their base, each base with the rows of all of its cells."""
-    groups: dict[str, _Group] = {}
+    groups: list[_Group] = []
+    bases: list[list[Any]] = []  # what decides them, by group
     for cell in cells:
         manifest = manifests.read_manifest(_figures(cell) / "evaluation")
         judges = list(manifest["scorers"])
         settings = _where_they_lie(cell, manifest["settings"], judges[0])
         base = settings["methods"][BASE]
-        decided = [output_settings.without_notes(part) for part in (base, settings["heldout"])]
-        group = groups.setdefault(
-            json.dumps([decided, sorted(judges)], sort_keys=True),
-            _Group(settings, judges, [(cell, BASE, BASE, base)]),
-        )
+        decided = [base, settings["heldout"], sorted(judges)]
+        for group, alike in zip(groups, bases, strict=True):
+            # A cell of a version before may name less of one base.
+            if all(output_settings.agree(*output_settings.as_both_name(b, decided)) for b in alike):
+                alike.append(decided)
+                break
+        else:
+            group = _Group(settings, judges, [(cell, BASE, BASE, base)])
+            groups.append(group)
+            bases.append([decided])
         # Their order is lost in a manifest.
         place = _figures(cell) / "evaluation" / judges[0] / results_files.RESULTS_FILE
         rows = [name for name in results_files.read(place).methods if name != BASE]
         for row, name in zip(rows, sweep_rows.names(cell, rows), strict=True):
             group.runs.append((cell, row, name, settings["methods"][row]))
-    return list(groups.values())
+    return groups
 
 
 def _where_they_lie(cell: Cell, settings: Mapping[str, Any], judge: str) -> Mapping[str, Any]:

@@ -456,6 +456,28 @@ def test_a_row_that_is_none_is_named_by_the_sweeps_setting(cells, tmp_path):
         run(tmp_path / "out", rows=["nosuch"])
 
 
+def test_cells_of_a_version_that_named_less_of_their_base_stand_beside_those_of_now(tmp_path):
+    """Two bases that both name their weights, and other ones, stay two."""
+    seeds = Axis("seed", {str(i): [] for i in range(4)})
+    found = sweep_cells.cells((seeds,), None, (), str(tmp_path))
+    for cell, weights in zip(found, [None, "one", "one", "other"], strict=True):
+        write_cell(cell.output_dir, 0.1, heldout="heldout.jsonl")
+        file = figures_of(cell.output_dir) / "evaluation" / "manifest.json"
+        manifest = json.loads(file.read_text())
+        checkpoint = {"path": cell.output_dir, "fingerprint": "f"}
+        if weights is not None:
+            checkpoint |= {"weights": weights, "spec_sha256": "s"}
+            manifest["settings"]["heldout"]["read_as"] = [".jsonl"]
+        manifest["settings"]["methods"]["base"]["checkpoint"] = checkpoint
+        file.write_text(json.dumps(manifest))
+    groups = sweep._groups(found)
+    assert [[cell.name for cell, *_ in group.runs] for group in groups] == [
+        ["0", "0", "1", "2"],  # the base's own first
+        ["3", "3"],
+    ]
+    assert sweep._seeds(groups, "seed") == {"m": ["0", "1", "2"]}
+
+
 def test_a_dry_run_counts_the_steps_of_every_cell(cells, tmp_path):
     steps = run(tmp_path / "out", check_only=True)
     assert [step.counts for step in steps] == [{"steps": 1, "of them done": 0}] * 2
