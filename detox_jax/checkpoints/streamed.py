@@ -34,6 +34,7 @@ from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
+from detox_jax.parallel import processes
 
 _SMALL_BYTES = 2**26  # of a checkpoint whose parameters are restored at once and kept
 
@@ -65,13 +66,15 @@ def mapped_zeros(directory: epath.Path, shapes: Shapes, dtype: Any) -> dict[str,
 def scratch(output: epath.Path) -> Iterator[epath.Path]:
     """A directory for `mapped_zeros`: in an output on a disk, elsewhere for one in a bucket.
 
-    Elsewhere it is named by the output, whose lock this run holds: what a killed run of the same
-    left, as large as the model, is removed. (In an output `outputs.remove_partial_files` does so.)
+    Elsewhere it is named by the output, whose lock this run holds, and by the process, of which a
+    machine may have several: what a killed one of the same left, as large as the model, is removed.
+    (In an output `outputs.remove_partial_files` does so.)
     """
     place, prefix = str(output), ".sum."
     if not atomic_files.is_local(output):
         place = tempfile.gettempdir()
-        prefix += f"{hashlib.sha256(str(output).rstrip('/').encode()).hexdigest()[:16]}."
+        of_output = hashlib.sha256(str(output).rstrip("/").encode()).hexdigest()[:16]
+        prefix += f"{of_output}.{processes.current().index}."
         for left in Path(place).glob(f"{prefix}*.partial"):
             shutil.rmtree(left, ignore_errors=True)  # Another user's stays.
     with tempfile.TemporaryDirectory(dir=place, prefix=prefix, suffix=".partial") as directory:

@@ -43,11 +43,12 @@ class Processes:
 
     Attributes:
       hosts: names of the machines, by process.
+      index: which of them this is.
     """
 
     def __init__(self, index: int = 0, hosts: Sequence[str] = ("",), store: Store | None = None):
         self.hosts = tuple(hosts)
-        self._index = index
+        self.index = index
         self._store = store
         self._calls = 0
         self._alone = False
@@ -55,7 +56,7 @@ class Processes:
     @property
     def is_first(self) -> bool:
         """Whether this is process 0, the one that writes."""
-        return self._index == 0
+        return self.index == 0
 
     @property
     def several(self) -> bool:
@@ -112,7 +113,7 @@ class Processes:
             return [value]
         key = self._next_key()
         if not self.is_first:
-            self._set(f"{key}/{self._index}", value)
+            self._set(f"{key}/{self.index}", value)
             return []
         others = range(1, len(self.hosts))
         return [value, *(json.loads(self._get(f"{key}/{index}")) for index in others)]

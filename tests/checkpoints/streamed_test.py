@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from detox_jax import atomic_files
 from detox_jax.checkpoints import streamed
+from detox_jax.parallel import processes
 
 
 @pytest.fixture
@@ -63,3 +64,17 @@ def test_scratch_of_a_killed_run_goes_when_the_same_output_in_a_bucket_is_begun(
     assert not list(tmp_path.iterdir())
     with streamed.scratch(epath.Path(tmp_path)) as scratch:  # on a disk, in the output itself
         assert scratch.parent == tmp_path and atomic_files.is_partial(scratch.name)
+
+
+def test_scratch_of_another_process_of_the_run_stays(tmp_path, monkeypatch):
+    """In `sgeat` all processes add models up at once, several of them on one machine."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output, made = epath.Path("gs://bucket/sum"), []
+    for index in (1, 0, 10):
+        of_run = processes.Processes(index, ["host"] * 11)
+        monkeypatch.setattr(processes, "current", lambda of_run=of_run: of_run)
+        made.append(streamed.scratch(output))
+        (made[-1].__enter__() / "0").write_bytes(b"weights")
+        assert len(list(tmp_path.glob("*/0"))) == len(made)
+    with streamed.scratch(output):  # of the last process, once more
+        assert len(list(tmp_path.glob("*/0"))) == 2
