@@ -35,7 +35,9 @@ _WRITTEN = re.compile(r"(OUTPUT_DIR|MODEL_DIR|SHEETS_DIR|TO|TO_HF|TO_T5X)=")
 _MACRO_LABEL = re.compile(r"[A-Z][A-Z0-9_]*=")
 # What gin appends to an error: the calls that it arose in, the innermost first.
 _CALLED = re.compile(rf"{re.escape(IN_CALL)} '([\w.]+)' \(.*?\)(?: in scope '([\w/]+)')?")
-_NAME = re.compile(r"(?<![\w.])[A-Z][A-Z0-9_]{3,}\b")
+# A setting's name in an error: no part of a path, of a file's name or of a word.
+_NAME = re.compile(r"""(?<![\w./'"=-])[A-Z][A-Z0-9_]{3,}(?![\w/'"-]|\.\w)""")
+_QUOTED = r"""(?<!\w)(?:'.*?'|".*?")(?!\w)"""
 _EXAMPLES = {
     "task_feature_lengths": "{'targets': 128}",
     "mesh_shape": "{'fsdp': 4, 'model': 2}",
@@ -169,6 +171,7 @@ def as_set(message: str) -> str:
     """An error with the settings of the call that it arose in by the names that a user sets.
 
     In `sgeat` a training of an adaptation knows a LEARNING_RATE, which is ADAPTER_LEARNING_RATE.
+    What is quoted, or in a text that is bound, is the user's own, such as a directory called EVAL.
 
     Args:
       message: as it was raised, behind it the calls that gin appends.
@@ -176,13 +179,22 @@ def as_set(message: str) -> str:
     said, *_ = message.split(IN_CALL)
     calls = _calls(message)
 
-    def named(name: re.Match[str]) -> str:
-        setting = _setting(calls, name[0].lower(), unbound=_is_number) or name[0]
-        # What is bound to no macro may be made by a call that the macro of this name goes to.
-        is_macro = "." not in setting or (name[0], MACRO) not in gin_config._CONFIG
-        return setting if is_macro else name[0]
+    if not calls:
+        return message
 
-    return _NAME.sub(named, said) + message[len(said) :] if calls else message
+    def named(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name is None:
+            return found[0]
+        setting = _setting(calls, name.lower(), unbound=_is_number) or name
+        # What is bound to no macro may be made by a call that the macro of this name goes to.
+        is_macro = "." not in setting or (name, MACRO) not in gin_config._CONFIG
+        return setting if is_macro else name
+
+    bound = {text for text, _ in _texts_by_setting() if text and text in said}
+    own = [rf"(?<!\w){re.escape(text)}(?!\w)" for text in sorted(bound, key=len, reverse=True)]
+    pattern = "|".join([_QUOTED, *own, f"(?P<name>{_NAME.pattern})"])
+    return re.sub(pattern, named, said) + message[len(said) :]
 
 
 def less_memory(message: str) -> str | None:

@@ -234,6 +234,30 @@ def test_an_error_of_a_step_names_settings_as_they_are_set():
     assert raised.startswith("lower MAP_LEARNING_RATE\n")
 
 
+def test_words_of_a_users_own_are_no_settings_of_a_step():
+    """Of `train` EVAL and CHECKPOINT are EVAL_PERIOD and CHECKPOINT_PERIOD, where they stand."""
+    required = {"TRAIN_STEPS": 1, "VOCABULARY_PATH": "v", "TASK_FEATURE_LENGTHS": {"targets": 8}}
+    flags = [f"--gin.{name}={value}" for name, value in required.items()]
+    checked("train", "--input=/data/EVAL/x.jsonl", "--output=EVAL", *flags)
+    in_train = ("", "train")
+    raised = bound_values.as_set(_raised("CHECKPOINT is 0", in_train))
+    assert raised.startswith("CHECKPOINT_PERIOD is 0\n")
+    for said in (
+        "/data/EVAL/x.jsonl: no such file",
+        "/data/old EVAL/x: no such file",
+        "EVAL: is a file",
+        "hf://CHECKPOINT-7: no such repository",
+        "MODEL=CHECKPOINT.gin: no such file",
+        "'CHECKPOINT': no such row",
+        "no row is called \"my CHECKPOINT\", and 'the users' CHECKPOINT' is none",
+    ):
+        assert bound_values.as_set(_raised(said, in_train)) == _raised(said, in_train)
+    said = "/data/EVAL/x.jsonl: CHECKPOINT is 'CHECKPOINT'"
+    raised = bound_values.as_set(_raised(said, in_train))
+    assert raised.startswith("/data/EVAL/x.jsonl: CHECKPOINT_PERIOD is 'CHECKPOINT'\n")
+    assert bound_values.under_its_setting(raised).startswith("INPUT=/data/EVAL/x.jsonl: ")
+
+
 def test_memory_is_saved_where_it_ran_out():
     checked(*SGEAT)
     less = {
