@@ -274,8 +274,7 @@ class HarnessModel:
         if chat_template is False or chat_template is None:
             return None
         name = self._chat_template_name if chat_template is True else chat_template
-        remedy = "name one of them: APPLY_CHAT_TEMPLATE"
-        return chat.read_template(self._files, name, remedy)
+        return _template(self._files, name)
 
     def apply_chat_template(
         self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
@@ -363,9 +362,14 @@ def asked_in(
     around = {AROUND: [before, after, [prefix_id(vocabulary) - ID_SHIFT]]}
     if not template:
         return around
-    text = chat.read_template(files.files, template if isinstance(template, str) else None)
+    text = _template(files.files, template if isinstance(template, str) else None)
     tokens = chat.special_tokens(files.files, vocabulary)
     return {**around, TEMPLATE: text and chat.Exchange(text, tokens, vocabulary).fingerprint}
+
+
+def _template(files: Mapping[str, bytes], name: str | None) -> str | None:
+    """The chat template of a tokenizer, one of several where a name is given."""
+    return chat.read_template(files, name, remedy="name one of them: APPLY_CHAT_TEMPLATE")
 
 
 def added_tokens(files: tokenizer_files.TokenizerFiles) -> tuple[Ids, Ids]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import types
 
 import pytest
 
@@ -68,6 +70,24 @@ def test_settings_that_no_task_would_take_are_told_before_any_work(given, messag
         verb._check_generation(known)
     with pytest.raises(UserError, match="LIMIT is 2.5; give a whole number of questions"):
         verb.lm_eval("nosuch", "piqa", "nosuch", limit=2.5)
+
+
+@pytest.mark.parametrize("name", [True, "rga"])
+def test_of_several_chat_templates_one_is_to_be_named(name, model_dir, tmp_path, monkeypatch):
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    templates = [{"name": name, "template": "{{ eos_token }}"} for name in ("rag", "tool_use")]
+    config = json.dumps({"chat_template": templates})
+    (model / "vocabulary" / "tokenizer_config.json").write_text(config)
+    loaded = types.SimpleNamespace(
+        get_model_info=lambda: {"model_dtype": "float32"}, methods=(), fingerprint="f", max_length=8
+    )
+    monkeypatch.setattr(verb, "import_harness", lambda: None)
+    monkeypatch.setattr(verb, "_task_manager", lambda *_: None)
+    monkeypatch.setattr(verb, "harness_model", lambda *_, **__: loaded)
+    monkeypatch.setattr(verb.metadata, "version", lambda _: "0.4")
+    said = "templates rag, tool_use, and no .*; name one of them: APPLY_CHAT_TEMPLATE$"
+    with pytest.raises(UserError, match=said):
+        verb.lm_eval(str(model), "quiz", str(tmp_path / "out"), apply_chat_template=name)
 
 
 @pytest.mark.parametrize(
