@@ -163,7 +163,7 @@ def out_of_memory(error: BaseException, less: str | None = None) -> UserError | 
     """
     if isinstance(error, UserError | Unavailable):
         return None
-    said = as_one_line(str(error).split(IN_CALL)[0] or repr(error).split(IN_CALL)[0], 300)
+    said = in_one_line(error)
     of_device = "RESOURCE_EXHAUSTED" in said and "memory" in said.lower()
     if not of_device and not isinstance(error, MemoryError):
         return None
@@ -191,8 +191,8 @@ def without_role(error: BaseException | None) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What a library's error says, which may be several lines, or many."""
-    return as_one_line(str(error) or repr(error), 300)
+    """What a library's error says, which may be several lines, or many; without gin's calls."""
+    return as_one_line(str(error).split(IN_CALL)[0] or repr(error).split(IN_CALL)[0], 300)
 
 
 def as_one_line(text: str, most: int) -> str:

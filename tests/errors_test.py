@@ -137,7 +137,10 @@ def test_a_bucket_that_does_not_answer_is_one_line(tmp_path, monkeypatch, capsys
     error = type("AbortedError", (Exception,), {"__module__": "tensorflow.python.errors"})
 
     def unanswered(*_):
-        raise error("All 10 retry attempts failed. The last failure: 503\n when reading gs://b/o")
+        raise error(
+            "All 10 retry attempts failed. The last failure: 503\n when reading gs://b/o"
+            f"{errors.IN_CALL} 'score' (<function score at 0x7f00>)"
+        )
 
     monkeypatch.setattr(cli, "prepared", unanswered)
     assert cli.main(["score", "--input=gs://b/o", f"--output={tmp_path / 'scored'}"]) == 1
