@@ -51,6 +51,7 @@ OWN_PATH = "own_path"
 _WITHOUT = (CACHED_FILES, ASKED_IN, READ_AS, TASK_LABELS, OWN_PATH)
 _UNNAMED = (SPEC, WEIGHTS, AROUND, TEMPLATE, REFERENCE_GROUP)
 _MARKS = (TEXT_RULES, LEARNS, TOKENIZER, *_UNNAMED)
+_LISTS = (AROUND, CACHED_FILES, READ_AS, TASK_LABELS, OWN_PATH)  # those that may be lists
 _RULES_VERSION = 2
 # Of a training under dropout; before, nothing named it.
 _PARTS = "accumulation_steps"
@@ -340,8 +341,7 @@ def _with_marks(old: Any, new: Any, is_complete: bool) -> tuple[Any, Any]:
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         marks = (name for name in _MARKS if name in new and name not in old)
-        # One of a user's own names stands before settings.
-        absent = {name: Word("absent") for name in marks if not isinstance(new[name], Mapping)}
+        absent = {name: Word("absent") for name in marks if not _is_own_name(name, new[name])}
         old, new = {**old, **absent}, {**new, **(absent if is_complete else {})}
         pairs = {
             name: _with_marks(old[name], new[name], is_complete) for name in old if name in new
@@ -370,19 +370,24 @@ def as_named_before(there: Any, now: Any) -> Any:
 
 
 def _as_named(there: Any, now: Any, names: Collection[str]) -> Any:
-    """Settings of now without those of `names` that those there lack.
-
-    One that holds settings is a user's own name.
-    """
+    """Settings of now without those of `names` that those there lack."""
     if isinstance(there, Mapping) and isinstance(now, Mapping):
         return {
             name: _as_named(there.get(name), value, names)
             for name, value in now.items()
-            if name in there or name not in names or isinstance(value, Mapping)
+            if name in there or name not in names or _is_own_name(name, value)
         }
     if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
         return [_as_named(a, b, names) for a, b in zip(there, now, strict=True)]
     return now
+
+
+def _is_own_name(name: str, value: Any) -> bool:
+    """Whether a name that versions before did not write is one of a user's own, by its value.
+
+    Such as of a row, of seeds or of sheets: it stands before settings, or a list where ours do not.
+    """
+    return isinstance(value, Mapping) or (isinstance(value, list) and name not in _LISTS)
 
 
 def as_both_name(there: Any, now: Any) -> tuple[Any, Any]:

@@ -123,6 +123,11 @@ def test_a_name_of_the_users_is_no_note():
     assert _found(there, moved) is None
     # Of sheets and seeds as lists of texts.
     assert _found({"seeds": {"path": ["a"]}}, {"seeds": {"path": ["b"]}}) is not None
+    for name in ("weights", "learns", "asked_in"):  # no marks of ours either
+        there, now = {"a": ["a-0"]}, {"a": ["a-0"], name: ["b-0"]}
+        assert _found({"seeds": there}, {"seeds": now})[0] == f"seeds.{name}"
+    around = {"tokens_around": [[], [], [0]]}
+    assert _found({"seeds": there}, {"seeds": there, **around}) is None
 
 
 @pytest.mark.parametrize("complete", [True, False])
