@@ -86,7 +86,8 @@ def comparisons(
     """Every pair of systems on a prompt, `samples` times, with other texts each time.
 
     Systems share the random numbers of a prompt, so one that seldom acts wrote texts of another: a
-    text that is on the sheet already is passed over, whoever wrote it.
+    text that is on the sheet already is passed over, whoever wrote it, unless its writer has no
+    other, and the one who shows it has.
 
     Args:
       prompt: what is continued, with its text as raters read it.
@@ -98,38 +99,60 @@ def comparisons(
     Returns:
       None where too few texts differ.
     """
-    left = {
-        name: iter(_order_of_samples(seed, name, prompt.id, len(of_system)))
-        for name, of_system in texts.items()
-    }
-    shown: set[str] = set()
-
-    def drawn(name: str) -> int | None:
-        for sample in left[name]:
-            if (text := texts[name][sample]) not in shown:
-                shown.add(text)
-                return sample
+    samples_by_text: dict[str, dict[str, int]] = {}  # by system, in the order of the draw
+    for name, of_system in texts.items():
+        by_text = samples_by_text[name] = {}
+        for sample in _order_of_samples(seed, name, prompt.id, len(of_system)):
+            by_text.setdefault(of_system[sample], sample)
+    systems = [name for pair in pairs for _ in range(samples) for name in (pair.method, pair.against)]
+    shown = _one_each([[*samples_by_text[name]] for name in systems])
+    if shown is None:
         return None
-
     made = []
-    for index, pair in enumerate(pairs):
-        for _ in range(samples):
-            here, there = drawn(pair.method), drawn(pair.against)
-            if here is None or there is None:
-                return None
-            made.append(
-                Comparison(
-                    pair=index,
-                    prompt_id=prompt.id,
-                    prompt=prompt.text,
-                    toxicity=prompt.toxicity,
-                    method_sample=here,
-                    against_sample=there,
-                    method_text=texts[pair.method][here],
-                    against_text=texts[pair.against][there],
-                )
+    for i, (here, there) in enumerate(zip(shown[::2], shown[1::2], strict=True)):
+        pair = pairs[i // samples]
+        made.append(
+            Comparison(
+                pair=i // samples,
+                prompt_id=prompt.id,
+                prompt=prompt.text,
+                toxicity=prompt.toxicity,
+                method_sample=samples_by_text[pair.method][here],
+                against_sample=samples_by_text[pair.against][there],
+                method_text=here,
+                against_text=there,
             )
+        )
     return tuple(made)
+
+
+def _one_each(choices: Sequence[Sequence[str]]) -> list[str] | None:
+    """A text for every place, none twice; None where there are too few.
+
+    It is the first that no place before has, else one of theirs that can have another.
+
+    Args:
+      choices: the texts that a place may have, by place.
+    """
+    owners: dict[str, int] = {}
+
+    def is_given(place: int, tried: set[str]) -> bool:
+        for text in choices[place]:
+            if text not in owners:
+                owners[text] = place
+                return True
+        for text in choices[place]:
+            if text not in tried:
+                tried.add(text)
+                if is_given(owners[text], tried):
+                    owners[text] = place
+                    return True
+        return False
+
+    if not all(is_given(place, set()) for place in range(len(choices))):
+        return None
+    by_place = {place: text for text, place in owners.items()}
+    return [by_place[place] for place in range(len(choices))]
 
 
 def _order_of_samples(seed: int, name: str, prompt_id: str, number: int) -> list[int]:

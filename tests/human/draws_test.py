@@ -74,6 +74,25 @@ def test_a_text_that_two_systems_wrote_is_shown_once():
     assert draws.comparisons(Prompt("id", "So"), texts, pairs, 3, seed=0) is None
 
 
+def test_a_system_that_seldom_varies_has_its_texts_from_one_that_has_others():
+    pairs = [Pair("mine", "base")]
+    for texts, shown in (
+        ({"mine": ["x", "y"], "base": ["x"]}, ("y", "x")),
+        ({"mine": ["x"], "base": ["x", "y"]}, ("x", "y")),
+    ):
+        for i in range(20):
+            (made,) = draws.comparisons(Prompt(f"id-{i}", "So"), texts, pairs, 1, seed=0) or ()
+            assert (made.method_text, made.against_text) == shown
+            of_samples = texts["mine"][made.method_sample], texts["base"][made.against_sample]
+            assert of_samples == shown
+    # The first gives way to the third, and the second to the first.
+    chain = {"mine": ["x", "y"], "base": ["y", "z"], "other": ["x"], "spare": ["w"]}
+    pairs = [Pair("mine", "base"), Pair("other", "spare")]
+    for i in range(20):
+        one, other = draws.comparisons(Prompt(f"id-{i}", "So"), chain, pairs, 1, seed=0) or ()
+        assert (one.method_text, one.against_text, other.method_text) == ("y", "z", "x")
+
+
 def test_every_rater_judges_every_comparison_once():
     key = human_made.key(PAIRS)
     for sheet in key.sheets:
