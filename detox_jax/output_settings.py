@@ -30,9 +30,10 @@ RESULTS_ORDER = "order of results"
 # In settings of `compare`: the order of SCORES, whose first scorer is the reference, which earlier
 # versions did not name.
 SCORES_ORDER = "scores_order"
-# Where a version before did otherwise: of text that is written or read, the version of its rules,
-# and of a training what it learns. Nothing names either where both versions do the same. Of a
-# pretrained encoder, the files of its tokenizer, which a version before did not compare.
+# Where a version before did otherwise: of text that is written, read or held out, the version of
+# its rules, and of a training what it learns, in what order and of what classes. Nothing names
+# either where both versions do the same. Of a pretrained encoder, the files of its tokenizer, which
+# a version before did not compare.
 TEXT_RULES, LEARNS, TOKENIZER = "text_rules", "learns", "tokenizer_sha256"
 # What a version before did not name, and took another for: beside the fingerprint of a model's
 # parameters what is computed from them, and of one that was made in the same way its parameters.
