@@ -408,21 +408,23 @@ def _groups(cells: Sequence[Cell]) -> list[_Group]:
         settings = _where_they_lie(cell, manifest["settings"], judges[0])
         base = settings["methods"][BASE]
         decided = [base, settings["heldout"], sorted(judges)]
-        for group, alike in zip(groups, bases, strict=True):
-            # A cell of a version before may name less of one base.
-            if all(output_settings.agree(*output_settings.as_both_name(b, decided)) for b in alike):
-                alike.append(decided)
-                break
-        else:
-            group = _Group(settings, judges, [(cell, BASE, BASE, base)])
-            groups.append(group)
-            bases.append([decided])
+        alike = (i for i, of in enumerate(bases) if all(_is_one(other, decided) for other in of))
+        at = next(alike, len(groups))
+        if at == len(groups):
+            groups.append(_Group(settings, judges, [(cell, BASE, BASE, base)]))
+            bases.append([])
+        bases[at].append(decided)
         # Their order is lost in a manifest.
         place = _figures(cell) / "evaluation" / judges[0] / results_files.RESULTS_FILE
         rows = [name for name in results_files.read(place).methods if name != BASE]
         for row, name in zip(rows, sweep_rows.names(cell, rows), strict=True):
-            group.runs.append((cell, row, name, settings["methods"][row]))
+            groups[at].runs.append((cell, row, name, settings["methods"][row]))
     return groups
+
+
+def _is_one(there: Any, now: Any) -> bool:
+    """Whether what decides two bases is the same; cells of a version before may name less of it."""
+    return output_settings.agree(*output_settings.as_both_name(there, now))
 
 
 def _where_they_lie(cell: Cell, settings: Mapping[str, Any], judge: str) -> Mapping[str, Any]:

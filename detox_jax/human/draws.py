@@ -104,7 +104,9 @@ def comparisons(
         by_text = samples_by_text[name] = {}
         for sample in _order_of_samples(seed, name, prompt.id, len(of_system)):
             by_text.setdefault(of_system[sample], sample)
-    systems = [name for pair in pairs for _ in range(samples) for name in (pair.method, pair.against)]
+    systems = [
+        name for pair in pairs for _ in range(samples) for name in (pair.method, pair.against)
+    ]
     shown = _one_each([[*samples_by_text[name]] for name in systems])
     if shown is None:
         return None
