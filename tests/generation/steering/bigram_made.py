@@ -1,6 +1,7 @@
 """A bigram model with the call of `TransformerLM`: what a whole loop draws can be enumerated.
 
-Its final hidden state is one-hot, of the last token.
+Its final hidden state is one-hot, of the last token and the code, and its output table says what is
+next.
 
 Ids: 0 padding, 1 kind, 2 rude, 3 end. What a row says next depends on its last token and on whether
 a code, CLEAN or DIRTY, stood before: codes are no tokens of the vocabulary and are never drawn.
@@ -16,8 +17,9 @@ from flax import linen as nn
 from detox_jax.models.config import TransformerConfig
 
 KIND, RUDE, END, CLEAN, DIRTY = 1, 2, 3, 4, 5
+SHAPE = (3, 6, 8)  # of its table: code, last token, next token
 CONFIG = TransformerConfig(
-    vocab_size=4, emb_dim=4, num_heads=1, num_layers=1, mlp_dim=4, max_length=32
+    vocab_size=4, emb_dim=3 * 6, num_heads=1, num_layers=1, mlp_dim=4, max_length=32
 )
 # Logits behind "kind" and "rude": of the base, behind a code or of an expert.
 BASE = ((1, 0, 0.5), (0, 1, 0.5))
@@ -28,12 +30,22 @@ _MODES = {CLEAN: 1, DIRTY: 2}
 
 def params(base=BASE, clean=EXPERT, dirty=ANTI, shift=0.0):
     """A table of logits, by mode, last token and next token."""
-    table = np.zeros((3, 6, 8), np.float32)
+    table = np.zeros(SHAPE, np.float32)
     for mode, rows in enumerate((base, clean, dirty)):
         table[mode, KIND, 1:4], table[mode, RUDE, 1:4] = rows
     # Behind the codes themselves, which is what the first token of a document sees.
     table[1, CLEAN, 1:4], table[2, DIRTY, 1:4] = (1, 0, 0), (0, 1, 0)
-    return {"table": jnp.asarray(table + shift)}
+    output = np.zeros((CONFIG.padded_vocab_size, CONFIG.emb_dim), np.float32)
+    output[: SHAPE[-1]] = (table + shift).reshape(CONFIG.emb_dim, SHAPE[-1]).T
+    embedder = {"embedding": jnp.asarray(output)}
+    return {"table": jnp.asarray(table + shift), "token_embedder": embedder}
+
+
+def of_tokens(values):
+    """A vector whose product with a final hidden state is its last token's number, 0 of others."""
+    by_code = np.zeros(SHAPE[:2], np.float32)
+    by_code[:, [*values]] = [*values.values()]
+    return jnp.asarray(by_code.ravel())
 
 
 class Bigram(nn.Module):
@@ -59,7 +71,7 @@ class Bigram(nn.Module):
     ):
         del enable_dropout
         B, L = tokens_BL.shape
-        table = self.param("table", nn.initializers.zeros, (3, 6, 8))
+        table = self.param("table", nn.initializers.zeros, SHAPE)
         ready = self.has_variable("cache", "codes")
         codes = self.variable("cache", "codes", jnp.zeros, (1, B, 1, L, 1), jnp.float32)
         index = self.variable("cache", "cache_index", jnp.zeros, (1, B), jnp.int32)
@@ -84,7 +96,7 @@ class Bigram(nn.Module):
             )
             index.value = index.value + 1
         if not with_logits:
-            return jax.nn.one_hot(tokens_BL, CONFIG.emb_dim)
+            return jax.nn.one_hot(mode_BL * SHAPE[1] + tokens_BL, CONFIG.emb_dim)
         logits_BLV = table[mode_BL, tokens_BL]
         ids = jnp.arange(8)
         return jnp.where((ids > 0) & (ids < 4), logits_BLV, -1e10)

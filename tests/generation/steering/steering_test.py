@@ -81,11 +81,10 @@ MARGINS = {KIND: 0.5, RUDE: -1.0, bigram.END: 0.2}
 
 
 def margins(beta=1.0, k=3, published=False, shift=0.0, base_top_p=None):
-    normal_D = jnp.zeros(4).at[jnp.array([*MARGINS])].set(jnp.array([*MARGINS.values()]))
     return subspace.Margins(
         Lookahead(bigram.MODEL, bigram.params(shift=shift), k),
-        normal_D,
-        jnp.zeros(4),
+        bigram.of_tokens(MARGINS),
+        bigram.of_tokens({}),
         jnp.float32(beta),
         base_top_p and jnp.float32(base_top_p),
         (bigram.END,),
@@ -95,7 +94,7 @@ def margins(beta=1.0, k=3, published=False, shift=0.0, base_top_p=None):
 
 def rewarded(beta=1.0, k=3, shift=0.0):
     """Expected toxicity .1 behind "kind", .8 behind "rude"."""
-    head_D = jnp.zeros(4).at[KIND].set(0.1).at[RUDE].set(0.8)
+    head_D = bigram.of_tokens({KIND: 0.1, RUDE: 0.8})
     lookahead = Lookahead(bigram.MODEL, bigram.params(shift=shift), k)
     return reward.Rewarded(lookahead, head_D, jnp.float32(beta), (bigram.END,))
 
