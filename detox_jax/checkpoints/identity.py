@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from detox_jax import manifests, output_settings, preview
+from detox_jax import atomic_files, manifests, output_settings, preview
 from detox_jax.checkpoints import places
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
@@ -103,14 +103,19 @@ def with_weights(checkpoint_path: str) -> dict[str, Any]:
     Raises:
       UserError: if it is damaged.
     """
-    made, among = identity(checkpoint_path), None
-    if isinstance(checkpoint_path, preview.Coming):
+    made = identity(checkpoint_path)
+    model_dir, step = places.split(checkpoint_path)
+    # Each file of a bucket is a request: there the verb finds it, and no check.
+    is_later = output_settings.is_ahead() and not atomic_files.is_local(model_dir)
+    if isinstance(checkpoint_path, preview.Coming) or is_later:
         return {**made, WEIGHTS: NOT_YET, SPEC: NOT_YET}
-    if not (places.split(checkpoint_path)[0] / places.MODEL_FILE).exists():
-        return made
+    if step is None and isinstance(made["step"], int):
+        step = made["step"]
     with contextlib.suppress(UserError):  # It may be gone, and what was read of it kept.
-        among = fingerprint_ahead(checkpoint_path).among
-    return {**made, WEIGHTS: among[0], SPEC: _spec(checkpoint_path)} if among else made
+        spec, weights = _recorded(checkpoint_path, step)
+        if weights.among:
+            return {**made, WEIGHTS: weights.among[0], SPEC: spec.digest}
+    return made
 
 
 def text_rules(checkpoint_path: str) -> dict[str, Any]:
@@ -214,10 +219,23 @@ def fingerprint_ahead(checkpoint_path: str) -> NotYet:
     """
     if isinstance(checkpoint_path, preview.Coming | preview.StandIn):
         return NOT_YET
+    return _recorded(checkpoint_path, places.split(checkpoint_path)[1])[1]
+
+
+def _recorded(checkpoint_path: str, only: int | None) -> tuple[Any, NotYet]:
+    """What `model.json` says of a model, and the fingerprints that the records of its steps tell.
+
+    Args:
+      checkpoint_path: MODEL_DIR, or MODEL_DIR/checkpoints/STEP.
+      only: the one step that is asked for; each of the saved ones where None.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
     from detox_jax.checkpoints import model_dir as checkpoints  # loads JAX
     from detox_jax.checkpoints import params
 
-    model_dir, newest = checkpoints.resolve(checkpoint_path, is_reward=True)
+    model_dir, _ = checkpoints.resolve(checkpoint_path, is_reward=True)
     spec = checkpoints.read_spec(model_dir)
     of_base: dict[str, Any] = {}
     if spec.base is not None:
@@ -225,13 +243,13 @@ def fingerprint_ahead(checkpoint_path: str) -> NotYet:
             base, step = checkpoints.resolve(checkpoints.find_base(spec.base["path"], model_dir))
             of_base = _digests(base, checkpoints.read_spec(base), step) or {}
         if params.fingerprint_of_digests(of_base) != spec.base["fingerprint"]:
-            return NOT_YET
-    is_named = places.split(checkpoint_path)[1] is not None
-    steps = [newest] if is_named else reversed(checkpoints.saved_steps(model_dir))
+            return spec, NOT_YET
+    steps = reversed(checkpoints.saved_steps(model_dir)) if only is None else [only]
     digests = [_digests(model_dir, spec, step) for step in steps]
     if None in digests:
-        return NOT_YET
-    return NotYet(tuple(params.fingerprint_of_digests({**of_base, **of}) for of in digests if of))
+        return spec, NOT_YET
+    found = tuple(params.fingerprint_of_digests({**of_base, **of}) for of in digests if of)
+    return spec, NotYet(found)
 
 
 def _digests(model_dir: epath.Path, spec: Any, step: int) -> dict[str, Any] | None:
