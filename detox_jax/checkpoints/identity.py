@@ -106,9 +106,12 @@ def with_weights(checkpoint_path: str) -> dict[str, Any]:
     made = identity(checkpoint_path)
     model_dir, step = places.split(checkpoint_path)
     # Each file of a bucket is a request: there the verb finds it, and no check.
-    is_later = output_settings.is_ahead() and not atomic_files.is_local(model_dir)
-    if isinstance(checkpoint_path, preview.Coming) or is_later:
+    is_local = atomic_files.is_local(model_dir)
+    if isinstance(checkpoint_path, preview.Coming) or (output_settings.is_ahead() and not is_local):
         return {**made, WEIGHTS: NOT_YET, SPEC: NOT_YET}
+    is_there = (model_dir / places.MODEL_FILE).exists() if is_local else True
+    if not is_there or made["made_from"] == checkpoint_path:  # No model is there.
+        return made
     if step is None and isinstance(made["step"], int):
         step = made["step"]
     with contextlib.suppress(UserError):  # It may be gone, and what was read of it kept.
