@@ -178,7 +178,6 @@ def as_set(message: str) -> str:
     """
     said, *_ = message.split(IN_CALL)
     calls = _calls(message)
-
     if not calls:
         return message
 

@@ -224,7 +224,7 @@ def _report(error: BaseException) -> int:
     """Prints what ended a verb; returns the exit status."""
     preemption.ending()
     error = preemption.behind(error)
-    less = less_memory(str(error))
+    less = less_memory(str(error)) if out_of_memory(error) else None
     error = of_environment(error) or out_of_memory(error, less) or error
     is_of_files = isinstance(error, OSError) or has_no_answer(error)
     if (trouble := storage_trouble(error)) is not None and is_of_files:

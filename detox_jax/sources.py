@@ -287,9 +287,7 @@ def resolve(source: str) -> Source:
     path = _path(place)
     if path.is_dir():
         return Source(source, tuple(_directory_files(path, choice, source)), choice)
-    files = [path] if path.exists() else []  # A file whose name has [ ] is itself.
-    if not files and any(character in path.name for character in "*?["):
-        files = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
+    files = named_files(path)
     if not files:
         is_file = place.endswith(row_formats.SUFFIXES)  # A typing mistake asks nobody.
         return _of_hub(None if is_file else hub_data.address(place), source, choice)
@@ -303,6 +301,14 @@ def written_by(source: str) -> str:
     place, _ = split(source)
     verb = None if place.startswith(_NO_PATHS) else manifests.verb_of(_path(place))
     return f"; it is what `{verb}` wrote" if verb else ""
+
+
+def named_files(path: epath.Path) -> list[epath.Path]:
+    """The file at a path, else those that a glob matches: one whose name has [ ] is itself."""
+    if path.exists():
+        return [path]
+    is_glob = any(character in path.name for character in "*?[")
+    return sorted(path.parent.glob(path.name)) if is_glob and path.parent.exists() else []
 
 
 def _path(place: str) -> epath.Path:

@@ -28,7 +28,7 @@ class CachedText(MemorySource):
         """The files of a split."""
         return self._cached.list_shards(split)
 
-    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder = list) -> tf.data.Dataset:
         """Examples `{"targets"}`; the ids of all documents are held in memory.
 
         Raises:

@@ -92,7 +92,7 @@ class LabelledSource(MemorySource):
         """How many texts there are; reads them."""
         return len(self._examples(split))
 
-    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder = list) -> tf.data.Dataset:
         """Examples `{"text", "labels", "weight"}`."""
         self._say_copies(split)
         examples = in_order(self._examples(split))
@@ -105,27 +105,25 @@ class LabelledSource(MemorySource):
 
     @read_once
     def _say_copies(self, split: str) -> None:
-        if split not in self._apart:
-            return
-        read, known = self._read(split), {*map(_compared, self._read(self._apart[split]))}
-        if copies := sum(_compared(example) in known for example in read):
-            so = (
-                "and left out"
-                if copies < len(read)
-                else "so that its figures say nothing of others"
-            )
+        read, others = self._read(split), self._others(split)
+        if copies := len(read) - len(others):
+            so = "and left out" if others else "so that its figures say nothing of others"
             processes.warn(
                 f"the split {split!r}: {copies} of {len(read)} texts are trained on too, {so}"
             )
 
-    @read_once
     def _examples(self, split: str) -> list[LabelledText]:
         """The texts of a split, without copies of those that it is apart from if any are left."""
+        return self._others(split) or self._read(split)
+
+    @read_once
+    def _others(self, split: str) -> list[LabelledText]:
+        """The texts of a split that are no copies of those that it is apart from."""
         read = self._read(split)
         if split not in self._apart:
             return read
         known = {_compared(example) for example in self._read(self._apart[split])}
-        return [example for example in read if _compared(example) not in known] or read
+        return [example for example in read if _compared(example) not in known]
 
     @read_once
     def _read(self, split: str) -> list[LabelledText]:

@@ -106,7 +106,7 @@ class FileSource(MemorySource):
         del split
         return [str(file) for file in self.files]
 
-    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder = list) -> tf.data.Dataset:
         """The questions of the file, in its order."""
         del split
         pairs = in_order(list(_read_records(self.files)))

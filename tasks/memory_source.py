@@ -14,8 +14,7 @@ import tensorflow as tf
 
 # The examples among which a task draws the next. Of more the source gives a shuffled order already.
 SHUFFLE_BUFFER = 100_000
-T = TypeVar("T")
-InOrder = Callable[[Sequence[T]], Sequence[T]]
+InOrder = Callable[[Sequence[Any]], Sequence[Any]]
 _Source = TypeVar("_Source", bound="MemorySource")
 _Read = TypeVar("_Read")
 
@@ -43,7 +42,7 @@ class MemorySource(seqio.DataSource, abc.ABC):
         return True
 
     @abc.abstractmethod
-    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder = list) -> tf.data.Dataset:
         """The examples of a split, all of them put in order; in the source's own by itself."""
 
     @staticmethod

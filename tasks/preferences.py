@@ -51,7 +51,7 @@ class PairSource(MemorySource):
         """How many pairs a split has."""
         return len(self._pairs(split))
 
-    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder = list) -> tf.data.Dataset:
         """Examples of texts and figures, see this file's beginning."""
         pairs = in_order(self._pairs(split))
         columns: dict[str, Any] = {

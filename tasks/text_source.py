@@ -90,16 +90,17 @@ class TextSource(MemorySource):
         files = _text_files if self._reads_text else records.resolve_files
         return [str(file) for file in files(self.path(split))]
 
-    def all_examples(self, split: str, in_order: InOrder[Any] = list) -> tf.data.Dataset:
+    def all_examples(self, split: str, in_order: InOrder = list) -> tf.data.Dataset:
         """Examples `{"id", "position"}` and the columns."""
         rows, _ = self._documents(split)
-        numbered = in_order([(*row, position) for position, row in enumerate(rows)])
-        names = ("id", *self.columns, "position")
+        positions = in_order(range(len(rows)))
+        ordered = [rows[position] for position in positions]
+        names = ("id", *self.columns)
         columns: Any = {
             name: list(column)
-            for name, column in zip(names, zip(*numbered, strict=True), strict=True)
+            for name, column in zip(names, zip(*ordered, strict=True), strict=True)
         }
-        columns["position"] = np.array(columns["position"], np.int64)
+        columns["position"] = np.array(positions, np.int64)
         return tf.data.Dataset.from_tensor_slices(columns)
 
     @read_once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
 import glob
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detox_jax import records
+from detox_jax import records, sources
 from detox_jax.api.calls import path_of, said
 from detox_jax.errors import UserError, in_one_line
 from detox_jax.formats import record_ids, row_formats
@@ -29,7 +30,7 @@ _TABLES = {
     "to_dict": 'df.to_dict("records")',
 }
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)
-_CHOICE = re.compile(r"#(split|config|text|prompt|id|score)=.*")
+_CHOICE = re.compile(rf"#({'|'.join(of.name for of in dataclasses.fields(sources.Choice))})=.*")
 # An address, the home directory, or names between slashes without a space.
 _NAME = r"[\w.@:*?\[\]-]*"
 _PLACE = re.compile(rf"(gs|hf|s3|tfds):/.*|\w+://\S*|~/.*|{_NAME}(/{_NAME})+", re.ASCII)

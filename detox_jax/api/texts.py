@@ -159,9 +159,8 @@ class Scores(Sequence["float | None"]):
           UserError: where pandas is not installed.
         """
         # A column that some rows lack holds no truth values any more.
-        marks = ({"unreadable": document.unreadable} for document in self.documents)
         return data_frame(
-            [{**d.to_json(), **m} for d, m in zip(self.documents, marks, strict=True)]
+            [{**one.to_json(), "unreadable": one.unreadable} for one in self.documents]
         )
 
     @overload

@@ -84,12 +84,13 @@ def combine(
     # --- what decides the result: content, and not the names that it goes by --------------------
     for term in models:
         _check_origin(term.checkpoint, start)
-    models.sort(key=lambda term: _rank(_reference(term)))
+    ranked = sorted(((_reference(term), term) for term in models), key=lambda pair: _rank(pair[0]))
+    models = [term for _, term in ranked]
     edited = None if edit is None else edit.open(start)
     settings = _settings(
         arguments,
         start.fingerprint,
-        [_reference(term) for term in models],
+        [reference for reference, _ in ranked],
         None if edited is None else edited.reference(),
     )
     output = outputs.OutputDirectory(output_dir, "combine", settings, has_results, made=places.MADE)
@@ -140,9 +141,7 @@ def _settings_ahead(arguments: Mapping[str, Any], weights: Mapping[str, float]) 
             {**identity.described(path, found[path] or NOT_YET), "weight": weight}
             for path, weight in weights.items()
         ]
-        if len(named) > 1:
-            named.sort(key=_rank)
-        terms = [NotYet(known=of) for of in named]
+        terms = [NotYet(known=of) for of in sorted(named, key=_rank)]
     return _settings(arguments, found[arguments["base"]] or NOT_YET, terms, edit)
 
 

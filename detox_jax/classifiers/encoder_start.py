@@ -24,6 +24,7 @@ from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
 from detox_jax.interop import hub
 from detox_jax.interop.config_fields import ignored_names
+from detox_jax.models.config import check_dropout
 from detox_jax.models.encoder import Encoder
 from detox_jax.models.encoder_config import EncoderConfig
 from detox_jax.parallel import mesh as meshes
@@ -98,10 +99,7 @@ class EncoderStart:
     ignore_fields: Sequence[str] | str | None = None
 
     def __post_init__(self):
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(
-                f"EncoderStart.dropout_rate is {self.dropout_rate}; must be at least 0 and below 1"
-            )
+        check_dropout(self)
 
     def check(self, num_labels: int, length: int) -> dict[str, Any]:
         """What decides the first weights and the ids of texts, for manifests; writes nothing.

@@ -18,6 +18,7 @@ from etils import epath
 from detox_jax.errors import UserError, in_one_line, shortened
 from detox_jax.human import sheets, texts
 from detox_jax.human.key import EQUAL, Answer, Key, Row, Sheet
+from detox_jax.sources import named_files
 
 _SUFFIXES = (".csv", ".tsv")
 _WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
@@ -68,12 +69,8 @@ def _files(source: str) -> list[epath.Path]:
         if workbook := next((f for f in there if f.suffix.lower() in _WORKBOOKS), None):
             raise _workbook(workbook)
         named = [file for file in there if file.suffix.lower() in _SUFFIXES]
-    elif path.exists():  # One whose name has [ ] is itself.
-        named = [path]
-    elif any(character in path.name for character in "*?["):
-        named = sorted(path.parent.glob(path.name)) if path.parent.exists() else []
     else:
-        named = []
+        named = named_files(path)
     if not named:
         raise UserError(
             f"SHEETS={source}: no such sheet; give filled CSV files, or their directory"

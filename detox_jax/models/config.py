@@ -33,21 +33,21 @@ _POSITIVE = ("vocab_size", "emb_dim", "num_heads", "num_layers", "mlp_dim", "max
 _VOCAB_MULTIPLE = 128
 
 
+def check_dropout(owner: Any) -> None:
+    """Refuses a `dropout_rate` that is no share below 1; flax would take 10 for one too."""
+    if not 0 <= owner.dropout_rate < 1:
+        raise UserError(
+            f"{type(owner).__name__}.dropout_rate is {owner.dropout_rate}; must be at least 0 "
+            "and below 1"
+        )
+
+
 class NetworkConfig:
     """What the configs of all networks derive alike from their fields."""
 
     vocab_size: int
-    dropout_rate: float
     dtype: str
     param_dtype: str
-
-    def _check_dropout(self) -> None:
-        """Refuses what is no share below 1; flax would take 10 for a rate too."""
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(
-                f"{type(self).__name__}.dropout_rate is {self.dropout_rate}; must be at least 0 "
-                "and below 1"
-            )
 
     @property
     def padded_vocab_size(self) -> int:
@@ -232,7 +232,7 @@ class TransformerConfig(NetworkConfig):
             raise UserError(
                 f"TransformerConfig.logits_chunk is {self.logits_chunk}; must be positive, or None"
             )
-        self._check_dropout()
+        check_dropout(self)
         self._check_positions()
 
     def _check_positions(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from detox_jax.errors import UserError
-from detox_jax.models.config import NetworkConfig
+from detox_jax.models.config import NetworkConfig, check_dropout
 
 _CHOICES = {
     "head_activation": ("tanh", "relu", "gelu", "gelu_exact"),
@@ -124,7 +124,7 @@ class EncoderConfig(NetworkConfig):
                 f"EncoderConfig: emb_dim {self.emb_dim} is no multiple of num_heads "
                 f"{self.num_heads}"
             )
-        self._check_dropout()
+        check_dropout(self)
 
     # What `layers.LayerConfig` asks and no encoder here varies.
     norm = "layernorm"

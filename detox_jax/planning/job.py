@@ -284,11 +284,12 @@ class Job:
         """
         use = self.generations[name]
         shards = shape["data"] * shape["fsdp"]
-        rows = decoding.rows_per_batch(use.batch_size, use.num_samples, shards) * use.num_samples
+        prompts = decoding.rows_per_batch(use.batch_size, use.num_samples, shards)
+        rows = prompts * use.num_samples
         stay = programs.smaller_batch(
             rows, use.max_new_tokens, shards, use.prompt_length, self.parameters["base"]
         )
-        cache = self.cache_bytes(name, rows // use.num_samples) // (shards * shape["model"])
+        cache = self.cache_bytes(name, prompts) // (shards * shape["model"])
         more = cache * stay // (2 * rows) if stay < rows else 0
         return self.least_decode_bytes(name, shape) + more
 

@@ -200,9 +200,9 @@ class KeptAgainstDiscarded(_Scored):
         _, manifest = records.manifest_of(self.documents) or ("", {})
         theirs = manifest["settings"] if manifest.get("verb") == "filter" else {}
         for name in ("input", "apart_from", "word_segmenter"):
-            one, other = theirs.get(name), settings.get(name)
-            one = output_settings.as_named_before(other, one)  # Versions may name more or less.
-            if not output_settings.agree(one, output_settings.as_named_before(one, other)):
+            # Versions may name more or less.
+            both = output_settings.as_both_name(settings.get(name), theirs.get(name))
+            if not output_settings.agree(*both):
                 evaluated, read = (settings[of].get("path") for of in ("apart_from", "input"))
                 raise UserError(
                     f"DOCUMENTS={self.documents}: {source} was filtered apart from {evaluated}, "

@@ -201,8 +201,8 @@ def is_shuffled_whole(
         shuffles = getattr(source, "shuffles", None)
         if shuffles is None or split not in part.splits:
             continue
-        cached = part.get_cached_stats(split)["examples"] if use_cached else None
-        if shuffles(source.count(split) if cached is None else cached):
+        number = part.get_cached_stats(split)["examples"] if use_cached else source.count(split)
+        if shuffles(number):
             return True
     return False
 

@@ -531,9 +531,9 @@ def _load_initial(
 
 def _check_spec(path: str, spec: checkpoints.ModelSpec, vocabulary: str) -> None:
     if spec.vocabulary != vocabulary:
+        own = checkpoints.vocabulary_dir(path)  # of a step too
         # The task may use the checkpoint's own.
-        checkpoints.check_vocabulary(path, spec, Vocabulary.load(checkpoints.vocabulary_dir(path)))
-        own = places.split(path)[0] / places.VOCABULARY_DIR  # of a step too
+        checkpoints.check_vocabulary(path, spec, Vocabulary.load(own))
         raise UserError(
             f"{path}: trained with vocabulary {spec.vocabulary}, the task uses {vocabulary}; give "
             f"the task the checkpoint's own, {own}"
