@@ -16,17 +16,15 @@ from detox_jax.comparison.comparison import (
     Tau,
 )
 from detox_jax.evaluation.metric_names import EMT, TP, RankedMetric
-from detox_jax.evaluation.statistics import Difference, Interval
 from detox_jax.evaluation.typed_json import to_json
 from detox_jax.records import TOXIC
 from detox_jax.report.cells import (
     FEWEST_PROMPTS,
     LITTLE,
     NONE,
-    marked,
+    has_little,
     percent,
-    says_little,
-    show,
+    shown,
 )
 from detox_jax.report.table_formats import csv_lines, markdown_rows
 
@@ -89,8 +87,7 @@ def tables(comparison: Comparison) -> list[tuple[str, Rows]]:
 
 def mark_said(made: Iterable[tuple[str, Rows]]) -> list[str]:
     """What the mark behind an interval means, where one of the tables has it."""
-    cells = (text for _, rows in made for row in rows for text in row.values())
-    return [_LITTLE] if any(text.endswith(LITTLE) for text in cells) else []
+    return [_LITTLE] if has_little(row for _, rows in made for row in rows) else []
 
 
 def summary(comparison: Comparison) -> list[str]:
@@ -115,10 +112,10 @@ def _agreement_row(pair: Pair) -> dict[str, str]:
         "Texts": f"{compared.texts:,}",
         "Not scored by A, B": ", ".join(f"{count:,}" for count in missing),
         "Toxic for A, B": ", ".join(map(_decimal, (agreed.share_toxic_a, agreed.share_toxic_b))),
-        "Agreement": _shown(agreed.agreement, agreed.records),
-        "Kappa": _shown(agreed.kappa, agreed.records),
-        "Spearman": _shown(agreed.spearman, agreed.records),
-        "Pearson": _shown(agreed.pearson, agreed.records),
+        "Agreement": shown(agreed.agreement, agreed.records),
+        "Kappa": shown(agreed.kappa, agreed.records),
+        "Spearman": shown(agreed.spearman, agreed.records),
+        "Pearson": shown(agreed.pearson, agreed.records),
     }
 
 
@@ -142,7 +139,7 @@ def _reading_row(pair: Pair) -> dict[str, str]:
 def _rank_rows(comparison: Comparison, ranking: Ranking) -> Rows:
     """A row a method, a column a scorer: scores of two never share a column."""
     cells = {
-        (rank.scorer, rank.method): f"{rank.rank:g}. {_shown(rank.estimate, rank.prompts)}"
+        (rank.scorer, rank.method): f"{rank.rank:g}. {shown(rank.estimate, rank.prompts)}"
         for rank in ranking.ranks
         if rank.estimate.is_measured
     }
@@ -174,19 +171,10 @@ def _swap_row(swap: Swap) -> dict[str, str]:
         "A": swap.a,
         "B": swap.b,
         "Methods": " − ".join(swap.methods),
-        "For A": _difference(swap.difference_a),
-        "For B": _difference(swap.difference_b),
+        "For A": shown(swap.difference_a, swap.difference_a.num_pairs, signed=True),
+        "For B": shown(swap.difference_b, swap.difference_b.num_pairs, signed=True),
         "Beyond the intervals": "yes" if swap.beyond_intervals else "no",
     }
-
-
-def _shown(interval: Interval, count: int | None) -> str:
-    """A figure, marked where its interval says little."""
-    return marked(show(interval), (LITTLE, says_little(interval, count)))
-
-
-def _difference(found: Difference) -> str:
-    return marked(show(found, signed=True), (LITTLE, says_little(found, found.num_pairs)))
 
 
 def _decimal(value: float) -> str:

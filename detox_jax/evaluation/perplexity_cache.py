@@ -217,11 +217,10 @@ class PerplexityReader:
         files = [file, *_shared(kind.__name__, decided)]
 
         def read() -> list[tuple[dict[str, Any] | None, bool]]:
-            return [(_kept(place, decided), place.exists()) for place in files]
+            return [_kept(place, decided) for place in files]
 
         found = dict(zip(files, processes.current().first_decides(read), strict=True))
-        kept = {place: there for place, (there, _) in found.items()}
-        for place, there in kept.items():
+        for place, (there, _) in found.items():
             if there is not None:
                 measured = from_json(kind, there.get("perplexity"), str(place), "perplexity")
                 break
@@ -230,11 +229,11 @@ class PerplexityReader:
         if measured is None:
             return measured
         written = {"inputs": inputs, "perplexity": to_json(measured)}
-        for place, there in kept.items():
+        for place, (there, is_file) in found.items():
             if there is None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 # Another's: what both are called by, when their weights are gone, is of neither.
-                is_of_several = place not in files[:2] and found[place][1]
+                is_of_several = place not in files[:2] and is_file
                 content = {} if is_of_several else written
                 atomic_files.write_json(place, content, in_output=place == file)
         return measured
@@ -264,9 +263,11 @@ def _shared(kind: str, decided: Mapping[str, Any]) -> list[epath.Path]:
     return list(dict.fromkeys(file for file in files if file is not None))
 
 
-def _kept(file: epath.Path, decided: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a file holds, if it was computed from the same."""
-    kept = read_json(file) if file.exists() else {}
+def _kept(file: epath.Path, decided: Mapping[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+    """What a file holds, if it was computed from the same; and whether there is one."""
+    if not file.exists():
+        return None, False
+    kept = read_json(file)
     inputs = output_settings.without_notes(kept.get("inputs"))
     inputs, decided = output_settings.as_both_name(inputs, decided)
-    return kept if inputs == decided else None
+    return (kept if inputs == decided else None), True

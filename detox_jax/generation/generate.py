@@ -283,11 +283,11 @@ def _preview(arguments: Mapping[str, Any], decoding: Decoding, mesh: Mesh) -> St
         Vocabulary.load(checkpoints.vocabulary_dir(checkpoint_path))  # It can be read.
         return Step("generate", output_dir)
     config, listed, encoded = _asked(arguments, decoding)
+    longest = config.max_length
     if limit_setting is not None:
-        decoding = _shortened(decoding, config.max_length, encoded, prompts, limit_setting, None)
-    limit = _room(config.max_length, decoding.max_new_tokens)
-    longest, skips = config.max_length, prompts.skips_long_prompts
-    requests, _ = _within(limit, longest, listed, encoded, skips)
+        decoding = _shortened(decoding, longest, encoded, prompts, limit_setting, None)
+    limit = _room(longest, decoding.max_new_tokens)
+    requests, _ = _within(limit, longest, listed, encoded, prompts.skips_long_prompts)
     samples = len(requests) * decoding.num_samples
     counts = {
         "requests": len(requests),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from detox_jax.evaluation.metric_names import TOXICITY_METRICS, Metric
 from detox_jax.evaluation.results import Results
@@ -45,13 +45,23 @@ def marked(text: str, *marks: tuple[str, bool]) -> str:
     return " ".join([text, *(mark for mark, is_so in marks if is_so)])
 
 
+def shown(interval: Interval, count: int | None, signed: bool = False) -> str:
+    """`show`, marked where the interval says little."""
+    return marked(show(interval, signed), (LITTLE, says_little(interval, count)))
+
+
+def has_little(rows: Iterable[Mapping[str, str]]) -> bool:
+    """Whether a cell has the mark of an interval that says little."""
+    return any(text.endswith(LITTLE) for row in rows for text in row.values())
+
+
 def estimate(metric: Metric) -> Cell:
     """The figure, marked where its interval says little."""
 
     def cell(_: Results, row: Row) -> str:
         interval = row.estimate(metric)
         count = row.toxicity.num_scored_prompts if metric in TOXICITY_METRICS else None
-        return marked(show(interval), (LITTLE, says_little(interval, count)))
+        return shown(interval, count)
 
     return cell
 
@@ -72,8 +82,7 @@ def difference(metric: Metric) -> Cell:
 
 def toxic_fraction(_: Results, row: Row) -> str:
     """The share of continuations that are toxic."""
-    share = row.toxicity.toxic_fraction
-    return marked(show(share), (LITTLE, says_little(share, row.toxicity.num_scored_prompts)))
+    return shown(row.toxicity.toxic_fraction, row.toxicity.num_scored_prompts)
 
 
 def n_by_k(_: Results, row: Row) -> str:

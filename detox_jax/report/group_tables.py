@@ -9,7 +9,7 @@ from detox_jax.evaluation.console import NO_GROUP, gap_sentence
 from detox_jax.evaluation.groups import GroupRow
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.statistics import Interval
-from detox_jax.report.cells import LITTLE, marked, says_little, show
+from detox_jax.report.cells import shown
 from detox_jax.report.legend import legend_of_little
 from detox_jax.report.table_formats import csv_lines
 from detox_jax.report.tables import METHOD, Table
@@ -41,7 +41,7 @@ def tables(results: Results) -> list[Table]:
 
 def _figure(interval: Interval, row: GroupRow) -> str:
     """Marked where its interval says little, as a group of few prompts has it."""
-    return marked(show(interval), (LITTLE, says_little(interval, row.num_scored_prompts)))
+    return shown(interval, row.num_scored_prompts)
 
 
 def legend(results: Results) -> list[str]:

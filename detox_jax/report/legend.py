@@ -11,7 +11,7 @@ from detox_jax.evaluation.metric_names import AVERAGE_ACCURACY, NINE_TASK_AVERAG
 from detox_jax.evaluation.results import Results
 from detox_jax.evaluation.soundness import sentence
 from detox_jax.records import TOXIC
-from detox_jax.report.cells import FEWEST_PROMPTS, LITTLE
+from detox_jax.report.cells import FEWEST_PROMPTS, LITTLE, has_little
 from detox_jax.report.tables import (
     KEY_COLUMNS,
     METHOD,
@@ -65,8 +65,7 @@ def legend_of_columns(results: Results, made: Sequence[Table]) -> list[str]:
 
 def legend_of_little(made: Sequence[Table]) -> list[str]:
     """What the mark of intervals that say little means, where one of some tables has it."""
-    cells = (text for table in made for row in table.rows for text in row.values())
-    if not any(text.endswith(LITTLE) for text in cells):
+    if not has_little(row for table in made for row in table.rows):
         return []
     return [
         f"{LITTLE}: the interval says little, being of fewer than {FEWEST_PROMPTS} values, or "

@@ -28,7 +28,6 @@ from detox_jax import (
     preview,
     records,
     terminal,
-    tokenizer_files,
 )
 from detox_jax.checkpoints import identity
 from detox_jax.checkpoints import model_dir as checkpoints
@@ -43,7 +42,7 @@ from detox_jax.preview import Step
 from detox_jax.vocabulary import Vocabulary
 from detox_jax.zero_shot import questions as questions_lib
 from detox_jax.zero_shot import steered_likelihood
-from detox_jax.zero_shot.harness_model import added_tokens, asked_in, prefix_id
+from detox_jax.zero_shot.harness_model import asked_in, prefix_id
 from detox_jax.zero_shot.likelihood import Likelihood, LikelihoodReader
 from detox_jax.zero_shot.questions import Question
 from detox_jax.zero_shot.steered_likelihood import SteeredReader
@@ -155,7 +154,7 @@ def choices(
                 "steering": steered_by,
             },
         )
-        around = asked_in(checkpoint_path, arguments["start_with_bos"])
+        around = asked_in(checkpoint_path, start_with_bos)
         return {**decided, **identity.text_rules(checkpoint_path), **around}
 
     def known() -> dict[str, Any]:
@@ -182,9 +181,7 @@ def choices(
     loaded = checkpoints.load_model(checkpoint_path, mesh, dtype)
     methods = steering_lib.load(steering, loaded, mesh)
     decided = settings(loaded.fingerprint, steering_lib.settings(methods))
-    if start_with_bos is None:
-        files = tokenizer_files.read(checkpoints.vocabulary_dir(checkpoint_path))
-        start_with_bos = bool(added_tokens(files)[0])
+    before, _, _ = decided[output_settings.AROUND]
     output = outputs.OutputDirectory(output_dir, "choices", decided, parts=parts)
 
     # --- the answers, task by task -----------------------------------------------------------
@@ -204,7 +201,7 @@ def choices(
                 questions = questions_lib.parse(examples, name)
                 try:
                     with terminal.stage(name):
-                        answers = answer(questions, read, loaded.vocabulary, start_with_bos)
+                        answers = answer(questions, read, loaded.vocabulary, bool(before))
                 except UserError as error:
                     raise UserError(f"task {name!r}: {error}; leave the task out") from None
                 _check(answers, f"{checkpoint_path} on {name}", may_be_impossible=steered)

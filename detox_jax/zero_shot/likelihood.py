@@ -88,8 +88,8 @@ class LikelihoodReader:
             for batch, arrays in batches(rows, self.batch_size, self._shards):
                 arrays = meshes.to_mesh(arrays, meshes.batch_sharding(self._mesh))
                 # Every process of a pod sees all of the answer.
-                result = meshes.to_host(_read(self._model, self._params, *arrays))
-                log_probs_BT, is_best_BT = result
+                read_BT = _read(self._model, self._params, *arrays)
+                log_probs_BT, is_best_BT = meshes.to_host(read_BT)
                 for row, log_probs_T, is_best_T in zip(
                     batch, log_probs_BT, is_best_BT, strict=False
                 ):  # The last rows of a batch may be padding.
@@ -247,14 +247,11 @@ def batches(
     first, so that memory that does not suffice shows at once. The last batch of a length is halved
     as often as its rows allow; its size stays a multiple of `multiple`.
     """
-    groups: list[tuple[int, bool, list[Row]]] = []
-    for causal in (False, True):
-        groups += [
-            (length, causal, members)
-            for length, members in _by_length(
-                [row for row in rows if row.is_causal == causal], batch_size
-            )
-        ]
+    groups = [
+        (length, causal, members)
+        for causal in (False, True)
+        for length, members in _by_length([r for r in rows if r.is_causal == causal], batch_size)
+    ]
     for length, causal, members in sorted(groups, key=lambda group: -group[0]):
         scored = _padded_scored(max(len(row.targets) for row in members))
         for first in range(0, len(members), batch_size):

@@ -13,7 +13,7 @@ import seqio
 
 from detox_jax import cli
 from detox_jax.checkpoints import model_dir as checkpoints
-from detox_jax.classifiers import train_reward
+from detox_jax.classifiers import train_linear, train_reward
 from detox_jax.classifiers.labelled_fit import require_two_kinds
 from detox_jax.errors import UserError
 from detox_jax.training.optimizer import AdamW
@@ -75,24 +75,36 @@ def test_the_model_that_a_reward_starts_from_is_not_held_beside_it(
     assert leaves and held == [0]
 
 
+_STEERING = ["sgeat", "--gin_file=gin_configs/experiments/steering.gin"]
+
+
 @pytest.mark.parametrize(
-    ("command", "scope"),
+    ("verb", "command", "scope", "rate"),
     [
-        ([], None),
-        (["train_reward"], ""),
-        (["sgeat", "--gin_file=gin_configs/experiments/steering.gin"], "reward"),
+        (train_linear, [], "", 1e-2),
+        (train_linear, ["train_linear"], "", 1e-2),
+        (train_linear, _STEERING, "map", 1e-2),
+        (train_reward, [], "", 2e-5),
+        (train_reward, ["train_reward"], "", 2e-5),
+        (train_reward, _STEERING, "reward", 1e-3),
     ],
 )
-def test_what_a_small_head_leaves_of_gradients_moves_the_rest_by_the_rate(command, scope):
-    """The first update of Adam is g / (|g| + eps) of the rate, and an imported head begins at 0."""
-    optimizer = train_reward._OPTIMIZER
+def test_small_gradients_move_what_is_trained_by_the_rate(verb, command, scope, rate):
+    """The first update of Adam is g / (|g| + eps) of the rate.
+
+    Those of a map carry SCALE, 1e-3; those of a reward an imported head, which begins at 0.
+    """
+    optimizer = verb._OPTIMIZER
     if command:
         cli.load_config(cli.parse_arguments(command))
         with gin.config_scope(scope or None):
             optimizer = gin.get_configurable(AdamW)()
+    assert optimizer.learning_rate == rate
+    # A norm of 1.5 is not clipped in a reward; a map's clip is 1.
+    gradient = np.array({train_linear: [1e-7, -1e-6], train_reward: [1e-6, -1.5]}[verb])
     transformation = optimizer.transformation(10)
-    params = {"bias": jnp.zeros(2)}
-    gradients = {"bias": jnp.array([1e-6, -1.5])}
+    params = {"up": jnp.zeros(2)}
+    gradients = {"up": jnp.asarray(gradient, jnp.float32)}
     updates, _ = transformation.update(gradients, transformation.init(params), params)
-    rate = 1e-3 if scope == "reward" else 2e-5
-    np.testing.assert_allclose(updates["bias"], [-rate / 1.01, rate], rtol=1e-4)
+    moved = -rate * gradient / (np.abs(gradient) + 1e-8)
+    np.testing.assert_allclose(updates["up"], moved, rtol=1e-4)

@@ -130,18 +130,15 @@ class Branches:
         read_NK = jnp.where(lengths_N[:, None] > 0, last_NK1[..., 0], 0)
         N, K, L = tokens_NKL.shape
         if self.varied is not None:
-
-            def of_branch(varied: params_lib.Params) -> tuple[jax.Array, _Cache]:
-                return _prompts_read(
-                    self.module, self._params(varied), tokens_NKL[:, 0], read_NK[:, 0], size
-                )
-
-            log_probs_KNL, cache = jax.vmap(of_branch, out_axes=(0, 1))(self.varied)
+            log_probs_KNL, cache = jax.vmap(
+                lambda varied: self._read_prompts(varied, tokens_NKL[:, 0], read_NK[:, 0], size),
+                out_axes=(0, 1),
+            )(self.varied)
             state: State = {0: rows, 2: cache}
             log_probs_NKL = log_probs_KNL.swapaxes(0, 1)
         else:
             folded_BL, read_B = tokens_NKL.reshape(N * K, L), read_NK.reshape(N * K)
-            log_probs_BL, cache = _prompts_read(self.module, self.shared, folded_BL, read_B, size)
+            log_probs_BL, cache = self._read_prompts(None, folded_BL, read_B, size)
             state = {0: rows, 1: jax.tree.map(lambda leaf: _unfolded(leaf, K), cache)}
             log_probs_NKL = log_probs_BL.reshape(N, K, L)
         before_N1 = (prompts_NP[:, :1] == self.bos_id).astype(jnp.int32)
@@ -245,6 +242,15 @@ class Branches:
         )
         return logits_B1V[:, 0], cache
 
+    def _read_prompts(
+        self, varied: params_lib.Params | None, tokens_BL: jax.Array, read_B: jax.Array, size: int
+    ) -> tuple[jax.Array, _Cache]:
+        """How probable each token's next one is, `[B, L]`, and the cache of `prefill`."""
+        params = self._params(varied)
+        states_BLD, cache = prefill(self.module, params, tokens_BL, read_B, size)
+        next_BL = jnp.roll(tokens_BL, -1, axis=1)
+        return one_pass.unsteered(self.module, params, states_BLD, next_BL)[0], cache
+
     def _params(self, varied: params_lib.Params | None) -> params_lib.Params:
         return self.shared if varied is None else params_lib.combine(self.shared, varied)
 
@@ -342,19 +348,6 @@ def prefill(
         prefill_lengths=read_B,
         with_logits=False,
     )
-
-
-def _prompts_read(
-    module: TransformerLM,
-    params: params_lib.Params,
-    tokens_BL: jax.Array,
-    read_B: jax.Array,
-    size: int,
-) -> tuple[jax.Array, _Cache]:
-    """How probable each token's next one is, `[B, L]`, and the cache of `prefill`."""
-    states_BLD, cache = prefill(module, params, tokens_BL, read_B, size)
-    next_BL = jnp.roll(tokens_BL, -1, axis=1)
-    return one_pass.unsteered(module, params, states_BLD, next_BL)[0], cache
 
 
 def _next_tokens(rows: _Rows, token_R: jax.Array) -> jax.Array:
