@@ -1,14 +1,13 @@
 """A published classifier as a scorer: an encoder of Hugging Face, run by JAX on the mesh.
 
-Texts are sorted by length and cut into batches whose shapes come from a short list, so that few
-programs are compiled and little padding is computed. A batch is split over the mesh's `data` and
-`fsdp` axes.
+Texts stand side by side in rows of a few shapes, see `packed_texts`. A batch of rows is split over
+the mesh's `data` and `fsdp` axes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from detox_jax import manifests, terminal
-from detox_jax.classifiers import classifier_files, published
+from detox_jax.classifiers import classifier_files, packed_texts, published
 from detox_jax.classifiers.classifier_text import ClassifierTokenizer
 from detox_jax.errors import UserError
 from detox_jax.formats import jsonl
@@ -29,11 +28,6 @@ from detox_jax.vocabulary import ID_SHIFT
 
 VERSION = 1
 RELIABILITY_FILE = "reliability.json"
-# Lengths that programs are compiled for; a batch is padded to the next of its longest text. Steps
-# of 8, and of an eighth to a quarter beyond 64: a token of padding costs what any other costs.
-LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
-# Batches of longer texts have fewer rows, so that their attention scores fit beside each other.
-_FULL_BATCH_LENGTH = 128
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -77,8 +71,8 @@ class ClassifierScorer:
           revision: of a hub name.
           label: of the output that is toxicity; known for the classifiers of `published`.
           dtype: of weights and computation, `float32` or `bfloat16`.
-          batch_size: texts of up to 128 tokens that are computed at once, at least one for each
-            device that batches are split over; of longer texts fewer.
+          batch_size: rows of 64 tokens that are computed at once, at least one for each device
+            that batches are split over; a row holds a text, or several. Of longer rows fewer.
           mesh_shape: see `parallel.mesh.create_mesh`.
           max_length: tokens at which texts are cut; the tokenizer's own where None.
           activation: `sigmoid` where a text can have several labels, `softmax` where it has one; as
@@ -135,42 +129,26 @@ class ClassifierScorer:
         """The probabilities of all labels, float64 `[texts, labels]`."""
         ids = self._tokenizer.encode([prepare(text) for text in texts])
         scores = np.zeros((len(ids), self._num_labels))
-        with_words = [
-            i for i, tokens in enumerate(ids) if len(tokens) > self._tokenizer.num_special
-        ]
-        pending: list[tuple[list[int], jax.Array]] = []
+        with_words = {
+            text: np.asarray(tokens, np.int32) + ID_SHIFT
+            for text, tokens in enumerate(ids)
+            if len(tokens) > self._tokenizer.num_special
+        }
+        pending: list[tuple[packed_texts.Batch, jax.Array]] = []
+        batches = packed_texts.batches(
+            with_words,
+            rows=self._batch_size,
+            multiple=self._shards,
+            shortest=self._tokenizer.num_special + 1,
+        )
+        sharding = meshes.batch_sharding(self._mesh)
         with meshes.sharding_scope(self._mesh):
-            for rows, tokens_BL in self._batches(ids, with_words):
-                tokens_BL = meshes.to_mesh(tokens_BL, meshes.batch_sharding(self._mesh))
-                pending.append((rows, self._compute(self._params, tokens_BL)))
-        for rows, scores_BC in pending:  # Read when all are under way.
-            scores[rows] = meshes.to_host(scores_BC)[: len(rows)]
+            for batch in batches:
+                arrays = meshes.to_mesh((batch.tokens_BL, batch.starts_BT), sharding)
+                pending.append((batch, self._compute(self._params, *arrays)))
+        for batch, scores_BTC in pending:  # Read when all are under way.
+            scores[batch.texts] = meshes.to_host(scores_BTC)[batch.rows, batch.places]
         return scores
-
-    def _batches(
-        self, ids: Sequence[Sequence[int]], texts: Sequence[int]
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Which texts, and their tokens `[B, L]`, the longest first."""
-        left = sorted(texts, key=lambda i: -len(ids[i]))
-        while left:
-            length = self._padded_length(len(ids[left[0]]))
-            most = max(1, min(self._batch_size, self._batch_size * _FULL_BATCH_LENGTH // length))
-            most = _round_up(most, self._shards)
-            rows, left = left[:most], left[most:]
-            # The few texts of a last batch fill a power of two, for few programs again.
-            size = min(most, _round_up(1 << (len(rows) - 1).bit_length(), self._shards))
-            tokens_BL = np.zeros((size, length), np.int32)
-            for row, i in enumerate(rows):
-                tokens_BL[row, : len(ids[i])] = np.asarray(ids[i], np.int32) + ID_SHIFT
-            yield rows, tokens_BL
-
-    def _padded_length(self, length: int) -> int:
-        fitting = (padded for padded in LENGTHS if length <= padded <= self.max_length)
-        return next(fitting, self.max_length)
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 def _read_reliability(directory: epath.Path, label: str) -> Any:
@@ -183,14 +161,17 @@ def _read_reliability(directory: epath.Path, label: str) -> Any:
 
 
 def _program(model: Encoder, activation: str) -> Any:
-    """Parameters and tokens `[B, L]` to probabilities `[B, C]`, compiled once for each shape."""
+    """Parameters, tokens `[B, L]` and starts `[B, T]` to probabilities `[B, T, C]`.
+
+    Compiled once for each shape.
+    """
 
     @jax.jit
-    def compute(params: Any, tokens_BL: jax.Array) -> jax.Array:
-        logits_BC = model.apply({"params": params}, tokens_BL, enable_dropout=False)
-        assert isinstance(logits_BC, jax.Array)
+    def compute(params: Any, tokens_BL: jax.Array, starts_BT: jax.Array) -> jax.Array:
+        logits_BTC = model.apply({"params": params}, tokens_BL, starts_BT, enable_dropout=False)
+        assert isinstance(logits_BTC, jax.Array)
         if activation == published.SIGMOID:
-            return jax.nn.sigmoid(logits_BC)
-        return jax.nn.softmax(logits_BC, axis=-1)
+            return jax.nn.sigmoid(logits_BTC)
+        return jax.nn.softmax(logits_BTC, axis=-1)
 
     return compute

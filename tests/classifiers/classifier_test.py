@@ -10,7 +10,7 @@ import safetensors.numpy
 from etils import epath
 
 from detox_jax import cli, manifests, records
-from detox_jax.classifiers import classifier, classifier_files, published
+from detox_jax.classifiers import classifier_files, published
 from detox_jax.classifiers.classifier import ClassifierScorer
 from detox_jax.errors import UserError
 from detox_jax.models.encoder import Encoder
@@ -46,12 +46,6 @@ def _logits(directory, texts):
     model = Encoder(found.config)
     apply = jax.jit(lambda params, x: model.apply({"params": params}, x, enable_dropout=False))
     return np.asarray(apply(found.read_parameters(), tokens_BL))
-
-
-@pytest.fixture(autouse=True)
-def one_length(monkeypatch):
-    """One program a scorer, unless a test is about lengths."""
-    monkeypatch.setattr(classifier, "LENGTHS", ())
 
 
 def _softmax(logits):
@@ -96,8 +90,7 @@ def test_other_families_score(config, tmp_path):
     assert scorer.score(TEXTS[:1])[0] == pytest.approx(expected[0, 2], abs=1e-5)
 
 
-def test_batches_and_meshes_change_nothing(bert, monkeypatch):
-    monkeypatch.setattr(classifier, "LENGTHS", (16,))
+def test_batches_and_meshes_change_nothing(bert):
     noise = np.random.default_rng(0)
     texts = [" ".join(noise.choice(classifiers_made.WORDS, n)) for n in noise.integers(0, 30, 13)]
     many = ClassifierScorer(str(bert), label="toxic", batch_size=16)
@@ -106,19 +99,6 @@ def test_batches_and_meshes_change_nothing(bert, monkeypatch):
     np.testing.assert_allclose(many.score(texts), few.score(texts), atol=1e-5)
     assert many.fingerprint == few.fingerprint
     assert many.score([]) == []
-
-
-def test_batches_have_few_shapes(bert, monkeypatch):
-    monkeypatch.setattr(classifier, "LENGTHS", (16, 32, 48))
-    scorer = ClassifierScorer(str(bert), label="toxic", batch_size=16)
-    lengths = np.random.default_rng(0).integers(3, 41, 200)
-    ids = [[5] * n for n in lengths]
-    batches = list(scorer._batches(ids, range(200)))
-    assert sorted(i for rows, _ in batches for i in rows) == list(range(200))
-    assert {tokens.shape for _, tokens in batches} <= {(16, n) for n in (16, 32, 40)} | {(8, 16)}
-    for rows, tokens in batches:
-        assert ((tokens > 0).sum(1)[: len(rows)] == lengths[rows]).all()
-        assert tokens[: len(rows)].max() == 6  # This package's ids start at 1.
 
 
 def test_cut_and_dtype(bert, whole):

@@ -37,8 +37,8 @@ OWN = dataclasses.replace(
         span=5, max_distance=None, shared_projections=False, norm=False
     ),
 )
-# BERT's are among RoBERTa's; the tests of interop run them all.
-CONFIGS = {"roberta": ROBERTA, "deberta": DEBERTA, "own projections": OWN}
+# The tests of interop run more families.
+CONFIGS = {"bert": BERT, "roberta": ROBERTA, "deberta": DEBERTA, "own projections": OWN}
 TOKENS_BL = np.array([[3, 9, 17, 4, 0, 0, 0], [3, 8, 21, 30, 31, 32, 4]], np.int32)
 
 
@@ -52,8 +52,8 @@ def made(request):
     return config, params, jax.jit(_apply, static_argnums=0)
 
 
-def _apply(config, params, tokens_BL):
-    return Encoder(config).apply({"params": params}, tokens_BL, enable_dropout=False)
+def _apply(config, params, tokens_BL, starts_BT=None):
+    return Encoder(config).apply({"params": params}, tokens_BL, starts_BT, enable_dropout=False)
 
 
 def test_padding_changes_nothing(made):
@@ -62,6 +62,26 @@ def test_padding_changes_nothing(made):
     wider = apply(config, params, np.pad(TOKENS_BL, ((0, 0), (0, 9))))
     np.testing.assert_allclose(wider, logits_BC, atol=1e-5)
     assert logits_BC.dtype == np.float32 and logits_BC.shape == (2, 3)
+
+
+def test_texts_of_a_row_do_not_see_each_other(made):
+    """One behind the other, in a row that is longer than any text may be."""
+    config, params, apply = made
+    first, second = TOKENS_BL[0, :4], TOKENS_BL[1]
+    with_padding_id = np.array([3, 2, 9, 2, 4], np.int32)  # Which RoBERTa does not count.
+    texts = [second, with_padding_id, first]
+    expected = [np.asarray(apply(config, params, text[None]))[0] for text in texts]
+    L = 25
+    assert config.max_length < L
+    tokens_BL = np.zeros((2, L), np.int32)
+    tokens_BL[0, :16] = np.concatenate(texts)
+    tokens_BL[1, :5] = with_padding_id
+    starts_BT = np.array([[0, 7, 12, L], [0, L, L, L]], np.int32)
+    logits_BTC = np.asarray(apply(config, params, tokens_BL, starts_BT))
+    assert logits_BTC.dtype == np.float32 and logits_BTC.shape == (2, 4, 3)
+    np.testing.assert_allclose(logits_BTC[0, :3], expected, atol=1e-5)
+    np.testing.assert_allclose(logits_BTC[1, 0], expected[1], atol=1e-5)
+    assert np.isfinite(logits_BTC).all()
 
 
 def test_order_matters(made):
