@@ -227,7 +227,9 @@ class Attention(nn.Module):
             if visibility.in_blocks:
                 out_BLHK = blocks.in_blocks(plain, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
             elif visibility.gradient_in_blocks:
-                out_BLHK = blocks.with_gradient_in_blocks(plain, q_BLHK, k_BLGK, v_BLGK, mask_BLM)
+                scores = blocks.Scores(cfg.attention_scale, cfg.attention_softcap)
+                arrays = (q_BLHK, k_BLGK, v_BLGK, mask_BLM)
+                out_BLHK = blocks.with_gradient_in_blocks(plain, scores, *arrays)
             else:
                 out_BLHK = plain(q_BLHK, k_BLGK, v_BLGK, mask_BLM)
         if isinstance(self.adaptation, PrefixConfig):

@@ -18,6 +18,7 @@ from detox_jax.zero_shot import likelihood
 from tests.conftest import random_params
 
 LENGTH = 75  # No multiple of a block of 16.
+SCORES = blocks.Scores(0.3, cap=2.0)
 
 
 @pytest.mark.parametrize("shape", [{"data": 1}, {"fsdp": 4, "model": 2}], ids=str)
@@ -80,20 +81,24 @@ def _attend_float64(q, k, v, mask):
 
 @pytest.mark.parametrize(
     ("dtype", "function", "atol"),
-    [(jnp.float32, _attend, 5e-6), (jnp.float64, _attend_float64, 1e-13)],
+    [
+        (jnp.bfloat16, _attend, 0.05),
+        (jnp.float32, _attend, 5e-6),
+        (jnp.float64, _attend_float64, 1e-13),
+    ],
 )
 def test_a_gradient_in_blocks_is_that_of_the_whole(monkeypatch, dtype, function, atol):
     monkeypatch.setattr(blocks, "_GRADIENT_BLOCK", 16)
     with jax.enable_x64(dtype == jnp.float64):
         *qkv, mask = _inputs(dtype)
-        weights = jnp.cos(jnp.arange(qkv[0].size, dtype=dtype)).reshape(qkv[0].shape)
+        weights = jnp.cos(jnp.arange(qkv[0].size, dtype=float)).reshape(qkv[0].shape).astype(dtype)
 
         def gradients(attended):
             total = lambda *qkv: jnp.sum(attended(*qkv, mask) * weights)  # noqa: E731
             return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*qkv)
 
         expected = gradients(function)
-        got = gradients(lambda *a: blocks.with_gradient_in_blocks(function, *a))
+        got = gradients(lambda *a: blocks.with_gradient_in_blocks(function, SCORES, *a))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), got, expected)
         assert all(x.dtype == dtype and jnp.abs(x).max() > 0.1 for x in got[1])
 
@@ -101,7 +106,7 @@ def test_a_gradient_in_blocks_is_that_of_the_whole(monkeypatch, dtype, function,
 def test_what_is_only_read_keeps_its_bits():
     arrays = _inputs(jnp.float32)
     whole = jax.jit(_attend)(*arrays)
-    read = jax.jit(lambda *a: blocks.with_gradient_in_blocks(_attend, *a))(*arrays)
+    read = jax.jit(lambda *a: blocks.with_gradient_in_blocks(_attend, SCORES, *a))(*arrays)
     np.testing.assert_array_equal(read, whole)
 
 
