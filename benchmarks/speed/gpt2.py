@@ -38,18 +38,20 @@ def ours(adaptation: Any = None, **sizes: Any) -> tuple[Any, Any, Any]:
     return model, mesh, params
 
 
-def torchs() -> Any:
-    """The network of transformers."""
+def torchs(**sizes: Any) -> Any:
+    """The network of transformers, of sizes by the names of ours."""
     import torch
     import transformers
 
     torch.manual_seed(0)
+    fields = {**SIZES, "vocab_size": VOCAB_SIZE, "max_length": POSITIONS, **sizes}
     config = transformers.GPT2Config(
-        vocab_size=VOCAB_SIZE,
-        n_positions=POSITIONS,
-        n_embd=WIDTH,
-        n_layer=LAYERS,
-        n_head=HEADS,
+        vocab_size=fields["vocab_size"],
+        n_positions=fields["max_length"],
+        n_embd=fields["emb_dim"],
+        n_layer=fields["num_layers"],
+        n_head=fields["num_heads"],
+        n_inner=fields["mlp_dim"],
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import resource
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 from benchmarks.speed import gpt2
 from benchmarks.speed.sides import Row, Side, Work, main
 
-ROWS, LENGTH, STEPS = 4, 256, 4
+BATCH = ROWS, LENGTH = 4, 256
+STEPS = 4
 _memory: dict[str, float] = {}
 
 
@@ -27,18 +30,32 @@ def packed(tokens_BL: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def ours(kind: str | None = None, dtype: str = "float32") -> Work:
+def ours(
+    kind: str | None = None,
+    dtype: str = "float32",
+    batch: tuple[int, int] = BATCH,
+    num_steps: int = STEPS,
+    *,
+    keeps: bool = True,
+    **sizes: Any,
+) -> Work:
     """Our steps.
 
     Args:
       kind: of the adaptation; the whole model where None.
       dtype: of activations and products.
+      batch: rows, and tokens of each.
+      num_steps: that are taken.
+      keeps: whether what a step frees is kept for the next one, as `train` keeps it.
+      **sizes: where they are not those of GPT-2.
     """
+    import contextlib
+
     import jax
 
     from detox_jax.checkpoints import params as params_lib
     from detox_jax.models import adaptation
-    from detox_jax.training import step
+    from detox_jax.training import host_memory, step
     from detox_jax.training.optimizer import AdamW
 
     adapted = {
@@ -46,41 +63,56 @@ def ours(kind: str | None = None, dtype: str = "float32") -> Work:
         "adapter": adaptation.AdapterConfig(bottleneck_dim=256),
         "lora": adaptation.LoRAConfig(rank=8),
     }[kind]
-    model, mesh, params = gpt2.ours(adapted, dtype=dtype)
+    model, mesh, params = gpt2.ours(adapted, dtype=dtype, **sizes)
     trainable, frozen = params, {}
     if adapted is not None:
         trainable, frozen = params_lib.partition(params, adaptation.trainable_pattern(adapted))
     optimizer = AdamW().transformation(total_steps=100)
     state = step.create_state(trainable, mesh, optimizer)
-    batch = packed(gpt2.random_prompts(ROWS, LENGTH + 1))
-    compiled = step.jit_train_step(model, optimizer, 0).lower(state, frozen, batch).compile()
+    arrays = packed(_tokens(batch, sizes))
+    compiled = step.jit_train_step(model, optimizer, 0).lower(state, frozen, arrays).compile()
     memory = compiled.memory_analysis()
     _memory["xla_mib"] = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
     held = [state]
 
     def work() -> float:
-        for _ in range(STEPS):
-            held[0], metrics = compiled(held[0], frozen, batch)
-        jax.block_until_ready(metrics)
-        return float(STEPS * ROWS * LENGTH)
+        pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        with host_memory.kept() if keeps else contextlib.nullcontext():
+            for _ in range(num_steps):
+                held[0], metrics = compiled(held[0], frozen, arrays)
+            jax.block_until_ready(metrics)
+        pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - pages
+        _memory["pages_per_step"] = pages / num_steps
+        return float(num_steps * math.prod(batch))
 
     return work
 
 
-def theirs(bf16: bool = False) -> Work:
+def _tokens(batch: tuple[int, int], sizes: dict[str, Any]) -> np.ndarray:
+    rows, length = batch
+    vocab_size = sizes.get("vocab_size", gpt2.VOCAB_SIZE)
+    return np.random.default_rng(0).integers(1, vocab_size - 1, (rows, length + 1))
+
+
+def theirs(
+    bf16: bool = False,
+    batch: tuple[int, int] = BATCH,
+    num_steps: int = STEPS,
+    **sizes: Any,
+) -> Work:
     """Torch's steps with a fused AdamW; products in bfloat16 by autocast, where asked for."""
     import torch
 
-    model = gpt2.torchs().train()
+    model = gpt2.torchs(**sizes).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=2e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
-    ids = torch.tensor(gpt2.random_prompts(ROWS, LENGTH + 1))
+    ids = torch.tensor(_tokens(batch, sizes))
 
     def work() -> float:
-        for _ in range(STEPS):
+        for _ in range(num_steps):
             torch_step(model, optimizer, ids, bf16=bf16)
-        return float(STEPS * ROWS * LENGTH)
+        return float(num_steps * math.prod(batch))
 
     return work
 
@@ -99,7 +131,7 @@ def torch_step(model: Any, optimizer: Any, ids_BL: Any, *, bf16: bool) -> None:
 
 
 def notes() -> Mapping[str, float]:
-    """Arguments and temporaries of the compiled step, by XLA's analysis."""
+    """Arguments and temporaries of the compiled step, by XLA's analysis; new pages in each."""
     return _memory
 
 

@@ -30,9 +30,9 @@ from detox_jax.models.layers import softcap
 # Queries at once, and, since each block is compiled, how many blocks there are at most.
 _BLOCK = 32
 _BLOCKS = 16
-# The same for gradients, whose products want larger blocks, and the length from which it pays.
+# The same for gradients, whose products want larger blocks, and positions of all rows at once.
 _GRADIENT_BLOCK = 128
-_GRADIENT_LENGTH = 256
+_GRADIENT_POSITIONS = 8192
 
 Attend = Callable[..., jax.Array]
 
@@ -55,15 +55,15 @@ def trains_in_blocks(cfg: TransformerConfig, num_rows: int, length: int) -> bool
     """Whether the gradient of plain, causal attention is computed block by block.
 
     Args:
-      cfg: `attention_kernel` decides: `blocks` always, `auto` for long rows on CPU.
+      cfg: `attention_kernel` decides: `blocks` always, `auto` on CPU.
       num_rows: of the batch.
       length: of the input.
     """
-    if kernels.mesh_obstacles(cfg, num_rows):
+    if length == 1 or kernels.mesh_obstacles(cfg, num_rows):
         return False
     if cfg.attention_kernel == "auto":
-        return kernels.platform_in_use() == "cpu" and length >= _GRADIENT_LENGTH
-    return cfg.attention_kernel == "blocks" and length > 1
+        return kernels.platform_in_use() == "cpu"
+    return cfg.attention_kernel == "blocks"
 
 
 def in_blocks(
@@ -130,7 +130,7 @@ def with_gradient_in_blocks(
     v_BLGK: jax.Array,
     mask_BLM: jax.Array,
 ) -> jax.Array:
-    """`attend` of all at once; where a gradient is asked for, row by row and block by block.
+    """`attend` of all at once; where a gradient is asked for, a few rows and a block at a time.
 
     Args:
       attend: as of `in_blocks`, of any number of rows.
@@ -165,8 +165,16 @@ def with_gradient_in_blocks(
 
 
 def _each_row(of_row: Callable[..., Any]) -> Callable[..., Any]:
-    """`of_row` of one row after the other, of which a CPU's caches hold the scores of a block."""
-    return lambda *arrays: jax.lax.map(lambda row: of_row(*row), arrays)
+    """`of_row` of all rows, a few at a time, of which a CPU's caches hold the scores of a block."""
+
+    def of_rows(*arrays: jax.Array) -> Any:
+        rows, length = arrays[0].shape[:2]
+        at_once = max(1, _GRADIENT_POSITIONS // length)
+        if rows <= at_once:
+            return jax.vmap(of_row)(*arrays)
+        return jax.lax.map(lambda row: of_row(*row), arrays, batch_size=at_once)
+
+    return of_rows
 
 
 def _row_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Period
 from detox_jax.parallel import mesh as meshes
 from detox_jax.parallel import preemption, processes
-from detox_jax.training import base_model, metric_log, optimizer
+from detox_jax.training import base_model, host_memory, metric_log, optimizer
 from detox_jax.training import step as steps_lib
 from detox_jax.training.ahead import Ahead
 from detox_jax.training.course import Course
@@ -174,6 +175,7 @@ class Loop:
             metric_log.MetricLog(self.model_dir, start) as log,
             meshes.sharding_scope(self.mesh),
             preemption.put_off(),
+            host_memory.kept() if self._on_cpu else contextlib.nullcontext(),
             BackgroundSaves(self.model_dir) as saves,
             terminal.bar("train", self.total_steps, start, unit="steps") as advance,
         ):
@@ -226,6 +228,10 @@ class Loop:
         if step > start:
             print(f"{self.model_dir}: {course.closing()}")
         return self._taken(state) if self._chooses else state
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.mesh.devices.flat[0].platform == "cpu"
 
     # --- the frontier of toxicity and perplexity --------------------------------------------------
 

@@ -87,8 +87,11 @@ def _attend_float64(q, k, v, mask):
         (jnp.float64, _attend_float64, 1e-13),
     ],
 )
-def test_a_gradient_in_blocks_is_that_of_the_whole(monkeypatch, dtype, function, atol):
+@pytest.mark.parametrize("positions", [1, 4 * LENGTH])
+def test_a_gradient_in_blocks_is_that_of_the_whole(monkeypatch, dtype, function, atol, positions):
+    """Of one row at a time, and of both."""
     monkeypatch.setattr(blocks, "_GRADIENT_BLOCK", 16)
+    monkeypatch.setattr(blocks, "_GRADIENT_POSITIONS", positions)
     with jax.enable_x64(dtype == jnp.float64):
         *qkv, mask = _inputs(dtype)
         weights = jnp.cos(jnp.arange(qkv[0].size, dtype=float)).reshape(qkv[0].shape).astype(dtype)
@@ -110,14 +113,14 @@ def test_what_is_only_read_keeps_its_bits():
     np.testing.assert_array_equal(read, whole)
 
 
-def test_the_setting_decides_and_by_default_length_and_devices(config):
+def test_the_setting_decides_and_by_default_the_devices(config):
     def decided(wanted, length, rows=1, heads=4):
         cfg = dataclasses.replace(config, attention_kernel=wanted, num_kv_heads=heads)
         return blocks.trains_in_blocks(cfg, rows, length)
 
     with meshes.sharding_scope(meshes.create_mesh({"data": 1}, jax.devices()[:1])):
-        assert [decided("auto", length) for length in (128, 255, 256, 2048)] == [0, 0, 1, 1]
-        assert [decided("blocks", length) for length in (1, 2, 128)] == [0, 1, 1]
+        for wanted in ("auto", "blocks"):
+            assert [decided(wanted, length) for length in (1, 2, 128, 2048)] == [0, 1, 1, 1]
         assert not decided("plain", 2048)
     with meshes.sharding_scope(meshes.create_mesh({"data": 4, "model": 2})):
         assert decided("auto", 512, rows=8) and not decided("auto", 512, rows=6)
