@@ -43,18 +43,18 @@ class Batch:
 
 
 def batches(
-    ids: Mapping[int, Sequence[int]], *, rows: int, multiple: int = 1, shortest: int = 1
+    ids: Mapping[int, np.ndarray], *, rows: int, multiple: int = 1, shortest: int = 1
 ) -> Iterator[Batch]:
     """Batches of about `rows * ROW_LENGTH` places, the longest texts first.
 
     Args:
-      ids: the tokens of each text, at least one, all above 0.
+      ids: the tokens of each text, at least one, all above 0, by the text's number.
       rows: of `ROW_LENGTH` in a batch. Of longer rows there are fewer, but at least one.
       multiple: of which the rows of each batch are a multiple.
       shortest: length of a text.
     """
     left: list[list[int]] = [[] for _ in range(1 + max(map(len, ids.values()), default=0))]
-    for text in reversed(ids):
+    for text in reversed(list(ids)):
         left[len(ids[text])].append(text)
     while any(left):
         while not left[-1]:

@@ -230,12 +230,8 @@ def _row_gradients(
         dq_blocks.append(_by_head(dq_GQK, end - start))
         dk_GLK = dk_GLK.at[:, :end].add(_product("GQM,GQK->GMK", dscores_GQM, q_GQK))
         dv_GLK = dv_GLK.at[:, :end].add(_product("GQM,GQK->GMK", weights_GQM, g_GQK))
-    dq_LHK, dk_LGK, dv_LGK = (
-        jnp.concatenate(dq_blocks),
-        dk_GLK.swapaxes(0, 1),
-        dv_GLK.swapaxes(0, 1),
-    )
-    return tuple(x.astype(k_LGK.dtype) for x in (dq_LHK, dk_LGK, dv_LGK))
+    dk_LGK, dv_LGK = (x.swapaxes(0, 1).astype(k_LGK.dtype) for x in (dk_GLK, dv_GLK))
+    return jnp.concatenate(dq_blocks).astype(q_LHK.dtype), dk_LGK, dv_LGK
 
 
 def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:

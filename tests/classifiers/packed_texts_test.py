@@ -8,7 +8,7 @@ from detox_jax.classifiers import packed_texts
 
 def _ids(lengths):
     """Each text's tokens say which text it is."""
-    return {7 * n: [n + 1] * length for n, length in enumerate(lengths)}
+    return {7 * n: np.full(length, n + 1) for n, length in enumerate(lengths)}
 
 
 def _batches(lengths, **settings):
@@ -24,7 +24,7 @@ def _check(batches, lengths):
         for text, row, place in zip(batch.texts, batch.rows, batch.places, strict=True):
             start = batch.starts_BT[row, place]
             stop = start + len(ids[text])
-            assert batch.tokens_BL[row, start:stop].tolist() == ids[text]
+            np.testing.assert_array_equal(batch.tokens_BL[row, start:stop], ids[text])
             others[row, start:stop] = 0
         assert not others.any()
         assert (np.diff(batch.starts_BT) >= 0).all()
