@@ -144,7 +144,7 @@ class TransformerConfig(NetworkConfig):
         (`full`). On CPU `none` is `dots_all`: it is faster there.
       attention_kernel: what computes attention in training and prefill: `plain`, `splash` (TPU),
         `cudnn` (GPU), `blocks` (plain, its gradients in causal blocks), or `auto`, the devices' own
-        where it can compute this model and else `plain`, for long rows on CPU `blocks`.
+        where it can compute this model, and else `blocks` on CPU and `plain` elsewhere.
       logits_chunk: positions of a row whose logits exist at once while a loss is computed; all
         where None. On CPU fewer, see `losses.positions_at_once`: it is faster there.
     """
