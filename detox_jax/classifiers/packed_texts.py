@@ -19,6 +19,7 @@ ROW_LENGTH = 64
 _SHORTEST_ROW = 8
 # Lengths beside the powers of two, for many texts that would leave a power of two half empty.
 _FURTHER_LENGTHS = (80, 96, 112, 160, 192, 224, 320, 384, 448)
+_MANY_ROWS = 8  # Of fewer, behind which nothing comes, a program more costs more than it saves.
 _WORTH_A_PROGRAM = 1.1  # Fuller by this factor.
 _PARTS = 8  # The rows of a short batch are rounded up by at most a quarter.
 
@@ -92,7 +93,7 @@ def _pack(counts: Sequence[int], rows: int, multiple: int) -> tuple[int, list[li
     least = min(ROW_LENGTH, -(-tokens // multiple))
     length = max(_power_of_two(max(longest, least)), _SHORTEST_ROW)
     packed = _fill(counts, length, _most(rows, length, multiple))
-    if sum(map(sum, packed)) < tokens:  # There is more to come.
+    if len(packed) >= _MANY_ROWS or sum(map(sum, packed)) < tokens:
         full = _fullness(length, packed)
         for other in _FURTHER_LENGTHS:
             if other >= longest:

@@ -30,9 +30,9 @@ from detox_jax.models.layers import softcap
 # Queries at once, and, since each block is compiled, how many blocks there are at most.
 _BLOCK = 32
 _BLOCKS = 16
-# The same for gradients, whose products want larger blocks, and positions of all rows at once.
+# The same for gradients, whose products want larger blocks, and how many scores there are at once.
 _GRADIENT_BLOCK = 128
-_GRADIENT_POSITIONS = 8192
+_GRADIENT_SCORES = 12 << 20
 
 Attend = Callable[..., jax.Array]
 
@@ -165,11 +165,11 @@ def with_gradient_in_blocks(
 
 
 def _each_row(of_row: Callable[..., Any]) -> Callable[..., Any]:
-    """`of_row` of all rows, a few at a time, of which a CPU's caches hold the scores of a block."""
+    """`of_row` of all rows, as many at a time as `_GRADIENT_SCORES` allows of a block's scores."""
 
     def of_rows(*arrays: jax.Array) -> Any:
-        rows, length = arrays[0].shape[:2]
-        at_once = max(1, _GRADIENT_POSITIONS // length)
+        rows, length, heads = arrays[0].shape[:3]
+        at_once = max(1, _GRADIENT_SCORES // (heads * min(_GRADIENT_BLOCK, length) * length))
         if rows <= at_once:
             return jax.vmap(of_row)(*arrays)
         return jax.lax.map(lambda row: of_row(*row), arrays, batch_size=at_once)

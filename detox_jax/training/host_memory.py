@@ -19,7 +19,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _ALL = 2**31 - 1
 # Where glibc itself ends up once an array of 32 MiB was freed, and its default.
 _DEFAULTS = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
-_OF_THE_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+_OF_THE_USER = ("GLIBC_TUNABLES", "MALLOC_")  # what variables begin with
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def kept() -> Iterator[None]:
 
     Does nothing where the C library is not glibc, or the user has set how it allocates.
     """
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _OF_THE_USER):
+    if platform.libc_ver()[0] != "glibc" or any(map(_is_of_user, os.environ)):
         yield
         return
     libc = ctypes.CDLL(None)
@@ -40,3 +40,7 @@ def kept() -> Iterator[None]:
         for option, value in _DEFAULTS.items():
             libc.mallopt(option, value)
         libc.malloc_trim(0)
+
+
+def _is_of_user(variable: str) -> bool:
+    return variable.startswith(_OF_THE_USER)

@@ -18,7 +18,7 @@ from detox_jax.checkpoints import params as params_lib
 from detox_jax.errors import UserError
 from detox_jax.kinds import Count, Seed
 from detox_jax.models import adaptation as adaptations
-from detox_jax.models import kernels
+from detox_jax.models import blocks, kernels
 from detox_jax.models.config import TransformerConfig
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.output_settings import NOT_YET, NotYet
@@ -165,6 +165,7 @@ def train(
     rows_at_once = meshes.rows_at_once(mesh, batch_size, computation.accumulation_steps)
     with meshes.sharding_scope(mesh):
         kernel, why = kernels.choose(config, rows_at_once, length)
+        by_blocks = kernel is None and blocks.trains_in_blocks(config, rows_at_once, length)
     objective.check(task, length=length, base=(base.fingerprint if base else _NO_MODEL,))
     if objective.reads_base() and base is None:
         raise UserError("KL_TO_BASE needs a base to stay near to: set INITIAL_CHECKPOINT_PATH")
@@ -205,7 +206,9 @@ def train(
         checkpoints.keep_origin(base.path, output.path)
     if (about := chat.said(vocabulary, seqio_tasks.is_of_answers(task))) is not None:
         print(f"{model_dir}: {about}")
-    print(f"{model_dir}: {'plain attention, since ' if kernel is None else ''}{why}")
+    if kernel is None:
+        why = f"{'attention in blocks' if by_blocks else 'plain attention'}, since {why}"
+    print(f"{model_dir}: {why}")
     about = adaptations.advice(adaptation, config.emb_dim, optimizer.learning_rate, steps)
     if about is not None:
         print(f"{model_dir}: {about}")

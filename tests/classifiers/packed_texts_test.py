@@ -70,6 +70,7 @@ def test_many_texts_fill_rows_of_few_shapes(multiple):
         # Of rows of 512 and of 128 there would be half for nothing.
         ([300] * 7, {}, [(6, 320), (1, 512)]),
         ([65] * 31, {}, [(25, 80), (6, 128)]),
+        ([40] * 32, {}, [(16, 80)]),  # and nothing behind it
         ([60] * 3 + [4] * 3, {"rows": 3}, [(3, 64)]),
     ],
 )

@@ -73,12 +73,12 @@ def test_texts_of_a_row_do_not_see_each_other(made):
     expected = [np.asarray(apply(config, params, text[None]))[0] for text in texts]
     L = 25
     assert config.max_length < L
-    tokens_BL = np.zeros((2, L), np.int32)
+    tokens_BL = np.zeros((3, L), np.int32)  # the last row without a text
     tokens_BL[0, :16] = np.concatenate(texts)
     tokens_BL[1, :5] = with_padding_id
-    starts_BT = np.array([[0, 7, 12, L], [0, L, L, L]], np.int32)
+    starts_BT = np.array([[0, 7, 12, L], [0, L, L, L], [L] * 4], np.int32)
     logits_BTC = np.asarray(apply(config, params, tokens_BL, starts_BT))
-    assert logits_BTC.dtype == np.float32 and logits_BTC.shape == (2, 4, 3)
+    assert logits_BTC.dtype == np.float32 and logits_BTC.shape == (3, 4, 3)
     np.testing.assert_allclose(logits_BTC[0, :3], expected, atol=1e-5)
     np.testing.assert_allclose(logits_BTC[1, 0], expected[1], atol=1e-5)
     assert np.isfinite(logits_BTC).all()
