@@ -143,6 +143,6 @@ def generate(
     return work
 
 
-def random_prompts(number: int, length: int) -> np.ndarray:
+def random_prompts(number: int, length: int, vocab_size: int = VOCAB_SIZE) -> np.ndarray:
     """Ids that neither side gives a meaning."""
-    return np.random.default_rng(0).integers(5, VOCAB_SIZE - 5, (number, length))
+    return np.random.default_rng(0).integers(5, vocab_size - 5, (number, length))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 from collections.abc import Mapping
@@ -49,8 +50,6 @@ def ours(
       keeps: whether what a step frees is kept for the next one, as `train` keeps it.
       **sizes: where they are not those of GPT-2.
     """
-    import contextlib
-
     import jax
 
     from detox_jax.checkpoints import params as params_lib
@@ -69,7 +68,7 @@ def ours(
         trainable, frozen = params_lib.partition(params, adaptation.trainable_pattern(adapted))
     optimizer = AdamW().transformation(total_steps=100)
     state = step.create_state(trainable, mesh, optimizer)
-    arrays = packed(_tokens(batch, sizes))
+    arrays = packed(_tokens(batch, **sizes))
     compiled = step.jit_train_step(model, optimizer, 0).lower(state, frozen, arrays).compile()
     memory = compiled.memory_analysis()
     _memory["xla_mib"] = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
@@ -88,10 +87,10 @@ def ours(
     return work
 
 
-def _tokens(batch: tuple[int, int], sizes: dict[str, Any]) -> np.ndarray:
+def _tokens(batch: tuple[int, int], vocab_size: int = gpt2.VOCAB_SIZE, **_: Any) -> np.ndarray:
+    """Rows with a token more than is read; other sizes of the model say nothing of them."""
     rows, length = batch
-    vocab_size = sizes.get("vocab_size", gpt2.VOCAB_SIZE)
-    return np.random.default_rng(0).integers(1, vocab_size - 1, (rows, length + 1))
+    return gpt2.random_prompts(rows, length + 1, vocab_size)
 
 
 def theirs(
@@ -107,7 +106,7 @@ def theirs(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=2e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
-    ids = torch.tensor(_tokens(batch, sizes))
+    ids = torch.tensor(_tokens(batch, **sizes))
 
     def work() -> float:
         for _ in range(num_steps):

@@ -72,7 +72,6 @@ def in_blocks(
     k_BLGK: jax.Array,
     v_BLGK: jax.Array,
     mask_BLM: jax.Array,
-    block: int = _BLOCK,
 ) -> jax.Array:
     """`attend` of one row and a few queries at a time, to the positions up to the last of them.
 
@@ -82,13 +81,12 @@ def in_blocks(
       k_BLGK: keys.
       v_BLGK: values.
       mask_BLM: who sees whom; nobody sees what comes later.
-      block: queries at once, or more of a long row.
     """
 
     def of_row(row: Any) -> jax.Array:
         q_LHK, k_LGK, v_LGK, mask_LM = row
         parts = []
-        for start, end in _bounds(len(q_LHK), block):
+        for start, end in _bounds(len(q_LHK), _BLOCK):
             part = q_LHK[start:end], k_LGK[:end], v_LGK[:end], mask_LM[start:end, :end]
             parts.append(attend(*(x[None] for x in part))[0])
         return jnp.concatenate(parts)
