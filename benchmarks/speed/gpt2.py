@@ -29,7 +29,7 @@ def ours(adaptation: Any = None, **sizes: Any) -> tuple[Any, Any, Any]:
 
     fields = {**SIZES, "max_length": POSITIONS, **sizes}
     model = TransformerLM(TransformerConfig(**fields), adaptation)
-    mesh = meshes.create_mesh({"data": 1}, jax.devices()[:1])
+    mesh = meshes.create_mesh({"data": 1}, meshes.all_devices()[:1])
     params = jax.jit(
         lambda: model.init(jax.random.key(0), np.ones((1, 1), np.int32), enable_dropout=False)[
             "params"

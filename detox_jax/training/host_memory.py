@@ -2,8 +2,8 @@
 
 XLA allocates a step's temporaries as one array, and frees it with the step. glibc takes an array of
 more than 32 MiB from the kernel and gives it back, so that the kernel makes and clears every page
-of it again in the next step: row `small_steps` of docs/PERFORMANCE.md. What a small model needs is
-kept by this; of more than 64 MiB only what the first thread allocates.
+of it again in the next step: row `small_steps` of docs/PERFORMANCE.md. More than 64 MiB are kept of
+the first thread alone, so that is where programs on a CPU run (`parallel.mesh.all_devices`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from detox_jax.errors import UserError
@@ -94,7 +95,7 @@ class AdamW:
         """The optimizer for a run of `total_steps`."""
         norm = self.max_grad_norm
         return optax.chain(
-            optax.identity() if norm is None else optax.clip_by_global_norm(norm),
+            optax.identity() if norm is None else _clip_by_global_norm(norm),
             optax.adamw(
                 self.learning_rate_at(total_steps),
                 b1=self.b1,
@@ -105,6 +106,29 @@ class AdamW:
                 mu_dtype=self.mu_dtype,
             ),
         )
+
+
+def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_global_norm`, by one factor.
+
+    A caller that knows the norm hands it over as `grad_norm`. Optax chooses between a gradient and
+    its quotient, and XLA writes both out before anything else reads them.
+    """
+
+    def update(
+        gradients: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        *,
+        grad_norm: jax.Array | None = None,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params
+        norm = optax.global_norm(gradients) if grad_norm is None else grad_norm
+        factor = max_norm / jnp.maximum(norm, max_norm)
+        return jax.tree.map(lambda x: (x * factor).astype(x.dtype), gradients), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def updates(opt_state: optax.OptState) -> int:

@@ -112,16 +112,21 @@ def train_step(
             gradients_of, batch, dropout_key, accumulation_steps
         )
     scale = 1 / jnp.maximum(weight, 1.0)
-    gradients = jax.tree.map(lambda x: (x * scale).astype(x.dtype), gradients)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params: Any = optax.apply_updates(state.params, updates)
-    grad_norm, mean = optax.global_norm(gradients), total * scale
+    mean, grad_norm = total * scale, optax.global_norm(gradients) * scale
+
+    def update(params: params_lib.Params, opt_state: optax.OptState) -> Any:
+        means = jax.tree.map(lambda x: (x * scale).astype(x.dtype), gradients)
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(
+            means, opt_state, params, grad_norm=grad_norm
+        )
+        return optax.apply_updates(params, updates), opt_state
+
+    def keep(params: params_lib.Params, opt_state: optax.OptState) -> Any:
+        return params, opt_state
+
+    # A choice between old and new arrays would need both; a branch writes over the old ones.
     is_good = jnp.isfinite(grad_norm) & jnp.isfinite(mean)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(is_good, new, old),
-        (params, opt_state),
-        (state.params, state.opt_state),
-    )
+    params, opt_state = jax.lax.cond(is_good, update, keep, state.params, state.opt_state)
     metrics = {"loss": mean, "grad_norm": grad_norm, "tokens": weight}
     return TrainState(state.step + 1, params, opt_state), metrics
 
