@@ -63,6 +63,7 @@ def apply(
     cache: Any,
     tokens_BL: jax.Array,
     edits: Sequence[Edit] = (),
+    collections: Mapping[str, Any] | None = None,
     **how: Any,
 ) -> tuple[jax.Array, Any]:
     """The network's logits and the cache after them.
@@ -73,11 +74,13 @@ def apply(
       cache: of `empty`, or of the call before.
       tokens_BL: ids that come next.
       edits: of hidden states.
+      collections: of variables beside the parameters, see `models.unstacked`.
       **how: `decode`, or `prefill` with `prefill_lengths`; `with_logits`, False for final states.
     """
     if edits:
         how["edits"] = edits
-    logits_BLV, variables = _called(model, params, cache, tokens_BL, ["cache"], how)
+    beside = {"cache": cache, **(collections or {})}
+    logits_BLV, variables = _called(model, params, beside, tokens_BL, ["cache"], how)
     return logits_BLV, variables["cache"]
 
 
@@ -85,20 +88,21 @@ def apply_recording(
     model: TransformerLM, params: Any, cache: Any, tokens_BL: jax.Array, **how: Any
 ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
     """The same without edits, and the hidden states of every site, see `edits.recorded`."""
-    logits_BLV, variables = _called(model, params, cache, tokens_BL, ["cache", RECORDED], how)
+    mutable = ["cache", RECORDED]
+    logits_BLV, variables = _called(model, params, {"cache": cache}, tokens_BL, mutable, how)
     return logits_BLV, variables["cache"], recorded(variables)
 
 
 def _called(
     model: TransformerLM,
     params: Any,
-    cache: Any,
+    beside: Mapping[str, Any],
     tokens_BL: jax.Array,
     mutable: list[str],
     how: Mapping[str, Any],
 ) -> tuple[jax.Array, Any]:
     return model.apply(
-        {"params": params, "cache": cache},
+        {"params": params, **beside},
         tokens_BL,
         enable_dropout=False,
         mutable=mutable,

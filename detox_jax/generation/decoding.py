@@ -26,6 +26,7 @@ from detox_jax.generation.sampling import Sampling, TopPSampling
 from detox_jax.generation.schedule import Filling, Schedule
 from detox_jax.generation.steering import steering as steering_lib
 from detox_jax.kinds import Count, Dtype, Seed
+from detox_jax.models import unstacked
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.tags import Tags
@@ -143,6 +144,7 @@ class Decoder:
         self.mesh = mesh
         self._steerings = tuple(steerings)
         self.row_steps = 0
+        self._config = model.config
         self._seed = np.uint32(seed)
         self._shards = meshes.num_batch_shards(mesh)
         self._make = functools.partial(
@@ -203,7 +205,8 @@ class Decoder:
             while filling := rows.fill():
                 insertion = self._insertion(filling, prompts, record_ids, bucket)
                 state = self._run(_insert, program, state, insertion, self._seed)
-            state = self._run(_advance, program, state, np.int32(rows.enough))
+            enough = np.int32(rows.enough)
+            state = self._run(_advance, program, state, enough, collections=self._collections)
             step_R, done_R, tokens_RT = meshes.to_host(
                 (state.step_R, state.done_R, state.tokens_RT)
             )
@@ -218,12 +221,19 @@ class Decoder:
             if (stay := rows.shrink()) is not None:
                 state = self._run(slots.select, state, self._to_mesh(stay), self._shards)
 
-    def _run(self, function: Any, *arguments: Any) -> Any:
+    @functools.cached_property
+    def _collections(self) -> dict[str, Any]:
+        if self.mesh.size > 1:
+            return {}
+        with meshes.sharding_scope(self.mesh):
+            return unstacked.of_layers(self._config, self.params)
+
+    def _run(self, function: Any, *arguments: Any, **named: Any) -> Any:
         """Calls a compiled function; parameters go behind the program, what steers at the end."""
         if isinstance(arguments[0], slots.Program):
             arguments = (arguments[0], self.params, *arguments[1:], self._steerings)
         with meshes.sharding_scope(self.mesh):
-            return function(*arguments)
+            return function(*arguments, **named)
 
     def _to_mesh(self, tree: Any) -> Any:
         return meshes.to_mesh(tree, meshes.batch_sharding(self.mesh))

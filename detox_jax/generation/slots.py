@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from detox_jax.generation import caches
 from detox_jax.generation.sampling import Sampling
 from detox_jax.generation.steering import editing
 from detox_jax.generation.steering import steering as steering_lib
+from detox_jax.models import kv_cache
 from detox_jax.models.kernels import platform_in_use
 from detox_jax.models.kv_cache import CACHE_AXES
 from detox_jax.models.transformer import TransformerLM
@@ -188,7 +189,12 @@ def insert(
 
 
 def advance(
-    program: Program, params: Any, slots: Slots, enough: jax.Array, steerings: Steerings = ()
+    program: Program,
+    params: Any,
+    slots: Slots,
+    enough: jax.Array,
+    steerings: Steerings = (),
+    collections: Mapping[str, Any] | None = None,
 ) -> Slots:
     """Adds tokens to all rows that are not done, until `enough` are.
 
@@ -198,6 +204,7 @@ def advance(
       slots: the rows.
       enough: how many rows are done in the end, at most all.
       steerings: what changes the distribution before a draw.
+      collections: see `caches.apply`.
     """
 
     def proceed(room: int, state: tuple[jax.Array, Slots]) -> jax.Array:
@@ -209,15 +216,15 @@ def advance(
         filled = jnp.max(jnp.where(slots.done_R, 0, slots.cache[_INDEX]))
         return goes_on & (filled <= room)
 
-    def step(room: int, state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
+    def step(reads: Mapping[str, int], state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         t, slots = state
-        reads = {} if room == program.positions else {"cache_room": room}
         edits, steered = editing.of_step(steerings, slots.steered, slots.token_R)
         logits_R1V, cache = caches.apply(
             program.model,
             params,
             slots.cache,
             slots.token_R[:, None],
+            collections=collections,
             decode=True,
             edits=edits,
             **reads,
@@ -240,14 +247,48 @@ def advance(
             steered=steered,
         )
 
+    def decode(room: int, state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
+        """Steps while the room is enough."""
+        reads = {} if room == program.positions else {"cache_room": room}
+        if not (reads and kv_cache.is_apart(program.model.config)):
+            goes_on = functools.partial(proceed, room)
+            return jax.lax.while_loop(goes_on, functools.partial(step, reads), state)
+        # An array that is a layer's own is read where it lies, but of a part of it a copy: here one
+        # for many steps. What a step writes has to lie in the part too.
+        goes_on = functools.partial(proceed, room - 1)
+
+        def in_part(state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
+            t, slots = state
+            part = dataclasses.replace(slots, cache=_first(room, slots.cache))
+            t, part = jax.lax.while_loop(goes_on, functools.partial(step, {}), (t, part))
+            return t, dataclasses.replace(part, cache=_put_first(slots.cache, part.cache))
+
+        return jax.lax.while_loop(goes_on, in_part, state)  # once, or never
+
     # Counted, so that it ends whatever the rows say, though none takes more steps than that.
     state = jnp.zeros((), jnp.int32), slots
     for room in rooms(program.positions):
         with jax.named_scope(scope(room)):
-            state = jax.lax.while_loop(
-                functools.partial(proceed, room), functools.partial(step, room), state
-            )
+            state = decode(room, state)
     return _on_mesh(state[1])
+
+
+def _first(room: int, cache: Mapping[str, Any]) -> dict[str, Any]:
+    """The first positions of keys and values."""
+    return {
+        name: leaf if name == _INDEX else jax.lax.slice_in_dim(leaf, 0, room, axis=3)
+        for name, leaf in cache.items()
+    }
+
+
+def _put_first(cache: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """The cache with its first positions, and the index, in place of its own."""
+    return {
+        name: part[name]
+        if name == _INDEX
+        else jax.lax.dynamic_update_slice(leaf, part[name], (0,) * 5)
+        for name, leaf in cache.items()
+    }
 
 
 def _draw(

@@ -41,9 +41,13 @@ def cache_shapes(cfg: TransformerConfig, B: int, M: int) -> list[tuple[int, int,
         of_device = groups // kernels.parts_of_heads()
         groups //= max(p for p in range(1, kernels.LANES // width + 1) if of_device % p == 0)
         width = kernels.LANES
-    apart = kernels.platform_in_use() == "cpu" and cfg.kv_heads * cfg.head_size > _NARROW
-    number = cfg.num_layers if apart else 1
+    number = cfg.num_layers if is_apart(cfg) else 1
     return [(cfg.num_layers // number, B, groups, M, width)] * number
+
+
+def is_apart(cfg: TransformerConfig) -> bool:
+    """Whether each layer's keys and values are arrays of their own, see `cache_shapes`."""
+    return kernels.platform_in_use() == "cpu" and cfg.kv_heads * cfg.head_size > _NARROW
 
 
 # --- read --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
-from detox_jax.models import edits
+from detox_jax.models import edits, unstacked
 from detox_jax.models.adaptation import LoRAConfig
 from detox_jax.models.config import RopeScaling, TransformerConfig
 
@@ -60,7 +60,8 @@ def scan_layers(
         )
     return scan(
         layer,
-        variable_axes={"params": 0, edits.RECORDED: 0},
+        variable_axes={"params": 0, edits.RECORDED: 0, unstacked.NUMBERS: 0},
+        variable_broadcast=unstacked.MATRICES,
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,
         length=num_layers,
@@ -105,7 +106,9 @@ class Dense(nn.Module):
             param_dtype,
             axes=(*self.in_axes, *self.out_axes),
         )
-        y = _contract(x, kernel.astype(dtype), len(self.in_shape))
+        y = unstacked.product(self, x, len(self.in_shape), self.out_shape)
+        if y is None:
+            y = _contract(x, kernel.astype(dtype), len(self.in_shape))
         if self.use_bias:
             bias = partitioning.param_with_axes(
                 "bias", nn.initializers.zeros, self.out_shape, param_dtype, axes=self.out_axes

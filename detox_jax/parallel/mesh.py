@@ -129,7 +129,7 @@ def all_devices() -> list[Any]:
                 f"{name.upper()} is {found!r}, with which a seed writes another text, or none: "
                 f"unset it; in Python, jax.config.update({name!r}, {expected!r})"
             )
-    # On the thread that asks, whose memory glibc can keep (`training.host_memory`), and not behind it;
+    # On the thread that asks, whose memory glibc can keep (`training.host_memory`): not behind it;
     # of several devices nothing changes. JAX reads it once, as it starts the devices.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:

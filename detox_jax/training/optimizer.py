@@ -115,20 +115,24 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraAr
     its quotient, and XLA writes both out before anything else reads them.
     """
 
+    def init(params: optax.Params) -> optax.OptState:
+        del params
+        return optax.EmptyState()
+
     def update(
-        gradients: optax.Updates,
-        state: optax.EmptyState,
+        updates: optax.Updates,
+        state: optax.OptState,
         params: optax.Params | None = None,
         *,
         grad_norm: jax.Array | None = None,
         **_: Any,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
+    ) -> tuple[optax.Updates, optax.OptState]:
         del params
-        norm = optax.global_norm(gradients) if grad_norm is None else grad_norm
+        norm = optax.global_norm(updates) if grad_norm is None else grad_norm
         factor = max_norm / jnp.maximum(norm, max_norm)
-        return jax.tree.map(lambda x: (x * factor).astype(x.dtype), gradients), state
+        return jax.tree.map(lambda x: (x * factor).astype(x.dtype), updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def updates(opt_state: optax.OptState) -> int:

@@ -89,12 +89,40 @@ def test_same_text_where_only_the_filled_part_of_a_cache_is_read(
 def test_same_text_where_each_layer_has_a_cache_of_its_own(
     config, one_device_mesh, expected, monkeypatch
 ):
+    """And its own matrices, on one device; what is read of caches is cut off for many steps."""
     monkeypatch.setattr(kv_cache, "_NARROW", 0)
+    monkeypatch.setattr(slots, "_ROOM_MULTIPLE", 8)
     config = _with_programs_of_its_own(config, dropout_rate=0.2)
     decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
+    assert _decode(decoder, rows=5) == expected
     assert _decode(decoder, rows=2) == expected
+    together = decoder(PROMPTS, IDS, num_samples=3, num_rows=2, bucket=16)
+    assert [[(s.tokens, s.stopped) for s in group] for group in together] == expected
     decoder = _decoder(config, meshes.create_mesh({"data": 8}), sampling.TopPSampling(0.9))
     assert _decode(decoder, rows=8) == expected
+
+
+def test_what_is_read_of_a_cache_of_its_own_is_not_copied_step_by_step(config, monkeypatch):
+    """For each room but the last a part of it is cut off once, in front of the steps."""
+    monkeypatch.setattr(kv_cache, "_NARROW", 0)
+    monkeypatch.setattr(slots, "_ROOM_MULTIPLE", 8)
+    model, params = random_params(config)
+    program = slots.Program(model, sampling.Greedy(), 12, (1,), bucket=16, shards=1)
+    state = jax.eval_shape(lambda: slots.empty(program, params, 3))
+    advance = jax.make_jaxpr(slots.advance, static_argnums=0)
+    *rooms, _ = _loops(advance(program, params, state, np.int32(3)).jaxpr)
+    assert len(rooms) == 3
+    for room, of_room in zip((8, 16, 24), rooms, strict=True):
+        cut = f"limit_indices=(1, 3, {config.num_heads}, {room}, {config.head_size})"
+        (steps,) = _loops(of_room)
+        assert str(of_room).count(cut) == 2 * config.num_layers
+        assert cut not in str(steps)
+
+
+def _loops(jaxpr):
+    """The bodies of its while-loops, those of loops within them left out."""
+    whiles = [equation for equation in jaxpr.eqns if equation.primitive.name == "while"]
+    return [equation.params["body_jaxpr"].jaxpr for equation in whiles]
 
 
 @pytest.mark.parametrize("rows", [1, 8, 11])

@@ -25,9 +25,9 @@ def test_the_jaxpr_of_decoding_is_the_decoders(config, monkeypatch):
     traced = []
 
     def traces(function):
-        def run(*arguments):
-            traced.append(function.trace(*arguments).jaxpr)
-            return function(*arguments)
+        def run(*arguments, **named):
+            traced.append(function.trace(*arguments, **named).jaxpr)
+            return function(*arguments, **named)
 
         return run
 
