@@ -4,11 +4,13 @@
 
 GPT-2's small size, float32, random numbers. Each line is a compiled loop that does one thing as
 often as a step does, all in one process and in turns; printed are milliseconds of processor time
-for a step, the median over rounds with the least and the most. Draws are of all rows at once, and
-of a few at a time, which is what decoding does on a CPU. Attention reads the caches in three ways:
-as slices of one array in a loop over layers, as on other devices; as arrays of their own, layer
-after layer; and as arrays of their own that a loop chooses among, which is what decoding does on a
-CPU.
+for a step, the median over rounds with the least and the most. What decoding does on a CPU comes
+last each time:
+
+- products take a layer's matrices off their stacks, or choose among arrays of their own;
+- draws are of all rows at once, or of a few at a time;
+- attention reads the caches as slices of one array in a loop over layers, as on other devices; as
+  arrays of their own, layer after layer; or as arrays of their own that a loop chooses among.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np
 
 from detox_jax.generation import slots
 from detox_jax.generation.sampling import TopPSampling
+from detox_jax.parallel import mesh as meshes
 
 _LAYERS, _HEADS, _HEAD, _WIDTH, _VOCABULARY = 12, 12, 64, 768, 50304
 _STEPS = 3
@@ -71,19 +74,46 @@ def attentions(rows: int, positions: int) -> dict[str, tuple[Callable[..., Any],
     }
 
 
-def products(rows: int) -> tuple[Callable[..., Any], Any, Any]:
-    """All products with weights, the logits' included."""
-    sizes = ((_WIDTH, 3 * _WIDTH), (_WIDTH, _WIDTH), (_WIDTH, 4 * _WIDTH), (4 * _WIDTH, _WIDTH))
-    layers = [[_normal(*size) * _WIDTH**-0.5 for size in sizes] for _ in range(_LAYERS)]
+def products(rows: int) -> dict[str, tuple[Callable[..., Any], Any, Any]]:
+    """All products with weights, the logits' included, by how a layer gets at its matrices."""
+    sizes = (*[(_WIDTH, _WIDTH)] * 4, (_WIDTH, 4 * _WIDTH), (4 * _WIDTH, _WIDTH))
+    stacked = [_normal(_LAYERS, *size) * size[0] ** -0.5 for size in sizes]
+    apart = [tuple(jnp.array(matrix.T) for matrix in stack) for stack in stacked]
     table_VD = _normal(_VOCABULARY, _WIDTH)
 
-    def step(x_RD: jax.Array, weights: Any) -> jax.Array:
-        layers, table_VD = weights
-        for into, out, up, down in layers:
-            x_RD = ((x_RD @ into)[:, :_WIDTH] @ out @ up) @ down / 4
+    def of_layers(
+        times: Callable[[jax.Array, Any, Any], jax.Array], x_RD: jax.Array, weights: Any
+    ) -> jax.Array:
+        matrices, table_VD = weights
+
+        def layer(n: Any, x_RD: jax.Array) -> jax.Array:
+            query, key, value, out, up, down = matrices
+            h_RD = sum(times(x_RD, each, n) for each in (query, key, value))
+            return times(times(times(h_RD, out, n), up, n), down, n)
+
+        x_RD = jax.lax.fori_loop(0, _LAYERS, layer, x_RD)
         return x_RD + jnp.max(x_RD @ table_VD.T, axis=-1, keepdims=True) * 1e-9
 
-    return step, _normal(rows, _WIDTH), (layers, table_VD)
+    def sliced(x: jax.Array, stack: jax.Array, n: Any) -> jax.Array:
+        return x @ jax.lax.dynamic_index_in_dim(stack, n, keepdims=False)
+
+    def chosen(x: jax.Array, matrices: tuple[jax.Array, ...], n: Any) -> jax.Array:
+        ways = [lambda x, m=m: jnp.einsum("ri,oi->ro", x, m) for m in matrices]
+        return jax.lax.switch(n, ways, x)
+
+    x_RD = _normal(rows, _WIDTH)
+    return {
+        "products, slices of stacks in a loop": (
+            functools.partial(of_layers, sliced),
+            x_RD,
+            (stacked, table_VD),
+        ),
+        "products, matrices of their own chosen in a loop": (
+            functools.partial(of_layers, chosen),
+            x_RD,
+            (apart, table_VD),
+        ),
+    }
 
 
 def draws(rows: int) -> dict[str, tuple[Callable[..., Any], Any, Any]]:
@@ -109,8 +139,9 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
+    meshes.all_devices()  # As the product starts them.
     works = {
-        "products with weights": products(flags.rows),
+        **products(flags.rows),
         **draws(flags.rows),
         **attentions(flags.rows, flags.positions),
     }

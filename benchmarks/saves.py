@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--directory")
     options = parser.parse_args()
     config = model_config(options.model)
-    mesh = meshes.create_mesh({"data": 1}, jax.devices()[:1])
+    mesh = meshes.create_mesh({"data": 1}, meshes.all_devices()[:1])
     model, optimizer = TransformerLM(config), AdamW().transformation(total_steps=10_000)
     held = [steps_lib.init_trainable(model, mesh, optimizer, seed=0)]
     ids = np.random.default_rng(0).integers(1, 30_000, (options.rows, options.length + 1))

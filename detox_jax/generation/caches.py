@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from detox_jax.models import kernels
+from detox_jax.models import kernels, kv_cache
 from detox_jax.models.edits import RECORDED, Edit, recorded
 from detox_jax.models.transformer import TransformerLM
 
@@ -19,13 +19,9 @@ def empty(model: TransformerLM, params: Any, rows: int, positions: int) -> Any:
     leaves, structure = jax.tree.flatten(params)
     heads = tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves)
     hashable: Any = model  # Modules of Flax are, though their types do not say so.
-    shapes = _shapes(hashable, structure, heads, rows, positions, _layout())
+    layout = (kernels.platform_in_use(), kernels.parts_of_heads(), kv_cache.is_apart(model.config))
+    shapes = _shapes(hashable, structure, heads, rows, positions, layout)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-def _layout() -> tuple[str, int]:
-    """What decides how heads lie in a cache, beside the network."""
-    return kernels.platform_in_use(), kernels.parts_of_heads()
 
 
 @functools.lru_cache(maxsize=64)
@@ -35,7 +31,7 @@ def _shapes(
     heads: tuple[tuple[tuple[int, ...], Any], ...],
     rows: int,
     positions: int,
-    layout: tuple[str, int],
+    layout: tuple[str, int, bool],
 ) -> Any:
     """The cache's, which decoding asks for again and again: each time it traces the whole network.
 
@@ -45,7 +41,8 @@ def _shapes(
       heads: shape and dtype of each.
       rows: of the cache.
       positions: of each row.
-      layout: `_layout`.
+      layout: what decides how a cache lies, beside the network: the platform, the parts of heads,
+        whether each layer has its own.
     """
     params = structure.unflatten(jax.ShapeDtypeStruct(*head) for head in heads)
     return jax.eval_shape(

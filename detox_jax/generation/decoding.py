@@ -111,7 +111,7 @@ class Decoder:
     Decoders of equal configurations share their compiled programs, whatever their weights.
 
     Attributes:
-      params: the parameters, on the mesh.
+      params: the parameters, on the mesh; others need another decoder.
       mesh: over whose `data` and `fsdp` axes the rows are split.
       row_steps: how often a row has taken a step so far.
     """
@@ -206,7 +206,8 @@ class Decoder:
                 insertion = self._insertion(filling, prompts, record_ids, bucket)
                 state = self._run(_insert, program, state, insertion, self._seed)
             enough = np.int32(rows.enough)
-            state = self._run(_advance, program, state, enough, collections=self._collections)
+            collections = self._unstacked.collections
+            state = self._run(_advance, program, state, enough, collections=collections)
             step_R, done_R, tokens_RT = meshes.to_host(
                 (state.step_R, state.done_R, state.tokens_RT)
             )
@@ -222,9 +223,9 @@ class Decoder:
                 state = self._run(slots.select, state, self._to_mesh(stay), self._shards)
 
     @functools.cached_property
-    def _collections(self) -> dict[str, Any]:
+    def _unstacked(self) -> unstacked.Unstacked:
         if self.mesh.size > 1:
-            return {}
+            return unstacked.Unstacked({})
         with meshes.sharding_scope(self.mesh):
             return unstacked.of_layers(self._config, self.params)
 

@@ -33,6 +33,9 @@ _CACHE_MULTIPLE = 16
 # Into how many parts a long cache is divided, which are read as far as they are filled, and whose
 # multiple each of them is. Each part is a loop that is compiled.
 _ROOMS, _ROOM_MULTIPLE = 4, 128
+# Of a cache in arrays of their own, how much is copied for the steps of a room, in place of each
+# layer's part in each step: for more a second copy is not worth the memory.
+_MOST_BYTES = 4 << 30
 # Of probabilities, as many as a processor's own cache holds from one pass over them to the next.
 _BYTES_AT_ONCE = 2**20
 _INDEX = "cache_index"
@@ -71,13 +74,16 @@ def _positions(bucket: int, max_new_tokens: int) -> int:
 
 
 def rooms(positions: int) -> list[int]:
-    """How much is read of a cache of so many positions: one number for each loop of `advance`."""
+    """How much is read of a cache of so many positions: one number for each part of `advance`."""
     part = -(-positions // (_ROOMS * _ROOM_MULTIPLE)) * _ROOM_MULTIPLE
     return [*range(part, positions, part), positions]
 
 
 def steps_by_room(bucket: int, max_new_tokens: int) -> dict[int, int]:
-    """The steps in each room of rows that start together, of prompts as long as their bucket."""
+    """The steps in each room of rows that start together, of prompts as long as their bucket.
+
+    Where each layer has its own cache, on a CPU, the last step of a room goes to the next one.
+    """
     steps: dict[int, int] = {}
     filled, left = bucket - 1, max_new_tokens
     for room in rooms(_positions(bucket, max_new_tokens)):
@@ -250,7 +256,9 @@ def advance(
     def decode(room: int, state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         """Steps while the room is enough."""
         reads = {} if room == program.positions else {"cache_room": room}
-        if not (reads and kv_cache.is_apart(program.model.config)):
+        bytes_read = sum(leaf.nbytes for leaf in slots.cache.values()) * room / program.positions
+        is_apart = kv_cache.is_apart(program.model.config)
+        if not (reads and is_apart and bytes_read <= _MOST_BYTES):
             goes_on = functools.partial(proceed, room)
             return jax.lax.while_loop(goes_on, functools.partial(step, reads), state)
         # An array that is a layer's own is read where it lies, but of a part of it a copy: here one

@@ -3,14 +3,17 @@
 Parameters are stacked over layers, and a loop over layers takes off each one's part: on a CPU XLA
 copies it, and a step of decoding, which reads all parameters for a few rows, takes up to a quarter
 of its time for that. Here a layer chooses among arrays in the loop, as with its cache (see
-`kv_cache.cache_shapes`). Each has the axis over which is summed last: of a few rows XLA's product
-with it takes half as long as with a stored kernel (`python benchmarks/decoding_step.py --rows=32`).
+`kv_cache.cache_shapes`). Each has the axis over which is summed last, which is the faster product
+of a few rows: `python benchmarks/decoding_step.py --rows=32` has both in turns.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,33 +29,59 @@ MATRICES, NUMBERS = "unstacked", "layer_number"
 _MOST_BYTES = 4 << 30
 
 
-def of_layers(cfg: TransformerConfig, params: Any) -> dict[str, Any]:
-    """The collections for `apply`, beside the parameters; none where they would not help.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unstacked:
+    """Matrices of a network's layers, while anybody holds them.
 
-    That is: elsewhere than on a CPU, for a narrow model, whose tokens take less time than compiling
-    more ways, and for matrices of more than 4 GiB in all.
+    Attributes:
+      collections: for `apply`, beside the parameters; none where they would not help.
+      kernels: of which they were made; held, so that nothing else gets their ids.
+    """
+
+    collections: Mapping[str, Any]
+    kernels: tuple[jax.Array, ...] = ()
+
+
+# By the dtype and the ids of the kernels: of decoders that share parameters, one is enough.
+_held: weakref.WeakValueDictionary[tuple[Any, ...], Unstacked] = weakref.WeakValueDictionary()
+
+
+def of_layers(cfg: TransformerConfig, params: Any) -> Unstacked:
+    """The matrices of a network's layers.
+
+    There are none elsewhere than on a CPU, for a narrow model, whose tokens take less time than
+    compiling more ways, and for matrices of more than 4 GiB in all.
 
     Args:
       cfg: of the network.
       params: its parameters, on one device.
     """
     if not kv_cache.is_apart(cfg):
-        return {}
+        return Unstacked({})
     kernels_of = {
         (part, name): module["kernel"]
         for part in ("attention", "mlp")
         for name, module in params["layers"].get(part, {}).items()
         if _is_product(name)
     }
-    dtype = jnp.dtype(cfg.activation_dtype)
-    if sum(kernel.size for kernel in kernels_of.values()) * dtype.itemsize > _MOST_BYTES:
-        return {}
+    dtype, kernels = jnp.dtype(cfg.activation_dtype), tuple(kernels_of.values())
+    if sum(kernel.size for kernel in kernels) * dtype.itemsize > _MOST_BYTES:
+        return Unstacked({})
+    key = (dtype, *map(id, kernels))
+    if (found := _held.get(key)) is None:
+        found = _held[key] = Unstacked(_collections(kernels_of, cfg.num_layers, dtype), kernels)
+    return found
+
+
+def _collections(
+    kernels_of: Mapping[tuple[str, str], jax.Array], num_layers: int, dtype: Any
+) -> dict[str, Any]:
     matrices: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     for (part, name), kernel in kernels_of.items():
         of_kernel = _apart(kernel, 2 if name == "out" else 1, dtype)
         matrices.setdefault(part, {})[name] = {"kernel": of_kernel}
-        numbers.setdefault(part, {})[name] = {"kernel": jnp.arange(cfg.num_layers)}
+        numbers.setdefault(part, {})[name] = {"kernel": jnp.arange(num_layers)}
     return {MATRICES: {"layers": matrices}, NUMBERS: {"layers": numbers}}
 
 

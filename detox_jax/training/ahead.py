@@ -1,4 +1,7 @@
-"""The batch of the next step, read and put on the devices while this one's computes."""
+"""The batch of the next step, read and put on the devices while this one's computes.
+
+On one CPU device a step has ended before anything is read; it takes all threads, so nothing waits.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from detox_jax.checkpoints import params as params_lib
 from detox_jax.models import adaptation as adaptations
+from detox_jax.models import kernels
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from detox_jax.training import losses
@@ -121,14 +122,21 @@ def train_step(
         )
         return optax.apply_updates(params, updates), opt_state
 
-    def keep(params: params_lib.Params, opt_state: optax.OptState) -> Any:
-        return params, opt_state
-
-    # A choice between old and new arrays would need both; a branch writes over the old ones.
     is_good = jnp.isfinite(grad_norm) & jnp.isfinite(mean)
-    params, opt_state = jax.lax.cond(is_good, update, keep, state.params, state.opt_state)
+    params, opt_state = _if_good(is_good, update, state.params, state.opt_state)
     metrics = {"loss": mean, "grad_norm": grad_norm, "tokens": weight}
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _if_good(is_good: jax.Array, update: Callable[..., Any], *old: Any) -> Any:
+    """What `update` makes of the old parameters and optimizer state, or these.
+
+    On a CPU it is a branch, which writes over the old arrays: a choice of each number has both
+    moments copied first. A GPU's host waits for a branch, and would not run ahead of the device.
+    """
+    if kernels.platform_in_use() == "cpu":
+        return jax.lax.cond(is_good, update, lambda *old: old, *old)
+    return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), update(*old), old)
 
 
 def _accumulate(

@@ -107,16 +107,23 @@ def test_what_is_read_of_a_cache_of_its_own_is_not_copied_step_by_step(config, m
     monkeypatch.setattr(kv_cache, "_NARROW", 0)
     monkeypatch.setattr(slots, "_ROOM_MULTIPLE", 8)
     model, params = random_params(config)
+
     program = slots.Program(model, sampling.Greedy(), 12, (1,), bucket=16, shards=1)
     state = jax.eval_shape(lambda: slots.empty(program, params, 3))
-    advance = jax.make_jaxpr(slots.advance, static_argnums=0)
-    *rooms, _ = _loops(advance(program, params, state, np.int32(3)).jaxpr)
-    assert len(rooms) == 3
-    for room, of_room in zip((8, 16, 24), rooms, strict=True):
+
+    def rooms():
+        advance = jax.make_jaxpr(lambda *arguments: slots.advance(program, *arguments))
+        return _loops(advance(params, state, np.int32(3)).jaxpr)[:-1]
+
+    assert len(rooms()) == 3
+    for room, of_room in zip((8, 16, 24), rooms(), strict=True):
         cut = f"limit_indices=(1, 3, {config.num_heads}, {room}, {config.head_size})"
         (steps,) = _loops(of_room)
         assert str(of_room).count(cut) == 2 * config.num_layers
         assert cut not in str(steps)
+    # Of a large cache there is no second one.
+    monkeypatch.setattr(slots, "_MOST_BYTES", 1000)
+    assert [_loops(of_room) for of_room in rooms()] == [[]] * 3
 
 
 def _loops(jaxpr):

@@ -77,6 +77,22 @@ def test_gradients_are_clipped_by_their_common_norm():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), large, small)
 
 
+@pytest.mark.parametrize("norm", [50.0, 0.5])
+def test_a_norm_that_is_known_clips_as_one_that_is_computed(norm):
+    gradients = {"a": jnp.full(1, 0.6 * norm), "b": jnp.full(1, 0.8 * norm)}
+    transformation = AdamW(max_grad_norm=2.0, eps=1e3).transformation(1)
+    state = transformation.init(gradients)
+    computed, _ = transformation.update(gradients, state, gradients)
+    known, _ = optax.with_extra_args_support(transformation).update(
+        gradients, state, gradients, grad_norm=jnp.asarray(norm)
+    )
+    other, _ = optax.with_extra_args_support(transformation).update(
+        gradients, state, gradients, grad_norm=jnp.asarray(100 * norm)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), known, computed)
+    assert abs(float(other["a"][0])) < abs(float(known["a"][0]))
+
+
 def test_the_first_moment_alone_may_be_smaller(config, one_device_mesh):
     model = TransformerLM(config)
     state = steps.abstract_state(
