@@ -198,19 +198,21 @@ class Decoder:
             num_params=sum(x.size for x in jax.tree.leaves(self.params)),
         )
         ended: dict[int, dict[int, Sample]] = {}
-        state = None
+        state, filled = None, 0
         while not rows.finished:
             if state is None:
                 state = self._run(_empty, program, rows.num_rows)
             while filling := rows.fill():
                 insertion = self._insertion(filling, prompts, record_ids, bucket)
                 state = self._run(_insert, program, state, insertion, self._seed)
+            state = self._run(slots.fit, state, program, filled)
             enough = np.int32(rows.enough)
             collections = self._unstacked.collections
             state = self._run(_advance, program, state, enough, collections=collections)
-            step_R, done_R, tokens_RT = meshes.to_host(
-                (state.step_R, state.done_R, state.tokens_RT)
+            step_R, done_R, tokens_RT, filled_R = meshes.to_host(
+                (state.step_R, state.done_R, state.tokens_RT, state.filled_R)
             )
+            filled = int(filled_R[~done_R].max(initial=0))
             before = rows.row_steps
             for row, n, sample in rows.advance(step_R, done_R):
                 of_prompt = ended.setdefault(n, {})

@@ -33,9 +33,8 @@ _CACHE_MULTIPLE = 16
 # Into how many parts a long cache is divided, which are read as far as they are filled, and whose
 # multiple each of them is. Each part is a loop that is compiled.
 _ROOMS, _ROOM_MULTIPLE = 4, 128
-# Of a cache in arrays of their own, how much is copied for the steps of a room, in place of each
-# layer's part in each step: for more a second copy is not worth the memory.
-_MOST_BYTES = 4 << 30
+# The same of a cache that grows, whose loops are compiled only when rows are so long.
+_GROWTHS, _GROWTH_MULTIPLE = 8, 64
 # Of probabilities, as many as a processor's own cache holds from one pass over them to the next.
 _BYTES_AT_ONCE = 2**20
 _INDEX = "cache_index"
@@ -65,25 +64,37 @@ class Program:
 
     @property
     def positions(self) -> int:
-        """Positions of a row's cache, which follow from the prompts' bucket alone."""
+        """The most positions of a row's cache, which follow from the prompts' bucket alone."""
         return _positions(self.bucket, self.max_new_tokens)
+
+    def room(self, filled: int) -> int:
+        """Positions of caches of which rows have filled so many at most, and go on.
+
+        Where layers have arrays of their own the caches grow with their rows: such an array is read
+        where it lies, but of a part of it a copy. Others have all positions from the start.
+        """
+        if not kv_cache.is_apart(self.model.config):
+            return self.positions
+        part = _part(self.positions, _GROWTHS, _GROWTH_MULTIPLE)
+        return min(-(-max(filled + 1, self.bucket) // part) * part, self.positions)
 
 
 def _positions(bucket: int, max_new_tokens: int) -> int:
     return -(-(bucket + max_new_tokens) // _CACHE_MULTIPLE) * _CACHE_MULTIPLE
 
 
+def _part(positions: int, parts: int, multiple: int) -> int:
+    return -(-positions // (parts * multiple)) * multiple
+
+
 def rooms(positions: int) -> list[int]:
     """How much is read of a cache of so many positions: one number for each part of `advance`."""
-    part = -(-positions // (_ROOMS * _ROOM_MULTIPLE)) * _ROOM_MULTIPLE
+    part = _part(positions, _ROOMS, _ROOM_MULTIPLE)
     return [*range(part, positions, part), positions]
 
 
 def steps_by_room(bucket: int, max_new_tokens: int) -> dict[int, int]:
-    """The steps in each room of rows that start together, of prompts as long as their bucket.
-
-    Where each layer has its own cache, on a CPU, the last step of a room goes to the next one.
-    """
+    """The steps in each room of rows that start together, of prompts as long as their bucket."""
     steps: dict[int, int] = {}
     filled, left = bucket - 1, max_new_tokens
     for room in rooms(_positions(bucket, max_new_tokens)):
@@ -114,6 +125,16 @@ class Slots:
     tokens_RT: jax.Array
     steered: tuple[steering_lib.State, ...] = ()
 
+    @property
+    def room(self) -> int:
+        """Positions of the cache as it is now, see `Program.room`."""
+        return next(leaf.shape[3] for name, leaf in self.cache.items() if name != _INDEX)
+
+    @property
+    def filled_R(self) -> jax.Array:
+        """How many positions of its cache each row has filled."""
+        return self.cache[_INDEX][0]
+
 
 @struct.dataclass
 class Insertion:
@@ -135,16 +156,15 @@ class Insertion:
 
 
 def empty(program: Program, params: Any, rows: int, steerings: Steerings = ()) -> Slots:
-    """Rows without samples."""
-    positions = program.positions
+    """Rows without samples, and room for a prompt."""
     slots = Slots(
-        cache=caches.empty(program.model, params, rows, positions),
+        cache=caches.empty(program.model, params, rows, program.room(0)),
         token_R=jnp.full(rows, PAD_ID, jnp.int32),
         key_R=jnp.broadcast_to(jax.random.key(0), rows),
         step_R=jnp.zeros(rows, jnp.int32),
         done_R=jnp.ones(rows, bool),
         tokens_RT=jnp.full((rows, program.max_new_tokens), PAD_ID, jnp.int32),
-        steered=steering_lib.empty(steerings, rows, program.bucket, positions),
+        steered=steering_lib.empty(steerings, rows, program.bucket, program.positions),
     )
     return _on_mesh(slots)
 
@@ -202,7 +222,7 @@ def advance(
     steerings: Steerings = (),
     collections: Mapping[str, Any] | None = None,
 ) -> Slots:
-    """Adds tokens to all rows that are not done, until `enough` are.
+    """Adds tokens to all rows that are not done, until `enough` are, or one has filled the cache.
 
     Args:
       program: what is decoded.
@@ -219,8 +239,9 @@ def advance(
         if room == program.positions:
             return goes_on
         # Rows that wait may have filled more; what they would write is nowhere.
-        filled = jnp.max(jnp.where(slots.done_R, 0, slots.cache[_INDEX]))
-        return goes_on & (filled <= room)
+        filled = jnp.max(jnp.where(slots.done_R, 0, slots.filled_R))
+        # What a step writes beside what it reads has to lie in the cache too.
+        return goes_on & (filled <= min(room, slots.room - 1))
 
     def step(reads: Mapping[str, int], state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         t, slots = state
@@ -253,50 +274,16 @@ def advance(
             steered=steered,
         )
 
-    def decode(room: int, state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
-        """Steps while the room is enough."""
-        reads = {} if room == program.positions else {"cache_room": room}
-        bytes_read = sum(leaf.nbytes for leaf in slots.cache.values()) * room / program.positions
-        is_apart = kv_cache.is_apart(program.model.config)
-        if not (reads and is_apart and bytes_read <= _MOST_BYTES):
-            goes_on = functools.partial(proceed, room)
-            return jax.lax.while_loop(goes_on, functools.partial(step, reads), state)
-        # An array that is a layer's own is read where it lies, but of a part of it a copy: here one
-        # for many steps. What a step writes has to lie in the part too.
-        goes_on = functools.partial(proceed, room - 1)
-
-        def in_part(state: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
-            t, slots = state
-            part = dataclasses.replace(slots, cache=_first(room, slots.cache))
-            t, part = jax.lax.while_loop(goes_on, functools.partial(step, {}), (t, part))
-            return t, dataclasses.replace(part, cache=_put_first(slots.cache, part.cache))
-
-        return jax.lax.while_loop(goes_on, in_part, state)  # once, or never
-
     # Counted, so that it ends whatever the rows say, though none takes more steps than that.
     state = jnp.zeros((), jnp.int32), slots
-    for room in rooms(program.positions):
+    all_read = kv_cache.is_apart(program.model.config)
+    for room in [slots.room] if all_read else rooms(slots.room):
+        reads = {} if room == slots.room else {"cache_room": room}
         with jax.named_scope(scope(room)):
-            state = decode(room, state)
+            state = jax.lax.while_loop(
+                functools.partial(proceed, room), functools.partial(step, reads), state
+            )
     return _on_mesh(state[1])
-
-
-def _first(room: int, cache: Mapping[str, Any]) -> dict[str, Any]:
-    """The first positions of keys and values."""
-    return {
-        name: leaf if name == _INDEX else jax.lax.slice_in_dim(leaf, 0, room, axis=3)
-        for name, leaf in cache.items()
-    }
-
-
-def _put_first(cache: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """The cache with its first positions, and the index, in place of its own."""
-    return {
-        name: part[name]
-        if name == _INDEX
-        else jax.lax.dynamic_update_slice(leaf, part[name], (0,) * 5)
-        for name, leaf in cache.items()
-    }
 
 
 def _draw(
@@ -362,29 +349,70 @@ def select(slots: Slots, row_K: jax.Array, shards: int) -> Slots:
     Large arrays, keys and values, are selected one by one, and each is given up before the next:
     beside the rows of before there are those that stay of one of them alone.
     """
+    return _one_by_one(functools.partial(_taken, row_K=row_K, shards=shards), slots)
+
+
+def fit(slots: Slots, program: Program, filled: int) -> Slots:
+    """The rows with a cache of the positions that they need, see `Program.room`.
+
+    Another cache that there was is given up, likewise. What steers keeps its own caches.
+
+    Args:
+      slots: the rows.
+      program: what is decoded.
+      filled: positions of the row that has filled most and goes on.
+    """
+    room = program.room(filled)
+    if room == slots.room:
+        return slots
+    rest = dataclasses.replace(slots, steered=())
+    resized = _one_by_one(functools.partial(_resized, room=room), rest)
+    return dataclasses.replace(resized, steered=slots.steered)
+
+
+def _one_by_one(change: Callable[..., list[jax.Array]], slots: Slots) -> Slots:
+    """What a function of layouts and arrays makes of the rows, of one large array at a time."""
     leaves, structure = jax.tree.flatten(slots)
     layouts = jax.tree.leaves(layouts_of(slots))
     large = [[place] for place, layout in enumerate(layouts) if layout.is_large]
     others = [place for place, layout in enumerate(layouts) if not layout.is_large]
     for places in (*large, others):
         before = [leaves[place] for place in places]
-        taken = _taken(tuple(layouts[place] for place in places), before, row_K, shards)
+        changed = change(tuple(layouts[place] for place in places), before)
         # What is computed, or what is given up, later takes room until then.
-        for place, leaf in zip(places, jax.block_until_ready(taken), strict=True):
+        for place, leaf in zip(places, jax.block_until_ready(changed), strict=True):
             if layouts[place].is_large:
                 leaves[place].delete()
             leaves[place] = leaf
     return jax.tree.unflatten(structure, leaves)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnames=("layouts", "shards"))
 def _taken(
-    layouts: tuple[Layout, ...], leaves: Sequence[jax.Array], row_K: jax.Array, shards: int
+    layouts: tuple[Layout, ...], leaves: Sequence[jax.Array], *, row_K: jax.Array, shards: int
 ) -> list[jax.Array]:
     """Some rows of arrays."""
     return [
         layout.on_mesh(_of_rows(shards, row_K, leaf, axis=layout.axis))
         for layout, leaf in zip(layouts, leaves, strict=True)
+    ]
+
+
+@functools.partial(jax.jit, static_argnames=("layouts", "room"))
+def _resized(
+    layouts: tuple[Layout, ...], leaves: Sequence[jax.Array], *, room: int
+) -> list[jax.Array]:
+    """Keys and values with so many positions, zeros where there were none; others as they are."""
+
+    def resized(layout: Layout, leaf: jax.Array) -> jax.Array:
+        if not layout.is_large:
+            return leaf
+        more = max(room - leaf.shape[3], 0)
+        first = jax.lax.slice_in_dim(leaf, 0, min(room, leaf.shape[3]), axis=3)
+        return jnp.pad(first, [(0, 0)] * 3 + [(0, more), (0, 0)])
+
+    return [
+        layout.on_mesh(resized(layout, leaf)) for layout, leaf in zip(layouts, leaves, strict=True)
     ]
 
 

@@ -89,9 +89,9 @@ def test_same_text_where_only_the_filled_part_of_a_cache_is_read(
 def test_same_text_where_each_layer_has_a_cache_of_its_own(
     config, one_device_mesh, expected, monkeypatch
 ):
-    """And its own matrices, on one device; what is read of caches is cut off for many steps."""
+    """And its own matrices, on one device; caches grow by eight positions."""
     monkeypatch.setattr(kv_cache, "_NARROW", 0)
-    monkeypatch.setattr(slots, "_ROOM_MULTIPLE", 8)
+    monkeypatch.setattr(slots, "_GROWTH_MULTIPLE", 8)
     config = _with_programs_of_its_own(config, dropout_rate=0.2)
     decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
     assert _decode(decoder, rows=5) == expected
@@ -102,28 +102,38 @@ def test_same_text_where_each_layer_has_a_cache_of_its_own(
     assert _decode(decoder, rows=8) == expected
 
 
-def test_what_is_read_of_a_cache_of_its_own_is_not_copied_step_by_step(config, monkeypatch):
-    """For each room but the last a part of it is cut off once, in front of the steps."""
+def test_a_cache_of_its_own_grows_with_its_rows_and_is_read_where_it_lies(
+    config, one_device_mesh, monkeypatch
+):
+    arguments = {"num_samples": 8, "num_rows": 1, "bucket": 1}
+    documents = [[2]] * 3, ["a", "b", "c"]
+
+    def decoder(config):
+        method = sampling.TopPSampling(0.9)
+        return _decoder(config, one_device_mesh, method, max_new_tokens=31, end_ids=tuple(range(9)))
+
+    expected = decoder(config)(*documents, **arguments)
+    lengths = [len(sample.tokens) for group in expected for sample in group]
+    assert min(lengths) < 8 and max(lengths) == 31
     monkeypatch.setattr(kv_cache, "_NARROW", 0)
-    monkeypatch.setattr(slots, "_ROOM_MULTIPLE", 8)
-    model, params = random_params(config)
+    monkeypatch.setattr(slots, "_GROWTH_MULTIPLE", 8)
+    calls, advance = [], decoding._advance
 
-    program = slots.Program(model, sampling.Greedy(), 12, (1,), bucket=16, shards=1)
-    state = jax.eval_shape(lambda: slots.empty(program, params, 3))
+    def advanced(program, params, state, *rest, **named):
+        filled = int(jnp.max(jnp.where(state.done_R, 0, state.filled_R)))
+        calls.append((filled, state.room))
+        if len(calls) == 1:
+            traced = jax.make_jaxpr(lambda *rest: slots.advance(program, *rest, **named))
+            (step,) = _loops(traced(params, state, *rest).jaxpr)
+            assert f"limit_indices=(1, 8, {config.num_heads}" not in str(step)
+        return advance(program, params, state, *rest, **named)
 
-    def rooms():
-        advance = jax.make_jaxpr(lambda *arguments: slots.advance(program, *arguments))
-        return _loops(advance(params, state, np.int32(3)).jaxpr)[:-1]
-
-    assert len(rooms()) == 3
-    for room, of_room in zip((8, 16, 24), rooms(), strict=True):
-        cut = f"limit_indices=(1, 3, {config.num_heads}, {room}, {config.head_size})"
-        (steps,) = _loops(of_room)
-        assert str(of_room).count(cut) == 2 * config.num_layers
-        assert cut not in str(steps)
-    # Of a large cache there is no second one.
-    monkeypatch.setattr(slots, "_MOST_BYTES", 1000)
-    assert [_loops(of_room) for of_room in rooms()] == [[]] * 3
+    monkeypatch.setattr(decoding, "_advance", advanced)
+    grows = decoder(_with_programs_of_its_own(config, dropout_rate=0.3))
+    assert grows(*documents, **arguments) == expected
+    assert all(room == filled // 8 * 8 + 8 for filled, room in calls)
+    rooms = [room for _, room in calls]
+    assert max(rooms) == 32 and any(np.diff(rooms) < 0)  # Short rows behind long ones.
 
 
 def _loops(jaxpr):
@@ -252,8 +262,8 @@ def test_rows_that_stay_are_taken_array_by_array(config, one_device_mesh, monkey
         large = [leaf for leaf in cache.values() if leaf.ndim == 5]
         whole, kept = sum(leaf.nbytes for leaf in large), []
 
-        def spy(layouts, leaves, *where):
-            new = taken(layouts, leaves, *where)
+        def spy(layouts, leaves, **where):
+            new = taken(layouts, leaves, **where)
             kept.extend(leaf for leaf in new if leaf.ndim == 5)
             here = [leaf for leaf in (*large, *kept) if not leaf.is_deleted()]
             alive.append(sum(leaf.nbytes for leaf in here))
