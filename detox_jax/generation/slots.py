@@ -35,6 +35,8 @@ _CACHE_MULTIPLE = 16
 _ROOMS, _ROOM_MULTIPLE = 4, 128
 # The same of a cache that grows, whose loops are compiled only when rows are so long.
 _GROWTHS, _GROWTH_MULTIPLE = 8, 64
+# For how many steps there has to be room at first: a length for fewer is not worth compiling.
+_GROWTH_STEPS = 16
 # Of probabilities, as many as a processor's own cache holds from one pass over them to the next.
 _BYTES_AT_ONCE = 2**20
 _INDEX = "cache_index"
@@ -76,7 +78,8 @@ class Program:
         if not kv_cache.is_apart(self.model.config):
             return self.positions
         part = _part(self.positions, _GROWTHS, _GROWTH_MULTIPLE)
-        return min(-(-max(filled + 1, self.bucket) // part) * part, self.positions)
+        needed = max(filled, self.bucket - 1) + _GROWTH_STEPS
+        return min(-(-needed // part) * part, self.positions)
 
 
 def _positions(bucket: int, max_new_tokens: int) -> int:
@@ -363,7 +366,7 @@ def fit(slots: Slots, program: Program, filled: int) -> Slots:
       filled: positions of the row that has filled most and goes on.
     """
     room = program.room(filled)
-    if room == slots.room:
+    if filled < slots.room <= room:
         return slots
     rest = dataclasses.replace(slots, steered=())
     resized = _one_by_one(functools.partial(_resized, room=room), rest)

@@ -9,6 +9,7 @@ import pytest
 
 from detox_jax.generation import decoding, sampling, schedule, slots
 from detox_jax.models import kv_cache
+from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from tests.conftest import random_params
 
@@ -92,6 +93,7 @@ def test_same_text_where_each_layer_has_a_cache_of_its_own(
     """And its own matrices, on one device; caches grow by eight positions."""
     monkeypatch.setattr(kv_cache, "_NARROW", 0)
     monkeypatch.setattr(slots, "_GROWTH_MULTIPLE", 8)
+    monkeypatch.setattr(slots, "_GROWTH_STEPS", 3)
     config = _with_programs_of_its_own(config, dropout_rate=0.2)
     decoder = _decoder(config, one_device_mesh, sampling.TopPSampling(0.9))
     assert _decode(decoder, rows=5) == expected
@@ -117,6 +119,7 @@ def test_a_cache_of_its_own_grows_with_its_rows_and_is_read_where_it_lies(
     assert min(lengths) < 8 and max(lengths) == 31
     monkeypatch.setattr(kv_cache, "_NARROW", 0)
     monkeypatch.setattr(slots, "_GROWTH_MULTIPLE", 8)
+    monkeypatch.setattr(slots, "_GROWTH_STEPS", 3)
     calls, advance = [], decoding._advance
 
     def advanced(program, params, state, *rest, **named):
@@ -131,9 +134,23 @@ def test_a_cache_of_its_own_grows_with_its_rows_and_is_read_where_it_lies(
     monkeypatch.setattr(decoding, "_advance", advanced)
     grows = decoder(_with_programs_of_its_own(config, dropout_rate=0.3))
     assert grows(*documents, **arguments) == expected
-    assert all(room == filled // 8 * 8 + 8 for filled, room in calls)
+    assert all(filled < room <= (filled + 10) // 8 * 8 for filled, room in calls)
     rooms = [room for _, room in calls]
+    assert set(rooms) == {8, 16, 24, 32}
     assert max(rooms) == 32 and any(np.diff(rooms) < 0)  # Short rows behind long ones.
+
+
+def test_a_cache_has_room_for_some_steps_at_once(config, monkeypatch):
+    def rooms(bucket, max_new_tokens, filled):
+        model = TransformerLM(config)
+        program = slots.Program(model, sampling.Greedy(), max_new_tokens, (1,), bucket, shards=1)
+        return [program.room(number) for number in filled]
+
+    assert rooms(64, 20, [0]) == [96]  # Which has all positions from the start.
+    monkeypatch.setattr(kv_cache, "_NARROW", 0)
+    assert rooms(64, 20, [0, 64, 82]) == [96, 96, 96]  # Not 64 for one step.
+    assert rooms(1, 256, [0, 48, 49, 64, 200, 255]) == [64, 64, 128, 128, 256, 272]
+    assert rooms(32, 900, [0, 112, 113, 930]) == [128, 128, 256, 944]
 
 
 def _loops(jaxpr):
