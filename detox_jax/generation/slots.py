@@ -22,8 +22,7 @@ from detox_jax.generation import caches
 from detox_jax.generation.sampling import Sampling
 from detox_jax.generation.steering import editing
 from detox_jax.generation.steering import steering as steering_lib
-from detox_jax.models import kv_cache
-from detox_jax.models.kernels import platform_in_use
+from detox_jax.models import kernels, kv_cache
 from detox_jax.models.kv_cache import CACHE_AXES
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.vocabulary import PAD_ID
@@ -331,8 +330,7 @@ def drawn(draw: Callable[[Any, jax.Array], jax.Array], rows: Any, keys_R: jax.Ar
     """
     number, size = jax.tree.leaves(rows)[0].shape
     at_once = max(1, _BYTES_AT_ONCE // (4 * size))
-    is_one_cpu = platform_in_use() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
-    if number <= at_once or not is_one_cpu:
+    if number <= at_once or not kernels.is_one_cpu():
         return draw(rows, keys_R)
 
     def of_one(row: Any) -> jax.Array:

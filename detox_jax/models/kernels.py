@@ -266,6 +266,11 @@ def platform_in_use() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def is_one_cpu() -> bool:
+    """Whether a single CPU device is in use."""
+    return platform_in_use() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
+
+
 def _query_spec() -> PartitionSpec:
     spec = partitioning.logical_to_mesh_axes(_QUERY_AXES)
     assert spec is not None

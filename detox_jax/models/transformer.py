@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
@@ -40,6 +41,8 @@ from detox_jax.models.layers import Dense, Embed, Norm, activate, scan_layers, s
 WIDENS = 16
 ACTIVATION_AXES = ("batch", "length", "embed")
 _INVALID_LOGIT = -1e10
+# Of the output table, see `logits_in_blocks`.
+_NUMBERS_OF_BLOCK, _MOST_BLOCKS = 2**21, 16
 _POLICIES = jax.checkpoint_policies
 # A kernel is no product to JAX: its results are saved by name.
 _KERNEL_RESULTS = _POLICIES.save_only_these_names(kernels.RESULTS)
@@ -415,6 +418,33 @@ def logits_in_chunks(
     return lambda x_BCD: output_logits(cfg, _of_whole_width(table_VD), x_BCD, vocab_size)
 
 
+def logits_in_blocks(
+    cfg: TransformerConfig, params: Any, vocab_size: int | None = None
+) -> Callable[[jax.Array], list[jax.Array]]:
+    """The same in blocks along the vocabulary, one behind the other.
+
+    Of one CPU device they are several where the output table is large: of so many rows at once
+    products with it and their gradients take three quarters of the time, and what is made of logits
+    stays in its caches. Else there is one.
+
+    Args:
+      cfg: of the network.
+      params: its parameters.
+      vocab_size: see `output_logits`.
+    """
+    table_VD = output_table(cfg, params)
+    number = min(table_VD.size // _NUMBERS_OF_BLOCK, _MOST_BLOCKS)
+    if number <= 1 or not kernels.is_one_cpu():
+        logits_of = logits_in_chunks(cfg, params, vocab_size)
+        return lambda x_BCD: [logits_of(x_BCD)]
+    tables = jnp.array_split(table_VD, number)
+    firsts = np.cumsum([0, *map(len, tables[:-1])]).tolist()
+    return lambda x_BCD: [
+        output_logits(cfg, table, x_BCD, vocab_size, first)
+        for table, first in zip(tables, firsts, strict=True)
+    ]
+
+
 @jax.custom_vjp
 def _of_whole_width(table_VD: jax.Array) -> jax.Array:
     return partitioning.with_sharding_constraint(table_VD, ("vocab", None))
@@ -428,21 +458,26 @@ _of_whole_width.defvjp(lambda table_VD: (_of_whole_width(table_VD), None), _spli
 
 
 def output_logits(
-    cfg: TransformerConfig, table_VD: jax.Array, x_BLD: jax.Array, vocab_size: int | None = None
+    cfg: TransformerConfig,
+    table_VD: jax.Array,
+    x_BLD: jax.Array,
+    vocab_size: int | None = None,
+    first: int = 0,
 ) -> jax.Array:
     """The logits of final hidden states, float32 `[B, L, V]`, as `TransformerLM` returns them.
 
     Args:
       cfg: of the network.
-      table_VD: see `output_table`.
+      table_VD: see `output_table`, or some of its rows.
       x_BLD: the states.
       vocab_size: see `TransformerLM.vocab_size`; the config's where None.
+      first: the id of the table's first row.
     """
     table_VD = table_VD.astype(cfg.activation_dtype)
     logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, table_VD, preferred_element_type=jnp.float32)
     logits_BLV = softcap(logits_BLV, cfg.logits_softcap)
     logits_BLV = partitioning.with_sharding_constraint(logits_BLV, ("batch", "length", "vocab"))
-    ids_V = jnp.arange(cfg.padded_vocab_size)
+    ids_V = jnp.arange(first, first + len(table_VD))
     is_token_V = (ids_V > 0) & (ids_V < (vocab_size or cfg.vocab_size))
     return jnp.where(is_token_V, logits_BLV, _INVALID_LOGIT)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from detox_jax.models import blocks, kernels, transformer
 
@@ -17,43 +17,69 @@ _PLACES_ON_CPU = 256
 
 
 def cross_entropy(
-    logits_BLV: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
+    logits: jax.Array | Sequence[jax.Array], targets_BL: jax.Array, weights_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Sums of the weighted negative log-likelihood, in nats, and of the weights.
 
     Sums instead of a mean, so that batches and hosts with different numbers of tokens add up.
+
+    Args:
+      logits: `[B, L, V]`, or its blocks along V, one behind the other.
+      targets_BL: ids.
+      weights_BL: of the targets.
     """
-    losses_BL = _negative_log_likelihood(logits_BLV, targets_BL)
+    logits = [logits] if isinstance(logits, jax.Array) else logits
+    losses_BL = _negative_log_likelihood(logits, targets_BL)
     weights_BL = weights_BL.astype(jnp.float32)
     return jnp.sum(losses_BL * weights_BL), jnp.sum(weights_BL)
 
 
 @jax.custom_vjp
-def _negative_log_likelihood(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
+def _negative_log_likelihood(logits: Sequence[jax.Array], targets_BL: jax.Array) -> jax.Array:
     """Of each target, in nats; the way back is one pass over the logits.
 
     JAX's own derivative keeps the exponentials of all logits, and scatters the targets' share into
     another array of their size: five passes over what no cache holds.
     """
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BLV, targets_BL)
+    return _nll_forward(logits, targets_BL)[0]
 
 
-def _nll_forward(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, Any]:
-    largest_BL1 = jnp.max(logits_BLV, axis=-1, keepdims=True)
-    sums_BL1 = jnp.sum(jnp.exp(logits_BLV - largest_BL1), axis=-1, keepdims=True)
-    picked_BL1 = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)
+def _nll_forward(logits: Sequence[jax.Array], targets_BL: jax.Array) -> tuple[jax.Array, Any]:
+    largest_BL1 = functools.reduce(
+        jnp.maximum, [jnp.max(block, axis=-1, keepdims=True) for block in logits]
+    )
+    sums_BL1 = sum(
+        jnp.sum(jnp.exp(block - largest_BL1), axis=-1, keepdims=True) for block in logits
+    )
+    picked_BL1 = sum(map(_picked, logits, _within(logits, targets_BL)))
     losses_BL1 = jnp.log(sums_BL1) + largest_BL1 - picked_BL1
-    return losses_BL1[..., 0], (logits_BLV, targets_BL, largest_BL1, sums_BL1)
+    return losses_BL1[..., 0], (logits, targets_BL, largest_BL1, sums_BL1)
 
 
-def _nll_backward(saved: Any, gradient_BL: jax.Array) -> tuple[jax.Array, None]:
+def _within(logits: Sequence[jax.Array], targets_BL: jax.Array) -> list[jax.Array]:
+    """The targets' places in each block, `[B, L, 1]`; outside of it where they are in another."""
+    firsts = np.cumsum([0, *(block.shape[-1] for block in logits[:-1])])
+    return [targets_BL[..., None] - first for first in firsts.tolist()]
+
+
+def _picked(block: jax.Array, place_BL1: jax.Array) -> jax.Array:
+    """What stands at the places of a block, 0 where they are outside."""
+    last = block.shape[-1] - 1
+    picked_BL1 = jnp.take_along_axis(block, jnp.clip(place_BL1, 0, last), axis=-1)
+    return jnp.where((place_BL1 >= 0) & (place_BL1 <= last), picked_BL1, 0)
+
+
+def _nll_backward(saved: Any, gradient_BL: jax.Array) -> tuple[list[jax.Array], None]:
     # Else XLA takes the exponentials of the way forth, and keeps them as JAX would.
     saved, gradient_BL = jax.lax.optimization_barrier((saved, gradient_BL))
-    logits_BLV, targets_BL, largest_BL1, sums_BL1 = saved
+    logits, targets_BL, largest_BL1, sums_BL1 = saved
     gradient_BL1 = gradient_BL[..., None]
-    shares_BLV = jnp.exp(logits_BLV - largest_BL1) * (gradient_BL1 / sums_BL1)
-    is_target_BLV = jnp.arange(logits_BLV.shape[-1]) == targets_BL[..., None]
-    return jnp.where(is_target_BLV, shares_BLV - gradient_BL1, shares_BLV), None
+
+    def of_block(block: jax.Array, place_BL1: jax.Array) -> jax.Array:
+        shares = jnp.exp(block - largest_BL1) * (gradient_BL1 / sums_BL1)
+        return jnp.where(jnp.arange(block.shape[-1]) == place_BL1, shares - gradient_BL1, shares)
+
+    return list(map(of_block, logits, _within(logits, targets_BL))), None
 
 
 _negative_log_likelihood.defvjp(_nll_forward, _nll_backward)
@@ -100,7 +126,7 @@ def growing_squared_error(
 
 
 def chunked_cross_entropy(
-    logits_of: Callable[[jax.Array], jax.Array],
+    logits_of: Callable[[jax.Array], jax.Array | Sequence[jax.Array]],
     x_BLD: jax.Array,
     targets_BL: jax.Array,
     weights_BL: jax.Array,
@@ -113,7 +139,8 @@ def chunked_cross_entropy(
     waits to be multiplied (as in Liger Kernel's linear cross-entropy, Hsu et al., 2024).
 
     Args:
-      logits_of: from `[B, chunk, D]` to `[B, chunk, V]`; what it closes over may have a gradient.
+      logits_of: from `[B, chunk, D]` to `[B, chunk, V]`, or to blocks of that, see `cross_entropy`;
+        what it closes over may have a gradient.
       x_BLD: final hidden states.
       targets_BL: ids.
       weights_BL: of the targets.
@@ -131,7 +158,7 @@ def chunked_cross_entropy(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunks_loss(
-    logits_of: Callable[..., jax.Array],
+    logits_of: Callable[..., jax.Array | Sequence[jax.Array]],
     tables: Sequence[jax.Array],
     x_NBCD: jax.Array,
     targets_NBC: jax.Array,
@@ -146,7 +173,7 @@ def _chunks_loss(
 
 
 def _chunks_forward(
-    logits_of: Callable[..., jax.Array],
+    logits_of: Callable[..., jax.Array | Sequence[jax.Array]],
     tables: Any,
     x_NBCD: Any,
     targets_NBC: Any,
@@ -247,5 +274,5 @@ def next_token_loss(
         logits_BLV: Any = model.apply(variables, inputs_BL, **options)
         return cross_entropy(logits_BLV, targets_BL, weights_BL)
     x_BLD: Any = model.apply(variables, inputs_BL, with_logits=False, **options)
-    logits_of = transformer.logits_in_chunks(model.config, params, model.vocab_size)
+    logits_of = transformer.logits_in_blocks(model.config, params, model.vocab_size)
     return chunked_cross_entropy(logits_of, x_BLD, targets_BL, weights_BL, chunk)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detox_jax.generation import decoding, sampling, schedule, slots
-from detox_jax.models import kv_cache
+from detox_jax.models import kernels, kv_cache
 from detox_jax.models.transformer import TransformerLM
 from detox_jax.parallel import mesh as meshes
 from tests.conftest import random_params
@@ -176,7 +176,7 @@ def test_rows_that_are_drawn_a_few_at_a_time_get_the_tokens_of_all_at_once(rows,
     got = jax.jit(lambda *rows: slots.drawn(sample, *rows))(logits, keys)
     np.testing.assert_array_equal(got, expected)
     assert set(seen) == {(1, 1000)}  # Of which `lax.map` makes four; one row is drawn as it is.
-    monkeypatch.setattr(slots, "platform_in_use", lambda: "tpu")
+    monkeypatch.setattr(kernels, "platform_in_use", lambda: "tpu")
     slots.drawn(sample, logits, keys)
     assert seen[-1] == (rows, 1000)
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from detox_jax.models import kernels
+from detox_jax.models import kernels, transformer
 from detox_jax.models.transformer import TransformerLM, logits_in_chunks, output_logits
 from detox_jax.parallel import mesh as meshes
 from detox_jax.planning import collectives, hlo
@@ -49,6 +49,42 @@ def test_chunks_change_neither_loss_nor_gradients(config, chunk):
     assert all(float(jnp.abs(gradient).max()) > 0.1 for gradient in got[1])
 
 
+def _loss_and_gradients(cfg, chunk=None):
+    """Of a random model."""
+    model, params = random_params(cfg)
+    inputs, targets, weights = _arrays(cfg)
+
+    def loss(params):
+        return losses.next_token_loss(
+            model, params, inputs, targets, weights, chunk=chunk, enable_dropout=False
+        )[0]
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_blocks_of_the_vocabulary_change_neither_loss_nor_gradients(config, tied, monkeypatch):
+    """On one CPU, where the table is large; of several devices it stays whole, as it is split."""
+    cfg = dataclasses.replace(config, logits_softcap=3.0, logits_via_embedding=tied)
+    expected = _loss_and_gradients(cfg)
+    sizes, output_logits = [], transformer.output_logits
+
+    def spy(cfg, table_VD, *rest):
+        sizes.append(len(table_VD))
+        return output_logits(cfg, table_VD, *rest)
+
+    monkeypatch.setattr(transformer, "output_logits", spy)
+    monkeypatch.setattr(transformer, "_NUMBERS_OF_BLOCK", cfg.padded_vocab_size * cfg.emb_dim // 3)
+    got = _loss_and_gradients(cfg, chunk=8)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
+    assert len(set(sizes)) <= 2 and sum(sizes) % cfg.padded_vocab_size == 0
+    assert max(sizes) == -(-cfg.padded_vocab_size // 3)
+    sizes.clear()
+    with meshes.sharding_scope(meshes.create_mesh({"data": 8})):
+        jax.eval_shape(lambda: _loss_and_gradients(cfg, chunk=8))
+    assert set(sizes) == {cfg.padded_vocab_size}
+
+
 def test_the_loss_and_its_gradient_are_those_of_jax():
     """Bit by bit: sums are taken in JAX's order, and the targets' share comes last."""
     rng = np.random.default_rng(2)
@@ -62,7 +98,7 @@ def test_the_loss_and_its_gradient_are_those_of_jax():
         return jax.value_and_grad(total)(logits)
 
     expected = run(optax.losses.softmax_cross_entropy_with_integer_labels)
-    got = run(losses._negative_log_likelihood)
+    got = run(lambda logits, targets: losses._negative_log_likelihood([logits], targets))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
