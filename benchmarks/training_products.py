@@ -17,16 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import gpt2, training
+from detox_jax.models import transformer
 from detox_jax.models.config import TransformerConfig
 
 _PLACES = training.ROWS * training.LENGTH
 _VOCAB = TransformerConfig(**gpt2.SIZES).padded_vocab_size
+_BLOCKS = transformer.MOST_BLOCKS
 # Inputs, outputs, and how many of them a step has.
 _WEIGHTS = {
     "attention's projections": (gpt2.WIDTH, gpt2.WIDTH, 4 * gpt2.LAYERS),
     "into the MLP": (gpt2.WIDTH, 4 * gpt2.WIDTH, gpt2.LAYERS),
     "out of it": (4 * gpt2.WIDTH, gpt2.WIDTH, gpt2.LAYERS),
-    "logits": (gpt2.WIDTH, _VOCAB, 1),
+    "logits, in blocks": (gpt2.WIDTH, _VOCAB // _BLOCKS, _BLOCKS),
 }
 # Products of all heads, by what they sum over: scores, and gradients of weights; or weighted sums.
 _HEADS = {"bhlk,bhmk->bhlm": 3, "bhlm,bhmk->bhlk": 2, "bhlm,bhlk->bhmk": 2}

@@ -42,7 +42,7 @@ WIDENS = 16
 ACTIVATION_AXES = ("batch", "length", "embed")
 _INVALID_LOGIT = -1e10
 # Of the output table, see `logits_in_blocks`.
-_NUMBERS_OF_BLOCK, _MOST_BLOCKS = 2**21, 16
+_NUMBERS_OF_BLOCK, MOST_BLOCKS = 2**21, 16
 _POLICIES = jax.checkpoint_policies
 # A kernel is no product to JAX: its results are saved by name.
 _KERNEL_RESULTS = _POLICIES.save_only_these_names(kernels.RESULTS)
@@ -433,7 +433,7 @@ def logits_in_blocks(
       vocab_size: see `output_logits`.
     """
     table_VD = output_table(cfg, params)
-    number = min(table_VD.size // _NUMBERS_OF_BLOCK, _MOST_BLOCKS)
+    number = min(table_VD.size // _NUMBERS_OF_BLOCK, MOST_BLOCKS)
     if number <= 1 or not kernels.is_one_cpu():
         logits_of = logits_in_chunks(cfg, params, vocab_size)
         return lambda x_BCD: [logits_of(x_BCD)]
