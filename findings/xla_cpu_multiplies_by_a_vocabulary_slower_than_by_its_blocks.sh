@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# On a CPU the products with a whole output table take up to half as long again as with 16 blocks of it.
+# On a CPU products with a whole output table take up to a third longer than with 16 blocks of it.
 #
 # Guess: a large product has the rate of a middling one, or a better one, whatever its shape, since
 #   XLA's products are made tile by tile; to cut one up would only add calls.
 # Seen (jax 0.10.2, two processors, GPT-2's table of 50,304 x 768 in float32, 256 places at once, five
-#   rounds): @SEEN@
+#   rounds): logits 1.08 times as long (1.06 to 1.11), the gradient of the states 1.24 (1.17 to 1.31),
+#   that of the table 1.27 (1.21 to 1.36).
 # Hurt: the loss of a language model is three such products, a quarter of a step of GPT-2's small size.
 #   What splits the places into chunks, to save memory, does not split the vocabulary.
 set -euo pipefail
@@ -59,5 +60,5 @@ for name, sides in SIDES.items():
     ratios = [seconds(whole, *sides[0][1:]) / seconds(in_blocks, *sides[1][1:]) for _ in range(5)]
     medians[name] = float(np.median(ratios))
     print(f"{name}: whole takes {medians[name]:.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f})")
-assert medians["gradient of the table"] > 1.2 and min(medians.values()) > 1.02, "no longer so"
+assert medians["gradient of the table"] > 1.1 and min(medians.values()) > 1, "no longer so"
 PY
