@@ -1,11 +1,11 @@
 """Decoding: prompts are prefilled, shared by their samples, and extended in one jitted loop, whose
 rows take the next sample when theirs has ended.
 
-Random numbers are named by what they are for, `fold_in(seed, record id, sample, position)`, and
-the length of a row's cache by its own prompt, so a row's text does not depend on its neighbours,
-the batch size or the number of devices. (What remains is float rounding: a product of another
-shape may differ in its last bit, which in float32 moves a draw once in about ten million. In
-bfloat16, whose last bit is 65,536 times as large, it moves some draws of any large output.)
+Random numbers are named by what they are for, `fold_in(seed, record id, sample, position)`, so a
+row's text does not depend on its neighbours, the batch size or the number of devices. (What remains
+is float rounding: a product of another shape, or over a longer cache, may differ in its last bit,
+which in float32 moves a draw once in about ten million. In bfloat16, whose last bit is 65,536 times
+as large, it moves some draws of any large output.)
 """
 
 from __future__ import annotations
@@ -209,10 +209,10 @@ class Decoder:
             enough = np.int32(rows.enough)
             collections = self._unstacked.collections
             state = self._run(_advance, program, state, enough, collections=collections)
-            step_R, done_R, tokens_RT, filled_R = meshes.to_host(
-                (state.step_R, state.done_R, state.tokens_RT, state.filled_R)
+            step_R, done_R, tokens_RT, filled_1R = meshes.to_host(
+                (state.step_R, state.done_R, state.tokens_RT, state.filled_1R)
             )
-            filled = int(filled_R[~done_R].max(initial=0))
+            filled = int(filled_1R[0, ~done_R].max(initial=0))
             before = rows.row_steps
             for row, n, sample in rows.advance(step_R, done_R):
                 of_prompt = ended.setdefault(n, {})

@@ -133,9 +133,9 @@ class Slots:
         return next(leaf.shape[3] for name, leaf in self.cache.items() if name != _INDEX)
 
     @property
-    def filled_R(self) -> jax.Array:
+    def filled_1R(self) -> jax.Array:
         """How many positions of its cache each row has filled."""
-        return self.cache[_INDEX][0]
+        return self.cache[_INDEX]
 
 
 @struct.dataclass
@@ -241,7 +241,7 @@ def advance(
         if room == program.positions:
             return goes_on
         # Rows that wait may have filled more; what they would write is nowhere.
-        filled = jnp.max(jnp.where(slots.done_R, 0, slots.filled_R))
+        filled = jnp.max(jnp.where(slots.done_R, 0, slots.filled_1R))
         # What a step writes beside what it reads has to lie in the cache too.
         return goes_on & (filled <= min(room, slots.room - 1))
 

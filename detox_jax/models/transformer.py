@@ -425,7 +425,8 @@ def logits_in_blocks(
 
     Of one CPU device they are several where the output table is large: of so many rows at once
     products with it and their gradients take three quarters of the time, and what is made of logits
-    stays in its caches. Else there is one.
+    stays in its caches. Else there is one; also in bfloat16, in which the states' gradients, a sum
+    over blocks, would be rounded block by block.
 
     Args:
       cfg: of the network.
@@ -434,7 +435,8 @@ def logits_in_blocks(
     """
     table_VD = output_table(cfg, params)
     number = min(table_VD.size // _NUMBERS_OF_BLOCK, MOST_BLOCKS)
-    if number <= 1 or not kernels.is_one_cpu():
+    is_float32 = cfg.activation_dtype == jnp.float32
+    if number <= 1 or not (is_float32 and kernels.is_one_cpu()):
         logits_of = logits_in_chunks(cfg, params, vocab_size)
         return lambda x_BCD: [logits_of(x_BCD)]
     tables = jnp.array_split(table_VD, number)

@@ -28,8 +28,8 @@ def cross_entropy(
       targets_BL: ids.
       weights_BL: of the targets.
     """
-    logits = [logits] if isinstance(logits, jax.Array) else logits
-    losses_BL = _negative_log_likelihood(logits, targets_BL)
+    blocks_of: Any = list(logits) if isinstance(logits, list | tuple) else [logits]
+    losses_BL = _negative_log_likelihood(blocks_of, targets_BL)
     weights_BL = weights_BL.astype(jnp.float32)
     return jnp.sum(losses_BL * weights_BL), jnp.sum(weights_BL)
 
@@ -52,6 +52,9 @@ def _nll_forward(logits: Sequence[jax.Array], targets_BL: jax.Array) -> tuple[ja
         jnp.sum(jnp.exp(block - largest_BL1), axis=-1, keepdims=True) for block in logits
     )
     picked_BL1 = sum(map(_picked, logits, _within(logits, targets_BL)))
+    # An id that there is not is no number, which a training step notices.
+    is_id_BL = (targets_BL >= 0) & (targets_BL < sum(block.shape[-1] for block in logits))
+    picked_BL1 = jnp.where(is_id_BL[..., None], picked_BL1, jnp.nan)
     losses_BL1 = jnp.log(sums_BL1) + largest_BL1 - picked_BL1
     return losses_BL1[..., 0], (logits, targets_BL, largest_BL1, sums_BL1)
 

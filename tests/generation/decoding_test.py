@@ -123,7 +123,7 @@ def test_a_cache_of_its_own_grows_with_its_rows_and_is_read_where_it_lies(
     calls, advance = [], decoding._advance
 
     def advanced(program, params, state, *rest, **named):
-        filled = int(jnp.max(jnp.where(state.done_R, 0, state.filled_R)))
+        filled = int(jnp.max(jnp.where(state.done_R, 0, state.filled_1R)))
         calls.append((filled, state.room))
         if len(calls) == 1:
             traced = jax.make_jaxpr(lambda *rest: slots.advance(program, *rest, **named))

@@ -64,7 +64,7 @@ def _loss_and_gradients(cfg, chunk=None):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_blocks_of_the_vocabulary_change_neither_loss_nor_gradients(config, tied, monkeypatch):
-    """On one CPU, where the table is large; of several devices it stays whole, as it is split."""
+    """On one CPU in float32, where the table is large; else it stays whole, or split by devices."""
     cfg = dataclasses.replace(config, logits_softcap=3.0, logits_via_embedding=tied)
     expected = _loss_and_gradients(cfg)
     sizes, output_logits = [], transformer.output_logits
@@ -82,7 +82,23 @@ def test_blocks_of_the_vocabulary_change_neither_loss_nor_gradients(config, tied
     sizes.clear()
     with meshes.sharding_scope(meshes.create_mesh({"data": 8})):
         jax.eval_shape(lambda: _loss_and_gradients(cfg, chunk=8))
+    _loss_and_gradients(dataclasses.replace(cfg, dtype="bfloat16"), chunk=8)
     assert set(sizes) == {cfg.padded_vocab_size}
+
+
+def test_an_id_that_there_is_not_costs_no_number():
+    """Whatever the containers of blocks, with gradients too."""
+    logits = jnp.ones((1, 3, 10))
+    ids, weights = jnp.array([[9, 10, -1]]), jnp.ones((1, 3))
+    nll = losses._negative_log_likelihood([logits[..., :4], logits[..., 4:]], ids)
+    np.testing.assert_array_equal(np.isnan(nll), [[False, True, True]])
+    for blocks in ((logits[..., :4], logits[..., 4:]), [logits], np.asarray(logits)):
+        total = lambda blocks: losses.cross_entropy(blocks, ids[:, :1], weights[:, :1])[0]  # noqa: E731
+        first = jax.tree.map(lambda block: block[:, :1], blocks)
+        value, gradient = jax.value_and_grad(total)(first)
+        assert float(value) == pytest.approx(np.log(10))
+        joined = np.concatenate(jax.tree.leaves(gradient), axis=-1)
+        np.testing.assert_allclose(joined[0, 0], [*[0.1] * 9, -0.9], rtol=1e-5)
 
 
 def test_the_loss_and_its_gradient_are_those_of_jax():
