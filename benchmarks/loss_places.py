@@ -4,8 +4,7 @@
 
 Two layers of width 256 over GPT-2's vocabulary, in float32; 0 stands for all places at once. What
 exists at once is made in at most so many blocks of the vocabulary. The sides take turns in one
-process. Printed for each batch: seconds a step, the median over rounds with
-the least and the most.
+process. Printed for each batch: seconds a step, the median over rounds with the least and the most.
 """
 
 from __future__ import annotations

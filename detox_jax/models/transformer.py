@@ -423,10 +423,10 @@ def logits_in_blocks(
 ) -> Callable[[jax.Array], list[jax.Array]]:
     """The same in blocks along the vocabulary, one behind the other.
 
-    Of one CPU device they are several where the output table is large: of so many rows at once
-    products with it and their gradients take three quarters of the time, and what is made of logits
-    stays in its caches. Else there is one; also in bfloat16, in which the states' gradients, a sum
-    over blocks, would be rounded block by block.
+    Of one CPU device they are several where the output table is large: products with so many rows
+    at once are faster (`benchmarks/loss_places.py`), and what is made of logits stays in its
+    caches. Else there is one; also in bfloat16, in which the states' gradients, a sum over blocks,
+    would be rounded block by block.
 
     Args:
       cfg: of the network.
