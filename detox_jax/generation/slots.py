@@ -350,7 +350,8 @@ def select(slots: Slots, row_K: jax.Array, shards: int) -> Slots:
     Large arrays, keys and values, are selected one by one, and each is given up before the next:
     beside the rows of before there are those that stay of one of them alone.
     """
-    return _one_by_one(functools.partial(_taken, row_K=row_K, shards=shards), slots)
+    take = functools.partial(_taken, row_K=row_K, shards=shards)
+    return _one_by_one(take, layouts_of(slots), slots)
 
 
 def fit(slots: Slots, program: Program, filled: int) -> Slots:
@@ -366,15 +367,16 @@ def fit(slots: Slots, program: Program, filled: int) -> Slots:
     room = program.room(filled)
     if filled < slots.room <= room:
         return slots
-    rest = dataclasses.replace(slots, steered=())
-    resized = _one_by_one(functools.partial(_resized, room=room), rest)
-    return dataclasses.replace(resized, steered=slots.steered)
+    resized = functools.partial(_resized, room=room)
+    return dataclasses.replace(
+        slots, cache=_one_by_one(resized, layouts_of(slots).cache, slots.cache)
+    )
 
 
-def _one_by_one(change: Callable[..., list[jax.Array]], slots: Slots) -> Slots:
-    """What a function of layouts and arrays makes of the rows, of one large array at a time."""
-    leaves, structure = jax.tree.flatten(slots)
-    layouts = jax.tree.leaves(layouts_of(slots))
+def _one_by_one(change: Callable[..., list[jax.Array]], layouts_of_tree: Any, tree: Any) -> Any:
+    """What a function of layouts and arrays makes of a tree, of one large array at a time."""
+    leaves, structure = jax.tree.flatten(tree)
+    layouts = jax.tree.leaves(layouts_of_tree)
     large = [[place] for place, layout in enumerate(layouts) if layout.is_large]
     others = [place for place, layout in enumerate(layouts) if not layout.is_large]
     for places in (*large, others):
@@ -403,7 +405,7 @@ def _taken(
 def _resized(
     layouts: tuple[Layout, ...], leaves: Sequence[jax.Array], *, room: int
 ) -> list[jax.Array]:
-    """Keys and values with so many positions, zeros where there were none; others as they are."""
+    """Keys and values with so many positions, zeros where there were none; the index as it is."""
 
     def resized(layout: Layout, leaf: jax.Array) -> jax.Array:
         if not layout.is_large:
