@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -83,11 +86,31 @@ def test_preflight_counts_workers(active, free_port):
     assert output == "preflight.sh: error: q has 2 workers, not 4\n"
 
 
-def test_preflight_says_which_port_to_open(active):
-    # Nothing may listen on port 1, so worker 0 does not answer there.
-    status, output = preflight(active, 1, "--timeout=0")
+def test_preflight_says_which_port_to_open_or_that_it_is_taken(active):
+    with socket.socket() as holder:  # holds a port, and does not answer there
+        holder.bind(("", 0))
+        port = holder.getsockname()[1]
+        status, output = preflight(active, port, "--timeout=0")
     assert status == 1
-    assert "open tcp:1 between the workers, or choose an open one with --coordinator_port" in output
+    assert f"port {port} of worker 0 cannot be listened on" in output
+    assert f"open tcp:{port} between the workers, or choose an open one with" in output
+
+
+def test_preflight_says_that_a_worker_does_not_come(active, free_port):
+    environment = active.environment | {"WORKER_INDEX": "0", "NUM_WORKERS": "2"}
+    for seconds in ("0", "0.1"):
+        script = active.checkout / "tpu_scripts" / "worker" / "preflight.py"
+        command = [sys.executable, script, "--bucket=b", f"--port={free_port}"]
+        result = subprocess.run(
+            [*command, f"--timeout={seconds}"],
+            env=environment | {"COORDINATOR_IP": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1
+        assert (
+            f"port {free_port}: 1 of 2 workers came within {seconds} s; open tcp:" in result.stderr
+        )
 
 
 @pytest.mark.slow

@@ -47,19 +47,26 @@ def meet(coordinator: str, port: int, index: int, workers: int, timeout: float) 
     """Lets every worker connect to worker 0, as `jax.distributed` will.
 
     Raises:
-      RuntimeError: if the port of worker 0 does not answer, or a worker does not come.
+      RuntimeError: if the port of worker 0 is taken or does not answer, or a worker does not come.
     """
     if index:
         _connect(coordinator, port, timeout)
         return
-    with socket.create_server(("", port)) as server:
+    try:
+        server = socket.create_server(("", port))
+    except OSError as error:
+        raise RuntimeError(
+            f"port {port} of worker 0 cannot be listened on ({error}); end what holds it, "
+            "or choose another with --coordinator_port"
+        ) from None
+    with server:
         server.settimeout(timeout)
         for come in range(1, workers):
             try:
                 server.accept()[0].close()
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):  # the second where there is no time at all
                 raise RuntimeError(
-                    f"port {port}: {come} of {workers} workers came within {timeout:.0f} s; open "
+                    f"port {port}: {come} of {workers} workers came within {timeout:g} s; open "
                     f"tcp:{port} between them, or choose an open one with --coordinator_port"
                 ) from None
 
