@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich import progress
@@ -116,8 +117,8 @@ def drop_echoes() -> None:
     """Drops from here on what Orbax prints of a failed read or write beside raising it.
 
     Its threads log the traceback; reads and writes that were under way end after their event loop,
-    of which each prints another, and asyncio prints those that nobody asked, at the very end. That
-    may be after the verb has returned, so nothing is put back.
+    or are given up, of which each prints another, and asyncio prints those that nobody asked, at
+    the very end. That may be after the verb has returned, so nothing is put back.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_no_echo)  # once, however often it is added
@@ -126,11 +127,18 @@ def drop_echoes() -> None:
         return
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        is_late = str(unraisable.exc_value) == "Event loop is closed"
+        if not is_late and not _is_of_orbax(unraisable.object):
             before(unraisable)
 
     hook.drops_echoes = True  # type: ignore
     sys.unraisablehook = hook
+
+
+def _is_of_orbax(given_up: Any) -> bool:
+    """Whether an object that went with an error is a coroutine of Orbax's."""
+    code = getattr(given_up, "cr_code", None)
+    return code is not None and "orbax" in Path(code.co_filename).parts
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:

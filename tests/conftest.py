@@ -45,6 +45,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp  # noqa: E402
 from etils import epath  # noqa: E402
 
+from detox_jax import terminal  # noqa: E402
 from detox_jax.checkpoints import model_dir as checkpoints  # noqa: E402
 from detox_jax.models.config import TransformerConfig  # noqa: E402
 from detox_jax.models.transformer import TransformerLM  # noqa: E402
@@ -102,6 +103,12 @@ def garbage_is_left():
     yield
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_echoes():
+    """As in a user's process: else what Orbax gives up in one test is raised in any later one."""
+    terminal.drop_echoes()
 
 
 @pytest.fixture(autouse=True)

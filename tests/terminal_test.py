@@ -1,5 +1,7 @@
 """How far some work is, without a terminal and on one; TensorFlow's notes stay off stderr."""
 
+import asyncio
+import gc
 import io
 import logging
 import os
@@ -113,6 +115,30 @@ def test_futures_that_end_after_their_loop_are_dropped_and_others_are_not(monkey
     lose(RuntimeError("Event loop is closed"))
     lose(other)
     assert seen == [other]
+
+
+@pytest.mark.parametrize(("file", "is_shown"), [("lib/orbax/read.py", False), ("ours.py", True)])
+def test_reads_of_orbax_that_are_given_up_say_nothing(monkeypatch, file, is_shown):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(unraisable.exc_value))
+    source = (
+        "import asyncio\n"
+        "async def read():\n"
+        "    try:\n"
+        "        await asyncio.sleep(60)\n"
+        "    except BaseException as error:\n"
+        "        raise Exception('not read') from error\n"
+    )
+    namespace = {}
+    exec(compile(source, file, "exec"), namespace)
+    terminal.drop_echoes()
+
+    async def give_up():
+        namespace["read"]().send(None)
+
+    asyncio.run(give_up())
+    gc.collect()
+    assert [str(error) for error in seen] == ["not read"] * is_shown
 
 
 @pytest.fixture
