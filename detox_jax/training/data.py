@@ -25,6 +25,7 @@ from detox_jax.vocabulary import Vocabulary
 
 # Whose token it is, in the feature `roles`: packing takes zeros for padding.
 GIVEN, WRITTEN = 1, 2
+_ROWS_AT_ONCE = 32
 
 
 def vocabulary_of(task: seqio.Task | seqio.Mixture) -> Vocabulary:
@@ -93,7 +94,7 @@ def _packed(
     with seqio_tasks.saying_what_fails(task):
         whole = mixtures.every_part_whole(task)
         packed = converter(seqio_tasks.one_epoch(whole, split, seed, use_cached, lengths), lengths)
-        for row in packed.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        for row in seqio_tasks.handed_over(packed, _ROWS_AT_ONCE):
             vocabulary.require_tokens(row["decoder_target_tokens"], what, padded=True)
             if row["decoder_target_tokens"].any():  # Of texts without a token nothing is learned.
                 yield without_tags(row, tags) if tags else row

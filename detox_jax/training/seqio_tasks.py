@@ -270,8 +270,18 @@ def examples(
     task: seqio.Task | seqio.Mixture, split: str, seed: int | None = None
 ) -> Iterator[Row]:
     """One epoch of a task's examples, of fixed shapes; shuffled where there is a seed."""
-    # One by one TensorFlow hands over a few thousand a second, which a small encoder outruns.
-    groups = one_epoch(task, split, seed).batch(_EXAMPLES_AT_ONCE).prefetch(tf.data.AUTOTUNE)
-    for group in groups.as_numpy_iterator():
+    yield from handed_over(one_epoch(task, split, seed), _EXAMPLES_AT_ONCE)
+
+
+def handed_over(dataset: tf.data.Dataset, at_once: int) -> Iterator[Row]:
+    """Examples of fixed shapes, in their order, which TensorFlow makes while others are used.
+
+    One by one it hands over a few thousand a second, which small models outrun.
+
+    Args:
+      dataset: of dicts.
+      at_once: how many it hands over together.
+    """
+    for group in dataset.batch(at_once).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
         size = len(next(iter(group.values())))
         yield from ({name: column[i] for name, column in group.items()} for i in range(size))
