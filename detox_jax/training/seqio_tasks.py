@@ -282,6 +282,7 @@ def handed_over(dataset: tf.data.Dataset, at_once: int) -> Iterator[Row]:
       dataset: of dicts.
       at_once: how many it hands over together.
     """
-    for group in dataset.batch(at_once).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+    groups: Any = dataset.batch(at_once).prefetch(tf.data.AUTOTUNE)
+    for group in groups.as_numpy_iterator():
         size = len(next(iter(group.values())))
         yield from ({name: column[i] for name, column in group.items()} for i in range(size))
