@@ -4,7 +4,6 @@ import gc
 import shutil
 import sys
 import types
-import warnings
 from pathlib import Path
 
 import jax
@@ -85,6 +84,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.filterwarnings("always")  # As in a user's process: what warns raises nothing.
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_of_any_file_is_never_other_numbers_nor_a_traceback(
     whole, tmp_path, damage, capsys, monkeypatch
@@ -92,8 +92,6 @@ def test_damage_of_any_file_is_never_other_numbers_nor_a_traceback(
     """What is restored is the newest step, bit by bit, or the one before, with a line."""
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", lambda seen: unraisable.append(str(seen.exc_value)))
-    monkeypatch.setattr(warnings, "filters", warnings.filters.copy())
-    warnings.simplefilter("always")  # As a user's own process has it: what warns raises nothing.
     terminal.drop_echoes()
     paths = Path(whole).joinpath("checkpoints", "4").rglob("*")
     files = [path.relative_to(whole) for path in paths if path.is_file()]
